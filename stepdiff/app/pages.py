@@ -2,7 +2,6 @@
 
 import io
 import zipfile
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,15 +43,8 @@ plain = partial(to_jsonable_python, inf_nan_mode="null")
 """(record) -> the record as JSON values; numbers that JSON does not have are null"""
 
 
-@dataclass(frozen=True)
-class Page:
-    """What every page has, as a dataclass or a dictionary."""
-
-    title: str
-
-
-def page(request: Request, template: str, record: Page | dict[str, Any], status: int = 200) -> Response:
-    """Return `record` as HTML through a template, in which it is `page`, or as JSON (`Accept: application/json`)."""
+def page(request: Request, template: str, record: dict[str, Any], status: int = 200) -> Response:
+    """Return a record with a `title`, as HTML through a template, or as JSON (`Accept: application/json`)."""
     headers = {"Vary": "Accept", "Cache-Control": "no-store"}
     if wants_json(request):
         return JSONResponse(plain(record), status, headers)

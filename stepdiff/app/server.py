@@ -26,7 +26,7 @@ from stepdiff.app.annotating import routes as annotating
 from stepdiff.app.compare import routes as compare
 from stepdiff.app.explore import routes as explore
 from stepdiff.app.notes import routes as notes
-from stepdiff.app.pages import STATIC, Page, failed, malformed, missing, page
+from stepdiff.app.pages import STATIC, failed, malformed, missing, page
 from stepdiff.app.pair import routes as pair
 from stepdiff.app.site import LOCAL, Site
 from stepdiff.common.errors import StepDiffError
@@ -76,7 +76,7 @@ def create_app(site: Site) -> FastAPI:
 
         @app.get("/docs", include_in_schema=False)
         def docs(request: Request) -> Response:
-            return page(request, "docs.html", Page("API"))
+            return page(request, "docs.html", {"title": "API"})
 
     name = urlsplit(site.public_url or "").hostname or ""
     allowed = [name, f"[{name}]"] if public else LOCAL

@@ -20,11 +20,9 @@ import pytest
 from heads import report, score, table
 from heads.reporting.entries import Entry
 from heads.reporting.figures import compare, measure
-from stepdiff.app.compare import totals
 from stepdiff.app.compare.files import Answers, Broken, Library
 from stepdiff.app.compare.select import Selection, choose
-from stepdiff.app.compare.sets import RIGHT, TestSet, grouped, supported
-from stepdiff.app.compare.totals import Totals
+from stepdiff.app.compare.sets import RESAMPLES, RIGHT, SEED, TestSet, Totals, grouped, supported
 from stepdiff.tasks.scoring import kendall_tau
 from stepdiff.tasks.testsets import DiffRank, Task, read_test_set, write_predictions, write_test_set
 from store import Store
@@ -108,7 +106,7 @@ FILTERS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("given", FILTERS, ids=str)
 def test_filters_equal_a_loop_over_the_rows(tests: TestSet, given: dict[str, Any]) -> None:
     steps = ["whisk the eggs" if place % 3 else None for place in range(40)]
-    chosen = choose(tests, Selection(**given), lambda _: steps)
+    chosen = choose(tests, Selection(**given), steps)
     a, b = chosen.a, chosen.b
     assert b is not None and b is not a
     expected = []
@@ -187,7 +185,7 @@ def test_totals_equal_the_report_of_the_rows(tests: TestSet, given: dict[str, An
         path = tmp_path / f"{column.method.id}_selected.jsonl"
         write_predictions(tests.task, path, [column.said(place) for place in places])
         entries.append(Entry(column.method.id, tests.task, str(tmp_path / "selected.jsonl"), str(path)))
-    measured = measure(entries, totals.RESAMPLES, totals.SEED)
+    measured = measure(entries, RESAMPLES, SEED)
     expected = {(score.method, score.metric): score for score, _ in measured}
     mine = Totals(tests, chosen.mask)
     for column in tests.columns[:2]:

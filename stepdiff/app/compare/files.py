@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -29,6 +29,8 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.bootstrap import Figure
 from stepdiff.tasks.scoring import Marks, task_figures
 from stepdiff.tasks.testsets import (
+    DiffRank,
+    Pair,
     Task,
     published_task,
     read_test_set,
@@ -46,6 +48,8 @@ MOST_FILES = 1000
 MOST_TARGETS = 100
 """of a row of DiffRank"""
 Signature = tuple[tuple[int, int, int] | None, ...]
+Lines = dict[Pair, list[tuple[int, int]]]
+"""pair -> (line, place in the line: the target's number) of a file"""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,15 @@ class Rows:
     def videos(self) -> list[str]:
         """The video of each row's reference clip."""
         return [reference_video(row) for row in self.rows]
+
+    @cached_property
+    def lines(self) -> Lines:
+        """The lines of each pair of DiffCap or DiffRank."""
+        lines: Lines = defaultdict(list)
+        for line, row in enumerate(self.rows):
+            for place, other in enumerate(row.targets if isinstance(row, DiffRank) else (row.candidate,)):
+                lines[row.reference, other].append((line, place))
+        return lines
 
     @cached_property
     def identities(self) -> dict[tuple[str, int], int]:

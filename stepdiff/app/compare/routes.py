@@ -10,7 +10,6 @@ import re
 import threading
 from dataclasses import asdict
 from typing import Annotated
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -18,7 +17,7 @@ from fastapi import Path as InPath
 from fastapi.responses import Response
 
 from stepdiff.app.compare.files import Answers, Broken, library
-from stepdiff.app.compare.pages import ComparePage, RowsPage, SetLine, rows_page, set_line, steps_of
+from stepdiff.app.compare.pages import rows_page, set_line, steps_of
 from stepdiff.app.compare.select import Chosen, Selected, Selection, choose
 from stepdiff.app.compare.sets import Column, TestSet, grouped
 from stepdiff.app.pages import download, page, zipped
@@ -35,14 +34,14 @@ def router(site: Site) -> APIRouter:
     routes = APIRouter(prefix="/compare", tags=["compare"])
     shelf = Shelf(site)
 
-    @routes.get("", response_model=ComparePage)
+    @routes.get("")
     def compare(request: Request) -> Response:
         """The test sets, with the figures of every method on all rows that it has answered."""
         sets, broken = shelf.read()
-        record = ComparePage("Methods side by side", [shelf.line(tests) for tests in sets], broken)
+        record = {"title": "Methods side by side", "sets": list(map(set_line, sets)), "broken": broken}
         return page(request, "compare.html", record)
 
-    @routes.get("/{task}", response_model=RowsPage)
+    @routes.get("/{task}")
     def rows(request: Request, task: AnyTask, selection: Selected) -> Response:
         """The rows of a test set with each method's answer, and totals of what is selected."""
         chosen = shelf.choose(task, selection)
@@ -51,7 +50,7 @@ def router(site: Site) -> APIRouter:
             for tests in shelf.read()[0]
             if tests.task == task and tests.id != chosen.tests.id
         ]
-        record = rows_page(site, chosen, shelf.steps(chosen.tests), others, f"/compare/{task}")
+        record = rows_page(site, chosen, others, f"/compare/{task}")
         return page(request, "compare_rows.html", record)
 
     @routes.get("/{task}/export")
@@ -71,8 +70,6 @@ class Shelf:
         self._site = site
         self._library = library(site.predictions, () if site.videos is None else (site.videos,))
         self._read: tuple[tuple[Answers | Broken, ...], list[TestSet], list[Broken]] = ((), [], [])
-        self._steps: WeakKeyDictionary[TestSet, list[str | None]] = WeakKeyDictionary()
-        self._lines: WeakKeyDictionary[TestSet, SetLine] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
     def read(self) -> tuple[list[TestSet], list[Broken]]:
@@ -91,22 +88,9 @@ class Shelf:
             raise UnknownError(f"no predictions of {task}: give folders of heads.evaluate with --predictions")
         for tests in known:
             if selection.set in ("", tests.id):
-                return choose(tests, selection, self.steps)
+                return choose(tests, selection, steps_of(self._site, tests))
         names = ", ".join(tests.id for tests in known[:20])
         raise UnknownError(f"{task} has no test set {selection.set[:200]!r}; it has {names}")
-
-    def steps(self, tests: TestSet) -> list[str | None]:
-        """Return the step of each row's reference clip."""
-        if tests not in self._steps:
-            self._steps[tests] = steps_of(self._site, tests)
-        return self._steps[tests]
-
-    def line(self, tests: TestSet) -> SetLine:
-        """Return the line of a test set in the list."""
-        if tests not in self._lines:
-            address = Selection(set=tests.id).address(f"/compare/{tests.task}")
-            self._lines[tests] = set_line(tests, address)
-        return self._lines[tests]
 
 
 def archive(chosen: Chosen, address: str) -> tuple[str, bytes]:

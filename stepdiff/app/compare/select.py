@@ -7,7 +7,7 @@ Guarantees
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal
@@ -164,12 +164,10 @@ class Chosen:
         return a.values(self.metric) if sort == "value" else -a.margins if sort == "-margin" else a.margins
 
 
-def choose(
-    tests: TestSet, selection: Selection, steps: Callable[[TestSet], Sequence[str | None]] = lambda _: ()
-) -> Chosen:
+def choose(tests: TestSet, selection: Selection, steps: Sequence[str | None] = ()) -> Chosen:
     """Return what a selection means on a test set; UnknownError where the set has no such method or figure.
 
-    steps: returns the step of each row; called only where the selection has a step.
+    steps: of each row; needed only where the selection has a step.
     """
     shown = [_column(tests, name) for name in selection.show] or tests.columns[:MOST_METHODS]
     shown = [column for column in tests.columns if column in shown]
@@ -181,7 +179,7 @@ def choose(
         if selection.metric:
             raise UnknownError(f"metric {metric[:60]!r} is not one of {', '.join(tests.metrics)}")
         metric = tests.metrics[0]
-    return Chosen(selection, tests, shown, a, b, metric, steps(tests) if selection.step else ())
+    return Chosen(selection, tests, shown, a, b, metric, steps)
 
 
 def related(where: Where, a: Column, b: Column | None, metric: str) -> Mask:

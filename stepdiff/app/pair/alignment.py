@@ -13,11 +13,11 @@ import numpy as np
 from retrieval import align, read_moments
 from retrieval.alignment import Spans
 from retrieval.moments import has_frames
-from stepdiff.app.pair.alike import has
 from stepdiff.app.site import Site
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.testsets import Pair
 from store import View
+from store.view import OK
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,6 @@ def _view_of_frames(site: Site, pair: Pair, preferred: str) -> View | None:
     rows = site.store.catalog("clips").rows(list(pair))
     for name in sorted(site.store.views("clips"), key=lambda name: (name != preferred, name)):
         view = site.store.view("clips", name)
-        if has_frames(view) and has(view, rows).all():
+        if has_frames(view) and (view.status(rows) == OK).all():
             return view
     return None

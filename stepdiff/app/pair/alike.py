@@ -11,8 +11,6 @@ Guarantees
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from retrieval.vectors import unit
 from stepdiff.app.cache import LRUCache
 from stepdiff.app.pair.loading import Loaded, RunHead
@@ -21,7 +19,7 @@ from stepdiff.app.site import Site
 from stepdiff.tasks.declining import UNSURE
 from stepdiff.tasks.prompts import PRESETS
 from stepdiff.tasks.testsets import CATEGORIES, Pair
-from store.view import OK, View
+from store.view import OK
 
 DECLINES = 0.0
 """log-odds above which a head answers that nothing differs"""
@@ -89,13 +87,8 @@ def similarity(category: str, log_odds: float) -> Similarity:
 def odds(loaded: Loaded, kept: KeptOdds, pair: Pair, categories: Sequence[str] = CATEGORIES) -> Odds:
     """Return the log-odds of a pair, at least in these categories; those that are kept are not computed again."""
     known = kept.get((loaded.head, pair)) or {}
-    missing = [category for category in categories if category not in known]
-    if missing:
-        with loaded.computing():
-            values = loaded.method.alike([(pair, category) for category in missing])
-        known = known | dict(zip(missing, values, strict=True))
-        kept.put((loaded.head, pair), known)
-    return known
+    _keep(loaded, kept, [(pair, category) for category in categories if category not in known])
+    return kept.get((loaded.head, pair)) or {}
 
 
 def score_pairs(loaded: Loaded, kept: KeptOdds, pairs: Sequence[Pair], category: str, job: Job) -> None:
@@ -104,10 +97,15 @@ def score_pairs(loaded: Loaded, kept: KeptOdds, pairs: Sequence[Pair], category:
     for start in range(0, len(missing), PAIRS_A_BATCH):
         job.send("progress", done=start, total=len(missing))
         job.check()
-        batch = missing[start : start + PAIRS_A_BATCH]
+        _keep(loaded, kept, [(pair, category) for pair in missing[start : start + PAIRS_A_BATCH]])
+
+
+def _keep(loaded: Loaded, kept: KeptOdds, queries: Sequence[tuple[Pair, str]]) -> None:
+    """Compute and keep the log-odds of pairs in categories."""
+    if queries:
         with loaded.computing():
-            values = loaded.method.alike([(pair, category) for pair in batch])
-        for pair, value in zip(batch, values, strict=True):
+            values = loaded.method.alike(queries)
+        for (pair, category), value in zip(queries, values, strict=True):
             kept.put((loaded.head, pair), (kept.get((loaded.head, pair)) or {}) | {category: value})
 
 
@@ -129,7 +127,7 @@ def cosines(site: Site, pair: Pair) -> list[Cosine]:
     rows = site.store.catalog("clips").rows(list(pair))
     for name in embedding_views(site):
         view = site.store.view("clips", name)
-        if bool((rows >= 0).all()) and has(view, rows).all():
+        if (view.status(rows) == OK).all():
             one, two = unit(view.read("embedding", rows, dtype="float32"))
             cosines.append(Cosine(name, float(one @ two)))
     return cosines
@@ -138,14 +136,3 @@ def cosines(site: Site, pair: Pair) -> list[Cosine]:
 def embedding_views(site: Site) -> list[str]:
     views = [(name, site.store.view("clips", name)) for name in sorted(site.store.views("clips"))]
     return [name for name, view in views if "embedding" in view.features and len(view.features["embedding"].shape) == 1]
-
-
-def has(view: View, rows: np.ndarray) -> np.ndarray:
-    """Return bool [K]: which rows have features; only the status of their shards is read."""
-    featured = np.zeros(len(rows), bool)
-    shards, slots = np.divmod(rows, view.rows_per_shard)
-    for shard in np.unique(shards):
-        of_shard = shards == shard
-        status = view.shard_status(int(shard))
-        featured[of_shard] = [slot < len(status) and status[slot] == OK for slot in slots[of_shard]]
-    return featured

@@ -21,13 +21,14 @@ from jaxtyping import Int64
 
 from retrieval.differences import Sample, chosen, sampled
 from retrieval.vectors import unit
-from stepdiff.app.pair.alike import KeptOdds, embedding_views, has
+from stepdiff.app.pair.alike import KeptOdds, embedding_views
 from stepdiff.app.pair.loading import RunHead
 from stepdiff.app.pair.stored import Stored
 from stepdiff.app.site import Site, UnknownError
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import generator
 from stepdiff.tasks.testsets import CATEGORIES, Pair
+from store.view import OK
 
 MOST_CLIPS = 200
 """clips that are compared with each other"""
@@ -95,7 +96,7 @@ class Finder:
             raise UnknownError(sample.lacks(step))
         groups = sample.groups(step, MOST_CLIPS)
         features = self._site.store.view("clips", view)
-        groups = [rows[has(features, rows)] for rows in groups]
+        groups = [rows[features.status(rows) == OK] for rows in groups]
         rows = np.concatenate(groups)
         catalog = self._site.store.catalog("clips")
         videos = dict(catalog.select(rows, pl.DataFrame(schema={"video": pl.String})).iter_rows())
@@ -161,10 +162,8 @@ class Finder:
 
     def _by_stored(self, search: Search, method: str | None) -> Result:
         scores = self._stored.ranked(method, search.category)
-        catalog = self._site.store.catalog("clips")
-        clips = list(dict.fromkeys(clip for pair in scores for clip in pair))
-        frame = catalog.select(catalog.rows(clips), pl.DataFrame(schema={"key": pl.String, "step": pl.String}))
-        steps = dict(frame.select("key", "step").iter_rows())
+        known = self._site.known(clip for pair in scores for clip in pair)
+        steps = {key: clip.step for key, clip in known.items()}
         pairs = [
             (one, two)
             for one, two in scores

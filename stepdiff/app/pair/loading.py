@@ -4,6 +4,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,6 @@ class Loaded:
 class Runs:
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._known: dict[tuple[Path, int], RunHead | None] = {}
         self._words: LRUCache[tuple[Path, int], WordEvidence] = LRUCache(MOST_WORDS)
         self._lock = threading.Lock()
         self._models = list(map(self._model, site.models))
@@ -61,8 +61,8 @@ class Runs:
         """Return what answers questions: StepDiff heads, other heads, public models; runs that cannot be read are left
         out."""
         folders = [folder for folder in self._site.run_folders(BEST) if (folder / "recipe.yaml").is_file()]
-        with self._lock:
-            heads = [head for folder in folders[:MOST_RUNS] if (head := self._head(folder)) is not None]
+        stamps = [(folder, self._name(folder), (folder / BEST).stat().st_mtime_ns) for folder in folders[:MOST_RUNS]]
+        heads = [head for run in stamps if (head := _head(*run)) is not None]
         return sorted(heads, key=lambda head: head.system != "StepDiff") + self._models
 
     def head(self, name: str) -> RunHead:
@@ -125,18 +125,15 @@ class Runs:
 
         return RunHead(weights, 0, "public model", weights, view_of(weights, self._site.store))
 
-    def _head(self, folder: Path) -> RunHead | None:
-        key = folder, (folder / BEST).stat().st_mtime_ns
-        if key not in self._known:
-            try:
-                recipe = read_recipe(folder / "recipe.yaml").video_lm
-            except StepDiffError:
-                recipe = None
-            self._known[key] = None  # a contrastive head answers no questions
-            if recipe is not None:
-                about = recipe.system, recipe.language_model, recipe.view
-                self._known[key] = RunHead(self._name(folder), key[1], *about)
-        return self._known[key]
+
+@lru_cache(4 * MOST_RUNS)
+def _head(folder: Path, name: str, stamp: int) -> RunHead | None:
+    """Return the head of a run, None for a contrastive head, which answers no questions, or a damaged recipe."""
+    try:
+        recipe = read_recipe(folder / "recipe.yaml").video_lm
+    except StepDiffError:
+        return None
+    return None if recipe is None else RunHead(name, stamp, recipe.system, recipe.language_model, recipe.view)
 
 
 @dataclass(frozen=True)

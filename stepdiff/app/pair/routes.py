@@ -20,10 +20,9 @@ from stepdiff.app.explore.routes import MOST_OF_GROUP
 from stepdiff.app.pages import page
 from stepdiff.app.pair.alignment import PairAlignment, pair_alignment
 from stepdiff.app.pair.alike import MOST_KEPT, PRESET_CATEGORIES, KeptOdds, declines, odds, score_pairs, similarity
-from stepdiff.app.pair.elsewhere import MOST_LISTED, ElsewherePage, elsewhere_page
 from stepdiff.app.pair.finder import Finder, Search, Text
 from stepdiff.app.pair.loading import Loaded, PairWords, Runs, TextMoments, moments_of, words_of
-from stepdiff.app.pair.pages import FinderPage, KeptCaptions, Pages, PairPage, Written
+from stepdiff.app.pair.pages import MOST_LISTED, KeptCaptions, Pages, elsewhere_page
 from stepdiff.app.pair.stored import Stored
 from stepdiff.app.pair.worker import Events, Job, Worker
 from stepdiff.app.site import Site, UnknownError
@@ -107,7 +106,7 @@ def router(site: Site) -> APIRouter:
         if head not in runs.words():
             raise UnknownError(f"no head of words {head[:200]!r} among the runs: run python -m heads.words")
 
-    @routes.get("", response_model=PairPage | FinderPage)
+    @routes.get("")
     def pair(
         request: Request,
         search: Annotated[Search, Depends()],
@@ -126,7 +125,7 @@ def router(site: Site) -> APIRouter:
         record = pages.pair((reference, candidate), listed, at, heads, loaded, runs.words())
         return page(request, "pair.html", record)
 
-    @routes.get("/elsewhere", response_model=ElsewherePage)
+    @routes.get("/elsewhere")
     def elsewhere(
         request: Request,
         reference: Group = (),
@@ -237,12 +236,12 @@ def router(site: Site) -> APIRouter:
                     texts = loaded.method.caption(rows, job.check)
                 known, references = odds(loaded, kept, pair), stored.references(pair)
                 written = [
-                    Written(
-                        category,
-                        stored.caption(pair, category, parse(text), references),
-                        declines(known, category),
-                        isinstance(text, CutOff),
-                    )
+                    {
+                        "category": category,
+                        "caption": stored.caption(pair, category, parse(text), references),
+                        "declines": declines(known, category),
+                        "cut": isinstance(text, CutOff),
+                    }
                     for category, text in zip(CATEGORIES, texts, strict=True)
                 ]
                 captions.put((loaded.head, pair), written)

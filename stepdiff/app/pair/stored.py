@@ -5,28 +5,23 @@ Guarantees
 - details are checked only against a world whose clips show the steps of the catalog
 """
 
-import threading
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
-from weakref import WeakKeyDictionary
 
-from stepdiff.app.cache import LRUCache
-from stepdiff.app.compare.files import Answers, library
+from stepdiff.app.compare.files import Answers, Lines, library
 from stepdiff.app.compare.sets import Piece, supported
 from stepdiff.app.pair.alike import Odds
 from stepdiff.app.site import Site
 from stepdiff.kitchen.attributes import Attributes
 from stepdiff.kitchen.steps import MAIN
 from stepdiff.kitchen.truth import Judgement, judgements, read_world
-from stepdiff.tasks.testsets import CATEGORIES, DiffRank, Pair, Task
+from stepdiff.tasks.testsets import CATEGORIES, Pair, Task
 
 MOST_METHODS = 12
 """columns of captions"""
-Lines = dict[Pair, list[tuple[int, int]]]
-"""pair -> (line, place in the line: the target's number) of a file"""
 
 
 @dataclass(frozen=True)
@@ -71,10 +66,7 @@ class Stored:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._worlds: LRUCache[tuple[Path, int], dict[str, Attributes]] = LRUCache(1)
         self._library = library(site.predictions, () if site.videos is None else (site.videos,))
-        self._lines: WeakKeyDictionary[Answers, Lines] = WeakKeyDictionary()
-        self._lock = threading.Lock()
 
     def captions(self, pair: Pair) -> Captions:
         """Return the captions of a pair in all files, one column a file; files without it are left out."""
@@ -113,10 +105,7 @@ class Stored:
         if folder is None or not (folder / "world.json").is_file() or not (folder / "attributes.jsonl").is_file():
             return None
         file = folder / "attributes.jsonl"
-        version = file, file.stat().st_mtime_ns
-        world = self._worlds.get(version)
-        if world is None:
-            self._worlds.put(version, world := read_world(file))
+        world = _world(file, file.stat().st_mtime_ns)
         truths = [world.get(clip) for clip in pair]
         steps = {clip.step for clip in self._site.clips(pair)} | {truth and truth.step for truth in truths}
         one, two = truths
@@ -175,17 +164,12 @@ class Stored:
         files = [each for each in self._library.read() if isinstance(each, Answers) and each.of.task == task]
         names = Counter(answers.method.name for answers in files)
         for answers in sorted(files, key=lambda each: (each.method.control, not each.method.trained)):
-            with self._lock:
-                if answers not in self._lines:
-                    self._lines[answers] = _lines(answers.of.rows)
-                lines = self._lines[answers]
             name = answers.method.name
-            yield f"{Path(answers.method.file).parent.name}/{name}" if names[name] > 1 else name, answers, lines
+            if names[name] > 1:
+                name = f"{Path(answers.method.file).parent.name}/{name}"
+            yield name, answers, answers.of.lines
 
 
-def _lines(rows: Sequence[Any]) -> Lines:
-    lines: Lines = defaultdict(list)
-    for line, row in enumerate(rows):
-        for place, other in enumerate(row.targets if isinstance(row, DiffRank) else (row.candidate,)):
-            lines[row.reference, other].append((line, place))
-    return lines
+@lru_cache(1)
+def _world(file: Path, _changed: int) -> dict[str, Attributes]:
+    return read_world(file)
