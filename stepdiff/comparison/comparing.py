@@ -21,7 +21,7 @@ from retrieval.moments import has_frames
 from retrieval.vectors import unit
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.progress import say as report
-from stepdiff.comparison.clips import MOST, FileClip, notes, read_clips
+from stepdiff.comparison.clips import FileClip, notes, read_clip
 from stepdiff.comparison.models import Difference, Model, Moment, Reader, find_model
 from store import Store
 from store.format.pool import TOKENS
@@ -106,12 +106,11 @@ def compare(
     Raises:
         StepDiffError: a file, span or model that cannot be used, or features that cannot be computed.
     """
-    clips = read_clips([reference, candidate], 2)
+    one, two = read_clip(reference), read_clip(candidate)
     chosen = find_model(model)
     if ask and not chosen.answers:
         raise StepDiffError(f"{chosen.name} names words and answers no questions: give --model a head, or ask nothing")
-    reader, view = _loaded(chosen, clips, store, device)
-    one, two = clips
+    reader, view = _loaded(chosen, [one, two], store, device)
     pair = one.key, two.key
     answer = reader.ask(pair, ask, max_tokens, say) if ask else ""
     differences, moments = reader.differences(pair), reader.moments(pair)
@@ -127,7 +126,7 @@ def compare(
         only=only,
         question=ask,
         answer=answer,
-        notes=(*notes(clips, _frames(view)), *([warning] if warning else [])),
+        notes=(*notes([one, two], _frames(view)), *([warning] if warning else [])),
     )
 
 
@@ -135,14 +134,16 @@ def rank(
     *videos: str | Path, model: str | None = None, store: str | Path | None = None, device: str = "auto"
 ) -> Ranking:
     """Return which of the other clips are most like the first, by category; the arguments are those of `compare`."""
-    clips = read_clips(videos, MOST)
+    if len(videos) != 3:
+        raise StepDiffError(f"give 3 videos; {len(videos)} given")
+    clips = tuple(map(read_clip, videos))
     chosen = find_model(model)
     reader, view = _loaded(chosen, clips, store, device)
     first, *others = [clip.key for clip in clips]
     alike = reader.alike([((first, other), category) for category in reader.categories for other in others])
     by_category = np.reshape(alike, (len(reader.categories), len(others))).round(4).tolist()
     return Ranking(
-        clips=tuple(clips),
+        clips=clips,
         model=chosen.name,
         alike=dict(zip(reader.categories, by_category, strict=True)),
         cosines=_cosines(view, [first, *others]),

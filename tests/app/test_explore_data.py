@@ -40,7 +40,7 @@ def shown() -> Shown:
         }
     )
     xy = np.random.default_rng(0).uniform(-1, 1, (CLIPS, 2)).astype(np.float32)
-    return Shown("tiny", "pca", "0", Map(np.arange(CLIPS), xy, (0.5, 0.2), CLIPS), clips.lazy, clips.clear())
+    return Shown("0", Map(np.arange(CLIPS), xy, (0.5, 0.2), CLIPS), clips.lazy, clips.clear())
 
 
 def changed(shown: Shown, change: Callable[[pl.LazyFrame], pl.LazyFrame]) -> Shown:

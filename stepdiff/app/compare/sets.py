@@ -21,7 +21,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -50,6 +50,7 @@ class Column:
     answers: Answers
     place: Int64[np.ndarray, " rows"]
     """line of the answer, from 0; -1: the method does not answer the row"""
+    _values: dict[str, Float64[np.ndarray, " rows"]] = field(default_factory=dict)
 
     @cached_property
     def answered(self) -> Bool[np.ndarray, " rows"]:
@@ -90,10 +91,6 @@ class Column:
         """Return the option that DiffMCQ's answer to a row chooses, None without an answer or a choice."""
         said = self.said(row)
         return said.index(max(said)) if said is not None and self.chooses else None
-
-    @cached_property
-    def _values(self) -> dict[str, Float64[np.ndarray, " rows"]]:
-        return {}
 
     @cached_property
     def verdicts(self) -> Int8[np.ndarray, " rows"]:
@@ -172,19 +169,14 @@ class TestSet:
     @cached_property
     def metrics(self) -> list[str]:
         """The figures that are shown."""
-        names = [*PUBLISHED[self.task].figures, *PUBLISHED[self.task].further]
-        names = [name for name in names if name in self.columns[0].figures and self.defined(name).any()]
+        names = [name for name, rows in self.defined.items() if rows.any()]
         return [name for name in names if name != "declined" or "invented" in names]
 
-    def defined(self, metric: str) -> Bool[np.ndarray, " rows"]:
-        """Return the rows that a figure is defined on."""
-        if metric not in self._defined:
-            self._defined[metric] = np.asarray(defined_rows(metric, self.rows), bool)
-        return self._defined[metric]
-
     @cached_property
-    def _defined(self) -> dict[str, Bool[np.ndarray, " rows"]]:
-        return {}
+    def defined(self) -> dict[str, Bool[np.ndarray, " rows"]]:
+        """The rows that each figure is defined on."""
+        names, known = (*PUBLISHED[self.task].figures, *PUBLISHED[self.task].further), self.columns[0].figures
+        return {name: np.asarray(defined_rows(name, self.rows), bool) for name in names if name in known}
 
     @cached_property
     def categories(self) -> list[str]:
@@ -255,21 +247,17 @@ class Totals:
     def __init__(self, tests: TestSet, mask: Mask) -> None:
         self._tests, self._mask = tests, mask
         self._draws: dict[bytes, Resamples] = {}
-        self._rarities: dict[tuple[str, bytes], Figure] = {}
+        self._rarities: dict[tuple[Column, bytes], Figure] = {}
 
     def of(self, column: Column) -> MethodTotals:
         """Return the totals of a method over the selected rows that it answers."""
-        mask = self._mask & column.answered
-        return MethodTotals(
-            figures=[self._total(column, metric, mask) for metric in self._tests.metrics],
-            undecided=int((column.undecided & mask).sum()),
-        )
-
-    def _total(self, column: Column, metric: str, mask: Mask) -> Total:
-        rows, videos = self._counts(metric, mask)
-        value, values = self._values(column, metric, mask)
-        within = interval(values, videos) if videos > 1 else None
-        return Total(metric, value if math.isfinite(value) else None, within, rows, videos)
+        mask, figures = self._mask & column.answered, []
+        for metric in self._tests.metrics:
+            rows, videos = self._counts(metric, mask)
+            value, values = self._values(column, metric, mask)
+            within = interval(values, videos) if videos > 1 else None
+            figures.append(Total(metric, value if math.isfinite(value) else None, within, rows, videos))
+        return MethodTotals(figures, undecided=int((column.undecided & mask).sum()))
 
     def versus(self, column: Column, base: Column, metric: str) -> Versus:
         """Return a method compared with another by a figure."""
@@ -279,39 +267,26 @@ class Totals:
         difference = mine - other if math.isfinite(mine - other) else None
         apart = my_values - other_values
         known = difference is not None and videos > 1
-        return Versus(
-            difference,
-            interval(apart, videos) if known else None,
-            paired_p(apart, videos) if known else None,
-            rows,
-        )
+        within, p = (interval(apart, videos), paired_p(apart, videos)) if known else (None, None)
+        return Versus(difference, within, p, rows)
 
     def _counts(self, metric: str, mask: Mask) -> tuple[int, int]:
         """Return how many marked rows a figure is defined on, and of how many videos."""
-        counted = mask & self._tests.defined(metric)
+        counted = mask & self._tests.defined[metric]
         return int(counted.sum()), len(set(itertools.compress(self._tests.videos, counted)))
 
     def _values(self, column: Column, metric: str, mask: Mask) -> tuple[float, Float64[np.ndarray, " resamples"]]:
         """Return a figure over the marked rows, and on each resample."""
-        whole = column.figures[metric]
+        whole, places, key = column.figures[metric], np.flatnonzero(mask).tolist(), mask.tobytes()
         figure = Figure(whole.parts[mask], whole.value)
-        if metric == "CIDEr" and not np.array_equal(mask, column.answered):
-            figure = self._cider(column, mask)
-        return figure.of(), self._resamples(mask).values(figure)
-
-    def _cider(self, column: Column, mask: Mask) -> Figure:
-        """Return CIDEr with the document frequencies of the marked rows."""
-        key = column.letter, mask.tobytes()
-        if key not in self._rarities:
-            rows, places = list(itertools.compress(self._tests.rows, mask)), np.flatnonzero(mask).tolist()
-            self._rarities[key] = cider_figure(rows, [column.said(place) for place in places])
-        return self._rarities[key]
-
-    def _resamples(self, mask: Mask) -> Resamples:
-        key = mask.tobytes()
+        if metric == "CIDEr" and not np.array_equal(mask, column.answered):  # document frequencies of the marked rows
+            if (column, key) not in self._rarities:
+                rows = [self._tests.rows[place] for place in places]
+                self._rarities[column, key] = cider_figure(rows, [column.said(place) for place in places])
+            figure = self._rarities[column, key]
         if key not in self._draws:
-            self._draws[key] = Resamples(list(itertools.compress(self._tests.videos, mask)), RESAMPLES, SEED)
-        return self._draws[key]
+            self._draws[key] = Resamples([self._tests.videos[place] for place in places], RESAMPLES, SEED)
+        return figure.of(), self._draws[key].values(figure)
 
 
 def names(metrics: Sequence[str]) -> dict[str, str]:
