@@ -9,7 +9,7 @@ Guarantees
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 from retrieval.vectors import unit
 from stepdiff.app.cache import LRUCache
@@ -41,47 +41,19 @@ PRESET_CATEGORIES = {
 assert PRESET_CATEGORIES.keys() == PRESETS.keys()
 
 
-@dataclass(frozen=True)
-class Similarity:
-    """How alike two clips are in a category."""
-
-    category: str
-    log_odds: float
-    """log p(YES) - log p(NO) that they are similar"""
-    verdict: str
-    """would decline, or not sure: a reader should not rely on a difference here; empty: neither"""
-    reason: str
-
-
-@dataclass(frozen=True)
-class Similarities:
-    """What one head, or a file of its predictions, says about a pair."""
-
-    head: str
-    values: list[Similarity]
-
-
-@dataclass(frozen=True)
-class Cosine:
-    """How alike the embeddings of two clips are."""
-
-    view: str
-    cosine: float
-
-
 Odds = dict[str, float]
 """category -> log-odds, of those that were computed"""
 KeptOdds = LRUCache[tuple[RunHead, Pair], Odds]
 
 
-def similarity(category: str, log_odds: float) -> Similarity:
-    """Return the log-odds with what they mean for a reader."""
+def similarity(category: str, log_odds: float) -> dict[str, Any]:
+    """Return the log-odds with a verdict and its reason; both are empty where a reader may rely on a difference."""
+    verdict = reason = ""
     if log_odds > DECLINES:
-        reason = "the head finds them alike and would answer that nothing differs"
-        return Similarity(category, log_odds, "would decline", reason)
-    if abs(log_odds) < UNSURE:
-        return Similarity(category, log_odds, "not sure", "YES and NO are nearly equally likely")
-    return Similarity(category, log_odds, "", "")
+        verdict, reason = "would decline", "the head finds them alike and would answer that nothing differs"
+    elif abs(log_odds) < UNSURE:
+        verdict, reason = "not sure", "YES and NO are nearly equally likely"
+    return {"category": category, "log_odds": log_odds, "verdict": verdict, "reason": reason}
 
 
 def odds(loaded: Loaded, kept: KeptOdds, pair: Pair, categories: Sequence[str] = CATEGORIES) -> Odds:
@@ -121,7 +93,7 @@ def declines(known: Odds, category: str | None) -> str:
     )
 
 
-def cosines(site: Site, pair: Pair) -> list[Cosine]:
+def cosines(site: Site, pair: Pair) -> list[dict[str, Any]]:
     """Return the cosine of the pair in every view that has one embedding a clip and both clips."""
     cosines = []
     rows = site.store.catalog("clips").rows(list(pair))
@@ -129,7 +101,7 @@ def cosines(site: Site, pair: Pair) -> list[Cosine]:
         view = site.store.view("clips", name)
         if (view.status(rows) == OK).all():
             one, two = unit(view.read("embedding", rows, dtype="float32"))
-            cosines.append(Cosine(name, float(one @ two)))
+            cosines.append({"view": name, "cosine": float(one @ two)})
     return cosines
 
 

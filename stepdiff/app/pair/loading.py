@@ -136,63 +136,7 @@ def _head(folder: Path, name: str, stamp: int) -> RunHead | None:
     return None if recipe is None else RunHead(name, stamp, recipe.system, recipe.language_model, recipe.view)
 
 
-@dataclass(frozen=True)
-class Word:
-    """A word, or a phrase, that one of two clips gives more evidence for."""
-
-    term: str
-    evidence: float
-    """log-odds in this clip"""
-    other: float
-    seconds: float | None
-    """time in the clip of the frame with the most evidence; None: unknown"""
-    moments: list[float]
-    """evidence of each frame, of which `evidence` is the mean"""
-
-
-@dataclass(frozen=True)
-class ClipWords:
-    """The words of one of two clips, the clearest first."""
-
-    times: list[float]
-    """seconds in the clip of the frames of `moments`; empty: unknown"""
-    length: float
-    words: list[Word]
-
-
-@dataclass(frozen=True)
-class PairWords:
-    """The words of both clips by one head of words."""
-
-    head: str
-    clips: list[ClipWords]
-    """of Video 1 and Video 2; empty: see `problem`"""
-    problem: str = ""
-    """why there are none; empty: the evidence could be read"""
-
-
-@dataclass(frozen=True)
-class TextPiece:
-    """A part of a text."""
-
-    text: str
-    term: str
-    """that the head of words knows; empty: none"""
-
-
-@dataclass(frozen=True)
-class TextMoments:
-    """Texts with the moments of their words, by one head of words."""
-
-    texts: list[list[TextPiece]]
-    """the pieces of each text, which joined are the text"""
-    clips: list[ClipWords]
-    """the terms of all texts, each in Video 1 and in Video 2"""
-    problem: str = ""
-    """why no word has moments; empty: the evidence could be read"""
-
-
-def words_of(site: Site, evidence: "WordEvidence", pair: Pair, question: str = "") -> list[ClipWords]:
+def words_of(site: Site, evidence: "WordEvidence", pair: Pair, question: str = "") -> list[dict[str, Any]]:
     """Return the words of both clips. question: those that a head reads before it, which are more."""
     if question:
         reasons = evidence.reasons(pair, evidence.likely(pair, evidence.about(question)))
@@ -201,32 +145,36 @@ def words_of(site: Site, evidence: "WordEvidence", pair: Pair, question: str = "
     return _of_clips(site, evidence, pair, reasons)
 
 
-def moments_of(site: Site, evidence: "WordEvidence", pair: Pair, texts: Sequence[str]) -> TextMoments:
-    """Return texts with the moments of their words in both clips."""
-    pieces = [[TextPiece(*piece) for piece in evidence.head.pieces(text)] for text in texts]
-    terms = {piece.term for of_text in pieces for piece in of_text if piece.term}
-    return TextMoments(pieces, _of_clips(site, evidence, pair, evidence.reasons(pair, (terms, terms))))
+def moments_of(site: Site, evidence: "WordEvidence", pair: Pair, texts: Sequence[str]) -> dict[str, Any]:
+    """Return texts in pieces, and the terms of all texts with their moments in both clips."""
+    split = [evidence.head.pieces(text) for text in texts]
+    terms = {term for pieces in split for _, term in pieces if term}
+    return {
+        "texts": [[{"text": text, "term": term} for text, term in pieces] for pieces in split],
+        "clips": _of_clips(site, evidence, pair, evidence.reasons(pair, (terms, terms))),
+    }
 
 
 def _of_clips(
     site: Site, evidence: "WordEvidence", pair: Pair, reasons: tuple[list["Reason"], list["Reason"]]
-) -> list[ClipWords]:
+) -> list[dict[str, Any]]:
+    """Return the words of each clip, the clearest first, with times in the clip; see `/pair/words`."""
     from retrieval.moments import seconds_of
 
     clips = []
     for clip, clip_reasons in zip(site.clips(pair), reasons, strict=True):
-        length = (clip.end or 0.0) - (clip.start or 0.0)
+        start, length = clip.start or 0.0, (clip.end or 0.0) - (clip.start or 0.0)
         frames = len(clip_reasons[0].moments) if clip_reasons else 1
         times = seconds_of(evidence.features.view.provenance.frames, frames, 0.0 if length > 0 else None, length)
         words = [
-            Word(
-                reason.term,
-                reason.evidence,
-                reason.other,
-                None if reason.clearest is None else max(reason.clearest - (clip.start or 0.0), 0.0),
-                reason.moments,
-            )
+            {
+                "term": reason.term,
+                "evidence": reason.evidence,
+                "other": reason.other,
+                "seconds": None if reason.clearest is None else max(reason.clearest - start, 0.0),
+                "moments": reason.moments,
+            }
             for reason in clip_reasons
         ]
-        clips.append(ClipWords(times, length, words))
+        clips.append({"times": times, "length": length, "words": words})
     return clips

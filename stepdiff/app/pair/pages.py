@@ -15,7 +15,6 @@ from stepdiff.app.pair.alike import (
     DECLINES,
     PRESET_CATEGORIES,
     KeptOdds,
-    Similarities,
     cosines,
     embedding_views,
     similarity,
@@ -109,12 +108,12 @@ class Pages:
         known = [_column(name, one[name], two[name]) for name in one if one[name] or two[name]]
         return sorted(known, key=lambda column: not column["differs"])
 
-    def _similar(self, pair: Pair, heads: list[RunHead]) -> list[Similarities]:
+    def _similar(self, pair: Pair, heads: list[RunHead]) -> list[dict[str, Any]]:
         """Return the log-odds of a pair that were computed, and those of stored predictions where they were not."""
         known = {head.name: dict(odds) for head in heads if (odds := self._kept.get((head, pair))) is not None}
         for name, odds in self._stored.similar(pair).items():
             known[name] = odds | known.get(name, {})
-        return [Similarities(name, [similarity(*each) for each in odds.items()]) for name, odds in known.items()]
+        return [{"head": name, "values": [similarity(*each) for each in odds.items()]} for name, odds in known.items()]
 
     def _listed(self, pair: Pair, search: Search, at: int, heads: list[RunHead]) -> dict[str, Any]:
         """Return where a pair is in the list of a search; number 0: it is not, or the list has to be computed again."""

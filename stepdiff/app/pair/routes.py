@@ -21,7 +21,7 @@ from stepdiff.app.pages import page
 from stepdiff.app.pair.alignment import PairAlignment, pair_alignment
 from stepdiff.app.pair.alike import MOST_KEPT, PRESET_CATEGORIES, KeptOdds, declines, odds, score_pairs, similarity
 from stepdiff.app.pair.finder import Finder, Search, Text
-from stepdiff.app.pair.loading import Loaded, PairWords, Runs, TextMoments, moments_of, words_of
+from stepdiff.app.pair.loading import Loaded, Runs, moments_of, words_of
 from stepdiff.app.pair.pages import MOST_LISTED, KeptCaptions, Pages, elsewhere_page
 from stepdiff.app.pair.stored import Stored
 from stepdiff.app.pair.worker import Events, Job, Worker
@@ -139,24 +139,33 @@ def router(site: Site) -> APIRouter:
         return page(request, "pair_elsewhere.html", elsewhere_page(site, runs, finder.sample(), wanted))
 
     @routes.get("/words")
-    def words(reference: Clip, candidate: Clip, head: str = Query(max_length=500)) -> PairWords:
-        """Return the words for which each clip gives more evidence than the other, by a head of words of the runs."""
+    def words(reference: Clip, candidate: Clip, head: str = Query(max_length=500)) -> dict[str, Any]:
+        """Return the words for which each clip gives more evidence than the other, by a head of words of the runs.
+
+        Of each clip, `words` are the clearest first: `evidence` is the log-odds in this clip and the mean of `moments`,
+        those of its frames at the seconds `times` (empty: unknown); `other` is that in the other clip; `seconds` is the
+        time of the frame with the most evidence. Without evidence, `clips` is empty and `problem` says why.
+        """
         site.clips([reference, candidate])
         check_words(head)
         try:
-            return PairWords(head, words_of(site, runs.evidence(head), (reference, candidate)))
+            return {"head": head, "clips": words_of(site, runs.evidence(head), (reference, candidate)), "problem": ""}
         except StepDiffError as error:
-            return PairWords(head, [], str(error))
+            return {"head": head, "clips": [], "problem": str(error)}
 
     @routes.post("/moments")
-    def moments(body: TextsBody) -> TextMoments:
-        """Find the words of texts that a head of words knows, and the moments of both clips with most evidence."""
+    def moments(body: TextsBody) -> dict[str, Any]:
+        """Find the words of texts that a head of words knows, and the moments of both clips with most evidence.
+
+        `texts` has the pieces of each text, with the `term` that the head knows or nothing; `clips` has the terms of
+        all texts, as `/pair/words` has them.
+        """
         pair = pair_of(body)
         check_words(body.head)
         try:
-            return moments_of(site, runs.evidence(body.head), pair, body.texts)
+            return moments_of(site, runs.evidence(body.head), pair, body.texts) | {"problem": ""}
         except StepDiffError as error:
-            return TextMoments([], [], str(error))
+            return {"texts": [], "clips": [], "problem": str(error)}
 
     @routes.get("/alignment")
     def alignment(
