@@ -23,12 +23,9 @@ from stepdiff.app.server import HEADERS
 MOST = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 3)
 """in all; each may have a video open, and the store has files of its own"""
 MOST_OF_ADDRESS = 100
-AT_ONCE = 64
-"""that are accepted before the first of them is counted"""
-ARRIVAL = 60.0
-"""seconds"""
-LINE_EVERY = 60.0
-"""seconds"""
+AT_ONCE = 64  # that are accepted before the first of them is counted
+ARRIVAL = 60.0  # seconds
+LINE_EVERY = 60.0  # seconds
 
 
 def server(app: FastAPI) -> uvicorn.Server:
@@ -52,8 +49,7 @@ def server(app: FastAPI) -> uvicorn.Server:
 class Connection(H11Protocol):
     """A connection of uvicorn, which may be closed while it waits for its client."""
 
-    trusted: Callable[[str], bool]
-    """whether an address is that of a proxy, whose connections are those of many clients"""
+    trusted: Callable[[str], bool]  # whether an address is that of a proxy, whose connections are those of many clients
     _since = 0.0
     _deadline: asyncio.TimerHandle | None = None
 

@@ -31,8 +31,7 @@ from stepdiff.app.pair import routes as pair
 from stepdiff.app.site import LOCAL, Site
 from stepdiff.common.errors import StepDiffError
 
-MOST_BODY = 2**20
-"""bytes of a request"""
+MOST_BODY = 2**20  # bytes of a request
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "media-src 'self' blob:; connect-src 'self'; font-src 'self'; form-action 'self'; frame-src 'self'; "

@@ -16,18 +16,12 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.tars import is_regular
 from store import Store
 
-LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")
-"""names of this machine, which only itself reaches"""
-NO_NUL = r"^[^\x00]*$"
-"""pattern of texts from outside: PostgreSQL and file names cannot have a NUL"""
-MOST_ROW = 2**40
-"""a row's number, at most"""
-BEST = "best.json"
-"""the file that names the checkpoint of a finished training"""
-MOST_SECONDS = 1e7
-"""end of a clip in its video"""
-MOST_RUNS = 200
-"""runs that are looked at"""
+LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")  # names of this machine, which only itself reaches
+NO_NUL = r"^[^\x00]*$"  # pattern of texts from outside: PostgreSQL and file names cannot have a NUL
+MOST_ROW = 2**40  # a row's number, at most
+BEST = "best.json"  # the file that names the checkpoint of a finished training
+MOST_SECONDS = 1e7  # end of a clip in its video
+MOST_RUNS = 200  # runs that are looked at
 CLIP = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64, "step": pl.String}
 """columns of the catalog that every page needs; a catalog may lack all but `key`"""
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -64,12 +58,9 @@ class ClipRecord:
     """A clip of the catalog."""
 
     key: str
-    video: str | None
-    """path in the folder of videos"""
-    start: float | None
-    """seconds"""
-    end: float | None
-    """seconds"""
+    video: str | None  # path in the folder of videos
+    start: float | None  # seconds
+    end: float | None  # seconds
     step: str | None
 
 

@@ -14,10 +14,8 @@ from featurize.video.media_file import Identity, identity
 from featurize.video.stream import opened
 from stepdiff.common.errors import StepDiffError
 
-UNLIKE = 4.0
-"""ratio of two lengths, or of two frame rates, from which a note says that they differ"""
-SPARSE = 5.0
-"""seconds between two frames that a model sees, from which a note says that it may miss actions"""
+UNLIKE = 4.0  # ratio of two lengths, or of two frame rates, from which a note says that they differ
+SPARSE = 5.0  # seconds between two frames that a model sees, from which a note says that it may miss actions
 _SPAN = re.compile(r"(?P<file>.+)@(?P<start>[^@-]+)-(?P<end>[^@-]+)")
 _TIME = re.compile(r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+(?:\.\d*)?)")
 _SLACK = 0.05  # seconds past the end of a file that are taken for its end

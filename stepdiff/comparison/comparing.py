@@ -27,10 +27,8 @@ from store import Store
 from store.format.pool import TOKENS
 from store.view import OK, View
 
-Span = tuple[float, float]
-"""start and end in seconds"""
-MOST_TOKENS = 64
-"""of an answer, by default"""
+Span = tuple[float, float]  # start and end in seconds
+MOST_TOKENS = 64  # of an answer, by default
 
 
 @dataclass(frozen=True)

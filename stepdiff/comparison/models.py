@@ -33,8 +33,7 @@ from store.format.pool import TOKENS, pool_of, unpooled
 
 HEAD, WORDS = "runs/stepdiff", "runs/words"
 """models that are looked for where none is named"""
-WORD_EVIDENCE = "word-evidence"
-"""another name of WORDS"""
+WORD_EVIDENCE = "word-evidence"  # another name of WORDS
 HOW = (
     "make demo trains a head and a head of words on a sample world; python -m heads.train and python -m heads.words do "
     "on your own clips; a video language model needs no training: --model Qwen/Qwen3-VL-2B-Instruct"
@@ -138,16 +137,11 @@ class Model:
     """A model by its name, before it is loaded."""
 
     name: str
-    encoder: Options
-    """how its features are computed; `store` is empty"""
-    provenance: Provenance | None
-    """of its features; None: the encoder decides"""
-    identity: str
-    """of its features, as text"""
-    answers: bool
-    """whether it answers questions"""
-    load: Callable[[Store, str], Reader]
-    """(store with the features, device) -> the model"""
+    encoder: Options  # how its features are computed; `store` is empty
+    provenance: Provenance | None  # of its features; None: the encoder decides
+    identity: str  # of its features, as text
+    answers: bool  # whether it answers questions
+    load: Callable[[Store, str], Reader]  # (store with the features, device) -> the model
 
 
 def find_model(named: str | None) -> Model:

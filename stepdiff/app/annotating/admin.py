@@ -33,8 +33,7 @@ from stepdiff.app.pages import page
 from stepdiff.app.site import Site, UnknownError
 from stepdiff.common.errors import StepDiffError
 
-ROWS = 100
-"""rows of a table on one page"""
+ROWS = 100  # rows of a table on one page
 First = Annotated[int, Query(ge=0, le=2**31, description="first row")]
 Form = Literal["answers", "csv", "diffcap", "diffrank", "label-studio", "label-studio-config"]
 FILES = {"answers": "answers.jsonl", "csv": "answers.csv", "diffcap": "diffcap.jsonl", "diffrank": "diffrank.jsonl"}
@@ -42,8 +41,7 @@ FILES |= {"label-studio": "label-studio.json", "label-studio-config": "label-stu
 COLUMNS = {"name": "Name", "done": "Done", "training": "Training", "open": "Open", "seconds": "Seconds"}
 COLUMNS |= {"distance": "Distance", "gold": "Gold", "flags": "Flags"}
 """of the table of people, which is sorted by any of them"""
-NOTHING = {"submitted": 0, "training": 0, "open": 0, "last": None}
-"""progress of a person without assignments"""
+NOTHING = {"submitted": 0, "training": 0, "open": 0, "last": None}  # progress of a person without assignments
 CHANGES: dict[str, tuple[Callable[[Connection, Person, float, int], None], str]] = {
     "revoke": (people.revoke, "{} can no longer open the pages"),
     "exclude": (people.exclude, "the answers of {} do not count"),

@@ -37,16 +37,14 @@ class Adjudication(Sent):
     texts: dict[Category, Text] = Field(max_length=CATEGORIES)
     scores: dict[Category, Score] = Field(max_length=CATEGORIES)
     rejected: Reason | None = None
-    left: Side = "reference"
-    """the clip that the texts compare the other one with"""
+    left: Side = "reference"  # the clip that the texts compare the other one with
 
 
 class Import(Sent):
     """Tasks of a Label Studio export."""
 
     tasks: Annotated[list[object], Field(max_length=10_000)]
-    first: Number = 1
-    """place of the first of these tasks in the file, from 1"""
+    first: Number = 1  # place of the first of these tasks in the file, from 1
 
 
 def collected(connection: Connection) -> Iterator[Answer]:

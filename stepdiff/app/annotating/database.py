@@ -20,8 +20,7 @@ from stepdiff.app.site import RefusedError
 from stepdiff.common.errors import StepDiffError
 
 URLS = "sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
-WAIT = 30.0
-"""seconds for which a writer waits for another process"""
+WAIT = 30.0  # seconds for which a writer waits for another process
 _LOCK = 0x57E9D1FF  # key of PostgreSQL's advisory lock
 _TRIGGERS = {
     "sqlite": (

@@ -100,15 +100,12 @@ NO_FORM: dict[str, Any] = {"keystep": "", "texts": {}, "scores": {}}
 @dataclass(frozen=True)
 class Event:
     seq: int
-    at: float
-    """seconds since 1970"""
+    at: float  # seconds since 1970
     kind: str
-    person: int | None
-    """who changed something"""
+    person: int | None  # who changed something
     assignment: int | None
     data: dict[str, Any]
-    size: int
-    """bytes of `data` in the database"""
+    size: int  # bytes of `data` in the database
 
 
 def utc(now: float) -> str:

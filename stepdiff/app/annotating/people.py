@@ -20,10 +20,8 @@ from stepdiff.common.errors import StepDiffError
 
 Role = Literal["annotator", "admin"]
 Origin = Literal["link", "name", "import"]
-MOST_NAME = 100
-"""characters of a name"""
-ADMIN = "admin"
-"""name of the person of the admin link"""
+MOST_NAME = 100  # characters of a name
+ADMIN = "admin"  # name of the person of the admin link
 
 
 class Name(Sent):
@@ -45,12 +43,10 @@ class Person:
     id: int
     name: str
     role: str
-    origin: str
-    """link, name (entered on this machine) or import"""
+    origin: str  # link, name (entered on this machine) or import
     active: bool
     revoked: bool
-    excluded: float | None = None
-    """since when the person's answers do not count, in seconds since 1970"""
+    excluded: float | None = None  # since when the person's answers do not count, in seconds since 1970
 
 
 def checked_name(name: str) -> str:

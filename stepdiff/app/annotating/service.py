@@ -68,8 +68,7 @@ class Annotating:
     task: Task
     database: Database
     assigner: Assigner
-    new_admin: str | None
-    """token of the admin link, where this start made it"""
+    new_admin: str | None  # token of the admin link, where this start made it
     clock: Callable[[], float] = time.time
     persons: Limit = field(default_factory=lambda: Limit(PERSON_RATE, PERSON_BURST))
     addresses: Limit = field(default_factory=lambda: Limit(ADDRESS_RATE, ADDRESS_BURST))

@@ -50,16 +50,14 @@ class Changes(Sent):
 class Save(Sent):
     """Changes of an assignment."""
 
-    number: Number
-    """higher than that of the last save"""
+    number: Number  # higher than that of the last save
     changes: Changes
 
 
 class Submission(Save):
     """The last changes, and the end of an assignment."""
 
-    rejected: Reason | None = None
-    """reason; null: the pair is accepted"""
+    rejected: Reason | None = None  # reason; null: the pair is accepted
     seconds: Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
 
 
@@ -69,12 +67,9 @@ class Assignment:
 
     id: int
     pair: Pair
-    kind: str
-    """work, gold or training"""
-    left: str
-    """reference or candidate"""
-    state: str
-    """open, submitted or expired"""
+    kind: str  # work, gold or training
+    left: str  # reference or candidate
+    state: str  # open, submitted or expired
     opened: float
     number: int
     form: dict[str, Any]

@@ -39,17 +39,12 @@ from stepdiff.tasks.testsets import (
     task_of,
 )
 
-MOST_BYTES = 64 * 2**20
-"""of a file of predictions or rows"""
-MOST_RECORD_BYTES = 4 * 2**20
-"""of a score record"""
-MOST_FILES = 1000
-"""files of predictions in all folders"""
-MOST_TARGETS = 100
-"""of a row of DiffRank"""
+MOST_BYTES = 64 * 2**20  # of a file of predictions or rows
+MOST_RECORD_BYTES = 4 * 2**20  # of a score record
+MOST_FILES = 1000  # files of predictions in all folders
+MOST_TARGETS = 100  # of a row of DiffRank
 Signature = tuple[tuple[int, int, int] | None, ...]
-Lines = dict[Pair, list[tuple[int, int]]]
-"""pair -> (line, place in the line: the target's number) of a file"""
+Lines = dict[Pair, list[tuple[int, int]]]  # pair -> (line, place in the line: the target's number) of a file
 
 
 @dataclass(frozen=True)
@@ -100,15 +95,12 @@ class Method:
     id: str
     name: str
     file: str
-    control: bool
-    """whether it is a control: without video, with other clips, or without a look at the clips"""
+    control: bool  # whether it is a control: without video, with other clips, or without a look at the clips
     trained: bool
-    regime: str
-    """none, s1, supervised; empty if it is not disclosed"""
+    regime: str  # none, s1, supervised; empty if it is not disclosed
     regime_words: str
     steps: int | None
-    notes: tuple[str, ...]
-    """what a reader must know: raw captions, clips that trained the head, differing figures"""
+    notes: tuple[str, ...]  # what a reader must know: raw captions, clips that trained the head, differing figures
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,8 +111,7 @@ class Answers:
     test_set: str
     of: Rows
     said: list[Any]
-    similar: list[float] | None
-    """diffcap: log p(YES) - log p(NO) that the clips are similar, if the file has it"""
+    similar: list[float] | None  # diffcap: log p(YES) - log p(NO) that the clips are similar, if the file has it
 
     @cached_property
     def measured(self) -> tuple[dict[str, Figure], Marks]:

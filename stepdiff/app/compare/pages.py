@@ -17,11 +17,9 @@ from stepdiff.tasks.published import PUBLISHED
 from stepdiff.tasks.scoring import kendall_tau
 from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of
 
-MOST_TEXT = 2000
-"""characters of a text that are shown"""
+MOST_TEXT = 2000  # characters of a text that are shown
 _VERDICTS = {RIGHT: "right", WRONG: "wrong", NEITHER: ""}
-Known = Mapping[str, ClipRecord]
-"""clips that the store has, by id"""
+Known = Mapping[str, ClipRecord]  # clips that the store has, by id
 
 
 def set_line(tests: TestSet) -> dict[str, Any]:

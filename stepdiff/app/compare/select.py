@@ -22,10 +22,8 @@ from stepdiff.app.compare.sets import RIGHT, WRONG, Column, TestSet
 from stepdiff.app.site import UnknownError
 from stepdiff.tasks.published import PUBLISHED
 
-ROWS_AT_ONCE = 50
-"""rows of a page"""
-MOST_METHODS = 10
-"""methods that are shown if none are chosen"""
+ROWS_AT_ONCE = 50  # rows of a page
+MOST_METHODS = 10  # methods that are shown if none are chosen
 Where = Literal["", "right", "wrong", "better", "worse", "differ"]
 Sort = Literal["", "margin", "-margin", "loss", "value", "gap"]
 Mask = Bool[np.ndarray, " rows"]

@@ -48,8 +48,7 @@ class Column:
     letter: str
     method: Method
     answers: Answers
-    place: Int64[np.ndarray, " rows"]
-    """line of the answer, from 0; -1: the method does not answer the row"""
+    place: Int64[np.ndarray, " rows"]  # line of the answer, from 0; -1: the method does not answer the row
     _values: dict[str, Float64[np.ndarray, " rows"]] = field(default_factory=dict)
 
     @cached_property
@@ -156,13 +155,10 @@ class TestSet:
 
     __test__ = False  # not a class of tests
 
-    id: str
-    """its name, also in addresses"""
+    id: str  # its name, also in addresses
     task: Task
-    rows: list[Any]
-    """every row that some method answers, in the order of the largest file"""
-    keys: list[str]
-    """an id of each row, by its content"""
+    rows: list[Any]  # every row that some method answers, in the order of the largest file
+    keys: list[str]  # an id of each row, by its content
     videos: list[str]
     columns: list[Column]
 
@@ -212,10 +208,8 @@ class Total:
     """A figure of a method over the selected rows."""
 
     metric: str
-    value: float | None
-    """null if it is undefined"""
-    interval: tuple[float, float] | None
-    """95 %, by resampling the videos of the reference clips"""
+    value: float | None  # null if it is undefined
+    interval: tuple[float, float] | None  # 95 %, by resampling the videos of the reference clips
     rows: int
     videos: int
 
@@ -224,11 +218,9 @@ class Total:
 class Versus:
     """A method compared with method A, on the selected rows that both have answered."""
 
-    difference: float | None
-    """its figure less that of A"""
+    difference: float | None  # its figure less that of A
     interval: tuple[float, float] | None
-    p: float | None
-    """two-sided, under no difference; not corrected for the number of comparisons"""
+    p: float | None  # two-sided, under no difference; not corrected for the number of comparisons
     rows: int
 
 
@@ -237,8 +229,7 @@ class MethodTotals:
     """The totals of a method."""
 
     figures: list[Total]
-    undecided: int
-    """rows whose highest score several options share, or to which it gives no order"""
+    undecided: int  # rows whose highest score several options share, or to which it gives no order
 
 
 class Totals:
@@ -386,8 +377,7 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(one)
 
 
-FREQUENT = 0.2
-"""words in the texts of more than this share of the rows, and of more than two rows, are frequent"""
+FREQUENT = 0.2  # words in the texts of more than this share of the rows, and of more than two rows, are frequent
 _GRAMMAR = AUXILIARIES | DETERMINERS | OBJECTS | PREPOSITIONS | ADVERBS | {"and", "but", "or"}
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 
@@ -397,8 +387,7 @@ class Piece:
     """A part of a caption."""
 
     text: str
-    supported: bool
-    """whether it is a word that a reference has too"""
+    supported: bool  # whether it is a word that a reference has too
 
 
 def frequent(rows: Iterable[Sequence[str]]) -> frozenset[str]:

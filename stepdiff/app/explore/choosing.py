@@ -11,8 +11,7 @@ from stepdiff.app.explore.maps import Shown
 from stepdiff.app.site import FieldError
 from stepdiff.common.errors import StepDiffError
 
-MOST_CORNERS = 200
-"""of a lasso"""
+MOST_CORNERS = 200  # of a lasso
 MOST_WORDS = 20
 _NOT_SEARCHED = ("video_digest",)
 

@@ -15,12 +15,9 @@ from stepdiff.app.explore.maps import Shown
 from stepdiff.app.site import UnknownError
 from stepdiff.common.errors import StepDiffError
 
-CATEGORIES = 8
-"""values with a colour of their own; code CATEGORIES is that of all others"""
-SHADES = 256
-"""steps of the ramp for numbers"""
-MISSING = -1
-"""code of a clip without a value"""
+CATEGORIES = 8  # values with a colour of their own; code CATEGORIES is that of all others
+SHADES = 256  # steps of the ramp for numbers
+MISSING = -1  # code of a clip without a value
 _HIDDEN = ("key", "row", "video_digest")
 Kind = Literal["text", "numbers"]
 
@@ -39,8 +36,7 @@ class Entry:
 
     label: str
     count: int
-    where: str
-    """the condition that selects it"""
+    where: str  # the condition that selects it
 
 
 @dataclass(frozen=True)
@@ -49,14 +45,11 @@ class Legend:
 
     column: str | None
     kind: Kind | None
-    entries: tuple[Entry, ...] = ()
-    """code n is entry n"""
+    entries: tuple[Entry, ...] = ()  # code n is entry n
     others: int = 0
     missing: int = 0
-    low: float | None = None
-    """value of shade 0, and of all below it"""
-    high: float | None = None
-    """value of the last shade, and of all above it"""
+    low: float | None = None  # value of shade 0, and of all below it
+    high: float | None = None  # value of the last shade, and of all above it
 
 
 def columns_of(like: pl.DataFrame) -> list[Column]:

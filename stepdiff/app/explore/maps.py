@@ -94,10 +94,8 @@ def _end_with_parent() -> None:
 
 
 MOST_MAPS = 3
-MOST_REMEMBERED = 8
-"""results of a map, such as the colours of a column"""
-PIECE = 2**18
-"""clips whose columns are read from the catalog at a time"""
+MOST_REMEMBERED = 8  # results of a map, such as the colours of a column
+PIECE = 2**18  # clips whose columns are read from the catalog at a time
 _WAIT = 2.0  # seconds that a request waits before it reports how far the work is
 
 
@@ -108,13 +106,10 @@ Answer = TypeVar("Answer")
 class Shown:
     """A map and the catalog's columns of its clips."""
 
-    version: str
-    """changes with the rows, their coordinates and their columns"""
+    version: str  # changes with the rows, their coordinates and their columns
     map: Map
-    scan: Callable[[], pl.LazyFrame]
-    """key, row and the catalog's other columns; place n is that of `map.rows[n]`"""
-    like: pl.DataFrame
-    """an empty frame with these columns"""
+    scan: Callable[[], pl.LazyFrame]  # key, row and the catalog's other columns; place n is that of `map.rows[n]`
+    like: pl.DataFrame  # an empty frame with these columns
     _results: LRUCache[Hashable, Any] = field(default_factory=lambda: LRUCache(MOST_REMEMBERED))
 
     def read(self, *columns: str) -> pl.DataFrame:

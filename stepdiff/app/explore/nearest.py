@@ -113,10 +113,8 @@ class LiveTexts:
         )
 
 
-MOST = 200
-"""neighbours of a query"""
-AVERAGED = 1000
-"""clips whose average is a query, at most; of more, a seeded sample"""
+MOST = 200  # neighbours of a query
+AVERAGED = 1000  # clips whose average is a query, at most; of more, a seeded sample
 
 
 @dataclass(frozen=True)
@@ -124,8 +122,7 @@ class Hits:
     """The nearest clips, best first."""
 
     rows: Int64[np.ndarray, " hits"]
-    similarities: Float32[np.ndarray, " hits"]
-    """cosines"""
+    similarities: Float32[np.ndarray, " hits"]  # cosines
     title: str
 
 

@@ -25,12 +25,9 @@ from stepdiff.common.io.tables import short
 from stepdiff.common.streams import generator
 from store import View
 
-MOST_ROWS = 200
-"""of one page of the grid and the table"""
-MOST_OF_GROUP = 50
-"""clips of a group, whose mean is compared with that of another"""
-LONGEST = 300
-"""characters of a text in a table"""
+MOST_ROWS = 200  # of one page of the grid and the table
+MOST_OF_GROUP = 50  # clips of a group, whose mean is compared with that of another
+LONGEST = 300  # characters of a text in a table
 _UNFINISHED: dict[int | str, dict[str, Any]] = {202: {"description": "the map is still being computed: ask again"}}
 
 
@@ -56,8 +53,7 @@ class Chosen:
 
     shown: Shown
     passing: Mask
-    listed: Mask
-    """in the lasso or among the hits; without these, all that pass"""
+    listed: Mask  # in the lasso or among the hits; without these, all that pass
     narrowed: bool
     hits: Hits | None
     why: str | None

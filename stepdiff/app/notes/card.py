@@ -17,14 +17,11 @@ from stepdiff.comparison.clips import clock
 from stepdiff.comparison.document import COLOURS, PLAY, answered, document, inside
 
 MOST_NOTES = 3
-AROUND = 1.5
-"""seconds before and after a moment that the loop shows"""
-MOST_ANSWER = 2000
-"""characters"""
+AROUND = 1.5  # seconds before and after a moment that the loop shows
+MOST_ANSWER = 2000  # characters
 POINTS, ROOM = 10.0, 480.0
 """size of printed text, and what it times the square root of the number of characters may be on A4 and US Letter"""
-HEIGHT = 540
-"""pixels of a frame's short side"""
+HEIGHT = 540  # pixels of a frame's short side
 STYLE = """
 .pair { display: grid; gap: 12px; grid-template-columns: 1fr 1fr; }
 .pair img { display: block; width: 100%; max-height: 60vh; object-fit: contain; border-radius: 4px; background: #000; }

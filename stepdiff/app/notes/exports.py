@@ -20,18 +20,15 @@ from stepdiff.app.pages import zipped
 from stepdiff.app.site import Site
 
 Form = Literal["csv", "json", "webvtt"]
-CUE = 3.0
-"""seconds for which a player shows a note"""
+CUE = 3.0  # seconds for which a player shows a note
 
 
 @dataclass(frozen=True)
 class ExportedNote(Note):
     """A note, and its moment in the video file."""
 
-    file: str = ""
-    """path in the folder of videos; empty: the catalog names none"""
-    file_seconds: float | None = None
-    """null: the catalog names no file"""
+    file: str = ""  # path in the folder of videos; empty: the catalog names none
+    file_seconds: float | None = None  # null: the catalog names no file
 
 
 def exported(site: Site, notes: Sequence[Note]) -> list[ExportedNote]:

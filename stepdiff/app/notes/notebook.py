@@ -42,20 +42,14 @@ class Note:
     """A note as it is now."""
 
     id: str
-    reference: str
-    """clip id of Video 1"""
-    candidate: str
-    """clip id of Video 2"""
-    video: Video
-    """the one that the note is about"""
-    seconds: float
-    """in the clip"""
+    reference: str  # clip id of Video 1
+    candidate: str  # clip id of Video 2
+    video: Video  # the one that the note is about
+    seconds: float  # in the clip
     author: str
     text: str
-    written: str
-    """UTC"""
-    edited: str = ""
-    """UTC; empty: never"""
+    written: str  # UTC
+    edited: str = ""  # UTC; empty: never
 
     @property
     def clip(self) -> str:

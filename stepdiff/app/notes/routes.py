@@ -16,10 +16,8 @@ from stepdiff.app.pages import download
 from stepdiff.app.site import MOST_SECONDS, Sent, Site
 from stepdiff.common.errors import StepDiffError
 
-MOST_TEXT = 500
-"""characters of a note"""
-PAST_END = 1.0
-"""seconds by which a player's clip may be longer than the catalog says"""
+MOST_TEXT = 500  # characters of a note
+PAST_END = 1.0  # seconds by which a player's clip may be longer than the catalog says
 
 
 def _one_line(text: str) -> str:

@@ -24,12 +24,9 @@ from store.view import OK
 class Match:
     """A moment of each clip that go together."""
 
-    first: float
-    """seconds in Video 1"""
-    second: float
-    """seconds in Video 2"""
-    cost: float
-    """cosine distance of the two moments, 0 to 2"""
+    first: float  # seconds in Video 1
+    second: float  # seconds in Video 2
+    cost: float  # cosine distance of the two moments, 0 to 2
 
 
 @dataclass(frozen=True)
@@ -37,21 +34,15 @@ class PairAlignment:
     """Which moments of two clips go together, and what one clip lacks."""
 
     view: str
-    path: list[Match] = field(default_factory=list)
-    """from both begins to both ends"""
+    path: list[Match] = field(default_factory=list)  # from both begins to both ends
     warp: list[tuple[float, float]] = field(default_factory=list)
     """seconds in Video 1 and in Video 2; linear between them"""
-    times: list[float] = field(default_factory=list)
-    """seconds in Video 1 of its moments"""
-    costs: list[float] = field(default_factory=list)
-    """mean cost of each of these moments on the path"""
-    only_first: Spans = field(default_factory=list)
-    """seconds in Video 1 that look like nothing in Video 2"""
+    times: list[float] = field(default_factory=list)  # seconds in Video 1 of its moments
+    costs: list[float] = field(default_factory=list)  # mean cost of each of these moments on the path
+    only_first: Spans = field(default_factory=list)  # seconds in Video 1 that look like nothing in Video 2
     only_second: Spans = field(default_factory=list)
-    warning: str = ""
-    """why not to rely on it; empty: no reason is known"""
-    problem: str = ""
-    """why there is no alignment; empty: there is one"""
+    warning: str = ""  # why not to rely on it; empty: no reason is known
+    problem: str = ""  # why there is no alignment; empty: there is one
 
 
 def pair_alignment(site: Site, pair: Pair, preferred: str = "") -> PairAlignment:

@@ -21,12 +21,9 @@ from stepdiff.tasks.prompts import PRESETS
 from stepdiff.tasks.testsets import CATEGORIES, Pair
 from store.view import OK
 
-DECLINES = 0.0
-"""log-odds above which a head answers that nothing differs"""
-MOST_KEPT = 20_000
-"""pairs whose log-odds are kept"""
-PAIRS_A_BATCH = 4
-"""pairs between two looks at whether a job was cancelled"""
+DECLINES = 0.0  # log-odds above which a head answers that nothing differs
+MOST_KEPT = 20_000  # pairs whose log-odds are kept
+PAIRS_A_BATCH = 4  # pairs between two looks at whether a job was cancelled
 PRESET_CATEGORIES = {
     "tools": "Tools/Equipment",
     "technique": "Technique",
@@ -41,8 +38,7 @@ PRESET_CATEGORIES = {
 assert PRESET_CATEGORIES.keys() == PRESETS.keys()
 
 
-Odds = dict[str, float]
-"""category -> log-odds, of those that were computed"""
+Odds = dict[str, float]  # category -> log-odds, of those that were computed
 KeptOdds = LRUCache[tuple[RunHead, Pair], Odds]
 
 

@@ -30,14 +30,10 @@ from stepdiff.common.streams import generator
 from stepdiff.tasks.testsets import CATEGORIES, Pair
 from store.view import OK
 
-MOST_CLIPS = 200
-"""clips that are compared with each other"""
-MOST_SCORED = 48
-"""pairs that a head scores"""
-MOST_FOUND = 48
-"""pairs in a list"""
-TIMES = 2
-"""how often a clip may be in a list: else one odd clip fills it"""
+MOST_CLIPS = 200  # clips that are compared with each other
+MOST_SCORED = 48  # pairs that a head scores
+MOST_FOUND = 48  # pairs in a list
+TIMES = 2  # how often a clip may be in a list: else one odd clip fills it
 Text = Annotated[str, Query(max_length=500)]
 
 
@@ -45,12 +41,10 @@ Text = Annotated[str, Query(max_length=500)]
 class Search:
     """What is searched, as it is written in addresses."""
 
-    step: Text = ""
-    """empty: any step, but one for both clips"""
+    step: Text = ""  # empty: any step, but one for both clips
     category: Text = CATEGORIES[0]
     order: Literal["different", "alike"] = "different"
-    by: Text = ""
-    """cosine:VIEW, head:NAME, stored:FILE, truth; empty: the cosine of the first view"""
+    by: Text = ""  # cosine:VIEW, head:NAME, stored:FILE, truth; empty: the cosine of the first view
 
     def address(self, **more: str | int) -> str:
         """Return the address of the search, or with the clips of a pair and its place, of that pair."""
@@ -73,8 +67,7 @@ class Result:
 
     pairs: list[Found]
     note: str
-    head: str
-    """the head that has to score the pairs first; empty: none"""
+    head: str  # the head that has to score the pairs first; empty: none
 
 
 class Finder:

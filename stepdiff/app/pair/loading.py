@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from heads.methods.stepdiff import StepDiff
     from heads.methods.word_evidence import Reason, WordEvidence
 
-MOST_WORDS = 2
-"""heads of words in memory"""
+MOST_WORDS = 2  # heads of words in memory
 
 
 @dataclass(frozen=True)
@@ -28,10 +27,8 @@ class RunHead:
     """A run of `python -m heads.train`, or a public model, that can answer questions."""
 
     name: str
-    stamp: int
-    """when its best checkpoint was chosen: a run that is trained again is another head"""
-    system: str
-    """VCLM, Interleaved or StepDiff, by its recipe; or public model"""
+    stamp: int  # when its best checkpoint was chosen: a run that is trained again is another head
+    system: str  # VCLM, Interleaved or StepDiff, by its recipe; or public model
     language_model: str
     view: str
 

@@ -28,16 +28,12 @@ from stepdiff.tasks.declining import UNSURE
 from stepdiff.tasks.prompts import PRESETS, SIMILAR_QUESTION
 from stepdiff.tasks.testsets import CATEGORIES, Pair
 
-MOST_LISTED = 12
-"""pairs with the same difference"""
-MOST_STEPS = 2000
-"""steps that can be chosen"""
-MOST_CHARACTERS = 2000
-"""of a value of the catalog"""
+MOST_LISTED = 12  # pairs with the same difference
+MOST_STEPS = 2000  # steps that can be chosen
+MOST_CHARACTERS = 2000  # of a value of the catalog
 RATE, SIZE = 25.0, (160, 90)
 """where the video file is not known"""
-KeptCaptions = LRUCache[tuple[RunHead, Pair], list[dict[str, Any]]]
-"""captions that a head has written on request"""
+KeptCaptions = LRUCache[tuple[RunHead, Pair], list[dict[str, Any]]]  # captions that a head has written on request
 
 
 class Pages:

@@ -20,8 +20,7 @@ from stepdiff.kitchen.steps import MAIN
 from stepdiff.kitchen.truth import Judgement, judgements, read_world
 from stepdiff.tasks.testsets import CATEGORIES, Pair, Task
 
-MOST_METHODS = 12
-"""columns of captions"""
+MOST_METHODS = 12  # columns of captions
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,7 @@ class Caption:
     """A method's caption of a category."""
 
     pieces: list[Piece]
-    details: list["Detail"]
-    """those that it names, if the videos are of the sample world"""
+    details: list["Detail"]  # those that it names, if the videos are of the sample world
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,7 @@ class Captions:
 
     methods: list[str]
     rows: list[CaptionRow]
-    swapped: bool
-    """whether there are some for the pair in the other order"""
+    swapped: bool  # whether there are some for the pair in the other order
 
 
 class Stored:

@@ -28,8 +28,7 @@ from stepdiff.app.pages import plain
 from stepdiff.app.site import RefusedError
 from stepdiff.common.errors import StepDiffError
 
-MOST_WAITING = 8
-"""jobs that may wait, apart from the one that runs"""
+MOST_WAITING = 8  # jobs that may wait, apart from the one that runs
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,9 @@ class Job:
     Its events are kept until `taken` returns them; `done` or `error` is the last one.
     """
 
-    head: Any
-    """has a name; a head that differs is another model"""
-    work: Callable[[Any, "Job"], dict[str, Any]]
-    """(loaded model, this job) -> the data of the event `done`"""
-    what: str = "another request"
-    """in words, for those that wait"""
+    head: Any  # has a name; a head that differs is another model
+    work: Callable[[Any, "Job"], dict[str, Any]]  # (loaded model, this job) -> the data of the event `done`
+    what: str = "another request"  # in words, for those that wait
     cancelled: threading.Event = field(default_factory=threading.Event)
     _events: deque[Event] = field(default_factory=deque)
     _bell: Callable[[], None] | None = None
@@ -97,8 +93,7 @@ class Worker:
         self._running: Job | None = None
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self.head: Any = None
-        """that is in memory, or is being loaded"""
+        self.head: Any = None  # that is in memory, or is being loaded
         self._model: Any = None
 
     def submit(self, job: Job) -> Job:
