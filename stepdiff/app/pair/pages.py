@@ -11,14 +11,7 @@ from heads.differences import DifferencesOptions
 from heads.evidence.differences import find
 from retrieval.differences import Sample
 from stepdiff.app.cache import LRUCache
-from stepdiff.app.pair.alike import (
-    DECLINES,
-    PRESET_CATEGORIES,
-    KeptOdds,
-    cosines,
-    embedding_views,
-    similarity,
-)
+from stepdiff.app.pair.alike import DECLINES, PRESET_CATEGORIES, KeptOdds, cosines, embedding_views, similarity
 from stepdiff.app.pair.finder import Finder, Result, Search
 from stepdiff.app.pair.loading import RunHead, Runs
 from stepdiff.app.pair.stored import Stored
