@@ -440,13 +440,13 @@ def test_an_alignment_has_times_of_the_clips_and_says_why_it_is_missing_or_short
     site = replace(inside.site, store=store)
     with store.lock():
         store.catalog("clips").append(pl.DataFrame({"key": ["a", "b"], **columns}))
-        assert "no view of the store" in pair_alignment(site, ("a", "a")).problem
+        assert "no view of the store" in pair_alignment(site, ("a", "a"))["problem"]
         frames = store.create_view("clips", "net", made_by, {"tokens": Feature((4, 3), "float32")}, 2)
         frames.resize()
         frames.write_shard(0, np.arange(2), {"tokens": np.eye(4, 3, dtype=np.float32)[None].repeat(2, 0) + 1}, {})
-    assert "a has 4 and a has 4, of 8" in pair_alignment(site, ("a", "a")).warning
-    assert pair_alignment(site, ("a", "a")).warp == [(time, time) for time in (0, 0.25, 0.75, 1.25, 1.75, 2)]
-    assert "no start and end of b" in pair_alignment(site, ("a", "b")).problem
+    assert "a has 4 and a has 4, of 8" in pair_alignment(site, ("a", "a"))["warning"]
+    assert pair_alignment(site, ("a", "a"))["warp"] == [(time, time) for time in (0, 0.25, 0.75, 1.25, 1.75, 2)]
+    assert "no start and end of b" in pair_alignment(site, ("a", "b"))["problem"]
 
 
 def test_the_words_of_an_answer_are_kept_over_a_reload(word_server: Server, tab: "Page", word_pair: Pair) -> None:

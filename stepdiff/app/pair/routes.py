@@ -18,7 +18,7 @@ from heads.llm.model import CutOff
 from stepdiff.app.cache import LRUCache
 from stepdiff.app.explore.routes import MOST_OF_GROUP
 from stepdiff.app.pages import page
-from stepdiff.app.pair.alignment import PairAlignment, pair_alignment
+from stepdiff.app.pair.alignment import pair_alignment
 from stepdiff.app.pair.alike import MOST_KEPT, PRESET_CATEGORIES, KeptOdds, declines, odds, score_pairs, similarity
 from stepdiff.app.pair.finder import Finder, Search, Text
 from stepdiff.app.pair.loading import Loaded, Runs, moments_of, words_of
@@ -169,8 +169,12 @@ def router(site: Site) -> APIRouter:
         reference: Clip,
         candidate: Clip,
         head: Annotated[str, Query(max_length=500, description="the view of this head, if it has frames")] = "",
-    ) -> PairAlignment:
-        """Return which moments of two clips go together, and what one of them lacks."""
+    ) -> dict[str, Any]:
+        """Return which moments of two clips go together, and what one of them lacks.
+
+        `path` has the moments, `warp` the corners of a line through them, both in seconds of the clips; `costs` are the
+        mean cosine distances of the moments of Video 1 at `times`. `problem` says why there is no alignment.
+        """
         site.clips([reference, candidate])
         return pair_alignment(site, (reference, candidate), runs.head(head).view if head else "")
 
