@@ -3,6 +3,7 @@
 import io
 import zipfile
 from functools import partial
+from mimetypes import guess_type
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,10 @@ def wants_json(request: Request) -> bool:
     return next((kind == "application/json" for kind in kinds if kind in ("application/json", "text/html")), False)
 
 
-def download(name: str, content: str | bytes, kind: str) -> Response:
-    """Return a file that the browser saves. kind: its media type."""
+def download(name: str, content: str | bytes) -> Response:
+    """Return a file that the browser saves."""
     headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
-    return Response(content, media_type=kind, headers=headers)
+    return Response(content, media_type=guess_type(name)[0] or "text/plain", headers=headers)
 
 
 def zipped(files: dict[str, str]) -> bytes:

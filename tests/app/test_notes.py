@@ -107,10 +107,10 @@ def test_exports_read_back(world: Path, pair: tuple[str, str], tmp_path: Path, t
         clip = clips[note.video - 1]
         assert (note.clip, note.file) == (clip.key, clip.video)
         assert note.file_seconds == pytest.approx(note.seconds + (clip.start or 0))
-    rows = list(csv.DictReader(io.StringIO(export("csv", notes)[2].decode(), newline="")))
+    rows = list(csv.DictReader(io.StringIO(export("csv", notes)[1].decode(), newline="")))
     assert rows == [{name: str(value) for name, value in asdict(note).items()} for note in notes]
-    assert json.loads(export("json", notes)[2]) == [asdict(note) for note in notes]
-    archive = zipfile.ZipFile(io.BytesIO(export("webvtt", notes)[2]))
+    assert json.loads(export("json", notes)[1]) == [asdict(note) for note in notes]
+    archive = zipfile.ZipFile(io.BytesIO(export("webvtt", notes)[1]))
     assert len(archive.namelist()) == 2
     tab.goto("about:blank")
     read = [cue for name in archive.namelist() for cue in tab.evaluate(CUES, archive.read(name).decode())]

@@ -15,7 +15,6 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi import Path as InPath
 from fastapi.responses import FileResponse, JSONResponse, Response
 from sqlalchemy import Connection
-from starlette.background import BackgroundTask
 
 from stepdiff.annotate import export
 from stepdiff.annotate.people.agreement import agreement
@@ -29,7 +28,7 @@ from stepdiff.app.annotating.events import utc
 from stepdiff.app.annotating.people import Name, Person, Someone
 from stepdiff.app.annotating.service import PATH, Annotating
 from stepdiff.app.media import clip_strip, clip_video
-from stepdiff.app.pages import page
+from stepdiff.app.pages import download, page
 from stepdiff.app.site import Site, UnknownError
 from stepdiff.common.errors import StepDiffError
 
@@ -83,8 +82,7 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
                 own, done = figures_of.get(person.name), progress.get(person.id, NOTHING)
                 row: dict[str, Any] = {"person": person, "name": person.name, "progress": done}
                 row |= {"done": done["submitted"], "training": done["training"], "open": done["open"]}
-                row["gold_scores"] = own.gold_scores if own else 0
-                row |= {name: own and getattr(own, name) for name in ("seconds", "distance", "gold")}
+                row |= {name: own and getattr(own, name) for name in ("seconds", "distance", "gold", "gold_scores")}
                 row["excluded"] = None if person.excluded is None else utc(person.excluded)
                 rows.append(row | {"flags": flags(own, agreed.annotators) if own else []})
         if sort is not None:  # those without a value last; of flags, their number counts
@@ -168,26 +166,23 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
             return JSONResponse({"error": str(error), "fields": error.fields}, 400)
         return JSONResponse({"done": "decided"})
 
-    @routes.get("/export/{form}", response_class=FileResponse)
-    def exported(form: Form) -> FileResponse:
+    @routes.get("/export/{form}", response_class=Response)
+    def exported(form: Form) -> Response:
         """Everything that was submitted and counts, in one of the forms; the header Left-Out counts other answers."""
         with annotating.database.read() as connection:
             every, left_out = list(answers.collected(connection)), len(answers.excluded(connection))
         if not every and not form.startswith("label-studio"):
             why = f"all {left_out:,} answers are of excluded people" if left_out else "nobody submitted an answer yet"
             raise StepDiffError(f"{why}: there is nothing to export")
-        folder = tempfile.TemporaryDirectory(prefix="stepdiff-export-")
-        out, collected = Path(folder.name) / FILES[form], Path(folder.name) / "collected.jsonl"
-        try:
+        with tempfile.TemporaryDirectory(prefix="stepdiff-export-") as folder:
+            out, collected = Path(folder) / FILES[form], Path(folder) / "collected.jsonl"
             if every:
                 write_answers(collected, every)
             files: dict[str, Any] = {"file": str(collected) if every else None, form.replace("-", "_"): str(out)}
             export.run(export.ExportOptions(task=str(path), **files))
-        except BaseException:
-            folder.cleanup()
-            raise
-        headers, cleanup = {"Left-Out": str(left_out)}, BackgroundTask(folder.cleanup)
-        return FileResponse(out, filename=FILES[form], headers=headers, background=cleanup)
+            response = download(FILES[form], out.read_bytes())
+        response.headers["Left-Out"] = str(left_out)
+        return response
 
     @routes.post("/import")
     def imported(sent: Import, by: Admin) -> dict[str, Any]:

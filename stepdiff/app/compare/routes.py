@@ -58,7 +58,7 @@ def router(site: Site) -> APIRouter:
         """The selected rows, the predictions of the methods shown, and the commands that score them: a zip file."""
         chosen = shelf.choose(task, selection)
         name, data = archive(chosen, chosen.selection.address(f"/compare/{task}"))
-        return download(name, data, "application/zip")
+        return download(name, data)
 
     return routes
 

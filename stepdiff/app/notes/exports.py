@@ -43,22 +43,18 @@ def exported(site: Site, notes: Sequence[Note]) -> list[ExportedNote]:
     return rows
 
 
-def export(form: Form, notes: Sequence[ExportedNote]) -> tuple[str, str, bytes]:
-    """Return name, media type and bytes of a file of notes; that of WebVTT is an archive."""
+def export(form: Form, notes: Sequence[ExportedNote]) -> tuple[str, bytes]:
+    """Return name and bytes of a file of notes; that of WebVTT is an archive."""
     if form == "csv":
-        return "notes.csv", "text/csv; charset=utf-8", _csv(notes).encode()
+        out = io.StringIO()
+        rows = csv.DictWriter(out, [field.name for field in fields(ExportedNote)])
+        rows.writeheader()
+        rows.writerows(map(asdict, notes))
+        return "notes.csv", out.getvalue().encode()
     if form == "json":
         text = json.dumps(list(map(asdict, notes)), ensure_ascii=False, indent=1) + "\n"
-        return "notes.json", "application/json", text.encode()
-    return "notes_webvtt.zip", "application/zip", _archive(notes)
-
-
-def _csv(notes: Sequence[ExportedNote]) -> str:
-    out = io.StringIO()
-    rows = csv.DictWriter(out, [field.name for field in fields(ExportedNote)])
-    rows.writeheader()
-    rows.writerows(map(asdict, notes))
-    return out.getvalue()
+        return "notes.json", text.encode()
+    return "notes_webvtt.zip", _archive(notes)
 
 
 def _archive(notes: Sequence[ExportedNote]) -> bytes:

@@ -97,8 +97,7 @@ def router(site: Site) -> APIRouter:
     @routes.get("/export", response_class=Response)
     def file(form: Form, reference: Clip = None, candidate: Clip = None) -> Response:
         """Return the notes of a pair, or all notes, as a file."""
-        name, kind, content = export(form, exported(site, chosen(reference, candidate)))
-        return download(name, content, kind)
+        return download(*export(form, exported(site, chosen(reference, candidate))))
 
     @routes.post("")
     def add(sent: NewNote) -> Note:
@@ -127,7 +126,7 @@ def router(site: Site) -> APIRouter:
         listed = [note for note in notebook.of_pair(pair) if note.id in sent.notes]
         sides = [_side(site, key, moment) for key, moment in zip(pair, sent.moments, strict=True)]
         title = (site.clip(pair[0]).step or "").capitalize() or "Two clips"
-        return download("card.html", card(title, sides, listed, sent.question, sent.answer), "text/html")
+        return download("card.html", card(title, sides, listed, sent.question, sent.answer))
 
     return routes
 
