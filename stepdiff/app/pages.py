@@ -16,7 +16,7 @@ from markupsafe import Markup
 from pydantic_core import to_jsonable_python
 from starlette.exceptions import HTTPException
 
-from stepdiff.app.site import FieldError, RefusedError, Site, UnknownError
+from stepdiff.app.site import RefusedError, Site, UnknownError
 
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
 
@@ -92,13 +92,12 @@ def zipped(files: dict[str, str]) -> bytes:
 
 def failed(request: Request, error: Exception) -> Response:
     """Return the page of a StepDiffError: status 404 where an address names something unknown, else 400 or its own."""
-    if isinstance(error, RefusedError):
-        response = page(request, "error.html", {"title": "Not now", "error": str(error)}, error.status)
-        if error.retry_after is not None:
-            response.headers["Retry-After"] = str(error.retry_after)
-        return response
-    status = 404 if isinstance(error, UnknownError) else 400
-    return _refused(request, status, str(error), error.field if isinstance(error, FieldError) else "")
+    if not isinstance(error, RefusedError):
+        return _refused(request, 404 if isinstance(error, UnknownError) else 400, str(error))
+    response = _refused(request, error.status, str(error), "Not now", **error.more)
+    if error.retry_after is not None:
+        response.headers["Retry-After"] = str(error.retry_after)
+    return response
 
 
 def missing(request: Request, error: Exception) -> Response:
@@ -121,9 +120,9 @@ def malformed(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".encode(errors="replace").decode()
-    return _refused(request, 422, why[:300], str(first["loc"][-1]))
+    return _refused(request, 422, why[:300], field=str(first["loc"][-1]))
 
 
-def _refused(request: Request, status: int, why: str, field: str = "") -> Response:
-    record = {"title": "Not found" if status == 404 else "Not possible", "error": why}
-    return page(request, "error.html", record | ({"field": field} if field else {}), status)
+def _refused(request: Request, status: int, why: str, title: str = "", **more: object) -> Response:
+    title = title or ("Not found" if status == 404 else "Not possible")
+    return page(request, "error.html", {"title": title, "error": why, **more}, status)

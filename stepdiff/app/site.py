@@ -38,19 +38,14 @@ class UnknownError(StepDiffError):
 
 
 class RefusedError(StepDiffError):
-    """A request that is refused for another reason than its form; it may succeed after `retry_after` seconds."""
+    """A request that is refused with a status; it may succeed after `retry_after` seconds.
 
-    def __init__(self, message: str, status: int, retry_after: int | None = None) -> None:
+    more: what the page learns besides the message, such as the `field` that it marks.
+    """
+
+    def __init__(self, message: str, status: int, retry_after: int | None = None, **more: object) -> None:
         super().__init__(message)
-        self.status, self.retry_after = status, retry_after
-
-
-class FieldError(StepDiffError):
-    """A value of a parameter that is refused: the page marks the field with its name."""
-
-    def __init__(self, message: str, field: str) -> None:
-        super().__init__(message)
-        self.field = field
+        self.status, self.retry_after, self.more = status, retry_after, more
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ class Rules(RuleBasedStateMachine):
             with pytest.raises(RefusedError):
                 change()
         elif stale:
-            with pytest.raises(work.StaleError):  # the transaction is rolled back: nothing is resumed
+            with pytest.raises(RefusedError, match="is there already"):  # nothing is resumed: all is rolled back
                 change()
         else:
             change()

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi import Path as InPath
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, Response
 from sqlalchemy import Connection
 
 from stepdiff.annotate import export
@@ -157,14 +157,11 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
         return clip_strip(site, clip, frames=1, height=90)
 
     @routes.post("/adjudicate")
-    def adjudicate(sent: Adjudication, by: Admin) -> Response:
+    def adjudicate(sent: Adjudication, by: Admin) -> dict[str, str]:
         """Decide about a pair. An earlier decision stays in the history."""
-        try:
-            with annotating.database.write() as connection:
-                answers.adjudicate(connection, task, by, sent, annotating.clock())
-        except answers.FaultsError as error:
-            return JSONResponse({"error": str(error), "fields": error.fields}, 400)
-        return JSONResponse({"done": "decided"})
+        with annotating.database.write() as connection:
+            answers.adjudicate(connection, task, by, sent, annotating.clock())
+        return {"done": "decided"}
 
     @routes.get("/export/{form}", response_class=Response)
     def exported(form: Form) -> Response:

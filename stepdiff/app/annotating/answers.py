@@ -22,7 +22,7 @@ from stepdiff.app.annotating.events import adjudications, assignments, pair_key,
 from stepdiff.app.annotating.people import MOST_NAME, Person, checked_name, named
 from stepdiff.app.annotating.people import add as add_person
 from stepdiff.app.annotating.work import Category, Number, Reason, Score, Text, free_slot, head_of
-from stepdiff.app.site import NO_NUL, Sent, UnknownError
+from stepdiff.app.site import NO_NUL, RefusedError, Sent, UnknownError
 from stepdiff.common.errors import StepDiffError
 
 OTHER_WAY = "(Video 1 compared with Video 2) "
@@ -201,14 +201,6 @@ def suggestion(collected: Sequence[Answer], task: Form) -> dict[str, Any]:
     }
 
 
-class FaultsError(StepDiffError):
-    """An answer that breaks rules of the form: `fields` and the sentences about them."""
-
-    def __init__(self, faults: list[tuple[str, str]]) -> None:
-        super().__init__(" ".join(sentence for _, sentence in faults))
-        self.fields = dict(faults)
-
-
 def take(
     connection: Connection,
     task: Task,
@@ -264,7 +256,7 @@ def adjudicate(connection: Connection, task: Task, by: Person, decision: Adjudic
 
     Raises:
         UnknownError: The task has no such pair.
-        FaultsError: The answer breaks rules of the task.
+        RefusedError: The answer breaks rules of the task, which `fields` has by their fields.
     """
     pair = task.by_id.get(decision.pair)
     if pair is None:
@@ -273,6 +265,6 @@ def adjudicate(connection: Connection, task: Task, by: Person, decision: Adjudic
     texts = {name: decision.texts.get(name, "") for name in decision.scores}
     answer = answer_of(about | task.filled(decision.keystep, texts, decision.scores, decision.rejected))
     if faults := list(task.faults(answer)):
-        raise FaultsError(faults)
+        raise RefusedError(" ".join(sentence for _, sentence in faults), 400, fields=dict(faults))
     record(connection, "adjudicated", now, by.id, answer=asdict(answer))
     return answer

@@ -198,21 +198,12 @@ def free_slot(connection: Connection, key: str, people: int) -> int | None:
     return None if len(used) >= people else min(set(range(1, people + 1)) - used)
 
 
-class StaleError(RefusedError):
-    """A save with a number that is not higher than `number`, that of the last save."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"save {number} is there already: send a higher number", 409)
-        self.number = number
-
-
 def save(connection: Connection, assigner: Assigner, person: Person, identity: int, sent: Save, now: float) -> None:
     """Save changes of the form of an assignment.
 
     Raises:
-        StaleError: The number is not higher.
-        RefusedError: The assignment is submitted, others have finished its pair, or the person is excluded or has
-            written too much.
+        RefusedError: The number is not higher, the assignment is submitted, others have finished its pair, or the
+            person is excluded or has written too much.
         UnknownError: The person has no such assignment.
     """
     _open(connection, assigner, person, identity, sent.number, now)
@@ -296,7 +287,8 @@ def _open(
         minutes = assigner.task.timeout_minutes
         raise RefusedError(f"nothing changed here for {minutes:g} minutes, and others have finished this pair", 410)
     if number <= assignment.number:
-        raise StaleError(assignment.number)
+        last = assignment.number
+        raise RefusedError(f"save {last} is there already: send a higher number", 409, saved=False, number=last)
     return assignment
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float32
 
 from retrieval.queries.condition import DURATION, parts_of, places_where, read_condition
 from stepdiff.app.explore.maps import Shown
-from stepdiff.app.site import FieldError
+from stepdiff.app.site import RefusedError
 from stepdiff.common.errors import StepDiffError
 
 MOST_CORNERS = 200  # of a lasso
@@ -82,7 +82,8 @@ def _where(shown: Shown, where: str) -> Mask:
         places_where(shown.like, condition)  # refuses unknown columns, and values of another type
     except StepDiffError as error:
         text, columns = str(error), ", ".join([*shown.like.drop("row").columns, DURATION])
-        raise FieldError(text if columns in text else f"{text}; the catalog has {columns}", "where") from None
+        text = text if columns in text else f"{text}; the catalog has {columns}"
+        raise RefusedError(text, 400, field="where") from None
     needed = {"row", *condition.columns} | ({"start", "end"} if DURATION in condition.columns else set())
     mask = np.zeros(len(shown.map.rows), bool)
     mask[places_where(shown.read(*(name for name in shown.like.columns if name in needed)), condition)] = True
@@ -92,7 +93,7 @@ def _where(shown: Shown, where: str) -> Mask:
 def _words(text: str) -> list[str]:
     words = list(dict.fromkeys(text.split()))
     if len(words) > MOST_WORDS:
-        raise FieldError(f"the search has {len(words)} words: give at most {MOST_WORDS}", "words")
+        raise RefusedError(f"the search has {len(words)} words: give at most {MOST_WORDS}", 400, field="words")
     return words
 
 

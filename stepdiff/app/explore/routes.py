@@ -19,7 +19,7 @@ from stepdiff.app.explore.colours import Legend, colours, columns_of, default_co
 from stepdiff.app.explore.maps import Maps, Shown
 from stepdiff.app.explore.nearest import MOST, Hits, Searcher
 from stepdiff.app.pages import page, plain
-from stepdiff.app.site import MOST_ROW, FieldError, Site, UnknownError
+from stepdiff.app.site import MOST_ROW, RefusedError, Site, UnknownError
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.tables import short
 from stepdiff.common.streams import generator
@@ -191,7 +191,7 @@ def _chosen(maps: Maps, searcher: Searcher, choice: Choice, shown: Shown) -> Cho
             try:
                 hits = searcher.of_text(by, choice.text, choice.k, among)
             except StepDiffError as error:
-                raise FieldError(str(error), "text") from None
+                raise RefusedError(str(error), 400, field="text") from None
         elif choice.near:
             hits = searcher.of_clips(by, list(choice.near), choice.k, among)
         else:
