@@ -178,13 +178,13 @@ def test_a_caption_is_shown_with_the_references_of_its_pair_and_category(inside:
     assert len(rows) == ROWS
     for row, caption in zip(rows, captions, strict=True):
         found = stored.captions((row.reference, row.candidate))
-        assert found.methods == ["small"]
-        line = next(line for line in found.rows if line.category == row.category)
-        assert line.references == list(row.text)
-        assert line.captions[0] is not None
-        assert "".join(piece.text for piece in line.captions[0].pieces) == caption
+        assert found["methods"] == ["small"]
+        line = next(line for line in found["rows"] if line["category"] == row.category)
+        assert line["references"] == list(row.text)
+        pieces = line["captions"][0]["pieces"]
+        assert "".join(piece.text for piece in pieces) == caption
         words = " ".join(row.text).lower()
-        assert all(piece.text.lower() in words for piece in line.captions[0].pieces if piece.supported)
+        assert all(piece.text.lower() in words for piece in pieces if piece.supported)
 
 
 def test_heads_of_one_name_are_named_with_the_folders_of_their_files(inside: Inside, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_heads_of_one_name_are_named_with_the_folders_of_their_files(inside: Ins
         shutil.copytree(inside.said, folder)
     stored = Stored(replace(inside.site, predictions=folders))
     row = read_test_set("diffcap", inside.said / "diffcap_small.rows.jsonl")[0]
-    assert stored.captions((row.reference, row.candidate)).methods == ["seed0/small", "seed1/small"]
+    assert stored.captions((row.reference, row.candidate))["methods"] == ["seed0/small", "seed1/small"]
     row = read_test_set("diffrank", inside.said / "diffrank_small.rows.jsonl")[0]
     assert list(stored.similar((row.reference, row.targets[0]))) == ["seed0/small", "seed1/small"]
 
@@ -203,15 +203,15 @@ def test_details_of_a_caption_are_checked_against_the_attributes_of_both_clips(i
     row = next(row for row in read_test_set("diffcap", inside.said / "diffcap_small.rows.jsonl") if row.text)
     pair = row.reference, row.candidate
     for text in row.text:
-        details = stored.caption(pair, row.category, text, {}).details
-        assert details and {detail.judgement for detail in details} == {"true"}
-        other = stored.caption((pair[1], pair[0]), row.category, text, {}).details
-        assert "true" not in {detail.judgement for detail in other}
-    assert stored.caption(pair, row.category, "no difference", {}).details == []
+        details = stored.caption(pair, row.category, text, {})["details"]
+        assert details and {detail["judgement"] for detail in details} == {"true"}
+        other = stored.caption((pair[1], pair[0]), row.category, text, {})["details"]
+        assert "true" not in {detail["judgement"] for detail in other}
+    assert stored.caption(pair, row.category, "no difference", {})["details"] == []
     videos = tmp_path / "videos"
     videos.mkdir()
     elsewhere = Stored(replace(inside.site, videos=videos))
-    assert elsewhere.caption(pair, row.category, row.text[0], {}).details == [], "not the sample world"
+    assert elsewhere.caption(pair, row.category, row.text[0], {})["details"] == [], "not the sample world"
     (videos / "world.json").write_text("{}")
     lines = (inside.site.videos / "attributes.jsonl").read_text()  # type: ignore[operator]
     (videos / "attributes.jsonl").write_text(re.sub('"step": "[^"]*"', '"step": "grate the topping"', lines))
@@ -221,9 +221,9 @@ def test_details_of_a_caption_are_checked_against_the_attributes_of_both_clips(i
 def test_predictions_of_a_pair_in_the_other_order_are_not_shown_as_this_pairs(inside: Inside) -> None:
     stored = Stored(inside.site)
     row = read_test_set("diffcap", inside.said / "diffcap_small.rows.jsonl")[0]
-    assert not stored.captions((row.reference, row.candidate)).swapped
+    assert not stored.captions((row.reference, row.candidate))["swapped"]
     other = stored.captions((row.candidate, row.reference))
-    assert other.swapped and not other.methods and not any(line.references for line in other.rows)
+    assert other["swapped"] and not other["methods"] and not any(line["references"] for line in other["rows"])
 
 
 def test_an_answer_says_whether_the_head_would_decline(inside: Inside, pair: dict[str, str]) -> None:

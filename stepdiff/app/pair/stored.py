@@ -7,55 +7,20 @@ Guarantees
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from stepdiff.app.compare.files import Answers, Lines, library
-from stepdiff.app.compare.sets import Piece, supported
+from stepdiff.app.compare.sets import supported
 from stepdiff.app.pair.alike import Odds
 from stepdiff.app.site import Site
 from stepdiff.kitchen.attributes import Attributes
 from stepdiff.kitchen.steps import MAIN
-from stepdiff.kitchen.truth import Judgement, judgements, read_world
+from stepdiff.kitchen.truth import judgements, read_world
 from stepdiff.tasks.testsets import CATEGORIES, Pair, Task
 
 MOST_METHODS = 12  # columns of captions
-
-
-@dataclass(frozen=True)
-class Caption:
-    """A method's caption of a category."""
-
-    pieces: list[Piece]
-    details: list["Detail"]  # those that it names, if the videos are of the sample world
-
-
-@dataclass(frozen=True)
-class Detail:
-    """A detail that a caption names for a video, checked against the exact attributes of both."""
-
-    words: str
-    video: int
-    judgement: Judgement
-
-
-@dataclass(frozen=True)
-class CaptionRow:
-    """A category with the caption of each method, and the references of the test set."""
-
-    category: str
-    captions: list[Caption | None]
-    references: list[str]
-
-
-@dataclass(frozen=True)
-class Captions:
-    """The captions of a pair."""
-
-    methods: list[str]
-    rows: list[CaptionRow]
-    swapped: bool  # whether there are some for the pair in the other order
 
 
 class Stored:
@@ -65,8 +30,11 @@ class Stored:
         self._site = site
         self._library = library(site.predictions, () if site.videos is None else (site.videos,))
 
-    def captions(self, pair: Pair) -> Captions:
-        """Return the captions of a pair in all files, one column a file; files without it are left out."""
+    def captions(self, pair: Pair) -> dict[str, Any]:
+        """Return the captions of a pair in all files, one column a file; files without it are left out.
+
+        swapped: whether there are some for the pair in the other order.
+        """
         methods: list[str] = []
         texts: list[dict[str, str]] = []  # of each method by category
         references, swapped = self.references(pair), False
@@ -82,19 +50,22 @@ class Stored:
                 self.caption(pair, category, captions[category], references) if category in captions else None
                 for captions in texts
             ]
-            rows.append(CaptionRow(category, shown, references.get(category, [])))
-        return Captions(methods, rows, swapped)
+            rows.append({"category": category, "captions": shown, "references": references.get(category, [])})
+        return {"methods": methods, "rows": rows, "swapped": swapped}
 
-    def caption(self, pair: Pair, category: str, text: str, references: dict[str, list[str]]) -> Caption:
-        """Return a caption of a pair with the words that references have, and its details."""
+    def caption(self, pair: Pair, category: str, text: str, references: dict[str, list[str]]) -> dict[str, Any]:
+        """Return a caption of a pair with the words that references have.
+
+        details: those that it names for a video, checked against the exact attributes of both in a sample world.
+        """
         truth = self.truth_of(pair)
         judged = judgements(text, category, *truth) if truth and category in CATEGORIES else {}
-        details = []
+        details: list[dict[str, Any]] = []
         for (attribute, value, side), judgement in judged.items():
             words = f"{attribute}: {value.replace('<', ' before ').replace(MAIN, 'the step itself')}"
-            details.append(Detail(words, 1 if side == "reference" else 2, judgement))
-        pieces = supported(text, references.get(category, ()))
-        return Caption(pieces, sorted(details, key=lambda detail: (detail.video, detail.words)))
+            details.append({"words": words, "video": 1 if side == "reference" else 2, "judgement": judgement})
+        details.sort(key=lambda detail: (detail["video"], detail["words"]))
+        return {"pieces": supported(text, references.get(category, ())), "details": details}
 
     def truth_of(self, pair: Pair) -> tuple[Attributes, Attributes] | None:
         """Return the attributes of both clips, if the videos are of a sample world and show one step."""
