@@ -128,12 +128,6 @@ class _Known:
     result: Answers | Broken
 
 
-@cache
-def library(folders: tuple[Path, ...], test_sets: tuple[Path, ...]) -> "Library":
-    """Return the library of these folders, one for all pages."""
-    return Library(folders, test_sets)
-
-
 class Library:
     def __init__(self, folders: Sequence[Path], test_sets: Sequence[Path] = ()) -> None:
         """Take predictions from `folders`, and test sets also from the folders `test_sets`. Nothing is read yet."""
@@ -249,6 +243,9 @@ class Library:
             raise StepDiffError(f"{path}: no such file; evaluate again")
         if (size := file.stat().st_size) > most:
             raise StepDiffError(f"{path}: has {size:,} bytes; at most {most:,} are read")
+
+
+library = cache(Library)  # one for all pages
 
 
 def _stems(folder: Path) -> list[str]:

@@ -302,8 +302,7 @@ def margin(row: DiffMCQ | DiffRank, said: Sequence[float]) -> float:
 
 def cross_entropy(row: DiffMCQ, said: Sequence[float]) -> float:
     """Return -log softmax(scores)[answer]."""
-    scores = np.array(said) - max(said)
-    return float(np.log(np.exp(scores).sum()) - scores[row.options.index(row.answer)])
+    return float(np.logaddexp.reduce(said) - said[row.options.index(row.answer)])
 
 
 def grouped(files: Sequence[Answers]) -> list[TestSet]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from fastapi import Path as InPath
 from fastapi.responses import HTMLResponse, Response
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, Field
 
 from stepdiff.app.annotating.people import MOST_NAME
 from stepdiff.app.notes.card import MOST_ANSWER, MOST_NOTES, CardSide, card
@@ -72,12 +72,6 @@ class CardBody(Sent):
     answer: Annotated[str, Field(max_length=MOST_ANSWER)] = ""
 
 
-class Notes(BaseModel):
-    """Notes by their moments."""
-
-    notes: list[Note]
-
-
 def router(site: Site) -> APIRouter:
     routes = APIRouter(prefix="/notes", tags=["notes"])
     notebook = Notebook(site)
@@ -90,9 +84,9 @@ def router(site: Site) -> APIRouter:
         return notebook.of_pair((reference, candidate))
 
     @routes.get("")
-    def notes(reference: Clip = None, candidate: Clip = None) -> Notes:
-        """Return the notes of a pair, or all notes."""
-        return Notes(notes=chosen(reference, candidate))
+    def notes(reference: Clip = None, candidate: Clip = None) -> dict[str, list[Note]]:
+        """Return the notes of a pair by their moments, or all notes."""
+        return {"notes": chosen(reference, candidate)}
 
     @routes.get("/export", response_class=Response)
     def file(form: Form, reference: Clip = None, candidate: Clip = None) -> Response:

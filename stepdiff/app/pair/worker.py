@@ -28,6 +28,7 @@ from stepdiff.app.pages import plain
 from stepdiff.app.site import RefusedError
 from stepdiff.common.errors import StepDiffError
 
+_LOOK = 0.02  # seconds between two looks for events: a token of a model takes longer
 MOST_WAITING = 8  # jobs that may wait, apart from the one that runs
 
 
@@ -57,8 +58,6 @@ class Job:
     what: str = "another request"  # in words, for those that wait
     cancelled: threading.Event = field(default_factory=threading.Event)
     _events: deque[Event] = field(default_factory=deque)
-    _bell: Callable[[], None] | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def check(self) -> None:
         """Raise CancelledError where the job was cancelled."""
@@ -66,23 +65,11 @@ class Job:
             raise CancelledError
 
     def send(self, name: str, **data: Any) -> None:
-        with self._lock:
-            self._events.append(Event(name, data))
-            bell = self._bell
-        if bell is not None:
-            bell()
-
-    def listen(self, bell: Callable[[], None] | None) -> None:
-        """Call `bell` after each event from now on, in the worker's thread; None: call nothing."""
-        with self._lock:
-            self._bell = bell
+        self._events.append(Event(name, data))
 
     def taken(self) -> list[Event]:
         """Return the events since the last call."""
-        with self._lock:
-            events = list(self._events)
-            self._events.clear()
-        return events
+        return [self._events.popleft() for _ in range(len(self._events))]
 
 
 class Worker:
@@ -196,19 +183,9 @@ class Events(StreamingResponse):
             self._worker.cancel(self._job)
 
     async def _lines(self) -> AsyncIterator[str]:
-        loop, bell = asyncio.get_running_loop(), asyncio.Event()
-
-        def ring() -> None:
-            loop.call_soon_threadsafe(bell.set)
-
-        self._job.listen(ring)
-        try:
-            while True:
-                bell.clear()
-                for event in self._job.taken():
-                    yield f"event: {event.name}\ndata: {json.dumps(plain(event.data))}\n\n"
-                    if event.name in ("done", "error"):
-                        return
-                await bell.wait()
-        finally:
-            self._job.listen(None)
+        while True:
+            for event in self._job.taken():
+                yield f"event: {event.name}\ndata: {json.dumps(plain(event.data))}\n\n"
+                if event.name in ("done", "error"):
+                    return
+            await asyncio.sleep(_LOOK)
