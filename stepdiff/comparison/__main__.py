@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from stepdiff.comparison.clips import FileClip
     from stepdiff.comparison.comparing import Comparison, Ranking
 
-INTERRUPTED = "features that were computed are kept; run the same command again"
-
 
 @dataclass(frozen=True)
 class CompareOptions:
@@ -166,4 +164,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    command.run(main, INTERRUPTED)
+    command.run(main, "features that were computed are kept; run the same command again")

@@ -149,16 +149,14 @@ def rank(
     )
 
 
-def cache_folder(model: Model) -> Path:
-    """Return the store in the user's cache with the features of files that a model's encoder computes."""
-    name = f"{model.encoder.view}-{hashlib.sha256(model.identity.encode()).hexdigest()[:8]}"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "stepdiff", "features", name)
-
-
 def _loaded(model: Model, clips: Sequence[FileClip], store: str | Path | None, device: str) -> tuple[Reader, View]:
     """Return the model over a store that has the features of the clips, and its view."""
     device = pick_device(device)
-    features = featurized(model, clips, cache_folder(model) if store is None else Path(store), device)
+    if store is None:
+        name = f"{model.encoder.view}-{hashlib.sha256(model.identity.encode()).hexdigest()[:8]}"
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        store = Path(cache, "stepdiff", "features", name)
+    features = featurized(model, clips, Path(store), device)
     report(f"loading {model.name}")
     return model.load(features, device), features.view("clips", str(model.encoder.view))
 

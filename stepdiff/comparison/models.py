@@ -233,18 +233,15 @@ def _short(text: str, category: str) -> str:
 
 
 def _doubts(text: str, alike: float) -> str:
-    """Return all reasons why a caption is doubtful."""
-    cut = ["cut off at the longest caption"] if isinstance(text, CutOff) else []
-    return "; ".join(filter(None, [*cut, doubt(alike, declines(text))]))
+    """Return why a caption is doubtful: it was cut off, or its words and the log-odds contradict each other.
 
-
-def doubt(alike: float, declined: bool) -> str:
-    """Return why what a model says of a category is doubtful: its words and its log-odds contradict each other.
-
-    alike: log-odds that the clips are alike; declined: whether its words are that nothing differs.
+    alike: log-odds that the clips are alike.
     """
-    if declined:
-        return "asked whether they are alike, the model says no" if alike < -UNSURE else ""
-    if alike > 0:
-        return "asked whether they are alike, the model says yes"
-    return "asked whether they are alike, the model is not sure" if alike > -UNSURE else ""
+    reasons = ["cut off at the longest caption"] if isinstance(text, CutOff) else []
+    if declines(text):
+        reasons += ["asked whether they are alike, the model says no"] if alike < -UNSURE else []
+    elif alike > 0:
+        reasons.append("asked whether they are alike, the model says yes")
+    elif alike > -UNSURE:
+        reasons.append("asked whether they are alike, the model is not sure")
+    return "; ".join(reasons)

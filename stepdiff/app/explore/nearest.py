@@ -21,7 +21,7 @@ from featurize.encoders import load, version_of
 from heads.methods.registry import ENCODER
 from retrieval.index.index import Index, open_index
 from retrieval.index.index_card import card_path
-from retrieval.queries.live import encoder_of, encodes, loading_of, records_of
+from retrieval.queries.live import encoder_of, encodes, loading_of, records_of, unit_vector
 from retrieval.queries.search import Query, check_space, compute, of_clips, of_text, resolve
 from retrieval.vectors import normalised
 from stepdiff.app.site import BEST, MOST_RUNS, Site, UnknownError
@@ -55,8 +55,7 @@ class LiveTexts:
             if name not in self._encoders:
                 head = made.encoder.startswith(ENCODER)
                 self._encoders[name] = self._head(texts) if head else self._encoder(texts)
-            vector = self._encoders[name](text).astype(np.float64)
-        return (vector / np.sqrt(np.sum(vector * vector))).astype(np.float32)
+            return unit_vector(self._encoders[name](text), f"the text {short(text)!r}")
 
     def _device(self) -> str | None:
         return None if self._site.device == "auto" else self._site.device
