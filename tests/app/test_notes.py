@@ -22,9 +22,8 @@ from starlette.testclient import TestClient
 
 from featurize.video.cut import frame
 from stepdiff.app.notes.card import MOST_ANSWER, CardSide, card
-from stepdiff.app.notes.exports import CUE, export, exported
 from stepdiff.app.notes.notebook import Note, Notebook
-from stepdiff.app.notes.routes import MOST_TEXT
+from stepdiff.app.notes.routes import CUE, MOST_TEXT, export, exported
 from stepdiff.app.server import create_app
 from stepdiff.app.site import RefusedError, Site, UnknownError
 from store import Store
