@@ -24,6 +24,7 @@ from starlette.types import Message
 from heads import ask, differences
 from heads.evidence.fitting import training_videos
 from heads.evidence.head import WordHead
+from heads.evidence.wording import pieces
 from heads.llm.model import CutOff
 from heads.methods.word_evidence import WordEvidence
 from retrieval import align, read_moments
@@ -364,6 +365,13 @@ def test_words_of_texts_have_their_moments_in_both_clips(
         read_json(word_server.url + "/pair/moments", body | {"head": "reads"})
     with pytest.raises(HTTPError, match="422"):
         read_json(word_server.url + "/pair/moments", body | {"texts": ["x" * 5001]})
+
+
+def test_a_word_about_the_text_is_no_evidence() -> None:
+    text = "The main difference in Tools is that in Video 2, the main bowl is blue."
+    split = pieces(text, {"main", "bowl"})
+    assert "".join(part for part, _ in split) == text
+    assert split[:2] == [("The main difference in Tools is that in Video 2, the ", ""), ("main", "main")]
 
 
 def test_a_word_is_a_link_to_its_clearest_moment_in_each_clip(
