@@ -189,16 +189,16 @@ def test_totals_equal_the_report_of_the_rows(tests: TestSet, given: dict[str, An
     expected = {(score.method, score.metric): score for score, _ in measured}
     mine = Totals(tests, chosen.mask)
     for column in tests.columns[:2]:
-        for total in mine.of(column).figures:
-            score = expected.get((column.method.id, total.metric))
+        for total in mine.of(column)["figures"]:
+            score = expected.get((column.method.id, total["metric"]))
             if score is None:  # declining, of a selection whose pairs all differ
-                assert total.metric in ("declined", "invented")
+                assert total["metric"] in ("declined", "invented")
                 continue
-            assert total.value == score.value and total.interval == score.interval
-            assert (total.rows, total.videos) == (score.rows, score.videos)
+            assert total["value"] == score.value and total["interval"] == score.interval
+            assert (total["rows"], total["videos"]) == (score.rows, score.videos)
     for found in compare(measured, ["poor"], []):
         versus = mine.versus(tests.columns[1], tests.columns[0], found.metric)
-        assert (versus.difference, versus.interval, versus.p) == (found.difference, found.interval, found.p)
+        assert (versus["difference"], versus["interval"], versus["p"]) == (found.difference, found.interval, found.p)
 
 
 def test_a_file_that_cannot_be_used_is_listed_with_its_reason_and_the_others_are_shown(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ class TestSet:
         return frequent(row.text for row in self.rows) if self.task == "diffcap" else frozenset()
 
     @cached_property
-    def totals(self) -> list["MethodTotals"]:
+    def totals(self) -> list[dict[str, Any]]:
         """The totals of each method over all rows that it answers."""
         totals = Totals(self, np.ones(len(self.rows), bool))
         return [totals.of(column) for column in self.columns]
@@ -203,35 +203,6 @@ RESAMPLES, SEED = 1000, 0
 Mask = Bool[np.ndarray, " rows"]
 
 
-@dataclass(frozen=True)
-class Total:
-    """A figure of a method over the selected rows."""
-
-    metric: str
-    value: float | None  # null if it is undefined
-    interval: tuple[float, float] | None  # 95 %, by resampling the videos of the reference clips
-    rows: int
-    videos: int
-
-
-@dataclass(frozen=True)
-class Versus:
-    """A method compared with method A, on the selected rows that both have answered."""
-
-    difference: float | None  # its figure less that of A
-    interval: tuple[float, float] | None
-    p: float | None  # two-sided, under no difference; not corrected for the number of comparisons
-    rows: int
-
-
-@dataclass(frozen=True)
-class MethodTotals:
-    """The totals of a method."""
-
-    figures: list[Total]
-    undecided: int  # rows whose highest score several options share, or to which it gives no order
-
-
 class Totals:
     """Totals over the rows that a mask selects."""
 
@@ -240,18 +211,25 @@ class Totals:
         self._draws: dict[bytes, Resamples] = {}
         self._rarities: dict[tuple[Column, bytes], Figure] = {}
 
-    def of(self, column: Column) -> MethodTotals:
-        """Return the totals of a method over the selected rows that it answers."""
+    def of(self, column: Column) -> dict[str, Any]:
+        """Return the totals of a method over the selected rows that it answers.
+
+        Each of `figures` has the `rows` that it is defined on, and their `videos`; an undefined `value` is None.
+        undecided: rows whose highest score several options share, or to which the method gives no order.
+        """
         mask, figures = self._mask & column.answered, []
         for metric in self._tests.metrics:
             rows, videos = self._counts(metric, mask)
             value, values = self._values(column, metric, mask)
-            within = interval(values, videos) if videos > 1 else None
-            figures.append(Total(metric, value if math.isfinite(value) else None, within, rows, videos))
-        return MethodTotals(figures, undecided=int((column.undecided & mask).sum()))
+            total = {"metric": metric, "value": value if math.isfinite(value) else None, "rows": rows, "videos": videos}
+            figures.append(total | {"interval": interval(values, videos) if videos > 1 else None})
+        return {"figures": figures, "undecided": int((column.undecided & mask).sum())}
 
-    def versus(self, column: Column, base: Column, metric: str) -> Versus:
-        """Return a method compared with another by a figure."""
+    def versus(self, column: Column, base: Column, metric: str) -> dict[str, Any]:
+        """Return a method compared with another by a figure, on the selected rows that both have answered.
+
+        p: two-sided, under no difference; not corrected for the number of comparisons.
+        """
         mask = self._mask & column.answered & base.answered
         rows, videos = self._counts(metric, mask)
         (mine, my_values), (other, other_values) = (self._values(each, metric, mask) for each in (column, base))
@@ -259,7 +237,7 @@ class Totals:
         apart = my_values - other_values
         known = difference is not None and videos > 1
         within, p = (interval(apart, videos), paired_p(apart, videos)) if known else (None, None)
-        return Versus(difference, within, p, rows)
+        return {"difference": difference, "interval": within, "p": p, "rows": rows}
 
     def _counts(self, metric: str, mask: Mask) -> tuple[int, int]:
         """Return how many marked rows a figure is defined on, and of how many videos."""

@@ -23,14 +23,6 @@ Kind = Literal["text", "numbers"]
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column that can be a colour, be searched and be sorted."""
-
-    name: str
-    kind: Kind
-
-
-@dataclass(frozen=True)
 class Entry:
     """A value of the legend."""
 
@@ -52,21 +44,20 @@ class Legend:
     high: float | None = None  # value of the last shade, and of all above it
 
 
-def columns_of(like: pl.DataFrame) -> list[Column]:
-    """Return the columns of a frame that pages offer, with the duration where it can be computed."""
-    columns = []
+def columns_of(like: pl.DataFrame) -> dict[str, Kind]:
+    """Return the columns of a frame that can be a colour and be sorted, with the duration where it can be computed."""
+    columns: dict[str, Kind] = {}
     for name, dtype in like.schema.items():
         if name not in _HIDDEN and (dtype.is_numeric() or dtype in (pl.String, pl.Boolean, pl.Categorical)):
-            columns.append(Column(name, "numbers" if dtype.is_numeric() else "text"))
+            columns[name] = "numbers" if dtype.is_numeric() else "text"
     if {"start", "end"} <= set(like.columns) and DURATION not in like.columns:
-        columns.append(Column(DURATION, "numbers"))
+        columns[DURATION] = "numbers"
     return columns
 
 
 def values_of(shown: Shown, column: str) -> pl.Series:
     """Return a column of a map's clips. UnknownError lists those that exist."""
-    names = [known.name for known in columns_of(shown.like)]
-    if column not in ("key", *names):
+    if column not in ("key", *(names := columns_of(shown.like))):
         raise UnknownError(f"no column {column[:100]!r}: the columns are {', '.join(names)}")
     if column == DURATION and DURATION not in shown.like.columns:
         return shown.read("start", "end").select((pl.col("end") - pl.col("start")).alias(DURATION))[DURATION]
@@ -75,7 +66,7 @@ def values_of(shown: Shown, column: str) -> pl.Series:
 
 def default_colour(shown: Shown) -> str | None:
     """Return the column that colours a map at first: the step, or another text with few values."""
-    for name in ("step", *(column.name for column in columns_of(shown.like) if column.kind == "text")):
+    for name in ("step", *(column for column, kind in columns_of(shown.like).items() if kind == "text")):
         most = max(50, len(shown.map.rows) // 20)
         if name in shown.like.columns and 1 < shown.read(name)[name].n_unique() <= most:
             return name

@@ -106,7 +106,7 @@ def router(site: Site) -> APIRouter:
             "count": len(shown.map.rows),
             "total": shown.map.total,
             "shares": shown.map.shares,
-            "columns": columns_of(shown.like),
+            "columns": [{"name": name, "kind": kind} for name, kind in columns_of(shown.like).items()],
             "legend": legend,
         }
         return _binary(about, shown.map.xy.T.astype("<f4"), codes.astype("<i4"), shown.map.rows.astype("<i4"))
