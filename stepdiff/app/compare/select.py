@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
 import numpy as np
@@ -63,16 +63,6 @@ class Selection(BaseModel):
 
 
 Selected = Annotated[Selection, Query()]
-
-
-@dataclass(frozen=True)
-class Filter:
-    """One filter of a selection, and how many rows it leaves by itself."""
-
-    name: str
-    words: str
-    rows: int
-    without: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,11 +128,12 @@ class Chosen:
         keys = self._sort_keys()[rows]
         return rows[np.argsort(np.where(np.isnan(keys), np.inf, keys), kind="stable")]
 
-    def filters(self, path: str) -> list[Filter]:
-        """Return the filters, each with the rows that it leaves by itself."""
+    def filters(self, path: str) -> list[dict[str, Any]]:
+        """Return the filters, each with the rows that it leaves by itself, and the address of the page without it."""
         empty = {"where": "", "category": "", "step": "", "text": "", "common": False}
         return [
-            Filter(name, words, int(mask.sum()), self.selection.address(path, **{name: empty[name]}))
+            {"name": name, "words": words, "rows": int(mask.sum())}
+            | {"without": self.selection.address(path, **{name: empty[name]})}
             for name, (words, mask) in self.masks.items()
         ]
 
