@@ -12,8 +12,7 @@ from featurize.encoders import load
 from retrieval import build_index
 from retrieval.projection import Map, project
 from retrieval.queries.search import compute, of_clips, resolve
-from stepdiff.app.explore.choosing import inside, passing, read_lasso
-from stepdiff.app.explore.colours import CATEGORIES, MISSING, SHADES, colours
+from stepdiff.app.explore.clips import CATEGORIES, MISSING, SHADES, colours, inside, passing, read_lasso
 from stepdiff.app.explore.maps import Maps, Shown, write_in_child
 from stepdiff.app.explore.nearest import Searcher
 from stepdiff.app.site import Site, UnknownError

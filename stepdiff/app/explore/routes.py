@@ -11,11 +11,10 @@ import numpy as np
 import polars as pl
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
-from jaxtyping import Int32, Int64
+from jaxtyping import Int64
 
 from retrieval.projection import PROJECTIONS, missing
-from stepdiff.app.explore.choosing import Mask, inside, passing, read_lasso
-from stepdiff.app.explore.colours import Legend, colours, columns_of, default_colour, values_of
+from stepdiff.app.explore.clips import Mask, colours, columns_of, inside, passing, read_lasso, values_of
 from stepdiff.app.explore.maps import Maps, Shown
 from stepdiff.app.explore.nearest import MOST, Hits, Searcher
 from stepdiff.app.pages import page, plain
@@ -96,11 +95,7 @@ def router(site: Site) -> APIRouter:
         code and int32 row of the catalog, each as many as the object's `count`. Without `colour` a column is chosen.
         """
         shown = maps.get(view, projection, fresh=True)
-
-        def coloured() -> tuple[Legend, Int32[np.ndarray, " clips"]]:
-            return colours(shown, default_colour(shown) if colour is None else colour or None)
-
-        legend, codes = shown.remembered(("colours", colour), coloured)
+        legend, codes = shown.remembered(("colours", colour), lambda: colours(shown, colour))
         about = {
             "version": shown.version,
             "count": len(shown.map.rows),
