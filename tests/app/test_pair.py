@@ -633,7 +633,7 @@ def naive(site: Site, step: str) -> list[tuple[float, frozenset[str]]]:
 
 
 def sets(result: Result) -> list[frozenset[str]]:
-    return [frozenset((pair.reference, pair.candidate)) for pair in result.pairs]
+    return [frozenset((pair["reference"], pair["candidate"])) for pair in result.pairs]
 
 
 @pytest.mark.parametrize("order", ["different", "alike"])
@@ -642,8 +642,8 @@ def test_the_pairs_of_a_step_are_those_of_a_naive_search(site: Site, finder: Fin
     expected = naive(site, "whisk the eggs")[:: 1 if order == "different" else -1]
     cosines = {pair: cosine for cosine, pair in expected}
     assert len(result.pairs) > 10 and sets(result)[0] == expected[0][1]
-    assert [pair.score for pair in result.pairs] == pytest.approx([cosines[pair] for pair in sets(result)], abs=1e-6)
-    scores = [pair.score for pair in result.pairs]
+    assert [pair["score"] for pair in result.pairs] == pytest.approx([cosines[pair] for pair in sets(result)], abs=1e-6)
+    scores = [pair["score"] for pair in result.pairs]
     assert scores == sorted(scores, reverse=order == "alike")
     assert result.note.startswith(f"{len(expected)} pairs of all 12 clips")
 

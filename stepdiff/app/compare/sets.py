@@ -194,9 +194,6 @@ class TestSet:
         totals = Totals(self, np.ones(len(self.rows), bool))
         return [totals.of(column) for column in self.columns]
 
-    def column(self, name: str) -> Column | None:
-        return next((column for column in self.columns if column.method.id == name), None)
-
 
 RESAMPLES, SEED = 1000, 0
 """as heads.evaluate has them by default"""

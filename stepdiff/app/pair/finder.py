@@ -11,7 +11,7 @@ Guarantees
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, combinations
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 import numpy as np
@@ -51,20 +51,10 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A pair in a list."""
-
-    reference: str
-    candidate: str
-    score: float
-    address: str
-
-
-@dataclass(frozen=True)
 class Result:
     """The list of a search."""
 
-    pairs: list[Found]
+    pairs: list[dict[str, Any]]  # reference, candidate, score and the address of the pair
     note: str
     head: str  # the head that has to score the pairs first; empty: none
 
@@ -172,6 +162,6 @@ class Finder:
         best = chosen(pairs, scores if search.order == "alike" else -scores, MOST_FOUND, TIMES)
         listed = []
         for at, place in enumerate(best):
-            one, two = pairs[place]
-            listed.append(Found(one, two, float(scores[place]), search.address(reference=one, candidate=two, at=at)))
+            pair: dict[str, Any] = dict(zip(("reference", "candidate"), pairs[place], strict=True))
+            listed.append(pair | {"score": float(scores[place]), "address": search.address(**pair, at=at)})
         return Result(listed, note, "")

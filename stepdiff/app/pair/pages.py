@@ -110,14 +110,14 @@ class Pages:
             pairs = self._finder.search(search, heads).pairs
         except UnknownError:  # the runs or predictions of the list are gone
             pairs = []
-        places = [place for place, each in enumerate(pairs) if {each.reference, each.candidate} == set(pair)]
+        places = [place for place, each in enumerate(pairs) if {each["reference"], each["candidate"]} == set(pair)]
         place = places[0] if places else -1
         following = (place if places else at) + 1
         return {
             "number": place + 1,
             "total": len(pairs),
-            "next": pairs[following].address if following < len(pairs) else "",
-            "previous": pairs[place - 1].address if place > 0 else "",
+            "next": pairs[following]["address"] if following < len(pairs) else "",
+            "previous": pairs[place - 1]["address"] if place > 0 else "",
             "back": search.address(),
             "search": search,
         }
