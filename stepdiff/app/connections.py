@@ -103,12 +103,8 @@ class Connection(H11Protocol):
         else:
             return
         closed = min((each for each in crowd if each._waits), key=lambda each: each._since)
-        self.logger.warning(
-            "%d connections, %d of them of %s: closed one that waits for its client (said once a minute)",
-            len(every),
-            len(of_address),
-            self._address,
-        )
+        line = "%d connections, %d of them of %s: closed one that waits for its client (said once a minute)"
+        self.logger.warning(line, len(every), len(of_address), self._address)
         closed.transport.abort()
         self.connections.discard(closed)
 

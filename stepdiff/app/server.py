@@ -88,9 +88,8 @@ def create_app(site: Site) -> FastAPI:
 def listener(host: str, port: int) -> socket.socket:
     """Return a socket that listens on an address. Raises StepDiffError where that is not possible."""
     try:
-        return socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
-        )
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or error
         raise StepDiffError(f"cannot listen on {host}:{port} ({why}): give another --port") from None

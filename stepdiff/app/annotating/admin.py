@@ -40,7 +40,7 @@ FILES |= {"label-studio": "label-studio.json", "label-studio-config": "label-stu
 COLUMNS = {"name": "Name", "done": "Done", "training": "Training", "open": "Open", "seconds": "Seconds"}
 COLUMNS |= {"distance": "Distance", "gold": "Gold", "flags": "Flags"}
 """of the table of people, which is sorted by any of them"""
-NOTHING = {"submitted": 0, "training": 0, "open": 0, "last": None}  # progress of a person without assignments
+NOTHING = {"submitted": 0, "training": 0, "open": 0}  # progress of a person without assignments
 CHANGES: dict[str, tuple[Callable[[Connection, Person, float, int], None], str]] = {
     "revoke": (people.revoke, "{} can no longer open the pages"),
     "exclude": (people.exclude, "the answers of {} do not count"),
@@ -80,8 +80,8 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
         for person in everyone:
             if person.role != "admin":
                 own, done = figures_of.get(person.name), progress.get(person.id, NOTHING)
-                row: dict[str, Any] = {"person": person, "name": person.name, "progress": done}
-                row |= {"done": done["submitted"], "training": done["training"], "open": done["open"]}
+                row: dict[str, Any] = {"person": person, "name": person.name, "done": done["submitted"]}
+                row |= {"training": done["training"], "open": done["open"]}
                 row |= {name: own and getattr(own, name) for name in ("seconds", "distance", "gold", "gold_scores")}
                 row["excluded"] = None if person.excluded is None else utc(person.excluded)
                 rows.append(row | {"flags": flags(own, agreed.annotators) if own else []})

@@ -87,16 +87,13 @@ def totals(connection: Connection, per_pair: int) -> dict[str, int]:
     }
 
 
-def progress(connection: Connection) -> dict[int, dict[str, Any]]:
-    """Return by person how many assignments are submitted, training or open, and when the last one changed (`last`)."""
-    other = assignments.alias()
-    latest = select(other.c.touched).where(other.c.person == assignments.c.person).order_by(other.c.last.desc())
+def progress(connection: Connection) -> dict[int, dict[str, int]]:
+    """Return by person how many assignments are submitted, training or open."""
     submitted, training = assignments.c.state == "submitted", assignments.c.kind == "training"
     columns = {
         "submitted": func.count(case((submitted & ~training, 1))),
         "training": func.count(case((submitted & training, 1))),
         "open": func.count(case((assignments.c.state == "open", 1))),
-        "last": latest.limit(1).scalar_subquery(),
     }
     rows = connection.execute(select(assignments.c.person, *columns.values()).group_by(assignments.c.person))
     return {person: dict(zip(columns, own, strict=True)) for person, *own in rows}
@@ -254,9 +251,7 @@ def _take(connection: Connection, task: Task, answer: Answer, by: Person, now: f
 def adjudicate(connection: Connection, task: Task, by: Person, decision: Adjudication, now: float) -> Answer:
     """Record the answer that decides about a pair; its texts say how the other clip differs from the `left` one.
 
-    Raises:
-        UnknownError: The task has no such pair.
-        RefusedError: The answer breaks rules of the task, which `fields` has by their fields.
+    UnknownError: the task has no such pair; RefusedError: the answer breaks rules of the task.
     """
     pair = task.by_id.get(decision.pair)
     if pair is None:

@@ -75,11 +75,7 @@ class Annotating:
 
     @classmethod
     def open(cls, path: Path, url: str | None = None, clock: Callable[[], float] = time.time) -> "Annotating":
-        """Open a task, a YAML file, and its database, by default an SQLite file next to the task.
-
-        Raises:
-            StepDiffError: The task cannot be read, or the database cannot be opened.
-        """
+        """Open a task, a YAML file, and its database, by default an SQLite file next to the task."""
         task = read_task(path)
         database = Database.open(url or default_url(path))
         with database.write() as connection:

@@ -94,11 +94,7 @@ class Assigner:
         self._limit = task.timeout_minutes * 60
 
     def next(self, connection: Connection, person: Person, now: float) -> Assignment | None:
-        """Return the pair that a person works on: the last one, or a new one; None: nothing is left.
-
-        Raises:
-            RefusedError: The person is excluded.
-        """
+        """Return the pair of a person: the last one, or a new one; None: nothing is left. RefusedError: is excluded."""
         _refuse_excluded(connection, person)
         self._expire(connection, person, now)
         mine = assignments.c.person == person.id
@@ -238,8 +234,7 @@ def submit(
 def undo(connection: Connection, assigner: Assigner, person: Person, now: float) -> int:
     """Open the last submitted assignment of a person again and return its id.
 
-    Raises:
-        RefusedError: There is none, its feedback was shown, or the person is excluded or has written too much.
+    RefusedError: there is none, its feedback was shown, or the person is excluded or has written too much.
     """
     _refuse_excluded(connection, person)
     mine = (assignments.c.person == person.id) & (assignments.c.state == "submitted")

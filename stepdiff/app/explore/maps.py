@@ -149,9 +149,7 @@ class Maps:
     def get(self, view: str, projection: str, fresh: bool = False) -> Shown:
         """Return a map. fresh: look whether the store has new rows, also where a map is in memory.
 
-        Raises:
-            RefusedError: It is not ready yet, status 202: ask again.
-            StepDiffError: It cannot be computed.
+        RefusedError: it is not ready yet, status 202: ask again; StepDiffError: it cannot be computed.
         """
         with self._lock:
             making = self._making.get((view, projection))

@@ -86,8 +86,7 @@ class Searcher:
     def of_text(self, view: View, text: str, k: int, among: Int64[np.ndarray, " some"] | None) -> Hits:
         """Return the clips nearest to a text, encoded now if the store has no embedding of it.
 
-        Raises:
-            StepDiffError: The text is empty, or the encoder, its weights or its head cannot be found here.
+        StepDiffError: the text is empty, or the encoder, its weights or its head cannot be found here.
         """
         return self._search(view, lambda store, view, feature: self._of_text(store, view, feature, text), k, among)
 

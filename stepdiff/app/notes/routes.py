@@ -61,17 +61,16 @@ class NewNote(Sent):
     text: NoteText
 
 
-class Edit(Sent):
-    """Another text of an author's note."""
-
-    author: Author
-    text: NoteText
-
-
 class Deletion(Sent):
     """The author whose note is deleted."""
 
     author: Author
+
+
+class Edit(Deletion):
+    """Another text of an author's note."""
+
+    text: NoteText
 
 
 class CardBody(Sent):
