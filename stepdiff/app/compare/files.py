@@ -141,30 +141,21 @@ class Library:
         """Return all files in the order of folders and names. Equal objects mean files that have not changed."""
         with self._lock:
             paths, skipped = self._paths()
-            known = {path: self._current(path, name) for path, name in paths.items()}
+            known = {path: self._current(path, name) for name, path in paths.items()}
             self._known = known
             return (*(entry.result for entry in known.values()), *skipped)
 
-    def _paths(self) -> tuple[dict[Path, str], list[Broken]]:
-        """Return the files of predictions, each with its name in addresses, and what is left out."""
-        paths: dict[Path, str] = {}
-        names: set[str] = set()
-        skipped: list[Broken] = []
-        for folder in self._folders:
-            for stem in _stems(folder):
-                path, name = folder / f"{stem}.jsonl", stem
-                if path in paths:
-                    continue
-                if len(paths) == MOST_FILES:
-                    skipped.append(Broken(str(folder), f"more than {MOST_FILES} files: give fewer --predictions"))
-                    return paths, skipped
-                if name in names:
-                    name = f"{folder.name}/{stem}"
-                while name in names:
-                    name += "+"
-                names.add(name)
-                paths[path] = name
-        return paths, skipped
+    def _paths(self) -> tuple[dict[str, Path], list[Broken]]:
+        """Return the files of predictions by their names in addresses, and what is left out."""
+        paths: dict[str, Path] = {}
+        for path in dict.fromkeys(folder / f"{stem}.jsonl" for folder in self._folders for stem in _stems(folder)):
+            if len(paths) == MOST_FILES:
+                return paths, [Broken(str(path.parent), f"more than {MOST_FILES} files: give fewer --predictions")]
+            name = f"{path.parent.name}/{path.stem}" if path.stem in paths else path.stem
+            while name in paths:
+                name += "+"
+            paths[name] = path
+        return paths, []
 
     def _current(self, path: Path, name: str) -> _Known:
         known = self._known.get(path)

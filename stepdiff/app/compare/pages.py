@@ -28,7 +28,6 @@ def set_line(tests: TestSet) -> dict[str, Any]:
         "task": tests.task,
         "task_name": PUBLISHED[tests.task].title,
         "id": tests.id,
-        "name": tests.id,
         "address": Selection(set=tests.id).address(f"/compare/{tests.task}"),
         "rows": len(tests.rows),
         "videos": len(set(tests.videos)),
@@ -80,8 +79,6 @@ def rows_page(site: Site, chosen: Chosen, others: list[tuple[str, str]], path: s
         "export": selection.address(f"{path}/export"),
         "strips": selection.address(path, strips=not selection.strips, page=number),  # shows or hides all clips
         "at": {
-            "page": number,
-            "pages": pages,
             "first": start + 1 if here else 0,  # from 1
             "last": start + len(here),
             "previous": selection.address(path, page=number - 1) if number > 1 else "",
