@@ -33,8 +33,6 @@ from store import Store, View, text_key
 from store.view import OK
 
 Encode = Callable[[str], Float32[np.ndarray, " dim"]]
-
-
 MOST = 200  # neighbours of a query
 AVERAGED = 1000  # clips whose average is a query, at most; of more, a seeded sample
 
@@ -51,7 +49,8 @@ class Hits:
 class Searcher:
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._lock, self._encoding = threading.Lock(), threading.Lock()  # one text at a time: a model uses all cores
+        self._lock = threading.Lock()
+        self._encoding = threading.Lock()  # one text at a time: a model uses all cores
         self._encoders: dict[tuple[str, ...], Encode] = {}  # by entity, view, encoder and weights
         self._indexes: dict[str, tuple[Any, Index]] = {}  # view -> identity of its card and rows, index
 
