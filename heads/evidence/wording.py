@@ -52,6 +52,7 @@ _TOKEN = re.compile(
     r"(?P<one>\b(?:video (?:1|one)|first video)\b)|(?P<two>\b(?:video (?:2|two)|second video)\b)"
     r"|(?P<word>[^\W_][\w'-]*)|[^\w\s]"
 )
+_OF_TEXT = re.compile(r"\s+differences?\b", re.IGNORECASE)
 _GAP = "_"  # takes the place of a term among the words before another
 _LEAST = 5  # occurrences of a feature of a side
 _PENALTY = 3.0
@@ -167,12 +168,15 @@ def occurrences(text: str, terms: Collection[str], video: int = 0) -> list[Occur
 
 
 def pieces(text: str, terms: Collection[str]) -> list[tuple[str, str]]:
-    """Split a text into its known terms and what is between them: parts with their term, "" where it has none."""
+    """Split a text into its known terms and what is between them: parts with their term, "" where it has none.
+
+    A word before "difference", such as "main", is about the text: it is no term.
+    """
     if len(text.lower()) != len(text):  # "İ": the places of terms are those of another text
         return [(text, "")]
     parts, end = [], 0
     for sort, term, start, stop in _items(text, terms):
-        if sort == "term":
+        if sort == "term" and not _OF_TEXT.match(text, stop):
             parts += [(text[end:start], ""), (text[start:stop], term)]
             end = stop
     return [(part, term) for part, term in [*parts, (text[end:], "")] if part]

@@ -23,12 +23,9 @@ from stepdiff.app.server import HEADERS
 MOST = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 3)
 """in all; each may have a video open, and the store has files of its own"""
 MOST_OF_ADDRESS = 100
-AT_ONCE = 64
-"""that are accepted before the first of them is counted"""
-ARRIVAL = 60.0
-"""seconds"""
-LINE_EVERY = 60.0
-"""seconds"""
+AT_ONCE = 64  # that are accepted before the first of them is counted
+ARRIVAL = 60.0  # seconds
+LINE_EVERY = 60.0  # seconds
 
 
 def server(app: FastAPI) -> uvicorn.Server:
@@ -52,8 +49,7 @@ def server(app: FastAPI) -> uvicorn.Server:
 class Connection(H11Protocol):
     """A connection of uvicorn, which may be closed while it waits for its client."""
 
-    trusted: Callable[[str], bool]
-    """whether an address is that of a proxy, whose connections are those of many clients"""
+    trusted: Callable[[str], bool]  # whether an address is that of a proxy, whose connections are those of many clients
     _since = 0.0
     _deadline: asyncio.TimerHandle | None = None
 
@@ -107,12 +103,8 @@ class Connection(H11Protocol):
         else:
             return
         closed = min((each for each in crowd if each._waits), key=lambda each: each._since)
-        self.logger.warning(
-            "%d connections, %d of them of %s: closed one that waits for its client (said once a minute)",
-            len(every),
-            len(of_address),
-            self._address,
-        )
+        line = "%d connections, %d of them of %s: closed one that waits for its client (said once a minute)"
+        self.logger.warning(line, len(every), len(of_address), self._address)
         closed.transport.abort()
         self.connections.discard(closed)
 

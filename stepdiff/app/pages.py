@@ -1,7 +1,9 @@
 """A page: a record that is shown as HTML, or as JSON where the client asks for it. An error is a page too."""
 
-from dataclasses import dataclass
+import io
+import zipfile
 from functools import partial
+from mimetypes import guess_type
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from markupsafe import Markup
 from pydantic_core import to_jsonable_python
 from starlette.exceptions import HTTPException
 
-from stepdiff.app.site import FieldError, RefusedError, Site, UnknownError
+from stepdiff.app.site import RefusedError, Site, UnknownError
 
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
 
@@ -42,15 +44,8 @@ plain = partial(to_jsonable_python, inf_nan_mode="null")
 """(record) -> the record as JSON values; numbers that JSON does not have are null"""
 
 
-@dataclass(frozen=True)
-class Page:
-    """What every page has, as a dataclass or a dictionary."""
-
-    title: str
-
-
-def page(request: Request, template: str, record: Page | dict[str, Any], status: int = 200) -> Response:
-    """Return `record` as HTML through a template, in which it is `page`, or as JSON (`Accept: application/json`)."""
+def page(request: Request, template: str, record: dict[str, Any], status: int = 200) -> Response:
+    """Return a record with a `title`, as HTML through a template, or as JSON (`Accept: application/json`)."""
     headers = {"Vary": "Accept", "Cache-Control": "no-store"}
     if wants_json(request):
         return JSONResponse(plain(record), status, headers)
@@ -80,15 +75,29 @@ def wants_json(request: Request) -> bool:
     return next((kind == "application/json" for kind in kinds if kind in ("application/json", "text/html")), False)
 
 
+def download(name: str, content: str | bytes) -> Response:
+    """Return a file that the browser saves."""
+    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
+    return Response(content, media_type=guess_type(name)[0] or "text/plain", headers=headers)
+
+
+def zipped(files: dict[str, str]) -> bytes:
+    """Return a ZIP archive of texts by their names; that of equal files is equal."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as out:
+        for name, text in files.items():
+            out.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), text, zipfile.ZIP_DEFLATED)
+    return packed.getvalue()
+
+
 def failed(request: Request, error: Exception) -> Response:
     """Return the page of a StepDiffError: status 404 where an address names something unknown, else 400 or its own."""
-    if isinstance(error, RefusedError):
-        response = page(request, "error.html", {"title": "Not now", "error": str(error)}, error.status)
-        if error.retry_after is not None:
-            response.headers["Retry-After"] = str(error.retry_after)
-        return response
-    status = 404 if isinstance(error, UnknownError) else 400
-    return _refused(request, status, str(error), error.field if isinstance(error, FieldError) else "")
+    if not isinstance(error, RefusedError):
+        return _refused(request, 404 if isinstance(error, UnknownError) else 400, str(error))
+    response = _refused(request, error.status, str(error), "Not now", **error.more)
+    if error.retry_after is not None:
+        response.headers["Retry-After"] = str(error.retry_after)
+    return response
 
 
 def missing(request: Request, error: Exception) -> Response:
@@ -111,9 +120,9 @@ def malformed(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".encode(errors="replace").decode()
-    return _refused(request, 422, why[:300], str(first["loc"][-1]))
+    return _refused(request, 422, why[:300], field=str(first["loc"][-1]))
 
 
-def _refused(request: Request, status: int, why: str, field: str = "") -> Response:
-    record = {"title": "Not found" if status == 404 else "Not possible", "error": why}
-    return page(request, "error.html", record | ({"field": field} if field else {}), status)
+def _refused(request: Request, status: int, why: str, title: str = "", **more: object) -> Response:
+    title = title or ("Not found" if status == 404 else "Not possible")
+    return page(request, "error.html", {"title": title, "error": why, **more}, status)

@@ -4,7 +4,8 @@ People who annotate, and their personal links: add, link, revoke, list, admin. O
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,6 @@ from stepdiff.common.errors import StepDiffError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
-
-    from stepdiff.app.annotating.people import Person
 
 VERBS = {
     "add": ("stepdiff.app.people:add", "adds people and prints a personal link for each"),
@@ -45,95 +44,63 @@ class NamedOptions(PeopleOptions):
     """names of people"""
 
 
-Act = Callable[[Any, Any, "Connection"], list[dict[str, Any]]]
-"""(options, the module stepdiff.app.annotating.people, a connection that writes) -> a record for each person"""
+_LINES = {"list": "{name}: {state}, {submitted} pairs submitted", "revoke": "{name}: revoked"}
 
 
-def _add(options: NamedOptions, people: Any, connection: "Connection") -> list[dict[str, Any]]:
-    added = [people.add(connection, name, time.time()) for name in options.names]
-    return [_linked(options, person.name, token) for person, token in added]
-
-
-def _link(options: NamedOptions, people: Any, connection: "Connection") -> list[dict[str, Any]]:
-    known = [_named(people, connection, name) for name in options.names]
-    return [_linked(options, person.name, people.link(connection, person, time.time())) for person in known]
-
-
-def _revoke(options: NamedOptions, people: Any, connection: "Connection") -> list[dict[str, Any]]:
-    for name in options.names:
-        people.revoke(connection, _named(people, connection, name), time.time())
-    return [{"name": name} for name in options.names]
-
-
-def _list(options: PeopleOptions, people: Any, connection: "Connection") -> list[dict[str, Any]]:
-    from stepdiff.app.annotating import answers
-
-    done = {person: progress["submitted"] for person, progress in answers.progress(connection).items()}
-    return [
-        {
-            "name": one.name,
-            "state": "excluded" if one.excluded is not None else "revoked" if one.revoked else one.role,
-            "submitted": done.get(one.id, 0),
-        }
-        for one in people.everyone(connection)
-    ]
-
-
-def _admin(options: PeopleOptions, people: Any, connection: "Connection") -> list[dict[str, Any]]:
-    known = people.named(connection, people.ADMIN)
-    if known is None:
-        _, token = people.add(connection, people.ADMIN, time.time(), role="admin")
-    else:
-        token = people.link(connection, known, time.time())
-    return [_linked(options, people.ADMIN, token)]
-
-
-def _linked(options: PeopleOptions, name: str, token: str) -> dict[str, Any]:
-    from stepdiff.app.annotating.service import link
-
-    return {"name": name, "link": link(token, options.url)}
-
-
-def _named(people: Any, connection: "Connection", name: str) -> "Person":
-    """Return the annotator of a name. StepDiffError: there is none."""
-    known = people.named(connection, people.checked_name(name))
-    if known is None or known.role == "admin":
-        raise StepDiffError(f"there is no person {name!r:.80}: stepdiff people list shows them")
-    return known
-
-
-def _run(verb: str, kind: type, act: Act, line: str, argv: list[str]) -> int:
+def _run(verb: str, argv: list[str]) -> int:
     """Run a verb in one transaction, and print a line for each person."""
+    kind = PeopleOptions if verb in ("list", "admin") else NamedOptions
 
     def run(options: Any) -> dict[str, Any]:
-        from stepdiff.app.annotating import people
         from stepdiff.app.annotating.database import Database, default_url
 
-        if isinstance(options, NamedOptions) and not options.names:
+        if kind is NamedOptions and not options.names:
             raise StepDiffError("give the names of people, after the options")
         if not Path(options.annotate).is_file():
             raise StepDiffError(f"annotate: {options.annotate} is not a file: give the YAML file of an annotation task")
         database = Database.open(options.database or default_url(Path(options.annotate)))
-        try:
-            with database.write() as connection:
-                return {"people": act(options, people, connection)}
-        finally:
-            database.close()
+        with closing(database), database.write() as connection:
+            return {"people": list(_listed(connection) if verb == "list" else _changed(verb, options, connection))}
 
     def show(record: dict[str, Any]) -> None:
         for person in record["people"]:
-            print(line.format(**person))
+            print(_LINES.get(verb, "{name}: {link}").format(**person))
 
     about = f"{VERBS[verb][1][0].upper()}{VERBS[verb][1][1:]}."
     positional = ("names",) if kind is NamedOptions else ()
     return parse(kind, argv, f"stepdiff.app.people {verb}", about, run, show, positional)
 
 
-add = partial(_run, "add", NamedOptions, _add, "{name}: {link}")
-link = partial(_run, "link", NamedOptions, _link, "{name}: {link}")
-revoke = partial(_run, "revoke", NamedOptions, _revoke, "{name}: revoked")
-listed = partial(_run, "list", PeopleOptions, _list, "{name}: {state}, {submitted} pairs submitted")
-admin = partial(_run, "admin", PeopleOptions, _admin, "{name}: {link}")
+def _listed(connection: "Connection") -> Iterator[dict[str, Any]]:
+    from stepdiff.app.annotating import answers, people
+
+    done = answers.progress(connection)
+    for one in people.everyone(connection):
+        state = "excluded" if one.excluded is not None else "revoked" if one.revoked else one.role
+        yield {"name": one.name, "state": state, "submitted": done.get(one.id, {"submitted": 0})["submitted"]}
+
+
+def _changed(verb: str, options: Any, connection: "Connection") -> Iterator[dict[str, Any]]:
+    from stepdiff.app.annotating import people
+    from stepdiff.app.annotating.service import link
+
+    for given in (people.ADMIN,) if verb == "admin" else options.names:
+        name, now = people.checked_name(given), time.time()
+        known = people.named(connection, name)
+        if verb in ("link", "revoke") and (known is None or known.role == "admin"):
+            raise StepDiffError(f"there is no person {name!r:.80}: stepdiff people list shows them")
+        if known is None or verb == "add":
+            _, token = people.add(connection, name, now, role="admin" if verb == "admin" else "annotator")
+        elif verb == "revoke":
+            people.revoke(connection, known, now)
+            yield {"name": name}
+            continue
+        else:
+            token = people.link(connection, known, now)
+        yield {"name": name, "link": link(token, options.url)}
+
+
+add, link, revoke, listed, admin = (partial(_run, verb) for verb in VERBS)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -26,13 +26,12 @@ from stepdiff.app.annotating import routes as annotating
 from stepdiff.app.compare import routes as compare
 from stepdiff.app.explore import routes as explore
 from stepdiff.app.notes import routes as notes
-from stepdiff.app.pages import STATIC, Page, failed, malformed, missing, page
+from stepdiff.app.pages import STATIC, failed, malformed, missing, page
 from stepdiff.app.pair import routes as pair
 from stepdiff.app.site import LOCAL, Site
 from stepdiff.common.errors import StepDiffError
 
-MOST_BODY = 2**20
-"""bytes of a request"""
+MOST_BODY = 2**20  # bytes of a request
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "media-src 'self' blob:; connect-src 'self'; font-src 'self'; form-action 'self'; frame-src 'self'; "
@@ -76,7 +75,7 @@ def create_app(site: Site) -> FastAPI:
 
         @app.get("/docs", include_in_schema=False)
         def docs(request: Request) -> Response:
-            return page(request, "docs.html", Page("API"))
+            return page(request, "docs.html", {"title": "API"})
 
     name = urlsplit(site.public_url or "").hostname or ""
     allowed = [name, f"[{name}]"] if public else LOCAL
@@ -89,9 +88,8 @@ def create_app(site: Site) -> FastAPI:
 def listener(host: str, port: int) -> socket.socket:
     """Return a socket that listens on an address. Raises StepDiffError where that is not possible."""
     try:
-        return socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
-        )
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or error
         raise StepDiffError(f"cannot listen on {host}:{port} ({why}): give another --port") from None

@@ -3,34 +3,34 @@
 import ipaddress
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import polars as pl
-from pydantic import AnyHttpUrl, TypeAdapter, ValidationError
+from pydantic import AnyHttpUrl, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from stepdiff.app.cache import Cache
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.tars import is_regular
 from store import Store
 
-LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")
-"""names of this machine, which only itself reaches"""
-NO_NUL = r"^[^\x00]*$"
-"""pattern of texts from outside: PostgreSQL and file names cannot have a NUL"""
-MOST_ROW = 2**40
-"""a row's number, at most"""
-BEST = "best.json"
-"""the file that names the checkpoint of a finished training"""
-MOST_SECONDS = 1e7
-"""end of a clip in its video"""
-MOST_RUNS = 200
-"""runs that are looked at"""
+LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")  # names of this machine, which only itself reaches
+NO_NUL = r"^[^\x00]*$"  # pattern of texts from outside: PostgreSQL and file names cannot have a NUL
+MOST_ROW = 2**40  # a row's number, at most
+BEST = "best.json"  # the file that names the checkpoint of a finished training
+MOST_SECONDS = 1e7  # end of a clip in its video
+MOST_RUNS = 200  # runs that are looked at
 CLIP = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64, "step": pl.String}
 """columns of the catalog that every page needs; a catalog may lack all but `key`"""
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Sent(BaseModel):
+    """A body that a page sends: no other keys, and no value of another type."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
 
 
 class UnknownError(StepDiffError):
@@ -38,19 +38,14 @@ class UnknownError(StepDiffError):
 
 
 class RefusedError(StepDiffError):
-    """A request that is refused for another reason than its form; it may succeed after `retry_after` seconds."""
+    """A request that is refused with a status; it may succeed after `retry_after` seconds.
 
-    def __init__(self, message: str, status: int, retry_after: int | None = None) -> None:
+    more: what the page learns besides the message, such as the `field` that it marks.
+    """
+
+    def __init__(self, message: str, status: int, retry_after: int | None = None, **more: object) -> None:
         super().__init__(message)
-        self.status, self.retry_after = status, retry_after
-
-
-class FieldError(StepDiffError):
-    """A value of a parameter that is refused: the page marks the field with its name."""
-
-    def __init__(self, message: str, field: str) -> None:
-        super().__init__(message)
-        self.field = field
+        self.status, self.retry_after, self.more = status, retry_after, more
 
 
 @dataclass(frozen=True)
@@ -58,12 +53,9 @@ class ClipRecord:
     """A clip of the catalog."""
 
     key: str
-    video: str | None
-    """path in the folder of videos"""
-    start: float | None
-    """seconds"""
-    end: float | None
-    """seconds"""
+    video: str | None  # path in the folder of videos
+    start: float | None  # seconds
+    end: float | None  # seconds
     step: str | None
 
 
@@ -144,13 +136,17 @@ class Site:
 
     def clips(self, keys: Sequence[str]) -> list[ClipRecord]:
         """Return clips of the catalog in the order of `keys`. Raises UnknownError where it has none of an id."""
-        catalog = self.store.catalog("clips")
-        rows = catalog.rows(list(keys))
-        for key, row in zip(keys, rows, strict=True):
-            if row < 0:
+        known = self.known(keys)
+        for key in keys:
+            if key not in known:
                 raise UnknownError(f"the store has no clip {key[:200]!r}")
-        records = {row["row"]: row for row in catalog.select(rows, pl.DataFrame(schema=CLIP)).to_dicts()}
-        return [ClipRecord(**{name: records[int(row)][name] for name in CLIP}) for row in rows]
+        return [known[key] for key in keys]
+
+    def known(self, keys: Iterable[str]) -> dict[str, ClipRecord]:
+        """Return the clips of the catalog among `keys`, by id."""
+        catalog = self.store.catalog("clips")
+        frame = catalog.select(catalog.rows(list(dict.fromkeys(keys))), pl.DataFrame(schema=CLIP))
+        return {clip["key"]: ClipRecord(**clip) for clip in frame.drop("row").to_dicts()}
 
     def file(self, clip: ClipRecord) -> Path:
         """Return the video file of a clip.
@@ -169,9 +165,6 @@ class Site:
         if path is None or not path.is_relative_to(self._root) or not is_regular(path):
             raise UnknownError(f"{clip.video!r} is not a file in the folder of videos")
         return path
-
-    def finished_runs(self) -> list[Path]:
-        return self.run_folders(BEST)
 
     def run_folders(self, file: str) -> list[Path]:
         """Return which have a file: the folder of runs, those in it, and those one level below."""

@@ -11,7 +11,8 @@ Features of a file are computed once and kept, so a second question is answered 
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepdiff.common.cli import command
@@ -21,8 +22,6 @@ from stepdiff.common.errors import StepDiffError
 if TYPE_CHECKING:
     from stepdiff.comparison.clips import FileClip
     from stepdiff.comparison.comparing import Comparison, Ranking
-
-INTERRUPTED = "features that were computed are kept; run the same command again"
 
 
 @dataclass(frozen=True)
@@ -54,14 +53,12 @@ def run(options: CompareOptions) -> int:
     if not options.rank and len(options.videos) != 2:
         more = ", or three with --rank" if len(options.videos) == 3 else ""
         raise StepDiffError(f"give two videos, FILE or FILE@START-END{more}; {len(options.videos)} given")
-    if options.rank:
-        from stepdiff.comparison.comparing import rank
+    from heads.ask import Streaming
+    from stepdiff.comparison.comparing import compare, rank
 
+    if options.rank:
         ranking = rank(*options.videos, model=options.model, store=options.store, device=options.device)
         return _print(options, ranking_record(ranking), lambda: show_ranking(ranking))
-    from heads.ask import Streaming
-    from stepdiff.comparison.comparing import compare
-
     streaming = Streaming(options.ask) if options.ask and not options.json else None
     reference, candidate = options.videos
     how = {name: getattr(options, name) for name in ("ask", "model", "store", "max_tokens", "device")}
@@ -70,8 +67,6 @@ def run(options: CompareOptions) -> int:
         streaming.end(comparison.answer)
         print()
     if options.html is not None:
-        from pathlib import Path
-
         from stepdiff.comparison.report import write_report
 
         write_report(Path(options.html), comparison)
@@ -94,8 +89,6 @@ def clip_record(clip: "FileClip") -> dict[str, Any]:
 
 def record(comparison: "Comparison") -> dict[str, Any]:
     """Return a comparison for JSON."""
-    from dataclasses import asdict
-
     from heads.llm.model import CutOff
 
     values = {name: value for name, value in asdict(comparison).items() if name != "clips"}
@@ -166,4 +159,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    command.run(main, INTERRUPTED)
+    command.run(main, "features that were computed are kept; run the same command again")

@@ -14,12 +14,8 @@ from featurize.video.media_file import Identity, identity
 from featurize.video.stream import opened
 from stepdiff.common.errors import StepDiffError
 
-MOST = 3
-"""clips of one call"""
-UNLIKE = 4.0
-"""ratio of two lengths, or of two frame rates, from which a note says that they differ"""
-SPARSE = 5.0
-"""seconds between two frames that a model sees, from which a note says that it may miss actions"""
+UNLIKE = 4.0  # ratio of two lengths, or of two frame rates, from which a note says that they differ
+SPARSE = 5.0  # seconds between two frames that a model sees, from which a note says that it may miss actions
 _SPAN = re.compile(r"(?P<file>.+)@(?P<start>[^@-]+)-(?P<end>[^@-]+)")
 _TIME = re.compile(r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+(?:\.\d*)?)")
 _SLACK = 0.05  # seconds past the end of a file that are taken for its end
@@ -77,13 +73,6 @@ def read_clip(named: str | Path) -> FileClip:
     if content is None:
         raise StepDiffError(f"{path} cannot be read: check its permissions")
     return FileClip(path.absolute(), start, min(end, whole), rate, content)
-
-
-def read_clips(named: Sequence[str | Path], least: int) -> list[FileClip]:
-    """Return `least` to MOST clips; raises as `read_clip`."""
-    if not least <= len(named) <= MOST:
-        raise StepDiffError(f"give {f'{least} to ' if least < MOST else ''}{MOST} videos; {len(named)} given")
-    return list(map(read_clip, named))
 
 
 def notes(clips: Sequence[FileClip], frames: int) -> list[str]:

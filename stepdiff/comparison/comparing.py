@@ -21,16 +21,14 @@ from retrieval.moments import has_frames
 from retrieval.vectors import unit
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.progress import say as report
-from stepdiff.comparison.clips import MOST, FileClip, notes, read_clips
+from stepdiff.comparison.clips import FileClip, notes, read_clip
 from stepdiff.comparison.models import Difference, Model, Moment, Reader, find_model
 from store import Store
 from store.format.pool import TOKENS
 from store.view import OK, View
 
-Span = tuple[float, float]
-"""start and end in seconds"""
-MOST_TOKENS = 64
-"""of an answer, by default"""
+Span = tuple[float, float]  # start and end in seconds
+MOST_TOKENS = 64  # of an answer, by default
 
 
 @dataclass(frozen=True)
@@ -106,12 +104,11 @@ def compare(
     Raises:
         StepDiffError: a file, span or model that cannot be used, or features that cannot be computed.
     """
-    clips = read_clips([reference, candidate], 2)
+    one, two = read_clip(reference), read_clip(candidate)
     chosen = find_model(model)
     if ask and not chosen.answers:
         raise StepDiffError(f"{chosen.name} names words and answers no questions: give --model a head, or ask nothing")
-    reader, view = _loaded(chosen, clips, store, device)
-    one, two = clips
+    reader, view = _loaded(chosen, [one, two], store, device)
     pair = one.key, two.key
     answer = reader.ask(pair, ask, max_tokens, say) if ask else ""
     differences, moments = reader.differences(pair), reader.moments(pair)
@@ -127,7 +124,7 @@ def compare(
         only=only,
         question=ask,
         answer=answer,
-        notes=(*notes(clips, _frames(view)), *([warning] if warning else [])),
+        notes=(*notes([one, two], _frames(view)), *([warning] if warning else [])),
     )
 
 
@@ -135,14 +132,16 @@ def rank(
     *videos: str | Path, model: str | None = None, store: str | Path | None = None, device: str = "auto"
 ) -> Ranking:
     """Return which of the other clips are most like the first, by category; the arguments are those of `compare`."""
-    clips = read_clips(videos, MOST)
+    if len(videos) != 3:
+        raise StepDiffError(f"give 3 videos; {len(videos)} given")
+    clips = tuple(map(read_clip, videos))
     chosen = find_model(model)
     reader, view = _loaded(chosen, clips, store, device)
     first, *others = [clip.key for clip in clips]
     alike = reader.alike([((first, other), category) for category in reader.categories for other in others])
     by_category = np.reshape(alike, (len(reader.categories), len(others))).round(4).tolist()
     return Ranking(
-        clips=tuple(clips),
+        clips=clips,
         model=chosen.name,
         alike=dict(zip(reader.categories, by_category, strict=True)),
         cosines=_cosines(view, [first, *others]),
@@ -150,16 +149,14 @@ def rank(
     )
 
 
-def cache_folder(model: Model) -> Path:
-    """Return the store in the user's cache with the features of files that a model's encoder computes."""
-    name = f"{model.encoder.view}-{hashlib.sha256(model.identity.encode()).hexdigest()[:8]}"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "stepdiff", "features", name)
-
-
 def _loaded(model: Model, clips: Sequence[FileClip], store: str | Path | None, device: str) -> tuple[Reader, View]:
     """Return the model over a store that has the features of the clips, and its view."""
     device = pick_device(device)
-    features = featurized(model, clips, cache_folder(model) if store is None else Path(store), device)
+    if store is None:
+        name = f"{model.encoder.view}-{hashlib.sha256(model.identity.encode()).hexdigest()[:8]}"
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        store = Path(cache, "stepdiff", "features", name)
+    features = featurized(model, clips, Path(store), device)
     report(f"loading {model.name}")
     return model.load(features, device), features.view("clips", str(model.encoder.view))
 

@@ -26,8 +26,8 @@ button { padding: 1px 8px; border: 1px solid currentcolor; border-radius: 4px; b
   font: inherit; cursor: pointer; }
 section { margin-top: 24px; }
 """
-PLAY = "<p class='play'><button id='both'>play or pause both</button></p>"
-"""what `SCRIPT` makes work"""
+COLOURS = {1: "one", 2: "two"}  # number of a video -> class of its colour
+PLAY = "<p class='play'><button id='both'>play or pause both</button></p>"  # what `SCRIPT` makes work
 SCRIPT = """
 const both = [...document.querySelectorAll('video')];
 const begin = video => { if (video.ended) video.currentTime = 0; video.play(); };

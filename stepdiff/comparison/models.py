@@ -33,8 +33,7 @@ from store.format.pool import TOKENS, pool_of, unpooled
 
 HEAD, WORDS = "runs/stepdiff", "runs/words"
 """models that are looked for where none is named"""
-WORD_EVIDENCE = "word-evidence"
-"""another name of WORDS"""
+WORD_EVIDENCE = "word-evidence"  # another name of WORDS
 HOW = (
     "make demo trains a head and a head of words on a sample world; python -m heads.train and python -m heads.words do "
     "on your own clips; a video language model needs no training: --model Qwen/Qwen3-VL-2B-Instruct"
@@ -138,16 +137,11 @@ class Model:
     """A model by its name, before it is loaded."""
 
     name: str
-    encoder: Options
-    """how its features are computed; `store` is empty"""
-    provenance: Provenance | None
-    """of its features; None: the encoder decides"""
-    identity: str
-    """of its features, as text"""
-    answers: bool
-    """whether it answers questions"""
-    load: Callable[[Store, str], Reader]
-    """(store with the features, device) -> the model"""
+    encoder: Options  # how its features are computed; `store` is empty
+    provenance: Provenance | None  # of its features; None: the encoder decides
+    identity: str  # of its features, as text
+    answers: bool  # whether it answers questions
+    load: Callable[[Store, str], Reader]  # (store with the features, device) -> the model
 
 
 def find_model(named: str | None) -> Model:
@@ -239,18 +233,15 @@ def _short(text: str, category: str) -> str:
 
 
 def _doubts(text: str, alike: float) -> str:
-    """Return all reasons why a caption is doubtful."""
-    cut = ["cut off at the longest caption"] if isinstance(text, CutOff) else []
-    return "; ".join(filter(None, [*cut, doubt(alike, declines(text))]))
+    """Return why a caption is doubtful: it was cut off, or its words and the log-odds contradict each other.
 
-
-def doubt(alike: float, declined: bool) -> str:
-    """Return why what a model says of a category is doubtful: its words and its log-odds contradict each other.
-
-    alike: log-odds that the clips are alike; declined: whether its words are that nothing differs.
+    alike: log-odds that the clips are alike.
     """
-    if declined:
-        return "asked whether they are alike, the model says no" if alike < -UNSURE else ""
-    if alike > 0:
-        return "asked whether they are alike, the model says yes"
-    return "asked whether they are alike, the model is not sure" if alike > -UNSURE else ""
+    reasons = ["cut off at the longest caption"] if isinstance(text, CutOff) else []
+    if declines(text):
+        reasons += ["asked whether they are alike, the model says no"] if alike < -UNSURE else []
+    elif alike > 0:
+        reasons.append("asked whether they are alike, the model says yes")
+    elif alike > -UNSURE:
+        reasons.append("asked whether they are alike, the model is not sure")
+    return "; ".join(reasons)

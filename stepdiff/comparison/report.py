@@ -13,7 +13,7 @@ from heads.evidence.wording import pieces
 from stepdiff.common.io.files import whole
 from stepdiff.comparison.clips import FileClip, clock
 from stepdiff.comparison.comparing import Comparison
-from stepdiff.comparison.document import PLAY, answered, document, inside
+from stepdiff.comparison.document import COLOURS, PLAY, answered, document, inside
 from stepdiff.comparison.models import Moment
 
 FRAMES, HEIGHT = 8, 72
@@ -45,9 +45,10 @@ document.querySelectorAll('a[data-seconds]').forEach(link => link.addEventListen
 def write_report(path: Path, comparison: Comparison) -> None:
     """Write the page. StepDiffError: a clip cannot be cut, or the file cannot be written."""
     title = " and ".join(clip.path.name for clip in comparison.clips)
+    about = f"model {comparison.model}; cosine of the features of the whole clips {comparison.cosine:.2f}"
     page = [
-        f"<header><h1>How do these two clips differ?</h1><p class='quiet'>{escape(_below(comparison))}</p></header>",
-        *_notes(comparison.notes),
+        f"<header><h1>How do these two clips differ?</h1><p class='quiet'>{escape(about)}</p></header>",
+        *(f"<p class='quiet'>Note: {escape(note)}</p>" for note in comparison.notes),
         *answered(comparison.question, comparison.answer, partial(_linked, comparison)),
         *_differences(comparison),
         f"{PLAY}<p id='at' class='quiet small' role='status'></p><div class='pair'>",
@@ -56,14 +57,6 @@ def write_report(path: Path, comparison: Comparison) -> None:
     ]
     with whole(path) as temporary:
         temporary.write_text(document(f"{title}: how they differ", STYLE, page, SCRIPT), encoding="utf-8")
-
-
-def _below(comparison: Comparison) -> str:
-    return f"model {comparison.model}; cosine of the features of the whole clips {comparison.cosine:.2f}"
-
-
-def _notes(notes: tuple[str, ...]) -> list[str]:
-    return [f"<p class='quiet'>Note: {escape(note)}</p>" for note in notes]
 
 
 def _clip(comparison: Comparison, number: int) -> str:
@@ -76,7 +69,7 @@ def _clip(comparison: Comparison, number: int) -> str:
         parts = " ".join(_seek(clip, number, start, f"{clock(start)} to {clock(end)}") for start, end in spans)
         listed += f"<h3>Looks like nothing in the other clip</h3><p>{parts}</p>"
     return (
-        f"<figure class='{('one', 'two')[number - 1]}'><figcaption>Video {number}: {escape(str(clip))}</figcaption>"
+        f"<figure class='{COLOURS[number]}'><figcaption>Video {number}: {escape(str(clip))}</figcaption>"
         f"<video id='video{number}' controls muted playsinline src='{data}'></video>"
         f"<img class='strip' alt='{FRAMES} frames of Video {number}' src='{picture}'>"
         f"{listed}</figure>"

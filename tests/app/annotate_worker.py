@@ -7,8 +7,8 @@ from pathlib import Path
 from threading import Thread
 
 from stepdiff.app.annotating import people, work
-from stepdiff.app.annotating.messages import Save, Submission
 from stepdiff.app.annotating.service import Annotating
+from stepdiff.app.annotating.work import Save, Submission
 from stepdiff.app.site import RefusedError
 from tests.app.annotation_tasks import CATEGORIES
 

@@ -4,9 +4,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from sqlalchemy import Connection, select
+
 from stepdiff.annotate.people.task import Task
 from stepdiff.app.annotating.database import Database
-from stepdiff.app.annotating.service import Annotating
+from stepdiff.app.annotating.events import METADATA, Event, apply, events
+from stepdiff.app.annotating.service import Annotating, list_pairs
 
 CATEGORIES = ("Ingredients", "Tools/Equipment", "Technique", "Actions", "Visuals")
 EMPTY = dict.fromkeys(CATEGORIES, "")
@@ -61,15 +64,18 @@ def opened(task: Path, url: str | None = None, clock: Clock | None = None) -> An
     return Annotating.open(task, url, clock or Clock())
 
 
+def history(connection: Connection) -> list[Event]:
+    """Return all events in order."""
+    return [
+        Event(row.seq, row.at, row.kind, row.person, row.assignment, json.loads(row.data), len(row.data))
+        for row in connection.execute(select(events).order_by(events.c.seq))
+    ]
+
+
 def replayed(database: Database, task: Task, copy: Database) -> tuple[dict[str, list[tuple[object, ...]]], ...]:
     """Return the tables of a database, and of an empty one in which its events were applied."""
-    from sqlalchemy import select
-
-    from stepdiff.app.annotating.events import METADATA, apply, events, history
-    from stepdiff.app.annotating.service import list_pairs
-
     with database.read() as source:
-        found = list(history(source))
+        found = history(source)
         before = {
             name: sorted(map(tuple, source.execute(select(table))), key=repr)
             for name, table in METADATA.tables.items()

@@ -419,8 +419,8 @@ def test_progress_and_agreement_are_those_of_the_answers(place: Place) -> None:
     page = place.visit("admin").get("/annotate/admin").json()
     assert page["totals"] == {"pairs": 6, "complete": 3, "wanted": 12, "submitted": 6, "open": 1, "adjudicated": 0}
     rows = {row["person"]["name"]: row for row in page["people"]}
-    assert list(rows) == ["Ann", "Bob"] and rows["Ann"]["progress"]["open"] == 1
-    assert [row["progress"]["submitted"] for row in rows.values()] == [3, 3]
+    assert list(rows) == ["Ann", "Bob"] and rows["Ann"]["open"] == 1
+    assert [row["done"] for row in rows.values()] == [3, 3]
     ingredients = page["agreement"]["categories"]["Ingredients"]
     assert (ingredients["items"], ingredients["pairwise"], ingredients["distance"]) == (3, pytest.approx(1 / 3), 2.5)
     assert page["agreement"]["categories"]["Visuals"]["pairwise"] == 1

@@ -20,11 +20,9 @@ import pytest
 from heads import report, score, table
 from heads.reporting.entries import Entry
 from heads.reporting.figures import compare, measure
-from stepdiff.app.compare import totals
 from stepdiff.app.compare.files import Answers, Broken, Library
 from stepdiff.app.compare.select import Selection, choose
-from stepdiff.app.compare.sets import RIGHT, TestSet, grouped, supported
-from stepdiff.app.compare.totals import Totals
+from stepdiff.app.compare.sets import RESAMPLES, RIGHT, SEED, TestSet, Totals, grouped, supported
 from stepdiff.tasks.scoring import kendall_tau
 from stepdiff.tasks.testsets import DiffRank, Task, read_test_set, write_predictions, write_test_set
 from store import Store
@@ -108,7 +106,7 @@ FILTERS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("given", FILTERS, ids=str)
 def test_filters_equal_a_loop_over_the_rows(tests: TestSet, given: dict[str, Any]) -> None:
     steps = ["whisk the eggs" if place % 3 else None for place in range(40)]
-    chosen = choose(tests, Selection(**given), lambda _: steps)
+    chosen = choose(tests, Selection(**given), steps)
     a, b = chosen.a, chosen.b
     assert b is not None and b is not a
     expected = []
@@ -169,9 +167,9 @@ def test_the_order_of_rows_with_equal_values_is_that_of_the_test_set(tests: Test
 def test_a_selection_without_rows_says_which_of_its_filters_excludes_them(tests: TestSet) -> None:
     chosen = choose(tests, Selection(text="zebra", category="Actions"))
     assert chosen.order.size == 0
-    found = {each.name: each for each in chosen.filters("/compare/x")}
-    assert found["text"].rows == 0 and found["category"].rows > 0
-    assert found["text"].without == "/compare/x?category=Actions"
+    found = {each["name"]: each for each in chosen.filters("/compare/x")}
+    assert found["text"]["rows"] == 0 and found["category"]["rows"] > 0
+    assert found["text"]["without"] == "/compare/x?category=Actions"
 
 
 @pytest.mark.full
@@ -187,20 +185,20 @@ def test_totals_equal_the_report_of_the_rows(tests: TestSet, given: dict[str, An
         path = tmp_path / f"{column.method.id}_selected.jsonl"
         write_predictions(tests.task, path, [column.said(place) for place in places])
         entries.append(Entry(column.method.id, tests.task, str(tmp_path / "selected.jsonl"), str(path)))
-    measured = measure(entries, totals.RESAMPLES, totals.SEED)
+    measured = measure(entries, RESAMPLES, SEED)
     expected = {(score.method, score.metric): score for score, _ in measured}
     mine = Totals(tests, chosen.mask)
     for column in tests.columns[:2]:
-        for total in mine.of(column).figures:
-            score = expected.get((column.method.id, total.metric))
+        for total in mine.of(column)["figures"]:
+            score = expected.get((column.method.id, total["metric"]))
             if score is None:  # declining, of a selection whose pairs all differ
-                assert total.metric in ("declined", "invented")
+                assert total["metric"] in ("declined", "invented")
                 continue
-            assert total.value == score.value and total.interval == score.interval
-            assert (total.rows, total.videos) == (score.rows, score.videos)
+            assert total["value"] == score.value and total["interval"] == score.interval
+            assert (total["rows"], total["videos"]) == (score.rows, score.videos)
     for found in compare(measured, ["poor"], []):
         versus = mine.versus(tests.columns[1], tests.columns[0], found.metric)
-        assert (versus.difference, versus.interval, versus.p) == (found.difference, found.interval, found.p)
+        assert (versus["difference"], versus["interval"], versus["p"]) == (found.difference, found.interval, found.p)
 
 
 def test_a_file_that_cannot_be_used_is_listed_with_its_reason_and_the_others_are_shown(tmp_path: Path) -> None:

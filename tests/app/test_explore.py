@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from retrieval.queries.search import compute, of_clips, resolve
 from stepdiff.app.explore import routes
-from stepdiff.app.explore.choosing import inside, read_lasso
+from stepdiff.app.explore.clips import inside, read_lasso
 from stepdiff.app.site import Site
 from store import Feature, Provenance, Store
 from tests.app.conftest import Server, read_json

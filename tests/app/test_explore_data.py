@@ -12,8 +12,7 @@ from featurize.encoders import load
 from retrieval import build_index
 from retrieval.projection import Map, project
 from retrieval.queries.search import compute, of_clips, resolve
-from stepdiff.app.explore.choosing import inside, passing, read_lasso
-from stepdiff.app.explore.colours import CATEGORIES, MISSING, SHADES, colours
+from stepdiff.app.explore.clips import CATEGORIES, MISSING, SHADES, colours, inside, passing, read_lasso
 from stepdiff.app.explore.maps import Maps, Shown, write_in_child
 from stepdiff.app.explore.nearest import Searcher
 from stepdiff.app.site import Site, UnknownError
@@ -40,7 +39,7 @@ def shown() -> Shown:
         }
     )
     xy = np.random.default_rng(0).uniform(-1, 1, (CLIPS, 2)).astype(np.float32)
-    return Shown("tiny", "pca", "0", Map(np.arange(CLIPS), xy, (0.5, 0.2), CLIPS), clips.lazy, clips.clear())
+    return Shown("0", Map(np.arange(CLIPS), xy, (0.5, 0.2), CLIPS), clips.lazy, clips.clear())
 
 
 def changed(shown: Shown, change: Callable[[pl.LazyFrame], pl.LazyFrame]) -> Shown:

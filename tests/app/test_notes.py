@@ -21,12 +21,11 @@ from sqlalchemy.exc import DBAPIError
 from starlette.testclient import TestClient
 
 from featurize.video.cut import frame
-from stepdiff.app.notes.exports import CUE, export, exported
-from stepdiff.app.notes.notebook import Notebook
-from stepdiff.app.notes.routes import MOST_TEXT
+from stepdiff.app.notes.card import MOST_ANSWER, CardSide, card
+from stepdiff.app.notes.notebook import Note, Notebook
+from stepdiff.app.notes.routes import CUE, MOST_TEXT, export, exported
 from stepdiff.app.server import create_app
 from stepdiff.app.site import RefusedError, Site, UnknownError
-from stepdiff.comparison.card import MOST_ANSWER, CardNote, CardSide, card
 from store import Store
 from tests.app.annotation_tasks import Clock
 from tests.app.conftest import Server
@@ -107,10 +106,10 @@ def test_exports_read_back(world: Path, pair: tuple[str, str], tmp_path: Path, t
         clip = clips[note.video - 1]
         assert (note.clip, note.file) == (clip.key, clip.video)
         assert note.file_seconds == pytest.approx(note.seconds + (clip.start or 0))
-    rows = list(csv.DictReader(io.StringIO(export("csv", notes)[2].decode(), newline="")))
+    rows = list(csv.DictReader(io.StringIO(export("csv", notes)[1].decode(), newline="")))
     assert rows == [{name: str(value) for name, value in asdict(note).items()} for note in notes]
-    assert json.loads(export("json", notes)[2]) == [asdict(note) for note in notes]
-    archive = zipfile.ZipFile(io.BytesIO(export("webvtt", notes)[2]))
+    assert json.loads(export("json", notes)[1]) == [asdict(note) for note in notes]
+    archive = zipfile.ZipFile(io.BytesIO(export("webvtt", notes)[1]))
     assert len(archive.namelist()) == 2
     tab.goto("about:blank")
     read = [cue for name in archive.namelist() for cue in tab.evaluate(CUES, archive.read(name).decode())]
@@ -259,7 +258,7 @@ def test_a_card_prints_on_one_page(portrait: Path, tmp_path: Path, tab: "Page", 
         return (word * most)[:most]
 
     side = CardSide(longest(200), portrait, 0.0, 3.0, 1.0)
-    notes = [CardNote(video, 1.0, longest(100), longest(MOST_TEXT)) for video in (1, 2, 1)]
+    notes = [Note("", "a", "b", video, 1.0, longest(100), longest(MOST_TEXT), "") for video in (1, 2, 1)]
     page = card("Whisk the eggs", (side, side), notes, longest(500), longest(MOST_ANSWER))
     (tmp_path / "card.html").write_text(page, encoding="utf-8")
     tab.goto(f"file://{tmp_path}/card.html")

@@ -24,6 +24,7 @@ from starlette.types import Message
 from heads import ask, differences
 from heads.evidence.fitting import training_videos
 from heads.evidence.head import WordHead
+from heads.evidence.wording import pieces
 from heads.llm.model import CutOff
 from heads.methods.word_evidence import WordEvidence
 from retrieval import align, read_moments
@@ -178,13 +179,13 @@ def test_a_caption_is_shown_with_the_references_of_its_pair_and_category(inside:
     assert len(rows) == ROWS
     for row, caption in zip(rows, captions, strict=True):
         found = stored.captions((row.reference, row.candidate))
-        assert found.methods == ["small"]
-        line = next(line for line in found.rows if line.category == row.category)
-        assert line.references == list(row.text)
-        assert line.captions[0] is not None
-        assert "".join(piece.text for piece in line.captions[0].pieces) == caption
+        assert found["methods"] == ["small"]
+        line = next(line for line in found["rows"] if line["category"] == row.category)
+        assert line["references"] == list(row.text)
+        pieces = line["captions"][0]["pieces"]
+        assert "".join(piece.text for piece in pieces) == caption
         words = " ".join(row.text).lower()
-        assert all(piece.text.lower() in words for piece in line.captions[0].pieces if piece.supported)
+        assert all(piece.text.lower() in words for piece in pieces if piece.supported)
 
 
 def test_heads_of_one_name_are_named_with_the_folders_of_their_files(inside: Inside, tmp_path: Path) -> None:
@@ -193,7 +194,7 @@ def test_heads_of_one_name_are_named_with_the_folders_of_their_files(inside: Ins
         shutil.copytree(inside.said, folder)
     stored = Stored(replace(inside.site, predictions=folders))
     row = read_test_set("diffcap", inside.said / "diffcap_small.rows.jsonl")[0]
-    assert stored.captions((row.reference, row.candidate)).methods == ["seed0/small", "seed1/small"]
+    assert stored.captions((row.reference, row.candidate))["methods"] == ["seed0/small", "seed1/small"]
     row = read_test_set("diffrank", inside.said / "diffrank_small.rows.jsonl")[0]
     assert list(stored.similar((row.reference, row.targets[0]))) == ["seed0/small", "seed1/small"]
 
@@ -203,15 +204,15 @@ def test_details_of_a_caption_are_checked_against_the_attributes_of_both_clips(i
     row = next(row for row in read_test_set("diffcap", inside.said / "diffcap_small.rows.jsonl") if row.text)
     pair = row.reference, row.candidate
     for text in row.text:
-        details = stored.caption(pair, row.category, text, {}).details
-        assert details and {detail.judgement for detail in details} == {"true"}
-        other = stored.caption((pair[1], pair[0]), row.category, text, {}).details
-        assert "true" not in {detail.judgement for detail in other}
-    assert stored.caption(pair, row.category, "no difference", {}).details == []
+        details = stored.caption(pair, row.category, text, {})["details"]
+        assert details and {detail["judgement"] for detail in details} == {"true"}
+        other = stored.caption((pair[1], pair[0]), row.category, text, {})["details"]
+        assert "true" not in {detail["judgement"] for detail in other}
+    assert stored.caption(pair, row.category, "no difference", {})["details"] == []
     videos = tmp_path / "videos"
     videos.mkdir()
     elsewhere = Stored(replace(inside.site, videos=videos))
-    assert elsewhere.caption(pair, row.category, row.text[0], {}).details == [], "not the sample world"
+    assert elsewhere.caption(pair, row.category, row.text[0], {})["details"] == [], "not the sample world"
     (videos / "world.json").write_text("{}")
     lines = (inside.site.videos / "attributes.jsonl").read_text()  # type: ignore[operator]
     (videos / "attributes.jsonl").write_text(re.sub('"step": "[^"]*"', '"step": "grate the topping"', lines))
@@ -221,9 +222,9 @@ def test_details_of_a_caption_are_checked_against_the_attributes_of_both_clips(i
 def test_predictions_of_a_pair_in_the_other_order_are_not_shown_as_this_pairs(inside: Inside) -> None:
     stored = Stored(inside.site)
     row = read_test_set("diffcap", inside.said / "diffcap_small.rows.jsonl")[0]
-    assert not stored.captions((row.reference, row.candidate)).swapped
+    assert not stored.captions((row.reference, row.candidate))["swapped"]
     other = stored.captions((row.candidate, row.reference))
-    assert other.swapped and not other.methods and not any(line.references for line in other.rows)
+    assert other["swapped"] and not other["methods"] and not any(line["references"] for line in other["rows"])
 
 
 def test_an_answer_says_whether_the_head_would_decline(inside: Inside, pair: dict[str, str]) -> None:
@@ -366,6 +367,13 @@ def test_words_of_texts_have_their_moments_in_both_clips(
         read_json(word_server.url + "/pair/moments", body | {"texts": ["x" * 5001]})
 
 
+def test_a_word_about_the_text_is_no_evidence() -> None:
+    text = "The main difference in Tools is that in Video 2, the main bowl is blue."
+    split = pieces(text, {"main", "bowl"})
+    assert "".join(part for part, _ in split) == text
+    assert split[:2] == [("The main difference in Tools is that in Video 2, the ", ""), ("main", "main")]
+
+
 def test_a_word_is_a_link_to_its_clearest_moment_in_each_clip(
     word_server: Server, tab: "Page", word_pair: Pair, browser: "Browser"
 ) -> None:
@@ -440,13 +448,13 @@ def test_an_alignment_has_times_of_the_clips_and_says_why_it_is_missing_or_short
     site = replace(inside.site, store=store)
     with store.lock():
         store.catalog("clips").append(pl.DataFrame({"key": ["a", "b"], **columns}))
-        assert "no view of the store" in pair_alignment(site, ("a", "a")).problem
+        assert "no view of the store" in pair_alignment(site, ("a", "a"))["problem"]
         frames = store.create_view("clips", "net", made_by, {"tokens": Feature((4, 3), "float32")}, 2)
         frames.resize()
         frames.write_shard(0, np.arange(2), {"tokens": np.eye(4, 3, dtype=np.float32)[None].repeat(2, 0) + 1}, {})
-    assert "a has 4 and a has 4, of 8" in pair_alignment(site, ("a", "a")).warning
-    assert pair_alignment(site, ("a", "a")).warp == [(time, time) for time in (0, 0.25, 0.75, 1.25, 1.75, 2)]
-    assert "no start and end of b" in pair_alignment(site, ("a", "b")).problem
+    assert "a has 4 and a has 4, of 8" in pair_alignment(site, ("a", "a"))["warning"]
+    assert pair_alignment(site, ("a", "a"))["warp"] == [(time, time) for time in (0, 0.25, 0.75, 1.25, 1.75, 2)]
+    assert "no start and end of b" in pair_alignment(site, ("a", "b"))["problem"]
 
 
 def test_the_words_of_an_answer_are_kept_over_a_reload(word_server: Server, tab: "Page", word_pair: Pair) -> None:
@@ -625,7 +633,7 @@ def naive(site: Site, step: str) -> list[tuple[float, frozenset[str]]]:
 
 
 def sets(result: Result) -> list[frozenset[str]]:
-    return [frozenset((pair.reference, pair.candidate)) for pair in result.pairs]
+    return [frozenset((pair["reference"], pair["candidate"])) for pair in result.pairs]
 
 
 @pytest.mark.parametrize("order", ["different", "alike"])
@@ -634,8 +642,8 @@ def test_the_pairs_of_a_step_are_those_of_a_naive_search(site: Site, finder: Fin
     expected = naive(site, "whisk the eggs")[:: 1 if order == "different" else -1]
     cosines = {pair: cosine for cosine, pair in expected}
     assert len(result.pairs) > 10 and sets(result)[0] == expected[0][1]
-    assert [pair.score for pair in result.pairs] == pytest.approx([cosines[pair] for pair in sets(result)], abs=1e-6)
-    scores = [pair.score for pair in result.pairs]
+    assert [pair["score"] for pair in result.pairs] == pytest.approx([cosines[pair] for pair in sets(result)], abs=1e-6)
+    scores = [pair["score"] for pair in result.pairs]
     assert scores == sorted(scores, reverse=order == "alike")
     assert result.note.startswith(f"{len(expected)} pairs of all 12 clips")
 

@@ -298,7 +298,7 @@ def test_no_request_ends_in_500(world: Path, tmp_path: Path) -> None:
         assert client.get(f"/annotate/as/{token}").status_code == 200
     sound = {"view": "efficientnet-lite0", "task": "diffmcq", "identity": "1", "side": "left", "form": "answers"}
     sound |= {"key": keys[0], "clip": keys[0], "reference": keys[0], "candidate": keys[1], "colour": "step"}
-    sound |= {"id": f"{keys[0]} {keys[1]}", "token": tokens[0], "head": "x"}
+    sound |= {"id": f"{keys[0]} {keys[1]}", "token": tokens[0], "head": "x", "act": "include"}
     described, failed, sent = app.openapi(), [], 0
 
     def ask(method: str, path: str, **given: Any) -> None:

@@ -13,9 +13,8 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi import Path as InPath
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, Response
 from sqlalchemy import Connection
-from starlette.background import BackgroundTask
 
 from stepdiff.annotate import export
 from stepdiff.annotate.people.agreement import agreement
@@ -24,18 +23,16 @@ from stepdiff.annotate.people.flags import flags
 from stepdiff.annotate.people.form import ID, Answer
 from stepdiff.annotate.people.label_studio import placed_answers
 from stepdiff.app.annotating import answers, people, service
-from stepdiff.app.annotating.answers import OTHER_WAY
+from stepdiff.app.annotating.answers import OTHER_WAY, Adjudication, Import
 from stepdiff.app.annotating.events import utc
-from stepdiff.app.annotating.messages import Adjudication, Import, Name, Someone
-from stepdiff.app.annotating.people import Person
+from stepdiff.app.annotating.people import Name, Person, Someone
 from stepdiff.app.annotating.service import PATH, Annotating
 from stepdiff.app.media import clip_strip, clip_video
-from stepdiff.app.pages import page
+from stepdiff.app.pages import download, page
 from stepdiff.app.site import Site, UnknownError
 from stepdiff.common.errors import StepDiffError
 
-ROWS = 100
-"""rows of a table on one page"""
+ROWS = 100  # rows of a table on one page
 First = Annotated[int, Query(ge=0, le=2**31, description="first row")]
 Form = Literal["answers", "csv", "diffcap", "diffrank", "label-studio", "label-studio-config"]
 FILES = {"answers": "answers.jsonl", "csv": "answers.csv", "diffcap": "diffcap.jsonl", "diffrank": "diffrank.jsonl"}
@@ -43,8 +40,12 @@ FILES |= {"label-studio": "label-studio.json", "label-studio-config": "label-stu
 COLUMNS = {"name": "Name", "done": "Done", "training": "Training", "open": "Open", "seconds": "Seconds"}
 COLUMNS |= {"distance": "Distance", "gold": "Gold", "flags": "Flags"}
 """of the table of people, which is sorted by any of them"""
-NOTHING = {"submitted": 0, "training": 0, "open": 0, "last": None}
-"""progress of a person without assignments"""
+NOTHING = {"submitted": 0, "training": 0, "open": 0}  # progress of a person without assignments
+CHANGES: dict[str, tuple[Callable[[Connection, Person, float, int], None], str]] = {
+    "revoke": (people.revoke, "{} can no longer open the pages"),
+    "exclude": (people.exclude, "the answers of {} do not count"),
+    "include": (people.include, "the answers of {} count"),
+}
 Column = Literal["name", "done", "training", "open", "seconds", "distance", "gold", "flags"]
 
 
@@ -61,13 +62,6 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
 
     def linked(request: Request, person: Person, token: str) -> dict[str, str]:
         return {"name": person.name, "address": service.link(token, site.public_url or str(request.base_url))}
-
-    def change(sent: Someone, by: Person, act: Callable[[Connection, Person, float, int], None]) -> str:
-        """Change a person, and return the name."""
-        with annotating.database.write() as connection:
-            person = people.by_id(connection, sent.person)
-            act(connection, person, annotating.clock(), by.id)
-        return person.name
 
     @routes.get("")
     def overview(request: Request, sort: Column | None = None, falling: bool = False) -> Response:
@@ -86,14 +80,16 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
         for person in everyone:
             if person.role != "admin":
                 own, done = figures_of.get(person.name), progress.get(person.id, NOTHING)
-                row: dict[str, Any] = {"person": person, "name": person.name, "progress": done}
-                row |= {"done": done["submitted"], "training": done["training"], "open": done["open"]}
-                row["gold_scores"] = own.gold_scores if own else 0
-                row |= {name: own and getattr(own, name) for name in ("seconds", "distance", "gold")}
+                row: dict[str, Any] = {"person": person, "name": person.name, "done": done["submitted"]}
+                row |= {"training": done["training"], "open": done["open"]}
+                row |= {name: own and getattr(own, name) for name in ("seconds", "distance", "gold", "gold_scores")}
                 row["excluded"] = None if person.excluded is None else utc(person.excluded)
                 rows.append(row | {"flags": flags(own, agreed.annotators) if own else []})
-        if sort is not None:
-            rows = _sorted(rows, sort, falling)
+        if sort is not None:  # those without a value last; of flags, their number counts
+            value: Callable[[Any], Any] = str.casefold if sort == "name" else len if sort == "flags" else float
+            known = [row for row in rows if row[sort] is not None]
+            unknown = [row for row in rows if row[sort] is None]
+            rows = sorted(known, key=lambda row: value(row[sort]), reverse=falling) + unknown
         record = {"title": "Collection", "totals": totals, "per_pair": task.people, "people": rows}
         record |= {"columns": COLUMNS, "sort": sort, "falling": falling, "left_out": len(left_out)}
         record |= {"agreement": agreed, "names_open": names_open, "files": FILES}
@@ -161,35 +157,29 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
         return clip_strip(site, clip, frames=1, height=90)
 
     @routes.post("/adjudicate")
-    def adjudicate(sent: Adjudication, by: Admin) -> Response:
+    def adjudicate(sent: Adjudication, by: Admin) -> dict[str, str]:
         """Decide about a pair. An earlier decision stays in the history."""
-        try:
-            with annotating.database.write() as connection:
-                answers.adjudicate(connection, task, by, sent, annotating.clock())
-        except answers.FaultsError as error:
-            return JSONResponse({"error": str(error), "fields": error.fields}, 400)
-        return JSONResponse({"done": "decided"})
+        with annotating.database.write() as connection:
+            answers.adjudicate(connection, task, by, sent, annotating.clock())
+        return {"done": "decided"}
 
-    @routes.get("/export/{form}", response_class=FileResponse)
-    def exported(form: Form) -> FileResponse:
+    @routes.get("/export/{form}", response_class=Response)
+    def exported(form: Form) -> Response:
         """Everything that was submitted and counts, in one of the forms; the header Left-Out counts other answers."""
         with annotating.database.read() as connection:
             every, left_out = list(answers.collected(connection)), len(answers.excluded(connection))
         if not every and not form.startswith("label-studio"):
             why = f"all {left_out:,} answers are of excluded people" if left_out else "nobody submitted an answer yet"
             raise StepDiffError(f"{why}: there is nothing to export")
-        folder = tempfile.TemporaryDirectory(prefix="stepdiff-export-")
-        out, collected = Path(folder.name) / FILES[form], Path(folder.name) / "collected.jsonl"
-        try:
+        with tempfile.TemporaryDirectory(prefix="stepdiff-export-") as folder:
+            out, collected = Path(folder) / FILES[form], Path(folder) / "collected.jsonl"
             if every:
                 write_answers(collected, every)
             files: dict[str, Any] = {"file": str(collected) if every else None, form.replace("-", "_"): str(out)}
             export.run(export.ExportOptions(task=str(path), **files))
-        except BaseException:
-            folder.cleanup()
-            raise
-        headers, cleanup = {"Left-Out": str(left_out)}, BackgroundTask(folder.cleanup)
-        return FileResponse(out, filename=FILES[form], headers=headers, background=cleanup)
+            response = download(FILES[form], out.read_bytes())
+        response.headers["Left-Out"] = str(left_out)
+        return response
 
     @routes.post("/import")
     def imported(sent: Import, by: Admin) -> dict[str, Any]:
@@ -218,36 +208,21 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
             token = people.link(connection, person, annotating.clock(), by=by.id)
         return linked(request, person, token)
 
-    @routes.post("/people/revoke")
-    def revoke(sent: Someone, by: Admin) -> dict[str, str]:
-        """End a person's link, and return open work to the pool."""
-        if sent.person == by.id:
+    @routes.post("/people/{act}")
+    def change(act: Literal["revoke", "exclude", "include"], sent: Someone, by: Admin) -> dict[str, str]:
+        """End a person's link, let a person's answers not count, or let them count again.
+
+        Open work, and all pairs of an excluded person, return to the pool.
+        """
+        if act == "revoke" and sent.person == by.id:
             raise StepDiffError("this is your own link: stepdiff people admin makes another")
-        return {"done": f"{change(sent, by, people.revoke)} can no longer open the pages"}
-
-    @routes.post("/people/exclude")
-    def exclude(sent: Someone, by: Admin) -> dict[str, str]:
-        """Let a person's answers not count, and return their pairs to the pool."""
-        return {"done": f"the answers of {change(sent, by, people.exclude)} do not count"}
-
-    @routes.post("/people/include")
-    def include(sent: Someone, by: Admin) -> dict[str, str]:
-        """Let the answers of an excluded person count again."""
-        return {"done": f"the answers of {change(sent, by, people.include)} count"}
+        change, words = CHANGES[act]
+        with annotating.database.write() as connection:
+            person = people.by_id(connection, sent.person)
+            change(connection, person, annotating.clock(), by.id)
+        return {"done": words.format(person.name)}
 
     return routes
-
-
-def _sorted(rows: list[dict[str, Any]], column: str, falling: bool) -> list[dict[str, Any]]:
-    """Return rows by a column, those without a value last; of flags, their number counts."""
-
-    def value(row: dict[str, Any]) -> Any:
-        own = row[column]
-        return own.casefold() if isinstance(own, str) else len(own) if isinstance(own, list) else own
-
-    known = [row for row in rows if row[column] is not None]
-    unknown = [row for row in rows if row[column] is None]
-    return sorted(known, key=value, reverse=falling) + unknown
 
 
 def _collected(annotating: Annotating) -> list[Answer]:

@@ -10,23 +10,41 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from statistics import median, median_high
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from sqlalchemy import ColumnElement, Connection, case, func, select
 
-from stepdiff.annotate.people.form import HIGHEST, Answer, Form, answer_of
+from stepdiff.annotate.people.form import CATEGORIES, HIGHEST, ID, Answer, Form, Side, answer_of
 from stepdiff.annotate.people.label_studio import CORRECT, SKIPPED
 from stepdiff.annotate.people.task import Task
 from stepdiff.app.annotating.events import adjudications, assignments, pair_key, pairs, people, record
-from stepdiff.app.annotating.messages import Adjudication
 from stepdiff.app.annotating.people import MOST_NAME, Person, checked_name, named
 from stepdiff.app.annotating.people import add as add_person
-from stepdiff.app.annotating.work import free_slot, head_of
-from stepdiff.app.site import UnknownError
+from stepdiff.app.annotating.work import Category, Number, Reason, Score, Text, free_slot, head_of
+from stepdiff.app.site import NO_NUL, RefusedError, Sent, UnknownError
 from stepdiff.common.errors import StepDiffError
 
 OTHER_WAY = "(Video 1 compared with Video 2) "
 """begins a text of a decision that says how the reference differs from the candidate"""
+
+
+class Adjudication(Sent):
+    """The answer that decides about a pair."""
+
+    pair: Annotated[str, Field(max_length=ID, pattern=NO_NUL)]
+    keystep: Text
+    texts: dict[Category, Text] = Field(max_length=CATEGORIES)
+    scores: dict[Category, Score] = Field(max_length=CATEGORIES)
+    rejected: Reason | None = None
+    left: Side = "reference"  # the clip that the texts compare the other one with
+
+
+class Import(Sent):
+    """Tasks of a Label Studio export."""
+
+    tasks: Annotated[list[object], Field(max_length=10_000)]
+    first: Number = 1  # place of the first of these tasks in the file, from 1
 
 
 def collected(connection: Connection) -> Iterator[Answer]:
@@ -69,16 +87,13 @@ def totals(connection: Connection, per_pair: int) -> dict[str, int]:
     }
 
 
-def progress(connection: Connection) -> dict[int, dict[str, Any]]:
-    """Return by person how many assignments are submitted, training or open, and when the last one changed (`last`)."""
-    other = assignments.alias()
-    latest = select(other.c.touched).where(other.c.person == assignments.c.person).order_by(other.c.last.desc())
+def progress(connection: Connection) -> dict[int, dict[str, int]]:
+    """Return by person how many assignments are submitted, training or open."""
     submitted, training = assignments.c.state == "submitted", assignments.c.kind == "training"
     columns = {
         "submitted": func.count(case((submitted & ~training, 1))),
         "training": func.count(case((submitted & training, 1))),
         "open": func.count(case((assignments.c.state == "open", 1))),
-        "last": latest.limit(1).scalar_subquery(),
     }
     rows = connection.execute(select(assignments.c.person, *columns.values()).group_by(assignments.c.person))
     return {person: dict(zip(columns, own, strict=True)) for person, *own in rows}
@@ -183,14 +198,6 @@ def suggestion(collected: Sequence[Answer], task: Form) -> dict[str, Any]:
     }
 
 
-class FaultsError(StepDiffError):
-    """An answer that breaks rules of the form: `fields` and the sentences about them."""
-
-    def __init__(self, faults: list[tuple[str, str]]) -> None:
-        super().__init__(" ".join(sentence for _, sentence in faults))
-        self.fields = dict(faults)
-
-
 def take(
     connection: Connection,
     task: Task,
@@ -244,9 +251,7 @@ def _take(connection: Connection, task: Task, answer: Answer, by: Person, now: f
 def adjudicate(connection: Connection, task: Task, by: Person, decision: Adjudication, now: float) -> Answer:
     """Record the answer that decides about a pair; its texts say how the other clip differs from the `left` one.
 
-    Raises:
-        UnknownError: The task has no such pair.
-        FaultsError: The answer breaks rules of the task.
+    UnknownError: the task has no such pair; RefusedError: the answer breaks rules of the task.
     """
     pair = task.by_id.get(decision.pair)
     if pair is None:
@@ -255,6 +260,6 @@ def adjudicate(connection: Connection, task: Task, by: Person, decision: Adjudic
     texts = {name: decision.texts.get(name, "") for name in decision.scores}
     answer = answer_of(about | task.filled(decision.keystep, texts, decision.scores, decision.rejected))
     if faults := list(task.faults(answer)):
-        raise FaultsError(faults)
+        raise RefusedError(" ".join(sentence for _, sentence in faults), 400, fields=dict(faults))
     record(connection, "adjudicated", now, by.id, answer=asdict(answer))
     return answer

@@ -3,26 +3,42 @@
 Guarantees
 - processes on one database assign no pair too often and lose nothing: one transaction writes at a time, and is there
   whole or not at all, also after SIGKILL
-- a database of an earlier version is updated where it is opened
+- the database refuses changes of its log, a table of events
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, make_url, select
+from sqlalchemy import Connection, Engine, MetaData, create_engine, event, func, inspect, make_url, select
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 
-from stepdiff.app.annotating.events import METADATA, protect_events, rebuild
+from stepdiff.app.annotating.events import METADATA, SAVED_AGAIN
 from stepdiff.app.site import RefusedError
 from stepdiff.common.errors import StepDiffError
 
 URLS = "sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
-WAIT = 30.0
-"""seconds for which a writer waits for another process"""
+WAIT = 30.0  # seconds for which a writer waits for another process
 _LOCK = 0x57E9D1FF  # key of PostgreSQL's advisory lock
+_TRIGGERS = {
+    "sqlite": (
+        "CREATE TRIGGER no_update_of_{table} BEFORE UPDATE ON {table} WHEN NOT ({unless}) "
+        "BEGIN SELECT RAISE(ABORT, '{table} are never changed'); END",
+        "CREATE TRIGGER no_delete_of_{table} BEFORE DELETE ON {table} "
+        "BEGIN SELECT RAISE(ABORT, '{table} are never changed'); END",
+    ),
+    "postgresql": (
+        "CREATE OR REPLACE FUNCTION refuse_change_of_{table}() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN IF TG_OP = 'UPDATE' THEN IF {unless} THEN RETURN NEW; END IF; END IF; "
+        "RAISE EXCEPTION '{table} are never changed'; END $$",
+        "CREATE TRIGGER no_change_of_{table} BEFORE DELETE OR TRUNCATE ON {table} "
+        "EXECUTE FUNCTION refuse_change_of_{table}()",
+        "CREATE TRIGGER no_update_of_{table} BEFORE UPDATE ON {table} FOR EACH ROW "
+        "EXECUTE FUNCTION refuse_change_of_{table}()",
+    ),
+}
 
 
 class Database:
@@ -34,10 +50,14 @@ class Database:
         self.postgres = engine.dialect.name == "postgresql"
 
     @classmethod
-    def open(cls, url: str, create: Callable[[Connection], None] | None = None) -> "Database":
-        """Open a database, `sqlite:///PATH` or `postgresql+psycopg://USER:PASSWORD@HOST/NAME`, and create its tables.
+    def open(cls, url: str, tables: MetaData = METADATA, log: str = "events", unless: str = SAVED_AGAIN) -> "Database":
+        """Open a database, `sqlite:///PATH` or `postgresql+psycopg://USER:PASSWORD@HOST/NAME`.
 
-        create: makes the tables where they do not exist; by default those of annotations.
+        Args:
+            url: Of the database.
+            tables: Created where the log does not exist; by default those of annotations.
+            log: The table whose rows are never changed.
+            unless: Condition of the updates of its rows that are allowed.
 
         Raises:
             StepDiffError: Not such a URL, a missing package, or a database that does not answer.
@@ -60,7 +80,10 @@ class Database:
         database = cls(engine)
         try:
             with database._locked() as connection:
-                (create or _create)(connection)
+                if not inspect(connection).has_table(log):
+                    tables.create_all(connection)
+                    for statement in _TRIGGERS[engine.dialect.name]:
+                        connection.exec_driver_sql(statement.format(table=log, unless=unless))
         except DBAPIError as error:
             why = str(error.orig).strip().partition("\n")[0]
             raise StepDiffError(f"database: {shown} cannot be opened ({why})") from None
@@ -100,18 +123,6 @@ class Database:
 
     def close(self) -> None:
         self._engine.dispose()
-
-
-def _create(connection: Connection) -> None:
-    """Create the tables, or bring those of an earlier version up to date."""
-    known = inspect(connection)
-    new = not known.has_table("events")
-    earlier = not new and "excluded" not in {column["name"] for column in known.get_columns("people")}
-    METADATA.create_all(connection)
-    if earlier:
-        rebuild(connection)
-    if new or earlier:
-        protect_events(connection)
 
 
 def default_url(task: Path) -> str:

@@ -11,7 +11,6 @@ Guarantees
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -89,61 +88,24 @@ adjudications = sa.Table(
     sa.Column("answer", sa.Text, nullable=False),
 )
 
-# A later save of the same fields replaces the last event of a person; no other event is ever changed.
-_SAVED_AGAIN = (
+SAVED_AGAIN = (
     "OLD.kind = 'saved' AND NEW.kind = 'saved' AND NEW.seq = OLD.seq AND NEW.person = OLD.person "
     "AND NEW.assignment = OLD.assignment "
     "AND NOT EXISTS (SELECT 1 FROM events WHERE person = OLD.person AND seq > OLD.seq)"
 )
-
-
-def append_only(connection: Connection, table: str, unless: str = "FALSE") -> None:
-    """Make the database refuse changes of a table's rows, except for updates that meet the condition `unless`."""
-    for statement in _TRIGGERS[connection.dialect.name]:
-        connection.exec_driver_sql(statement.format(table=table, unless=unless))
-
-
-def protect_events(connection: Connection) -> None:
-    append_only(connection, "events", _SAVED_AGAIN)
-
-
-_TRIGGERS = {
-    "sqlite": (
-        "DROP TRIGGER IF EXISTS no_update_of_{table}",
-        "CREATE TRIGGER no_update_of_{table} BEFORE UPDATE ON {table} WHEN NOT ({unless}) "
-        "BEGIN SELECT RAISE(ABORT, '{table} are never changed'); END",
-        "DROP TRIGGER IF EXISTS no_delete_of_{table}",
-        "CREATE TRIGGER no_delete_of_{table} BEFORE DELETE ON {table} "
-        "BEGIN SELECT RAISE(ABORT, '{table} are never changed'); END",
-    ),
-    "postgresql": (
-        "CREATE OR REPLACE FUNCTION refuse_change_of_{table}() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN IF TG_OP = 'UPDATE' THEN IF {unless} THEN RETURN NEW; END IF; END IF; "
-        "RAISE EXCEPTION '{table} are never changed'; END $$",
-        "DROP TRIGGER IF EXISTS no_change_of_{table} ON {table}",
-        "CREATE TRIGGER no_change_of_{table} BEFORE DELETE OR TRUNCATE ON {table} "
-        "EXECUTE FUNCTION refuse_change_of_{table}()",
-        "DROP TRIGGER IF EXISTS no_update_of_{table} ON {table}",
-        "CREATE TRIGGER no_update_of_{table} BEFORE UPDATE ON {table} FOR EACH ROW "
-        "EXECUTE FUNCTION refuse_change_of_{table}()",
-    ),
-}
-
+"""the only change of an event: a later save of the same fields replaces the last event of a person"""
 NO_FORM: dict[str, Any] = {"keystep": "", "texts": {}, "scores": {}}
 
 
 @dataclass(frozen=True)
 class Event:
     seq: int
-    at: float
-    """seconds since 1970"""
+    at: float  # seconds since 1970
     kind: str
-    person: int | None
-    """who changed something"""
+    person: int | None  # who changed something
     assignment: int | None
     data: dict[str, Any]
-    size: int
-    """bytes of `data` in the database"""
+    size: int  # bytes of `data` in the database
 
 
 def utc(now: float) -> str:
@@ -261,27 +223,6 @@ def apply(connection: Connection, event: Event) -> None:
 
 def _count(connection: Connection, person: int | None, size: int) -> None:
     connection.execute(update(people).where(people.c.id == person).values(written=people.c.written + size))
-
-
-def rebuild(connection: Connection) -> None:
-    """Make the tables of an earlier version again from the events."""
-    connection.execute(update(pairs).values(taken=0))
-    for table in (people, assignments, adjudications):
-        table.drop(connection)
-    METADATA.create_all(connection)
-    for index in events.indexes:
-        index.create(connection, checkfirst=True)
-    last = 0
-    while rows := list(history(connection, last, 1000)):
-        for event in rows:
-            apply(connection, event)
-        last = rows[-1].seq
-
-
-def history(connection: Connection, after: int = 0, most: int | None = None) -> Iterator[Event]:
-    """Yield the events after a number, in order, at most `most`."""
-    for row in connection.execute(select(events).where(events.c.seq > after).order_by(events.c.seq).limit(most)):
-        yield Event(row.seq, row.at, row.kind, row.person, row.assignment, json.loads(row.data), len(row.data))
 
 
 def merged(form: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

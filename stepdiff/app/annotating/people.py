@@ -9,19 +9,31 @@ Guarantees
 import secrets
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from sqlalchemy import Connection, func, select
 
 from stepdiff.app.annotating.events import assignments, people, record
+from stepdiff.app.site import NO_NUL, Sent
 from stepdiff.common.errors import StepDiffError
 
 Role = Literal["annotator", "admin"]
 Origin = Literal["link", "name", "import"]
-MOST_NAME = 100
-"""characters of a name"""
-ADMIN = "admin"
-"""name of the person of the admin link"""
+MOST_NAME = 100  # characters of a name
+ADMIN = "admin"  # name of the person of the admin link
+
+
+class Name(Sent):
+    """Who annotates."""
+
+    name: Annotated[str, Field(max_length=10 * MOST_NAME, pattern=NO_NUL)]
+
+
+class Someone(Sent):
+    """A person, by id."""
+
+    person: Annotated[int, Field(ge=1, le=2**62)]
 
 
 @dataclass(frozen=True)
@@ -31,12 +43,10 @@ class Person:
     id: int
     name: str
     role: str
-    origin: str
-    """link, name (entered on this machine) or import"""
+    origin: str  # link, name (entered on this machine) or import
     active: bool
     revoked: bool
-    excluded: float | None = None
-    """since when the person's answers do not count, in seconds since 1970"""
+    excluded: float | None = None  # since when the person's answers do not count, in seconds since 1970
 
 
 def checked_name(name: str) -> str:

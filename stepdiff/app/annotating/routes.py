@@ -17,9 +17,9 @@ from starlette.background import BackgroundTask
 
 from stepdiff.annotate.people.form import FORM_TEXT
 from stepdiff.app.annotating import admin, answers, people, service, work
-from stepdiff.app.annotating.messages import Name, Save, Submission
-from stepdiff.app.annotating.people import Person
+from stepdiff.app.annotating.people import Name, Person
 from stepdiff.app.annotating.service import PATH, Annotating
+from stepdiff.app.annotating.work import Save, Submission
 from stepdiff.app.media import clip_video
 from stepdiff.app.pages import page
 from stepdiff.app.site import RefusedError, Site
@@ -152,21 +152,15 @@ def router(site: Site) -> APIRouter:
     @routes.post("/work/{identity}/save")
     def save(identity: Identity, sent: Save, person: Annotator) -> Response:
         """Save changes of the form."""
-        try:
-            with database.write(durable=False) as connection:
-                work.save(connection, assigner, person, identity, sent, clock())
-        except work.StaleError as error:
-            return _stale(error)
+        with database.write(durable=False) as connection:
+            work.save(connection, assigner, person, identity, sent, clock())
         return JSONResponse({"saved": True, "number": sent.number, "problem": None})
 
     @routes.post("/work/{identity}/submit")
     def submit(identity: Identity, sent: Submission, person: Annotator) -> Response:
         """Submit the form with its last changes, or reject the pair."""
-        try:
-            with database.write() as connection:
-                return JSONResponse(work.submit(connection, assigner, person, identity, sent, clock()))
-        except work.StaleError as error:
-            return _stale(error)
+        with database.write() as connection:
+            return JSONResponse(work.submit(connection, assigner, person, identity, sent, clock()))
 
     @routes.post("/undo")
     def undo(person: Annotator) -> dict[str, str]:
@@ -183,7 +177,3 @@ def router(site: Site) -> APIRouter:
         return clip_video(site, left if side == "left" else right)
 
     return routes
-
-
-def _stale(error: work.StaleError) -> Response:
-    return JSONResponse({"saved": False, "number": error.number, "problem": str(error)}, error.status)

@@ -68,19 +68,14 @@ class Annotating:
     task: Task
     database: Database
     assigner: Assigner
-    new_admin: str | None
-    """token of the admin link, where this start made it"""
+    new_admin: str | None  # token of the admin link, where this start made it
     clock: Callable[[], float] = time.time
     persons: Limit = field(default_factory=lambda: Limit(PERSON_RATE, PERSON_BURST))
     addresses: Limit = field(default_factory=lambda: Limit(ADDRESS_RATE, ADDRESS_BURST))
 
     @classmethod
     def open(cls, path: Path, url: str | None = None, clock: Callable[[], float] = time.time) -> "Annotating":
-        """Open a task, a YAML file, and its database, by default an SQLite file next to the task.
-
-        Raises:
-            StepDiffError: The task cannot be read, or the database cannot be opened.
-        """
+        """Open a task, a YAML file, and its database, by default an SQLite file next to the task."""
         task = read_task(path)
         database = Database.open(url or default_url(path))
         with database.write() as connection:

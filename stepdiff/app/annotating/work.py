@@ -16,19 +16,49 @@ Guarantees
 import json
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from sqlalchemy import Connection, exists, func, select
 
-from stepdiff.annotate.people.form import Answer, answer_of
+from stepdiff.annotate.people.form import CATEGORIES, FORM_TEXT, HIGHEST, ID, LOWEST, Answer, answer_of
 from stepdiff.annotate.people.task import Pair, Task
 from stepdiff.app.annotating.events import assignments, merged, pair_key, pairs, people, record, utc
-from stepdiff.app.annotating.messages import Save, Submission
 from stepdiff.app.annotating.people import Person
-from stepdiff.app.site import RefusedError, UnknownError
+from stepdiff.app.site import NO_NUL, RefusedError, Sent, UnknownError
 from stepdiff.common.errors import StepDiffError
 
 _EXPIRED_AT_ONCE = 1000
+Text = Annotated[str, Field(max_length=FORM_TEXT, pattern=NO_NUL)]
+Category = Annotated[str, Field(max_length=ID, pattern=NO_NUL)]
+Reason = Annotated[str, Field(max_length=200, pattern=NO_NUL)]
+Score = Annotated[int, Field(ge=LOWEST, le=HIGHEST)]
+Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+class Changes(Sent):
+    """Fields of the form that changed. A score of null: none is chosen."""
+
+    keystep: Text | None = None
+    texts: dict[Category, Text] = Field(default={}, max_length=CATEGORIES)
+    scores: dict[Category, Score | None] = Field(default={}, max_length=CATEGORIES)
+
+    def fields(self) -> dict[str, Any]:
+        return self.model_dump(exclude_unset=True, exclude={"keystep"} if self.keystep is None else None)
+
+
+class Save(Sent):
+    """Changes of an assignment."""
+
+    number: Number  # higher than that of the last save
+    changes: Changes
+
+
+class Submission(Save):
+    """The last changes, and the end of an assignment."""
+
+    rejected: Reason | None = None  # reason; null: the pair is accepted
+    seconds: Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -37,12 +67,9 @@ class Assignment:
 
     id: int
     pair: Pair
-    kind: str
-    """work, gold or training"""
-    left: str
-    """reference or candidate"""
-    state: str
-    """open, submitted or expired"""
+    kind: str  # work, gold or training
+    left: str  # reference or candidate
+    state: str  # open, submitted or expired
     opened: float
     number: int
     form: dict[str, Any]
@@ -67,11 +94,7 @@ class Assigner:
         self._limit = task.timeout_minutes * 60
 
     def next(self, connection: Connection, person: Person, now: float) -> Assignment | None:
-        """Return the pair that a person works on: the last one, or a new one; None: nothing is left.
-
-        Raises:
-            RefusedError: The person is excluded.
-        """
+        """Return the pair of a person: the last one, or a new one; None: nothing is left. RefusedError: is excluded."""
         _refuse_excluded(connection, person)
         self._expire(connection, person, now)
         mine = assignments.c.person == person.id
@@ -171,21 +194,12 @@ def free_slot(connection: Connection, key: str, people: int) -> int | None:
     return None if len(used) >= people else min(set(range(1, people + 1)) - used)
 
 
-class StaleError(RefusedError):
-    """A save with a number that is not higher than `number`, that of the last save."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"save {number} is there already: send a higher number", 409)
-        self.number = number
-
-
 def save(connection: Connection, assigner: Assigner, person: Person, identity: int, sent: Save, now: float) -> None:
     """Save changes of the form of an assignment.
 
     Raises:
-        StaleError: The number is not higher.
-        RefusedError: The assignment is submitted, others have finished its pair, or the person is excluded or has
-            written too much.
+        RefusedError: The number is not higher, the assignment is submitted, others have finished its pair, or the
+            person is excluded or has written too much.
         UnknownError: The person has no such assignment.
     """
     _open(connection, assigner, person, identity, sent.number, now)
@@ -220,8 +234,7 @@ def submit(
 def undo(connection: Connection, assigner: Assigner, person: Person, now: float) -> int:
     """Open the last submitted assignment of a person again and return its id.
 
-    Raises:
-        RefusedError: There is none, its feedback was shown, or the person is excluded or has written too much.
+    RefusedError: there is none, its feedback was shown, or the person is excluded or has written too much.
     """
     _refuse_excluded(connection, person)
     mine = (assignments.c.person == person.id) & (assignments.c.state == "submitted")
@@ -269,7 +282,8 @@ def _open(
         minutes = assigner.task.timeout_minutes
         raise RefusedError(f"nothing changed here for {minutes:g} minutes, and others have finished this pair", 410)
     if number <= assignment.number:
-        raise StaleError(assignment.number)
+        last = assignment.number
+        raise RefusedError(f"save {last} is there already: send a higher number", 409, saved=False, number=last)
     return assignment
 
 

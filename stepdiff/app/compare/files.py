@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -29,6 +29,8 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.bootstrap import Figure
 from stepdiff.tasks.scoring import Marks, task_figures
 from stepdiff.tasks.testsets import (
+    DiffRank,
+    Pair,
     Task,
     published_task,
     read_test_set,
@@ -37,15 +39,12 @@ from stepdiff.tasks.testsets import (
     task_of,
 )
 
-MOST_BYTES = 64 * 2**20
-"""of a file of predictions or rows"""
-MOST_RECORD_BYTES = 4 * 2**20
-"""of a score record"""
-MOST_FILES = 1000
-"""files of predictions in all folders"""
-MOST_TARGETS = 100
-"""of a row of DiffRank"""
+MOST_BYTES = 64 * 2**20  # of a file of predictions or rows
+MOST_RECORD_BYTES = 4 * 2**20  # of a score record
+MOST_FILES = 1000  # files of predictions in all folders
+MOST_TARGETS = 100  # of a row of DiffRank
 Signature = tuple[tuple[int, int, int] | None, ...]
+Lines = dict[Pair, list[tuple[int, int]]]  # pair -> (line, place in the line: the target's number) of a file
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,15 @@ class Rows:
         return [reference_video(row) for row in self.rows]
 
     @cached_property
+    def lines(self) -> Lines:
+        """The lines of each pair of DiffCap or DiffRank."""
+        lines: Lines = defaultdict(list)
+        for line, row in enumerate(self.rows):
+            for place, other in enumerate(row.targets if isinstance(row, DiffRank) else (row.candidate,)):
+                lines[row.reference, other].append((line, place))
+        return lines
+
+    @cached_property
     def identities(self) -> dict[tuple[str, int], int]:
         """The line of each row by (digest of its content, number among equal rows)."""
         lines: dict[tuple[str, int], int] = {}
@@ -87,15 +95,12 @@ class Method:
     id: str
     name: str
     file: str
-    control: bool
-    """whether it is a control: without video, with other clips, or without a look at the clips"""
+    control: bool  # whether it is a control: without video, with other clips, or without a look at the clips
     trained: bool
-    regime: str
-    """none, s1, supervised; empty if it is not disclosed"""
+    regime: str  # none, s1, supervised; empty if it is not disclosed
     regime_words: str
     steps: int | None
-    notes: tuple[str, ...]
-    """what a reader must know: raw captions, clips that trained the head, differing figures"""
+    notes: tuple[str, ...]  # what a reader must know: raw captions, clips that trained the head, differing figures
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +111,7 @@ class Answers:
     test_set: str
     of: Rows
     said: list[Any]
-    similar: list[float] | None
-    """diffcap: log p(YES) - log p(NO) that the clips are similar, if the file has it"""
+    similar: list[float] | None  # diffcap: log p(YES) - log p(NO) that the clips are similar, if the file has it
 
     @cached_property
     def measured(self) -> tuple[dict[str, Figure], Marks]:
@@ -124,12 +128,6 @@ class _Known:
     result: Answers | Broken
 
 
-@cache
-def library(folders: tuple[Path, ...], test_sets: tuple[Path, ...]) -> "Library":
-    """Return the library of these folders, one for all pages."""
-    return Library(folders, test_sets)
-
-
 class Library:
     def __init__(self, folders: Sequence[Path], test_sets: Sequence[Path] = ()) -> None:
         """Take predictions from `folders`, and test sets also from the folders `test_sets`. Nothing is read yet."""
@@ -143,30 +141,21 @@ class Library:
         """Return all files in the order of folders and names. Equal objects mean files that have not changed."""
         with self._lock:
             paths, skipped = self._paths()
-            known = {path: self._current(path, name) for path, name in paths.items()}
+            known = {path: self._current(path, name) for name, path in paths.items()}
             self._known = known
             return (*(entry.result for entry in known.values()), *skipped)
 
-    def _paths(self) -> tuple[dict[Path, str], list[Broken]]:
-        """Return the files of predictions, each with its name in addresses, and what is left out."""
-        paths: dict[Path, str] = {}
-        names: set[str] = set()
-        skipped: list[Broken] = []
-        for folder in self._folders:
-            for stem in _stems(folder):
-                path, name = folder / f"{stem}.jsonl", stem
-                if path in paths:
-                    continue
-                if len(paths) == MOST_FILES:
-                    skipped.append(Broken(str(folder), f"more than {MOST_FILES} files: give fewer --predictions"))
-                    return paths, skipped
-                if name in names:
-                    name = f"{folder.name}/{stem}"
-                while name in names:
-                    name += "+"
-                names.add(name)
-                paths[path] = name
-        return paths, skipped
+    def _paths(self) -> tuple[dict[str, Path], list[Broken]]:
+        """Return the files of predictions by their names in addresses, and what is left out."""
+        paths: dict[str, Path] = {}
+        for path in dict.fromkeys(folder / f"{stem}.jsonl" for folder in self._folders for stem in _stems(folder)):
+            if len(paths) == MOST_FILES:
+                return paths, [Broken(str(path.parent), f"more than {MOST_FILES} files: give fewer --predictions")]
+            name = f"{path.parent.name}/{path.stem}" if path.stem in paths else path.stem
+            while name in paths:
+                name += "+"
+            paths[name] = path
+        return paths, []
 
     def _current(self, path: Path, name: str) -> _Known:
         known = self._known.get(path)
@@ -245,6 +234,9 @@ class Library:
             raise StepDiffError(f"{path}: no such file; evaluate again")
         if (size := file.stat().st_size) > most:
             raise StepDiffError(f"{path}: has {size:,} bytes; at most {most:,} are read")
+
+
+library = cache(Library)  # one for all pages
 
 
 def _stems(folder: Path) -> list[str]:

@@ -6,13 +6,10 @@ NAME_22_rows/A_run.jsonl      predictions of a method, one line for each row
 NAME_22_rows/B_run.rows.jsonl the rows of a method that has not answered all of them
 """
 
-import io
 import re
 import threading
-import zipfile
 from dataclasses import asdict
 from typing import Annotated
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -20,10 +17,10 @@ from fastapi import Path as InPath
 from fastapi.responses import Response
 
 from stepdiff.app.compare.files import Answers, Broken, library
-from stepdiff.app.compare.pages import ComparePage, RowsPage, SetLine, rows_page, set_line, steps_of
+from stepdiff.app.compare.pages import rows_page, set_line, steps_of
 from stepdiff.app.compare.select import Chosen, Selected, Selection, choose
 from stepdiff.app.compare.sets import Column, TestSet, grouped
-from stepdiff.app.pages import page
+from stepdiff.app.pages import download, page, zipped
 from stepdiff.app.site import Site, UnknownError
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.jsonl import object_line
@@ -37,14 +34,14 @@ def router(site: Site) -> APIRouter:
     routes = APIRouter(prefix="/compare", tags=["compare"])
     shelf = Shelf(site)
 
-    @routes.get("", response_model=ComparePage)
+    @routes.get("")
     def compare(request: Request) -> Response:
         """The test sets, with the figures of every method on all rows that it has answered."""
         sets, broken = shelf.read()
-        record = ComparePage("Methods side by side", [shelf.line(tests) for tests in sets], broken)
+        record = {"title": "Methods side by side", "sets": list(map(set_line, sets)), "broken": broken}
         return page(request, "compare.html", record)
 
-    @routes.get("/{task}", response_model=RowsPage)
+    @routes.get("/{task}")
     def rows(request: Request, task: AnyTask, selection: Selected) -> Response:
         """The rows of a test set with each method's answer, and totals of what is selected."""
         chosen = shelf.choose(task, selection)
@@ -53,7 +50,7 @@ def router(site: Site) -> APIRouter:
             for tests in shelf.read()[0]
             if tests.task == task and tests.id != chosen.tests.id
         ]
-        record = rows_page(site, chosen, shelf.steps(chosen.tests), others, f"/compare/{task}")
+        record = rows_page(site, chosen, others, f"/compare/{task}")
         return page(request, "compare_rows.html", record)
 
     @routes.get("/{task}/export")
@@ -61,8 +58,7 @@ def router(site: Site) -> APIRouter:
         """The selected rows, the predictions of the methods shown, and the commands that score them: a zip file."""
         chosen = shelf.choose(task, selection)
         name, data = archive(chosen, chosen.selection.address(f"/compare/{task}"))
-        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-        return Response(data, media_type="application/zip", headers=headers)
+        return download(name, data)
 
     return routes
 
@@ -74,8 +70,6 @@ class Shelf:
         self._site = site
         self._library = library(site.predictions, () if site.videos is None else (site.videos,))
         self._read: tuple[tuple[Answers | Broken, ...], list[TestSet], list[Broken]] = ((), [], [])
-        self._steps: WeakKeyDictionary[TestSet, list[str | None]] = WeakKeyDictionary()
-        self._lines: WeakKeyDictionary[TestSet, SetLine] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
     def read(self) -> tuple[list[TestSet], list[Broken]]:
@@ -94,26 +88,9 @@ class Shelf:
             raise UnknownError(f"no predictions of {task}: give folders of heads.evaluate with --predictions")
         for tests in known:
             if selection.set in ("", tests.id):
-                return choose(tests, selection, self.steps)
+                return choose(tests, selection, steps_of(self._site, tests))
         names = ", ".join(tests.id for tests in known[:20])
         raise UnknownError(f"{task} has no test set {selection.set[:200]!r}; it has {names}")
-
-    def steps(self, tests: TestSet) -> list[str | None]:
-        """Return the step of each row's reference clip."""
-        if tests not in self._steps:
-            self._steps[tests] = steps_of(self._site, tests)
-        return self._steps[tests]
-
-    def line(self, tests: TestSet) -> SetLine:
-        """Return the line of a test set in the list."""
-        if tests not in self._lines:
-            address = Selection(set=tests.id).address(f"/compare/{tests.task}")
-            self._lines[tests] = set_line(tests, address)
-        return self._lines[tests]
-
-
-_DATE = (1980, 1, 1, 0, 0, 0)
-"""of every file: equal selections are equal archives"""
 
 
 def archive(chosen: Chosen, address: str) -> tuple[str, bytes]:
@@ -149,11 +126,7 @@ def archive(chosen: Chosen, address: str) -> tuple[str, bytes]:
         *commands,
     ]
     files["README.txt"] = "\n".join(readme) + "\n"
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as out:
-        for name, text in files.items():
-            out.writestr(zipfile.ZipInfo(f"{folder}/{name}", _DATE), text, zipfile.ZIP_DEFLATED)
-    return f"{folder}.zip", packed.getvalue()
+    return f"{folder}.zip", zipped({f"{folder}/{name}": text for name, text in files.items()})
 
 
 def _rows(chosen: Chosen, places: list[int]) -> str:

@@ -7,10 +7,10 @@ Guarantees
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
 import numpy as np
@@ -22,10 +22,8 @@ from stepdiff.app.compare.sets import RIGHT, WRONG, Column, TestSet
 from stepdiff.app.site import UnknownError
 from stepdiff.tasks.published import PUBLISHED
 
-ROWS_AT_ONCE = 50
-"""rows of a page"""
-MOST_METHODS = 10
-"""methods that are shown if none are chosen"""
+ROWS_AT_ONCE = 50  # rows of a page
+MOST_METHODS = 10  # methods that are shown if none are chosen
 Where = Literal["", "right", "wrong", "better", "worse", "differ"]
 Sort = Literal["", "margin", "-margin", "loss", "value", "gap"]
 Mask = Bool[np.ndarray, " rows"]
@@ -65,16 +63,6 @@ class Selection(BaseModel):
 
 
 Selected = Annotated[Selection, Query()]
-
-
-@dataclass(frozen=True)
-class Filter:
-    """One filter of a selection, and how many rows it leaves by itself."""
-
-    name: str
-    words: str
-    rows: int
-    without: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,11 +128,12 @@ class Chosen:
         keys = self._sort_keys()[rows]
         return rows[np.argsort(np.where(np.isnan(keys), np.inf, keys), kind="stable")]
 
-    def filters(self, path: str) -> list[Filter]:
-        """Return the filters, each with the rows that it leaves by itself."""
+    def filters(self, path: str) -> list[dict[str, Any]]:
+        """Return the filters, each with the rows that it leaves by itself, and the address of the page without it."""
         empty = {"where": "", "category": "", "step": "", "text": "", "common": False}
         return [
-            Filter(name, words, int(mask.sum()), self.selection.address(path, **{name: empty[name]}))
+            {"name": name, "words": words, "rows": int(mask.sum())}
+            | {"without": self.selection.address(path, **{name: empty[name]})}
             for name, (words, mask) in self.masks.items()
         ]
 
@@ -164,12 +153,10 @@ class Chosen:
         return a.values(self.metric) if sort == "value" else -a.margins if sort == "-margin" else a.margins
 
 
-def choose(
-    tests: TestSet, selection: Selection, steps: Callable[[TestSet], Sequence[str | None]] = lambda _: ()
-) -> Chosen:
+def choose(tests: TestSet, selection: Selection, steps: Sequence[str | None] = ()) -> Chosen:
     """Return what a selection means on a test set; UnknownError where the set has no such method or figure.
 
-    steps: returns the step of each row; called only where the selection has a step.
+    steps: of each row; needed only where the selection has a step.
     """
     shown = [_column(tests, name) for name in selection.show] or tests.columns[:MOST_METHODS]
     shown = [column for column in tests.columns if column in shown]
@@ -181,7 +168,7 @@ def choose(
         if selection.metric:
             raise UnknownError(f"metric {metric[:60]!r} is not one of {', '.join(tests.metrics)}")
         metric = tests.metrics[0]
-    return Chosen(selection, tests, shown, a, b, metric, steps(tests) if selection.step else ())
+    return Chosen(selection, tests, shown, a, b, metric, steps)
 
 
 def related(where: Where, a: Column, b: Column | None, metric: str) -> Mask:
@@ -211,7 +198,7 @@ def _answer(column: Column, row: int) -> object:
 
 
 def _column(tests: TestSet, name: str) -> Column:
-    column = tests.column(name)
+    column = next((column for column in tests.columns if column.method.id == name), None)
     if column is None:
         known = ", ".join(column.method.id for column in tests.columns[:20])
         raise UnknownError(f"{tests.id} has no method {name[:200]!r}; it has {known}")

@@ -1,9 +1,17 @@
-"""Test sets and the methods that answer them. Rows are equal by content, whatever their place in a file.
+"""Test sets, the methods that answer them, and their totals. Rows are equal by content, whatever their place in a file.
 
 Files of one task belong to one test set where they name the same one and share a row, or where one of them shares half
 of its rows with the set. The n-th of several equal rows of a file is the n-th of those of another file.
 
 A right order of DiffRank is one with a margin above 0.
+
+Totals are the figures of `stepdiff.tasks.scoring` over selected rows; an interval resamples the videos of their
+reference clips; methods are compared on the rows that both have answered, on the same resamples. CIDEr has the document
+frequencies of the rows that it is computed on.
+
+Guarantees
+- totals equal the report of a test set with the selected rows: figures, intervals, differences and p
+- no interval of fewer than two videos
 """
 
 import hashlib
@@ -13,18 +21,20 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int8, Int64
 
+from heads.reporting.entries import AMONG, METRICS
 from heads.reporting.figures import defined_rows
 from stepdiff.app.compare.files import Answers, Method
-from stepdiff.tasks.bootstrap import Figure
+from stepdiff.tasks.bootstrap import Figure, Resamples, interval, paired_p
 from stepdiff.tasks.clauses import ADVERBS, AUXILIARIES, DETERMINERS, OBJECTS, PREPOSITIONS
 from stepdiff.tasks.published import PUBLISHED
+from stepdiff.tasks.scoring import cider_figure
 from stepdiff.tasks.testsets import DiffMCQ, DiffRank, Task
 
 RIGHT, WRONG, NEITHER = 1, 0, -1
@@ -38,8 +48,8 @@ class Column:
     letter: str
     method: Method
     answers: Answers
-    place: Int64[np.ndarray, " rows"]
-    """line of the answer, from 0; -1: the method does not answer the row"""
+    place: Int64[np.ndarray, " rows"]  # line of the answer, from 0; -1: the method does not answer the row
+    _values: dict[str, Float64[np.ndarray, " rows"]] = field(default_factory=dict)
 
     @cached_property
     def answered(self) -> Bool[np.ndarray, " rows"]:
@@ -80,10 +90,6 @@ class Column:
         """Return the option that DiffMCQ's answer to a row chooses, None without an answer or a choice."""
         said = self.said(row)
         return said.index(max(said)) if said is not None and self.chooses else None
-
-    @cached_property
-    def _values(self) -> dict[str, Float64[np.ndarray, " rows"]]:
-        return {}
 
     @cached_property
     def verdicts(self) -> Int8[np.ndarray, " rows"]:
@@ -149,32 +155,24 @@ class TestSet:
 
     __test__ = False  # not a class of tests
 
-    id: str
-    """its name, also in addresses"""
+    id: str  # its name, also in addresses
     task: Task
-    rows: list[Any]
-    """every row that some method answers, in the order of the largest file"""
-    keys: list[str]
-    """an id of each row, by its content"""
+    rows: list[Any]  # every row that some method answers, in the order of the largest file
+    keys: list[str]  # an id of each row, by its content
     videos: list[str]
     columns: list[Column]
 
     @cached_property
     def metrics(self) -> list[str]:
         """The figures that are shown."""
-        names = [*PUBLISHED[self.task].figures, *PUBLISHED[self.task].further]
-        names = [name for name in names if name in self.columns[0].figures and self.defined(name).any()]
+        names = [name for name, rows in self.defined.items() if rows.any()]
         return [name for name in names if name != "declined" or "invented" in names]
 
-    def defined(self, metric: str) -> Bool[np.ndarray, " rows"]:
-        """Return the rows that a figure is defined on."""
-        if metric not in self._defined:
-            self._defined[metric] = np.asarray(defined_rows(metric, self.rows), bool)
-        return self._defined[metric]
-
     @cached_property
-    def _defined(self) -> dict[str, Bool[np.ndarray, " rows"]]:
-        return {}
+    def defined(self) -> dict[str, Bool[np.ndarray, " rows"]]:
+        """The rows that each figure is defined on."""
+        names, known = (*PUBLISHED[self.task].figures, *PUBLISHED[self.task].further), self.columns[0].figures
+        return {name: np.asarray(defined_rows(name, self.rows), bool) for name in names if name in known}
 
     @cached_property
     def categories(self) -> list[str]:
@@ -190,8 +188,76 @@ class TestSet:
         """The words of DiffCap's reference texts that many rows share."""
         return frequent(row.text for row in self.rows) if self.task == "diffcap" else frozenset()
 
-    def column(self, name: str) -> Column | None:
-        return next((column for column in self.columns if column.method.id == name), None)
+    @cached_property
+    def totals(self) -> list[dict[str, Any]]:
+        """The totals of each method over all rows that it answers."""
+        totals = Totals(self, np.ones(len(self.rows), bool))
+        return [totals.of(column) for column in self.columns]
+
+
+RESAMPLES, SEED = 1000, 0
+"""as heads.evaluate has them by default"""
+Mask = Bool[np.ndarray, " rows"]
+
+
+class Totals:
+    """Totals over the rows that a mask selects."""
+
+    def __init__(self, tests: TestSet, mask: Mask) -> None:
+        self._tests, self._mask = tests, mask
+        self._draws: dict[bytes, Resamples] = {}
+        self._rarities: dict[tuple[Column, bytes], Figure] = {}
+
+    def of(self, column: Column) -> dict[str, Any]:
+        """Return the totals of a method over the selected rows that it answers.
+
+        Each of `figures` has the `rows` that it is defined on, and their `videos`; an undefined `value` is None.
+        undecided: rows whose highest score several options share, or to which the method gives no order.
+        """
+        mask, figures = self._mask & column.answered, []
+        for metric in self._tests.metrics:
+            rows, videos = self._counts(metric, mask)
+            value, values = self._values(column, metric, mask)
+            total = {"metric": metric, "value": value if math.isfinite(value) else None, "rows": rows, "videos": videos}
+            figures.append(total | {"interval": interval(values, videos) if videos > 1 else None})
+        return {"figures": figures, "undecided": int((column.undecided & mask).sum())}
+
+    def versus(self, column: Column, base: Column, metric: str) -> dict[str, Any]:
+        """Return a method compared with another by a figure, on the selected rows that both have answered.
+
+        p: two-sided, under no difference; not corrected for the number of comparisons.
+        """
+        mask = self._mask & column.answered & base.answered
+        rows, videos = self._counts(metric, mask)
+        (mine, my_values), (other, other_values) = (self._values(each, metric, mask) for each in (column, base))
+        difference = mine - other if math.isfinite(mine - other) else None
+        apart = my_values - other_values
+        known = difference is not None and videos > 1
+        within, p = (interval(apart, videos), paired_p(apart, videos)) if known else (None, None)
+        return {"difference": difference, "interval": within, "p": p, "rows": rows}
+
+    def _counts(self, metric: str, mask: Mask) -> tuple[int, int]:
+        """Return how many marked rows a figure is defined on, and of how many videos."""
+        counted = mask & self._tests.defined[metric]
+        return int(counted.sum()), len(set(itertools.compress(self._tests.videos, counted)))
+
+    def _values(self, column: Column, metric: str, mask: Mask) -> tuple[float, Float64[np.ndarray, " resamples"]]:
+        """Return a figure over the marked rows, and on each resample."""
+        whole, places, key = column.figures[metric], np.flatnonzero(mask).tolist(), mask.tobytes()
+        figure = Figure(whole.parts[mask], whole.value)
+        if metric == "CIDEr" and not np.array_equal(mask, column.answered):  # document frequencies of the marked rows
+            if (column, key) not in self._rarities:
+                rows = [self._tests.rows[place] for place in places]
+                self._rarities[column, key] = cider_figure(rows, [column.said(place) for place in places])
+            figure = self._rarities[column, key]
+        if key not in self._draws:
+            self._draws[key] = Resamples([self._tests.videos[place] for place in places], RESAMPLES, SEED)
+        return figure.of(), self._draws[key].values(figure)
+
+
+def names(metrics: Sequence[str]) -> dict[str, str]:
+    """Return a heading of each figure."""
+    return {metric: METRICS[metric].removesuffix(", as written") + AMONG.get(metric, "") for metric in metrics}
 
 
 def margin(row: DiffMCQ | DiffRank, said: Sequence[float]) -> float:
@@ -211,8 +277,7 @@ def margin(row: DiffMCQ | DiffRank, said: Sequence[float]) -> float:
 
 def cross_entropy(row: DiffMCQ, said: Sequence[float]) -> float:
     """Return -log softmax(scores)[answer]."""
-    scores = np.array(said) - max(said)
-    return float(np.log(np.exp(scores).sum()) - scores[row.options.index(row.answer)])
+    return float(np.logaddexp.reduce(said) - said[row.options.index(row.answer)])
 
 
 def grouped(files: Sequence[Answers]) -> list[TestSet]:
@@ -286,8 +351,7 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(one)
 
 
-FREQUENT = 0.2
-"""words in the texts of more than this share of the rows, and of more than two rows, are frequent"""
+FREQUENT = 0.2  # words in the texts of more than this share of the rows, and of more than two rows, are frequent
 _GRAMMAR = AUXILIARIES | DETERMINERS | OBJECTS | PREPOSITIONS | ADVERBS | {"and", "but", "or"}
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 
@@ -297,8 +361,7 @@ class Piece:
     """A part of a caption."""
 
     text: str
-    supported: bool
-    """whether it is a word that a reference has too"""
+    supported: bool  # whether it is a word that a reference has too
 
 
 def frequent(rows: Iterable[Sequence[str]]) -> frozenset[str]:

@@ -16,6 +16,8 @@ import signal
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from concurrent import futures
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -92,36 +94,22 @@ def _end_with_parent() -> None:
 
 
 MOST_MAPS = 3
-MOST_REMEMBERED = 8
-"""results of a map, such as the colours of a column"""
-PIECE = 2**18
-"""clips whose columns are read from the catalog at a time"""
+MOST_REMEMBERED = 8  # results of a map, such as the colours of a column
+PIECE = 2**18  # clips whose columns are read from the catalog at a time
 _WAIT = 2.0  # seconds that a request waits before it reports how far the work is
 
 
 Answer = TypeVar("Answer")
 
 
-class UnfinishedError(RefusedError):
-    """A map that is still being computed: status 202."""
-
-    def __init__(self, done: int, total: int) -> None:
-        super().__init__(f"the map is being computed: {done:,} of {total:,} clips", 202, retry_after=1)
-
-
 @dataclass(frozen=True, eq=False)
 class Shown:
     """A map and the catalog's columns of its clips."""
 
-    view: str
-    projection: str
-    version: str
-    """changes with the rows, their coordinates and their columns"""
+    version: str  # changes with the rows, their coordinates and their columns
     map: Map
-    scan: Callable[[], pl.LazyFrame]
-    """key, row and the catalog's other columns; place n is that of `map.rows[n]`"""
-    like: pl.DataFrame
-    """an empty frame with these columns"""
+    scan: Callable[[], pl.LazyFrame]  # key, row and the catalog's other columns; place n is that of `map.rows[n]`
+    like: pl.DataFrame  # an empty frame with these columns
     _results: LRUCache[Hashable, Any] = field(default_factory=lambda: LRUCache(MOST_REMEMBERED))
 
     def read(self, *columns: str) -> pl.DataFrame:
@@ -140,43 +128,37 @@ class Shown:
         return np.where(self.map.rows[inside] == rows, inside, -1)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Making:
     """A map that is computed by a thread."""
 
     version: str
     total: int
     done: int = 0
-    shown: Shown | None = None
-    error: StepDiffError | None = None
-    ready: threading.Event = field(default_factory=threading.Event)
+    shown: Future[Shown] = field(default_factory=Future)
 
 
 class Maps:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._lock = threading.Lock()
-        self._turns = {name: threading.Lock() for name in PROJECTIONS}  # one map of each is computed at a time
+        self._workers = {name: ThreadPoolExecutor(1, f"{name} maps") for name in PROJECTIONS}
         self._making: OrderedDict[tuple[str, str], _Making] = OrderedDict()
         self._closed = threading.Event()
 
     def get(self, view: str, projection: str, fresh: bool = False) -> Shown:
         """Return a map. fresh: look whether the store has new rows, also where a map is in memory.
 
-        Raises:
-            UnfinishedError: It is not ready yet: ask again.
-            StepDiffError: It cannot be computed.
+        RefusedError: it is not ready yet, status 202: ask again; StepDiffError: it cannot be computed.
         """
         with self._lock:
             making = self._making.get((view, projection))
-        if making is None or fresh or making.error is not None:
+        if making is None or fresh or _failed(making):
             making = self._start(self.view(view), projection, making)
-        if not making.ready.wait(_WAIT):
-            raise UnfinishedError(making.done, making.total)
-        if making.error is not None:
-            raise making.error
-        assert making.shown is not None
-        return making.shown
+        if not futures.wait([making.shown], _WAIT).done:
+            done = f"the map is being computed: {making.done:,} of {making.total:,} clips"
+            raise RefusedError(done, status=202, retry_after=1)
+        return making.shown.result()
 
     def close(self) -> None:
         """End what is being computed: PCA after its block of rows, UMAP at once."""
@@ -201,17 +183,16 @@ class Maps:
         version = hashlib.sha256(f"{identity}\n{catalog}".encode()).hexdigest()[:16]
         with self._lock:
             making = self._making.get((view.name, projection), before)
-            if making is None or making.version != version or making.error is not None:
-                making = _Making(version, len(rows))
-                self._making[view.name, projection] = making
-                work = (making, view, projection, rows, total, identity)
-                threading.Thread(target=self._make, args=work, name=f"map of {view.name}").start()
+            if making is None or making.version != version or _failed(making):
+                making = self._making[view.name, projection] = _Making(version, len(rows))
+                worker = self._workers[projection]
+                making.shown = worker.submit(self._make, making, view, projection, rows, total, identity)
             self._making.move_to_end((view.name, projection))
             while len(self._making) > MOST_MAPS:
                 self._making.popitem(last=False)
         return making
 
-    def _make(self, making: _Making, view: View, projection: str, rows: np.ndarray, total: int, identity: str) -> None:
+    def _make(self, making: _Making, view: View, projection: str, rows: np.ndarray, total: int, identity: str) -> Shown:
         def advance(count: int = 0) -> None:
             making.done += count
             if self._closed.is_set():
@@ -225,22 +206,12 @@ class Maps:
             else:
                 write_coordinates(view, rows, projection, path, advance)
 
-        try:
-            with self._turns[projection]:
-                path = self._site.cache.get(identity, ".npz", write)
-                with np.load(path, allow_pickle=False) as arrays:
-                    xy, shares = arrays["xy"], arrays["shares"]
-                scan = partial(self._scan, view, rows, making.version)
-                like = pl.DataFrame(schema=scan().collect_schema())
-                shown = Map(rows, xy, (float(shares[0]), float(shares[1])), total)
-                making.shown = Shown(view.name, projection, making.version, shown, scan, like)
-        except StepDiffError as error:
-            making.error = error
-        except Exception as error:  # of this thread; the request that waits reports it
-            making.error = StepDiffError(f"the map of {view.name} failed: {type(error).__name__}: {error}")
-            raise
-        finally:
-            making.ready.set()
+        path = self._site.cache.get(identity, ".npz", write)
+        with np.load(path, allow_pickle=False) as arrays:
+            xy, shares = arrays["xy"], arrays["shares"]
+        scan = partial(self._scan, view, rows, making.version)
+        like = pl.DataFrame(schema=scan().collect_schema())
+        return Shown(making.version, Map(rows, xy, (float(shares[0]), float(shares[1])), total), scan, like)
 
     def _scan(self, view: View, rows: np.ndarray, version: str) -> pl.LazyFrame:
         """Return the catalog's columns of the rows, in files of the site's cache, which are made again if needed."""
@@ -252,6 +223,10 @@ class Maps:
 
             pieces.append(pl.scan_parquet(self._site.cache.get(f"columns 1\n{version}\n{start}", ".parquet", write)))
         return pl.concat(pieces, how="diagonal_relaxed").select("key", "row", pl.exclude("key", "row"))
+
+
+def _failed(making: _Making) -> bool:
+    return making.shown.done() and making.shown.exception() is not None
 
 
 def _identity(site: Site, view: View, projection: str, rows: np.ndarray, total: int) -> str:

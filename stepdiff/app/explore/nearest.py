@@ -21,10 +21,10 @@ from featurize.encoders import load, version_of
 from heads.methods.registry import ENCODER
 from retrieval.index.index import Index, open_index
 from retrieval.index.index_card import card_path
-from retrieval.queries.live import encoder_of, encodes, loading_of, records_of
+from retrieval.queries.live import encoder_of, encodes, loading_of, records_of, unit_vector
 from retrieval.queries.search import Query, check_space, compute, of_clips, of_text, resolve
 from retrieval.vectors import normalised
-from stepdiff.app.site import MOST_RUNS, Site, UnknownError
+from stepdiff.app.site import BEST, MOST_RUNS, Site, UnknownError
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.tables import short
 from stepdiff.common.streams import generator
@@ -33,30 +33,86 @@ from store import Store, View, text_key
 from store.view import OK
 
 Encode = Callable[[str], Float32[np.ndarray, " dim"]]
+MOST = 200  # neighbours of a query
+AVERAGED = 1000  # clips whose average is a query, at most; of more, a seeded sample
 
 
-class LiveTexts:
+@dataclass(frozen=True)
+class Hits:
+    """The nearest clips, best first."""
+
+    rows: Int64[np.ndarray, " hits"]
+    similarities: Float32[np.ndarray, " hits"]  # cosines
+    title: str
+
+
+class Searcher:
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._lock = threading.Lock()  # one text at a time: a model uses all cores
+        self._lock = threading.Lock()
+        self._encoding = threading.Lock()  # one text at a time: a model uses all cores
         self._encoders: dict[tuple[str, ...], Encode] = {}  # by entity, view, encoder and weights
+        self._indexes: dict[str, tuple[Any, Index]] = {}  # view -> identity of its card and rows, index
 
-    def embed(self, texts: View, text: str) -> Float32[np.ndarray, " dim"]:
-        """Return the embedding of a text, of length 1, in the space of a view of texts, or of clips.
+    def of_clips(self, view: View, keys: list[str], k: int, among: Int64[np.ndarray, " some"] | None) -> Hits:
+        """Return the clips nearest to the average of some clips. StepDiffError as `retrieval query`."""
+        rows = self._site.store.catalog("clips").rows(keys)
+        if unknown := [key for key, row in zip(keys, rows, strict=True) if row < 0]:  # retrieval compares all ids
+            raise UnknownError(f"the store has no clip {unknown[0]!r:.200}")
+        return self._search(view, lambda store, view, feature: of_clips(store, view, feature, keys), k, among)
 
-        Raises:
-            StepDiffError: The text is empty, or the encoder, its weights or its head cannot be found here.
+    def of_rows(
+        self, view: View, rows: Int64[np.ndarray, " rows"], k: int, among: Int64[np.ndarray, " some"] | None
+    ) -> Hits:
+        """Return the clips nearest to the average of many rows; those without features in the view are left out."""
+        there = rows[rows < len(view)]
+        there = there[view.status()[there] == OK]
+        if not len(there):
+            raise StepDiffError(f"none of the {len(rows):,} chosen clips has features in view {view.name}")
+        title = f"{len(there):,} clips"
+        if len(there) > AVERAGED:
+            there = np.sort(generator(0, "averaged clips").choice(there, AVERAGED, replace=False))
+
+        def average(store: Store, view: View, feature: str) -> Query:
+            vector = normalised(view, feature, there).mean(axis=0)
+            length = np.sqrt(np.sum(vector * vector))
+            if length == 0:
+                raise StepDiffError("the average of the chosen clips is zero: choose fewer")
+            return Query(title, (vector / length).astype(np.float32), rows)
+
+        return self._search(view, average, k, among)
+
+    def of_text(self, view: View, text: str, k: int, among: Int64[np.ndarray, " some"] | None) -> Hits:
+        """Return the clips nearest to a text, encoded now if the store has no embedding of it.
+
+        StepDiffError: the text is empty, or the encoder, its weights or its head cannot be found here.
         """
+        return self._search(view, lambda store, view, feature: self._of_text(store, view, feature, text), k, among)
+
+    def _of_text(self, store: Store, view: View, feature: str, text: str) -> Query:
+        row = int(store.catalog("texts").rows([text_key(text)])[0])
+        texts = store.view("texts", view.name) if view.name in store.views("texts") else None
+        if texts is not None and row >= 0 and texts.status()[row] == OK:
+            return of_text(store, view, feature, text)
+        if texts is not None:
+            check_space(store, view, texts, feature)
+        elif not encodes(view, "texts"):
+            return of_text(store, view, feature, text)  # which says why not
+        return Query(
+            f"text {short(text)!r}", self._embed(view if texts is None else texts, text), np.empty(0, np.int64)
+        )
+
+    def _embed(self, texts: View, text: str) -> Float32[np.ndarray, " dim"]:
+        """Return the embedding of a text, of length 1, in the space of a view of texts, or of clips."""
         if not text.strip():
             raise StepDiffError("the text is empty: write what the clips should show")
-        with self._lock:
+        with self._encoding:
             made = texts.provenance
             name = texts.entity, texts.name, made.encoder, made.weights
             if name not in self._encoders:
                 head = made.encoder.startswith(ENCODER)
                 self._encoders[name] = self._head(texts) if head else self._encoder(texts)
-            vector = self._encoders[name](text).astype(np.float64)
-        return (vector / np.sqrt(np.sum(vector * vector))).astype(np.float32)
+            return unit_vector(self._encoders[name](text), f"the text {short(text)!r}")
 
     def _device(self) -> str | None:
         return None if self._site.device == "auto" else self._site.device
@@ -100,7 +156,7 @@ class LiveTexts:
         """Return the folder of the run whose head wrote a view."""
         from heads.training.checkpoint import Run
 
-        for folder in self._site.finished_runs()[:MOST_RUNS]:
+        for folder in self._site.run_folders(BEST)[:MOST_RUNS]:
             try:
                 weights = Run(folder).best() / "head.safetensors"
             except StepDiffError:  # an unfinished or damaged run
@@ -110,75 +166,6 @@ class LiveTexts:
         raise StepDiffError(
             f"texts/{texts.name} was written by a {texts.provenance.encoder} that is not among the runs: start the "
             "server with --runs, the folder of that head, or search by a clip"
-        )
-
-
-MOST = 200
-"""neighbours of a query"""
-AVERAGED = 1000
-"""clips whose average is a query, at most; of more, a seeded sample"""
-
-
-@dataclass(frozen=True)
-class Hits:
-    """The nearest clips, best first."""
-
-    rows: Int64[np.ndarray, " hits"]
-    similarities: Float32[np.ndarray, " hits"]
-    """cosines"""
-    title: str
-
-
-class Searcher:
-    def __init__(self, site: Site) -> None:
-        self._site = site
-        self._lock = threading.Lock()
-        self._live = LiveTexts(site)
-        self._indexes: dict[str, tuple[Any, Index]] = {}  # view -> identity of its card and rows, index
-
-    def of_clips(self, view: View, keys: list[str], k: int, among: Int64[np.ndarray, " some"] | None) -> Hits:
-        """Return the clips nearest to the average of some clips. StepDiffError as `retrieval query`."""
-        rows = self._site.store.catalog("clips").rows(keys)
-        if unknown := [key for key, row in zip(keys, rows, strict=True) if row < 0]:  # retrieval compares all ids
-            raise UnknownError(f"the store has no clip {unknown[0]!r:.200}")
-        return self._search(view, lambda store, view, feature: of_clips(store, view, feature, keys), k, among)
-
-    def of_rows(
-        self, view: View, rows: Int64[np.ndarray, " rows"], k: int, among: Int64[np.ndarray, " some"] | None
-    ) -> Hits:
-        """Return the clips nearest to the average of many rows; those without features in the view are left out."""
-        there = rows[rows < len(view)]
-        there = there[view.status()[there] == OK]
-        if not len(there):
-            raise StepDiffError(f"none of the {len(rows):,} chosen clips has features in view {view.name}")
-        title = f"{len(there):,} clips"
-        if len(there) > AVERAGED:
-            there = np.sort(generator(0, "averaged clips").choice(there, AVERAGED, replace=False))
-
-        def average(store: Store, view: View, feature: str) -> Query:
-            vector = normalised(view, feature, there).mean(axis=0)
-            length = np.sqrt(np.sum(vector * vector))
-            if length == 0:
-                raise StepDiffError("the average of the chosen clips is zero: choose fewer")
-            return Query(title, (vector / length).astype(np.float32), rows)
-
-        return self._search(view, average, k, among)
-
-    def of_text(self, view: View, text: str, k: int, among: Int64[np.ndarray, " some"] | None) -> Hits:
-        """Return the clips nearest to a text, encoded now if the store has no embedding of it."""
-        return self._search(view, lambda store, view, feature: self._of_text(store, view, feature, text), k, among)
-
-    def _of_text(self, store: Store, view: View, feature: str, text: str) -> Query:
-        row = int(store.catalog("texts").rows([text_key(text)])[0])
-        texts = store.view("texts", view.name) if view.name in store.views("texts") else None
-        if texts is not None and row >= 0 and texts.status()[row] == OK:
-            return of_text(store, view, feature, text)
-        if texts is not None:
-            check_space(store, view, texts, feature)
-        elif not encodes(view, "texts"):
-            return of_text(store, view, feature, text)  # which says why not
-        return Query(
-            f"text {short(text)!r}", self._live.embed(view if texts is None else texts, text), np.empty(0, np.int64)
         )
 
     def _search(

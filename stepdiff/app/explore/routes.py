@@ -11,26 +11,22 @@ import numpy as np
 import polars as pl
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
-from jaxtyping import Int32, Int64
+from jaxtyping import Int64
 
 from retrieval.projection import PROJECTIONS, missing
-from stepdiff.app.explore.choosing import Mask, inside, passing, read_lasso
-from stepdiff.app.explore.colours import Legend, colours, columns_of, default_colour, values_of
+from stepdiff.app.explore.clips import Mask, colours, columns_of, inside, passing, read_lasso, values_of
 from stepdiff.app.explore.maps import Maps, Shown
 from stepdiff.app.explore.nearest import MOST, Hits, Searcher
 from stepdiff.app.pages import page, plain
-from stepdiff.app.site import MOST_ROW, FieldError, Site, UnknownError
+from stepdiff.app.site import MOST_ROW, RefusedError, Site, UnknownError
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.tables import short
 from stepdiff.common.streams import generator
 from store import View
 
-MOST_ROWS = 200
-"""of one page of the grid and the table"""
-MOST_OF_GROUP = 50
-"""clips of a group, whose mean is compared with that of another"""
-LONGEST = 300
-"""characters of a text in a table"""
+MOST_ROWS = 200  # of one page of the grid and the table
+MOST_OF_GROUP = 50  # clips of a group, whose mean is compared with that of another
+LONGEST = 300  # characters of a text in a table
 _UNFINISHED: dict[int | str, dict[str, Any]] = {202: {"description": "the map is still being computed: ask again"}}
 
 
@@ -56,8 +52,7 @@ class Chosen:
 
     shown: Shown
     passing: Mask
-    listed: Mask
-    """in the lasso or among the hits; without these, all that pass"""
+    listed: Mask  # in the lasso or among the hits; without these, all that pass
     narrowed: bool
     hits: Hits | None
     why: str | None
@@ -100,17 +95,13 @@ def router(site: Site) -> APIRouter:
         code and int32 row of the catalog, each as many as the object's `count`. Without `colour` a column is chosen.
         """
         shown = maps.get(view, projection, fresh=True)
-
-        def coloured() -> tuple[Legend, Int32[np.ndarray, " clips"]]:
-            return colours(shown, default_colour(shown) if colour is None else colour or None)
-
-        legend, codes = shown.remembered(("colours", colour), coloured)
+        legend, codes = shown.remembered(("colours", colour), lambda: colours(shown, colour))
         about = {
             "version": shown.version,
             "count": len(shown.map.rows),
             "total": shown.map.total,
             "shares": shown.map.shares,
-            "columns": columns_of(shown.like),
+            "columns": [{"name": name, "kind": kind} for name, kind in columns_of(shown.like).items()],
             "legend": legend,
         }
         return _binary(about, shown.map.xy.T.astype("<f4"), codes.astype("<i4"), shown.map.rows.astype("<i4"))
@@ -195,7 +186,7 @@ def _chosen(maps: Maps, searcher: Searcher, choice: Choice, shown: Shown) -> Cho
             try:
                 hits = searcher.of_text(by, choice.text, choice.k, among)
             except StepDiffError as error:
-                raise FieldError(str(error), "text") from None
+                raise RefusedError(str(error), 400, field="text") from None
         elif choice.near:
             hits = searcher.of_clips(by, list(choice.near), choice.k, among)
         else:

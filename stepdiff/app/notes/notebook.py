@@ -15,10 +15,9 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from sqlalchemy import BigInteger, Column, Connection, Float, Integer, MetaData, String, Table, Text, insert, select
-from sqlalchemy import inspect as inspected
 
 from stepdiff.app.annotating.database import Database
-from stepdiff.app.annotating.events import append_only, pair_key, utc
+from stepdiff.app.annotating.events import pair_key, utc
 from stepdiff.app.site import RefusedError, Site, UnknownError
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.testsets import Pair
@@ -43,20 +42,14 @@ class Note:
     """A note as it is now."""
 
     id: str
-    reference: str
-    """clip id of Video 1"""
-    candidate: str
-    """clip id of Video 2"""
-    video: Video
-    """the one that the note is about"""
-    seconds: float
-    """in the clip"""
+    reference: str  # clip id of Video 1
+    candidate: str  # clip id of Video 2
+    video: Video  # the one that the note is about
+    seconds: float  # in the clip
     author: str
     text: str
-    written: str
-    """UTC"""
-    edited: str = ""
-    """UTC; empty: never"""
+    written: str  # UTC
+    edited: str = ""  # UTC; empty: never
 
     @property
     def clip(self) -> str:
@@ -132,18 +125,12 @@ class Notebook:
     def _opened(self) -> Database:
         with self._lock:
             if self._database is None:
-                self._database = Database.open(self._url or f"sqlite:///{self._file}", _create)
+                self._database = Database.open(self._url or f"sqlite:///{self._file}", _METADATA, "notes", "FALSE")
             return self._database
 
 
 def _key(pair: Pair) -> str:
     return pair_key(json.dumps(sorted(pair)))
-
-
-def _create(connection: Connection) -> None:
-    if not inspected(connection).has_table("notes"):
-        _METADATA.create_all(connection)
-        append_only(connection, "notes")
 
 
 def _own(connection: Connection, identity: str, author: str) -> Note:

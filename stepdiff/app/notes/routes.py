@@ -1,24 +1,35 @@
-"""Notes about a pair, their files, and the coach's card, at /notes."""
+"""Notes about a pair, their files (CSV, JSON, WebVTT with one file for each video), and the coach's card, at /notes.
 
+Guarantees
+- CSV and JSON have every field of every note exactly, and where the moment is in the video file
+- a cue of WebVTT begins at the note's moment in the video file, so that a player shows the notes over the whole video
+"""
+
+import csv
+import io
+import json
 import re
-from typing import Annotated, Literal
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from html import escape
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from fastapi import Path as InPath
 from fastapi.responses import HTMLResponse, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from stepdiff.app.annotating.people import MOST_NAME
-from stepdiff.app.notes.exports import Form, export, exported
+from stepdiff.app.notes.card import MOST_ANSWER, MOST_NOTES, CardSide, card
 from stepdiff.app.notes.notebook import Note, Notebook
-from stepdiff.app.site import MOST_SECONDS, Site
+from stepdiff.app.pages import download, zipped
+from stepdiff.app.site import MOST_SECONDS, Sent, Site
 from stepdiff.common.errors import StepDiffError
-from stepdiff.comparison.card import MOST_ANSWER, MOST_NOTES, CardNote, CardSide, card
 
-MOST_TEXT = 500
-"""characters of a note"""
-PAST_END = 1.0
-"""seconds by which a player's clip may be longer than the catalog says"""
+MOST_TEXT = 500  # characters of a note
+CUE = 3.0  # seconds for which a player shows a note
+PAST_END = 1.0  # seconds by which a player's clip may be longer than the catalog says
 
 
 def _one_line(text: str) -> str:
@@ -29,6 +40,7 @@ def _one_line(text: str) -> str:
     return text
 
 
+Form = Literal["csv", "json", "webvtt"]
 Line = AfterValidator(_one_line)
 Author = Annotated[str, Field(max_length=MOST_NAME), Line]
 NoteText = Annotated[str, Field(max_length=MOST_TEXT), Line]
@@ -38,13 +50,7 @@ Identity = Annotated[str, InPath(pattern="^[0-9a-f]{32}$", description="id of a 
 Clip = Annotated[str | None, Query(max_length=1000, description="clip id; without one, notes of all pairs")]
 
 
-class _Sent(BaseModel):
-    """A body: no other keys, and no value of another type."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-
-class NewNote(_Sent):
+class NewNote(Sent):
     """A note at a moment of one video of a pair."""
 
     reference: ClipId
@@ -55,20 +61,19 @@ class NewNote(_Sent):
     text: NoteText
 
 
-class Edit(_Sent):
-    """Another text of an author's note."""
-
-    author: Author
-    text: NoteText
-
-
-class Deletion(_Sent):
+class Deletion(Sent):
     """The author whose note is deleted."""
 
     author: Author
 
 
-class CardBody(_Sent):
+class Edit(Deletion):
+    """Another text of an author's note."""
+
+    text: NoteText
+
+
+class CardBody(Sent):
     """What a coach's card shows of a pair."""
 
     reference: ClipId
@@ -77,12 +82,6 @@ class CardBody(_Sent):
     notes: Annotated[list[Annotated[str, Field(max_length=32)]], Field(max_length=MOST_NOTES)] = []
     question: Annotated[str, Field(max_length=500)] = ""
     answer: Annotated[str, Field(max_length=MOST_ANSWER)] = ""
-
-
-class Notes(BaseModel):
-    """Notes by their moments."""
-
-    notes: list[Note]
 
 
 def router(site: Site) -> APIRouter:
@@ -97,16 +96,14 @@ def router(site: Site) -> APIRouter:
         return notebook.of_pair((reference, candidate))
 
     @routes.get("")
-    def notes(reference: Clip = None, candidate: Clip = None) -> Notes:
-        """Return the notes of a pair, or all notes."""
-        return Notes(notes=chosen(reference, candidate))
+    def notes(reference: Clip = None, candidate: Clip = None) -> dict[str, list[Note]]:
+        """Return the notes of a pair by their moments, or all notes."""
+        return {"notes": chosen(reference, candidate)}
 
     @routes.get("/export", response_class=Response)
     def file(form: Form, reference: Clip = None, candidate: Clip = None) -> Response:
         """Return the notes of a pair, or all notes, as a file."""
-        name, kind, content = export(form, exported(site, chosen(reference, candidate)))
-        headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
-        return Response(content, media_type=kind, headers=headers)
+        return download(*export(form, exported(site, chosen(reference, candidate))))
 
     @routes.post("")
     def add(sent: NewNote) -> Note:
@@ -135,10 +132,7 @@ def router(site: Site) -> APIRouter:
         listed = [note for note in notebook.of_pair(pair) if note.id in sent.notes]
         sides = [_side(site, key, moment) for key, moment in zip(pair, sent.moments, strict=True)]
         title = (site.clip(pair[0]).step or "").capitalize() or "Two clips"
-        shown = [CardNote(note.video, note.seconds, note.author, note.text) for note in listed]
-        page = card(title, (sides[0], sides[1]), shown, sent.question, sent.answer)
-        headers = {"Content-Disposition": 'attachment; filename="card.html"', "Cache-Control": "no-store"}
-        return HTMLResponse(page, headers=headers)
+        return download("card.html", card(title, sides, listed, sent.question, sent.answer))
 
     return routes
 
@@ -148,3 +142,64 @@ def _side(site: Site, key: str, moment: float) -> CardSide:
     path = site.file(clip)
     assert clip.start is not None and clip.end is not None
     return CardSide(key, path, clip.start, clip.end, min(clip.start + moment, clip.end))
+
+
+@dataclass(frozen=True)
+class ExportedNote(Note):
+    """A note, and its moment in the video file."""
+
+    file: str = ""  # path in the folder of videos; empty: the catalog names none
+    file_seconds: float | None = None  # null: the catalog names no file
+
+
+def exported(site: Site, notes: Sequence[Note]) -> list[ExportedNote]:
+    """Return notes with their moments in the video files."""
+    known = site.known(note.clip for note in notes)
+    rows = []
+    for note in notes:
+        clip, place = known.get(note.clip), dict[str, Any]()
+        if clip is not None and clip.video is not None and clip.start is not None:
+            place = {"file": clip.video, "file_seconds": round(clip.start + note.seconds, 3)}
+        rows.append(ExportedNote(**asdict(note), **place))
+    return rows
+
+
+def export(form: Form, notes: Sequence[ExportedNote]) -> tuple[str, bytes]:
+    """Return name and bytes of a file of notes; that of WebVTT is an archive."""
+    if form == "csv":
+        out = io.StringIO()
+        rows = csv.DictWriter(out, [field.name for field in fields(ExportedNote)])
+        rows.writeheader()
+        rows.writerows(map(asdict, notes))
+        return "notes.csv", out.getvalue().encode()
+    if form == "json":
+        text = json.dumps(list(map(asdict, notes)), ensure_ascii=False, indent=1) + "\n"
+        return "notes.json", text.encode()
+    return "notes_webvtt.zip", _archive(notes)
+
+
+def _archive(notes: Sequence[ExportedNote]) -> bytes:
+    """Return a ZIP archive with the cues of each video; of a clip without a file, in seconds of the clip."""
+    by_video: dict[str, list[ExportedNote]] = defaultdict(list)
+    for note in notes:
+        by_video[note.file or note.clip].append(note)
+    files = {}
+    for number, video in enumerate(sorted(by_video), start=1):
+        name = re.sub(r"[^A-Za-z0-9_-]+", "_", re.sub(r"\.\w+$", "", video))[-80:]
+        files[f"{number}_{name}.vtt"] = webvtt(by_video[video])
+    return zipped(files)
+
+
+def webvtt(notes: Sequence[ExportedNote]) -> str:
+    """Return the notes of one video as WebVTT, each spoken by its author."""
+    cues = []
+    for note in notes:
+        start = note.seconds if note.file_seconds is None else note.file_seconds
+        voice, text = (escape(said, quote=False) for said in (note.author, note.text))
+        cues.append((start, f"{_stamp(start)} --> {_stamp(start + CUE)}\n<v {voice}>{text}\n"))
+    return "\n".join(["WEBVTT\n", *(cue for _, cue in sorted(cues, key=lambda cue: cue[0]))])
+
+
+def _stamp(seconds: float) -> str:
+    minutes, milliseconds = divmod(round(seconds * 1000), 60_000)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{milliseconds // 1000:02}.{milliseconds % 1000:03}"

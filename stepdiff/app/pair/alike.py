@@ -9,9 +9,7 @@ Guarantees
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
+from typing import Any
 
 from retrieval.vectors import unit
 from stepdiff.app.cache import LRUCache
@@ -21,14 +19,11 @@ from stepdiff.app.site import Site
 from stepdiff.tasks.declining import UNSURE
 from stepdiff.tasks.prompts import PRESETS
 from stepdiff.tasks.testsets import CATEGORIES, Pair
-from store.view import OK, View
+from store.view import OK
 
-DECLINES = 0.0
-"""log-odds above which a head answers that nothing differs"""
-MOST_KEPT = 20_000
-"""pairs whose log-odds are kept"""
-PAIRS_A_BATCH = 4
-"""pairs between two looks at whether a job was cancelled"""
+DECLINES = 0.0  # log-odds above which a head answers that nothing differs
+MOST_KEPT = 20_000  # pairs whose log-odds are kept
+PAIRS_A_BATCH = 4  # pairs between two looks at whether a job was cancelled
 PRESET_CATEGORIES = {
     "tools": "Tools/Equipment",
     "technique": "Technique",
@@ -43,59 +38,25 @@ PRESET_CATEGORIES = {
 assert PRESET_CATEGORIES.keys() == PRESETS.keys()
 
 
-@dataclass(frozen=True)
-class Similarity:
-    """How alike two clips are in a category."""
-
-    category: str
-    log_odds: float
-    """log p(YES) - log p(NO) that they are similar"""
-    verdict: str
-    """would decline, or not sure: a reader should not rely on a difference here; empty: neither"""
-    reason: str
-
-
-@dataclass(frozen=True)
-class Similarities:
-    """What one head, or a file of its predictions, says about a pair."""
-
-    head: str
-    values: list[Similarity]
-
-
-@dataclass(frozen=True)
-class Cosine:
-    """How alike the embeddings of two clips are."""
-
-    view: str
-    cosine: float
-
-
-Odds = dict[str, float]
-"""category -> log-odds, of those that were computed"""
+Odds = dict[str, float]  # category -> log-odds, of those that were computed
 KeptOdds = LRUCache[tuple[RunHead, Pair], Odds]
 
 
-def similarity(category: str, log_odds: float) -> Similarity:
-    """Return the log-odds with what they mean for a reader."""
+def similarity(category: str, log_odds: float) -> dict[str, Any]:
+    """Return the log-odds with a verdict and its reason; both are empty where a reader may rely on a difference."""
+    verdict = reason = ""
     if log_odds > DECLINES:
-        reason = "the head finds them alike and would answer that nothing differs"
-        return Similarity(category, log_odds, "would decline", reason)
-    if abs(log_odds) < UNSURE:
-        return Similarity(category, log_odds, "not sure", "YES and NO are nearly equally likely")
-    return Similarity(category, log_odds, "", "")
+        verdict, reason = "would decline", "the head finds them alike and would answer that nothing differs"
+    elif abs(log_odds) < UNSURE:
+        verdict, reason = "not sure", "YES and NO are nearly equally likely"
+    return {"category": category, "log_odds": log_odds, "verdict": verdict, "reason": reason}
 
 
 def odds(loaded: Loaded, kept: KeptOdds, pair: Pair, categories: Sequence[str] = CATEGORIES) -> Odds:
     """Return the log-odds of a pair, at least in these categories; those that are kept are not computed again."""
     known = kept.get((loaded.head, pair)) or {}
-    missing = [category for category in categories if category not in known]
-    if missing:
-        with loaded.computing():
-            values = loaded.method.alike([(pair, category) for category in missing])
-        known = known | dict(zip(missing, values, strict=True))
-        kept.put((loaded.head, pair), known)
-    return known
+    _keep(loaded, kept, [(pair, category) for category in categories if category not in known])
+    return kept.get((loaded.head, pair)) or {}
 
 
 def score_pairs(loaded: Loaded, kept: KeptOdds, pairs: Sequence[Pair], category: str, job: Job) -> None:
@@ -104,10 +65,15 @@ def score_pairs(loaded: Loaded, kept: KeptOdds, pairs: Sequence[Pair], category:
     for start in range(0, len(missing), PAIRS_A_BATCH):
         job.send("progress", done=start, total=len(missing))
         job.check()
-        batch = missing[start : start + PAIRS_A_BATCH]
+        _keep(loaded, kept, [(pair, category) for pair in missing[start : start + PAIRS_A_BATCH]])
+
+
+def _keep(loaded: Loaded, kept: KeptOdds, queries: Sequence[tuple[Pair, str]]) -> None:
+    """Compute and keep the log-odds of pairs in categories."""
+    if queries:
         with loaded.computing():
-            values = loaded.method.alike([(pair, category) for pair in batch])
-        for pair, value in zip(batch, values, strict=True):
+            values = loaded.method.alike(queries)
+        for (pair, category), value in zip(queries, values, strict=True):
             kept.put((loaded.head, pair), (kept.get((loaded.head, pair)) or {}) | {category: value})
 
 
@@ -123,29 +89,18 @@ def declines(known: Odds, category: str | None) -> str:
     )
 
 
-def cosines(site: Site, pair: Pair) -> list[Cosine]:
+def cosines(site: Site, pair: Pair) -> list[dict[str, Any]]:
     """Return the cosine of the pair in every view that has one embedding a clip and both clips."""
     cosines = []
     rows = site.store.catalog("clips").rows(list(pair))
     for name in embedding_views(site):
         view = site.store.view("clips", name)
-        if bool((rows >= 0).all()) and has(view, rows).all():
+        if (view.status(rows) == OK).all():
             one, two = unit(view.read("embedding", rows, dtype="float32"))
-            cosines.append(Cosine(name, float(one @ two)))
+            cosines.append({"view": name, "cosine": float(one @ two)})
     return cosines
 
 
 def embedding_views(site: Site) -> list[str]:
     views = [(name, site.store.view("clips", name)) for name in sorted(site.store.views("clips"))]
     return [name for name, view in views if "embedding" in view.features and len(view.features["embedding"].shape) == 1]
-
-
-def has(view: View, rows: np.ndarray) -> np.ndarray:
-    """Return bool [K]: which rows have features; only the status of their shards is read."""
-    featured = np.zeros(len(rows), bool)
-    shards, slots = np.divmod(rows, view.rows_per_shard)
-    for shard in np.unique(shards):
-        of_shard = shards == shard
-        status = view.shard_status(int(shard))
-        featured[of_shard] = [slot < len(status) and status[slot] == OK for slot in slots[of_shard]]
-    return featured

@@ -10,33 +10,29 @@ Guarantees
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
-from typing import Annotated, Literal
+from itertools import chain, combinations
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 import numpy as np
 import polars as pl
 from fastapi import Query
-from jaxtyping import Int64
 
 from retrieval.differences import Sample, chosen, sampled
 from retrieval.vectors import unit
-from stepdiff.app.pair.alike import KeptOdds, embedding_views, has
+from stepdiff.app.pair.alike import KeptOdds, embedding_views
 from stepdiff.app.pair.loading import RunHead
 from stepdiff.app.pair.stored import Stored
 from stepdiff.app.site import Site, UnknownError
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import generator
 from stepdiff.tasks.testsets import CATEGORIES, Pair
+from store.view import OK
 
-MOST_CLIPS = 200
-"""clips that are compared with each other"""
-MOST_SCORED = 48
-"""pairs that a head scores"""
-MOST_FOUND = 48
-"""pairs in a list"""
-TIMES = 2
-"""how often a clip may be in a list: else one odd clip fills it"""
+MOST_CLIPS = 200  # clips that are compared with each other
+MOST_SCORED = 48  # pairs that a head scores
+MOST_FOUND = 48  # pairs in a list
+TIMES = 2  # how often a clip may be in a list: else one odd clip fills it
 Text = Annotated[str, Query(max_length=500)]
 
 
@@ -44,12 +40,10 @@ Text = Annotated[str, Query(max_length=500)]
 class Search:
     """What is searched, as it is written in addresses."""
 
-    step: Text = ""
-    """empty: any step, but one for both clips"""
+    step: Text = ""  # empty: any step, but one for both clips
     category: Text = CATEGORIES[0]
     order: Literal["different", "alike"] = "different"
-    by: Text = ""
-    """cosine:VIEW, head:NAME, stored:FILE, truth; empty: the cosine of the first view"""
+    by: Text = ""  # cosine:VIEW, head:NAME, stored:FILE, truth; empty: the cosine of the first view
 
     def address(self, **more: str | int) -> str:
         """Return the address of the search, or with the clips of a pair and its place, of that pair."""
@@ -57,23 +51,12 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A pair in a list."""
-
-    reference: str
-    candidate: str
-    score: float
-    address: str
-
-
-@dataclass(frozen=True)
 class Result:
     """The list of a search."""
 
-    pairs: list[Found]
+    pairs: list[dict[str, Any]]  # reference, candidate, score and the address of the pair
     note: str
-    head: str
-    """the head that has to score the pairs first; empty: none"""
+    head: str  # the head that has to score the pairs first; empty: none
 
 
 class Finder:
@@ -88,37 +71,38 @@ class Finder:
             self._sample = sampled(catalog)
         return self._sample
 
-    def candidates(self, step: str, view: str) -> tuple[Int64[np.ndarray, "pairs 2"], str]:
-        """Return pairs of rows of one step with features in a view, and a note on what they are."""
+    def candidates(self, step: str, view: str) -> tuple[list[Pair], str]:
+        """Return pairs of one step with features in a view, and a note on what they are."""
         sample = self.sample()
         if step and step not in sample.steps:
             raise UnknownError(sample.lacks(step))
         groups = sample.groups(step, MOST_CLIPS)
         features = self._site.store.view("clips", view)
-        groups = [rows[has(features, rows)] for rows in groups]
+        groups = [rows[features.status(rows) == OK] for rows in groups]
         rows = np.concatenate(groups)
-        catalog = self._site.store.catalog("clips")
-        videos = dict(catalog.select(rows, pl.DataFrame(schema={"video": pl.String})).iter_rows())
+        like = pl.DataFrame(schema={"key": pl.String, "video": pl.String})
+        clips = {row: clip for row, *clip in self._site.store.catalog("clips").select(rows, like).iter_rows()}
         pairs = [
-            pair
+            (one, other)
             for group in groups
-            for pair in combinations(np.sort(group).tolist(), 2)
-            if videos[pair[0]] is None or videos[pair[0]] != videos[pair[1]]
+            for (one, video), (other, second) in combinations([clips[row] for row in np.sort(group).tolist()], 2)
+            if video is None or video != second
         ]
         of = len(sample.steps[step]) if step else sum(map(len, sample.steps.values())) or len(sample.rows)
         note = f"{len(pairs):,} pairs of {'all ' if len(rows) == of else ''}{len(rows):,} clips"
         note += "" if len(rows) == of else f" of {of:,}, drawn at random"
         if len(sample.rows) < sample.total:
             note += f"; the steps of {len(sample.rows):,} of {sample.total:,} clips were read"
-        return np.array(pairs, np.int64).reshape(-1, 2), note
+        return pairs, note
 
     def scored_pairs(self, step: str, view: str) -> tuple[list[Pair], str]:
         """Return the pairs that a head scores, and a note on what they are."""
         pairs, note = self.candidates(step, view)
         if len(pairs) > MOST_SCORED:
-            pairs = pairs[np.sort(generator(0, "scored pairs", step).permutation(len(pairs))[:MOST_SCORED])]
+            drawn = generator(0, "scored pairs", step).permutation(len(pairs))[:MOST_SCORED]
+            pairs = [pairs[place] for place in np.sort(drawn)]
             note = f"{len(pairs)} pairs, drawn at random from {note}"
-        return self._keys(pairs), note
+        return pairs, note
 
     def search(self, search: Search, heads: Sequence[RunHead]) -> Result:
         """Return the list of a search. heads: those that may be named; UnknownError: what it names does not exist."""
@@ -141,11 +125,12 @@ class Finder:
         if name not in views:
             raise UnknownError(f"no view {name[:200]!r} with one embedding a clip; there are {', '.join(views)}")
         pairs, note = self.candidates(search.step, name)
-        if not len(pairs):
+        if not pairs:
             return Result([], note, "")
-        rows, places = np.unique(pairs, return_inverse=True)
-        vectors = unit(self._site.store.view("clips", name).read("embedding", rows, dtype="float32"))
-        scores = np.einsum("kd,kd->k", *np.moveaxis(vectors[places.reshape(-1, 2)], 1, 0))
+        place = {key: place for place, key in enumerate(dict.fromkeys(chain(*pairs)))}
+        vectors = unit(self._site.store.view("clips", name).read("embedding", keys=list(place), dtype="float32"))
+        one, other = (vectors[[place[pair[side]] for pair in pairs]] for side in (0, 1))
+        scores = np.einsum("kd,kd->k", one, other)
         note += f", by the cosine of {name}, which compares whole clips and not one category"
         return self._ranked(search, pairs, scores, note)
 
@@ -161,10 +146,8 @@ class Finder:
 
     def _by_stored(self, search: Search, method: str | None) -> Result:
         scores = self._stored.ranked(method, search.category)
-        catalog = self._site.store.catalog("clips")
-        clips = list(dict.fromkeys(clip for pair in scores for clip in pair))
-        frame = catalog.select(catalog.rows(clips), pl.DataFrame(schema={"key": pl.String, "step": pl.String}))
-        steps = dict(frame.select("key", "step").iter_rows())
+        known = self._site.known(chain(*scores))
+        steps = {key: clip.step for key, clip in known.items()}
         pairs = [
             (one, two)
             for one, two in scores
@@ -174,16 +157,11 @@ class Finder:
         note = f"{len(pairs):,} pairs of the DiffRank predictions, by {by}"
         return self._ranked(search, pairs, np.array([scores[pair] for pair in pairs]), note)
 
-    def _ranked(self, search: Search, pairs: list[Pair] | np.ndarray, scores: np.ndarray, note: str) -> Result:
-        """Return the list of the best of some pairs of clips, or of rows of the catalog."""
+    def _ranked(self, search: Search, pairs: list[Pair], scores: np.ndarray, note: str) -> Result:
+        """Return the list of the best of some pairs."""
         best = chosen(pairs, scores if search.order == "alike" else -scores, MOST_FOUND, TIMES)
-        keys = self._keys(pairs[best]) if isinstance(pairs, np.ndarray) else [pairs[place] for place in best]
-        listed = [
-            Found(*pair, float(score), search.address(reference=pair[0], candidate=pair[1], at=place))
-            for place, (pair, score) in enumerate(zip(keys, scores[best], strict=True))
-        ]
+        listed = []
+        for at, place in enumerate(best):
+            pair: dict[str, Any] = dict(zip(("reference", "candidate"), pairs[place], strict=True))
+            listed.append(pair | {"score": float(scores[place]), "address": search.address(**pair, at=at)})
         return Result(listed, note, "")
-
-    def _keys(self, pairs: Int64[np.ndarray, "pairs 2"]) -> list[Pair]:
-        keys = self._site.store.catalog("clips").keys(pairs.reshape(-1))
-        return list(zip(keys[::2], keys[1::2], strict=True))

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
     from heads.methods.stepdiff import StepDiff
     from heads.methods.word_evidence import Reason, WordEvidence
 
-MOST_WORDS = 2
-"""heads of words in memory"""
+MOST_WORDS = 2  # heads of words in memory
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,8 @@ class RunHead:
     """A run of `python -m heads.train`, or a public model, that can answer questions."""
 
     name: str
-    stamp: int
-    """when its best checkpoint was chosen: a run that is trained again is another head"""
-    system: str
-    """VCLM, Interleaved or StepDiff, by its recipe; or public model"""
+    stamp: int  # when its best checkpoint was chosen: a run that is trained again is another head
+    system: str  # VCLM, Interleaved or StepDiff, by its recipe; or public model
     language_model: str
     view: str
 
@@ -52,7 +50,6 @@ class Loaded:
 class Runs:
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._known: dict[tuple[Path, int], RunHead | None] = {}
         self._words: LRUCache[tuple[Path, int], WordEvidence] = LRUCache(MOST_WORDS)
         self._lock = threading.Lock()
         self._models = list(map(self._model, site.models))
@@ -60,9 +57,9 @@ class Runs:
     def heads(self) -> list[RunHead]:
         """Return what answers questions: StepDiff heads, other heads, public models; runs that cannot be read are left
         out."""
-        folders = [folder for folder in self._site.finished_runs() if (folder / "recipe.yaml").is_file()]
-        with self._lock:
-            heads = [head for folder in folders[:MOST_RUNS] if (head := self._head(folder)) is not None]
+        folders = [folder for folder in self._site.run_folders(BEST) if (folder / "recipe.yaml").is_file()]
+        stamps = [(folder, self._name(folder), (folder / BEST).stat().st_mtime_ns) for folder in folders[:MOST_RUNS]]
+        heads = [head for run in stamps if (head := _head(*run)) is not None]
         return sorted(heads, key=lambda head: head.system != "StepDiff") + self._models
 
     def head(self, name: str) -> RunHead:
@@ -125,77 +122,18 @@ class Runs:
 
         return RunHead(weights, 0, "public model", weights, view_of(weights, self._site.store))
 
-    def _head(self, folder: Path) -> RunHead | None:
-        key = folder, (folder / BEST).stat().st_mtime_ns
-        if key not in self._known:
-            try:
-                recipe = read_recipe(folder / "recipe.yaml").video_lm
-            except StepDiffError:
-                recipe = None
-            self._known[key] = None  # a contrastive head answers no questions
-            if recipe is not None:
-                about = recipe.system, recipe.language_model, recipe.view
-                self._known[key] = RunHead(self._name(folder), key[1], *about)
-        return self._known[key]
+
+@lru_cache(4 * MOST_RUNS)
+def _head(folder: Path, name: str, stamp: int) -> RunHead | None:
+    """Return the head of a run, None for a contrastive head, which answers no questions, or a damaged recipe."""
+    try:
+        recipe = read_recipe(folder / "recipe.yaml").video_lm
+    except StepDiffError:
+        return None
+    return None if recipe is None else RunHead(name, stamp, recipe.system, recipe.language_model, recipe.view)
 
 
-@dataclass(frozen=True)
-class Word:
-    """A word, or a phrase, that one of two clips gives more evidence for."""
-
-    term: str
-    evidence: float
-    """log-odds in this clip"""
-    other: float
-    seconds: float | None
-    """time in the clip of the frame with the most evidence; None: unknown"""
-    moments: list[float]
-    """evidence of each frame, of which `evidence` is the mean"""
-
-
-@dataclass(frozen=True)
-class ClipWords:
-    """The words of one of two clips, the clearest first."""
-
-    times: list[float]
-    """seconds in the clip of the frames of `moments`; empty: unknown"""
-    length: float
-    words: list[Word]
-
-
-@dataclass(frozen=True)
-class PairWords:
-    """The words of both clips by one head of words."""
-
-    head: str
-    clips: list[ClipWords]
-    """of Video 1 and Video 2; empty: see `problem`"""
-    problem: str = ""
-    """why there are none; empty: the evidence could be read"""
-
-
-@dataclass(frozen=True)
-class TextPiece:
-    """A part of a text."""
-
-    text: str
-    term: str
-    """that the head of words knows; empty: none"""
-
-
-@dataclass(frozen=True)
-class TextMoments:
-    """Texts with the moments of their words, by one head of words."""
-
-    texts: list[list[TextPiece]]
-    """the pieces of each text, which joined are the text"""
-    clips: list[ClipWords]
-    """the terms of all texts, each in Video 1 and in Video 2"""
-    problem: str = ""
-    """why no word has moments; empty: the evidence could be read"""
-
-
-def words_of(site: Site, evidence: "WordEvidence", pair: Pair, question: str = "") -> list[ClipWords]:
+def words_of(site: Site, evidence: "WordEvidence", pair: Pair, question: str = "") -> list[dict[str, Any]]:
     """Return the words of both clips. question: those that a head reads before it, which are more."""
     if question:
         reasons = evidence.reasons(pair, evidence.likely(pair, evidence.about(question)))
@@ -204,32 +142,36 @@ def words_of(site: Site, evidence: "WordEvidence", pair: Pair, question: str = "
     return _of_clips(site, evidence, pair, reasons)
 
 
-def moments_of(site: Site, evidence: "WordEvidence", pair: Pair, texts: Sequence[str]) -> TextMoments:
-    """Return texts with the moments of their words in both clips."""
-    pieces = [[TextPiece(*piece) for piece in evidence.head.pieces(text)] for text in texts]
-    terms = {piece.term for of_text in pieces for piece in of_text if piece.term}
-    return TextMoments(pieces, _of_clips(site, evidence, pair, evidence.reasons(pair, (terms, terms))))
+def moments_of(site: Site, evidence: "WordEvidence", pair: Pair, texts: Sequence[str]) -> dict[str, Any]:
+    """Return texts in pieces, and the terms of all texts with their moments in both clips."""
+    split = [evidence.head.pieces(text) for text in texts]
+    terms = {term for pieces in split for _, term in pieces if term}
+    return {
+        "texts": [[{"text": text, "term": term} for text, term in pieces] for pieces in split],
+        "clips": _of_clips(site, evidence, pair, evidence.reasons(pair, (terms, terms))),
+    }
 
 
 def _of_clips(
     site: Site, evidence: "WordEvidence", pair: Pair, reasons: tuple[list["Reason"], list["Reason"]]
-) -> list[ClipWords]:
+) -> list[dict[str, Any]]:
+    """Return the words of each clip, the clearest first, with times in the clip; see `/pair/words`."""
     from retrieval.moments import seconds_of
 
     clips = []
     for clip, clip_reasons in zip(site.clips(pair), reasons, strict=True):
-        length = (clip.end or 0.0) - (clip.start or 0.0)
+        start, length = clip.start or 0.0, (clip.end or 0.0) - (clip.start or 0.0)
         frames = len(clip_reasons[0].moments) if clip_reasons else 1
         times = seconds_of(evidence.features.view.provenance.frames, frames, 0.0 if length > 0 else None, length)
         words = [
-            Word(
-                reason.term,
-                reason.evidence,
-                reason.other,
-                None if reason.clearest is None else max(reason.clearest - (clip.start or 0.0), 0.0),
-                reason.moments,
-            )
+            {
+                "term": reason.term,
+                "evidence": reason.evidence,
+                "other": reason.other,
+                "seconds": None if reason.clearest is None else max(reason.clearest - start, 0.0),
+                "moments": reason.moments,
+            }
             for reason in clip_reasons
         ]
-        clips.append(ClipWords(times, length, words))
+        clips.append({"times": times, "length": length, "words": words})
     return clips

@@ -18,12 +18,11 @@ from heads.llm.model import CutOff
 from stepdiff.app.cache import LRUCache
 from stepdiff.app.explore.routes import MOST_OF_GROUP
 from stepdiff.app.pages import page
-from stepdiff.app.pair.alignment import PairAlignment, pair_alignment
+from stepdiff.app.pair.alignment import pair_alignment
 from stepdiff.app.pair.alike import MOST_KEPT, PRESET_CATEGORIES, KeptOdds, declines, odds, score_pairs, similarity
-from stepdiff.app.pair.elsewhere import MOST_LISTED, ElsewherePage, elsewhere_page
 from stepdiff.app.pair.finder import Finder, Search, Text
-from stepdiff.app.pair.loading import Loaded, PairWords, Runs, TextMoments, moments_of, words_of
-from stepdiff.app.pair.pages import FinderPage, KeptCaptions, Pages, PairPage, Written
+from stepdiff.app.pair.loading import Loaded, Runs, moments_of, words_of
+from stepdiff.app.pair.pages import MOST_LISTED, KeptCaptions, Pages, elsewhere_page
 from stepdiff.app.pair.stored import Stored
 from stepdiff.app.pair.worker import Events, Job, Worker
 from stepdiff.app.site import Site, UnknownError
@@ -32,12 +31,9 @@ from stepdiff.tasks.postprocess import parse
 from stepdiff.tasks.prompts import PRESETS
 from stepdiff.tasks.testsets import CATEGORIES, DiffCap, Pair
 
-MOST_TOKENS = 64
-"""of an answer, as in heads.ask"""
-MOST_TEXTS = 500
-"""whose words are asked for at once: captions, answers and words of a page"""
-MOST_WRITTEN = 1000
-"""pairs whose captions are kept"""
+MOST_TOKENS = 64  # of an answer, as in heads.ask
+MOST_TEXTS = 500  # whose words are asked for at once: captions, answers and words of a page
+MOST_WRITTEN = 1000  # pairs whose captions are kept
 Clip = Annotated[str, Query(max_length=1000, description="clip id")]
 Group = Annotated[tuple[Clip, ...], Query(max_length=MOST_OF_GROUP, description="clip id, or ids of a group")]
 _STREAM: dict[int | str, dict[str, Any]] = {
@@ -107,7 +103,7 @@ def router(site: Site) -> APIRouter:
         if head not in runs.words():
             raise UnknownError(f"no head of words {head[:200]!r} among the runs: run python -m heads.words")
 
-    @routes.get("", response_model=PairPage | FinderPage)
+    @routes.get("")
     def pair(
         request: Request,
         search: Annotated[Search, Depends()],
@@ -126,7 +122,7 @@ def router(site: Site) -> APIRouter:
         record = pages.pair((reference, candidate), listed, at, heads, loaded, runs.words())
         return page(request, "pair.html", record)
 
-    @routes.get("/elsewhere", response_model=ElsewherePage)
+    @routes.get("/elsewhere")
     def elsewhere(
         request: Request,
         reference: Group = (),
@@ -140,32 +136,45 @@ def router(site: Site) -> APIRouter:
         return page(request, "pair_elsewhere.html", elsewhere_page(site, runs, finder.sample(), wanted))
 
     @routes.get("/words")
-    def words(reference: Clip, candidate: Clip, head: str = Query(max_length=500)) -> PairWords:
-        """Return the words for which each clip gives more evidence than the other, by a head of words of the runs."""
+    def words(reference: Clip, candidate: Clip, head: str = Query(max_length=500)) -> dict[str, Any]:
+        """Return the words for which each clip gives more evidence than the other, by a head of words of the runs.
+
+        Of each clip, `words` are the clearest first: `evidence` is the log-odds in this clip and the mean of `moments`,
+        those of its frames at the seconds `times` (empty: unknown); `other` is that in the other clip; `seconds` is the
+        time of the frame with the most evidence. Without evidence, `clips` is empty and `problem` says why.
+        """
         site.clips([reference, candidate])
         check_words(head)
         try:
-            return PairWords(head, words_of(site, runs.evidence(head), (reference, candidate)))
+            return {"head": head, "clips": words_of(site, runs.evidence(head), (reference, candidate)), "problem": ""}
         except StepDiffError as error:
-            return PairWords(head, [], str(error))
+            return {"head": head, "clips": [], "problem": str(error)}
 
     @routes.post("/moments")
-    def moments(body: TextsBody) -> TextMoments:
-        """Find the words of texts that a head of words knows, and the moments of both clips with most evidence."""
+    def moments(body: TextsBody) -> dict[str, Any]:
+        """Find the words of texts that a head of words knows, and the moments of both clips with most evidence.
+
+        `texts` has the pieces of each text, with the `term` that the head knows or nothing; `clips` has the terms of
+        all texts, as `/pair/words` has them.
+        """
         pair = pair_of(body)
         check_words(body.head)
         try:
-            return moments_of(site, runs.evidence(body.head), pair, body.texts)
+            return moments_of(site, runs.evidence(body.head), pair, body.texts) | {"problem": ""}
         except StepDiffError as error:
-            return TextMoments([], [], str(error))
+            return {"texts": [], "clips": [], "problem": str(error)}
 
     @routes.get("/alignment")
     def alignment(
         reference: Clip,
         candidate: Clip,
         head: Annotated[str, Query(max_length=500, description="the view of this head, if it has frames")] = "",
-    ) -> PairAlignment:
-        """Return which moments of two clips go together, and what one of them lacks."""
+    ) -> dict[str, Any]:
+        """Return which moments of two clips go together, and what one of them lacks.
+
+        `path` has the moments, `warp` the corners of a line through them, both in seconds of the clips; `costs` are the
+        mean cosine distances of the moments of Video 1 at `times`. `problem` says why there is no alignment.
+        """
         site.clips([reference, candidate])
         return pair_alignment(site, (reference, candidate), runs.head(head).view if head else "")
 
@@ -237,12 +246,12 @@ def router(site: Site) -> APIRouter:
                     texts = loaded.method.caption(rows, job.check)
                 known, references = odds(loaded, kept, pair), stored.references(pair)
                 written = [
-                    Written(
-                        category,
-                        stored.caption(pair, category, parse(text), references),
-                        declines(known, category),
-                        isinstance(text, CutOff),
-                    )
+                    {
+                        "category": category,
+                        "caption": stored.caption(pair, category, parse(text), references),
+                        "declines": declines(known, category),
+                        "cut": isinstance(text, CutOff),
+                    }
                     for category, text in zip(CATEGORIES, texts, strict=True)
                 ]
                 captions.put((loaded.head, pair), written)

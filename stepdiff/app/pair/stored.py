@@ -5,65 +5,22 @@ Guarantees
 - details are checked only against a world whose clips show the steps of the catalog
 """
 
-import threading
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
-from stepdiff.app.cache import LRUCache
-from stepdiff.app.compare.files import Answers, library
-from stepdiff.app.compare.sets import Piece, supported
+from stepdiff.app.compare.files import Answers, Lines, library
+from stepdiff.app.compare.sets import supported
 from stepdiff.app.pair.alike import Odds
 from stepdiff.app.site import Site
 from stepdiff.kitchen.attributes import Attributes
 from stepdiff.kitchen.steps import MAIN
-from stepdiff.kitchen.truth import Judgement, judgements, read_world
-from stepdiff.tasks.testsets import CATEGORIES, DiffRank, Pair, Task
+from stepdiff.kitchen.truth import judgements, read_world
+from stepdiff.tasks.testsets import CATEGORIES, Pair, Task
 
-MOST_METHODS = 12
-"""columns of captions"""
-Lines = dict[Pair, list[tuple[int, int]]]
-"""pair -> (line, place in the line: the target's number) of a file"""
-
-
-@dataclass(frozen=True)
-class Caption:
-    """A method's caption of a category."""
-
-    pieces: list[Piece]
-    details: list["Detail"]
-    """those that it names, if the videos are of the sample world"""
-
-
-@dataclass(frozen=True)
-class Detail:
-    """A detail that a caption names for a video, checked against the exact attributes of both."""
-
-    words: str
-    video: int
-    judgement: Judgement
-
-
-@dataclass(frozen=True)
-class CaptionRow:
-    """A category with the caption of each method, and the references of the test set."""
-
-    category: str
-    captions: list[Caption | None]
-    references: list[str]
-
-
-@dataclass(frozen=True)
-class Captions:
-    """The captions of a pair."""
-
-    methods: list[str]
-    rows: list[CaptionRow]
-    swapped: bool
-    """whether there are some for the pair in the other order"""
+MOST_METHODS = 12  # columns of captions
 
 
 class Stored:
@@ -71,13 +28,13 @@ class Stored:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._worlds: LRUCache[tuple[Path, int], dict[str, Attributes]] = LRUCache(1)
         self._library = library(site.predictions, () if site.videos is None else (site.videos,))
-        self._lines: WeakKeyDictionary[Answers, Lines] = WeakKeyDictionary()
-        self._lock = threading.Lock()
 
-    def captions(self, pair: Pair) -> Captions:
-        """Return the captions of a pair in all files, one column a file; files without it are left out."""
+    def captions(self, pair: Pair) -> dict[str, Any]:
+        """Return the captions of a pair in all files, one column a file; files without it are left out.
+
+        swapped: whether there are some for the pair in the other order.
+        """
         methods: list[str] = []
         texts: list[dict[str, str]] = []  # of each method by category
         references, swapped = self.references(pair), False
@@ -93,19 +50,22 @@ class Stored:
                 self.caption(pair, category, captions[category], references) if category in captions else None
                 for captions in texts
             ]
-            rows.append(CaptionRow(category, shown, references.get(category, [])))
-        return Captions(methods, rows, swapped)
+            rows.append({"category": category, "captions": shown, "references": references.get(category, [])})
+        return {"methods": methods, "rows": rows, "swapped": swapped}
 
-    def caption(self, pair: Pair, category: str, text: str, references: dict[str, list[str]]) -> Caption:
-        """Return a caption of a pair with the words that references have, and its details."""
+    def caption(self, pair: Pair, category: str, text: str, references: dict[str, list[str]]) -> dict[str, Any]:
+        """Return a caption of a pair with the words that references have.
+
+        details: those that it names for a video, checked against the exact attributes of both in a sample world.
+        """
         truth = self.truth_of(pair)
         judged = judgements(text, category, *truth) if truth and category in CATEGORIES else {}
-        details = []
+        details: list[dict[str, Any]] = []
         for (attribute, value, side), judgement in judged.items():
             words = f"{attribute}: {value.replace('<', ' before ').replace(MAIN, 'the step itself')}"
-            details.append(Detail(words, 1 if side == "reference" else 2, judgement))
-        pieces = supported(text, references.get(category, ()))
-        return Caption(pieces, sorted(details, key=lambda detail: (detail.video, detail.words)))
+            details.append({"words": words, "video": 1 if side == "reference" else 2, "judgement": judgement})
+        details.sort(key=lambda detail: (detail["video"], detail["words"]))
+        return {"pieces": supported(text, references.get(category, ())), "details": details}
 
     def truth_of(self, pair: Pair) -> tuple[Attributes, Attributes] | None:
         """Return the attributes of both clips, if the videos are of a sample world and show one step."""
@@ -113,10 +73,7 @@ class Stored:
         if folder is None or not (folder / "world.json").is_file() or not (folder / "attributes.jsonl").is_file():
             return None
         file = folder / "attributes.jsonl"
-        version = file, file.stat().st_mtime_ns
-        world = self._worlds.get(version)
-        if world is None:
-            self._worlds.put(version, world := read_world(file))
+        world = _world(file, file.stat().st_mtime_ns)
         truths = [world.get(clip) for clip in pair]
         steps = {clip.step for clip in self._site.clips(pair)} | {truth and truth.step for truth in truths}
         one, two = truths
@@ -175,17 +132,12 @@ class Stored:
         files = [each for each in self._library.read() if isinstance(each, Answers) and each.of.task == task]
         names = Counter(answers.method.name for answers in files)
         for answers in sorted(files, key=lambda each: (each.method.control, not each.method.trained)):
-            with self._lock:
-                if answers not in self._lines:
-                    self._lines[answers] = _lines(answers.of.rows)
-                lines = self._lines[answers]
             name = answers.method.name
-            yield f"{Path(answers.method.file).parent.name}/{name}" if names[name] > 1 else name, answers, lines
+            if names[name] > 1:
+                name = f"{Path(answers.method.file).parent.name}/{name}"
+            yield name, answers, answers.of.lines
 
 
-def _lines(rows: Sequence[Any]) -> Lines:
-    lines: Lines = defaultdict(list)
-    for line, row in enumerate(rows):
-        for place, other in enumerate(row.targets if isinstance(row, DiffRank) else (row.candidate,)):
-            lines[row.reference, other].append((line, place))
-    return lines
+@lru_cache(1)
+def _world(file: Path, _changed: int) -> dict[str, Attributes]:
+    return read_world(file)

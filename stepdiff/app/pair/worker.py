@@ -28,8 +28,8 @@ from stepdiff.app.pages import plain
 from stepdiff.app.site import RefusedError
 from stepdiff.common.errors import StepDiffError
 
-MOST_WAITING = 8
-"""jobs that may wait, apart from the one that runs"""
+_LOOK = 0.02  # seconds between two looks for events: a token of a model takes longer
+MOST_WAITING = 8  # jobs that may wait, apart from the one that runs
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,11 @@ class Job:
     Its events are kept until `taken` returns them; `done` or `error` is the last one.
     """
 
-    head: Any
-    """has a name; a head that differs is another model"""
-    work: Callable[[Any, "Job"], dict[str, Any]]
-    """(loaded model, this job) -> the data of the event `done`"""
-    what: str = "another request"
-    """in words, for those that wait"""
+    head: Any  # has a name; a head that differs is another model
+    work: Callable[[Any, "Job"], dict[str, Any]]  # (loaded model, this job) -> the data of the event `done`
+    what: str = "another request"  # in words, for those that wait
     cancelled: threading.Event = field(default_factory=threading.Event)
     _events: deque[Event] = field(default_factory=deque)
-    _bell: Callable[[], None] | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def check(self) -> None:
         """Raise CancelledError where the job was cancelled."""
@@ -70,23 +65,11 @@ class Job:
             raise CancelledError
 
     def send(self, name: str, **data: Any) -> None:
-        with self._lock:
-            self._events.append(Event(name, data))
-            bell = self._bell
-        if bell is not None:
-            bell()
-
-    def listen(self, bell: Callable[[], None] | None) -> None:
-        """Call `bell` after each event from now on, in the worker's thread; None: call nothing."""
-        with self._lock:
-            self._bell = bell
+        self._events.append(Event(name, data))
 
     def taken(self) -> list[Event]:
         """Return the events since the last call."""
-        with self._lock:
-            events = list(self._events)
-            self._events.clear()
-        return events
+        return [self._events.popleft() for _ in range(len(self._events))]
 
 
 class Worker:
@@ -97,8 +80,7 @@ class Worker:
         self._running: Job | None = None
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self.head: Any = None
-        """that is in memory, or is being loaded"""
+        self.head: Any = None  # that is in memory, or is being loaded
         self._model: Any = None
 
     def submit(self, job: Job) -> Job:
@@ -201,19 +183,9 @@ class Events(StreamingResponse):
             self._worker.cancel(self._job)
 
     async def _lines(self) -> AsyncIterator[str]:
-        loop, bell = asyncio.get_running_loop(), asyncio.Event()
-
-        def ring() -> None:
-            loop.call_soon_threadsafe(bell.set)
-
-        self._job.listen(ring)
-        try:
-            while True:
-                bell.clear()
-                for event in self._job.taken():
-                    yield f"event: {event.name}\ndata: {json.dumps(plain(event.data))}\n\n"
-                    if event.name in ("done", "error"):
-                        return
-                await bell.wait()
-        finally:
-            self._job.listen(None)
+        while True:
+            for event in self._job.taken():
+                yield f"event: {event.name}\ndata: {json.dumps(plain(event.data))}\n\n"
+                if event.name in ("done", "error"):
+                    return
+            await asyncio.sleep(_LOOK)

@@ -42,5 +42,5 @@ export function leaveBy(button, show) {
 export function reason({status, body}) {
   if (status === 0) return body.error ?? "the server does not answer";
   if (status === 422) return "the server does not accept one of these values";
-  return body.error ?? body.problem ?? `the server refuses this (${status})`;
+  return body.error ?? `the server refuses this (${status})`;
 }

@@ -12,18 +12,16 @@ from pathlib import Path
 from unicodedata import east_asian_width
 
 from featurize.video.cut import cut, frame
+from stepdiff.app.notes.notebook import Note
 from stepdiff.comparison.clips import clock
-from stepdiff.comparison.document import PLAY, answered, document, inside
+from stepdiff.comparison.document import COLOURS, PLAY, answered, document, inside
 
 MOST_NOTES = 3
-AROUND = 1.5
-"""seconds before and after a moment that the loop shows"""
-MOST_ANSWER = 2000
-"""characters"""
+AROUND = 1.5  # seconds before and after a moment that the loop shows
+MOST_ANSWER = 2000  # characters
 POINTS, ROOM = 10.0, 480.0
 """size of printed text, and what it times the square root of the number of characters may be on A4 and US Letter"""
-HEIGHT = 540
-"""pixels of a frame's short side"""
+HEIGHT = 540  # pixels of a frame's short side
 STYLE = """
 .pair { display: grid; gap: 12px; grid-template-columns: 1fr 1fr; }
 .pair img { display: block; width: 100%; max-height: 60vh; object-fit: contain; border-radius: 4px; background: #000; }
@@ -64,24 +62,10 @@ class CardSide:
     moment: float
 
 
-@dataclass(frozen=True)
-class CardNote:
-    """A note at a moment of one video."""
-
-    video: int
-    """1 or 2"""
-    seconds: float
-    """in the clip"""
-    author: str
-    text: str
-
-
-def card(
-    title: str, sides: tuple[CardSide, CardSide], notes: Sequence[CardNote], question: str = "", answer: str = ""
-) -> str:
-    """Return the page. StepDiffError: a clip cannot be cut."""
+def card(title: str, sides: Sequence[CardSide], notes: Sequence[Note], question: str = "", answer: str = "") -> str:
+    """Return the page of two clips. StepDiffError: a clip cannot be cut."""
     texts = [title, question, answer, *(side.name + side.path.name for side in sides)]
-    texts += [note.author + note.text for note in notes[:MOST_NOTES]]
+    texts += [note.author + note.text for note in notes]
     characters = sum(2 if east_asian_width(character) in "WF" else 1 for character in "".join(texts))
     points = min(POINTS, ROOM / sqrt(max(characters, 1)))
     style = f"{STYLE}@media print {{ body {{ font-size: {points:.1f}pt; }} }}\n"
@@ -104,17 +88,17 @@ def _side(number: int, side: CardSide) -> str:
     video = inside("video/mp4", lambda out: cut(side.path, first, last, out))
     at = clock(side.moment - side.start)
     return (
-        f"<figure class='{_colour(number)}'><figcaption>Video {number} at {at}</figcaption>"
+        f"<figure class='{COLOURS[number]}'><figcaption>Video {number} at {at}</figcaption>"
         f"<img alt='Video {number} at {at}' src='{picture}'>"
         f"<video controls muted playsinline src='{video}'></video></figure>"
     )
 
 
-def _notes(notes: Sequence[CardNote]) -> list[str]:
+def _notes(notes: Sequence[Note]) -> list[str]:
     rows = [
-        f"<li class='{_colour(note.video)}'><b>Video {note.video}, {clock(note.seconds)}</b> {escape(note.text)} "
+        f"<li class='{COLOURS[note.video]}'><b>Video {note.video}, {clock(note.seconds)}</b> {escape(note.text)} "
         f"<span class='quiet small'>{escape(note.author)}</span></li>"
-        for note in notes[:MOST_NOTES]
+        for note in notes
     ]
     return [f"<ol>{''.join(rows)}</ol>"] if rows else []
 
@@ -122,7 +106,3 @@ def _notes(notes: Sequence[CardNote]) -> list[str]:
 def _about(number: int, side: CardSide) -> str:
     times = f"{clock(side.start)} to {clock(side.end)}, frame at {clock(side.moment)}"
     return f"<p>Video {number}: {escape(side.name)} ({escape(side.path.name)}, {times})</p>"
-
-
-def _colour(number: int) -> str:
-    return ("one", "two")[number - 1]
