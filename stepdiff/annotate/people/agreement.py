@@ -21,16 +21,14 @@ from stepdiff.annotate.people.task import Task
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.agreement import alpha
 
-COUPLES = 50_000_000
-"""two ratings of one item, at most: more need gigabytes"""
+COUPLES = 50_000_000  # two ratings of one item, at most: more need gigabytes
 
 
 @dataclass(frozen=True)
 class Ratings:
     item: Int64[np.ndarray, " R"]
     person: Int64[np.ndarray, " R"]
-    score: Int64[np.ndarray, " R"]
-    """from 0 to levels - 1"""
+    score: Int64[np.ndarray, " R"]  # from 0 to levels - 1
     levels: int
 
     def of(self, chosen: np.ndarray) -> "Ratings":
@@ -41,24 +39,17 @@ class Ratings:
 class Figures:
     """Agreement of people about items that at least two of them rated. None: not defined."""
 
-    items: int
-    """items with at least two ratings"""
-    ratings: int
-    """ratings of these items"""
+    items: int  # items with at least two ratings
+    ratings: int  # ratings of these items
     two_of_three: float | None
     """share of all triples of people who rated one item in which at least two gave the same score"""
-    pairwise: float | None
-    """share of all pairs of people who rated one item that gave the same score"""
-    kappa: float | None
-    """Cohen's kappa, mean over pairs of people who share items"""
+    pairwise: float | None  # share of all pairs of people who rated one item that gave the same score
+    kappa: float | None  # Cohen's kappa, mean over pairs of people who share items
     kappa_weighted: float | None
     """the same, weighted by how many items a pair of people shares: with few shared items kappa is noise"""
-    kappa_pairs: int
-    """pairs of people with a kappa: it is not defined where both always give one and the same score"""
-    distance: float | None
-    """mean distance of two different scores of one item"""
-    nominal: float | None
-    """Krippendorff's alpha"""
+    kappa_pairs: int  # pairs of people with a kappa: it is not defined where both always give one and the same score
+    distance: float | None  # mean distance of two different scores of one item
+    nominal: float | None  # Krippendorff's alpha
     ordinal: float | None
     interval: float | None
 
@@ -66,23 +57,15 @@ class Figures:
 @dataclass(frozen=True)
 class Person:
     annotator: str
-    answers: int
-    """pairs of work, also rejected ones"""
+    answers: int  # pairs of work, also rejected ones
     rejected: int
-    seconds: float | None
-    """median for a pair"""
-    distance: float | None
-    """mean distance of a score from the median of the others' scores"""
-    shared: int
-    """scores of which that is the mean: others scored the item too"""
-    scored: int
-    """pairs with scores in at least two categories"""
-    equal: int
-    """those of them with the same score in all categories"""
-    gold_scores: int
-    """scores of gold pairs"""
-    gold: float | None
-    """share of them within the tolerance of the known score"""
+    seconds: float | None  # median for a pair
+    distance: float | None  # mean distance of a score from the median of the others' scores
+    shared: int  # scores of which that is the mean: others scored the item too
+    scored: int  # pairs with scores in at least two categories
+    equal: int  # those of them with the same score in all categories
+    gold_scores: int  # scores of gold pairs
+    gold: float | None  # share of them within the tolerance of the known score
 
 
 @dataclass(frozen=True)

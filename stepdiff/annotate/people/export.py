@@ -22,8 +22,7 @@ from stepdiff.annotate.people.form import Answer
 from stepdiff.common.streams import generator
 from stepdiff.tasks.testsets import DiffCap, DiffRank
 
-TARGETS = 4
-"""of a published DiffRank row"""
+TARGETS = 4  # of a published DiffRank row
 OTHER_STEP = 3 * (0,) + 10 * (1,) + 7 * (2,)
 """Numbers of targets of another step of 20 references, as published: 85 % have some, 30 % of all targets are."""
 
@@ -36,8 +35,7 @@ class Decided:
     reference: str
     candidate: str
     people: int
-    scores: Mapping[str, int]
-    """5 = not different, 1 = very different"""
+    scores: Mapping[str, int]  # 5 = not different, 1 = very different
     texts: Mapping[tuple[str, str, str], tuple[str, ...]]
     """(left clip, right clip, category) -> texts, which say how the right clip differs"""
     adjudicated: bool

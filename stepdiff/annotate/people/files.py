@@ -9,10 +9,8 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import open_regular
 from stepdiff.common.io.jsonl import objects_of
 
-MOST = 2**28
-"""bytes of a file that is read whole"""
-LINE = 2**20
-"""bytes of a line"""
+MOST = 2**28  # bytes of a file that is read whole
+LINE = 2**20  # bytes of a line
 
 
 def read_whole(path: str | Path, most: int = MOST) -> bytes:

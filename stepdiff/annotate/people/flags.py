@@ -9,20 +9,13 @@ from statistics import median
 
 from stepdiff.annotate.people.agreement import Person
 
-ANSWERS = 5
-"""pairs that a person answered, at least, before speed and equal scores count"""
-SHARED = 20
-"""scores on pairs that others scored too, at least, before the distance counts"""
-GOLD = 5
-"""gold scores, at least, before they count"""
-MOST_DISTANCE = 1.3
-"""mean distance of scores from the median of the others"""
-LEAST_GOLD = 0.7
-"""share of gold scores within the tolerance"""
-LEAST_TIME = 1 / 3
-"""of the median time of the other people"""
-MOST_EQUAL = 0.5
-"""share of pairs with one score in all categories"""
+ANSWERS = 5  # pairs that a person answered, at least, before speed and equal scores count
+SHARED = 20  # scores on pairs that others scored too, at least, before the distance counts
+GOLD = 5  # gold scores, at least, before they count
+MOST_DISTANCE = 1.3  # mean distance of scores from the median of the others
+LEAST_GOLD = 0.7  # share of gold scores within the tolerance
+LEAST_TIME = 1 / 3  # of the median time of the other people
+MOST_EQUAL = 0.5  # share of pairs with one score in all categories
 
 
 def flags(person: Person, everyone: Sequence[Person]) -> list[str]:

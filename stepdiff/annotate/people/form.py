@@ -30,14 +30,10 @@ REJECT_REASONS = ("different steps", "unclear", "too short", "other")
 Kind = Literal["work", "gold", "training", "adjudication"]
 KINDS: tuple[Kind, ...] = ("work", "gold", "training", "adjudication")
 Side = Literal["reference", "candidate"]
-FORM_TEXT = 2000
-"""characters of a text on a form, at most"""
-CATEGORIES = 100
-"""categories of an answer, at most"""
-CLIP = 1024
-"""characters of a clip's id, at most"""
-ID = 2 * CLIP + 1
-"""characters of the id of a pair, person or category, at most"""
+FORM_TEXT = 2000  # characters of a text on a form, at most
+CATEGORIES = 100  # categories of an answer, at most
+CLIP = 1024  # characters of a clip's id, at most
+ID = 2 * CLIP + 1  # characters of the id of a pair, person or category, at most
 
 
 def _utc(value: str) -> str:
@@ -125,8 +121,7 @@ class Form:
     """What people fill in about a pair: a keystep, for each category a text and a score, or a reason to reject."""
 
     categories: tuple[Category, ...]
-    keystep_words: int = 10
-    """words of a keystep, at most"""
+    keystep_words: int = 10  # words of a keystep, at most
     reject_reasons: tuple[str, ...] = REJECT_REASONS
     instructions: str = ""
 

@@ -27,8 +27,7 @@ from stepdiff.annotate.people.task import Task, plain
 from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
 
-SKIPPED = "skipped"
-"""the reason of a pair that was skipped in Label Studio"""
+SKIPPED = "skipped"  # the reason of a pair that was skipped in Label Studio
 CORRECT = "Correct this in Label Studio and export again."
 _RECORD = ("annotator", "kind", "submitted", "seconds")
 _HINT = "make the project with the configuration that stepdiff annotate export writes"

@@ -25,11 +25,9 @@ from stepdiff.annotate.people.files import first_byte, read_objects
 from stepdiff.annotate.people.form import DIRECTION, SCORES, Answer
 from stepdiff.tasks.testsets import DiffCap, DiffRank, read_test_set
 
-BINS = 16
-"""of aggregate scores, from 1 to 5"""
+BINS = 16  # of aggregate scores, from 1 to 5
 MOST_DOCUMENTS = 0.25
-TERMS = 40
-"""terms of a category, at most"""
+TERMS = 40  # terms of a category, at most
 _TERM = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 FUNCTION_WORDS = frozenset(
     """a about above across after all along also although always am an and another any are around as at away back be
@@ -47,14 +45,12 @@ Pair = tuple[str, str]
 
 @dataclass
 class Collection:
-    captions: list[tuple[Pair, str, str]] = field(default_factory=list)
-    """(pair, category, text)"""
+    captions: list[tuple[Pair, str, str]] = field(default_factory=list)  # (pair, category, text)
     scores: list[tuple[Pair, str, int, bool]] = field(default_factory=list)
     """(pair, category, score, whether a text was written with it)"""
     clips: set[str] = field(default_factory=set)
     people: set[str] = field(default_factory=set)
-    other_step: int = 0
-    """targets of DiffRank of another step"""
+    other_step: int = 0  # targets of DiffRank of another step
 
     def add_answers(self, answers: Iterable[Answer]) -> None:
         for answer in latest(answers):
@@ -90,21 +86,16 @@ class Collection:
 @dataclass(frozen=True)
 class Term:
     term: str
-    weight: float
-    """mean TF-IDF over the captions of the category"""
-    captions: int
-    """captions of the category with the term"""
+    weight: float  # mean TF-IDF over the captions of the category
+    captions: int  # captions of the category with the term
 
 
 @dataclass(frozen=True)
 class OfCategory:
     captions: int
-    share: float | None
-    """of all captions"""
-    mean: float | None
-    """score, of all pairs"""
-    written: dict[str, int]
-    """score -> how often it was given with a text"""
+    share: float | None  # of all captions
+    mean: float | None  # score, of all pairs
+    written: dict[str, int]  # score -> how often it was given with a text
     terms: list[Term]
 
 
@@ -120,12 +111,10 @@ class Statistics:
     scores: int
     other_step: int
     direction: str
-    aggregate: float | None
-    """mean aggregate score of a pair"""
+    aggregate: float | None  # mean aggregate score of a pair
     aggregates: list[int]
     """pairs by aggregate score, in BINS equal parts from 1 to 5; a border belongs to the higher part"""
-    written: int
-    """scores with a text"""
+    written: int  # scores with a text
     categories: dict[str, OfCategory]
 
 

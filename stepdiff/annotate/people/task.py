@@ -41,8 +41,7 @@ from stepdiff.common.io import yaml_file
 from stepdiff.common.io.parquet_sizes import ImplausibleSizes, check_sizes
 
 DEFAULTS = Path(__file__).parent / "rubric.yaml"
-PAIRS = 2**20
-"""pairs of a file, at most"""
+PAIRS = 2**20  # pairs of a file, at most
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")  # what XML cannot hold, and no form shows
 
 
@@ -94,8 +93,7 @@ class Task(Form):
     timeout_minutes: float = 30.0
     person_mib: float = 64.0
     """most MiB of a person's changes in the database. A pair takes 1 to 3 KB as people type: 64 MiB are 20,000 pairs"""
-    guidelines: str = ""
-    """more text of the guidelines page, as Markdown"""
+    guidelines: str = ""  # more text of the guidelines page, as Markdown
 
     @cached_property
     def by_id(self) -> dict[str, Pair]:

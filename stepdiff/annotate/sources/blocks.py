@@ -21,12 +21,10 @@ from stepdiff.common.io.tars import is_regular
 from stepdiff.common.progress import progress
 from stepdiff.tasks import registry
 
-ROWS = 2**16
-"""of a block, about"""
+ROWS = 2**16  # of a block, about
 CLIP = {"clip": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64, "split": pl.String}
 """columns of a block of clips with one text each, which follows them"""
-Clip = tuple[str, str, float, float, str, str]
-"""clip, video, start, end (seconds), split, text"""
+Clip = tuple[str, str, float, float, str, str]  # clip, video, start, end (seconds), split, text
 _MARK = re.compile(r"\{(video|folder|name)\}")
 _TEXTS = ("narration", "caption")
 
@@ -35,38 +33,26 @@ _TEXTS = ("narration", "caption")
 class Selection:
     """Which clips of a source the manifest has, and the numbers of those that were left out."""
 
-    pattern: str
-    """path of a video's file from the folder of the manifest, see `place_of`"""
-    folder: Path
-    """that of the manifest"""
-    look: bool
-    """whether clips are left out whose videos are not on disk"""
+    pattern: str  # path of a video's file from the folder of the manifest, see `place_of`
+    folder: Path  # that of the manifest
+    look: bool  # whether clips are left out whose videos are not on disk
     hold_out: HoldOut
-    least: float | None = None
-    """seconds of a clip, at least"""
-    most: float | None = None
-    """seconds of a clip, at most"""
+    least: float | None = None  # seconds of a clip, at least
+    most: float | None = None  # seconds of a clip, at most
     probe: bool = False
     """whether clips are left out whose video does not open; a clip without an end gets that of its video"""
-    asked: int = 0
-    """clips of the benchmark before any was left out, and its title"""
+    asked: int = 0  # clips of the benchmark before any was left out, and its title
     title: str = ""
-    clips: int = 0
-    """of the manifest, and so are videos and steps"""
+    clips: int = 0  # of the manifest, and so are videos and steps
     videos: int = 0
     steps: set[Any] = field(default_factory=set)
-    texts: Counter[str] = field(default_factory=Counter)
-    """clips with a narration, and with a caption"""
+    texts: Counter[str] = field(default_factory=Counter)  # clips with a narration, and with a caption
     splits: Counter[str] = field(default_factory=Counter)
-    missing: list[str] = field(default_factory=list)
-    """videos of the source that are not on disk"""
-    unreadable: dict[str, str] = field(default_factory=dict)
-    """video -> why its file does not open"""
+    missing: list[str] = field(default_factory=list)  # videos of the source that are not on disk
+    unreadable: dict[str, str] = field(default_factory=dict)  # video -> why its file does not open
     left_out: Counter[str] = field(default_factory=Counter)
-    held: Counter[str] = field(default_factory=Counter)
-    """held-out clips by reason"""
-    held_of: Counter[str] = field(default_factory=Counter)
-    """held-out clips by their split before"""
+    held: Counter[str] = field(default_factory=Counter)  # held-out clips by reason
+    held_of: Counter[str] = field(default_factory=Counter)  # held-out clips by their split before
 
     def of(self, block: pl.DataFrame) -> pl.DataFrame:
         """Return the rows of a block that the manifest has, with the paths of their videos."""

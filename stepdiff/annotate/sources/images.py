@@ -27,8 +27,7 @@ from stepdiff.common.io.tars import DamagedTar, Member, members, safe_name
 from stepdiff.common.progress import progress
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp")
-MOST_CAPTION = 2**20
-"""bytes of a caption or of its .json, at most"""
+MOST_CAPTION = 2**20  # bytes of a caption or of its .json, at most
 NO_CAPTION = "images without a caption"
 NO_IMAGE = "captions without an image"
 NOT_DOWNLOADED = "images that img2dataset did not get"

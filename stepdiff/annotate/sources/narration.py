@@ -166,8 +166,7 @@ def pieces_of(rows: Iterable[tuple[Any, Any, Any]], faults: Counter[str]) -> lis
     return sorted(pieces, key=lambda piece: piece.start)
 
 
-SECONDS = 3.2
-"""of a clip around a moment: 16 frames at 5 a second, as the authors of HTM-AA train on it"""
+SECONDS = 3.2  # of a clip around a moment: 16 frames at 5 a second, as the authors of HTM-AA train on it
 UNALIGNED = "sentences that are not alignable"
 MOMENT = "sentences of no length"
 _SCHEMA = {**CLIP, "narration": pl.String}
