@@ -9,13 +9,12 @@ Scores: 5 = not different, 1 = very different.
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from heads.reporting.grid import Block, Cell, Grid, number, to_markdown
+from heads.reporting.grid import show as show_tables
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import incomplete, parse
-
-if TYPE_CHECKING:
-    from heads.reporting.grid import Cell, Grid
 
 NOTES = (
     "Scores: {scores}. An item is a pair of clips in a category that at least two people scored.",
@@ -50,18 +49,15 @@ def run(options: AgreementOptions) -> dict[str, Any]:
     from stepdiff.annotate.people.agreement import agreement
     from stepdiff.annotate.people.answers import read_collected
     from stepdiff.annotate.people.task import read_task
+    from stepdiff.common.io.files import write_text
 
     task = None if options.task is None else read_task(options.task)
     refused: list[str] = []
     answers = read_collected(options.file, refused.append)
     record = {"file": options.file, **asdict(agreement(answers, task)), "failed": refused}
     if options.out is not None:
-        from heads.reporting.grid import to_markdown
-        from stepdiff.common.io.files import write_text
-
-        write_text(
-            Path(options.out), f"# Agreement\n\n{summary(record)}\n\n" + "".join(map(to_markdown, grids(record)))
-        )
+        page = f"# Agreement\n\n{summary(record)}\n\n" + "".join(map(to_markdown, grids(record)))
+        write_text(Path(options.out), page)
     return record
 
 
@@ -71,14 +67,12 @@ def summary(record: dict[str, Any]) -> str:
     return (counts + replaced).format(**record)
 
 
-def grids(record: dict[str, Any]) -> "list[Grid]":
-    from heads.reporting.grid import Block, Grid
-
+def grids(record: dict[str, Any]) -> list[Grid]:
     names = ("nominal", "ordinal", "interval")
     columns = [("", "items"), ("", "scores"), ("", "2 of 3"), ("", "equal"), ("kappa", "mean"), ("kappa", "weighted")]
     columns += [("", "distance"), *(("alpha", name) for name in names)]
 
-    def row(name: str, figures: dict[str, Any]) -> "tuple[str, list[Cell | None]]":
+    def row(name: str, figures: dict[str, Any]) -> tuple[str, list[Cell | None]]:
         shares = ("two_of_three", "pairwise", "kappa", "kappa_weighted", "distance", *names)
         counts = [cell(figures["items"], ","), cell(figures["ratings"], ",")]
         return name, [*counts, *(cell(figures[key], ".3f") for key in shares)]
@@ -97,15 +91,12 @@ def grids(record: dict[str, Any]) -> "list[Grid]":
     return [Grid("Agreement by category", "category", columns, blocks, notes), table]
 
 
-def cell(value: int | float | None, form: str) -> "Cell | None":
+def cell(value: int | float | None, form: str) -> Cell | None:
     """Return a figure's cell, None where it is not defined."""
-    from heads.reporting.grid import Cell, number
-
     return None if value is None else Cell(f"{value:{form}}" if form in (",", ".0%") else number(value, form))
 
 
 def show(record: dict[str, Any]) -> None:
-    from heads.reporting.grid import show as show_tables
     from stepdiff.annotate.people.answers import show_refused
 
     show_refused(record)

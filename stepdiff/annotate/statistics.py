@@ -12,13 +12,12 @@ Scores: 5 = not different, 1 = very different.
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from heads.reporting.grid import Block, Cell, Grid, escape_markdown, to_markdown
+from heads.reporting.grid import show as show_tables
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import incomplete, parse
-
-if TYPE_CHECKING:
-    from heads.reporting.grid import Cell, Grid
 
 SHOWN = 12  # terms of a category on the page
 DEFINITION = (
@@ -56,8 +55,6 @@ def run(options: StatisticsOptions) -> dict[str, Any]:
 
 
 def _page(record: dict[str, Any]) -> str:
-    from heads.reporting.grid import escape_markdown, to_markdown
-
     lines = ["# Difference annotations", "", f"{escape_markdown(record['sentence'])}.", "", *_facts(record)]
     titles = {"scores.png": "Scores and captions (Fig. S5)", "words.png": "Prominent terms (Fig. S6)"}
     for name, title in titles.items():
@@ -78,11 +75,10 @@ def _facts(record: dict[str, Any]) -> list[str]:
     return [*(f"- {fact}" for fact in facts), ""]
 
 
-def _grids(record: dict[str, Any]) -> "list[Grid]":
+def _grids(record: dict[str, Any]) -> list[Grid]:
     """Return the table of categories and that of terms."""
-    from heads.reporting.grid import Block, Cell, Grid
 
-    def row(name: str, of: dict[str, Any]) -> "tuple[str, list[Cell | None]]":
+    def row(name: str, of: dict[str, Any]) -> tuple[str, list[Cell | None]]:
         written = [Cell(f"{count:,}") if sum(of["written"].values()) else None for count in of["written"].values()]
         share = None if of["share"] is None else Cell(f"{of['share']:.1%}")
         mean = None if of["mean"] is None else Cell(f"{of['mean']:.2f}")
@@ -105,7 +101,6 @@ def _grids(record: dict[str, Any]) -> "list[Grid]":
 
 
 def show(record: dict[str, Any]) -> None:
-    from heads.reporting.grid import show as show_tables
     from stepdiff.annotate.people.answers import show_refused
 
     show_refused(record)

@@ -166,9 +166,6 @@ def _people(answers: Sequence[Answer], ratings: Ratings, names: Sequence[str], t
     return sorted(people, key=lambda person: (-person.answers, person.annotator))
 
 
-# ---------------------------------------------------------------------------------------------------- figures
-
-
 def figures(ratings: Ratings) -> Figures:
     counts = _counts(ratings)
     counts = counts[counts.sum(1) > 1]

@@ -13,21 +13,18 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import TypeAdapter
 
-from stepdiff.annotate.people.files import first_byte, read_objects, read_text
+from stepdiff.annotate.people.files import first_byte, read_text
 from stepdiff.annotate.people.form import Answer, Difference, Kind, answer_of
 from stepdiff.annotate.people.label_studio import placed_answers
 from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import write_pieces, write_text
-from stepdiff.common.io.jsonl import object_line
+from stepdiff.common.io.jsonl import object_line, read_objects
 from stepdiff.common.io.tables import escaped, unescaped
-
-if TYPE_CHECKING:
-    pass
 
 FORMS = "JSON lines or CSV of collected answers, a Label Studio export, or user_inputs.json of ConViS-Bench"
 HEAD = ("pair", "reference", "candidate", "annotator", "kind", "submitted", "left", "seconds", "keystep", "rejected")
@@ -93,11 +90,8 @@ def _read(path: str | Path, refused: Callable[[str], None] | None) -> list[Answe
     return [answer for _, answer in placed_answers(rows, str(path), refused)]
 
 
-# ------------------------------------------------------------------------------------------------- JSON lines
-
-
 def read_answers(path: str | Path) -> Iterator[Answer]:
-    """Yield the answers of a file of JSON lines, one line in memory at a time."""
+    """Yield the answers of a file of JSON lines."""
     for place, keys in read_objects(path):
         yield answer_of(keys, f"{place}: ")
 
@@ -105,9 +99,6 @@ def read_answers(path: str | Path) -> Iterator[Answer]:
 def write_answers(path: str | Path, answers: Iterable[Answer]) -> None:
     """Write one line an answer. The file appears whole or not at all."""
     write_pieces(Path(path), (object_line(asdict(answer)).encode() for answer in answers))
-
-
-# -------------------------------------------------------------------------------------------------------- CSV
 
 
 def write_table(path: str | Path, answers: Iterable[Answer]) -> None:
@@ -161,9 +152,6 @@ def _number(text: str) -> int | float | str:
     except ValueError:
         return text
     return int(value) if value.is_integer() else value
-
-
-# ----------------------------------------------------------------------------------------------- ConViS-Bench
 
 
 def _convis(path: str | Path, rows: Sequence[dict[str, Any]]) -> list[Answer]:

@@ -21,8 +21,9 @@ from statistics import fmean
 from typing import Any
 
 from stepdiff.annotate.people.answers import latest, read_collected
-from stepdiff.annotate.people.files import first_byte, read_objects
+from stepdiff.annotate.people.files import first_byte
 from stepdiff.annotate.people.form import DIRECTION, SCORES, Answer
+from stepdiff.common.io.jsonl import read_objects
 from stepdiff.tasks.testsets import DiffCap, DiffRank, read_test_set
 
 BINS = 16  # of aggregate scores, from 1 to 5

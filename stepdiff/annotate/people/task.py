@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import polars as pl
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Strict, TypeAdapter, with_config
 
-from stepdiff.annotate.people.files import read_objects, read_text, read_whole
+from stepdiff.annotate.people.files import read_text, read_whole
 from stepdiff.annotate.people.form import (
     ID,
     LOWEST,
@@ -38,6 +38,7 @@ from stepdiff.annotate.people.form import (
 from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import yaml_file
+from stepdiff.common.io.jsonl import read_objects
 from stepdiff.common.io.parquet_sizes import ImplausibleSizes, check_sizes
 
 DEFAULTS = Path(__file__).parent / "rubric.yaml"
@@ -109,9 +110,6 @@ class Task(Form):
         if not self.knows(answer):
             yield "pair", f"The pair {answer.pair} with these two clips is not part of the task."
         yield from super().faults(answer)
-
-
-# ---------------------------------------------------------------------------------------------- the YAML file
 
 
 def _printed(text: str) -> str:
@@ -234,9 +232,6 @@ def _check(keys: _Check | None, folder: Path, categories: Sequence[str]) -> Chec
     if not rows:
         raise StepDiffError(f"{path}: has no pairs; give one JSON object a line, or leave out its key")
     return Check(tuple(rows), keys.tolerance)
-
-
-# ---------------------------------------------------------------------------------------------- files of pairs
 
 
 def _given(keys: Any) -> Any:

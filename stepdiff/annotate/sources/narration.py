@@ -18,7 +18,6 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
-from json.decoder import scanstring  # type: ignore[attr-defined]
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ import numpy as np
 import polars as pl
 
 from featurize.scratch import Buckets
-from stepdiff.annotate.sources.blocks import CLIP, ROWS, Clip
+from stepdiff.annotate.sources.blocks import ROWS, Clip, in_blocks
 from stepdiff.common.errors import StepDiffError
 
 PIECE = 2**22  # characters read at once
@@ -70,12 +69,9 @@ def entries(path: str | Path) -> Iterator[tuple[str, Any]]:
 def _entry(text: str, at: int) -> tuple[str, Any, int] | None:
     """Return the entry at a place, and the place of the comma or brace after it; None if it is incomplete."""
     try:
+        name, at = _DECODER.raw_decode(text, _after_space(text, at))
         at = _after_space(text, at)
-        if text[at] != '"':
-            return None
-        name, at = scanstring(text, at + 1, False)
-        at = _after_space(text, at)
-        if text[at] != ":":
+        if not isinstance(name, str) or text[at] != ":":
             return None
         value, at = _DECODER.raw_decode(text, _after_space(text, at + 1))
         at = _after_space(text, at)
@@ -169,7 +165,6 @@ def pieces_of(rows: Iterable[tuple[Any, Any, Any]], faults: Counter[str]) -> lis
 SECONDS = 3.2  # of a clip around a moment: 16 frames at 5 a second, as the authors of HTM-AA train on it
 UNALIGNED = "sentences that are not alignable"
 MOMENT = "sentences of no length"
-_SCHEMA = {**CLIP, "narration": pl.String}
 _SAID = {"video": pl.String, "second": pl.String, "text": pl.String}
 _TOGETHER = 16  # blocks that are divided together
 _PART = 2**27  # bytes of a .csv file in one temporary part, about
@@ -177,14 +172,8 @@ _PART = 2**27  # bytes of a .csv file in one temporary part, about
 
 def read_sentences(path: Path, seconds: float, faults: Counter[str]) -> Iterator[pl.DataFrame]:
     """Yield blocks of clips with narration; `faults` counts the sentences that were left out."""
-    clips: list[Clip] = []
-    for video, pieces in _videos(path, faults):
-        clips += _clips(video, pieces, seconds if path.suffix == ".csv" else None, faults)
-        if len(clips) >= ROWS:
-            yield pl.DataFrame(clips, _SCHEMA, orient="row")
-            clips = []
-    if clips:
-        yield pl.DataFrame(clips, _SCHEMA, orient="row")
+    around = seconds if path.suffix == ".csv" else None
+    return in_blocks((_clips(video, pieces, around, faults) for video, pieces in _videos(path, faults)), "narration")
 
 
 def _videos(path: Path, faults: Counter[str]) -> Iterator[tuple[str, list[Piece]]]:

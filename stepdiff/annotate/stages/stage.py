@@ -215,10 +215,14 @@ def run_stage(options: StageOptions, name: str, job: Job, items: pl.DataFrame | 
         version.create()
         shards = [rows.height for _, rows in unanswered(version, items, options.retry_failed)]
         tasks = pending(version, items, options.retry_failed)
-        for outcome in _work(options, version, job, tasks, len(shards), sum(shards)) if shards else ():
-            done, working, busy = done + outcome.done, working + outcome.seconds, busy + outcome.busy
-            errors |= {outcome.error: None} if outcome.error else {}
-        record: dict[str, Any] = {
+        if shards:
+            with _pool(options, version, job) as (pool, workers), progress(name, sum(shards), "items") as advance:
+                for outcome in pool.run(tasks, min(workers, len(shards)), advance):
+                    done, working, busy = done + outcome.done, working + outcome.seconds, busy + outcome.busy
+                    if outcome.error:
+                        say(f"error: {outcome.error}")
+                        errors[outcome.error] = None
+        return {
             "stage": name,
             "version": version.name,
             "folder": str(version.folder),
@@ -229,7 +233,6 @@ def run_stage(options: StageOptions, name: str, job: Job, items: pl.DataFrame | 
             "busy": round(busy / working, 4) if working else None,
             "errors": list(errors),
         }
-    return record
 
 
 def unanswered(version: Version, items: Items, retry_failed: bool) -> Iterator[tuple[int, pl.DataFrame]]:
@@ -249,21 +252,9 @@ def pending(version: Version, items: pl.DataFrame | Items, retry_failed: bool) -
         yield Task(number, tuple(items.complete(number, rows).drop("row").to_dicts()))
 
 
-def _work(
-    options: StageOptions, version: Version, job: Job, tasks: Iterator[Task], count: int, total: int
-) -> Iterator[Answered]:
-    """Run all tasks, on Ray where there are several workers; yield their outcomes. count: their shards; total: their
-    items."""
-    with _pool(options, version, job) as (pool, workers), progress(version.stage, total, "items") as advance:
-        for outcome in pool.run(tasks, min(workers, count), advance):
-            yield outcome
-            if outcome.error:
-                say(f"error: {outcome.error}")
-
-
 @contextmanager
 def _pool(options: StageOptions, version: Version, job: Job) -> Iterator[tuple[WorkerPool | Here, int]]:
-    """Yield the workers of a stage, and how many there are."""
+    """Yield the workers of a stage, on Ray where there are several, and how many there are."""
     device = None if options.device == "auto" else options.device
     of_worker = partial(StageWorkerOptions, absolute(options.store), version.stage, version.name, job, device)
     if is_alone(options.workers, CPUS, options.address):

@@ -16,7 +16,7 @@ import polars as pl
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import sealed as table
-from stepdiff.common.io.files import Place, write_bytes
+from stepdiff.common.io.files import Place, listed, write_bytes
 from stepdiff.common.io.sealed import BLANK
 from store import Store
 from store.format.layout import read_json, write_json
@@ -62,26 +62,25 @@ class Version:
 
     def texts(self, kind: str) -> dict[str, str]:
         """Return key and text of all answers of one kind."""
-        paths: list[Place] = sorted(self.folder.glob("*.parquet"))
-        rows = pl.concat([pl.DataFrame(schema=SCHEMA), *map(table.read, paths)]).filter(pl.col("kind") == kind)
+        shards = map(table.read, listed(self.folder, "*.parquet"))
+        rows = pl.concat([pl.DataFrame(schema=SCHEMA), *shards]).filter(pl.col("kind") == kind)
         return dict(zip(rows["key"], rows["text"], strict=True))
 
 
 def versions(store: Store, stage: str) -> list[Version]:
-    paths: list[Place] = sorted((store.path / "annotations" / stage).glob("*/provenance.json"))
-    return [_version(store, stage, path) for path in paths]
-
-
-def _version(store: Store, stage: str, path: Place) -> Version:
-    try:
-        if not isinstance(provenance := read_json(path)["provenance"], dict):
-            raise TypeError(f"{type(provenance).__name__}, not an object")
-        version = Version(store, stage, provenance)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise StepDiffError(f"{path}: holds no provenance ({error!r}); restore it, or remove its folder") from None
-    if path.parent.name != version.name:
-        raise StepDiffError(f"{path}: is that of version {version.name}; restore it, or remove its folder")
-    return version
+    """Return the existing versions of a stage. StepDiffError: the provenance of one is damaged."""
+    existing = []
+    for path in listed(store.path / "annotations" / stage, "*/provenance.json"):
+        try:
+            if not isinstance(provenance := read_json(path)["provenance"], dict):
+                raise TypeError(f"{type(provenance).__name__}, not an object")
+            version = Version(store, stage, provenance)
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise StepDiffError(f"{path}: holds no provenance ({error!r}); restore it, or remove its folder") from None
+        if path.parent.name != version.name:
+            raise StepDiffError(f"{path}: is that of version {version.name}; restore it, or remove its folder")
+        existing.append(version)
+    return existing
 
 
 def chosen(store: Store, stage: str, name: str | None) -> Version:
