@@ -7,12 +7,14 @@ Shape legend: R ratings; C couples, which are two ratings of one item by two peo
 P pairs of people.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
 import numpy as np
+import polars as pl
 from jaxtyping import Float, Float64, Int64
 
 from stepdiff.annotate.people.answers import latest
@@ -137,15 +139,13 @@ def _people(answers: Sequence[Answer], ratings: Ratings, names: Sequence[str], t
                 close[answer.annotator].append(task.gold.agrees(score, answer.differences[name].score))
             elif answer.rejected is not None:
                 close[answer.annotator].append(False)
-    apart = from_others(ratings)
-    known = ~np.isnan(apart)
-    sums = np.bincount(ratings.person[known], apart[known], minlength=len(names))
-    counts = np.bincount(ratings.person[known], minlength=len(names))
-    shared = dict(zip(names, map(int, counts), strict=True))
-    distances = {name: float(sums[i] / counts[i]) for i, name in enumerate(names) if counts[i]}
+    distances = defaultdict(list)
+    for number, distance in zip(ratings.person.tolist(), from_others(ratings).tolist(), strict=True):
+        if not math.isnan(distance):
+            distances[names[number]].append(distance)
     people = []
     for name in dict.fromkeys([*work, *close]):
-        given, gold = work.get(name, []), close.get(name, [])
+        given, gold, apart = work.get(name, []), close.get(name, []), distances.get(name, [])
         seconds = [answer.seconds for answer in given if answer.seconds is not None]
         scores = [[own.score for own in answer.differences.values()] for answer in given]
         scored = [set(each) for each in scores if len(each) > 1]
@@ -155,8 +155,8 @@ def _people(answers: Sequence[Answer], ratings: Ratings, names: Sequence[str], t
                 answers=len(given),
                 rejected=sum(answer.rejected is not None for answer in given),
                 seconds=median(seconds) if seconds else None,
-                distance=distances.get(name),
-                shared=shared.get(name, 0),
+                distance=fmean(apart) if apart else None,
+                shared=len(apart),
                 scored=len(scored),
                 equal=sum(len(each) == 1 for each in scored),
                 gold_scores=len(gold),
@@ -169,9 +169,9 @@ def _people(answers: Sequence[Answer], ratings: Ratings, names: Sequence[str], t
 def figures(ratings: Ratings) -> Figures:
     counts = _counts(ratings)
     counts = counts[counts.sum(1) > 1]
-    one, two = couples(ratings)
-    kappas, shared = _kappas(ratings, one, two)
-    apart = np.abs(ratings.score[one] - ratings.score[two])
+    couples = _couples(ratings)
+    kappas, shared = _kappas(couples, ratings.levels)
+    apart = np.abs(couples[2] - couples[3])
     return Figures(
         items=len(counts),
         ratings=int(counts.sum()),
@@ -194,24 +194,14 @@ def _counts(ratings: Ratings) -> Int64[np.ndarray, "U L"]:
     return cells.reshape(items, ratings.levels).astype(np.int64)
 
 
-def couples(ratings: Ratings) -> tuple[Int64[np.ndarray, " C"], Int64[np.ndarray, " C"]]:
-    """Return the places of all two ratings of one item, that of the person with the smaller number first.
-
-    Raises:
-        StepDiffError: More than COUPLES.
-    """
-    order = np.lexsort((ratings.person, ratings.item))
-    item = ratings.item[order]
-    sizes = np.unique(item, return_counts=True)[1]
+def _couples(ratings: Ratings) -> list[Int64[np.ndarray, " C"]]:
+    """Return both people and both scores of all two ratings of one item. StepDiffError: more than COUPLES."""
+    sizes = np.unique(ratings.item, return_counts=True)[1]
     if (count := int((sizes * (sizes - 1) // 2).sum())) > COUPLES:
         raise StepDiffError(f"{count:,} pairs of ratings of one item, more than {COUPLES:,}; take fewer people an item")
-    first = [np.zeros(0, np.int64)]
-    second = [np.zeros(0, np.int64)]
-    for step in range(1, int(sizes.max(initial=1))):
-        same = np.flatnonzero(item[step:] == item[:-step])
-        first.append(order[same])
-        second.append(order[same + step])
-    return np.concatenate(first), np.concatenate(second)
+    rows = pl.DataFrame({"item": ratings.item, "person": ratings.person, "score": ratings.score})
+    both = rows.join(rows, on="item").filter(pl.col("person") < pl.col("person_right"))
+    return [both[name].to_numpy() for name in ("person", "person_right", "score", "score_right")]
 
 
 def two_of_three(counts: Int64[np.ndarray, "U L"]) -> float | None:
@@ -224,12 +214,12 @@ def two_of_three(counts: Int64[np.ndarray, "U L"]) -> float | None:
 
 
 def _kappas(
-    ratings: Ratings, one: Int64[np.ndarray, " C"], two: Int64[np.ndarray, " C"]
+    couples: Sequence[Int64[np.ndarray, " C"]], levels: int
 ) -> tuple[Float64[np.ndarray, " P"], Int64[np.ndarray, " P"]]:
     """Return the kappa of each pair of people for which it is defined, and how many items they share."""
-    people, levels = int(ratings.person.max(initial=0)) + 1, ratings.levels
-    _, pair = np.unique(ratings.person[one] * people + ratings.person[two], return_inverse=True)
-    cells = (pair * levels + ratings.score[one]) * levels + ratings.score[two]
+    one, two, first, second = couples
+    _, pair = np.unique(one * (two.max(initial=0) + 1) + two, return_inverse=True)
+    cells = (pair * levels + first) * levels + second
     pairs = int(pair.max(initial=-1)) + 1
     tables = np.bincount(cells, minlength=pairs * levels**2).reshape(pairs, levels, levels).astype(np.int64)
     shared = tables.sum((1, 2))
