@@ -20,10 +20,7 @@ from jaxtyping import Float, Float64, Int64
 from stepdiff.annotate.people.answers import latest
 from stepdiff.annotate.people.form import DIRECTION, HIGHEST, LOWEST, Answer
 from stepdiff.annotate.people.task import Task
-from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.agreement import alpha
-
-COUPLES = 50_000_000  # two ratings of one item, at most: more need gigabytes
 
 
 @dataclass(frozen=True)
@@ -195,10 +192,7 @@ def _counts(ratings: Ratings) -> Int64[np.ndarray, "U L"]:
 
 
 def _couples(ratings: Ratings) -> list[Int64[np.ndarray, " C"]]:
-    """Return both people and both scores of all two ratings of one item. StepDiffError: more than COUPLES."""
-    sizes = np.unique(ratings.item, return_counts=True)[1]
-    if (count := int((sizes * (sizes - 1) // 2).sum())) > COUPLES:
-        raise StepDiffError(f"{count:,} pairs of ratings of one item, more than {COUPLES:,}; take fewer people an item")
+    """Return both people and both scores of all two ratings of one item."""
     rows = pl.DataFrame({"item": ratings.item, "person": ratings.person, "score": ratings.score})
     both = rows.join(rows, on="item").filter(pl.col("person") < pl.col("person_right"))
     return [both[name].to_numpy() for name in ("person", "person_right", "score", "score_right")]

@@ -36,7 +36,7 @@ from stepdiff.annotate.people.form import (
     two_clips,
 )
 from stepdiff.common.checked import checked
-from stepdiff.common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError, first_line
 from stepdiff.common.io import yaml_file
 from stepdiff.common.io.jsonl import read_objects
 from stepdiff.common.io.parquet_sizes import ImplausibleSizes, check_sizes
@@ -260,8 +260,7 @@ def read_pairs(path: Path) -> tuple[Pair, ...]:
         else:
             raise StepDiffError(f"{path}: is neither .csv nor .parquet; give pairs in one of these")
     except (ImplausibleSizes, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        why = str(error).strip().partition("\n")[0]
-        raise StepDiffError(f"{path}: cannot be read ({why}); write the file again") from None
+        raise StepDiffError(f"{path}: cannot be read ({first_line(error)}); write the file again") from None
     if missing := [name for name in ("reference", "candidate") if name not in frame.columns]:
         columns = ", ".join(frame.columns[:8])
         raise StepDiffError(f"{path}: no column {missing[0]!r}; it has {columns}: give reference and candidate")

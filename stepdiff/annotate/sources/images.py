@@ -21,7 +21,7 @@ from typing import IO, Any
 import polars as pl
 
 from stepdiff.annotate.sources.blocks import Clip, in_blocks
-from stepdiff.common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError, first_line
 from stepdiff.common.io.files import open_regular, refuse_links_out
 from stepdiff.common.io.tars import DamagedTar, Member, members, safe_name
 from stepdiff.common.progress import progress
@@ -144,8 +144,7 @@ def _of_table(table: Path, left_out: Counter[str]) -> Iterator[tuple[str, Path, 
             raise StepDiffError(f"{table}: no column {min(missing)}; {why}")
         rows = scan.select(pl.col("key", "caption", "status").cast(pl.String)).collect()
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:  # panics on damaged files
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StepDiffError(f"{table}: cannot be read ({why}); copy it again") from error
+        raise StepDiffError(f"{table}: cannot be read ({first_line(error)}); copy it again") from error
     tar = table.with_suffix(".tar")
     in_tar = {member.name for _, member in _members(tar, left_out)} if tar.is_file() else None
     for key, caption, status in rows.iter_rows():
