@@ -29,8 +29,7 @@ from heads import embed, evaluate, train
 from retrieval.index.builder import build_index
 from stepdiff.annotate.stages import stage
 from stepdiff.annotate.stages.job import StageOptions
-from stepdiff.annotate.stages.stage import run_stage
-from stepdiff.annotate.stages.versions import chosen
+from stepdiff.annotate.stages.stage import chosen, run_stage
 from stepdiff.common.workers import pool
 from stepdiff.common.workers.pool import WorkerPool
 from store import Store

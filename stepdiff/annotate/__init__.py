@@ -10,45 +10,35 @@ stepdiff.enter("stepdiff.annotate")
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from heads.llm.model import LLMOptions, Sampling
     from stepdiff.annotate.people.agreement import Agreement
     from stepdiff.annotate.people.answers import read_collected, write_answers
     from stepdiff.annotate.people.export import decide, diffcap_rows, diffrank_rows
     from stepdiff.annotate.people.form import Answer, answer_of
     from stepdiff.annotate.people.task import read_task
-    from stepdiff.annotate.qa.auditing import figures
     from stepdiff.annotate.qa.prompts import DESCRIBE, PAIRQA
     from stepdiff.annotate.qa.questions import Question, read_questions
-    from stepdiff.annotate.stages.versions import Version, versions
     from stepdiff.common.errors import StepDiffError
 
 __all__ = [
     "Agreement",
     "Answer",
     "DESCRIBE",
-    "LLMOptions",
     "PAIRQA",
     "Question",
-    "Sampling",
     "StepDiffError",
-    "Version",
     "answer_of",
     "decide",
     "diffcap_rows",
     "diffrank_rows",
-    "figures",
     "read_collected",
     "read_questions",
     "read_task",
-    "versions",
     "write_answers",
 ]
 
 __getattr__ = stepdiff.lazy(
     __name__,
     {
-        "heads.llm.model": ("LLMOptions", "Sampling"),
-        "stepdiff.annotate.qa.auditing": ("figures",),
         "stepdiff.annotate.people.agreement": ("Agreement",),
         "stepdiff.annotate.people.answers": ("read_collected", "write_answers"),
         "stepdiff.annotate.people.export": ("decide", "diffcap_rows", "diffrank_rows"),
@@ -56,7 +46,6 @@ __getattr__ = stepdiff.lazy(
         "stepdiff.annotate.people.task": ("read_task",),
         "stepdiff.annotate.qa.questions": ("Question", "read_questions"),
         "stepdiff.annotate.qa.prompts": ("DESCRIBE", "PAIRQA"),
-        "stepdiff.annotate.stages.versions": ("Version", "versions"),
         "stepdiff.common.errors": ("StepDiffError",),
     },
 )

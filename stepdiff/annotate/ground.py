@@ -54,8 +54,7 @@ def run(options: GroundOptions) -> dict[str, Any]:
     import polars as pl
 
     from stepdiff.annotate.captioning import check_videos, with_videos
-    from stepdiff.annotate.stages.stage import Items, clip_blocks, run_stage
-    from stepdiff.annotate.stages.versions import chosen
+    from stepdiff.annotate.stages.stage import Items, chosen, clip_blocks, run_stage
     from stepdiff.common.workers.cluster import refuse_relative
     from store import Store
 

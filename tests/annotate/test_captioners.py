@@ -46,7 +46,7 @@ from stepdiff.annotate.grounding import (
 )
 from stepdiff.annotate.qa.prompts import CaptionKind
 from stepdiff.annotate.stages.job import Answer, Failure, Item
-from stepdiff.annotate.stages.versions import chosen
+from stepdiff.annotate.stages.stage import chosen
 from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store
 from tests.featurize import hf_models

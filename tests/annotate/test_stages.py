@@ -17,8 +17,18 @@ from stepdiff.annotate.describe import DescribeJob, Describer, one_line
 from stepdiff.annotate.grounding import GROUNDED, SCORES
 from stepdiff.annotate.qa.prompts import DESCRIBE, Message, read_prompt
 from stepdiff.annotate.stages.job import Failure, StageOptions
-from stepdiff.annotate.stages.stage import SHARD, Answered, StageWorkerOptions, Worker, pending, run_stage
-from stepdiff.annotate.stages.versions import SCHEMA, Version, chosen, versions
+from stepdiff.annotate.stages.stage import (
+    SCHEMA,
+    SHARD,
+    Answered,
+    StageWorkerOptions,
+    Version,
+    Worker,
+    chosen,
+    pending,
+    run_stage,
+    versions,
+)
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import sealed as table
 from stepdiff.common.io.locks import locked
