@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from stepdiff.annotate.people.agreement import Agreement
     from stepdiff.annotate.people.answers import read_collected, write_answers
     from stepdiff.annotate.people.export import decide, diffcap_rows, diffrank_rows
-    from stepdiff.annotate.people.form import Answer, answer_of
-    from stepdiff.annotate.people.task import read_task
+    from stepdiff.annotate.people.form import Answer, answer_of, read_task
     from stepdiff.annotate.qa.prompts import DESCRIBE, PAIRQA
     from stepdiff.annotate.qa.questions import Question, read_questions
     from stepdiff.common.errors import StepDiffError
@@ -42,8 +41,7 @@ __getattr__ = stepdiff.lazy(
         "stepdiff.annotate.people.agreement": ("Agreement",),
         "stepdiff.annotate.people.answers": ("read_collected", "write_answers"),
         "stepdiff.annotate.people.export": ("decide", "diffcap_rows", "diffrank_rows"),
-        "stepdiff.annotate.people.form": ("Answer", "answer_of"),
-        "stepdiff.annotate.people.task": ("read_task",),
+        "stepdiff.annotate.people.form": ("Answer", "answer_of", "read_task"),
         "stepdiff.annotate.qa.questions": ("Question", "read_questions"),
         "stepdiff.annotate.qa.prompts": ("DESCRIBE", "PAIRQA"),
         "stepdiff.common.errors": ("StepDiffError",),

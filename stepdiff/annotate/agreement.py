@@ -48,7 +48,7 @@ class AgreementOptions:
 def run(options: AgreementOptions) -> dict[str, Any]:
     from stepdiff.annotate.people.agreement import agreement
     from stepdiff.annotate.people.answers import read_collected
-    from stepdiff.annotate.people.task import read_task
+    from stepdiff.annotate.people.form import read_task
     from stepdiff.common.io.files import write_text
 
     task = None if options.task is None else read_task(options.task)

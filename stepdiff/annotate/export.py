@@ -28,8 +28,7 @@ from stepdiff.common.cli.options import incomplete, parse
 from stepdiff.common.errors import StepDiffError
 
 if TYPE_CHECKING:
-    from stepdiff.annotate.people.form import Answer, Form
-    from stepdiff.annotate.people.task import Task
+    from stepdiff.annotate.people.form import Answer, Form, Task
 
 
 OUTPUTS = ("diffcap", "diffrank", "answers", "csv", "label_studio", "label_studio_config")
@@ -70,8 +69,8 @@ class ExportOptions:
 def run(options: ExportOptions) -> dict[str, Any]:
     from stepdiff.annotate.people import export
     from stepdiff.annotate.people.answers import read_collected, write_answers, write_table
+    from stepdiff.annotate.people.form import read_task
     from stepdiff.annotate.people.label_studio import configuration, tasks_of
-    from stepdiff.annotate.people.task import read_task
     from stepdiff.common.io.files import write_text
     from stepdiff.tasks.testsets import write_test_set
 
@@ -151,7 +150,7 @@ def _steps(options: ExportOptions, task: "Task | None") -> dict[str, str]:
 
 def _form(answers: "Sequence[Answer]") -> "Form":
     """Return a form with the categories of the answers; the default ones keep their rubric."""
-    from stepdiff.annotate.people.task import defaults, plain
+    from stepdiff.annotate.people.form import defaults, plain
 
     usual = defaults()
     known = {category.name: category for category in usual.categories}

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from stepdiff.annotate.people.task import Task
+from stepdiff.annotate.people.form import Task
 from stepdiff.app.annotating.database import Database
 from stepdiff.app.annotating.service import Annotating
 

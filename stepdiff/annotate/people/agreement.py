@@ -18,8 +18,7 @@ import polars as pl
 from jaxtyping import Float, Float64, Int64
 
 from stepdiff.annotate.people.answers import latest
-from stepdiff.annotate.people.form import DIRECTION, HIGHEST, LOWEST, Answer
-from stepdiff.annotate.people.task import Task
+from stepdiff.annotate.people.form import DIRECTION, HIGHEST, LOWEST, Answer, Task
 from stepdiff.tasks.agreement import alpha
 
 

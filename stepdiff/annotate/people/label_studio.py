@@ -22,8 +22,7 @@ from xml.etree import ElementTree
 
 from pydantic import AfterValidator, BaseModel, Field, Strict
 
-from stepdiff.annotate.people.form import SCORES, Answer, Form, answer_of
-from stepdiff.annotate.people.task import Task, plain
+from stepdiff.annotate.people.form import SCORES, Answer, Form, Task, answer_of, plain
 from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
 

@@ -14,9 +14,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, case, func, select
 
-from stepdiff.annotate.people.form import HIGHEST, Answer, Form, answer_of
+from stepdiff.annotate.people.form import HIGHEST, Answer, Form, Task, answer_of
 from stepdiff.annotate.people.label_studio import CORRECT, SKIPPED
-from stepdiff.annotate.people.task import Task
 from stepdiff.app.annotating.events import adjudications, assignments, pair_key, pairs, people, record
 from stepdiff.app.annotating.messages import Adjudication
 from stepdiff.app.annotating.people import MOST_NAME, Person, checked_name, named

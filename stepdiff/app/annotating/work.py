@@ -20,8 +20,7 @@ from typing import Any
 
 from sqlalchemy import Connection, exists, func, select
 
-from stepdiff.annotate.people.form import Answer, answer_of
-from stepdiff.annotate.people.task import Pair, Task
+from stepdiff.annotate.people.form import Answer, Pair, Task, answer_of
 from stepdiff.app.annotating.events import assignments, merged, pair_key, pairs, people, record, utc
 from stepdiff.app.annotating.messages import Save, Submission
 from stepdiff.app.annotating.people import Person
