@@ -10,9 +10,9 @@ stepdiff.enter("stepdiff.annotate")
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stepdiff.annotate.people.agreement import Agreement
+    from stepdiff.annotate.agreement import Agreement
+    from stepdiff.annotate.export import decide, diffcap_rows, diffrank_rows
     from stepdiff.annotate.people.answers import read_collected, write_answers
-    from stepdiff.annotate.people.export import decide, diffcap_rows, diffrank_rows
     from stepdiff.annotate.people.form import Answer, answer_of, read_task
     from stepdiff.annotate.qa.prompts import DESCRIBE, PAIRQA
     from stepdiff.annotate.qa.questions import Question, read_questions
@@ -38,9 +38,9 @@ __all__ = [
 __getattr__ = stepdiff.lazy(
     __name__,
     {
-        "stepdiff.annotate.people.agreement": ("Agreement",),
+        "stepdiff.annotate.agreement": ("Agreement",),
         "stepdiff.annotate.people.answers": ("read_collected", "write_answers"),
-        "stepdiff.annotate.people.export": ("decide", "diffcap_rows", "diffrank_rows"),
+        "stepdiff.annotate.export": ("decide", "diffcap_rows", "diffrank_rows"),
         "stepdiff.annotate.people.form": ("Answer", "answer_of", "read_task"),
         "stepdiff.annotate.qa.questions": ("Question", "read_questions"),
         "stepdiff.annotate.qa.prompts": ("DESCRIBE", "PAIRQA"),

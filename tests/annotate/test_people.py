@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 
 from stepdiff.annotate import agreement, export, statistics
 from stepdiff.annotate import export as command
+from stepdiff.annotate.export import TARGETS, decide, diffcap_rows, diffrank_rows
 from stepdiff.annotate.people.answers import (
     COLUMNS,
     latest,
@@ -25,7 +26,6 @@ from stepdiff.annotate.people.answers import (
     write_answers,
     write_table,
 )
-from stepdiff.annotate.people.export import TARGETS, decide, diffcap_rows, diffrank_rows
 from stepdiff.annotate.people.form import REJECT_REASONS, Answer, Difference, Pair, defaults, read_pairs, read_task
 from stepdiff.annotate.people.label_studio import configuration, placed_answers, tasks_of
 from stepdiff.annotate.qa.pair_choice import SCHEMA

@@ -24,7 +24,6 @@ from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import write_pieces, write_text
 from stepdiff.common.io.jsonl import object_line, read_objects
-from stepdiff.common.io.tables import escaped, unescaped
 
 FORMS = "JSON lines or CSV of collected answers, a Label Studio export, or user_inputs.json of ConViS-Bench"
 HEAD = ("pair", "reference", "candidate", "annotator", "kind", "submitted", "left", "seconds", "keystep", "rejected")
@@ -102,6 +101,8 @@ def write_answers(path: str | Path, answers: Iterable[Answer]) -> None:
 
 
 def write_table(path: str | Path, answers: Iterable[Answer]) -> None:
+    from stepdiff.common.io.tables import escaped
+
     text = io.StringIO()
     # With another end of lines the module would not quote a text with a lone carriage return.
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\r\n")
@@ -117,6 +118,8 @@ def write_table(path: str | Path, answers: Iterable[Answer]) -> None:
 
 def read_table(path: str | Path) -> list[Answer]:
     """Return the answers of a CSV, in the order of their first rows; rows may be in any order."""
+    from stepdiff.common.io.tables import unescaped
+
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         rows = list(reader)

@@ -32,7 +32,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import polars as pl
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Strict, TypeAdapter, with_config
 
 from stepdiff.annotate.people.files import read_text, read_whole
@@ -408,6 +407,8 @@ _KNOWN = TypeAdapter(Annotated[Known, *_RULES]).validate_python
 
 def read_pairs(path: Path) -> tuple[Pair, ...]:
     """Return the pairs of a CSV or Parquet file, without those of different steps of stepdiff annotate pairs."""
+    import polars as pl
+
     data = read_whole(path)
     try:
         if path.suffix == ".parquet":

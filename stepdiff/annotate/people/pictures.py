@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
 from stepdiff.annotate.people.form import DIRECTION, HIGHEST, LOWEST, SCORES
-from stepdiff.annotate.people.statistics import BINS, Statistics
+from stepdiff.annotate.statistics import BINS, Statistics
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 """of categories; safe for colour-blind readers (Okabe and Ito)"""

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from starlette.background import BackgroundTask
 
 from stepdiff.annotate import export
-from stepdiff.annotate.people.agreement import agreement, flags
+from stepdiff.annotate.agreement import agreement, flags
 from stepdiff.annotate.people.answers import write_answers
 from stepdiff.annotate.people.form import ID, Answer
 from stepdiff.annotate.people.label_studio import placed_answers
