@@ -272,10 +272,6 @@ class Items:
     complete: Callable[[int, pl.DataFrame], pl.DataFrame] = lambda shard, rows: rows
     """adds the fields that the job's model reads to the items of a shard that are to be answered"""
 
-    @classmethod
-    def of(cls, items: "pl.DataFrame | Items") -> "Items":
-        return items if isinstance(items, Items) else cls(lambda: [items.sort("row")])
-
     def shards(self) -> Iterator[tuple[int, pl.DataFrame]]:
         left: pl.DataFrame | None = None
         for block in self.blocks():
@@ -288,7 +284,7 @@ class Items:
             yield int(left["row"][0]) // SHARD, left
 
 
-def run_stage(options: StageOptions, name: str, job: Job, items: pl.DataFrame | Items) -> dict[str, Any]:
+def run_stage(options: StageOptions, name: str, job: Job, items: Items) -> dict[str, Any]:
     """Answer the items of stage `name` that have no answer yet; return what `stepdiff.annotate.stages.job.show` prints.
 
     StepDiffError: another run writes the version, no cluster answers, or the store is a snapshot.
@@ -298,7 +294,7 @@ def run_stage(options: StageOptions, name: str, job: Job, items: pl.DataFrame | 
         raise StepDiffError(f"snapshot {store.at} of {store.path} is not annotated: give the store without @{store.at}")
     if not store.path.remote:
         refuse_relative([("--store", options.store)])
-    version, items = Version(Store.open(absolute(options.store)), name, job.provenance()), Items.of(items)
+    version = Version(Store.open(absolute(options.store)), name, job.provenance())
     make_folder(version.folder)
     begin = time.monotonic()
     done, working, busy = 0, 0.0, 0.0
@@ -337,9 +333,8 @@ def unanswered(version: Version, items: Items, retry_failed: bool) -> Iterator[t
             yield number, rows
 
 
-def pending(version: Version, items: pl.DataFrame | Items, retry_failed: bool) -> Iterator[Task]:
+def pending(version: Version, items: Items, retry_failed: bool) -> Iterator[Task]:
     """Yield the tasks of the shards with unanswered items, in order."""
-    items = Items.of(items)
     for number, rows in unanswered(version, items, retry_failed):
         yield Task(number, tuple(items.complete(number, rows).drop("row").to_dicts()))
 
