@@ -6,7 +6,6 @@ read as HTML. page.html is its template.
 
 import base64
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +29,6 @@ from stepdiff.annotate.people.files import read_text
 from stepdiff.annotate.qa.questions import Question
 from stepdiff.annotate.qa.reading import names_one
 from stepdiff.common.checked import checked
-from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.jsonl import read_objects
 from stepdiff.common.look import look
 from stepdiff.common.streams import generator
@@ -230,8 +228,5 @@ def read_record(path: Path) -> dict[str, Any] | None:
     record = path.with_suffix(".record.json")
     if not record.exists():
         return None
-    try:
-        return checked(_Record.model_validate, json.loads(read_text(record))).model_dump()
-    except (StepDiffError, ValueError, RecursionError) as error:
-        why = f"not a record of stepdiff annotate pairqa ({error})"
-        raise StepDiffError(f"{record}: {why}; run that again, or remove it") from error
+    where, advice = f"{record}: not a record of stepdiff annotate pairqa (", "); run that again, or remove it"
+    return checked(_Record.model_validate_json, read_text(record), where, advice).model_dump()

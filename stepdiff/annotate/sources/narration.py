@@ -107,12 +107,7 @@ def read_narration(
                 rows = ((row["start"], row["end"], row["text"]) for row in rows_of(file, "start", "end"))
                 yield video, pieces_of(rows, faults)
     elif path.suffix == ".csv":
-        speech: dict[str, list[tuple[str, str, str]]] = {}
-        for row in rows_of(path, "vid", "timestamp"):  # those of a video need not be consecutive
-            if row["vid"] in videos:
-                speech.setdefault(row["vid"], []).append((row["timestamp"], row["timestamp"], row["text"]))
-        for video, spoken in speech.items():
-            yield video, pieces_of(spoken, faults)
+        yield from _of_csv(path, faults, videos)
     else:
         for video, value in entries(path):
             if video in videos:
@@ -188,10 +183,13 @@ def _videos(path: Path, faults: Counter[str]) -> Iterator[tuple[str, list[Piece]
             yield video, pieces_of(listed(value, f"{path}: video {video}"), faults)
 
 
-def _of_csv(path: Path, faults: Counter[str]) -> Iterator[tuple[str, list[Piece]]]:
+def _of_csv(
+    path: Path, faults: Counter[str], videos: Collection[str] | None = None
+) -> Iterator[tuple[str, list[Piece]]]:
+    """Yield video and speech of those of `videos` that have any (None: all); rows of a video may be anywhere."""
     buckets = Buckets()
     parts = np.uint64(path.stat().st_size // _PART + 1) if path.exists() else np.uint64(1)
-    read = rows_of(path, "vid", "timestamp")
+    read = (row for row in rows_of(path, "vid", "timestamp") if videos is None or row["vid"] in videos)
     frames = (
         pl.DataFrame([(row["vid"], row["timestamp"], row["text"]) for row in rows], _SAID, orient="row")
         for rows in iter(lambda: list(islice(read, ROWS)), [])
