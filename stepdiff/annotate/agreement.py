@@ -176,7 +176,10 @@ def _people(answers: Sequence[Answer], ratings: Ratings, names: Sequence[str], t
 
 
 def figures(ratings: Ratings) -> Figures:
-    counts = _counts(ratings)
+    _, item = np.unique(ratings.item, return_inverse=True)
+    items = int(item.max(initial=-1)) + 1
+    cells = np.bincount(item * ratings.levels + ratings.score, minlength=items * ratings.levels)
+    counts = cells.reshape(items, ratings.levels).astype(np.int64)
     counts = counts[counts.sum(1) > 1]
     couples = _couples(ratings)
     kappas, shared = _kappas(couples, ratings.levels)
@@ -194,13 +197,6 @@ def figures(ratings: Ratings) -> Figures:
         ordinal=alpha(counts, "ordinal"),
         interval=alpha(counts, "interval"),
     )
-
-
-def _counts(ratings: Ratings) -> Int64[np.ndarray, "U L"]:
-    _, item = np.unique(ratings.item, return_inverse=True)
-    items = int(item.max(initial=-1)) + 1
-    cells = np.bincount(item * ratings.levels + ratings.score, minlength=items * ratings.levels)
-    return cells.reshape(items, ratings.levels).astype(np.int64)
 
 
 def _couples(ratings: Ratings) -> list[Int64[np.ndarray, " C"]]:

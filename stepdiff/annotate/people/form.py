@@ -39,7 +39,6 @@ from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError, first_line
 from stepdiff.common.io import yaml_file
 from stepdiff.common.io.jsonl import read_objects
-from stepdiff.common.io.parquet_sizes import ImplausibleSizes, check_sizes
 
 LOWEST, HIGHEST = 1, 5
 DIRECTION = "5 = not different, 1 = very different"
@@ -337,12 +336,16 @@ def read_task(path: str | Path) -> Task:
     folder, known = Path(path).parent, {category.name: category for category in defaults().categories}
     categories = tuple(_category(category, known) for category in file.categories)
     names = [category.name for category in categories]
+    guidelines = file.guidelines.text
+    if file.guidelines.file is not None:
+        place = folder / file.guidelines.file
+        guidelines = checked(_GUIDELINES, read_text(place), f"{place}: ")
     made = {
         "categories": categories,
         "pairs": read_pairs(folder / file.pairs),
         "gold": _check(file.gold, folder, names),
         "training": _check(file.training, folder, names),
-        "guidelines": _guidelines(file.guidelines, folder),
+        "guidelines": guidelines,
     }
     task = checked(_TASK, (file.model_extra or {}) | made, f"{path}: ")
     _refuse_repetitions(task, path)
@@ -365,13 +368,6 @@ def _category(keys: _Category, known: dict[str, Category]) -> Category:
     usual = known.get(keys.name, plain(keys.name))
     rubric = usual.rubric if keys.rubric is None else {score: keys.rubric.get(score, ()) for score in SCORES[::-1]}
     return Category(keys.name, keys.title or usual.title, rubric)
-
-
-def _guidelines(keys: _Guidelines, folder: Path) -> str:
-    if keys.file is None:
-        return keys.text
-    path = folder / keys.file
-    return checked(_GUIDELINES, read_text(path), f"{path}: ")
 
 
 def _check(keys: _Check | None, folder: Path, categories: Sequence[str]) -> Check:
@@ -412,13 +408,12 @@ def read_pairs(path: Path) -> tuple[Pair, ...]:
     data = read_whole(path)
     try:
         if path.suffix == ".parquet":
-            check_sizes(data)
             frame = pl.read_parquet(io.BytesIO(data))
         elif path.suffix == ".csv":
             frame = pl.read_csv(io.BytesIO(data), infer_schema=False)
         else:
             raise StepDiffError(f"{path}: is neither .csv nor .parquet; give pairs in one of these")
-    except (ImplausibleSizes, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise StepDiffError(f"{path}: cannot be read ({first_line(error)}); write the file again") from None
     if missing := [name for name in ("reference", "candidate") if name not in frame.columns]:
         columns = ", ".join(frame.columns[:8])

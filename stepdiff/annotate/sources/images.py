@@ -88,7 +88,9 @@ def _of_tar(tar: Path, left_out: Counter[str]) -> Iterator[tuple[str, Path, str]
     images: dict[str, str] = {}
     captions: dict[str, dict[str, str]] = {}
     for file, member in _members(tar, left_out):
-        key, kind = _split(member.name)
+        folder, slash, last = member.name.rpartition("/")
+        stem, _, kind = last.partition(".")
+        key, kind = folder + slash + stem, kind.lower()
         if not member.name:
             left_out[REFUSED] += 1
         elif kind in IMAGES:
@@ -109,12 +111,6 @@ def _members(tar: Path, left_out: Counter[str]) -> Iterator[tuple[IO[bytes], Mem
             yield from ((file, member) for member in members(file, tar))
         except DamagedTar as error:
             left_out[str(error)] += 1
-
-
-def _split(name: str) -> tuple[str, str]:
-    folder, slash, last = name.rpartition("/")
-    stem, _, kind = last.partition(".")
-    return folder + slash + stem, kind.lower()
 
 
 def _caption(file: IO[bytes], member: Member, kind: str) -> str:
