@@ -21,8 +21,7 @@ from typing import Any
 
 from heads.reporting.grid import Block, Cell, Grid, escape_markdown, to_markdown
 from heads.reporting.grid import show as show_tables
-from stepdiff.annotate.people.answers import latest, read_collected, show_refused
-from stepdiff.annotate.people.files import first_byte
+from stepdiff.annotate.people.answers import first_byte, latest, read_collected, show_refused
 from stepdiff.annotate.people.form import DIRECTION, SCORES, Answer
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import incomplete, parse

@@ -17,12 +17,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from stepdiff.annotate.people.files import first_byte, read_text
-from stepdiff.annotate.people.form import Answer, Difference, Kind, answer_of
+from stepdiff.annotate.people.form import Answer, Difference, Kind, answer_of, read_text
 from stepdiff.annotate.people.label_studio import placed_answers
 from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import write_pieces, write_text
+from stepdiff.common.io.files import open_regular, write_pieces, write_text
 from stepdiff.common.io.jsonl import object_line, read_objects
 
 FORMS = "JSON lines or CSV of collected answers, a Label Studio export, or user_inputs.json of ConViS-Bench"
@@ -70,6 +69,12 @@ def show_refused(record: dict[str, Any]) -> None:
     """Print the lines in a command's record about refused answers to standard error."""
     for line in record["failed"]:
         print(f"refused: {line}", file=sys.stderr)
+
+
+def first_byte(path: str | Path) -> bytes:
+    """Return the first byte that is not white space, empty where the file has none in its first MiB."""
+    with open_regular(path) as file:
+        return file.read(2**20).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
 
 
 def _read(path: str | Path, refused: Callable[[str], None] | None) -> list[Answer]:

@@ -34,10 +34,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Strict, TypeAdapter, with_config
 
-from stepdiff.annotate.people.files import read_text, read_whole
 from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError, first_line
 from stepdiff.common.io import yaml_file
+from stepdiff.common.io.files import open_regular
 from stepdiff.common.io.jsonl import read_objects
 
 LOWEST, HIGHEST = 1, 5
@@ -223,6 +223,7 @@ def fits(text: str) -> bool:
 
 DEFAULTS = Path(__file__).parent / "rubric.yaml"
 PAIRS = 2**20  # pairs of a file, at most
+_WHOLE = 2**28  # bytes of a file that is read whole, at most
 
 
 @with_config(extra="forbid")
@@ -368,6 +369,23 @@ def _category(keys: _Category, known: dict[str, Category]) -> Category:
     usual = known.get(keys.name, plain(keys.name))
     rubric = usual.rubric if keys.rubric is None else {score: keys.rubric.get(score, ()) for score in SCORES[::-1]}
     return Category(keys.name, keys.title or usual.title, rubric)
+
+
+def read_whole(path: str | Path) -> bytes:
+    """Return the bytes of a file. StepDiffError: not a regular file, or larger than 256 MiB."""
+    with open_regular(path) as file:
+        data = file.read(_WHOLE + 1)
+    if len(data) > _WHOLE:
+        raise StepDiffError(f"{path}: larger than {_WHOLE:,} bytes; divide it into several files")
+    return data
+
+
+def read_text(path: str | Path) -> str:
+    """Return the text of a UTF-8 file, also one with a byte order mark. StepDiffError as `read_whole`, or not UTF-8."""
+    try:
+        return read_whole(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise StepDiffError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
 
 
 def _check(keys: _Check | None, folder: Path, categories: Sequence[str]) -> Check:

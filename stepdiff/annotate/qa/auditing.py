@@ -25,7 +25,7 @@ from featurize.video.decode import Clip, read_clips
 from featurize.video.picture import Crop
 from heads.data.catalog_rows import knows_splits
 from heads.data.hold_out import REASONS, HoldOut
-from stepdiff.annotate.people.files import read_text
+from stepdiff.annotate.people.form import read_text
 from stepdiff.annotate.qa.questions import Question
 from stepdiff.annotate.qa.reading import names_one
 from stepdiff.common.checked import checked
