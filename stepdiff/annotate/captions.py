@@ -11,7 +11,7 @@ A public model reads cached tokens of its own image tower (--model llava-hf/llav
 image-text-to-text or image-to-text model of transformers reads the videos (--model ID --videos data/kitchen).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,11 @@ class CaptionOptions(StageOptions):
     batch: int = 16
     """clips captioned at once"""
 
+    @property
+    def asked(self) -> str:
+        """The question that the captioner gets."""
+        return self.question or QUESTIONS[self.kind]
+
 
 def run(options: CaptionOptions) -> dict[str, Any]:
     if options.batch < 1 or options.max_tokens < 1:
@@ -65,7 +70,6 @@ def make_job(options: CaptionOptions) -> Job:
     from stepdiff.annotate.stages.stage import absolute
     from stepdiff.common.workers.cluster import refuse_relative
 
-    question = options.question or QUESTIONS[options.kind]
     if (options.head is None) == (options.model is None):
         raise StepDiffError("give --head, a trained head, or --model, a public model")
     if options.model is not None and (options.view is None) == (options.videos is None):
@@ -75,12 +79,11 @@ def make_job(options: CaptionOptions) -> Job:
     given = [(f"--{name}", getattr(options, name)) for name in ("head", "videos")]
     refuse_relative([(name, path) for name, path in given if path is not None])
     if options.model is not None and options.videos is not None:
-        return VideoJob(options.kind, options.model, question, options.max_tokens, options.batch)
+        return VideoJob(options, options.model)
     if options.head is not None and options.kind == "objects" and options.view is None:
         raise StepDiffError("object captions read centre frames: give --view, made by featurize --sampling centre")
     head = options.head and str(Path(options.head).expanduser().absolute())
-    limits = (options.max_tokens, options.batch)
-    return TokenJob(absolute(options.store), options.kind, head, options.model, options.view, question, *limits)
+    return TokenJob(replace(options, store=absolute(options.store), head=head))
 
 
 def main(argv: list[str] | None = None) -> int:

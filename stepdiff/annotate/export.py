@@ -48,7 +48,6 @@ OTHER_STEP = 3 * (0,) + 10 * (1,) + 7 * (2,)
 class Decided:
     """What people found about a pair together."""
 
-    pair: str
     reference: str
     candidate: str
     people: int
@@ -85,7 +84,6 @@ def decide(answers: Iterable[Answer]) -> tuple[list[Decided], list[str]]:
                     texts[*answer.shown, category].append(difference.text.strip())
         decided.append(
             Decided(
-                pair=pair,
                 reference=counted[0].reference,
                 candidate=counted[0].candidate,
                 people=len(accepting),
