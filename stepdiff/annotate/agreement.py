@@ -235,14 +235,19 @@ def _kappas(
 
 def from_others(ratings: Ratings) -> Float[np.ndarray, " R"]:
     """Return the distance of each rating from the median of the other ratings of its item; NaN where it is alone."""
-    places = defaultdict(list)
-    for place, item in enumerate(ratings.item.tolist()):
-        places[item].append(place)
-    distances = np.full(len(ratings.item), np.nan)
-    for of_item in places.values():
-        scores = ratings.score[of_item].tolist()
-        for own, place in enumerate(of_item if len(of_item) > 1 else ()):
-            distances[place] = abs(scores[own] - median(scores[:own] + scores[own + 1 :]))
+    order = np.lexsort((ratings.score, ratings.item))
+    item, score = ratings.item[order], ratings.score[order].astype(np.float64)
+    _, start, size = np.unique(item, return_index=True, return_counts=True)
+    start, size = np.repeat(start, size), np.repeat(size, size)
+    place = np.arange(len(item)) - start
+
+    def other(rank: Int64[np.ndarray, " R"]) -> Float64[np.ndarray, " R"]:
+        """Return the score of a rank among the others, which skips the rating itself."""
+        return score[np.minimum(start + rank + (rank >= place), len(score) - 1)]
+
+    median = (other(np.maximum(size - 2, 0) // 2) + other((size - 1) // 2)) / 2
+    distances = np.empty(len(item))
+    distances[order] = np.where(size > 1, np.abs(score - median), np.nan)
     return distances
 
 
