@@ -162,8 +162,7 @@ def featurize(manifest: Path, store: Path) -> dict[str, float]:
 
 def annotate(folder: Path) -> dict[str, float]:
     """Plan a captioner's work on all clips, and make every task; return seconds to the first."""
-    from stepdiff.annotate.stages.stage import Items, clip_blocks, pending, unanswered
-    from stepdiff.annotate.stages.versions import Version
+    from stepdiff.annotate.stages.stage import Items, Version, clip_blocks, pending, unanswered
 
     begin = time.perf_counter()
     store = Store.open(folder / "store")

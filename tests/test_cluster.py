@@ -29,8 +29,7 @@ from heads import embed, evaluate, train
 from retrieval.index.builder import build_index
 from stepdiff.annotate.stages import stage
 from stepdiff.annotate.stages.job import StageOptions
-from stepdiff.annotate.stages.stage import run_stage
-from stepdiff.annotate.stages.versions import chosen
+from stepdiff.annotate.stages.stage import Items, chosen, run_stage
 from stepdiff.common.workers import pool
 from stepdiff.common.workers.pool import WorkerPool
 from store import Store
@@ -152,7 +151,7 @@ def test_annotate(
     items = pl.DataFrame({"key": [f"v_{row}_1" for row in range(30)], "row": range(30)})
     items = items.with_columns(narration=pl.format("word {}", "row"))
     options = StageOptions(store=str(store.path), workers=3)
-    record = run_stage(options, "shout", shouting(tmp_path / "log"), items)
+    record = run_stage(options, "shout", shouting(tmp_path / "log"), Items(lambda: [items]))
     assert (record["done"], record["absent"], record["errors"]) == (30, 0, [])
     assert "a worker died at shard" in capsys.readouterr().err
     assert chosen(store, "shout", None).texts("shout") == {f"v_{row}_1": f"WORD {row}" for row in range(30)}

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stepdiff.annotate.stages.versions import Version
+from stepdiff.annotate.stages.stage import Version
 from store import Feature, Provenance, Store, text_key
 
 CLIPS, WORDS = 12, ("whisk", "pour", "bake", "crack", "fry", "cut")

@@ -10,37 +10,28 @@ stepdiff.enter("stepdiff.annotate")
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from heads.llm.model import LLMOptions, Sampling
-    from stepdiff.annotate.people.agreement import Agreement
+    from stepdiff.annotate.agreement import Agreement
+    from stepdiff.annotate.export import decide, diffcap_rows, diffrank_rows
     from stepdiff.annotate.people.answers import read_collected, write_answers
-    from stepdiff.annotate.people.export import decide, diffcap_rows, diffrank_rows
-    from stepdiff.annotate.people.form import Answer, answer_of
-    from stepdiff.annotate.people.task import read_task
-    from stepdiff.annotate.qa.auditing import figures
+    from stepdiff.annotate.people.form import Answer, answer_of, read_task
     from stepdiff.annotate.qa.prompts import DESCRIBE, PAIRQA
     from stepdiff.annotate.qa.questions import Question, read_questions
-    from stepdiff.annotate.stages.versions import Version, versions
     from stepdiff.common.errors import StepDiffError
 
 __all__ = [
     "Agreement",
     "Answer",
     "DESCRIBE",
-    "LLMOptions",
     "PAIRQA",
     "Question",
-    "Sampling",
     "StepDiffError",
-    "Version",
     "answer_of",
     "decide",
     "diffcap_rows",
     "diffrank_rows",
-    "figures",
     "read_collected",
     "read_questions",
     "read_task",
-    "versions",
     "write_answers",
 ]
 

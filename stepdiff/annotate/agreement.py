@@ -7,15 +7,286 @@ answers as JSON lines or CSV, a Label Studio export, or user_inputs.json of ConV
 Scores: 5 = not different, 1 = very different.
 """
 
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from statistics import fmean, median
+from typing import Any
 
+import numpy as np
+from jaxtyping import Float, Float64, Int64
+
+from heads.reporting.grid import Block, Cell, Grid, number, to_markdown
+from heads.reporting.grid import show as show_tables
+from stepdiff.annotate.people.answers import latest, read_collected, show_refused
+from stepdiff.annotate.people.form import DIRECTION, HIGHEST, LOWEST, Answer, Task, read_task
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import incomplete, parse
+from stepdiff.common.io.files import write_text
+from stepdiff.tasks.agreement import alpha
 
-if TYPE_CHECKING:
-    from heads.reporting.grid import Cell, Grid
+# Shape legend: R ratings; C couples, which are two ratings of one item by two people; U items; L levels of the score;
+# P pairs of people.
+
+
+@dataclass(frozen=True)
+class Ratings:
+    item: Int64[np.ndarray, " R"]
+    person: Int64[np.ndarray, " R"]
+    score: Int64[np.ndarray, " R"]  # from 0 to levels - 1
+    levels: int
+
+    def of(self, chosen: np.ndarray) -> "Ratings":
+        return Ratings(self.item[chosen], self.person[chosen], self.score[chosen], self.levels)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Agreement of people about items that at least two of them rated. None: not defined."""
+
+    items: int  # items with at least two ratings
+    ratings: int  # ratings of these items
+    two_of_three: float | None
+    """share of all triples of people who rated one item in which at least two gave the same score"""
+    pairwise: float | None  # share of all pairs of people who rated one item that gave the same score
+    kappa: float | None  # Cohen's kappa, mean over pairs of people who share items
+    kappa_weighted: float | None
+    """the same, weighted by how many items a pair of people shares: with few shared items kappa is noise"""
+    kappa_pairs: int  # pairs of people with a kappa: it is not defined where both always give one and the same score
+    distance: float | None  # mean distance of two different scores of one item
+    nominal: float | None  # Krippendorff's alpha
+    ordinal: float | None
+    interval: float | None
+
+
+@dataclass(frozen=True)
+class Person:
+    annotator: str
+    answers: int  # pairs of work, also rejected ones
+    rejected: int
+    seconds: float | None  # median for a pair
+    distance: float | None  # mean distance of a score from the median of the others' scores
+    shared: int  # scores of which that is the mean: others scored the item too
+    scored: int  # pairs with scores in at least two categories
+    equal: int  # those of them with the same score in all categories
+    gold_scores: int  # scores of gold pairs
+    gold: float | None  # share of them within the tolerance of the known score
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """All figures about a collection. Scores: 5 = not different, 1 = very different."""
+
+    pairs: int
+    people: int
+    answers: int
+    """answers of work that count, also rejected pairs"""
+    rejected: int
+    replaced: int
+    """earlier answers of a person about the same pair, which do not count"""
+    scores: str
+    """direction of the scores"""
+    overall: Figures
+    """over all pairs in all categories"""
+    categories: dict[str, Figures]
+    rejections: Figures
+    """of accepting or rejecting a pair: an item is a pair"""
+    annotators: list[Person]
+    """the most active first"""
+
+
+def agreement(answers: Iterable[Answer], task: Task | None = None) -> Agreement:
+    """Return the agreement in a collection; `task` has the known scores of gold pairs.
+
+    An item is a pair of clips in a category. Only work counts, without rejected pairs, and of several answers of one
+    person about a pair only the last one. A person is compared with the median of the others.
+    """
+    given = list(answers)
+    counted = latest(given)
+    work = [answer for answer in counted if answer.kind == "work"]
+    people = {name: number for number, name in enumerate(dict.fromkeys(answer.annotator for answer in work))}
+    pairs = {name: number for number, name in enumerate(dict.fromkeys(answer.pair for answer in work))}
+    categories = list(dict.fromkeys(name for answer in work for name in answer.differences))
+    scored = [answer for answer in work if answer.rejected is None]
+    rows = [
+        (pairs[a.pair] * len(categories) + number, people[a.annotator], a.differences[name].score - LOWEST, number)
+        for a in scored
+        for number, name in enumerate(categories)
+        if name in a.differences
+    ]
+    item, person, score, category = np.array(rows, np.int64).reshape(-1, 4).T
+    ratings = Ratings(item, person, score, HIGHEST - LOWEST + 1)
+    both = [(pairs[a.pair], people[a.annotator], int(a.rejected is not None)) for a in work]
+    pair, who, rejected = np.array(both, np.int64).reshape(-1, 3).T
+    return Agreement(
+        pairs=len(pairs),
+        people=len(people),
+        answers=len(work),
+        rejected=len(work) - len(scored),
+        replaced=sum(answer.kind == "work" for answer in given) - len(work),
+        scores=DIRECTION,
+        overall=figures(ratings),
+        categories={name: figures(ratings.of(category == number)) for number, name in enumerate(categories)},
+        rejections=figures(Ratings(pair, who, rejected, 2)),
+        annotators=_people(counted, ratings, list(people), task),
+    )
+
+
+def _people(answers: Sequence[Answer], ratings: Ratings, names: Sequence[str], task: Task | None) -> list[Person]:
+    """Return all people, the most active first. names: of the people of the ratings."""
+    work = defaultdict(list)
+    close = defaultdict(list)  # whether scores of gold pairs are within the tolerance
+    for answer in answers:
+        if answer.kind == "work":
+            work[answer.annotator].append(answer)
+        if task is None or answer.kind != "gold" or answer.pair not in task.gold.by_id:
+            continue
+        for name, score in task.gold.by_id[answer.pair].scores.items():
+            if name in answer.differences:
+                close[answer.annotator].append(task.gold.agrees(score, answer.differences[name].score))
+            elif answer.rejected is not None:
+                close[answer.annotator].append(False)
+    distances = defaultdict(list)
+    for person, distance in zip(ratings.person.tolist(), from_others(ratings).tolist(), strict=True):
+        if not math.isnan(distance):
+            distances[names[person]].append(distance)
+    people = []
+    for name in dict.fromkeys([*work, *close]):
+        given, gold, apart = work.get(name, []), close.get(name, []), distances.get(name, [])
+        seconds = [answer.seconds for answer in given if answer.seconds is not None]
+        scores = [[own.score for own in answer.differences.values()] for answer in given]
+        scored = [set(each) for each in scores if len(each) > 1]
+        people.append(
+            Person(
+                annotator=name,
+                answers=len(given),
+                rejected=sum(answer.rejected is not None for answer in given),
+                seconds=median(seconds) if seconds else None,
+                distance=fmean(apart) if apart else None,
+                shared=len(apart),
+                scored=len(scored),
+                equal=sum(len(each) == 1 for each in scored),
+                gold_scores=len(gold),
+                gold=fmean(gold) if gold else None,
+            )
+        )
+    return sorted(people, key=lambda person: (-person.answers, person.annotator))
+
+
+def figures(ratings: Ratings) -> Figures:
+    _, item = np.unique(ratings.item, return_inverse=True)
+    items = int(item.max(initial=-1)) + 1
+    cells = np.bincount(item * ratings.levels + ratings.score, minlength=items * ratings.levels)
+    counts = cells.reshape(items, ratings.levels).astype(np.int64)
+    counts = counts[counts.sum(1) > 1]
+    couples = _couples(ratings)
+    kappas, shared = _kappas(couples, ratings.levels)
+    apart = np.abs(couples[2] - couples[3])
+    return Figures(
+        items=len(counts),
+        ratings=int(counts.sum()),
+        two_of_three=two_of_three(counts),
+        pairwise=_mean(apart == 0),
+        kappa=_mean(kappas),
+        kappa_weighted=float(np.average(kappas, weights=shared)) if len(kappas) else None,
+        kappa_pairs=len(kappas),
+        distance=_mean(apart[apart > 0]),
+        nominal=alpha(counts, "nominal"),
+        ordinal=alpha(counts, "ordinal"),
+        interval=alpha(counts, "interval"),
+    )
+
+
+def _couples(ratings: Ratings) -> list[Int64[np.ndarray, " C"]]:
+    """Return both people and both scores of all two ratings of one item."""
+    import polars as pl
+
+    rows = pl.DataFrame({"item": ratings.item, "person": ratings.person, "score": ratings.score})
+    both = rows.join(rows, on="item").filter(pl.col("person") < pl.col("person_right"))
+    return [both[name].to_numpy() for name in ("person", "person_right", "score", "score_right")]
+
+
+def two_of_three(counts: Int64[np.ndarray, "U L"]) -> float | None:
+    """Return the share of all triples of ratings of one item in which at least two are the same."""
+    n, counts = counts.sum(1), counts.astype(np.int64)
+    triples = n * (n - 1) * (n - 2) // 6
+    # Newton: the triples of three different scores are the third elementary symmetric polynomial of the counts.
+    different = (n**3 - 3 * n * (counts**2).sum(1) + 2 * (counts**3).sum(1)) // 6
+    return None if not triples.sum() else float(1 - different.sum() / triples.sum())
+
+
+def _kappas(
+    couples: Sequence[Int64[np.ndarray, " C"]], levels: int
+) -> tuple[Float64[np.ndarray, " P"], Int64[np.ndarray, " P"]]:
+    """Return the kappa of each pair of people for which it is defined, and how many items they share."""
+    one, two, first, second = couples
+    _, pair = np.unique(one * (two.max(initial=0) + 1) + two, return_inverse=True)
+    cells = (pair * levels + first) * levels + second
+    pairs = int(pair.max(initial=-1)) + 1
+    tables = np.bincount(cells, minlength=pairs * levels**2).reshape(pairs, levels, levels).astype(np.int64)
+    shared = tables.sum((1, 2))
+    observed = np.einsum("pll->p", tables) / shared
+    expected = (tables.sum(1) * tables.sum(2)).sum(1) / shared**2
+    known = expected < 1
+    return (observed[known] - expected[known]) / (1 - expected[known]), shared[known]
+
+
+def from_others(ratings: Ratings) -> Float[np.ndarray, " R"]:
+    """Return the distance of each rating from the median of the other ratings of its item; NaN where it is alone."""
+    order = np.lexsort((ratings.score, ratings.item))
+    item, score = ratings.item[order], ratings.score[order].astype(np.float64)
+    _, start, size = np.unique(item, return_index=True, return_counts=True)
+    start, size = np.repeat(start, size), np.repeat(size, size)
+    place = np.arange(len(item)) - start
+
+    def other(rank: Int64[np.ndarray, " R"]) -> Float64[np.ndarray, " R"]:
+        """Return the score of a rank among the others, which skips the rating itself."""
+        return score[np.minimum(start + rank + (rank >= place), len(score) - 1)]
+
+    median = (other(np.maximum(size - 2, 0) // 2) + other((size - 1) // 2)) / 2
+    distances = np.empty(len(item))
+    distances[order] = np.where(size > 1, np.abs(score - median), np.nan)
+    return distances
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+# Reasons to look at a person's answers. The thresholds flag 5 of the 81 people of ConViS-Bench who answered at least
+# ANSWERS pairs: two for their distance, two for equal scores, one for speed.
+ANSWERS = 5  # pairs that a person answered, at least, before speed and equal scores count
+SHARED = 20  # scores on pairs that others scored too, at least, before the distance counts
+GOLD = 5  # gold scores, at least, before they count
+MOST_DISTANCE = 1.3  # mean distance of scores from the median of the others
+LEAST_GOLD = 0.7  # share of gold scores within the tolerance
+LEAST_TIME = 1 / 3  # of the median time of the other people
+MOST_EQUAL = 0.5  # share of pairs with one score in all categories
+
+
+def flags(person: Person, everyone: Sequence[Person]) -> list[str]:
+    """Return one sentence for each threshold that a person's figures pass: a question, not a verdict.
+
+    everyone: with whom times are compared.
+    """
+    reasons = []
+    if person.distance is not None and person.shared >= SHARED and person.distance > MOST_DISTANCE:
+        reasons.append(f"{person.distance:.1f} from the scores of others, over {person.shared:,} shared scores")
+    if person.gold is not None and person.gold_scores >= GOLD and person.gold < LEAST_GOLD:
+        wrong = round((1 - person.gold) * person.gold_scores)
+        reasons.append(f"{wrong:,} of {person.gold_scores:,} gold scores are too far from the known ones")
+    others = [other for other in everyone if other.annotator != person.annotator and other.answers >= ANSWERS]
+    times = [other.seconds for other in others if other.seconds is not None]
+    if person.seconds is not None and times and person.answers >= ANSWERS:
+        usual = median(times)
+        if person.seconds < LEAST_TIME * usual:
+            reasons.append(f"{person.seconds:.0f} s a pair, others take {usual:.0f} s")
+    if person.scored >= ANSWERS and person.equal > MOST_EQUAL * person.scored:
+        reasons.append(f"one score in all categories for {person.equal:,} of {person.scored:,} pairs")
+    return reasons
+
 
 NOTES = (
     "Scores: {scores}. An item is a pair of clips in a category that at least two people scored.",
@@ -47,21 +318,13 @@ class AgreementOptions:
 
 
 def run(options: AgreementOptions) -> dict[str, Any]:
-    from stepdiff.annotate.people.agreement import agreement
-    from stepdiff.annotate.people.answers import read_collected
-    from stepdiff.annotate.people.task import read_task
-
     task = None if options.task is None else read_task(options.task)
     refused: list[str] = []
     answers = read_collected(options.file, refused.append)
     record = {"file": options.file, **asdict(agreement(answers, task)), "failed": refused}
     if options.out is not None:
-        from heads.reporting.grid import to_markdown
-        from stepdiff.common.io.files import write_text
-
-        write_text(
-            Path(options.out), f"# Agreement\n\n{summary(record)}\n\n" + "".join(map(to_markdown, grids(record)))
-        )
+        page = f"# Agreement\n\n{summary(record)}\n\n" + "".join(map(to_markdown, grids(record)))
+        write_text(Path(options.out), page)
     return record
 
 
@@ -71,14 +334,12 @@ def summary(record: dict[str, Any]) -> str:
     return (counts + replaced).format(**record)
 
 
-def grids(record: dict[str, Any]) -> "list[Grid]":
-    from heads.reporting.grid import Block, Grid
-
+def grids(record: dict[str, Any]) -> list[Grid]:
     names = ("nominal", "ordinal", "interval")
     columns = [("", "items"), ("", "scores"), ("", "2 of 3"), ("", "equal"), ("kappa", "mean"), ("kappa", "weighted")]
     columns += [("", "distance"), *(("alpha", name) for name in names)]
 
-    def row(name: str, figures: dict[str, Any]) -> "tuple[str, list[Cell | None]]":
+    def row(name: str, figures: dict[str, Any]) -> tuple[str, list[Cell | None]]:
         shares = ("two_of_three", "pairwise", "kappa", "kappa_weighted", "distance", *names)
         counts = [cell(figures["items"], ","), cell(figures["ratings"], ",")]
         return name, [*counts, *(cell(figures[key], ".3f") for key in shares)]
@@ -97,17 +358,12 @@ def grids(record: dict[str, Any]) -> "list[Grid]":
     return [Grid("Agreement by category", "category", columns, blocks, notes), table]
 
 
-def cell(value: int | float | None, form: str) -> "Cell | None":
+def cell(value: int | float | None, form: str) -> Cell | None:
     """Return a figure's cell, None where it is not defined."""
-    from heads.reporting.grid import Cell, number
-
     return None if value is None else Cell(f"{value:{form}}" if form in (",", ".0%") else number(value, form))
 
 
 def show(record: dict[str, Any]) -> None:
-    from heads.reporting.grid import show as show_tables
-    from stepdiff.annotate.people.answers import show_refused
-
     show_refused(record)
     print(f"{record['file']}: {summary(record)}")
     show_tables(grids(record))

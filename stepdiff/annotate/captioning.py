@@ -32,6 +32,7 @@ from heads.training import lineage
 from heads.training.checkpoint import Run
 from heads.training.lineage import load_video_lm
 from heads.training.recipe import read_recipe
+from stepdiff.annotate.captions import CaptionOptions
 from stepdiff.annotate.qa.prompts import CaptionKind
 from stepdiff.annotate.stages.job import Answer, Failure, Item, plain
 from stepdiff.common.errors import StepDiffError
@@ -99,53 +100,49 @@ def pictures(
 
 @dataclass(frozen=True)
 class TokenJob:
-    store: str
-    kind: CaptionKind
-    head: str | None  # run folder of a trained head
-    model: str | None  # public model instead: folder or hub id
-    view: str | None  # None: the view that the head was trained on
-    question: str
-    max_tokens: int
-    batch: int  # clips at once
+    options: CaptionOptions  # with absolute paths
 
     def provenance(self) -> dict[str, Any]:
-        if self.head is not None:
-            folder = Path(self.head)
+        options = self.options
+        if options.head is not None:
+            folder = Path(options.head)
             recipe = read_recipe(folder / "recipe.yaml").video_lm
             if recipe is None:
                 raise StepDiffError(f"{folder}: a contrastive head writes no captions; name another run")
-            view, weights = self.view or recipe.view, fingerprint(Run(folder).best() / "head.safetensors")
+            view, weights = options.view or recipe.view, fingerprint(Run(folder).best() / "head.safetensors")
             model = {"model": "head", "language_model": lineage.read(folder)["reads"].get("language_model")}
         else:
-            assert self.model is not None and self.view is not None
-            view, weights, model = self.view, fingerprint(resolve(self.model)), {"model": self.model}
-        of_view = Store.open(self.store).view("clips", view).provenance
-        if self.kind == "objects":
+            assert options.model is not None and options.view is not None
+            view, weights, model = options.view, fingerprint(resolve(options.model)), {"model": options.model}
+        of_view = Store.open(options.store).view("clips", view).provenance
+        if options.kind == "objects":
             check_centre(view, of_view)
-        prompt = {"system": SYSTEM, "question": self.question, "max_tokens": self.max_tokens}
+        prompt = {"system": SYSTEM, "question": options.asked, "max_tokens": options.max_tokens}
         return {**model, "weights": weights, "view": of_view.as_dict(), "asked": prompt}
 
     def load(self, device: str, threads: int) -> "TokenCaptioner":
-        store = Store.open(self.store)
-        precision = "float32"
-        if self.head is not None:
-            model, features, recipe = load_video_lm(Path(self.head), store, device)
+        options, precision = self.options, "float32"
+        store = Store.open(options.store)
+        if options.head is not None:
+            model, features, recipe = load_video_lm(Path(options.head), store, device)
             precision = recipe.precision
-            if self.view is not None:
-                features = _other_frames(features, Features(store, self.view, "tokens"))
+            if options.view is not None:
+                features = _other_frames(features, Features(store, options.view, "tokens"))
             model.packer = Packer(model.lm.chat, model.outputs, SYSTEM)
         else:
-            assert self.model is not None and self.view is not None
-            if store.view("clips", self.view).provenance.encoder == ENCODER:
-                model, features, _ = load_cached(self.model, store, self.view, device)
+            assert options.model is not None and options.view is not None
+            if store.view("clips", options.view).provenance.encoder == ENCODER:
+                model, features, _ = load_cached(options.model, store, options.view, device)
             else:
-                model, features, _ = load_public(self.model, store, self.view, device, clips=1)
-        return TokenCaptioner(model, features, self, device, precision)
+                model, features, _ = load_public(options.model, store, options.view, device, clips=1)
+        return TokenCaptioner(model, features, options, device, precision)
 
 
 class TokenCaptioner:
-    def __init__(self, model: VideoLM, features: Features, job: TokenJob, device: str, precision: str) -> None:
-        self.model, self.features, self.job = model.eval(), features, job
+    def __init__(
+        self, model: VideoLM, features: Features, options: CaptionOptions, device: str, precision: str
+    ) -> None:
+        self.model, self.features, self.options = model.eval(), features, options
         self.device, self.precision = device, precision
         self.busy = 0.0
 
@@ -156,16 +153,16 @@ class TokenCaptioner:
         for key in sorted(set(keys).difference(able)):
             again = f"python -m featurize --encoder {view.provenance.encoder} --view {view.name}"
             yield key, Failure(f"no features of view {view.name}: run {again}, then this with --retry-failed")
-        batched = ((batch, self.features.read(batch)) for batch in batches(able, self.job.batch))
+        batched = ((batch, self.features.read(batch)) for batch in batches(able, self.options.batch))
         for batch, tokens in prefetched([batched]):
             for key, text in zip(batch, self.write(tokens), strict=True):
-                yield key, caption(self.job.kind, text)
+                yield key, caption(self.options.kind, text)
 
     def write(self, tokens: Float32[Tensor, "C N D"]) -> list[str]:
         begin = time.monotonic()
-        turns = [Turn(self.job.question, "", ends=False)] * len(tokens)
+        turns = [Turn(self.options.asked, "", ends=False)] * len(tokens)
         with torch.inference_mode(), autocast(self.device, self.precision):
-            texts = self.model.generate(turns, self.model.project(tokens), self.job.max_tokens)
+            texts = self.model.generate(turns, self.model.project(tokens), self.options.max_tokens)
         self.busy += time.monotonic() - begin
         return texts
 
@@ -200,15 +197,12 @@ _BEFORE, _AFTER = SYSTEM.split("{video}")
 
 @dataclass(frozen=True)
 class VideoJob:
-    kind: CaptionKind
+    options: CaptionOptions
     model: str  # folder or hub id
-    question: str
-    max_tokens: int
-    batch: int  # clips at once
 
     def provenance(self) -> dict[str, Any]:
-        shown = {"frames": shown_frames(self.kind, load_processor(self.model)), "short_side": SHORT_SIDE}
-        prompt = {"system": SYSTEM, "question": self.question, "max_tokens": self.max_tokens}
+        shown = {"frames": shown_frames(self.options.kind, load_processor(self.model)), "short_side": SHORT_SIDE}
+        prompt = {"system": SYSTEM, "question": self.options.asked, "max_tokens": self.options.max_tokens}
         return {"model": self.model, "weights": fingerprint(resolve(self.model)), "shown": shown, "asked": prompt}
 
     def load(self, device: str, threads: int) -> "VideoCaptioner":
@@ -222,11 +216,11 @@ def shown_frames(kind: CaptionKind, processor: Any) -> int:
 
 class VideoCaptioner:
     def __init__(self, job: VideoJob, device: str, threads: int) -> None:
-        self.job, self.threads = job, threads
+        self.options, self.threads = job.options, threads
         self.processor = load_processor(job.model)
         self.model = load_model("AutoModelForImageTextToText", job.model, device)
         self.chats = self.processor.chat_template is not None
-        self.frames = shown_frames(job.kind, self.processor)
+        self.frames = shown_frames(job.options.kind, self.processor)
         tokenizer = self.processor.tokenizer
         tokenizer.padding_side = "left"
         if tokenizer.pad_token is None:
@@ -237,32 +231,32 @@ class VideoCaptioner:
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
         """Yield the caption of every item: key, video (path), start, end (seconds)."""
         failed: dict[str, Failure] = {}
-        batched = batches(pictures(items, self.frames, self.threads, failed), self.job.batch)
+        batched = batches(pictures(items, self.frames, self.threads, failed), self.options.batch)
         inputs_of = (([key for key, _ in batch], self.inputs([frames for _, frames in batch])) for batch in batched)
         for keys, inputs in prefetched([inputs_of]):
             for key, text in zip(keys, self.write(inputs), strict=True):
-                yield key, caption(self.job.kind, text)
+                yield key, caption(self.options.kind, text)
         yield from failed.items()
 
     def inputs(self, clips: Sequence[list[Image.Image]]) -> Any:
         """Return what the model's own processor makes of each clip's pictures and the question."""
         if self.chats:
             shown = [{"type": "image"}] * self.frames
-            after = f"{_AFTER} {self.job.question}"
+            after = f"{_AFTER} {self.options.asked}"
             words = [{"type": "text", "text": _BEFORE.strip()}, *shown, {"type": "text", "text": after}]
             text = self.processor.apply_chat_template([{"role": "user", "content": words}], add_generation_prompt=True)
             return self.processor(images=list(clips), text=[text] * len(clips), padding=True, return_tensors="pt")
         single = [shown[0] for shown in clips]
         if self.model.config.model_type in _WORDLESS:
             return self.processor(images=single, return_tensors="pt")
-        text = f"Question: {self.job.question} Answer:"
+        text = f"Question: {self.options.asked} Answer:"
         return self.processor(images=single, text=[text] * len(clips), padding=True, return_tensors="pt")
 
     def write(self, inputs: Any) -> list[str]:
         begin = time.monotonic()
         inputs = inputs.to(self.model.device, self.model.dtype)
         with torch.inference_mode():
-            written = self.model.generate(**inputs, max_new_tokens=self.job.max_tokens, do_sample=False)
+            written = self.model.generate(**inputs, max_new_tokens=self.options.max_tokens, do_sample=False)
         # A decoder repeats its prompt; an encoder-decoder does not.
         repeats = "input_ids" in inputs and not self.model.config.get_text_config(decoder=True).is_encoder_decoder
         prompt = inputs["input_ids"].shape[1] if repeats else 0

@@ -11,7 +11,7 @@ A public model reads cached tokens of its own image tower (--model llava-hf/llav
 image-text-to-text or image-to-text model of transformers reads the videos (--model ID --videos data/kitchen).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,44 +43,43 @@ class CaptionOptions(StageOptions):
     batch: int = 16
     """clips captioned at once"""
 
+    @property
+    def asked(self) -> str:
+        """The question that the captioner gets."""
+        return self.question or QUESTIONS[self.kind]
+
 
 def run(options: CaptionOptions) -> dict[str, Any]:
+    folder = options.videos
     if options.batch < 1 or options.max_tokens < 1:
         raise StepDiffError(f"--batch {options.batch}, --max-tokens {options.max_tokens}: both must be at least 1")
-    from stepdiff.annotate.captioning import check_videos, with_videos
-    from stepdiff.annotate.stages.stage import Items, clip_blocks, run_stage
+    if (options.head is None) == (options.model is None):
+        raise StepDiffError("give --head, a trained head, or --model, a public model")
+    if options.model is not None and (options.view is None) == (folder is None):
+        raise StepDiffError("--model needs --view, cached tokens of its image tower, or --videos, a folder")
+    if options.head is not None and folder is not None:
+        raise StepDiffError("--head reads cached tokens, not videos: leave out --videos")
+    if options.head is not None and options.kind == "objects" and options.view is None:
+        raise StepDiffError("object captions read centre frames: give --view, made by featurize --sampling centre")
+    from stepdiff.annotate.captioning import TokenJob, VideoJob, check_videos, with_videos
+    from stepdiff.annotate.stages.stage import Items, absolute, clip_blocks, run_stage
+    from stepdiff.common.workers.cluster import refuse_relative
     from store import Store
 
-    job, folder, columns = make_job(options), options.videos, ["video", "start", "end"]
-    items = Items(lambda: clip_blocks(Store.open(options.store), options.split, columns if folder else []))
+    given = [(f"--{name}", getattr(options, name)) for name in ("head", "videos")]
+    refuse_relative([(name, path) for name, path in given if path is not None])
+    job: Job
+    if options.model is not None and folder is not None:
+        job = VideoJob(options, options.model)
+    else:
+        head = options.head and str(Path(options.head).expanduser().absolute())
+        job = TokenJob(replace(options, store=absolute(options.store), head=head))
+    columns = ["video", "start", "end"] if folder else []
+    items = Items(lambda: clip_blocks(Store.open(options.store), options.split, columns))
     if folder is not None:
         check_videos(items.blocks(), folder)
         items = Items(items.blocks, lambda shard, rows: with_videos(rows, folder))
     return run_stage(options, f"captions-{options.kind}", job, items)
-
-
-def make_job(options: CaptionOptions) -> Job:
-    """Return the job of the chosen captioner. StepDiffError: none is chosen, or more than one."""
-    from stepdiff.annotate.captioning import TokenJob, VideoJob
-    from stepdiff.annotate.stages.stage import absolute
-    from stepdiff.common.workers.cluster import refuse_relative
-
-    question = options.question or QUESTIONS[options.kind]
-    if (options.head is None) == (options.model is None):
-        raise StepDiffError("give --head, a trained head, or --model, a public model")
-    if options.model is not None and (options.view is None) == (options.videos is None):
-        raise StepDiffError("--model needs --view, cached tokens of its image tower, or --videos, a folder")
-    if options.head is not None and options.videos is not None:
-        raise StepDiffError("--head reads cached tokens, not videos: leave out --videos")
-    given = [(f"--{name}", getattr(options, name)) for name in ("head", "videos")]
-    refuse_relative([(name, path) for name, path in given if path is not None])
-    if options.model is not None and options.videos is not None:
-        return VideoJob(options.kind, options.model, question, options.max_tokens, options.batch)
-    if options.head is not None and options.kind == "objects" and options.view is None:
-        raise StepDiffError("object captions read centre frames: give --view, made by featurize --sampling centre")
-    head = options.head and str(Path(options.head).expanduser().absolute())
-    limits = (options.max_tokens, options.batch)
-    return TokenJob(absolute(options.store), options.kind, head, options.model, options.view, question, *limits)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -111,8 +111,7 @@ def run(options: DescribeOptions) -> dict[str, Any]:
 
     from heads.data.clip_texts import ClipTexts
     from stepdiff.annotate.grounding import GROUNDED
-    from stepdiff.annotate.stages.stage import Items, clip_blocks, run_stage
-    from stepdiff.annotate.stages.versions import chosen
+    from stepdiff.annotate.stages.stage import Items, chosen, clip_blocks, run_stage
     from store import Store
 
     store = Store.open(options.store)

@@ -18,21 +18,122 @@ Guarantees
 """
 
 import json
-from collections.abc import Sequence
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from statistics import median
+from typing import Any, Literal
 
+import numpy as np
+
+from stepdiff.annotate.people.answers import latest, read_collected, show_refused, write_answers, write_table
+from stepdiff.annotate.people.form import Answer, Form, Task, defaults, plain, read_task
+from stepdiff.annotate.people.label_studio import configuration, tasks_of
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import incomplete, parse
 from stepdiff.common.errors import StepDiffError
-
-if TYPE_CHECKING:
-    from stepdiff.annotate.people.form import Answer, Form
-    from stepdiff.annotate.people.task import Task
-
+from stepdiff.common.io.files import write_text
+from stepdiff.common.streams import generator
+from stepdiff.tasks.testsets import OTHER_STEP, TARGETS, DiffCap, DiffRank, write_test_set
 
 OUTPUTS = ("diffcap", "diffrank", "answers", "csv", "label_studio", "label_studio_config")
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What people found about a pair together."""
+
+    reference: str
+    candidate: str
+    people: int
+    scores: Mapping[str, int]  # 5 = not different, 1 = very different
+    texts: Mapping[tuple[str, str, str], tuple[str, ...]]
+    """(left clip, right clip, category) -> texts, which say how the right clip differs"""
+    adjudicated: bool
+
+
+def decide(answers: Iterable[Answer]) -> tuple[list[Decided], list[str]]:
+    """Return what was decided about each pair, and the ids of rejected pairs.
+
+    Only work counts, an adjudication wins over it, and a pair that at least half of its people reject is rejected. A
+    score is the median over people, a half rounded down: where two people disagree about a difference, there is one.
+    """
+    by_pair: dict[str, list[Answer]] = defaultdict(list)
+    for answer in latest(answers):
+        if answer.kind in ("work", "adjudication"):
+            by_pair[answer.pair].append(answer)
+    decided, rejected = [], []
+    for pair, given in by_pair.items():
+        final = [answer for answer in given if answer.kind == "adjudication"]
+        counted = [max(reversed(final), key=lambda answer: answer.time)] if final else given
+        accepting = [answer for answer in counted if answer.rejected is None]
+        if 2 * len(accepting) <= len(counted):
+            rejected.append(pair)
+            continue
+        scores: dict[str, list[int]] = defaultdict(list)
+        texts: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+        for answer in accepting:
+            for category, difference in answer.differences.items():
+                scores[category].append(difference.score)
+                if difference.text.strip():
+                    texts[*answer.shown, category].append(difference.text.strip())
+        decided.append(
+            Decided(
+                reference=counted[0].reference,
+                candidate=counted[0].candidate,
+                people=len(accepting),
+                scores={category: math.floor(median(values)) for category, values in scores.items()},
+                texts={key: tuple(dict.fromkeys(written)) for key, written in texts.items()},
+                adjudicated=bool(final),
+            )
+        )
+    return decided, rejected
+
+
+def diffcap_rows(decided: Iterable[Decided]) -> list[DiffCap]:
+    """Return one row for each category and direction of a pair in which at least one person wrote a text.
+
+    A text says how the right video differs from the left one, so the left clip is the row's reference.
+    """
+    return [DiffCap(*key, texts) for pair in decided for key, texts in pair.texts.items()]
+
+
+def diffrank_rows(decided: Sequence[Decided], steps: Mapping[str, str] | None = None, seed: int = 0) -> list[DiffRank]:
+    """Return rows of DiffRank, those of one reference next to each other.
+
+    A score has no direction, so each clip of a pair is a reference. It has the same targets, TARGETS at most, in every
+    category in which all of them have a score. A category in which all targets have the same score is left out, because
+    it ranks nothing. `steps` (clip -> its step) allows targets of another step; `seed` decides which targets are taken,
+    and their order.
+    """
+    near: dict[str, dict[str, Mapping[str, int]]] = defaultdict(dict)
+    for pair in decided:
+        near[pair.reference][pair.candidate] = near[pair.candidate][pair.reference] = pair.scores
+    categories = list(dict.fromkeys(category for pair in decided for category in pair.scores))
+    steps = steps or {}
+    clips = sorted(clip for clip in near if clip in steps)
+    rows = []
+    for reference, scores in near.items():
+        rng = generator(seed, "DiffRank rows of answers", reference)
+        step = steps.get(reference)
+        others = [clip for clip in clips if step is not None and steps[clip] != step and clip not in scores]
+        foreign = int(rng.choice(OTHER_STEP)) if others else 0
+        near_clips = _some(rng, sorted(scores), TARGETS - foreign)
+        drawn = _some(rng, others, TARGETS - len(near_clips))
+        chosen = _some(rng, [*near_clips, *drawn], TARGETS)
+        for category in categories:
+            known = [0 if clip in drawn else scores[clip].get(category) for clip in chosen]
+            values = tuple(score for score in known if score is not None)
+            if len(values) == len(chosen) and len(set(values)) > 1:
+                rows.append(DiffRank(reference, tuple(chosen), category, values))
+    return rows
+
+
+def _some(rng: np.random.Generator, clips: Sequence[str], most: int) -> list[str]:
+    """Return at most `most` of the clips, in random order."""
+    return [clips[place] for place in rng.permutation(len(clips))[:most]]
 
 
 @dataclass(frozen=True)
@@ -68,13 +169,6 @@ class ExportOptions:
 
 
 def run(options: ExportOptions) -> dict[str, Any]:
-    from stepdiff.annotate.people import export
-    from stepdiff.annotate.people.answers import read_collected, write_answers, write_table
-    from stepdiff.annotate.people.label_studio import configuration, tasks_of
-    from stepdiff.annotate.people.task import read_task
-    from stepdiff.common.io.files import write_text
-    from stepdiff.tasks.testsets import write_test_set
-
     if options.captaincook is not None:
         return _of_mistakes(options)
     written = {name: getattr(options, name) for name in OUTPUTS if getattr(options, name) is not None}
@@ -84,14 +178,14 @@ def run(options: ExportOptions) -> dict[str, Any]:
     task = None if options.task is None else read_task(options.task)
     refused: list[str] = []
     answers = [] if options.file is None else read_collected(options.file, refused.append)
-    decided, rejected = export.decide(answers)
+    decided, rejected = decide(answers)
     rows: dict[str, int] = {}
     if options.diffcap is not None:
-        diffcap = export.diffcap_rows(decided)
+        diffcap = diffcap_rows(decided)
         write_test_set("diffcap", options.diffcap, diffcap)
         rows["diffcap"] = len(diffcap)
     if options.diffrank is not None:
-        diffrank = export.diffrank_rows(decided, _steps(options, task), seed=options.seed)
+        diffrank = diffrank_rows(decided, _steps(options, task), seed=options.seed)
         write_test_set("diffrank", options.diffrank, diffrank)
         rows["diffrank"] = len(diffrank)
     if options.answers is not None:
@@ -117,8 +211,7 @@ def run(options: ExportOptions) -> dict[str, Any]:
 
 def _of_mistakes(options: ExportOptions) -> dict[str, Any]:
     """Write the mistakes of CaptainCook4D as DiffCap rows; return the record."""
-    from stepdiff.tasks.benchmarks.captaincook import diffcap_rows
-    from stepdiff.tasks.testsets import write_test_set
+    from stepdiff.tasks.benchmarks import captaincook
 
     others = ("file", "task", "store", *(name for name in OUTPUTS if name != "diffcap"))
     if given := [name.replace("_", "-") for name in others if getattr(options, name) is not None]:
@@ -126,7 +219,7 @@ def _of_mistakes(options: ExportOptions) -> dict[str, Any]:
         raise StepDiffError(f"--captaincook is annotations of its own; leave out {named}")
     if options.captaincook is None or options.diffcap is None:
         raise StepDiffError("--captaincook needs --diffcap, the file to write")
-    rows, left_out = diffcap_rows(Path(options.captaincook), options.part)
+    rows, left_out = captaincook.diffcap_rows(Path(options.captaincook), options.part)
     if not rows:
         raise StepDiffError(
             f"{options.captaincook}: no mistake of its part {options.part!r} is a row; give another part"
@@ -136,7 +229,7 @@ def _of_mistakes(options: ExportOptions) -> dict[str, Any]:
     return {"rows": {"diffcap": len(rows)}, "written": written, "left_out": left_out, "failed": []}
 
 
-def _steps(options: ExportOptions, task: "Task | None") -> dict[str, str]:
+def _steps(options: ExportOptions, task: Task | None) -> dict[str, str]:
     if options.store is not None:
         from heads.data.hold_out import known_clips
         from store import Store
@@ -149,10 +242,8 @@ def _steps(options: ExportOptions, task: "Task | None") -> dict[str, str]:
     return {clip: pair.step for pair in pairs for clip in (pair.reference, pair.candidate) if pair.step}
 
 
-def _form(answers: "Sequence[Answer]") -> "Form":
+def _form(answers: Sequence[Answer]) -> Form:
     """Return a form with the categories of the answers; the default ones keep their rubric."""
-    from stepdiff.annotate.people.task import defaults, plain
-
     usual = defaults()
     known = {category.name: category for category in usual.categories}
     names = dict.fromkeys(name for answer in answers for name in answer.differences)
@@ -160,8 +251,6 @@ def _form(answers: "Sequence[Answer]") -> "Form":
 
 
 def show(record: dict[str, Any]) -> None:
-    from stepdiff.annotate.people.answers import show_refused
-
     show_refused(record)
     counts = "{answers:,} answers about {pairs:,} pairs: {rejected:,} pairs rejected, {adjudicated:,} adjudicated"
     if "answers" in record:

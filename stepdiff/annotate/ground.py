@@ -53,9 +53,10 @@ def run(options: GroundOptions) -> dict[str, Any]:
         raise StepDiffError(f"--threshold {options.threshold}: a score lies between 0 and 1")
     import polars as pl
 
+    from heads.data.clips import Features
     from stepdiff.annotate.captioning import check_videos, with_videos
-    from stepdiff.annotate.stages.stage import Items, clip_blocks, run_stage
-    from stepdiff.annotate.stages.versions import chosen
+    from stepdiff.annotate.grounding import DetectorJob, RowSet, SpaceJob, sha256_of_keys
+    from stepdiff.annotate.stages.stage import Items, absolute, chosen, clip_blocks, run_stage
     from stepdiff.common.workers.cluster import refuse_relative
     from store import Store
 
@@ -73,25 +74,18 @@ def run(options: GroundOptions) -> dict[str, Any]:
     items = Items(lambda: clip_blocks(store, options.split, columns), complete)
     if options.videos is not None:
         check_videos(items.blocks(), options.videos)
-    return run_stage(options, STAGE, make_job(options, {CAPTIONS: captions.name}), items)
-
-
-def make_job(options: GroundOptions, reads: dict[str, str]) -> Job:
-    """Return the job of the chosen scorer. A mean covers all clips of the view: all splits are scored alike."""
-    from heads.data.clips import Features
-    from stepdiff.annotate.grounding import DetectorJob, RowSet, SpaceJob, sha256_of_keys
-    from stepdiff.annotate.stages.stage import absolute, clip_blocks
-    from store import Store
-
+    job: Job
     if options.model is not None:
-        return DetectorJob(options.model, options.threshold, reads)
-    assert options.view is not None
-    head = options.head and str(Path(options.head).expanduser().absolute())
-    store = Store.open(options.store)
-    features = Features(store, options.view, "embedding")
-    others = RowSet.of(features.present(block)["row"].to_numpy() for block in clip_blocks(store, None))
-    mean_over = sha256_of_keys(store.catalog("clips"), others)
-    return SpaceJob(absolute(options.store), options.view, head, options.weights, others, mean_over, reads)
+        job = DetectorJob(options.model, options.threshold, {CAPTIONS: captions.name})
+    else:
+        assert options.view is not None
+        head = options.head and str(Path(options.head).expanduser().absolute())
+        features = Features(store, options.view, "embedding")
+        # of all splits, which are scored alike
+        others = RowSet.of(features.present(block)["row"].to_numpy() for block in clip_blocks(store, None))
+        mean_over, reads = sha256_of_keys(store.catalog("clips"), others), {CAPTIONS: captions.name}
+        job = SpaceJob(absolute(options.store), options.view, head, options.weights, others, mean_over, reads)
+    return run_stage(options, STAGE, job, items)
 
 
 def main(argv: list[str] | None = None) -> int:

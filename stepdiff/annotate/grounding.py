@@ -48,8 +48,7 @@ _GROUP = 2**13  # keys of each sorted run that are in memory while runs are merg
 class RowSet:
     """A set of rows that is small enough to be sent to every worker: 17 MB for 136 million rows."""
 
-    bits: bytes = field(repr=False)
-    """of the rows from 0 on, the first row in the highest bit"""
+    bits: bytes = field(repr=False)  # of the rows from 0 on, the first row in the highest bit
 
     @classmethod
     def of(cls, blocks: Iterable[Int64[np.ndarray, " _"]]) -> "RowSet":

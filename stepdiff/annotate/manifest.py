@@ -195,9 +195,8 @@ def _of_test_sets(options: ManifestOptions) -> Iterator["pl.DataFrame"]:
     from stepdiff.tasks.testsets import split_clip
 
     clips = read_test_clips(options.test_sets)
-    videos = pl.Series([split_clip(clip)[0] for clip in clips["key"]], dtype=pl.String)
-    columns = {"clip": clips["key"], "video": videos, "start": clips["start"], "end": clips["end"]}
-    yield pl.DataFrame(columns).with_columns(split=pl.lit("test"))
+    videos = pl.Series("video", [split_clip(clip)[0] for clip in clips["key"]], pl.String)
+    yield clips.select(pl.col("key").alias("clip"), videos, "start", "end", pl.lit("test").alias("split"))
 
 
 def _keep_published(out: Path, folder: Path) -> None:

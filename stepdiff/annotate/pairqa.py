@@ -58,8 +58,7 @@ def run(options: PairQAOptions) -> dict[str, Any]:
     from heads.models.language_model import pick_device
     from stepdiff.annotate.qa import questions
     from stepdiff.annotate.qa.prompts import PAIRQA
-    from stepdiff.annotate.stages.stage import run_stage
-    from stepdiff.annotate.stages.versions import Version, chosen
+    from stepdiff.annotate.stages.stage import Items, Version, chosen, run_stage
     from stepdiff.common.io.files import write_pieces, write_text
     from stepdiff.common.io.jsonl import object_line
     from stepdiff.common.progress import say
@@ -87,7 +86,7 @@ def run(options: PairQAOptions) -> dict[str, Any]:
         tuple(texts.provenance),
         hashlib.sha256(read).hexdigest(),
     )
-    stage = run_stage(options, questions.STAGE, job, to_answer)
+    stage = run_stage(options, questions.STAGE, job, Items(lambda: [to_answer.sort("row")]))
     record = {**stage, "out": options.out, "pairs": pairs.height}
     record["undescribed"] = pairs.height - described.height
     record["hold_out"] = hold_out.record()

@@ -6,8 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from stepdiff.annotate.people.form import KINDS, Answer, Difference
-from stepdiff.annotate.people.task import Task, defaults
+from stepdiff.annotate.people.form import KINDS, Answer, Difference, Task, defaults
 
 CATEGORIES = ("Ingredients", "Tools/Equipment", "Technique", "Actions", "Visuals")
 

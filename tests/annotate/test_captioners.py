@@ -32,6 +32,7 @@ from stepdiff.annotate.captioning import (
     pictures,
     with_videos,
 )
+from stepdiff.annotate.captions import CaptionOptions
 from stepdiff.annotate.grounding import (
     GROUNDED,
     MOST,
@@ -46,7 +47,7 @@ from stepdiff.annotate.grounding import (
 )
 from stepdiff.annotate.qa.prompts import CaptionKind
 from stepdiff.annotate.stages.job import Answer, Failure, Item
-from stepdiff.annotate.stages.versions import chosen
+from stepdiff.annotate.stages.stage import chosen
 from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store
 from tests.featurize import hf_models
@@ -102,9 +103,14 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_lm: str) -> Path:
     return folder
 
 
+def caption_options(world: Path, **more: Any) -> CaptionOptions:
+    return CaptionOptions(
+        store=str(world / "features"), kind="action", head=str(world / "run"), question=ASKED, max_tokens=8, **more
+    )
+
+
 def captioner(world: Path, view: str | None = None, batch: int = 4) -> TokenCaptioner:
-    job = TokenJob(str(world / "features"), "action", str(world / "run"), None, view, ASKED, 8, batch)
-    return job.load("cpu", 1)
+    return TokenJob(caption_options(world, view=view, batch=batch)).load("cpu", 1)
 
 
 ITEMS: list[Item] = [{"key": key} for key in TOKEN_CLIPS]
@@ -145,10 +151,10 @@ def test_a_view_of_another_encoder_is_refused(world: Path) -> None:
 
 @pytest.mark.full
 def test_provenance_contains_head_view_and_question(world: Path) -> None:
-    job = TokenJob(str(world / "features"), "action", str(world / "run"), None, None, ASKED, 8, 4)
-    same = dataclasses.replace(job, batch=9)
+    options = caption_options(world, batch=4)
+    job, same = TokenJob(options), TokenJob(dataclasses.replace(options, batch=9))
     changes = ({"view": "centre"}, {"question": "What?"}, {"max_tokens": 9})
-    others = [dataclasses.replace(job, **change) for change in changes]  # type: ignore[arg-type]
+    others = [TokenJob(dataclasses.replace(options, **change)) for change in changes]  # type: ignore[arg-type]
     assert job.provenance() == same.provenance()
     assert len({json.dumps(each.provenance(), sort_keys=True) for each in (job, *others)}) == 4
     assert len(job.provenance()["weights"]) == 64
@@ -212,7 +218,8 @@ def video_clips(video: Path) -> list[Item]:
 
 
 def video_captioner(model: Path, kind: CaptionKind = "action", batch: int = 2) -> VideoCaptioner:
-    return VideoJob(kind, str(model), ASKED, 8, batch).load("cpu", 1)
+    options = CaptionOptions(store="unused", kind=kind, question=ASKED, max_tokens=8, batch=batch)
+    return VideoJob(options, str(model)).load("cpu", 1)
 
 
 def test_pictures_are_uncropped_and_upright(video: Path) -> None:

@@ -15,13 +15,11 @@ from PIL import Image
 
 from stepdiff.annotate import agreement as command
 from stepdiff.annotate import statistics as statistics_command
-from stepdiff.annotate.people.agreement import Person, Ratings, agreement, figures, from_others, two_of_three
+from stepdiff.annotate.agreement import Person, Ratings, agreement, figures, flags, from_others, two_of_three
 from stepdiff.annotate.people.answers import latest, read_collected, write_answers
-from stepdiff.annotate.people.flags import flags
-from stepdiff.annotate.people.form import Answer, Difference
+from stepdiff.annotate.people.form import Answer, Difference, read_task
 from stepdiff.annotate.people.pictures import clouds_figure, scores_figure
-from stepdiff.annotate.people.statistics import BINS, Collection, aggregates, read_files, statistics_of, terms
-from stepdiff.annotate.people.task import read_task
+from stepdiff.annotate.statistics import BINS, Collection, aggregates, read_files, statistics_of, terms
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.testsets import DiffCap, DiffRank, write_test_set
 from tests.refusals import refuses

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 
 from stepdiff.annotate import agreement, export, statistics
 from stepdiff.annotate import export as command
+from stepdiff.annotate.export import decide, diffcap_rows, diffrank_rows
 from stepdiff.annotate.people.answers import (
     COLUMNS,
     latest,
@@ -25,10 +26,8 @@ from stepdiff.annotate.people.answers import (
     write_answers,
     write_table,
 )
-from stepdiff.annotate.people.export import decide, diffcap_rows, diffrank_rows
-from stepdiff.annotate.people.form import Answer, Difference
+from stepdiff.annotate.people.form import REJECT_REASONS, Answer, Difference, Pair, defaults, read_pairs, read_task
 from stepdiff.annotate.people.label_studio import configuration, placed_answers, tasks_of
-from stepdiff.annotate.people.task import REJECT_REASONS, Pair, defaults, read_pairs, read_task
 from stepdiff.annotate.qa.pair_choice import SCHEMA
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.jsonl import object_line

@@ -17,8 +17,19 @@ from stepdiff.annotate.describe import DescribeJob, Describer, one_line
 from stepdiff.annotate.grounding import GROUNDED, SCORES
 from stepdiff.annotate.qa.prompts import DESCRIBE, Message, read_prompt
 from stepdiff.annotate.stages.job import Failure, StageOptions
-from stepdiff.annotate.stages.stage import SHARD, Answered, StageWorkerOptions, Worker, pending, run_stage
-from stepdiff.annotate.stages.versions import SCHEMA, Version, chosen, versions
+from stepdiff.annotate.stages.stage import (
+    SCHEMA,
+    SHARD,
+    Answered,
+    Items,
+    StageWorkerOptions,
+    Version,
+    Worker,
+    chosen,
+    pending,
+    run_stage,
+    versions,
+)
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import sealed as table
 from stepdiff.common.io.locks import locked
@@ -32,10 +43,11 @@ from tests.refusals import refuses
 from .conftest import CLIPS
 
 
-def items(words: list[str | None]) -> pl.DataFrame:
+def items(words: list[str | None]) -> Items:
     """Return items of which four are in a shard."""
     rows = range(0, SHARD // 4 * len(words), SHARD // 4)
-    return pl.DataFrame({"key": [f"v_{place}_1" for place in range(len(words))], "row": rows, "narration": words})
+    frame = pl.DataFrame({"key": [f"v_{place}_1" for place in range(len(words))], "row": rows, "narration": words})
+    return Items(lambda: [frame])
 
 
 @pytest.fixture
@@ -47,7 +59,7 @@ def lines(job: Shout) -> list[str]:
     return Path(job.log).read_text().split() if Path(job.log).exists() else []
 
 
-def work(store: Store, job: Shout, asked: pl.DataFrame, retry_failed: bool = False) -> list[Answered]:
+def work(store: Store, job: Shout, asked: Items, retry_failed: bool = False) -> list[Answered]:
     """Run a stage without Ray: one worker in this process."""
     version = Version(store, "shout", job.provenance())
     version.create()

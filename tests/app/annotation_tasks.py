@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, select
 
-from stepdiff.annotate.people.task import Task
+from stepdiff.annotate.people.form import Task
 from stepdiff.app.annotating.database import Database
 from stepdiff.app.annotating.events import METADATA, Event, apply, events
 from stepdiff.app.annotating.service import Annotating, list_pairs

@@ -13,21 +13,16 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import TypeAdapter
 
-from stepdiff.annotate.people.files import first_byte, read_objects, read_text
-from stepdiff.annotate.people.form import Answer, Difference, Kind, answer_of
+from stepdiff.annotate.people.form import Answer, Difference, Kind, answer_of, read_text
 from stepdiff.annotate.people.label_studio import placed_answers
 from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import write_pieces, write_text
-from stepdiff.common.io.jsonl import object_line
-from stepdiff.common.io.tables import escaped, unescaped
-
-if TYPE_CHECKING:
-    pass
+from stepdiff.common.io.files import open_regular, write_pieces, write_text
+from stepdiff.common.io.jsonl import object_line, read_objects
 
 FORMS = "JSON lines or CSV of collected answers, a Label Studio export, or user_inputs.json of ConViS-Bench"
 HEAD = ("pair", "reference", "candidate", "annotator", "kind", "submitted", "left", "seconds", "keystep", "rejected")
@@ -76,6 +71,12 @@ def show_refused(record: dict[str, Any]) -> None:
         print(f"refused: {line}", file=sys.stderr)
 
 
+def first_byte(path: str | Path) -> bytes:
+    """Return the first byte that is not white space, empty where the file has none in its first MiB."""
+    with open_regular(path) as file:
+        return file.read(2**20).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+
+
 def _read(path: str | Path, refused: Callable[[str], None] | None) -> list[Answer]:
     first = first_byte(path)
     if first == b"{":
@@ -93,11 +94,8 @@ def _read(path: str | Path, refused: Callable[[str], None] | None) -> list[Answe
     return [answer for _, answer in placed_answers(rows, str(path), refused)]
 
 
-# ------------------------------------------------------------------------------------------------- JSON lines
-
-
 def read_answers(path: str | Path) -> Iterator[Answer]:
-    """Yield the answers of a file of JSON lines, one line in memory at a time."""
+    """Yield the answers of a file of JSON lines."""
     for place, keys in read_objects(path):
         yield answer_of(keys, f"{place}: ")
 
@@ -107,10 +105,9 @@ def write_answers(path: str | Path, answers: Iterable[Answer]) -> None:
     write_pieces(Path(path), (object_line(asdict(answer)).encode() for answer in answers))
 
 
-# -------------------------------------------------------------------------------------------------------- CSV
-
-
 def write_table(path: str | Path, answers: Iterable[Answer]) -> None:
+    from stepdiff.common.io.tables import escaped
+
     text = io.StringIO()
     # With another end of lines the module would not quote a text with a lone carriage return.
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\r\n")
@@ -126,6 +123,8 @@ def write_table(path: str | Path, answers: Iterable[Answer]) -> None:
 
 def read_table(path: str | Path) -> list[Answer]:
     """Return the answers of a CSV, in the order of their first rows; rows may be in any order."""
+    from stepdiff.common.io.tables import unescaped
+
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         rows = list(reader)
@@ -161,9 +160,6 @@ def _number(text: str) -> int | float | str:
     except ValueError:
         return text
     return int(value) if value.is_integer() else value
-
-
-# ----------------------------------------------------------------------------------------------- ConViS-Bench
 
 
 def _convis(path: str | Path, rows: Sequence[dict[str, Any]]) -> list[Answer]:

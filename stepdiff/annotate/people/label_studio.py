@@ -22,13 +22,11 @@ from xml.etree import ElementTree
 
 from pydantic import AfterValidator, BaseModel, Field, Strict
 
-from stepdiff.annotate.people.form import SCORES, Answer, Form, answer_of
-from stepdiff.annotate.people.task import Task, plain
+from stepdiff.annotate.people.form import SCORES, Answer, Form, Task, answer_of, plain
 from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
 
-SKIPPED = "skipped"
-"""the reason of a pair that was skipped in Label Studio"""
+SKIPPED = "skipped"  # the reason of a pair that was skipped in Label Studio
 CORRECT = "Correct this in Label Studio and export again."
 _RECORD = ("annotator", "kind", "submitted", "seconds")
 _HINT = "make the project with the configuration that stepdiff annotate export writes"

@@ -12,17 +12,15 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
 from stepdiff.annotate.people.form import DIRECTION, HIGHEST, LOWEST, SCORES
-from stepdiff.annotate.people.statistics import BINS, Statistics
+from stepdiff.annotate.statistics import BINS, Statistics
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 """of categories; safe for colour-blind readers (Okabe and Ito)"""
 INKS = ("#0072b2", "#b34f00", "#007a57", "#a8527f", "#8a6000", "#2b7ba8", "#555555")
 """the same for words, dark enough to read on white"""
 FONT = "DejaVu Sans"
-SIZE, SCALE = (960, 600), 2
-"""width and height of a cloud in pixels; words are placed on every second one"""
-WORDS, LONGEST = 32, 40
-"""words of a cloud and letters of a word, at most"""
+SIZE, SCALE = (960, 600), 2  # width and height of a cloud in pixels; words are placed on every second one
+WORDS, LONGEST = 32, 40  # words of a cloud and letters of a word, at most
 _SAMPLE = {"fontsize": 8, "color": "#555555"}
 
 

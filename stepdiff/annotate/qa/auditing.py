@@ -6,10 +6,9 @@ read as HTML. page.html is its template.
 
 import base64
 import io
-import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -26,11 +25,10 @@ from featurize.video.decode import Clip, read_clips
 from featurize.video.picture import Crop
 from heads.data.catalog_rows import knows_splits
 from heads.data.hold_out import REASONS, HoldOut
-from stepdiff.annotate.people.files import read_text
+from stepdiff.annotate.people.form import read_text
 from stepdiff.annotate.qa.questions import Question
 from stepdiff.annotate.qa.reading import names_one
 from stepdiff.common.checked import checked
-from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.jsonl import read_objects
 from stepdiff.common.look import look
 from stepdiff.common.streams import generator
@@ -44,6 +42,8 @@ _QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.
 
 def figures(rows: Sequence[Question]) -> dict[str, Any]:
     pairs = Counter((row.reference, row.candidate) for row in rows)
+    worded = [row for row in rows if row.type != 3]  # by the language model
+    texts = {"questions": [row.question for row in worded], "answers": [row.answer for row in worded]}
     return {
         "questions": len(rows),
         "pairs": len({frozenset(pair) for pair in pairs}),
@@ -51,16 +51,10 @@ def figures(rows: Sequence[Question]) -> dict[str, Any]:
         "clips": len({clip for pair in pairs for clip in pair}),
         "types": dict(sorted(Counter(str(row.type) for row in rows).items())),
         "answers": _answers(rows),
-        "words": {name: _lengths([len(text.split()) for text in texts]) for name, texts in _texts(rows)},
-        "different": {name: len(set(texts)) for name, texts in _texts(rows)},
-        "n_grams": {name: {str(n): _n_grams(texts, n) for n in N_GRAMS} for name, texts in _texts(rows)},
+        "words": {name: _lengths([len(text.split()) for text in own]) for name, own in texts.items()},
+        "different": {name: len(set(own)) for name, own in texts.items()},
+        "n_grams": {name: {str(n): _n_grams(own, n) for n in N_GRAMS} for name, own in texts.items()},
     }
-
-
-def _texts(rows: Sequence[Question]) -> Iterable[tuple[str, list[str]]]:
-    """Return the language model's own questions and answers: those of type 3 are fixed."""
-    worded = [row for row in rows if row.type != 3]
-    return ("questions", [row.question for row in worded]), ("answers", [row.answer for row in worded])
 
 
 def _answers(rows: Sequence[Question]) -> dict[str, int]:
@@ -81,10 +75,7 @@ def _lengths(words: Sequence[int]) -> dict[str, Any]:
 
 
 def _n_grams(texts: Sequence[str], n: int) -> list[tuple[str, int]]:
-    counts = Counter[str]()
-    for text, times in Counter(texts).items():
-        for gram in set(_runs(text, n)):
-            counts[gram] += times
+    counts = Counter(gram for text in texts for gram in set(_runs(text, n)))
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MOST]
 
 
@@ -237,8 +228,5 @@ def read_record(path: Path) -> dict[str, Any] | None:
     record = path.with_suffix(".record.json")
     if not record.exists():
         return None
-    try:
-        return checked(_Record.model_validate, json.loads(read_text(record))).model_dump()
-    except (StepDiffError, ValueError, RecursionError) as error:
-        why = f"not a record of stepdiff annotate pairqa ({error})"
-        raise StepDiffError(f"{record}: {why}; run that again, or remove it") from error
+    where, advice = f"{record}: not a record of stepdiff annotate pairqa (", "); run that again, or remove it"
+    return checked(_Record.model_validate_json, read_text(record), where, advice).model_dump()

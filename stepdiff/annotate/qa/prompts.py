@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from heads.llm.model import Message
-from stepdiff.common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError, first_line
 from stepdiff.common.io import yaml_file
 
 # (S1) for a captioning model, after the system prompt (stepdiff.tasks.prompts.SYSTEM).
@@ -105,5 +105,5 @@ def read_prompt(path: str | None, published: Prompt) -> Prompt:
     except StepDiffError as error:
         raise StepDiffError(f"{error}; no prompt of `system` and `user` was read") from None
     except (KeyError, TypeError) as error:
-        why = str(error).strip().splitlines()[0]
-        raise StepDiffError(f"{path}: no prompt of `system` and `user` ({why}); write both as YAML") from None
+        why = f"no prompt of `system` and `user` ({first_line(error)})"
+        raise StepDiffError(f"{path}: {why}; write both as YAML") from None

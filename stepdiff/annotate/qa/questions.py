@@ -25,7 +25,7 @@ from stepdiff.annotate.qa.prompts import PAIRQA
 from stepdiff.annotate.qa.reading import QA, Dropped, named, names_one, read_pairs, read_yes_no, turned, unsure
 from stepdiff.annotate.stages.job import Annotator, Answer, Failure, Item
 from stepdiff.common.checked import checked
-from stepdiff.common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError, first_line
 from stepdiff.common.io.jsonl import read_objects
 from stepdiff.tasks.captions import Embed
 from stepdiff.tasks.prompts import MAIN_ACTION, NO, SIMILAR_QUESTION, VIDEOS
@@ -85,8 +85,8 @@ def read_pairs_file(path: str) -> pl.DataFrame:
     try:
         frame = pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        why = str(error).strip().splitlines()[0]
-        raise StepDiffError(f"{path}: no pairs can be read ({why}); run stepdiff annotate pairs") from None
+        why = f"no pairs can be read ({first_line(error)})"
+        raise StepDiffError(f"{path}: {why}; run stepdiff annotate pairs") from None
     if dict(frame.schema) != SCHEMA:
         raise StepDiffError(
             f"{path}: not a file of stepdiff annotate pairs; its columns are {', '.join(frame.columns)}"

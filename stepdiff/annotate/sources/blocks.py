@@ -6,7 +6,7 @@ block has all clips of its videos. What is left out is counted by reason.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -21,12 +21,9 @@ from stepdiff.common.io.tars import is_regular
 from stepdiff.common.progress import progress
 from stepdiff.tasks import registry
 
-ROWS = 2**16
-"""of a block, about"""
-CLIP = {"clip": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64, "split": pl.String}
-"""columns of a block of clips with one text each, which follows them"""
-Clip = tuple[str, str, float, float, str, str]
-"""clip, video, start, end (seconds), split, text"""
+ROWS = 2**16  # of a block, about
+_CLIP = {"clip": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64, "split": pl.String}
+Clip = tuple[str, str, float, float, str, str]  # clip, video, start, end (seconds), split, text
 _MARK = re.compile(r"\{(video|folder|name)\}")
 _TEXTS = ("narration", "caption")
 
@@ -35,38 +32,26 @@ _TEXTS = ("narration", "caption")
 class Selection:
     """Which clips of a source the manifest has, and the numbers of those that were left out."""
 
-    pattern: str
-    """path of a video's file from the folder of the manifest, see `place_of`"""
-    folder: Path
-    """that of the manifest"""
-    look: bool
-    """whether clips are left out whose videos are not on disk"""
+    pattern: str  # path of a video's file from the folder of the manifest, see `place_of`
+    folder: Path  # that of the manifest
+    look: bool  # whether clips are left out whose videos are not on disk
     hold_out: HoldOut
-    least: float | None = None
-    """seconds of a clip, at least"""
-    most: float | None = None
-    """seconds of a clip, at most"""
+    least: float | None = None  # seconds of a clip, at least
+    most: float | None = None  # seconds of a clip, at most
     probe: bool = False
     """whether clips are left out whose video does not open; a clip without an end gets that of its video"""
-    asked: int = 0
-    """clips of the benchmark before any was left out, and its title"""
+    asked: int = 0  # clips of the benchmark before any was left out, and its title
     title: str = ""
-    clips: int = 0
-    """of the manifest, and so are videos and steps"""
+    clips: int = 0  # of the manifest, and so are videos and steps
     videos: int = 0
     steps: set[Any] = field(default_factory=set)
-    texts: Counter[str] = field(default_factory=Counter)
-    """clips with a narration, and with a caption"""
+    texts: Counter[str] = field(default_factory=Counter)  # clips with a narration, and with a caption
     splits: Counter[str] = field(default_factory=Counter)
-    missing: list[str] = field(default_factory=list)
-    """videos of the source that are not on disk"""
-    unreadable: dict[str, str] = field(default_factory=dict)
-    """video -> why its file does not open"""
+    missing: list[str] = field(default_factory=list)  # videos of the source that are not on disk
+    unreadable: dict[str, str] = field(default_factory=dict)  # video -> why its file does not open
     left_out: Counter[str] = field(default_factory=Counter)
-    held: Counter[str] = field(default_factory=Counter)
-    """held-out clips by reason"""
-    held_of: Counter[str] = field(default_factory=Counter)
-    """held-out clips by their split before"""
+    held: Counter[str] = field(default_factory=Counter)  # held-out clips by reason
+    held_of: Counter[str] = field(default_factory=Counter)  # held-out clips by their split before
 
     def of(self, block: pl.DataFrame) -> pl.DataFrame:
         """Return the rows of a block that the manifest has, with the paths of their videos."""
@@ -78,7 +63,7 @@ class Selection:
             block = block.with_columns(
                 end=pl.coalesce("end", pl.col("video").replace_strict(ends, default=None, return_dtype=pl.Float64))
             )
-        on_disk = pl.DataFrame({"video": list(places), "place": list(places.values())}, schema_overrides=_PLACES)
+        on_disk = pl.DataFrame(list(places.items()), {"video": pl.String, "place": pl.String}, orient="row")
         block = block.join(on_disk, on="video", how="inner", maintain_order="left")
         block = self._held_out(block.with_columns(video="place").drop("place"))
         self.clips, self.videos = self.clips + block.height, self.videos + len(places)
@@ -132,14 +117,23 @@ class Selection:
         return block.with_columns(split=pl.when(is_held).then(pl.lit("test")).otherwise("split"))
 
 
-_PLACES = {"video": pl.String, "place": pl.String}
-
-
 def place_of(pattern: str, video: str) -> str:
     """Return the path of a video: {video} is its id; of an id that is a path, {folder} and {name} are its two parts."""
     path = PurePosixPath(video)
     parts = {"video": video, "folder": str(path.parent), "name": path.name}
     return _MARK.sub(lambda mark: parts[mark[1]], pattern)
+
+
+def in_blocks(videos: Iterable[Iterable[Clip]], text: str) -> Iterator[pl.DataFrame]:
+    """Yield the clips of videos in blocks of about ROWS. text: name of their last column."""
+    clips: list[Clip] = []
+    for of_video in videos:
+        clips += of_video
+        if len(clips) >= ROWS:
+            yield pl.DataFrame(clips, _CLIP | {text: pl.String}, orient="row")
+            clips = []
+    if clips:
+        yield pl.DataFrame(clips, _CLIP | {text: pl.String}, orient="row")
 
 
 def benchmark_clips(name: str, data: Path, selection: Selection) -> Iterator[pl.DataFrame]:

@@ -154,10 +154,8 @@ def _read(path: str | Path, validate: Callable[[Any], T]) -> T:
 
 EGOEXO = "docs.ego-exo4d-data.org"
 ASSEMBLY = "github.com/assembly-101/assembly101-annotations"
-RATE = 30
-"""frames a second, in which Assembly101 counts"""
-BEFORE = 8.0
-"""seconds before a moment that an expert comments, our choice: the annotations have the moment only"""
+RATE = 30  # frames a second, in which Assembly101 counts
+BEFORE = 8.0  # seconds before a moment that an expert comments, our choice: the annotations have the moment only
 TWICE = "actions of an interval that has one already"
 
 

@@ -20,40 +20,35 @@ from typing import IO, Any
 
 import polars as pl
 
-from stepdiff.annotate.sources.blocks import CLIP, ROWS, Clip
-from stepdiff.common.errors import StepDiffError
+from stepdiff.annotate.sources.blocks import Clip, in_blocks
+from stepdiff.common.errors import StepDiffError, first_line
 from stepdiff.common.io.files import open_regular, refuse_links_out
 from stepdiff.common.io.tars import DamagedTar, Member, members, safe_name
 from stepdiff.common.progress import progress
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp")
-MOST_CAPTION = 2**20
-"""bytes of a caption or of its .json, at most"""
+MOST_CAPTION = 2**20  # bytes of a caption or of its .json, at most
 NO_CAPTION = "images without a caption"
 NO_IMAGE = "captions without an image"
 NOT_DOWNLOADED = "images that img2dataset did not get"
 REFUSED = "links, devices, sparse files and unsafe names"
 TWICE = "images of a key that has one already"
 _RANGE = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
-_SCHEMA = {**CLIP, "caption": pl.String}
 
 
 def read_images(given: Sequence[str], folder: Path, left_out: Counter[str]) -> Iterator[pl.DataFrame]:
     """Yield blocks of images with captions; their videos are paths from `folder`, where the manifest will be."""
     files = _files(given)
-    images: list[Clip] = []
-    with progress("tar files and tables", len(files), "files") as advance:
-        for file in files:
-            read = _of_tar if file.suffix == ".tar" else _of_table
-            for key, place, caption in read(file, left_out):
-                video = os.path.relpath(place, folder)
-                images.append((f"{file.stem}/{key}", video, 0.0, 1.0, "train", caption))
-                if len(images) == ROWS:
-                    yield pl.DataFrame(images, _SCHEMA, orient="row")
-                    images = []
-            advance(1)
-    if images:
-        yield pl.DataFrame(images, _SCHEMA, orient="row")
+
+    def images() -> Iterator[list[Clip]]:
+        with progress("tar files and tables", len(files), "files") as advance:
+            for file in files:
+                read = _of_tar if file.suffix == ".tar" else _of_table
+                for key, place, caption in read(file, left_out):
+                    yield [(f"{file.stem}/{key}", os.path.relpath(place, folder), 0.0, 1.0, "train", caption)]
+                advance(1)
+
+    return in_blocks(images(), "caption")
 
 
 def _files(given: Iterable[str]) -> list[Path]:
@@ -92,18 +87,16 @@ def _in_folder(path: Path) -> list[Path]:
 def _of_tar(tar: Path, left_out: Counter[str]) -> Iterator[tuple[str, Path, str]]:
     images: dict[str, str] = {}
     captions: dict[str, dict[str, str]] = {}
-    with open_regular(tar, "a tar file") as file:
-        try:
-            for member in members(file, tar):
-                key, kind = _split(member.name)
-                if not member.name:
-                    left_out[REFUSED] += 1
-                elif kind in IMAGES:
-                    left_out[TWICE] += images.setdefault(key, member.name) != member.name
-                elif kind in ("txt", "json") and (text := _caption(file, member, kind)):
-                    captions.setdefault(key, {}).setdefault(kind, text)
-        except DamagedTar as error:
-            left_out[str(error)] += 1
+    for file, member in _members(tar, left_out):
+        folder, slash, last = member.name.rpartition("/")
+        stem, _, kind = last.partition(".")
+        key, kind = folder + slash + stem, kind.lower()
+        if not member.name:
+            left_out[REFUSED] += 1
+        elif kind in IMAGES:
+            left_out[TWICE] += images.setdefault(key, member.name) != member.name
+        elif kind in ("txt", "json") and (text := _caption(file, member, kind)):
+            captions.setdefault(key, {}).setdefault(kind, text)
     left_out[NO_CAPTION] += len(images.keys() - captions.keys())
     left_out[NO_IMAGE] += len(captions.keys() - images.keys())
     for key, name in images.items():
@@ -111,10 +104,13 @@ def _of_tar(tar: Path, left_out: Counter[str]) -> Iterator[tuple[str, Path, str]
             yield key, tar / name, of_key.get("txt") or of_key["json"]
 
 
-def _split(name: str) -> tuple[str, str]:
-    folder, slash, last = name.rpartition("/")
-    stem, _, kind = last.partition(".")
-    return folder + slash + stem, kind.lower()
+def _members(tar: Path, left_out: Counter[str]) -> Iterator[tuple[IO[bytes], Member]]:
+    """Yield the open file and each member before the first damage, which is counted."""
+    with open_regular(tar, "a tar file") as file:
+        try:
+            yield from ((file, member) for member in members(file, tar))
+        except DamagedTar as error:
+            left_out[str(error)] += 1
 
 
 def _caption(file: IO[bytes], member: Member, kind: str) -> str:
@@ -144,10 +140,9 @@ def _of_table(table: Path, left_out: Counter[str]) -> Iterator[tuple[str, Path, 
             raise StepDiffError(f"{table}: no column {min(missing)}; {why}")
         rows = scan.select(pl.col("key", "caption", "status").cast(pl.String)).collect()
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:  # panics on damaged files
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StepDiffError(f"{table}: cannot be read ({why}); copy it again") from error
+        raise StepDiffError(f"{table}: cannot be read ({first_line(error)}); copy it again") from error
     tar = table.with_suffix(".tar")
-    in_tar = _names(tar, left_out) if tar.is_file() else None
+    in_tar = {member.name for _, member in _members(tar, left_out)} if tar.is_file() else None
     for key, caption, status in rows.iter_rows():
         if status != "success":
             left_out[NOT_DOWNLOADED] += 1
@@ -161,22 +156,9 @@ def _of_table(table: Path, left_out: Counter[str]) -> Iterator[tuple[str, Path, 
             yield key, place, text
 
 
-def _names(tar: Path, left_out: Counter[str]) -> set[str]:
-    names = set()
-    with open_regular(tar, "a tar file") as file:
-        try:
-            names |= {member.name for member in members(file, tar)}
-        except DamagedTar as error:
-            left_out[str(error)] += 1
-    return names
-
-
 def _place(folder: Path, tar: Path, key: str, in_tar: set[str] | None) -> Path | None:
     """Return the path of an image: in the tar file, whose names are `in_tar`, or in the folder; None: it has none."""
-    for kind in IMAGES:
-        name = f"{key}.{kind}"
-        if in_tar is not None and name in in_tar:
-            return tar / name
-        if in_tar is None and (folder / name).is_file():
-            return folder / name
+    for name in (f"{key}.{kind}" for kind in IMAGES):
+        if (folder / name).is_file() if in_tar is None else name in in_tar:
+            return (folder if in_tar is None else tar) / name
     return None

@@ -18,7 +18,6 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
-from json.decoder import scanstring  # type: ignore[attr-defined]
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ import numpy as np
 import polars as pl
 
 from featurize.scratch import Buckets
-from stepdiff.annotate.sources.blocks import CLIP, ROWS, Clip
+from stepdiff.annotate.sources.blocks import ROWS, Clip, in_blocks
 from stepdiff.common.errors import StepDiffError
 
 PIECE = 2**22  # characters read at once
@@ -70,12 +69,9 @@ def entries(path: str | Path) -> Iterator[tuple[str, Any]]:
 def _entry(text: str, at: int) -> tuple[str, Any, int] | None:
     """Return the entry at a place, and the place of the comma or brace after it; None if it is incomplete."""
     try:
+        name, at = _DECODER.raw_decode(text, _after_space(text, at))
         at = _after_space(text, at)
-        if text[at] != '"':
-            return None
-        name, at = scanstring(text, at + 1, False)
-        at = _after_space(text, at)
-        if text[at] != ":":
+        if not isinstance(name, str) or text[at] != ":":
             return None
         value, at = _DECODER.raw_decode(text, _after_space(text, at + 1))
         at = _after_space(text, at)
@@ -111,12 +107,7 @@ def read_narration(
                 rows = ((row["start"], row["end"], row["text"]) for row in rows_of(file, "start", "end"))
                 yield video, pieces_of(rows, faults)
     elif path.suffix == ".csv":
-        speech: dict[str, list[tuple[str, str, str]]] = {}
-        for row in rows_of(path, "vid", "timestamp"):  # those of a video need not be consecutive
-            if row["vid"] in videos:
-                speech.setdefault(row["vid"], []).append((row["timestamp"], row["timestamp"], row["text"]))
-        for video, spoken in speech.items():
-            yield video, pieces_of(spoken, faults)
+        yield from _of_csv(path, faults, videos)
     else:
         for video, value in entries(path):
             if video in videos:
@@ -166,11 +157,9 @@ def pieces_of(rows: Iterable[tuple[Any, Any, Any]], faults: Counter[str]) -> lis
     return sorted(pieces, key=lambda piece: piece.start)
 
 
-SECONDS = 3.2
-"""of a clip around a moment: 16 frames at 5 a second, as the authors of HTM-AA train on it"""
+SECONDS = 3.2  # of a clip around a moment: 16 frames at 5 a second, as the authors of HTM-AA train on it
 UNALIGNED = "sentences that are not alignable"
 MOMENT = "sentences of no length"
-_SCHEMA = {**CLIP, "narration": pl.String}
 _SAID = {"video": pl.String, "second": pl.String, "text": pl.String}
 _TOGETHER = 16  # blocks that are divided together
 _PART = 2**27  # bytes of a .csv file in one temporary part, about
@@ -178,14 +167,8 @@ _PART = 2**27  # bytes of a .csv file in one temporary part, about
 
 def read_sentences(path: Path, seconds: float, faults: Counter[str]) -> Iterator[pl.DataFrame]:
     """Yield blocks of clips with narration; `faults` counts the sentences that were left out."""
-    clips: list[Clip] = []
-    for video, pieces in _videos(path, faults):
-        clips += _clips(video, pieces, seconds if path.suffix == ".csv" else None, faults)
-        if len(clips) >= ROWS:
-            yield pl.DataFrame(clips, _SCHEMA, orient="row")
-            clips = []
-    if clips:
-        yield pl.DataFrame(clips, _SCHEMA, orient="row")
+    around = seconds if path.suffix == ".csv" else None
+    return in_blocks((_clips(video, pieces, around, faults) for video, pieces in _videos(path, faults)), "narration")
 
 
 def _videos(path: Path, faults: Counter[str]) -> Iterator[tuple[str, list[Piece]]]:
@@ -200,10 +183,13 @@ def _videos(path: Path, faults: Counter[str]) -> Iterator[tuple[str, list[Piece]
             yield video, pieces_of(listed(value, f"{path}: video {video}"), faults)
 
 
-def _of_csv(path: Path, faults: Counter[str]) -> Iterator[tuple[str, list[Piece]]]:
+def _of_csv(
+    path: Path, faults: Counter[str], videos: Collection[str] | None = None
+) -> Iterator[tuple[str, list[Piece]]]:
+    """Yield video and speech of those of `videos` that have any (None: all); rows of a video may be anywhere."""
     buckets = Buckets()
     parts = np.uint64(path.stat().st_size // _PART + 1) if path.exists() else np.uint64(1)
-    read = rows_of(path, "vid", "timestamp")
+    read = (row for row in rows_of(path, "vid", "timestamp") if videos is None or row["vid"] in videos)
     frames = (
         pl.DataFrame([(row["vid"], row["timestamp"], row["text"]) for row in rows], _SAID, orient="row")
         for rows in iter(lambda: list(islice(read, ROWS)), [])

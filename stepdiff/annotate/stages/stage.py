@@ -4,12 +4,22 @@ Guarantees
 - an answered item is never answered again, a failed one only with `--retry-failed`
 - a killed run continues where it stopped, and ends with the same answers; a worker loses those of its last ten seconds
 - memory depends on the size of a block of the catalog, not on the number of items
+
+Answers that were made in the same way are one version:
+
+STORE/annotations/STAGE/VERSION/
+    provenance.json            what made it; VERSION is the beginning of its sha256
+    <shard>.parquet            key, kind, text, provenance, as heads.data.clips reads them
+    failures/<shard>.parquet   key, reason
+    lock.json                  held by the run that writes
 """
 
+import hashlib
+import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -18,18 +28,100 @@ from typing import Any
 import polars as pl
 
 from stepdiff.annotate.stages.job import SHOWN, Annotator, Answer, Failure, Item, Job, StageOptions, plain
-from stepdiff.annotate.stages.versions import SCHEMA, Version
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import make_folder
+from stepdiff.common.io import sealed as table
+from stepdiff.common.io.files import Place, listed, make_folder, write_bytes
 from stepdiff.common.io.locks import locked
-from stepdiff.common.io.sealed import copied
+from stepdiff.common.io.sealed import BLANK, copied
 from stepdiff.common.progress import progress, say
 from stepdiff.common.workers.cluster import connected, refuse_relative
 from stepdiff.common.workers.pool import Here, WorkerPool, has_gpu, is_alone, pool_size
 from store import Store
+from store.format.layout import read_json, write_json
 from store.io.records import REASONS
 
 _COMMIT_EVERY = 10.0  # seconds
+SCHEMA = dict.fromkeys(("key", "kind", "text", "provenance"), pl.String)
+_DIGITS = 16
+
+
+class Version:
+    """One version of a stage, which may not exist yet."""
+
+    def __init__(self, store: Store, stage: str, provenance: Mapping[str, Any]) -> None:
+        self.stage, self.provenance = stage, dict(provenance)
+        self.line = json.dumps(self.provenance, sort_keys=True, ensure_ascii=False)
+        """the provenance as the rows carry it"""
+        self.name = hashlib.sha256(self.line.encode()).hexdigest()[:_DIGITS]
+        self.folder: Place = store.path / "annotations" / stage / self.name
+
+    def create(self) -> None:
+        if not (self.folder / "provenance.json").exists():
+            write_json(self.folder / "provenance.json", {"provenance": self.provenance, "seal": BLANK})
+
+    def shard(self, number: int) -> pl.DataFrame:
+        """Return the rows of a shard: key, kind, text, provenance."""
+        return _read(self.folder / _name(number), SCHEMA)
+
+    def shard_failures(self, number: int) -> pl.DataFrame:
+        """Return key and reason of the failures in a shard that were not answered later."""
+        failed = _read(self.folder / "failures" / _name(number), REASONS)
+        return failed.join(self.shard(number), on="key", how="anti")
+
+    def write(self, number: int, rows: pl.DataFrame, failed: pl.DataFrame) -> None:
+        for folder, frame in ((self.folder, rows), (self.folder / "failures", failed)):
+            path = folder / _name(number)
+            if frame.height or path.exists():
+                write_bytes(path, table.encode(frame))
+
+    def shard_texts(self, number: int, kind: str) -> dict[str, str]:
+        """Return key and text of the answers of one kind in a shard."""
+        rows = self.shard(number).filter(pl.col("kind") == kind)
+        return dict(zip(rows["key"], rows["text"], strict=True))
+
+    def texts(self, kind: str) -> dict[str, str]:
+        """Return key and text of all answers of one kind."""
+        shards = map(table.read, listed(self.folder, "*.parquet"))
+        rows = pl.concat([pl.DataFrame(schema=SCHEMA), *shards]).filter(pl.col("kind") == kind)
+        return dict(zip(rows["key"], rows["text"], strict=True))
+
+
+def versions(store: Store, stage: str) -> list[Version]:
+    """Return the existing versions of a stage. StepDiffError: the provenance of one is damaged."""
+    existing = []
+    for path in listed(store.path / "annotations" / stage, "*/provenance.json"):
+        try:
+            if not isinstance(provenance := read_json(path)["provenance"], dict):
+                raise TypeError(f"{type(provenance).__name__}, not an object")
+            version = Version(store, stage, provenance)
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise StepDiffError(f"{path}: holds no provenance ({error!r}); restore it, or remove its folder") from None
+        if path.parent.name != version.name:
+            raise StepDiffError(f"{path}: is that of version {version.name}; restore it, or remove its folder")
+        existing.append(version)
+    return existing
+
+
+def chosen(store: Store, stage: str, name: str | None) -> Version:
+    """Return the version whose name begins with `name`, or the only one. StepDiffError: none or several match."""
+    existing = versions(store, stage)
+    matching = [version for version in existing if version.name.startswith(name or "")]
+    if len(matching) == 1:
+        return matching[0]
+    if not existing:
+        raise StepDiffError(f"{store.path}: no {stage} in it yet; run stepdiff annotate {stage.partition('-')[0]}")
+    raise StepDiffError(
+        f"{store.path}: {len(matching)} versions of {stage}{f' begin with {name!r}' if name else ''}; name one of "
+        f"{', '.join(version.name for version in existing)} (their provenance.json says what made them)"
+    )
+
+
+def _name(number: int) -> str:
+    return f"{number:06d}.parquet"
+
+
+def _read(path: Place, schema: Mapping[str, Any]) -> pl.DataFrame:
+    return table.read(path) if path.exists() else pl.DataFrame(schema=schema)
 
 
 @dataclass(frozen=True)
@@ -180,10 +272,6 @@ class Items:
     complete: Callable[[int, pl.DataFrame], pl.DataFrame] = lambda shard, rows: rows
     """adds the fields that the job's model reads to the items of a shard that are to be answered"""
 
-    @classmethod
-    def of(cls, items: "pl.DataFrame | Items") -> "Items":
-        return items if isinstance(items, Items) else cls(lambda: [items.sort("row")])
-
     def shards(self) -> Iterator[tuple[int, pl.DataFrame]]:
         left: pl.DataFrame | None = None
         for block in self.blocks():
@@ -196,7 +284,7 @@ class Items:
             yield int(left["row"][0]) // SHARD, left
 
 
-def run_stage(options: StageOptions, name: str, job: Job, items: pl.DataFrame | Items) -> dict[str, Any]:
+def run_stage(options: StageOptions, name: str, job: Job, items: Items) -> dict[str, Any]:
     """Answer the items of stage `name` that have no answer yet; return what `stepdiff.annotate.stages.job.show` prints.
 
     StepDiffError: another run writes the version, no cluster answers, or the store is a snapshot.
@@ -206,7 +294,7 @@ def run_stage(options: StageOptions, name: str, job: Job, items: pl.DataFrame | 
         raise StepDiffError(f"snapshot {store.at} of {store.path} is not annotated: give the store without @{store.at}")
     if not store.path.remote:
         refuse_relative([("--store", options.store)])
-    version, items = Version(Store.open(absolute(options.store)), name, job.provenance()), Items.of(items)
+    version = Version(Store.open(absolute(options.store)), name, job.provenance())
     make_folder(version.folder)
     begin = time.monotonic()
     done, working, busy = 0, 0.0, 0.0
@@ -215,10 +303,14 @@ def run_stage(options: StageOptions, name: str, job: Job, items: pl.DataFrame | 
         version.create()
         shards = [rows.height for _, rows in unanswered(version, items, options.retry_failed)]
         tasks = pending(version, items, options.retry_failed)
-        for outcome in _work(options, version, job, tasks, len(shards), sum(shards)) if shards else ():
-            done, working, busy = done + outcome.done, working + outcome.seconds, busy + outcome.busy
-            errors |= {outcome.error: None} if outcome.error else {}
-        record: dict[str, Any] = {
+        if shards:
+            with _pool(options, version, job) as (pool, workers), progress(name, sum(shards), "items") as advance:
+                for outcome in pool.run(tasks, min(workers, len(shards)), advance):
+                    done, working, busy = done + outcome.done, working + outcome.seconds, busy + outcome.busy
+                    if outcome.error:
+                        say(f"error: {outcome.error}")
+                        errors[outcome.error] = None
+        return {
             "stage": name,
             "version": version.name,
             "folder": str(version.folder),
@@ -229,7 +321,6 @@ def run_stage(options: StageOptions, name: str, job: Job, items: pl.DataFrame | 
             "busy": round(busy / working, 4) if working else None,
             "errors": list(errors),
         }
-    return record
 
 
 def unanswered(version: Version, items: Items, retry_failed: bool) -> Iterator[tuple[int, pl.DataFrame]]:
@@ -242,28 +333,15 @@ def unanswered(version: Version, items: Items, retry_failed: bool) -> Iterator[t
             yield number, rows
 
 
-def pending(version: Version, items: pl.DataFrame | Items, retry_failed: bool) -> Iterator[Task]:
+def pending(version: Version, items: Items, retry_failed: bool) -> Iterator[Task]:
     """Yield the tasks of the shards with unanswered items, in order."""
-    items = Items.of(items)
     for number, rows in unanswered(version, items, retry_failed):
         yield Task(number, tuple(items.complete(number, rows).drop("row").to_dicts()))
 
 
-def _work(
-    options: StageOptions, version: Version, job: Job, tasks: Iterator[Task], count: int, total: int
-) -> Iterator[Answered]:
-    """Run all tasks, on Ray where there are several workers; yield their outcomes. count: their shards; total: their
-    items."""
-    with _pool(options, version, job) as (pool, workers), progress(version.stage, total, "items") as advance:
-        for outcome in pool.run(tasks, min(workers, count), advance):
-            yield outcome
-            if outcome.error:
-                say(f"error: {outcome.error}")
-
-
 @contextmanager
 def _pool(options: StageOptions, version: Version, job: Job) -> Iterator[tuple[WorkerPool | Here, int]]:
-    """Yield the workers of a stage, and how many there are."""
+    """Yield the workers of a stage, on Ray where there are several, and how many there are."""
     device = None if options.device == "auto" else options.device
     of_worker = partial(StageWorkerOptions, absolute(options.store), version.stage, version.name, job, device)
     if is_alone(options.workers, CPUS, options.address):

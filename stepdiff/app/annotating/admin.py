@@ -17,9 +17,8 @@ from fastapi.responses import FileResponse, Response
 from sqlalchemy import Connection
 
 from stepdiff.annotate import export
-from stepdiff.annotate.people.agreement import agreement
+from stepdiff.annotate.agreement import agreement, flags
 from stepdiff.annotate.people.answers import write_answers
-from stepdiff.annotate.people.flags import flags
 from stepdiff.annotate.people.form import ID, Answer
 from stepdiff.annotate.people.label_studio import placed_answers
 from stepdiff.app.annotating import answers, people, service

@@ -15,9 +15,8 @@ from typing import Annotated, Any
 from pydantic import Field
 from sqlalchemy import ColumnElement, Connection, case, func, select
 
-from stepdiff.annotate.people.form import CATEGORIES, HIGHEST, ID, Answer, Form, Side, answer_of
+from stepdiff.annotate.people.form import CATEGORIES, HIGHEST, ID, Answer, Form, Side, Task, answer_of
 from stepdiff.annotate.people.label_studio import CORRECT, SKIPPED
-from stepdiff.annotate.people.task import Task
 from stepdiff.app.annotating.events import adjudications, assignments, pair_key, pairs, people, record
 from stepdiff.app.annotating.people import MOST_NAME, Person, checked_name, named
 from stepdiff.app.annotating.people import add as add_person

@@ -21,7 +21,7 @@ from fastapi import Request
 from fastapi.responses import Response
 from sqlalchemy import Connection, delete, insert, select
 
-from stepdiff.annotate.people.task import Task, read_task
+from stepdiff.annotate.people.form import Task, read_task
 from stepdiff.app.annotating import people
 from stepdiff.app.annotating.database import Database, default_url
 from stepdiff.app.annotating.events import events, pair_key, pairs, record

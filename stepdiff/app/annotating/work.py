@@ -21,8 +21,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from sqlalchemy import Connection, exists, func, select
 
-from stepdiff.annotate.people.form import CATEGORIES, FORM_TEXT, HIGHEST, ID, LOWEST, Answer, answer_of
-from stepdiff.annotate.people.task import Pair, Task
+from stepdiff.annotate.people.form import CATEGORIES, FORM_TEXT, HIGHEST, ID, LOWEST, Answer, Pair, Task, answer_of
 from stepdiff.app.annotating.events import assignments, merged, pair_key, pairs, people, record, utc
 from stepdiff.app.annotating.people import Person
 from stepdiff.app.site import NO_NUL, RefusedError, Sent, UnknownError
