@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.harness import Row, benchmark, measured, race, races, render_kitchen, times
+from benchmarks.harness import Row, benchmark, measured, race, races, render_kitchen, timed, times
 from stepdiff.common.cli import command
 from stepdiff.common.threads import cores
 
@@ -61,6 +61,8 @@ class Options:
     """cpu (one core) or cuda"""
     batch_size: int | None = None
     """clips of a batch; default: 4, or on a GPU what it has memory for, at most an eighth of the clips"""
+    compile: bool = False
+    """compile the forward pass; the seconds of that are `warm_up_seconds` of the record"""
     clips: int = 48
     """clips of each kind of video"""
     gop: int = 250
@@ -257,10 +259,12 @@ def run(options: Options) -> dict[str, Any]:
         threads = 1
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         torch.set_num_threads(1)
-    encoder = load(options.encoder, options.weights, options.device)
+    encoder = load(options.encoder, options.weights, options.device, compile=options.compile)
     batch = options.batch_size or BATCH
     if options.batch_size is None and options.device != "cpu":
         batch = batch_by_memory(encoder, options.device, max(options.clips // BATCHES, 1))
+    blank = np.zeros((batch, encoder.frames, encoder.size, encoder.size, 3), np.uint8)
+    first, again = (timed(lambda: encoder.encode_clips(blank))[0] for _ in range(2))
     rows: list[Row] = []
     held: list[Row] = []
     of_stages: list[Row] = []
@@ -283,6 +287,7 @@ def run(options: Options) -> dict[str, Any]:
         seeking = seconds[f"{SEEK}, decoding"].clock
         held.append(race(f"decoding, {name}", seeking, seconds[PICTURES].clock, 2.0, SEEK))
     facts = {"encoder": options.encoder, "device": options.device, "batch": batch, "clips": options.clips}
+    facts |= {"compile": options.compile, "warm_up_seconds": round(first - again, 2)}
     return {"rows": rows, "races": held, "stages": of_stages, **facts, "gop": options.gop}
 
 

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from featurize.video.decode import Clip, Source, decoded_clips
 from featurize.video.frames import WORDS, Sampling
-from featurize.video.media_file import shown
 from featurize.video.picture import Whole
 from heads.data.clips import Features
 from heads.data.packing import Packer, Turn
@@ -35,6 +34,7 @@ from heads.training.recipe import read_recipe
 from stepdiff.annotate.qa.prompts import CaptionKind
 from stepdiff.annotate.stages.job import Answer, Failure, Item, plain
 from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import shown
 from stepdiff.common.io.tars import is_regular
 from stepdiff.common.threads import prefetched
 from stepdiff.tasks.prompts import SYSTEM
