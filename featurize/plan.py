@@ -144,8 +144,8 @@ def shards_of(rows: pl.DataFrame, size: int) -> Iterator[tuple[int, pl.DataFrame
 
 def blocks(rows: Iterable[int], first: int, size: int) -> dict[int, tuple[int, ...]]:
     """Return the rows of each batch that has any: fixed runs of `size` rows from `first` on, whatever is computed."""
-    blocks = groupby(sorted(rows), lambda row: (row - first) // size)
-    return {block: tuple(members) for block, members in blocks}
+    runs = groupby(sorted(rows), lambda row: (row - first) // size)
+    return {block: tuple(members) for block, members in runs}
 
 
 BATCH = {"clips": 4, "texts": 128}

@@ -161,6 +161,7 @@ class Encoder(ABC):
             raise StepDiffError(f"encoder {self.name} has no forward pass that can be compiled: leave --compile out")
         self.features("clips")  # an encoder that has to try out what its model gives does so before
         setattr(self, self.compiled, torch.compile(getattr(self, self.compiled), dynamic=False))
+        self.chosen = {**self.chosen, "compile": True}
 
     def at_once(self, rows: int, part: int) -> int:
         """Return how many frames, windows or texts the model sees at once, of a batch of `rows`; part: on a CPU."""

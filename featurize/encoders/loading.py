@@ -169,8 +169,7 @@ def load(
     encoder.whole_batches = place.type == "cuda"
     if sampling is not None:
         encoder.sampling = chosen["sampling"] = sampling
+    encoder.source, encoder.chosen = None if folder is None else weights or name, chosen
     if compile:
         encoder.compile()
-        chosen["compile"] = True
-    encoder.source, encoder.chosen = None if folder is None else weights or name, chosen
     return encoder

@@ -145,7 +145,7 @@ def _frames_of(
         return f"the clip begins at {start:g} s but {shown(path)} ends at {line.end:.2f} s: {remedy}"
     if not line.still and end > line.end + slack:
         return f"the clip ends at {end:g} s but {shown(path)} ends at {line.end:.2f} s: {remedy}"
-    first, end_frame = map(int, np.searchsorted(line.times, [start, end]))
+    first, end_frame = map(int, np.searchsorted(line.times, [start, end]))  # start <= time < end
     if first == end_frame:
         return f"{shown(path)} shows no frame from {start:g} to {end:g} s: lengthen the clip"
     if any(first <= frame < end_frame for frame in line.damaged):

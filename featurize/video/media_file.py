@@ -131,7 +131,7 @@ def unpacked_size(file: io.FileIO | Part, most: int) -> int:
         length, kind = int.from_bytes(head[:4]), head[4:]
         after = file.tell() + length + 4  # a checksum follows
         if kind in _SEPARATORS:
-            *words, packed = file.read(length).split(b"\0", _SEPARATORS[kind])
+            *words, packed = file.read(min(length, most)).split(b"\0", _SEPARATORS[kind])
             if kind != b"iTXt":
                 packed = packed[1:]  # the method
             if kind != b"iTXt" or words[1:2] == [b"\1"]:  # else it is not compressed
