@@ -34,7 +34,7 @@ import torch
 from av.video.frame import PictureType
 from PIL import Image
 
-from benchmarks.harness import Row, benchmark, measured, race, races, render_kitchen, times
+from benchmarks.harness import Row, benchmark, measured, race, races, render_kitchen, timed, times
 from featurize.encoders import Encoder, load
 from featurize.plan import Task
 from featurize.shard import featurize_shards
@@ -62,6 +62,8 @@ class Options:
     """its weights, as `python -m featurize` takes them"""
     device: str = "cpu"
     """cpu (one core) or cuda"""
+    compile: bool = False
+    """compile the forward pass; the seconds of that are `warm_up_seconds` of the record"""
     clips: int = 48
     """clips of each kind of video"""
     gop: int = 250
@@ -227,10 +229,12 @@ def run(options: Options) -> dict[str, Any]:
         threads = 1
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         torch.set_num_threads(1)
-    encoder = load(options.encoder, options.weights, options.device)
+    encoder = load(options.encoder, options.weights, options.device, compile=options.compile)
     batch = BATCH
     if options.device != "cpu":  # what the GPU has memory for
         batch = batch_by_memory(encoder, options.device, max(options.clips // BATCHES, 1))
+    blank = np.zeros((batch, encoder.frames, encoder.size, encoder.size, 3), np.uint8)
+    first, again = (timed(lambda: encoder.encode_clips(blank))[0] for _ in range(2))
     rows: list[Row] = []
     held: list[Row] = []
     of_stages: list[Row] = []
@@ -253,6 +257,7 @@ def run(options: Options) -> dict[str, Any]:
         seeking = seconds[f"{SEEK}, decoding"].clock
         held.append(race(f"decoding, {name}", seeking, seconds[PICTURES].clock, 2.0, SEEK))
     facts = {"encoder": options.encoder, "device": options.device, "batch": batch, "clips": options.clips}
+    facts |= {"compile": options.compile, "warm_up_seconds": round(first - again, 2)}
     return {"rows": rows, "races": held, "stages": of_stages, **facts, "gop": options.gop}
 
 

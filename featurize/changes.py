@@ -1,17 +1,12 @@
 """Clips of the store whose manifest now names another video file or interval.
 
-A row keeps the features of the file that it was computed from. So a later run that finds another file under the id of
-such a clip is refused, or, with `--replace`, makes the row absent in every view before the catalog names the new
-file. A kill between the two leaves rows that are absent, never features of another video than the catalog names.
-
-What else in a store was made from clips that are replaced: annotations, indexes, other clips of their files.
-
 Guarantees
 - another file under the id of a clip that has features is refused, naming both files, before anything is written; the
   same content at another path is accepted
-- what is replaced is absent in every view before the catalog names the new file
-- a clip that has features in no view takes the manifest's file and interval; one of an older store, which knows no
-  sizes and digests, is recorded and not compared
+- what is replaced (`--replace`) is absent in every view before the catalog names the new file: a kill between the two
+  leaves absent rows, never features of another video
+- a clip that has features in no view takes the manifest's file and interval; one without a recorded size and digest is
+  recorded and not compared
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,11 +27,11 @@ from store.view import OK
 
 
 def outdated(store: Store, replaced: pl.DataFrame, views: Sequence[str]) -> list[str]:
-    """Return a line for each thing that is out of date now, and what to do about it.
+    """Return a line for each thing that was made from clips that are replaced, and what to do about it.
 
     Args:
-        store: the store, whose catalog still names the old files.
-        replaced: clips: key, `video_known`, and the size and digest that the catalog has of their old files.
+        store: whose catalog still names the old files.
+        replaced: rows of `Changes.changed`.
         views: the views that had features of them.
     """
     lines = []
@@ -57,8 +52,8 @@ def outdated(store: Store, replaced: pl.DataFrame, views: Sequence[str]) -> list
             lines.append(f"out of date: the index of view {view}; {again}")
     columns = ["video", BYTES, DIGEST]
     files = replaced.filter("file").select(pl.col(f"{name}_known").alias(name) for name in columns)
-    like = pl.DataFrame(schema={"key": pl.String, **{name: _KNOWN[name] for name in columns}})
-    same = (block.join(files, on=columns, how="semi") for block in store.catalog("clips").blocks(like))
+    blocks = store.catalog("clips").blocks(pl.DataFrame(schema={"key": pl.String, **_KNOWN}))
+    same = (block.join(files, on=columns, how="semi") for block in blocks)
     if others := sum(block.join(replaced, on="key", how="anti").height for block in same):
         lines.append(f"{others} more clips of the replaced files are not in this manifest and keep their old features")
     return lines
@@ -73,17 +68,15 @@ _KNOWN = {"video": pl.String, "start": pl.Float64, "end": pl.Float64, BYTES: pl.
 class Changes:
     """What a manifest changes of the clips that the catalog has. A text is its own key: nothing of it can change.
 
-    The frames have a row a clip: key, row, the columns of `_KNOWN` as the manifest and the files say, the same with
-    the suffix `_known` as the catalog says, `file` and `interval` (whether they differ), `ok` (whether a view has
-    features of the clip).
+    Columns of the frames: key, row, those of `_KNOWN` as the manifest and the files say and, with the suffix `_known`,
+    as the catalog says, `file` and `interval` (whether they differ), `ok` (whether a view has features).
     """
 
     asked: Manifest
     files: Mapping[str, Identity | None]  # of each video, by the name that the manifest gives it
     changed: pl.DataFrame  # clips whose file or interval differs
     unknown: pl.DataFrame  # clips of which the catalog has no identity although their file is there
-    kept: pl.DataFrame
-    """clips with features whose file is missing at the manifest's new path: the catalog keeps the old path"""
+    kept: pl.DataFrame  # clips with features that keep their path, because no file is at the new one
 
     def refuse(self, replace: bool) -> None:
         """Raise StepDiffError if a clip that has features changed, or with `replace`, if it could not be computed."""
@@ -95,10 +88,7 @@ class Changes:
                 raise StepDiffError(f"clip {clip['key']!r} cannot be replaced, its features are kept: {reason}")
 
     def write(self, store: Store) -> None:
-        """Make changed clips absent in every view, then update the catalog from the manifest and the files.
-
-        The caller holds the store's lock and has called `refuse`.
-        """
+        """Make changed clips absent in every view, then update the catalog. The caller has called `refuse`."""
         if self.changed.height:
             self._withdraw(store)
         catalog = store.catalog(self.asked.entity)
@@ -151,10 +141,7 @@ def difference(asked: Manifest, clip: Mapping[str, Any], count: int) -> str:
 
 
 def compare(store: Store, asked: Manifest, quiet: bool = False) -> Changes:
-    """Compare the files and intervals that a manifest asks for with those that the catalog has.
-
-    Both ends of every video file are read; `quiet` shows no progress. The caller holds the store's lock.
-    """
+    """Compare the files, whose ends are read, and intervals of a manifest with the catalog. The store is locked."""
     files = identities(asked.paths, quiet)
     both = differing(store, asked, files)
     rows = both["row"].to_numpy()

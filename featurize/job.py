@@ -1,7 +1,7 @@
 """A run: what is requested, what is missing, the workers that compute it, and the summary.
 
-A manifest of any size is compared with the store and planned window by window, while workers compute the rows of
-earlier windows. A window that is refused ends the run after those rows.
+A manifest is compared with the store and planned window by window, while workers compute the rows of earlier windows.
+A window that is refused ends the run after those rows.
 
 Guarantees
 - invalid options, and a command of which nothing can be computed, are refused before anything is written
@@ -10,10 +10,12 @@ Guarantees
   is refused, or replaces them with `--replace` (see changes.py)
 """
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from featurize.encoders import digest, find_weights, proper_name, split, view_na
 from featurize.manifest import Windows, as_manifest, cut, one_window, read_windows, unreadable
 from featurize.options import Options
 from featurize.plan import BATCH, FORGOTTEN, Outcome, Plan, Shards, known_status, shards_of, tasks, todo, together
-from stepdiff.common.cli.options import incomplete
+from stepdiff.common.cli.options import at_least, incomplete
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import place
 from stepdiff.common.progress import progress, say
@@ -109,14 +111,11 @@ def requested(options: Options) -> Windows:
         raise StepDiffError("give either --manifest FILE or video files")
     if options.workers == 0 and options.address is not None:
         raise StepDiffError("--workers 0 is this process, which joins no cluster: leave --address out")
-    for name in ("batch_size", "frames", "pool", "window", "pixels", "shard_size", "workers_per_gpu"):
-        number = getattr(options, name)
-        if isinstance(number, int) and number < 1:
-            raise StepDiffError(f"--{name.replace('_', '-')} {number} is too few: give 1 or more")
+    at_least(options, frames=1, pool=1, window=1, pixels=1, shard_size=1, workers=0, workers_per_gpu=1)
+    if options.batch_size != "auto":
+        at_least(options, batch_size=1)
     if options.device == "cpu":
         _check_shared(options, gpu=False)
-    if options.workers is not None and options.workers < 0:
-        raise StepDiffError(f"--workers {options.workers} is too few: give 1 or more, or 0 for this process")
     named = [("video", video) for video in options.videos]
     if not place(options.store).remote:
         named.append(("--store", options.store))
@@ -133,8 +132,9 @@ def _asked(options: Options) -> Windows:
     if options.id_from != "stem":
         raise StepDiffError("--id-from is for video files: the clips of a manifest have their own ids")
     asked = read_windows(Path(options.manifest).expanduser(), options.column)
-    if options.replace and asked.entity != "clips":
-        raise StepDiffError(f"--replace is for clips: {options.manifest} is one of texts, which never change")
+    for name in ("replace", "compile"):
+        if getattr(options, name) and asked.entity != "clips":
+            raise StepDiffError(f"--{name} is for clips: {options.manifest} is one of texts")
     return asked
 
 
@@ -227,10 +227,7 @@ def _described_view(store: Store, options: Options, pool: WorkerPool | Here, ask
 
 @contextmanager
 def workers_of(options: Options, entity: str, rows: int) -> Iterator[tuple[WorkerPool | Here, int, int, int]]:
-    """Yield a pool whose first worker has started, how many workers to use, the CPUs of each, and shards of a task.
-
-    Ray is not started for one worker, nor for few rows if the number of workers is left open.
-    """
+    """Yield a pool whose first worker has started, how many workers to use, the CPUs of each, and shards of a task."""
     from featurize.shard import Worker, WorkerOptions  # imports torch, which a run with nothing to do needs not
 
     weights, lighter = options.weights, "try a smaller --batch-size"
@@ -279,6 +276,7 @@ class Computed:
 
     repeated: int = 0
     truncated: int = 0
+    forward_rows: float = math.inf  # the fewest of a forward pass; infinite where no GPU ran out of memory
     errors: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -292,6 +290,9 @@ def compute(
         for outcome in pool.run(jobs, count, advance):
             done.repeated += outcome.repeated
             done.truncated += outcome.truncated
+            if (rows := outcome.forward_rows or math.inf) < done.forward_rows:
+                done.forward_rows = rows
+                say(f"a GPU has no memory for a whole batch: from now on at most {rows} {entity} at once")
             if outcome.error:
                 done.errors.append(outcome.error)
                 say(f"error: {outcome.error}")
@@ -324,12 +325,11 @@ def _summary(store: Store, plan: Plan, done: Computed) -> Summary:
 
 
 def _refuse_hopeless(store: Store | None, options: Options, asked: Windows, changes: Changes | None = None) -> None:
-    """StepDiffError if no missing clip can be computed and the view has none of the requested clips.
+    """Raise StepDiffError if no missing clip can be computed and the view has none of the requested clips.
 
-    Video files are opened in turn until one is a video. `changes`: those of the first window that is not finished.
+    changes: those of the first window that is not finished.
     """
-    name, count, first = str(options.view), 0, ""
-    tried: set[Path] = set()
+    name, count, first, why = str(options.view), 0, "", cache(unreadable)
     for window in asked:
         keys = window.rows["key"]
         if store is not None and name in store.views("clips"):
@@ -341,12 +341,9 @@ def _refuse_hopeless(store: Store | None, options: Options, asked: Windows, chan
             keys = keys.filter(pl.Series(todo(status, options.retry_failed)))
         count += len(keys)
         for key, video in window.rows.filter(pl.col("key").is_in(keys.implode())).select("key", "video").iter_rows():
-            reason, path = window.failures.get(key), window.paths[video]
-            if reason is None and path not in tried:
-                tried.add(path)
-                reason = unreadable(path)
-                if reason is None:
-                    return
-            first = first or reason or ""
+            reason = window.failures.get(key) or why(window.paths[video])
+            if reason is None:
+                return
+            first = first or reason
     if count:
         raise StepDiffError(f"none of {count} clips can be computed; the first: {first}" if count > 1 else first)

@@ -1,15 +1,12 @@
 """What is asked for: clips of videos, or texts, from a file of any size, a window of rows at a time.
 
-A manifest (csv, parquet, jsonl) that has a column `video` is one of clips, with `clip`, `video`
-(relative to the manifest's folder), `start` and `end` in seconds (or as durations of Parquet), and any
-others, which the catalog keeps. Any other, or one whose column of texts is named, is one of texts: a
-text or a list of texts a row. How the file is written is read from it (see manifest_file.py).
+A manifest (csv, parquet, jsonl) with a column `video` is one of clips, with `clip`, `video` (relative to the manifest's
+folder), `start` and `end` in seconds (or as durations of Parquet), and any others, which the catalog keeps. Any other,
+or one whose column of texts is named, is one of texts: a text or a list of texts a row. A video file without a manifest
+is one clip.
 
-Video files without a manifest: each is one clip, `<stem>_0_<duration>`, or `<path>_0_<duration>`.
-
-A window has about WINDOW rows. A file in video order, as those that list one video after another are, is read where it
-is; any other is first sorted into buckets on disk. Memory of the whole manifest: 8 bytes a clip, for ids that occur
-twice, and 40 bytes a video.
+A window has about WINDOW rows. A file in video order is read where it is; any other is first sorted into buckets on
+disk. Memory of the whole manifest: 8 bytes a clip, for ids that occur twice, and 40 bytes a video.
 
 Guarantees
 - a manifest that cannot be trusted (unreadable, a column missing, a clip twice, two files of one stem) is refused
@@ -81,10 +78,7 @@ def cut(asked: Windows, seconds: float) -> Windows:
     """Return clips of so many seconds that follow one another within each clip; the last has a rest below half of that.
 
     A clip whose id ends in its interval, as `whisk_0_12.500`, makes `whisk_0.000_2.000`; the clip `a` makes
-    `a_0.000_2.000`. One that is not cut keeps its id.
-
-    Raises:
-        StepDiffError: the rows are texts, the seconds no length, or clips of two videos get one id.
+    `a_0.000_2.000`. One that is not cut keeps its id. StepDiffError: texts, no length, or two videos get one id.
     """
     if asked.entity != "clips":
         raise StepDiffError("--windows is for clips, not for texts: leave it out")
@@ -224,7 +218,6 @@ def _of_clips(names: Sequence[str], column: str | None) -> bool:
 
 
 def _check_clips(frame: pl.DataFrame, path: Path) -> None:
-    """Refuse columns that occur twice, are the store's own or of another type, and rows as `_check_names`."""
     refuse_twins(frame.columns, path)
     for name in frame.columns:
         if folded(name) in _OWN:
@@ -236,7 +229,7 @@ def _check_clips(frame: pl.DataFrame, path: Path) -> None:
 
 
 def _check_names(frame: pl.DataFrame, path: Path, first: int = 0) -> None:
-    """Refuse a row without a clip or video, or with one that no catalog takes; `first` is the place of the first."""
+    """Refuse a row without a usable clip or video; `first` is the place of the first row."""
     for name in ("clip", "video"):
         if frame[name].dtype != pl.String:
             raise StepDiffError(f"column {name!r} of {path} holds {frame[name].dtype}: write text")
@@ -247,8 +240,7 @@ def _check_names(frame: pl.DataFrame, path: Path, first: int = 0) -> None:
 
 
 def _refuse_twice(clips: pl.Series, path: Path) -> None:
-    twice = clips.filter(clips.is_duplicated())
-    if len(twice):
+    if len(twice := clips.filter(clips.is_duplicated())):
         raise StepDiffError(f"clip {twice[0]!r} is in {path} twice: clip ids are unique")
 
 
@@ -335,8 +327,7 @@ def _clip_windows(file: _File, names: dict[str, str], window: int) -> Windows:
 
 
 def _video_hashes(videos: pl.Series) -> UInt64[np.ndarray, " rows"]:
-    """Return a number for each video. Of two videos with one number, which is one case in 10,000 manifests, the clips
-    are sorted as if they were of one: no row is lost."""
+    """Return a number for each video. Clips of two videos with one number are sorted as of one: no row is lost."""
     return videos.str.strip_chars().hash().to_numpy()
 
 
@@ -429,14 +420,10 @@ def _lengths(texts: pl.Series) -> Int64[np.ndarray, " texts"]:
 
 
 def as_manifest(files: Sequence[Path], id_from: IdFrom = "stem") -> Manifest:
-    """Return one clip a file, over its whole length.
+    """Return one clip a file, over its whole length, `<id>_0_<duration>`.
 
-    Args:
-        files: the video files.
-        id_from: `stem` is the file's name without its suffix, `path` the absolute path with it.
-
-    Raises:
-        StepDiffError: a path where no file is, or two files of one id.
+    id_from: `stem` is the file's name without its suffix, `path` the absolute path with it. StepDiffError: a path where
+    no file is, or two files of one id.
     """
     seen: dict[str, Path] = {}
     rows: list[tuple[str, str, float | None, float | None]] = []
@@ -444,9 +431,8 @@ def as_manifest(files: Sequence[Path], id_from: IdFrom = "stem") -> Manifest:
     for file in files:
         if not file.exists():
             raise StepDiffError(f"no video {file}: correct its path")
-        if not file.is_file():
-            what = "folder: give the video files in it" if file.is_dir() else "device or pipe: give a video file"
-            raise StepDiffError(f"{file} is a {what}")
+        if file.is_dir():
+            raise StepDiffError(f"{file} is a folder: give the video files in it")
         name = file.stem if id_from == "stem" else str(file.absolute())
         if name in seen:
             if seen[name].absolute() == file.absolute():

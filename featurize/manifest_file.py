@@ -32,15 +32,12 @@ _GROUP_ROWS = 2**17  # of the copy of a large one
 
 
 def open_file(path: Path, wanted: Sequence[str], scratch: Scratch) -> pl.LazyFrame:
-    """Return the rows of a .csv, .parquet or .jsonl file, with columns named as they are there.
+    """Return the rows of a .csv, .parquet or .jsonl file. StepDiffError: it is missing, damaged, or of another format.
 
     Args:
         path: the file, which must not change while it is read.
         wanted: columns whose values in a .csv stay text: what looks like a number in a name is kept as it is written.
         scratch: the folder of copies.
-
-    Raises:
-        StepDiffError: the file is missing, damaged, of another format or encoding.
     """
     with readable(path):
         large = path.stat().st_size > _WHOLE_BYTES
@@ -86,16 +83,11 @@ def folded(name: str) -> str:
 def renamed(frame: pl.DataFrame, columns: Sequence[str], path: Path) -> pl.DataFrame:
     """Return the frame with exactly the names `columns` for the columns that have them in another case or with spaces.
 
-    Raises:
-        StepDiffError: one of the columns is missing, or there twice.
+    StepDiffError: one of them is missing, or there twice.
     """
-    there: dict[str, str] = {}
-    for name in frame.columns:
-        if folded(name) in there:
-            if folded(name) in map(folded, columns):
-                raise _twins(there[folded(name)], name, path)
-        else:
-            there[folded(name)] = name
+    wanted = set(map(folded, columns))
+    refuse_twins([name for name in frame.columns if folded(name) in wanted], path)
+    there = {folded(name): name for name in frame.columns}
     if missing := [name for name in columns if folded(name) not in there]:
         near = {name: like for name in missing if (like := nearest(folded(name), frame.columns)) is not None}
         to = "nearest" if len(missing) == 1 else "nearest to {}"
@@ -109,8 +101,10 @@ def refuse_twins(names: Iterable[str], path: Path) -> None:
     """Raise StepDiffError if two names differ only by case or spaces, or not at all."""
     there: dict[str, str] = {}
     for name in names:
-        if folded(name) and there.setdefault(folded(name), name) is not name:
-            raise _twins(there[folded(name)], name, path)
+        first = there.setdefault(folded(name), name)
+        if folded(name) and first is not name:
+            how = "the same name" if first == name else "names that differ only by case or spaces"
+            raise StepDiffError(f"columns {first!r} and {name!r} of {path} have {how}: rename or remove one")
 
 
 def nearest(name: str, there: Iterable[str]) -> str | None:
@@ -118,11 +112,6 @@ def nearest(name: str, there: Iterable[str]) -> str | None:
     names = {folded(other): other for other in there}
     alike = [other for other in names if name in other] or difflib.get_close_matches(name, names, n=1, cutoff=_LIKE)
     return names[alike[0]] if alike else None
-
-
-def _twins(first: str, second: str, path: Path) -> StepDiffError:
-    how = "the same name" if first == second else "names that differ only by case or spaces"
-    return StepDiffError(f"columns {first!r} and {second!r} of {path} have {how}: rename or remove one")
 
 
 def _open_csv(path: Path, wanted: Sequence[str], scratch: Scratch, large: bool) -> pl.LazyFrame:
@@ -178,18 +167,12 @@ def _types(rows: pl.LazyFrame, columns: Sequence[str]) -> dict[str, Any]:
 
 
 def _plain_text(path: Path, separator: str | None, scratch: Scratch) -> Path:
-    """Return a file in UTF-8 without a byte order mark: `path`, or a copy.
-
-    With `separator` it is a copy of a table without spaces around its values.
-    """
+    """Return a file in UTF-8 without a byte order mark; with `separator` a table without spaces around its values."""
     encoding = _encoding(path)
     if encoding is None and separator is None:
         return path
-    copy = scratch.folder / f"manifest{path.suffix}"
-    with (
-        open(path, encoding=encoding or "utf-8", newline="") as source,
-        open(copy, "w", encoding="utf-8", newline="") as out,
-    ):
+    copy, encoding = scratch.folder / f"manifest{path.suffix}", encoding or "utf-8"
+    with open(path, encoding=encoding, newline="") as source, open(copy, "w", encoding="utf-8", newline="") as out:
         if separator is None:
             shutil.copyfileobj(source, out)
         else:

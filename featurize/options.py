@@ -85,6 +85,9 @@ class Options(FailureOptions):
     """Device of the encoder: cpu, or cuda for one GPU a worker. Default: a GPU where there is one."""
     workers_per_gpu: int = 1
     """Worker processes that share a GPU, each with a copy of the encoder and its share of the node's CPUs."""
+    compile: bool = False
+    """Compile the forward pass of clips with torch.compile, which takes from seconds to minutes in each worker. Part of
+    the provenance, since it may change a feature's last bits."""
     batch_size: int | Literal["auto"] = "auto"
     """Clips or texts of one batch. On a GPU a model sees as many frames, windows or clips at once, and auto is the
     largest power of two for which the GPU has memory; else auto is 4 clips. Of texts it is 128. Part of what decides
@@ -95,4 +98,4 @@ class Options(FailureOptions):
     def choices(self) -> dict[str, Any]:
         """Return the choices of the encoder, as `featurize.encoders.load` takes them; None is its own."""
         names = ("layer", "frames", "sampling", "pooling", "window", "pixels")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"compile": self.compile or None}

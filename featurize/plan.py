@@ -1,7 +1,5 @@
 """The plan of a run: the rows to compute, shard by shard, the task of a worker for each, and its outcome.
 
-Tasks and outcomes hold names and numbers only: a manifest of any size travels shard by shard.
-
 Guarantees
 - a row that is ok or forgotten is not computed again, a failed one only with `retry_failed`
 - a shard has one task however many windows name its rows
@@ -10,7 +8,7 @@ Guarantees
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import groupby, islice, pairwise
 
 import numpy as np
 import polars as pl
@@ -145,14 +143,9 @@ def shards_of(rows: pl.DataFrame, size: int) -> Iterator[tuple[int, pl.DataFrame
 
 
 def blocks(rows: Iterable[int], first: int, size: int) -> dict[int, tuple[int, ...]]:
-    """Return the rows of each batch that has any: batches are fixed runs of `size` rows from `first` on.
-
-    So the rows of a batch depend on the shard only, not on what else is to be computed.
-    """
-    members_of: dict[int, list[int]] = {}
-    for row in sorted(rows):
-        members_of.setdefault((row - first) // size, []).append(row)
-    return {block: tuple(members) for block, members in members_of.items()}
+    """Return the rows of each batch that has any: fixed runs of `size` rows from `first` on, whatever is computed."""
+    runs = groupby(sorted(rows), lambda row: (row - first) // size)
+    return {block: tuple(members) for block, members in runs}
 
 
 BATCH = {"clips": 4, "texts": 128}
@@ -214,6 +207,7 @@ class Outcome:
     shard: int
     repeated: int = 0  # clips that show fewer frames than the encoder sees
     truncated: int = 0  # texts of more tokens than the encoder sees
+    forward_rows: int | None = None  # rows of a forward pass, once a GPU had no memory for those of a batch
     error: str | None = None  # why nothing of it was written
 
 

@@ -2,10 +2,7 @@
 
 The store's lock is held from the search for damage to the last row. First the whole store is read. Then damaged rows
 become absent, and files about rows are written again (see `store.damage`). Then those rows are computed,
-with the batch size that they were computed with. Rows that a killed repair left absent are marked in the store: the
-next repair computes them too.
-
-In memory are the damaged rows, about 300 bytes each. To compute most of a large view again, drop it.
+with the batch size that they were computed with. In memory are the damaged rows, about 300 bytes each.
 
 Guarantees
 - exactly the damaged rows of the view are computed, with the same bits
@@ -143,14 +140,12 @@ def _repair(store: Store, view: View, options: Options, asked: Windows, others: 
             done = compute(pool, jobs, min(count, max(len(jobs), 1)), what, planned.height, view.entity)
     status = view.status(rows)
     failed = rows[status == FAILED]
-    left = [{"path": one.path, "what": one.what, "remedy": one.remedy} for one in others]
-    for one in damage:
-        if one.kind in ("unreadable", "metadata"):
-            again = "correct that, then run this command again"
-            left.append({"path": _relative(one, store), "what": one.what, "remedy": again})
+    left = [(one.path, one.what, one.remedy) for one in others]
+    again = "correct that, then run this command again"
+    left += [(_relative(one, store), one.what, again) for one in damage if one.kind in ("unreadable", "metadata")]
     for one in repair_snapshots(store, view):
         path = _relative(one, store)
-        left.append({"path": path, "what": one.what, "remedy": remedy(store.path, path)})
+        left.append((path, one.what, remedy(store.path, path)))
     return Repaired(
         entity=view.entity,
         view=view.name,
@@ -163,7 +158,7 @@ def _repair(store: Store, view: View, options: Options, asked: Windows, others: 
         rewritten=rewritten,
         errors=done.errors,
         failures=view.failures(failed[:MOST_FAILURES]).to_dicts(),
-        not_repaired=left,
+        not_repaired=[dict(zip(("path", "what", "remedy"), one, strict=True)) for one in left],
     )
 
 
@@ -203,8 +198,11 @@ def _tasks(
     threads: int,
 ) -> list[Shards]:
     """Return the tasks of rows, with the batch size that each was computed with, unless one is given."""
-    recorded = (records[row].get("batch_size") if batch_size == "auto" else batch_size for row in rows["row"])
-    sizes = [size if isinstance(size, int) and size > 0 else BATCH[view.entity] for size in recorded]
+    sizes = [batch_size] * rows.height
+    if batch_size == "auto":
+        infos = (records[row] for row in rows["row"])
+        recorded = (info.get("forward_rows") or info.get("batch_size") for info in infos)
+        sizes = [size if isinstance(size, int) and size > 0 else BATCH[view.entity] for size in recorded]
     of_each = (
         replace(task, repair=True)
         for size in sorted(set(sizes))

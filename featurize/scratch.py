@@ -32,7 +32,6 @@ class Buckets:
     """Rows in numbered buckets."""
 
     def __init__(self) -> None:
-        """Write nothing yet."""
         self._scratch = Scratch()
         self._files: dict[int, list[Path]] = {}
         self._count = 0
@@ -47,14 +46,12 @@ class Buckets:
 
     def add(self, frame: pl.DataFrame, buckets: Int[np.ndarray, " rows"]) -> None:
         """Append each row of `frame` to its bucket."""
-        order = np.argsort(buckets, kind="stable")
-        starts = np.flatnonzero(np.diff(buckets[order], prepend=-1))
-        frame = frame[order]
-        for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(order)], strict=True):
+        parts = frame.with_columns(_bucket=pl.Series(buckets)).partition_by("_bucket", as_dict=True, include_key=False)
+        for (bucket,), part in parts.items():
             path = self._scratch.folder / f"{self._count}.parquet"
             self._count += 1
-            frame[start:end].write_parquet(path)
-            self._files.setdefault(int(buckets[order[start]]), []).append(path)
+            part.write_parquet(path)
+            self._files.setdefault(bucket, []).append(path)
 
     def read(self, bucket: int) -> pl.DataFrame:
         """Return the rows of a bucket."""

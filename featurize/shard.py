@@ -9,22 +9,21 @@ Guarantees
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.metadata import version
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+import torch
 
 from featurize.encoders import Encoder, load
 from featurize.options import Options
 from featurize.plan import Outcome, Shards, Task, blocks
-from featurize.staging import Batch, Device, Gpu, Spent, batch_by_memory, staged
+from featurize.staging import Batch, Computed, Gpu, Spent, batch_by_memory, in_parts, staged
 from featurize.video.decode import Clip, decoded_clips
 from featurize.video.picture import Crop
 from stepdiff.common.errors import StepDiffError
@@ -35,9 +34,6 @@ from store.format.pool import TOKENS, pooled, pooled_view, square_grids
 
 _ENDS = 2  # tokens that a tokenizer sets around a text
 
-Encoded = tuple[tuple[int, ...], dict[str, np.ndarray]]  # B rows and their features [B, ...]
-Finished = tuple[int, tuple[int, ...], dict[str, np.ndarray]]  # first how many rows of the task it finishes
-
 
 def featurize_shards(
     tasks: Sequence[Task],
@@ -45,10 +41,10 @@ def featurize_shards(
     device: str,
     tell: Callable[[int], None],
     pool: int = 1,
-    stages: Device | None = None,
+    stages: Gpu | None = None,
     spent: Spent | None = None,
 ) -> Outcome:
-    """Compute and commit the rows of tasks of one view, one shard after another.
+    """Compute and commit the rows of tasks of one view, one shard after another. StepDiffError: they cannot be written.
 
     Args:
         tasks: Of shards. On a GPU the next is decoded and computed while one is written.
@@ -58,9 +54,6 @@ def featurize_shards(
         pool: Tokens are means of `pool` x `pool` patches.
         stages: What computes batches, where it is not the encoder in this thread or a GPU.
         spent: Receives the seconds of each stage.
-
-    Raises:
-        StepDiffError: Rows cannot be written.
     """
     spent = spent or Spent()
     view = Store.open(tasks[0].store).view(tasks[0].entity, tasks[0].view)
@@ -73,13 +66,12 @@ def featurize_shards(
         outcomes = [shard.compute(tell) for shard in shards]
     else:
         outcomes = _compute_staged(shards, stages, tell, spent)
-    return Outcome(
-        tasks[0].shard, sum(outcome.repeated for outcome in outcomes), sum(outcome.truncated for outcome in outcomes)
-    )
+    repeated, truncated = (sum(getattr(one, name) for one in outcomes) for name in ("repeated", "truncated"))
+    return Outcome(tasks[0].shard, repeated, truncated, encoder.forward_rows)
 
 
 def _compute_staged(
-    shards: Iterable["_Shard"], stages: Device, tell: Callable[[int], None], spent: Spent
+    shards: Iterable["_Shard"], stages: Gpu, tell: Callable[[int], None], spent: Spent
 ) -> list[Outcome]:
     """Compute and commit shards; one is written while the next is computed."""
     since, outcomes = time.monotonic(), list[Outcome]()
@@ -93,8 +85,7 @@ def _compute_staged(
     with ThreadPoolExecutor(1, thread_name_prefix="write") as thread, closing(batches):
         writing = None
         for batch in batches:
-            if batch.data is not None:
-                batch.shard.keep(batch.rows, *batch.data, batch.places)
+            batch.shard.keep(batch)
             tell(batch.finished)
             if batch.last:
                 wait_for(writing)
@@ -110,12 +101,13 @@ class _Shard:
     def __init__(self, task: Task, encoder: Encoder, device: str, view: View, pool: int, spent: Spent) -> None:
         self.failures = dict(task.failures)
         self.repeated = 0
+        self.forward_rows: int | None = None  # rows of its last forward pass, once the GPU ran out of memory
         self.rows: list[int] = []  # rows of `arrays`, as they were finished
         self.arrays = {  # in half precision where they are not stored in float32
             name: np.empty((len(task.rows), *feature.shape), np.float32 if feature.dtype == "float32" else np.float16)
             for name, feature in view.features.items()
         }
-        self._task, self._encoder, self._device, self._view, self._pool = task, encoder, device, view, pool
+        self._task, self.encoder, self._device, self._view, self._pool = task, encoder, device, view, pool
         self._spent = spent.working
         self._first = task.shard * view.rows_per_shard
         self._blocks = blocks(task.rows, self._first, task.batch_size)
@@ -123,12 +115,11 @@ class _Shard:
     def compute(self, tell: Callable[[int], None]) -> Outcome:
         """Compute and commit all rows in this thread; `tell` receives how many more are finished."""
         begin = time.monotonic()
-        tell(len(self._task.failures))
-        batches = self.clip_batches() if self._task.entity == "clips" else self.text_batches()
-        for finished, rows, values in timed(batches, self._spent, "forward", ["decode"]):
-            if rows:
-                self.keep(rows, values)
-            tell(finished)
+        batches = self.batches(partial(np.zeros, dtype=np.uint8))
+        computed = (part for batch in batches for part in in_parts(self._encode, batch))
+        for batch in timed(computed, self._spent, "forward", ["decode"]):
+            self.keep(batch)
+            tell(batch.finished)
         return self.write(time.monotonic() - begin)
 
     def write(self, seconds: float) -> Outcome:
@@ -139,28 +130,42 @@ class _Shard:
         if (np.diff(order) < 0).any():
             arrays = {name: array[order] for name, array in arrays.items()}
         took = {"rows": len(done), "seconds": round(seconds + time.monotonic() - begin, 3)}
-        info = {**_info(self._task, self._encoder, self._device), **took}
+        if self.forward_rows:
+            took["forward_rows"] = self.forward_rows
+        info = {**_info(self._task, self.encoder, self._device), **took}
         self._view.write_shard(self._task.shard, done, arrays, self.failures, info)
         self._spent["write"] += time.monotonic() - begin
-        return Outcome(self._task.shard, self.repeated, _truncated(self._task, self._encoder))
+        return Outcome(self._task.shard, self.repeated, _truncated(self._task, self.encoder))
 
     def batches(self, buffer: Callable[[tuple[int, ...]], np.ndarray]) -> Iterator[Batch]:
-        """Yield batches of squares as the decoder completes them, and last one without rows."""
-        for block, clips in self._decoded():
-            places, frames = self._packed(block, clips, buffer) if clips else ((), None)
-            yield Batch(self, len(self._blocks[block]), tuple(clips), places, frames)
+        """Yield batches as they are complete, and last one without rows. buffer: makes the array of squares."""
+        yield from self._texts() if self._task.entity == "texts" else self._clips(buffer)
         yield Batch(self, len(self._task.failures), last=True)
 
-    def clip_batches(self) -> Iterator[Finished]:
-        """Yield batches of clips as the decoder completes them."""
-        encode = self._encode_squares if isinstance(self._encoder.picture, Crop) else self._encode_whole
+    def _texts(self) -> Iterator[Batch]:
+        size, texts = self._task.batch_size, self._task.texts
+        for block, rows in self._blocks.items():
+            start = self._first + block * size
+            given = [texts[row] for row in range(start, start + size) if row in texts]
+            yield Batch(self, len(rows), rows, tuple(row - start for row in rows), given)
+
+    def _clips(self, buffer: Callable[[tuple[int, ...]], np.ndarray]) -> Iterator[Batch]:
+        """Yield batches of squares, where other rows than those to compute are black, or of whole pictures."""
+        size, side = self._task.batch_size, self.encoder.size
         for block, clips in self._decoded():
-            encoded: Encoded = encode(block, clips) if clips else ((), {})
-            yield len(self._blocks[block]), *encoded
+            batch = Batch(self, len(self._blocks[block]), tuple(clips), tuple(range(len(clips))))
+            if isinstance(self.encoder.picture, Crop) and clips:
+                batch.places = tuple(row - self._first - block * size for row in clips)
+                batch.data = buffer((size, self.encoder.frames, side, side, 3))
+                for place, clip in zip(batch.places, clips.values(), strict=True):
+                    batch.data[place] = clip.frames
+            elif clips:
+                batch.data = [(clip.frames, clip.seconds) for clip in clips.values()]
+            yield batch
 
     def _decoded(self) -> Iterator[tuple[int, dict[int, Clip]]]:
         """Yield each batch's number and its clips by row, without those that failed."""
-        task, encoder = self._task, self._encoder
+        task, encoder = self._task, self.encoder
         clips: dict[int, dict[int, Clip]] = {block: {} for block in self._blocks}
         left = {block: len(rows) for block, rows in self._blocks.items()}
         frames = decoded_clips(task.clips, encoder.frames, encoder.picture, task.threads, encoder.sampling)
@@ -175,67 +180,37 @@ class _Shard:
             if not left[block]:
                 yield block, dict(sorted(clips.pop(block).items()))
 
-    def text_batches(self) -> Iterator[Finished]:
-        """Yield batches of texts."""
-        size, texts = self._task.batch_size, self._task.texts
-        for block, rows in self._blocks.items():
-            start = self._first + block * size
-            features = self._encoder.encode_texts([texts[row] for row in range(start, start + size) if row in texts])
-            yield len(rows), rows, {name: values[[row - start for row in rows]] for name, values in features.items()}
+    def _encode(self, data: Any) -> Computed | list[Any]:
+        """Return the features of a batch, or of whole pictures those of each clip, or why it has none."""
+        if self._task.entity == "texts":
+            return self.encoder.encode_texts(data), {}
+        if isinstance(self.encoder.picture, Crop):
+            return self.encoder.encode_clips(data), {}
+        return self.encoder.encode_wholes(data)
 
-    def _packed(
-        self, block: int, clips: Mapping[int, Clip], buffer: Callable[[tuple[int, ...]], np.ndarray]
-    ) -> tuple[tuple[int, ...], UInt8[np.ndarray, "B T size size 3"]]:
-        """Return the places of clips in their batch, and its frames; those of other rows are black."""
-        size, side = self._task.batch_size, self._encoder.size
-        places = tuple(row - self._first - block * size for row in clips)
-        batch = buffer((size, self._encoder.frames, side, side, 3))
-        for place, clip in zip(places, clips.values(), strict=True):
-            batch[place] = clip.frames
-        return places, batch
-
-    def _encode_squares(self, block: int, clips: Mapping[int, Clip]) -> Encoded:
-        places, batch = self._packed(block, clips, partial(np.zeros, dtype=np.uint8))
-        return tuple(clips), {name: v[list(places)] for name, v in self._encoder.encode_clips(batch).items()}
-
-    def _encode_whole(self, _: int, clips: Mapping[int, Clip]) -> Encoded:
-        """Encode clips of any shape: one that cannot be encoded fails alone."""
-        features: dict[int, dict[str, np.ndarray]] = {}
-        encoded = self._encoder.encode_wholes([(clip.frames, clip.seconds) for clip in clips.values()])
-        for row, values in zip(clips, encoded, strict=True):
-            if isinstance(values, StepDiffError):
-                self.failures[row] = str(values)
+    def keep(self, batch: Batch) -> None:
+        """Keep the features of rows; one that was not encoded, or whose numbers are too large to be stored, fails."""
+        for row, place in zip(batch.rows, batch.places, strict=True):
+            if isinstance(batch.data, list):
+                features, peaks = batch.data[place], {}
             else:
-                features[row] = values
-        names = next(iter(features.values()), {})
-        return tuple(features), {name: np.stack([values[name] for values in features.values()]) for name in names}
-
-    def keep(
-        self,
-        rows: tuple[int, ...],
-        features: Mapping[str, Float[np.ndarray, "B ..."]],
-        peaks: Mapping[str, Float[np.ndarray, " B"]] = MappingProxyType({}),
-        places: Sequence[int] | None = None,
-    ) -> None:
-        """Keep the features of rows; one whose numbers are too large to be stored fails.
-
-        peaks: largest magnitudes, of features that are in half precision already; places: of the rows in the batch.
-        """
-        from torch import from_numpy
-
-        if self._pool > 1:
-            grids = square_grids(features[TOKENS].shape[1], self._view.provenance.frames)
-            features = {**features, TOKENS: pooled(features[TOKENS], grids, self._pool)}
-        for row, place in zip(rows, range(len(rows)) if places is None else places, strict=True):
+                features, peaks = ({name: values[place] for name, values in part.items()} for part in batch.data)
+            if isinstance(features, StepDiffError):
+                self.failures[row] = str(features)
+                continue
+            if self._pool > 1:
+                tokens = features[TOKENS][None]
+                grids = square_grids(tokens.shape[1], self._view.provenance.frames)
+                features[TOKENS] = pooled(tokens, grids, self._pool)[0]
             for name, array in self.arrays.items():
-                peak = peaks[name][place] if name in peaks else np.abs(features[name][place]).max()
+                peak = peaks[name] if name in peaks else np.abs(features[name]).max()
                 if np.isfinite(peak) and peak > np.finfo(array.dtype).max:
                     self.failures[row] = f"{name} holds {peak:.4g}, a magnitude past {array.dtype}"
             if row in self.failures:
                 continue
             for name, array in self.arrays.items():
                 # torch rounds to float16 thirty times as fast as numpy
-                from_numpy(array)[len(self.rows)] = from_numpy(features[name][place])
+                torch.from_numpy(array)[len(self.rows)] = torch.from_numpy(features[name])
             self.rows.append(row)
 
 
@@ -252,8 +227,6 @@ def _truncated(task: Task, encoder: Encoder) -> int:
 
 def _info(task: Task, encoder: Encoder, device: str) -> dict[str, Any]:
     """Return what computed a shard, which is recorded with it and never a reason to refuse a run."""
-    import torch
-
     return {
         "weights": encoder.source,
         "choices": dict(encoder.chosen),
@@ -316,14 +289,10 @@ class Worker:
 
     @cached_property
     def _device(self) -> str:
-        import torch
-
         return self._options.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
     @cached_property
     def _encoder(self) -> Encoder:
-        import torch
-
         torch.set_num_threads(self._cpus)
         encoder = load(self._options.encoder, self._options.weights, self._device, **self._options.choices())
         if encoder.pools:

@@ -2,23 +2,23 @@
 
     decode -> upload -> forward -> download -> write
 
-While the GPU computes a batch, the next one is decoded and copied to it, the features of the one before are copied
-back, and the shard before is written. Frames are copied from pinned memory, features to it; each copy and the
-computation have a stream of their own. Features that are stored in half precision are converted before the copy back.
-
-Every stage ends with its stream: a tensor is freed or read on another stream only when the work on it is done.
+Frames are copied from pinned memory, features to it; each copy and the computation have a stream of their own. Every
+stage ends with its stream: a tensor is freed or read on another stream only when the work on it is done. Features that
+are stored in half precision are converted before the copy back.
 
 Guarantees
-- batches leave in the order in which they came, and an error of a stage is raised where they are used
+- batches leave in the order in which they came; an error of a stage is raised where they are used, and ends all threads
 - between two stages one batch waits, at most
+- a forward pass for which the GPU has no memory is done in halves, as are all later ones
 """
 
 import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Generator, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,34 +28,15 @@ from featurize.encoders import Encoder
 from featurize.video.picture import Bounded, Crop
 from stepdiff.common.threads import prefetched
 
-MOST_BYTES = (
-    256 << 20
-)  # of the frames of a batch whose size is chosen by memory: three such batches are in pinned memory
+MOST_BYTES = 256 << 20  # of frames, in a batch whose size is chosen by memory: pinned memory holds three batches
 MEMORY_SHARE = 0.8  # of the GPU's memory that such a batch may need
 
 Computed = tuple[dict[str, Float[np.ndarray, "B ..."]], dict[str, Float32[np.ndarray, " B"]]]
 """features of a batch, and of those in half precision the largest magnitude of each row before the conversion"""
 
 
-@runtime_checkable
-class Device(Protocol):
-    """A device as the stages of a batch. Each is called by one thread, and returns when its work is done."""
-
-    def buffer(self, shape: tuple[int, ...]) -> UInt8[np.ndarray, "B T size size 3"]:
-        """Return main memory of zeros for the frames of a batch."""
-
-    def upload(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> Any:
-        """Copy frames to the device."""
-
-    def forward(self, frames: Any) -> Any:
-        """Compute features of what `upload` returned."""
-
-    def download(self, features: Any) -> Computed:
-        """Copy to main memory what `forward` returned."""
-
-
 class Gpu:
-    """A CUDA device."""
+    """A CUDA device as the stages of a batch. Each is called by one thread, and returns when its work is done."""
 
     def __init__(self, encoder: Encoder, device: str, half: Collection[str]) -> None:
         """Make the streams. half: names of the features that are stored in half precision."""
@@ -63,9 +44,11 @@ class Gpu:
         self._up, self._compute, self._down = (torch.cuda.Stream(self._device) for _ in range(3))
 
     def buffer(self, shape: tuple[int, ...]) -> UInt8[np.ndarray, "B T size size 3"]:
+        """Return main memory of zeros for the frames of a batch."""
         return torch.zeros(shape, dtype=torch.uint8, pin_memory=True).numpy()
 
     def upload(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> UInt8[torch.Tensor, "B T size size 3"]:
+        """Copy frames to the device."""
         with torch.cuda.stream(self._up):
             uploaded = torch.from_numpy(frames).to(self._device, non_blocking=True)
             self._up.synchronize()
@@ -78,6 +61,7 @@ class Gpu:
         return computed
 
     def download(self, features: dict[str, dict[str, torch.Tensor]]) -> Computed:
+        """Copy to main memory what `forward` returned."""
         with torch.cuda.stream(self._down):
             values, peaks = ({name: _pinned(there) for name, there in part.items()} for part in features.values())
             self._down.synchronize()
@@ -95,10 +79,9 @@ def halved(
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Return `values`, of the names in `half` in half precision and else in float32, and `peaks`: see Computed."""
     norm, most = torch.linalg.vector_norm, math.inf
+    dtypes = {name: torch.float16 if name in half else torch.float32 for name in features}
     return {
-        "values": {
-            name: values.to(torch.float16 if name in half else torch.float32) for name, values in features.items()
-        },
+        "values": {name: values.to(dtypes[name]) for name, values in features.items()},
         "peaks": {name: norm(features[name].flatten(1).float(), most, dim=1) for name in features if name in half},
     }
 
@@ -123,31 +106,68 @@ class Spent:
     working: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
 
-def staged(batches: Iterator[Batch], device: Device, spent: Spent) -> Generator[Batch, None, None]:
-    """Yield batches of frames with their features."""
-    batches = prefetched([batches], waiting=1)  # a shard's decoding begins while the last batch before is uploaded
-    for work in (device.upload, device.forward, device.download):
-        batches = prefetched([_through(work, batches, spent)], waiting=1)
-    yield from batches
+def staged(batches: Generator[Batch, None, None], device: Gpu, spent: Spent) -> Generator[Batch, None, None]:
+    """Yield batches of frames with their features, in parts where the GPU runs out of memory."""
+    with ExitStack() as stages:  # at the end, and after an error, their threads end one after another
+        stages.enter_context(closing(batches))
+        # a shard's decoding begins while the last batch before is uploaded
+        done = stages.enter_context(closing(prefetched([batches], waiting=1)))
+        for stage, parts in ((device.upload, _whole), (device.forward, in_parts), (device.download, _whole)):
+            done = stages.enter_context(closing(prefetched([_through(stage, parts, done, spent)], waiting=1)))
+        yield from done
 
 
-def _through(work: Callable[[Any], Any], batches: Iterator[Batch], spent: Spent) -> Iterator[Batch]:
+Work = Callable[[Any], Any]
+"""takes the `data` of a batch and returns that of the next stage"""
+
+
+def _through(
+    work: Work, parts: Callable[[Work, Batch], Iterator[Batch]], batches: Iterator[Batch], spent: Spent
+) -> Iterator[Batch]:
     name, since = work.__name__, time.monotonic()
     for batch in batches:
         begin = time.monotonic()
         spent.waiting[name] += begin - since
-        if batch.data is not None:
-            batch.data = work(batch.data)
-        spent.working[name] += time.monotonic() - begin
+        for part in parts(work, batch):
+            spent.working[name] += time.monotonic() - begin
+            yield part
+            since = begin = time.monotonic()
+
+
+def _whole(work: Work, batch: Batch) -> Iterator[Batch]:
+    if batch.data is not None:
+        batch.data = work(batch.data)
+    yield batch
+
+
+def in_parts(forward: Work, batch: Batch) -> Iterator[Batch]:
+    """Yield a batch with what `forward` makes of it: of all rows at once, until the GPU runs out of memory.
+
+    Then these rows, and those of the encoder's later batches, are computed by half as many at once.
+    """
+    if batch.data is None:
         yield batch
-        since = time.monotonic()
+        return
+    encoder, start, count = batch.shard.encoder, 0, len(batch.data)
+    while start < count:
+        end = min(start + (encoder.forward_rows or count), count)
+        try:
+            data = forward(batch.data[start:end])
+        except torch.OutOfMemoryError:
+            if end - start == 1:
+                raise
+            encoder.forward_rows = (end - start + 1) // 2
+            continue  # the error, which holds what the pass computed, is freed before the next one
+        batch.shard.forward_rows = encoder.forward_rows
+        inside = [number for number, place in enumerate(batch.places) if start <= place < end]
+        rows, places = (tuple(of[number] for number in inside) for of in (batch.rows, batch.places))
+        finished = batch.finished if end == count else 0
+        yield Batch(batch.shard, finished, rows, tuple(place - start for place in places), data)
+        start = end
 
 
 def batch_by_memory(encoder: Encoder, device: str, rows: int, workers: int = 1) -> int:
-    """Return the clips of a batch that a GPU has memory for: the largest power of two, of at most `rows`.
-
-    workers: that share the GPU.
-    """
+    """Return the clips of a batch that a GPU of so many workers has memory for: a power of two, of at most `rows`."""
     clip = _noise(encoder)
     most = min(rows, max(MOST_BYTES // clip.nbytes, 1))
     share = MEMORY_SHARE * torch.cuda.get_device_properties(device).total_memory / workers
@@ -165,7 +185,8 @@ def batch_by_memory(encoder: Encoder, device: str, rows: int, workers: int = 1) 
         return torch.cuda.max_memory_reserved(device) <= share
 
     try:
-        return doubled(fits, most)
+        with torch.compiler.set_stance("force_eager"):  # else each size would be compiled
+            return doubled(fits, most)
     finally:
         torch.cuda.empty_cache()
 

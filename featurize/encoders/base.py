@@ -1,6 +1,4 @@
-"""What every encoder offers to the planner and to the job.
-
-Notation: B batch, T frames, N tokens, D channels, E numbers of an embedding.
+"""What every encoder offers. Notation: B batch, T frames, N tokens, D channels, E numbers of an embedding.
 
 Guarantees
 - the declared `features` match the encoder's output, and the same batch gives the same bits on one machine
@@ -57,6 +55,8 @@ class Encoder(ABC):
     """Pixels of the square that is fed; 0 where clips are not encoded."""
     resample: Resample = "bicubic"
     """Filter of the resize."""
+    compiled: ClassVar[str] = "forward_clips"
+    """The function that `compile` compiles: frames of one shape in, tensors out."""
     pools: ClassVar[bool] = False
     """Whether it averages its tokens itself, over squares of `pool` patches a side."""
     pool: int = 1
@@ -65,6 +65,8 @@ class Encoder(ABC):
     whole_batches: bool = False
     """Whether a model sees as many frames, windows or texts at once as a batch has rows, as on a GPU. Else it sees
     parts of a fixed size: on a CPU no bit of a clip depends on its batch."""
+    forward_rows: int | None = None
+    """Most rows of a batch that a model sees at once, halved whenever a GPU runs out of memory; None: all."""
     source: str | None = None
     """Name, path or hub id by which its weights were found; recorded with each shard, never compared."""
     chosen: Mapping[str, int | str] = MappingProxyType({})
@@ -118,9 +120,11 @@ class Encoder(ABC):
         dtypes = {name: feature.dtype for name, feature in self.features(entity, dtype).items()}
         if entity == "clips":
             frames, crop = f"{self.frames} at {WORDS[self.sampling]}, start <= time < end", self.crop
+            layer = f"{self.layer}; torch.compile" if "compile" in self.chosen else self.layer
         else:
             frames, crop = "none", "all tokens" if self.max_tokens is None else f"first {self.max_tokens} tokens"
-        return Provenance(self.name, self.fingerprint, self.layer, frames, crop, dtypes)
+            layer = self.layer
+        return Provenance(self.name, self.fingerprint, layer, frames, crop, dtypes)
 
     def encode_clips(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> dict[str, Float32[np.ndarray, "B ..."]]:
         """Return features of clips from RGB frames, resized and cropped as `crop` says.
@@ -149,6 +153,16 @@ class Encoder(ABC):
                 return kind is not Encoder and "encode_clips" not in vars(kind)
         return False
 
+    def compile(self) -> None:
+        """Compile the forward pass of clips when it is first used. StepDiffError: the class has no `forward_clips`."""
+        import torch
+
+        if not self.forwards:
+            raise StepDiffError(f"encoder {self.name} has no forward pass that can be compiled: leave --compile out")
+        self.features("clips")  # an encoder that has to try out what its model gives does so before
+        setattr(self, self.compiled, torch.compile(getattr(self, self.compiled), dynamic=False))
+        self.chosen = {**self.chosen, "compile": True}
+
     def at_once(self, rows: int, part: int) -> int:
         """Return how many frames, windows or texts the model sees at once, of a batch of `rows`; part: on a CPU."""
         return rows if self.whole_batches else part
@@ -169,15 +183,13 @@ class Encoder(ABC):
 
     def encode_wholes(self, clips: Sequence[Whole]) -> list[dict[str, Float32[np.ndarray, "..."]] | StepDiffError]:
         """Return for each clip, its frames and seconds, what `encode_whole` returns or raises."""
-        return [self._encoded_alone(*clip) for clip in clips]
-
-    def _encoded_alone(
-        self, frames: UInt8[np.ndarray, "T H W 3"], seconds: Float[np.ndarray, " T"]
-    ) -> dict[str, Float32[np.ndarray, "..."]] | StepDiffError:
-        try:
-            return self.encode_whole(frames, seconds)
-        except StepDiffError as error:
-            return error
+        encoded: list[dict[str, np.ndarray] | StepDiffError] = []
+        for frames, seconds in clips:
+            try:
+                encoded.append(self.encode_whole(frames, seconds))
+            except StepDiffError as error:
+                encoded.append(error)
+        return encoded
 
     def encode_texts(self, texts: list[str]) -> dict[str, Float32[np.ndarray, "B ..."]]:
         """Return features of texts; tokens after the first `max_tokens` are not seen."""

@@ -1,7 +1,6 @@
 """EfficientNet-Lite0: 49 tokens of 1280 channels for each frame of a clip.
 
-The tokens are the last feature map before the classifier (7 x 7, after batch norm and ReLU6),
-frame by frame, row by row. Pixels are fed as (value - 127) / 128, as the model was trained.
+The tokens are the last feature map before the classifier (7 x 7, after ReLU6), frame by frame, row by row.
 
 Guarantees
 - tokens are what the package `efficientnet-lite-pytorch` computes, to 1e-4 of their largest value, at twice its speed
@@ -31,6 +30,7 @@ class EfficientNetLite0(Encoder):
     wanted = "what stepdiff weights fetch efficientnet-lite0 makes"
     entities = ("clips",)
     layer = "last feature map, after ReLU6"
+    compiled = "_maps"
 
     def __init__(self, weights: Path, device: torch.device) -> None:
         super().__init__(weights)

@@ -76,10 +76,7 @@ def load_tokenizer(folder: Path, wanted: str) -> Any:
 
 
 def hidden_state(layer: int, blocks: int, what: str) -> int:
-    """Return the index from the front, 0 to `blocks`, of a hidden state that may be counted from the end.
-
-    Raises StepDiffError where the `what` (a model, in words) has none of that number.
-    """
+    """Return the index from the front of a hidden state. StepDiffError: the `what` (a model) has no such layer."""
     if not -blocks - 1 <= layer <= blocks:
         raise StepDiffError(
             f"there is no layer {layer}: this {what} has hidden states 0 to {blocks} (or -{blocks + 1} to -1)"
@@ -91,27 +88,18 @@ def hidden_state(layer: int, blocks: int, what: str) -> int:
 def loading(folder: Path, wanted: str, fault: str = "cannot be loaded") -> Iterator[None]:
     """Turn an error about the files of `folder` into one line: its `fault`, why, and what is `wanted` in its place."""
     from safetensors import SafetensorError
+    from transformers.utils import logging
 
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # of tensors that load in a moment
     try:
-        with quiet_loading():
-            yield
+        yield
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as problem:
         raise StepDiffError(f"{folder} {fault} ({first_line(problem)}): give {wanted}") from None
     except ImportError as problem:  # a package that only some models need, such as timm
         raise StepDiffError(f"{folder} {fault} here: {' '.join(str(problem).split())}") from None
-
-
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Show no bars of transformers about tensors that load in a moment."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
     finally:
-        if shown:
+        if bars:
             logging.enable_progress_bar()
 
 

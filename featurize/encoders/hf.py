@@ -65,6 +65,7 @@ class HuggingFace(Encoder):
     entities: tuple[str, ...] = ("clips", "texts")
     choices: ClassVar[tuple[str, ...]] = ("layer", "frames", "pooling", "window")
     wanted = "a folder of an image or video model of transformers, or a hub id such as facebook/dinov2-base"
+    compiled = "_encode"
     chunk: ClassVar[int] = 16  # frames that an image model sees at once on a CPU
 
     def __init__(
@@ -76,7 +77,7 @@ class HuggingFace(Encoder):
         pooling: str = "model",
         window: int | None = None,
     ) -> None:
-        """Load a checkpoint.
+        """Load a checkpoint. StepDiffError: transformers has no such model, files lack, or a choice does not fit.
 
         Args:
             weights: a folder.
@@ -86,9 +87,6 @@ class HuggingFace(Encoder):
             frames: T of a clip; None is what a video model was made for, else 8.
             pooling: one of POOLINGS.
             window: frames W that a video model sees at once; None is all of them.
-
-        Raises:
-            StepDiffError: transformers has no such model, weights or processor are lacking, or a choice does not fit.
         """
         super().__init__(weights)
         if pooling not in POOLINGS:
@@ -124,11 +122,8 @@ class HuggingFace(Encoder):
 
     @staticmethod
     def attention(config: Any, device: torch.device) -> str | None:
-        """Return how a model's attention is computed, None for its own choice.
-
-        AIMv2's texts have a causal mask, which its sdpa leaves out where no text of a batch is padded (transformers
-        5.24).
-        """
+        """Return how a model's attention is computed, None for its own choice."""
+        # of AIMv2's texts sdpa leaves out the causal mask where no text of a batch is padded (transformers 5.24)
         return "eager" if config.model_type == "aimv2" else None
 
     def _config(self, weights: Path) -> Any:
@@ -284,7 +279,7 @@ class HuggingFace(Encoder):
         return (tokens,) if embedded is None else (tokens, embedded)
 
     def _embedded(self, seen: families.Seen, state: torch.Tensor, mean: torch.Tensor) -> torch.Tensor | None:
-        """Return embeddings [N, E] of frames or windows, if there are any, from the mean of their tokens and others."""
+        """Return embeddings [N, E] of frames or windows, if there are any; `mean`: of their tokens."""
         pooling = self._shape.pooling
         if pooling == "none":
             return None
@@ -389,5 +384,4 @@ class NaFlex(HuggingFace):
         return self._see_whole(np.zeros((1, 2 * self._patch, 2 * self._patch, 3), np.uint8), hidden)[0]
 
     def _state(self, seen: families.Seen) -> tuple[torch.Tensor, int]:
-        """See `HuggingFace._state`; no token comes before those of patches."""
         return super()._state(seen)[0], 0

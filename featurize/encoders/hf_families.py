@@ -81,13 +81,9 @@ def see_texts(model: Any, inputs: Any) -> torch.Tensor:
 
 
 def first_tokens(model: Any, tokens: int, side: int, clips: bool) -> int:
-    """Return how many tokens are of the class or registers, and come before those of patches.
+    """Return how many of `tokens` are of the class or registers, and come before those of patches.
 
-    Args:
-        model: of pictures or clips.
-        tokens: of a picture, in all.
-        side: of a picture in pixels.
-        clips: whether it sees clips.
+    side: of a picture in pixels; clips: whether the model sees clips.
     """
     if clips or model.config.model_type in _CLASS_TOKEN:
         return int(model.config.model_type in _CLASS_TOKEN)

@@ -61,10 +61,7 @@ def view_name(name: str, weights: str | None) -> str:
 
 
 def encoder_class(name: str) -> type[Encoder]:
-    """Return the class of an encoder.
-
-    Raises StepDiffError: none has that name, it cannot be imported here, or is not an `Encoder`.
-    """
+    """Return the class of an encoder. StepDiffError: none has that name, or it cannot be imported here."""
     if name in _ENCODERS:
         file, attribute = _ENCODERS[name]
         return getattr(import_module(f"featurize.encoders.{file}"), attribute)
@@ -98,10 +95,7 @@ def version_of(name: str) -> str | None:
 
 
 def find_weights(name: str, weights: str | None) -> Path | None:
-    """Return the local folder or file of an encoder's weights, None of one without weights.
-
-    Raises StepDiffError: they are not found, or the encoder has none and some are given.
-    """
+    """Return the local place of an encoder's weights, None of one without. StepDiffError: not found, or not wanted."""
     if version_of(name) is not None:
         if weights is not None:
             raise StepDiffError(f"encoder {name} has no weights: leave --weights {weights} out")
@@ -129,6 +123,7 @@ def load(
     pooling: str | None = None,
     window: int | None = None,
     pixels: int | None = None,
+    compile: bool | None = None,
 ) -> Encoder:
     """Load an encoder and its weights.
 
@@ -144,6 +139,7 @@ def load(
         pooling: how an embedding is made.
         window: frames that a model sees at once.
         pixels: of a frame that a model's own processor is given, at most.
+        compile: whether the forward pass of clips is compiled by torch.compile.
 
     Raises:
         StepDiffError: no such encoder or device, no weights, weights of another model, or a choice that is not given.
@@ -171,8 +167,9 @@ def load(
         raise StepDiffError("no CUDA device here: give cpu")
     encoder = (kind if folder is None else kind.variant(folder))(folder, place, **chosen)  # type: ignore[call-arg]
     encoder.whole_batches = place.type == "cuda"
-    encoder.source, encoder.chosen = None if folder is None else weights or name, chosen
     if sampling is not None:
-        encoder.sampling = sampling
-        encoder.chosen = {**chosen, "sampling": sampling}
+        encoder.sampling = chosen["sampling"] = sampling
+    encoder.source, encoder.chosen = None if folder is None else weights or name, chosen
+    if compile:
+        encoder.compile()
     return encoder

@@ -4,8 +4,7 @@
 - `videomae`, `vjepa2`: space-time tokens of a whole clip, and their mean.
 - `llava`, `blip2`, `idefics`, `idefics2`, `idefics3`: the image tower out of the whole model's checkpoint. `tokens`
   [T*N, D] are the N tokens of each of T frames that the whole model gives to its projector. A frame is resized to the
-  square that the tower was built for, whatever the model's own processor does: no tiling, no padding. By default a clip
-  is its centre frame. (`vlm` instead stores tokens after the projector, of frames in their own aspect.)
+  square that the tower was built for, without tiling or padding. By default a clip is its centre frame.
 
 Guarantees
 - features equal what transformers computes

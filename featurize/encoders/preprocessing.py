@@ -1,12 +1,7 @@
 """A checkpoint's own preprocessing, split between the decoder (resize, crop) and the encoder (normalise).
 
-Video processors need torchvision to run. Their settings are read from their file instead, so that the same folder gives
-the same pixels whether torchvision is installed or not. The filter is Pillow's, which differs from torchvision's by a
-level of 255 in a few pixels.
-
-A frame that repeats the previous one is encoded once: a still image is one frame, eight times. The saving depends on
-the batch, because chunks are filled up: four stills take one chunk of 16 instead of two. On a GPU a chunk has as many
-frames as the batch has clips.
+Settings of video processors, which need torchvision to run, are read from their file. The filter is Pillow's, which
+differs from torchvision's by a level of 255 in a few pixels. A frame that repeats the previous one is encoded once.
 
 Guarantees
 - pixels equal those of the folder's own processor; settings that the decoder cannot follow are refused
@@ -76,10 +71,7 @@ def image_settings(folder: Path, wanted: str) -> Settings:
 
 
 def video_settings(folder: Path, wanted: str, defaults: Settings) -> Settings | None:
-    """Return the settings of a folder's video processor, None where it has none. StepDiffError: they are damaged.
-
-    `defaults`: for what its file leaves out.
-    """
+    """Return the settings of a folder's video processor over `defaults`, None without one. StepDiffError: damaged."""
     for name, part in (("video_preprocessor_config.json", None), ("processor_config.json", "video_processor")):
         path = folder / name
         try:
@@ -119,11 +111,7 @@ def timm_settings(config: Mapping[str, Any]) -> Settings:
 
 
 def preprocessing_of(settings: Settings, folder: Path, device: torch.device) -> Preprocessing:
-    """Return the decoder's and the encoder's part of what the settings describe.
-
-    Raises:
-        StepDiffError: They are not a resize, of the short side with a centre crop or to a square, and a normalisation.
-    """
+    """Return the decoder's and the encoder's part of what the settings describe. StepDiffError: they cannot do it."""
     size, crop = settings.get("size") or {}, settings.get("crop_size")
     if isinstance(size, int):
         size = {"shortest_edge": size}

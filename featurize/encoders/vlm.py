@@ -49,16 +49,9 @@ class Vlm(Encoder):
     wanted = "a transformers folder of a video language model, or a hub id such as Qwen/Qwen3-VL-4B-Instruct"
 
     def __init__(self, weights: Path, device: torch.device, frames: int = FRAMES, pixels: int = PIXELS) -> None:
-        """Load the vision part of a whole model's folder.
+        """Load the vision part of a whole model's folder; `pixels`: of a frame, at most.
 
-        Args:
-            weights: a folder that transformers saved.
-            device: where it runs.
-            frames: T of a clip.
-            pixels: of a frame, at most.
-
-        Raises:
-            StepDiffError: the folder does not hold such a model, or its class does not take cached tokens.
+        StepDiffError: the folder does not hold such a model, or its class does not take cached tokens.
         """
         from transformers import AutoConfig, AutoProcessor
 
@@ -185,10 +178,7 @@ class Vlm(Encoder):
         return self._inputs(np.zeros((self.frames, *shape, 3), np.uint8))
 
     def _grids(self, inputs: dict[str, Any]) -> tuple[Grids, int]:
-        """Return the grids of a clip's tokens, and the side of a token's square of pixels.
-
-        Raises StepDiffError: the model has no grids that follow the size of the frames.
-        """
+        """Return the grids of a clip's tokens, and the side of a token's square in pixels. StepDiffError: none."""
         kind = "video" if self._video else "image"
         patches, processor = inputs.get(f"{kind}_grid_thw"), getattr(self._processor, f"{kind}_processor")
         merged = getattr(processor, "merge_size", None)

@@ -25,7 +25,7 @@ _SLACK = 1e-6  # seconds; times of the catalog are rounded
 
 def filmstrip(path: Path, start: float, end: float, frames: int, height: int, out: Path) -> None:
     """Write `frames` pictures from the middles of equal parts of a clip, side by side, as JPEG."""
-    clip = next(iter(read_clips(path, [(start, end)], frames, Whole(height), sampling="segment-centres")))
+    clip = next(read_clips(path, [(start, end)], frames, Whole(height), sampling="segment-centres"))
     if not isinstance(clip, Clip):
         raise StepDiffError(clip.reason)
     Image.fromarray(np.concatenate(list(clip.frames), axis=1)).save(out, "JPEG", quality=80)
@@ -45,8 +45,7 @@ def frame(path: Path, start: float, end: float, second: float, height: int, out:
 def cut(path: Path, start: float, end: float, out: Path) -> None:
     """Write the frames with start <= time < end, in seconds, as H.264 with AAC sound in MP4.
 
-    Raises:
-        StepDiffError: The video cannot be read, has no frame there, or the clip is too long.
+    StepDiffError: the video cannot be read, has no frame there, or the clip is too long.
     """
     if not 0 < end - start <= MOST_SECONDS:
         raise StepDiffError(

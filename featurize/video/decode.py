@@ -20,10 +20,11 @@ import av.error
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
-from featurize.video.frames import Sampling, between, chosen
-from featurize.video.media_file import shown, why
+from featurize.video.frames import Sampling, chosen
+from featurize.video.media_file import why
 from featurize.video.picture import Picture, pixels_of
 from featurize.video.stream import Timeline, Video, by_decoding, decoded, from_packets, opened
+from stepdiff.common.io.files import shown
 from stepdiff.common.threads import prefetched
 
 PAST_END = 1.0  # seconds by which a clip may end past its video: annotations are often in whole seconds
@@ -44,7 +45,7 @@ class Source:
 class Clip:
     """A clip that was decoded."""
 
-    index: int  # its place among the intervals asked for
+    index: int  # its place among the intervals
     frames: UInt8[np.ndarray, "frames height width 3"]  # RGB
     repeats: bool  # whether it shows fewer frames than asked for; a still image is no such case
     seconds: Float64[np.ndarray, " frames"]  # of each frame from the start of the clip
@@ -62,9 +63,9 @@ def decoded_clips(
     clips: Mapping[int, Source], count: int, crop: Picture, threads: int = 1, sampling: Sampling = "linspace"
 ) -> Iterator[tuple[int, Clip | Failure]]:
     """Yield row and clip, or failure, as they become complete; video by video in the order of rows."""
-    by_video: dict[str, list[int]] = {}
+    by_video: dict[str, list[int]] = defaultdict(list)
     for row in sorted(clips):
-        by_video.setdefault(clips[row].video, []).append(row)
+        by_video[clips[row].video].append(row)
 
     def decode(video: str, rows: list[int]) -> Iterator[tuple[int, Clip | Failure]]:
         intervals = [(clips[row].start, clips[row].end) for row in rows]
@@ -144,7 +145,7 @@ def _frames_of(
         return f"the clip begins at {start:g} s but {shown(path)} ends at {line.end:.2f} s: {remedy}"
     if not line.still and end > line.end + slack:
         return f"the clip ends at {end:g} s but {shown(path)} ends at {line.end:.2f} s: {remedy}"
-    first, end_frame = between(line.times, start, end)
+    first, end_frame = map(int, np.searchsorted(line.times, [start, end]))  # start <= time < end
     if first == end_frame:
         return f"{shown(path)} shows no frame from {start:g} to {end:g} s: lengthen the clip"
     if any(first <= frame < end_frame for frame in line.damaged):

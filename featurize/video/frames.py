@@ -11,7 +11,7 @@ Guarantees
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 
 Sampling = Literal["linspace", "segment-centres", "centre"]
 WORDS: dict[Sampling, str] = {
@@ -29,12 +29,3 @@ def chosen(n: int, count: int, sampling: Sampling = "linspace") -> Int64[np.ndar
     if sampling == "segment-centres":
         return (2 * np.arange(count, dtype=np.int64) + 1) * n // (2 * count)
     return np.linspace(0, n - 1, count).astype(np.int64)
-
-
-def between(times: Float64[np.ndarray, " n"], start: float, end: float) -> tuple[int, int]:
-    """The first frame of a clip and the one after its last: start <= time < end.
-
-    `times` are seconds, ascending; so are start and end.
-    """
-    first, last = np.searchsorted(times, [start, end], side="left")
-    return int(first), int(last)

@@ -3,10 +3,9 @@
 FFmpeg takes a name for an instruction: a URL, a pattern of images, the folder of a playlist's entries. Here it receives
 an open file with a neutral name, a closed list of formats, and no protocol with which it could open anything else.
 
-The identity of a file is its size and a digest of its first and last MiB. Reading whole files would cost as much as
-decoding them, and containers keep their index, with the size of every frame, at one of the two ends. Two files that
-differ only in between have the same identity. A member of a tar file, FILE.tar/MEMBER, is a file as any other: the same
-picture has the same identity and the same features there.
+The identity of a file is its size and a digest of its first and last MiB, because reading whole files would cost as
+much as decoding them: containers keep their index, with the size of every frame, at one of the two ends. A member of a
+tar file, FILE.tar/MEMBER, is a file as any other.
 
 Guarantees
 - a pipe, a device or a folder is refused and never blocks; of a path no other file is read: playlists are refused,
@@ -23,7 +22,7 @@ import stat
 import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +30,7 @@ import av
 import av.container
 
 from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import shown
 from stepdiff.common.io.tars import Part, open_member
 from stepdiff.common.progress import progress
 
@@ -58,7 +58,6 @@ _DEMUXER = {"format_whitelist": ",".join(SELF_CONTAINED), "protocol_whitelist": 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SEPARATORS = {b"zTXt": 1, b"iCCP": 1, b"iTXt": 4}
 """NUL characters before the compressed part, of each kind of chunk; of iTXt one is the method"""
-_PIECE = 1 << 16  # bytes
 BYTES, DIGEST = "video_bytes", "video_digest"  # the catalog's columns of a clip's identity
 END_BYTES = 2**20  # at each end of a file that its digest covers
 _DIGITS = 16  # of the sha256
@@ -75,7 +74,11 @@ def opened_alone(path: Path) -> Iterator[av.container.InputContainer]:
         OSError: the file does not exist or cannot be read.
         av.error.FFmpegError: FFmpeg finds none of the formats in it.
     """
-    with _regular(path) as file:
+    with content(path) as file:
+        if not file.seek(0, os.SEEK_END):
+            raise StepDiffError(f"{shown(path)} is empty (0 bytes): copy it again")
+        extension = re.search(r"\.[A-Za-z0-9]+\Z", path.name)  # FFmpeg looks at it to guess the format
+        file.name = f"file{extension[0] if extension else ''}"
         if unpacked_size(file, MAX_TEXT) > MAX_TEXT:
             raise StepDiffError(f"{shown(path)} has texts of more than {MAX_TEXT:,} bytes: save it without them")
         file.seek(0)
@@ -84,12 +87,6 @@ def opened_alone(path: Path) -> Iterator[av.container.InputContainer]:
                 if stream.codec_context is not None:
                     stream.codec_context.options = dict(_DECODER)
             yield container
-
-
-def shown(path: Path) -> str:
-    """Return the path as messages name it: on one line, in characters that can be stored."""
-    text = os.fspath(path)
-    return text if text.isprintable() else repr(text)
 
 
 def why(path: Path, error: Exception) -> str:
@@ -121,58 +118,26 @@ def content(path: Path) -> io.FileIO | Part:
     return io.FileIO(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
 
 
-def _regular(path: Path) -> io.FileIO | Part:
-    """Open the file. Its name keeps of the path only a plain extension, which FFmpeg looks at to guess the format."""
-    file = content(path)
-    if not file.seek(0, os.SEEK_END):
-        file.close()
-        raise StepDiffError(f"{shown(path)} is empty (0 bytes): copy it again")
-    file.seek(0)
-    extension = re.search(r"\.[A-Za-z0-9]+\Z", path.name)
-    file.name = f"file{extension[0] if extension else ''}"
-    return file
-
-
 def unpacked_size(file: io.FileIO | Part, most: int) -> int:
-    """Return the bytes of all texts and profiles once unpacked, or more than `most` where there are more.
+    """Return the bytes of all texts and profiles of a PNG once unpacked, or more than `most` where there are more.
 
-    Args:
-        file: open at its start; left anywhere. One that is no PNG has none.
-        most: bytes after which it stops.
+    file: left anywhere.
     """
     size = 0
+    file.seek(0)
     if file.read(len(_SIGNATURE)) != _SIGNATURE:
         return size
     while len(head := file.read(8)) == 8 and size <= most:
         length, kind = int.from_bytes(head[:4]), head[4:]
         after = file.tell() + length + 4  # a checksum follows
         if kind in _SEPARATORS:
-            size += _unpacked(file, length, kind, most - size)
+            *words, packed = file.read(min(length, most)).split(b"\0", _SEPARATORS[kind])
+            if kind != b"iTXt":
+                packed = packed[1:]  # the method
+            if kind != b"iTXt" or words[1:2] == [b"\1"]:  # else it is not compressed
+                with suppress(zlib.error):  # decoders stop there too
+                    size += len(zlib.decompressobj().decompress(packed, most + 1))
         file.seek(after)
-    return size
-
-
-def _unpacked(file: io.FileIO | Part, length: int, kind: bytes, most: int) -> int:
-    """Return the bytes of one chunk of `length` bytes, which begins here, once unpacked."""
-    start = file.read(min(length, _PIECE))
-    length -= len(start)
-    *words, packed = start.split(b"\0", _SEPARATORS[kind])
-    if kind == b"iTXt" and words[1:2] != [b"\1"]:  # not compressed
-        return 0
-    if len(words) < _SEPARATORS[kind]:  # decoders go on looking for the end of a name that has 79 bytes at most
-        return most + 1 if length else 0
-    if kind != b"iTXt":
-        packed = packed[1:]  # the method
-    unpack, size = zlib.decompressobj(), 0
-    try:
-        while packed and size <= most:
-            size += len(unpack.decompress(packed, _PIECE))
-            packed = unpack.unconsumed_tail
-            if not packed and not unpack.eof:
-                packed = file.read(min(length, _PIECE))
-                length -= len(packed)
-    except zlib.error:  # decoders stop there too
-        pass
     return size
 
 

@@ -1,9 +1,7 @@
 """A decoded frame becomes the square that an encoder is fed, or the whole picture for a model that crops by itself.
 
-The recipe, the same on every machine: to RGB at full size (swscale), turned upright by the file's
-rotation, resized by one of Pillow's antialiased filters (`featurize.video.resize`), either the short
-side with a centre crop or both sides whatever the aspect, or, of the whole, the short side alone.
-Stored pixels count as square.
+The recipe, the same on every machine: to RGB at full size (swscale), turned upright by the file's rotation, resized by
+one of Pillow's antialiased filters (`featurize.video.resize`). Stored pixels count as square.
 
 Guarantees
 - a frame is seen upright and unmirrored, as its file says; a picture smaller than the crop is enlarged, never padded
@@ -62,30 +60,26 @@ Picture = Crop | Whole | Bounded
 
 def pixels_of(frame: av.VideoFrame, picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
     """RGB pixels of the frame, upright: the square, or the whole made smaller where it is larger than asked."""
-    if isinstance(picture, Crop):
-        return square(frame, picture)
-    whole = Image.fromarray(np.ascontiguousarray(_upright(frame.to_ndarray(format="rgb24"), frame)))
-    if isinstance(picture, Bounded):
-        factor = min(math.sqrt(picture.pixels / (whole.width * whole.height)), 1)
-        size = (max(int(whole.width * factor), 1), max(int(whole.height * factor), 1))
-    else:
-        factor = min(picture.short_side / min(whole.size), 1)
-        size = (round(whole.width * factor), round(whole.height * factor))
-    return np.asarray(whole.resize(size, Image.Resampling.BICUBIC))
-
-
-def square(frame: av.VideoFrame, crop: Crop) -> UInt8[np.ndarray, "size size 3"]:
-    """RGB pixels of the frame: upright, resized, and where the crop says so centre cropped."""
-    picture = _upright(frame.to_ndarray(format="rgb24"), frame)
-    height, width = picture.shape[:2]
-    if crop.short_side is None:
-        return resized_part(picture, (crop.size, crop.size), (0, 0, crop.size, crop.size), crop.resample)
-    short = min(height, width)
-    size = (width * crop.short_side // short, height * crop.short_side // short)
+    pixels = _upright(frame.to_ndarray(format="rgb24"), frame)
+    height, width = pixels.shape[:2]
+    if not isinstance(picture, Crop):
+        if isinstance(picture, Bounded):
+            factor = min(math.sqrt(picture.pixels / (width * height)), 1)
+            size = (max(int(width * factor), 1), max(int(height * factor), 1))
+        else:
+            factor = min(picture.short_side / min(width, height), 1)
+            size = (round(width * factor), round(height * factor))
+        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BICUBIC))
+    side, short = picture.size, min(height, width)
+    if picture.short_side is None:
+        return resized_part(pixels, (side, side), (0, 0, side, side), picture.resample)
+    size = (width * picture.short_side // short, height * picture.short_side // short)
     if size[0] * size[1] > MAX_PIXELS:
-        raise ValueError(f"a picture of {width} x {height} is too narrow to resize its short side to {crop.short_side}")
-    left, top = (size[0] - crop.size) // 2, (size[1] - crop.size) // 2
-    return resized_part(picture, size, (left, top, left + crop.size, top + crop.size), crop.resample)
+        raise ValueError(
+            f"a picture of {width} x {height} is too narrow to resize its short side to {picture.short_side}"
+        )
+    left, top = (size[0] - side) // 2, (size[1] - side) // 2
+    return resized_part(pixels, size, (left, top, left + side, top + side), picture.resample)
 
 
 def _upright(picture: UInt8[np.ndarray, "height width 3"], frame: av.VideoFrame) -> UInt8[np.ndarray, "_ _ 3"]:

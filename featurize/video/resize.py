@@ -1,10 +1,8 @@
 """Pillow's antialiased resize of the part of a picture that is kept, with the same bits and in less time.
 
-Pillow resizes the whole picture, of which a centre crop throws columns away, and computes one pixel after another. Here
-only kept pixels are computed, and ROWS rows at once: a third of Pillow's time for a frame of 640 x 360. The arithmetic
-is Pillow's: both passes round to 8 bits, the horizontal one first, with weights that are rounded to 22 binary places.
-Pillow 13 begins with the vertical pass where the height shrinks far more than the width, which changes a few values
-by 1; here the order is the same for all pictures, whatever the version.
+Only kept pixels are computed, and ROWS rows at once: a third of Pillow's time for a frame of 640 x 360. The arithmetic
+is Pillow's: both passes round to 8 bits, with weights that are rounded to 22 binary places, the horizontal one always
+first (Pillow 13 begins with the vertical one where the height shrinks far more, which changes a few values by 1).
 
 Guarantees
 - the pixels of a resized part are those of Pillow's resize to the new width and then to the new height

@@ -1,7 +1,6 @@
 """A video file, opened: its pictures' stream, its packets, its clock, and when each frame is shown (`Timeline`).
 
-Seconds are those of the file's own clock. Only a broadcast format (MPEG-TS, MPEG-PS, ...), whose
-clock starts anywhere, counts from where it starts.
+Seconds are those of the file's clock; a broadcast format (MPEG-TS, MPEG-PS, ...) counts from where its clock starts.
 
 Guarantees
 - a file that cannot be read as a video raises StepDiffError with one reason
@@ -27,8 +26,9 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 from jaxtyping import Bool, Float64, Int64
 
-from featurize.video.media_file import MAX_PIXELS, content, opened_alone, shown
+from featurize.video.media_file import MAX_PIXELS, content, opened_alone
 from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import shown
 
 _CUT_SHORT = "is cut short: copy it again"
 _NO_VIDEO = "is not a video in a known format (playlists and other lists of files are refused): give a video file"
@@ -104,10 +104,7 @@ class Video:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Video]:
-    """Open a video file to be decoded by one thread.
-
-    Raises StepDiffError where it is missing, empty, cut short, no video, or audio alone.
-    """
+    """Open a video file to be decoded by one thread. StepDiffError: missing, empty, cut short, no video, or audio."""
     with ExitStack() as stack:
         try:
             container = stack.enter_context(opened_alone(path))

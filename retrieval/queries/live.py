@@ -28,7 +28,15 @@ if TYPE_CHECKING:
 _RECORDS = 64  # shards whose records are read, at most
 Record = tuple[str | None, dict[str, Any] | None]
 """of a shard: where its encoder's weights were found, and the options of the encoder"""
-_CHOICES = {"layer": int, "frames": int, "sampling": str, "pooling": str, "window": int, "pixels": int}
+_CHOICES = {
+    "layer": int,
+    "frames": int,
+    "sampling": str,
+    "pooling": str,
+    "window": int,
+    "pixels": int,
+    "compile": bool,
+}
 
 
 def embed_text(

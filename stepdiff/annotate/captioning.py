@@ -19,7 +19,6 @@ from torch import Tensor
 
 from featurize.video.decode import Clip, Source, decoded_clips
 from featurize.video.frames import WORDS, Sampling
-from featurize.video.media_file import shown
 from featurize.video.picture import Whole
 from heads.data.clips import Features
 from heads.data.packing import Packer, Turn
@@ -36,6 +35,7 @@ from stepdiff.annotate.captions import CaptionOptions
 from stepdiff.annotate.qa.prompts import CaptionKind
 from stepdiff.annotate.stages.job import Answer, Failure, Item, plain
 from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import shown
 from stepdiff.common.io.tars import is_regular
 from stepdiff.common.threads import prefetched
 from stepdiff.tasks.prompts import SYSTEM

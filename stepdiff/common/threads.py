@@ -9,7 +9,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from pathlib import Path
@@ -75,7 +75,7 @@ def ahead(do: Callable[[Given], Made], given: Sequence[Given]) -> Iterator[Made]
             yield running.popleft().result()
 
 
-def prefetched(sources: Iterable[Iterable[Made]], threads: int = 1, waiting: int = 2) -> Iterator[Made]:
+def prefetched(sources: Iterable[Iterable[Made]], threads: int = 1, waiting: int = 2) -> Generator[Made, None, None]:
     """Yield the items of `sources`, each of which one thread iterates ahead of the caller.
 
     Of one source they come in its order, of several as they are made; at most `waiting` wait to be used.

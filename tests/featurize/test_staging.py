@@ -1,5 +1,6 @@
 """Batches in stages, on a device that is slow by itself: the stages of a GPU, on a CPU."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import combinations
@@ -11,24 +12,32 @@ import polars as pl
 import pytest
 import torch
 
+from featurize.__main__ import main
 from featurize.encoders import Encoder, load
 from featurize.manifest import Manifest
 from featurize.plan import Task, pending, tasks, together
 from featurize.shard import featurize_shards
-from featurize.staging import Computed, Spent, batch_by_memory, doubled, halved
+from featurize.staging import Computed, Gpu, Spent, batch_by_memory, doubled, halved
 from featurize.video.decode import Clip
-from store import Feature, Store, View
+from featurize.video.picture import Bounded
+from stepdiff.common.errors import StepDiffError
+from store import Feature, Store, View, text_key
+from store.io.records import all_writes
+from tests.store.conftest import flip
 
 Writer = Callable[..., Path]
 SLOW = 0.15  # seconds that each stage takes of a batch
 
 
-class SlowDevice:
+class SlowDevice(Gpu):
     """A device whose copies and forward passes take SLOW seconds, in which the processor is idle, as with a GPU."""
 
-    def __init__(self, encoder: Encoder, half: tuple[str, ...] = ("tokens",), seconds: float = SLOW) -> None:
-        self._encoder, self._half, self._seconds = encoder, half, seconds
-        self.batches = 0
+    def __init__(
+        self, encoder: Encoder, half: tuple[str, ...] = ("tokens",), seconds: float = SLOW, room: int = 100
+    ) -> None:
+        """`room`: clips of a forward pass for which there is memory."""
+        self._encoder, self._half, self._seconds, self._room = encoder, half, seconds, room
+        self.asked: list[int] = []  # clips of each forward pass
 
     def buffer(self, shape: tuple[int, ...]) -> np.ndarray:
         return np.zeros(shape, np.uint8)
@@ -38,9 +47,11 @@ class SlowDevice:
         return torch.from_numpy(frames)
 
     def forward(self, frames: torch.Tensor) -> Any:
+        self.asked.append(len(frames))
+        if len(frames) > self._room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         computed = halved(self._encoder.forward_clips(frames), self._half)
         time.sleep(self._seconds)
-        self.batches += 1
         return computed
 
     def download(self, features: Any) -> Computed:
@@ -81,10 +92,11 @@ def planned(folder: Path, encoder: Encoder, asked: Manifest, shard: int, batch: 
     """Return a new view with `shard` rows in a shard, and its tasks."""
     store = Store.open(folder, create=True)
     with store.lock():
-        store.catalog("clips").append(asked.rows)
-        view = store.create_view("clips", "tiny", encoder.provenance("clips"), encoder.features("clips"), shard)
+        store.catalog(asked.entity).append(asked.rows)
+        provenance, features = encoder.provenance(asked.entity), encoder.features(asked.entity)
+        view = store.create_view(asked.entity, "tiny", provenance, features, shard)
         view.resize()
-    known = store.catalog("clips").rows(asked.rows["key"])
+    known = store.catalog(asked.entity).rows(asked.rows["key"])
     wanted = pending(asked, known, np.ones(len(known), bool)).sort("row")
     return view, list(tasks(store, view, wanted, batch, threads=1))
 
@@ -184,7 +196,8 @@ def _numbered(rows: pl.DataFrame, count: int) -> pl.DataFrame:
 def test_an_error_of_a_stage_ends_the_task(
     tmp_path: Path, encoder: Encoder, clips: Manifest, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    """As of one of too little memory, whose type the worker pool must know; threads end, and a new run completes it."""
+    """Of one of too little memory the worker pool must know the type; all threads end, and a new run completes it."""
+    error = RuntimeError if stage == "forward" else torch.OutOfMemoryError
     view, jobs = planned(tmp_path / "store", encoder, clips, 8, 4)
     device, calls = SlowDevice(encoder, seconds=0), []
     whole = getattr(device, stage)
@@ -192,17 +205,189 @@ def test_an_error_of_a_stage_ends_the_task(
     def fails(data: Any) -> Any:
         calls.append(stage)
         if len(calls) == 4:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+            raise error("CUDA out of memory. Tried to allocate 2 GiB")
         return whole(data)
 
     fails.__name__ = stage
     monkeypatch.setattr(device, stage, fails)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(error) as caught:  # which keeps the functions that the error left
         featurize_shards(jobs, encoder, "cpu", lambda rows: None, stages=device)
-    assert (view.status() == 0).any()
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("prefetch", "write"))]
+    assert caught.traceback and (view.status() == 0).any()
     monkeypatch.undo()
     featurize_shards(jobs, encoder, "cpu", lambda rows: None, stages=device)
     assert (view.status() != 0).all()
+
+
+@pytest.fixture
+def roomy(encoder: Encoder) -> Iterator[Encoder]:
+    """The encoder as on a GPU: it sees whole batches at once, and remembers for how many clips there is memory."""
+    encoder.whole_batches = True
+    yield encoder
+    encoder.whole_batches, encoder.forward_rows = False, None
+
+
+@pytest.mark.parametrize(
+    ("room", "asked", "left"), [(4, [4] * 6, None), (3, [4, *[2] * 12], 2), (1, [4, 2, *[1] * 24], 1)]
+)
+def test_a_batch_without_memory_is_computed_in_halves(
+    tmp_path: Path, roomy: Encoder, clips: Manifest, room: int, asked: list[int], left: int | None
+) -> None:
+    """Later batches are halved at once; features are those of whole batches, within what float16 rounds of tokens."""
+    whole, jobs = planned(tmp_path / "whole", roomy, clips, 8, 4)
+    featurize_shards(jobs, roomy, "cpu", lambda rows: None)
+    view, jobs = planned(tmp_path / "halves", roomy, clips, 8, 4)
+    told: list[int] = []
+    device = SlowDevice(roomy, seconds=0, room=room)
+    outcome = featurize_shards(jobs, roomy, "cpu", told.append, stages=device)
+    assert device.asked == asked and outcome.forward_rows == roomy.forward_rows == left
+    assert sum(told) == 21 and view.failures().equals(whole.failures())
+    assert [recorded(view, row).get("forward_rows") for row in (0, 8, 20)] == [left] * 3
+    assert view.status().tolist() == whole.status().tolist()
+    expected = read(whole)
+    for name, values in read(view).items():
+        most = np.abs(expected[name]).max()
+        np.testing.assert_allclose(values, expected[name], rtol=0, atol=(1e-3 if name == "tokens" else 1e-5) * most)
+
+
+def recorded(view: View, row: int) -> dict[str, Any]:
+    """Return what is recorded of the run that wrote a row."""
+    writes = (write for _, writes in all_writes(view.paths, view.rows_per_shard) for write in writes)
+    return next(write.info for write in writes if row in write.rows)
+
+
+def test_one_clip_without_memory_ends_the_task(tmp_path: Path, roomy: Encoder, clips: Manifest) -> None:
+    _, jobs = planned(tmp_path / "store", roomy, clips, 8, 4)
+    with pytest.raises(torch.OutOfMemoryError):
+        featurize_shards(jobs, roomy, "cpu", lambda rows: None, stages=SlowDevice(roomy, seconds=0, room=0))
+
+
+class Small(Encoder):
+    """Counts letters of texts, or pixels of whole pictures, where there is memory for two rows at once."""
+
+    name, entities, layer, version = "small", ("texts", "clips"), "count", "1"
+    max_tokens = None
+
+    @property
+    def picture(self) -> Bounded:
+        return Bounded(64)
+
+    def features(self, entity: str, dtype: str = "float16") -> dict[str, Feature]:
+        return {"embedding": Feature((1,), "float32")}
+
+    def encode_texts(self, texts: list[str]) -> dict[str, np.ndarray]:
+        return {"embedding": np.array([[len(text)] for text in self.fitting(texts)], np.float32)}
+
+    def encode_wholes(self, clips: Any) -> list[Any]:
+        return super().encode_wholes(self.fitting(clips))
+
+    def encode_whole(self, frames: np.ndarray, seconds: np.ndarray) -> dict[str, np.ndarray]:
+        return {"embedding": np.array([frames.size], np.float32)}
+
+    def fitting(self, rows: list[Any]) -> list[Any]:
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return rows
+
+
+@pytest.mark.parametrize("entity", ["texts", "clips"])
+def test_texts_and_whole_pictures_without_memory_are_computed_in_parts(
+    tmp_path: Path, clips: Manifest, entity: str
+) -> None:
+    keys = [text_key("a" * count) for count in range(1, 8)]
+    texts = Manifest("texts", pl.DataFrame({"key": keys, "text": ["a" * n for n in range(1, 8)]}), {}, {})
+    view, jobs = planned(tmp_path / "store", small := Small(None), texts if entity == "texts" else clips, 8, 7)
+    for job in jobs:
+        assert featurize_shards([job], small, "cpu", lambda rows: None).forward_rows == 2
+    (values,) = read(view).values()
+    assert recorded(view, 0)["forward_rows"] == 2 and len(values) == (7 if entity == "texts" else 20)
+    if entity == "texts":
+        assert values[:, 0].tolist() == list(range(1, 8))
+
+
+def test_too_little_memory_is_said_once(
+    tmp_path: Path, video: Writer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run of several shards says it once, and a repair computes their rows in batches of that size."""
+    (tmp_path / "tight.py").write_text(TIGHT)
+    monkeypatch.syspath_prepend(tmp_path)
+    path = video("one.mp4", frames=60, g=10)
+    rows = [(f"c{n}", str(path), n / 5, n / 5 + 0.5) for n in range(8)]
+    pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row").write_csv(tmp_path / "clips.csv")
+    store = Store.open(tmp_path / "store", create=True)
+    with store.lock():
+        tight = load("tight:Tight", device="cpu")
+        store.create_view("clips", "tight", tight.provenance("clips"), tight.features("clips"), 4)
+    given = ["--manifest", str(tmp_path / "clips.csv"), "--store", str(tmp_path / "store"), "--encoder", "tight:Tight"]
+    assert main([*given, "--batch-size", "4"]) == 0
+    line = "a GPU has no memory for a whole batch: from now on at most 1 clips at once"
+    assert capsys.readouterr().err.count(line) == 1
+    view = Store.open(tmp_path / "store").view("clips", "tight")
+    assert [recorded(view, row)["forward_rows"] for row in (0, 7)] == [1, 1]
+    before = read(view)["embedding"]
+    flip(Path(str(view.paths.shard("embedding", 0, 2))), 3)
+    assert main([*given, "--repair"]) == 0
+    assert capsys.readouterr().err.count(line) == 0
+    np.testing.assert_array_equal(read(Store.open(tmp_path / "store").view("clips", "tight"))["embedding"], before)
+
+
+TIGHT = """
+import torch
+from featurize.encoders import Encoder
+from store import Feature
+
+
+class Tight(Encoder):
+    name, entities, layer, size, short_side, version = "tight", ("clips",), "mean colour", 8, 8, "1"
+
+    def __init__(self, weights, device):
+        super().__init__(weights)
+
+    def features(self, entity, dtype="float16"):
+        return {"embedding": Feature((3,), "float32")}
+
+    def encode_clips(self, frames):
+        if len(frames) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {"embedding": frames.mean((1, 2, 3)).astype("float32") + 1}
+"""
+
+
+def compiler_works() -> bool:
+    """Return whether torch.compile can compile here: it needs a C++ compiler."""
+    try:
+        return bool(torch.compile(lambda values: values.sin() + 1)(torch.zeros(2))[0] == 1)
+    except Exception:  # whatever it raises
+        return False
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_a_compiled_encoder_has_its_own_provenance(
+    tmp_path: Path, encoder: Encoder, tiny_clip: Path, video: Writer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Features of the compiled forward pass are those of the other one within 1e-5 of the largest value."""
+    if not compiler_works():
+        pytest.skip("torch.compile does not work here")
+    compiled = load("clip", str(tiny_clip), "cpu", compile=True)
+    frames = np.random.default_rng(0).integers(0, 256, (2, encoder.frames, 32, 32, 3), dtype=np.uint8)
+    expected = encoder.encode_clips(frames)
+    for name, values in compiled.encode_clips(frames).items():
+        np.testing.assert_allclose(values, expected[name], rtol=0, atol=1e-5 * np.abs(expected[name]).max())
+    assert compiled.provenance("clips").layer == f"{encoder.provenance('clips').layer}; torch.compile"
+    assert compiled.provenance("texts") == encoder.provenance("texts")
+    path = video("compiled.mp4")
+    given = [str(path), "--store", str(tmp_path / "store"), "--encoder", "clip", "--weights", str(tiny_clip)]
+    assert main([*given, "--compile", "--batch-size", "2"]) == 0
+    view = Store.open(tmp_path / "store").view("clips", "clip")
+    assert view.provenance.layer.endswith("; torch.compile") and recorded(view, 0)["choices"] == {"compile": True}
+    capsys.readouterr()
+    assert main([*given, str(video("another.mp4", g=5))]) == 2 and "torch.compile" in capsys.readouterr().err
+
+
+def test_an_encoder_without_a_forward_pass_is_not_compiled(tmp_path: Path) -> None:
+    with pytest.raises(StepDiffError, match="encoder small has no forward pass that can be compiled: leave --compile"):
+        Small(None).compile()
 
 
 def test_numbers_too_large_for_half_precision_are_named(encoder: Encoder) -> None:

@@ -7,8 +7,7 @@
 On a GPU that has bf16 the matrix products run in it, LayerNorms and sums in float32; on a CPU all is float32.
 
 A published .ckpt has the tensors under `state_dict`, each name after `clip.`; others there belong to the training. A
-.safetensors file holds the same tensors, with `clip.` or without. The tokenizer is tokenizer.json, or vocab.json and
-merges.txt; both give the same ids and the same digest. No other file of the folder is read.
+.safetensors file holds the same tensors, with `clip.` or without.
 
 Guarantees
 - features equal the output of `encoder.module`, which has all tensors of the two towers and no others
@@ -50,15 +49,10 @@ class InternVideo(Encoder):
     entities = ("clips", "texts")
     wanted = "the published .ckpt, or a folder that holds it"
     layer = "patch tokens after the last ViT block, no final LayerNorm; projected embedding, L2-normalised"
+    compiled = "_see"
 
     def __init__(self, weights: Path, device: torch.device, size: Size | None = None) -> None:
-        """Load a checkpoint.
-
-        Args:
-            weights: the checkpoint, or a folder that holds it and CLIP's tokenizer files.
-            device: where it runs.
-            size: of a model that was never published; None is that of its name.
-        """
+        """Load a checkpoint, or that of a folder; `size`: of a model that was never published."""
         super().__init__(weights)
         self._size = size or SIZES[self.name]
         self._checkpoint = checkpoint_file(weights)
@@ -226,12 +220,7 @@ _TOKENIZER = "CLIP's tokenizer.json, or its vocab.json and merges.txt"
 def load_tokenizer(folder: Path, vocabulary: int) -> tuple[Any, str]:
     """Return CLIP's tokenizer of a folder, and 16 hex digits of the vocabulary and its merges.
 
-    Args:
-        folder: with the files of a tokenizer.
-        vocabulary: number of ids, whose last two start and end a text.
-
-    Raises:
-        StepDiffError: its files are missing, damaged, or another model's.
+    vocabulary: number of ids, whose last two start and end a text. StepDiffError: files lack or are damaged.
     """
     from transformers import CLIPTokenizer
 
