@@ -136,9 +136,10 @@ def pieces(
 def _kept(
     old: ShardFile | RemoteShard | None, slot: int, row_bytes: int, check: Callable[[int, bytes | memoryview], None]
 ) -> bytes | memoryview:
-    row = (old.row(slot) if old else None) or bytes(row_bytes)
-    if old and len(row) != row_bytes:
+    row = old.row(slot) if old else None
+    if old and row is not None and len(row) != row_bytes:
         raise DamageError(f"a row of {old.path} has {len(row)} bytes, not {row_bytes}: run python -m store verify")
+    row = row or bytes(row_bytes)
     check(slot, row)
     return row
 

@@ -425,14 +425,20 @@ def _copy(run: _Run) -> None:
         np.copyto(target, source)
         return
     size = len(target) // run.rows
-    for place, first in enumerate(range(0, len(target), size), run.place):
-        total = 0
-        for start in range(first, first + size, _PIECE_BYTES):
-            piece = slice(start, min(start + _PIECE_BYTES, first + size))
-            total = crc32c(source[piece], total)
+    several = max(_PIECE_BYTES // size, 1)
+    for first in range(0, run.rows, several):
+        for row in range(first, min(first + several, run.rows)):
+            total, end = 0, (row + 1) * size
+            for start in range(row * size, end, _PIECE_BYTES):
+                piece = slice(start, min(start + _PIECE_BYTES, end))
+                total = crc32c(source[piece], total)
+                if several == 1:
+                    np.copyto(target[piece], source[piece])
+            if total != run.checked.sums[run.place + row]:
+                run.checked.wrong.append(run.place + row)
+        if several > 1:
+            piece = slice(first * size, (first + several) * size)
             np.copyto(target[piece], source[piece])
-        if total != run.checked.sums[place]:
-            run.checked.wrong.append(place)
 
 
 def _is_resident(run: _Run) -> bool:
