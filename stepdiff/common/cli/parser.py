@@ -216,7 +216,7 @@ def plain(arguments: Sequence[str], lists: Mapping[str, type], switches: Collect
         lists: Field -> type of its values.
         switches: Fields of type bool: `--parse` alone means true, `--no-parse` false.
     """
-    renamed, values = [], dict[str, list[str]]()
+    renamed, values = list[str](), dict[str, list[str]]()
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)

@@ -73,7 +73,7 @@ def members(file: IO[bytes], path: Path) -> Iterator[Member]:
             headers.seek(0)
             tar = tarfile.TarFile(fileobj=headers, encoding="utf-8") if start else None
             while tar and (entry := tar.next()):
-                tar.members.clear()  # of a large file they would take much memory
+                vars(tar)["members"].clear()  # of a large file they would take much memory
                 headers.left, at = MOST_NAME, entry.offset_data
                 if not 0 <= entry.size <= end - at:
                     raise DamagedTar(f"{shown(path)} is cut short after {count:,} members; copy it again")

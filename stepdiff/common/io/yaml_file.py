@@ -93,5 +93,5 @@ def in_one_line(error: yaml.YAMLError) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}: {' '.join(problem.split())}"
 
 
-def _refusal(event: yaml.Event, why: str) -> yaml.YAMLError:
+def _refusal(event: Any, why: str) -> yaml.YAMLError:
     return yaml.MarkedYAMLError(problem=why, problem_mark=event.start_mark)
