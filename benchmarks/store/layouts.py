@@ -26,6 +26,7 @@ CASES: dict[str, tuple[tuple[int, int], str, int]] = {
     "96 KiB int8": ((96, 1024), "int8", 256),
 }
 """name: shape of a row, dtype, rows of a batch"""
+LANCE = "2.2"  # version of its file format
 VIEW = "bench"
 Arrays = dict[str, np.ndarray]
 Read = Callable[[np.ndarray, Arrays], Arrays]
@@ -37,7 +38,9 @@ def random_features(shape: tuple[int, ...], rows: int, seed: int) -> np.ndarray:
     return (bits & 0xBFFF).view(np.float16)
 
 
-def write_random_view(place: Path, shape: tuple[int, ...], dtype: str, rows: int, at_once: int) -> View:
+def write_random_view(
+    place: Path | str, shape: tuple[int, ...], dtype: str, rows: int, at_once: int, rows_per_shard: int | None = None
+) -> View:
     """Write a view of random rows, `at_once` at a time, its feature called tokens."""
 
     def blocks() -> Iterator[tuple[pl.DataFrame, Arrays]]:
@@ -46,7 +49,7 @@ def write_random_view(place: Path, shape: tuple[int, ...], dtype: str, rows: int
             keys = pl.DataFrame({"key": [f"c{row}" for row in range(start, start + count)]})
             yield keys, {"tokens": random_features(shape, count, start)}
 
-    return write_view(place, VIEW, {"tokens": Feature(shape, dtype)}, blocks())
+    return write_view(place, VIEW, {"tokens": Feature(shape, dtype)}, blocks(), rows_per_shard)
 
 
 def read_view(view: View, rows: np.ndarray, out: Arrays | None = None, direct: bool = False) -> Arrays:
@@ -134,6 +137,36 @@ def open_h5(folder: Path, arrays: Arrays, closing: ExitStack) -> Read:
     return read
 
 
+def write_lance(folder: Path, arrays: Arrays) -> None:
+    """Write a Lance dataset, a row of bytes an array: lists of numbers are slower."""
+    import lance
+    import pyarrow
+
+    columns = {}
+    for name, array in arrays.items():
+        kind, buffers = pyarrow.binary(array[0].nbytes), [None, pyarrow.py_buffer(array)]
+        columns[name] = pyarrow.FixedSizeBinaryArray.from_buffers(kind, len(array), buffers)
+    lance.write_dataset(pyarrow.table(columns), folder, data_storage_version=LANCE)
+
+
+def open_lance(folder: Path, arrays: Arrays, closing: ExitStack) -> Read:
+    import lance
+
+    dataset = lance.dataset(folder)
+
+    def read(rows: np.ndarray, out: Arrays) -> Arrays:
+        table = dataset.take(rows)
+        for name, array in arrays.items():
+            start, size = 0, array[0].nbytes
+            for chunk in table[name].chunks:
+                data = np.frombuffer(chunk.buffers()[1], np.uint8, len(chunk) * size, chunk.offset * size)
+                out[name][start : start + len(chunk)] = data.view(array.dtype).reshape(-1, *array.shape[1:])
+                start += len(chunk)
+        return out
+
+    return read
+
+
 def write_raw(folder: Path, arrays: Arrays) -> None:
     """Write one raw file an array: nothing can be missing, checked or replaced in it."""
     folder.mkdir(parents=True)
@@ -156,6 +189,7 @@ WRITERS: dict[str, Callable[[Path, Arrays], None]] = {
     "zarr-python": write_zarr,
     "h5py": write_h5,
     "h5py contiguous": partial(write_h5, chunked=False),
+    f"lance {LANCE}": write_lance,
     "memmap": write_raw,
 }
 READERS: dict[str, Callable[[Path, Arrays, ExitStack], Read]] = {
@@ -166,6 +200,7 @@ READERS: dict[str, Callable[[Path, Arrays, ExitStack], Read]] = {
     "tensorstore": open_tensorstore,
     "h5py": open_h5,
     "h5py contiguous": open_h5,
+    f"lance {LANCE}": open_lance,
     "memmap": open_memmap,
 }
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int64, Integer
+from jaxtyping import Bool, Int64, Integer
 
 from stepdiff.common.errors import StepDiffError
 from store import Catalog
@@ -55,14 +55,20 @@ def united(parts: Iterable[np.ndarray]) -> Iterator[Int64[np.ndarray, " B"]]:
 
     Memory: a byte for each row up to the largest, and one of the parts at a time.
     """
+    there = marked(parts)
+    for start in range(0, len(there), _AT_ONCE):
+        yield start + np.flatnonzero(there[start : start + _AT_ONCE])
+
+
+def marked(parts: Iterable[np.ndarray]) -> Bool[np.ndarray, " R"]:
+    """Return whether each row is in any of the parts, up to the largest row; -1 is left out."""
     there = np.zeros(0, bool)
     for rows in parts:
         rows = rows[rows >= 0] if len(rows) and rows.min() < 0 else rows
         if len(rows) and rows.max() >= len(there):
             there.resize(int(rows.max()) + 1, refcheck=False)  # with zeros, mostly without a copy
         there[rows] = True
-    for start in range(0, len(there), _AT_ONCE):
-        yield start + np.flatnonzero(there[start : start + _AT_ONCE])
+    return there
 
 
 def need_columns(clips: Clips, *names: str, reader: str = "", otherwise: str = "") -> None:
