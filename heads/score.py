@@ -80,7 +80,7 @@ def run(options: ScoreOptions) -> dict[str, Any]:
     else:
         predictions, similar = read_with_similar(task, options.predictions, rows)
     if options.parse:
-        predictions = list(map(postprocess.parse, predictions))
+        predictions = [postprocess.parse(str(text)) for text in predictions]
     if options.export is not None and spec.export is not None:
         given = {row.key: prediction for row, prediction in zip(rows, predictions, strict=True)}
         of_all = [given.get(row.key) for row in asked.rows]

@@ -13,7 +13,8 @@ Guarantees
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -26,7 +27,9 @@ from stepdiff.common import threads
 from stepdiff.common.threads import each, shares
 from store import View
 
-TILE_BYTES = 2**20  # of vectors multiplied with few queries: a core's cache keeps them while lengths are computed
+FEW = 8  # queries up to which a dot product with each row is faster than a product of BLAS
+FEW_BYTES = 2**22  # of vectors at a time for these
+TILE_BYTES = 2**20  # for more queries: a core's cache keeps them while lengths are computed
 TILE_ROWS = 1024  # multiplied with many queries, which BLAS copies for every product
 QUERIES = 1024  # multiplied at a time
 MANY = 4  # scores above the bar, times k, from which a tile is cut to its own k best
@@ -68,7 +71,9 @@ def search_exactly(view: View, feature: str, rows: Rows, queries: Queries, k: in
 
 def _estimate(view: View, feature: str, rows: Rows, vectors: Vectors, queries: Queries, best: Best) -> list[Near]:
     """Return the rows of a block that may be among the best."""
-    size = max(TILE_BYTES // (4 * vectors.shape[1]), min(16 * len(queries), TILE_ROWS), 1)
+    few = len(queries) <= FEW
+    size = (FEW_BYTES if few else TILE_BYTES) // (4 * vectors.shape[1])
+    size = max(size, min(16 * len(queries), TILE_ROWS), 1)
 
     def estimate(share: tuple[int, int]) -> list[Near]:
         near: list[Near] = []
@@ -88,7 +93,7 @@ def _estimate(view: View, feature: str, rows: Rows, vectors: Vectors, queries: Q
                 near.append((query, rows[start + place], above))
         return near
 
-    with _one, blas().limit(limits=1):
+    with nullcontext() if few else one_thread():
         return [one for share in each(estimate, shares(len(vectors))) for one in share]
 
 
@@ -223,7 +228,14 @@ def check_directions(view: View, feature: str, rows: Pairs, cosines: Cosines) ->
         checked_norms(view, feature, bad, view.read(feature, bad, dtype="float32"))
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep BLAS to one thread: its own threads spin while they wait and occupy a core afterwards."""
+    with _one, blas().limit(limits=1):
+        yield
+
+
 @cache
 def blas() -> ThreadpoolController:
-    """Return the controller of BLAS, whose own threads spin while they wait and occupy a core afterwards."""
+    """Return the controller of BLAS."""
     return ThreadpoolController().select(user_api="blas")

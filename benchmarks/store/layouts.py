@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -26,7 +26,7 @@ CASES: dict[str, tuple[tuple[int, int], str, int]] = {
     "96 KiB int8": ((96, 1024), "int8", 256),
 }
 """name: shape of a row, dtype, rows of a batch"""
-LANCE = "2.2"  # version of its file format
+LANCE: Literal["2.2"] = "2.2"  # version of its file format
 VIEW = "bench"
 Arrays = dict[str, np.ndarray]
 Read = Callable[[np.ndarray, Arrays], Arrays]

@@ -55,7 +55,7 @@ def run(options: Options) -> dict[str, Any]:
     for delay in options.delays:
         with server(delay / 1000) as endpoint:
             for name in CASES:
-                shape, dtype, _ = CASES[name]
+                shape, dtype, _ = SHAPES[name]
                 row_bytes = int(np.prod(shape)) * 2
                 count = options.mib * 2**20 // row_bytes
                 if count < options.batch:

@@ -15,9 +15,12 @@ from stepdiff.common.threads import compiled
 BLOCK = 64
 _BIAS = np.int32(112 << 23)  # between the exponents of float16 and float32
 _SMALLEST = np.int32(0x38800000)  # float32 bits of 2**-14, the least normal float16
+_LARGEST = np.int32(0x477FE000)  # float32 bits of 65504, the greatest float16
+_PAST = np.int32(0x47800000)  # float32 bits of 65536, an infinity in float16
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 _STEP = np.float32(2**-24)  # of float16 below its normal range
 _STEPS = np.float32(2**24)
+_HALF, _HALF_BITS = np.float32(0.5), np.int32(0x3F000000)  # float32 numbers at 0.5 lie 2**-24 apart
 
 
 @compiled
@@ -26,6 +29,16 @@ def _from_float16(bits: int) -> np.float32:
     if bits < 0x400:
         return np.float32(bits) * _STEP
     return np.int32((bits << 13) + _BIAS).view(np.float32)
+
+
+@compiled
+def _float16_bits(value: np.float32, largest: np.int32) -> np.uint16:
+    """Return a float32 rounded to the nearest float16, half to even; `largest`: bits of the greatest magnitude."""
+    bits = np.float32(value).view(np.int32)
+    size = np.int32(min(np.int32(bits & _MAGNITUDE), largest))
+    normal = (size - _BIAS + np.int32(0xFFF) + ((size >> 13) & 1)) >> 13
+    tiny = np.float32(size.view(np.float32) + _HALF).view(np.int32) - _HALF_BITS
+    return np.uint16(((bits >> 16) & 0x8000) | (tiny if size < _SMALLEST else normal))
 
 
 @compiled
@@ -96,3 +109,25 @@ def to_float32(
             step = np.float32(_from_float16(scale[row, block]))
             for d in range(len(given)):
                 made[d] = np.float32(given[d]) * step
+
+
+@compiled
+def to_float16(
+    levels: Int8[np.ndarray, "R D"], scale: UInt16[np.ndarray, "R blocks"], out: UInt16[np.ndarray, "R D"]
+) -> None:
+    """Fill `out` with the float16 bits of levels * scale, at most 65504 in magnitude."""
+    for row in range(levels.shape[0]):
+        for block in range(scale.shape[1]):
+            start = block * BLOCK
+            given, made = levels[row, start : start + BLOCK], out[row, start : start + BLOCK]
+            step = np.float32(_from_float16(scale[row, block]))
+            for d in range(len(given)):
+                made[d] = _float16_bits(np.float32(given[d]) * step, _LARGEST)
+
+
+@compiled
+def round_float32(values: Float32[np.ndarray, "R D"], out: UInt16[np.ndarray, "R D"]) -> None:
+    """Fill `out` with the float16 bits of `values`; what is past float16, and NaN, is infinity."""
+    for row in range(values.shape[0]):
+        for d in range(values.shape[1]):
+            out[row, d] = _float16_bits(values[row, d], _PAST)

@@ -71,9 +71,12 @@ def dequantise(
     """
     from store.format import kernels
 
-    values, bits = np.empty(levels.shape, np.float32), np.ascontiguousarray(scale).view(np.uint16)
-    _shared_out(None, kernels.to_float32, np.ascontiguousarray(levels), bits, values)
-    return values if dtype == "float32" else values.clip(-65504, 65504, out=values).astype(dtype)
+    values, given = np.empty(levels.shape, dtype), (np.ascontiguousarray(levels), np.ascontiguousarray(scale))
+    if values.dtype == np.float32:
+        _shared_out(None, kernels.to_float32, given[0], given[1].view(np.uint16), values)
+    else:
+        _shared_out(None, kernels.to_float16, given[0], given[1].view(np.uint16), values.view(np.uint16))
+    return values
 
 
 def _shared_out(threads: int | None, kernel: Callable[..., None], *arrays: np.ndarray) -> None:

@@ -155,6 +155,7 @@ def _sync(fd: int) -> None:
 
 
 _PART_BYTES = 8 * 2**20  # of stored rows prepared at a time: smaller writes of int8 are slower
+_COMPILED_BYTES = 2**28  # of float32 in one call: numpy rounds them in the time that the import of numba takes
 
 
 class StoredRows(NamedTuple):
@@ -178,13 +179,15 @@ def stored_rows(
     fill = max(PAGE // gcd(features[name].row_bytes, PAGE) for name in given)  # rows that end at a page boundary
     size -= size % fill if size > fill else 0
     parts = [slice(at, at + size) for at in range(0, len(slots), size)]
-    return ahead(partial(_part, slots, given, features), parts)
+    compiled = sum(values.nbytes for values in given.values() if values.dtype == np.float32) >= _COMPILED_BYTES
+    return ahead(partial(_part, slots, given, features, compiled), parts)
 
 
 def _part(
     slots: Int[np.ndarray, " K"],
     given: Mapping[str, Shaped[np.ndarray, "K ..."]],
     features: Mapping[str, Feature],
+    compiled: bool,
     part: slice,
 ) -> StoredRows:
     slots = slots[part]
@@ -200,8 +203,14 @@ def _part(
             arrays["scale"], unfit = np.ascontiguousarray(scale, "<f2"), _unfit(name, values, narrow=True)
         else:
             arrays[name] = aligned_empty(values.shape, np.dtype(dtype).newbyteorder("<"))
-            with np.errstate(over="ignore"):
-                arrays[name][...] = values
+            if compiled and (values.dtype, dtype) == (np.float32, "float16"):
+                from store.format.kernels import round_float32
+
+                flat = np.ascontiguousarray(values).reshape(len(values), -1)
+                round_float32(flat, arrays[name].view(np.uint16).reshape(flat.shape))
+            else:
+                with np.errstate(over="ignore"):
+                    arrays[name][...] = values
             unfit = _unfit(name, values, narrow=dtype == "float16")
         reasons = {int(slots[place]): reason for place, reason in unfit.items()} | reasons
     if reasons:
@@ -305,6 +314,7 @@ class ViewWriter:
             for name in self.view.features
             if count
         }
+        waiting.clear()  # their memory is needed for the copies of a shard
 
         def made(here: Int64[np.ndarray, " S"]) -> tuple[Values, Mapping[int, str]]:
             places = first[np.searchsorted(rows, here)]  # of a key that was given twice the first, and rather ok

@@ -170,8 +170,8 @@ def _reply(chosen: Chosen, column: Column, place: int, order: list[int]) -> dict
     task, row, said = chosen.tests.task, chosen.tests.rows[place], column.said(place)
     value = column.margins[place] if task == "diffmcq" else column.values(chosen.metric)[place]
     text = "" if np.isnan(value) else f"{value:.2f}" if task == "diffcap" else signed(value)
-    reply: dict[str, Any] = {"letter": column.letter, "name": column.method.name, "most": "", "places": [], "caption": []}
-    reply |= {"similar": None, "tie": task == "diffmcq" and bool(value == 0)}
+    reply: dict[str, Any] = {"letter": column.letter, "name": column.method.name, "most": "", "places": []}
+    reply |= {"caption": [], "similar": None, "tie": task == "diffmcq" and bool(value == 0)}
     if isinstance(row, DiffMCQ) and said is not None:
         choice = column.choice(place)
         reply["places"] = [_place(number, score, number - 1 == choice) for number, score in enumerate(said, 1)]
