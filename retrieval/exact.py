@@ -80,14 +80,15 @@ def _estimate(view: View, feature: str, rows: Rows, vectors: Vectors, queries: Q
         for start in range(*share, size):
             some = slice(start, min(start + size, share[1]))
             tile = vectors[some]
-            squares = np.einsum("rd,rd->r", tile, tile)
+            squares = np.vecdot(tile, tile)
             factors = np.ones(len(tile), np.float32)
             if ((squares > SHORTEST) & (squares < LONGEST)).all():
                 factors = 1 / np.sqrt(squares)
             else:  # products overflow or underflow float32, or a row has no direction
                 tile = (tile / checked_norms(view, feature, rows[some], tile)[:, None]).astype(np.float32)
             for first in range(0, len(queries), QUERIES):
-                scores = queries[first : first + QUERIES] @ tile.T
+                part = queries[first : first + QUERIES]
+                scores = np.vecdot(tile, part[:, None]) if few else part @ tile.T
                 scores *= factors
                 query, place, above = best.above(scores, first)
                 near.append((query, rows[start + place], above))
