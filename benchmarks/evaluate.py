@@ -7,7 +7,7 @@ A pair's prefix is 32 tokens a clip and the words around them; after it comes ev
 as in the published set, which has 23 of each. The projected tokens are random: they cost what real ones cost. The peers
 are what is usually written, one whole prompt at a time through the whole model, and the prompts in batches, with logits
 only at answers. The ceiling is a forward pass of each token once, in one sequence, without logits. All are in float32;
-scores are compared before times.
+scores are compared before times. On a GPU the processor's time means nothing.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +43,8 @@ class Options:
     """texts that are scored for each pair, one case each"""
     rounds: int = 3
     """measurements of each way, whose median counts"""
+    device: str = "cpu"
+    """cpu or cuda"""
 
 
 class RandomTokens:
@@ -87,7 +89,7 @@ def in_batches(model: VideoLM, clips: Tensor, turns: list[Turn]) -> list[float]:
 def projected(model: VideoLM, pairs: list[PairTexts]) -> Iterator[tuple[Tensor, list[Turn]]]:
     """Yield the projected clips of each pair, and its texts as turns."""
     for pair in pairs:
-        yield model.project(RandomTokens().read(pair.pair)), [difference_turn(*t) for t in pair.texts]
+        yield model.project(RandomTokens().read(pair.pair, model.lm.device)), [difference_turn(*t) for t in pair.texts]
 
 
 def forward(model: VideoLM, pairs: list[PairTexts]) -> Callable[[], object]:
@@ -96,17 +98,17 @@ def forward(model: VideoLM, pairs: list[PairTexts]) -> Callable[[], object]:
     for clips, turns in projected(model, pairs):
         batches = [model.pack([[turn]], clips, True)[0] for turn in turns]
         count = batches[0].targets.shape[1] + sum(int((batch.targets != NO_TARGET).sum()) for batch in batches[1:])
-        sequences.append(torch.randn(1, count, model.lm.width) * model.lm.embedding_std)
+        sequences.append(torch.randn(1, count, model.lm.width, device=model.lm.device) * model.lm.embedding_std)
     return lambda: [model.lm.model(inputs_embeds=sequence, logits_to_keep=1) for sequence in sequences]
 
 
 def run(options: Options) -> dict[str, Any]:
     """Return the record."""
-    lm = LanguageModel.load(options.language_model, "cpu")
+    lm = LanguageModel.load(options.language_model, options.device)
     lm.model.float()
     torch.manual_seed(0)
     shape = ProjectorOptions(width=64, heads=4)
-    projector = Projector(shape, TOKENS, CHANNELS, lm.width, lm.embedding_std)
+    projector = Projector(shape, TOKENS, CHANNELS, lm.width, lm.embedding_std).to(options.device)
     model = VideoLM(lm, projector, shape.outputs)
     naive, batches = "one by one", f"in batches of {ROWS_A_BATCH}"
     ours, ceiling = "pair by pair, ours", "each token once"
@@ -129,8 +131,8 @@ def run(options: Options) -> dict[str, Any]:
         rows += times(seconds, options.pairs * texts, "text", **{"texts a pair": texts})
         wanted = {naive: 3.0 if texts >= MANY else 1.0, batches: 1.0, ceiling: None}
         held += races(case, seconds, ours, wanted)
-    facts = {"language_model": options.language_model, "pairs": options.pairs, "scores_apart": apart}
-    return {"rows": rows, "races": held, **facts}
+    facts = {"language_model": options.language_model, "device": options.device, "pairs": options.pairs}
+    return {"rows": rows, "races": held, **facts, "scores_apart": apart}
 
 
 main = benchmark("evaluate", Options, __doc__, run)

@@ -7,8 +7,14 @@ All three train the same model on the same pairs. From the store, a step draws i
 trains; the peer, from raw video, decodes the clips and runs the frozen encoder in the place of reading; the ceiling has
 batch and tokens in memory before the clock starts. What the first adds to the ceiling is what the loader costs. Files
 are in the page cache. The ways take turns, and medians over rounds count.
+
+Of the step with its batch in memory it also prints tokens a second, memory, and operations (FLOP, counted by PyTorch) a
+second as a share of a large matrix product on the same device, and of the card's peak, if `heads.train --card` knows it.
 """
 
+import math
+import resource
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,13 +25,16 @@ import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import benchmark, measured, race, render_kitchen, times
 from featurize.encoders import load
 from featurize.video.decode import Clip, Source, decoded_clips
 from heads.data.clips import Features, Reads
+from heads.data.packing import PADDING
 from heads.data.paired_qa import read_paired_qa
 from heads.models.language_model import autocast
+from heads.planning.plan import CARDS
 from heads.training.recipe import VideoLMRecipe, read_recipe
 from heads.training.sources import Batch, PairedSource
 from heads.training.video_task import answer_loss, build
@@ -36,6 +45,7 @@ RECIPE = Path(__file__).parents[1] / "heads/recipes/kitchen/stepdiff.yaml"
 ENCODER = "efficientnet-lite0"
 LOADER = 0.05  # of a step, what it may add
 AT_ONCE = 4  # clips that are encoded at once when the store is filled
+PRODUCT, PRODUCTS = 2048, 5  # side of the matrices of a product, and how many of them
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,8 @@ class Options:
     """measurements of each way, whose median counts"""
     language_model: str | None = None
     """another one than the recipe's: name, folder or hub id"""
+    device: str = "cpu"
+    """cpu or cuda"""
     folder: Path = Path("data/bench")
     """where the world is made and stays"""
 
@@ -55,12 +67,12 @@ class Options:
 class World:
     """A small sample world and a store with the tokens of its training clips, made once in a folder; and its videos."""
 
-    def __init__(self, folder: Path, videos: int) -> None:
+    def __init__(self, folder: Path, videos: int, device: str) -> None:
         world, clips = render_kitchen(folder, videos)
         rows = clips.filter(split="train").select("clip", "video", "start", "end").iter_rows()
         self.sources = {clip: Source(*place) for clip, *place in rows}
         self.pairqa = world / "pairqa_train.jsonl"
-        self.encoder = load(ENCODER, None, "cpu")
+        self.encoder = load(ENCODER, None, device)
         self.store = Store.open(world / "features", create=True)
         features = {"tokens": self.encoder.features("clips")["tokens"]}
         with self.store.writer("clips", ENCODER, self.encoder.provenance("clips"), features) as writer:
@@ -81,10 +93,10 @@ class World:
 class Training:
     """The recipe's model in training, on the pairs of a world."""
 
-    def __init__(self, world: World, recipe: VideoLMRecipe) -> None:
-        self.recipe = recipe
+    def __init__(self, world: World, recipe: VideoLMRecipe, device: str) -> None:
+        self.recipe, self.device = recipe, device
         self.features = Features(world.store, recipe.view, "tokens")
-        self.model = build(recipe, self.features, 0, "cpu")
+        self.model = build(recipe, self.features, 0, device)
         pairs = read_paired_qa(str(world.pairqa), world.store.catalog("clips"))
         self.source = PairedSource(recipe, pairs, self.model.lm.chat, self.model.lm.packs, 0, None)
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-5)
@@ -92,26 +104,65 @@ class Training:
     def load(self, number: int, features: Reads) -> tuple[Batch, Tensor]:
         """Return a batch and the tokens of its clips."""
         batch = self.source.batch(number)
-        return batch, features.read(batch.clips)
+        return batch, features.read(batch.clips, self.device)
 
     def step(self, batch: Batch, tokens: Tensor) -> None:
         """Train on a batch."""
         self.model.train()
         self.optimizer.zero_grad()
-        with autocast("cpu", self.recipe.precision):
+        with autocast(self.device, self.recipe.precision):
             loss = answer_loss(self.model, batch.rows, tokens)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
         self.optimizer.step()
+        loss.item()  # on a GPU the clock waits for it
+
+
+def product_rate(device: str, precision: str) -> float:
+    """Return the FLOP per second of a product of square matrices, the best of some."""
+    given = torch.randn(PRODUCT, PRODUCT, device=device)
+    best = math.inf
+    for _ in range(PRODUCTS):
+        begin = time.perf_counter()
+        with autocast(device, precision):
+            (given @ given)[0, 0].item()  # on a GPU the clock waits for it
+        best = min(best, time.perf_counter() - begin)
+    return 2 * PRODUCT**3 / best
+
+
+def rates(training: Training, batches: Sequence[tuple[Batch, Tensor]], seconds: float) -> dict[str, Any]:
+    """Return what the device does in a step; seconds: of all batches."""
+    counter, device = FlopCounterMode(display=False), training.device
+    with counter:
+        for batch, tokens in batches:
+            training.step(batch, tokens)
+    flops = counter.get_total_flops() / seconds
+    text = sum(int((batch.rows.segment != PADDING).sum()) for batch, _ in batches)
+    record: dict[str, Any] = {
+        "tokens_per_second": round(text / seconds, 1),
+        "gflop_per_second": round(flops / 1e9, 1),
+        "share_of_a_matrix_product": round(flops / product_rate(device, training.recipe.precision), 3),
+        "process_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+    }
+    if device.startswith("cuda"):
+        name = torch.cuda.get_device_name(device)
+        card = next(
+            (card for known, card in CARDS.items() if known.split("-")[0] in name.lower().replace(" ", "")), None
+        )
+        record |= {"card": name, "gpu_gib": round(torch.cuda.max_memory_allocated(device) / 2**30, 2)}
+        if card is not None:
+            peak = card.float32 if training.recipe.precision == "float32" else card.bfloat16
+            record["share_of_peak"] = round(flops / peak, 3)
+    return record
 
 
 def run(options: Options) -> dict[str, Any]:
     """Return the record."""
-    world = World(options.folder.absolute(), options.videos)
+    world = World(options.folder.absolute(), options.videos, options.device)
     recipe = read_recipe(RECIPE).video_lm
     assert recipe is not None
     recipe = replace(recipe, language_model=options.language_model or recipe.language_model)
-    training = Training(world, recipe)
+    training = Training(world, recipe, options.device)
     stored = training.features
     batches = [training.load(number, stored) for number in range(options.steps)]
     ways: dict[str, Callable[[int], object]] = {
@@ -134,7 +185,8 @@ def run(options: Options) -> dict[str, Any]:
         race("the loader alone, CPU time", LOADER * memory.cpu, loader.cpu, 1.0, allowed),
         race("a step from the store", raw.clock, from_store.clock, 1.0, "one from raw video"),
     ]
-    facts = {"steps": options.steps, "rounds": options.rounds}
+    facts = {"device": options.device, "steps": options.steps, "rounds": options.rounds}
+    facts |= rates(training, batches, memory.clock)
     return {"rows": times(seconds, options.steps, "step"), "races": races, **facts}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import evaluate, featurize, scale, search, start, train_step
+from benchmarks import evaluate, featurize, metrics, scale, search, start, train_step
 from benchmarks.catalog import build, look_up
 from benchmarks.harness import apart, watched
 from benchmarks.pages import annotate
@@ -49,6 +49,11 @@ RUNS: dict[str, tuple[Callable[[list[str]], int], str, set[str], Callable[[dict[
     "featurize": (
         featurize.main, "--clips 3 --rounds 1 --gop 50 --folder TMP", {"forward + decode", "seek a clip, PyAV"},
         lambda record: all(row["ms a clip"] > 0 and row["CPU ms a clip"] > 0 for row in record["rows"]),
+    ),
+    "metrics": (
+        metrics.main, "--rows 40 --references 2 --rankings 30 --rounds 2",
+        {"the published stack", "splitting into words"},
+        lambda record: max(record["relative_difference"].values()) <= 1e-12,
     ),
     "search": (
         search.main, "--rows 2000 --approximate [1200,2000] --dim 16 --queries [1,8] --asked 9 --rounds 1 --folder TMP",
