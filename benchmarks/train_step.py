@@ -146,9 +146,8 @@ def rates(training: Training, batches: Sequence[tuple[Batch, Tensor]], seconds: 
     }
     if device.startswith("cuda"):
         name = torch.cuda.get_device_name(device)
-        card = next(
-            (card for known, card in CARDS.items() if known.split("-")[0] in name.lower().replace(" ", "")), None
-        )
+        plain = name.lower().replace(" ", "")
+        card = next((card for known, card in CARDS.items() if known.split("-")[0] in plain), None)
         record |= {"card": name, "gpu_gib": round(torch.cuda.max_memory_allocated(device) / 2**30, 2)}
         if card is not None:
             peak = card.float32 if training.recipe.precision == "float32" else card.bfloat16
