@@ -8,8 +8,8 @@ trains; the peer, from raw video, decodes the clips and runs the frozen encoder 
 batch and tokens in memory before the clock starts. What the first adds to the ceiling is what the loader costs. Files
 are in the page cache. The ways take turns, and medians over rounds count.
 
-Of the step with its batch in memory it also prints tokens a second, memory, and operations (FLOP, counted by PyTorch) a
-second as a share of a large matrix product on the same device, and of the card's peak, if `heads.train --card` knows it.
+Of the step with its batch in memory it also prints tokens a second, memory, and its FLOP a second (counted by PyTorch)
+as a share of those of a large matrix product on the same device, and of the peak of a card that `heads.train` knows.
 """
 
 import math
