@@ -199,8 +199,9 @@ def _tasks(
     threads: int,
 ) -> list[Shards]:
     """Return the tasks of rows, with the batch size that each was computed with, unless one is given."""
-    sizes = [batch_size] * rows.height
-    if batch_size == "auto":
+    if isinstance(batch_size, int):
+        sizes = [batch_size] * rows.height
+    else:
         infos = (records[row] for row in rows["row"])
         recorded = (info.get("forward_rows") or info.get("batch_size") for info in infos)
         sizes = [size if isinstance(size, int) and size > 0 else BATCH[view.entity] for size in recorded]
