@@ -198,12 +198,12 @@ def _tasks(
     threads: int,
 ) -> list[Shards]:
     """Return the tasks of rows, with the batch size that each was computed with, unless one is given."""
-    if batch_size == "auto":
+    if isinstance(batch_size, int):
+        sizes = [batch_size] * rows.height
+    else:
         infos = (records[row] for row in rows["row"])
         recorded = (info.get("forward_rows") or info.get("batch_size") for info in infos)
         sizes = [size if isinstance(size, int) and size > 0 else BATCH[view.entity] for size in recorded]
-    else:
-        sizes = [batch_size] * rows.height
     of_each = (
         replace(task, repair=True)
         for size in sorted(set(sizes))

@@ -191,8 +191,9 @@ class _Shard:
     def keep(self, batch: Batch) -> None:
         """Keep the features of rows; one that was not encoded, or whose numbers are too large to be stored, fails."""
         for row, place in zip(batch.rows, batch.places, strict=True):
+            peaks: dict[str, Any] = {}
             if isinstance(batch.data, list):
-                features, peaks = batch.data[place], {}
+                features = batch.data[place]
             else:
                 features, peaks = ({name: values[place] for name, values in part.items()} for part in batch.data)
             if isinstance(features, StepDiffError):

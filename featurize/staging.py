@@ -112,7 +112,8 @@ def staged(batches: Generator[Batch, None, None], device: Gpu, spent: Spent) -> 
         stages.enter_context(closing(batches))
         # a shard's decoding begins while the last batch before is uploaded
         done = stages.enter_context(closing(prefetched([batches], waiting=1)))
-        for stage, parts in ((device.upload, _whole), (device.forward, in_parts), (device.download, _whole)):
+        works: list[Work] = [device.upload, device.forward, device.download]
+        for stage, parts in zip(works, (_whole, in_parts, _whole), strict=True):
             done = stages.enter_context(closing(prefetched([_through(stage, parts, done, spent)], waiting=1)))
         yield from done
 

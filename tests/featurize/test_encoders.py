@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from featurize.encoders import NAMES, Encoder, encoder_class, load, proper_name
-from featurize.video.picture import square
+from featurize.video.picture import pixels_of
 from stepdiff.common.errors import StepDiffError
 from stepdiff.weights import fingerprint
 from store import Store
@@ -335,7 +335,7 @@ def pictures() -> np.ndarray:
 
 def frames_of(encoder: Encoder, pictures: np.ndarray) -> np.ndarray:
     """Return frames as from the decoder, as many per clip as the encoder reads."""
-    frames = [square(av.VideoFrame.from_ndarray(picture, format="rgb24"), encoder.picture) for picture in pictures]
+    frames = [pixels_of(av.VideoFrame.from_ndarray(picture, format="rgb24"), encoder.picture) for picture in pictures]
     return np.stack(frames).reshape(-1, encoder.frames, SIZE, SIZE, 3)
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from featurize.manifest import as_manifest
 from featurize.video.decode import Clip, Failure, read_clips
 from featurize.video.frames import Sampling, chosen
-from featurize.video.picture import Crop, Resample, Whole, square
+from featurize.video.picture import Crop, Resample, Whole, pixels_of
 from featurize.video.resize import ROWS, resized_part
 from featurize.video.stream import by_decoding, from_packets, opened
 from stepdiff.common.errors import StepDiffError
@@ -57,7 +57,7 @@ def full_decode(path: Path) -> list[tuple[float, np.ndarray]]:
         stream = container.streams.video[0]
         zero = stream.start_time if path.suffix in (".ts", ".mpg") else 0
         shown = [
-            (i / 25 if frame.pts is None else float((frame.pts - zero) * stream.time_base), square(frame, CROP))
+            (i / 25 if frame.pts is None else float((frame.pts - zero) * stream.time_base), pixels_of(frame, CROP))
             for i, frame in enumerate(container.decode(stream))
         ]
     return sorted(shown, key=lambda frame: frame[0])
@@ -114,7 +114,7 @@ def test_frames_of_a_stream_without_its_first_keyframe(tmp_path: Path, video: Wr
     assert len(line.times) < 37 <= len(from_packets(path).times)
     (done,) = read_clips(path, [(0.0, line.end)], 8, CROP)
     with av.open(str(path)) as container:
-        frames = [square(frame, CROP) for frame in container.decode(video=0)]
+        frames = [pixels_of(frame, CROP) for frame in container.decode(video=0)]
     assert isinstance(done, Clip)
     np.testing.assert_array_equal(done.frames, [frames[i] for i in np.linspace(0, len(frames) - 1, 8).astype(int)])
 
@@ -212,7 +212,7 @@ def test_a_broadcast_whose_clock_restarts_is_continued(video: Writer, tmp_path: 
     path.write_bytes(part.read_bytes() * 2)
     with av.open(str(path)) as container:
         whole = (packet for packet in container.demux(video=0) if not packet.is_corrupt)  # the joint is damaged
-        frames = [square(frame, CROP) for packet in whole for frame in packet.decode()]
+        frames = [pixels_of(frame, CROP) for packet in whole for frame in packet.decode()]
     assert len(frames) == 39
     line = by_decoding(path)
     (done,) = read_clips(path, [(0.0, line.end)], 8, CROP)
@@ -385,11 +385,11 @@ def test_both_sides_or_the_short_side_are_resized_with_the_filter(size: tuple[in
     def resized(wide: int, high: int) -> Image.Image:
         return image.resize((wide, height), how).resize((wide, high), how)
 
-    np.testing.assert_array_equal(square(frame, Crop(None, 32, resample)), np.asarray(resized(32, 32)))
+    np.testing.assert_array_equal(pixels_of(frame, Crop(None, 32, resample)), np.asarray(resized(32, 32)))
     scaled = resized(width * 32 // min(size), height * 32 // min(size))
     left, top = (scaled.width - 32) // 2, (scaled.height - 32) // 2
     expected = np.asarray(scaled)[top : top + 32, left : left + 32]
-    np.testing.assert_array_equal(square(frame, Crop(32, 32, resample)), expected)
+    np.testing.assert_array_equal(pixels_of(frame, Crop(32, 32, resample)), expected)
 
 
 def test_each_crop_has_its_own_provenance() -> None:
