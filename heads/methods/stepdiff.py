@@ -50,13 +50,8 @@ class PairTexts:
 
     pair: Pair
     """(reference, candidate)"""
-    texts: tuple[tuple[str, str], ...]
+    options: tuple[tuple[str, str], ...]
     """(category, difference)"""
-
-    @property
-    def answers(self) -> int:
-        """Number of scores."""
-        return len(self.texts)
 
 
 def pair_texts(rows: Sequence[DiffMCQ]) -> list[PairTexts]:
@@ -75,7 +70,7 @@ def option_scores(
     score_of = {
         (pair.pair, text): score
         for pair, of_pair in zip(pairs, scores, strict=True)
-        for text, score in zip(pair.texts, of_pair, strict=True)
+        for text, score in zip(pair.options, of_pair, strict=True)
     }
     return [[score_of[pair, (row.category, row.difference)] for pair in row.options] for row in rows]
 
@@ -263,7 +258,7 @@ class StepDiff:
 
     def score_texts(self, pairs: Sequence[PairTexts]) -> list[list[float]]:
         """Return the mean log-likelihood of each difference text's tokens after its seed, for each distinct pair."""
-        queries = {each.pair: [difference_turn(*text) for text in each.texts] for each in pairs}
+        queries = {each.pair: [difference_turn(*text) for text in each.options] for each in pairs}
         likelihoods = self.likelihoods(((pair, turn) for pair, turns in queries.items() for turn in turns), mean=True)
         return [[likelihoods[pair, turn] + self._true(pair, turn) for turn in turns] for pair, turns in queries.items()]
 
