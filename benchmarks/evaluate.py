@@ -89,7 +89,10 @@ def in_batches(model: VideoLM, clips: Tensor, turns: list[Turn]) -> list[float]:
 def projected(model: VideoLM, pairs: list[PairTexts]) -> Iterator[tuple[Tensor, list[Turn]]]:
     """Yield the projected clips of each pair, and its texts as turns."""
     for pair in pairs:
-        yield model.project(RandomTokens().read(pair.pair, model.lm.device)), [difference_turn(*t) for t in pair.options]
+        yield (
+            model.project(RandomTokens().read(pair.pair, model.lm.device)),
+            [difference_turn(*t) for t in pair.options],
+        )
 
 
 def forward(model: VideoLM, pairs: list[PairTexts]) -> Callable[[], object]:

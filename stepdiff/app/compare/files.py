@@ -32,6 +32,7 @@ from stepdiff.tasks.testsets import (
     DiffRank,
     Pair,
     Task,
+    answers_of,
     published_task,
     read_test_set,
     read_with_similar,
@@ -205,7 +206,7 @@ class Library:
         shared = self._shared.get(key)
         if shared is None:
             rows = read_test_set(task, path)
-            if task == "diffrank" and (most := max(row.answers for row in rows)) > MOST_TARGETS:
+            if task == "diffrank" and (most := max(answers_of(row) for row in rows)) > MOST_TARGETS:
                 raise StepDiffError(f"{path}: a row has {most:,} targets; at most {MOST_TARGETS} are shown")
             shared = self._shared[key] = Rows(task, rows)
         return shared
