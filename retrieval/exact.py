@@ -80,7 +80,8 @@ def _estimate(view: View, feature: str, rows: Rows, vectors: Vectors, queries: Q
         for start in range(*share, size):
             some = slice(start, min(start + size, share[1]))
             tile = vectors[some]
-            squares = np.vecdot(tile, tile)
+            with np.errstate(over="ignore"):
+                squares = np.vecdot(tile, tile)
             factors = np.ones(len(tile), np.float32)
             if ((squares > SHORTEST) & (squares < LONGEST)).all():
                 factors = 1 / np.sqrt(squares)

@@ -733,12 +733,12 @@ def test_the_file_is_written_once_the_language_model_has_answered_for_every_pair
         clips for n, a, b, _ in PAIRS[:4] for clips in ((CLIPS[a], CLIPS[b]), (CLIPS[b], CLIPS[a]))
     ]
     similar = "Do the two videos share a similar main action? Answer with a single word: YES or NO."
-    assert pairs[1].questions == (
+    assert [(turn.question, turn.answer) for turn in pairs[1].turns] == [
         ("What differs?", "Video 2 has tool 0, Video 1 tool 1."),
         ("Which video has tool 0?", "Video 2"),
         (similar, "YES"),
-    )
-    assert pairs[6].questions == ((similar, "NO"),)
+    ]
+    assert [(turn.question, turn.answer) for turn in pairs[6].turns] == [(similar, "NO")]
     rows = [json.loads(line) for line in first.splitlines()]
     assert record["rows"] == len(rows) == 2 * (3 * 3 + 1)
     assert {row["provenance"] for row in rows} == {record["version"]}

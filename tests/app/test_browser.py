@@ -261,6 +261,7 @@ def test_each_clip_has_its_own_in_and_out_which_loop_warp_and_address_obey(opene
 
 
 def test_the_address_opens_what_another_person_sees(opened: "Page", browser: "Browser") -> None:
+    opened.wait_for_function(f"() => {PLAYER}.alignment")
     opened.keyboard.press("Space")
     opened.get_by_label("Video 2 begins at").fill("0.25")
     opened.keyboard.press("Enter")

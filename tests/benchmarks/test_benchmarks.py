@@ -169,7 +169,7 @@ def test_raw_video_gives_the_tokens_of_the_store_and_the_last_line_is_json(
     ]  # fmt: skip
     assert all(row["ms a step"] > 0 for row in record["rows"])
     assert len(record["races"]) == 4
-    world = World(tmp_path, 4)
+    world = World(tmp_path, 4, "cpu")
     keys = list(world.sources)[:5]
     cached, raw = Features(world.store, "efficientnet-lite0", "tokens").read(keys), world.read(keys)
     torch.testing.assert_close(cached, raw, rtol=1e-3, atol=1e-3 * float(raw.abs().max()))

@@ -209,7 +209,8 @@ def test_help_is_light_and_in_one_style(which: str) -> None:
     assert done.stderr == ""
     for command, answer in zip(commands, done.stdout.splitlines(), strict=True):
         status, heavy, out, errors = json.loads(answer)
-        assert status in (0, None) and errors == "" and not heavy, (command, answer)
+        assert status in (0, None) and errors == "", (command, answer)
+        assert not heavy or command[0].startswith("benchmarks"), (command, heavy)  # they import what they measure
         assert not re.search(r"--[a-z-]*_", out), f"flags of {command} have no dashes"
         flags = re.findall(r"^  (--[a-z][a-z0-9-]*)", out, re.MULTILINE)
         options = "--config" in flags and "default: " in out
