@@ -1,7 +1,7 @@
-"""Texts of many clips, and runs of consecutive clips of one video, in a temporary database instead of memory.
+"""Texts of many clips, and runs of consecutive clips of one video, in temporary files instead of memory.
 
-The clips of a large data set have tens of gigabytes of narration, of which a batch reads some lines. SQLite writes them
-once, when a training begins, to a file in TMPDIR that has no name and is gone when the process ends.
+The clips of a large data set have tens of gigabytes of narration, of which a batch reads some lines. They are written
+once, when a training begins, and mapped; the files have no name, so they are gone when the process ends.
 
 Guarantees
 - texts keep the order in which they were added; no memory is held per text
@@ -9,108 +9,187 @@ Guarantees
 - runs are numbered by the end of the first clip of their video, then by its id
 """
 
-import sqlite3
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from operator import index
 from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import UInt32
+from jaxtyping import Bool, Float64, Int64, Shaped, UInt32, UInt64
 
 from stepdiff.common.errors import StepDiffError
 
-_IN_ORDER = """
-CREATE TABLE ordered AS SELECT clip, total - number AS following FROM (
-    SELECT rowid AS clip, count(*) OVER (PARTITION BY video) AS total, row_number() OVER by_end AS number,
-        first_value(ends) OVER by_end AS first_end, first_value(key) OVER by_end AS first_key
-    FROM clips WINDOW by_end AS (PARTITION BY video ORDER BY ends, key)
-) WHERE total >= {length} ORDER BY first_end, first_key, number
-"""
-"""the clips of each video with enough of them, and how many of the video follow each"""
+SORTED = 2**22  # clips that are sorted at a time
+_AT_ONCE = 2**16  # texts that are joined at a time
 
 
-class Texts(Sequence[tuple[str, str]]):
-    """Pairs (key, text) by place."""
+class Column:
+    """An array that grows in a temporary file."""
 
-    def __init__(self, blocks: Iterable[pl.DataFrame] = (), words: int | None = None) -> None:
-        """blocks: clips (key, text, row, video, end in seconds); words: texts are cut to so many. StepDiffError: the
-        disk is full."""
-        self.words = words
-        self._database = sqlite3.connect("", check_same_thread=False)  # a batch is read in another thread
-        with _room():
-            self._database.execute("PRAGMA cache_size = -65536")  # KiB, in which clips are sorted
-            self._database.execute("CREATE TABLE clips (key TEXT, text TEXT, row INTEGER, video TEXT, ends REAL)")
-            for block in blocks:
-                clips = block.select("key", "text", "row", "video", "end").iter_rows()
-                self._database.executemany("INSERT INTO clips VALUES (?, ?, ?, ?, ?)", clips)
-        self._length = _count(self._database, "clips")
-
-    @property
-    def rows(self) -> UInt32[np.ndarray, " T"]:
-        """Rows of the clips in the catalog."""
-        return np.fromiter((row for (row,) in self._database.execute("SELECT row FROM clips")), np.uint32)
+    def __init__(self, dtype: str) -> None:
+        self._dtype = np.dtype(dtype)
+        self._file = tempfile.TemporaryFile(prefix="stepdiff-")
+        weakref.finalize(self, self._file.close)
+        self._length = 0
 
     def __len__(self) -> int:
         return self._length
 
+    def add(self, values: Shaped[np.ndarray, " V"]) -> None:
+        """Append values. StepDiffError: the disk is full."""
+        try:
+            self._file.write(np.ascontiguousarray(values, self._dtype).data)
+            self._file.flush()
+        except OSError as error:
+            raise StepDiffError(
+                f"{tempfile.gettempdir()}: texts of clips cannot be written ({error.strerror}); set TMPDIR to a folder "
+                "with more room"
+            ) from error
+        self._length += len(values)
+
+    def array(self) -> Shaped[np.ndarray, " V"]:
+        """Return all values, mapped."""
+        if not self._length:
+            return np.empty(0, self._dtype)
+        return np.memmap(self._file, self._dtype, "r", shape=(self._length,))
+
+
+class Texts(Sequence[tuple[str, str]]):
+    """Pairs (key, text) by place. `rows` are the clips' rows in the catalog."""
+
+    def __init__(self, blocks: Iterable[pl.DataFrame] = (), words: int | None = None) -> None:
+        """blocks: clips, as `add` takes them; words: texts are cut to so many."""
+        self.words = words
+        self._data, self._ends, self._rows = Column("u1"), Column("<i8"), Column("<u4")
+        self._mapped: tuple[np.ndarray, np.ndarray] | None = None
+        self._end = 0
+        for block in blocks:
+            self.add(block)
+
+    def add(self, clips: pl.DataFrame) -> None:
+        """Append clips (key, text, row)."""
+        for part in clips.iter_slices(_AT_ONCE) if len(clips) else ():
+            both = part.select(pl.concat_list("key", "text").alias("both"))["both"].explode()
+            ends = self._end + both.str.len_bytes().to_numpy().astype(np.int64).cumsum()
+            self._data.add(np.frombuffer(both.str.join("").item().encode(), np.uint8))
+            self._ends.add(ends)
+            self._rows.add(part["row"].to_numpy())
+            self._end, self._mapped = int(ends[-1]), None
+
+    @property
+    def rows(self) -> Shaped[np.ndarray, " T"]:
+        """Rows of the clips in the catalog."""
+        return self._rows.array()
+
+    def key(self, place: int) -> str:
+        """Return the key of the clip at a place."""
+        return self._read(2 * place)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
     def __getitem__(self, place: Any) -> Any:
         """Return key and text at a place."""
-        found = self._database.execute("SELECT key, text FROM clips WHERE rowid = ?", (index(place) + 1,)).fetchone()
-        if found is None:
+        place = index(place)
+        if not 0 <= place < len(self):
             raise IndexError(place)
-        return found[0], _cut(found[1], self.words)
+        text = self._read(2 * place + 1)
+        return self._read(2 * place), text if self.words is None else " ".join(text.split()[: self.words])
+
+    def _read(self, number: int) -> str:
+        """Return a key (even number) or a text (odd)."""
+        if self._mapped is None:
+            self._mapped = self._data.array(), self._ends.array()
+        data, ends = self._mapped
+        return data[int(ends[number - 1]) if number else 0 : int(ends[number])].tobytes().decode()
 
 
 class Runs(Sequence[list[tuple[str, str]]]):
     """Runs of `length` consecutive (key, text) of one video."""
 
     def __init__(self, blocks: Iterable[pl.DataFrame], length: int, words: int | None = None) -> None:
-        """blocks, words: as of Texts, whose errors it raises."""
-        self.length, self.words = length, words
-        self._database = Texts(blocks)._database
-        with _room():
-            self._database.execute(_IN_ORDER.format(length=length))
-            starts = f"SELECT rowid AS first FROM ordered WHERE following >= {length - 1} ORDER BY rowid"
-            self._database.execute(f"CREATE TABLE starts AS {starts}")
-        self._length = _count(self._database, "starts")
+        """blocks: clips (key, text, row, video, end in seconds); words: texts are cut to so many."""
+        self.length, self._texts = length, Texts(words=words)
+        ends, videos = Column("<f8"), Column("<u8")
+        for block in blocks:
+            self._texts.add(block)
+            ends.add(block["end"].fill_null(float("-inf")).to_numpy())
+            videos.add(block["video"].hash().to_numpy())
+        self._places, self._first, self._before = self._numbered(ends.array(), videos.array())
+
+    def __len__(self) -> int:
+        return int(self._before[-1])
+
+    def __getitem__(self, number: Any) -> Any:
+        """Return the run of that number."""
+        number = range(len(self))[index(number)]
+        video = int(np.searchsorted(self._before, number, side="right")) - 1
+        start = int(self._first[video]) + number - int(self._before[video])
+        return [self._texts[int(place)] for place in self._places[start : start + self.length]]
 
     @property
     def rows(self) -> UInt32[np.ndarray, " R"]:
         """Rows of the catalog of the clips in any run."""
-        in_runs = "SELECT row FROM ordered JOIN clips ON clips.rowid = clip"
-        return np.fromiter((row for (row,) in self._database.execute(in_runs)), np.uint32)
+        return np.asarray(self._texts.rows[self._places])
 
-    def __len__(self) -> int:
-        return self._length
+    def _numbered(
+        self, ends: Float64[np.ndarray, " T"], videos: UInt64[np.ndarray, " T"]
+    ) -> tuple[UInt32[np.ndarray, " P"], UInt32[np.ndarray, " V"], Int64[np.ndarray, " V+1"]]:
+        """Return the places of clips in runs, video by video; then, for each video in the order of its runs, its first
+        clip among them, and the number of runs before it, with the number of all runs at the end."""
+        places, firsts, counts, begun = [np.empty(0, np.uint32)], [], [], 0
+        for by_video in self._sorted(ends, videos):
+            changes = np.flatnonzero(np.diff(videos[by_video]))
+            begin, end = np.append(0, changes + 1), np.append(changes + 1, len(by_video))
+            count = end - begin
+            long = count >= self.length
+            in_long = by_video[np.repeat(long, count)]
+            firsts.append(begun + np.append(0, np.cumsum(count[long]))[:-1])
+            counts.append(count[long])
+            places.append(in_long.astype(np.uint32))
+            begun += len(in_long)
+        in_runs = np.concatenate(places)
+        first = np.concatenate([np.empty(0, np.int64), *firsts])
+        number = np.concatenate([np.empty(0, np.int64), *counts]) - self.length + 1
+        order = self._ordered(in_runs[first], ends)
+        return in_runs, first[order].astype(np.uint32), np.append(0, np.cumsum(number[order]))
 
-    def __getitem__(self, number: Any) -> Any:
-        """Return the run of that number."""
-        run = (
-            "SELECT key, text FROM starts JOIN ordered ON ordered.rowid BETWEEN first AND first + ? "
-            "JOIN clips ON clips.rowid = clip WHERE starts.rowid = ? ORDER BY ordered.rowid"
-        )
-        place = range(len(self))[index(number)] + 1
-        return [(key, _cut(text, self.words)) for key, text in self._database.execute(run, (self.length - 1, place))]
+    def _sorted(
+        self, ends: Float64[np.ndarray, " T"], videos: UInt64[np.ndarray, " T"]
+    ) -> Iterator[Int64[np.ndarray, " S"]]:
+        """Yield places of clips, by video, end and key; all clips of a video at once."""
+        parts = -(-len(ends) // SORTED)
+        for part in range(parts):
+            part_places = np.concatenate(
+                [at + np.flatnonzero(videos[at : at + SORTED] % parts == part) for at in range(0, len(ends), SORTED)]
+            )
+            part_places = part_places[np.lexsort((ends[part_places], videos[part_places]))]
+            same = _repeats(ends[part_places]) & _repeats(videos[part_places])
+            for start, end in _stretches(same):
+                part_places[start:end] = sorted(part_places[start:end].tolist(), key=self._texts.key)
+            if len(part_places):
+                yield part_places
+
+    def _ordered(self, places: np.ndarray, ends: Float64[np.ndarray, " T"]) -> Int64[np.ndarray, " V"]:
+        """Return the order of clips, one of each video, by end and key."""
+        end = ends[places]
+        order = np.argsort(end, kind="stable")
+        for start, stop in _stretches(_repeats(end[order])):
+            order[start:stop] = sorted(
+                order[start:stop].tolist(), key=lambda video: self._texts.key(int(places[video]))
+            )
+        return order
 
 
-@contextmanager
-def _room() -> Iterator[None]:
-    """Turn the error of a full disk into one line."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise StepDiffError(
-            f"{tempfile.gettempdir()}: texts of clips cannot be written ({error}); set TMPDIR to a folder with more "
-            "room"
-        ) from error
+def _repeats(values: np.ndarray) -> Bool[np.ndarray, " _"]:
+    """Return whether each of N values equals the next one."""
+    return values[1:] == values[:-1]
 
 
-def _count(database: sqlite3.Connection, table: str) -> int:
-    return int(database.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
-
-
-def _cut(text: str, words: int | None) -> str:
-    return text if words is None else " ".join(text.split()[:words])
+def _stretches(same: Bool[np.ndarray, " _"]) -> Iterator[tuple[int, int]]:
+    """Yield start and end of stretches of equal elements; same [N - 1]: whether an element equals the next one."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
+    for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        yield start, end + 1
