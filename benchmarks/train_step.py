@@ -13,7 +13,6 @@ as a share of those of a large matrix product on the same device, and of the pea
 """
 
 import math
-import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -31,10 +30,10 @@ from benchmarks.harness import benchmark, measured, race, render_kitchen, times
 from featurize.encoders import load
 from featurize.video.decode import Clip, Source, decoded_clips
 from heads.data.clips import Features, Reads
-from heads.data.packing import PADDING
 from heads.data.paired_qa import read_paired_qa
 from heads.models.language_model import autocast
 from heads.planning.plan import CARDS
+from heads.training.log import Counts, speed
 from heads.training.recipe import VideoLMRecipe, read_recipe
 from heads.training.sources import Batch, PairedSource
 from heads.training.video_task import answer_loss, build
@@ -45,6 +44,7 @@ RECIPE = Path(__file__).parents[1] / "heads/recipes/kitchen/stepdiff.yaml"
 ENCODER = "efficientnet-lite0"
 LOADER = 0.05  # of a step, what it may add
 AT_ONCE = 4  # clips that are encoded at once when the store is filled
+LOGGED = "tokens_per_second", "peak_memory_gb", "peak_gpu_memory_gb"  # of the figures that a training logs
 PRODUCT, PRODUCTS = 2048, 5  # side of the matrices of a product, and how many of them
 
 
@@ -136,22 +136,17 @@ def rates(training: Training, batches: Sequence[tuple[Batch, Tensor]], seconds: 
     with counter:
         for batch, tokens in batches:
             training.step(batch, tokens)
-    flops = counter.get_total_flops() / seconds
-    text = sum(int((batch.rows.segment != PADDING).sum()) for batch, _ in batches)
-    record: dict[str, Any] = {
-        "tokens_per_second": round(text / seconds, 1),
-        "gflop_per_second": round(flops / 1e9, 1),
-        "share_of_a_matrix_product": round(flops / product_rate(device, training.recipe.precision), 3),
-        "process_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-    }
+    flops, precision = counter.get_total_flops() / seconds, training.recipe.precision
+    logged = speed(Counts(tokens=sum(batch.rows.tokens for batch, _ in batches)), seconds)
+    record: dict[str, Any] = {name: round(logged[name], 2) for name in LOGGED if name in logged}
+    record["gflop_per_second"] = round(flops / 1e9, 1)
+    record["share_of_a_matrix_product"] = round(flops / product_rate(device, precision), 3)
     if device.startswith("cuda"):
-        name = torch.cuda.get_device_name(device)
-        plain = name.lower().replace(" ", "")
+        record["card"] = torch.cuda.get_device_name(device)
+        plain = record["card"].lower().replace(" ", "")
         card = next((card for known, card in CARDS.items() if known.split("-")[0] in plain), None)
-        record |= {"card": name, "gpu_gib": round(torch.cuda.max_memory_allocated(device) / 2**30, 2)}
         if card is not None:
-            peak = card.float32 if training.recipe.precision == "float32" else card.bfloat16
-            record["share_of_peak"] = round(flops / peak, 3)
+            record["share_of_peak"] = round(flops / (card.float32 if precision == "float32" else card.bfloat16), 3)
     return record
 
 

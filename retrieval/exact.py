@@ -82,10 +82,10 @@ def _estimate(view: View, feature: str, rows: Rows, vectors: Vectors, queries: Q
             tile = vectors[some]
             with np.errstate(over="ignore"):
                 squares = np.vecdot(tile, tile)
-            factors = np.ones(len(tile), np.float32)
             if ((squares > SHORTEST) & (squares < LONGEST)).all():
                 factors = 1 / np.sqrt(squares)
             else:  # products overflow or underflow float32, or a row has no direction
+                factors = np.ones(len(tile), np.float32)
                 tile = (tile / checked_norms(view, feature, rows[some], tile)[:, None]).astype(np.float32)
             for first in range(0, len(queries), QUERIES):
                 part = queries[first : first + QUERIES]
@@ -95,7 +95,7 @@ def _estimate(view: View, feature: str, rows: Rows, vectors: Vectors, queries: Q
                 near.append((query, rows[start + place], above))
         return near
 
-    with nullcontext() if few else one_thread():
+    with nullcontext() if few else _one_thread():
         return [one for share in each(estimate, shares(len(vectors))) for one in share]
 
 
@@ -231,13 +231,12 @@ def check_directions(view: View, feature: str, rows: Pairs, cosines: Cosines) ->
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
     """Keep BLAS to one thread: its own threads spin while they wait and occupy a core afterwards."""
-    with _one, blas().limit(limits=1):
+    with _one, _blas().limit(limits=1):
         yield
 
 
 @cache
-def blas() -> ThreadpoolController:
-    """Return the controller of BLAS."""
+def _blas() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")

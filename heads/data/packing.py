@@ -169,6 +169,11 @@ class Packed:
     def to(self, device: torch.device) -> "Packed":
         return Packed(*(x.to(device) for x in vars(self).values()))
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows, without padding."""
+        return int((self.segment != PADDING).sum())
+
 
 class Packer:
     """Builder of prompts for a chat template and a number of tokens per clip (0: the blind control, no video)."""

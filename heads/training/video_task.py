@@ -23,7 +23,7 @@ from torch import Tensor
 from heads.data.catalog_rows import need_columns
 from heads.data.clips import Features, ReadAhead, split_texts
 from heads.data.hold_out import HoldOut
-from heads.data.packing import PADDING, Packed
+from heads.data.packing import Packed
 from heads.data.paired_qa import answered_by
 from heads.data.texts import Runs, Texts
 from heads.data.trained_on import TrainedOn
@@ -242,7 +242,7 @@ class VideoTask:
         drawn_batch, tokens = self.ahead.take(batch, following)
         self.counts += Counts(
             self.recipe.batch,
-            int((drawn_batch.rows.segment != PADDING).sum()),
+            drawn_batch.rows.tokens,
             len(drawn_batch.clips),
             time.monotonic() - started,
         )
