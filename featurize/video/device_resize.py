@@ -29,7 +29,7 @@ def resized_parts(
 ) -> UInt8[np.ndarray, "pictures part_height part_width 3"]:
     """Return `resized_part` of each picture, computed on the device.
 
-    The device needs about ten bytes for each value of the pictures, or of the parts where they are larger.
+    The device needs about 13 bytes for each value of the pictures, or of the parts where they are larger.
     """
     try:
         return _resized(pictures, size, part, resample, torch.device(device))
