@@ -132,9 +132,11 @@ def _asked(options: Options) -> Windows:
     if options.id_from != "stem":
         raise StepDiffError("--id-from is for video files: the clips of a manifest have their own ids")
     asked = read_windows(Path(options.manifest).expanduser(), options.column)
-    for name in ("replace", "compile"):
-        if getattr(options, name) and asked.entity != "clips":
-            raise StepDiffError(f"--{name} is for clips: {options.manifest} is one of texts")
+    given = {"--replace": options.replace, "--compile": options.compile}
+    given["--resize-on device"] = options.resize_on == "device"
+    for name in given:
+        if given[name] and asked.entity != "clips":
+            raise StepDiffError(f"{name} is for clips: {options.manifest} is one of texts")
     return asked
 
 

@@ -55,6 +55,8 @@ class Encoder(ABC):
     """Pixels of the square that is fed; 0 where clips are not encoded."""
     resample: Resample = "bicubic"
     """Filter of the resize."""
+    resize_on: str | None = None
+    """Device on which frames are resized, with the same bits; None: the threads that decode."""
     compiled: ClassVar[str] = "forward_clips"
     """The function that `compile` compiles: frames of one shape in, tensors out."""
     pools: ClassVar[bool] = False
@@ -87,7 +89,7 @@ class Encoder(ABC):
     @property
     def picture(self) -> Picture:
         """The resize and the crop that the decoder must do."""
-        return Crop(self.short_side, self.size, self.resample)
+        return Crop(self.short_side, self.size, self.resample, self.resize_on)
 
     @property
     def crop(self) -> str:

@@ -10,6 +10,7 @@ Guarantees
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import av
@@ -21,6 +22,8 @@ from PIL import Image
 from featurize.video.media_file import MAX_PIXELS
 from featurize.video.resize import Resample, resized_part
 
+PART = 8 << 20  # bytes of whole frames that a decoding thread keeps until a device resizes them together
+
 
 @dataclass(frozen=True)
 class Crop:
@@ -29,6 +32,7 @@ class Crop:
     short_side: int | None  # pixels of the short side after the resize; None where both sides are resized to `size`
     size: int  # pixels of the square's sides, short_side at most
     resample: Resample = "bicubic"
+    device: str | None = None  # of PyTorch, that resizes, with the same bits; None: the decoding thread
 
     def __str__(self) -> str:
         """Return the crop in words, as the provenance of a view has it."""
@@ -70,16 +74,60 @@ def pixels_of(frame: av.VideoFrame, picture: Picture) -> UInt8[np.ndarray, "heig
             factor = min(picture.short_side / min(width, height), 1)
             size = (round(width * factor), round(height * factor))
         return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BICUBIC))
+    return resized_part(pixels, *_size_and_part(height, width, picture), picture.resample)
+
+
+def numbered_pixels(
+    frames: Iterator[tuple[int, av.VideoFrame]], picture: Picture
+) -> Iterator[tuple[int, UInt8[np.ndarray, "height width 3"]]]:
+    """Yield `pixels_of` each frame with its number; where a device resizes, of several frames at once."""
+    if not isinstance(picture, Crop) or picture.device is None:
+        for number, frame in frames:
+            yield number, pixels_of(frame, picture)
+        return
+    from featurize.video.device_resize import resized_parts  # not above: it imports torch
+
+    for part in _parts(frames, picture.size):
+        numbers, whole = zip(*part, strict=True)
+        height, width, _ = whole[0].shape
+        squares = resized_parts(whole, *_size_and_part(height, width, picture), picture.resample, picture.device)
+        yield from zip(numbers, squares, strict=True)
+
+
+def _parts(
+    frames: Iterator[tuple[int, av.VideoFrame]], side: int
+) -> Iterator[list[tuple[int, UInt8[np.ndarray, "height width 3"]]]]:
+    """Yield upright frames of one shape, of PART bytes at most or one frame; those before an error come before it."""
+    part: list[tuple[int, np.ndarray]] = []
+    try:
+        for number, frame in frames:
+            pixels = _upright(frame.to_ndarray(format="rgb24"), frame)
+            height, width, _ = pixels.shape
+            most = PART // (3 * max(height, side) * max(width, side))
+            if part and (len(part) >= most or pixels.shape != part[0][1].shape):
+                yield part
+                part = []
+            part.append((number, pixels))
+    except Exception:  # whatever decoding raises: it may fail other clips than those of the frames before
+        if part:
+            yield part
+        raise
+    if part:
+        yield part
+
+
+def _size_and_part(height: int, width: int, picture: Crop) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+    """Return width and height after the resize, and the part that is kept: left, top, right, bottom."""
     side, short = picture.size, min(height, width)
     if picture.short_side is None:
-        return resized_part(pixels, (side, side), (0, 0, side, side), picture.resample)
+        return (side, side), (0, 0, side, side)
     size = (width * picture.short_side // short, height * picture.short_side // short)
     if size[0] * size[1] > MAX_PIXELS:
         raise ValueError(
             f"a picture of {width} x {height} is too narrow to resize its short side to {picture.short_side}"
         )
     left, top = (size[0] - side) // 2, (size[1] - side) // 2
-    return resized_part(pixels, size, (left, top, left + side, top + side), picture.resample)
+    return size, (left, top, left + side, top + side)
 
 
 def _upright(picture: UInt8[np.ndarray, "height width 3"], frame: av.VideoFrame) -> UInt8[np.ndarray, "_ _ 3"]:

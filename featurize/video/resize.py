@@ -22,7 +22,11 @@ Resample = Literal["bicubic", "bilinear", "lanczos"]
 """Pillow's filters, by name"""
 ROWS = 32  # rows that the horizontal pass computes at once: more do not stay in the cache
 PLACES = 22  # binary places of the weights
-_HALF = np.int32(1 << (PLACES - 1))
+HALF = np.int32(1 << (PLACES - 1))  # rounds a sum before its places are cut off
+
+
+class DeviceError(RuntimeError):
+    """A device failed, whatever the frames are: their clips must not be recorded as failed."""
 
 
 def resized_part(
@@ -34,10 +38,9 @@ def resized_part(
     """Return the part (left, top, right, bottom) of the picture that is resized to `size`, width and height."""
     horizontal, vertical = _passes()
     left, top, right, bottom = part
-    columns, of_columns = _weights(picture.shape[1], size[0], left, right, resample)
-    rows, of_rows = _weights(picture.shape[0], size[1], top, bottom, resample)
-    taken = slice(int(columns[0]), int(columns[-1]) + of_columns.shape[1])
-    read = slice(int(rows[0]), int(rows[-1]) + of_rows.shape[1])
+    columns, of_columns = weights_of(picture.shape[1], size[0], left, right, resample)
+    rows, of_rows = weights_of(picture.shape[0], size[1], top, bottom, resample)
+    taken, read = inputs(columns, of_columns), inputs(rows, of_rows)
     across = np.empty((len(picture[read]), 3 * (right - left)), np.uint8)
     horizontal(picture[read, taken].reshape(len(across), -1), columns - columns[0], of_columns, across, ROWS)
     resized = np.empty((bottom - top, 3 * (right - left)), np.uint8)
@@ -46,7 +49,7 @@ def resized_part(
 
 
 @lru_cache(256)
-def _weights(
+def weights_of(
     given: int, size: int, first: int, end: int, resample: Resample
 ) -> tuple[Int32[np.ndarray, " outputs"], Int32[np.ndarray, "outputs taps"]]:
     """Return for the outputs from `first` to `end`, of `size`, the first of `given` inputs and the inputs' weights."""
@@ -72,6 +75,11 @@ def _weights(
         starts[number] -= more
         weights[number] = [0] * more + weights[number] + [0] * (taps - more - len(weights[number]))
     return np.array(starts, np.int32), np.array(weights, np.int32)
+
+
+def inputs(starts: Int32[np.ndarray, " outputs"], weights: Int32[np.ndarray, "outputs taps"]) -> slice:
+    """Return the inputs from which these outputs of `weights_of` are computed."""
+    return slice(int(starts[0]), int(starts[-1]) + weights.shape[1])
 
 
 def _bilinear(x: float) -> float:
@@ -128,7 +136,7 @@ def _horizontal(
             for colour in range(3):
                 total = sums[colour]
                 for row in range(at_once):
-                    total[row] = _HALF
+                    total[row] = HALF
                 for tap in range(weights.shape[1]):
                     weight = weights[column, tap]
                     values = turned[3 * (starts[column] + tap) + colour]
@@ -148,7 +156,7 @@ def _vertical(
     total = np.empty(picture.shape[1], np.int32)
     for row in range(len(starts)):
         for place in range(len(total)):
-            total[place] = _HALF
+            total[place] = HALF
         for tap in range(weights.shape[1]):
             weight = weights[row, tap]
             values = picture[starts[row] + tap]
