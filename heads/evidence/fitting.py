@@ -31,7 +31,7 @@ from heads.data.hold_out import VIDEO, HoldOut
 from heads.data.paired_qa import read_divided
 from heads.data.trained_on import TrainedOn
 from heads.evaluation.workers import Part, results
-from heads.evidence.head import Evidence, WordHead, fold_of
+from heads.evidence.head import POOLING, Evidence, WordHead, fold_of, pool
 from heads.evidence.wording import CLIPS, Wording, learn
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import make_folder, whole, write_text
@@ -82,16 +82,13 @@ def total(parts: Sequence[Sums]) -> Sums:
 
 
 def pooled(features: Features, rows: Int64[np.ndarray, " n"]) -> Float64[np.ndarray, "n D"]:
-    """Return the mean of the tokens of each clip."""
-    parts = [
-        features.read_rows(rows[start : start + _AT_ONCE]).numpy().mean(axis=1, dtype=np.float64)
-        for start in range(0, len(rows), _AT_ONCE)
-    ]
-    return np.concatenate(parts)
+    """Return the pooled tokens of each clip."""
+    starts = range(0, len(rows), _AT_ONCE)
+    return np.concatenate([pool(features.read_rows(rows[start : start + _AT_ONCE]).numpy()) for start in starts])
 
 
 def reader(options: "WordOptions") -> Callable[[Part], Float64[np.ndarray, "n D"]]:
-    """Return what averages the tokens of a shard's clips in a worker."""
+    """Return what pools the tokens of a shard's clips in a worker."""
     features = Features(Store.open(options.store), options.view, "tokens")
     return lambda shard: pooled(features, shard.rows)
 
@@ -115,6 +112,7 @@ class Counting:
         self.rows, self.groups = self._clips()
         self.identity = {
             "features": self.features.view.provenance.as_dict(),
+            "pooling": POOLING,
             "--pairqa": fingerprint(options.pairqa),
             "--narration": options.narration,
             "--hold-out": [fingerprint(file) for file in options.hold_out],
@@ -357,6 +355,7 @@ def fitted(counting: Counting, began: float) -> WordHead:
     about: dict[str, Any] = {
         "view": options.view,
         "provenance": counting.features.view.provenance.as_dict(),
+        "pooling": POOLING,
         "options": {name: getattr(options, name) for name in ("narration", "least", "folds", "least_distance")},
         "clips": {"train": int(train.clips), "val": int(val.clips)},
         "ridge": {"value": ridge, "chosen_on": chosen_on},

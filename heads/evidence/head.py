@@ -1,7 +1,7 @@
-"""A head of words: the log-odds that a clip shows what a term names, linear in the mean of its tokens.
+"""A head of words: the log-odds that a clip shows what a term names, linear in its pooled tokens.
 
     head = WordHead.load("runs/words")
-    head.evidence(features)  # [C, D] means of tokens -> [C, terms]
+    head.evidence(pool(tokens))  # [C, N, D] -> [C, terms]
 
     RUN/words.json             terms, categories, sides, calibration, the view, what trained it; names the weights' file
     RUN/words-*.safetensors    weights [1 + folds, terms, D] and bias: of all clips, then without each fold
@@ -32,6 +32,8 @@ from store import Provenance, View
 FILE = "words.json"
 COPY = "words"
 """folder in the run of a StepDiff, with the head of words that it uses"""
+POOLING = "mean of signed square roots"
+"""how `pool` reduces the tokens of a clip: recorded, because a head is of one pooling"""
 MOST = 4.0  # log-odds of a term, past which more changes nothing
 Evidence = Float64[np.ndarray, " T"]
 """log-odds of each term in a clip"""
@@ -42,6 +44,12 @@ Terms = tuple[Int64[np.ndarray, " _"], Float64[np.ndarray, " _"]]
 def fold_of(video: str, folds: int) -> int:
     """Return the fold of a video, by a hash of its name."""
     return int.from_bytes(hashlib.blake2b(video.encode(), digest_size=8).digest(), "little") % folds
+
+
+def pool(tokens: Float[np.ndarray, "... N D"]) -> Float64[np.ndarray, "... D"]:
+    """Return the mean of the signed square roots of tokens, so that a few large values do not hide the others (power
+    normalisation: Perronnin et al., ECCV 2010)."""
+    return (np.sign(tokens) * np.sqrt(np.abs(tokens))).mean(axis=-2, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,8 @@ class WordHead:
                 raise ValueError(f"the sha256 of {about['weights']['file']} differs")
             arrays = load(data)
             weights, bias = (arrays[name].astype(np.float64) for name in ("weights", "bias"))
+            if about["pooling"] != POOLING:
+                raise ValueError(f"it pools tokens by the {about['pooling']}")
             terms, narrated = tuple(about["terms"]), frozenset(about["narrated"])
             return cls(folder, about, terms, weights, bias, about["sides"], about["categories"], narrated)
         except FileNotFoundError as error:
@@ -138,7 +148,7 @@ class WordHead:
     ) -> Float64[np.ndarray, "C T"]:
         """Return the log-odds of each term in each clip, without the term's prior.
 
-        features: means of tokens; videos: of training clips, whose evidence is from clips outside the fold of the
+        features: pooled tokens; videos: of training clips, whose evidence is from clips outside the fold of the
         video; None for other clips.
         """
         evidence = np.empty((len(features), len(self.terms)))
@@ -154,8 +164,7 @@ class WordHead:
 
         frames: equally many tokens each; video: of a training clip, whose evidence is from clips of other videos.
         """
-        means = tokens.reshape(frames, -1, tokens.shape[-1]).mean(axis=1, dtype=np.float64)
-        return self.evidence(means, [video] * frames)
+        return self.evidence(pool(tokens.reshape(frames, -1, tokens.shape[-1])), [video] * frames)
 
     def pieces(self, text: str) -> list[tuple[str, str]]:
         """Split a text into the terms that have evidence and what is between them: parts with their term, or ""."""
@@ -200,12 +209,15 @@ class WordHead:
         """Return what `of_category` does, of the terms that narrations have, if there are such."""
         places, weights = self.of_category(category)
         narrated = self._is_narrated[places]
-        return (places[narrated], weights[narrated]) if narrated.any() else (places, weights)
+        if not narrated.any():
+            return places, weights
+        return places[narrated], weights[narrated] / weights[narrated].sum()
 
     def distance(self, one: Evidence, other: Evidence, category: str) -> float:
-        """Return how far the evidence of two clips is apart over the terms of a category, from 0 to 2 * MOST."""
-        places, weights = self.of_category(category)
-        return float(weights @ np.abs(clipped(one[places]) - clipped(other[places])))
+        """Return the Euclidean distance of the evidence of two clips over the terms that a caption of the category may
+        name, each by its weight: from 0 to 2 * MOST. One clear difference counts more than many small ones."""
+        places, weights = self.nameable(category)
+        return float(np.sqrt(weights @ (clipped(one[places]) - clipped(other[places])) ** 2))
 
 
 def clipped(evidence: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:

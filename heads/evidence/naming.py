@@ -2,7 +2,8 @@
 
 Each word that an answer could name has a value, which depends on the text before it: how sure it is that only the video
 that the text is about there shows it. The language model writes the sentence, the values decide what it names, and that
-it does not end while something clear is left to name.
+it does not end while something clear is left to name. A word that turns the text to the other video ("not", "instead")
+gains or loses as much as the best value that may come next: nothing is left to name of some videos.
 
 While a word is written, its tokens have the value of the best word that they may become. A longer word that only begins
 with the tokens of a known one ("panels", "pan") keeps the value of that one.
@@ -22,6 +23,8 @@ from torch import Tensor
 
 ENDS = 2.0
 """times the value of the best word that it leaves out, which the end of a text or sentence loses"""
+TURNS, NEAR = 8, 8.0
+"""likeliest next tokens that may turn a text to the other video, and how much less likely than the first they may be"""
 Values = Callable[[str], Mapping[str, float]]
 """text so far -> value of each word that may come next; always the same words"""
 
@@ -65,6 +68,10 @@ class _Writing:
         goes_on = self._best(self._begun, self._values)
         return back, begins | {token: value - given - back for token, value in goes_on.items()}
 
+    def turned(self, text: str) -> float:
+        """Return what a token gets that no word begins with and that continues none. text: with that token."""
+        return max(self._values_after(text).values()) - max(self._following.values())
+
     def _best(self, begun: tuple[int, ...], values: Mapping[str, float]) -> dict[int, float]:
         """Return the value of the best word that may still be written after each next token."""
         following = self._next.get(begun, ())
@@ -93,6 +100,10 @@ class Naming:
             if writing is None:
                 continue
             every, of_token = writing.added(ids, self._decode(ids))
+            likeliest = zip(*map(Tensor.tolist, scores[row].topk(min(TURNS, scores.shape[1]))), strict=True)
+            least = float(scores[row].max()) - NEAR
+            turning = [token for score, token in likeliest if score >= least and token not in of_token]
+            of_token |= {token: writing.turned(self._decode([*ids, token])) for token in turning}
             scores[row] += every
             tokens = torch.tensor(list(of_token), device=scores.device)
             scores[row, tokens] += torch.tensor(list(of_token.values()), dtype=scores.dtype, device=scores.device)

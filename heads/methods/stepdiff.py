@@ -119,9 +119,10 @@ def protocol(
         how["before_question"] = (
             "the words of its category that differ most; without one, of the categories that it names, or of all"
         )
-    weight = "" if evidence is None else f"{evidence.choice:g} *"
-    apart = weight and f" - {weight} (distance of the evidence of words - the distance below which pairs agree)"
-    true = weight and f" + {weight} log-probability of its terms by the evidence of words"
+    apart = true = ""
+    if evidence is not None:
+        apart = f" - {evidence.alike:g} * (distance of the evidence of words - the distance below which pairs agree)"
+        true = f" + {evidence.choice:g} * log-probability of its terms by the evidence of words"
     similar = f"log p({YES}) - log p({NO}){apart}"
     if answer == "rank":
         return how | {"question": SIMILAR_QUESTION, "score": similar}
@@ -134,7 +135,8 @@ def protocol(
         return how | {"question": "that of the row", "written": "greedily", "most_tokens": MOST_TOKENS_OF_TEXT}
     written, declines = "greedily", []
     if evidence is not None:
-        written += f", with {evidence.naming:g} * evidence of words on the logits; the end loses what is left to name"
+        written += f", with {evidence.naming:g} * evidence of words on the logits; "
+        written += "the end loses what is left to name, and turning to the other video the difference"
         declines.append("no word of the category differs clearly, or its evidence is as near as in pairs that agree")
     if decline_at is not None:
         declines.append(f"{similar} > {decline_at:g}: {SIMILAR_QUESTION}")
@@ -292,7 +294,7 @@ class StepDiff:
         if (words := self._known(category)) is None:
             return 0.0
         distance = words.head.distance(*words.both(self._shown(pair)), category)
-        return self.evidence.choice * (distance - words.head.declines_below.get(category, 0.0))
+        return self.evidence.alike * (distance - words.head.declines_below.get(category, 0.0))
 
     def choose(self, rows: Sequence[Choice]) -> list[list[float]]:
         """Return the mean log-likelihood of each option as the answer to its row's question."""

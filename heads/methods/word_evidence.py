@@ -14,6 +14,7 @@ Guarantees
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from operator import ge
 from typing import Any
 
@@ -104,13 +105,20 @@ class WordEvidence:
 
     def asked(self, pair: Pair, turn: Turn) -> Turn:
         """Return a question about a pair with the words that differ most before it: those of its category; if that is
-        unknown, of the categories that it names, or of all."""
+        unknown, of the categories that it names, or of all. The question's own words come first."""
         categories = (turn.about,) if turn.about in self.head.known_categories else self.about(turn.question)
+        named = zip(VIDEOS, self._of_question(pair, turn.question), self.likely(pair, categories), strict=True)
         words = " ".join(
-            f"{video}: {', '.join(terms) or 'nothing'}."
-            for video, terms in zip(VIDEOS, self.likely(pair, categories), strict=True)
+            f"{video}: {', '.join(dict.fromkeys([*asked, *likely])) or 'nothing'}." for video, asked, likely in named
         )
         return replace(turn, question=f"{words} {turn.question}")
+
+    def _of_question(self, pair: Pair, question: str) -> tuple[list[str], list[str]]:
+        """Return the words of a question for which each clip has more evidence than the other."""
+        terms = [one.term for one in occurrences(question, self.head.narrated)]
+        places = [self.head.columns[term] for term in terms]
+        reference, candidate = (clipped(evidence[places]) for evidence in self.both(pair))
+        return list(compress(terms, reference > candidate)), list(compress(terms, candidate > reference))
 
     def about(self, question: str) -> tuple[str, ...]:
         """Return the categories that a question names, "tool" for "Tools/Equipment"; if it names none, all."""

@@ -133,8 +133,10 @@ class EvidenceOptions:
     asked: bool = True
     """write the words that differ most before each question, "Video 1: fork. Video 2: whisk.", also in training"""
     choice: float = 1.0
-    """weight of a text's evidence next to its mean log-likelihood, and of the distance of clips next to YES and NO"""
-    naming: float = 2.0
+    """weight of a text's evidence next to its mean log-likelihood"""
+    alike: float = 8.0
+    """weight of the distance of the evidence of two clips next to YES and NO"""
+    naming: float = 3.0
     """weight of evidence on the logits of the words that a caption may name"""
 
 
@@ -221,7 +223,7 @@ class VideoLMRecipe:
         if self.evidence is not None:
             if self.public:
                 raise StepDiffError("video_lm.evidence is for a projector; leave it out with video_lm.public")
-            at_least(0, "video_lm.evidence", self.evidence, "choice", "naming")
+            at_least(0, "video_lm.evidence", self.evidence, "choice", "alike", "naming")
         if self.public and "sequences" in self.sources:
             raise StepDiffError("video_lm.public has prompts of its own: leave sequences out of sources")
         if self.public and self.lora is None and not self.full:

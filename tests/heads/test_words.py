@@ -117,7 +117,7 @@ def test_terms_do_not_cross_punctuation_and_mentions() -> None:
 
 def test_a_world_with_planted_words_is_solved(head: WordHead) -> None:
     assert {"whisk", "spoon", "fork"} <= set(head.terms)
-    evidence = head.evidence(means(head, [f"video-_{i}_0.0_{i + 1}.5" for i in range(12, 24)]))
+    evidence = head.evidence(pooled(head, [f"video-_{i}_0.0_{i + 1}.5" for i in range(12, 24)]))
     for place, tool in enumerate(("whisk", "spoon", "fork")):
         own = evidence[:, head.columns[tool]]
         assert own[place::3].min() > max(np.delete(own, np.arange(place, 12, 3))), tool
@@ -125,9 +125,10 @@ def test_a_world_with_planted_words_is_solved(head: WordHead) -> None:
     assert sides == pytest.approx([-1, 1], abs=0.4)
 
 
-def means(head: WordHead, clips: list[str]) -> np.ndarray:
+def pooled(head: WordHead, clips: list[str]) -> np.ndarray:
     store = Store.open(head.folder.parent / "features")
-    return store.view("clips", "visual").read("tokens", keys=clips, dtype="float32").mean(axis=1, dtype=np.float64)
+    tokens = store.view("clips", "visual").read("tokens", keys=clips, dtype="float32")
+    return (np.sign(tokens) * np.abs(tokens) ** 0.5).mean(axis=1, dtype=np.float64)
 
 
 def test_answers_to_all_tasks_are_scored_and_seen_clips_refused(
@@ -368,6 +369,8 @@ def test_the_tokens_of_a_word_get_its_value_in_total(tokens: str) -> None:
             lengths = [n for n in range(1, 6) if any(own[:n] == ids[place : place + n] for own in encoded.values())]
             length = min(max(lengths, default=1), len(ids) - place)
             path, of_text = ids[place : place + length], values(decode(ids[:place]))
+            if not lengths:  # it may turn the text to what has more value, or less
+                total += max(values(decode(ids[: place + 1])).values()) - max(of_text.values())
             may_be = [of_text[word] for word, own in encoded.items() if own[:length] == path]
             if place + length == len(ids):
                 total += max(may_be, default=0.0)
@@ -460,7 +463,9 @@ def test_scores_have_the_evidence_of_the_clips_that_are_shown(
     control: str, world: Path, head: WordHead, method: Callable[..., StepDiff], model: Recorded
 ) -> None:
     category = "Tools/Equipment"
-    with_it, alone = (method(how=EvidenceOptions(choice=weight, asked=False), control=control) for weight in (3.0, 0.0))
+    with_it, alone = (
+        method(how=EvidenceOptions(choice=weight, alike=weight, asked=False), control=control) for weight in (3.0, 0.0)
+    )
     words = WordEvidence.of_store(head, Store.open(world / "features"))
 
     def shown(pair: Pair) -> Pair:
@@ -517,8 +522,8 @@ def test_evidence_of_training_clips_is_that_of_sums_without_their_fold(world: Pa
     *folds, _ = counting.sums
     words = WordEvidence.of_store(head, Store.open(world / "features"))
     kept = [counting.wording.terms.index(term) for term in head.terms]
-    assert not np.allclose(words.evidence([clip(0)])[0], head.evidence(means(head, [clip(0)]))[0])
-    np.testing.assert_allclose(words.evidence([clip(18)])[0], head.evidence(means(head, [clip(18)]))[0])
+    assert not np.allclose(words.evidence([clip(0)])[0], head.evidence(pooled(head, [clip(0)]))[0])
+    np.testing.assert_allclose(words.evidence([clip(18)])[0], head.evidence(pooled(head, [clip(18)]))[0])
     features = np.random.default_rng(0).standard_normal((50, CHANNELS))
     for place in range(0, 12, 4):
         left_out = fold_of(f"video {place // 4}", len(head.weights) - 1)
@@ -531,7 +536,7 @@ def test_evidence_of_training_clips_is_that_of_sums_without_their_fold(world: Pa
             assert np.corrcoef(predictions[:, term], evidence[:, term])[0, 1] == pytest.approx(1, abs=1e-6)
         np.testing.assert_allclose(
             words.evidence([clip(place)])[0],
-            head.evidence(means(head, [clip(place)]), [f"video {place // 4}"])[0],
+            head.evidence(pooled(head, [clip(place)]), [f"video {place // 4}"])[0],
             atol=1e-9,
         )
 
@@ -558,7 +563,8 @@ def test_a_run_keeps_its_head_of_words_and_resumes_to_the_same_bits_without_the_
     given += ["--task", "diffrank", "--out", str(tmp_path / "ranked.jsonl"), "--test-set"]
     assert evaluate.main([*given, str(world / "diffrank_test.jsonl"), "--json"]) == 0
     disclosed = json.loads(capsys.readouterr().out)["disclosed"]
-    assert disclosed["recipe"]["evidence"] == {"head": str(source), "asked": True, "choice": 1.0, "naming": 2.0}
+    weights = {"choice": 1.0, "alike": 8.0, "naming": 3.0}
+    assert disclosed["recipe"]["evidence"] == {"head": str(source), "asked": True, **weights}
     assert "evidence of words" in disclosed["protocol"]["score"]
     seen = tmp_path / "seen.jsonl"
     seen.write_text((world / "diffrank_test.jsonl").read_text().replace(clip(18), clip(10)))
