@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from retrieval.exact import Found, check_directions, cosines, fill_cosines, search_exactly
+from retrieval.exact import Found, check_directions, compiled, cosines, fill_cosines, search_exactly
 from retrieval.index.index_card import Card, build_command, card_path, damaged, index_file, read_card, stale
 from retrieval.vectors import BLOCK, Queries, Rows, filled_rows
 from stepdiff.common.errors import StepDiffError
@@ -169,7 +169,7 @@ class Hits:
             vectors = self._vectors(run, len(places), versions)
             if vectors is not None:
                 here = np.empty(len(places))
-                fill_cosines()(
+                compiled(fill_cosines)(
                     vectors, wanted[places] - self._starts[run], queries, query[places], 0, len(places), here
                 )
                 out[places], left[places] = here, False
