@@ -78,10 +78,15 @@ def unit(vectors: Float[np.ndarray, "rows dim"]) -> Float64[np.ndarray, "rows di
     return np.where(good, vectors, 0) / np.where(good, lengths, 1)
 
 
+def block_rows(view: View, feature: str) -> int:
+    """Return the rows of a block: a power of two, as those of a shard, so few blocks cross a shard."""
+    most = min(max(BLOCK_BYTES // (4 * math.prod(view.features[feature].shape)), 1), BLOCK_ROWS)
+    return 1 << (most.bit_length() - 1)
+
+
 def stored_blocks(view: View, feature: str, rows: Rows) -> Iterator[Batch]:
     """Yield features of `rows` as stored, block by block; the next block is prefetched. Mapped rows are not copied."""
-    most = min(max(BLOCK_BYTES // (4 * math.prod(view.features[feature].shape)), 1), BLOCK_ROWS)
-    size = 1 << (most.bit_length() - 1)  # a power of two as shards are, so few blocks cross a shard
+    size = block_rows(view, feature)
     yield from Batches(view, feature, rows, batch_size=size, shuffle=False, ahead=1, keep=None, in_place=True)
 
 

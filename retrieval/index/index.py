@@ -30,7 +30,7 @@ from jaxtyping import Float32, Float64, Int64
 
 from retrieval.exact import Found, check_directions, compiled, cosines, fill_cosines, search_exactly
 from retrieval.index.index_card import Card, build_command, card_path, damaged, index_file, read_card, stale
-from retrieval.vectors import BLOCK, Queries, Rows, filled_rows
+from retrieval.vectors import Queries, Rows, block_rows, filled_rows
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.direct_io import fill_memory
 from stepdiff.common.io.files import local_files
@@ -144,7 +144,7 @@ class Hits:
 
     def __init__(self, view: View, feature: str, filled: Rows) -> None:
         self._view, self._feature = view, feature
-        size = min(BLOCK, view.rows_per_shard)  # powers of two: a run belongs to one shard
+        size = min(block_rows(view, feature), view.rows_per_shard)  # powers of two: a run belongs to one shard
         first = np.flatnonzero((np.diff(filled, prepend=-2) > 1) | (filled % size == 0))
         self._starts, self._ends = filled[first], filled[[*first[1:] - 1, -1]] + 1
         self._compared = np.zeros(len(first), np.int64)  # since the run was mapped, or could not be
