@@ -7,7 +7,7 @@ searches vectors that are in memory, in float32.
 Guarantees
 - the k nearest rows are those of a float64 comparison of all rows, best first; among rows with the same embedding, the
   lower row comes first
-- at most a few blocks of the view are in memory
+- at most a few blocks of the view are in memory, and the scores of one tile for each thread
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FEW = 8  # queries up to which a dot product with each row is faster than a prod
 FEW_ROWS = 4096  # of a tile for these
 TILE_ROWS = 1024  # for more queries, which BLAS copies for every product
 QUERIES = 1024  # multiplied at a time
-SPARE = 1024  # rows near the k best of a query, on average, from which those that no longer are near are dropped
+SPARE = 1024  # rows near the k best of a query, on average, from which those that are no longer near are dropped
 COMPARED = 16_384  # pairs compared in float64 at a time
 VECTORS = 4096  # vectors in memory multiplied at a time: with QUERIES, 17 MB of cosines
 SHORTEST, LONGEST = 1e-30, 1e30  # squared lengths of vectors that float32 can scale and multiply
@@ -83,20 +83,22 @@ def search_exactly(view: View, feature: str, rows: Rows, queries: Queries, k: in
                 if not ((squares > SHORTEST) & (squares < LONGEST)).all():  # float32 overflows, or no direction
                     tile = (tile / checked_norms(view, feature, near, tile)[:, None]).astype(np.float32)
                     scores, squares = tile @ part.T, np.ones(len(tile), np.float32)
-                query, *others = _above(near, scores, squares, heaps[:, first : first + QUERIES], margin)
-                yield query + first, *others
+                query, above, cosine = _above(near, scores, squares, heaps[:, first : first + QUERIES], margin)
+                yield query + first, above, cosine
 
     def compared(near: Near) -> Near:
         return *near[:2], cosines(view, feature, queries, *near[:2])
 
-    near: list[Near] = []
+    near, count = list[Near](), 0
     with nullcontext() if few else _one_thread():
         for some in prefetched([estimated() for _ in range(cores())], cores()):
             near.append(some)
-            if sum(len(scores) for _, _, scores in near) > most:
+            count += len(some[0])
+            if count > most:
                 near = [_best(near, k, margin)]
                 if len(near[0][0]) > most // 2:  # many rows are nearly equal
                     near = [_best([compared(near[0])], k)]
+                count = len(near[0][0])
     return _table(compared(_best(near, k, margin)), len(queries), k)
 
 
