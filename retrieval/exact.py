@@ -7,7 +7,7 @@ searches vectors that are in memory, in float32.
 Guarantees
 - the k nearest rows are those of a float64 comparison of all rows, best first; among rows with the same embedding, the
   lower row comes first
-- at most a few blocks of the view are in memory
+- at most a few blocks of the view are in memory, and the scores of one tile for each thread
 """
 
 from __future__ import annotations
@@ -19,38 +19,43 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
-from threadpoolctl import ThreadpoolController
+from jaxtyping import Float, Float32, Float64, Int64
+from threadpoolctl import threadpool_limits
 
-from retrieval.vectors import Queries, Rows, Vectors, checked_norms, raw_blocks, width
+from retrieval.vectors import Queries, Rows, Vectors, checked_norms, floats, stored_blocks, width
 from stepdiff.common import threads
-from stepdiff.common.threads import each, shares
+from stepdiff.common.threads import cores, each, prefetched, shares
 from store import View
+from store.batches import Batch
 
 FEW = 8  # queries up to which a dot product with each row is faster than a product of BLAS
-FEW_BYTES = 2**22  # of vectors at a time for these
-TILE_BYTES = 2**20  # for more queries: a core's cache keeps them while lengths are computed
-TILE_ROWS = 1024  # multiplied with many queries, which BLAS copies for every product
+FEW_ROWS = 4096  # of a tile for these
+TILE_ROWS = 1024  # for more queries, which BLAS copies for every product
 QUERIES = 1024  # multiplied at a time
-MANY = 4  # scores above the bar, times k, from which a tile is cut to its own k best
-SPARE = 1024  # rows near the k best of a query, on average, from which they are compared before the next block
+SPARE = 1024  # rows near the k best of a query, on average, from which those that are no longer near are dropped
 COMPARED = 16_384  # pairs compared in float64 at a time
 VECTORS = 4096  # vectors in memory multiplied at a time: with QUERIES, 17 MB of cosines
 SHORTEST, LONGEST = 1e-30, 1e30  # squared lengths of vectors that float32 can scale and multiply
 
 Pairs = Int64[np.ndarray, " pairs"]
 """the query, or the row, of each pair of both"""
+Scores = Float32[np.ndarray, "rows queries"]
+Squares = Float32[np.ndarray, " rows"]
 Cosines = Float64[np.ndarray, " pairs"]
-Found = tuple[Int64[np.ndarray, "queries k"], Float32[np.ndarray, "queries k"]]
-Near = tuple[Int64[np.ndarray, " _"], Int64[np.ndarray, " _"], Float32[np.ndarray, " _"]]
+Near = tuple[Int64[np.ndarray, " _"], Int64[np.ndarray, " _"], Float[np.ndarray, " _"]]
 """queries, rows and scores, as many of each"""
+Heaps = Float32[np.ndarray, "k queries"]
+"""the k best scores of each query, the lowest first"""
+Found = tuple[Int64[np.ndarray, "queries k"], Float32[np.ndarray, "queries k"]]
 Candidates = tuple[Int64[np.ndarray, " _"], Float32[np.ndarray, "_ dim"], Int64[np.ndarray, " _"]]
 """rows, vectors of length 1, and `apart`, as many of each"""
+NONE: Near = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
 _one = threading.Lock()  # the limit of BLAS's threads applies to the whole process
 
 
+@cache
 def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a loop; its sums may run in any order, and each value is still a float64."""
+    """Compile a loop at its first use; its sums may run in any order, and each keeps its precision."""
     return threads.compiled(loop, ("reassoc", "nsz"))
 
 
@@ -59,44 +64,42 @@ def search_exactly(view: View, feature: str, rows: Rows, queries: Queries, k: in
 
     Where fewer rows exist, the row is -1 and the cosine -inf. StepDiffError names a row without a direction.
     """
-    dim = width(view, feature)
-    best = Best(len(queries), k, 2 * error_of(dim))
-    for block, vectors in raw_blocks(view, feature, rows):
-        best.add(_estimate(view, feature, block, vectors, queries, best))
-        if len(best.rows) > len(queries) * (k + SPARE):  # many rows are nearly equal
-            best.compare(cosines(view, feature, queries, best.query, best.rows))
-    best.compare(cosines(view, feature, queries, best.query, best.rows))
-    return best.found()
+    margin, most, few = 2 * error_of(width(view, feature)), len(queries) * (k + SPARE), len(queries) <= FEW
+    size, batches, lock = FEW_ROWS if few else TILE_ROWS, stored_blocks(view, feature, rows), threading.Lock()
+    tiles = ((batch, slice(at, at + size)) for batch in batches for at in range(0, len(batch.rows), size))
 
+    def take() -> tuple[Batch, slice] | None:
+        with lock:
+            return next(tiles, None)
 
-def _estimate(view: View, feature: str, rows: Rows, vectors: Vectors, queries: Queries, best: Best) -> list[Near]:
-    """Return the rows of a block that may be among the best."""
-    few = len(queries) <= FEW
-    size = (FEW_BYTES if few else TILE_BYTES) // (4 * vectors.shape[1])
-    size = max(size, min(16 * len(queries), TILE_ROWS), 1)
-
-    def estimate(share: tuple[int, int]) -> list[Near]:
-        near: list[Near] = []
-        for start in range(*share, size):
-            some = slice(start, min(start + size, share[1]))
-            tile = vectors[some]
-            with np.errstate(over="ignore"):
-                squares = np.vecdot(tile, tile)
-            if ((squares > SHORTEST) & (squares < LONGEST)).all():
-                factors = 1 / np.sqrt(squares)
-            else:  # products overflow or underflow float32, or a row has no direction
-                factors = np.ones(len(tile), np.float32)
-                tile = (tile / checked_norms(view, feature, rows[some], tile)[:, None]).astype(np.float32)
+    def estimated() -> Iterator[Near]:
+        heaps = np.full((k, len(queries)), -np.inf, np.float32)
+        for batch, some in iter(take, None):
+            near, tile = batch.rows[some], floats(batch, feature, some)
             for first in range(0, len(queries), QUERIES):
                 part = queries[first : first + QUERIES]
-                scores = np.vecdot(tile, part[:, None]) if few else part @ tile.T
-                scores *= factors
-                query, place, above = best.above(scores, first)
-                near.append((query, rows[start + place], above))
-        return near
+                with np.errstate(over="ignore"):
+                    scores, squares = compiled(_multiply)(tile, part) if few else (tile @ part.T, np.vecdot(tile, tile))
+                if not ((squares > SHORTEST) & (squares < LONGEST)).all():  # float32 overflows, or no direction
+                    tile = (tile / checked_norms(view, feature, near, tile)[:, None]).astype(np.float32)
+                    scores, squares = tile @ part.T, np.ones(len(tile), np.float32)
+                query, above, cosine = _above(near, scores, squares, heaps[:, first : first + QUERIES], margin)
+                yield query + first, above, cosine
 
+    def compared(near: Near) -> Near:
+        return *near[:2], cosines(view, feature, queries, *near[:2])
+
+    near, count = list[Near](), 0
     with nullcontext() if few else _one_thread():
-        return [one for share in each(estimate, shares(len(vectors))) for one in share]
+        for some in prefetched([estimated() for _ in range(cores())], cores()):
+            near.append(some)
+            count += len(some[0])
+            if count > most:
+                near = [_best(near, k, margin)]
+                if len(near[0][0]) > most // 2:  # many rows are nearly equal
+                    near = [_best([compared(near[0])], k)]
+                count = len(near[0][0])
+    return _table(compared(_best(near, k, margin)), len(queries), k)
 
 
 def error_of(dim: int) -> float:
@@ -104,55 +107,71 @@ def error_of(dim: int) -> float:
     return (1.5 * dim + 16) * 2.0**-24
 
 
-class Best:
-    """The k best rows of each query so far, and those whose scores are less than `margin` below the k-th."""
+def _above(rows: Rows, scores: Scores, squares: Squares, heaps: Heaps, margin: float = 0.0) -> Near:
+    """Return the rising rows that may be among the k best, by products and squared lengths; add them to the heaps."""
+    places = compiled(_places)(scores, squares, heaps, np.float32(margin))
+    place, query = np.divmod(places, scores.shape[1])
+    return query, rows[place], scores.ravel()[places]
 
-    def __init__(self, queries: int, k: int, margin: float = 0.0) -> None:
-        self._k, self._margin = k, np.float32(margin)
-        self._bar = np.full(queries, -np.inf, np.float32)  # scores must be above it
-        self.query, self.rows = np.empty(0, np.int64), np.empty(0, np.int64)
-        self._scores, self._rank = np.empty(0, np.float32), np.empty(0, np.int64)
 
-    def above(self, scores: Float32[np.ndarray, "queries rows"], first: int = 0) -> Near:
-        """Return query, place and score of the scores that may be among the best of the queries from `first`."""
-        bar = self._bar[first : first + len(scores), None]
-        near = scores > bar
-        if scores.shape[1] > self._k and np.count_nonzero(near) > MANY * self._k * len(scores):
-            near &= scores >= np.partition(scores, -self._k, axis=1)[:, -self._k, None] - self._margin
-        at = np.flatnonzero(near)
-        query, place = np.divmod(at, scores.shape[1])
-        return query + first, place, scores.ravel()[at]
+def _best(near: list[Near], k: int, margin: float = 0.0) -> Near:
+    """Return the k best of each query and those less than `margin` below, best first; of equal ones, the lower row."""
+    query, rows, scores = map(np.concatenate, zip(NONE, *near, strict=True))
+    order = np.lexsort((rows, -scores, query))
+    query, rows, scores = query[order], rows[order], scores[order]
+    first = np.searchsorted(query, query)
+    last = scores[np.minimum(first + k, len(query)) - 1]  # those of a query with fewer are all kept
+    kept = (np.arange(len(query)) - first < k) | (scores > last - margin)
+    return query[kept], rows[kept], scores[kept]
 
-    def add(self, near: Iterable[Near]) -> None:
-        """Add queries, rows and scores. Among equal scores of a query the lower row is better."""
-        query, rows, scores = map(np.concatenate, zip((self.query, self.rows, self._scores), *near, strict=True))
-        self._keep(query, rows, scores, exact=False)
 
-    def compare(self, cosines: Float64[np.ndarray, " near"]) -> None:
-        """Replace the scores by exact ones, and keep the k best."""
-        self._keep(self.query, self.rows, cosines, exact=True)
+def _table(near: Near, queries: int, k: int) -> Found:
+    """Return the k best rows of each query and their scores, best first; -1 and -inf where there are fewer."""
+    query, rows, scores = _best([near], k)
+    place = query, np.arange(len(query)) - np.searchsorted(query, query)
+    found = np.full((queries, k), -1, np.int64), np.full((queries, k), -np.inf, np.float32)
+    found[0][place], found[1][place] = rows, scores
+    return found
 
-    def _keep(self, query: np.ndarray, rows: np.ndarray, scores: np.ndarray, exact: bool) -> None:
-        order = np.lexsort((rows, -scores, query))
-        query, rows, scores = query[order], rows[order], scores[order]
-        starts = np.searchsorted(query, np.arange(len(self._bar) + 1))
-        rank = np.arange(len(query)) - starts[query]
-        full = np.flatnonzero(np.diff(starts) >= self._k)
-        self._bar[full] = scores[starts[full] + self._k - 1] - self._margin
-        kept = rank < self._k
-        if not exact:
-            kept |= scores > self._bar[query]
-        self.query, self.rows = query[kept], rows[kept]
-        self._scores, self._rank = scores[kept].astype(np.float32), rank[kept]
 
-    def found(self) -> Found:
-        """Return the k best rows of each query and their scores, best first; -1 and -inf where there are fewer."""
-        rows = np.full((len(self._bar), self._k), -1, np.int64)
-        scores = np.full((len(self._bar), self._k), -np.inf, np.float32)
-        first = self._rank < self._k
-        rows[self.query[first], self._rank[first]] = self.rows[first]
-        scores[self.query[first], self._rank[first]] = self._scores[first]
-        return rows, scores
+def _multiply(vectors: Vectors, queries: Queries) -> tuple[Scores, Squares]:
+    """Return products and squared lengths; each vector is read from memory once."""
+    scores, squares = np.empty((len(vectors), len(queries)), np.float32), np.empty(len(vectors), np.float32)
+    for row in range(len(vectors)):
+        vector, square = vectors[row], np.float32(0)
+        for d in range(len(vector)):
+            square += vector[d] * vector[d]
+        squares[row] = square
+        for query in range(len(queries)):
+            other, product = queries[query], np.float32(0)
+            for d in range(len(vector)):
+                product += vector[d] * other[d]
+            scores[row, query] = product
+    return scores, squares
+
+
+def _places(scores: Scores, squares: Squares, heaps: Heaps, margin: np.float32) -> Int64[np.ndarray, " near"]:
+    """Return flat places of scores less than `margin` below the k-th best; these are divided by lengths."""
+    places, count, k = np.empty(scores.size, np.int64), 0, len(heaps)
+    for row in range(len(scores)):
+        factor = np.float32(1) / np.sqrt(squares[row])
+        for query in range(scores.shape[1]):
+            score = scores[row, query] * factor
+            if score > heaps[0, query] - margin:
+                scores[row, query] = score
+                places[count] = row * scores.shape[1] + query
+                count += 1
+                if score > heaps[0, query]:
+                    place, child = 0, 1
+                    while child < k:
+                        if child + 1 < k and heaps[child + 1, query] < heaps[child, query]:
+                            child += 1
+                        if heaps[child, query] >= score:
+                            break
+                        heaps[place, query] = heaps[child, query]
+                        place, child = child, 2 * child + 1
+                    heaps[place, query] = score
+    return places[:count]
 
 
 def without_itself(hits: tuple[np.ndarray, np.ndarray], itself: Int64[np.ndarray, " queries"], k: int) -> Found:
@@ -172,27 +191,21 @@ def nearest_of(
     Candidates are given in parts, their rows rising. One whose `apart` equals that of the query is skipped. Where fewer
     exist, the row is -1 and the cosine -inf.
     """
-    tiles = [slice(start, start + QUERIES) for start in range(0, len(queries), QUERIES)]
-    best = [Best(len(queries[tile]), k) for tile in tiles]
+    tiles = [slice(start, start + QUERIES) for start in range(0, max(len(queries), 1), QUERIES)]
+    heaps, best = np.full((k, len(queries)), -np.inf, np.float32), [NONE for _ in tiles]
     for rows, vectors, apart in candidates:
-        for tile, one in zip(tiles, best, strict=True):
+        for at, tile in enumerate(tiles):
             for start in range(0, len(vectors), VECTORS):
                 part = slice(start, start + VECTORS)
-                scores = queries[tile] @ vectors[part].T
-                scores[queries_apart[tile, None] == apart[part]] = -np.inf
-                query, place, above = one.above(scores)
-                one.add([(query, rows[part][place], above)])
-    hits = [one.found() for one in best] or [Best(0, k).found()]
+                scores = vectors[part] @ queries[tile].T
+                scores[apart[part, None] == queries_apart[tile]] = -np.inf
+                near = _above(rows[part], scores, np.ones(len(scores), np.float32), heaps[:, tile])
+                best[at] = _best([best[at], near], k)
+    hits = [_table(near, len(queries[tile]), k) for tile, near in zip(tiles, best, strict=True)]
     return np.concatenate([rows for rows, _ in hits]), np.concatenate([scores for _, scores in hits])
 
 
-@cache
-def fill_cosines() -> Callable[..., None]:
-    """Return the loop `_fill_cosines`, compiled at its first use: numba is slow to import."""
-    return compiled(_fill_cosines)
-
-
-def _fill_cosines(
+def fill_cosines(
     vectors: Vectors, places: Pairs, queries: Queries, query: Pairs, first: int, last: int, out: Cosines
 ) -> None:
     """Fill `out` from `first` to `last` (exclusive) with float64 cosines of vectors[places] and queries[query]."""
@@ -211,14 +224,14 @@ def cosines(view: View, feature: str, queries: Queries, query: Pairs, rows: Pair
 
     Raises StepDiffError that names a row without a direction.
     """
-    out, fill = np.empty(len(rows)), fill_cosines()
+    out = np.empty(len(rows))
     order = np.argsort(rows, kind="stable")
     for start in range(0, len(rows), COMPARED):
         part = order[start : start + COMPARED]
         near, places = np.unique(rows[part], return_inverse=True)
         vectors, exact = view.read(feature, near, dtype="float32"), np.empty(len(part))
         given = vectors, places, queries, query[part]
-        each(lambda share: fill(*given, *share, exact), shares(len(part)))  # noqa: B023
+        each(lambda share: compiled(fill_cosines)(*given, *share, exact), shares(len(part)))  # noqa: B023
         check_directions(view, feature, rows[part], exact)
         out[part] = exact
     return out
@@ -233,10 +246,5 @@ def check_directions(view: View, feature: str, rows: Pairs, cosines: Cosines) ->
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Keep BLAS to one thread: its own threads spin while they wait and occupy a core afterwards."""
-    with _one, _blas().limit(limits=1):
+    with _one, threadpool_limits(1, "blas"):
         yield
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController().select(user_api="blas")

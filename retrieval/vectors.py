@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32, Float64, Int64
 
 from stepdiff.common.errors import StepDiffError
 from store import Store, View
-from store.batches import Batches
+from store.batches import Batch, Batches
 from store.format.quantise import dequantise
 from store.view import OK
 
@@ -78,19 +78,30 @@ def unit(vectors: Float[np.ndarray, "rows dim"]) -> Float64[np.ndarray, "rows di
     return np.where(good, vectors, 0) / np.where(good, lengths, 1)
 
 
-def raw_blocks(view: View, feature: str, rows: Rows) -> Iterator[tuple[Rows, Float32[np.ndarray, "rows ..."]]]:
-    """Yield features of `rows` as stored, in float32, block by block; the next block is prefetched.
-
-    Mapped float32 rows are not copied. The memory of a block is reused for the block after the next.
-    """
+def block_rows(view: View, feature: str) -> int:
+    """Return the rows of a block: a power of two, as those of a shard, so few blocks cross a shard."""
     most = min(max(BLOCK_BYTES // (4 * math.prod(view.features[feature].shape)), 1), BLOCK_ROWS)
-    size = 1 << (most.bit_length() - 1)  # a power of two as shards are, so few blocks cross a shard
-    for batch in Batches(view, feature, rows, batch_size=size, shuffle=False, ahead=1, keep=1, in_place=True):
-        values = batch.arrays[feature]
-        if values.dtype == np.int8:
-            yield batch.rows, dequantise(values, batch.arrays["scale"])
-        else:
-            yield batch.rows, values.astype(np.float32, copy=False)
+    return 1 << (most.bit_length() - 1)
+
+
+def stored_blocks(view: View, feature: str, rows: Rows) -> Iterator[Batch]:
+    """Yield features of `rows` as stored, block by block; the next block is prefetched. Mapped rows are not copied."""
+    size = block_rows(view, feature)
+    yield from Batches(view, feature, rows, batch_size=size, shuffle=False, ahead=1, keep=None, in_place=True)
+
+
+def floats(batch: Batch, feature: str, some: slice = slice(None)) -> Float32[np.ndarray, "rows ..."]:
+    """Return `some` rows of a batch in float32."""
+    values = batch.arrays[feature][some]
+    if values.dtype == np.int8:
+        return dequantise(values, batch.arrays["scale"][some])
+    return values.astype(np.float32, copy=False)
+
+
+def raw_blocks(view: View, feature: str, rows: Rows) -> Iterator[tuple[Rows, Float32[np.ndarray, "rows ..."]]]:
+    """Yield `stored_blocks` in float32."""
+    for batch in stored_blocks(view, feature, rows):
+        yield batch.rows, floats(batch, feature)
 
 
 def blocks(view: View, feature: str, rows: Rows) -> Iterator[Block]:

@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from retrieval.exact import Found, check_directions, cosines, fill_cosines, search_exactly
+from retrieval.exact import Found, check_directions, compiled, cosines, fill_cosines, search_exactly
 from retrieval.index.index_card import Card, build_command, card_path, damaged, index_file, read_card, stale
-from retrieval.vectors import BLOCK, Queries, Rows, filled_rows
+from retrieval.vectors import Queries, Rows, block_rows, filled_rows
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.direct_io import fill_memory
 from stepdiff.common.io.files import local_files
@@ -144,7 +144,7 @@ class Hits:
 
     def __init__(self, view: View, feature: str, filled: Rows) -> None:
         self._view, self._feature = view, feature
-        size = min(BLOCK, view.rows_per_shard)  # powers of two: a run belongs to one shard
+        size = min(block_rows(view, feature), view.rows_per_shard)  # powers of two: a run belongs to one shard
         first = np.flatnonzero((np.diff(filled, prepend=-2) > 1) | (filled % size == 0))
         self._starts, self._ends = filled[first], filled[[*first[1:] - 1, -1]] + 1
         self._compared = np.zeros(len(first), np.int64)  # since the run was mapped, or could not be
@@ -169,7 +169,7 @@ class Hits:
             vectors = self._vectors(run, len(places), versions)
             if vectors is not None:
                 here = np.empty(len(places))
-                fill_cosines()(
+                compiled(fill_cosines)(
                     vectors, wanted[places] - self._starts[run], queries, query[places], 0, len(places), here
                 )
                 out[places], left[places] = here, False
@@ -219,6 +219,17 @@ class Index:
     def hits(self) -> Hits:
         return Hits(self.view, self.card["feature"], filled_rows(self.view))
 
+    @cached_property
+    def unmapped(self) -> tuple[Any, Rows | None]:
+        """The index without its wrapper, and the row of each of its numbers; None: they are rows.
+
+        The wrapper translates numbers by all threads. On busy cores a search of one query waits 7 ms for them.
+        """
+        faiss: Any = import_module("faiss")
+        outer = faiss.downcast_index(self.faiss)
+        wraps = isinstance(outer, faiss.IndexIDMap)
+        return (faiss.downcast_index(outer.index), rows_of(outer)) if wraps else (outer, None)
+
     def __len__(self) -> int:
         return int(self.card["rows"])
 
@@ -231,11 +242,15 @@ class Index:
         if self.faiss is None:
             rows = filled_rows(self.view) if among is None else among
             return search_exactly(self.view, feature, rows, queries, k)
-        only = None if among is None else selecting(self.faiss, among)
         spare = NEAR if _FINE.fullmatch(self.card["factory"]) else SPARE
         more = max(k * AGAIN, 100) if "PQ" in self.card["factory"] else k + spare
         try:
-            _, rows = self.faiss.search(queries, more, params=only)
+            if among is None:
+                index, ids = self.unmapped
+                _, rows = index.search(queries, more)
+                rows = rows if ids is None else np.where(rows < 0, -1, ids[rows])
+            else:
+                _, rows = self.faiss.search(queries, more, params=selecting(self.faiss, among))
         except RuntimeError as error:
             raise StepDiffError(
                 f"FAISS cannot search only some rows of an index {self.card['factory']!r}: "
