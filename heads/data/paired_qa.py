@@ -7,8 +7,8 @@ Guarantees
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import compress
 from operator import itemgetter
 
@@ -109,15 +109,6 @@ class Order:
 def kind(answer: str) -> str:
     """Return the kind of an answer, one of the supplement's three prompt types."""
     return "decision" if answer in (YES, NO) else "video" if answer in VIDEOS else "text"
-
-
-def answered_by(pairs: Sequence[PairQuestions], kinds: Collection[str], path: str) -> list[PairQuestions]:
-    """Return pairs with only their questions whose answers are of some kinds. StepDiffError: `path` has none."""
-    of_kinds = (replace(pair, turns=tuple(turn for turn in pair.turns if kind(turn.answer) in kinds)) for pair in pairs)
-    answered = [pair for pair in of_kinds if pair.turns]
-    if not answered:
-        raise StepDiffError(f"{path}: no question has an answer of video_lm.answers, {', '.join(kinds) or 'none'}")
-    return answered
 
 
 def turns(pair: PairQuestions, limit: int, rng: np.random.Generator) -> list[Turn]:

@@ -326,7 +326,6 @@ def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
         "optimiser_steps": None if before is None else before + own,
         "regime": lineage.get("regime"),
         **earlier,
-        **({} if recipe.answers == VideoLMRecipe.answers else {"answers": list(recipe.answers)}),
         **({} if recipe.evidence is None else {"evidence": asdict(recipe.evidence)}),
         "init": init,
     }

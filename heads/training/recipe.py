@@ -140,7 +140,6 @@ class EvidenceOptions:
     """weight of evidence on the logits of the words that a caption may name"""
 
 
-Answers = Literal["text", "video", "decision"]
 SourceName = Literal["clips", "sequences", "images", "pairs"]
 
 
@@ -179,8 +178,6 @@ class VideoLMRecipe:
     """clips, sequences, images or pairs per batch; a step has schedule.accumulate batches"""
     questions: int = 8
     """most questions about a pair in a batch"""
-    answers: tuple[Answers, ...] = ("text", "video", "decision")
-    """kinds of answers of paired QA that train, those of supplement S1: a text, "Video 1" or "Video 2", YES or NO"""
     packed: bool = True
     """put all questions about a pair after one copy of its video tokens"""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"

@@ -24,7 +24,6 @@ from heads.data.catalog_rows import need_columns
 from heads.data.clips import Features, ReadAhead, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.packing import Packed
-from heads.data.paired_qa import answered_by
 from heads.data.texts import Runs, Texts
 from heads.data.trained_on import TrainedOn
 from heads.methods.stepdiff import StepDiff
@@ -139,8 +138,6 @@ class VideoTask:
         pairs_validate = "pairs" in recipe.sources
         division = Division(recipe.pairqa, recipe.validation, self.hold_out, self.catalog, seed, pairs_validate)
         self.pairs, self.validator = division.pairs, division.validator
-        if recipe.pairqa is not None:
-            self.pairs = answered_by(self.pairs, recipe.answers, recipe.pairqa)
         paired = list(dict.fromkeys(clip for pair in self.pairs for clip in pair.clips))
         self.trained = [division.rows(paired, self.features).astype(np.int32)]
         """rows that may train, without those of texts"""

@@ -13,7 +13,7 @@ import torch
 from heads.data.clips import Features, ReadAhead, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.packing import NO_TARGET, TEXT, Turn, collate
-from heads.data.paired_qa import Order, PairQuestions, answered_by, kind, read_paired_qa, turns
+from heads.data.paired_qa import Order, PairQuestions, kind, read_paired_qa, turns
 from heads.data.texts import Runs, Texts
 from heads.models.language_model import LanguageModel
 from heads.models.projector import Projector, ProjectorOptions
@@ -193,20 +193,6 @@ def test_an_epoch_draws_every_pair_once_from_any_step() -> None:
     both = [i for step in range(10) for i in order.draw(2, step)]
     assert sorted(both[:10]) == sorted(both[10:]) == list(range(10))
     assert order.draw(4, 2) == Order(10, 3, "order of pairs").draw(4, 2) == both[8:12]
-
-
-def test_only_questions_with_answers_of_the_given_kinds_train() -> None:
-    questions = (
-        Turn("What?", "a fork", about="Tools"),
-        Turn("Which?", "Video 2"),
-        Turn("Similar?", "NO", about="main action"),
-    )
-    pairs = [PairQuestions("a", "b", questions), PairQuestions("a", "c", questions[1:2])]
-    assert answered_by(pairs, ("text", "video", "decision"), "file") == pairs
-    assert answered_by(pairs, ("text",), "file") == [PairQuestions("a", "b", questions[:1])]
-    assert [len(own.turns) for own in answered_by(pairs, ("video", "decision"), "file")] == [2, 1]
-    with pytest.raises(StepDiffError, match="file: no question has an answer of video_lm.answers, text"):
-        answered_by(pairs[1:], ("text",), "file")
 
 
 def test_every_kind_of_answer_is_drawn() -> None:
