@@ -331,11 +331,12 @@ class StepDiff:
         ]
         streamer = None if each_token is None else Tokens(each_token)
         written = self._go_on(turns, [pair for pair, _ in pairs], MOST_TOKENS, streamer)
-        captions = [type(text)(f"{turn.given} {text}".strip()) for turn, text in zip(turns, written, strict=True)]
-        agree = [
-            (words := self._known(category)) is not None and words.agree(self._shown(pair), category)
-            for pair, category in pairs
-        ]
+        captions, agree = list[str](), list[bool]()
+        for (pair, category), turn, text in zip(pairs, turns, written, strict=True):
+            words, shown = self._known(category), self._shown(pair)
+            kept = text if words is None else words.supported(text, shown, turn.given)
+            captions.append(type(kept)(f"{turn.given} {kept}".strip()))
+            agree.append(words is not None and words.agree(shown, category))
         if self.decline_at is not None:
             agree = [one or score > self.decline_at for one, score in zip(agree, self.alike(pairs), strict=True)]
         return [
