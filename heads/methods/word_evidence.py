@@ -48,7 +48,6 @@ MOMENTS = 2
 _SURE = 0.98  # a side is never certain
 _HELD = 8192  # clips
 _NEW = 1.0  # added to the log-probability of a word that a caption has not named yet
-_LITTLE = 0.1  # evidence that no further clause is worth
 _CLAUSE_ENDS = re.compile(r"[,;.] ")
 _SLOPE = 0.25  # evidence of the terms of a text is not independent
 OfTerms = Float64[np.ndarray, " c"]
@@ -172,14 +171,17 @@ class WordEvidence:
     def supported(self, text: str, pair: Pair, given: str) -> str:
         """Return the beginning of a text, up to the end of a clause, whose terms have the most evidence: a language
         model may go on when all that it knows is said. given: the text before it."""
+        terms = occurrences(f"{given} {text}", self.head.narrated)
+        places = [self.head.columns[one.term] for one in terms]
+        sides = np.array([one.side(self.head.sides) for one in terms])
+        worth = _true(sides, *_only_one(*self.both(pair), places)) + _NEW
+        said = set[str]()
+        for place, one in enumerate(terms):
+            worth[place] *= one.term not in said
+            said.add(one.term)
+        total = np.append(0, np.cumsum(worth))
         ends = [one.start() for one in _CLAUSE_ENDS.finditer(text)] + [len(text)]
-        evidence, gains = self.both(pair), []
-        for end in ends:
-            first = {one.term: one for one in reversed(occurrences(f"{given} {text[:end]}", self.head.narrated))}
-            places = [self.head.columns[term] for term in first]
-            sides = np.array([one.side(self.head.sides) for one in first.values()])
-            gains.append(float((_true(sides, *_only_one(*evidence, places)) + _NEW).sum()))
-        best = ends[int(np.argmax(np.array(gains) > max(gains) - _LITTLE))]  # the first of those that say the same
+        best = max(ends, key=lambda end: total[len(occurrences(f"{given} {text[:end]}", self.head.narrated))])
         return text if best == len(text) else f"{text[:best]}."
 
     def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:

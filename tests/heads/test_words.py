@@ -247,6 +247,31 @@ def test_captions_name_what_differs_and_decline(world: Path, head: WordHead) -> 
     assert similar[1] > similar[0]
 
 
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        ("a spoon, in Video 1, a whisk, in Video 2, a fork, and an oven.", "a spoon, in Video 1, a whisk."),
+        ("a spoon, in Video 1, a whisk.", "a spoon, in Video 1, a whisk."),
+        ("a fork, and a pan", "a fork."),
+        ("a pan", "a pan"),
+    ],
+)
+def test_a_text_is_kept_to_the_clause_after_which_nothing_has_evidence(
+    written: str, kept: str, world: Path, head: WordHead
+) -> None:
+    method = WordEvidence.of_store(head, Store.open(world / "features"))
+    assert method.supported(written, (clip(18), clip(19)), "In Video 2, the cook uses") == kept
+
+
+def test_the_words_of_a_question_come_first(world: Path, head: WordHead) -> None:
+    method, question = WordEvidence.of_store(head, Store.open(world / "features")), "Which video shows a fork?"
+    named = method.asked((clip(18), clip(20)), Turn(question, "")).question
+    assert named == f"Video 1: whisk. Video 2: fork. {question}"
+    assert method.asked((clip(18), clip(19)), Turn("Why no spoon?", "")).question.startswith(
+        "Video 1: whisk. Video 2: spoon"
+    )
+
+
 @pytest.mark.full
 @pytest.mark.slow
 def test_workers_give_the_same_bits(world: Path, tmp_path: Path) -> None:
