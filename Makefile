@@ -50,7 +50,7 @@ app: env
 	$(RUN) stepdiff.app --store $(STORE) --videos $(WORLD) --runs $(RUNS) --predictions $(DEMO)
 
 # Announces a step: its number, and the time left, from the seconds that steps take on two cores (PLAN) and the time so far.
-PLAN := 150 170 20 220 280
+PLAN := 130 160 20 230 280
 STEP = @$(eval RAN += $(1))$(eval STARTED := $(or $(STARTED),$(shell date +%s)))awk -v plan="$(PLAN)" -v ran="$(RAN)" -v at=$(1) -v took=$$(($$(date +%s) - $(STARTED))) \
     'BEGIN { n = split(plan, s); m = split(ran, r); for (i = at; i <= n; i++) left += s[i]; \
     for (i = 1; i < m; i++) done += s[r[i]]; left *= done ? took / done : 1; \
