@@ -136,7 +136,8 @@ def protocol(
     written, declines = "greedily", []
     if evidence is not None:
         written += f", with {evidence.naming:g} * evidence of words on the logits; "
-        written += "the end loses what is left to name, and turning to the other video the difference"
+        written += "the end loses what is left to name, and turning to the other video the difference; "
+        written += "kept up to the clause after which no term has evidence"
         declines.append("no word of the category differs clearly, or its evidence is as near as in pairs that agree")
     if decline_at is not None:
         declines.append(f"{similar} > {decline_at:g}: {SIMILAR_QUESTION}")
