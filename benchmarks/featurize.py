@@ -232,7 +232,8 @@ def run(options: Options) -> dict[str, Any]:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         torch.set_num_threads(1)
     encoder = load(options.encoder, options.weights, options.device, compile=options.compile)
-    encoder.resize_on = options.device if options.resize_on == "device" else None
+    if options.resize_on == "device":
+        encoder.resize_by(options.device)
     batch = BATCH
     if options.device != "cpu":  # what the GPU has memory for
         batch = batch_by_memory(encoder, options.device, max(options.clips // BATCHES, 1))

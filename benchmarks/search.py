@@ -114,9 +114,10 @@ def with_faiss(factory: str, vectors: np.ndarray) -> Search:
     lists = max(min(round(4 * len(vectors) ** 0.5), len(vectors) // 39), 1)
     factory = factory.replace("IVF", f"IVF{lists}")
     index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-    base = faiss.downcast_index(index.base_index) if "RFlat" in factory else index
+    base = index
     if "RFlat" in factory:
         index.k_factor = REFINED
+        base = faiss.downcast_index(index.base_index)
     if "HNSW" in factory:
         base.hnsw.efConstruction = CONSTRUCTION
     index.train(vectors[np.random.default_rng(0).permutation(len(vectors))[: 64 * lists]])

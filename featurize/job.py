@@ -132,10 +132,10 @@ def _asked(options: Options) -> Windows:
     if options.id_from != "stem":
         raise StepDiffError("--id-from is for video files: the clips of a manifest have their own ids")
     asked = read_windows(Path(options.manifest).expanduser(), options.column)
-    given = {"--replace": options.replace, "--compile": options.compile}
-    given["--resize-on device"] = options.resize_on == "device"
-    for name in given:
-        if given[name] and asked.entity != "clips":
+    on_device = options.resize_on == "device"
+    given = {"--replace": options.replace, "--compile": options.compile, "--resize-on device": on_device}
+    for name, is_given in given.items():
+        if is_given and asked.entity != "clips":
             raise StepDiffError(f"{name} is for clips: {options.manifest} is one of texts")
     return asked
 

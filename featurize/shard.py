@@ -300,9 +300,7 @@ class Worker:
         if encoder.pools:
             encoder.pool = self._options.pool
         if self._options.resize_on == "device":
-            encoder.resize_on = self._device
-            if not isinstance(encoder.picture, Crop) or encoder.picture.device is None:
-                raise StepDiffError(f"encoder {encoder.name} resizes frames by itself: leave --resize-on device out")
+            encoder.resize_by(self._device)
         return encoder
 
     @property

@@ -165,6 +165,12 @@ class Encoder(ABC):
         setattr(self, self.compiled, torch.compile(getattr(self, self.compiled), dynamic=False))
         self.chosen = {**self.chosen, "compile": True}
 
+    def resize_by(self, device: str) -> None:
+        """Let a device resize frames. StepDiffError: the encoder resizes by itself."""
+        self.resize_on = device
+        if not isinstance(picture := self.picture, Crop) or picture.device is None:
+            raise StepDiffError(f"encoder {self.name} resizes frames by itself: leave --resize-on device out")
+
     def at_once(self, rows: int, part: int) -> int:
         """Return how many frames, windows or texts the model sees at once, of a batch of `rows`; part: on a CPU."""
         return rows if self.whole_batches else part

@@ -100,9 +100,8 @@ class Naming:
             if writing is None:
                 continue
             every, of_token = writing.added(ids, self._decode(ids))
-            likeliest = zip(*map(Tensor.tolist, scores[row].topk(min(TURNS, scores.shape[1]))), strict=True)
-            least = float(scores[row].max()) - NEAR
-            turning = [token for score, token in likeliest if score >= least and token not in of_token]
+            best, likeliest = scores[row].double().topk(min(TURNS, scores.shape[1]))
+            turning = [token for token in likeliest[best >= best[0] - NEAR].tolist() if token not in of_token]
             of_token |= {token: writing.turned(self._decode([*ids, token])) for token in turning}
             scores[row] += every
             tokens = torch.tensor(list(of_token), device=scores.device)

@@ -27,7 +27,7 @@ from heads.data.packing import Turn
 from heads.evidence.fitting import evidence_of, training_videos
 from heads.evidence.head import Evidence, Terms, WordHead, clipped
 from heads.evidence.naming import Values
-from heads.evidence.wording import next_in, occurrences
+from heads.evidence.wording import Occurrence, next_in, occurrences
 from retrieval.moments import frames_of, seconds_of
 from stepdiff.tasks.prompts import NO_DIFFERENCE, VIDEOS
 from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, clips_of
@@ -163,18 +163,19 @@ class WordEvidence:
 
     def score(self, text: str, reference: Evidence, candidate: Evidence) -> float:
         """Return the log-probability that each term of a text is true of the video that it is about, and only of it."""
-        terms = occurrences(text, self.head.columns, SEEDED)
+        return float(self._true(occurrences(text, self.head.columns, SEEDED), reference, candidate).sum())
+
+    def _true(self, terms: Sequence[Occurrence], reference: Evidence, candidate: Evidence) -> OfTerms:
+        """Return the log-probability that terms of a text are true of the video that each is about, and only of it."""
         places = [self.head.columns[one.term] for one in terms]
         sides = np.array([one.side(self.head.sides) for one in terms])
-        return float(_true(sides, *_only_one(reference, candidate, places)).sum())
+        return _true(sides, *_only_one(reference, candidate, places))
 
     def supported(self, text: str, pair: Pair, given: str) -> str:
         """Return the beginning of a text, up to the end of a clause, whose terms have the most evidence: a language
         model may go on when all that it knows is said. given: the text before it."""
         terms = occurrences(f"{given} {text}", self.head.narrated)
-        places = [self.head.columns[one.term] for one in terms]
-        sides = np.array([one.side(self.head.sides) for one in terms])
-        worth = _true(sides, *_only_one(*self.both(pair), places)) + _NEW
+        worth = self._true(terms, *self.both(pair)) + _NEW
         said = set[str]()
         for place, one in enumerate(terms):
             worth[place] *= one.term not in said
