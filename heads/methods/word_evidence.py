@@ -28,6 +28,7 @@ from heads.evidence.fitting import evidence_of, training_videos
 from heads.evidence.head import Evidence, Terms, WordHead, clipped
 from heads.evidence.naming import Values
 from heads.evidence.wording import Occurrence, next_in, occurrences
+from heads.llm.model import CutOff
 from retrieval.moments import frames_of, seconds_of
 from stepdiff.tasks.prompts import NO_DIFFERENCE, VIDEOS
 from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, clips_of
@@ -173,7 +174,8 @@ class WordEvidence:
 
     def supported(self, text: str, pair: Pair, given: str) -> str:
         """Return the beginning of a text, up to the end of a clause, whose terms have the most evidence: a language
-        model may go on when all that it knows is said. given: the text before it."""
+        model may go on when all that it knows is said. A clause that CutOff ends is not kept, except the first. given:
+        the text before it."""
         terms = occurrences(f"{given} {text}", self.head.narrated)
         worth = self._true(terms, *self.both(pair)) + _NEW
         said = set[str]()
@@ -181,7 +183,8 @@ class WordEvidence:
             worth[place] *= one.term not in said
             said.add(one.term)
         total = np.append(0, np.cumsum(worth))
-        ends = [one.start() for one in _CLAUSE_ENDS.finditer(text)] + [len(text)]
+        ends = [one.start() for one in _CLAUSE_ENDS.finditer(text)]
+        ends += [] if ends and isinstance(text, CutOff) else [len(text)]
         best = max(ends, key=lambda end: total[len(occurrences(f"{given} {text[:end]}", self.head.narrated))])
         return text if best == len(text) else f"{text[:best]}."
 

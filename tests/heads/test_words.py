@@ -22,6 +22,7 @@ from heads.evidence.fitting import Counting, Fit, Sums, calibrate, fit, squared_
 from heads.evidence.head import WordHead, fold_of
 from heads.evidence.naming import Naming
 from heads.evidence.wording import occurrences, pieces, terms_of
+from heads.llm.model import CutOff
 from heads.methods.stepdiff import StepDiff
 from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import LanguageModel
@@ -254,6 +255,9 @@ def test_captions_name_what_differs_and_decline(world: Path, head: WordHead) -> 
         ("a spoon, in Video 1, a whisk.", "a spoon, in Video 1, a whisk."),
         ("a fork, and a pan", "a fork."),
         ("a pan", "a pan"),
+        ("an oven, and a spoon", "an oven, and a spoon"),
+        (CutOff("an oven, and a spoon"), "an oven."),
+        (CutOff("an oven and a spoon"), "an oven and a spoon"),
     ],
 )
 def test_a_text_is_kept_to_the_clause_after_which_nothing_has_evidence(
