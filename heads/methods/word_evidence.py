@@ -14,7 +14,7 @@ Guarantees
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import compress
+from itertools import compress, pairwise
 from operator import ge
 from typing import Any
 
@@ -51,6 +51,7 @@ _HELD = 8192  # clips
 _NEW = 1.0  # added to the log-probability of a word that a caption has not named yet
 _CLAUSE_ENDS = re.compile(r"[,;.] ")
 _SLOPE = 0.25  # evidence of the terms of a text is not independent
+_Both = Float64[np.ndarray, " 2"]
 OfTerms = Float64[np.ndarray, " c"]
 """a number for each of some terms"""
 
@@ -141,16 +142,27 @@ class WordEvidence:
         evidence = self.both(pair)
         places = np.unique(np.concatenate([self.head.nameable(each)[0] for each in categories]))
         of_terms = np.stack(_only_one(*evidence, places), axis=1)
-        best: dict[str, Float64[np.ndarray, " 2"]] = {}  # a word that is no term has the best values of its phrases
-        for term, both in zip((self.head.terms[place] for place in places), of_terms, strict=True):
-            for word in term.split():
-                if term == word or word not in self.head.columns:
+        terms = [self.head.terms[place] for place in places]
+        # A word that is not named alone has the best values of its phrases; after the word before it, any has.
+        best: dict[str, _Both] = {}
+        phrases: dict[str, dict[str, _Both]] = {}
+        for term, both in zip(terms, of_terms, strict=True):
+            in_term = term.split()
+            for word in in_term:
+                if term == word or word not in terms:
                     best[word] = np.maximum(best.get(word, both), both)
-        words, of_words = list(best), np.array(list(best.values()))
+            for before, word in pairwise(in_term):
+                following = phrases.setdefault(before, {})
+                following[word] = np.maximum(following.get(word, both), both)
+        words, of_words = {word: place for place, word in enumerate(best)}, np.array(list(best.values()))
 
         def values(text: str) -> dict[str, float]:
             side = next_in(f"{given} {text}", self.head.columns).side(self.head.sides)
-            sure = _true(np.array(side), of_words[:, 0], of_words[:, 1])
+            last = " ".join(f"{given} {text}".lower().split()[-1:])
+            now = of_words.copy()
+            for word, both in phrases.get(last, {}).items():
+                now[words[word]] = both
+            sure = _true(np.array(side), now[:, 0], now[:, 1])
             said = set(text.lower().replace(",", " ").replace(".", " ").split())
             new = np.array([word not in said for word in words])
             return dict(zip(words, weight * (sure + new * _NEW), strict=True))

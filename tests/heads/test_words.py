@@ -267,6 +267,22 @@ def test_a_text_is_kept_to_the_clause_after_which_nothing_has_evidence(
     assert method.supported(written, (clip(18), clip(19)), "In Video 2, the cook uses") == kept
 
 
+def test_a_word_within_a_phrase_has_the_value_of_the_phrase(world: Path, head: WordHead) -> None:
+    renamed = {"whisk": "red bowl", "spoon": "blue bowl", "fork": "red pan"}
+    terms = tuple(renamed.get(term, term) for term in head.terms)
+    tools = {"Tools/Equipment": {term: 1.0 for term in renamed.values()}}
+    phrases = replace(head, terms=terms, categories=tools, narrated=frozenset(terms))
+    method = WordEvidence.of_store(phrases, Store.open(world / "features"))
+    whisk, spoon = clip(18), clip(19)
+    values = method.values((whisk, spoon), ("Tools/Equipment",), "In Video 2,", 1.0)
+    alone, red, blue = (values(f"In a blue pan, {text}") for text in ("a", "a red", "a blue"))
+    assert set(alone) == {"red", "blue", "bowl", "pan"}
+    assert alone["bowl"] >= blue["bowl"] > red["bowl"] > red["pan"], (
+        "only Video 2 has the spoon, only Video 1 the whisk"
+    )
+    assert values("a blue")["bowl"] == pytest.approx(values("a blue")["blue"] + 1), "a new word has 1 more"
+
+
 def test_the_words_of_a_question_come_first(world: Path, head: WordHead) -> None:
     method, question = WordEvidence.of_store(head, Store.open(world / "features")), "Which video shows a fork?"
     named = method.asked((clip(18), clip(20)), Turn(question, "")).question
