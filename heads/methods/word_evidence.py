@@ -197,7 +197,9 @@ class WordEvidence:
         total = np.append(0, np.cumsum(worth))
         ends = [one.start() for one in _CLAUSE_ENDS.finditer(text)]
         ends += [] if ends and isinstance(text, CutOff) else [len(text)]
-        best = max(ends, key=lambda end: total[len(occurrences(f"{given} {text[:end]}", self.head.narrated))])
+        of_ends = {end: len(occurrences(f"{given} {text[:end]}", self.head.narrated)) for end in ends}
+        says = [end for end in ends if of_ends[end]] or ends[-1:]  # not "In the second video" alone
+        best = max(says, key=lambda end: total[of_ends[end]])
         return text if best == len(text) else f"{text[:best]}."
 
     def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:

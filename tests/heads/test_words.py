@@ -255,6 +255,8 @@ def test_captions_name_what_differs_and_decline(world: Path, head: WordHead) -> 
         ("a spoon, in Video 1, a whisk.", "a spoon, in Video 1, a whisk."),
         ("a fork, and a pan", "a fork."),
         ("a pan", "a pan"),
+        ("slowly, a fork, and a pan", "slowly, a fork."),
+        ("slowly, and well", "slowly, and well"),
         ("an oven, and a spoon", "an oven, and a spoon"),
         (CutOff("an oven, and a spoon"), "an oven."),
         (CutOff("an oven and a spoon"), "an oven and a spoon"),
