@@ -8,7 +8,7 @@
 # This file is included by the Makefile.
 
 SEEDS ?= 1
-WORLD_SEED ?= 2042
+WORLD_SEED ?= 2047
 VIDEOS ?= 600
 REPRODUCE ?= data/reproduce
 R_WORLD ?= $(REPRODUCE)/kitchen
