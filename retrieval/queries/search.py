@@ -30,6 +30,7 @@ from store import Store, View, text_key
 from store.catalog.catalog import refuse_forgotten
 from store.view import FAILED, OK
 
+_OWN = ("rank", "similarity", "clip")  # columns of the hits that hide the catalog's of that name
 MOST_IDS, NEAR = 2**16, 3  # ids that are compared with an unknown one, and those that an error names
 
 
@@ -201,7 +202,7 @@ def resolve(
 
 
 def compute(search: Search, k: int) -> pl.DataFrame:
-    """Return the k nearest clips, best first: rank, similarity, clip and the catalog's columns.
+    """Return the k nearest clips, best first: rank, similarity, clip and the catalog's other columns.
 
     There are fewer if fewer rows are eligible, or if an approximate index finds fewer.
     """
@@ -215,4 +216,4 @@ def compute(search: Search, k: int) -> pl.DataFrame:
     frame = pl.DataFrame({"row": rows}).join(catalog, on="row", how="left", maintain_order="left")
     ranks = pl.int_range(1, frame.height + 1, eager=True).alias("rank")
     cosine = pl.Series("similarity", cosines.astype(float))
-    return frame.select(ranks, cosine, pl.col("key").alias("clip"), pl.exclude("key", "row"))
+    return frame.select(ranks, cosine, pl.col("key").alias("clip"), pl.exclude("key", "row", *_OWN))
