@@ -9,6 +9,7 @@ Guarantees
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +111,8 @@ def encoder_of(store: Store, view: View, weights: str | None = None, device: str
             f"found{where}: name them with --weights, a folder or hub id, or query with --clip"
         )
     encoder = load(provenance.encoder, named, device, **choices)
-    differs = provenance.difference(encoder.provenance("clips", provenance.dtypes.get("tokens", "float16")))
+    made = replace(encoder.provenance("clips"), dtypes=provenance.dtypes)  # embeddings do not depend on them
+    differs = provenance.difference(made)
     if differs:
         advice = "name the view's own weights with --weights, or query" if named else "query"
         raise StepDiffError(

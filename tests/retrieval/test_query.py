@@ -57,6 +57,14 @@ def test_a_query_by_clip_returns_its_neighbours(query: tuple, clips: View, capsy
     assert set(hits[0]) == {"rank", "similarity", "clip", "step", "video", "narration"}
 
 
+def test_columns_of_the_hits_hide_those_of_the_catalog(store: Store, fill: Fill, capsys: pytest.CaptureFixture) -> None:
+    columns = {name: ["x", "y", "z"] for name in ("rank", "similarity", "clip", "step")}
+    fill(store, np.eye(3, dtype=np.float32) + 1, ["a", "b", "c"], columns=columns)
+    _, out, _ = run(capsys, "query", "--store", store.path, "--view", "tiny", "--clip", "a", "-k", 1, "--json")
+    (hit,) = json.loads(out)["hits"]
+    assert hit == {"rank": 1, "similarity": pytest.approx(5 / 6), "clip": "b", "step": "y"}
+
+
 def test_a_table_shows_whole_ids(query: tuple, store: Store, fill: Fill, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, *query, "--clip", "video_10_0_11", "-k", 2)
     for word in ("rank", "similarity", "step", "nearest to clip video_10_0_11 in tiny", "[bold]it[/bold]", "…"):
@@ -268,6 +276,21 @@ def test_a_live_text_equals_a_stored_one(tiny_clip: Path, tmp_path: Path, capsys
     stored = json.loads(out)["hits"]
     assert [hit["clip"] for hit in stored] == [hit["clip"] for hit in live]
     np.testing.assert_allclose([hit["similarity"] for hit in stored], np.sort(cosines)[::-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("verb", [("requantise", "--dtype", "int8"), ("pool", "--pool", "2")])
+def test_a_text_queries_a_view_made_from_another(
+    tiny_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: tuple[str, ...]
+) -> None:
+    store = filled(tmp_path / "store", load("clip", str(tiny_clip), "cpu", frames=2))
+    name, *words = verb
+    assert store_main([name, str(store.path), "--view", "space", "--to", "smaller", *words]) == 0
+    capsys.readouterr()
+    source, smaller = (
+        asked(capsys, store, "--text", "whisk", "--json", "--weights", tiny_clip, "--view", view)[1]
+        for view in ("space", "smaller")
+    )
+    assert json.loads(smaller)["hits"] == json.loads(source)["hits"]
 
 
 @pytest.mark.full
