@@ -111,11 +111,13 @@ class Plan:
         rows = self.view.catalog.rows(window.rows["key"])
         status = known_status(self.view, rows)
         self._before = _longer(self._before, int(rows.max(initial=-1)) + 1, _NEVER)
-        self._before[rows] = status
-        shards, counts = np.unique(rows // self._size, return_counts=True)
+        new = self._before[rows] == _NEVER  # `cut` may give one key in two windows
+        self._before[rows[new]] = status[new]
+        shards, counts = np.unique(rows[new] // self._size, return_counts=True)
         self._named = _longer(self._named, int(shards.max(initial=-1)) + 1, 0)
         self._named[shards] += counts.astype(np.int32)
-        wanted = pl.concat([self._carried, pending(window, rows, todo(status, self._retry_failed))]).sort("row")
+        computed = new & todo(status, self._retry_failed)
+        wanted = pl.concat([self._carried, pending(window, rows, computed)]).sort("row")
         shards = wanted["row"].to_numpy() // self._size
         waiting = np.isin(shards, self._put_off)
         complete = ~waiting & (window.last | (self._named[shards] == self._size))

@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -516,6 +517,8 @@ def test_each_shard_is_planned_once_with_all_its_rows(tmp_path: Path, size: int,
     rows = np.arange(200) if seed == 0 else draw.permutation(PLANNED_ROWS)[:200]
     known = set() if seed < 2 else set(draw.permutation(PLANNED_ROWS)[:90].tolist())
     windows = np.split(rows, sorted(draw.integers(0, 200, 9).tolist()))
+    if seed % 2:  # `cut` gives some rows of a window again in the next one
+        windows[1:] = [np.append(before[-3:], window) for before, window in pairwise(windows)]
     plan, planned = plan_all(opened(tmp_path / "store", size, known), windows)
     assert len({shard for shard, _ in planned}) == len(planned)
     assert sorted(row for _, part in planned for row in part) == sorted(set(rows.tolist()) - known)
