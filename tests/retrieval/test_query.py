@@ -212,6 +212,17 @@ def test_a_query_writes_a_file(query: tuple, tmp_path: Path, capsys: pytest.Capt
     assert "cannot write" in error(capsys, *ask, "--out", tmp_path / "absent" / name)
 
 
+def test_lists_and_structs_are_json_in_a_csv(store: Store, fill: Fill, tmp_path: Path) -> None:
+    columns = {"tools": [["pan"], ["=pan", "é"], None], "box": [{"x": 1}, {"x": 2}, None]}
+    fill(store, np.eye(3, dtype=np.float32) + 1, ["a", "b", "c"], columns=columns)
+    query = ["query", "--store", str(store.path), "--view", "tiny", "--clip", "a", "--out", str(tmp_path / "hits.csv")]
+    assert main(query) == 0
+    assert pl.read_csv(tmp_path / "hits.csv").rows() == [
+        (1, pytest.approx(5 / 6), "b", '["=pan", "é"]', '{"x": 2}'),
+        (2, pytest.approx(5 / 6), "c", None, None),
+    ]
+
+
 @pytest.mark.parametrize("factory", ["Flat", "HNSW32", None])
 def test_a_forgotten_clip_is_in_no_answer(
     store: Store, clips: View, factory: str | None, capsys: pytest.CaptureFixture[str]

@@ -1,6 +1,7 @@
 """A frame as a table on a terminal, or as a file.
 
-In a CSV a text that a spreadsheet would compute has a quote before it; numbers are unchanged.
+In a CSV a text that a spreadsheet would compute has a quote before it, and a list or struct is JSON; numbers are
+unchanged.
 """
 
 from __future__ import annotations
@@ -79,10 +80,18 @@ def write_table(path: Path, frame: pl.DataFrame) -> None:
         if path.suffix == ".parquet":
             frame.write_parquet(temporary)
         elif path.suffix == ".csv":
+            nested = [name for name, dtype in frame.schema.items() if dtype.is_nested()]
             texts = frame.with_columns(pl.col(pl.String).str.replace(_FORMULA, "'${1}"))
+            texts = texts.with_columns(_as_json_text(frame[name]) for name in nested)
             texts.rename(escaped).write_csv(temporary)
         else:
             frame.write_ndjson(temporary)
+
+
+def _as_json_text(values: pl.Series) -> pl.Series:
+    rows = values.to_list()
+    texts = [None if row is None else json.dumps(row, ensure_ascii=False, default=str) for row in rows]
+    return pl.Series(values.name, texts, pl.String)
 
 
 def as_json(frame: pl.DataFrame) -> list[dict[str, object]]:
