@@ -19,7 +19,7 @@ import polars as pl
 from jaxtyping import Float32, Int64
 
 from retrieval.exact import compiled
-from retrieval.index.index import open_index
+from retrieval.index.index import check_feature, open_index
 from retrieval.mining.neighbours import columns, video_numbers
 from retrieval.vectors import BLOCK, Rows, blocks, compact, filled_rows, width
 from stepdiff.common.progress import progress
@@ -42,7 +42,7 @@ def duplicates(
     threshold: float = 0.98,
     against: str | None = None,
     by: Literal["exact", "index"] = "exact",
-    feature: str = "embedding",
+    feature: str | None = None,
 ) -> pl.DataFrame:
     """Return clips that have duplicates: group, clip, similarity, copy, video, and the column of `against`.
 
@@ -54,7 +54,7 @@ def duplicates(
         against: Catalog column, e.g. split: keep only clips that chains of duplicates connect with another value of it.
         by: "exact" compares all pairs, in n * n * D / 2 multiplications; "index" compares each clip with the nearest
             ones that the view's index finds.
-        feature: Embedding to compare.
+        feature: Embedding to compare; None: the index's, or `embedding`.
     """
     rows = filled_rows(view)
     frame = columns(store, "clips", ["key", "video", *([] if against in (None, "video") else [against])])[rows]
@@ -63,9 +63,10 @@ def duplicates(
     nearest, cosine = np.full(n, -1), np.full(n, -np.inf, np.float32)  # the most similar clip of another video
     bar = np.float32(threshold - ROUNDING)
     if by == "index":
-        pairs = _pairs_of_index(store, view, rows, bar)
+        pairs = _pairs_of_index(store, view, feature, rows, bar)
     else:
-        pairs = _all_pairs(view, feature, rows, HELD_BYTES // (4 * width(view, feature)), bar)
+        name = feature or "embedding"
+        pairs = _all_pairs(view, name, rows, HELD_BYTES // (4 * width(view, name)), bar)
     for first, second, cosines in pairs:
         join(first, second, cosines, video, first_of, parent, nearest, cosine)
     while (parent != parent[parent]).any():
@@ -104,9 +105,10 @@ def _all_pairs(view: View, feature: str, rows: Rows, most: int, bar: np.float32)
                 advance(1)
 
 
-def _pairs_of_index(store: Store, view: View, rows: Rows, bar: np.float32) -> Iterator[Pairs]:
+def _pairs_of_index(store: Store, view: View, feature: str | None, rows: Rows, bar: np.float32) -> Iterator[Pairs]:
     """Yield the pairs that reach the bar among each row and the nearest rows of the index, as `join` needs them."""
     index = open_index(store, view)
+    check_feature(index, feature)
     k = min(CANDIDATES, len(rows))
     with progress("searched clips", len(rows)) as advance:
         for part, vectors in blocks(view, index.card["feature"], rows):

@@ -118,8 +118,8 @@ class Duplicates:
     """exact compares all pairs; index only the nearest that the view's index finds, for many millions of clips"""
     out: Path | None = None
     """file to write the groups to: .parquet, .csv or .jsonl"""
-    feature: str = "embedding"
-    """array of the view to compare"""
+    feature: str | None = None
+    """array of the view to compare; by default embedding, or the index's for --by index"""
     json: bool = False
     """print one JSON object instead of a table"""
 

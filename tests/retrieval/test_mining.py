@@ -159,6 +159,8 @@ def test_duplicates_from_the_command_line(
     }
     for words, why in refused.items():
         assert why in error(capsys, *start, *words)
+    build_index(store, copied)
+    assert "compares embedding, not tokens" in error(capsys, *start, "--by", "index", "--feature", "tokens")
 
 
 STEPS = ["chop"] * 40 + ["whisk"] * 7 + ["alone"] + [None] * 3 + ["fry"] * 21
