@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -173,12 +174,12 @@ class _Build:
             if ivf_of(index) is None:  # its rows cannot be divided into parts
                 trained_rows = len(self.rows)
                 train(*features, factory, index, self.rows)
-                for count in add(*features, index, new):
+                for count in add(*features, factory, index, new):
                     advance(count)
             else:
                 runs = new // (self.view.rows_per_shard * max(part_rows // self.view.rows_per_shard, 1))  # whole shards
                 rows = np.split(new, np.flatnonzero(np.diff(runs)) + 1) if len(new) else []
-                parts = [Part(*features, trained, some) for some in rows]
+                parts = [Part(*features, factory, trained, some) for some in rows]
                 missing = [part for part in parts if not part.lists.exists()]
                 advance(len(new) - sum(len(part.rows) for part in missing))
                 if not trained.exists():
@@ -335,6 +336,7 @@ class Part(NamedTuple):
 
     view: View  # compares each row that is read with its checksum
     feature: str
+    factory: str
     trained: Place  # file of the index without rows
     rows: Rows
 
@@ -363,7 +365,8 @@ def new_index(dim: int, factory: str, rows: int) -> faiss.Index:
     import faiss
 
     with _refusing(factory, rows, dim):
-        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+        without_ids = re.sub("^IDMap2?,", "", factory)  # an IVF index in such a wrapper has other numbers than rows
+        index = faiss.index_factory(dim, without_ids, faiss.METRIC_INNER_PRODUCT)
         if ivf_of(index) is None:  # it stores no row numbers by itself
             index = faiss.IndexIDMap(index)
         if (graph := graph_of(index)) is not None:
@@ -403,11 +406,15 @@ def _refusing(factory: str, rows: int, dim: int) -> Iterator[None]:
         ) from error
 
 
-def add(view: View, feature: str, index: faiss.Index, rows: Rows) -> Iterator[int]:
-    """Add rows to an index block by block, and yield the number of rows of each block."""
+def add(view: View, feature: str, factory: str, index: faiss.Index, rows: Rows) -> Iterator[int]:
+    """Add rows to an index block by block, and yield the number of rows of each block.
+
+    Raises StepDiffError if the index takes no row numbers.
+    """
     for block, vectors in raw_blocks(view, feature, rows):
         norms = checked_norms(view, feature, block, vectors)
-        index.add_with_ids((vectors / norms[:, None]).astype(np.float32), block)
+        with _refusing(factory, len(rows), index.d):
+            index.add_with_ids((vectors / norms[:, None]).astype(np.float32), block)
         yield len(block)
 
 
@@ -415,7 +422,7 @@ def fill(part: Part) -> None:
     """Add the rows of a part to its own lists."""
     with naming(part.trained.parent), local(part.trained) as file:
         index = read_faiss(file, width(part.view, part.feature), 0)
-    for _ in add(part.view, part.feature, index, part.rows):
+    for _ in add(part.view, part.feature, part.factory, index, part.rows):
         pass
     with whole(part.lists) as temporary:
         write_index(index, temporary)

@@ -37,7 +37,9 @@ def test_similarities_are_exact_and_ids_are_rows_of_the_store(store: Store, clip
         assert (np.diff(similarities[at]) <= 0).all()
 
 
-@pytest.mark.parametrize("factory", ["IVF4,SQfp16", "IVF8,PQ8x4", "HNSW8", "HNSW32,SQfp16"])
+@pytest.mark.parametrize(
+    "factory", ["IVF4,SQfp16", "IVF8,PQ8x4", "HNSW8", "HNSW32,SQfp16", "IDMap2,HNSW8,Flat", "IDMap,IVF4,Flat"]
+)
 def test_similarities_of_approximate_indexes_are_exact(store: Store, fill: Fill, factory: str) -> None:
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(20, 16))
@@ -132,7 +134,7 @@ def test_an_index_is_complete_or_absent(store: Store, clips: View, fill: Fill) -
 
 
 def test_what_cannot_be_built_is_refused(store: Store, clips: View, fill: Fill) -> None:
-    for factory in ("Nonsense", "IVF4096,Flat", "IVF4,PQ5", "HNSW32,PQ5", ""):
+    for factory in ("Nonsense", "IVF4096,Flat", "IVF4,PQ5", "HNSW32,PQ5", "", "IVF2,Flat,RFlat", "PCA8,IDMap,Flat"):
         with pytest.raises(StepDiffError, match=f"FAISS cannot build '{factory}'") as caught:
             build_index(store, clips, factory=factory)
         assert "\n" not in str(caught.value)
