@@ -20,7 +20,7 @@ from jaxtyping import Float32, Int64
 
 from retrieval.exact import compiled
 from retrieval.index.index import check_feature, open_index
-from retrieval.mining.neighbours import columns, video_numbers
+from retrieval.mining.neighbours import columns, refuse_own, video_numbers
 from retrieval.vectors import BLOCK, Rows, blocks, compact, filled_rows, width
 from stepdiff.common.progress import progress
 from store import Store, View
@@ -56,8 +56,9 @@ def duplicates(
             ones that the view's index finds.
         feature: Embedding to compare; None: the index's, or `embedding`.
     """
+    refuse_own("--against", against, ("key", "group", "clip", "similarity", "copy"))
     rows = filled_rows(view)
-    frame = columns(store, "clips", ["key", "video", *([] if against in (None, "video") else [against])])[rows]
+    frame = columns(store, "clips", ["key", "video", *([] if against is None else [against])])[rows]
     video, n = video_numbers(frame["video"]), len(rows)
     first_of, parent = np.arange(n), np.arange(n)  # the first clip of its group; a forest whose trees are the chains
     nearest, cosine = np.full(n, -1), np.full(n, -np.inf, np.float32)  # the most similar clip of another video

@@ -100,6 +100,7 @@ def join(options: Neighbours) -> dict[str, Any]:
     """Write clip, `within`, neighbours and similarities of every clip as Parquet; return the number of clips."""
     store, out, within, k = Store.open(options.store), options.out, options.within, options.k
     view, feature, other_videos = store.view("clips", options.view), options.feature, options.other_videos
+    refuse_own("--within", within, ("key", "row", "clip", "neighbours", "similarities"))
     frame = columns(store, "clips", ["key", within, *(["video"] if other_videos else [])])
     filled = filled_rows(view)
     frame = frame[filled].with_columns(row=pl.Series(filled))
@@ -193,10 +194,10 @@ def _join_piece(given: Sorted, within: str, k: int, piece: slice) -> pl.DataFram
         rows[mine], cosines[mine] = nearest_of(queries[mine], given.apart[inside], candidates, k)
     query, rank = np.nonzero(rows >= 0)
     keys = given.frame["key"].gather(rows[query, rank])
-    pairs = pl.DataFrame({"place": query, "neighbours": keys, "similarities": cosines[query, rank]})
-    clips = given.frame[piece].select(pl.int_range(pl.len()).alias("place"), pl.col("key").alias("clip"), within)
-    lists = pairs.group_by("place", maintain_order=True).all()
-    joined = clips.join(lists, on="place", how="left", maintain_order="left").drop("place")
+    pairs = pl.DataFrame({"_place": query, "neighbours": keys, "similarities": cosines[query, rank]})
+    clips = given.frame[piece].select(pl.int_range(pl.len()).alias("_place"), pl.col("key").alias("clip"), within)
+    lists = pairs.group_by("_place", maintain_order=True).all()
+    joined = clips.join(lists, on="_place", how="left", maintain_order="left").drop("_place")
     return joined.with_columns(pl.col("neighbours", "similarities").fill_null([]))
 
 
@@ -212,9 +213,15 @@ def _candidates(given: Sorted, group: slice, piece: slice, held: Vectors) -> Ite
         yield block, vectors, given.apart[block]
 
 
+def refuse_own(option: str, name: str | None, own: Sequence[str]) -> None:
+    """Raise StepDiffError if a column of the catalog has a name that the output needs for its `own` columns."""
+    if name in own:
+        raise StepDiffError(f"{option} {name}: the output needs that name itself: name another column of the catalog")
+
+
 def columns(store: Store, entity: str, names: Sequence[str]) -> pl.DataFrame:
     """Return columns of the catalog in row order. Raises StepDiffError that lists the existing ones."""
-    frame = store.catalog(entity).frame(names)
+    frame = store.catalog(entity).frame(list(dict.fromkeys(names)))
     for name in names:
         if name not in frame.columns:
             existing = ", ".join(store.catalog(entity).frame().columns)

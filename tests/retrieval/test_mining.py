@@ -154,6 +154,8 @@ def test_duplicates_from_the_command_line(
     assert title in printed and "clip_50_0_1" in printed
     refused = {
         ("--against", "fold"): "clips have no column 'fold': the catalog has key, row, video, split",
+        ("--against", "key"): "--against key: the output needs that name itself",
+        ("--against", "group"): "--against group: the output needs that name itself",
         ("--by", "index"): "has no index: run `python -m retrieval build",
         ("--out", "duplicates.txt"): "duplicates.txt is none of .parquet, .csv, .jsonl",
     }
@@ -277,8 +279,13 @@ def test_neighbours_from_the_command_line(
     assert main([*start, "-k", "3", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["clips"] == 67
     check_neighbours(tmp_path / "n.parquet", naive_neighbours(store, steps, 3))
+    assert main([*start, "--within", "video", "--other-videos"]) == 0
+    assert pl.read_parquet(tmp_path / "n.parquet")["neighbours"].list.len().max() == 0
+    capsys.readouterr()
     refused = {
         ("--within", "stop"): "clips have no column 'stop': the catalog has key, row, step, video",
+        ("--within", "key"): "--within key: the output needs that name itself",
+        ("--within", "row"): "--within row: the output needs that name itself",
         ("--out", str(tmp_path / "no" / "n.parquet")): "cannot write",
         ("--feature", "tokens"): "has no embedding called tokens",
     }
