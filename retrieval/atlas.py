@@ -47,11 +47,12 @@ def write_atlas(options: Atlas) -> dict[str, Any]:
             raise StepDiffError(f"no clip with features in view {view.name} has {where}: widen --where")
     k = min(options.neighbours, len(rows) - 1)
     search = _Neighbours(store, view, rows, k, feature) if k > 0 else None
-    with progress("projected clips", len(rows)) as advance:
-        xy, _ = project(view, rows, options.projection, search.feature if search else feature, advance)
     schema = {name: dtype for name, dtype in view.catalog.schema().items() if name not in ("key", "row", *_OWN)}
     like = pl.DataFrame(schema={"key": pl.String, **schema})
-    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder, whole(out) as temporary:
+    # opened before the projection, which takes long: a missing folder is refused first
+    with whole(out) as temporary, TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        with progress("projected clips", len(rows)) as advance:
+            xy, _ = project(view, rows, options.projection, search.feature if search else feature, advance)
         files = []
         with progress("written clips", len(rows)) as advance:
             for start in range(0, len(rows), PIECE):

@@ -172,6 +172,7 @@ def test_what_cannot_be_written_is_one_line(
     for words, why in (
         (["--where", "step = 'none'"], "no clip of"),
         (["--feature", "size"], "no embedding called size"),
+        (["--feature", "size", "--neighbours", "0", "--out", str(tmp_path / "no" / "map.parquet")], "cannot write"),
     ):
         assert why in error(capsys, "atlas", *given, *words)
     assert not (tmp_path / "map.parquet").exists()
