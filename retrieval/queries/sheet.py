@@ -87,16 +87,23 @@ def tile(
 ) -> Tile:
     """Return the tile of a clip from its catalog row; relative paths of videos are in the folder `videos`."""
     labels = [str(known[name]) for name in LABELS if known.get(name) is not None]
-    if known.get("start") is not None and known.get("end") is not None:
-        labels.append(f"{known['start']:.2f} to {known['end']:.2f} s")
+    if (seconds := _seconds(known)) is not None:
+        labels.append(f"{seconds[0]:.2f} to {seconds[1]:.2f} s")
     said = known.get("narration") or known.get("caption")
     return Tile(clip, _pictures(known, videos), labels, None if said is None else str(said), rank, similarity)
 
 
+def _seconds(known: dict[str, Any]) -> tuple[float, float] | None:
+    """Return start and end of a clip; None where they are not numbers, as in a catalog of texts."""
+    start, end = known.get("start"), known.get("end")
+    return (start, end) if isinstance(start, int | float) and isinstance(end, int | float) else None
+
+
 def _pictures(known: dict[str, Any], videos: Path) -> Pictures:
-    if any(known.get(name) is None for name in ("video", "start", "end")):
+    seconds = _seconds(known)
+    if known.get("video") is None or seconds is None:
         return "the catalog does not name its video, start and end"
-    return frames(videos / known["video"], (known["start"], known["end"]), STRIP, SIDE)
+    return frames(videos / known["video"], seconds, STRIP, SIDE)
 
 
 def _figure(one: Tile) -> str:

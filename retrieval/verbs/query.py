@@ -84,7 +84,10 @@ def run(options: Options) -> int:
 
 
 def source_of(options: Options) -> Callable[..., Any]:
-    """Return the function that makes the query. Raises StepDiffError unless the options name exactly one source."""
+    """Return the function that makes the query.
+
+    Raises StepDiffError unless the options name exactly one source and the others apply to it.
+    """
     from retrieval.queries.search import of_clips, of_file, of_text
 
     pair = [clip for clip in (options.reference, options.candidate) if clip is not None]
@@ -94,6 +97,10 @@ def source_of(options: Options) -> Callable[..., Any]:
             "a query is one of a clip, a pair, a text or a file: give --clip ID, --reference ID and --candidate ID, "
             "--text WORDS or --file VIDEO"
         )
+    if options.file is None and (options.start is not None or options.end is not None):
+        raise StepDiffError("--start and --end are of the clip in --file: leave them out, or give a file")
+    if options.weights is not None and options.text is None and options.file is None:
+        raise StepDiffError("--weights is for --text and --file: leave it out")
     if options.text is not None:
         return partial(of_text, text=options.text, weights=options.weights)
     if options.file is not None:

@@ -120,6 +120,9 @@ def test_a_query_by_a_text_of_the_store(
         (["--candidate", "a"], "a query is one of"),
         (["--clip", "a", "--candidate", "a"], "a query is one of"),
         (["--file", "a.mp4", "--reference", "a", "--candidate", "b"], "a query is one of"),
+        (["--clip", "a", "--start", "0"], "--start and --end are of the clip in --file"),
+        (["--text", "a", "--end", "5"], "--start and --end are of the clip in --file"),
+        (["--clip", "a", "--weights", "clip"], "--weights is for --text and --file"),
         (["--clip", "vidoe_10_0_11"], "the nearest ids are video_10_0_11, "),
         (["--clip", "video_10_0_11", "--feature", "tokens"], "compares embedding, not tokens"),
         (["--clip", "video_10_0_11", "--out", "hits.txt"], "hits.txt is none of .parquet, .csv, .jsonl"),
@@ -496,3 +499,13 @@ def test_a_contact_sheet_is_self_contained(
     assert main([*words, "-k", "3", "--clip", "stripes_0_1", "--videos", str(tmp_path)]) == 0
     page = Page(tmp_path / "sheet.html")
     assert len(page.pictures()) == 6 and page.words.count(f"{tmp_path / 'blobs.mp4'} does not exist") == 2
+
+
+def test_a_contact_sheet_of_times_that_are_texts(
+    store: Store, fill: Fill, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = {"video": ["a.mp4"] * 2, "start": ["0", "1"], "end": ["1", "2"]}
+    fill(store, np.eye(2, dtype=np.float32) + 1, ["a", "b"], columns=columns)
+    sheet = tmp_path / "sheet.html"
+    assert run(capsys, "query", "--store", store.path, "--view", "tiny", "--clip", "a", "--html", sheet)[0] == 0
+    assert Page(sheet).words.count("the catalog does not name its video, start and end") == 2
