@@ -13,13 +13,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from retrieval.vectors import Rows, command
+from retrieval.vectors import Rows, command, filled_rows
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import LocalPath, Place, write_text
 from store import Store, View
-from store.view import OK
 
 VERSION = 2
 KEYS = 1_000_000  # digested at a time
@@ -118,7 +115,7 @@ def stale(view: View, card: Card) -> str | None:
         return f"it compares {card['dim']} channels of {card['feature']!r}, which the view does not have"
     if card["probes"] < 1:
         return f"its card has {card['probes']} lists a query"
-    rows = np.flatnonzero(view.status() == OK)
+    rows = filled_rows(view)
     if len(rows) != card["rows"]:
         return f"it holds {card['rows']} rows and the view now has {len(rows)}"
     if digest(view, rows) != card["digest"]:
