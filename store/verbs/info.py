@@ -85,7 +85,8 @@ def list_failures(options: FailuresOptions) -> int:
     empty = pl.DataFrame(schema={"view": pl.String, "key": pl.String, "reason": pl.String})
     views = _views(store, options.entity, options.view)
     frames = (view.failures().select(pl.lit(view.name).alias("view"), "key", "reason") for view in views)
-    return _write_rows(options, pl.concat([empty, *frames]))
+    failed = pl.concat([empty, *frames])
+    return _write_rows(options, failed, failed.height)
 
 
 def list_rows(options: RowsOptions) -> int:
@@ -108,16 +109,22 @@ def list_rows(options: RowsOptions) -> int:
         wanted = WORDS.index(options.status)
         chosen = np.any([gone & (wanted == _FORGOTTEN), *(values == wanted for values in status.values())], axis=0)
     places = np.flatnonzero(chosen)
+    total, has_reasons = len(places), gone[places].any()
+    if options.out is None and not options.json:
+        places = places[: options.limit]  # before keys are read: those of a large store are gigabytes
     frame = pl.DataFrame({"row": places, "key": catalog.keys(places)}, schema={"row": pl.Int64, "key": pl.String})
     words = np.array(WORDS, object)
     frame = frame.with_columns(pl.Series(name, words[values[places]], pl.String) for name, values in status.items())
-    if gone[places].any():
+    if has_reasons:
         frame = frame.join(forgotten.select("row", "reason"), on="row", how="left", maintain_order="left")
-    return _write_rows(options, frame)
+    return _write_rows(options, frame, total)
 
 
-def _write_rows(options: FailuresOptions, frame: pl.DataFrame) -> int:
-    """Print the table, as text or JSON, or write it to a file; return the exit status."""
+def _write_rows(options: FailuresOptions, frame: pl.DataFrame, total: int) -> int:
+    """Print the table, as text or JSON, or write it to a file; return the exit status.
+
+    A frame that is printed as text may have only the first `--limit` of `total` rows.
+    """
     from stepdiff.common.io.tables import as_json, print_table, write_table
 
     if options.limit < 1:
@@ -128,11 +135,11 @@ def _write_rows(options: FailuresOptions, frame: pl.DataFrame) -> int:
         print(json.dumps({"path": options.path, "entity": options.entity, "rows": as_json(frame)}))
     elif options.out is not None:
         print(f"{options.out}: {frame.height:,} rows")
-    elif not frame.height:
+    elif not total:
         print("no such rows")
     else:
-        left = frame.height - options.limit
-        print_table(frame.head(options.limit), frame.columns[:2], f"{frame.height:,} rows of {options.path}")
+        left = total - options.limit
+        print_table(frame.head(options.limit), frame.columns[:2], f"{total:,} rows of {options.path}")
         if left > 0:
             print(f"... and {left:,} more: give --limit, or --out FILE for all")
     return 0

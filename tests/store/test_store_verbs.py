@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from stepdiff.common.errors import StepDiffError
-from store import Batches, Feature, Provenance, Store, View
+from store import Batches, Catalog, Feature, Provenance, Store, View
 from store.__main__ import main
 from store.catalog.catalog import read_forgotten
 from store.format.pool import pool_of, pooled, pooled_view, square_grids, unpooled
@@ -276,15 +276,20 @@ def test_no_text_of_a_csv_is_a_formula(store: Path, tmp_path: Path, capsys: pyte
     assert (tmp_path / "rows.csv").read_text() == "row,key,net,reason\n2,c2,forgotten,'=HYPERLINK(1)\n"
 
 
-def test_a_row_has_one_status_in_each_view(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_row_has_one_status_in_each_view(
+    store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(capsys, "forget", store, "c2", "--reason", "asked for")
     statuses = {"ok": [0, 1, 3, 4, 5, 7, 8, 10], "failed": [6], "absent": [9], "forgotten": [2]}
     for status, numbers in statuses.items():
         rows = json.loads(run(capsys, "rows", store, "--status", status, "--json")[1])["rows"]
         reason = {"reason": "asked for"} if status == "forgotten" else {}
         assert rows == [{"row": n, "key": f"c{n}", "net": status, **reason} for n in numbers]
+    read_keys, counts = Catalog.keys, list[int]()
+    monkeypatch.setattr(Catalog, "keys", lambda self, rows: counts.append(len(rows)) or read_keys(self, rows))
     out = run(capsys, "rows", store, "--limit", 2)[1]
-    assert "c1" in out and "c3" not in out and "... and 9 more" in out
+    assert "c1" in out and "c3" not in out and "11 rows of" in out and "... and 9 more" in out
+    assert counts == [2], "keys of rows that are not printed are not read"
 
 
 def test_a_forgotten_row_is_absent_in_every_view(
