@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -12,6 +14,7 @@ from stepdiff.common.errors import StepDiffError
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
+_NAME = re.compile(r"[0-9a-f]{40}\.\w+")
 
 
 class LRUCache(Generic[Key, Value]):
@@ -39,7 +42,8 @@ class LRUCache(Generic[Key, Value]):
 class Cache:
     """Files of at most `most` bytes in a folder, which need not exist yet and which other processes may use too.
 
-    A file appears whole or not at all, and is made once. The files that were used longest ago are deleted.
+    A file appears whole or not at all, and is made once. The files that were used longest ago are deleted; files of
+    others in the folder are neither counted nor deleted.
     """
 
     def __init__(self, folder: Path, most: int) -> None:
@@ -58,13 +62,11 @@ class Cache:
         with self._lock:
             making = self._making.setdefault(name, threading.Lock())
         with making:
-            try:
-                os.utime(path)  # the time of the last use
-                return path
-            except FileNotFoundError:
-                pass
             part = path.with_name(f".{os.getpid()}-{threading.get_ident()}{suffix}")
             try:
+                with suppress(FileNotFoundError):
+                    os.utime(path)  # the time of the last use
+                    return path
                 self._folder.mkdir(parents=True, exist_ok=True)
                 make(part)
                 part.replace(path)
@@ -82,14 +84,13 @@ class Cache:
         with self._lock:
             files = []
             for entry in os.scandir(self._folder):
-                try:
-                    files.append((entry.stat().st_mtime, entry.stat().st_size, entry.path))
-                except FileNotFoundError:  # another process has deleted it
-                    continue
+                if _NAME.fullmatch(entry.name) and entry.is_file():
+                    with suppress(FileNotFoundError):  # another process has deleted it
+                        files.append((entry.stat().st_mtime, entry.stat().st_size, entry.path))
             total = sum(size for _, size, _ in files)
             for _, size, file in sorted(files):
                 if total <= self._most:
                     return
-                if Path(file) != newest and not Path(file).name.startswith("."):
+                if Path(file) != newest:
                     Path(file).unlink(missing_ok=True)
                     total -= size

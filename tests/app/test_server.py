@@ -524,6 +524,19 @@ def test_after_a_file_is_added_the_folder_is_at_most_as_large_as_its_limit(tmp_p
         cache.get(name, ".bin", lambda out, name=name: (made_media.append(name), out.write_bytes(bytes(10))) and None)
     assert made_media == ["b"]
     assert sum(file.stat().st_size for file in (tmp_path / "cache").iterdir()) <= 30
+    assert not cache._making
+
+
+def test_files_and_folders_of_others_are_left_in_the_cache_folder(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / f"{'0' * 40}.mp4").mkdir()
+    (tmp_path / "thesis.mp4").write_bytes(bytes(100))
+    (tmp_path / ".1-2.mp4").write_bytes(bytes(100))  # of a process that was killed
+    cache = Cache(tmp_path, 20)
+    for name in "abc":
+        cache.get(name, ".mp4", lambda out: out.write_bytes(bytes(10)) and None)
+    assert {"folder", f"{'0' * 40}.mp4", "thesis.mp4", ".1-2.mp4"} < {file.name for file in tmp_path.iterdir()}
+    assert len(list(tmp_path.iterdir())) == 4 + 2
 
 
 @pytest.mark.parametrize("video", ["../../secret.mp4", "/etc/passwd", "videos/../../../x", "link.mp4", "nothing.mp4"])
