@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepdiff.common.cli import command
-from stepdiff.common.cli.options import parse
+from stepdiff.common.cli.options import at_least, parse
 from stepdiff.common.errors import StepDiffError
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class CompareOptions:
     rank: bool = False
     """say which of the others is most like the first video, by category"""
     store: str | None = None
-    """feature store to keep features in; null: in the user's cache folder"""
+    """feature store to keep features in, a folder or a URL as of s3://; null: features in the cache folder,
+    $STEPDIFF_CACHE or ~/.cache/stepdiff"""
     max_tokens: int = 64
     """longest answer, in tokens"""
     device: str = "auto"
@@ -48,11 +49,14 @@ class CompareOptions:
 
 
 def run(options: CompareOptions) -> int:
+    at_least(options, max_tokens=1)
     if options.rank and (options.ask or options.html):
         raise StepDiffError("--rank compares three videos and writes no answer: leave --ask and --html out")
     if not options.rank and len(options.videos) != 2:
         more = ", or three with --rank" if len(options.videos) == 3 else ""
         raise StepDiffError(f"give two videos, FILE or FILE@START-END{more}; {len(options.videos)} given")
+    if options.html is not None:
+        _check_page(options.html, options.videos)
     from heads.ask import Streaming
     from stepdiff.comparison.comparing import compare, rank
 
@@ -66,12 +70,28 @@ def run(options: CompareOptions) -> int:
     if streaming is not None:
         streaming.end(comparison.answer)
         print()
+    _print(options, record(comparison), lambda: show(comparison))
     if options.html is not None:
         from stepdiff.comparison.report import write_report
 
         write_report(Path(options.html), comparison)
         print(f"wrote {options.html}", file=sys.stderr)
-    return _print(options, record(comparison), lambda: show(comparison))
+    return 0
+
+
+def _check_page(html: str, videos: tuple[str, ...]) -> None:
+    """Raise StepDiffError for a page that cannot be written, before anything is computed for it."""
+    from featurize.video.cut import MOST_SECONDS
+    from stepdiff.comparison.clips import read_clip
+
+    if not Path(html).absolute().parent.is_dir():
+        raise StepDiffError(f"--html {html}: its folder does not exist: create it")
+    for clip in map(read_clip, videos):
+        if clip.seconds > MOST_SECONDS:
+            raise StepDiffError(
+                f"{clip} is too long for --html, which takes clips of at most {MOST_SECONDS:g} s: give a part, "
+                "FILE@START-END"
+            )
 
 
 def _print(options: CompareOptions, values: dict[str, Any], show: Any) -> int:

@@ -1,10 +1,9 @@
 """Compare clips of video files: their features are computed once and kept, then a model reads them.
 
-Features are in a store in the user's cache folder, one for each encoder, or in a store that is named.
+Features are in a store in the cache folder, one for each encoder, or in a store that is named.
 """
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,9 +19,11 @@ from retrieval import align, read_moments
 from retrieval.moments import has_frames
 from retrieval.vectors import unit
 from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import Place, place
 from stepdiff.common.progress import say as report
 from stepdiff.comparison.clips import FileClip, notes, read_clip
 from stepdiff.comparison.models import Difference, Model, Moment, Reader, find_model
+from stepdiff.weights.registry import cache_folder
 from store import Store
 from store.format.pool import TOKENS
 from store.view import OK, View
@@ -96,7 +97,7 @@ def compare(
         ask: a question about them.
         model: a folder of heads.train or heads.words, or the name of a video language model; None: runs/stepdiff, else
             runs/words.
-        store: where features are kept; None: in the cache folder.
+        store: where features are kept, a folder or a URL as of s3://; None: in the cache folder.
         max_tokens: longest answer.
         device: auto, cpu, cuda.
         say: receives the words of the answer as they are written.
@@ -154,14 +155,13 @@ def _loaded(model: Model, clips: Sequence[FileClip], store: str | Path | None, d
     device = pick_device(device)
     if store is None:
         name = f"{model.encoder.view}-{hashlib.sha256(model.identity.encode()).hexdigest()[:8]}"
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        store = Path(cache, "stepdiff", "features", name)
-    features = featurized(model, clips, Path(store), device)
+        store = cache_folder() / "features" / name
+    features = featurized(model, clips, place(store).expanduser(), device)
     report(f"loading {model.name}")
     return model.load(features, device), features.view("clips", str(model.encoder.view))
 
 
-def featurized(model: Model, clips: Sequence[FileClip], folder: Path, device: str = "cpu") -> Store:
+def featurized(model: Model, clips: Sequence[FileClip], folder: Place, device: str = "cpu") -> Store:
     """Return the store in a folder with the features of clips, computed where it lacks them.
 
     Raises:
@@ -175,7 +175,6 @@ def featurized(model: Model, clips: Sequence[FileClip], folder: Path, device: st
     manifest = Manifest(
         "clips", pl.DataFrame(table, schema, orient="row"), {str(clip.path): clip.path for clip in clips}, {}
     )
-    folder.mkdir(parents=True, exist_ok=True)
     summary = job.run(replace(model.encoder, store=str(folder), device=device), one_window(manifest))
     if summary.done:
         report(f"features: {summary.done} clips in {summary.seconds:.0f} s, kept in {folder}")
@@ -185,7 +184,7 @@ def featurized(model: Model, clips: Sequence[FileClip], folder: Path, device: st
     return Store.open(folder)
 
 
-def _are_there(model: Model, keys: Sequence[str], folder: Path) -> bool:
+def _are_there(model: Model, keys: Sequence[str], folder: Place) -> bool:
     """Return whether a store has the features of all clips that the model was trained on: no encoder is loaded then."""
     if model.provenance is None or not (folder / "store.json").exists():
         return False

@@ -161,7 +161,8 @@ def find_model(named: str | None) -> Model:
         return _head(named, folder)
     if (folder / FILE).is_file():
         return _words(named, folder)
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    is_own = str(folder) in (HEAD, WORDS)  # which is no name of the hub
+    if (is_own or folder.is_dir()) and not (folder / "config.json").is_file():
         raise StepDiffError(f"{named} holds no head, no head of words and no model of transformers: {HOW}")
     encoder = encoder_of(named)
     options = _options(view_name(encoder, named), encoder, named)

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def compare(folder: Path, capsys: Capture) -> Callable[..., Any]:
 
     def run(*arguments: object, status: int = 0) -> Any:
         given = ["--model", str(folder / "model"), "--store", str(folder / "store"), "--max-tokens", "4"]
-        assert main([*map(str, arguments), *given]) == status
+        assert main([*given, *map(str, arguments)]) == status
         printed = capsys.readouterr()
         if status:
             return printed.err
@@ -109,6 +110,17 @@ def test_a_report_is_one_file(folder: Path, compare: Callable[..., Any]) -> None
     assert "cut off at the longest answer" in page
 
 
+def test_a_comparison_is_printed_also_where_its_page_cannot_be_written(
+    folder: Path, compare: Callable[..., Any], capsys: Capture, tmp_path: Path
+) -> None:
+    videos, store = [str(folder / "a.mp4"), str(folder / "b.mp4")], f"memory://{uuid.uuid4().hex}"
+    given = [*videos, "--html", str(tmp_path), "--model", str(folder / "model"), "--store", store, "--json"]
+    assert main([*given, "--max-tokens", "4"]) == 2
+    printed = capsys.readouterr()
+    assert f"cannot write {tmp_path}" in printed.err
+    assert json.loads(printed.out)["differences"] == compare(*videos, "--json")["differences"]
+
+
 def test_a_word_of_a_report_leads_to_its_moment_in_each_clip(folder: Path, tmp_path: Path) -> None:
     one, two = read_clip(folder / "a.mp4"), read_clip(f"{folder / 'b.mp4'}@0.5-1.5")
     said = Difference("Tools/Equipment", "In Video 2, a <Red  pan>.", -1.0, "")
@@ -131,6 +143,7 @@ def test_unusable_input_is_one_line(folder: Path, compare: Callable[..., Any], t
     a, b = folder / "a.mp4", folder / "b.mp4"
     sound, text = write_audio(tmp_path / "sound.m4a"), tmp_path / "text.mp4"
     text.write_text("no video " * 100)
+    long = write_video(tmp_path / "long.mp4", frames=2, milliseconds=[0, 700_000])
     for given, expected in (
         ([a], "give two videos"),
         ([a, b, a], "three with --rank"),
@@ -143,6 +156,11 @@ def test_unusable_input_is_one_line(folder: Path, compare: Callable[..., Any], t
         ([a, f"{b}@x-1"], "'x' is not a time"),
         ([a, b, a, "--rank", "--ask", "why?"], "leave --ask and --html out"),
         ([a, b, "--device", "tpu9"], "no such device"),
+        ([long, b, "--html", tmp_path / "page.html"], "at most 600 s: give a part, FILE@START-END"),
+        ([a, b, "--html", tmp_path / "gone" / "page.html"], "its folder does not exist"),
+        ([a, b, "--ask", "why?", "--max-tokens", "0"], "--max-tokens 0 is too small"),
+        ([a, b, "--store", text], "is a file"),
+        ([a, b, "--store", "https://a/b"], "is not a place for a store"),
     ):
         message = compare(*given, status=2)
         assert expected in message and message.count("\n") == 1, message
@@ -159,7 +177,8 @@ def test_a_model_that_cannot_compare_is_one_line(
         ([], "no model is named, and none is in runs/stepdiff or runs/words: make demo"),
         (["--model", "."], "holds no head, no head of words and no model"),
         (["--model", "blip2"], "reads one picture, not two videos"),
-        (["--model", "word-evidence"], "runs/words"),
+        (["--model", "word-evidence"], "runs/words holds no head, no head of words"),
+        (["--model", "runs/stepdiff"], "runs/stepdiff holds no head"),
     ):
         refuses(main, [*videos, *given], capsys, expected)
 
