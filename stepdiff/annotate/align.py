@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepdiff.common.cli import command
-from stepdiff.common.cli.options import incomplete, parse
+from stepdiff.common.cli.options import at_least, incomplete, parse
 from stepdiff.common.errors import StepDiffError
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ class AlignOptions:
 
 
 def run(options: AlignOptions) -> dict[str, Any]:
-    if options.window < 0:
-        raise StepDiffError(f"--window {options.window}: give seconds, 0 or more")
+    at_least(options, window=0)
     import polars as pl
     import torch
 

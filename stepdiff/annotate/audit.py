@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stepdiff.common.cli import command
-from stepdiff.common.cli.options import incomplete, parse
+from stepdiff.common.cli.options import at_least, incomplete, parse
 from stepdiff.common.errors import StepDiffError
 
 
@@ -45,6 +45,7 @@ class AuditOptions:
 
 
 def run(options: AuditOptions) -> dict[str, Any]:
+    at_least(options, samples=0)
     from heads.data.clip_texts import ClipTexts
     from heads.data.hold_out import HoldOut, known_clips
     from stepdiff.annotate.qa.auditing import figures, leaks, overlap, page, read_record, samples

@@ -18,7 +18,7 @@ from typing import Any
 from stepdiff.annotate.qa.prompts import QUESTIONS, CaptionKind
 from stepdiff.annotate.stages.job import HINT, Job, StageOptions, show
 from stepdiff.common.cli import command
-from stepdiff.common.cli.options import incomplete, parse
+from stepdiff.common.cli.options import at_least, incomplete, parse
 from stepdiff.common.errors import StepDiffError
 
 
@@ -51,8 +51,7 @@ class CaptionOptions(StageOptions):
 
 def run(options: CaptionOptions) -> dict[str, Any]:
     folder = options.videos
-    if options.batch < 1 or options.max_tokens < 1:
-        raise StepDiffError(f"--batch {options.batch}, --max-tokens {options.max_tokens}: both must be at least 1")
+    at_least(options, batch=1, max_tokens=1)
     if (options.head is None) == (options.model is None):
         raise StepDiffError("give --head, a trained head, or --model, a public model")
     if options.model is not None and (options.view is None) == (folder is None):

@@ -20,7 +20,7 @@ from heads.llm.model import LLM, CutOff, LLMOptions, Sampling
 from stepdiff.annotate.qa.prompts import DESCRIBE, NOTHING, Message, Prompt, read_prompt
 from stepdiff.annotate.stages.job import HINT, Answer, Failure, Item, StageOptions, plain, show
 from stepdiff.common.cli import command
-from stepdiff.common.cli.options import incomplete, parse
+from stepdiff.common.cli.options import at_least, incomplete, parse
 from stepdiff.common.errors import StepDiffError
 
 STAGE, KIND = "describe", "step description"
@@ -105,8 +105,7 @@ class DescribeOptions(LLMOptions, StageOptions):
 
 
 def run(options: DescribeOptions) -> dict[str, Any]:
-    if options.words < 1:
-        raise StepDiffError(f"--words {options.words} is too few: give 1 or more")
+    at_least(options, words=1)
     import polars as pl
 
     from heads.data.clip_texts import ClipTexts

@@ -260,7 +260,9 @@ def show(record: dict[str, Any]) -> None:
     for name, path in record["written"].items():
         rows = f": {record['rows'][name]:,} rows" if name in record["rows"] else ""
         print(f"{path}{rows}")
-    if "diffcap" in record["written"]:
+    if record["rows"].get("diffcap") == 0:
+        print("DiffCap: no answer has a text")
+    elif "diffcap" in record["written"]:
         given = f"--store STORE --view VIEW --test-set {record['written']['diffcap']} --out DIFFMCQ.jsonl"
         print(f"DiffMCQ: python -m retrieval negatives {given}")
 

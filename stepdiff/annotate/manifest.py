@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stepdiff.common.cli import command
-from stepdiff.common.cli.options import incomplete, parse
+from stepdiff.common.cli.options import at_least, incomplete, parse
 from stepdiff.common.errors import StepDiffError
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ _USES = {
 
 
 def run(options: ManifestOptions) -> dict[str, Any]:
+    at_least(options, seconds=0.01)
     out = Path(options.out)
     if out.suffix not in (".csv", ".parquet", ".jsonl"):
         raise StepDiffError(f"{out}: a manifest is .csv, .parquet or .jsonl; give such a name")

@@ -313,3 +313,7 @@ def test_every_command_is_listed_with_one_line(capsys: pytest.CaptureFixture[str
     assert main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert all(sum(line.startswith(f"  {verb} ") for line in lines) == 1 for verb in VERBS)
+
+
+def test_fewer_than_no_samples_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refuses(audit.main, [str(tmp_path / "qa.jsonl"), "--samples", "-1"], capsys, "--samples -1 is too small")

@@ -183,7 +183,7 @@ def test_the_command_reports_missing_input(world: Path, capsys: pytest.CaptureFi
         (["--head", "x", "--videos", "y"], "--head reads cached tokens, not videos"),
         (["--head", "x"], "object captions read centre frames: give --view"),
         (["--head", str(world / "none"), "--view", "centre"], "no trained head here"),
-        (["--head", str(world / "run"), "--view", "centre", "--batch", "0"], "both must be at least 1"),
+        (["--head", str(world / "run"), "--view", "centre", "--batch", "0"], "--batch 0 is too small"),
     ):
         refuses(captions.main, [*store, *more], capsys, message)
 

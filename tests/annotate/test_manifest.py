@@ -484,6 +484,13 @@ def test_sentences_of_one_interval_are_one_clip(tmp_path: Path) -> None:
     assert longer.select("start", "end").rows() == [(7.0, 17.0), (279.0, 289.0), (0.0, 6.0)]
 
 
+@pytest.mark.parametrize("seconds", [0.0, -5.0])
+def test_a_clip_has_a_length(tmp_path: Path, seconds: float) -> None:
+    (tmp_path / "htm_aa_v1.csv").write_text(AUTO_ALIGNED)
+    with pytest.raises(StepDiffError, match="--seconds .* is too small"):
+        run_manifest(tmp_path, "sentences", str(tmp_path / "htm_aa_v1.csv"), "on_disk", False, "seconds", seconds)
+
+
 def test_clips_of_a_video_not_on_disk_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "s.json"
     file.write_text(json.dumps(SENTENCIFIED))

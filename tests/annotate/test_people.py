@@ -483,6 +483,13 @@ def test_one_command_writes_all_forms(collected: Path, capsys: pytest.CaptureFix
     assert (made / "label-studio-config").read_text().startswith("<View>")
 
 
+def test_answers_without_a_text_are_no_diffcap_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_answers(tmp_path / "a.jsonl", [Answer("p", "x", "y", "ann", "k", {"Visuals": Difference("", 2)})])
+    assert command.main([str(tmp_path / "a.jsonl"), "--diffcap", str(tmp_path / "diffcap.jsonl")]) == 0
+    shown = capsys.readouterr().out
+    assert "DiffCap: no answer has a text" in shown and "negatives" not in shown
+
+
 def test_a_task_without_answers_gives_tasks_to_annotate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = "https://example.org/{clip}.webm"
     flags = ["--label-studio", str(tmp_path / "out.json"), "--video-url", url]

@@ -346,7 +346,7 @@ def test_clips_without_tokens_receive_no_speech(world: World, capsys: pytest.Cap
     assert json.loads(line)["narration"] == fingerprint(folder / "narration.json")
     (folder / "none.json").write_text('{"another video": {"start": [], "end": [], "text": []}}')
     for more, message in (
-        ("--window=-1", "give seconds, 0 or more"),
+        ("--window=-1", "--window -1.0 is too small: give 0 or more"),
         (f"--narration={folder}/none.json", "no speech near a clip"),
     ):
         refuses(align.main, aligned(folder, more), capsys, message)

@@ -24,7 +24,7 @@ class FailureOptions:
     """exit with status 0 even if items failed for good, for scripts that go on with the others"""
 
 
-def at_least(options: Any, **smallest: int) -> None:
+def at_least(options: Any, **smallest: int | float) -> None:
     """Raise StepDiffError for an option below its smallest value; one that is None has none."""
     for name, least in smallest.items():
         if (value := getattr(options, name)) is not None and value < least:
