@@ -59,19 +59,9 @@ def excluded(parts: Sequence[tuple[str, Mask]]) -> str:
 
 def inside(xy: Float32[np.ndarray, "clips 2"], corners: Sequence[tuple[float, float]]) -> Mask:
     """Return which points are inside a polygon, by the even-odd rule."""
-    polygon = np.array(corners, np.float64).reshape(-1, 2)
-    mask = np.zeros(len(xy), bool)
-    if len(polygon) < 3:
-        return mask
-    near = np.flatnonzero(((xy >= polygon.min(axis=0)) & (xy <= polygon.max(axis=0))).all(axis=1))
-    x, y = xy[near].T.astype(np.float64)
-    odd = np.zeros(len(near), bool)
-    for (x1, y1), (x2, y2) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
-        crosses = (y1 > y) != (y2 > y)
-        if crosses.any():
-            odd[crosses] ^= x[crosses] < (x2 - x1) * (y[crosses] - y1) / (y2 - y1) + x1
-    mask[near] = odd
-    return mask
+    from matplotlib.path import Path
+
+    return Path(np.reshape(np.array(corners, np.float64), (-1, 2))).contains_points(xy)
 
 
 def read_lasso(text: str) -> list[tuple[float, float]]:
