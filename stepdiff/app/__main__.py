@@ -39,7 +39,7 @@ class AppOptions:
     trust_proxy: tuple[str, ...] = ()
     """IP addresses or networks of proxies in front of the server, whose X-Forwarded-For counts"""
     cache: str | None = None
-    """folder of cut clips and thumbnails; null: stepdiff in the user's cache folder"""
+    """folder of cut clips and thumbnails; null: app in the cache folder, $STEPDIFF_CACHE or ~/.cache/stepdiff"""
     cache_mib: int = 2048
     """largest size of that folder, in MiB"""
     device: str = "auto"

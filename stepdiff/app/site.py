@@ -1,7 +1,6 @@
 """What the pages show: the store, the folder of its videos, runs and predictions. Opened once, before the server."""
 
 import ipaddress
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pydantic import AnyHttpUrl, BaseModel, ConfigDict, TypeAdapter, ValidationE
 from stepdiff.app.cache import Cache
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.tars import is_regular
+from stepdiff.weights.registry import cache_folder
 from store import Store
 
 LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")  # names of this machine, which only itself reaches
@@ -106,7 +106,7 @@ class Site:
             raise StepDiffError("--public-url: other machines reach the annotation pages only: give --annotate TASK")
         if trust_proxy and public_url is None:
             raise StepDiffError("--trust-proxy: give the address that the proxy has, with --public-url URL")
-        folder = cache or os.path.join(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "stepdiff", "app")
+        folder = cache_folder() / "app" if cache is None else Path(cache).expanduser()
         return cls(
             store=Store.open(store),
             videos=_folder(videos, "videos"),
@@ -114,7 +114,7 @@ class Site:
             predictions=tuple(given for path in predictions if (given := _folder(path, "predictions"))),
             annotate=None if annotate is None else Path(annotate),
             database=database,
-            cache=Cache(Path(folder).expanduser(), cache_mib * 2**20),
+            cache=Cache(folder, cache_mib * 2**20),
             device=device,
             weights=weights,
             models=tuple(models),
