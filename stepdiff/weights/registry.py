@@ -106,9 +106,8 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def _edit_json(path: Path, drop: tuple[str, ...], **change: Any) -> None:
-    content = json.loads(path.read_text())
-    _write_json(path, {k: v for k, v in (content | change).items() if k not in drop})
+def _edit_json(path: Path, drop: tuple[str, ...]) -> None:
+    _write_json(path, {k: v for k, v in json.loads(path.read_text()).items() if k not in drop})
 
 
 def smollm2(wheels: list[Path], folder: Path) -> None:

@@ -42,15 +42,15 @@ class Limit:
     The keys are bounded, however many addresses send requests: the one that was used longest ago goes first.
     """
 
-    def __init__(self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, rate: float, burst: float) -> None:
         """Pass `rate` requests a second on average, and `burst` at once."""
-        self._rate, self._burst, self._clock = rate, burst, clock
+        self._rate, self._burst = rate, burst
         self._lock = threading.Lock()
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # key -> requests left, and when
 
     def take(self, key: str) -> int:
         """Take one request; return 0, or after how many seconds there is one again."""
-        now = self._clock()
+        now = time.monotonic()
         with self._lock:
             left, at = self._left.pop(key, (self._burst, now))
             left = min(self._burst, left + (now - at) * self._rate)
