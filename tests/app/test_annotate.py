@@ -536,7 +536,8 @@ def test_an_import_on_the_page(serve: Callable[..., Server], browser: "Browser",
     place = Place(world, tmp_path, people=2)
     file = tmp_path / "export.json"
     tasks = of_label_studio(place.visit("admin"), ["whisk", "", "<b>whisk</b>", "w " * 11])
-    tasks[0]["data"]["more"] = "x" * 500_000  # the others are sent in a request of their own
+    tasks[0]["data"]["more"] = "\u6253" * 310_000  # the others are sent in a request of their own
+    tasks[1]["data"]["more"] = "\u86cb" * 60_000
     file.write_text(json.dumps(tasks))
     place.database.close()
     url = serve("--annotate", str(place.task)).url

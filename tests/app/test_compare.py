@@ -554,3 +554,8 @@ def test_text_from_files_is_escaped_and_clips_that_the_store_lacks_have_no_pictu
     tab.keyboard.press("Enter")
     assert tab.locator("#drawer").get_by_text("no pictures").count() == 8
     assert tab.locator("#drawer iframe").is_hidden()
+    for methods in (11, 12):
+        tab.locator("[name=show]:not(:checked)").first.click()
+        tab.wait_for_url(lambda address, methods=methods: address.count("show=") == methods)
+        tab.wait_for_load_state()
+    assert tab.get_by_text("not shown").count() == 0

@@ -251,6 +251,35 @@ def test_a_frame_is_the_last_one_that_is_not_later(
     assert round(float(np.asarray(Image.open(tmp_path / "frame.jpeg")).mean()) / 8) == number
 
 
+@pytest.mark.parametrize(
+    ("steps", "title"),
+    [
+        (["add BBQ sauce", "add BBQ sauce"], "Add BBQ sauce"),
+        (["add BBQ sauce", "stir"], "Two clips"),
+        (["stir", None], "Two clips"),
+        ([None, None], "Two clips"),
+    ],
+)
+def test_the_title_of_a_card_is_the_step_of_both_clips(
+    portrait: Path, tmp_path: Path, steps: list[str | None], title: str
+) -> None:
+    store = Store.open(tmp_path / "features", create=True)
+    clips = {
+        "key": ["a", "b"],
+        "video": portrait.name,
+        "start": 0.0,
+        "end": 1.0,
+        "step": pl.Series(steps, dtype=pl.String),
+    }
+    with store.lock():
+        store.catalog("clips").append(pl.DataFrame(clips))
+    notes, cache = f"sqlite:///{tmp_path}/notes.db", str(tmp_path / "cache")
+    site = Site.open(str(store.path), str(portrait.parent), database=notes, cache=cache)
+    client = TestClient(create_app(site), "http://127.0.0.1")
+    sent = {"reference": "a", "candidate": "b", "moments": [0.0, 0.5]}
+    assert f"<h1>{title}</h1>" in client.post("/notes/card", json=sent).text
+
+
 @pytest.mark.parametrize("size", ["A4", "Letter"])
 @pytest.mark.parametrize("word", ["word ", "wrist-", "\u6253\u86cb"])
 def test_a_card_prints_on_one_page(portrait: Path, tmp_path: Path, tab: "Page", size: str, word: str) -> None:

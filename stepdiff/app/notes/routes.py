@@ -131,7 +131,9 @@ def router(site: Site) -> APIRouter:
         pair = sent.reference, sent.candidate
         listed = [note for note in notebook.of_pair(pair) if note.id in sent.notes]
         sides = [_side(site, key, moment) for key, moment in zip(pair, sent.moments, strict=True)]
-        title = (site.clip(pair[0]).step or "").capitalize() or "Two clips"
+        steps = {clip.step for clip in site.clips(pair)}
+        step = (steps.pop() if len(steps) == 1 else None) or "two clips"
+        title = step[0].upper() + step[1:]
         return download("card.html", card(title, sides, listed, sent.question, sent.answer))
 
     return routes

@@ -3,7 +3,7 @@
 import {announce, key} from "/static/keys.js";
 import {reason, send} from "/static/annotate_send.js";
 
-const PIECE = 500_000; // characters of tasks in a request: a body has a limit
+const PIECE = 300_000; // characters of tasks in a request: a body has a limit in bytes, of which a character may take 3
 
 async function act(address, body) {
   const result = await send(`/annotate/admin/${address}`, body);

@@ -122,11 +122,10 @@ const chosen = new URL(location.href).searchParams.has("show");
 function submit() {
   const fields = new FormData(form);
   const address = new URL(form.action);
-  const all = boxes.every((box) => box.checked);
   const untouched = !chosen && boxes.every((box, place) => box.checked === asShown[place]);
   const needsB = ["better", "worse", "differ"].includes(fields.get("where")) || fields.get("sort") === "gap";
   for (const [name, value] of fields) {
-    if (!value || (name === "show" && (all || untouched)) || (name === "b" && !needsB)) continue;
+    if (!value || (name === "show" && untouched) || (name === "b" && !needsB)) continue;
     address.searchParams.append(name, value);
   }
   location.assign(address);
