@@ -242,6 +242,23 @@ def test_typed_text_survives_a_kill(
     assert form["scores"] == {"Ingredients": 4, "Tools/Equipment": 3} and form["keystep"] == "whisk the eggs"
 
 
+def test_changes_of_another_pair_are_kept_while_the_server_refuses_them(
+    serve: Callable[..., Server], browser: "Browser", pairs: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    url = serve("--annotate", str(write_task(tmp_path, pairs[:1]))).url
+    with browser.new_context() as context:
+        tab = context.new_page()
+        begin(tab, url, "Ann")
+        own = context.request.get(f"{url}/annotate", headers={"Accept": "application/json"}).json()
+        name = f"stepdiff {own['person_id']} 99"
+        tab.evaluate("name => localStorage.setItem(name, JSON.stringify({changes: {keystep: 'whisk'}}))", name)
+        for status in (403, 413, 404):
+            tab.route("**/work/99/save", lambda route, *, status=status: route.fulfill(status=status, json={}))
+            with tab.expect_request("**/work/99/save"):
+                tab.reload()
+        tab.wait_for_function("name => localStorage.getItem(name) === null", arg=name)
+
+
 async def label(browser: "AsyncBrowser", personal: str, name: str, done: list[Typed]) -> None:
     """Label all pairs of a person; go on whatever happens to the server."""
     from playwright.async_api import Error

@@ -736,6 +736,13 @@ def test_questions_bars_and_captions_of_a_head_in_the_browser(
     answers = tab.locator(".pair-answers article").all_inner_texts()
     tab.reload()
     assert tab.locator(".pair-answers article").all_inner_texts() == answers and "in all" in answers[0]
+    started = 'event: words\ndata: {"text": "In"}\n\n'
+    tab.route("**/pair/ask", lambda route: route.fulfill(body=started, content_type="text/event-stream"))
+    tab.get_by_role("button", name="mistake").click()
+    tab.locator("article", has_text="the server ended the answer").wait_for()
+    with tab.expect_request("**/notes/card") as card:
+        tab.keyboard.press("c")
+    assert card.value.post_data_json["question"] == "Why?"  # the last one whose answer is complete
     tab.get_by_role("button", name="Clear the answers").click()
     tab.reload()
     tab.locator(".pair-alike").wait_for()

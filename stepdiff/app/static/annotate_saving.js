@@ -163,7 +163,7 @@ export class Saving {
         if (status !== 409 || !result.body.number) break;
         number = result.body.number + 1;
       }
-      if (status !== 0 && status !== 401) localStorage.removeItem(name);
+      if (![0, 401, 403, 413].includes(status)) localStorage.removeItem(name); // those may pass later
     }
   }
 

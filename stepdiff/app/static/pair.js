@@ -75,8 +75,9 @@ async function compute() {
 }
 
 /** Add an entry above the earlier ones; return it with its answer and the note below. */
-function addEntry({question, answer, declines, note, rests, cut}) {
+function addEntry({question, answer, declines, note, rests, cut, ended}) {
   const entry = made("article", {"aria-label": question}, made("p", {class: "asked"}, question));
+  entry.toggleAttribute("data-ended", Boolean(ended));
   const words = made("p", {class: "answer"}, answer);
   const below = made("p", {class: "small quiet note"});
   entry.append(words, below);
@@ -119,6 +120,8 @@ async function ask(question, preset) {
   }, [below]);
   if (!found) return;
   words.textContent = found.answer;
+  kept.ended = true; // by itself: neither stopped nor failed
+  entry.toggleAttribute("data-ended", true);
   end(`${model}, first word after ${found.first.toFixed(1)} s, ${found.seconds.toFixed(1)} s in all`, found.declines, found.rests_on, found.cut_at);
   keepAlike(model, found.similar);
 }

@@ -124,7 +124,7 @@ async function drop(note) {
 async function card() {
   cardButton.disabled = true;
   announce("the card is being made");
-  const last = document.querySelector("#answers article");
+  const last = document.querySelector("#answers article[data-ended]");
   const [asked, said] = ["asked", "answer"].map((name) => last?.querySelector(`.${name}`).textContent ?? "");
   const answer = last?.querySelector(".cut") ? `${said} … (cut off)` : said;
   const body = {...pair, moments: now(), notes: [...ticked], ...(answer ? {question: asked, answer} : {})};
