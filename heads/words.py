@@ -14,8 +14,12 @@ from typing import Any, ClassVar, Literal
 
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import at_least, parse
+from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import place
 from stepdiff.common.workers.cluster import refuse_relative
+
+MOST_FOLDS = 127
+"""the fold of a clip is an int8"""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,9 @@ class WordOptions:
         files = {"out": self.out, "pairqa": self.pairqa, "validation": self.validation}
         files |= {} if place(self.store).remote else {"store": self.store}
         refuse_relative([(f"--{name}", path) for name, path in files.items() if path is not None])
-        at_least(self, least=1, folds=2, workers=1)
+        at_least(self, least=1, most=1, folds=2, workers=1)
+        if self.folds > MOST_FOLDS:
+            raise StepDiffError(f"--folds {self.folds} is too large: give {MOST_FOLDS} or fewer")
 
 
 def run(options: WordOptions) -> dict[str, Any]:

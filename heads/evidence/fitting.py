@@ -131,6 +131,11 @@ class Counting:
             self.wording, self.counted = self._wording(), {}
             sizes = self.features.shape[-1], len(self.wording.terms)
             self.sums = [Sums.zeros(*sizes) for _ in range(options.folds + 1)]
+        if not self.wording.categories:
+            raise StepDiffError(
+                f'{options.pairqa}: no question has a `category`, and words are named by category: add "category" to '
+                "its rows"
+            )
         self.signs = self.wording.signs(self.pairs)
         self.shards = self._shards()
 
@@ -340,16 +345,16 @@ def fitted(counting: Counting, began: float) -> WordHead:
     options, wording = counting.options, counting.wording
     *folds, val = counting.sums
     train = total(folds)
-    of_categories = {term for shares in wording.categories.values() for term in shares} or set(wording.terms)
+    of_categories = {term for shares in wording.categories.values() for term in shares}
     asked = np.array([term in of_categories for term in wording.terms])
     ridge, chosen_on = _ridge(folds, val, asked)
     models = [model for part in (train, *_without_each(folds)) for model in fit(part, [ridge])]
     calibration = calibrate(models[1:], folds)
     visible = np.flatnonzero(calibration.distance >= options.least_distance)
-    if not len(visible):
+    if not asked[visible].any():
         raise StepDiffError(
-            f"no word can be seen in {options.view}: none has d' of {options.least_distance} between clips with and "
-            "without it; give more clips, or a smaller --least-distance"
+            f"no word of a category can be seen in {options.view}: none has d' of {options.least_distance} between "
+            "clips with and without it; give more clips, or a smaller --least-distance"
         )
     odds = [calibration.log_odds(model) for model in models]
     about: dict[str, Any] = {
