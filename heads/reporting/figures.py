@@ -122,9 +122,8 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int, truth: TruthFig
                 figure, counted = figures[metric], defined_rows(metric, rows)
                 value, values = figure.of(), draws.values(figure)
                 groups = len(set(compress(videos, counted)))
-                within = interval(values, groups) if groups > 1 else None
+                within, known = interval(values, groups), value if math.isfinite(value) else None
                 counts = int(counted.sum()), groups, _undecided(metric, marks, counted)
-                known = value if math.isfinite(value) else None
                 measured.append((Score(entry.method, setting, metric, known, within, *counts, name, *seen_of), values))
     return over_seeds(measured)
 

@@ -108,9 +108,12 @@ def tail_share(groups: int) -> float:
 
 
 def interval(values: Float64[np.ndarray, " resamples"], groups: int) -> tuple[float, float] | None:
-    """Return (low, high) of a figure's values on resamples of `groups` groups; undefined values are left out."""
+    """Return (low, high) of a figure's values on resamples of `groups` groups; undefined values are left out.
+
+    None where no value is left, or for fewer than two groups.
+    """
     values = values[np.isfinite(values)]
-    if len(values) == 0:
+    if len(values) == 0 or groups < 2:
         return None
     tail = tail_share(groups)
     low, high = np.quantile(values, [tail, 1 - tail])
@@ -142,7 +145,8 @@ def values_of(figures: Mapping[str, Figure], rows: Mask | None = None) -> dict[s
 
 
 def paired_p(differences: Float64[np.ndarray, " resamples"], groups: int) -> float | None:
-    """Return the two-sided p of "there is no difference"; None where all differences are undefined (NaN).
+    """Return the two-sided p of "there is no difference"; None where all differences are undefined (NaN),
+    or for fewer than two groups.
 
     `differences` are those of two figures on the same resamples of `groups` groups; up to TIE they are zero. The
     smaller share of resamples at or below zero and at or above zero, with one resample added to each count for the test
@@ -150,7 +154,7 @@ def paired_p(differences: Float64[np.ndarray, " resamples"], groups: int) -> flo
     corrected as in `tail_share`.
     """
     known = differences[np.isfinite(differences)]
-    if len(known) == 0:
+    if len(known) == 0 or groups < 2:
         return None
     fewer = min(np.sum(known <= TIE), np.sum(known >= -TIE))
     from scipy import stats

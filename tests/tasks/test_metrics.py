@@ -294,6 +294,7 @@ def test_p_is_never_0_and_none_where_nothing_is_defined() -> None:
     assert paired_p(np.array([1.0, np.nan, 1.0]), 10**6) == pytest.approx(2 / 3, rel=1e-3)
     assert paired_p(np.array([np.nan]), 10) is None
     assert paired_p(np.empty(0), 10) is None
+    assert paired_p(np.zeros(10), 1) is None and interval(np.zeros(10), 1) is None
 
 
 def test_corrected_values_are_those_of_closed_testing_with_bonferroni() -> None:
