@@ -25,6 +25,7 @@ from heads.reporting.entries import (
     Training,
     Trainings,
     Variant,
+    footnote,
     marked,
     score_record,
 )
@@ -308,7 +309,7 @@ def _comparisons(report: Report) -> Grid:
             "has more, that may explain its lead."
         )
     videos = max((score.videos for score in report.scores), default=0)
-    least = paired_p(np.ones(report.resamples), videos) if videos > 1 else None
+    least = paired_p(np.ones(report.resamples), videos)
     if least is not None and least * len(rows) >= LEVEL:
         few = f"{report.resamples} resamples of {videos} videos are too few for a mark among {len(rows)}"
         notes.append(f"{few}: raise --bootstrap, or compare fewer figures.")
@@ -436,8 +437,7 @@ def _benchmark(scores: Sequence[BenchmarkScore]) -> Grid:
         count, seen = score.scores["rows"], score.seen
         name = score.method if count == most else f"{score.method} ({count} rows)"
         if seen is not None:
-            clips = f"{seen['clips_of_videos']} of {seen['of_clips']} clips are from videos that trained this head"
-            notes.append(f"{MARK} {score.method}: {clips}.")
+            notes.append(f"{MARK} {score.method}: {footnote(seen)}.")
         rows.append(row(f"{name} {MARK}" if seen else name, score.scores, score.scores["intervals"]))
         for note in dict.fromkeys(score.scores.get("notes", ())):
             methods_of_note.setdefault(note, []).append(score.method)
