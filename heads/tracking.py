@@ -131,10 +131,13 @@ class Trackers:
                 del self._open[name]
 
     def close(self) -> None:
-        """Mark the runs as finished."""
+        """Mark the runs as finished; one that fails is reported."""
         with redirect_stdout(sys.stderr):
-            for tracker in self._open.values():
-                tracker.close()
+            for name, tracker in self._open.items():
+                try:
+                    tracker.close()
+                except tracker.errors as error:
+                    say(f"{name}: {_line(error)}; its run is not marked as finished; metrics.jsonl has all figures")
 
 
 def _line(error: Exception) -> str:

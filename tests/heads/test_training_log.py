@@ -123,7 +123,7 @@ def test_a_tracker_whose_library_is_missing_is_refused_before_anything_trains(
 
 
 class Broken:
-    """A tracker that fails in its second step."""
+    """A tracker that fails in its second step and when it is closed."""
 
     errors: tuple[type[Exception], ...] = (ConnectionError,)
 
@@ -136,7 +136,7 @@ class Broken:
             raise ConnectionError("no answer\nfrom the server")
 
     def close(self) -> None:
-        raise AssertionError("it failed before")
+        raise ConnectionError("no answer\nat the end")
 
 
 def test_a_tracker_that_fails_ends_no_training(
@@ -151,8 +151,12 @@ def test_a_tracker_that_fails_ends_no_training(
     log.close()
     assert isinstance(broken, Broken) and broken.steps == [1, 2]
     assert [record["step"] for record in read_metrics(log.path)] == [1, 2, 3]
-    shown = capsys.readouterr()
-    assert (shown.out + shown.err).count("wandb: no answer from the server; it gets no more figures") == 1
+    shown = capsys.readouterr().err
+    assert shown.count("wandb: no answer from the server; it gets no more figures") == 1
+    assert "at the end" not in shown, "it failed before"
+    log = TrainingLog(tmp_path, 3, ["wandb"])
+    log.close()
+    assert "wandb: no answer at the end; its run is not marked as finished" in capsys.readouterr().err
 
 
 def write_resumed(folder: Path, name: str) -> dict[str, str]:
