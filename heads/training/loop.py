@@ -30,6 +30,9 @@ from stepdiff.common.io.locks import locked
 from stepdiff.common.progress import say
 from stepdiff.common.streams import torch_seed
 
+LINE_EVERY = 10.0
+"""seconds between two lines about the steps"""
+
 
 @runtime_checkable
 class Task(Protocol):
@@ -57,14 +60,14 @@ class Task(Protocol):
     def validate(self) -> dict[str, float | None]: ...
 
 
-def step_lines(name: str, total: int, done: int = 0, seconds: float = 10.0) -> Callable[[int, float], None]:
+def step_lines(name: str, total: int, done: int = 0) -> Callable[[int, float], None]:
     """Return a function that receives (step, loss) and prints a line with rate and time left every few seconds."""
     started, last = time.monotonic(), 0.0
 
     def report(step: int, loss: float) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last < seconds and step < total:
+        if now - last < LINE_EVERY and step < total:
             return
         last = now
         rate = (step - done) / max(now - started, 1e-9)

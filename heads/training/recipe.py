@@ -215,6 +215,11 @@ class VideoLMRecipe:
             raise StepDiffError("the source `pairs` needs video_lm.pairqa, a file of paired QA")
         if self.hard_negatives is not None and "pairs" not in self.sources:
             raise StepDiffError("video_lm.hard_negatives are for the source `pairs`; add it or drop them")
+        if self.hard_negatives is not None:
+            at_least(1, "video_lm.hard_negatives", self.hard_negatives, "neighbours")
+            at_least(0, "video_lm.hard_negatives", self.hard_negatives, "mine_every")
+        if self.lora is not None:
+            at_least(1, "video_lm.lora", self.lora, "rank")
         if self.public and self.hard_negatives is not None:
             raise StepDiffError("video_lm.public has its own projector and prompts: leave out hard_negatives")
         if self.evidence is not None:
