@@ -139,7 +139,7 @@ class Weights:
 
 def configuration(name: str) -> tuple[Any, str]:
     """Return the transformers configuration of a language model and where it comes from. StepDiffError: it is nowhere
-    on this machine, and no published figures are known."""
+    on this machine and no published figures are known, or transformers does not know the model."""
     from transformers import AutoConfig
 
     known = name in registry.NAMES or Path(name).expanduser().exists()
@@ -154,6 +154,11 @@ def configuration(name: str) -> tuple[Any, str]:
                 f"--video-lm.language-model a folder with its config.json, or one of {', '.join(KNOWN)}"
             ) from error
         return AutoConfig.for_model(**KNOWN[name]), f"published figures of {name}"
+    except ValueError as error:
+        why = str(error).splitlines()[0]
+        raise StepDiffError(
+            f"{name}: no language model of transformers ({why}); correct --video-lm.language-model"
+        ) from error
     return config, f"config.json of {name}"
 
 

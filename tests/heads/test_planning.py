@@ -128,10 +128,14 @@ def test_the_kitchen_recipes_fit_a_small_card(name: str, capsys: Capture) -> Non
         (["--workers", "3"], "does not divide among 3 workers"),
         (["--video-lm.view", "mine"], "no encoder is named mine; give --store"),
         (["--video-lm.language-model", "someone/unknown"], "someone/unknown: neither a folder nor in the hub's cache"),
+        (["--video-lm.language-model", "{folder}"], "no language model of transformers (Unrecognized model in"),
     ],
 )
-def test_a_plan_that_cannot_be_computed_is_refused_in_one_line(more: list[str], message: str, capsys: Capture) -> None:
-    assert dry_run("vclm", *more) == 2
+def test_a_plan_that_cannot_be_computed_is_refused_in_one_line(
+    more: list[str], message: str, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "config.json").write_text("{}")  # as of a model of timm
+    assert dry_run("vclm", *(each.format(folder=tmp_path) for each in more)) == 2
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.count("\n") == 1 and message in shown.err
 
