@@ -111,7 +111,7 @@ def _object(path: Path) -> Mapping[str, Any]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise StepDiffError(f"{path}: not a text in UTF-8 ({error}); correct or remove it") from error
 

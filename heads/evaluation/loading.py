@@ -13,7 +13,7 @@ import numpy as np
 from heads.data.clip_texts import ClipTexts
 from heads.evaluation.options import PLUGINS, PUBLIC, EvaluateOptions
 from heads.evidence.head import WordHead
-from heads.methods import controls
+from heads.methods import Method, controls
 from heads.methods.registry import REGISTRY, stated
 from heads.methods.similarity import CAPTIONS_MODEL, CaptionsCosine
 from heads.methods.socratic import load_socratic
@@ -80,7 +80,8 @@ def load_method(options: EvaluateOptions, store: Store | None, rows: Sequence[An
     answer the task."""
     name, device = options.method, pick_device(options.device)
     kind, function = CLASSES.get(name) or method_class(name), ANSWERS[type(rows[0])]
-    if not hasattr(kind, function):
+    of_protocol = getattr(Method, function, None)  # a subclass of Method has it too
+    if getattr(kind, function, None) in (None, of_protocol):
         raise StepDiffError(f"--method {name} does not answer {options.task}: its class has no function {function}")
     disclosed: dict[str, Any]
     if name == "random":
@@ -140,7 +141,8 @@ def _load_control(options: EvaluateOptions, store: Store, rows: Sequence[Any]) -
         method = controls.ShuffledCaptions(answered, captions, rows, texts, options.seed)
         return Loaded(method, disclosed={"texts": texts})
     texts = needed(options, "texts", "paired QA of training clips")
-    medoid = controls.Medoid(texts, store, rows, options.source)
+    test_sets = [options.source, *([] if options.no_difference is None else [options.no_difference])]
+    medoid = controls.Medoid(texts, store, rows, test_sets)
     return Loaded(medoid, disclosed={"texts": texts, "captions": medoid.captions})
 
 

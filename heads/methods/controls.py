@@ -100,11 +100,11 @@ def medoid(texts: Sequence[str]) -> str:
 class Medoid:
     """One caption a category: the medoid of its post-processed open answers in a file of paired QA."""
 
-    def __init__(self, path: str, store: Store, rows: Sequence[DiffCap], test_set: str) -> None:
+    def __init__(self, path: str, store: Store, rows: Sequence[DiffCap], test_sets: Sequence[str]) -> None:
         catalog = store.catalog("clips")
         pairs = read_paired_qa(path, catalog)
         clips = {clip for pair in pairs for clip in (pair.reference, pair.candidate)}
-        tested = held_out(catalog, read_test_clips([test_set]))
+        tested = held_out(catalog, read_test_clips(test_sets))
         if tests := sorted(clips.intersection(tested.filter(tested["reason"] != NAMESAKE)["key"])):
             raise StepDiffError(
                 f"{path}: {len(tests)} clips are of the test set's videos, e.g. {tests[0]}; name the paired QA of "

@@ -192,6 +192,12 @@ def test_a_control_that_learns_from_paired_qa_reads_no_clip_of_the_test_set_or_o
         error = capsys.readouterr().err.strip()
         assert re.search(f"1 clips are (of the test set's videos|not of split train).* {clip}", error)
         assert "\n" not in error
+    write_test_set("diffcap", tmp_path / "of_val.jsonl", [DiffCap(CLIPS[12], CLIPS[13], "Tools/Equipment", ("",))])
+    agreeing = tmp_path / "agreeing.jsonl"
+    write_test_set("diffrank", agreeing, [DiffRank(CLIPS[0], (CLIPS[1],), "Tools/Equipment", (5,))])
+    given = evaluation(world, "diffcap", "medoid", tmp_path / "p.jsonl", "--texts", str(world / "pairqa.jsonl"))
+    given += ["--test-set", str(tmp_path / "of_val.jsonl"), "--no-difference", str(agreeing)]
+    refuses(evaluate.main, given, capsys, "4 clips are of the test set's videos")
 
 
 def test_paired_qa_without_the_questions_or_answers_that_a_control_learns_from_is_refused_in_one_line(
@@ -300,7 +306,7 @@ def test_published_texts_have_the_kind_text_and_no_provenance(tmp_path: Path) ->
     (tmp_path / "captions.json").write_text(json.dumps(LETTERED))
     (tmp_path / "captions").mkdir()
     for clip, text in LETTERED.items():
-        (tmp_path / "captions" / f"{clip}.txt").write_text(text)
+        (tmp_path / "captions" / f"{clip}.txt").write_text(text, encoding="utf-8-sig")
     for name in ("captions.json", "captions"):
         texts = ClipTexts(tmp_path / name)
         assert (texts.texts, texts.kind, texts.provenance) == (LETTERED, "text", [])

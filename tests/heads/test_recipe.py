@@ -119,9 +119,10 @@ METHOD = '''
 from torch.nn.functional import normalize
 
 from heads import Features
+from heads.methods import Method
 
 
-class MeanTokens:
+class MeanTokens(Method):
     def __init__(self, store, view, device):
         self.features, self.device = Features(store, view, "tokens"), device
 
