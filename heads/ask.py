@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from heads.llm.model import CutOff
 from stepdiff.common.cli import command
-from stepdiff.common.cli.options import parse
+from stepdiff.common.cli.options import at_least, parse
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.prompts import PRESETS
 
@@ -71,6 +71,7 @@ def run(options: AskOptions) -> int:
 
 def answered(options: AskOptions) -> dict[str, Any]:
     """Return the question with its answer, whose words are printed as they come, and the words that give evidence."""
+    at_least(options, max_tokens=1)
     if options.preset is not None and options.question or not (options.preset or options.question or options.why):
         raise StepDiffError(f"give one question, or one --preset: {', '.join(PRESETS)}")
     if options.preset is not None and options.preset not in PRESETS:

@@ -209,6 +209,11 @@ class Partial(LineFile):
     def resume(self, rows: Sequence[Any], starts: Sequence[int]) -> list[Prediction]:
         """Return the answers of complete batches that depend on the same; starts: the first row of every batch."""
         first, *lines = self.lines() or [b""]
+        if lines and first != self._identity.encode():
+            say(
+                f"{self.path}: {len(lines)} answers of a killed run are removed and all rows are answered: they depend "
+                "on other options, rows, features or weights"
+            )
         answers = list[Prediction]()
         for row, line in zip(rows, lines if first == self._identity.encode() else (), strict=False):
             try:

@@ -315,10 +315,12 @@ def test_whatever_the_end_of_the_partial_file_the_result_is_the_same(
     assert out.read_bytes() == whole_file(folder)
 
 
-def test_answers_that_depend_on_anything_else_are_never_used(tmp_path: Path) -> None:
+def test_answers_that_depend_on_anything_else_are_never_used(tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "p.jsonl"
     predict(out, 2)
+    assert not capsys.readouterr().err
     assert predict(out, 1, WHO | {"head": "another"}) == 0
+    assert "p.partial.jsonl: 8 answers of a killed run are removed" in capsys.readouterr().err
     assert predict(out) == 0, "those of the first are removed"
     predict(out, 2)
     assert predict(out) == 8
@@ -490,6 +492,7 @@ def test_ask_answers_and_refuses_in_one_line(trained: Path, world: Path, tmp_pat
     assert ask.main([*both, *where, "--preset", "mistake", "--json"]) == 0
     assert "what mistake did I make" in json.loads(capsys.readouterr().out)["question"]
     refuses(ask.main, [*both, *where, "--preset", "nothing"], capsys, "no preset 'nothing'; there are tools")
+    refuses(ask.main, [*both, *where, "Why?", "--max-tokens", "0"], capsys, "--max-tokens 0 is too small: give 1")
     unknown = ["--reference", "no_0_1", *both[2:], *where, "Why?"]
     refuses(ask.main, unknown, capsys, "no_0_1: no visual features in the store (unknown)")
     (tmp_path / "a.mp4").write_bytes(b"")
