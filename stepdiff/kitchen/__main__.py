@@ -46,6 +46,7 @@ class Options:
 
 def run(options: Options) -> dict[str, Any]:
     """Render missing videos and write all files. StepDiffError: unusable options, or another world in the folder."""
+    from stepdiff.common.io.files import refuse_url
     from stepdiff.kitchen.drawing.video import render
     from stepdiff.kitchen.files.write import write_files
     from stepdiff.kitchen.steps import STEPS
@@ -59,6 +60,7 @@ def run(options: Options) -> dict[str, Any]:
         )
     started = time.monotonic()
     out = options.out
+    refuse_url("--out", str(out))
     _claim(options)
     world = make_world(options.videos, options.seed, options.seconds, options.steps)
     missing = [v for v in world if not (out / "videos" / f"{v.uid}.mp4").is_file()]

@@ -298,6 +298,15 @@ def test_foreign_videos_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     refuses(main, ["--out", str(tmp_path), "--videos", "1"], capsys, "not readable as JSON")
 
 
+@pytest.mark.parametrize("url", ["memory://world", "file:///world", "s3://bucket/world"])
+def test_a_url_is_refused_as_the_folder(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refuses(main, ["--out", url, "--videos", "1"], capsys, "is a URL: give a path of a file system")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("wrong", [["--videos", "0"], ["--seconds", "1"], ["--processes", "-1"]])
 def test_invalid_arguments_are_refused(wrong: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refuses(main, ["--out", str(tmp_path / "none"), *wrong], capsys)
