@@ -151,6 +151,10 @@ def test_bad_files_give_one_line(tmp_path: Path) -> None:
         'Here:\n```json\n{"0": {"description": "the knees bend less", "prediction": "b"},\n'
         '"1": {"description": "arms up", "prediction": "a"}}\n```\nDone.',
         '{"differences": [{"description": "the knees bend less", "video": 2}, {"description": "arms up", "video": 1}]}',
+        'Looking at [1] and [2]: [{"description": "the knees bend less", "video": 2},\n'
+        '{"description": "arms up", "video": 1}]',
+        '<think>use a list [] or {}</think>{"description": "the knees bend less", "video": 2}\n'
+        '{"description": "arms up", "video": 1}',
         "1. the knees bend less (Video 2)\n2) arms up - video 1",
         "- the knees bend less: b\n\n* arms up | a",
         "Video 2: the knees bend less\nvideo 1 - arms up",
@@ -177,7 +181,8 @@ def test_what_cannot_be_parsed_is_counted() -> None:
     many = json.dumps([{"description": f"d{i}", "video": 1} for i in range(5)])
     parsed = parse_differences(many, 3)
     assert (len(parsed.differences), parsed.unparsed, parsed.excess) == (3, 0, 2)
-    assert [parse_differences(text).unparsed for text in ("", "[]", " {} ", "[1]")] == [0, 0, 0, 1]
+    none = ("", "[]", " {} ", '{"differences": []}', "```json\n[\n]\n```")
+    assert [parse_differences(text).unparsed for text in (*none, "[1]")] == [0, 0, 0, 0, 0, 1]
 
 
 def test_differences_of_a_line_each_or_of_a_list_that_was_cut_off_are_read() -> None:
@@ -335,9 +340,12 @@ def test_an_answer_of_another_form_is_an_error(tmp_path: Path) -> None:
     assert parse_matching("no JSON", keys, 3) == dict.fromkeys(keys, "error")
     assert parse_matching('{"0": "1", "2": 1}', keys, 3) == {"0": 1, "2": None, "10": "error"}
     assert parse_matching('{"0": "7", "2": "none", "10": "2"}', keys, 3) == {"0": None, "2": None, "10": 2}
+    assert parse_matching('The keys ["0","1"] match: {"0":"1","1":"None"}', ["0", "1"], 3) == {"0": 1, "1": None}
     structured = {"matches": [{"key_dict0": key, "key_dict1": "2"} for key in keys]}
     assert parse_matching(json.dumps(structured), keys, 3) == {"0": 2, "2": None, "10": None}
     assert parse_opposites('{"results": ["1", 0]}', 2) == [True, False] and parse_opposites("[1, 0]", 3) is None
+    assert parse_opposites('For the pairs [0] and [1]: {"results": ["0", "1"]}', 2) == [False, True]
+    assert parse_opposites('For the pair [0]: {"results": ["1"]}', 1) == [True]
     assert parse_opposites('{"results": ["1", "x"]}', 2) is None and parse_opposites(None, 1) is None
 
     alone: list[int] = []

@@ -132,8 +132,3 @@ def json_values(text: str) -> Iterator[Any]:
             place = bracket.end()
         except RecursionError:  # so deep is no answer, and each of its brackets would be tried
             return
-
-
-def json_in(text: str) -> Any:
-    """Return the first JSON object or list in a text, None: the text has none."""
-    return next(json_values(text), None)

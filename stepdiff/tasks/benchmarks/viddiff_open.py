@@ -33,7 +33,7 @@ from jaxtyping import Float
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.benchmarks.figures import check_count, summary, truths_of
-from stepdiff.tasks.benchmarks.judging import Inquiry, Judge, answers, json_in, json_values, sha256
+from stepdiff.tasks.benchmarks.judging import Inquiry, Judge, answers, json_values, sha256
 from stepdiff.tasks.benchmarks.published_files import read_whole
 from stepdiff.tasks.benchmarks.rows import Writing
 from stepdiff.tasks.benchmarks.viddiff import (
@@ -93,6 +93,8 @@ Letters = dict[str, str | None]
 """statement's key -> the video of its match (a, b), None without a match, or ERROR"""
 Verdict = dict[str, Any]
 """way -> Letters; unparsed, excess: numbers of the text"""
+_NONE = ("[]", "{}", '{"differences":[]}')
+"""texts without spaces that state no difference"""
 _VIDEO = re.compile(r"\W*(?:video\W*)?([12ab])\W*", re.IGNORECASE)
 _BULLET = re.compile(r"^\s*(?:[-*•]+|\d+[.)])\s+")
 _LAST = re.compile(
@@ -122,22 +124,30 @@ class Parsed:
 def parse_differences(text: str, most: int | None = None) -> Parsed:
     """Return the differences in a text. most: how many were asked for; None: any number."""
     entries = _entries(list(json_values(text)))
-    is_json = any(isinstance(entry, dict) for entry in entries) or text.strip() in ("[]", "{}")
     lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("```")]
+    is_json = bool(entries) or "".join(lines).replace(" ", "") in _NONE
     parsed = [_of_entry(entry) for entry in entries] if is_json else [_of_line(line) for line in lines]
     differences = tuple(own for own in parsed if own is not None)
     return Parsed(differences[:most], len(parsed) - len(differences), len(differences[most or len(differences) :]))
 
 
 def _entries(values: list[Any]) -> list[Any]:
-    """Return the entries of a list, of an object of objects or of one with a list, or several objects in a row: of
-    lines, or of a list that was cut off at its end."""
-    first = values[0] if values else []
-    if isinstance(first, dict) and "description" in first:
-        return [own for own in values if isinstance(own, dict)]
-    if isinstance(first, dict) and not all(isinstance(own, dict) for own in first.values()):
-        first = next((own for own in first.values() if isinstance(own, list)), [])
-    return list(first.values()) if isinstance(first, dict) else first
+    """Return the entries of the first value that has objects as entries, [] if none has.
+
+    The value is a list, an object of objects or one with a list, or the first of several objects in a row: of lines,
+    or of a list that was cut off at its end. Other values, such as [1], are brackets among words.
+    """
+    for place, value in enumerate(values):
+        if isinstance(value, dict) and "description" in value:
+            return [own for own in values[place:] if isinstance(own, dict)]
+        entries = value
+        if isinstance(value, dict) and not all(isinstance(own, dict) for own in value.values()):
+            entries = next((own for own in value.values() if isinstance(own, list)), [])
+        elif isinstance(value, dict):
+            entries = list(value.values())
+        if any(isinstance(entry, dict) for entry in entries):
+            return list(entries)
+    return []
 
 
 def _of_entry(entry: Any) -> Difference | None:
@@ -225,15 +235,15 @@ def match_by_model(
 def parse_matching(text: str | None, keys: Sequence[str], predicted: int) -> dict[str, int | str | None]:
     """Return the place of the prediction that matches each statement.
 
-    A key that the answer lacks is an error, as are all keys of an answer without JSON. A prediction that does not exist
-    is no match; one that is used again stays with the first statement, in the order of the keys.
+    A key that the answer lacks is an error, as are all keys of an answer without a JSON object. A prediction that does
+    not exist is no match; one that is used again stays with the first statement, in the order of the keys.
     """
-    answer = json_in(text or "")
-    if isinstance(answer, dict) and isinstance(answer.get("matches"), list):  # the authors' structured answer
+    answer = next((value for value in json_values(text or "") if isinstance(value, dict)), None)
+    if answer is None:
+        return dict.fromkeys(keys, ERROR)
+    if isinstance(answer.get("matches"), list):  # the authors' structured answer
         items = [item for item in answer["matches"] if isinstance(item, dict)]
         answer = {str(item.get("key_dict0")): item.get("key_dict1") for item in items}
-    if not isinstance(answer, dict):
-        return dict.fromkeys(keys, ERROR)
     free = {str(place): place for place in range(predicted)}
     ordered = sorted(keys, key=_number)
     return {key: free.pop(str(answer[key]), None) if key in answer else ERROR for key in ordered}
@@ -312,11 +322,12 @@ def _opposites(
 
 def parse_opposites(text: str | None, count: int) -> list[bool | None] | None:
     """Return whether each of `count` pairs is opposite; None for an answer of another form."""
-    answer = json_in(text or "")
-    results = answer.get("results") if isinstance(answer, dict) else answer
-    if not isinstance(results, list) or [str(result) in ("0", "1") for result in results] != [True] * count:
-        return None
-    return [str(result) == "1" for result in results]
+    values = list(json_values(text or ""))
+    objects = [value.get("results") for value in values if isinstance(value, dict)]
+    for results in [*objects, *values]:  # a list may be a number of a pair in brackets
+        if isinstance(results, list) and [str(result) in ("0", "1") for result in results] == [True] * count:
+            return [str(result) == "1" for result in results]
+    return None
 
 
 def _message(template: str, fields: Mapping[str, str]) -> list[dict[str, str]]:
