@@ -75,17 +75,21 @@ def run(options: ScoreOptions) -> dict[str, Any]:
     record = score_record(options.predictions)
     asked = spec.read(Path(options.test_set or options.data or ""))
     task, rows, similar = published_task(options.task), asked.rows, None
+    predictions: list[Any]
     if task is None:
         rows, predictions = read_answers(options.predictions, rows)
     else:
         predictions, similar = read_with_similar(task, options.predictions, rows)
     if options.parse:
         predictions = [postprocess.parse(str(text)) for text in predictions]
-    if options.export is not None and spec.export is not None:
+    if task is None:
         given = {row.key: prediction for row, prediction in zip(rows, predictions, strict=True)}
         of_all = [given.get(row.key) for row in asked.rows]
-        for path in spec.export(Path(str(options.data)), asked.rows, of_all, Path(options.export)):
-            say(f"exported: {path}")
+        if options.export is not None and spec.export is not None:
+            for path in spec.export(Path(str(options.data)), asked.rows, of_all, Path(options.export)):
+                say(f"exported: {path}")
+        if spec.missing_is_wrong:
+            rows, predictions = asked.rows, of_all
     judges.check(options)  # the authors' scorers, which read what is exported, have their own
     scores = score_rows(options, asked, rows, predictions, options.predictions, similar)
     if (seen := marked(record)) is not None:

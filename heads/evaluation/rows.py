@@ -116,14 +116,15 @@ def load_truth(file: str | None) -> TruthFigures | None:
 def _benchmark_scores(
     options: Any, asked: Asked, rows: Sequence[Any], predictions: Sequence[Any], file: Path
 ) -> dict[str, Any]:
-    """Return the scores with the benchmark's notes and the number of rows left out."""
+    """Return the scores with the benchmark's notes and the number of rows without a prediction."""
     benchmark, notes = registry.get(options.task), list(asked.notes)
     if benchmark.judge is not None:
         judge = judges.load(options, file.with_suffix(".judged.jsonl"))
         texts = [text.encode("utf-8", "replace").decode() for text in predictions]  # no lone surrogates
         predictions = benchmark.judge(replace(asked, rows=list(rows)), texts, judge)
         notes.append(f"judge: {judge.name}" + (f"; entailment: {options.entailment}" if options.entailment else ""))
-    if left_out := len(asked.rows) - len(rows):
-        notes.append(f"{left_out} of {len(asked.rows)} rows have no prediction")
+    if missing := len(asked.rows) - sum(prediction is not None for prediction in predictions):
+        wrong = " and count wrong" if len(rows) == len(asked.rows) else ""
+        notes.append(f"{missing} of {len(asked.rows)} rows have no prediction{wrong}")
     scores = benchmark.score(rows, predictions, asked.truth, options.bootstrap, options.seed)
     return scores | {"notes": [*scores.get("notes", ()), *notes]}

@@ -143,14 +143,17 @@ def test_an_option_that_a_benchmark_does_not_read_is_refused(
 
 @pytest.mark.full
 def test_an_export_of_some_rows_keeps_the_places_of_all(tmp_path: Path, capsys: Capture) -> None:
-    """The authors' scorer of VidDiffBench joins predictions with pairs by their places."""
+    """The authors' scorer of VidDiffBench joins predictions with pairs by their places; a missing one counts wrong."""
     folder = viddiff(tmp_path / "viddiff")
     rows = registry.get("viddiff-closed").read(folder).rows
     said = tmp_path / "said.jsonl"
     said.write_text(json.dumps({"key": rows[-1].key, "scores": [0, 1]}) + "\n")
     given = ["--task", "viddiff-closed", "--data", str(folder), "--predictions", str(said), "--bootstrap", "0"]
-    assert score.main([*given, "--export", str(tmp_path / "theirs")]) == 0
+    assert score.main([*given, "--export", str(tmp_path / "theirs"), "--json"]) == 0
     assert json.loads((tmp_path / "theirs/predictions.json").read_text()) == [{}, {}, {}, {}, {}, {"7": "b"}]
+    scores = json.loads(capsys.readouterr().out)
+    assert (scores["accuracy"], scores["missing"], scores["rows"]) == (1 / 12, 11, 12)
+    assert scores["notes"][-1] == "11 of 12 rows have no prediction and count wrong"
 
 
 @pytest.mark.full

@@ -97,7 +97,8 @@ def test_a_missing_prediction_counts_wrong(folder: Path) -> None:
     asked = closed.read(folder)
     marks: dict[str, list[float]] = {"a": [1.0, 0.0], "b": [0.0, 1.0]}
     right: list[list[float] | None] = [marks[asked.truth[row.key].letter] for row in asked.rows]
-    assert closed.score(asked.rows, right, asked.truth, 0, 0)["accuracy"] == 1.0
+    figures = closed.score(asked.rows, right, asked.truth, 0, 0)
+    assert figures["accuracy"] == 1.0 and "missing" not in figures
     figures = closed.score(asked.rows, [None, *right[1:]], asked.truth, 0, 0)
     assert (figures["accuracy"], figures["missing"]) == (pytest.approx(11 / 12), 1)
     assert closed.score(asked.rows, [None] * 12, asked.truth, 0, 0)["average"] == 0.0

@@ -5,7 +5,8 @@ videos with statements, each "a" (more true of the first video), "b" (of the sec
 annotated, dropped). Thumbnails are never read. The open setting is in viddiff_open.py.
 
 Closed: of which of two videos is a statement more true? As in the authors' own runs, only statements that are more true
-of one video are asked about. A missing prediction counts wrong.
+of one video are asked about. A statement without a prediction counts wrong in heads.score; heads.evaluate
+--skip-missing leaves out those whose clips are absent.
 """
 
 import hashlib
@@ -253,8 +254,8 @@ def score(
 ) -> dict[str, Any]:
     """Return accuracy of each split, their plain mean (average), and over all statements.
 
-    A prediction is a score for each video, or None, which counts wrong. Statements of a pair are drawn together for the
-    intervals.
+    A prediction is a score for each video, or None, which counts wrong and as `missing`. Statements of a pair are drawn
+    together for the intervals.
     """
     check_count(rows, predictions)
     truths = truths_of(rows, truth)
@@ -269,7 +270,9 @@ def score(
         split_figures(values, np.ones(len(rows)), splits) | {"accuracy": mean_figure(values)}
         for values in (right, np.full(len(rows), 0.5))
     )
-    counts = {"ties": ties, "missing": np.array([prediction is None for prediction in predictions])}
+    counts = {"ties": ties}
+    if any(prediction is None for prediction in predictions):
+        counts["missing"] = np.array([prediction is None for prediction in predictions])
     pairs = [own.pair for own in truths]
     return without_splits(summary("viddiff-closed", rows, figures, chance, pairs, counts, domains, bootstrap, seed))
 
@@ -297,4 +300,5 @@ SPEC = TaskSpec(
     published=published("viddiff-closed"),
     chance=dict.fromkeys(("average", *SPLITS, "accuracy"), 0.5),
     licence=LICENCE,
+    missing_is_wrong=True,
 )
