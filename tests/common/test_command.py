@@ -317,6 +317,9 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     return line.removeprefix("error: ").removesuffix("; see python -m room.verb --help\n")
 
 
+VALUE = "expects a value; join one that begins with - as"
+
+
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
@@ -324,7 +327,9 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         ("p --number x", "--number expects a whole number, not x"),
         ("p --kind z", "--kind expects one of x, y, not z"),
         ("p -k 0", "--k expects a whole number with value >0"),
-        ("p --test-set", "--test-set expects a value"),
+        ("p --test-set", f"--test-set {VALUE} --test-set=-VALUE"),
+        ("p --test-set -dQw4w9", f"--test-set {VALUE} --test-set=-VALUE"),
+        ("p --keys -dQw4w9", f"--keys {VALUE} --keys=-VALUE"),
         ("p --other 3", "no option or argument --other 3"),
         ("p --inner.rate x", "--inner.rate expects a number, not x"),
         ("p --inner.what 3", "no option --inner.what"),
@@ -350,6 +355,8 @@ def test_flags_have_dashes_booleans_have_a_negation_and_lists_collect_values(
     assert capsys.readouterr().out == f"{expected!r}\n"
     assert parsed("p", "--skip-it", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"options": repr(Options(Path("p"))), "failed": 0}
+    assert parsed("p", "--test-set=-a", "--keys=-b") == 0
+    assert "test_set='-a'" in (line := capsys.readouterr().out) and "keys=('-b',)" in line
     assert parsed("--", "--odd_name") == 0
     assert "--odd_name" in capsys.readouterr().out
 

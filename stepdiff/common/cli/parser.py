@@ -149,7 +149,8 @@ def in_one_line(message: str, options: type | None) -> str:
     if unknown := re.match(r"unrecognized arguments: (.+)", message, re.DOTALL):
         return f"no option or argument {unknown[1]}"
     if lone := re.match(r"argument (?:-\w/)?(--[\w.-]+): expected (?:one|at least one) argument", message):
-        return f"{_flag([lone[1][2:]])} expects a value"
+        flag = _flag([lone[1][2:]])
+        return f"{flag} expects a value; join one that begins with - as {flag}=-VALUE"
     kind = _kind(options, ".".join(keys))
     if keys and kind is not None:
         value = re.search(r"(?:Got|Given) value: (.*)", message)
