@@ -88,7 +88,7 @@ def run(options: ScoreOptions) -> dict[str, Any]:
         if options.export is not None and spec.export is not None:
             for path in spec.export(Path(str(options.data)), asked.rows, of_all, Path(options.export)):
                 say(f"exported: {path}")
-        if spec.missing_is_wrong:
+        if spec.missing_is_wrong and record is None:  # heads.evaluate answers the rows that its options ask for
             rows, predictions = asked.rows, of_all
     judges.check(options)  # the authors' scorers, which read what is exported, have their own
     scores = score_rows(options, asked, rows, predictions, options.predictions, similar)

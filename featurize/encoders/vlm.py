@@ -31,7 +31,7 @@ from jaxtyping import Float, Float32, UInt8
 from featurize.encoders.base import FRAMES, Encoder, Whole
 from featurize.encoders.folder import load_model, loading
 from featurize.video.picture import Bounded, Picture
-from stepdiff.common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError, first_line
 from store import Feature
 from store.format.pool import Grids, pooled, pooled_layer
 
@@ -127,7 +127,7 @@ class Vlm(Encoder):
         try:
             inputs = self._inputs(*(frames for frames, _ in clips))
         except ValueError as problem:  # such as an aspect that the processor refuses
-            reason = str(problem).strip().splitlines()[0]
+            reason = first_line(problem)
             raise StepDiffError(f"{type(self._processor).__name__} refuses its frames ({reason})") from None
         with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
             _, output = self._encoded(inputs)

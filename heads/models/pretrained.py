@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from stepdiff.common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError, first_line
 from stepdiff.weights import resolve
 
 
@@ -61,5 +61,5 @@ def _one_line(what: str) -> Iterator[None]:
     except torch.OutOfMemoryError:  # the model is no worse for it
         raise
     except (OSError, ValueError, ImportError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        why = first_line(error)
         raise StepDiffError(f"{what} ({why}); give another") from error

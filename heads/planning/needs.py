@@ -41,7 +41,7 @@ from heads.models.language_model import LanguageModel, decoder_layers
 from heads.models.parallelize import divided_matrices, tensor_plan
 from heads.training.recipe import Lora, ProjectorOptions, Scaling, VideoLMRecipe
 from heads.training.sources import SEQUENCE
-from stepdiff.common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError, first_line
 from stepdiff.tasks.prompts import (
     CAPTION_QUESTION,
     DIFFERENCE_QUESTION,
@@ -155,9 +155,8 @@ def configuration(name: str) -> tuple[Any, str]:
             ) from error
         return AutoConfig.for_model(**KNOWN[name]), f"published figures of {name}"
     except ValueError as error:
-        why = str(error).splitlines()[0]
         raise StepDiffError(
-            f"{name}: no language model of transformers ({why}); correct --video-lm.language-model"
+            f"{name}: no language model of transformers ({first_line(error)}); correct --video-lm.language-model"
         ) from error
     return config, f"config.json of {name}"
 

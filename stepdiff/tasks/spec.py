@@ -111,8 +111,8 @@ class TaskSpec:
     options: tuple[str, ...] = ()
     """options of heads.evaluate and heads.score that not every task reads: judge, endpoint, similarity, ..."""
     missing_is_wrong: bool = False
-    """whether heads.score passes None to `score` for a row without a prediction, and it counts wrong; else such rows
-    are left out"""
+    """whether heads.score passes None to `score` for a row without a prediction of another program, and it counts
+    wrong; else such rows are left out"""
     test_set: bool = False
     """whether `read` takes a test set, whose rows contain the truth and are answered line by line, instead of a folder,
     whose rows are answered by key"""

@@ -175,7 +175,6 @@ def choose(
     description: str,
     verbs: Mapping[str, tuple[str, str]],
     argv: list[str] | None = None,
-    aliases: Mapping[str, str] | None = None,
     listed: bool = True,
 ) -> int:
     """Call the function of the verb that the command line names; returns its exit status, 2 where no verb is named.
@@ -186,7 +185,6 @@ def choose(
         verbs: Verb -> (`module:function`, its help in one line). The function takes the remaining arguments and
             returns the exit status; without `:function` it is `main`.
         argv: Arguments, by default those of the process.
-        aliases: Other spelling -> verb.
         listed: Whether to list the verbs after the description; else the description does.
     """
     first, *rest = (sys.argv[1:] if argv is None else argv) or [""]
@@ -198,13 +196,12 @@ def choose(
         tail = ["", f"Options of a command: {spoken(program)} COMMAND --help"]
         print("\n".join([*head, *lines, *tail]), file=None if first else sys.stderr)
         return 0 if first else 2
-    verb = (aliases or {}).get(first, first)
-    if verb not in verbs:
+    if first not in verbs:
         import difflib
 
-        near = difflib.get_close_matches(verb, verbs, 1)
+        near = difflib.get_close_matches(first, verbs, 1)
         meant = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(verbs)}"
         print(f"error: {spoken(program)} has no command {first}: {meant}", file=sys.stderr)
         return 2
-    module, _, function = verbs[verb][0].partition(":")
+    module, _, function = verbs[first][0].partition(":")
     return int(getattr(import_module(module), function or "main")(rest))

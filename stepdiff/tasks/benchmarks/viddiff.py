@@ -5,8 +5,8 @@ videos with statements, each "a" (more true of the first video), "b" (of the sec
 annotated, dropped). Thumbnails are never read. The open setting is in viddiff_open.py.
 
 Closed: of which of two videos is a statement more true? As in the authors' own runs, only statements that are more true
-of one video are asked about. A statement without a prediction counts wrong in heads.score; heads.evaluate
---skip-missing leaves out those whose clips are absent.
+of one video are asked about. A statement without a prediction of another program counts wrong; heads.evaluate leaves
+out those that its options leave out.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ import polars as pl
 from jaxtyping import Float64
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Json, StrictInt, model_validator
 
-from stepdiff.common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError, first_line
 from stepdiff.common.io.files import write_text
 from stepdiff.tasks.benchmarks.figures import Mask, check_count, chosen, scores_of, share_right, summary, truths_of
 from stepdiff.tasks.benchmarks.published_files import Text, entry
@@ -139,8 +139,9 @@ def read_samples(folder: Path) -> list[Sample]:
             present = pl.read_parquet_schema(path)
             frame = pl.read_parquet(path, columns=[name for name in _Row.model_fields if name in present])
         except (pl.exceptions.PolarsError, OSError) as error:
-            why = str(error).strip().splitlines()[0]
-            raise StepDiffError(f"{path}: not a whole Parquet file ({why}); get it again from {SOURCE}") from None
+            raise StepDiffError(
+                f"{path}: not a whole Parquet file ({first_line(error)}); get it again from {SOURCE}"
+            ) from None
         for number, row in enumerate(frame.iter_rows(named=True), 1):
             samples.append(_sample(entry(_Row.model_validate, row, f"{path}: row {number}", SOURCE)))
     check_keys([Writing(sample.key, sample.clips, "") for sample in samples], str(folder))
