@@ -214,8 +214,9 @@ class Partial(LineFile):
                 f"{self.path}: {len(lines)} answers of a killed run are removed and all rows are answered: they depend "
                 "on other options, rows, features or weights"
             )
+            lines = []
         answers = list[Prediction]()
-        for row, line in zip(rows, lines if first == self._identity.encode() else (), strict=False):
+        for row, line in zip(rows, lines, strict=False):
             try:
                 answers.append(prediction_of(row, parse_object(line)))
             except StepDiffError:  # damaged: this batch and the next ones are answered again

@@ -141,15 +141,16 @@ class WordEvidence:
         """
         evidence = self.both(pair)
         places = np.unique(np.concatenate([self.head.nameable(each)[0] for each in categories]))
-        of_terms = np.stack(_only_one(*evidence, places), axis=1)
-        terms = [self.head.terms[place] for place in places]
+        of_both = np.stack(_only_one(*evidence, places), axis=1)
+        names = (self.head.terms[place] for place in places)
+        of_terms: dict[str, _Both] = dict(zip(names, of_both, strict=True))
         # A word that is not named alone has the best values of its phrases; after the word before it, any has.
         best: dict[str, _Both] = {}
         phrases: dict[str, dict[str, _Both]] = {}
-        for term, both in zip(terms, of_terms, strict=True):
+        for term, both in of_terms.items():
             in_term = term.split()
             for word in in_term:
-                if term == word or word not in terms:
+                if term == word or word not in of_terms:
                     best[word] = np.maximum(best.get(word, both), both)
             for before, word in pairwise(in_term):
                 following = phrases.setdefault(before, {})
@@ -157,8 +158,9 @@ class WordEvidence:
         words, of_words = {word: place for place, word in enumerate(best)}, np.array(list(best.values()))
 
         def values(text: str) -> dict[str, float]:
-            side = next_in(f"{given} {text}", self.head.columns).side(self.head.sides)
-            last = " ".join(f"{given} {text}".lower().split()[-1:])
+            so_far = f"{given} {text}"
+            side = next_in(so_far, self.head.columns).side(self.head.sides)
+            last = " ".join(so_far.lower().split()[-1:])
             now = of_words.copy()
             for word, both in phrases.get(last, {}).items():
                 now[words[word]] = both

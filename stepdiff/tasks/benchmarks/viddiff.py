@@ -271,9 +271,8 @@ def score(
         split_figures(values, np.ones(len(rows)), splits) | {"accuracy": mean_figure(values)}
         for values in (right, np.full(len(rows), 0.5))
     )
-    counts = {"ties": ties}
-    if any(prediction is None for prediction in predictions):
-        counts["missing"] = np.array([prediction is None for prediction in predictions])
+    missing = np.array([prediction is None for prediction in predictions])
+    counts = {"ties": ties} | ({"missing": missing} if missing.any() else {})
     pairs = [own.pair for own in truths]
     return without_splits(summary("viddiff-closed", rows, figures, chance, pairs, counts, domains, bootstrap, seed))
 
