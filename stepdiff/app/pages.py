@@ -1,6 +1,9 @@
 """A page: a record that is shown as HTML, or as JSON where the client asks for it. An error is a page too."""
 
+import hashlib
 import io
+import logging
+import traceback
 import zipfile
 from functools import partial
 from mimetypes import guess_type
@@ -121,6 +124,17 @@ def malformed(request: Request, error: Exception) -> Response:
     first = error.errors()[0]
     why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".encode(errors="replace").decode()
     return _refused(request, 422, why[:300], field=str(first["loc"][-1]))
+
+
+def crashed(request: Request, error: Exception) -> Response:
+    """Return the page of an unexpected error. Its reference is that of the line before the traceback in the log; the
+    same defect has the same reference."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{type(error).__name__} {last.filename}:{last.lineno}"
+    reference = hashlib.sha256(place.encode()).hexdigest()[:8]
+    logging.getLogger("uvicorn.error").error(f"reference {reference}: {place}")
+    why = f"An error of this program, not of yours. The log of the server explains it under the reference {reference}"
+    return _refused(request, 500, f"{why}; please report it with those lines.", "This page failed", reference=reference)
 
 
 def _refused(request: Request, status: int, why: str, title: str = "", **more: object) -> Response:

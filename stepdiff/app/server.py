@@ -26,7 +26,7 @@ from stepdiff.app.annotating import routes as annotating
 from stepdiff.app.compare import routes as compare
 from stepdiff.app.explore import routes as explore
 from stepdiff.app.notes import routes as notes
-from stepdiff.app.pages import STATIC, failed, malformed, missing, page
+from stepdiff.app.pages import STATIC, crashed, failed, malformed, missing, page
 from stepdiff.app.pair import routes as pair
 from stepdiff.app.site import LOCAL, Site
 from stepdiff.common.errors import StepDiffError
@@ -61,6 +61,7 @@ def create_app(site: Site) -> FastAPI:
     app.add_exception_handler(StepDiffError, failed)
     app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(HTTPException, missing)
+    app.add_exception_handler(Exception, crashed)
 
     app.mount("/static", StaticFiles(directory=STATIC, packages=[("stepdiff.common", "static")]), name="static")
     for section in (annotating,) if public else (media, explore, pair, notes, compare, annotating):

@@ -172,6 +172,28 @@ def test_a_selection_without_rows_says_which_of_its_filters_excludes_them(tests:
     assert found["text"]["without"] == "/compare/x?category=Actions"
 
 
+@pytest.mark.parametrize("first", ["all", "differing", "agreeing"])
+def test_methods_that_answer_other_kinds_of_pairs_stand_side_by_side(tmp_path: Path, first: str) -> None:
+    """heads.evaluate --no-difference adds pairs that agree to the rows of one method; others answer none of them."""
+    rows = random_rows("diffcap", 40)
+    kinds = {"all": rows, "differing": [r for r in rows if r.text], "agreeing": [r for r in rows if not r.text]}
+    for name, some in kinds.items():
+        write(tmp_path, name, "diffcap", some, guesses("diffcap", some, 1), **({"head": "x"} if name == first else {}))
+    (tests,), broken = read(tmp_path)
+    assert broken == [] and tests.columns[0].method.id == first
+    assert {"CIDEr", "declined", "invented"} <= set(tests.metrics)
+    everything = Totals(tests, np.ones(len(tests.rows), bool))
+    for column in tests.columns:
+        total = {one["metric"]: one for one in everything.of(column)["figures"]}
+        for metric, name in (("invented", "differing"), ("CIDEr", "agreeing"), ("declined", "agreeing")):
+            defined = column.method.id != name
+            assert (total[metric]["rows"] > 0) == defined and (total[metric]["value"] is not None) == defined
+            assert np.isfinite(column.values(metric)).any() == defined
+            versus = everything.versus(column, tests.columns[0], metric)
+            both = name not in (column.method.id, first)
+            assert (versus["difference"] is not None) == both or versus["rows"] == 0
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("given", [{}, {"category": "Visuals"}, {"where": "wrong", "a": "poor"}], ids=str)
 def test_totals_equal_the_report_of_the_rows(tests: TestSet, given: dict[str, Any], tmp_path: Path) -> None:

@@ -214,6 +214,19 @@ def test_every_response_has_the_security_headers(port: int) -> None:
             assert own == [value.lower()] or (header == "Cache-Control" and own == ["no-store"]), (name, header)
 
 
+def test_an_unexpected_error_is_a_page_with_a_reference_into_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = create_app(Site.open(str(Store.open(tmp_path / "features", create=True).path), cache=str(tmp_path)))
+    app.add_api_route("/breaks", lambda: {}["a defect"])
+    client = TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
+    page, twin = (client.get("/breaks", headers={"Accept": kind}) for kind in ("text/html", "application/json"))
+    reference = twin.json()["reference"]
+    assert page.status_code == twin.status_code == 500
+    assert 'href="/explore"' in page.text and reference in page.text and "a defect" not in page.text
+    assert f"reference {reference}: KeyError" in caplog.text
+
+
 @pytest.mark.full
 def test_texts_are_compressed_and_files_are_not_sent_twice(ask: Ask) -> None:
     for path in ("/static/base.css", "/openapi.json", "/explore"):

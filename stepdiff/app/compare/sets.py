@@ -72,6 +72,8 @@ class Column:
 
     def values(self, metric: str) -> Float64[np.ndarray, " rows"]:
         """Return a figure of each row by itself, NaN where it is undefined."""
+        if metric not in self.figures:  # defined on none of the rows that the method answers
+            return np.full(len(self.place), np.nan)
         if metric not in self._values:
             figure = self.figures[metric]
             with np.errstate(invalid="ignore", divide="ignore"):
@@ -170,9 +172,10 @@ class TestSet:
 
     @cached_property
     def defined(self) -> dict[str, Bool[np.ndarray, " rows"]]:
-        """The rows that each figure is defined on."""
-        names, known = (*PUBLISHED[self.task].figures, *PUBLISHED[self.task].further), self.columns[0].figures
-        return {name: np.asarray(defined_rows(name, self.rows), bool) for name in names if name in known}
+        """The rows that each figure is defined on; a method has those figures that its rows define."""
+        names = (*PUBLISHED[self.task].figures, *PUBLISHED[self.task].further)
+        measured = {name for column in self.columns for name in column.figures}
+        return {name: np.asarray(defined_rows(name, self.rows), bool) for name in names if name in measured}
 
     @cached_property
     def categories(self) -> list[str]:
@@ -231,9 +234,10 @@ class Totals:
         rows, videos = self._counts(metric, mask)
         (mine, my_values), (other, other_values) = (self._values(each, metric, mask) for each in (column, base))
         difference = mine - other if math.isfinite(mine - other) else None
-        apart = my_values - other_values
-        known = difference is not None and videos > 1
-        within, p = (interval(apart, videos), paired_p(apart, videos)) if known else (None, None)
+        within, p = None, None
+        if difference is not None and videos > 1:
+            apart = my_values - other_values
+            within, p = interval(apart, videos), paired_p(apart, videos)
         return {"difference": difference, "interval": within, "p": p, "rows": rows}
 
     def _counts(self, metric: str, mask: Mask) -> tuple[int, int]:
@@ -242,7 +246,9 @@ class Totals:
         return int(counted.sum()), len(set(itertools.compress(self._tests.videos, counted)))
 
     def _values(self, column: Column, metric: str, mask: Mask) -> tuple[float, Float64[np.ndarray, " resamples"]]:
-        """Return a figure over the marked rows, and on each resample."""
+        """Return a figure over the marked rows, and on each resample; NaN if the method has no such figure."""
+        if metric not in column.figures:
+            return math.nan, np.full(RESAMPLES, np.nan)
         whole, places, key = column.figures[metric], np.flatnonzero(mask).tolist(), mask.tobytes()
         figure = Figure(whole.parts[mask], whole.value)
         if metric == "CIDEr" and not np.array_equal(mask, column.answered):  # document frequencies of the marked rows
