@@ -104,7 +104,8 @@ def _show_compacted(done: dict[str, Any]) -> None:
         "{store}: {catalog_parts:,} catalog parts and {failure_files:,} files of failures and {records:,} records of "
         "writers merged, {locks:,} unused locks deleted, {orphans:,} orphan files deleted"
     )
-    print(f"{text.format(**done)} ({readable_bytes(done['orphan_bytes'])})")
+    axes = f", axes of {done['axes']:,} arrays named" if done["axes"] else ""
+    print(f"{text.format(**done)} ({readable_bytes(done['orphan_bytes'])}){axes}")
 
 
 def _show_plan(planned: dict[str, Any]) -> None:

@@ -144,7 +144,7 @@ def _metadata_damage(view: View, array: str) -> FileDamage | None:
         array_shape(path, metadata)
     except StepDiffError as error:
         return FileDamage(path, f"is refused ({error})", "metadata", None)
-    expected = array_metadata(array, 0, view.stored, view.rows_per_shard)
+    expected = array_metadata(view.entity, array, 0, view.stored, view.rows_per_shard)
     known = {**metadata, "shape": [0, *metadata["shape"][1:]]}
     differs = [name for name in ("shape", "data_type", "chunk_grid") if known.get(name) != expected[name]]
     return FileDamage(path, f"differs from the view in {', '.join(differs)}", "metadata", None) if differs else None
@@ -315,7 +315,7 @@ def rewrite_metadata(view: View, found: list[FileDamage]) -> list[str]:
             raise StepDiffError(f"{path} has more rows than the catalog of {view.entity}, {length}: restore its parts")
     rewritten = [path for path in arrays if str(path) in damaged]  # status last: the view's length is its length
     for path in rewritten:
-        write_json(path, array_metadata(arrays[path], length, view.stored, view.rows_per_shard))
+        write_json(path, array_metadata(view.entity, arrays[path], length, view.stored, view.rows_per_shard))
     return [str(path) for path in rewritten]
 
 

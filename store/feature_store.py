@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -42,6 +42,7 @@ from store.format.layout import (
     check_locked,
     group_metadata,
     is_shard_rows,
+    open_zarr,
     read_json,
     refuse_snapshot,
     snapshot_of,
@@ -53,6 +54,9 @@ from store.io.writer import ViewWriter
 from store.provenance import ENTITIES, Feature, Provenance, check_entity, check_name
 from store.snapshots.snapshot import folder_of, read_snapshot, refuse_earlier, snapshots, tag
 from store.view import View
+
+if TYPE_CHECKING:
+    from zarr import Group
 
 _SHARD_BYTES = 256 * 2**20
 _MOST_ROWS = 2**16
@@ -173,6 +177,13 @@ class Store:
         check_name("view", name)
         return View(self.folder, self.catalog(entity), entity, name, check)
 
+    def zarr(self) -> "Group":
+        """Return all arrays as a read-only group of zarr-python, `ENTITY/VIEW/ARRAY`, for xarray, dask and others.
+
+        See `View.zarr` for what rows hold that are not ok.
+        """
+        return open_zarr(self.folder)
+
     def create_view(
         self,
         entity: str,
@@ -278,7 +289,7 @@ class Store:
             folder.remove_folder(self.path)
         with paths.group.whole_folder(self.path) as group:
             for array in (*stored, "checksum", "status"):
-                write_json(group / array / "zarr.json", array_metadata(array, length, stored, rows))
+                write_json(group / array / "zarr.json", array_metadata(paths.entity, array, length, stored, rows))
             write_json(group / "zarr.json", group_metadata(attributes))
 
 

@@ -10,10 +10,10 @@ Guarantees
 - a damaged row is refused with its key at the first read
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -30,6 +30,7 @@ from store.format.layout import (
     ViewPaths,
     array_shape,
     check_locked,
+    open_zarr,
     read_json,
     read_view,
     refuse_snapshot,
@@ -42,6 +43,9 @@ from store.format.shard import by_shard
 from store.io.reader import Check, Checksums, RemoteReader, RowChecks, RowReader, known_check, read_together, remedy
 from store.io.records import ABSENT, FAILED, OK, Statuses, failures_of_shards
 from store.provenance import Feature
+
+if TYPE_CHECKING:
+    from zarr import Array
 
 Keys = str | Sequence[str] | Shaped[np.ndarray, " B"] | pl.Series
 Rows = Sequence[int] | Int[np.ndarray, " B"] | pl.Series
@@ -208,6 +212,24 @@ class View:
             return self.read(feature, rows, None, direct, check).astype(dtype)
         return dequantise(*self.read_quantised(feature, rows, None, direct, check), dtype)
 
+    def zarr(self, array: str) -> "Array":
+        """Return a stored array as zarr-python's, read-only: for dask, napari and others.
+
+        Rows are those of the catalog. A row is a feature only if its "status" is 1. Absent rows (0) and failed rows (2)
+        are the fill value, 0, but what a killed run wrote, or what was withdrawn or forgotten, is there until another
+        row of its shard is written. Nothing is compared with checksums.
+
+        Args:
+            array: a feature as stored; "scale" of an int8 feature, float16 [rows, ..., blocks of 64 channels], by which
+                it is multiplied; "status", uint8 [rows]; "checksum", uint32 [rows, arrays].
+
+        Raises:
+            StepDiffError: no such array; the view was dropped; the array's metadata are damaged.
+        """
+        self.check_feature(array, self.arrays)
+        self.check_not_dropped()
+        return open_zarr(self.paths.store, f"{self.entity}/{self.name}/{array}")
+
     def in_place(
         self, feature: str, rows: Int[np.ndarray, " B"], check: Check | None = None
     ) -> Shaped[np.ndarray, "B ..."] | None:
@@ -322,12 +344,11 @@ class View:
         """Return the shard file of a stored array."""
         return self.paths.shard(array, shard, 1 + len(self.stored[array].shape))
 
-    def check_feature(self, feature: str) -> None:
-        """Raise StepDiffError, naming the features of the view, where `feature` is not one of them."""
-        if feature not in self.features:
-            raise StepDiffError(
-                f"no feature {feature!r} in view {self.name} of {self.entity}: it has {', '.join(self.features)}"
-            )
+    def check_feature(self, feature: str, known: Collection[str] | None = None) -> None:
+        """Raise StepDiffError, naming those that exist, where `feature` is not `known`: by default, of the view."""
+        if feature not in (known := known or self.features):
+            there = ", ".join(known)
+            raise StepDiffError(f"no feature {feature!r} in view {self.name} of {self.entity}: it has {there}")
 
     def check_ok(self, rows: Int[np.ndarray, " B"]) -> None:
         """Raise StepDiffError, naming the key, if a row is absent or failed."""

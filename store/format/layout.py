@@ -24,9 +24,10 @@ from typing import Any
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import Place, place
 from stepdiff.common.io.locks import holds
+from stepdiff.common.io.remote import RemotePath, clear_errors, objects, split_url
 from stepdiff.common.io.sealed import BLANK, is_sealed, seal
 from store.format.quantise import scale_shape
-from store.provenance import INTERNAL, Feature, Provenance, check_name
+from store.provenance import INTERNAL, Feature, Provenance, check_name, main_feature
 
 FORMAT = "stepdiff-store"
 VERSION = 1
@@ -120,7 +121,43 @@ def group_metadata(attributes: dict[str, Any] | None = None) -> dict[str, Any]:
     }
 
 
-def array_metadata(array: str, length: int, stored: Mapping[str, Feature], shard_rows: int) -> dict[str, Any]:
+def open_zarr(store: Place, below: str = "") -> Any:
+    """Return the hierarchy of a store or snapshot, or a group or array `below` it, opened read-only by zarr-python.
+
+    StepDiffError where its metadata are damaged.
+    """
+    import zarr  # here: it takes a third of a second
+    from zarr.storage import LocalStore, ObjectStore
+
+    root = store / ARRAYS
+    read_json(root / f"{below}/zarr.json".lstrip("/"))
+    if not isinstance(root, RemotePath):
+        return zarr.open(LocalStore(str(root), read_only=True), path=below, mode="r")
+    base, key = split_url(root.url)
+    with clear_errors("read", root.url):
+        return zarr.open(ObjectStore(objects(base), read_only=True), path=f"{key}/{below}", mode="r")
+
+
+def axis_names(entity: str, stored: Mapping[str, Feature]) -> dict[str, list[str]]:
+    """Return the names of the axes of each array of a view, with which xarray opens it: `clip`, `token`, `channel`.
+
+    A name has one length in a view. The main feature has the plain names; where another array's axis has another
+    length, the name begins with that array: `embedding_channel`.
+    """
+    row, lengths = entity.removesuffix("s"), dict[str, int]()
+    names = {"checksum": [row, "feature"], "status": [row]}
+    for array in dict.fromkeys([main_feature(stored), *stored]):
+        shape = stored[array].shape
+        outer = [f"axis_{number}" for number in range(1, len(shape) - 1)]
+        inner = ["frame" if array.startswith("frame_") else "token", "block" if array == "scale" else "channel"]
+        plain = zip([*outer, *inner][-len(shape) :], shape, strict=True)
+        names[array] = [row, *(n if lengths.setdefault(n, size) == size else f"{array}_{n}" for n, size in plain)]
+    return names
+
+
+def array_metadata(
+    entity: str, array: str, length: int, stored: Mapping[str, Feature], shard_rows: int
+) -> dict[str, Any]:
     """Return the zarr.json of an array of a view that has `length` rows, `shard_rows` a shard, and `stored` arrays.
 
     A stored array has one inner chunk a row; `checksum` and `status` have one crc32c'd chunk for the rows of a shard.
@@ -149,6 +186,7 @@ def array_metadata(array: str, length: int, stored: Mapping[str, Feature], shard
         "fill_value": 0.0 if dtype.startswith("float") else 0,
         "codecs": codecs,
         "attributes": {"seal": BLANK},
+        "dimension_names": axis_names(entity, stored)[array],
         "zarr_format": 3,
         "node_type": "array",
         "storage_transformers": [],

@@ -86,7 +86,7 @@ def _convert_view(now: View, folder: Place, about: dict[str, Any]) -> None:
         raise StepDiffError(f"view {now.name} was dropped and made again")
     paths, size, entity = ViewPaths(folder, now.entity, now.name), now.rows_per_shard, now.entity
     for array in now.arrays:
-        write_json(paths.metadata(array), array_metadata(array, about["rows"], now.stored, size))
+        write_json(paths.metadata(array), array_metadata(entity, array, about["rows"], now.stored, size))
     for group in (paths.group, paths.group.parent):
         if not (group / "zarr.json").exists():
             moved(group / "zarr.json", folder, folder.parent.parent).link_as(group / "zarr.json")

@@ -92,11 +92,11 @@ class RemotePath:
 
     @property
     def _key(self) -> str:
-        return _split(self.url)[1]
+        return split_url(self.url)[1]
 
     @property
     def _objects(self) -> "ObjectStore":
-        return objects(_split(self.url)[0])
+        return objects(split_url(self.url)[0])
 
     def exists(self) -> bool:
         """Return whether there is an object of that name."""
@@ -327,7 +327,7 @@ class RemotePath:
         return pool().map(do, given) if len(given) > 1 else map(do, given)
 
 
-def _split(url: str) -> tuple[str, str]:
+def split_url(url: str) -> tuple[str, str]:
     """Return the object store of a URL, and the key in it."""
     scheme, _, rest = url.partition("://")
     if scheme == "memory":
