@@ -26,6 +26,8 @@ import zarr
 
 from stepdiff.kitchen.__main__ import FORMAT
 from store import Store
+from store.verbs.compact import compact
+from store.verbs.options import CompactOptions
 
 HERE = Path(__file__).parent / "golden"
 _SPEC = importlib.util.spec_from_file_location("golden_make", HERE / "make.py")
@@ -103,9 +105,10 @@ def test_zarr_python_reads_the_same_rows(golden: Path) -> None:
 
 def test_a_requantised_view_has_the_same_files(golden: Path, again: Path) -> None:
     make.run("requantise", again, **PLACES)
-    for folder in ("arrays.zarr/clips", "failures/clips"):
-        found = make.files_of(again / "features" / folder / "small-again")
-        same_files(found, make.files_of(golden / "features" / folder / "small"))
+    failures, arrays = "features/failures/clips", again / "features/arrays.zarr/clips"
+    same_files(make.files_of(again / failures / "small-again"), make.files_of(golden / failures / "small"))
+    compact(CompactOptions(str(again / "features")))  # the arrays of the earlier version get the names of their axes
+    same_files(make.files_of(arrays / "small-again"), make.files_of(arrays / "small"))
 
 
 def test_an_imported_and_compacted_store_has_the_same_files(again: Path) -> None:

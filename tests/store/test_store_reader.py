@@ -70,6 +70,8 @@ def test_other_zarr_v3_readers_read_the_arrays(make_view: Make, fill: Make, valu
 
 def test_the_metadata_of_arrays_is_what_zarr_python_writes() -> None:
     stored = {"tokens": Feature((3, 70), "int8"), "scale": Feature((3, 2), "float16"), "mean": Feature((7,), "float32")}
+    axes = {"checksum": ["feature"], "status": [], "tokens": ["token", "channel"], "scale": ["token", "block"]}
+    axes["mean"] = ["mean_channel"]  # of another length than those of tokens
     cases: dict[str, tuple[tuple[int, ...], str, Any]] = {
         "checksum": ((3,), "uint32", zarr.codecs.Crc32cCodec()),
         "status": ((), "uint8", zarr.codecs.Crc32cCodec()),
@@ -86,9 +88,10 @@ def test_the_metadata_of_arrays_is_what_zarr_python_writes() -> None:
             filters=None,
             fill_value=0,
             attributes={"seal": BLANK},
+            dimension_names=["text", *axes[array]],
             **chunks,
         )
-        written = json.dumps(array_metadata(array, 11, stored, 4), indent=2)
+        written = json.dumps(array_metadata("texts", array, 11, stored, 4), indent=2)
         assert written == files["zarr.json"].to_bytes().decode(), array
 
 
