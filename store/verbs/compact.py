@@ -11,7 +11,7 @@ Guarantees
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from itertools import chain, groupby
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,9 @@ def compact(options: CompactOptions) -> dict[str, Any]:
                 advance(1)
         _count_orphans(done, (store.path / KEPT).files())
         (store.path / KEPT).remove()
-        views += chain.from_iterable(views_in(folder_of(store.path, name)) for name in names(store.path)[0])
+        for name in names(store.path)[0]:
+            with suppress(FileNotFoundError):  # deleted since it was listed
+                views += views_in(folder_of(store.path, name))
         done["axes"] = sum(store.path.map(_name_axes, views))
     return {"store": str(store.path), **done}
 
@@ -89,8 +91,7 @@ def _name_axes(view: View) -> int:
     count = 0
     for array in view.arrays:
         path = view.paths.metadata(array)
-        metadata = read_json(path)
-        if "dimension_names" not in metadata:
+        if path.exists() and "dimension_names" not in (metadata := read_json(path)):  # verify names a missing file
             length = array_shape(path, metadata)[0]
             named = array_metadata(view.entity, array, length, view.stored, view.rows_per_shard) | metadata
             named["attributes"]["seal"] = BLANK
