@@ -103,11 +103,12 @@ def test_zarr_python_reads_the_same_rows(golden: Path) -> None:
         assert [make.sha(value.tobytes()) for value in values] == list(digests.values()), name
 
 
-def test_a_requantised_view_has_the_same_files(golden: Path, again: Path) -> None:
+def test_a_requantised_view_has_the_same_files(golden: Path, again: Path, tmp_path: Path) -> None:
     make.run("requantise", again, **PLACES)
-    failures, arrays = "features/failures/clips", again / "features/arrays.zarr/clips"
+    failures, arrays = "features/failures/clips", tmp_path / "features/arrays.zarr/clips"
     same_files(make.files_of(again / failures / "small-again"), make.files_of(golden / failures / "small"))
-    compact(CompactOptions(str(again / "features")))  # the arrays of the earlier version get the names of their axes
+    shutil.copytree(again / "features", tmp_path / "features")
+    compact(CompactOptions(str(tmp_path / "features")))  # arrays of the earlier version get the names of their axes
     same_files(make.files_of(arrays / "small-again"), make.files_of(arrays / "small"))
 
 
