@@ -30,7 +30,7 @@ BELOW: dict[str, tuple[str, ...]] = {  # room -> the rooms that it may import
     "heads": ("stepdiff.common", "store", "stepdiff.tasks", "stepdiff.kitchen", "retrieval", "stepdiff.weights"),
 }
 BELOW["stepdiff.annotate"] = tuple(room for room in BELOW if room != "stepdiff.kitchen")
-BELOW["stepdiff.comparison"] = tuple(room for room in BELOW if room != "stepdiff.kitchen")
+BELOW["stepdiff.comparison"] = tuple(room for room in BELOW if room != "stepdiff.annotate")
 BELOW["stepdiff.app"] = tuple(BELOW)
 PACKAGES = ("featurize", "heads", "retrieval", "stepdiff", "store")
 """what a wheel installs"""

@@ -21,7 +21,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "evaluate": ("heads.evaluate", "answer a test set or a benchmark, and score it"),
         "score": ("heads.score", "score predictions of any system"),
         "table": ("heads.table", "one table of many evaluations"),
-        "report": ("heads.report", "the tables of the paper, with paired tests"),
+        "report": ("stepdiff.comparison.sheet", "the tables of the paper, with paired tests; pairs as a picture"),
     },
     "ask and look": {
         "compare": ("stepdiff.comparison.__main__", "two video files: how do they differ?"),
