@@ -20,7 +20,7 @@ from jsonargparse.typing import PositiveInt
 
 from stepdiff import RUNNABLE as ROOMS
 from stepdiff.common.cli.command import choose
-from stepdiff.common.cli.options import parse
+from stepdiff.common.cli.options import Bytes, Mebibytes, parse
 from stepdiff.common.errors import StepDiffError
 from stepdiff.weights import fingerprint
 from store import Feature, Provenance, Store
@@ -294,6 +294,10 @@ class Options:
     """a choice"""
     inner: Inner | None = None
     """nested"""
+    memory: int | None = field(default=None, metadata={"type": Bytes | None})
+    """a size, of a number bytes"""
+    shard: int | None = field(default=None, metadata={"type": Mebibytes | None})
+    """a size, of a number MiB"""
 
 
 def execute(options: Options) -> dict[str, Any]:
@@ -317,6 +321,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     return line.removeprefix("error: ").removesuffix("; see python -m room.verb --help\n")
 
 
+SIZE = "expects a size such as 64MiB or 2GB"
 VALUE = "expects a value; join one that begins with - as"
 
 
@@ -330,6 +335,10 @@ VALUE = "expects a value; join one that begins with - as"
         ("p --test-set", f"--test-set {VALUE} --test-set=-VALUE"),
         ("p --test-set -dQw4w9", f"--test-set {VALUE} --test-set=-VALUE"),
         ("p --keys -dQw4w9", f"--keys {VALUE} --keys=-VALUE"),
+        *(
+            (f"p --memory={text}", f"--memory {SIZE}, not {text}")
+            for text in ("GB", "-1GB", "1XB", "nan", "1.2.3GB", "5i")
+        ),
         ("p --other 3", "no option or argument --other 3"),
         ("p --inner.rate x", "--inner.rate expects a number, not x"),
         ("p --inner.what 3", "no option --inner.what"),
@@ -359,6 +368,25 @@ def test_flags_have_dashes_booleans_have_a_negation_and_lists_collect_values(
     assert "test_set='-a'" in (line := capsys.readouterr().out) and "keys=('-b',)" in line
     assert parsed("--", "--odd_name") == 0
     assert "--odd_name" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "memory", "shard"),
+    [
+        ("20GB", 20 * 10**9, 20 * 10**9),
+        ("1.5 gib", 3 * 2**29, 3 * 2**29),
+        ("8", 8, 8 * 2**20),
+        ("1e9", 10**9, 10**9 * 2**20),
+        ("2T", 2 * 10**12, 2 * 10**12),
+        ("64MiB", 2**26, 2**26),
+        ("9B", 9, 9),
+    ],
+)
+def test_sizes_have_units(text: str, memory: int, shard: int, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "c.yaml").write_text(f"memory: {text}\nshard: {text}\n")
+    for argv in (["--memory", text, "--shard", text], ["--config", str(tmp_path / "c.yaml")]):
+        assert parsed("p", *argv) == 0
+        assert f"memory={memory}, shard={shard})" in capsys.readouterr().out
 
 
 def test_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ Guarantees
 import dataclasses
 import json
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -14,6 +15,28 @@ from typing import Any, Literal
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.progress import use_json
+
+
+class Bytes(int):
+    """A size in bytes: the `type` of a field's metadata whose values are `20GB`, `512MiB` or a number of bytes."""
+
+    bare = 1
+    """bytes that a number without a unit counts"""
+
+    def __new__(cls, size: str | int | float) -> "Bytes":
+        """Read a size. Raises ValueError for any other text."""
+        parts = re.fullmatch(r"(\d+(?:\.\d*)?(?:e\+?\d+)?)\s*(?:([KMGT])(i?))?(B?)", str(size).strip(), re.IGNORECASE)
+        if parts is None:
+            raise ValueError(f"{size!r} is no size")
+        number, unit, binary, byte = parts.groups()
+        factor = (1024 if binary else 1000) ** " KMGT".index((unit or " ").upper())
+        return super().__new__(cls, float(number) * (factor if unit or byte else cls.bare))
+
+
+class Mebibytes(Bytes):
+    """A size in bytes whose values are `64MiB`, `2GB` or a number of MiB."""
+
+    bare = 2**20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

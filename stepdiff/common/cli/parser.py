@@ -16,13 +16,16 @@ from typing import Any, NoReturn
 
 import docstring_parser
 import jsonargparse
+import jsonargparse.typing
 import yaml
 
+from stepdiff.common.cli.options import Bytes, Mebibytes
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import yaml_file
 
 _FLAG = re.compile(r"--[a-z][a-z0-9_.-]*")
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_SIZE = "a size such as 64MiB or 2GB"
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Bytes: _SIZE, Mebibytes: _SIZE}
 _load = jsonargparse.get_loader("yaml")
 
 
@@ -33,6 +36,8 @@ def _checked(text: str) -> Any:
 
 
 jsonargparse.set_loader("yaml", _checked, exceptions=(yaml.YAMLError,))
+jsonargparse.typing.register_type(Bytes)
+jsonargparse.typing.register_type(Mebibytes)
 
 
 class ConfigOption(jsonargparse.ActionConfigFile):
