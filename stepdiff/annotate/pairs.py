@@ -12,12 +12,12 @@ Guarantees
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from stepdiff.common.cli import command
-from stepdiff.common.cli.options import incomplete, parse
+from stepdiff.common.cli.options import WRITTEN, incomplete, parse
 from stepdiff.common.errors import StepDiffError
 
 
@@ -25,7 +25,7 @@ from stepdiff.common.errors import StepDiffError
 class PairsOptions:
     store: str
     """feature store, whose catalog has step and split of each clip"""
-    out: str
+    out: str = field(metadata=WRITTEN)
     """Parquet file to write"""
     step: str = "step"
     """column of the catalog whose value the clips of a pair share: step, or HT-Step's step_id, which distinguishes

@@ -47,9 +47,11 @@ class ConfigOption(jsonargparse.ActionConfigFile):
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         try:
-            text = yaml_file.read_text(values if self.recipes is None else find_recipe(values, self.recipes))
+            file = values if self.recipes is None else find_recipe(values, self.recipes)
+            text = yaml_file.read_text(file)
         except StepDiffError as error:
             parser.exit(2, f"error: {error}\n")
+        parser.configs = [*parser.configs, os.fspath(file)]
         # The first line keeps the text from being the name of another file, which jsonargparse would read.
         super().__call__(parser, cfg, f"# options\n{text}", option_string)
 
@@ -99,6 +101,8 @@ class Parser(jsonargparse.ArgumentParser):
 
     options: type | None = None
     positional: Collection[str] = ()
+    configs: Sequence[str] = ()
+    """files that `--config` named"""
 
     def add(self, options: type, positional: Collection[str] = (), recipes: Path | None = None) -> None:
         """Add `--config` and the options. A positional list takes all values that follow."""
