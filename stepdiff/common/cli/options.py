@@ -166,7 +166,7 @@ def parse(
     given, as_json, json_lines = parser.values(sys.argv[1:] if argv is None else argv)
     use_json(json_lines)
     try:
-        refuse_overwriting(given, positional, parser.configs)
+        refuse_overwriting(given, positional, parser.config.files)
         record = (pkgutil.resolve_name(run) if isinstance(run, str) else run)(given)
     except StepDiffError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -44,6 +44,8 @@ class ConfigOption(jsonargparse.ActionConfigFile):
     """The action of `--config`: a regular YAML file of options, or the name of one in the folder `recipes`."""
 
     recipes: Path | None = None
+    files: Sequence[str] = ()
+    """files that were read"""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         try:
@@ -51,7 +53,7 @@ class ConfigOption(jsonargparse.ActionConfigFile):
             text = yaml_file.read_text(file)
         except StepDiffError as error:
             parser.exit(2, f"error: {error}\n")
-        parser.configs = [*parser.configs, os.fspath(file)]
+        self.files = (*self.files, os.fspath(file))
         # The first line keeps the text from being the name of another file, which jsonargparse would read.
         super().__call__(parser, cfg, f"# options\n{text}", option_string)
 
@@ -68,12 +70,12 @@ def find_recipe(name: str, recipes: Path) -> Path:
     return Path(name) if os.path.isfile(name) else known.get(name.removesuffix(".yaml"), Path(name))
 
 
-def add_config(parser: jsonargparse.ArgumentParser, recipes: Path | None = None) -> None:
+def add_config(parser: jsonargparse.ArgumentParser, recipes: Path | None = None) -> ConfigOption:
     """Give the parser the option `--config`. recipes: folder whose files can be given by name."""
     more = "" if recipes is None else ", or the name of a packaged recipe such as kitchen/stepdiff"
-    parser.add_argument(
-        "--config", action=ConfigOption, help="YAML file with any of the options" + more
-    ).recipes = recipes
+    action = parser.add_argument("--config", action=ConfigOption, help="YAML file with any of the options" + more)
+    action.recipes = recipes
+    return action
 
 
 class Help(jsonargparse.DefaultHelpFormatter):
@@ -101,14 +103,12 @@ class Parser(jsonargparse.ArgumentParser):
 
     options: type | None = None
     positional: Collection[str] = ()
-    configs: Sequence[str] = ()
-    """files that `--config` named"""
 
     def add(self, options: type, positional: Collection[str] = (), recipes: Path | None = None) -> None:
         """Add `--config` and the options. A positional list takes all values that follow."""
         jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
         self.options, self.positional = options, positional
-        add_config(self, recipes=recipes)
+        self.config = add_config(self, recipes)
         fields: dict[str, Any] = {field.name: field for field in dataclasses.fields(options)}
         hints = typing.get_type_hints(options)
         documented = (docstring_parser.parse_from_object(kind).params for kind in reversed(options.__mro__[:-1]))
