@@ -1,4 +1,4 @@
-"""stepdiff annotate align --store data/features --head runs/align --narration data/kitchen/narration.json \
+"""stepdiff annotate align --store data/features --head runs/align --narration data/kitchen/narration.json \\
     --out data/aligned.parquet
 
 Assigns raw speech to the clips that it is about, by a contrastive head (heads/recipes/kitchen/align.yaml): each piece

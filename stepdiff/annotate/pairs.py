@@ -1,4 +1,4 @@
-"""stepdiff annotate pairs --store data/features --out data/pairs.parquet --cap 12 \
+"""stepdiff annotate pairs --store data/features --out data/pairs.parquet --cap 12 \\
     --hold-out data/kitchen/diffcap_test.jsonl data/kitchen/diffmcq_test.jsonl data/kitchen/diffrank_test.jsonl
 
 Chooses pairs of training clips that show one step in two videos, at most CAP a step, and some of different steps: a

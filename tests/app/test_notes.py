@@ -123,10 +123,10 @@ FORMULAS = ("=1+1", "+1", "-1+2", "@SUM(1)", "\t=1", "\r=1", "\n=1", "ï¼1", "ï¼
 
 
 def test_no_text_of_the_csv_is_a_formula() -> None:
-    notes = [ExportedNote("id", text, text, 1, -1.5, text, text, "now", file=text) for text in FORMULAS]
+    notes = [ExportedNote("id", odd, odd, 1, -1.5, odd, odd, "now", file=odd) for odd in FORMULAS]
     rows = csv.DictReader(io.StringIO(export("csv", notes)[1].decode(), newline=""))
-    for text, row in zip(FORMULAS, rows, strict=True):
-        assert [row[name] for name in ("reference", "candidate", "author", "text", "file")] == [f"'{text}"] * 5
+    for formula, row in zip(FORMULAS, rows, strict=True):
+        assert [row[name] for name in ("reference", "candidate", "author", "text", "file")] == [f"'{formula}"] * 5
         assert row["seconds"] == "-1.5"
 
 

@@ -6,6 +6,7 @@ Guarantees
 """
 
 import dataclasses
+import inspect
 import json
 import os
 import pkgutil
@@ -155,9 +156,8 @@ def parse(
     from stepdiff.common.cli.command import spoken
     from stepdiff.common.cli.parser import Help, Parser
 
-    prog = spoken(program)
-    usage = " ".join([prog, *(name.upper() for name in positional), "[OPTIONS]"])
-    parser = Parser(prog=prog, usage=usage, description=description or options.__doc__, formatter_class=Help)
+    about = description or inspect.getdoc(options)
+    parser = Parser(prog=spoken(program), description=about, formatter_class=Help, allow_abbrev=False)
     parser.add(options, positional, recipes)
     if "json" not in {field.name for field in dataclasses.fields(options)}:
         parser.add_argument("--json", type=bool, default=False, help="print one JSON object and nothing else")
