@@ -118,7 +118,7 @@ def test_an_output_that_is_another_option_is_refused(name: str, spellings: list[
     for out, other in permutations(texts(parser), 2):
         for one, two in spellings if "written" in out[0].metadata else ():
             given = {field.name: value(kind, text) for (field, kind), text in ((out, one), (other, two))}
-            with pytest.raises(StepDiffError, match="would overwrite it; give another") as refused:
+            with pytest.raises(StepDiffError, match="would overwrite it; name another") as refused:
                 refuse_overwriting(parser.options(**needed(parser) | given), parser.positional)
             assert all(shown(parser, field.name) in str(refused.value) for field, _ in (out, other))
         if "written" in out[0].metadata and "written" in other[0].metadata:  # neither exists yet
@@ -137,7 +137,7 @@ def test_a_command_refuses_before_it_starts(name: str, tmp_path: Path, capsys: p
     file.write_text("json: true\n")
     values = [given[key][0] if isinstance(given[key], tuple) else given[key] for key in positional]
     assert main_of(name)([*COMMANDS[name][1], "--config", str(file), *flags, *values]) == 2
-    line = f"error: --config {file}: {shown(parser, out)} {file} would overwrite it; give another {shown(parser, out)}"
+    line = f"error: --config {file}: {shown(parser, out)} {file} would overwrite it; name another {shown(parser, out)}"
     assert capsys.readouterr().err == f"{line}\n" and file.read_text() == "json: true\n"
 
 

@@ -78,7 +78,7 @@ def refuse_overwriting(options: Any, positional: Collection[str] = (), configs: 
             for other, named in given:
                 if other != option and _is_file(path, named, new=other in written):
                     one, two = (each.upper() if each in positional else flag(each) for each in (option, other))
-                    raise StepDiffError(f"{two} {named}: {one} {text} would overwrite it; give another {one}")
+                    raise StepDiffError(f"{two} {named}: {one} {text} would overwrite it; name another {one}")
 
 
 def flag(name: str) -> str:
@@ -154,10 +154,10 @@ def parse(
         recipes: Folder whose YAML files `--config` also takes by name.
     """
     from stepdiff.common.cli.command import spoken
-    from stepdiff.common.cli.parser import Help, Parser
+    from stepdiff.common.cli.parser import Parser
 
     about = description or inspect.getdoc(options)
-    parser = Parser(prog=spoken(program), description=about, formatter_class=Help, allow_abbrev=False)
+    parser = Parser(prog=spoken(program), description=about)
     parser.add(options, positional, recipes)
     if "json" not in {field.name for field in dataclasses.fields(options)}:
         parser.add_argument("--json", type=bool, default=False, help="print one JSON object and nothing else")

@@ -143,6 +143,9 @@ class Help(jsonargparse.DefaultHelpFormatter):
     def __init__(self, prog: str, **how: Any) -> None:
         super().__init__(prog, width=min(shutil.get_terminal_size().columns, 120) - 1, **how)
 
+    def start_section(self, heading: str | None) -> None:
+        super().start_section(heading and wrapped(heading, self._width))
+
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return fitted(text, width)
 
@@ -150,7 +153,7 @@ class Help(jsonargparse.DefaultHelpFormatter):
         return textwrap.wrap(" ".join(text.split()), width, **_WHOLE_WORDS)
 
     def _format_usage(self, usage: Any, *more: Any) -> str:
-        return folded(f"usage: {usage}", self._width, "") + "\n\n"
+        return folded(f"usage: {usage}", self._width, "") + "\n\n" if usage else ""
 
     def _format_action_invocation(self, action: Any) -> str:
         kind = getattr(action, "_typehint", None)
@@ -191,6 +194,9 @@ class Parser(jsonargparse.ArgumentParser):
 
     options: type | None = None
     positional: Collection[str] = ()
+
+    def __init__(self, **how: Any) -> None:  # also of a nested option, for its --OPTION.help
+        super().__init__(**{"formatter_class": Help, "allow_abbrev": False} | how)
 
     def add(self, options: type, positional: Collection[str] = (), recipes: Path | None = None) -> None:
         """Add `--config` and the options. A positional list takes all values that follow."""
