@@ -224,7 +224,7 @@ class Parser(jsonargparse.ArgumentParser):
             elif action.help == "Path to a configuration file.":  # of nested options, which are listed
                 action.help = SUPPRESS
         self._optionals._group_actions.sort(key=lambda action: not action.required)
-        needed = (action for action in self._optionals._group_actions if action.required)
+        needed: list[Any] = [action for action in self._optionals._group_actions if action.required]
         named = (f"{each.option_strings[-1]} {_metavar(each.dest, each._typehint)}" for each in needed)
         self.usage = " ".join([self.prog, *map(str.upper, positional), *named, "[OPTIONS]"])
 
