@@ -56,7 +56,7 @@ def texts(parser: Parser) -> Iterator[tuple[Field[Any], Any]]:
             yield field, hints[field.name]
 
 
-PARSERS = {name: capture_parser(main_of(name), command) for name, (_, command) in COMMANDS.items()}
+PARSERS: dict[str, Any] = {name: capture_parser(main_of(name), command) for name, (_, command) in COMMANDS.items()}
 WRITERS = [name for name, parser in PARSERS.items() if any("written" in field.metadata for field, _ in texts(parser))]
 
 
