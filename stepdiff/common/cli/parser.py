@@ -91,13 +91,13 @@ def wrapped(text: str, width: int, first: str = "", rest: str = "") -> str:
 def folded(command: str, width: int, end: str = " \\") -> str:
     """Return a command in lines of at most `width` characters each but the first begins with an option."""
     indent = " " * (len(command) - len(command.lstrip()) + 4)
-    first, *options = re.split(r""" (?=-)(?=(?:[^"']*["'][^"']*["'])*[^"']*$)""", command)
-    lines = [first]
-    for option in options:
-        is_long = len(indent) + len(option) + len(end) > width and '"' not in option
-        for part in option.split() if is_long else [option]:
+    lines = [indent[4:]]
+    pieces = re.split(r""" (?=-)(?=(?:[^"']*["'][^"']*["'])*[^"']*$)""", command.strip())
+    for piece in pieces:
+        is_long = len(indent) + len(piece) + len(end) > width and '"' not in piece
+        for part in piece.split() if is_long else [piece]:
             if len(lines[-1]) + len(part) + len(end) < width:
-                lines[-1] += f" {part}"
+                lines[-1] += f" {part}" if lines[-1].strip() else part
             else:
                 lines.append(indent + part)
     return f"{end}\n".join(lines)
