@@ -15,7 +15,7 @@ Writes the predictions in the published format (OUT), the scores with all that t
     --decline-at 0                       diffcap answers "no difference" where the method finds two clips similar
     --workers 4                          four processes, on this machine or with --address on a cluster
 
-torchrun --nproc-per-node 8 -m heads.evaluate ... divides a language model among eight devices.
+torchrun --nproc-per-node 8 -m heads.evaluate ...    divides a language model among eight devices
 
 An evaluation that was killed resumes after its last complete batch, and its predictions are the same, bit for bit.
 """

@@ -23,7 +23,7 @@ Each benchmark has a table of its own, with the rows that its authors publish.
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,9 @@ from stepdiff.common.cli.options import at_least, parse
 
 if TYPE_CHECKING:
     from heads.reporting.tables import Report
+
+
+FILES = ("/report.md", "/report.tex", "/report.png", "/report.json")
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class ReportOptions:
     """attributes.jsonl of the sample world that the test sets are of: also show the truth score of captions"""
     paper: bool = False
     """show the figures of the paper's supplement next to these"""
-    out: str | None = None
+    out: str | None = field(default=None, metadata={"written": FILES})
     """folder to write report.md, report.tex, report.png and report.json into"""
     bootstrap: int = 2000
     """resamples of the reference videos for intervals and p values; 0: neither"""

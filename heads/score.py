@@ -7,12 +7,12 @@ python -m heads.score --task diffrank --test-set diffrank_test.jsonl --predictio
 python -m heads.score --task convis --data data/convis --predictions predictions.jsonl
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from stepdiff.common.cli import command
-from stepdiff.common.cli.options import parse
+from stepdiff.common.cli.options import WRITTEN, parse
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.progress import say
 
@@ -47,7 +47,7 @@ class ScoreOptions:
     """viddiff-open: folder or hub id of a classifier of text pairs with labels entailment and contradiction"""
     store: str | None = None
     """feature store with mpnet-base embeddings of texts; without it all are computed"""
-    export: str | None = None
+    export: str | None = field(default=None, metadata=WRITTEN)
     """folder to write the predictions for a benchmark into, in its authors' own format"""
     bootstrap: int = 1000
     """resamples of the reference videos for the 95 % intervals; 0: no intervals"""

@@ -15,7 +15,7 @@ A row marked ‡ is of a head that was trained on clips or videos of its test se
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from heads.reporting import grid
 from heads.reporting.entries import CHANCE, MARK, TRUTH_METRICS, footnote, marked
 from heads.reporting.grid import Block, Cell, Grid, figure_cell
 from stepdiff.common.cli import command
-from stepdiff.common.cli.options import parse
+from stepdiff.common.cli.options import WRITTEN, parse
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.published import PUBLISHED
 
@@ -39,7 +39,7 @@ COLUMNS: dict[str, dict[str, str]] = {
 class TableOptions:
     scores: tuple[str, ...]
     """score records of heads.evaluate (*.scores.json)"""
-    out: str | None = None
+    out: str | None = field(default=None, metadata=WRITTEN)
     """JSON file to write the table to"""
 
 

@@ -9,11 +9,11 @@ learning rate, no steps. A killed run resumes, and a run after `featurize` has a
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from stepdiff.common.cli import command
-from stepdiff.common.cli.options import at_least, parse
+from stepdiff.common.cli.options import WRITTEN, at_least, parse
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import place
 from stepdiff.common.workers.cluster import refuse_relative
@@ -30,7 +30,7 @@ class WordOptions:
     """view of clips with tokens"""
     pairqa: str
     """paired QA of training clips"""
-    out: str
+    out: str = field(metadata=WRITTEN)
     """folder of the head; what it holds is continued"""
     narration: str = "narration"
     """column of the catalog with the text about a clip"""

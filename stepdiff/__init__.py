@@ -53,7 +53,7 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {  # room -> its extra, and mod
 
 
 def enter(room: str) -> None:
-    """Check that the packages below this room are ours, and that its extra is installed.
+    """Check that the packages below this room are ours, and that its extra is installed, which `--help` does not need.
 
     Raises:
         ImportError: A room is hidden, or a package is missing.
@@ -69,7 +69,7 @@ def enter(room: str) -> None:
                 f"{place.removesuffix('__init__.py')} hides the package {name!r} of stepdiff: "
                 "rename it, work in another folder, or start Python with -P"
             )
-    if room in EXTRAS:
+    if room in EXTRAS and not (IS_COMMAND and {"-h", "--help"}.intersection(sys.argv)):
         require(room, *EXTRAS[room])
 
 

@@ -137,6 +137,8 @@ def test_a_missing_package_is_named_with_its_extra(command: str, installed: Path
     run = {"capture_output": True, "text": True, "cwd": tmp_path, "env": environment}
     started = subprocess.run([sys.executable, "-m", command], **run)  # type: ignore[call-overload]
     assert (started.returncode, started.stderr) == (2, f"error: {message}\n")
+    helped = subprocess.run([sys.executable, "-m", command, "--help"], **run)  # type: ignore[call-overload]
+    assert (helped.returncode, helped.stderr) == (0, "")
     imported = subprocess.run([sys.executable, "-c", f"import {room}"], **run)  # type: ignore[call-overload]
     assert imported.stderr.splitlines()[-1] == f"ImportError: {message}"
 

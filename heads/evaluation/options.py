@@ -2,16 +2,17 @@
 
 Guarantees
 - an option that the method or the task does not read is refused, never ignored
-- no file that is read is written
+- no file of --data is overwritten
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from heads.methods.registry import PLUGIN, REGISTRY, Control, PairEmbedding
-from stepdiff.common.cli.options import at_least
+from stepdiff.common.cli.options import at_least, flag
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import place, refuse_url
 from stepdiff.common.plugins import installed
@@ -28,7 +29,7 @@ OF_TASKS = (
     *("decline_at", "ask_similar"),
 )
 """options that a task reads only if its spec lists them"""
-WRITTEN = ("rows.jsonl", "scores.json", "judged.jsonl", "partial.jsonl")
+NEXT_TO_OUT = (".rows.jsonl", ".scores.json", ".judged.jsonl", ".partial.jsonl")
 """suffixes of the files written next to OUT"""
 
 
@@ -46,7 +47,7 @@ class EvaluateOptions:
     each clip), captions-cosine (embeddings of such texts), a control (random, step-oracle, rarest, medoid,
     shuffled-captions), the name of an installed plug-in, or package.module:Class
     (heads.methods.Method)"""
-    out: str
+    out: str = dataclasses.field(metadata={"written": NEXT_TO_OUT})
     """predictions file to write"""
     test_set: str | None = None
     """test set in the published format, for a published task"""
@@ -144,7 +145,7 @@ def check_task(options: Any) -> TaskSpec:
         if field.name in OF_TASKS and field.name not in spec.options and getattr(options, field.name) != field.default:
             readers = ", ".join(registry.readers(field.name))
             raise StepDiffError(
-                f"{_flag(field.name)} is for {readers}, and {options.task} does not read it; leave it out"
+                f"{flag(field.name)} is for {readers}, and {options.task} does not read it; leave it out"
             )
     return spec
 
@@ -163,7 +164,7 @@ def check(options: EvaluateOptions) -> None:
         readers = [each.name for each in (*REGISTRY.values(), PLUGIN) if field.name in each.options]
         if readers and method.name not in readers and getattr(options, field.name) != field.default:
             raise StepDiffError(
-                f"{_flag(field.name)} is for {', '.join(readers)}, and {method.name} does not read it; leave it out"
+                f"{flag(field.name)} is for {', '.join(readers)}, and {method.name} does not read it; leave it out"
             )
     if options.store is None and method.store:
         raise StepDiffError(f"--method {options.method} needs --store, the feature store that it reads")
@@ -177,25 +178,14 @@ def check(options: EvaluateOptions) -> None:
     _check_files(options)
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
 def _check_files(options: EvaluateOptions) -> None:
-    """Raise StepDiffError if a file that is read would be overwritten, OUT is a URL, or a path of a Ray job is
-    relative."""
+    """Raise StepDiffError if a file of --data would be overwritten, OUT is a URL, or a Ray job's path is relative."""
     refuse_url("--out", options.out)
     is_remote = options.store is not None and place(options.store).remote
     paths = ("test_set", "data", "out", "head", "texts", "no_difference", "truth", *(() if is_remote else ("store",)))
-    refuse_relative([(_flag(name), path) for name in paths if (path := getattr(options, name)) is not None])
+    refuse_relative([(flag(name), path) for name in paths if (path := getattr(options, name)) is not None])
     out = Path(options.out)
-    written = [out, *(out.with_suffix(f".{name}") for name in WRITTEN)]
-    taken = {path.resolve() for path in written}
-    for name in ("test_set", "no_difference", "subset", "texts", "truth"):
-        value = getattr(options, name)
-        if value is not None and Path(value).resolve() in taken:
-            raise StepDiffError(f"{_flag(name)} {value}: --out {options.out} would overwrite it; name another --out")
-    is_ours = any(path.exists() for path in written[1:])
+    is_ours = any(out.with_suffix(name).exists() for name in NEXT_TO_OUT)
     if options.data is not None and out.exists() and not is_ours:
         if out.resolve().is_relative_to(Path(options.data).resolve()):
             raise StepDiffError(f"--out {options.out} would overwrite a file of --data; name another --out")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import jsonargparse
 
+from stepdiff.common.cli.options import WRITTEN
 from stepdiff.common.cli.parser import in_one_line
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import yaml_file
@@ -321,7 +322,7 @@ class Scaling:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    out: str
+    out: str = field(metadata=WRITTEN)
     """folder of the run: checkpoints, metrics, loss curve; an existing run is resumed"""
     store: str
     """feature store"""

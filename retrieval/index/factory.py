@@ -23,7 +23,6 @@ LINKS = 32  # of a node of a graph
 PIECES = 64  # bytes of a product-quantised row, at most
 ID_BYTES = 8
 _TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
 @dataclass(frozen=True)
@@ -43,23 +42,15 @@ class Choice:
     why: str
 
 
-def budgets(memory: str | None, latency: str | None, recall: float) -> Budgets:
-    """Return budgets from texts such as `20GB` and `10ms`. Raises StepDiffError for other texts."""
+def budgets(memory: int | None, latency: str | None, recall: float) -> Budgets:
+    """Return budgets of bytes, a time such as `10ms` and a share. Raises StepDiffError for another text."""
     seconds = None
     if latency is not None:
         parts = re.fullmatch(r"(\d+(?:\.\d*)?)\s*(us|ms|s)", latency.strip())
         if parts is None:
             raise StepDiffError(f"{latency!r} is not a time: write for example 10ms or 0.5s")
         seconds = float(parts[1]) * _TIMES[parts[2]]
-    return Budgets(None if memory is None else bytes_of(memory), seconds, recall)
-
-
-def bytes_of(size: str) -> int:
-    """Return the bytes of e.g. `20GB`, `512MiB` or `1e9`. Raises StepDiffError for any other text."""
-    parts = re.fullmatch(r"(\d+(?:\.\d*)?(?:e\d+)?)\s*([KMGT]I?|)B?", size.strip(), re.IGNORECASE)
-    if parts is None:
-        raise StepDiffError(f"{size!r} is not a size: write for example 20GB or 512MiB")
-    return int(float(parts[1]) * _UNITS[parts[2].upper()])
+    return Budgets(memory, seconds, recall)
 
 
 def choose(rows: int, dim: int, given: Budgets) -> Choice:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
-from stepdiff.common.cli.options import parse
+from stepdiff.common.cli.options import Bytes, parse
 from stepdiff.common.errors import StepDiffError
 
 BUILD = """Build the index of a view, or add new rows to it.
@@ -37,7 +37,7 @@ class Options:
     factory: str = "auto"
     """FAISS factory string; auto is exact below 10,000 rows, an HNSW graph over half floats up to a million,
     IVF with half floats up to 10 million and with product quantisation beyond, or smaller where a budget requires it"""
-    max_memory: str | None = None
+    max_memory: int | None = field(default=None, metadata={"type": Bytes | None})
     """limit of the index's memory during a search, e.g. 20GB"""
     max_latency: str | None = None
     """limit of the median time of one query, e.g. 10ms"""
@@ -98,7 +98,7 @@ class PlanOptions:
     """rows, e.g. 136e6"""
     dim: int = field(default=768, metadata={"type": PositiveInt})
     """channels of an embedding"""
-    max_memory: str | None = None
+    max_memory: int | None = field(default=None, metadata={"type": Bytes | None})
     """limit of the index's memory during a search, e.g. 20GB"""
     max_latency: str | None = None
     """limit of one query's time, e.g. 10ms"""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
-from stepdiff.common.cli.options import parse
+from stepdiff.common.cli.options import WRITTEN, parse
 
 SHOWN = 50  # rows of the printed table of duplicates
 NEGATIVES = """Make DiffMCQ questions from a DiffCap test set.
@@ -47,7 +47,7 @@ class Negatives:
     """feature view of the clips, which decides which pairs look alike"""
     test_set: Path
     """DiffCap file (JSON lines with reference, candidate, category, text)"""
-    out: Path
+    out: Path = field(metadata=WRITTEN)
     """DiffMCQ file to write"""
     variant: Literal["V1", "V2", "V3"] = "V1"
     """V1: no clip shared with the true pair; V2: clips may be shared, the pair may not;
@@ -85,7 +85,7 @@ class Neighbours:
     """folder of the feature store"""
     view: str
     """feature view of the clips"""
-    out: Path
+    out: Path = field(metadata=WRITTEN)
     """Parquet file to write: clip, the column of --within, neighbours and similarities (best first)"""
     within: str = "step"
     """column of the catalog in which neighbours have equal values; clips without a value are left out"""
@@ -116,7 +116,7 @@ class Duplicates:
     """column of the catalog, e.g. split: keep only clips that chains of duplicates connect with another value of it"""
     by: Literal["exact", "index"] = "exact"
     """exact compares all pairs; index only the nearest that the view's index finds, for many millions of clips"""
-    out: Path | None = None
+    out: Path | None = field(default=None, metadata=WRITTEN)
     """file to write the groups to: .parquet, .csv or .jsonl"""
     feature: str | None = None
     """array of the view to compare; by default embedding, or the index's for --by index"""
@@ -166,7 +166,7 @@ class Atlas:
     """folder of the feature store"""
     view: str
     """feature view of the clips; one that has only tokens is mapped by their mean"""
-    out: Path
+    out: Path = field(metadata=WRITTEN)
     """Parquet file to write: clip, the catalog's columns, x, y and neighbours"""
     where: str | None = None
     """condition on the catalog as after SQL's WHERE: only clips that fulfil it are written"""

@@ -17,7 +17,7 @@ from typing import Any
 
 from jsonargparse.typing import PositiveInt
 
-from stepdiff.common.cli.options import parse
+from stepdiff.common.cli.options import WRITTEN, parse
 from stepdiff.common.errors import StepDiffError
 
 FIRST = ("step", "narration", "caption", "activity", "split")  # first columns of the table
@@ -57,9 +57,9 @@ class Options:
     """array of the view to compare; by default the index's, or embedding"""
     k: int = field(default=10, metadata={"type": PositiveInt})
     """number of neighbours"""
-    out: Path | None = None
+    out: Path | None = field(default=None, metadata=WRITTEN)
     """file to write the neighbours to: .parquet, .csv or .jsonl"""
-    html: Path | None = None
+    html: Path | None = field(default=None, metadata=WRITTEN)
     """page to write: a contact sheet with frames of the neighbours, in one file"""
     videos: Path = Path()
     """for --html: folder of the catalog's videos, if their paths are relative"""

@@ -10,7 +10,7 @@ Scores: 5 = not different, 1 = very different.
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -23,7 +23,7 @@ from heads.reporting.grid import show as show_tables
 from stepdiff.annotate.people.answers import latest, read_collected, show_refused
 from stepdiff.annotate.people.form import DIRECTION, HIGHEST, LOWEST, Answer, Task, read_task
 from stepdiff.common.cli import command
-from stepdiff.common.cli.options import incomplete, parse
+from stepdiff.common.cli.options import WRITTEN, incomplete, parse
 from stepdiff.common.io.files import write_text
 from stepdiff.tasks.agreement import alpha
 
@@ -313,7 +313,7 @@ class AgreementOptions:
     """collected answers"""
     task: str | None = None
     """YAML file of the annotation task, which has the known scores of gold pairs"""
-    out: str | None = None
+    out: str | None = field(default=None, metadata=WRITTEN)
     """Markdown file to write the tables to"""
 
 

@@ -1,4 +1,4 @@
-"""stepdiff annotate align --store data/features --head runs/align --narration data/kitchen/narration.json \
+"""stepdiff annotate align --store data/features --head runs/align --narration data/kitchen/narration.json \\
     --out data/aligned.parquet
 
 Assigns raw speech to the clips that it is about, by a contrastive head (heads/recipes/kitchen/align.yaml): each piece
@@ -9,13 +9,13 @@ they do before and after they do it: each piece goes to one clip nearby or to no
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepdiff.common.cli import command
-from stepdiff.common.cli.options import at_least, incomplete, parse
+from stepdiff.common.cli.options import WRITTEN, at_least, incomplete, parse
 from stepdiff.common.errors import StepDiffError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class AlignOptions:
     """run folder of a contrastive head; its view of clips is read"""
     narration: str
     """speech: a .json or .csv file of many videos, or a folder of VIDEO.csv"""
-    out: str
+    out: str = field(metadata=WRITTEN)
     """Parquet file to write"""
     window: float = 10.0
     """seconds between a piece of speech and its clip, at most"""

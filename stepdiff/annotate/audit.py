@@ -11,12 +11,12 @@ Guarantees
 - the same seed shows the same pairs
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from stepdiff.common.cli import command
-from stepdiff.common.cli.options import at_least, incomplete, parse
+from stepdiff.common.cli.options import WRITTEN, at_least, incomplete, parse
 from stepdiff.common.errors import StepDiffError
 
 
@@ -36,7 +36,7 @@ class AuditOptions:
     """Parquet file or folder of step descriptions, shown on the page"""
     kind: str | None = None
     """which of its texts; null if all are of one kind"""
-    out: str | None = None
+    out: str | None = field(default=None, metadata=WRITTEN)
     """HTML page to write"""
     samples: int = 50
     """pairs on the page"""

@@ -4,9 +4,8 @@ Combines narration, action caption and grounded objects of every clip into one s
 model in this process or at a server. heads.evaluate --method socratic reads the folder that it names.
 
     --endpoint http://127.0.0.1:8000/v1 --llm meta-llama/Llama-2-70b-chat-hf --batch 64    a model that vLLM serves
-    --objects none                                                                         without stepdiff annotate
-    ground
-    --prompt mine.yaml                                                                     another prompt, a new version
+    --objects none        without stepdiff annotate ground
+    --prompt mine.yaml    another prompt, a new version
 
 Each version describes a clip once. Later changes of the catalog only affect clips without a description.
 """

@@ -21,7 +21,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -32,7 +32,7 @@ from stepdiff.annotate.people.answers import latest, read_collected, show_refuse
 from stepdiff.annotate.people.form import Answer, Form, Task, defaults, plain, read_task
 from stepdiff.annotate.people.label_studio import configuration, tasks_of
 from stepdiff.common.cli import command
-from stepdiff.common.cli.options import incomplete, parse
+from stepdiff.common.cli.options import WRITTEN, incomplete, parse
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import write_text
 from stepdiff.common.streams import generator
@@ -142,20 +142,20 @@ class ExportOptions:
     """collected answers"""
     task: str | None = None
     """YAML file of the annotation task: its categories and its pairs, also those that nobody answered"""
-    diffcap: str | None = None
+    diffcap: str | None = field(default=None, metadata=WRITTEN)
     """DiffCap file to write"""
-    diffrank: str | None = None
+    diffrank: str | None = field(default=None, metadata=WRITTEN)
     """DiffRank file to write"""
     store: str | None = None
     """feature store whose catalog has the steps of clips, for DiffRank's targets of another step; without it, the steps
     of the task's pairs"""
-    answers: str | None = None
+    answers: str | None = field(default=None, metadata=WRITTEN)
     """JSON lines of answers to write"""
-    csv: str | None = None
+    csv: str | None = field(default=None, metadata=WRITTEN)
     """CSV file to write, one row for each pair, annotator and category"""
-    label_studio: str | None = None
+    label_studio: str | None = field(default=None, metadata=WRITTEN)
     """JSON file of Label Studio tasks to write"""
-    label_studio_config: str | None = None
+    label_studio_config: str | None = field(default=None, metadata=WRITTEN)
     """XML file with the labelling configuration of these tasks to write"""
     video_url: str = "/data/local-files/?d=videos/{clip}.mp4"
     """URL of a clip's video for Label Studio; {clip} is replaced by the clip's id. Default: a local storage of the

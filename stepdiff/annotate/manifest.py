@@ -32,12 +32,12 @@ Guarantees
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stepdiff.common.cli import command
-from stepdiff.common.cli.options import at_least, incomplete, parse
+from stepdiff.common.cli.options import WRITTEN, at_least, incomplete, parse
 from stepdiff.common.errors import StepDiffError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ VIDEOS = "videos/{video}.mp4"
 
 @dataclass(frozen=True)
 class ManifestOptions:
-    out: str
+    out: str = field(metadata=WRITTEN)
     """manifest to write: .csv, .parquet or .jsonl"""
     annotations: str | None = None
     """HT-Step's annotations.json"""

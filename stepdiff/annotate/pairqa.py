@@ -13,7 +13,7 @@ Guarantees
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ from stepdiff.common.errors import StepDiffError
 class PairQAOptions(LLMOptions, StageOptions):
     pairs: str
     """Parquet file of stepdiff annotate pairs"""
-    out: str
+    out: str = field(metadata={"written": (".record.json",)})
     """JSON lines to write"""
     texts: str | None = None
     """Parquet file or folder of step descriptions; null: those of stepdiff annotate describe in the store"""

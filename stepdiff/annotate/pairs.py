@@ -1,4 +1,4 @@
-"""stepdiff annotate pairs --store data/features --out data/pairs.parquet --cap 12 \
+"""stepdiff annotate pairs --store data/features --out data/pairs.parquet --cap 12 \\
     --hold-out data/kitchen/diffcap_test.jsonl data/kitchen/diffmcq_test.jsonl data/kitchen/diffrank_test.jsonl
 
 Chooses pairs of training clips that show one step in two videos, at most CAP a step, and some of different steps: a
@@ -12,12 +12,12 @@ Guarantees
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from stepdiff.common.cli import command
-from stepdiff.common.cli.options import incomplete, parse
+from stepdiff.common.cli.options import WRITTEN, incomplete, parse
 from stepdiff.common.errors import StepDiffError
 
 
@@ -25,7 +25,7 @@ from stepdiff.common.errors import StepDiffError
 class PairsOptions:
     store: str
     """feature store, whose catalog has step and split of each clip"""
-    out: str
+    out: str = field(metadata=WRITTEN)
     """Parquet file to write"""
     step: str = "step"
     """column of the catalog whose value the clips of a pair share: step, or HT-Step's step_id, which distinguishes

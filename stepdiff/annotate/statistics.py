@@ -243,7 +243,7 @@ def terms(captions: Sequence[tuple[Any, str, str]], most: int = TERMS) -> dict[s
 class StatisticsOptions:
     files: tuple[str, ...]
     """collected answers, or DiffCap and DiffRank files"""
-    out: str
+    out: str = field(metadata={"written": ("/statistics.md", "/statistics.json", "/scores.png", "/words.png")})
     """folder to write to"""
 
 

@@ -11,12 +11,12 @@ Features of a file are computed once and kept, so a second question is answered 
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepdiff.common.cli import command
-from stepdiff.common.cli.options import at_least, parse
+from stepdiff.common.cli.options import WRITTEN, at_least, parse
 from stepdiff.common.errors import StepDiffError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class CompareOptions:
     model: str | None = None
     """a folder of python -m heads.train or heads.words, word-evidence, or a video language model of transformers: a
     folder or hub id; null: runs/stepdiff, else runs/words"""
-    html: str | None = None
+    html: str | None = field(default=None, metadata=WRITTEN)
     """page to write, with the clips inside: one file that can be sent"""
     rank: bool = False
     """say which of the others is most like the first video, by category"""

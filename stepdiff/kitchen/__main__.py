@@ -9,12 +9,12 @@ import multiprocessing
 import signal
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepdiff.common.cli import command
-from stepdiff.common.cli.options import parse
+from stepdiff.common.cli.options import WRITTEN, parse
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.progress import Advance, progress
 from stepdiff.common.threads import cores
@@ -30,7 +30,7 @@ FORMAT = 8
 class Options:
     """Render the sample world: videos, texts, test sets and their ground truth."""
 
-    out: Path
+    out: Path = field(metadata=WRITTEN)
     """Folder to write into; made if it does not exist. Complete videos in it are kept."""
     videos: int = 264
     """Number of videos, each with 3 to 6 clips."""

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from lemminflect import getInflection, getLemma
-
 BE = {"is", "are", "was", "were", "am"}
 DO = {"does", "do", "did"}
 MODALS = {"can", "could", "will", "would", "may", "might", "must", "should"}
@@ -120,8 +118,20 @@ def _verb(words: list[str]) -> int:
 
 
 @cache
+def _lemmas(word: str, kind: str, lemmatize_oov: bool = True) -> tuple[str, ...]:
+    from lemminflect import getLemma  # of an extra, which `--help` of a command does not need
+
+    return tuple(getLemma(word, kind, lemmatize_oov=lemmatize_oov))
+
+
+def _inflected(word: str, tag: str) -> tuple[str, ...]:
+    from lemminflect import getInflection
+
+    return tuple(getInflection(word, tag))
+
+
 def _lemma(verb: str) -> str | None:
-    return next(iter(getLemma(verb.lower(), "VERB", lemmatize_oov=False)), None)
+    return next(iter(_lemmas(verb.lower(), "VERB", lemmatize_oov=False)), None)
 
 
 def finite(word: str) -> bool:
@@ -131,14 +141,14 @@ def finite(word: str) -> bool:
 
 def _participle(word: str) -> bool:
     lemma = _lemma(word)
-    return lemma is not None and word.lower() in getInflection(lemma, "VBN")
+    return lemma is not None and word.lower() in _inflected(lemma, "VBN")
 
 
 @cache
 def gerund(verb: str) -> str:
     """Return the -ing form of a verb in any of its forms, also of one that the dictionary lacks ("spiralizes")."""
-    lemma = "be" if verb.lower() in BE else _lemma(verb) or getLemma(verb.lower(), "VERB")[0]
-    return getInflection(lemma, "VBG")[0]
+    lemma = "be" if verb.lower() in BE else _lemma(verb) or _lemmas(verb.lower(), "VERB")[0]
+    return _inflected(lemma, "VBG")[0]
 
 
 def third_person(verb: str) -> str:
@@ -146,7 +156,7 @@ def third_person(verb: str) -> str:
     forms = {"are": "is", "were": "was", "have": "has", "do": "does"}
     if verb.lower() in forms or _lemma(verb) != verb.lower():
         return forms.get(verb.lower(), verb)
-    return getInflection(verb.lower(), "VBZ")[0]
+    return _inflected(verb.lower(), "VBZ")[0]
 
 
 def nominal(predicate: tuple[str, ...]) -> str | None:
@@ -167,7 +177,7 @@ def nominal(predicate: tuple[str, ...]) -> str | None:
         return ("not " if negated else "") + " ".join(words)
     if low[0] in {"has", "have", "had"} and low[1:2] == ["been"] and len(low) > 2:
         return " ".join(predicate[2:])
-    if not finite(low[0]) and not (low[0].endswith("s") and not getLemma(low[0], "NOUN", lemmatize_oov=False)):
+    if not finite(low[0]) and not (low[0].endswith("s") and not _lemmas(low[0], "NOUN", lemmatize_oov=False)):
         return " ".join(predicate)
     return " ".join(_gerunds([gerund(first), *rest]))
 

@@ -1,9 +1,11 @@
 """Options of the verbs of `python -m store`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from stepdiff.common.cli.options import WRITTEN
 
 Entity = Literal["clips", "texts"]
 Dtype = Literal["float16", "float32", "int8"]
@@ -137,7 +139,7 @@ class FailuresOptions(OfEntity, InStore):
     """view to list. Default: all of the entity"""
     limit: int = 20
     """rows to print; --out and --json have all"""
-    out: Path | None = None
+    out: Path | None = field(default=None, metadata=WRITTEN)
     """file to write the table to: .parquet, .csv or .jsonl"""
     json: bool = False
     """print one JSON object instead of a table"""
@@ -183,7 +185,7 @@ class ExportOptions(OfEntity):
     the same: those of a snapshot (--store STORE@NAME) always are. A card in the result describes encoder, provenance,
     counts and how to open it."""
 
-    path: str
+    path: str = field(metadata=WRITTEN)
     """folder to create; an existing export is not replaced"""
     store: str
     """folder of the feature store"""

@@ -23,9 +23,10 @@ from starlette.testclient import TestClient
 from featurize.video.cut import frame
 from stepdiff.app.notes.card import MOST_ANSWER, CardSide, card
 from stepdiff.app.notes.notebook import Note, Notebook
-from stepdiff.app.notes.routes import CUE, MOST_TEXT, export, exported
+from stepdiff.app.notes.routes import CUE, MOST_TEXT, ExportedNote, export, exported
 from stepdiff.app.server import create_app
 from stepdiff.app.site import RefusedError, Site, UnknownError
+from stepdiff.common.io.tables import escaped
 from store import Store
 from tests.app.annotation_tasks import Clock
 from tests.app.conftest import Server
@@ -107,7 +108,7 @@ def test_exports_read_back(world: Path, pair: tuple[str, str], tmp_path: Path, t
         assert (note.clip, note.file) == (clip.key, clip.video)
         assert note.file_seconds == pytest.approx(note.seconds + (clip.start or 0))
     rows = list(csv.DictReader(io.StringIO(export("csv", notes)[1].decode(), newline="")))
-    assert rows == [{name: str(value) for name, value in asdict(note).items()} for note in notes]
+    assert rows == [{name: escaped(str(value)) for name, value in asdict(note).items()} for note in notes]
     assert json.loads(export("json", notes)[1]) == [asdict(note) for note in notes]
     archive = zipfile.ZipFile(io.BytesIO(export("webvtt", notes)[1]))
     assert len(archive.namelist()) == 2
@@ -116,6 +117,17 @@ def test_exports_read_back(world: Path, pair: tuple[str, str], tmp_path: Path, t
     expected = [[n.file_seconds, (n.file_seconds or 0) + CUE, n.author, n.text] for n in notes]
     for cue, note in zip(sorted(read), sorted(expected, key=lambda cue: cue[0] or 0), strict=True):
         assert cue == [pytest.approx(note[0]), pytest.approx(note[1]), *note[2:]]
+
+
+FORMULAS = ("=1+1", "+1", "-1+2", "@SUM(1)", "\t=1", "\r=1", "\n=1", "＝1", "＋1", "－1", "＠1", "'=1", "''@x")
+
+
+def test_no_text_of_the_csv_is_a_formula() -> None:
+    notes = [ExportedNote("id", odd, odd, 1, -1.5, odd, odd, "now", file=odd) for odd in FORMULAS]
+    rows = csv.DictReader(io.StringIO(export("csv", notes)[1].decode(), newline=""))
+    for formula, row in zip(FORMULAS, rows, strict=True):
+        assert [row[name] for name in ("reference", "candidate", "author", "text", "file")] == [f"'{formula}"] * 5
+        assert row["seconds"] == "-1.5"
 
 
 def test_requests_out_of_bounds_store_nothing(world: Path, pair: tuple[str, str], tmp_path: Path) -> None:

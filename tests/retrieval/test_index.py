@@ -344,13 +344,9 @@ def test_budgets_select_the_factory() -> None:
     assert choose(10**7, 768, Budgets(recall=1.0)).factory == FLAT
 
 
-def test_common_spellings_of_amounts_are_read() -> None:
-    assert budgets("20GB", "10ms", 0.9) == Budgets(20 * 10**9, 0.01, 0.9)
-    assert budgets("1.5 gib", "2s", 0.9) == Budgets(3 * 2**29, 2.0, 0.9)
-    assert budgets("1e9", None, 0.9).memory == 10**9 and budgets("2T", None, 0.9).memory == 2 * 10**12
-    for size in ("", "GB", "ten GB", "-1GB", "1XB", "nan", "1.2.3GB", "20 apples"):
-        with pytest.raises(StepDiffError, match="is not a size"):
-            budgets(size, None, 0.9)
+def test_common_spellings_of_times_are_read() -> None:
+    assert budgets(10**9, "10ms", 0.9) == Budgets(10**9, 0.01, 0.9)
+    assert budgets(None, "2s", 0.9) == Budgets(None, 2.0, 0.9)
     for duration in ("10", "fast", "-1ms", ""):
         with pytest.raises(StepDiffError, match="is not a time"):
             budgets(None, duration, 0.9)

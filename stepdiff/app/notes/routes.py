@@ -26,6 +26,7 @@ from stepdiff.app.notes.notebook import Note, Notebook
 from stepdiff.app.pages import download, zipped
 from stepdiff.app.site import MOST_SECONDS, Sent, Site
 from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.tables import escaped
 
 MOST_TEXT = 500  # characters of a note
 CUE = 3.0  # seconds for which a player shows a note
@@ -172,7 +173,8 @@ def export(form: Form, notes: Sequence[ExportedNote]) -> tuple[str, bytes]:
         out = io.StringIO()
         rows = csv.DictWriter(out, [field.name for field in fields(ExportedNote)])
         rows.writeheader()
-        rows.writerows(map(asdict, notes))
+        for note in notes:
+            rows.writerow({name: escaped(v) if isinstance(v, str) else v for name, v in asdict(note).items()})
         return "notes.csv", out.getvalue().encode()
     if form == "json":
         text = json.dumps(list(map(asdict, notes)), ensure_ascii=False, indent=1) + "\n"

@@ -8,6 +8,7 @@ Exit statuses that are decided here, each with one line on standard error:
 - 130 and 143: interrupted by Ctrl-C or SIGTERM, from the first import on; a second signal ends the process at once
 - 141, without a line: standard output was closed by its reader (`| head`), as for a program that SIGPIPE ends
 - 1: memory or disk space ran out; 2 is for command lines that no machine could run
+- 2: a path is longer than the file system takes
 - 1, with a traceback: an unexpected exception, because it is a bug
 """
 
@@ -102,6 +103,9 @@ def _status(main: Callable[[], int | None]) -> int | str | None:
             _say(f"{where}: {error.strerror}; free some space and run the same command again")
             _end_output()
             return 1
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            _say(f"{os.fsdecode(error.filename or '')[:60]}...: {error.strerror}; give a shorter path")
+            return 2
         if isinstance(error, BrokenPipeError) and _reader_has_gone():
             _end_output()
             return _PIPE_CLOSED

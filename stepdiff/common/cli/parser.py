@@ -4,9 +4,12 @@ Every value that jsonargparse reads as YAML is checked by `stepdiff.common.io.ya
 """
 
 import dataclasses
+import difflib
 import json
 import os
 import re
+import shutil
+import textwrap
 import types
 import typing
 from argparse import SUPPRESS
@@ -16,13 +19,18 @@ from typing import Any, NoReturn
 
 import docstring_parser
 import jsonargparse
+import jsonargparse.typing
 import yaml
 
+from stepdiff.common.cli.options import Bytes, Mebibytes
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import yaml_file
 
 _FLAG = re.compile(r"--[a-z][a-z0-9_.-]*")
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_SIZE = "a size such as 64MiB or 2GB"
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Bytes: _SIZE, Mebibytes: _SIZE}
+_COMMAND = re.compile(r"(stepdiff|python|torchrun|ray) ")
+_WHOLE_WORDS: Any = {"break_long_words": False, "break_on_hyphens": False}
 _load = jsonargparse.get_loader("yaml")
 
 
@@ -33,18 +41,24 @@ def _checked(text: str) -> Any:
 
 
 jsonargparse.set_loader("yaml", _checked, exceptions=(yaml.YAMLError,))
+jsonargparse.typing.register_type(Bytes)
+jsonargparse.typing.register_type(Mebibytes)
 
 
 class ConfigOption(jsonargparse.ActionConfigFile):
     """The action of `--config`: a regular YAML file of options, or the name of one in the folder `recipes`."""
 
     recipes: Path | None = None
+    files: Sequence[str] = ()
+    """files that were read"""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         try:
-            text = yaml_file.read_text(values if self.recipes is None else find_recipe(values, self.recipes))
+            file = values if self.recipes is None else find_recipe(values, self.recipes)
+            text = yaml_file.read_text(file)
         except StepDiffError as error:
             parser.exit(2, f"error: {error}\n")
+        self.files = (*self.files, os.fspath(file))
         # The first line keeps the text from being the name of another file, which jsonargparse would read.
         super().__call__(parser, cfg, f"# options\n{text}", option_string)
 
@@ -61,29 +75,115 @@ def find_recipe(name: str, recipes: Path) -> Path:
     return Path(name) if os.path.isfile(name) else known.get(name.removesuffix(".yaml"), Path(name))
 
 
-def add_config(parser: jsonargparse.ArgumentParser, recipes: Path | None = None) -> None:
+def add_config(parser: jsonargparse.ArgumentParser, recipes: Path | None = None) -> ConfigOption:
     """Give the parser the option `--config`. recipes: folder whose files can be given by name."""
     more = "" if recipes is None else ", or the name of a packaged recipe such as kitchen/stepdiff"
-    parser.add_argument(
-        "--config", action=ConfigOption, help="YAML file with any of the options" + more
-    ).recipes = recipes
+    action = parser.add_argument("--config", action=ConfigOption, help="YAML file with any of the options" + more)
+    action.recipes = recipes
+    return action
+
+
+def wrapped(text: str, width: int, first: str = "", rest: str = "") -> str:
+    """Return a text in lines of at most `width` characters, without a break in a word or a flag."""
+    return textwrap.fill(text, width, initial_indent=first, subsequent_indent=rest, **_WHOLE_WORDS)
+
+
+def folded(command: str, width: int, end: str = " \\") -> str:
+    """Return a command in lines of at most `width` characters each but the first begins with an option."""
+    indent = " " * (len(command) - len(command.lstrip()) + 4)
+    lines = [indent[4:]]
+    pieces = re.split(r""" (?=-)(?=(?:[^"']*["'][^"']*["'])*[^"']*$)""", command.strip())
+    for piece in pieces:
+        is_long = len(indent) + len(piece) + len(end) > width and '"' not in piece
+        for part in piece.split() if is_long else [piece]:
+            if len(lines[-1]) + len(part) + len(end) < width:
+                lines[-1] += f" {part}" if lines[-1].strip() else part
+            else:
+                lines.append(indent + part)
+    return f"{end}\n".join(lines)
+
+
+def fitted(text: str, width: int) -> str:
+    """Return a description in lines of at most `width` characters.
+
+    A paragraph of prose and its items, which begin with "- ", are filled. In a paragraph that begins with a command or
+    is indented each line is of its own, and may have a second column after two spaces.
+    """
+    paragraphs = []
+    for paragraph in re.sub(r" *\\\n\s*", " ", text.strip("\n")).split("\n\n"):
+        if paragraph[:1].isspace() or _COMMAND.match(paragraph):
+            # a deep indentation continues the second column
+            lines = re.sub(r"\n {12,}", " ", paragraph).split("\n")
+            paragraphs.append("\n".join(_fitted_line(line, width) for line in lines))
+        else:
+            items = re.split(r"\n(?=- )", paragraph)
+            texts = (" ".join(item.split()) for item in items)
+            paragraphs.append("\n".join(wrapped(each, width, "", "  " * each.startswith("- ")) for each in texts))
+    return "\n\n".join(paragraphs)
+
+
+def _fitted_line(line: str, width: int) -> str:
+    if len(line) <= width:
+        return line
+    indent = " " * (len(line) - len(line.lstrip()))
+    column = re.match(r"( *\S.*?\S {2,})(\S.*)", line)
+    if column and len(column[1]) <= width // 2:
+        return wrapped(column[2], width, column[1], " " * len(column[1]))
+    head, more = (column[1].rstrip(), column[2]) if column else (line, "")
+    if _COMMAND.match(head.strip()) or head.strip().startswith("--"):
+        head = folded(head, width)
+    else:
+        head = wrapped(head.strip(), width, indent, f"{indent}  ")
+    return head + (f"\n{wrapped(more, width, *[indent + ' ' * 8] * 2)}" if more else "")
 
 
 class Help(jsonargparse.DefaultHelpFormatter):
-    """Keeps the lines of a description, which contain commands to copy, and writes flags with dashes."""
+    """Help without types and empty defaults; it fits the terminal and copies of its commands work."""
+
+    def __init__(self, prog: str, **how: Any) -> None:
+        super().__init__(prog, width=min(shutil.get_terminal_size().columns, 120) - 1, **how)
+
+    def start_section(self, heading: str | None) -> None:
+        super().start_section(heading and wrapped(heading, self._width))
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return text.strip()
+        return fitted(text, width)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, **_WHOLE_WORDS)
+
+    def _format_usage(self, usage: Any, *more: Any) -> str:
+        return folded(f"usage: {usage}", self._width, "") + "\n\n" if usage else ""
 
     def _format_action_invocation(self, action: Any) -> str:
-        if getattr(action, "_typehint", None) is bool:
-            (flag,) = action.option_strings
-            return f"{flag}/--no-{flag[2:]}"
-        return super()._format_action_invocation(action)
+        kind = getattr(action, "_typehint", None)
+        if not action.option_strings or kind is None or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        flags = ", ".join(action.option_strings)
+        return f"{flags}/--no-{flags[2:]}" if kind is bool else f"{flags} {_metavar(action.dest, kind)}"
+
+    def _get_help_string(self, action: Any) -> str:
+        text, default = action.help or "", action.default
+        if action.required and action.option_strings:
+            return f"{text} (required)"
+        if default is None or default is False or default in (SUPPRESS, "", [], ()) or not hasattr(action, "_typehint"):
+            return text
+        values = default if isinstance(default, (list, tuple)) else [default]
+        return f"{text} (default: {' '.join('yes' if value is True else str(value) for value in values)})"
 
     def format_help(self) -> str:
-        text = re.sub(r"<class\s+'(\w+)'>", r"\1", super().format_help())
-        return _FLAG.sub(lambda flag: flag[0].replace("_", "-"), text)
+        return _FLAG.sub(lambda found: found[0].replace("_", "-"), super().format_help())
+
+
+def _metavar(name: str, kind: Any) -> str:
+    kinds = [each for each in _alternatives(kind) if each is not type(None)]
+    literals = [text for each in kinds if typing.get_origin(each) is typing.Literal for text in typing.get_args(each)]
+    if literals:
+        return f"{{{','.join(map(str, literals))}}}"
+    if issubclass(getattr(kinds[0], "_type", type), (int, float)) or kinds[0] in (int, float):
+        return "N"
+    word = "SIZE" if kinds[0] in (Bytes, Mebibytes) else name.rpartition(".")[2].upper()
+    return f"{word} ..." if _item(kind) else word
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -95,11 +195,14 @@ class Parser(jsonargparse.ArgumentParser):
     options: type | None = None
     positional: Collection[str] = ()
 
+    def __init__(self, **how: Any) -> None:  # also of a nested option, for its --OPTION.help
+        super().__init__(**{"formatter_class": Help, "allow_abbrev": False} | how)
+
     def add(self, options: type, positional: Collection[str] = (), recipes: Path | None = None) -> None:
         """Add `--config` and the options. A positional list takes all values that follow."""
         jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
         self.options, self.positional = options, positional
-        add_config(self, recipes=recipes)
+        self.config = add_config(self, recipes)
         fields: dict[str, Any] = {field.name: field for field in dataclasses.fields(options)}
         hints = typing.get_type_hints(options)
         documented = (docstring_parser.parse_from_object(kind).params for kind in reversed(options.__mro__[:-1]))
@@ -115,6 +218,15 @@ class Parser(jsonargparse.ArgumentParser):
             flags = [f"-{name}"] * (len(name) == 1) + [f"--{name}"]
             how = {"default": fields[name].default, "type": fields[name].metadata.get("type", hints[name])}
             self.add_argument(*flags, help=about.get(name), **how)
+        for action in self._actions:
+            if action.dest == "print_config":
+                action.help, action.metavar = "print the options as YAML and exit", ""
+            elif action.help == "Path to a configuration file.":  # of nested options, which are listed
+                action.help = SUPPRESS
+        self._optionals._group_actions.sort(key=lambda action: not action.required)
+        needed: list[Any] = [action for action in self._optionals._group_actions if action.required]
+        named = (f"{each.option_strings[-1]} {_metavar(each.dest, each._typehint)}" for each in needed)
+        self.usage = " ".join([self.prog, *map(str.upper, positional), *named, "[OPTIONS]"])
 
     def values(self, argv: Sequence[str]) -> tuple[Any, bool, bool]:
         """Return the options, and whether `--json` and `--progress json` were given."""
@@ -142,12 +254,13 @@ def in_one_line(message: str, options: type | None) -> str:
     """Return jsonargparse's message about an option of the dataclass as one line."""
     keys = re.findall(r'Parser key "([\w.]+)"', message)
     if unknown := re.search(r"Option '([\w.]+)' is not accepted", message):
-        return f"no option {_flag([*keys, unknown[1]])}"
+        place = _kind(options, ".".join(keys)) if keys else options
+        return f"no option {_flag([*keys, unknown[1]])}{_meant(keys, unknown[1], place)}"
     if needed := re.search(r"the following arguments are required: (.+)", message):
         named = [_flag([*keys, name]) for name in needed[1].split(", ")]
         return f"{' and '.join(named)} must be given"
     if unknown := re.match(r"unrecognized arguments: (.+)", message, re.DOTALL):
-        return f"no option or argument {unknown[1]}"
+        return f"no option or argument {unknown[1]}{_meant([], unknown[1], options)}"
     if lone := re.match(r"argument (?:-\w/)?(--[\w.-]+): expected (?:one|at least one) argument", message):
         flag = _flag([lone[1][2:]])
         return f"{flag} expects a value; join one that begins with - as {flag}=-VALUE"
@@ -157,6 +270,14 @@ def in_one_line(message: str, options: type | None) -> str:
         got = f", not {value[1]}" if value and "(" not in value[1] else ""
         return f"{_flag(keys)} expects {_expected(kind)}{got}"
     return " ".join(message.split())
+
+
+def _meant(keys: Sequence[str], unknown: str, options: Any) -> str:
+    """Return a question about the option of `options`, at `keys`, that an unknown one is like; "" where none is."""
+    names = [name for kind in _alternatives(options) for name in getattr(kind, "__dataclass_fields__", ())]
+    name = re.split(r"[ =]", unknown.lstrip("-").replace("-", "_"))[0]
+    near = [each for each in names if name and each.startswith(name)] or difflib.get_close_matches(name, names, 1)
+    return f" (did you mean {_flag([*keys, near[0]])}?)" if near else ""
 
 
 def _flag(keys: Sequence[str]) -> str:
