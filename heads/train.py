@@ -59,6 +59,8 @@ def run(options: TrainOptions) -> Any:
     if planned is not None:
         from heads.planning.plan import plan
 
+        if own_device(pick_device(options.device)) == "cpu":
+            say(f"this recipe trains on the CPU here; the plan is for {planned.card} cards, --card names others")
         return plan(options, planned)
     need(options.log_to)
     refuse_relative_paths(options)

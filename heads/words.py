@@ -37,7 +37,7 @@ class WordOptions:
     validation: str | None = None
     """DiffRank test set of clips of split val, from whose scores the distance is chosen below which nothing differs"""
     hold_out: tuple[str, ...] = ()
-    """test sets whose clips and videos do not train"""
+    """test sets whose clips and videos do not train: files, or TASK=FOLDER of a benchmark"""
     hold_out_by: Literal["video", "clip"] = "video"
     """whether every clip of a test clip's video is held out, or only test clips and clips that overlap them"""
     least: int = 8

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from heads.data.catalog_rows import blocks, need_columns
 from stepdiff.common.errors import StepDiffError
+from stepdiff.common.progress import say
 from store import Catalog, Store
 from store.torch import dequantise
-from store.view import ABSENT, OK
+from store.view import FAILED, OK
 
 Made = TypeVar("Made")
 
@@ -57,13 +58,29 @@ class Features:
         present = self._present(rows)
         if not present.all():
             first = int(np.flatnonzero(~present)[0])
-            (status,) = self.view.status(rows[[first]]) if rows[first] >= 0 else (ABSENT,)
-            state = "unknown" if rows[first] < 0 else ("absent", "ok", "failed")[status]
-            raise StepDiffError(
-                f"{keys[first]}: no {self.view.name} features in the store ({state}); run python -m featurize with "
-                f"--encoder {self.view.provenance.encoder} and a manifest that contains it"
-            )
+            raise StepDiffError(self._absence(keys[first], int(rows[first])))
         return rows
+
+    def lacking(self, keys: Sequence[str], skip: bool) -> list[str]:
+        """Return the keys without features, and say how many there are. StepDiffError: there are some, without `skip`
+        (--skip-missing)."""
+        rows = self.catalog.rows(keys)
+        places = np.flatnonzero(~self._present(rows))
+        if len(places):
+            first = self._absence(keys[places[0]], int(rows[places[0]]))
+            if not skip:
+                raise StepDiffError(f"{first}; or leave the {len(places)} clips without features out: --skip-missing")
+            say(f"{len(places)} clips without features are left out: {first}")
+        return [keys[place] for place in places]
+
+    def _absence(self, key: str, row: int) -> str:
+        """Return why a key has no features, and what helps."""
+        what = f"{key}: no {self.view.name} features in the store"
+        if row >= 0 and self.view.status(np.array([row]))[0] == FAILED:
+            (reason,) = self.view.failures(np.array([row]))["reason"]
+            return f"{what}, python -m featurize recorded: {reason}; replace the file and run it with --retry-failed"
+        encoder = f"--encoder {self.view.provenance.encoder} and a manifest that contains it"
+        return f"{what} ({'unknown' if row < 0 else 'absent'}); run python -m featurize with {encoder}"
 
     def has(self, keys: Sequence[str]) -> np.ndarray:
         """Return bool [K]: whether each key has features."""

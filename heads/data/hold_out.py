@@ -29,14 +29,16 @@ Guarantees
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
 from heads.data.catalog_rows import Clips, blocks, of_keys
+from heads.data.clips import Features
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.sealed import copied
 from stepdiff.common.streams import sequence
+from stepdiff.tasks import registry
 from stepdiff.tasks.testsets import clips_of, parts_of, read_test_set, task_of
 from store import Store
 
@@ -47,6 +49,7 @@ BY_ID, BY_OVERLAP, BY_VIDEO = REASONS = (
     "of the video of a test clip",
 )
 VALIDATES = "held out for validation"
+NO_FEATURES = "without features"
 NAMESAKE = "another file with the name of a test video"
 """not a reason to hold a clip out"""
 COLUMNS = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64}
@@ -59,9 +62,24 @@ VIDEO = pl.coalesce(pl.when(pl.col("video") != "").then("video"), UID)
 """the video of a clip (key, video): the catalog's, else the uid of its id"""
 
 
-def read_test_clips(paths: Sequence[str | Path]) -> pl.DataFrame:
+def read_test_clips(sources: Sequence[str]) -> pl.DataFrame:
     """Return `clip_times` of the clips of test sets. StepDiffError: a file does not exist or is not a test set."""
-    return clip_times(clip for path in paths for row in read_test_set(task_of(path), path) for clip in clips_of(row))
+    return clip_times(clip for source in sources for row in _test_rows(source) for clip in clips_of(row))
+
+
+def test_path(source: str) -> str:
+    """Return the file or folder of a test set: of TASK=FOLDER the folder of a benchmark."""
+    task, equals, folder = source.partition("=")
+    return folder if equals and "/" not in task and not Path(source).exists() else source
+
+
+def _test_rows(source: str) -> list[Any]:
+    path = test_path(source)
+    if path != source:
+        return registry.get(source.partition("=")[0], "--hold-out").read(Path(path)).rows
+    if Path(path).is_dir():
+        raise StepDiffError(f"--hold-out {path}: a folder; name its task, as --hold-out convis={path}")
+    return read_test_set(task_of(path), path)
 
 
 def clip_times(clips: Iterable[str]) -> pl.DataFrame:
@@ -160,9 +178,12 @@ class HoldOut:
     """The clips that a training holds out, of test sets and for its validation, and the number of clips that each of
     its sources dropped."""
 
-    def __init__(self, files: Sequence[str] = (), by: By = "video") -> None:
-        """Read the test sets. StepDiffError: one of them does not exist or is not a test set."""
-        self.files, self.by, self.test = tuple(files), by, read_test_clips(files)
+    def __init__(self, files: Sequence[str] = (), by: By = "video", skip_missing: bool = False) -> None:
+        """Read the test sets. StepDiffError: one of them does not exist or is not a test set.
+
+        skip_missing: leave pairs of clips without features out, instead of refusing them.
+        """
+        self.files, self.by, self.test, self.skip_missing = tuple(files), by, read_test_clips(files), skip_missing
         self.sources: dict[str, dict[str, int]] = {}
         """source -> its number of clips or pairs (`of`), and the dropped ones by reason"""
         self.reasons: tuple[str, ...] = REASONS if files else ()
@@ -178,6 +199,14 @@ class HoldOut:
             self.reasons = (*(REASONS if self.files else ()), VALIDATES)
             chosen = pl.DataFrame({"key": validating}).join(self.clips, on="key", how="anti")
             self.clips = pl.concat([self.clips, chosen.with_columns(reason=pl.lit(VALIDATES))])
+
+    def leave_out_absent(self, clips: Sequence[str], features: Features) -> None:
+        """Leave out those of the clips that lack features. StepDiffError: there are some, without `skip_missing`."""
+        out = set(self.clips.filter(pl.col("reason") != VALIDATES)["key"])
+        if keys := features.lacking([clip for clip in clips if clip not in out], self.skip_missing):
+            absent = pl.DataFrame({"key": keys}, {"key": pl.String}).with_columns(reason=pl.lit(NO_FEATURES))
+            self.clips = pl.concat([self.clips.join(absent, on="key", how="anti"), absent])
+            self.reasons = (*self.reasons, NO_FEATURES)
 
     @property
     def validating(self) -> pl.Series:

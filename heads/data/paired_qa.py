@@ -9,7 +9,7 @@ Guarantees
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import compress
+from itertools import chain, compress
 from operator import itemgetter
 
 import numpy as np
@@ -17,6 +17,7 @@ import polars as pl
 from jaxtyping import UInt32
 
 from heads.data.catalog_rows import Clips, knows_splits, of_keys
+from heads.data.clips import Features
 from heads.data.hold_out import HoldOut
 from heads.data.packing import Turn
 from stepdiff.common.errors import StepDiffError
@@ -42,10 +43,13 @@ def read_paired_qa(path: str, catalog: Clips) -> list[PairQuestions]:
     return read_divided(path, catalog, HoldOut())[0]
 
 
-def read_divided(path: str, catalog: Clips, hold_out: HoldOut) -> tuple[list[PairQuestions], list[PairQuestions]]:
+def read_divided(
+    path: str, catalog: Clips, hold_out: HoldOut, features: Features | None = None
+) -> tuple[list[PairQuestions], list[PairQuestions]]:
     """Return the pairs that train and those that validate, of rows `{"reference", "candidate", "question", "answer"}`.
 
-    hold_out: has looked up the catalog, which has key and, if known, split. StepDiffError: an invalid row, a clip of
+    hold_out: has looked up the catalog, which has key and, if known, split; features: those that every clip
+    needs, None for none. StepDiffError: an invalid row, a clip of
     another split than train, or no pair that may train.
     """
     pairs: dict[tuple[str, str], list[Turn]] = {}
@@ -61,6 +65,8 @@ def read_divided(path: str, catalog: Clips, hold_out: HoldOut) -> tuple[list[Pai
         pairs.setdefault(pair, []).append(Turn(*qa, about=str(row.get("category") or "")))
     if not pairs:
         raise StepDiffError(f"{path}: no questions in it")
+    if features is not None:
+        hold_out.leave_out_absent(list(dict.fromkeys(chain(*pairs))), features)
     every_pair = [PairQuestions(*pair, tuple(questions)) for pair, questions in pairs.items()]
     train = list(compress(every_pair, hold_out.keep_pairs(list(pairs), "pairs")))
     validate = list(compress(every_pair, hold_out.validating_pairs(list(pairs))))

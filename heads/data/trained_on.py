@@ -97,14 +97,15 @@ class Seen:
             )
         return lines
 
-    def refuse(self, rows: Sequence[Any], test_set: str) -> None:
-        """Raise StepDiffError if the head has seen any clip or video of the rows of a test set."""
+    def refuse(self, rows: Sequence[Any], test_set: str, task: str) -> None:
+        """Raise StepDiffError if the head has seen any clip or video of the rows of a test set, or a task's folder."""
         counts = self.counts(rows)
         if counts["clips_of_videos"]:
+            source = f"{task}={test_set}" if Path(test_set).is_dir() else test_set
             raise StepDiffError(
                 f"{test_set}: {self.source} was trained on {counts['clips']} of its {counts['of_clips']} clips, and "
                 f"{counts['clips_of_videos']} of them are from {counts['videos']} videos that trained it "
-                f"({counts['rows']} of {counts['of_rows']} rows); train with --hold-out {test_set}, or pass "
+                f"({counts['rows']} of {counts['of_rows']} rows); train with --hold-out {source}, or pass "
                 "--allow-seen, which marks the scores"
             )
 

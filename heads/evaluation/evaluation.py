@@ -322,7 +322,7 @@ def seen_by_head(options: EvaluateOptions, rows: Sequence[Any], store: Store) ->
     for notice in seen.notices(options.source):
         say(f"seen: {notice}")
     if not options.allow_seen:
-        seen.refuse(rows, options.source)
+        seen.refuse(rows, options.source, options.task)
     return seen
 
 

@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float64, Int8, Int64
 
 from heads.data.catalog_rows import Clips, of_keys, of_rows
 from heads.data.clips import Features, split_texts
-from heads.data.hold_out import VIDEO, HoldOut
+from heads.data.hold_out import VIDEO, HoldOut, test_path
 from heads.data.paired_qa import read_divided
 from heads.data.trained_on import TrainedOn
 from heads.evaluation.workers import Part, results
@@ -115,7 +115,7 @@ class Counting:
             "pooling": POOLING,
             "--pairqa": fingerprint(options.pairqa),
             "--narration": options.narration,
-            "--hold-out": [fingerprint(file) for file in options.hold_out],
+            "--hold-out": [fingerprint(test_path(source)) for source in options.hold_out],
             "--hold-out-by": options.hold_out_by,
             "--least": options.least,
             "--most": options.most,
@@ -352,9 +352,15 @@ def fitted(counting: Counting, began: float) -> WordHead:
     calibration = calibrate(models[1:], folds)
     visible = np.flatnonzero(calibration.distance >= options.least_distance)
     if not asked[visible].any():
+        best = sorted(np.flatnonzero(asked), key=lambda place: -calibration.distance[place])[:3]
+        nearest = ", ".join(
+            f"{wording.terms[place]} ({calibration.distance[place]:.2f}, in {train.y[place]:.0f} clips)"
+            for place in best
+        )
         raise StepDiffError(
             f"no word of a category can be seen in {options.view}: none has d' of {options.least_distance} between "
-            "clips with and without it; give more clips, or a smaller --least-distance"
+            f"the {train.clips:.0f} clips with and without it; nearest are {nearest}; give more clips that name them, "
+            "or a smaller --least-distance"
         )
     odds = [calibration.log_odds(model) for model in models]
     about: dict[str, Any] = {
@@ -473,7 +479,8 @@ def keep_lineage(counting: Counting) -> None:
         "regime": "s1",
         "data": {
             file: fingerprint(file)
-            for file in (options.pairqa, *options.hold_out, *([options.validation] if options.validation else []))
+            for file in (options.pairqa, *map(test_path, options.hold_out), options.validation)
+            if file is not None
         },
         "hold_out": counting.hold_out.record(),
         "trained_on": TrainedOn.of_catalog(counting.catalog, [rows]).write(folder),

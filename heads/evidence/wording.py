@@ -30,6 +30,7 @@ import scipy.sparse as sparse
 
 from heads.data.paired_qa import PairQuestions, kind
 from stepdiff.common.errors import StepDiffError
+from stepdiff.common.progress import say
 from stepdiff.tasks.clauses import AUXILIARIES, DETERMINERS, OBJECTS, PREPOSITIONS
 from stepdiff.tasks.prompts import VIDEOS
 
@@ -57,6 +58,8 @@ _GAP = "_"  # takes the place of a term among the words before another
 _LEAST = 5  # occurrences of a feature of a side
 _PENALTY = 3.0
 _SLOPE = 2.5  # the regression shrinks towards 0
+LAST_MENTIONED = {"video 1": -1.0, "video 2": 1.0}
+"""sides where too few answers teach them: a term is about the video that is mentioned last before it"""
 
 
 def segments(text: str) -> Iterator[list[str]]:
@@ -266,7 +269,7 @@ def learn(
     questions and answers, that have a term; most: terms, the most frequent ones.
 
     Raises:
-        StepDiffError: The texts have no such term, or answers do not show which video a word is about.
+        StepDiffError: The texts have no such term.
     """
     counts, clips = Counter[str](), 0
     for text in islice(texts, CLIPS):
@@ -285,7 +288,8 @@ def learn(
         )
     narrated = {term for term in terms if counts[term] >= least}
     asked = list(_asked(pairs))
-    followed = tuple(sorted(_followed(asked, of_clip, narrated)))
+    errors, answers = _follow(asked, of_clip, narrated)
+    followed = tuple(sorted(term for term in narrated if errors[term] > _FOLLOWS))
     examples, labels = [], []
     for pair, _, answer, _ in asked:
         if answer not in VIDEOS:
@@ -294,13 +298,21 @@ def learn(
                 if (one.term in candidate) != (one.term in reference):
                     examples.append(one)
                     labels.append(1.0 if one.term in candidate else -1.0)
+    sides = learn_sides(examples, labels) if examples else LAST_MENTIONED
     if not examples:
-        raise StepDiffError(
-            "no answer of the paired questions has a word that the narration of one of its clips has, so it is unknown "
-            "which video a word is about; give --pairqa with more answers about narrated clips"
-        )
-    sides, categories = learn_sides(examples, labels), _categories(asked, set(terms))
-    return Wording(tuple(terms), tuple(sorted(narrated)), followed, sides, categories)
+        say(_too_few(errors, answers))
+    return Wording(tuple(terms), tuple(sorted(narrated)), followed, sides, _categories(asked, set(terms)))
+
+
+def _too_few(errors: Mapping[str, float], answers: int) -> str:
+    """Return why answers do not show which video a word is about, and how many more may."""
+    nearest = sorted((-error, term) for term, error in errors.items() if error > 0)[:3]
+    words = ", ".join(f"{term} ({-error:.1f})" for error, term in nearest)
+    why = f"{answers} answers about two narrated clips show of no word that they take it from the narration"
+    if nearest:
+        enough = answers * (_FOLLOWS / -nearest[0][0]) ** 2  # a standard error falls with the root of their number
+        why += f": {_FOLLOWS:g} standard errors count, and nearest are {words}; about {enough:,.0f} answers may do"
+    return f"{why}. Until then a word is about the video that is mentioned last, and narrations alone label clips"
 
 
 _Asked = tuple[PairQuestions, str, str, str]
@@ -314,8 +326,9 @@ def _asked(pairs: Iterable[PairQuestions]) -> Iterator[_Asked]:
                 yield pair, turn.question, turn.answer, turn.about
 
 
-def _followed(asked: Sequence[_Asked], of_clip: Mapping[str, str], terms: set[str]) -> Iterator[str]:
-    """Yield the terms that answers have more often where the narration of exactly one clip has them, by a z-test."""
+def _follow(asked: Sequence[_Asked], of_clip: Mapping[str, str], terms: set[str]) -> tuple[dict[str, float], int]:
+    """Return by how many standard errors answers have each term more often if the narration of exactly one clip has it
+    (a z-test), and the number of answers."""
     one, both, said_of_one, said_of_none, answers = Counter[str](), Counter[str](), Counter[str](), Counter[str](), 0
     for pair, _, answer, _ in asked:
         if answer in VIDEOS or not {pair.reference, pair.candidate} <= of_clip.keys():
@@ -327,6 +340,7 @@ def _followed(asked: Sequence[_Asked], of_clip: Mapping[str, str], terms: set[st
         both.update(reference & candidate)
         said_of_one.update(said & (reference ^ candidate))
         said_of_none.update(said - reference - candidate)
+    errors: dict[str, float] = {}
     for term in terms:
         none = answers - one[term] - both[term]
         share_of_one, share_of_none = (
@@ -335,8 +349,8 @@ def _followed(asked: Sequence[_Asked], of_clip: Mapping[str, str], terms: set[st
         )
         share = (said_of_one[term] + said_of_none[term] + 1) / (one[term] + none + 2)
         error = sqrt(share * (1 - share) * (1 / (one[term] + 1) + 1 / (none + 1)))
-        if share_of_one - share_of_none > _FOLLOWS * error:
-            yield term
+        errors[term] = (share_of_one - share_of_none) / error
+    return errors, answers
 
 
 def _categories(asked: Sequence[_Asked], terms: set[str]) -> dict[str, dict[str, float]]:

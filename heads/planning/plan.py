@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 
+from heads.data.hold_out import read_test_clips, test_path
 from heads.models.projector import Projector
 from heads.planning import needs
 from heads.planning.needs import Memory, batch, exchanged, language, logits, operations, projected, weights
@@ -100,8 +101,8 @@ def plan(options: TrainOptions, how: PlanOptions) -> Plan:
     """Return the plan of a recipe that was checked (heads.workers.fit.check).
 
     Raises:
-        StepDiffError: a number is out of range; the card, the language model's architecture or the view's shape is not
-            known; or the recipe is of a kind that is not planned.
+        StepDiffError: a number is out of range; a test set that exists cannot be read; the card, the language model's
+            architecture or the view's shape is not known; or the recipe is of a kind that is not planned.
     """
     recipe = options.video_lm
     if not 0 < how.flops_share <= 1:
@@ -116,6 +117,7 @@ def plan(options: TrainOptions, how: PlanOptions) -> Plan:
         raise StepDiffError(
             "--dry-run does not estimate a video_lm.public model, whose prompts depend on the clips; train a step"
         )
+    read_test_clips([source for source in options.hold_out if Path(test_path(source)).exists()])
     planned = plans(options, recipe, how)
     first = planned(recipe, options.scaling)
     return first if first.fits else replace(first, alternatives=alternatives(recipe, options.scaling, planned))

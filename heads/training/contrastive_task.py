@@ -204,7 +204,7 @@ class ContrastiveTask:
         self.texts = Features(store, recipe.text_view, "embedding", "texts")
         self.catalog = catalog = store.catalog("clips")
         pairqa, validation = (None, None) if recipe.pairs is None else (recipe.pairs.pairqa, recipe.pairs.validation)
-        division = Division(pairqa, validation, hold_out, catalog, seed)
+        division = Division(pairqa, validation, hold_out, catalog, seed, self.clips)
         self.validator = division.validator
         texts = partial(split_texts, catalog, recipe.text, self.clips)
         self.train = Texts(hold_out.kept(texts("train"), "clips"))
@@ -226,7 +226,6 @@ class ContrastiveTask:
             self.pairs = contrast(division.pairs)
             if isinstance(self.validator, HeldOutPairs):
                 self.held = contrast(self.validator.pairs)
-            division.rows(self.pairs.pair_clips(), self.clips)
         self.module = build(recipe, store, seed).to(device)
         self.module.group = group
         self.ahead = ReadAhead(self.read, device)

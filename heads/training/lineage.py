@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from heads.data.clips import Features
-from heads.data.hold_out import HoldOut
+from heads.data.hold_out import HoldOut, test_path
 from heads.data.trained_on import TrainedOn
 from heads.evidence import head as words
 from heads.evidence.head import WordHead
@@ -263,7 +263,7 @@ def _check_validating(start: Path, recipe: VideoLMRecipe, store: Store, hold_out
 def data(options: TrainOptions) -> dict[str, str]:
     """Return the fingerprint (`weights.fingerprint`) of each file that training reads in addition to the store."""
     recipe = options.contrastive.pairs if options.contrastive is not None else options.video_lm
-    files: list[str | None] = [*options.hold_out]
+    files: list[str | None] = [*map(test_path, options.hold_out)]
     if recipe is not None:
         files.append(recipe.pairqa)
         if recipe.validation is not None:

@@ -333,9 +333,11 @@ class TrainOptions:
     device: str = "auto"
     """auto (cuda if available), cpu, cuda"""
     hold_out: tuple[str, ...] = ()
-    """published test sets (DiffCap, DiffMCQ, DiffRank; JSON lines) whose clips never train"""
+    """test sets whose clips never train: files of DiffCap, DiffMCQ or DiffRank, or TASK=FOLDER of a benchmark"""
     hold_out_by: Literal["video", "clip"] = "video"
     """video: hold out every clip of a test clip's video; clip: only test clips and clips that overlap one in time"""
+    skip_missing: bool = False
+    """leave pairs, and rows that validate, out if the store lacks features of a clip; their number is printed"""
     video_lm: VideoLMRecipe | None = None
     """train a video-conditioned language model: VCLM, Interleaved or StepDiff"""
     contrastive: ContrastiveRecipe | None = None

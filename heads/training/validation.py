@@ -16,7 +16,6 @@ Guarantees
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from heads.data.catalog_rows import Clips, of_keys
@@ -29,7 +28,6 @@ from stepdiff.common.streams import generator
 from stepdiff.tasks.declining import declines
 from stepdiff.tasks.scoring import score
 from stepdiff.tasks.testsets import OPTIONS, DiffMCQ, DiffRank, Pair, clips_of, drawn, read_test_set
-from store import Catalog
 
 
 class Validator:
@@ -46,6 +44,13 @@ class Validator:
         """Return the clips of its rows, each once."""
         rows: list[DiffMCQ | DiffRank] = [*self.choices, *self.ranks]
         return list(dict.fromkeys(clip for row in rows for clip in clips_of(row)))
+
+    def leave_out(self, clips: Sequence[str]) -> None:
+        """Leave out the rows of clips without features. StepDiffError: none of a task is left."""
+        self.choices = [row for row in self.choices if not set(clips_of(row)).intersection(clips)]
+        self.ranks = [row for row in self.ranks if not set(clips_of(row)).intersection(clips)]
+        if not self.choices or not self.ranks:
+            raise StepDiffError(f"validation: every row of a task has a clip without features, such as {clips[0]}")
 
     def figures(self, method: Any) -> dict[str, float | None]:
         """Return "score", the mean of accuracy and tau, and its parts; None for an undefined figure, which counts as by
@@ -117,15 +122,17 @@ class Division:
         pairqa: str | None,
         options: Validation | None,
         hold_out: HoldOut,
-        catalog: Catalog,
+        catalog: Clips,
         seed: int,
+        features: Features,
         pairs_validate: bool = True,
     ) -> None:
-        """Find what is held out, and read the pairs. StepDiffError: an invalid file, or too few pairs for validation.
+        """Find what is held out, and read the pairs. StepDiffError: an invalid file, too few pairs for validation, a
+        clip that trains and is in a validation file, or one without features.
 
         pairqa: None for a recipe without; pairs_validate: whether held-out pairs do where a share is held out.
         """
-        share, self.pairqa = None if options is None else options.share, pairqa
+        share = None if options is None else options.share
         chosen = None
         if options is not None and share is not None:
             chosen = drawn_clips(catalog, share, options.by, seed)
@@ -133,24 +140,22 @@ class Division:
         self.pairs: list[PairQuestions] = []
         held: list[PairQuestions] = []
         if pairqa is not None:
-            self.pairs, held = read_divided(pairqa, catalog, hold_out)
+            self.pairs, held = read_divided(pairqa, catalog, hold_out, features)
+        self.clips = list(dict.fromkeys(clip for pair in self.pairs for clip in pair.clips))
+        """of the pairs that train"""
         self.validator: Validator | HeldOutPairs | None = None
         """None: nothing chooses the checkpoint, or texts of a share of the videos do"""
         if options is not None and share is None:
             self.validator = Validator(options, seed)
+            if shared := sorted(set(self.clips).intersection(self.validator.clips())):
+                raise StepDiffError(
+                    f"{pairqa}: {len(shared)} training clips are in the val test sets, e.g. {shared[0]}; remove their "
+                    "rows from either"
+                )
+            if absent := features.lacking(self.validator.clips(), hold_out.skip_missing):
+                self.validator.leave_out(absent)
         elif options is not None and pairqa is not None and pairs_validate:
             self.validator = HeldOutPairs(options, held, catalog, seed)
-
-    def rows(self, trained: Sequence[str], features: Features) -> np.ndarray:
-        """Return rows of the clips of the pairs that train. StepDiffError: one of them is in a validation file, or one
-        that trains or validates has no features."""
-        validating = [] if self.validator is None else self.validator.clips()
-        if isinstance(self.validator, Validator) and (shared := sorted(set(trained).intersection(validating))):
-            raise StepDiffError(
-                f"{self.pairqa}: {len(shared)} training clips are in the val test sets, e.g. {shared[0]}; remove their "
-                "rows from either"
-            )
-        return features.rows([*trained, *validating])[: len(trained)]
 
 
 def questions(

@@ -135,11 +135,10 @@ class VideoTask:
         self.recipe, self.store, self.seed, self.device, self.words = recipe, store, seed, device, words
         self.catalog = store.catalog("clips")
         self.features = clips_of(recipe, store)
-        pairs_validate = "pairs" in recipe.sources
-        division = Division(recipe.pairqa, recipe.validation, self.hold_out, self.catalog, seed, pairs_validate)
+        validation, pairs_validate = recipe.validation, "pairs" in recipe.sources
+        division = Division(recipe.pairqa, validation, self.hold_out, self.catalog, seed, self.features, pairs_validate)
         self.pairs, self.validator = division.pairs, division.validator
-        paired = list(dict.fromkeys(clip for pair in self.pairs for clip in pair.clips))
-        self.trained = [division.rows(paired, self.features).astype(np.int32)]
+        self.trained = [self.features.rows(division.clips).astype(np.int32)]
         """rows that may train, without those of texts"""
         self.negatives: HardNegatives | None = None
         if recipe.hard_negatives is not None:

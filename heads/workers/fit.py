@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import yaml
 
-from heads.data.hold_out import HoldOut
+from heads.data.hold_out import HoldOut, test_path
 from heads.training import lineage
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveTask
@@ -89,7 +89,7 @@ def refuse_relative_paths(options: TrainOptions) -> None:
         known = name == "language_model" and (value in NAMES or not Path(value).expanduser().exists())
         if name in _PATHS and value is not None and not known and not place(value).remote:
             refuse_relative([(f"--{option.replace('_', '-')}", value)])
-    refuse_relative(("--hold-out", path) for path in options.hold_out)
+    refuse_relative(("--hold-out", test_path(source)) for source in options.hold_out)
 
 
 def fit(options: TrainOptions, device: str, group: Group = ALONE, patience: float = 0.0) -> dict[str, Any]:
@@ -118,7 +118,8 @@ def lighter(options: TrainOptions) -> str:
 
 
 def _fit(options: TrainOptions, device: str, group: Group, patience: float) -> dict[str, Any]:
-    hold_out = HoldOut(options.hold_out, options.hold_out_by)  # first: a damaged test set ends the run
+    # First: a damaged test set ends the run.
+    hold_out = HoldOut(options.hold_out, options.hold_out_by, options.skip_missing)
     store, folder = Store.open(options.store, at=options.at), Path(options.out)
     run = Run(folder)
 

@@ -60,7 +60,7 @@ def test_the_default_rubric_is_that_of_the_supplement_to_the_letter() -> None:
 def test_a_task_of_one_key_has_the_settings_of_the_supplement(tmp_path: Path) -> None:
     made = read_task(task(tmp_path))
     assert made.pairs == (Pair("x y", "x", "y"), Pair("z w", "z", "w")) and made.names == CATEGORIES
-    assert (made.people, made.keystep_words, made.reject_reasons) == (3, 10, REJECT_REASONS)
+    assert (made.people, made.keystep_words, made.reject_reasons) == (3, 9, REJECT_REASONS)
     assert made.gold.rows == made.training.rows == () and (made.gold_rate, made.timeout_minutes) == (0.1, 30)
 
 
@@ -222,9 +222,9 @@ def changed(name: str, text: str, score: int) -> Answer:
         (answer(), []),
         (answer(scores={"Visuals": 1}), []),
         (changed("Tools/Equipment", "a blue bowl", 5), []),
-        (answer(keystep=" "), ["Write the keystep that both clips show, in at most 10 words."]),
-        (answer(keystep="a " * 11), ["The keystep has 11 words; write at most 10."]),
-        (answer(keystep="a " * 10), []),
+        (answer(keystep=" "), ["Write the keystep that both clips show, in at most 9 words."]),
+        (answer(keystep="a " * 10), ["The keystep has 10 words; write at most 9."]),
+        (answer(keystep="a " * 9), []),
         (
             changed("Tools/Equipment", " ", 4),
             ["Tools / Equipment: describe the difference, or choose score 5 (not different)."],
@@ -268,7 +268,7 @@ def answers_of(tasks: list[Any], where: str, refused: Callable[[str], None] | No
     return [own for _, own in placed_answers(tasks, where, refused)]
 
 
-HOSTILE = "<img src=x onerror=alert(1)> & \"quoted\", 'single'\n=cmd() | \r\n\t{{7*7}} ${x}"
+HOSTILE = "<img src=x onerror=alert(1)> & \"quoted\", 'single'\n=cmd() | \r\n\t{{7*7}}${x}"
 with_files = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -531,7 +531,7 @@ def whole(own: Answer) -> Answer:
     given = {name: found[place] if place < len(found) else Difference(text, 3) for place, name in enumerate(CATEGORIES)}
     texts = {name: Difference(each.text.replace("\0", ""), each.score) for name, each in given.items()}
     differences = {name: each if each.text.strip() else Difference("", 5) for name, each in texts.items()}
-    return replace(own, keystep=" ".join(own.keystep.replace("\0", "").split()[:10]) or "x", differences=differences)
+    return replace(own, keystep=" ".join(own.keystep.replace("\0", "").split()[:9]) or "x", differences=differences)
 
 
 @given(answers())

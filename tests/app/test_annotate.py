@@ -109,7 +109,7 @@ def test_a_pair_is_annotated_with_the_keyboard_alone(
     tab.wait_for_function("() => document.querySelector('[data-player]').player?.playing")
     first = number(tab)
     type_keys(tab, "Tab", "whisk  eggs in a bowl", "Tab")
-    assert tab.locator("#note-0").inner_text() == "5/10 words"
+    assert tab.locator("#note-0").inner_text() == "5/9 words"
     type_keys(tab, "quail eggs <script>alert(1)</script>", "Tab", "3")
     assert tab.evaluate(FOCUS) == "score-Ingredients 3"
     assert tab.locator("[data-rubric]:visible [data-chosen] th").inner_text() == "3"
@@ -459,7 +459,7 @@ def test_a_disagreement_is_decided_and_the_decision_wins_in_the_files(place: Pla
     body = {"pair": names[0], **shown["suggested"], "left": "reference"}
     refused = admin.post("/annotate/admin/adjudicate", json={**body, "texts": {}, "keystep": " "})
     assert refused.status_code == 400 and refused.json()["fields"] == {
-        "keystep": "Write the keystep that both clips show, in at most 10 words.",
+        "keystep": "Write the keystep that both clips show, in at most 9 words.",
         "category Ingredients": "Ingredients: describe the difference, or choose score 5 (not different).",
     }
     for text in ("quail eggs", "quail eggs, not hen eggs"):
@@ -539,7 +539,7 @@ def test_an_import_takes_the_other_answers_and_gives_one_line_for_each_refused_o
     found = admin.post("/annotate/admin/import", json={"tasks": tasks, "first": 101}).json()
     assert (found["taken"], found["left_out"], found["done"]) == (2, {}, "2 answers taken; 2 refused")
     assert [line.split(" Correct")[0] for line in found["refused"]] == [
-        "the file: task 101: annotation 1: Write the keystep that both clips show, in at most 10 words.",
+        "the file: task 101: annotation 1: Write the keystep that both clips show, in at most 9 words.",
         "the file: task 103: annotation 1: The keystep has 11 words; write at most 10.",
     ]
     assert [own.annotator for own in collected(admin, tmp_path / "answers.jsonl")] == ["2", "4"]

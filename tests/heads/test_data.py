@@ -286,12 +286,17 @@ def test_an_error_of_a_batch_that_is_read_ahead_is_raised_where_the_batch_is_use
         ahead.take(1)
 
 
-def test_no_clip_that_trains_chooses_the_checkpoint(world: Path, store: Store) -> None:
+def test_no_clip_that_trains_chooses_the_checkpoint(world: Path, store: Store, tmp_path: Path) -> None:
     files = str(world / "diffmcq_val.jsonl"), str(world / "diffrank_val.jsonl")
-    pairqa, features = str(world / "pairqa.jsonl"), Features(store, "visual", "tokens")
-    division = Division(pairqa, Validation(*files, 2), HoldOut(), store.catalog("clips"), 0)
-    assert len(division.rows(["video-_0_0.0_1.5"], features)) == 1
-    assert isinstance(division.validator, Validator)
-    shared = division.validator.clips()[0]
-    with pytest.raises(StepDiffError, match=f"pairqa.jsonl: 1 training clips are in the val test sets, e.g. {shared}"):
-        division.rows(["video-_0_0.0_1.5", shared], features)
+    features, catalog = Features(store, "visual", "tokens"), store.catalog("clips").frame().drop("split")
+
+    def divided(pairqa: Path) -> Division:
+        return Division(str(pairqa), Validation(*files, 2), HoldOut(), catalog, 0, features)
+
+    validator = divided(world / "pairqa.jsonl").validator
+    assert isinstance(validator, Validator)
+    shared = validator.clips()[0]
+    row = {"reference": "video-_0_0.0_1.5", "candidate": shared, "question": "q", "answer": "a"}
+    (tmp_path / "leak.jsonl").write_text(json.dumps(row))
+    with pytest.raises(StepDiffError, match=f"leak.jsonl: 1 training clips are in the val test sets, e.g. {shared}"):
+        divided(tmp_path / "leak.jsonl")

@@ -490,9 +490,11 @@ def test_two_clips_are_of_one_video_by_the_rule_of_the_hold_out(
         with pytest.raises(
             StepDiffError, match="t.jsonl: run was trained on 0 of its 1 clips, and 1 of them are from 1"
         ):
-            overlap.refuse(rows("v_7_8"), "t.jsonl")
+            overlap.refuse(rows("v_7_8"), "t.jsonl", "diffcap")
+        with pytest.raises(StepDiffError, match=f"train with --hold-out convis={tmp_path}, or pass"):
+            overlap.refuse(rows("v_7_8"), str(tmp_path), "convis")
     else:
-        overlap.refuse(rows("v_7_8"), "t.jsonl")
+        overlap.refuse(rows("v_7_8"), "t.jsonl", "diffcap")
 
 
 def test_a_training_clip_is_found_by_its_id_although_its_file_has_another_name(tmp_path: Path) -> None:

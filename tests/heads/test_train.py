@@ -81,6 +81,32 @@ def test_a_clip_without_features_is_reported_before_anything_trains(
     assert not (tmp_path / "run").exists()
 
 
+def test_clips_without_features_are_left_out_if_told(
+    world: Path, tiny_lm: str, tmp_path: Path, capsys: Capture
+) -> None:
+    """Pairs, and rows that validate; without --skip-missing the message has the recorded reason and both remedies."""
+    shutil.copytree(world, tmp_path / "world")
+    made = recipe(tmp_path / "world", tiny_lm, tmp_path / "run")
+    store = Store.open(tmp_path / "world" / "features")
+    with store.lock():
+        store.catalog("clips").append(pl.DataFrame({"key": ["broken"], "video": ["broken.mp4"], "split": ["train"]}))
+        (view := store.view("clips", "visual")).resize()
+        nothing = {name: np.zeros((0, *feature.shape), np.float32) for name, feature in view.features.items()}
+        view.write_shard(1, np.array([], int), nothing, {24: "no video stream"})
+    rows = (tmp_path / "world/pairqa.jsonl").read_text().splitlines()
+    rows.append(json.dumps(json.loads(rows[0]) | {"reference": "broken"}))
+    (tmp_path / "world/pairqa.jsonl").write_text("\n".join(rows))
+    why = "broken: no visual features in the store, python -m featurize recorded: no video stream; replace the file"
+    refuses(train.main, ["--config", str(made)], capsys, why, "--retry-failed", "leave the 1 clips", "--skip-missing")
+    first = json.loads((tmp_path / "world/diffrank_val.jsonl").read_text().splitlines()[0])
+    validating = [first, first | {"targets": ["broken"], "scores": [1]}]
+    (tmp_path / "world/diffrank_val.jsonl").write_text("\n".join(map(json.dumps, validating)))
+    assert train.main(["--config", str(made), "--skip-missing"]) == 0
+    assert "run: hold-out, pairs: 1 of 133 dropped (1 without features)" in capsys.readouterr().err
+    sources = json.loads((tmp_path / "run/lineage.json").read_text())["hold_out"]["sources"]
+    assert sources["pairs"]["without features"] == 1
+
+
 def test_a_finished_run_does_nothing(trained: Path, world: Path, tiny_lm: str, capsys: Capture) -> None:
     before, named = weights(trained, 6), (trained / "best.json").stat().st_mtime_ns
     assert train.main(["--config", str(recipe(world, tiny_lm, trained)), "--json"]) == 0

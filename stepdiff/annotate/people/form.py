@@ -161,7 +161,7 @@ class Form:
     """What people fill in about a pair: a keystep, for each category a text and a score, or a reason to reject."""
 
     categories: tuple[Category, ...]
-    keystep_words: Whole = 10  # words of a keystep, at most
+    keystep_words: Whole = 9  # words of a keystep, at most: fewer than 10 (Fig. S2)
     reject_reasons: Annotated[Once, Field(min_length=1)] = REJECT_REASONS
     instructions: Printed = ""
 

@@ -51,7 +51,7 @@ class _Data(BaseModel):
     reference: Any = None
     candidate: Any = None
     left: Any = "reference"
-    keystep_words: Annotated[int, Strict(), Field(ge=1)] = 10
+    keystep_words: Annotated[int, Strict(), Field(ge=1)] = 9
     answers: list[Record] = []
 
 
