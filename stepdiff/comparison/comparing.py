@@ -108,7 +108,7 @@ def compare(
         StepDiffError: a file, span or model that cannot be used, or features that cannot be computed.
     """
     one, two = read_clip(reference), read_clip(candidate)
-    chosen = find_model(model, encoder)
+    chosen = find_model(model, encoder, str(store or ""))
     if ask and not chosen.answers:
         raise StepDiffError(f"{chosen.name} names words and answers no questions: give --model a head, or ask nothing")
     reader, view = _loaded(chosen, [one, two], store, device)
@@ -142,7 +142,7 @@ def rank(
     if len(videos) != 3:
         raise StepDiffError(f"give 3 videos; {len(videos)} given")
     clips = tuple(map(read_clip, videos))
-    chosen = find_model(model, encoder)
+    chosen = find_model(model, encoder, str(store or ""))
     reader, view = _loaded(chosen, clips, store, device)
     first, *others = [clip.key for clip in clips]
     alike = reader.alike([((first, other), category) for category in reader.categories for other in others])
