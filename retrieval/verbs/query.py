@@ -102,7 +102,7 @@ def source_of(options: Options) -> Callable[..., Any]:
         )
     if options.file is None and (options.start is not None or options.end is not None):
         raise StepDiffError("--start and --end are of the clip in --file: leave them out, or give a file")
-    loading = {"weights": options.weights, "encoder": options.encoder}
+    loading: dict[str, Any] = {"weights": options.weights, "encoder": options.encoder}
     for name, value in loading.items():
         if value is not None and options.text is None and options.file is None:
             raise StepDiffError(f"--{name} is for --text and --file: leave it out")

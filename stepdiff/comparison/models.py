@@ -180,10 +180,8 @@ def _head(named: str, folder: Path, encoder: str | None, store: str) -> Model:
     recipe, lineage = read_recipe(folder / "recipe.yaml").video_lm, read_lineage(folder)
     if recipe is None:
         raise StepDiffError(f"{folder}: holds a contrastive head, which compares no clips in words; name another run")
-    provenance, trained = (
-        Provenance.from_dict(lineage["reads"].get("clips")),
-        (lineage.get("store") or {}).get("path", ""),
-    )
+    provenance = Provenance.from_dict(lineage["reads"].get("clips"))
+    trained = (lineage.get("store") or {}).get("path", "")
     is_asked = trained == store or not place(trained).remote
     records = _records(trained, recipe.view, provenance) if is_asked else []
     try:
