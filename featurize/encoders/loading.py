@@ -3,6 +3,9 @@
 A name is one of `NAMES`, `hf:WEIGHTS` or `vlm:WEIGHTS` (hf or vlm with those weights), `package.module:Class`, or an
 entry point of the group `stepdiff.encoders`: its own name, or the `name` of its class, which provenance records. A new
 encoder of this package is a file and a line of `_ENCODERS`.
+
+Guarantees
+- a name that data hold, such as the provenance of a view, imports only this package and installed ones: see `of_data`
 """
 
 import re
@@ -65,20 +68,37 @@ def encoder_class(name: str) -> type[Encoder]:
     if name in _ENCODERS:
         file, attribute = _ENCODERS[name]
         return getattr(import_module(f"featurize.encoders.{file}"), attribute)
-    if ":" not in name and name not in (others := installed(GROUP)):
-        for other in others:
-            with suppress(StepDiffError):  # one that cannot be imported
-                if (kind := encoder_class(other)).name == name:
-                    return kind
-        raise StepDiffError(
-            f"no encoder named {name!r}: the encoders are {', '.join([*NAMES, *others])}; give your own as "
-            "package.module:Class"
-        )
+    if ":" not in name:
+        name = of_data(name)
     cluster = "; on a cluster that was joined, install it on every node or submit it with --working-dir"
     place, loaded = load_plugin(name, GROUP, "encoder", cluster)
     if not (isinstance(loaded, type) and issubclass(loaded, Encoder)):
         raise StepDiffError(f"{place} is not a subclass of featurize.encoders.Encoder: give package.module:Class")
     return loaded
+
+
+def of_data(name: str, typed: str | None = None) -> str:
+    """Return by which name to load the encoder that data name: a store, a head or a run, which may be a stranger's.
+
+    That is one of `NAMES`, or an installed entry point; a class elsewhere only as `typed`, the user's --encoder.
+
+    Raises:
+        StepDiffError: no encoder here has that name, or `typed` is another one.
+    """
+    if typed is not None:
+        if (given := proper_name(typed)) != name:
+            raise StepDiffError(f"--encoder {typed} is {given}, and the features are of {name}: give that one")
+        return typed
+    if name in _ENCODERS or name in (others := installed(GROUP)):
+        return name
+    for other in others:
+        with suppress(StepDiffError):  # one that cannot be imported
+            if encoder_class(other).name == name:
+                return other
+    raise StepDiffError(
+        f"no encoder named {name!r}: the encoders are {', '.join([*NAMES, *others])}; your own is named by --encoder "
+        "package.module:Class, or by an entry point of its package"
+    )
 
 
 def proper_name(name: str) -> str:

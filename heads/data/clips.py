@@ -65,8 +65,8 @@ class Features:
         """Return the keys without features, and say how many there are. StepDiffError: there are some, without `skip`
         (--skip-missing)."""
         rows = self.catalog.rows(keys)
-        places = np.flatnonzero(~self._present(rows))
-        if len(places):
+        places = np.flatnonzero(~self._present(rows)).tolist()
+        if places:
             first = self._absence(keys[places[0]], int(rows[places[0]]))
             if not skip:
                 raise StepDiffError(f"{first}; or leave the {len(places)} clips without features out: --skip-missing")

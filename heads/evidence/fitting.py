@@ -34,18 +34,20 @@ from heads.evaluation.workers import Part, results
 from heads.evidence.head import POOLING, Evidence, WordHead, fold_of, pool
 from heads.evidence.wording import CLIPS, Wording, learn
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import make_folder, whole, write_text
+from stepdiff.common.io.files import make_folder, place, write_pieces
+from stepdiff.common.io.sealed import BLANK, is_sealed, sealed_pieces
 from stepdiff.common.progress import progress, say
 from stepdiff.tasks.testsets import HIGHEST_SCORE, DiffRank, clips_of, read_test_set
 from stepdiff.weights import fingerprint
 from store import Store
-from store.lineage.answers import RECORD, read_of
+from store.lineage.answers import read_of, write_record
 
 if TYPE_CHECKING:
     from heads.words import WordOptions
 
 FILE = "sums.safetensors"
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+_MOST_BYTES = 2**36  # of the sums
 _AT_ONCE = 16
 """clips whose tokens are in memory"""
 _CONSTANT = 1e-12  # of a variance next to the mean square
@@ -141,18 +143,25 @@ class Counting:
 
     def _load(self) -> None:
         """Read the sums of an earlier run. StepDiffError: they are damaged, or of something else."""
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
 
         try:
-            with safe_open(self.folder / FILE, "np") as file:
-                about = json.loads(file.metadata()["about"])
-                self.sums = [
-                    Sums(*(file.get_tensor(f"{group}.{name}") for name in Sums._fields))
-                    for group in range(len(file.keys()) // len(Sums._fields))
-                ]
+            data = place(self.folder / FILE).read_whole(_MOST_BYTES)
+            if not is_sealed(data):
+                raise ValueError("its checksum differs, or it is of an earlier version")
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            about, arrays = json.loads(header["__metadata__"]["about"]), load(data)
+            self.sums = [
+                Sums(*(arrays[f"{group}.{name}"] for name in Sums._fields))
+                for group in range(len(arrays) // len(Sums._fields))
+            ]
             self.wording, self.counted = Wording.from_dict(about["wording"]), dict(map(tuple, about["shards"]))
             differs = [name for name, value in self.identity.items() if about["identity"].get(name) != value]
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            wanted = Sums.zeros(self.features.shape[-1], len(self.wording.terms))
+            if any(one.shape != other.shape for sums in self.sums for one, other in zip(sums, wanted, strict=True)):
+                raise ValueError("its sums are of other shapes than its words")
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise StepDiffError(
                 f"{self.folder / FILE}: damaged ({error}); remove it, and the next run counts all clips"
             ) from error
@@ -162,14 +171,14 @@ class Counting:
             )
 
     def _save(self) -> None:
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         arrays = {
             f"{group}.{name}": array for group, sums in enumerate(self.sums) for name, array in sums._asdict().items()
         }
         about = {"identity": self.identity, "wording": asdict(self.wording), "shards": list(self.counted.items())}
-        with whole(self.folder / FILE) as temporary:
-            save_file(arrays, temporary, {"about": json.dumps(about)})
+        data = save(arrays, {"about": json.dumps(about), "seal": BLANK})
+        write_pieces(self.folder / FILE, sealed_pieces(data))
 
     def _clips(self) -> tuple[Int64[np.ndarray, " n"], Int8[np.ndarray, " n"]]:
         """Return rows and groups of the clips that count, by row."""
@@ -240,6 +249,7 @@ class Counting:
     def run(self) -> None:
         """Count all shards that are left, and save the sums."""
         make_folder(self.folder)
+        place(self.folder).remove_dead(deep=False)
         per_shard, catalog, saved, fresh = self.features.view.rows_per_shard, len(self.catalog), time.monotonic(), False
         if self.counted:
             say(f"{self.folder}: {len(self.counted)} shards are counted already, {len(self.shards)} are left")
@@ -485,6 +495,6 @@ def keep_lineage(counting: Counting) -> None:
         "hold_out": counting.hold_out.record(),
         "trained_on": TrainedOn.of_catalog(counting.catalog, [rows]).write(folder),
     }
-    write_text(folder / RECORD, json.dumps(lineage, indent=1))
+    write_record(folder, lineage)
     for line in counting.hold_out.lines():
         say(line)

@@ -4,13 +4,14 @@
     head.evidence(pool(tokens))  # [C, N, D] -> [C, terms]
 
     RUN/words.json             terms, categories, sides, calibration, the view, what trained it; names the weights' file
+                               with its size and sha256, and has a checksum of itself (stepdiff.common.io.sealed)
     RUN/words-*.safetensors    weights [1 + folds, terms, D] and bias: of all clips, then without each fold
     RUN/sums.safetensors       the sums that it was computed from (heads.evidence.fitting)
 
 Guarantees
 - the evidence of a clip does not depend on the clips that are computed with it
 - cross-fitted evidence of a clip comes from clips of other videos
-- a folder holds a whole head or none
+- a folder holds a whole head or none; what `load` returns is as it was written, of matching shapes, and finite
 """
 
 import hashlib
@@ -19,14 +20,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
+from pydantic import BaseModel, Field, FiniteFloat
 
 from heads.evidence.wording import pieces
+from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import write_bytes, write_text
+from stepdiff.common.io.files import place, write_bytes
+from stepdiff.common.io.sealed import BLANK, is_sealed, seal
 from store import Provenance, View
 
 FILE = "words.json"
@@ -34,6 +38,7 @@ COPY = "words"
 """folder in the run of a StepDiff, with the head of words that it uses"""
 POOLING = "mean of signed square roots"
 """how `pool` reduces the tokens of a clip: recorded, because a head is of one pooling"""
+_MOST_BYTES = 2**26  # of words.json
 MOST = 4.0  # log-odds of a term, past which more changes nothing
 Evidence = Float64[np.ndarray, " T"]
 """log-odds of each term in a clip"""
@@ -50,6 +55,48 @@ def pool(tokens: Float[np.ndarray, "... N D"]) -> Float64[np.ndarray, "... D"]:
     """Return the mean of the signed square roots of tokens, so that a few large values do not hide the others (power
     normalisation: Perronnin et al., ECCV 2010)."""
     return (np.sign(tokens) * np.sqrt(np.abs(tokens))).mean(axis=-2, dtype=np.float64)
+
+
+class _Weights(BaseModel, strict=True):
+    file: Annotated[str, Field(pattern=r"^words-[0-9a-f]{12}\.safetensors$")]
+    sha256: str
+    size: Annotated[int, Field(ge=0, le=2**36)]
+
+
+class _Clips(BaseModel, strict=True):
+    train: int
+    val: int
+
+
+class _Ridge(BaseModel, strict=True):
+    value: FiniteFloat
+    chosen_on: str
+
+
+class _Declines(BaseModel, strict=True):
+    below: dict[str, FiniteFloat]
+    balanced_accuracy: FiniteFloat
+    rows: int
+
+
+class _About(BaseModel, strict=True):
+    """words.json, checked where it is read: it may be a stranger's."""
+
+    view: str
+    provenance: dict[str, Any]
+    pooling: Literal["mean of signed square roots"]
+    options: dict[str, Any]
+    clips: _Clips
+    ridge: _Ridge
+    distance: list[FiniteFloat]
+    frequency: list[FiniteFloat]
+    declines: _Declines | None
+    seconds: FiniteFloat
+    weights: _Weights
+    terms: list[str]
+    sides: dict[str, FiniteFloat]
+    categories: dict[str, dict[str, Annotated[FiniteFloat, Field(gt=0)]]]
+    narrated: list[str]
 
 
 @dataclass(frozen=True)
@@ -70,32 +117,38 @@ class WordHead:
 
     @classmethod
     def load(cls, folder: str | Path) -> "WordHead":
-        """Read a folder of python -m heads.words. StepDiffError: it holds no head, or a damaged one."""
+        """Read a folder of python -m heads.words, which may be a stranger's. StepDiffError: it holds no head, or a
+        damaged one."""
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
         folder = Path(folder)
-        path = folder / FILE
+        path, again = folder / FILE, "run python -m heads.words again"
         try:
-            about = json.loads(path.read_text(encoding="utf-8"))
-            data = (folder / about["weights"]["file"]).read_bytes()
-            if hashlib.sha256(data).hexdigest() != about["weights"]["sha256"]:
-                raise ValueError(f"the sha256 of {about['weights']['file']} differs")
+            written = place(path).read_whole(_MOST_BYTES)
+            if not is_sealed(written):
+                raise ValueError("its checksum differs")
+            about = checked(_About.model_validate_json, written, f"{path}: ", f"; {again}")
+            provenance = Provenance.from_dict(about.provenance)
+            data = place(folder / about.weights.file).read_whole(about.weights.size)
+            if hashlib.sha256(data).hexdigest() != about.weights.sha256:
+                raise ValueError(f"the sha256 of {about.weights.file} differs")
             arrays = load(data)
             weights, bias = (arrays[name].astype(np.float64) for name in ("weights", "bias"))
-            if about["pooling"] != POOLING:
-                raise ValueError(f"it pools tokens by the {about['pooling']}")
-            terms, narrated = tuple(about["terms"]), frozenset(about["narrated"])
-            return cls(folder, about, terms, weights, bias, about["sides"], about["categories"], narrated)
+            terms = tuple(about.terms)
+            if weights.ndim != 3 or len(weights) < 2 or bias.shape != weights.shape[:2] or bias.shape[1] != len(terms):
+                raise ValueError(f"{len(terms)} terms, weights {list(weights.shape)} and bias {list(bias.shape)}")
+            if len(set(terms)) < len(terms) or not (np.isfinite(weights).all() and np.isfinite(bias).all()):
+                raise ValueError("a term that is there twice, or weights that are not finite")
         except FileNotFoundError as error:
             raise StepDiffError(
                 f"{folder}: holds no head of words ({Path(error.filename).name} is missing); run python -m heads.words "
                 f"--out {folder}"
             ) from None
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise StepDiffError(
-                f"{path}: damaged, or of an earlier version ({error!r}); run python -m heads.words again"
-            ) from error
+            raise StepDiffError(f"{path}: damaged, or of an earlier version ({error}); {again}") from error
+        values = about.model_dump() | {"provenance": provenance.as_dict()}
+        return cls(folder, values, terms, weights, bias, about.sides, about.categories, frozenset(about.narrated))
 
     def save(self) -> None:
         """Write the head; words.json comes last."""
@@ -105,9 +158,10 @@ class WordHead:
         sha256 = hashlib.sha256(data).hexdigest()
         name = f"words-{sha256[:12]}.safetensors"
         write_bytes(self.folder / name, data)
-        about = dict(self.about) | {"weights": {"file": name, "sha256": sha256}, "terms": list(self.terms)}
-        about |= {"sides": self.sides, "categories": self.categories, "narrated": sorted(self.narrated)}
-        write_text(self.folder / FILE, json.dumps(about, indent=1))
+        about = dict(self.about) | {"weights": {"file": name, "sha256": sha256, "size": len(data)}}
+        about |= {"terms": list(self.terms), "sides": self.sides, "categories": self.categories}
+        about |= {"narrated": sorted(self.narrated), "seal": BLANK}
+        write_bytes(self.folder / FILE, seal(json.dumps(about, indent=1).encode()))
         for old in self.folder.glob("words-*.safetensors"):
             if old.name != name:
                 old.unlink()
@@ -142,6 +196,11 @@ class WordHead:
                 f"{self.folder}: computed from other features than view {view.name} of {view.paths.store} has "
                 f"({differs}); name the store it was computed from, or run python -m heads.words again"
             )
+        if (channels := view.features["tokens"].shape[-1]) != self.weights.shape[2]:
+            raise StepDiffError(
+                f"{self.folder}: reads {self.weights.shape[2]} channels, and the tokens of view {view.name} have "
+                f"{channels}; run python -m heads.words again"
+            )
 
     def evidence(
         self, features: Float[np.ndarray, "C D"], videos: Sequence[str | None] | None = None
@@ -152,9 +211,9 @@ class WordHead:
         video; None for other clips.
         """
         evidence = np.empty((len(features), len(self.terms)))
-        for place, (row, video) in enumerate(zip(features, videos or [None] * len(features), strict=True)):
+        for number, (row, video) in enumerate(zip(features, videos or [None] * len(features), strict=True)):
             model = 0 if video is None else 1 + fold_of(video, len(self.weights) - 1)
-            evidence[place] = self.weights[model] @ row.astype(np.float64) + self.bias[model]  # the same in any batch
+            evidence[number] = self.weights[model] @ row.astype(np.float64) + self.bias[model]  # the same in any batch
         return evidence
 
     def moments(

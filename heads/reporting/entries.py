@@ -69,6 +69,8 @@ class BenchmarkEntry:
     """name of the method: its row in the table"""
     predictions: str
     """file that heads.evaluate wrote, with its score record next to it"""
+    task: str | None = None
+    """package.module:SPEC, where the record names such a task; null: the task of the record, ours or installed"""
 
 
 @dataclass(frozen=True)

@@ -409,6 +409,13 @@ def read_scores(entries: Sequence[BenchmarkEntry]) -> list[BenchmarkScore]:
                 f"{entry.predictions}: no score record of a benchmark next to it; write both with python -m "
                 "heads.evaluate, and list published tasks among predictions"
             )
+        if entry.task not in (None, task):
+            raise StepDiffError(f"{entry.predictions}: its record is of {task}, not of {entry.task}; correct the task")
+        if entry.task is None and task not in registry.known():  # a record may be a stranger's
+            raise StepDiffError(
+                f"{entry.predictions}: its record names the task {task}, which is none of ours and of no installed "
+                f"package; if it is yours, give the entry the task {task}"
+            )
         score = BenchmarkScore(task, entry.method, entry.predictions, scores, marked(record))
         first = read.setdefault((task, entry.method), score)
         if first is not score:

@@ -15,7 +15,6 @@ Guarantees
 - best.json names a checkpoint of its own folder, with that checkpoint's step and score, or is refused
 """
 
-import hashlib
 import json
 import os
 import re
@@ -31,12 +30,13 @@ from torch import Tensor, nn
 
 from heads.workers.group import ALONE, Group
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import write_text
+from stepdiff.common.io.files import place, whole, write_text
 from stepdiff.common.io.local import TEMPORARY, LocalPath
 
 SUMS = "SHA256SUMS"
 _SUM = re.compile(r"^([0-9a-f]{64})  ([^/\\\n]+)$", re.MULTILINE)
 _NAME = re.compile(r"checkpoint-\d+")
+_MOST_BYTES = 2**20  # of best.json, state.json and SHA256SUMS
 MADE_BY = ("recipe.yaml", "lineage.json")
 """the files in the SHA256SUMS of a run's folder"""
 
@@ -131,11 +131,11 @@ class Run:
                 f"{self.folder}: no finished training here; run python -m heads.train --config RECIPE.yaml"
             )
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = json.loads(place(path).read_whole(_MOST_BYTES))
             name, step, _ = record["checkpoint"], record["step"], record["score"]
             if name != f"checkpoint-{step:06d}":
                 raise ValueError(f"{name} is not the checkpoint of step {step}")
-        except (OSError, ValueError, TypeError, LookupError) as error:
+        except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
             raise StepDiffError(f"{path}: damaged ({error}); train into a new folder") from error
         return self.folder / name, record
 
@@ -157,14 +157,11 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             with target.whole_folder(self.folder) as temporary:
                 temporary.mkdir()
-                save_file({k: v.contiguous() for k, v in weights.items()}, temporary / "head.safetensors")
-                save_file(moments, temporary / "optimizer.safetensors")
+                for name, tensors in (("head", weights), ("optimizer", moments)):
+                    with whole(temporary / f"{name}.safetensors") as file:
+                        save_file({key: value.contiguous() for key, value in tensors.items()}, file)
                 write_text(temporary / "state.json", json.dumps({"step": step} | state, indent=1))
-                names = os.listdir(temporary)
-                for name in names:
-                    with open(temporary / name, "rb") as handle:
-                        os.fsync(handle.fileno())
-                write_sums(temporary, names)
+                write_sums(temporary, os.listdir(temporary))
                 target.remove()
         except (OSError, SafetensorError, StepDiffError) as error:
             raise StepDiffError(
@@ -251,11 +248,13 @@ class Run:
 
 
 def _check_shapes(stored: dict[str, Tensor], wanted: dict[str, Tensor], checkpoint: Path, advice: str) -> None:
-    """Raise StepDiffError if a tensor does not have the shape of the wanted tensor of its name."""
+    """Raise StepDiffError if a tensor has a non-finite number, or not the shape of the wanted tensor of its name."""
     for name, value in stored.items():
         shape, needed = tuple(value.shape), tuple(wanted[name].shape)
         if shape != needed:
             raise StepDiffError(f"{checkpoint}: {name} is {shape}, the recipe's is {needed}; {advice}")
+        if not value.isfinite().all():
+            raise StepDiffError(f"{checkpoint}: {name} has numbers that are not finite; train into a new folder")
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -269,8 +268,8 @@ def _read_state(checkpoint: Path) -> dict[str, Any]:
     """Read state.json: the step, and the step and score of the best checkpoint so far."""
     path = checkpoint / "state.json"
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        state = json.loads(place(path).read_whole(_MOST_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, error) from error
     if not isinstance(state, dict) or state.get("step") != step_of(checkpoint):
         raise _damaged(path, "it is of another step")
@@ -296,14 +295,9 @@ def _advice(path: Path) -> str:
     )
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write_sums(folder: Path, names: Collection[str]) -> None:
     """Write SHA256SUMS over the files `names` of the folder."""
-    write_text(folder / SUMS, "".join(f"{_digest(folder / name)}  {name}\n" for name in sorted(names)))
+    write_text(folder / SUMS, "".join(f"{LocalPath(folder / name).sha256()}  {name}\n" for name in sorted(names)))
 
 
 def check_sums(folder: Path, advice: str, names: Collection[str] | None = None) -> None:
@@ -314,7 +308,7 @@ def check_sums(folder: Path, advice: str, names: Collection[str] | None = None) 
     """
     path = folder / SUMS
     try:
-        text = path.read_text(encoding="ascii")
+        text = place(path).read_whole(_MOST_BYTES).decode("ascii")
     except (OSError, ValueError) as error:
         raise StepDiffError(f"{path}: missing or damaged ({error}); {advice}") from error
     sums = _SUM.findall(text)
@@ -326,9 +320,9 @@ def check_sums(folder: Path, advice: str, names: Collection[str] | None = None) 
         raise StepDiffError(f"{folder / odd[0]}: not listed in {SUMS}, so it is not part of what was saved; {advice}")
     for name, expected in listed.items():
         try:
-            digest = _digest(folder / name)
+            digest = LocalPath(folder / name).sha256()
         except OSError as error:
-            why = f"listed in {SUMS}, but cannot be read ({error.strerror})"
+            why = f"listed in {SUMS}, but cannot be read ({error.strerror or 'no regular file'})"
             raise StepDiffError(f"{folder / name}: {why}; {advice}") from error
         if digest != expected:
             raise StepDiffError(f"{folder / name}: damaged, its sha256 is not the one in {SUMS}; {advice}")

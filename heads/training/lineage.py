@@ -9,7 +9,6 @@ Guarantees
 - a run starts only from a finished one, reads its weights as that one did, and includes its clips and disclosure
 """
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -38,14 +37,13 @@ from heads.training.recipe import (
 )
 from heads.workers.group import ALONE, Group
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import write_text
 from stepdiff.common.io.jsonl import read_objects
 from stepdiff.common.progress import say
 from stepdiff.tasks.prompts import MAIN_ACTION, SIMILAR_QUESTION
-from stepdiff.weights import fingerprint, resolve
+from stepdiff.weights import fingerprint, resolve, resolve_of_data
 from store import Provenance, Store
 from store.lineage import trained_on as hashes
-from store.lineage.answers import RECORD, read_of, read_record
+from store.lineage.answers import RECORD, read_of, read_record, write_record
 
 
 def load_video_lm(
@@ -134,8 +132,15 @@ def load_contrastive(folder: Path, store: Store, device: str = "cpu") -> tuple[C
 
 
 def _recipe(folder: Path) -> TrainOptions:
+    """Read the recipe of a run, which may be a stranger's. StepDiffError: also for a language model not used here."""
     Run(folder).check_made_by()
-    return read_recipe(folder / "recipe.yaml")
+    options = read_recipe(folder / "recipe.yaml")
+    if options.video_lm is not None:
+        try:
+            resolve_of_data(options.video_lm.language_model)
+        except StepDiffError as error:
+            raise StepDiffError(f"{folder}: language model: {error}") from None
+    return options
 
 
 def _load(run: Run, module: nn.Module, schedule: Schedule, group: Group = ALONE) -> None:
@@ -243,7 +248,7 @@ def keep(
         replace(WordHead.load(source), folder=folder / words.COPY).save()
         lineage["data"][str(source / words.FILE)] = fingerprint(folder / words.COPY / words.FILE)
     lineage["trained_on"] = trained.write(folder)
-    write_text(folder / RECORD, json.dumps(lineage, indent=1))
+    write_record(folder, lineage)
 
 
 def _check_validating(start: Path, recipe: VideoLMRecipe, store: Store, hold_out: HoldOut) -> None:

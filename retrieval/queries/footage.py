@@ -19,21 +19,27 @@ Pictures = UInt8[np.ndarray, "count side side 3"] | str
 
 
 def embed_file(
-    store: Store, view: View, feature: str, file: Path, span: tuple[float | None, float | None], weights: str | None
+    store: Store,
+    view: View,
+    feature: str,
+    file: Path,
+    span: tuple[float | None, float | None],
+    weights: str | None,
+    encoder: str | None = None,
 ) -> Float32[np.ndarray, " dim"]:
     """Return the normalised embedding of a picture, or of a video from `span[0]` to `span[1]` (None: its ends)."""
     from featurize.video.decode import Failure, read_clips
     from featurize.video.picture import Crop
 
     start, end = span_of(file, span)
-    encoder = encoder_of(store, view, weights)
-    (clip,) = read_clips(file, [(start, end)], encoder.frames, encoder.picture, sampling=encoder.sampling)
+    loaded = encoder_of(store, view, weights, encoder=encoder)
+    (clip,) = read_clips(file, [(start, end)], loaded.frames, loaded.picture, sampling=loaded.sampling)
     if isinstance(clip, Failure):
         raise StepDiffError(clip.reason)
-    if isinstance(encoder.picture, Crop):
-        features = {name: values[0] for name, values in encoder.encode_clips(clip.frames[None]).items()}
+    if isinstance(loaded.picture, Crop):
+        features = {name: values[0] for name, values in loaded.encode_clips(clip.frames[None]).items()}
     else:
-        features = encoder.encode_whole(clip.frames, clip.seconds)
+        features = loaded.encode_whole(clip.frames, clip.seconds)
     return unit_vector(features[feature], f"the {feature} of {file}")
 
 

@@ -2,7 +2,7 @@
 
 Guarantees
 - weights are those that featurize recorded with the view's rows, or those of the encoder's name, if their sha256 is
-  that of the provenance; --weights is needed only if neither is found
+  that of the provenance and they were used here before; else --weights names them
 - a text that the store lacks gets the embedding that featurize computes
 """
 
@@ -41,7 +41,7 @@ _CHOICES = {
 
 
 def embed_text(
-    store: Store, view: View, feature: str, text: str, weights: str | None = None
+    store: Store, view: View, feature: str, text: str, weights: str | None = None, encoder: str | None = None
 ) -> Float32[np.ndarray, " dim"]:
     """Return the normalised embedding of a text in the space of a view of clips.
 
@@ -50,13 +50,13 @@ def embed_text(
     """
     if not text.strip():
         raise StepDiffError("the text is empty: write what the clips should show")
-    encoder = encoder_of(store, view, weights)
-    shape = encoder.features("texts").get(feature)
+    loaded = encoder_of(store, view, weights, encoder=encoder)
+    shape = loaded.features("texts").get(feature)
     if shape is None or shape.shape != (width(view, feature),):
         raise StepDiffError(
-            f"{feature} of view clips/{view.name} is not in the space of the texts of {encoder.name}: query with --clip"
+            f"{feature} of view clips/{view.name} is not in the space of the texts of {loaded.name}: query with --clip"
         )
-    return unit_vector(encoder.encode_texts([text])[feature][0], f"the {feature} of the text {short(text)!r}")
+    return unit_vector(loaded.encode_texts([text])[feature][0], f"the {feature} of the text {short(text)!r}")
 
 
 def unit_vector(vector: Float[np.ndarray, " dim"], what: str) -> Float32[np.ndarray, " dim"]:
@@ -68,50 +68,58 @@ def unit_vector(vector: Float[np.ndarray, " dim"], what: str) -> Float32[np.ndar
     return (exact / length).astype(np.float32)
 
 
-def encodes(view: View, entity: str) -> bool:
-    """Return whether the encoder that made a view is one of featurize, and encodes an entity."""
-    from featurize.encoders import encoder_class
+def encodes(view: View, entity: str, encoder: str | None = None) -> bool:
+    """Return whether the encoder that made a view can be loaded here (see `encoder_of`), and encodes an entity."""
+    from featurize.encoders import encoder_class, of_data
 
     try:
-        return entity in encoder_class(view.provenance.encoder).entities
+        return entity in encoder_class(of_data(view.provenance.encoder, encoder)).entities
     except StepDiffError:
+        if encoder is not None:
+            raise
         return False
 
 
-def encoder_of(store: Store, view: View, weights: str | None = None, device: str | None = None) -> Encoder:
+def encoder_of(
+    store: Store, view: View, weights: str | None = None, device: str | None = None, encoder: str | None = None
+) -> Encoder:
     """Load the encoder that made a view of clips, as its provenance says.
 
     Args:
         weights: Folder, name or hub id; None: what is recorded with the view, or the encoder's own.
         device: As PyTorch names it; None is a GPU where there is one.
+        encoder: Its package.module:Class, which only the user may name; None: ours, or of an installed package.
 
     Raises:
         StepDiffError: The view was made by something else, its weights are not found, or the encoder differs.
     """
-    from featurize.encoders import encoder_class, load, version_of
+    from featurize.encoders import load, of_data, version_of
 
     provenance = unpooled(view.provenance)  # embeddings do not depend on pooled tokens
     try:
-        encoder_class(provenance.encoder)
+        name = of_data(provenance.encoder, encoder)
     except StepDiffError:
+        if encoder is not None:
+            raise
         featurize = command("python", "-m", "featurize", "FILE", "--store", store.path, "--encoder", "ENCODER")
         embed = command("python", "-m", "heads.embed", "--head", "RUN", "--store", store.path, "--view", view.name)
         raise StepDiffError(
-            f"view clips/{view.name} was made by a {provenance.encoder}, not by an encoder of files: run {featurize}, "
-            f"then {embed}, and query with --clip"
+            f"view clips/{view.name} was made by {provenance.encoder}, which is none of our encoders and of no "
+            f"installed package: if it is yours, name it with --encoder package.module:Class; of a head's view run "
+            f"{featurize}, then {embed}, and query with --clip"
         ) from None
     records = records_of(view)
-    named, choices = loading_of(provenance, records)
+    named, choices = loading_of(name, provenance, records)
     named = weights or named
-    if named is None and version_of(provenance.encoder) is None:
-        sources = _sources(records)
-        where = f" at {' or '.join(sources)}" if sources else ""
+    if named is None and version_of(name) is None:
+        recorded = " or ".join(sources_of(records))
+        where = f" at {recorded}, or were never used here" if recorded else ""
         raise StepDiffError(
             f"the weights of view clips/{view.name} ({provenance.encoder}, sha256 {provenance.weights[:12]}) are not "
             f"found{where}: name them with --weights, a folder or hub id, or query with --clip"
         )
-    encoder = load(provenance.encoder, named, device, **choices)
-    made = replace(encoder.provenance("clips"), dtypes=provenance.dtypes)  # embeddings do not depend on them
+    loaded = load(name, named, device, **choices)
+    made = replace(loaded.provenance("clips"), dtypes=provenance.dtypes)  # embeddings do not depend on them
     differs = provenance.difference(made)
     if differs:
         advice = "name the view's own weights with --weights, or query" if named else "query"
@@ -119,13 +127,16 @@ def encoder_of(store: Store, view: View, weights: str | None = None, device: str
             f"view clips/{view.name} differs from what {provenance.encoder} makes of a file now ({differs}): "
             f"{advice} with --clip"
         )
-    return encoder
+    return loaded
 
 
-def loading_of(provenance: Provenance, records: Sequence[Record] = ()) -> tuple[str | None, dict[str, Any]]:
-    """Return the place of an encoder's weights and its options, by what shards have recorded; None: no such weights."""
+def loading_of(name: str, provenance: Provenance, records: Sequence[Record] = ()) -> tuple[str | None, dict[str, Any]]:
+    """Return the place of an encoder's weights and its options, by what shards have recorded; None: no such weights.
+
+    name: by which the encoder is loaded (featurize.encoders.of_data).
+    """
     choices = next((choices for _, choices in records if choices is not None), None)
-    return weights_of(provenance, records), choices or _choices(provenance)
+    return weights_of(provenance, records), choices or _choices(name, provenance)
 
 
 def records_of(view: View) -> list[Record]:
@@ -140,32 +151,33 @@ def records_of(view: View) -> list[Record]:
     return records
 
 
-def _choices(provenance: Provenance) -> dict[str, Any]:
+def _choices(name: str, provenance: Provenance) -> dict[str, Any]:
     """Return the choices that a provenance implies: stores of older versions record no others."""
     from featurize.encoders import encoder_class
     from featurize.video.frames import WORDS
 
     count, _, rule = provenance.frames.partition(" at ")
-    sampling = next((name for name, words in WORDS.items() if rule.startswith(words)), None)
-    chosen = count.isdecimal() and "frames" in encoder_class(provenance.encoder).choices
+    sampling = next((each for each, words in WORDS.items() if rule.startswith(words)), None)
+    chosen = count.isdecimal() and "frames" in encoder_class(name).choices
     return {"sampling": sampling, **({"frames": int(count)} if chosen else {})}
 
 
 def weights_of(provenance: Provenance, records: Sequence[Record]) -> str | None:
-    """Return where the weights of an encoder are: a recorded place, or the encoder's own name; None: they are gone."""
+    """Return where the weights of an encoder are: a recorded place, or the encoder's own name; None: they are gone, or
+    were never used here."""
     from featurize.encoders import digest
-    from stepdiff.weights import NAMES, resolve
+    from stepdiff.weights import NAMES, resolve_of_data
 
     fetched = [provenance.encoder] if provenance.encoder in NAMES else []
-    for source in [*_sources(records), *fetched]:
+    for source in [*sources_of(records), *fetched]:
         try:
-            if digest(provenance.encoder, resolve(source)) == provenance.weights:
+            if digest(provenance.encoder, resolve_of_data(source)) == provenance.weights:
                 return source
-        except (StepDiffError, OSError):  # gone, or out of reach: another place may have them
+        except (StepDiffError, OSError):  # gone, unknown, or out of reach: another place may have them
             continue
     return None
 
 
-def _sources(records: Sequence[Record]) -> list[str]:
+def sources_of(records: Sequence[Record]) -> list[str]:
     """Return the recorded places of a view's weights."""
     return list(dict.fromkeys(source for source, _ in records if source))

@@ -54,12 +54,19 @@ def of_clips(store: Store, view: View, feature: str, clips: list[str]) -> Query:
 
 
 def of_file(
-    store: Store, view: View, feature: str, file: Path, span: tuple[float | None, float | None], weights: str | None
+    store: Store,
+    view: View,
+    feature: str,
+    file: Path,
+    span: tuple[float | None, float | None],
+    weights: str | None,
+    encoder: str | None = None,
 ) -> Query:
     """Return the query of a video or picture, encoded as the view was."""
     from retrieval.queries.footage import embed_file
 
-    return Query(f"file {file}", embed_file(store, view, feature, file, span, weights), np.empty(0, np.int64))
+    vector = embed_file(store, view, feature, file, span, weights, encoder)
+    return Query(f"file {file}", vector, np.empty(0, np.int64))
 
 
 def row_of_clip(store: Store, view: View, clip: str) -> int:
@@ -100,7 +107,9 @@ def similar_ids(store: Store, clip: str) -> list[str]:
     return ids.to_list()
 
 
-def of_text(store: Store, view: View, feature: str, text: str, weights: str | None = None) -> Query:
+def of_text(
+    store: Store, view: View, feature: str, text: str, weights: str | None = None, encoder: str | None = None
+) -> Query:
     """Return the query of a text: its embedding in texts/VIEW, or the view's own encoder computes it now.
 
     Raises StepDiffError that names what to do.
@@ -113,22 +122,23 @@ def of_text(store: Store, view: View, feature: str, text: str, weights: str | No
     if texts is not None and row[0] >= 0 and texts.status(row)[0] == OK:
         check_space(store, view, texts, feature)
         return Query(title, normalised(texts, feature, row)[0].astype(np.float32), np.empty(0, np.int64))
-    if encodes(view, "texts"):
-        return Query(title, embed_text(store, view, feature, text, weights), np.empty(0, np.int64))
+    if encodes(view, "texts", encoder):
+        return Query(title, embed_text(store, view, feature, text, weights, encoder), np.empty(0, np.int64))
     embed = command("python", "-m", "heads.embed", "--head", "RUN", "--store", store.path)
     where = f"the text {short(text)!r} is not in texts/{name} of {store.path}"
-    if texts is None and encodes(view, "clips"):
+    if texts is None and encodes(view, "clips", encoder):
         raise StepDiffError(
             f"{where}, and {view.provenance.encoder} encodes no texts: query a view of an encoder that does, such as "
             f"clip, or one that a head trained on texts wrote ({embed})"
         )
-    encoder = (view if texts is None else texts).provenance.encoder
-    fill = fill_command(store, name, encoder, "TEXTS.jsonl")
+    made_by = (view if texts is None else texts).provenance.encoder
+    fill = fill_command(store, name, made_by, "TEXTS.jsonl")
     add = f"put it into the column `text` of a file TEXTS.jsonl and run {fill}"
     if texts is None:
         raise StepDiffError(
-            f"{where}, which has no texts yet: if {encoder} encodes texts too, {add}; otherwise query a view that a "
-            f"head trained on texts wrote ({embed})"
+            f"{where}, which has no texts yet: if {made_by} is your own encoder and encodes texts too, name it with "
+            f"--encoder package.module:Class, or {add}; otherwise query a view that a head trained on texts wrote "
+            f"({embed})"
         )
     raise StepDiffError(f"{where}: {add}")
 

@@ -50,6 +50,9 @@ class Options:
     weights: str | None = None
     """weights of the view's encoder for --text and --file: a folder, name or hub id; by default those that featurize
     recorded with the view, or those of the encoder's name"""
+    encoder: str | None = None
+    """the view's encoder for --text and --file, package.module:Class, if it is your own and its package is not
+    installed with an entry point"""
     where: str | None = None
     """condition on the catalog as after SQL's WHERE, e.g. "step = 'whisk' AND duration > 4": comparisons, AND, OR, NOT,
     IN, LIKE, BETWEEN, IS NULL, arithmetic, lower, upper and length"""
@@ -99,12 +102,14 @@ def source_of(options: Options) -> Callable[..., Any]:
         )
     if options.file is None and (options.start is not None or options.end is not None):
         raise StepDiffError("--start and --end are of the clip in --file: leave them out, or give a file")
-    if options.weights is not None and options.text is None and options.file is None:
-        raise StepDiffError("--weights is for --text and --file: leave it out")
+    loading: dict[str, Any] = {"weights": options.weights, "encoder": options.encoder}
+    for name, value in loading.items():
+        if value is not None and options.text is None and options.file is None:
+            raise StepDiffError(f"--{name} is for --text and --file: leave it out")
     if options.text is not None:
-        return partial(of_text, text=options.text, weights=options.weights)
+        return partial(of_text, text=options.text, **loading)
     if options.file is not None:
-        return partial(of_file, file=options.file, span=(options.start, options.end), weights=options.weights)
+        return partial(of_file, file=options.file, span=(options.start, options.end), **loading)
     return partial(of_clips, clips=pair or [str(options.clip)])
 
 

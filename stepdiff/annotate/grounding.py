@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from featurize.encoders import load as load_encoder
+from featurize.encoders import of_data
 from heads.data.catalog_rows import marked
 from heads.data.clips import Features
 from heads.methods.similarity import Sentences
@@ -143,7 +144,7 @@ class SpaceJob:
             self._check(provenance.weights, fingerprint(Run(Path(self.head)).best() / "head.safetensors"), "--head")
             sentences = Sentences(store, device)
             return lambda texts: head.embed_texts(torch.from_numpy(sentences(texts)).to(device)).cpu()
-        encoder = load_encoder(provenance.encoder, self.weights, device)
+        encoder = load_encoder(of_data(provenance.encoder), self.weights, device)
         self._check(provenance.weights, encoder.fingerprint, "--weights")
         return lambda texts: torch.from_numpy(encoder.encode_texts(list(texts))["embedding"])
 

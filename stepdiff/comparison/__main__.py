@@ -33,6 +33,9 @@ class CompareOptions:
     model: str | None = None
     """a folder of python -m heads.train or heads.words, word-evidence, or a video language model of transformers: a
     folder or hub id; null: runs/stepdiff, else runs/words"""
+    encoder: str | None = None
+    """encoder of a head's features, package.module:Class, if it is your own and its package is not installed with an
+    entry point"""
     html: str | None = field(default=None, metadata=WRITTEN)
     """page to write, with the clips inside: one file that can be sent"""
     rank: bool = False
@@ -61,11 +64,12 @@ def run(options: CompareOptions) -> int:
     from stepdiff.comparison.comparing import compare, rank
 
     if options.rank:
-        ranking = rank(*options.videos, model=options.model, store=options.store, device=options.device)
+        how = {name: getattr(options, name) for name in ("model", "store", "device", "encoder")}
+        ranking = rank(*options.videos, **how)
         return _print(options, ranking_record(ranking), lambda: show_ranking(ranking))
     streaming = Streaming(options.ask) if options.ask and not options.json else None
     reference, candidate = options.videos
-    how = {name: getattr(options, name) for name in ("ask", "model", "store", "max_tokens", "device")}
+    how = {name: getattr(options, name) for name in ("ask", "model", "store", "max_tokens", "device", "encoder")}
     comparison = compare(reference, candidate, **how, say=streaming)
     if streaming is not None:
         streaming.end(comparison.answer)

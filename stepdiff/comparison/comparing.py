@@ -88,6 +88,7 @@ def compare(
     max_tokens: int = MOST_TOKENS,
     device: str = "auto",
     say: Say | None = None,
+    encoder: str | None = None,
 ) -> Comparison:
     """Compare two clips.
 
@@ -101,12 +102,13 @@ def compare(
         max_tokens: longest answer.
         device: auto, cpu, cuda.
         say: receives the words of the answer as they are written.
+        encoder: of a head's features, package.module:Class, if it is your own and not installed with an entry point.
 
     Raises:
         StepDiffError: a file, span or model that cannot be used, or features that cannot be computed.
     """
     one, two = read_clip(reference), read_clip(candidate)
-    chosen = find_model(model)
+    chosen = find_model(model, encoder, str(store or ""))
     if ask and not chosen.answers:
         raise StepDiffError(f"{chosen.name} names words and answers no questions: give --model a head, or ask nothing")
     reader, view = _loaded(chosen, [one, two], store, device)
@@ -130,13 +132,17 @@ def compare(
 
 
 def rank(
-    *videos: str | Path, model: str | None = None, store: str | Path | None = None, device: str = "auto"
+    *videos: str | Path,
+    model: str | None = None,
+    store: str | Path | None = None,
+    device: str = "auto",
+    encoder: str | None = None,
 ) -> Ranking:
     """Return which of the other clips are most like the first, by category; the arguments are those of `compare`."""
     if len(videos) != 3:
         raise StepDiffError(f"give 3 videos; {len(videos)} given")
     clips = tuple(map(read_clip, videos))
-    chosen = find_model(model)
+    chosen = find_model(model, encoder, str(store or ""))
     reader, view = _loaded(chosen, clips, store, device)
     first, *others = [clip.key for clip in clips]
     alike = reader.alike([((first, other), category) for category in reader.categories for other in others])

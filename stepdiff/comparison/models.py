@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from featurize.encoders import digest, find_weights, version_of, view_name
+from featurize.encoders import digest, find_weights, of_data, version_of, view_name
 from featurize.options import Options
 from heads.evidence.head import FILE, WordHead
 from heads.llm.model import CutOff
@@ -23,8 +23,9 @@ from heads.models.video_lm import Say
 from heads.training.lineage import load_stepdiff
 from heads.training.lineage import read as read_lineage
 from heads.training.recipe import read_recipe
-from retrieval.queries.live import Record, loading_of, records_of
+from retrieval.queries.live import Record, loading_of, records_of, sources_of
 from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import place
 from stepdiff.tasks.declining import UNSURE, declines
 from stepdiff.tasks.prompts import DIFFCAP_SEED, GOES_ON
 from stepdiff.tasks.testsets import CATEGORIES, DiffCap, Pair
@@ -144,8 +145,11 @@ class Model:
     load: Callable[[Store, str], Reader]  # (store with the features, device) -> the model
 
 
-def find_model(named: str | None) -> Model:
+def find_model(named: str | None, encoder: str | None = None, store: str = "") -> Model:
     """Return the model of a name: a run folder of heads.train or heads.words, or the weights of a public model.
+
+    encoder: of a head's features, package.module:Class, which only the user may name; None: ours, or an installed one.
+    store: that the user names; another one in an object store is not asked, because a head may be a stranger's.
 
     Raises:
         StepDiffError: none is named and none is here, or the weights of its encoder are not found.
@@ -158,25 +162,34 @@ def find_model(named: str | None) -> Model:
     named = WORDS if named == WORD_EVIDENCE else named
     folder = Path(named).expanduser()
     if (folder / "recipe.yaml").is_file():
-        return _head(named, folder)
+        return _head(named, folder, encoder, store)
     if (folder / FILE).is_file():
-        return _words(named, folder)
+        return _words(named, folder, encoder)
+    if encoder is not None:
+        raise StepDiffError(f"--encoder is of a head's features, and {named} has its own: leave it out")
     is_own = str(folder) in (HEAD, WORDS)  # which is no name of the hub
     if (is_own or folder.is_dir()) and not (folder / "config.json").is_file():
         raise StepDiffError(f"{named} holds no head, no head of words and no model of transformers: {HOW}")
-    encoder = encoder_of(named)
-    options = _options(view_name(encoder, named), encoder, named)
-    identity = digest(encoder, find_weights(encoder, named))
+    own = encoder_of(named)
+    options = _options(view_name(own, named), own, named)
+    identity = digest(own, find_weights(own, named))
     return Model(named, options, None, identity, True, partial(_load_public, named, options))
 
 
-def _head(named: str, folder: Path) -> Model:
+def _head(named: str, folder: Path, encoder: str | None, store: str) -> Model:
     recipe, lineage = read_recipe(folder / "recipe.yaml").video_lm, read_lineage(folder)
     if recipe is None:
         raise StepDiffError(f"{folder}: holds a contrastive head, which compares no clips in words; name another run")
-    provenance = Provenance.from_dict(lineage["reads"]["clips"])
-    records = _records(str(lineage.get("store", {}).get("path", "")), recipe.view, provenance)
-    options = _made_so(named, recipe.view, provenance, records)
+    provenance = Provenance.from_dict(lineage["reads"].get("clips"))
+    trained = (lineage.get("store") or {}).get("path", "")
+    is_asked = trained == store or not place(trained).remote
+    records = _records(trained, recipe.view, provenance) if is_asked else []
+    try:
+        options = _made_so(named, recipe.view, provenance, records, encoder)
+    except StepDiffError as error:
+        if is_asked:
+            raise
+        raise StepDiffError(f"{error}; if you trust the store that trained it, give --store {trained}") from None
 
     def load(store: Store, device: str) -> Reader:
         method, recipe = load_stepdiff(folder, store, device)
@@ -185,7 +198,7 @@ def _head(named: str, folder: Path) -> Model:
     return Model(named, options, provenance, str(provenance), True, load)
 
 
-def _words(named: str, folder: Path) -> Model:
+def _words(named: str, folder: Path, encoder: str | None) -> Model:
     head = WordHead.load(folder)
     provenance = Provenance.from_dict(head.about["provenance"])
 
@@ -193,7 +206,7 @@ def _words(named: str, folder: Path) -> Model:
         evidence = WordEvidence.of_store(head, store)
         return Reader(evidence, evidence)
 
-    return Model(named, _made_so(named, head.view, provenance, ()), provenance, str(provenance), False, load)
+    return Model(named, _made_so(named, head.view, provenance, (), encoder), provenance, str(provenance), False, load)
 
 
 def _load_public(weights: str, options: Options, store: Store, device: str) -> Reader:
@@ -210,15 +223,20 @@ def _records(store: str, view: str, provenance: Provenance) -> list[Record]:
         return []
 
 
-def _made_so(named: str, view: str, provenance: Provenance, records: Sequence[Record]) -> Options:
-    """Return how features of a provenance are computed. StepDiffError: its weights are not found."""
-    weights, choices = loading_of(unpooled(provenance), records)
-    if weights is None and version_of(provenance.encoder) is None:
+def _made_so(named: str, view: str, provenance: Provenance, records: Sequence[Record], encoder: str | None) -> Options:
+    """Return how features of a provenance are computed. StepDiffError: its encoder or weights are not found."""
+    try:
+        name = of_data(provenance.encoder, encoder)
+    except StepDiffError as error:
+        raise StepDiffError(f"{named}: {error}") from None
+    weights, choices = loading_of(name, unpooled(provenance), records)
+    if weights is None and version_of(name) is None:
         raise StepDiffError(
             f"{named} reads features of {provenance.encoder}, whose weights (sha256 {provenance.weights[:12]}) are not "
-            "found: fetch them with stepdiff weights fetch, or work where the store that trained it is"
+            f"found, or were never used here: fetch {' or '.join(sources_of(records)) or 'them'} with stepdiff weights "
+            "fetch, or work where the store that trained it is"
         )
-    options = _options(view, provenance.encoder, weights)
+    options = _options(view, name, weights)
     dtype: Any = provenance.dtypes.get(TOKENS, options.dtype)
     return replace(options, dtype=dtype, pool=pool_of(provenance), **choices)
 

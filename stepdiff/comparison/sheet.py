@@ -14,7 +14,7 @@ import tempfile
 import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 from heads import report
 from heads.report import ReportOptions
 from stepdiff.common.cli import command
-from stepdiff.common.cli.options import at_least, parse
+from stepdiff.common.cli.options import WRITTEN, at_least, parse
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.testsets import DiffCap, read_predictions, read_test_set
 
@@ -38,7 +38,7 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class SheetOptions(ReportOptions):
-    sheet: str | None = None
+    sheet: str | None = field(default=None, metadata=WRITTEN)
     """picture of pairs with answers to write, .png, .pdf or .svg, instead of the tables"""
     test_set: str | None = None
     """DiffCap test set whose pairs the sheet shows without answers, where no predictions are given"""

@@ -29,14 +29,19 @@ BUILT_IN = {
 """name -> module and attribute of the spec, which is imported when it is asked for"""
 
 
+def known() -> list[str]:
+    """Return the names that data may give, such as a score record: the tasks of this package and installed ones."""
+    return list(dict.fromkeys([*BUILT_IN, *installed(GROUP)]))
+
+
 def get(name: str, flag: str = "--task") -> TaskSpec:
     """Return the spec of a task, by its name or package.module:SPEC; flag: the option that names it.
 
     Raises:
         StepDiffError: No such task, or its module cannot be imported.
     """
-    if ":" not in name and name not in (known := dict.fromkeys([*BUILT_IN, *installed(GROUP)])):
-        raise StepDiffError(f"{flag} {name}: no such task; give one of {', '.join(known)}, or package.module:SPEC")
+    if ":" not in name and name not in known():
+        raise StepDiffError(f"{flag} {name}: no such task; give one of {', '.join(known())}, or package.module:SPEC")
     place, spec = load(BUILT_IN.get(name, name), GROUP, flag)
     if not isinstance(spec, TaskSpec):
         raise StepDiffError(f"{flag} {name}: {place} is not a stepdiff.tasks.spec.TaskSpec")

@@ -4,7 +4,8 @@
     stepdiff weights fetch smollm2-135m-instruct mpnet-base efficientnet-lite0
     stepdiff weights list
 
-Models of the Hugging Face hub need no fetch: give their id (org/name) where an option takes weights.
+Models of the Hugging Face hub need no fetch: give their id (org/name) where an option takes weights. One that only a
+store or a head names is not downloaded before you fetch it, and a folder not read: `stepdiff weights fetch org/name`.
 """
 
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 from stepdiff.common.cli import command
 from stepdiff.common.cli.command import choose
 from stepdiff.common.cli.options import parse
+from stepdiff.common.progress import say
 from stepdiff.weights.registry import NAMES, SOURCES, cache_folder, source
 
 VERBS = {
@@ -27,7 +29,7 @@ class FetchOptions:
     """Download, check, unpack and convert models, each once."""
 
     names: tuple[str, ...]
-    """models to fetch"""
+    """models to fetch; also a hub id or a folder that a store or a head names, if you trust it"""
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,14 @@ class ListOptions:
 
 def _fetch(options: FetchOptions) -> int:
     from stepdiff.weights.download import fetch_source
+    from stepdiff.weights.resolving import fingerprint, resolve
 
-    for known in [source(name) for name in options.names]:  # an unknown name ends it before the first download
+    others = [name for name in options.names if "/" in name]
+    for known in [source(name) for name in options.names if name not in others]:  # an unknown name ends it first
         fetch_source(known)
+    for name in others:
+        folder = resolve(name)
+        say(f"{name}: at {folder}, sha256 {fingerprint(folder)[:12]}")
     return 0
 
 

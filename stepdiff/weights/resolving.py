@@ -9,6 +9,7 @@ The fingerprint is the sha256 of what `sha256sum` prints for the files, sorted b
 Guarantees
 - a registered name never starts a download; a model in the hub's own cache needs no network
 - only safetensors, configuration and tokenizer files are downloaded: no pickle, no code
+- a name that data hold downloads nothing, and leads to no folder that this user has not used: see `resolve_of_data`
 - a fingerprint depends on names and bytes only; digests of files whose size and times of change (in nanoseconds) are
   the same are remembered in the cache folder
 """
@@ -48,6 +49,26 @@ def resolve(name: str) -> Path:
     return _from_hub(match["repo"], match["revision"])
 
 
+def resolve_of_data(name: str) -> Path:
+    """Return the folder of a model that data name: a store, a head or a run, which may be a stranger's.
+
+    Raises:
+        StepDiffError: It is no registered name, no model in the hub's cache, and no path that was used here before.
+    """
+    if name in registry.NAMES:
+        return resolve(name)
+    path, match = Path(name).absolute(), _HUB_ID.fullmatch(name)
+    if _memory(path).is_file():  # looked up by the name: an unknown path is not touched
+        return path
+    cached = None if match is None or os.path.exists(path) else _cached(match["repo"], match["revision"])
+    if cached is None:
+        raise StepDiffError(
+            f"no weights {name!r:.200} are in use here, and data cannot name others: if you trust them, run stepdiff "
+            "weights fetch with this name"
+        )
+    return cached
+
+
 def _is_whole(snapshot: Path) -> bool:
     """Return whether weights exist, and all files that an index of them names: a download may have been cut off."""
     try:
@@ -61,19 +82,27 @@ def _is_whole(snapshot: Path) -> bool:
         return False
 
 
-def _from_hub(repo: str, revision: str | None) -> Path:
+def _cached(repo: str, revision: str | None) -> Path | None:
+    """Return the folder of a model in the hub's cache, None if it is not there, or not whole."""
     stepdiff.require("a hub id", "featurize", ("huggingface_hub",))
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         cached = Path(snapshot_download(repo, revision=revision, local_files_only=True))
-        if _is_whole(cached):
-            return cached
     except HFValidationError as problem:
         raise StepDiffError(f"{repo!r} is no hub id and no path ({problem})") from None
     except LocalEntryNotFoundError:
-        pass
+        return None
+    return cached if _is_whole(cached) else None
+
+
+def _from_hub(repo: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    if (cached := _cached(repo, revision)) is not None:
+        return cached
     try:
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(_HUB_FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as problem:
@@ -91,11 +120,16 @@ def _from_hub(repo: str, revision: str | None) -> Path:
 _MEMORY = ".digests.2"  # numbered by what an entry holds: other versions of this file share the cache
 
 
+def _memory(path: Path) -> Path:
+    """Return the file with the digests of what is at an absolute path; it exists if `fingerprint` has read it."""
+    return cache_folder() / _MEMORY / f"{hashlib.sha256(bytes(path)).hexdigest()}.json"
+
+
 def fingerprint(path: Path | str) -> str:
     """Return the sha256, in hex, of the names and bytes of a folder's files, or of one file."""
     path = Path(path).absolute()
     files = _files(path)
-    memory = cache_folder() / _MEMORY / f"{hashlib.sha256(bytes(path)).hexdigest()}.json"
+    memory = _memory(path)
     known: dict[str, list[int | str]] = {}
     with suppress(OSError, ValueError):  # another user's, or damaged: computed again
         known = json.loads(memory.read_text())

@@ -4,22 +4,28 @@ Guarantees
 - a head whose record is missing or damaged is listed as unknown, never left out
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
+from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.files import place
+from stepdiff.common.io.sealed import BLANK, is_sealed
 from store.feature_store import Store
+from store.format.layout import write_json
 from store.io.records import FAILED, OK, writes_of_shard
 from store.lineage import trained_on
 from store.snapshots.snapshot import figures_of
 from store.verbs.options import LineageOptions
 from store.view import View
 
-RECORD = "lineage.json"
+RECORD, SUMS = "lineage.json", "SHA256SUMS"
 _DEPTH = 2  # of folders in which runs are looked for
 _MOST_BYTES = 64 * 2**20
 
@@ -121,8 +127,8 @@ def _trained(folder: Path, keys: list[str]) -> tuple[dict[str, list[str]], list[
         except StepDiffError as error:
             unknown.append(f"{run} ({error})")
             continue
-        for place in np.flatnonzero(there).tolist():
-            drawn[keys[place]].append(str(run))
+        for number in np.flatnonzero(there).tolist():
+            drawn[keys[number]].append(str(run))
     return drawn, unknown
 
 
@@ -138,20 +144,56 @@ def _head(run: Path) -> dict[str, Any]:
     return {"run": str(run), **known, "clips": clips, "starts_from": before}
 
 
+class _Store(BaseModel, strict=True):
+    path: str
+    at: str | None = None
+    commits: dict[str, Any] = {}
+
+
+class _TrainedOn(BaseModel, strict=True):
+    sha256: str
+    clips: int
+    videos: int
+    names: int
+    unrecorded: list[str]
+
+
+class _Record(BaseModel, strict=True, extra="allow"):
+    """What readers rely on in the lineage of a run, which may be a stranger's."""
+
+    reads: dict[str, dict[str, Any] | str] = {}
+    store: _Store | None = None
+    init: dict[str, Any] | None = None
+    data: dict[str, str] = {}
+    trained_on: _TrainedOn | None = None
+
+
+def write_record(run: Path, record: dict[str, Any]) -> None:
+    """Write the lineage of a run, with a checksum of itself."""
+    write_json(run / RECORD, record | {"seal": BLANK})
+
+
+def _is_summed(run: Path, data: bytes) -> bool:
+    """Return whether SHA256SUMS of the run has this content of its record: those of earlier versions have no seal."""
+    try:
+        sums = place(run / SUMS).read_whole(_MOST_BYTES)
+    except (OSError, StepDiffError):
+        return False
+    return f"{hashlib.sha256(data).hexdigest()}  {RECORD}".encode() in sums.splitlines()
+
+
 def read_record(run: Path) -> dict[str, Any]:
     """Read the lineage of a run. StepDiffError: it is missing or damaged."""
     path = run / RECORD
+    advice = "so it is unknown what the head was trained on; train again"
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError(f"more than {_MOST_BYTES:,} bytes")
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict):
-            raise ValueError("no object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise StepDiffError(
-            f"{path}: missing or damaged ({error}), so it is unknown what the head was trained on; train again"
-        ) from None
-    return record
+        data = place(path).read_whole(_MOST_BYTES)
+        if not is_sealed(data) and not _is_summed(run, data):
+            raise ValueError("its checksum differs, or it has none")
+    except (OSError, ValueError) as error:
+        raise StepDiffError(f"{path}: missing or damaged ({error}), {advice}") from None
+    checked(_Record.model_validate_json, data, f"{path}: damaged (", f"), {advice}")
+    return {name: value for name, value in json.loads(data).items() if name != "seal"}
 
 
 def read_of(store: Store, views: dict[str, str]) -> dict[str, Any]:

@@ -314,16 +314,14 @@ def test_a_head_of_words_answers_no_questions(word_server: Server, word_pair: Pa
 def test_a_store_with_other_features_shows_the_reason(
     serve: Callable[..., Server], word_runs: Path, tmp_path: Path, tab: "Page", word_pair: Pair
 ) -> None:
-    for name in ("other", "words"):
-        shutil.copytree(word_runs / "words", tmp_path / name)
-    word_server, about = serve("--runs", str(tmp_path)), json.loads((word_runs / "words" / "words.json").read_text())
-    (tmp_path / "other" / about["weights"]["file"]).rename(tmp_path / "other" / "words-other.safetensors")
-    about["weights"]["file"] = "words-other.safetensors"
+    shutil.copytree(word_runs / "words", tmp_path / "words")
+    word_server, head = serve("--runs", str(tmp_path)), WordHead.load(word_runs / "words")
+    head, about = replace(head, folder=tmp_path / "other", bias=head.bias + 1), dict(head.about)
     for change, reason in (
         ({"view": "missing"}, "missing"),
         ({"provenance": about["provenance"] | {"weights": "1" * 64}}, "computed from other features than view"),
     ):
-        (tmp_path / "other" / "words.json").write_text(json.dumps(about | change))
+        replace(head, about=about | change).save()
         data = read_json(word_server.url + address(word_pair, "/pair/words", head="other"))
         assert reason in data["problem"] and data["clips"] == [] and "\n" not in data["problem"]
     tab.goto(word_server.url + address(word_pair))

@@ -579,5 +579,5 @@ def test_an_entry_point_registers_an_encoder(plugin: Path, importable: None, tmp
     (installed / "entry_points.txt").write_text("[stepdiff.encoders]\ndino-small = mymodule:DINOv3\n")
     assert proper_name("dino-small") == "dinov3"
     assert load("dino-small", str(plugin / "weights"), "cpu").features("clips")["tokens"].shape == (128, 24)
-    with pytest.raises(StepDiffError, match="dino-small; give your own"):
+    with pytest.raises(StepDiffError, match="dino-small; your own is named"):
         encoder_class("dino-large")

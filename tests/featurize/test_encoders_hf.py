@@ -580,7 +580,7 @@ def test_a_store_of_hf_is_asked_by_words_and_files(
     capsys.readouterr()
     shutil.move(path, tmp_path / "moved")
     assert retrieval([*query, "--text", "whisk"]) == 2
-    assert f"are not found at {path}: name them with --weights" in capsys.readouterr().err
+    assert f"are not found at {path}, or were never used here: name them with --weights" in capsys.readouterr().err
     assert retrieval([*query, "--text", "whisk", "--weights", str(tmp_path / "moved")]) == 0
 
 

@@ -29,6 +29,7 @@ from heads.training.log import Counts
 from heads.training.loop import train
 from heads.training.recipe import Schedule
 from heads.workers.group import ALONE, Group
+from store.lineage.answers import read_record, write_record
 
 
 def weights(run: Path, step: int = 6) -> dict[str, np.ndarray]:
@@ -167,6 +168,13 @@ def unsealed(run: Path) -> Path:
     """Remove the digests of recipe.yaml and lineage.json, as a kill may leave a run, so that a test can change them."""
     (run / "SHA256SUMS").unlink()
     return run
+
+
+def change_lineage(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change the lineage.json of a run, with its checksum; the run has no digests of it (see `unsealed`)."""
+    record = read_record(run)
+    change(record)
+    write_record(run, record)
 
 
 def change_state(checkpoint: Path, **values: Any) -> None:

@@ -14,7 +14,7 @@ from store.view import OK
 from tests.refusals import refuses
 
 from .conftest import Capture, add_texts, contrastive, evaluation
-from .runs import unsealed
+from .runs import change_lineage, unsealed
 
 
 def test_vlemb_reads_the_view_that_a_contrastive_head_embeds(aligned: Path, world: Path, tmp_path: Path) -> None:
@@ -70,9 +70,7 @@ def test_a_head_for_another_view_is_refused_in_one_line(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(aligned, run)
-    lineage = json.loads((run / "lineage.json").read_text())
-    lineage["reads"][entity]["weights"] = "1" * 64
-    (unsealed(run) / "lineage.json").write_text(json.dumps(lineage))
+    change_lineage(unsealed(run), lambda record: record["reads"][entity].update(weights="1" * 64))
     assert embed.main(["--head", str(run), "--store", str(world / "features"), "--view", "other"]) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert f"trained on other features of {entity} than view " in message

@@ -29,7 +29,7 @@ from store.lineage.trained_on import KINDS, hashes
 from tests.refusals import refuses
 
 from .conftest import CLIPS, SYSTEMS, Capture, contrastive, recipe
-from .runs import assert_same_weights, unsealed
+from .runs import assert_same_weights, change_lineage, unsealed
 
 CAP = {"reference": "v_-1_10_20", "candidate": "w_5.0_7.50", "category": "Visuals", "text": ["redder"]}
 SHARED = Path(__file__).parents[3] / "shared/data"
@@ -289,9 +289,8 @@ def test_a_run_that_would_draw_clips_that_it_did_not_know_at_its_start_is_not_re
     (run / "recipe.yaml").write_text(yaml.safe_dump(made))
     arrays = load_file(run / "trained_on.safetensors")
     save_file(arrays | {"clips": arrays["clips"][2:]}, run / "trained_on.safetensors")
-    lineage = json.loads((run / "lineage.json").read_text())
-    lineage["trained_on"]["sha256"] = hashlib.sha256((run / "trained_on.safetensors").read_bytes()).hexdigest()
-    (run / "lineage.json").write_text(json.dumps(lineage))
+    sha256 = hashlib.sha256((run / "trained_on.safetensors").read_bytes()).hexdigest()
+    change_lineage(run, lambda record: record["trained_on"].update(sha256=sha256))
     command = ["--config", str(recipe(world, tiny_lm, run))]
     assert train.main(command) == 0, "a finished run draws no more clips"
     (run / "checkpoint-000006").rename(run / "checkpoint-000004")
@@ -307,9 +306,7 @@ def test_a_run_that_starts_from_another_records_its_clips_and_names_one_without_
     for name, start in (("next", trained), ("after", tmp_path / "old")):
         if start != trained:  # as an earlier version wrote it
             unsealed(shutil.copytree(trained, start))
-            lineage = json.loads((start / "lineage.json").read_text())
-            del lineage["trained_on"], lineage["hold_out"]
-            (start / "lineage.json").write_text(json.dumps(lineage))
+            change_lineage(start, lambda record: [record.pop(name) for name in ("trained_on", "hold_out")])
             (start / "trained_on.safetensors").unlink()
         path = recipe(world, tiny_lm, tmp_path / name, schedule=schedule, init=str(start))
         assert train.main(["--config", str(path), "--hold-out", file]) == 0
@@ -415,9 +412,7 @@ def test_a_head_whose_training_clips_are_not_recorded_is_reported_and_evaluated(
     given = evaluation(world, partly_seen, out, "--method", "video-lm", "--head", str(run))
     (run / "trained_on.safetensors").unlink()
     refuses(evaluate.main, given, capsys, "trained_on.safetensors: missing or damaged")
-    lineage = json.loads((unsealed(run) / "lineage.json").read_text())
-    del lineage["trained_on"], lineage["hold_out"]  # as an earlier version wrote it
-    (run / "lineage.json").write_text(json.dumps(lineage))
+    change_lineage(unsealed(run), lambda record: [record.pop(name) for name in ("trained_on", "hold_out")])
     assert evaluate.main(given) == 0
     printed = capsys.readouterr()
     assert f"{run}: its training clips are not recorded" in printed.err

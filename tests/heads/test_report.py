@@ -26,6 +26,7 @@ from stepdiff.tasks.prompts import SIMILAR_QUESTION
 from stepdiff.tasks.published import PUBLISHED
 from stepdiff.tasks.scoring import score
 from stepdiff.tasks.testsets import read_predictions, read_test_set, write_predictions, write_test_set
+from store.lineage.answers import write_record
 from tests.refusals import refuses
 
 from .conftest import SKILL, Capture, config
@@ -350,9 +351,9 @@ def test_the_disclosure_counts_the_steps_of_earlier_runs(trained: Path) -> None:
     before = lineage.read_text()
     try:
         for earlier, expected in ((1500, 1506), (None, None)):
-            lineage.write_text(json.dumps(json.loads(before) | {"init": {"optimiser_steps": earlier}}))
+            write_record(trained, json.loads(before) | {"init": {"optimiser_steps": earlier}})
             assert disclosure(recipe, trained)["optimiser_steps"] == expected
-        lineage.write_text(json.dumps(json.loads(before) | {"init": {"trained": 150}}))
+        write_record(trained, json.loads(before) | {"init": {"trained": 150}})
         assert disclosure(recipe, trained)["optimiser_steps"] is None, "written by an earlier version"
     finally:
         lineage.write_text(before)

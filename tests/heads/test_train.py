@@ -36,7 +36,16 @@ from store.snapshots.snapshot import read_snapshot
 from tests.refusals import refuses
 
 from .conftest import SYSTEMS, Capture, recipe
-from .runs import SmallTask, assert_same_weights, change_state, interrupted_at, train_small, unsealed, weights
+from .runs import (
+    SmallTask,
+    assert_same_weights,
+    change_lineage,
+    change_state,
+    interrupted_at,
+    train_small,
+    unsealed,
+    weights,
+)
 
 
 def test_the_learning_rate_warms_up_stays_and_decays() -> None:
@@ -401,9 +410,7 @@ def test_another_language_model_is_refused_in_one_line(
     assert not (tmp_path / "run").exists(), "a refused run leaves no files"
     run = tmp_path / "copied"
     shutil.copytree(interleaved, run)
-    lineage = json.loads((run / "lineage.json").read_text())
-    lineage["reads"]["language_model"] = "0" * 64
-    (unsealed(run) / "lineage.json").write_text(json.dumps(lineage))
+    change_lineage(unsealed(run), lambda record: record["reads"].update(language_model="0" * 64))
     asked = ["--store", str(world / "features"), "--head", str(run), "--reference", "a", "--candidate", "b", "Why?"]
     refuses(ask.main, asked, capsys, "(sha256 000000000000, not")
 

@@ -322,7 +322,7 @@ def test_weights_are_those_that_a_view_records(
         status, out, err = asked(capsys, lost, "--text", "whisk")
         assert (status, out) == (2, "") and err.count("\n") == 1
         assert f"the weights of view clips/space (clip, sha256 {encoder.fingerprint[:12]}) are not found" in err
-        assert (source is None or f" at {source}: " in err) and "--weights" in err
+        assert (source is None or f" at {source}, or were never used here: " in err) and "--weights" in err
         assert asked(capsys, lost, "--text", "whisk", "--weights", tiny_clip)[0] == 0
 
 
@@ -421,7 +421,7 @@ def test_a_file_that_cannot_be_encoded_like_the_view_is_refused(
         (store.path, ENCODER, tmp_path / "none.mp4"): "no video",
         (store.path, ENCODER, tmp_path / "words.txt"): "is not a video in a known format",
         (store.path, ENCODER, tmp_path / "cut.mp4"): "cut.mp4",
-        (other.path, "aligned", video): "view clips/aligned was made by a head over tiny, not by an encoder of files",
+        (other.path, "aligned", video): "view clips/aligned was made by head over tiny, which is none of our encoders",
         (other.path, "old", video): "the weights of view clips/old (efficientnet-lite0, sha256 000000000000) are not "
         "found: name them with --weights",
     }
@@ -475,7 +475,13 @@ def test_a_file_queries_a_view_of_a_plugin_encoder(
     query = ["query", "--store", str(store.path), "--view", "mean-colour", "--file", str(video), "--start", "1"]
     query += ["--weights", str(tmp_path / "weights"), "-k", "1", "--json"]
     assert main(query) == 2
-    assert "view clips/mean-colour was made by a mean-colour, not by an encoder of files" in capsys.readouterr().err
+    refused = capsys.readouterr().err
+    assert "view clips/mean-colour was made by mean-colour, which is none of our encoders" in refused
+    assert "name it with --encoder package.module:Class" in refused
+    assert main([*query, "--encoder", "mean_colour:MeanColour"]) == 0
+    assert "stripes_1_2" in capsys.readouterr().out
+    assert main([*query, "--encoder", "clip"]) == 2
+    assert "--encoder clip is clip, and the features are of mean-colour" in capsys.readouterr().err
     (installed / "entry_points.txt").write_text("[stepdiff.encoders]\nmine = mean_colour:MeanColour\n")
     assert main(query) == 0
     assert "stripes_1_2" in capsys.readouterr().out

@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from store import Store, View
+from store.lineage.answers import write_record
 from store.lineage.trained_on import hashes
 from tests.store.conftest import run
 
@@ -31,8 +32,9 @@ def make_run(folder: Path, clips: list[str] | None, **more: object) -> Path:
     if clips is not None:
         save_file({"clips": np.sort(hashes(clips))}, folder / "trained_on.safetensors")
         sha256 = hashlib.sha256((folder / "trained_on.safetensors").read_bytes()).hexdigest()
-        record["trained_on"] = {"sha256": sha256, "clips": len(clips), "unrecorded": []}
-    (folder / "lineage.json").write_text(json.dumps(record))
+        counts = {"clips": len(clips), "videos": 0, "names": 0}
+        record["trained_on"] = {"sha256": sha256, **counts, "unrecorded": []}
+    write_record(folder, record)
     return folder
 
 

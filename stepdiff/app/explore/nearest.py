@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from featurize.encoders import load, version_of
+from featurize.encoders import load, of_data, version_of
 from heads.methods.registry import ENCODER
 from retrieval.index.index import Index, open_index
 from retrieval.index.index_card import card_path
@@ -122,13 +122,18 @@ class Searcher:
         if texts.entity == "clips":
             own = encoder_of(self._site.store, texts, self._site.weights, self._device())
             return lambda text: own.encode_texts([text])["embedding"][0]
-        made, weights = texts.provenance, self._site.weights or loading_of(texts.provenance, records_of(texts))[0]
-        if weights is None and not (encodes(texts, "texts") and version_of(made.encoder)):
+        made = texts.provenance
+        try:
+            name = of_data(made.encoder)
+        except StepDiffError as error:
+            raise StepDiffError(f"the text is not in texts/{texts.name}: {error}") from None
+        weights = self._site.weights or loading_of(name, made, records_of(texts))[0]
+        if weights is None and version_of(name) is None:
             raise StepDiffError(
                 f"the text is not in texts/{texts.name}, and to encode it needs weights of {made.encoder}: start the "
                 "server with --weights, their folder or hub id"
             )
-        encoder = load(made.encoder, weights, device=self._device())
+        encoder = load(name, weights, device=self._device())
         if differs := made.difference(encoder.provenance("texts")):
             raise StepDiffError(
                 f"texts/{texts.name} differs from what {made.encoder} makes of a text now ({differs}): search by a clip"

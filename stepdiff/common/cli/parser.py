@@ -196,7 +196,8 @@ class Parser(jsonargparse.ArgumentParser):
     positional: Collection[str] = ()
 
     def __init__(self, **how: Any) -> None:  # also of a nested option, for its --OPTION.help
-        super().__init__(**{"formatter_class": Help, "allow_abbrev": False} | how)
+        how.setdefault("formatter_class", Help)
+        super().__init__(**how | {"allow_abbrev": False})
 
     def add(self, options: type, positional: Collection[str] = (), recipes: Path | None = None) -> None:
         """Add `--config` and the options. A positional list takes all values that follow."""

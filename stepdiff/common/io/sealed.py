@@ -34,8 +34,13 @@ crc32c: Callable[..., int] = _library.crc32c
 
 def seal(data: bytes) -> bytes:
     """Return `data`, which contains BLANK, with the digits of its checksum filled in."""
-    at = data.rfind(_MARK) + len(_MARK)
-    return data[:at] + f"{crc32c(data):08x}".encode() + data[at + _DIGITS :]
+    return b"".join(sealed_pieces(data))
+
+
+def sealed_pieces(data: bytes) -> list[bytes | memoryview]:
+    """Return what `seal` does in pieces, without a copy of `data`."""
+    at, view = data.rfind(_MARK) + len(_MARK), memoryview(data)
+    return [view[:at], f"{crc32c(data):08x}".encode(), view[at + _DIGITS :]]
 
 
 def is_sealed(data: bytes) -> bool:
@@ -43,7 +48,8 @@ def is_sealed(data: bytes) -> bool:
     at = data.rfind(_MARK) + len(_MARK)
     if at < len(_MARK):
         return False
-    total = crc32c(b"0" * _DIGITS + data[at + _DIGITS :], crc32c(memoryview(data)[:at]))
+    view = memoryview(data)
+    total = crc32c(view[at + _DIGITS :], crc32c(b"0" * _DIGITS, crc32c(view[:at])))
     return data[at : at + _DIGITS] == f"{total:08x}".encode()
 
 
