@@ -217,8 +217,13 @@ def made_by(view: View, options: Options, weights: Path | None) -> bool:
 def _described_view(store: Store, options: Options, pool: WorkerPool | Here, asked: Windows, count: int) -> View:
     """Return the view that the encoder of a pool fills, made where there is none. StepDiffError: it is another one."""
     provenance, features = pool.call("describe", asked.entity, options.dtype)
+    name = str(options.view)
+    known = store.view(asked.entity, name).features if name in store.views(asked.entity) else features
+    if known.keys() < features.keys():  # made by an earlier version, whose encoder had fewer features
+        features = {feature: features[feature] for feature in known}
+        provenance = replace(provenance, dtypes={feature: provenance.dtypes[feature] for feature in known})
     size = shard_rows(features, options.shard_size, asked.rows, count)
-    view = store.create_view(asked.entity, str(options.view), provenance, features, size)
+    view = store.create_view(asked.entity, name, provenance, features, size)
     if options.shard_size is not None and view.rows_per_shard != size:
         raise StepDiffError(
             f"view {view.name} has {view.rows_per_shard} rows per shard, --shard-size {options.shard_size} would be "

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 
 from stepdiff.common.errors import StepDiffError
-from store import Store, View
+from stepdiff.common.io.files import Place
+from store import View
 from store.batches import Batch, Batches
 from store.format.quantise import dequantise
 from store.view import OK
@@ -31,15 +32,21 @@ Block = tuple[Rows, Vectors]
 _ENCODER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # names that featurize accepts; the encoder of a head's view is not
 
 
+def embeddings(view: View) -> list[str]:
+    """Return the features that are one vector per row. The layout of a video language model's tokens is none."""
+    return sorted(name for name, form in view.features.items() if len(form.shape) == 1 and name != "layout")
+
+
 def width(view: View, feature: str) -> int:
-    """Return the number of channels D. Raises StepDiffError unless `feature` is one vector per row."""
-    flat = sorted(name for name, form in view.features.items() if len(form.shape) == 1)
-    if feature not in flat:
-        raise StepDiffError(
-            f"view {view.entity}/{view.name} has no embedding called {feature}: "
-            f"it has {', '.join(flat) or 'none'} (name one with --feature)"
-        )
-    return view.features[feature].shape[0]
+    """Return the number of channels D. Raises StepDiffError unless `feature` is one of the `embeddings`."""
+    known = embeddings(view)
+    if feature in known:
+        return view.features[feature].shape[0]
+    remedy = f"it has {', '.join(known)} (name one with --feature)"
+    if not known:
+        fill = fill_command(view.paths.store, "NAME", view.provenance.encoder, f"{view.entity.upper()}.csv")
+        remedy = f"it has none; make a view that has one with {fill}"
+    raise StepDiffError(f"view {view.entity}/{view.name} has no embedding called {feature}: {remedy}")
 
 
 def filled_rows(view: View) -> Rows:
@@ -124,11 +131,11 @@ def command(*words: object) -> str:
     return f"`{shlex.join(str(word) for word in words)}`"
 
 
-def fill_command(store: Store, view: str, encoder: str, manifest: object) -> str:
-    """Return the commands that add a manifest's clips or texts to `view`, which `encoder` made."""
-    featurize = ["python", "-m", "featurize", "--manifest", manifest, "--store", store.path]
+def fill_command(store: Place, view: str, encoder: str, manifest: object) -> str:
+    """Return the commands that add a manifest's clips or texts to `view` of a store, which `encoder` made."""
+    featurize = ["python", "-m", "featurize", "--manifest", manifest, "--store", store]
     if _ENCODER.fullmatch(encoder):
         named = [] if encoder == view else ["--view", view]
-        return command(*featurize, "--encoder", "hf:MODEL" if encoder == "hf" else encoder, *named)
-    embed = command("python", "-m", "heads.embed", "--head", "RUN", "--store", store.path, "--view", view)
+        return command(*featurize, "--encoder", f"{encoder}:MODEL" if encoder in ("hf", "vlm") else encoder, *named)
+    embed = command("python", "-m", "heads.embed", "--head", "RUN", "--store", store, "--view", view)
     return f"{command(*featurize, '--encoder', 'ENCODER')}, then {embed} (the view is a {encoder})"

@@ -2,6 +2,7 @@
 
 - `tokens` [N, (1 + L) * D]: what `get_video_features` or `get_image_features` returns for a clip, zeros after its own
   tokens; the L deepstack levels, where the model has some, follow by channel.
+- `embedding` [D]: the mean of the clip's own tokens, without deepstack levels and before they are pooled.
 - `layout` [3 + T], float32: the number of the clip's own tokens, height and width of the frames that the model's
   processor was given, and the seconds of each of T frames from the start of the clip.
 
@@ -83,13 +84,13 @@ class Vlm(Encoder):
         return f"{self.picture}, given to {type(self._processor).__name__} as {how}"
 
     @cached_property
-    def _probed(self) -> tuple[str, int]:
-        """Return the layer in words, and the channels of a token, of a blank clip."""
+    def _probed(self) -> tuple[str, int, int]:
+        """Return the layer in words, the channels of a token, and those without deepstack levels, of a blank clip."""
         function, output = self._encoded(self._inputs(np.zeros((self.frames, 64, 64, 3), np.uint8)))
         parts = _parts(output)
         deepstack = f"; {len(parts) - 1} deepstack levels: {_kind(parts[1])}" if parts[1:] else ""
-        channels = sum(_flat(part).shape[-1] for part in parts)
-        return f"{function}: {_kind(parts[0])}{deepstack}", channels
+        first, *levels = (_flat(part).shape[-1] for part in parts)
+        return f"{function}: {_kind(parts[0])}{deepstack}", first + sum(levels), first
 
     @property
     def layer(self) -> str:  # type: ignore[override]
@@ -97,8 +98,12 @@ class Vlm(Encoder):
 
     def features(self, entity: str, dtype: str = "float16") -> dict[str, Feature]:
         self.check_entity(entity)
-        tokens = Feature((self._most, self._probed[1]), dtype)
-        return {"tokens": tokens, "layout": Feature((3 + self.frames,), "float32")}
+        _, channels, first = self._probed
+        return {
+            "tokens": Feature((self._most, channels), dtype),
+            "embedding": Feature((first,), "float32"),
+            "layout": Feature((3 + self.frames,), "float32"),
+        }
 
     def encode_whole(
         self, frames: UInt8[np.ndarray, "T H W 3"], seconds: Float[np.ndarray, " T"]
@@ -135,6 +140,7 @@ class Vlm(Encoder):
         expected = self._count(inputs)
         if len(tokens) != expected:
             raise StepDiffError(f"the model made {len(tokens)} tokens of it, and its processor expects {expected}")
+        embeddings = tokens.reshape(len(clips), -1, tokens.shape[-1])[..., : self._probed[2]].mean(axis=1)
         height, width = shape = clips[0][0].shape[1:3]
         if self.pool > 1:
             tokens, shape = pooled(tokens[None], self._grids(inputs)[0], self.pool)[0], self._shrink(shape)
@@ -148,9 +154,10 @@ class Vlm(Encoder):
         return [
             {
                 "tokens": np.pad(values, ((0, self._most - count), (0, 0))),
+                "embedding": embedding,
                 "layout": np.array([count, *shape, *seconds], np.float32),
             }
-            for values, (_, seconds) in zip(tokens, clips, strict=True)
+            for values, embedding, (_, seconds) in zip(tokens, embeddings, clips, strict=True)
         ]
 
     def _inputs(self, *clips: UInt8[np.ndarray, "T H W 3"]) -> dict[str, Any]:

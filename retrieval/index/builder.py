@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from retrieval.exact import search_exactly, without_itself
+from retrieval.index.device import Device, device_for, on_cpu, on_device
 from retrieval.index.factory import FLAT, Budgets, Choice, choose
 from retrieval.index.index import (
     NEAR,
@@ -87,6 +88,7 @@ def build_index(
     workers: int | None = None,
     address: str | None = None,
     part_rows: int = PART_ROWS,
+    device: Device = "auto",
 ) -> Card:
     """Index the filled rows of a view and return the card.
 
@@ -94,10 +96,12 @@ def build_index(
         factory: FAISS factory string, or "auto".
         rebuild: Train again; otherwise newer rows are added to an existing index.
         workers: Processes that fill parts of an IVF index on Ray (default: one per CPU); 1 fills them here.
+        device: Where an IVF index is trained and filled; `auto` is a GPU if FAISS has one and the view is large. A GPU
+            fills all parts from this process.
 
     Raises:
         StepDiffError: No such embedding, no rows, a row without a direction, an unusable factory, no index that fits
-            the memory, or a snapshot.
+            the memory, no such device, or a snapshot.
     """
     if store.at is not None:
         raise StepDiffError(
@@ -116,7 +120,7 @@ def build_index(
     path = card_path(store, view.entity, view.name)
     make_folder(path.parent)
     with locked(path.parent / f".{view.name}.lock", wait=False):
-        build = _Build(store, view, feature, choice, rows)
+        build = _Build(store, view, feature, choice, rows, device_for(device, len(rows)))
         if choice.factory == FLAT:
             card = build.exact()
         else:
@@ -129,8 +133,9 @@ def build_index(
 
 
 class _Build:
-    def __init__(self, store: Store, view: View, feature: str, choice: Choice, rows: Rows) -> None:
+    def __init__(self, store: Store, view: View, feature: str, choice: Choice, rows: Rows, device: Device) -> None:
         self.store, self.view, self.feature, self.choice, self.rows = store, view, feature, choice, rows
+        self.device = device
         self.path = card_path(store, view.entity, view.name)
         self.work = self.path.parent / f"{view.name}.building"
         self.checked = store.view(view.entity, view.name, check="always")
@@ -172,22 +177,22 @@ class _Build:
         trained, features = folder / "trained.faiss", (self.checked, self.feature)
         with progress("indexed rows", len(new)) as advance:
             if ivf_of(index) is None:  # its rows cannot be divided into parts
-                trained_rows = len(self.rows)
-                train(*features, factory, index, self.rows)
+                trained_rows, index = len(self.rows), on_device(index, self.device)
+                train(*features, factory, index, self.rows, self.device)
                 for count in add(*features, factory, index, new):
                     advance(count)
             else:
                 runs = new // (self.view.rows_per_shard * max(part_rows // self.view.rows_per_shard, 1))  # whole shards
                 rows = np.split(new, np.flatnonzero(np.diff(runs)) + 1) if len(new) else []
-                parts = [Part(*features, factory, trained, some) for some in rows]
+                parts = [Part(*features, factory, trained, some, self.device) for some in rows]
                 missing = [part for part in parts if not part.lists.exists()]
                 advance(len(new) - sum(len(part.rows) for part in missing))
                 if not trained.exists():
-                    train(*features, factory, index, self.rows)
+                    train(*features, factory, index, self.rows, self.device)
                     index.reset()
                     with whole(trained) as temporary:
                         write_index(index, temporary)
-                fill_all(missing, workers, address, advance)
+                fill_all(missing, workers if self.device == "cpu" else 1, address, advance)
                 with naming(folder), ExitStack() as stack:
                     lists = {stack.enter_context(local(part.lists)): len(part.rows) for part in parts}
                     if old is None:
@@ -339,6 +344,7 @@ class Part(NamedTuple):
     factory: str
     trained: Place  # file of the index without rows
     rows: Rows
+    device: Device
 
     @property
     def shard(self) -> int:
@@ -374,7 +380,7 @@ def new_index(dim: int, factory: str, rows: int) -> faiss.Index:
         return index
 
 
-def train(view: View, feature: str, factory: str, index: faiss.Index, rows: Rows) -> None:
+def train(view: View, feature: str, factory: str, index: faiss.Index, rows: Rows, device: Device) -> None:
     """Train an index that is not yet on a seeded sample of `rows`. Raises StepDiffError if these do not suit it."""
     import faiss
 
@@ -385,12 +391,13 @@ def train(view: View, feature: str, factory: str, index: faiss.Index, rows: Rows
         most = TRAINING_ROWS_A_LIST * (ivf.nlist if ivf is not None else 1024)
         chosen = generator(0, "index training rows").permutation(len(rows))[:most]
         vectors = compact(view, feature, rows[np.sort(chosen)])
-        clustered = ivf if faiss.get_num_gpus() else None  # by all GPUs, if FAISS has some (`pip install '.[gpu]'`)
-        if clustered is not None:
-            clustered.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(clustered.d))
-        index.train(vectors)
-        if clustered is not None:
-            clustered.clustering_index = None
+        if ivf is None or device == "cpu":
+            index.train(vectors)
+        else:
+            ivf.clustering_index = centroids = on_device(faiss.IndexFlatIP(ivf.d), device)  # the index does not own it
+            index.train(vectors)
+            del centroids
+            ivf.clustering_index = None
 
 
 @contextmanager
@@ -422,10 +429,11 @@ def fill(part: Part) -> None:
     """Add the rows of a part to its own lists."""
     with naming(part.trained.parent), local(part.trained) as file:
         index = read_faiss(file, width(part.view, part.feature), 0)
+    index = on_device(index, part.device)
     for _ in add(part.view, part.feature, part.factory, index, part.rows):
         pass
     with whole(part.lists) as temporary:
-        write_index(index, temporary)
+        write_index(on_cpu(index, part.device), temporary)
 
 
 def merge(index: faiss.Index, lists: Mapping[Path, int]) -> None:

@@ -29,8 +29,9 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from retrieval.exact import Found, check_directions, compiled, cosines, fill_cosines, search_exactly
+from retrieval.index.device import MOST, Device, device_for, on_device
 from retrieval.index.index_card import Card, build_command, card_path, damaged, index_file, read_card, stale
-from retrieval.vectors import Queries, Rows, block_rows, filled_rows
+from retrieval.vectors import Queries, Rows, block_rows, filled_rows, width
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.direct_io import fill_memory
 from stepdiff.common.io.files import local_files
@@ -214,6 +215,7 @@ class Index:
     view: View
     card: Card
     faiss: faiss.Index | None  # None for an exact index: the store itself is searched
+    device: Device = "cpu"  # of searches in all rows; those in some rows are on the CPU
 
     @cached_property
     def hits(self) -> Hits:
@@ -229,6 +231,11 @@ class Index:
         outer = faiss.downcast_index(self.faiss)
         wraps = isinstance(outer, faiss.IndexIDMap)
         return (faiss.downcast_index(outer.index), rows_of(outer)) if wraps else (outer, None)
+
+    @cached_property
+    def placed(self) -> faiss.Index:
+        """The index without its wrapper, on the card if it may be there."""
+        return on_device(self.unmapped[0], self.device)
 
     def __len__(self) -> int:
         return int(self.card["rows"])
@@ -247,7 +254,7 @@ class Index:
         try:
             if among is None:
                 index, ids = self.unmapped
-                _, rows = index.search(queries, more)
+                _, rows = (self.placed if more <= MOST else index).search(queries, more)
                 rows = rows if ids is None else np.where(rows < 0, -1, ids[rows])
             else:
                 _, rows = self.faiss.search(queries, more, params=selecting(self.faiss, among))
@@ -276,7 +283,8 @@ def selecting(index: Any, rows: Rows) -> Any:
 
 
 def exact_index(view: View, feature: str) -> Index:
-    """Return an index of a view that has none: the store itself is searched."""
+    """Return an index of a view that has none: the store itself is searched. StepDiffError: no such embedding."""
+    width(view, feature)
     return Index(view, {"feature": feature, "rows": int(np.count_nonzero(view.status() == OK))}, None)
 
 
@@ -290,8 +298,12 @@ def check_feature(index: Index, feature: str | None) -> None:
         )
 
 
-def open_index(store: Store, view: View) -> Index:
-    """Return the index of `view`. Raises StepDiffError if it does not exist or is stale."""
+def open_index(store: Store, view: View, device: Device = "cpu") -> Index:
+    """Return the index of `view`. Raises StepDiffError if it does not exist or is stale.
+
+    device: of FAISS's searches in an IVF index: `cuda`, or `auto` for a GPU if there is one and the index is large. The
+    first search copies the index to it, which is worth it for many queries.
+    """
     path = card_path(store, view.entity, view.name)
     if not path.exists():
         raise StepDiffError(
@@ -305,9 +317,10 @@ def open_index(store: Store, view: View) -> Index:
         try:
             if card["exact"]:
                 return Index(view, card, None)
-            index = read_files(store, view, card)
+            place = device_for(device, card["rows"])
+            index = read_files(store, view, card, mapped=place == "cpu")
             check_ids(index, index_file(card), filled_rows(view))
-            return Index(view, card, index)
+            return Index(view, card, index, place)
         except DamagedIndex as error:
             reason = str(error)
     if store.at is not None:

@@ -19,7 +19,8 @@ import polars as pl
 from jaxtyping import Float32, Int64
 
 from retrieval.exact import compiled
-from retrieval.index.index import check_feature, open_index
+from retrieval.index.device import Device
+from retrieval.index.index import Index, check_feature, open_index
 from retrieval.mining.neighbours import columns, refuse_own, video_numbers
 from retrieval.vectors import BLOCK, Rows, blocks, compact, filled_rows, width
 from stepdiff.common.progress import progress
@@ -43,6 +44,7 @@ def duplicates(
     against: str | None = None,
     by: Literal["exact", "index"] = "exact",
     feature: str | None = None,
+    device: Device = "cpu",
 ) -> pl.DataFrame:
     """Return clips that have duplicates: group, clip, similarity, copy, video, and the column of `against`.
 
@@ -55,6 +57,7 @@ def duplicates(
         by: "exact" compares all pairs, in n * n * D / 2 multiplications; "index" compares each clip with the nearest
             ones that the view's index finds.
         feature: Embedding to compare; None: the index's, or `embedding`.
+        device: Where the index is searched (`open_index`).
     """
     refuse_own("--against", against, ("key", "group", "clip", "similarity", "copy"))
     rows = filled_rows(view)
@@ -64,7 +67,7 @@ def duplicates(
     nearest, cosine = np.full(n, -1), np.full(n, -np.inf, np.float32)  # the most similar clip of another video
     bar = np.float32(threshold - ROUNDING)
     if by == "index":
-        pairs = _pairs_of_index(store, view, feature, rows, bar)
+        pairs = _pairs_of_index(open_index(store, view, device), feature, rows, bar)
     else:
         name = feature or "embedding"
         pairs = _all_pairs(view, name, rows, HELD_BYTES // (4 * width(view, name)), bar)
@@ -106,13 +109,12 @@ def _all_pairs(view: View, feature: str, rows: Rows, most: int, bar: np.float32)
                 advance(1)
 
 
-def _pairs_of_index(store: Store, view: View, feature: str | None, rows: Rows, bar: np.float32) -> Iterator[Pairs]:
+def _pairs_of_index(index: Index, feature: str | None, rows: Rows, bar: np.float32) -> Iterator[Pairs]:
     """Yield the pairs that reach the bar among each row and the nearest rows of the index, as `join` needs them."""
-    index = open_index(store, view)
     check_feature(index, feature)
     k = min(CANDIDATES, len(rows))
     with progress("searched clips", len(rows)) as advance:
-        for part, vectors in blocks(view, index.card["feature"], rows):
+        for part, vectors in blocks(index.view, index.card["feature"], rows):
             hits, cosines = index.search(vectors, k)
             one, rank = np.nonzero(cosines >= bar)
             first, second = np.searchsorted(rows, part[one]), np.searchsorted(rows, hits[one, rank])

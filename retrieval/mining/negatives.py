@@ -319,7 +319,7 @@ def _rows_of_clips(store: Store, view: View, clips: Sequence[str]) -> Int64[np.n
         raise StepDiffError(
             f"{_and_more(clips[missing[0]], len(missing))} of the test set have no features in "
             f"clips/{view.name} of {store.path}: run "
-            f"{fill_command(store, view.name, view.provenance.encoder, 'CLIPS.csv')}, or remove the "
+            f"{fill_command(store.path, view.name, view.provenance.encoder, 'CLIPS.csv')}, or remove the "
             f"rows of failed clips from the test set"
         )
     return rows
@@ -334,7 +334,7 @@ def _texts(store: Store, name: str, test_set: TestSet, file: Path) -> Float64[np
         first = repr(short(test_set.texts[missing[0]]))
         raise StepDiffError(
             f"{_and_more(first, len(missing))} of the difference texts are not in texts/{name} of "
-            f"{store.path}: run {fill_command(store, name, encoder, file)}"
+            f"{store.path}: run {fill_command(store.path, name, encoder, file)}"
         )
     return normalised(view, "embedding", rows)
 

@@ -87,7 +87,7 @@ def row_of_clip(store: Store, view: View, clip: str) -> int:
         refuse_forgotten(store.path, "clips", np.array([row]), lambda _: clip)
         raise StepDiffError(
             f"clip {clip} has no features in view clips/{view.name}: run "
-            f"{fill_command(store, view.name, view.provenance.encoder, 'CLIPS.csv')}"
+            f"{fill_command(store.path, view.name, view.provenance.encoder, 'CLIPS.csv')}"
         )
     return row
 
@@ -132,7 +132,7 @@ def of_text(
             f"clip, or one that a head trained on texts wrote ({embed})"
         )
     made_by = (view if texts is None else texts).provenance.encoder
-    fill = fill_command(store, name, made_by, "TEXTS.jsonl")
+    fill = fill_command(store.path, name, made_by, "TEXTS.jsonl")
     add = f"put it into the column `text` of a file TEXTS.jsonl and run {fill}"
     if texts is None:
         raise StepDiffError(

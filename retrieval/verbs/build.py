@@ -49,6 +49,8 @@ class Options:
     """processes that fill parts of an IVF index, by default one per CPU; 1 works without Ray"""
     address: str | None = None
     """Ray cluster; by default a local one is started if there is more than one part"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """where an IVF index is trained and filled; auto is a GPU if FAISS has one and the view has a million rows"""
     json: bool = False
     """print the card as one JSON object"""
 
@@ -63,9 +65,8 @@ def build(options: Options) -> int:
     given = budgets(options.max_memory, options.max_latency, options.min_recall)
     store = Store.open(options.store)
     view = store.view(options.entity, options.view)
-    card = build_index(
-        store, view, options.feature, options.factory, given, options.rebuild, options.workers, options.address
-    )
+    more = {"workers": options.workers, "address": options.address, "device": options.device}
+    card = build_index(store, view, options.feature, options.factory, given, options.rebuild, **more)
     if options.json:
         print(json.dumps(card))
     else:

@@ -120,6 +120,8 @@ class Duplicates:
     """file to write the groups to: .parquet, .csv or .jsonl"""
     feature: str | None = None
     """array of the view to compare; by default embedding, or the index's for --by index"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """where --by index searches; auto is a GPU if FAISS has one and the index has a million rows"""
     json: bool = False
     """print one JSON object instead of a table"""
 
@@ -134,7 +136,7 @@ def duplicates(options: Duplicates) -> int:
         check_format(options.out)
     store = Store.open(options.store)
     view = store.view("clips", options.view)
-    clips = duplicates(store, view, options.threshold, options.against, options.by, options.feature)
+    clips = duplicates(store, view, options.threshold, options.against, options.by, options.feature, options.device)
     groups = clips["group"].n_unique()
     of = f" that chains of duplicates connect with another {options.against}" if options.against else ""
     title = (

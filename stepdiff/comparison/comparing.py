@@ -17,7 +17,7 @@ from heads.models.language_model import pick_device
 from heads.models.video_lm import Say
 from retrieval import align, read_moments
 from retrieval.moments import has_frames
-from retrieval.vectors import unit
+from retrieval.vectors import embeddings, unit
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import Place, place
 from stepdiff.common.progress import say as report
@@ -224,7 +224,7 @@ def _frames(view: View) -> int:
 def _cosines(view: View, keys: Sequence[str]) -> list[float]:
     """Return the cosine of the first clip with each other one: of embeddings, or else of the mean of tokens."""
     rows = view.rows(keys)
-    name = next((name for name, feature in view.features.items() if len(feature.shape) == 1 and name != "layout"), None)
+    name = next(iter(embeddings(view)), None)
     values = view.read(name or TOKENS, rows, dtype="float32")
     first, *others = unit(values if name else values.mean(axis=1))
     return [round(float(first @ other), 4) for other in others]

@@ -531,6 +531,9 @@ def test_clips_of_several_shapes(vlm_encoder: Vlm, video: Callable[..., Path], t
         tokens = view.read("tokens", np.array([row]))[0]
         np.testing.assert_array_equal(tokens, found["tokens"])
         assert np.abs(tokens[:own]).max(1).min() > 0 and not tokens[own:].any()
+        embedding = view.read("embedding", np.array([row]))[0]
+        assert len(embedding) < tokens.shape[1] and tokens.shape[1] % len(embedding) == 0, "the rest: deepstack levels"
+        np.testing.assert_allclose(embedding, tokens[:own, : len(embedding)].mean(0), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.full

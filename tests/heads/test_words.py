@@ -19,8 +19,8 @@ from heads import ask, differences, evaluate, train, words
 from heads.data.clips import Features
 from heads.data.packing import Turn
 from heads.evidence.fitting import Counting, Fit, Sums, calibrate, fit, squared_errors, total
-from heads.evidence.head import WordHead, fold_of
-from heads.evidence.naming import Naming
+from heads.evidence.head import WordHead, fold_of, pool
+from heads.evidence.naming import NEAR, Naming
 from heads.evidence.wording import occurrences, pieces, terms_of
 from heads.llm.model import CutOff
 from heads.methods.stepdiff import StepDiff
@@ -306,6 +306,13 @@ def test_workers_give_the_same_bits(world: Path, tmp_path: Path) -> None:
     assert weights[0] == weights[1]
 
 
+def test_moments_are_the_evidence_of_frames(head: WordHead) -> None:
+    tokens = np.random.default_rng(0).normal(size=(6, CHANNELS))
+    for video, model in ((None, 0), ("video 4", 1 + fold_of("video 4", len(head.weights) - 1))):
+        frames = [head.weights[model] @ pool(tokens[at : at + 2]) + head.bias[model] for at in (0, 2, 4)]
+        np.testing.assert_allclose(head.moments(tokens, 3, video), frames, atol=1e-12)
+
+
 def test_ask_why_lists_words_and_the_moments_that_give_evidence(world: Path, head: WordHead, capsys: Capture) -> None:
     clips = ["--reference", "video-_18_0.0_19.5", "--candidate", "video-_19_0.0_20.5"]
     given = [*clips, "--store", str(world / "features"), "--words", str(head.folder)]
@@ -398,10 +405,9 @@ LETTERS = {
 }
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("tokens", LETTERS)
 def test_the_tokens_of_a_word_get_its_value_in_total(tokens: str) -> None:
-    """Of all sequences of five tokens, against the words along the longest paths of the sequence."""
+    """Of all sequences of four tokens, against the words along the longest paths of the sequence."""
     alphabet, encoded = LETTERS[tokens]
 
     def decode(ids: Sequence[int]) -> str:
@@ -426,14 +432,20 @@ def test_the_tokens_of_a_word_get_its_value_in_total(tokens: str) -> None:
             place += length
         return total
 
-    rows = list(product(range(4), repeat=5))
+    rows = list(product(range(4), repeat=4))
     naming = Naming([*([values] * len(rows)), None], lambda word: encoded[word.strip()], decode)
     ids, given = torch.tensor([*rows, rows[0]]), torch.zeros(len(rows) + 1)
-    for length in range(5):
+    for length in range(4):
         scores = naming(ids[:, :length], torch.zeros(len(ids), 4))
         given += scores.gather(1, ids[:, length : length + 1])[:, 0]
         np.testing.assert_allclose(given[:-1], [expected(list(row[: length + 1])) for row in rows], atol=1e-5)
     assert not given[-1], "a row without values"
+    turns = alphabet.index("x" if tokens == "of pieces" else ".")
+    longer = Naming([lambda text: dict.fromkeys(encoded, 1.0 + len(text))], lambda word: encoded[word.strip()], decode)
+    for below, gain in ((NEAR - 1, 1.0), (NEAR + 1, 0.0)):  # only a likely token turns the text
+        start = torch.zeros(1, 4)
+        start[0, turns] = -below
+        assert float(longer(ids[:1, :0], start)[0, turns]) + below == pytest.approx(gain, abs=1e-5)
 
 
 class Recorded(VideoLM):

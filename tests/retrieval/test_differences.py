@@ -63,6 +63,7 @@ def test_a_large_view_is_sampled_and_its_index_adds_partners(
     pool, unit = embedded(store, view, drawn, difference)
     assert 20 < len(pool.rows) <= 20 * (1 + differences.PARTNERS)
     assert pool.rows[pool.references].tolist() == drawn.tolist()
+    assert 0 in embedded(store, view, np.array([7]), first[0] - first[7])[0].rows, "the first row is a partner too"
     pairs, scores = nearest_pairs(unit, pool, difference)
     assert pool.references[pairs[:, 0]].all() and scores[0] > 0.5
     everything = Pool.of(store.catalog("clips"), drawn, np.arange(400))

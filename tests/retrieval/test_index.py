@@ -8,11 +8,15 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 
 from retrieval.__main__ import main
+from retrieval.index import device
 from retrieval.index.builder import build_index
 from retrieval.index.factory import FLAT, Budgets, budgets, choose, memory_bytes
 from retrieval.index.index import open_index
@@ -164,6 +168,56 @@ def clusters(rows: int, seed: int, spread: float = 0.3) -> np.ndarray:
 
 def built(store: Store, view: View, **how: object) -> dict:
     return build_index(store, view, factory=FACTORY, workers=1, part_rows=PART, **how)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("factory", ["IVF16,SQfp16", "IVF16,PQ4", "HNSW8,SQfp16"])
+def test_an_index_of_a_card_finds_what_one_of_the_cpu_finds(
+    store: Store, clustered: View, monkeypatch: pytest.MonkeyPatch, factory: str
+) -> None:
+    """The card is a copy in memory: what FAISS computes on a GPU is not tested."""
+    copies: list[str] = []
+
+    def copy(_: object, card: int, index: Any, options: SimpleNamespace) -> Any:
+        copies.append(f"{type(index).__name__} {options.useFloat16}")
+        return faiss.clone_index(index)
+
+    queries = normalised(clustered, "embedding", filled_rows(clustered)[:50]).astype(np.float32)
+    card = build_index(store, clustered, factory=factory, workers=1, part_rows=PART)
+    rows, similarities = open_index(store, clustered).search(queries, 20)
+    parts = {"index_cpu_to_gpu": copy, "index_gpu_to_cpu": faiss.clone_index, "StandardGpuResources": object}
+    for name, part in {**parts, "GpuClonerOptions": SimpleNamespace, "get_num_gpus": lambda: 1}.items():
+        monkeypatch.setattr(faiss, name, part, raising=False)
+    if factory.startswith("HNSW"):
+        with pytest.raises(StepDiffError, match="graphs stay on the CPU"):
+            build_index(store, clustered, factory=factory, rebuild=True, device="cuda")
+        open_index(store, clustered, "cuda")
+        return
+    again = build_index(store, clustered, factory=factory, part_rows=PART, rebuild=True, device="cuda")
+    kind = {"SQfp16": "IndexIVFScalarQuantizer False", "PQ4": "IndexIVFPQ True"}[factory[6:]]
+    assert copies == ["IndexFlatIP False", *[kind] * 6] and again["rows"] == card["rows"]
+    opened = open_index(store, clustered, "cuda")
+    found = opened.search(queries, 20)
+    np.testing.assert_array_equal(found[1], similarities)
+    np.testing.assert_array_equal(found[0], rows)
+    opened.search(queries, 3000)
+    assert len(copies) == 8, "more hits than a card returns are found on the CPU"
+    monkeypatch.setattr(device, "LARGE", 2000)
+    assert device.device_for("auto", 1999) == "cpu" and device.device_for("auto", 2000) == "auto"
+
+
+def test_a_device_that_cannot_be_used_is_refused(
+    store: Store, clustered: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for call in (partial(built, device="cuda"), partial(open_index, device="cuda")):
+        with pytest.raises(StepDiffError, match="^--device cuda: faiss-cpu is built for CPUs: leave --device out, or "):
+            call(store, clustered)
+        built(store, clustered)
+    about = tmp_path / "faiss_gpu_cu12-1.9.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: faiss-gpu-cu12\nVersion: 1.9.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(StepDiffError, match="^faiss-cpu and faiss-gpu-cu12 are installed into the same folder: run "):
+        open_index(store, clustered)
 
 
 def files(store: Store) -> list[Path]:

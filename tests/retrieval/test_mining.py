@@ -18,9 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval import build_index, duplicates
+from retrieval import Difference, Drawn, TestSet, build_index, duplicates, hard_negatives
 from retrieval.__main__ import main
-from retrieval.mining.negatives import Difference, Drawn, TestSet, hard_negatives, random_negatives, write_questions
+from retrieval.mining import negatives
+from retrieval.mining.negatives import random_negatives, write_questions
 from retrieval.mining.neighbours import join
 from retrieval.verbs.files import Negatives, Neighbours
 from stepdiff.common.errors import StepDiffError
@@ -165,7 +166,7 @@ def test_duplicates_from_the_command_line(
     assert "compares embedding, not tokens" in error(capsys, *start, "--by", "index", "--feature", "tokens")
 
 
-STEPS = ["chop"] * 40 + ["whisk"] * 7 + ["alone"] + [None] * 3 + ["fry"] * 21
+STEPS = ["chop"] * 40 + ["whisk"] * 7 + ["lone"] + [None] * 3 + ["fry"] * 21
 
 
 @pytest.fixture
@@ -445,6 +446,19 @@ def test_negatives_equal_the_naive_ones_if_most_texts_are_similar() -> None:
     )
     drawn = check_negatives(rows[:197], clip, text, "V1")
     assert drawn.dropped == 195
+
+
+def test_distances_that_float32_cannot_tell_apart_are_ordered_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 60 pairs two are near each other, and the other 58 equally far from them up to the rounding of float32."""
+    monkeypatch.setattr(negatives, "SHORTLIST", 8)
+    rng = np.random.default_rng(0)
+    centres = np.repeat(rng.normal(size=(2, 64)), (4, 116), axis=0)
+    clip = {f"c{at}": vector for at, vector in enumerate(centres + 3e-8 * rng.normal(size=centres.shape))}
+    rows = [Difference((f"c{2 * at}", f"c{2 * at + 1}"), "Actions", f"text {at}") for at in range(60)]
+    check_negatives(rows, clip, {row.text: np.eye(60)[at] for at, row in enumerate(rows)}, "V1")
+    for dim in (1, 64, 4096):  # Higham's bound of the sum, and of the roundings of its terms
+        products = (dim + 5) * 2.0**-24
+        assert 2 * 4 * products / (1 - products) <= negatives.error_of(dim) < 1e-2
 
 
 def test_the_threshold_is_strict() -> None:

@@ -17,7 +17,7 @@ from featurize.video.decode import Source
 from retrieval import build_index
 from retrieval.__main__ import main
 from retrieval.queries.search import compute, of_file, resolve
-from store import Store, View, text_key
+from store import Feature, Provenance, Store, View, text_key
 from store.__main__ import main as store_main
 from tests.conftest import fetched
 from tests.featurize.conftest import tiny_clip
@@ -55,6 +55,21 @@ def test_a_query_by_clip_returns_its_neighbours(query: tuple, clips: View, capsy
     np.testing.assert_allclose([hit["similarity"] for hit in hits], cosines[best], atol=1e-6)
     assert [hit["step"] for hit in hits] == [f"step {at % 3}" for at in rows[best]]
     assert set(hits[0]) == {"rank", "similarity", "clip", "step", "video", "narration"}
+
+
+def test_a_view_without_an_embedding_names_what_makes_one(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """As views of video language models were; the layout of their tokens is no embedding."""
+    features = {"tokens": Feature((2, 4), "float32"), "layout": Feature((5,), "float32")}
+    made_by = Provenance("vlm", "0" * 64, "last", "8", "centre", {"tokens": "float32", "layout": "float32"})
+    with store.writer("clips", "old", made_by, features) as writer:
+        arrays = {name: np.ones((2, *feature.shape), np.float32) for name, feature in features.items()}
+        writer.write(pl.DataFrame({"key": ["a", "b"]}), arrays)
+    query = ("query", "--store", store.path, "--view", "old")
+    remedy = "--encoder vlm:MODEL --view NAME`"
+    for more in (["--clip", "a"], ["--clip", "a", "--feature", "layout"], ["--file", "no.mp4"]):
+        message = error(capsys, *query, *more)
+        assert "has no embedding called" in message and "it has none; make a view that has one" in message
+        assert remedy in message and "CLIPS.csv" in message
 
 
 def test_columns_of_the_hits_hide_those_of_the_catalog(store: Store, fill: Fill, capsys: pytest.CaptureFixture) -> None:

@@ -248,6 +248,8 @@ def test_a_merged_index_finds_the_same_rows_as_a_dict(keys: list[str], data: st.
 def test_keys_with_equal_hashes_are_distinguished_and_too_many_are_refused(tmp_path: Path) -> None:
     catalog, keys = Store.open(tmp_path / "store", create=True).catalog("clips"), colliding(MOST_EQUAL + 2)
     assert len(set(pack(keys).hashes().tolist())) == 1
+    lengths = ["k" * length for length in (3, 16, 8, 17, 9, 1)]
+    assert pack(lengths).hashes().tolist() == [int(pack([key]).hashes()[0]) for key in lengths]
     for part in (keys[:30], keys[30:60]):
         catalog.append(frame(*part))
     assert catalog.rows([*keys[:60], keys[60], "x"]).tolist() == [*range(60), -1, -1]
