@@ -392,7 +392,7 @@ def _begin(path: LocalPath, card: Card) -> Card:
         if card.format == "hdf5":
             recorded = replace(exported_card(path), parts=card.parts, store=card.store)
         else:
-            recorded = cards.read_card((path / cards.NAME).read_whole(_MOST_CARD))
+            recorded = _recorded(path)
     except FileNotFoundError:
         if card.format != "hdf5" and any(file.name != _LOCK for file in path.iterdir()):
             raise StepDiffError(f"{path} holds other files: give the name of a new folder") from None
@@ -403,11 +403,17 @@ def _begin(path: LocalPath, card: Card) -> Card:
         if card.format != "hdf5":
             write_text(path / cards.NAME, card.as_json())
         return card
-    except StepDiffError as error:
-        raise StepDiffError(f"{path} holds a damaged export ({error}): remove it and export again") from None
     if differs := recorded.difference(card):
         raise StepDiffError(f"{path} holds an export that differs: {differs}; give another name, or remove it")
     return recorded
+
+
+def _recorded(path: LocalPath) -> Card:
+    """Return the card in the folder of an export; FileNotFoundError where there is none."""
+    try:
+        return cards.read_card((path / cards.NAME).read_whole(_MOST_CARD))
+    except StepDiffError as error:
+        raise StepDiffError(f"{path} holds a damaged export ({error}): remove it and export again") from None
 
 
 def _write_parts(

@@ -70,7 +70,7 @@ class Hdf5:
         self.left_out: list[str] = []
         self._path = path
         with readable(path), _reading(path):
-            self._file = h5py.File(path, "r", locking=False, rdcc_nbytes=2 * BATCH_BYTES)
+            self._file = h5py.File(path, "r", rdcc_nbytes=2 * BATCH_BYTES)
             self._texts = {name: text for name in (*NOTED, CARD, SCHEMA) if (text := _attribute(self._file, name))}
             datasets = _datasets(path, self._file)
         self.noted = {name: self._texts[name] for name in NOTED if name in self._texts}
@@ -235,13 +235,13 @@ def _dataset(path: Path, name: str, dataset: Any) -> _Dataset:
             raise StepDiffError(
                 f"{where} has the filter {title!r}, which is not read: write it with gzip, lzf, szip or none"
             )
-    names = {h5t.COMPOUND: "compound values", h5t.OPAQUE: "opaque values", h5t.REFERENCE: "references"}
+    names = {h5t.COMPOUND: "compound", h5t.OPAQUE: "opaque", h5t.REFERENCE: "reference", h5t.VLEN: "sequence"}
     text = kind.get_class() == h5t.STRING
-    dtype = None if text else _native(dataset.dtype) if kind.get_class() not in names else None
+    dtype = None if text or kind.get_class() in names else _native(dataset.dtype)
     if not text and (dtype is None or dtype.kind not in "fiub" or dtype.itemsize > 8):
-        content = names.get(kind.get_class(), str(dtype))
         raise StepDiffError(
-            f"{where} has {content}, which are not read: copy the texts and numbers that you need into a new file"
+            f"{where} has values of type {names.get(kind.get_class(), dtype)}, which are not read: copy the texts and "
+            "numbers that you need into a new file"
         )
     shape, size = dataset.shape, kind.get_size()
     if plan.get_layout() == h5d.CHUNKED and math.prod(plan.get_chunk()) * size > _MOST_CHUNK:
@@ -330,16 +330,13 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def exported_card(path: Path) -> Card:
-    """Return the card in a file of an export; FileNotFoundError where the file does not exist.
-
-    Raises StepDiffError where it has no card.
-    """
+    """Return the card in a file of an export; FileNotFoundError without a file, StepDiffError without a card."""
     if not path.exists():
         raise FileNotFoundError(path)
-    text = Hdf5(path, "array").schema.metadata or {}
-    if CARD.encode() not in text:
-        raise StepDiffError("it is no file of store export")
-    return read_card(text[CARD.encode()])
+    try:
+        return read_card((Hdf5(path, "array").schema.metadata or {}).get(CARD.encode(), b""))
+    except StepDiffError as error:
+        raise StepDiffError(f"{path} holds no export ({error}): give the name of a new file") from None
 
 
 def write_hdf5(path: Path, batches: pa.RecordBatchReader, rows: int) -> None:

@@ -15,8 +15,12 @@ fails; where the key or the metadata of a row differ, the file is refused.
 import json
 import math
 import mmap
+import os
+import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -535,7 +539,7 @@ class _Lance:
         import lance
 
         self.versions = {"pylance": lance.__version__}
-        with readable(path):
+        with readable(path), _without_panics():
             self._dataset = lance.dataset(str(path.absolute()))  # which reads the manifest only
             for fragment in self._dataset.get_fragments():
                 if _has_base(fragment.metadata.to_json()):
@@ -550,13 +554,41 @@ class _Lance:
             raise StepDiffError(f"{path} declares {self.count:,} rows in {self.nbytes:,} bytes: damaged?")
 
     def each(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
-        yield from self._dataset.to_batches(columns=list(columns), batch_size=min(rows, _KEY_ROWS))
+        with _without_panics():
+            batches = iter(self._dataset.to_batches(columns=list(columns), batch_size=min(rows, _KEY_ROWS)))
+        while True:
+            with _without_panics():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
 
     def end(self, places: Int[np.ndarray, " P"], start: int, size: int) -> int:
         return min(start + size, len(places))
 
     def batches(self, places: Int[np.ndarray, " K"], columns: list[str], size: int) -> Iterator[pa.RecordBatch]:
-        yield from self._dataset.take(places.tolist(), columns=columns).combine_chunks().to_batches()
+        with _without_panics():
+            rows = self._dataset.take(places.tolist(), columns=columns)
+        yield from rows.combine_chunks().to_batches()
+
+
+@contextmanager
+def _without_panics() -> Iterator[None]:
+    """Keep Lance from printing panics to the standard error of the process: the exception has what they say."""
+    sys.stderr.flush()
+    shown = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as kept:
+            os.dup2(kept.fileno(), 2)
+            try:
+                yield
+            finally:
+                os.dup2(shown, 2)
+                kept.seek(0)
+                if b" panicked at " not in (printed := kept.read()):  # what other threads have printed meanwhile
+                    os.write(2, printed)
+    finally:
+        os.close(shown)
 
 
 def _has_base(metadata: object) -> bool:
