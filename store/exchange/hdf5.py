@@ -41,6 +41,7 @@ NOTED = ("encoder", "weights", "layer", "frames", "crop")
 """attributes of a file that say how its features were computed"""
 _MOST_CHUNK = 2**30  # bytes that are decompressed at once
 _MOST_TEXT = 2**30  # bytes of texts that are read at once, if each is as long as the file
+_MOST_DEPTH = 32
 _MOST_GROUP = 100  # datasets of one group, at most, where a group is a clip
 
 
@@ -206,19 +207,27 @@ class Hdf5:
 
 def _datasets(path: Path, file: Any) -> list[_Dataset]:
     """Return the datasets of a file, by path. StepDiffError where one, or a link, leads elsewhere or is unusable."""
-    from h5py import h5d, h5l, h5o
+    from h5py import h5d, h5g, h5l, h5o
 
-    links: list[tuple[bytes, int]] = []
-    file.id.links.visit(lambda name, info: links.append((name, info.type)), info=True)  # which follows no links
-    datasets = []
-    for name, kind in links:
-        text = name.decode(errors="backslashreplace")
-        if kind != h5l.TYPE_HARD:
-            link = "a soft link" if kind == h5l.TYPE_SOFT else "an external link"
-            raise StepDiffError(f"{path}: {text} is {link}, which is not followed: copy the data into one file first")
-        if isinstance(found := h5o.open(file.id, name), h5d.DatasetID):
-            datasets.append(_dataset(path, text, found))
-    return datasets
+    datasets, groups, entered = [], [b"/"], {h5o.get_info(file["/"].id).addr}
+    while groups:  # HDF5's own visit calls itself for each group in a group, until the stack ends
+        prefix, links = groups.pop(), []
+        group = h5o.open(file.id, prefix)
+        group.links.iterate(lambda name, info, to=links: to.append((name, info.type)), info=True)
+        for name, kind in ((prefix + name, kind) for name, kind in links):
+            text = name[1:].decode(errors="backslashreplace")
+            if kind != h5l.TYPE_HARD:
+                link = "a soft link" if kind == h5l.TYPE_SOFT else "an external link"
+                raise StepDiffError(f"{path}: {text} is {link}, which is not followed: copy the data into one file")
+            entry = h5o.open(file.id, name)
+            if isinstance(entry, h5d.DatasetID):
+                datasets.append(_dataset(path, text, entry))
+            elif isinstance(entry, h5g.GroupID) and (address := h5o.get_info(entry).addr) not in entered:
+                if name.count(b"/") > _MOST_DEPTH:
+                    raise StepDiffError(f"{path} has more than {_MOST_DEPTH} groups inside one another: damaged?")
+                entered.add(address)
+                groups.append(name + b"/")
+    return sorted(datasets, key=lambda dataset: dataset.path)
 
 
 def _dataset(path: Path, name: str, dataset: Any) -> _Dataset:

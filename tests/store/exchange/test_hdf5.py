@@ -113,6 +113,11 @@ REFUSED: dict[str, tuple[Callable[[h5py.File], object], str]] = {
         "has chunks of more than 1,073,741,824 bytes",
     ),
     "more than its size": (lambda f: f.create_dataset("x", (3, 2**28), "f4"), "declares 3,221,225,475 bytes in "),
+    "groups without end": (
+        lambda f: f.create_group("/".join(["g"] * 40)),
+        "has more than 32 groups inside one another",
+    ),
+    "a group in itself": (lambda f: f.update({"g/g": f.create_group("g")}), "do not show what a clip is"),
     "another length": (values(np.zeros((4, 2))), "its names do not show what a clip is: give --layout array (each"),
     "no features": (values([1, 2, 3]), "has no column of lists of floats: it has keys, x"),
     "a key that is no text": (lambda f: f.update(x=np.zeros((3, 2))) or f.pop("keys"), "do not show what a clip is"),

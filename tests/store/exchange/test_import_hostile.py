@@ -258,7 +258,7 @@ def test_no_flipped_bit_of_an_export_is_imported(
             other = Store.open(tmp_path / f"s{number}").view("clips", "net")
             rows = np.flatnonzero(other.status() == 1)
             assert other.provenance == whole.provenance
-            about = whole.catalog.frame().filter(pl.col("key").is_in(other.catalog.keys(rows).to_list()))
+            about = whole.catalog.frame().filter(pl.col("key").is_in(other.catalog.keys(rows)))
             assert other.catalog.frame()[rows.tolist()].drop("row").equals(about.drop("row"))
             for name in ("tokens", "embedding", "q"):
                 same = whole.rows(other.catalog.keys(rows))
