@@ -430,6 +430,8 @@ def _write_parts(
 
     `check_unchanged` is called before an HDF5 file gets its name.
     """
+    name: str
+    write: Write
     if card.format == "hdf5":
         name, write = "", partial(_write_file, path, card.rows, check_unchanged)
     else:

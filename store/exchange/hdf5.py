@@ -211,7 +211,8 @@ def _datasets(path: Path, file: Any) -> list[_Dataset]:
 
     datasets, groups, entered = [], [b"/"], {h5o.get_info(file["/"].id).addr}
     while groups:  # HDF5's own visit calls itself for each group in a group, until the stack ends
-        prefix, links = groups.pop(), []
+        prefix = groups.pop()
+        links: list[tuple[bytes, int]] = []
         group = h5o.open(file.id, prefix)
         group.links.iterate(lambda name, info, to=links: to.append((name, info.type)), info=True)
         for name, kind in ((prefix + name, kind) for name, kind in links):

@@ -121,7 +121,7 @@ def _scales(kinds: Mapping[str, Feature]) -> dict[str, str]:
 def _provenance(path: Path, options: ImportOptions, features: Mapping[str, Feature], files: FileRows) -> Provenance:
     """Return the provenance of the view; StepDiffError where an option is missing or contradicts the files."""
     card = files.card
-    noted = card.provenance if card else {**files.source.noted, "dtypes": {}}
+    noted: dict[str, Any] = card.provenance if card else {**files.source.noted, "dtypes": {}}
     values: dict[str, Any] = {}
     for option in _PROVENANCE:
         name, flag = option.removesuffix("_sha256"), f"--{option.replace('_', '-')}"
