@@ -5,6 +5,7 @@
     python -m store plan --clips 1e6 --encoder efficientnet-lite0 --measured-in data/features
     python -m store export clips.lance --store data/features --view efficientnet-lite0
     python -m store import clips.lance --store data/other --view net
+    python -m store export clips.h5 --store data/features --view efficientnet-lite0
     python -m store import theirs.parquet --store data/other --view net --encoder net --weights-sha256 0123... \\
         --layer last --frames "8 evenly" --crop "centre 224"
     python -m store requantise data/features --view efficientnet-lite0 --to small --dtype int8

@@ -1,4 +1,4 @@
-"""Features that enter and leave a store: Arrow, Parquet, Lance, Hugging Face datasets, WebDataset."""
+"""Features that enter and leave a store: Arrow, Parquet, Lance, HDF5, Hugging Face datasets, WebDataset."""
 
 import stepdiff
 

@@ -20,7 +20,7 @@ Guarantees
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from jaxtyping import Bool, Int, Int64, Shaped
+from jaxtyping import Bool, Int, Int64, Shaped, UInt32
 
 from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.sealed import crc32c
 from store.catalog.catalog import Catalog
 from store.provenance import Feature
 from store.view import OK, Rows, View, row_numbers
 
 KEY = "key"
+CHECKSUM = "crc32c"
+"""column of the checksums of a row in files of an export"""
 SCALE = "_scale"
 """what follows the name of an int8 feature in the column of its scales"""
 BATCH_BYTES = 32 * 2**20
@@ -131,6 +134,68 @@ def list_array(values: Shaped[np.ndarray, "B ..."]) -> pa.FixedSizeListArray:
 def row_values(batch: pa.RecordBatch, name: str, shape: Sequence[int]) -> Shaped[np.ndarray, "B ..."]:
     """Return a feature column as an array [B, *shape of a row] that shares its memory."""
     return batch.column(name).flatten().to_numpy(zero_copy_only=True).reshape(batch.num_rows, *shape)
+
+
+def unnested(kind: pa.DataType) -> tuple[list[int | None], pa.DataType]:
+    """Return the lengths of nested lists, None where the type does not say it, and the type of the values in them."""
+    lengths: list[int | None] = []
+    while True:
+        kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+        if pa.types.is_fixed_size_list(kind):
+            lengths.append(kind.list_size)
+        elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            lengths.append(None)
+        else:
+            return lengths, kind
+        kind = kind.value_type
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether values are texts, of any kind."""
+    if pa.types.is_dictionary(kind):
+        return is_text(kind.value_type)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def is_plain(kind: pa.DataType) -> bool:
+    """Return whether a catalog can have such values as metadata: no structs, and no lists of texts."""
+    lengths, leaf = unnested(kind)
+    numbers = pa.types.is_boolean(leaf) or pa.types.is_integer(leaf) or pa.types.is_floating(leaf)
+    return numbers or pa.types.is_temporal(leaf) or pa.types.is_null(leaf) or (is_text(leaf) and not lengths)
+
+
+def covered(fields: pa.Schema, columns: Iterable[str]) -> list[str]:
+    """Return the key and those of `columns` that an import can take: the first checksum of a row is of their values."""
+    return [KEY, *(name for name in columns if is_plain(fields.field(name).type))]
+
+
+def row_texts(frame: pl.DataFrame) -> list[str]:
+    """Return each row of metadata as a JSON object that keeps every value; dates are the integers that Arrow stores."""
+    rows = frame.with_columns(pl.all().to_physical()).iter_rows(named=True)
+    return [json.dumps(row, ensure_ascii=False) for row in rows]
+
+
+def text_checksums(frame: pl.DataFrame) -> UInt32[np.ndarray, " B"]:
+    """Return the crc32c of each row of metadata, as `row_texts` has it."""
+    return np.array([crc32c(text.encode()) for text in row_texts(frame)], np.uint32)
+
+
+def checksums(values: Shaped[np.ndarray, "B ..."]) -> UInt32[np.ndarray, " B"]:
+    """Return the crc32c of each row."""
+    return np.array([crc32c(row) for row in values], np.uint32)
+
+
+def with_checksums(batch: pa.RecordBatch, fields: pa.Schema) -> pa.RecordBatch:
+    """Return a batch of `record_batches` with the column of checksums, which `fields` has too.
+
+    A row has one for key and metadata, then one for each feature, in their order.
+    """
+    features = feature_fields(fields)
+    metadata = covered(fields, [name for name in batch.schema.names if name not in (KEY, *features)])
+    sums = [text_checksums(pl.DataFrame(pl.from_arrow(batch.select(metadata))))]
+    sums += [checksums(row_values(batch, name, feature.shape)) for name, feature in features.items()]
+    column = pa.FixedSizeListArray.from_arrays(pa.array(np.stack(sums, 1).reshape(-1)), len(sums))
+    return pa.RecordBatch.from_arrays([*batch.columns, column], schema=fields)
 
 
 def is_damage(error: BaseException) -> bool:

@@ -18,7 +18,8 @@ import yaml
 from jaxtyping import Bool
 
 from stepdiff.common.errors import StepDiffError
-from store.exchange.arrow import KEY, catalog_digest, feature_fields
+from stepdiff.common.io.sealed import BLANK, is_sealed, seal
+from store.exchange.arrow import CHECKSUM, KEY, catalog_digest, feature_fields
 from store.feature_store import Store
 from store.format.layout import FORMAT, VERSION
 from store.format.quantise import BLOCK
@@ -43,6 +44,7 @@ _OPEN = {
     "webdataset": "import webdataset\n"
     'dataset = webdataset.WebDataset("{path}/data/features-{{000000..{last:06d}}}.tar", shardshuffle=False).decode()\n'
     'values = next(iter(dataset))["{name}.npy"]',
+    "hdf5": 'import h5py\nfile = h5py.File("{path}")\nvalues = file["{name}"][0]',
 }
 
 
@@ -50,6 +52,8 @@ _OPEN = {
 class Card:
     """The description of an export: its options, and what the store held."""
 
+    version: int
+    """of the card: 2 where rows have checksums and the card has its own"""
     format: str
     store: str
     """path or URL of the store; empty in the exported files themselves"""
@@ -85,7 +89,8 @@ class Card:
 
     def as_json(self) -> str:
         """Return the card for programs."""
-        return json.dumps({"kind": "stepdiff-export", "version": 1, **asdict(self)}, ensure_ascii=False, indent=1)
+        card = {"kind": "stepdiff-export", **asdict(self), "seal": BLANK}
+        return seal(json.dumps(card, ensure_ascii=False, indent=1).encode()).decode()
 
     def difference(self, other: "Card") -> str:
         """Return the first field that differs in another export, shortened; empty where both have the same content.
@@ -111,6 +116,10 @@ class Card:
         about = {**made, "store format": f"{FORMAT} {self.store_format}", **snapshot, "date": self.date}
         counts = {name: getattr(self, name) for name in ("rows", "failed", "absent", "forgotten")}
         notes = []
+        if self.format != "hdf5":
+            notes.append(
+                f"{CHECKSUM}: the crc32c of key and metadata, and of each feature, which store import compares."
+            )
         if self.format in ("parquet", "lance"):
             notes.append("A feature is a list of its flattened row; the shape is in the field's metadata.")
         if self.format == "webdataset":
@@ -154,8 +163,10 @@ def read_card(data: bytes) -> Card:
     """Return the card for programs; StepDiffError where it is not one."""
     try:
         values = json.loads(data)
-        if values["kind"] != "stepdiff-export" or values["version"] != 1:
+        if values["kind"] != "stepdiff-export" or values["version"] not in (1, 2):
             raise ValueError("another kind or version")
+        if values["version"] > 1 and not is_sealed(data):
+            raise ValueError("its checksum differs")
         card = Card(**{field.name: values[field.name] for field in fields(Card)})
         Provenance.from_dict(card.provenance)
         if not isinstance(card.columns, dict):
@@ -183,6 +194,7 @@ def make_card(
     forgotten = store.forgotten(view.entity)["row"].to_numpy()
     forgotten = forgotten[forgotten < len(status)]
     return Card(
+        version=2,
         format=format,
         store=str(store.path) if store.path.remote else os.path.realpath(str(store.path)),
         snapshot=store.at,

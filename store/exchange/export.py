@@ -1,4 +1,4 @@
-"""Export of the finished rows of a view to Parquet, Lance, Hugging Face datasets or WebDataset.
+"""Export of the finished rows of a view to Parquet, Lance, HDF5, Hugging Face datasets or WebDataset.
 
 The rows of whole shards of the view are one part, which is written whole to `.unfinished/`. When all parts exist, that
 folder becomes `data/` (Lance: one commit), and the card for readers is written. A run that finds the card of an equal
@@ -13,9 +13,12 @@ first dot, and take the rest as the field. A key is therefore percent-encoded: A
 stay, every other byte of its UTF-8, dots and slashes too, is %XX. The JSON has the key as it is, and the metadata.
 `lance`: the data files of a part, and a JSON record of them; one commit at the end makes all parts version 1 of the
 dataset. Until then the folder is no Lance dataset.
+`hdf5`: one file, which is written under a temporary name: a killed export begins again.
+
+All have the checksums of `store.exchange.arrow.with_checksums`, which an import compares.
 
 Guarantees
-- a killed export continues, and ends with the same content; until then no reader finds rows
+- a killed export continues or begins again, and ends with the same content; until then no reader finds rows
 - an export with other options, or of a store that changed, is refused, and so is a second run at the same time
 - memory holds a batch, and two bytes a row of the view; a damaged row is never exported
 """
@@ -28,6 +31,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import quote
@@ -44,8 +48,19 @@ from stepdiff.common.io.local import LocalPath, sync_file, sync_folder
 from stepdiff.common.io.locks import locked
 from stepdiff.common.progress import progress
 from store.exchange import card as cards
-from store.exchange.arrow import feature_fields, one_line, readable, record_batches, row_values, schema
+from store.exchange.arrow import (
+    CHECKSUM,
+    feature_fields,
+    is_plain,
+    one_line,
+    readable,
+    record_batches,
+    row_values,
+    schema,
+    with_checksums,
+)
 from store.exchange.card import Card
+from store.exchange.hdf5 import KEYS, METADATA, exported_card, write_hdf5
 from store.feature_store import Store
 from store.verbs.options import SUFFIXES, ExportOptions, Format
 from store.view import OK, View
@@ -60,8 +75,22 @@ Write = Callable[[Path, pa.RecordBatchReader], None]
 
 def check_schema(format: str, fields: pa.Schema) -> None:
     """Raise StepDiffError where a format cannot hold these columns."""
+    if CHECKSUM in fields.names:
+        raise StepDiffError(
+            f"{CHECKSUM} is the column of checksums in an export: leave out the feature or column of that name with "
+            "--features or --columns"
+        )
     if format == "lance":
         stepdiff.require("the format lance", "export", ("lance",))
+    if format == "hdf5":
+        stepdiff.require("the format hdf5", "export", ("h5py",))
+        features = feature_fields(fields)
+        if clash := {KEYS, METADATA} & features.keys():
+            raise StepDiffError(f"feature {min(clash)} has the name of another dataset: leave it out with --features")
+        for field in fields:
+            if field.name not in features and not is_plain(field.type):
+                lacks = f"column {field.name} is {field.type}, which an HDF5 export lacks"
+                raise StepDiffError(f"{lacks}: leave it out with --columns")
     if format == "huggingface":
         stepdiff.require("the format huggingface", "export", ("datasets",))
         datasets_schema(fields)
@@ -209,6 +238,8 @@ WRITERS: Mapping[str, tuple[str, Write]] = {
 
 def is_whole(path: Path, format: str) -> bool:
     """Return whether the parts of an export are readable as one."""
+    if format == "hdf5":
+        return path.is_file()
     # Lance writes NAME.manifest#1 and links it to NAME.manifest: only with the link a version exists.
     return any((path / "_versions").glob("*.manifest")) if format == "lance" else (path / "data").is_dir()
 
@@ -288,27 +319,27 @@ def export(options: ExportOptions) -> dict[str, Any]:
     view = store.view(options.entity, options.view, check="always")
     fields = schema(view, options.features or None, options.columns or None, options.dtype)
     check_schema(format, fields)
-    shard_bytes = view.rows_per_shard * sum(feature.row_bytes for feature in feature_fields(fields).values())
-    shards = max(PART_BYTES // shard_bytes, 1)
+    features = feature_fields(fields)
+    shard_bytes = view.rows_per_shard * sum(feature.row_bytes for feature in features.values())
     ok = view.status() == OK
-    with _only_run(path):
-        card = _begin(path, cards.make_card(store, view, ok, shards, format, fields, options.license))
+    shards = len(ok) // view.rows_per_shard + 1 if format == "hdf5" else max(PART_BYTES // shard_bytes, 1)
+    make_card = partial(cards.make_card, store, view, ok, shards, format, fields, options.license)
+    with _only_run(path, format):
+        card = _begin(path, make_card())
+        fields = fields.append(pa.field(CHECKSUM, pa.list_(pa.uint32(), 1 + len(features))))
         fields = fields.with_metadata({"stepdiff": replace(card, parts=[], store="").as_json()})
+
+        def check_unchanged() -> None:
+            if differs := card.difference(make_card()):
+                raise StepDiffError(f"the store changed while {path} was written ({differs}): remove it, export again")
+
         already = len(card.parts)
         if not is_whole(path, format):
-            already = _write_parts(path, card, view, ok, shards * view.rows_per_shard, fields, options)
-            now = cards.make_card(store, view, ok, shards, format, fields, options.license)
-            if differs := card.difference(now):
-                raise StepDiffError(f"the store changed while {path} was written ({differs}): remove it, export again")
-        with readable(path):
-            finish(path, format, fields, card.rows)
-            gone = [str(file) for file in data_files(path, format, len(card.parts)) if not file.exists()]
-        if gone:
-            raise StepDiffError(
-                f"{some(gone, 1)} of a complete export is missing: restore it, or remove {path} and repeat"
-            )
-        header = dataset_info(fields) if format == "huggingface" else {}
-        write_text(path / ("_README.md" if format == "parquet" else "README.md"), card.readme(path.name, header))
+            size = shards * view.rows_per_shard
+            already = _write_parts(path, card, view, ok, size, fields, options, check_unchanged)
+            check_unchanged()
+        if format != "hdf5":
+            _finish_folder(path, card, fields)
     same = ("format", "entity", "view", "rows", "failed", "absent", "forgotten")
     return {
         "path": options.path,
@@ -322,20 +353,34 @@ def export(options: ExportOptions) -> dict[str, Any]:
     }
 
 
+def _finish_folder(path: LocalPath, card: Card, fields: pa.Schema) -> None:
+    """Make the parts readable as one and write the card for readers; StepDiffError where a file is missing."""
+    with readable(path):
+        finish(path, card.format, fields, card.rows)
+        gone = [str(file) for file in data_files(path, card.format, len(card.parts)) if not file.exists()]
+    if gone:
+        raise StepDiffError(f"{some(gone, 1)} of a complete export is missing: restore it, or remove {path} and repeat")
+    header = dataset_info(fields) if card.format == "huggingface" else {}
+    write_text(path / ("_README.md" if card.format == "parquet" else "README.md"), card.readme(path.name, header))
+
+
 @contextmanager
-def _only_run(path: LocalPath) -> Iterator[None]:
+def _only_run(path: LocalPath, format: str) -> Iterator[None]:
     """Make the folder, and hold its lock: another run would remove what this one writes. HeldError names it."""
-    if path.is_file():
-        raise StepDiffError(f"{path} is a file: give the name of a new folder")
-    path.make_folder()
-    with locked(path / _LOCK, wait=False):
-        path.remove_dead(deep=False)
+    kind = "folder" if format == "hdf5" else "file"
+    if path.is_dir() if format == "hdf5" else path.is_file():
+        raise StepDiffError(f"{path} is a {kind}: give the name of a new {'file' if format == 'hdf5' else 'folder'}")
+    folder, lock = (path.parent, f".{path.name}.lock") if format == "hdf5" else (path, _LOCK)
+    folder.make_folder()
+    with locked(folder / lock, wait=False):
+        folder.remove_dead(deep=False)
         try:
             yield
         finally:
-            (path / _LOCK).remove()
-            with suppress(OSError):  # it is empty if nothing could be exported
-                path.rmdir()
+            (folder / lock).remove()
+            if format != "hdf5":
+                with suppress(OSError):  # it is empty if nothing could be exported
+                    path.rmdir()
 
 
 def _begin(path: LocalPath, card: Card) -> Card:
@@ -344,21 +389,31 @@ def _begin(path: LocalPath, card: Card) -> Card:
     Raises StepDiffError where `path` holds an export of another content, or no export.
     """
     try:
-        recorded = cards.read_card((path / cards.NAME).read_whole(_MOST_CARD))
+        if card.format == "hdf5":
+            recorded = replace(exported_card(path), parts=card.parts, store=card.store)
+        else:
+            recorded = _recorded(path)
     except FileNotFoundError:
-        if any(file.name != _LOCK for file in path.iterdir()):
+        if card.format != "hdf5" and any(file.name != _LOCK for file in path.iterdir()):
             raise StepDiffError(f"{path} holds other files: give the name of a new folder") from None
         if not card.rows:
             raise StepDiffError(
                 f"view {card.view} of {card.entity} has no finished rows: run featurize first"
             ) from None
-        write_text(path / cards.NAME, card.as_json())
+        if card.format != "hdf5":
+            write_text(path / cards.NAME, card.as_json())
         return card
-    except StepDiffError as error:
-        raise StepDiffError(f"{path} holds a damaged export ({error}): remove it and export again") from None
     if differs := recorded.difference(card):
         raise StepDiffError(f"{path} holds an export that differs: {differs}; give another name, or remove it")
     return recorded
+
+
+def _recorded(path: LocalPath) -> Card:
+    """Return the card in the folder of an export; FileNotFoundError where there is none."""
+    try:
+        return cards.read_card((path / cards.NAME).read_whole(_MOST_CARD))
+    except StepDiffError as error:
+        raise StepDiffError(f"{path} holds a damaged export ({error}): remove it and export again") from None
 
 
 def _write_parts(
@@ -369,14 +424,23 @@ def _write_parts(
     size: int,
     fields: pa.Schema,
     options: ExportOptions,
+    check_unchanged: Callable[[], None],
 ) -> int:
-    """Write the parts that do not exist, each of the rows in `size` slots of the view; return how many existed."""
-    name, write = WRITERS[card.format]
-    prepare(path, card.format)
+    """Write the parts that do not exist, each of the rows in `size` slots of the view; return how many existed.
+
+    `check_unchanged` is called before an HDF5 file gets its name.
+    """
+    name: str
+    write: Write
+    if card.format == "hdf5":
+        name, write = "", partial(_write_file, path, card.rows, check_unchanged)
+    else:
+        name, write = WRITERS[card.format]
+        prepare(path, card.format)
     already = 0
     with progress(f"export of {view.name}", card.rows) as advance:
         for number, (shard, count) in enumerate(card.parts):
-            target = path / UNFINISHED / name.format(number)
+            target = path / UNFINISHED / name.format(number) if name else path
             if target.exists():
                 already += 1
                 advance(count)
@@ -385,7 +449,7 @@ def _write_parts(
             rows = start + np.flatnonzero(ok[start : start + size])
             batches = record_batches(view, options.features or None, rows, None, list(card.columns), options.dtype)
             errors: list[StepDiffError] = []
-            stream = pa.RecordBatchReader.from_batches(fields, _all_of(batches, count, path, errors, advance))
+            stream = pa.RecordBatchReader.from_batches(fields, _all_of(batches, fields, count, path, errors, advance))
             try:
                 with target.whole() as temp:
                     write(temp, stream)
@@ -396,17 +460,31 @@ def _write_parts(
     return already
 
 
+def _write_file(
+    path: Path, rows: int, check_unchanged: Callable[[], None], temp: Path, batches: pa.RecordBatchReader
+) -> None:
+    try:
+        write_hdf5(temp, batches, rows)
+    except (OSError, RuntimeError) as error:
+        raise StepDiffError(f"cannot write {path}: {one_line(error)}") from error
+    check_unchanged()
+
+
 def _all_of(
     batches: Iterator[pa.RecordBatch],
+    fields: pa.Schema,
     count: int,
     path: LocalPath,
     errors: list[StepDiffError],
     advance: Callable[[int], None],
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the batches; StepDiffError, also put into `errors`, where a row is damaged or they have not `count`."""
+    """Yield the batches with checksums.
+
+    StepDiffError, also put into `errors`, where a row is damaged or they have not `count`.
+    """
     try:
         for batch in batches:
-            yield batch
+            yield with_checksums(batch, fields)
             count -= batch.num_rows
             advance(batch.num_rows)
         if count:

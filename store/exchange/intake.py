@@ -1,7 +1,7 @@
-"""Import of features from Parquet or Lance files into a view.
+"""Import of features from Parquet, Lance or HDF5 files into a view.
 
 Files may come from strangers: whatever leads out of the file or folder that was given is refused before anything is
-read through it, symbolic links here and base paths in `store.exchange.readers`.
+read through it, symbolic links here, base paths in `store.exchange.readers`, links of HDF5 in `store.exchange.hdf5`.
 
 Guarantees
 - an import reads, and requests, nothing outside the file or folder that was given
@@ -51,7 +51,7 @@ def take_in(options: ImportOptions) -> dict[str, Any]:
     path = Path(options.path)
     refuse_links_out(path)
     format = options.format or format_of(path)
-    files = opened(path, format, options.keys, options.features, options.columns)
+    files = opened(path, format, options.layout, options.keys, options.features, options.columns)
     _check_keys(path, files.keys)
     scales = _scales(files.kinds)
     features = {name: kind for name, kind in files.kinds.items() if name not in scales.values()}
@@ -101,7 +101,10 @@ def format_of(path: Path) -> Readable:
         return "parquet"
     format = SUFFIXES.get(path.suffix.lower())
     if format is None:
-        raise StepDiffError(f"the format of {path} is not known by its name or content: give --format")
+        raise StepDiffError(
+            f"the format of {path} is not known by its name or content: Parquet, Lance and HDF5 are imported (give "
+            "--format if it is one of them); arrays of numpy enter by Store.writer (docs/guides/your-data.md)"
+        )
     return format
 
 
@@ -118,7 +121,7 @@ def _scales(kinds: Mapping[str, Feature]) -> dict[str, str]:
 def _provenance(path: Path, options: ImportOptions, features: Mapping[str, Feature], files: FileRows) -> Provenance:
     """Return the provenance of the view; StepDiffError where an option is missing or contradicts the files."""
     card = files.card
-    noted = card.provenance if card else {"dtypes": {}}
+    noted: dict[str, Any] = card.provenance if card else {**files.source.noted, "dtypes": {}}
     values: dict[str, Any] = {}
     for option in _PROVENANCE:
         name, flag = option.removesuffix("_sha256"), f"--{option.replace('_', '-')}"

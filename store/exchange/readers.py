@@ -1,4 +1,4 @@
-"""The rows of Parquet files and Lance datasets, for an import.
+"""The rows of Parquet files, Lance datasets and HDF5 files, for an import.
 
 A reader opens the file that was given, or files in the folder that was given, and nothing else: a Lance dataset with
 base paths, which lead elsewhere, is refused before anything is read through them. Files that declare more than their
@@ -7,13 +7,20 @@ others.
 
 A feature is a column of lists: fixed-size or not, nested or flat, or an Arrow tensor. All rows of a feature have one
 shape; a row with another shape, a null or another number of values fails alone.
+
+Files of `store export` have checksums (`store.exchange.arrow.with_checksums`): a row whose features differ from them
+fails; where the key or the metadata of a row differ, the file is refused.
 """
 
 import json
 import math
 import mmap
+import os
+import sys
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,17 +29,33 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute  # noqa: F401, pa.compute
 import pyarrow.parquet as pq
-from jaxtyping import Int, Int64, Shaped
+from jaxtyping import Int, Int64, Shaped, UInt32
 
 import stepdiff
 from stepdiff.common.errors import StepDiffError, some
 from stepdiff.common.io.files import open_regular
 from stepdiff.common.io.parquet_sizes import BYTES_PER_BYTE, FREE_ROWS, ROWS_PER_BYTE, ImplausibleSizes, check_sizes
 from store.exchange import card as cards
-from store.exchange.arrow import BATCH_BYTES, KEY, SCALE, is_damage, one_line, readable
+from store.exchange.arrow import (
+    BATCH_BYTES,
+    CHECKSUM,
+    KEY,
+    SCALE,
+    checksums,
+    covered,
+    is_damage,
+    is_plain,
+    is_text,
+    one_line,
+    readable,
+    text_checksums,
+    unnested,
+)
 from store.exchange.card import Card, read_card
 from store.exchange.export import UNFINISHED
+from store.exchange.hdf5 import Hdf5
 from store.provenance import Feature, check_name
+from store.verbs.options import Layout
 
 _RESERVED = (KEY, "row")  # columns that a store gives its catalog
 MOST_COLUMNS = 1000
@@ -55,7 +78,8 @@ class Column:
 
 def _key_column(where: str, schema: pa.Schema, keys: str | None) -> str:
     texts = [field.name for field in schema if is_text(field.type)]
-    key = keys or (KEY if KEY in texts or len(texts) != 1 else texts[0])
+    usual = [name for name in (KEY, "keys") if name in texts] or (texts if len(texts) == 1 else [KEY])
+    key = keys or usual[0]
     if key in texts:
         return key
     if key not in schema.names:
@@ -78,6 +102,11 @@ def _feature_columns(where: str, schema: pa.Schema, features: Sequence[str], car
         scales = [name + SCALE for name in levels]
         wanted = [c for c in floats if c not in scales] + [c for c in levels if c + SCALE in lists]
         if card:
+            if gone := [c for c in card.features if c not in lists]:
+                raise StepDiffError(
+                    f"{where} has no column {gone[0]!r}, which its card names: export it again, or name the features "
+                    "to take with --features"
+                )
             wanted = [c for c in card.features if c in wanted]
         names = {check_name("feature", c): c for c in wanted}
     if not names:
@@ -122,7 +151,9 @@ def feature_columns(schema: pa.Schema) -> list[str]:
     return [name for name, (lengths, leaf) in types.items() if lengths and leaf in _DTYPES]
 
 
-def rows_of(array: pa.Array, column: Column) -> tuple[Shaped[np.ndarray, "B ..."], dict[int, str]]:
+def rows_of(
+    array: pa.Array, column: Column, null: str = "is null"
+) -> tuple[Shaped[np.ndarray, "B ..."], dict[int, str]]:
     """Return a feature column as an array, and why some of its rows do not fit: place -> reason."""
     count = len(array)
     out = np.zeros((count, math.prod(column.sizes)), column.feature.dtype)
@@ -136,7 +167,7 @@ def rows_of(array: pa.Array, column: Column) -> tuple[Shaped[np.ndarray, "B ..."
             array, good = array.filter(pa.array(np.repeat(fits, per))), good[fits]
 
     array = array.storage if isinstance(array, pa.ExtensionArray) else array
-    keep(_not_null(array), 1, "is null")
+    keep(_not_null(array), 1, null)
     per = 1
     for size in column.sizes:
         lengths = np.where(_not_null(array), _lengths(array), -1)
@@ -175,34 +206,6 @@ def frame_of(where: str, batch: pa.RecordBatch, nbytes: int) -> pl.DataFrame:
             for name, array in zip(batch.schema.names, batch.columns, strict=True)
         }
     )
-
-
-def unnested(kind: pa.DataType) -> tuple[list[int | None], pa.DataType]:
-    """Return the lengths of nested lists, None where the type does not say it, and the type of the values in them."""
-    lengths: list[int | None] = []
-    while True:
-        kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
-        if pa.types.is_fixed_size_list(kind):
-            lengths.append(kind.list_size)
-        elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            lengths.append(None)
-        else:
-            return lengths, kind
-        kind = kind.value_type
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Return whether values are texts, of any kind."""
-    if pa.types.is_dictionary(kind):
-        return is_text(kind.value_type)
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
-def is_plain(kind: pa.DataType) -> bool:
-    """Return whether a catalog can have such values as metadata: no structs, and no lists of texts."""
-    lengths, leaf = unnested(kind)
-    numbers = pa.types.is_boolean(leaf) or pa.types.is_integer(leaf) or pa.types.is_floating(leaf)
-    return numbers or pa.types.is_temporal(leaf) or pa.types.is_null(leaf) or (is_text(leaf) and not lengths)
 
 
 def _card(where: str, schema: pa.Schema) -> Card | None:
@@ -261,6 +264,8 @@ def _text_bytes(array: pa.Array) -> int:
     return int(pa.compute.sum(pa.compute.binary_length(array)).as_py() or 0)
 
 
+_REMEDY = f"export it again, or remove the column {CHECKSUM} if you changed it"
+_DIFFERS = f"{{}} is not as it was exported: {_REMEDY}"
 _KEY_ROWS = 2**14  # keys that are decoded at a time
 _BLOCK = 2**18  # rows of a block of metadata
 _SAMPLE = 64  # rows that say the length of lists
@@ -280,7 +285,9 @@ class FileRows:
     card: Card | None
     """of store export; None in files of others"""
     keys: pl.Series
-    source: "_Parquet | _Lance"
+    source: "_Parquet | _Lance | Hdf5"
+    sums: dict[str, int]
+    """column of a feature -> place of its checksum among those of a row; empty in files of others"""
 
     @property
     def kinds(self) -> dict[str, Feature]:
@@ -297,7 +304,7 @@ class FileRows:
         """Return features [P, ...] of the rows at `places`, and why some of the P could not be read."""
         features = {name: np.zeros((len(places), *kind.shape), kind.dtype) for name, kind in self.kinds.items()}
         reasons: dict[int, str] = {}
-        columns = sorted({column.name for column in self.features.values()})
+        columns = sorted({column.name for column in self.features.values()}) + [CHECKSUM] * bool(self.sums)
         size = max(BATCH_BYTES // sum(kind.row_bytes for kind in self.kinds.values()), 1)
         order = np.argsort(places, kind="stable")
         wanted, done = places[order], 0
@@ -308,7 +315,13 @@ class FileRows:
                     batch.validate(full=True)
                     at = order[done : done + batch.num_rows]
                     for name, column in self.features.items():
-                        features[name][at], misfits = rows_of(batch.column(column.name), column)
+                        values, misfits = rows_of(batch.column(column.name), column, self.source.null)
+                        if column.name in self.sums:
+                            differ = checksums(values) != _sums(batch)[:, self.sums[column.name]]
+                            misfits = (
+                                dict.fromkeys(np.flatnonzero(differ).tolist(), _DIFFERS.format(column.name)) | misfits
+                            )
+                        features[name][at] = values
                         for place, reason in misfits.items():
                             reasons.setdefault(int(at[place]), reason)
                     done += batch.num_rows
@@ -322,12 +335,24 @@ class FileRows:
         return features, reasons
 
 
-def opened(path: Path, format: str, keys: str | None, features: Sequence[str], columns: Sequence[str]) -> FileRows:
-    """Return the rows of a Parquet file, of all below a folder, by name, or of the newest version of a Lance dataset.
+def opened(
+    path: Path,
+    format: str,
+    layout: Layout | None,
+    keys: str | None,
+    features: Sequence[str],
+    columns: Sequence[str],
+) -> FileRows:
+    """Return the rows of a Parquet or HDF5 file, of all Parquet files below a folder, by name, or of the newest version
+    of a Lance dataset.
 
-    `keys`, `features` and `columns` are the options of the import. StepDiffError where they do not fit.
+    The other arguments are the options of the import. StepDiffError where they do not fit.
     """
-    where, source = str(path), _Lance(path) if format == "lance" else _Parquet(path)
+    if layout and format != "hdf5":
+        raise StepDiffError(f"--layout is of HDF5 files, {path} is {format}: leave it out")
+    where = str(path)
+    source: _Parquet | _Lance | Hdf5
+    source = Hdf5(path, layout) if format == "hdf5" else _Lance(path) if format == "lance" else _Parquet(path)
     schema = source.schema
     if not source.count:
         raise StepDiffError(f"{path} has no rows")
@@ -347,14 +372,50 @@ def opened(path: Path, format: str, keys: str | None, features: Sequence[str], c
     with readable(path):
         blocks = (batch.column(0) for batch in source.each([key], _KEY_ROWS))
         texts = texts_of(where, blocks, source.nbytes)
-    left_out = [name for name in schema.names if name not in taken]
-    return FileRows(where, arrays, metadata, left_out, card, texts.rename(KEY), source)
+    sums = {}
+    if card and CHECKSUM in schema.names:
+        sums = {name: 1 + place for place, name in enumerate(card.features)}
+        _check_sums(where, source, card, arrays)
+    left_out = [name for name in schema.names if name not in taken and not (sums and name == CHECKSUM)]
+    return FileRows(where, arrays, metadata, left_out + source.left_out, card, texts.rename(KEY), source, sums)
+
+
+def _check_sums(where: str, source: "_Parquet | _Lance | Hdf5", card: Card, arrays: Mapping[str, Column]) -> None:
+    """Raise StepDiffError where a file of an export has other shapes, keys or metadata than were exported."""
+    for column in arrays.values():
+        form, there = card.features.get(column.name), column.feature
+        if form and (form["shape"], form["dtype"]) != (list(there.shape), there.dtype):
+            raise StepDiffError(
+                f"column {column.name!r} of {where} is {there.dtype} {list(there.shape)}, and its card says "
+                f"{form['dtype']} {form['shape']}: {_REMEDY}"
+            )
+    if gone := [name for name in (KEY, *card.columns) if name not in source.schema.names]:
+        raise StepDiffError(f"{where} has no column {gone[0]!r}, which its checksums cover: {_REMEDY}")
+    names = covered(source.schema, card.columns)
+    with readable(where):
+        for batch in source.each([*names, CHECKSUM], _BLOCK):
+            frame = frame_of(where, batch.select(names), source.nbytes)
+            differ = text_checksums(frame) != _sums(batch)[:, 0]
+            if differ.any():
+                key = frame[KEY][int(differ.argmax())]
+                raise StepDiffError(f"{where}: key or metadata of {key!r} are not as they were exported: {_REMEDY}")
+
+
+def _sums(batch: pa.RecordBatch) -> UInt32[np.ndarray, "B sums"]:
+    """Return the checksums of each row; a ValueError where a row lacks some."""
+    values = batch.column(CHECKSUM).flatten().to_numpy(zero_copy_only=False)
+    return values.astype(np.uint32, copy=False).reshape(batch.num_rows, -1)
 
 
 class _Parquet:
     """Parquet files as one sequence of row groups; one is open at a time, because folders may have many."""
 
     versions = {"pyarrow": pa.__version__}
+    noted: dict[str, str] = {}
+    """provenance that the files name outside a card"""
+    left_out: list[str] = []
+    """datasets that are no columns"""
+    null = "is null"
 
     def __init__(self, path: Path) -> None:
         """Read where the row groups begin; files without rows are left out."""
@@ -469,12 +530,16 @@ def _check_size(path: Path) -> None:
 class _Lance:
     """A Lance dataset, read with the methods of `_Parquet`."""
 
+    noted: dict[str, str] = {}
+    left_out: list[str] = []
+    null = "is null"
+
     def __init__(self, path: Path) -> None:
         stepdiff.require("the format lance", "export", ("lance",))
         import lance
 
         self.versions = {"pylance": lance.__version__}
-        with readable(path):
+        with readable(path), _without_panics():
             self._dataset = lance.dataset(str(path.absolute()))  # which reads the manifest only
             for fragment in self._dataset.get_fragments():
                 if _has_base(fragment.metadata.to_json()):
@@ -489,13 +554,41 @@ class _Lance:
             raise StepDiffError(f"{path} declares {self.count:,} rows in {self.nbytes:,} bytes: damaged?")
 
     def each(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
-        yield from self._dataset.to_batches(columns=list(columns), batch_size=min(rows, _KEY_ROWS))
+        with _without_panics():
+            batches = iter(self._dataset.to_batches(columns=list(columns), batch_size=min(rows, _KEY_ROWS)))
+        while True:
+            with _without_panics():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
 
     def end(self, places: Int[np.ndarray, " P"], start: int, size: int) -> int:
         return min(start + size, len(places))
 
     def batches(self, places: Int[np.ndarray, " K"], columns: list[str], size: int) -> Iterator[pa.RecordBatch]:
-        yield from self._dataset.take(places.tolist(), columns=columns).combine_chunks().to_batches()
+        with _without_panics():
+            rows = self._dataset.take(places.tolist(), columns=columns)
+        yield from rows.combine_chunks().to_batches()
+
+
+@contextmanager
+def _without_panics() -> Iterator[None]:
+    """Keep Lance from printing panics to the standard error of the process: the exception has what they say."""
+    sys.stderr.flush()
+    shown = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as kept:
+            os.dup2(kept.fileno(), 2)
+            try:
+                yield
+            finally:
+                os.dup2(shown, 2)
+                kept.seek(0)
+                if b" panicked at " not in (printed := kept.read()):  # what other threads have printed meanwhile
+                    os.write(2, printed)
+    finally:
+        os.close(shown)
 
 
 def _has_base(metadata: object) -> bool:

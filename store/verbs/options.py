@@ -10,9 +10,10 @@ from stepdiff.common.cli.options import WRITTEN
 Entity = Literal["clips", "texts"]
 Dtype = Literal["float16", "float32", "int8"]
 Floats = Literal["float16", "float32"]
-Format = Literal["parquet", "lance", "huggingface", "webdataset"]
-Readable = Literal["parquet", "lance"]
-SUFFIXES: Mapping[str, Readable] = {".parquet": "parquet", ".lance": "lance"}
+Format = Literal["parquet", "lance", "huggingface", "webdataset", "hdf5"]
+Readable = Literal["parquet", "lance", "hdf5"]
+Layout = Literal["array", "datasets", "groups"]
+SUFFIXES: Mapping[str, Readable] = {".parquet": "parquet", ".lance": "lance", ".h5": "hdf5", ".hdf5": "hdf5"}
 UNKNOWN_LICENSE = "unknown: features inherit the licence of the videos"
 
 
@@ -181,18 +182,18 @@ class CompactOptions(Waiting, InStore):
 class ExportOptions(OfEntity):
     """Copy the finished rows of a view, with the catalog's metadata, into the files of another library.
 
-    Failed and absent rows are left out and counted. A killed export continues with the same command, if the rows are
-    the same: those of a snapshot (--store STORE@NAME) always are. A card in the result describes encoder, provenance,
-    counts and how to open it."""
+    Failed and absent rows are left out and counted. A killed export continues with the same command (hdf5: begins
+    again), if the rows are the same: those of a snapshot (--store STORE@NAME) always are. A card in the result
+    describes encoder, provenance, counts and how to open it."""
 
     path: str = field(metadata=WRITTEN)
-    """folder to create; an existing export is not replaced"""
+    """folder (hdf5: file) to create; an existing export is not replaced"""
     store: str
     """folder of the feature store"""
     view: str
     """name of the view"""
     format: Format | None = None
-    """files to write. Default: by the suffix .parquet or .lance"""
+    """files to write. Default: by the suffix .parquet, .lance, .h5 or .hdf5"""
     features: tuple[str, ...] = ()
     """features to export. Default: all"""
     columns: tuple[str, ...] = ()
@@ -205,7 +206,7 @@ class ExportOptions(OfEntity):
 
 @dataclass(frozen=True)
 class ImportOptions(OfEntity, Waiting):
-    """Copy features from Parquet or Lance files into a view.
+    """Copy features from Parquet, Lance or HDF5 files into a view.
 
     Other columns than key and features become metadata of new clips; those that do not are listed. A second run copies
     only what is missing. Rows that cannot be read, or do not fit, are recorded as failed with the reason; exit status 1
@@ -219,6 +220,9 @@ class ImportOptions(OfEntity, Waiting):
     """name of the view; created if missing"""
     format: Readable | None = None
     """files to read. Default: by suffix and content"""
+    layout: Layout | None = None
+    """of an HDF5 file: `array` (every dataset has a row for each clip, one has the keys), `datasets` (a dataset is a
+    clip) or `groups` (a group is a clip). Default: what its names show"""
     encoder: str | None = None
     """provenance: name of the frozen encoder that computed the features. Default, as of the next four: what the files
     say, if store export wrote them"""
@@ -235,7 +239,7 @@ class ImportOptions(OfEntity, Waiting):
     columns: tuple[str, ...] = ()
     """columns to take as metadata of new rows. Default: all that are no lists of numbers"""
     keys: str | None = None
-    """column of the rows' keys. Default: `key`, or the only one of texts"""
+    """column of the rows' keys. Default: `key`, `keys`, or the only one of texts"""
     dtype: Dtype | None = None
     """dtype of the largest feature. Default: float16 and int8 with scales remain, other floats become float32"""
     retry_failed: bool = False

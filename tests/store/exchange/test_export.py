@@ -130,6 +130,7 @@ def test_webdataset_opens_in_webdataset(view: View, finished: np.ndarray, run: R
     same(np.stack([sample["q_scale.npy"] for sample in samples]), quantised(view, finished)[1])
     assert samples[1]["json"] == {
         "key": KEYS[1], "video": "v0.mp4", "start": 0.5, "step": 1, "seen": False, "made": "2026-01-02 00:00:00",
+        "crc32c": samples[1]["json"]["crc32c"],
     }  # fmt: skip
     (raw, *_) = wds.WebDataset(url, shardshuffle=False)
     np.load(io.BytesIO(raw["tokens.npy"]), allow_pickle=False)
@@ -141,7 +142,7 @@ def test_a_dtype_dequantises(view: View, finished: np.ndarray, run: Run, tmp_pat
 
     assert run("out.parquet", "--dtype", dtype, "--features", "q", "--columns", "video") == 0
     frame = pl.read_parquet(tmp_path / "out.parquet/data/*.parquet")
-    assert frame.columns == ["key", "video", "q"]
+    assert frame.columns == ["key", "video", "q", "crc32c"]
     same(frame["q"].to_numpy().reshape(-1, 2, 70), view.read("q", finished, dtype=dtype))
     assert (frame["q"].to_numpy().reshape(-1, 2, 70) == dequantise(*quantised(view, finished)).astype(dtype)).all()
 

@@ -294,7 +294,7 @@ def test_impossible_exports_are_refused_in_one_line(
     view.catalog.append(pl.DataFrame({"key": ["later"], "tokens": ["text"], "many": [{"a": [1]}]}))
     capsys.readouterr()
     for name, arguments, message in (
-        ("out", (), "has no known suffix: give --format parquet|lance|huggingface|webdataset"),
+        ("out", (), "has no known suffix: give --format parquet|lance|huggingface|webdataset|hdf5"),
         ("full", ("--format", "parquet", "--columns", "video"), "holds other files: give the name of a new folder"),
         ("file.parquet", ("--columns", "video"), "is a file: give the name of a new folder"),
         ("bad", ("--format", "parquet", "--columns", "video"), "holds a damaged export (the card is damaged"),

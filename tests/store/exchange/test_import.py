@@ -62,13 +62,14 @@ def same_features(imported: View, view: View, rows: np.ndarray) -> None:
         assert stored.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("format", FORMATS[:3])
+@pytest.mark.parametrize("format", [*FORMATS[:3], "hdf5"])
 def test_float16_float32_and_int8_with_scales_keep_every_bit(
     view: View, finished: np.ndarray, run: Run, tmp_path: Path, format: str
 ) -> None:
-    assert run("out", "--format", format) == 0
-    assert main(["import", str(tmp_path / "out"), "--store", str(tmp_path / "other"), "--view", "net"]) == 0
-    imported = opened(tmp_path / "out")
+    name = "out.h5" if format == "hdf5" else "out"
+    assert run(name, "--format", format) == 0
+    assert main(["import", str(tmp_path / name), "--store", str(tmp_path / "other"), "--view", "net"]) == 0
+    imported = opened(tmp_path / name)
     assert imported.features == view.features and imported.provenance == view.provenance
     same_features(imported, view, finished)
     catalog, before = imported.catalog.frame(), view.catalog.frame()[finished.tolist()]
@@ -77,6 +78,44 @@ def test_float16_float32_and_int8_with_scales_keep_every_bit(
         assert catalog[column].to_list() == before[column].to_list(), column
     assert verify(Store.open(tmp_path / "other")) == []
     assert KEYS[FAILED] not in catalog["key"].to_list()
+
+
+def test_what_was_changed_after_the_export_is_noticed(view: View, run: Run, tmp_path: Path) -> None:
+    """By the checksums of each row, whatever the format: here files that their library wrote again."""
+    assert run("out.parquet") == 0
+    table, path = pq.read_table(tmp_path / "out.parquet/data/part-000000.parquet"), tmp_path / "f.parquet"
+
+    def changed(column: str, values: pa.Array) -> Any:
+        return table.set_column(table.schema.names.index(column), table.schema.field(column), values)
+
+    tokens = np.array(table["embedding"].to_pylist(), np.float32)
+    tokens[2].view(np.uint32)[3] ^= 1
+    pq.write_table(changed("embedding", lists(tokens)), path)
+    done = take_in(import_options(path))
+    assert done["done"] == len(table) - 1 and done["left_out"] == []
+    remedy = "as it was exported: export it again, or remove the column crc32c if you changed it"
+    assert done["failures"] == [{"key": KEYS[2], "reason": f"embedding is not {remedy}"}]
+    given = dict.fromkeys(MADE_BY)
+    for column, values in (
+        ("key", pa.array([*KEYS[:2], "c2", KEYS[3]])),
+        ("step", pa.array([0, 1, 3, None])),
+        ("start", pa.array([0, 0.5, 1, 1.25])),
+    ):
+        path = tmp_path / column / "f.parquet"
+        path.parent.mkdir()
+        pq.write_table(changed(column, values), path)
+        assert (
+            f"{path}: key or metadata of {('c2' if column == 'key' else KEYS[2 + (column == 'start')])!r} are not"
+            in (refused(path, **given))
+        )
+    card = table.schema.metadata[b"stepdiff"]
+    metadata = {**table.schema.metadata, b"stepdiff": card.replace(b"centre 224", b"centre 225")}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    assert "the card is damaged (its checksum differs)" in refused(path, **given)
+    pq.write_table(table.drop_columns(["tokens"]), path)
+    assert "has no column 'tokens', which its card names: export it again, or name" in refused(path, **given)
+    pq.write_table(changed("embedding", lists(tokens)).drop_columns(["crc32c"]), path)
+    assert take_in(import_options(path))["failed"] == 0
 
 
 def test_int8_of_another_program_keeps_every_bit_where_its_scales_are_usable(tmp_path: Path) -> None:

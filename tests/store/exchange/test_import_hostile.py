@@ -17,7 +17,7 @@ import pytest
 
 from stepdiff.annotate.sources.images import read_images
 from stepdiff.common.errors import StepDiffError
-from store import Store
+from store import Store, View
 from store.exchange.intake import take_in
 from store.verbs.options import ImportOptions
 
@@ -153,7 +153,7 @@ def test_files_that_are_no_parquet_or_lance_are_refused(tmp_path: Path) -> None:
         ("empty.parquet", "cannot read"),
         ("gone.parquet", "{path} does not exist"),
         ("pipe.parquet", "is not a regular file"),
-        ("folder", "the format of {path} is not known by its name or content: give --format"),
+        ("folder", "the format of {path} is not known by its name or content: Parquet, Lance and"),
         ("gone.txt", "{path} does not exist"),
         ("broken.lance", "cannot read {path}"),
     ):
@@ -231,6 +231,43 @@ def test_flipped_bits_give_one_line_or_failed_rows(tmp_path: Path) -> None:
             assert "\n" not in str(error)
             outcomes.add("refused")
     assert outcomes == {"taken", "refused"}
+
+
+@pytest.mark.parametrize("format", ["lance", "hdf5"])
+def test_no_flipped_bit_of_an_export_is_imported(
+    tmp_path: Path, run: Callable[..., int], view: View, capfd: pytest.CaptureFixture[str], format: str
+) -> None:
+    """Lance, which has no checksums, prints panics where a damaged file breaks its code."""
+    given, dice = {"view": "net", "format": format}, np.random.default_rng(0)
+    assert run("out", "--format", format) == 0
+    take_in(ImportOptions(str(tmp_path / "out"), str(tmp_path / "whole"), **given))
+    whole = Store.open(tmp_path / "whole").view("clips", "net")
+    paths = sorted((tmp_path / "out").rglob("*.*")) if format == "lance" else [tmp_path / "out"]
+    outcomes: Counter[str] = Counter()
+    capfd.readouterr()
+    for number in range(60):
+        path = paths[number % len(paths)]
+        if path.suffix == ".md" or path.is_dir():
+            continue
+        data = path.read_bytes()
+        at, bit = int(dice.integers(len(data))), 1 << int(dice.integers(8))
+        path.write_bytes(data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :])
+        try:
+            done = take_in(ImportOptions(str(tmp_path / "out"), str(tmp_path / f"s{number}"), **given))
+            outcomes["failed" if done["failed"] else "same"] += 1
+            other = Store.open(tmp_path / f"s{number}").view("clips", "net")
+            rows = np.flatnonzero(other.status() == 1)
+            assert other.provenance == whole.provenance
+            about = whole.catalog.frame().filter(pl.col("key").is_in(other.catalog.keys(rows)))
+            assert other.catalog.frame()[rows.tolist()].drop("row").equals(about.drop("row"))
+            for name in ("tokens", "embedding", "q"):
+                same = whole.rows(other.catalog.keys(rows))
+                assert other.read(name, rows).tobytes() == whole.read(name, same).tobytes()
+        except StepDiffError as error:
+            assert "\n" not in str(error)
+            outcomes["refused"] += 1
+        path.write_bytes(data)
+    assert outcomes["failed"] and outcomes["refused"] and capfd.readouterr().err == ""
 
 
 def parquet_of(path: Path, columns: dict[str, Any]) -> Path:
