@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
+from heads.evidence import FILE
 from heads.evidence.wording import pieces
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import write_bytes, write_text
 from store import Provenance, View
 
-FILE = "words.json"
 COPY = "words"
 """folder in the run of a StepDiff, with the head of words that it uses"""
 POOLING = "mean of signed square roots"

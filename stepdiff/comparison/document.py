@@ -20,13 +20,14 @@ from stepdiff.common.look import TEMPLATES, look, script
 
 STYLE = """
 body { display: block; min-height: 0; }
-main { max-width: 1280px; padding: 12px 16px 48px; }
+main { max-width: 1400px; padding: 12px 16px 48px; }
 h2 { margin-top: 24px; }
 .answer { font-size: 18px; }
 section { margin-top: 12px; }
 #show-keys { float: right; }
-@media print { body { background: none; } main { padding: 0; } #show-keys { display: none; } }
+@media print { body { background: none; } main { padding: 0; } #show-keys, #status { display: none; } }
 """
+COLOURS = {1: "one", 2: "two"}  # number of a video -> class of its colour
 _PARTS = jinja2.Environment(
     loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
 )
@@ -35,7 +36,8 @@ _PARTS = jinja2.Environment(
 def document(title: str, style: str, body: list[str], module: str = "") -> str:
     """Return a page with one `player` in its body, which `module`, JavaScript, has as `player`."""
     styles, scripts = look("base", "player") + STYLE + style, script("keys", "player") + module
-    policy = f"default-src 'none'; img-src data:; media-src data:; style-src {_hash(styles)}; script-src {_hash(scripts)}"
+    sources = "".join(f"; {kind}-src data:" for kind in ("connect", "img", "media"))
+    policy = f"default-src 'none'{sources}; style-src {_hash(styles)}; script-src {_hash(scripts)}"
     page = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
