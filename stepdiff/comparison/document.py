@@ -22,6 +22,7 @@ STYLE = """
 body { display: block; min-height: 0; }
 main { max-width: 1400px; padding: 12px 16px 48px; }
 h2 { margin-top: 24px; }
+.panel p { margin: 0 0 4px; overflow-wrap: anywhere; }
 .answer { font-size: 18px; }
 section { margin-top: 12px; }
 #show-keys { float: right; }

@@ -61,7 +61,8 @@ def write_report(path: Path, comparison: Comparison) -> None:
         *answered(comparison.question, comparison.answer, partial(_linked, comparison)),
         _differences(comparison),
         "<h2>More in one clip than in the other</h2>",
-        "<p class='quiet small'>Times are those of the files. A word or a time leads to its moment.</p><div class='pair'>",
+        "<p class='quiet small'>Times are those of the files. A word or a time leads to its moment.</p>",
+        "<div class='pair'>",
         *(_more(comparison, number) for number in (1, 2)),
         "</div>",
     ]
@@ -83,7 +84,7 @@ def _media(clip: FileClip) -> tuple[str, dict[str, Any]]:
 
 
 def _more(comparison: Comparison, number: int) -> str:
-    """Return what one clip has more than the other: words by their evidence, and seconds that look like nothing there."""
+    """Return what is more in one clip than in the other: words by their evidence, and parts unlike all of it."""
     clip, spans = comparison.clips[number - 1], comparison.only[number - 1]
     words = [_word(clip, number, moment) for moment in comparison.moments if moment.video == number]
     parts = [_seek(clip, number, start, f"{clock(start)} to {clock(end)}") for start, end in spans]

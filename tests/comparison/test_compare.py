@@ -131,7 +131,7 @@ def test_a_word_of_a_report_leads_to_its_moment_in_each_clip(folder: Path, tmp_p
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     title = "red pan: 0:00.5 in video 1, 0:01.2 in video 2"
     link = f"<a href='#' data-seconds='0.500 0.750' title='{title}'>Red  pan</a>"
-    assert "<td>different</td>" in page and f"<td>In Video 2, a &lt;{link}&gt;.</td>" in page and page.count("data-seconds='0") == 1
+    assert f"<td>different</td><td>In Video 2, a &lt;{link}&gt;.</td>" in page and page.count("data-seconds='0") == 1
 
 
 def test_which_is_most_like_the_first(folder: Path, compare: Callable[..., Any]) -> None:

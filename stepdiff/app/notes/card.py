@@ -29,7 +29,6 @@ STYLE = """
 ol { margin: 16px 0 0; padding: 0; list-style: none; }
 li { padding: 6px 0; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
 li b { color: var(--mine); }
-.panel p { margin: 0 0 4px; overflow-wrap: anywhere; }
 footer { margin-top: 16px; overflow-wrap: anywhere; }
 footer p { margin: 0; }
 @media print {
