@@ -25,7 +25,8 @@ POINTS, ROOM = 10.0, 480.0
 """size of printed text, and what it times the square root of the number of characters may be on A4 and US Letter"""
 HEIGHT = 540  # pixels of a frame's short side
 STYLE = """
-.screen .still { display: block; width: 100%; max-height: 60vh; object-fit: contain; background: #000; }
+.screen video { aspect-ratio: auto; }
+.screen .still { display: block; width: 100%; max-height: 52vh; margin-top: 8px; object-fit: contain; }
 ol { margin: 16px 0 0; padding: 0; list-style: none; }
 li { padding: 6px 0; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
 li b { color: var(--mine); }
