@@ -178,7 +178,7 @@ def show_ranking(ranking: "Ranking") -> None:
     _head(ranking.clips, ranking.model, ranking.notes)
     print(f"Most like Video 1 by the features of the whole clips: {_first(ranking)}\n")
     numbers = range(2, len(ranking.clips) + 1)
-    rows = [("", *(f"Video {number}" for number in numbers), "most like Video 1")]
+    rows: list[tuple[str, ...]] = [("", *(f"Video {number}" for number in numbers), "most like Video 1")]
     rows += [(name, *map(verdict, values), _first(ranking, name)) for name, values in ranking.alike.items()]
     _table(rows)
     print("\nThe numbers behind these words: --json")
