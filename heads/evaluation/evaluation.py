@@ -33,7 +33,8 @@ from heads.evaluation.loading import ANSWERS, CLASSES, HEAD, answered_rows, load
 from heads.evaluation.options import VIDEO_LM, EvaluateOptions, check
 from heads.evaluation.rows import load_truth, read_asked, read_rows, score_rows
 from heads.evaluation.workers import Part, Worker, computed, in_order, on_ray, worker_pool
-from heads.evidence.head import FILE, WordHead
+from heads.evidence import FILE
+from heads.evidence.head import WordHead
 from heads.methods.similarity import CAPTIONS_MODEL
 from heads.methods.stepdiff import StepDiff, option_scores, pair_texts, protocol
 from heads.methods.word_evidence import WordEvidence

@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 from pydantic import BaseModel, Field, FiniteFloat
 
+from heads.evidence import FILE
 from heads.evidence.wording import pieces
 from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
@@ -33,7 +34,6 @@ from stepdiff.common.io.files import place, write_bytes
 from stepdiff.common.io.sealed import BLANK, is_sealed, seal
 from store import Provenance, View
 
-FILE = "words.json"
 COPY = "words"
 """folder in the run of a StepDiff, with the head of words that it uses"""
 POOLING = "mean of signed square roots"

@@ -152,7 +152,9 @@ class Progress:
 
 
 def _rate(rate: float, unit: str) -> str:
-    return f"{rate / _MB:,.1f} MB/s" if unit == "bytes" else f"{rate:,.1f}/s"
+    if unit == "bytes":
+        return f"{rate / _MB:,.1f} MB/s"
+    return f"{rate:,.1f}/s" if rate >= 0.1 else f"{60 * rate:,.1f} a minute"
 
 
 def _time(hours: float) -> str:
@@ -183,8 +185,8 @@ def progress(what: str, total: int, unit: str = "") -> Iterator[Progress]:
 
             def update() -> None:
                 slowest = max(job.stages, key=job.stages.__getitem__, default=None)
-                rate = _rate(bars.tasks[0].speed or 0.0, unit)
-                words = f"{job.count()}, {rate}{slowest and f', slowest: {slowest}' or ''}"
+                rate = bars.tasks[0].speed or job.facts()["per_second"]  # bars know none of one step, or of slow ones
+                words = f"{job.count()}, {_rate(rate, unit)}{slowest and f', slowest: {slowest}' or ''}"
                 bars.update(task, completed=job.done, words=words)
 
             job.update = update

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import WRITTEN, at_least, parse
 from stepdiff.common.errors import StepDiffError
+from stepdiff.common.progress import stages
 
 if TYPE_CHECKING:
     from stepdiff.comparison.clips import FileClip
@@ -58,10 +59,11 @@ def run(options: CompareOptions) -> int:
     if not options.rank and len(options.videos) != 2:
         more = ", or three with --rank" if len(options.videos) == 3 else ""
         raise StepDiffError(f"give two videos, FILE or FILE@START-END{more}; {len(options.videos)} given")
-    if options.html is not None:
-        _check_page(options.html, options.videos)
-    from heads.ask import Streaming
-    from stepdiff.comparison.comparing import compare, rank
+    _check(options)
+    with stages() as stage:
+        stage("loading libraries")
+        from heads.ask import Streaming
+        from stepdiff.comparison.comparing import compare, rank
 
     if options.rank:
         how = {name: getattr(options, name) for name in ("model", "store", "device", "encoder")}
@@ -70,27 +72,33 @@ def run(options: CompareOptions) -> int:
     streaming = Streaming(options.ask) if options.ask and not options.json else None
     reference, candidate = options.videos
     how = {name: getattr(options, name) for name in ("ask", "model", "store", "max_tokens", "device", "encoder")}
-    comparison = compare(reference, candidate, **how, say=streaming)
+    comparison = compare(reference, candidate, **how, say=streaming, answered=streaming and streaming.end)
     if streaming is not None:
-        streaming.end(comparison.answer)
         print()
     _print(options, record(comparison), lambda: show(comparison))
     if options.html is not None:
         from stepdiff.comparison.report import write_report
 
-        write_report(Path(options.html), comparison)
+        with stages() as stage:
+            stage("cutting the clips for the page")
+            write_report(Path(options.html), comparison)
         print(f"wrote {options.html}", file=sys.stderr)
     return 0
 
 
-def _check_page(html: str, videos: tuple[str, ...]) -> None:
-    """Raise StepDiffError for a page that cannot be written, before anything is computed for it."""
+def _check(options: CompareOptions) -> None:
+    """Raise StepDiffError for videos, a model or a page that cannot be used, before libraries are loaded for them."""
     from featurize.video.cut import MOST_SECONDS
     from stepdiff.comparison.clips import read_clip
+    from stepdiff.comparison.naming import model_name
 
-    if not Path(html).absolute().parent.is_dir():
-        raise StepDiffError(f"--html {html}: its folder does not exist: create it")
-    for clip in map(read_clip, videos):
+    clips = list(map(read_clip, options.videos))
+    model_name(options.model)
+    if options.html is None:
+        return
+    if not Path(options.html).absolute().parent.is_dir():
+        raise StepDiffError(f"--html {options.html}: its folder does not exist: create it")
+    for clip in clips:
         if clip.seconds > MOST_SECONDS:
             raise StepDiffError(
                 f"{clip} is too long for --html, which takes clips of at most {MOST_SECONDS:g} s: give a part, "
@@ -108,7 +116,7 @@ def _print(options: CompareOptions, values: dict[str, Any], show: Any) -> int:
 
 def clip_record(clip: "FileClip") -> dict[str, Any]:
     """Return a clip for JSON."""
-    return {"file": str(clip.path), "start": clip.start, "end": clip.end, "clip": clip.key}
+    return {"file": str(clip.path), "start": clip.start, "end": clip.end, "title": str(clip), "clip": clip.key}
 
 
 def record(comparison: "Comparison") -> dict[str, Any]:
@@ -116,6 +124,7 @@ def record(comparison: "Comparison") -> dict[str, Any]:
     from heads.llm.model import CutOff
 
     values = {name: value for name, value in asdict(comparison).items() if name != "clips"}
+    values["differences"] = [asdict(each) | {"verdict": each.verdict} for each in comparison.differences]
     return {"clips": list(map(clip_record, comparison.clips))} | values | {"cut": isinstance(comparison.answer, CutOff)}
 
 
@@ -123,7 +132,8 @@ def ranking_record(ranking: "Ranking") -> dict[str, Any]:
     """Return a ranking for JSON."""
     order = {category: ranking.order(category) for category in ranking.alike}
     values = {"model": ranking.model, "alike": ranking.alike, "order": order, "cosines": ranking.cosines}
-    return {"clips": list(map(clip_record, ranking.clips)), **values, "notes": list(ranking.notes)}
+    values |= {"overall": ranking.order(), "notes": list(ranking.notes)}
+    return {"clips": list(map(clip_record, ranking.clips)), **values}
 
 
 def _head(clips: "tuple[FileClip, ...]", model: str, notes: tuple[str, ...]) -> None:
@@ -135,47 +145,53 @@ def _head(clips: "tuple[FileClip, ...]", model: str, notes: tuple[str, ...]) -> 
     print()
 
 
-def show(comparison: "Comparison") -> None:
-    """Print what differs, how alike the clips are, and the moments that show it."""
+def _table(rows: list[tuple[str, ...]]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    table = Table(*[""] * len(rows[0]), box=None, pad_edge=False, show_header=False)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console(highlight=False).print(table)
+
+
+def show(comparison: "Comparison") -> None:
+    """Print what differs, how alike the clips are, and the moments that show it."""
+    from stepdiff.comparison.clips import clock
+
     _head(comparison.clips, comparison.model, comparison.notes)
-    table = Table("", "", "", "", box=None, pad_edge=False, show_header=False)
-    for each in comparison.differences:
-        said = Text(each.text)
-        if each.doubt:
-            said.append(f"  ({each.doubt})", "dim")
-        table.add_row(each.category, "alike" if each.alike > 0 else "different", f"{each.alike:+.1f}", said)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    console.print(table)
-    print(
-        f"\nThe number is above 0 where the model finds the videos alike. Cosine of the whole clips: "
-        f"{comparison.cosine:.2f}"
-    )
+    rows = [(each.category, each.verdict, each.text, each.doubt) for each in comparison.differences]
+    _table([(category, verdict, f"{text}  ({doubt})" if doubt else text) for category, verdict, text, doubt in rows])
     for video, spans in enumerate(comparison.only, start=1):
-        if spans:
-            shown = ", ".join(f"{start:.1f} to {end:.1f} s" for start, end in spans)
-            print(f"\nVideo {video}: {shown} looks like nothing in the other video")
-    for video in (1, 2):
+        times = ", ".join(f"{clock(start)} to {clock(end)}" for start, end in spans)
         words = [each for each in comparison.moments if each.video == video]
-        if words:
-            print(f"\nVideo {video}: words with more evidence here than in the other video, and when")
+        if words or spans:
+            print(f"\nMore in Video {video} than in Video {3 - video}, and when")
         for word in words:
-            at = ", ".join(f"{second:.1f} s" for second in word.seconds)
-            print(f"  {word.term:<28} {word.evidence:+.1f} against {word.other:+.1f}" + (f"   {at}" if at else ""))
+            print(f"  {word.term:<28} {', '.join(map(clock, word.seconds))}".rstrip())
+        if spans:
+            print(f"  {f'a part unlike Video {3 - video}':<28} {times}")
+    print("\nThe numbers behind these words: --json, or the page of --html")
 
 
 def show_ranking(ranking: "Ranking") -> None:
-    """Print which clip is most like the first, by category."""
+    """Print which clip is most like the first, as a whole and by category."""
+    from stepdiff.tasks.declining import verdict
+
     _head(ranking.clips, ranking.model, ranking.notes)
-    print("most like Video 1, by category (log-odds that they are alike)")
-    for category, values in ranking.alike.items():
-        order = [f"Video {number} ({values[number - 2]:+.1f})" for number in ranking.order(category)]
-        print(f"  {category:<16} {', '.join(order)}")
-    cosines = [f"Video {number} ({value:.2f})" for number, value in enumerate(ranking.cosines, start=2)]
-    print(f"  {'whole clips':<16} {', '.join(cosines)}  (cosine)")
+    print(f"Most like Video 1 by the features of the whole clips: {_first(ranking)}\n")
+    numbers = range(2, len(ranking.clips) + 1)
+    rows: list[tuple[str, ...]] = [("", *(f"Video {number}" for number in numbers), "most like Video 1")]
+    rows += [(name, *map(verdict, values), _first(ranking, name)) for name, values in ranking.alike.items()]
+    _table(rows)
+    print("\nThe numbers behind these words: --json")
+
+
+def _first(ranking: "Ranking", category: str = "") -> str:
+    """Return which clips are most like the first: two if they are equally like it."""
+    values, order = ranking.values(category), ranking.order(category)
+    return " and ".join(f"Video {number}" for number in order if values[number - 2] == max(values))
 
 
 def main(argv: list[str] | None = None) -> int:

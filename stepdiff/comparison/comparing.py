@@ -4,7 +4,7 @@ Features are in a store in the cache folder, one for each encoder, or in a store
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from retrieval.vectors import embeddings, unit
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import Place, place
 from stepdiff.common.progress import say as report
+from stepdiff.common.progress import stages
 from stepdiff.comparison.clips import FileClip, notes, read_clip
 from stepdiff.comparison.models import Difference, Model, Moment, Reader, find_model
 from stepdiff.weights.registry import cache_folder
@@ -73,9 +74,13 @@ class Ranking:
     """of the second, third clip's features with the first's, as a whole"""
     notes: tuple[str, ...] = ()
 
-    def order(self, category: str) -> list[int]:
-        """Return the numbers of the clips, 2 for the second, the most alike first."""
-        values = self.alike[category]
+    def values(self, category: str = "") -> list[float]:
+        """Return how alike the second, third clip is to the first: log-odds in a category, or the cosine as a whole."""
+        return self.alike[category] if category else self.cosines
+
+    def order(self, category: str = "") -> list[int]:
+        """Return the numbers of the clips, 2 for the second, the most alike first, in a category or as a whole."""
+        values = self.values(category)
         return [place + 2 for place in sorted(range(len(values)), key=lambda place: -values[place])]
 
 
@@ -89,6 +94,7 @@ def compare(
     device: str = "auto",
     say: Say | None = None,
     encoder: str | None = None,
+    answered: Callable[[str], None] | None = None,
 ) -> Comparison:
     """Compare two clips.
 
@@ -103,6 +109,7 @@ def compare(
         device: auto, cpu, cuda.
         say: receives the words of the answer as they are written.
         encoder: of a head's features, package.module:Class, if it is your own and not installed with an entry point.
+        answered: receives the answer when it is whole, before the differences are written.
 
     Raises:
         StepDiffError: a file, span or model that cannot be used, or features that cannot be computed.
@@ -113,8 +120,15 @@ def compare(
         raise StepDiffError(f"{chosen.name} names words and answers no questions: give --model a head, or ask nothing")
     reader, view = _loaded(chosen, [one, two], store, device)
     pair = one.key, two.key
-    answer = reader.ask(pair, ask, max_tokens, say) if ask else ""
-    differences, moments = reader.differences(pair), reader.moments(pair)
+    answer = ""
+    if ask:
+        report("reading both clips and answering")
+        answer = reader.ask(pair, ask, max_tokens, say)
+        if answered is not None:
+            answered(answer)
+    with stages() as stage:
+        stage("comparing the clips in each category")
+        differences, moments = reader.differences(pair), reader.moments(pair)
     texts = [answer, *(each.text for each in differences), *(each.term for each in moments)]
     only, warning = _aligned(view, pair)
     return Comparison(
@@ -145,7 +159,9 @@ def rank(
     chosen = find_model(model, encoder, str(store or ""))
     reader, view = _loaded(chosen, clips, store, device)
     first, *others = [clip.key for clip in clips]
-    alike = reader.alike([((first, other), category) for category in reader.categories for other in others])
+    with stages() as stage:
+        stage("comparing the clips in each category")
+        alike = reader.alike([((first, other), category) for category in reader.categories for other in others])
     by_category = np.reshape(alike, (len(reader.categories), len(others))).round(4).tolist()
     return Ranking(
         clips=clips,
@@ -163,8 +179,9 @@ def _loaded(model: Model, clips: Sequence[FileClip], store: str | Path | None, d
         name = f"{model.encoder.view}-{hashlib.sha256(model.identity.encode()).hexdigest()[:8]}"
         store = cache_folder() / "features" / name
     features = featurized(model, clips, place(store).expanduser(), device)
-    report(f"loading {model.name}")
-    return model.load(features, device), features.view("clips", str(model.encoder.view))
+    with stages() as stage:
+        stage(f"loading {model.name}")
+        return model.load(features, device), features.view("clips", str(model.encoder.view))
 
 
 def featurized(model: Model, clips: Sequence[FileClip], folder: Place, device: str = "cpu") -> Store:

@@ -13,7 +13,8 @@ from typing import Any
 
 from featurize.encoders import digest, find_weights, of_data, version_of, view_name
 from featurize.options import Options
-from heads.evidence.head import FILE, WordHead
+from heads.evidence import FILE
+from heads.evidence.head import WordHead
 from heads.llm.model import CutOff
 from heads.methods.stepdiff import StepDiff
 from heads.methods.word_evidence import WordEvidence
@@ -26,20 +27,12 @@ from heads.training.recipe import read_recipe
 from retrieval.queries.live import Record, loading_of, records_of, sources_of
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import place
-from stepdiff.tasks.declining import UNSURE, declines
+from stepdiff.comparison.naming import RECIPE, model_name
+from stepdiff.tasks.declining import UNSURE, Verdict, declines, verdict
 from stepdiff.tasks.prompts import DIFFCAP_SEED, GOES_ON
 from stepdiff.tasks.testsets import CATEGORIES, DiffCap, Pair
 from store import Provenance, Store
 from store.format.pool import TOKENS, pool_of, unpooled
-
-HEAD, WORDS = "runs/stepdiff", "runs/words"
-"""models that are looked for where none is named"""
-WORD_EVIDENCE = "word-evidence"  # another name of WORDS
-HOW = (
-    "make demo trains a head and a head of words on a sample world; python -m heads.train and python -m heads.words do "
-    "on your own clips; a video language model needs no training: --model Qwen/Qwen3-VL-2B-Instruct"
-)
-"""how to get a model"""
 
 
 @dataclass(frozen=True)
@@ -52,6 +45,10 @@ class Difference:
     """log-odds that the clips are alike in it: above 0 they are"""
     doubt: str
     """why a reader should not rely on the text; empty: nothing speaks against it"""
+
+    @property
+    def verdict(self) -> Verdict:
+        return verdict(self.alike)
 
 
 @dataclass(frozen=True)
@@ -154,22 +151,14 @@ def find_model(named: str | None, encoder: str | None = None, store: str = "") -
     Raises:
         StepDiffError: none is named and none is here, or the weights of its encoder are not found.
     """
-    if named is None:
-        here = [folder for folder, file in ((HEAD, "recipe.yaml"), (WORDS, FILE)) if (Path(folder) / file).is_file()]
-        if not here:
-            raise StepDiffError(f"no model is named, and none is in {HEAD} or {WORDS}: {HOW}")
-        named = here[0]
-    named = WORDS if named == WORD_EVIDENCE else named
+    named = model_name(named)
     folder = Path(named).expanduser()
-    if (folder / "recipe.yaml").is_file():
+    if (folder / RECIPE).is_file():
         return _head(named, folder, encoder, store)
     if (folder / FILE).is_file():
         return _words(named, folder, encoder)
     if encoder is not None:
         raise StepDiffError(f"--encoder is of a head's features, and {named} has its own: leave it out")
-    is_own = str(folder) in (HEAD, WORDS)  # which is no name of the hub
-    if (is_own or folder.is_dir()) and not (folder / "config.json").is_file():
-        raise StepDiffError(f"{named} holds no head, no head of words and no model of transformers: {HOW}")
     own = encoder_of(named)
     options = _options(view_name(own, named), own, named)
     identity = digest(own, find_weights(own, named))
@@ -177,7 +166,7 @@ def find_model(named: str | None, encoder: str | None = None, store: str = "") -
 
 
 def _head(named: str, folder: Path, encoder: str | None, store: str) -> Model:
-    recipe, lineage = read_recipe(folder / "recipe.yaml").video_lm, read_lineage(folder)
+    recipe, lineage = read_recipe(folder / RECIPE).video_lm, read_lineage(folder)
     if recipe is None:
         raise StepDiffError(f"{folder}: holds a contrastive head, which compares no clips in words; name another run")
     provenance = Provenance.from_dict(lineage["reads"].get("clips"))

@@ -1,4 +1,4 @@
-"""A comparison as one HTML file to send: the clips, their frames, what differs, and the moments that show it.
+"""A comparison as one HTML file to send: both clips under one clock, what differs, and the moments that show it.
 
 Guarantees
 - the file refers to no other file or address; videos and pictures are inside
@@ -7,73 +7,91 @@ Guarantees
 from functools import partial
 from html import escape
 from pathlib import Path
+from typing import Any
 
-from featurize.video.cut import cut, filmstrip
+from featurize.video.cut import cut, filmstrip, frame
 from heads.evidence.wording import pieces
 from stepdiff.common.io.files import whole
 from stepdiff.comparison.clips import FileClip, clock
 from stepdiff.comparison.comparing import Comparison
-from stepdiff.comparison.document import COLOURS, PLAY, answered, document, inside
+from stepdiff.comparison.document import COLOURS, answered, document, inside, player
 from stepdiff.comparison.models import Moment
+from stepdiff.tasks.declining import UNSURE
 
-FRAMES, HEIGHT = 8, 72
+FRAMES, HEIGHT = 16, 90
 """of a strip"""
+STILL = 360  # pixels of the short side of a printed frame
 STYLE = """
-.pair { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); }
-.strip { display: block; width: 100%; height: auto; margin: 8px 0; border-radius: 4px; background: #000; }
-table { width: 100%; border-collapse: collapse; }
-th, td { padding: 6px 12px 6px 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-td.number { white-space: nowrap; text-align: right; }
-ul.words { margin: 0; padding: 0; list-style: none; }
-ul.words li { padding: 3px 0; }
+.screen video { max-height: 45vh; }
+.pair { display: grid; gap: 16px; grid-template-columns: 1fr 1fr; }
+.pair h3 { margin: 0 0 4px; color: var(--mine); }
+.pair p, .pair ul { margin: 0; }
+.pair ul { padding: 0; list-style: none; }
+.pair li { padding: 3px 0; overflow-wrap: anywhere; }
+button[data-seconds] { padding: 1px 8px; color: var(--accent); }
+summary { cursor: pointer; }
+@media (max-width: 720px) {
+  thead { display: none; }
+  tr { display: grid; grid-template-columns: 1fr auto; border-bottom: 1px solid var(--line); }
+  :is(th, td) { border: 0; }
+  td:last-child { grid-column: 1 / -1; }
+}
+@media print { details { display: none; } button[data-seconds] { border: 0; padding: 0 4px; color: inherit; } }
 """
 SCRIPT = """
-document.querySelectorAll('button[data-video]').forEach(button => button.addEventListener('click', () => {
-  const video = document.getElementById(button.dataset.video);
-  video.currentTime = Number(button.dataset.seconds); video.scrollIntoView({block: 'nearest'});
-}));
-document.querySelectorAll('a[data-seconds]').forEach(link => link.addEventListener('click', event => {
-  event.preventDefault();
-  const seconds = link.dataset.seconds.split(' ');
-  both.forEach((video, place) => { video.pause(); video.currentTime = seconds[place]; });
-  document.getElementById('at').textContent = link.title;
-  document.querySelector('.play').scrollIntoView({block: 'nearest'});
-}));
+const {player} = document.querySelector('[data-player]');
+for (const place of document.querySelectorAll('[data-seconds]'))
+  place.addEventListener('click', event => {
+    event.preventDefault();
+    const seconds = place.dataset.seconds.split(' ').map(Number);
+    place.dataset.video ? player.seekIn(Number(place.dataset.video), seconds[0]) : player.seekEach(seconds);
+    player.root.scrollIntoView({block: 'nearest'});
+    announce(place.title || place.textContent);
+  });
 """
 
 
 def write_report(path: Path, comparison: Comparison) -> None:
     """Write the page. StepDiffError: a clip cannot be cut, or the file cannot be written."""
-    title = " and ".join(clip.path.name for clip in comparison.clips)
-    about = f"model {comparison.model}; cosine of the features of the whole clips {comparison.cosine:.2f}"
+    names = " and ".join(clip.path.name for clip in comparison.clips)
     page = [
-        f"<header><h1>How do these two clips differ?</h1><p class='quiet'>{escape(about)}</p></header>",
+        "<h1>How do these two clips differ?</h1>",
         *(f"<p class='quiet'>Note: {escape(note)}</p>" for note in comparison.notes),
+        player([(str(clip), *_media(clip)) for clip in comparison.clips], strips=True),
         *answered(comparison.question, comparison.answer, partial(_linked, comparison)),
-        *_differences(comparison),
-        f"{PLAY}<p id='at' class='quiet small' role='status'></p><div class='pair'>",
-        *(_clip(comparison, number) for number in (1, 2)),
+        _differences(comparison),
+        "<h2>More in one clip than in the other</h2>",
+        "<p class='quiet small'>Times are those of the files. A word or a time leads to its moment.</p>",
+        "<div class='pair'>",
+        *(_more(comparison, number) for number in (1, 2)),
         "</div>",
     ]
     with whole(path) as temporary:
-        temporary.write_text(document(f"{title}: how they differ", STYLE, page, SCRIPT), encoding="utf-8")
+        temporary.write_text(document(f"{names}: how they differ", STYLE, page, SCRIPT), encoding="utf-8")
 
 
-def _clip(comparison: Comparison, number: int) -> str:
-    clip, moments, spans = comparison.clips[number - 1], comparison.moments, comparison.only[number - 1]
-    data = inside("video/mp4", lambda out: cut(clip.path, clip.start, clip.end, out))
-    picture = inside("image/jpeg", lambda out: filmstrip(clip.path, clip.start, clip.end, FRAMES, HEIGHT, out))
-    words = "".join(_word(comparison, number, moment) for moment in moments if moment.video == number)
-    listed = f"<h3>Words with more evidence here</h3><ul class='words'>{words}</ul>" if words else ""
-    if spans:
-        parts = " ".join(_seek(clip, number, start, f"{clock(start)} to {clock(end)}") for start, end in spans)
-        listed += f"<h3>Looks like nothing in the other clip</h3><p>{parts}</p>"
-    return (
-        f"<figure class='{COLOURS[number]}'><figcaption>Video {number}: {escape(str(clip))}</figcaption>"
-        f"<video id='video{number}' controls muted playsinline src='{data}'></video>"
-        f"<img class='strip' alt='{FRAMES} frames of Video {number}' src='{picture}'>"
-        f"{listed}</figure>"
-    )
+def _media(clip: FileClip) -> tuple[str, dict[str, Any]]:
+    """Return the address of the clip's video, and what the player takes besides."""
+    span = clip.path, clip.start, clip.end
+    about = {
+        "picture": {"rate": clip.rate},
+        "path": "",
+        "missing": "",
+        "strip": inside("image/jpeg", lambda out: filmstrip(*span, FRAMES, HEIGHT, out)),
+        "still": inside("image/jpeg", lambda out: frame(*span, (clip.start + clip.end) / 2, STILL, out)),
+    }
+    return inside("video/mp4", lambda out: cut(*span, out)), about
+
+
+def _more(comparison: Comparison, number: int) -> str:
+    """Return what is more in one clip than in the other: words by their evidence, and parts unlike all of it."""
+    clip, spans = comparison.clips[number - 1], comparison.only[number - 1]
+    words = [_word(clip, number, moment) for moment in comparison.moments if moment.video == number]
+    parts = [_seek(clip, number, start, f"{clock(start)} to {clock(end)}") for start, end in spans]
+    lines = [f"<ul>{''.join(words)}</ul>"] if words else []
+    lines += [f"<p>parts unlike Video {3 - number}: {' '.join(parts)}</p>"] if parts else []
+    said = "".join(lines) or "<p class='quiet'>nothing clear</p>"
+    return f"<section class='{COLOURS[number]}'><h3>Video {number}</h3>{said}</section>"
 
 
 def _linked(comparison: Comparison, text: str) -> str:
@@ -84,34 +102,55 @@ def _linked(comparison: Comparison, text: str) -> str:
 
 
 def _link(comparison: Comparison, part: str, term: str) -> str:
-    times = comparison.clearest[term]
-    said = ", ".join(f"{clock(time)} in video {number}" for number, time in enumerate(times, start=1))
-    in_clips = (max(time - clip.start, 0) for time, clip in zip(times, comparison.clips, strict=True))
-    seconds = " ".join(f"{time:.3f}" for time in in_clips)
-    return f"<a href='#video1' data-seconds='{seconds}' title='{escape(term)}: {said}'>{escape(part)}</a>"
+    """Return a link to the clearest moment of a term: in the clip that alone has evidence for it, else in both."""
+    sides = {moment.video for moment in comparison.moments if moment.term == term} or {1, 2}
+    times, clips = comparison.clearest[term], comparison.clips
+    moments = [(number, times[number - 1], clips[number - 1]) for number in sorted(sides)]
+    said = ", ".join(f"{clock(time)} in video {number}" for number, time, _ in moments)
+    seconds = " ".join(f"{max(time - clip.start, 0):.3f}" for _, time, clip in moments)
+    alone = f" data-video='{moments[0][0] - 1}'" if len(moments) == 1 else ""
+    return f"<a href='#'{alone} data-seconds='{seconds}' title='{escape(term)}: {said}'>{escape(part)}</a>"
 
 
-def _word(comparison: Comparison, number: int, moment: Moment) -> str:
-    clip = comparison.clips[number - 1]
+def _word(clip: FileClip, number: int, moment: Moment) -> str:
     buttons = " ".join(_seek(clip, number, second, clock(second)) for second in moment.seconds)
-    evidence = f"{moment.evidence:+.1f} against {moment.other:+.1f}"
-    return f"<li>{_linked(comparison, moment.term)} <span class='quiet small'>{evidence}</span> {buttons}</li>"
+    return f"<li>{escape(moment.term)} {buttons}</li>"
 
 
 def _seek(clip: FileClip, number: int, second: float, label: str) -> str:
-    """Return a button that shows a second of the file."""
-    return f"<button data-video='video{number}' data-seconds='{max(second - clip.start, 0):.3f}'>{label}</button>"
+    """Return a button that shows a second of the file; the other clip stays in step."""
+    seconds = f"{max(second - clip.start, 0):.3f}"
+    return f"<button type='button' data-video='{number - 1}' data-seconds='{seconds}'>{label}</button>"
 
 
-def _differences(comparison: Comparison) -> list[str]:
+def _differences(comparison: Comparison) -> str:
     rows = []
     for each in comparison.differences:
         doubt = f"<br><span class='quiet small'>{escape(each.doubt)}</span>" if each.doubt else ""
         rows.append(
-            f"<tr><th scope='row'>{escape(each.category)}</th><td>{_linked(comparison, each.text)}{doubt}</td>"
-            f"<td class='number'>{each.alike:+.1f}</td></tr>"
+            f"<tr><th scope='row'>{escape(each.category)}</th><td>{each.verdict}</td>"
+            f"<td>{_linked(comparison, each.text)}{doubt}</td></tr>"
         )
-    head = "<tr><th scope='col'>category</th><th scope='col'>what differs</th><th scope='col'>alike</th></tr>"
-    about = "alike: above 0 the model finds the clips alike in the category"
-    table = f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
-    return [f"<section>{table}<p class='quiet small'>{about}</p></section>"]
+    head = "".join(f"<th scope='col'>{name}</th>" for name in ("category", "verdict", "what differs"))
+    return (
+        f"<h2>Differences by category</h2><table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        f"{_numbers(comparison)}"
+    )
+
+
+def _numbers(comparison: Comparison) -> str:
+    """Return the numbers behind the words, which a reader opens."""
+    alike = [f"{each.category} {each.alike:+.1f}" for each in comparison.differences]
+    lines = [
+        f"Alike, above 0, or different, below; unsure nearer to 0 than {UNSURE:g}: {', '.join(alike)}",
+        f"Cosine of the features of the whole clips: {comparison.cosine:.2f}. Model: {comparison.model}",
+    ]
+    for number in (1, 2):
+        words = [
+            f"{each.term} {each.evidence:+.1f} against {each.other:+.1f}"
+            for each in comparison.moments
+            if each.video == number
+        ]
+        lines += [f"Log-odds of a word in Video {number} against the other clip: {', '.join(words)}"] if words else []
+    shown = "".join(f"<p class='quiet small'>{escape(line)}</p>" for line in lines)
+    return f"<details><summary>Numbers</summary>{shown}</details>"

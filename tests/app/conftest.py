@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.request import Request, urlopen
@@ -135,11 +135,11 @@ def tab(browser: "Browser") -> Iterator["Page"]:
     assert problems == []
 
 
-def serious_findings(page: "Page") -> dict[str, list[str]]:
+def serious_findings(page: "Page", impacts: Sequence[str] = ("serious", "critical")) -> dict[str, list[str]]:
     """Return the serious findings about accessibility on a page, and what they are about."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     found = axe.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
-    serious = [each for each in found if each["impact"] in ("serious", "critical")]
+    serious = [each for each in found if each["impact"] in impacts]
     return {each["id"]: [node["html"][:200] for node in each["nodes"][:3]] for each in serious}
 
 

@@ -21,6 +21,10 @@ from PIL import Image
 from retrieval import Alignment, align, read_moments
 from retrieval.verbs import query
 from stepdiff.annotate import audit
+from stepdiff.comparison.clips import read_clip
+from stepdiff.comparison.comparing import Comparison, Span
+from stepdiff.comparison.models import Difference, Moment
+from stepdiff.comparison.report import write_report
 from store import Store
 from tests.app.annotation_tasks import write_task
 from tests.app.conftest import ROOT, Server, serious_findings
@@ -352,6 +356,36 @@ def index_first(path: Path) -> None:
                 packet.stream = stream
                 target.mux(packet)
     whole.unlink()
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_the_page_of_a_comparison_plays_and_prints(world: Path, tab: "Page", tmp_path: Path, width: int) -> None:
+    one, two = (read_clip(f"{world}/kitchen/videos/kitchen_000{number}.mp4@0.5-3") for number in (0, 1))
+    said = [Difference("Tools/Equipment", "In Video 2, a fork, and a red pan.", -1.0, "")]
+    moments = [Moment(2, "fork", 9.1, -8.8, (1.5,))]
+    clearest = {"fork": (0.5, 1.5), "red pan": (1.0, 2.0)}
+    only: tuple[list[Span], list[Span]] = ([(0.5, 1.0)], [])
+    write_report(tmp_path / "page.html", Comparison((one, two), "words", said, moments, 0.5, clearest, only))
+    tab.set_viewport_size({"width": width, "height": 844})
+    tab.goto(f"file://{tmp_path}/page.html")
+    tab.wait_for_function(f"() => {PLAYER}.playing && {PLAYER}.videos.every((video) => video.currentTime > 0.2)")
+    boxes = [video.bounding_box() for video in tab.locator("video").all()]
+    assert boxes[0] and boxes[1] and boxes[0]["y"] == boxes[1]["y"] and boxes[1]["x"] + boxes[1]["width"] <= width
+    tab.evaluate(f"{PLAYER}.seek({PLAYER}.length - 0.2)")
+    tab.wait_for_function(f"() => {PLAYER}.playing && {PLAYER}.time < 1")
+    tab.keyboard.press("Space")
+    before = tab.evaluate(f"{PLAYER}.time")
+    tab.keyboard.press(".")
+    assert 0 < tab.evaluate(f"{PLAYER}.time") - before <= 1.5 / 12
+    times = f"{PLAYER}.videos.map((video) => video.currentTime)"
+    for word, shown in (("fork", [1.0, 1.0]), ("red pan", [0.5, 1.5])):  # a word of one clip leaves both in step
+        tab.get_by_role("link", name=word).click()
+        assert tab.evaluate(times) == pytest.approx(shown, abs=0.01)
+    findings = serious_findings(tab, ("moderate", "serious", "critical"))
+    assert findings == {} and tab.evaluate("document.documentElement.scrollWidth") <= width
+    tab.emulate_media(media="print")
+    shown = [tab.locator(f".screen :is({kind})").filter(visible=True).count() for kind in ("img", "video, button")]
+    assert shown == [2, 0]
 
 
 SIZES = {"desktop": (1280, 720), "phone": (390, 844)}

@@ -257,17 +257,30 @@ def test_short_work_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_stage_replaces_the_one_before_on_a_terminal_and_is_a_line_elsewhere() -> None:
-    code = "import sys, time; from stepdiff.common.progress import stages\n"
-    code += "with stages() as show: show('one [1]'); time.sleep(0.3); show('two [2]'); time.sleep(0.3)"
-    plain = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (plain.stdout, plain.stderr) == ("", "one [1]\ntwo [2]\n")
+def on_terminal(code: str) -> str:
+    """Return what Python prints to standard error if that is a terminal."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
     subprocess.run([sys.executable, "-c", code], stderr=theirs, env=environment, check=True)
     os.close(theirs)
     shown = os.read(ours, 100_000).decode()
     os.close(ours)
+    return shown
+
+
+def test_a_bar_of_one_step_ends_with_its_rate() -> None:
+    code = "import time; from stepdiff.common.progress import progress\n"
+    code += "with progress('net on clips', 2, 'clips') as advance: time.sleep(0.3); advance(2)"
+    rate = on_terminal(code).rpartition("2 of 2 clips, ")[2].split("/s")[0]
+    assert 1 < float(rate) <= 6.7
+
+
+def test_a_stage_replaces_the_one_before_on_a_terminal_and_is_a_line_elsewhere() -> None:
+    code = "import sys, time; from stepdiff.common.progress import stages\n"
+    code += "with stages() as show: show('one [1]'); time.sleep(0.3); show('two [2]'); time.sleep(0.3)"
+    plain = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (plain.stdout, plain.stderr) == ("", "one [1]\ntwo [2]\n")
+    shown = on_terminal(code)
     assert shown.index("one [1]") < shown.index("two [2]")
     assert "\x1b[2K" in shown[shown.index("one [1]") :], "the line is cleared"
     last = shown[shown.rindex("two [2]") + len("two [2]") :]

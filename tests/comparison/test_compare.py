@@ -1,8 +1,11 @@
 """`stepdiff compare` on real small videos, with a small random video language model from pixels to words."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +23,7 @@ from stepdiff.comparison.clips import FileClip, notes, read_clip
 from stepdiff.comparison.comparing import Comparison
 from stepdiff.comparison.models import Difference
 from stepdiff.comparison.report import write_report
+from stepdiff.tasks.declining import verdict
 from stepdiff.tasks.testsets import DiffCap
 from store import Store
 from tests.refusals import refuses
@@ -44,13 +48,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compare(folder: Path, capsys: Capture) -> Callable[..., Any]:
     """Return a function that runs the command and returns what it prints; JSON if it was asked for."""
 
-    def run(*arguments: object, status: int = 0) -> Any:
+    def run(*arguments: object) -> Any:
         given = ["--model", str(folder / "model"), "--store", str(folder / "store"), "--max-tokens", "4"]
-        assert main([*given, *map(str, arguments)]) == status
-        printed = capsys.readouterr()
-        if status:
-            return printed.err
-        return json.loads(printed.out) if "--json" in arguments else printed.out
+        assert main([*given, *map(str, arguments)]) == 0
+        printed = capsys.readouterr().out
+        return json.loads(printed) if "--json" in arguments else printed
 
     return run
 
@@ -65,7 +67,13 @@ def test_two_files_one_command(folder: Path, compare: Callable[..., Any], capsys
     where = ["--store", str(folder / "store"), "--model", str(folder / "model"), "--max-tokens", "4", "--json"]
     assert ask.main(["--reference", first["clip"], "--candidate", second["clip"], *where, "What differs?"]) == 0
     assert json.loads(capsys.readouterr().out)["answer"] == record["answer"]
+    assert [each["title"] for each in record["clips"]] == ["a.mp4, 0:00 to 0:02", "b.mp4, 0:00.5 to 0:01.5"]
     printed = compare(a, b, "--ask", "What differs?")
+    for each in record["differences"]:
+        assert each["verdict"] == verdict(each["alike"]) and re.search(
+            rf"{each['category']} +{each['verdict']}", printed
+        )
+    assert max(map(len, printed.splitlines())) <= 80, "wider than a terminal"
     assert printed.startswith(f"Q: What differs?\nA: {record['answer']}".rstrip())
     assert record["cut"] and "(cut off at the longest answer: raise --max-tokens)" in printed
     weights, store = str(folder / "model"), Store.open(folder / "store")
@@ -104,7 +112,9 @@ def test_a_report_is_one_file(folder: Path, compare: Callable[..., Any]) -> None
     report = folder / "report.html"
     compare(folder / "a.mp4", folder / "b.mp4", "--ask", "<b>What?</b>", "--html", report)
     page = report.read_text(encoding="utf-8")
-    assert page.count("data:video/mp4;base64,") == page.count("data:image/jpeg;base64,") == 2
+    assert page.count("data:video/mp4;base64,") == 2
+    assert page.count("data:image/jpeg;base64,") == 4  # frames on the screen, and one of each clip on paper
+    assert "<code>a.mp4, 0:00 to 0:02</code>" in page
     assert "&lt;b&gt;What?&lt;/b&gt;" in page and "<b>What?" not in page
     assert not re.search(r"(src|href)=['\"](?!data:)|url\(|@import|https?://", page)
     assert "cut off at the longest answer" in page
@@ -128,18 +138,22 @@ def test_a_word_of_a_report_leads_to_its_moment_in_each_clip(folder: Path, tmp_p
     write_report(tmp_path / "report.html", comparison)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     title = "red pan: 0:00.5 in video 1, 0:01.2 in video 2"
-    link = f"<a href='#video1' data-seconds='0.500 0.750' title='{title}'>Red  pan</a>"
-    assert f"<td>In Video 2, a &lt;{link}&gt;.</td>" in page and page.count("data-seconds='0") == 1
+    link = f"<a href='#' data-seconds='0.500 0.750' title='{title}'>Red  pan</a>"
+    assert f"<td>different</td><td>In Video 2, a &lt;{link}&gt;.</td>" in page and page.count("data-seconds='0") == 1
 
 
 def test_which_is_most_like_the_first(folder: Path, compare: Callable[..., Any]) -> None:
-    record = compare(*(folder / f"{name}.mp4" for name in "aab"), "--rank", "--json")
-    assert record["cosines"][0] == 1.0 > record["cosines"][1]
+    videos = [folder / f"{name}.mp4" for name in "aba"]
+    record, printed = compare(*videos, "--rank", "--json"), compare(*videos, "--rank")
+    assert record["cosines"][1] == 1.0 > record["cosines"][0] and record["overall"] == [3, 2]
+    assert "Most like Video 1 by the features of the whole clips: Video 3\n" in printed
     for category, (one, two) in record["alike"].items():
         assert record["order"][category] == ([2, 3] if one >= two else [3, 2])
+        first = "Video 2 and Video 3" if one == two else f"Video {record['order'][category][0]}"
+        assert re.search(rf"{category} +{verdict(one)} +{verdict(two)} +{first} *\n", printed)
 
 
-def test_unusable_input_is_one_line(folder: Path, compare: Callable[..., Any], tmp_path: Path) -> None:
+def test_unusable_input_is_one_line(folder: Path, capsys: Capture, tmp_path: Path) -> None:
     a, b = folder / "a.mp4", folder / "b.mp4"
     sound, text = write_audio(tmp_path / "sound.m4a"), tmp_path / "text.mp4"
     text.write_text("no video " * 100)
@@ -162,8 +176,18 @@ def test_unusable_input_is_one_line(folder: Path, compare: Callable[..., Any], t
         ([a, b, "--store", text], "is a file"),
         ([a, b, "--store", "https://a/b"], "is not a place for a store"),
     ):
-        message = compare(*given, status=2)
-        assert expected in message and message.count("\n") == 1, message
+        where = ["--model", str(folder / "model"), "--store", str(folder / "store")]
+        refuses(main, [*where, *map(str, given)], capsys, expected)
+
+
+@pytest.mark.parametrize("given", [["a.mp4", "gone.mp4"], ["a.mp4", "a.mp4", "--model", "."]])
+def test_what_is_not_there_is_refused_before_torch(folder: Path, given: list[str]) -> None:
+    code = "import sys; from stepdiff.comparison.__main__ import main; print(main(), 'torch' in sys.modules)"
+    root = {"PYTHONPATH": str(Path(stepdiff.__path__[0]).parent)}
+    refused = subprocess.run(
+        [sys.executable, "-c", code, *given], cwd=folder, env=os.environ | root, capture_output=True
+    )
+    assert refused.stdout == b"2 False\n" and refused.stderr.count(b"\n") == 1
 
 
 def test_a_model_that_cannot_compare_is_one_line(

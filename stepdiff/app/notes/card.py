@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from html import escape
 from math import sqrt
 from pathlib import Path
+from typing import Any
 from unicodedata import east_asian_width
 
 from featurize.video.cut import cut, frame
+from featurize.video.stream import opened
 from stepdiff.app.notes.notebook import Note
 from stepdiff.comparison.clips import clock
-from stepdiff.comparison.document import COLOURS, PLAY, answered, document, inside
+from stepdiff.comparison.document import COLOURS, answered, document, inside, player
 
 MOST_NOTES = 3
 AROUND = 1.5  # seconds before and after a moment that the loop shows
@@ -23,31 +25,22 @@ POINTS, ROOM = 10.0, 480.0
 """size of printed text, and what it times the square root of the number of characters may be on A4 and US Letter"""
 HEIGHT = 540  # pixels of a frame's short side
 STYLE = """
-.pair { display: grid; gap: 12px; grid-template-columns: 1fr 1fr; }
-.pair img { display: block; width: 100%; max-height: 60vh; object-fit: contain; border-radius: 4px; background: #000; }
-.pair video { margin-top: 8px; aspect-ratio: auto; }
+.screen video { aspect-ratio: auto; }
+.screen .still { display: block; width: 100%; max-height: 52vh; margin-top: 8px; object-fit: contain; }
 ol { margin: 16px 0 0; padding: 0; list-style: none; }
 li { padding: 6px 0; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
 li b { color: var(--mine); }
-.panel p { margin: 0 0 4px; overflow-wrap: anywhere; }
 footer { margin-top: 16px; overflow-wrap: anywhere; }
 footer p { margin: 0; }
 @media print {
   @page { margin: 10mm; }
-  body { padding: 0; background: none; }
   h1 { font-size: 1.5em; }
-  video, .play { display: none; }
-  .pair img { max-height: 60mm; }
+  .screen .still { max-height: 60mm; }
   section, ol, footer { margin-top: 8px; }
   li { padding: 3px 0; }
   .answer { font-size: 1em; }
   .small { font-size: 0.85em; }
 }
-"""
-SCRIPT = """
-for (const video of both)
-  video.addEventListener('ended', () => { if (both.every(other => other.ended)) both.forEach(begin); });
-if (!matchMedia('(prefers-reduced-motion: reduce)').matches) both.forEach(begin);
 """
 
 
@@ -70,28 +63,25 @@ def card(title: str, sides: Sequence[CardSide], notes: Sequence[Note], question:
     points = min(POINTS, ROOM / sqrt(max(characters, 1)))
     style = f"{STYLE}@media print {{ body {{ font-size: {points:.1f}pt; }} }}\n"
     page = [
-        f"<h1>{escape(title)}</h1><div class='pair'>",
-        *(_side(number, side) for number, side in enumerate(sides, start=1)),
-        f"</div>{PLAY}",
+        f"<h1>{escape(title)}</h1>",
+        player(list(map(_side, sides))),
         *_notes(notes),
         *answered(question, answer),
         "<footer class='quiet small'>",
         *(_about(number, side) for number, side in enumerate(sides, start=1)),
         "</footer>",
     ]
-    return document(title, style, page, SCRIPT)
+    return document(title, style, page)
 
 
-def _side(number: int, side: CardSide) -> str:
+def _side(side: CardSide) -> tuple[str, str, dict[str, Any]]:
+    """Return what the player takes of a clip: the loop around its moment, and the frame there."""
     first, last = max(side.moment - AROUND, side.start), min(side.moment + AROUND, side.end)
-    picture = inside("image/jpeg", lambda out: frame(side.path, side.start, side.end, side.moment, HEIGHT, out))
-    video = inside("video/mp4", lambda out: cut(side.path, first, last, out))
-    at = clock(side.moment - side.start)
-    return (
-        f"<figure class='{COLOURS[number]}'><figcaption>Video {number} at {at}</figcaption>"
-        f"<img alt='Video {number} at {at}' src='{picture}'>"
-        f"<video controls muted playsinline src='{video}'></video></figure>"
-    )
+    with opened(side.path) as video:
+        rate = float(video.rate)
+    still = inside("image/jpeg", lambda out: frame(side.path, side.start, side.end, side.moment, HEIGHT, out))
+    about = {"picture": {"rate": rate}, "path": "", "missing": "", "still": still}
+    return f"at {clock(side.moment - side.start)}", inside("video/mp4", lambda o: cut(side.path, first, last, o)), about
 
 
 def _notes(notes: Sequence[Note]) -> list[str]:

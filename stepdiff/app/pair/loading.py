@@ -8,7 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heads.evidence.head import COPY, FILE, WordHead
+from heads.evidence import FILE
+from heads.evidence.head import COPY, WordHead
 from heads.training.recipe import read_recipe
 from stepdiff.app.cache import LRUCache
 from stepdiff.app.site import BEST, MOST_RUNS, Site, UnknownError

@@ -17,7 +17,7 @@
 // A frame step goes to the next frame of the clip with more frames a second (data-rate of its video). Times of frames
 // are those that the browser reports, because a clip may begin between two frames of its video.
 //
-//   <div class="player" data-player data-reference="..." data-candidate="..."> (templates/player.html)
+//   <div class="player" data-player data-reference="..." data-candidate="..."> (../templates/player.html)
 //   const player = new PairPlayer(document.querySelector("[data-player]"));
 
 import {announce, key, waiting} from "/static/keys.js";
@@ -345,7 +345,7 @@ export class PairPlayer {
     key("u", "out: both clips play until here", () => this.markOut());
     key("o", "set both here: both clips begin at what they show", () => this.setBoth());
     key("0", "whole clips: no offset, no in and out", () => this.whole());
-    key("w", "warp: Video 2 follows the alignment, or its own time", () => this.warp());
+    if (this.root.querySelector("[data-do=warp]")) key("w", "warp: Video 2 follows the alignment, or its own time", () => this.warp());
   }
 
   /** Say what is being made until the video or the picture next to the words is there. */
