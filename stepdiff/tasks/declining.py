@@ -1,4 +1,4 @@
-"""Captions that state that nothing differs, and the questions for which this is the right answer.
+"""Captions that state that nothing differs, the questions for which this is the right answer, and verdicts in words.
 
 A model that cannot say "no difference" invents one for two clips that agree in a category. Every DiffRank test set
 contains such pairs: targets with score 5. A DiffCap row with an empty `text` is such a pair.
@@ -10,6 +10,7 @@ Guarantees
 
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 from stepdiff.tasks.postprocess import parse
 from stepdiff.tasks.prompts import NO_DIFFERENCE
@@ -17,6 +18,7 @@ from stepdiff.tasks.testsets import HIGHEST_SCORE, DiffCap, DiffRank
 
 UNSURE = 0.2
 """log-odds nearer to 0 than this are no answer: p(YES) is between 45 and 55 %"""
+Verdict = Literal["alike", "different", "unsure"]
 ALLOWS_DIFFERENCES = ("Tools/Equipment",)  # score 5 allows some, see the supplement's scoring matrix (S3)
 
 _MANY = r"(?:(?!(?:longer|more|less)\b)[a-z-]+ ){0,3}"  # "no difference", "no visible or key difference"
@@ -62,6 +64,13 @@ def declines(caption: str) -> bool:
         return False
     sentences = [sentence for sentence in _SENTENCE.split(said) if re.search(r"\w", sentence)]
     return bool(sentences) and all(_FORMS.search(sentence) for sentence in sentences)
+
+
+def verdict(log_odds: float) -> Verdict:
+    """Return in a word what log-odds say: log p(YES) - log p(NO) that two clips are alike in a category."""
+    if abs(log_odds) < UNSURE:
+        return "unsure"
+    return "alike" if log_odds > 0 else "different"
 
 
 def asked_first(rows: Sequence[DiffCap], captions: Sequence[str], similar: Sequence[float]) -> list[str]:

@@ -1,6 +1,7 @@
 """Captions of real models: post-processing, and whether a caption states that nothing differs."""
 
 import json
+import math
 import re
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stepdiff.tasks.clauses import finite, gerund
-from stepdiff.tasks.declining import agreeing, asked_first, declines
+from stepdiff.tasks.declining import UNSURE, agreeing, asked_first, declines, verdict
 from stepdiff.tasks.postprocess import names_video, parse
 from stepdiff.tasks.scoring import score
 from stepdiff.tasks.testsets import DiffCap, DiffRank
@@ -263,6 +264,11 @@ NONE, STIRS = "There is no difference in Visuals.", "the person stirs instead of
 
 def cap(video: str, category: str, *texts: str) -> DiffCap:
     return DiffCap(f"{video}_0_1", "z_0_1", category, texts)
+
+
+def test_log_odds_near_0_have_the_verdict_unsure() -> None:
+    below = [math.nextafter(UNSURE, 0), 0.0, -math.nextafter(UNSURE, 0)]
+    assert [*map(verdict, [UNSURE, *below, -UNSURE])] == ["alike", *["unsure"] * 3, "different"]
 
 
 def test_declined_and_invented_are_parts_of_the_rows_with_and_without_a_difference() -> None:
