@@ -11,7 +11,7 @@ from heads.differences import DifferencesOptions
 from heads.evidence.differences import find
 from retrieval.differences import Sample
 from stepdiff.app.cache import LRUCache
-from stepdiff.app.pair.alike import DECLINES, PRESET_CATEGORIES, KeptOdds, cosines, embedding_views, similarity
+from stepdiff.app.pair.alike import PRESET_CATEGORIES, KeptOdds, cosines, embedding_views, similarity
 from stepdiff.app.pair.finder import Finder, Result, Search
 from stepdiff.app.pair.loading import RunHead, Runs
 from stepdiff.app.pair.stored import Stored
@@ -57,7 +57,6 @@ class Pages:
             "cosines": cosines(self._site, pair),
             "question": SIMILAR_QUESTION,  # what heads are asked for `similar`; {category} is replaced
             "unsure": UNSURE,
-            "declines": DECLINES,
             "captions": self._stored.captions(pair),
             "checked": self._stored.truth_of(pair) is not None,  # whether details of captions are
             "written": [{"head": name, "captions": captions} for name, captions in written if captions is not None],

@@ -11,7 +11,11 @@ const desk = new Desk();
 const MOST_ANSWERS = 20; // that are kept of a pair
 const ANSWERS = `answers ${JSON.stringify(pair)}`;
 const answers = JSON.parse(sessionStorage.getItem(ANSWERS) ?? "[]"); // of this tab, oldest first
+const SIGNS = {alike: "=", different: "≠", unsure: "?"};
 const SVG = "http://www.w3.org/2000/svg";
+
+/** Return a name in parts between which a line may end. */
+const broken = (name) => name.match(/[^_/-]{1,14}[_/-]*|[_/-]+/g).flatMap((part) => [part, made("wbr")]);
 
 /** Return a bar from 0 to the log-odds on a scale from -most to most. */
 function bar(value, most) {
@@ -33,29 +37,43 @@ function bar(value, most) {
   return svg;
 }
 
-/** Draw the bars of all heads, category by category. */
+/** Return a verdict, with a sign. */
+const verdict = (word) => made("b", {class: `verdict ${word}`}, `${SIGNS[word]} ${word}`);
+
+/** Show the verdicts of all heads, and their bars, category by category. */
 function drawAlike() {
-  const place = document.querySelector("#alike");
   if (!page.similar.length) return; // the section says what to do
   document.querySelector("#alike-state").replaceChildren();
+  const extra = page.similar.flatMap((each) => each.values.map((value) => value.category));
+  const categories = [...new Set([...page.categories, ...extra])], hasTruth = categories.some((category) => category in page.truth);
+  const names = page.similar.map(({head: name}) => made("th", {scope: "col"}, ...broken(name)));
+  const rows = categories.map((category) => {
+    const words = page.similar.map(({values}) => values.find((value) => value.category === category)?.verdict);
+    const score = hasTruth ? [made("td", {class: "quiet"}, category in page.truth ? `${page.truth[category]} of 5` : "–")] : [];
+    return made("tr", {}, made("th", {scope: "row"}, category), ...words.map((word) => made("td", {}, word ? verdict(word) : "–")), ...score);
+  });
+  const title = made("thead", {}, made("tr", {}, made("th", {scope: "col"}, "Category"), ...names, ...(hasTruth ? [made("th", {scope: "col"}, "true score")] : [])));
+  document.querySelector("#alike").replaceChildren(made("table", {"aria-labelledby": "alike-title"}, title, made("tbody", {}, ...rows)));
+  drawBars(categories);
+}
+
+function drawBars(categories) {
+  const place = document.querySelector("#bars");
+  place.parentElement.hidden = document.querySelector("#numbers").hidden = false;
   const all = page.similar.flatMap((each) => each.values.map((value) => Math.abs(value.log_odds)));
   const most = Math.max(1, Math.ceil(Math.max(0, ...all)));
-  const extra = page.similar.flatMap((each) => each.values.map((value) => value.category));
-  const bodies = [...new Set([...page.categories, ...extra])].map((category) => {
-    const truth = page.truth[category];
+  const bodies = categories.map((category) => {
     const rows = page.similar.flatMap(({head: name, values}) =>
       values.filter((value) => value.category === category).map((value) => made("tr", {},
-        made("th", {scope: "row", class: "small quiet"}, ...name.match(/[^_/-]{1,14}[_/-]*|[_/-]+/g).flatMap((part) => [part, made("wbr")])),
+        made("th", {scope: "row", class: "small quiet"}, ...broken(name)),
         made("td", {class: "pair-bars"}, bar(value.log_odds, most)),
-        made("td", {class: "pair-odds"}, signed(value.log_odds)),
-        made("td", {class: "pair-verdict"}, ...(value.verdict ? [made("b", {class: "verdict", title: value.reason}, value.verdict)] : [])))));
-    const note = truth === undefined ? [] : [made("span", {class: "quiet small"}, ` true score ${truth} of 5`)];
-    const title = made("th", {scope: "rowgroup", colspan: 4}, category, ...note, ...(rows.length ? [] : [" –"]));
+        made("td", {class: "pair-odds"}, signed(value.log_odds)))));
+    const title = made("th", {scope: "rowgroup", colspan: 3}, category, ...(rows.length ? [] : [" –"]));
     return made("tbody", {}, made("tr", {}, title), ...rows);
   });
   const scale = made("td", {class: "pair-scale"}, made("span", {}, `−${most}: different`), made("span", {}, "0"), made("span", {}, `alike: +${most}`));
-  const foot = made("tfoot", {}, made("tr", {class: "quiet small"}, made("td"), scale, made("td"), made("td")));
-  place.replaceChildren(made("table", {class: "pair-alike", "aria-labelledby": "alike-title"}, ...bodies, foot));
+  const foot = made("tfoot", {}, made("tr", {class: "quiet small"}, made("td"), scale, made("td")));
+  place.replaceChildren(made("table", {class: "pair-alike", "aria-label": "Log-odds"}, ...bodies, foot));
 }
 
 /** Keep log-odds of a head and draw all. */
@@ -89,7 +107,7 @@ function addEntry({question, answer, declines, note, rests, cut, ended}) {
 
 function fillNote(below, note, declines, rests = [], cut = 0) {
   const end = cut ? [made("b", {class: "verdict cut"}, "cut off"), ` at the longest answer, ${cut} tokens. `] : [];
-  below.replaceChildren(...end, ...(declines ? [made("b", {class: "verdict"}, "would decline"), `: ${declines}. `] : []), note);
+  below.replaceChildren(...end, ...(declines ? [verdict("alike"), `: ${declines}. `] : []), note);
   if (rests.length) below.after(...basis(rests));
 }
 
@@ -155,7 +173,7 @@ function showWritten(name, captions) {
     const pieces = caption.pieces.map((piece) => (piece.supported ? made("u", {}, piece.text) : piece.text));
     const note = [
       ...(cut ? [made("p", {class: "small"}, made("b", {class: "verdict"}, "cut off"), " at the longest caption")] : []),
-      ...(declines ? [made("p", {class: "small"}, made("b", {class: "verdict", title: declines}, "would decline"))] : []),
+      ...(declines ? [made("p", {class: "small"}, verdict("alike"), ` ${declines}`)] : []),
     ];
     const details = caption.details.map(({words, video, judgement}) =>
       made("li", {}, made("b", {class: `verdict ${judgement}`}, judgement), ` ${words} `, made("span", {class: "quiet"}, `(Video ${video})`)));

@@ -37,9 +37,7 @@ function row(note) {
   const at = made("button", {type: "button", class: "at quiet"}, `${clock(note.seconds)} (${note.video})`);
   at.ariaLabel = `Show ${clock(note.seconds)} of Video ${note.video}`;
   at.addEventListener("click", () => {
-    player.seekIn(note.video - 1, note.seconds);
-    const off = Math.abs(now()[note.video - 1] - note.seconds);
-    if (off > 0.05) announce("this moment is before the offset of its clip: 0 shows the whole clips");
+    player.show(note.video - 1, note.seconds);
   });
   const item = made("li", {class: note.video === 1 ? "one" : "two"}, at, made("span", {class: "text"}, note.text));
   const when = new Date(note.edited || note.written).toLocaleDateString();
@@ -152,7 +150,7 @@ form.addEventListener("keydown", (event) => {
 });
 document.querySelector("#note-cancel").addEventListener("click", close);
 author.addEventListener("change", draw);
-document.querySelector("#add-note").addEventListener("click", () => open());
+for (const name of ["#add-note", "#note-here"]) document.querySelector(name).addEventListener("click", () => open());
 cardButton.addEventListener("click", card);
 key("n", "add a note at this moment", () => open());
 key("c", "save the coach’s card of this moment", card);
