@@ -43,7 +43,7 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {  # room -> its extra, and mod
     "featurize": ("featurize", _FEATURIZE),
     "retrieval": ("index", _INDEX),
     "heads": ("train", _INDEX + _TRAIN),
-    "stepdiff.comparison": ("compare", (*_FEATURIZE, *_INDEX, *_TRAIN)),
+    "stepdiff.comparison": ("compare", ("jinja2", *_FEATURIZE, *_INDEX, *_TRAIN)),
     "stepdiff.annotate": ("annotate", ("httpx2", "jinja2", *_FEATURIZE, *_INDEX, *_TRAIN)),
     "stepdiff.app": (
         "app",

@@ -20,6 +20,7 @@ from pydantic_core import to_jsonable_python
 from starlette.exceptions import HTTPException
 
 from stepdiff.app.site import RefusedError, Site, UnknownError
+from stepdiff.common.look import TEMPLATES
 
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
 
@@ -36,7 +37,7 @@ def markdown(text: str) -> Markup:
 _HERE = Path(__file__).parent
 STATIC = _HERE / "static"
 _TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(_HERE / "templates"),
+    loader=jinja2.FileSystemLoader([_HERE / "templates", TEMPLATES]),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,

@@ -17,7 +17,7 @@
 // A frame step goes to the next frame of the clip with more frames a second (data-rate of its video). Times of frames
 // are those that the browser reports, because a clip may begin between two frames of its video.
 //
-//   <div class="player" data-player data-reference="..." data-candidate="..."> (templates/player.html)
+//   <div class="player" data-player data-reference="..." data-candidate="..."> (../templates/player.html)
 //   const player = new PairPlayer(document.querySelector("[data-player]"));
 
 import {announce, key, waiting} from "/static/keys.js";
@@ -354,7 +354,7 @@ export class PairPlayer {
     key("u", "out: both clips play until here", () => this.markOut());
     key("o", "set both here: both clips begin at what they show", () => this.setBoth());
     key("0", "whole clips: no offset, no in and out", () => this.whole());
-    key("w", "warp: Video 2 follows the alignment, or its own time", () => this.warp());
+    if (this.root.querySelector("[data-do=warp]")) key("w", "warp: Video 2 follows the alignment, or its own time", () => this.warp());
   }
 
   /** Keep clips and controls in sight, small, while the page is read below them; what is below does not move. */
