@@ -1,59 +1,54 @@
-"""A page as one HTML file that can be sent: the look and the player of all pages, and videos and pictures inside.
+"""A page as one HTML file that can be sent: the look of all pages, and videos and pictures inside.
 
 Guarantees
-- the file refers to no other file or address, and a browser loads none for it
+- the file refers to no other file or address
 """
 
 import base64
 import tempfile
-from collections.abc import Callable, Sequence
-from hashlib import sha256
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
-from typing import Any
-
-import jinja2
 
 from heads.ask import CUT
 from heads.llm.model import CutOff
-from stepdiff.common.look import TEMPLATES, look, script
+from stepdiff.common.look import look
 
 STYLE = """
-body { display: block; min-height: 0; }
-main { max-width: 1280px; padding: 12px 16px 48px; }
-h2 { margin-top: 24px; }
+body { margin: 0 auto; max-width: 1200px; padding: 12px 16px 48px; }
+figure { margin: 0; }
+figcaption { margin-bottom: 8px; font-weight: 600; overflow-wrap: anywhere; }
+.one figcaption { color: var(--one); } .two figcaption { color: var(--two); }
+video { display: block; width: 100%; border-radius: 4px; background: #000; aspect-ratio: 16 / 9; }
 .answer { font-size: 18px; }
-section { margin-top: 12px; }
-#show-keys { float: right; }
-@media print { body { background: none; } main { padding: 0; } #show-keys { display: none; } }
+a { color: var(--accent); }
+button { padding: 1px 8px; border: 1px solid currentcolor; border-radius: 4px; background: none; color: var(--accent);
+  font: inherit; cursor: pointer; }
+section { margin-top: 24px; }
 """
-_PARTS = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-)
+COLOURS = {1: "one", 2: "two"}  # number of a video -> class of its colour
+PLAY = "<p class='play'><button id='both'>play or pause both</button></p>"  # what `SCRIPT` makes work
+SCRIPT = """
+const both = [...document.querySelectorAll('video')];
+const begin = video => { if (video.ended) video.currentTime = 0; video.play(); };
+document.getElementById('both').addEventListener('click', () => {
+  const playing = both.some(video => !video.paused && !video.ended);
+  both.forEach(video => playing ? video.pause() : begin(video));
+});
+"""
 
 
-def document(title: str, style: str, body: list[str], module: str = "") -> str:
-    """Return a page with one `player` in its body, which `module`, JavaScript, has as `player`."""
-    styles, scripts = look("base", "player") + STYLE + style, script("keys", "player") + module
-    policy = f"default-src 'none'; img-src data:; media-src data:; style-src {_hash(styles)}; script-src {_hash(scripts)}"
+def document(title: str, style: str, body: list[str], script: str) -> str:
+    """Return a page with `PLAY` somewhere in its body."""
     page = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         '<meta name="color-scheme" content="light dark">',
-        f"<title>{escape(title)}</title><style>{styles}</style></head><body><main>",
-        '<button type="button" class="quiet" id="show-keys" aria-haspopup="dialog">Keys <kbd>?</kbd></button>',
+        f"<title>{escape(title)}</title><style>{look()}{STYLE}{style}</style></head><body><main>",
         *body,
-        f"</main>{_PARTS.get_template('keys.html').render()}<div id='status' role='status'></div>",
-        f'<script type="module">{scripts}</script></body></html>',
+        f"</main><script>{SCRIPT}{script}</script></body></html>",
     ]
     return "\n".join(page) + "\n"
-
-
-def player(sides: Sequence[tuple[str, str, dict[str, Any]]], strips: bool = False) -> str:
-    """Return the player of two clips, each a name, the address of its video and what `player.html` takes besides."""
-    left, right = ((name, video, number, about) for number, (name, video, about) in enumerate(sides, start=1))
-    return str(_PARTS.get_template("player.html").module.player(left, right, strips=strips, aligned=False))  # type: ignore[attr-defined]
 
 
 def inside(kind: str, write: Callable[[Path], None]) -> str:
@@ -71,7 +66,3 @@ def answered(question: str, answer: str, written: Callable[[str], str] = escape)
     cut = f"<p class='quiet small'>{CUT}</p>" if isinstance(answer, CutOff) else ""
     said = f"<p class='quiet'>{escape(question)}</p><p class='answer'>{written(answer)}</p>"
     return [f"<section class='panel'>{said}{cut}</section>"]
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}'"
