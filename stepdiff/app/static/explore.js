@@ -9,7 +9,7 @@ import {choiceOf, readState, rounded, writeState} from "/static/explore_state.js
 const PAGE = 60;
 const HOVER = 90;  // milliseconds on a point before its pictures are asked for
 const $ = (name) => document.getElementById(name);
-const {pictures, views} = JSON.parse($("explore-data").textContent);
+const {pictures, store, views, words} = JSON.parse($("explore-data").textContent);
 
 let state = {};
 let about = null;  // of the points: version, count, columns, legend
@@ -189,9 +189,10 @@ function fillControls() {
   for (const name of ["first", "second"]) Object.assign($(name), {ariaPressed: Boolean(state[name]), title: state[name] ? `Chosen by ${decodeURIComponent(state[name])}` : "The clips of the lasso, the filter or the search"});
   $("same").disabled = !(pinned[1] || (state.first && state.second));
   const view = views.find((one) => one.name === ($("by").value || state.view));
-  $("text").disabled = !view?.texts;
-  $("text").placeholder = view?.texts ? "the cook uses a fork" : "this view has no texts";
-  $("text").title = view?.texts ? "" : `The store has no view texts/${view?.name}: choose a view whose encoder also reads texts`;
+  $("text").disabled = !view?.texts && !words.length;
+  const command = element("code", {textContent: `python -m featurize --manifest clips.csv --store ${store} --encoder hf:google/siglip2-base-patch16-224`});
+  const lack = words.length ? [`${view?.name} reads no texts: the words that ${words[0]} knows find clips. For any text: `] : [`${view?.name ?? "This store"} reads no texts. A view that does: `];
+  $("texts").replaceChildren(...(view?.texts ? [] : [...lack, command]));
   if (!$("by").options.length) $("by").replaceChildren(element("option", {value: "", textContent: "no view has an embedding"}));
 }
 
