@@ -20,7 +20,6 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from featurize.encoders import load, version_of
-from heads.evidence.head import clipped
 from heads.evidence.wording import occurrences
 from heads.methods.registry import ENCODER
 from retrieval.index.index import Index, open_index
@@ -48,7 +47,7 @@ class Hits:
     """The nearest clips, best first."""
 
     rows: Int64[np.ndarray, " hits"]
-    similarities: Float32[np.ndarray, " hits"]  # cosines; by words, the mean of their log-odds
+    similarities: Float32[np.ndarray, " hits"]  # cosines; by words, how likely they are shown
     title: str
 
 
@@ -113,14 +112,12 @@ class Searcher:
         rows = np.arange(len(view)) if among is None else among
         rows = rows[rows < len(view)]
         rows = rows[view.status(rows) == OK]
-        title = f"the words {', '.join(terms)}, by {name}"
+        title = f"{', '.join(terms)} by evidence"
         if len(rows) > AMONG:
             title += f", among {AMONG:,} of {len(rows):,} clips"
             rows = np.sort(generator(0, "clips of words").choice(rows, AMONG, replace=False))
-        places = [head.columns[term] for term in terms]
         with self._encoding:
-            of_clips = evidence.evidence(catalog.keys(rows))
-        values = np.array([clipped(each[places]).mean() for each in of_clips], np.float32)
+            values = evidence.shows(terms, catalog.keys(rows)).astype(np.float32)
         best = np.argsort(-values, kind="stable")[: min(k, MOST)]
         return Hits(rows[best], values[best], title)
 

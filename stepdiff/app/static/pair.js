@@ -42,18 +42,20 @@ const verdict = (word) => made("b", {class: `verdict ${word}`}, `${SIGNS[word]} 
 
 /** Show the verdicts of all heads, and their bars, category by category. */
 function drawAlike() {
-  if (!page.similar.length) return; // the section says what to do
-  document.querySelector("#alike-state").replaceChildren();
+  if (!page.similar.length && !page.heads.length) return; // the section says what to do
   const extra = page.similar.flatMap((each) => each.values.map((value) => value.category));
   const categories = [...new Set([...page.categories, ...extra])], hasTruth = categories.some((category) => category in page.truth);
-  const names = page.similar.map(({head: name}) => made("th", {scope: "col"}, ...broken(name)));
+  const names = page.similar.length ? page.similar.map(({head: name}) => made("th", {scope: "col"}, ...broken(name))) : [made("td", {}, "not computed")];
   const rows = categories.map((category) => {
     const words = page.similar.map(({values}) => values.find((value) => value.category === category)?.verdict);
     const score = hasTruth ? [made("td", {class: "quiet"}, category in page.truth ? `${page.truth[category]} of 5` : "–")] : [];
-    return made("tr", {}, made("th", {scope: "row"}, category), ...words.map((word) => made("td", {}, word ? verdict(word) : "–")), ...score);
+    const cells = (words.length ? words : [""]).map((word) => made("td", {}, word ? verdict(word) : "–"));
+    return made("tr", {}, made("th", {scope: "row"}, category), ...cells, ...score);
   });
   const title = made("thead", {}, made("tr", {}, made("th", {scope: "col"}, "Category"), ...names, ...(hasTruth ? [made("th", {scope: "col"}, "true score")] : [])));
   document.querySelector("#alike").replaceChildren(made("table", {"aria-labelledby": "alike-title"}, title, made("tbody", {}, ...rows)));
+  if (!page.similar.length) return;
+  document.querySelector("#alike-state").replaceChildren();
   drawBars(categories);
 }
 
@@ -86,28 +88,30 @@ function keepAlike(name, values) {
 
 async function compute() {
   const place = document.querySelector("#alike-state");
-  const failed = (error) => (place.textContent = error.message);
+  const failed = (words) => (place.textContent = words);
   const found = await desk.run("/pair/alike", {head: head.value, ...pair}, "reading both clips, category by category",
     {failed, stopped: () => (place.textContent = "stopped")}, [place]);
   if (found) keepAlike(found.head, found.values);
 }
 
 /** Add an entry above the earlier ones; return it with its answer and the note below. */
-function addEntry({question, answer, declines, note, rests, cut, ended}) {
+function addEntry({question, answer, declines, note, rests, cut, unread, ended}) {
   const entry = made("article", {"aria-label": question}, made("p", {class: "asked"}, question));
   entry.toggleAttribute("data-ended", Boolean(ended));
   const words = made("p", {class: "answer"}, answer);
   const below = made("p", {class: "small quiet note"});
   entry.append(words, below);
-  fillNote(below, note, declines, rests, cut);
+  fillNote(below, {note, declines, rests, cut, unread});
   document.querySelector("#answers").prepend(entry);
   document.querySelector("#forget").hidden = false;
   return [entry, words, below];
 }
 
-function fillNote(below, note, declines, rests = [], cut = 0) {
+function fillNote(below, {note, declines = "", rests = [], cut = 0, unread = []}) {
+  const quoted = unread.map((word) => `“${word}”`).join(", ");
   const end = cut ? [made("b", {class: "verdict cut"}, "cut off"), ` at the longest answer, ${cut} tokens. `] : [];
-  below.replaceChildren(...end, ...(declines ? [verdict("alike"), `: ${declines}. `] : []), note);
+  const guess = unread.length ? [verdict("unsure"), ` the model knows no word of this question (${quoted}): the answer rests on nothing that it sees. `] : [];
+  below.replaceChildren(...end, ...guess, ...(declines ? [verdict("alike"), `: ${declines}. `] : []), note);
   if (rests.length) below.after(...basis(rests));
 }
 
@@ -116,10 +120,10 @@ async function ask(question, preset) {
   const model = head.value;
   const kept = {question, answer: "", declines: "", note: "not finished"};
   const [entry, words, below] = addEntry(kept);
-  const end = (note, declines = "", rests = [], cut = 0) => {
+  const end = (note, more = {}) => {
     entry.removeAttribute("aria-busy");
-    fillNote(below, note, declines, rests, cut);
-    Object.assign(kept, {answer: words.textContent, note, declines, rests, cut});
+    fillNote(below, {note, ...more});
+    Object.assign(kept, {answer: words.textContent, note, ...more});
     save();
     link(words, ...entry.querySelectorAll(".word"));
   };
@@ -134,13 +138,14 @@ async function ask(question, preset) {
       words.append(text);
     },
     stopped: () => end("stopped"),
-    failed: (error) => end(error.message),
+    failed: (words) => end(words),
   }, [below]);
   if (!found) return;
   words.textContent = found.answer;
   kept.ended = true; // by itself: neither stopped nor failed
   entry.toggleAttribute("data-ended", true);
-  end(`${model}, first word after ${found.first.toFixed(1)} s, ${found.seconds.toFixed(1)} s in all`, found.declines, found.rests_on, found.cut_at);
+  end(`${model}, first word after ${found.first.toFixed(1)} s, ${found.seconds.toFixed(1)} s in all`,
+    {declines: found.declines, rests: found.rests_on, cut: found.cut_at, unread: found.unread});
   keepAlike(model, found.similar);
 }
 
@@ -187,7 +192,7 @@ async function write() {
   const cells = [...document.querySelectorAll("td.written")];
   const fill = (text) => cells.forEach((cell) => cell.replaceChildren(made("span", {class: "quiet"}, text)));
   fill("");
-  const on = {stopped: () => fill("stopped"), failed: (error) => fill(error.message)};
+  const on = {stopped: () => fill("stopped"), failed: fill};
   const found = await desk.run("/pair/captions", {head: name, ...pair}, "writing the difference of each category", on,
     cells.map((cell) => cell.firstChild));
   if (found) showWritten(found.head, found.captions);

@@ -2,7 +2,7 @@
 //
 // A note is listed once the server has stored it; one that is not stored stays in the form, with the reason.
 
-import {reason, send} from "/static/annotate_send.js";
+import {failure, reason, send} from "/static/annotate_send.js";
 import {announce, key} from "/static/keys.js";
 import {clock, made} from "/static/pair_words.js";
 
@@ -135,7 +135,7 @@ async function card() {
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
     announce("the card is saved as card.html");
   } catch (error) {
-    announce(`✗ no card: ${error.message}`);
+    announce(`✗ no card: ${failure(error)}`);
   }
   cardButton.disabled = false;
 }
@@ -155,10 +155,13 @@ cardButton.addEventListener("click", card);
 key("n", "add a note at this moment", () => open());
 key("c", "save the coach’s card of this moment", card);
 
-const response = await fetch(`/notes?${new URLSearchParams(pair)}`, {headers: {Accept: "application/json"}});
-const stored = await response.json();
-if (response.ok) {
+try {
+  const response = await fetch(`/notes?${new URLSearchParams(pair)}`, {headers: {Accept: "application/json"}});
+  const stored = await response.json();
+  if (!response.ok) throw new Error(stored.error);
   notes = stored.notes;
   for (const {id} of notes.slice(0, MOST)) ticked.add(id);
   draw();
-} else list.replaceChildren(made("li", {class: "error"}, stored.error));
+} catch (error) {
+  list.replaceChildren(made("li", {class: "error"}, failure(error)));
+}

@@ -4,7 +4,7 @@
 // It leads to the frame with the most evidence for it in each clip that has some; a clip without stays in step with the
 // other. Its address opens the page there.
 
-import {send} from "/static/annotate_send.js";
+import {failure, send} from "/static/annotate_send.js";
 import {announce, key, waiting} from "/static/keys.js";
 import {visit} from "/static/pair_address.js";
 
@@ -83,7 +83,7 @@ function show(link) {
   const {term} = link.dataset, shown = shownBy(term), seconds = terms.get(term).map((each) => each.seconds);
   const again = link.hasAttribute("aria-current");
   clear();
-  if (again) return announce("no word is marked");
+  if (again) return announce("the marks are gone");
   if (shown.length) visit(() => (shown.length === 2 ? player.seekEach(seconds) : player.show(shown[0], seconds[shown[0]])));
   link.setAttribute("aria-current", "true");
   terms.get(term).forEach(({seconds, moments, times}, number) => {
@@ -95,7 +95,7 @@ function show(link) {
     document.querySelector(`.tracks > [data-strip="${number}"]`)?.append(moment);
   });
   document.querySelector(".screens").scrollIntoView({block: "nearest"});
-  announce(`${inWords(term)}. Esc removes the marks`);
+  announce(`${inWords(term)}; press it again to remove the marks`);
 }
 
 for (const name of ["escape", "0"]) key(name, "remove the marks of a word", clear);
@@ -188,7 +188,7 @@ async function showWords(place) {
     problem = data.problem ?? data.error;
     if (!problem) place.replaceChildren(...lists(data.clips));
   } catch (error) {
-    problem = error.message;
+    problem = failure(error);
   } finally {
     end();
   }
