@@ -45,7 +45,7 @@ function drawAlike() {
   if (!page.similar.length && !page.heads.length) return; // the section says what to do
   const extra = page.similar.flatMap((each) => each.values.map((value) => value.category));
   const categories = [...new Set([...page.categories, ...extra])], hasTruth = categories.some((category) => category in page.truth);
-  const names = page.similar.length ? page.similar.map(({head: name}) => made("th", {scope: "col"}, ...broken(name))) : [made("td", {}, "not computed")];
+  const names = page.similar.length ? page.similar.map(({head: name}) => made("th", {scope: "col"}, ...broken(name))) : [made("td")];
   const rows = categories.map((category) => {
     const words = page.similar.map(({values}) => values.find((value) => value.category === category)?.verdict);
     const score = hasTruth ? [made("td", {class: "quiet"}, category in page.truth ? `${page.truth[category]} of 5` : "–")] : [];
