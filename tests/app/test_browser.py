@@ -375,6 +375,8 @@ PAGES = {
     "sheet": "",
 }
 FILES = ("audit", "sheet")
+SMALLEST = """() => Math.min(24, ...[...document.querySelectorAll(".points :is(button, input)")]
+  .map((each) => each.getBoundingClientRect().height))"""
 BROKEN = """() => {
   const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   for (let node = walker.nextNode(); node; node = walker.nextNode()) {
@@ -438,6 +440,12 @@ def test_no_page_has_a_finding(site: dict[str, str], browser: "Browser", name: s
         page.locator("main").wait_for()
         page.wait_for_load_state("load")
         assert serious_findings(page) == {}
+        assert page.evaluate(SMALLEST) >= 24, "a target is less than 24 pixels high"
+        if name == "compare" and size == "desktop":
+            page.set_viewport_size({"width": 1024, "height": height})
+            names = [method.bounding_box() for method in page.locator(".method").all()]
+            assert min(box["width"] for box in names if box) > 160, "a column of 15 characters"
+            page.set_viewport_size({"width": width, "height": height})
         assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page is wider than its window"
         assert page.evaluate(BROKEN) == []
 

@@ -485,6 +485,12 @@ def test_the_words_of_an_answer_are_kept_over_a_reload(word_server: Server, tab:
     assert tab.locator("#answers .words").all_inner_texts() == words and len(words) == 2
     tab.locator("#answers .word a").first.click()
     tab.locator(".tracks .moment").first.wait_for()
+    tab.keyboard.press("q")
+    tab.keyboard.type("Is the moon made of cheese?")
+    tab.keyboard.press("Enter")
+    entry = tab.locator("article", has_text="moon")
+    entry.locator(".note", has_text="the model knows no word of this question (“cheese”, “made”, “moon”)").wait_for()
+    assert not entry.locator(".words").count(), "an answer rests on words that are not those of its question"
 
 
 def test_each_section_says_what_it_waits_for(word_server: Server, tab: "Page", word_pair: Pair) -> None:
@@ -601,6 +607,30 @@ def test_the_same_difference_is_found_by_keys(
             page.locator("#elsewhere .pair-list a").first.wait_for()
             assert serious_findings(page) == {}
             assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_text_finds_clips_by_the_words_that_a_head_knows(
+    word_server: Server, tab: "Page", world: Path, word_runs: Path
+) -> None:
+    evidence = WordEvidence.of_store(WordHead.load(word_runs / "words"), Store.open(world / "features"))
+    term = next(term for term in evidence.head.terms if term in evidence.head.narrated and " " not in term)
+    tab.goto(f"{word_server.url}/explore")
+    tab.locator("#texts", has_text="python -m featurize --manifest clips.csv").wait_for()
+    tab.keyboard.press("t")
+    tab.keyboard.type(f"they see the {term}")
+    tab.keyboard.press("Enter")
+    tab.locator("#summary", has_text=f"nearest to {term} by evidence").wait_for()
+    assert tab.evaluate("document.documentElement.scrollHeight") <= 720, "the page is taller than its window"
+    keys = evidence.features.catalog.frame(["key"])["key"].to_list()
+    shows = dict(zip(keys, evidence.shows([term], keys).round(4).tolist(), strict=True))
+    listed = read_json(f"{word_server.url}/explore/clips?{urlencode({'view': VIEW, 'text': term, 'limit': 9})}")[
+        "clips"
+    ]
+    assert [clip["similarity"] for clip in listed] == sorted(shows.values(), reverse=True)[:9]
+    assert [clip["similarity"] for clip in listed] == [shows[clip["key"]] for clip in listed]
+    with pytest.raises(HTTPError, match="400") as refused:
+        read_json(f"{word_server.url}/explore/clips?view={VIEW}&text=xyzzy")
+    assert "no word of 'xyzzy' has evidence" in json.load(refused.value)["error"]
 
 
 def test_two_groups_of_the_map_are_compared(word_server: Server, tab: "Page", world: Path) -> None:
@@ -754,6 +784,9 @@ def test_questions_bars_and_captions_of_a_head_in_the_browser(
     tab.get_by_role("button", name="Write with the model").click()
     tab.locator(".written .said").nth(4).wait_for()
     assert tab.get_by_role("columnheader", name="written by small").is_visible()
+    cells = (tab.locator(f"#captions [data-category] > {cell}").first.bounding_box() for cell in ("th", ".written"))
+    category, sentence = (cell["width"] for cell in cells)  # type: ignore[index]
+    assert 2 * category < sentence, "the sentence has less room than its category"
     (by_small,) = read_json(tab.url)["written"]
     cut = [category["category"] for category in by_small["captions"] if category["cut"]]
     said = tab.locator("tr", has=tab.locator(".written", has_text="cut off at the longest caption"))
