@@ -212,7 +212,7 @@ def check_sight(page: "Page") -> None:
     before = page.evaluate("scrollY")
     page.get_by_role("button", name="Show 0:01.00 of Video 1").click()
     assert page.evaluate(f"() => {PLAYER}.videos.map((video) => video.currentTime)") == pytest.approx([1, 2])
-    page.evaluate(f"() => {PLAYER}.seekEach([1.5, 0.5])")
+    page.evaluate(f"() => {PLAYER}.seekEach([2, 0.5])")
     page.get_by_role("button", name="Show 0:01.00 of Video 1").click()
     assert page.evaluate(f"() => [{PLAYER}.videos[0].currentTime, {PLAYER}.offsets]") == [pytest.approx(1), [0, 0]]
     assert page.evaluate("scrollY") == before
