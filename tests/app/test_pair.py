@@ -198,6 +198,9 @@ def test_heads_of_one_name_are_named_with_the_folders_of_their_files(inside: Ins
     assert stored.captions((row.reference, row.candidate))["methods"] == ["seed0/small", "seed1/small"]
     row = read_test_set("diffrank", inside.said / "diffrank_small.rows.jsonl")[0]
     assert list(stored.similar((row.reference, row.targets[0]))) == ["seed0/small", "seed1/small"]
+    record = folders[1] / "diffrank_small.scores.json"
+    record.write_text(record.read_text().replace('"video-lm"', '"word-evidence"'))  # whose scores are distances
+    assert list(stored.similar((row.reference, row.targets[0]))) == ["small"]
 
 
 def test_details_of_a_caption_are_checked_against_the_attributes_of_both_clips(inside: Inside, tmp_path: Path) -> None:

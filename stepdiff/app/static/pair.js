@@ -44,17 +44,14 @@ const verdict = (word) => made("b", {class: `verdict ${word}`}, `${SIGNS[word]} 
 function drawAlike() {
   if (!page.similar.length && !page.heads.length) return; // the section says what to do
   const extra = page.similar.flatMap((each) => each.values.map((value) => value.category));
-  const categories = [...new Set([...page.categories, ...extra])], several = page.similar.length > 1;
-  const bodies = categories.map((category) => {
-    const note = category in page.truth ? [made("span", {class: "quiet small"}, ` true score ${page.truth[category]} of 5`)] : [];
-    const words = page.similar.map(({values}) => values.find((value) => value.category === category)?.verdict);
-    const cells = words.map((word) => made("td", {}, word ? verdict(word) : "–"));
-    if (!several) return made("tbody", {}, made("tr", {}, made("th", {scope: "row"}, category, ...note), ...(cells.length ? cells : [made("td", {}, "–")])));
-    const rows = cells.map((cell, place) => made("tr", {}, made("th", {scope: "row", class: "small quiet"}, ...broken(page.similar[place].head)), cell));
-    return made("tbody", {}, made("tr", {}, made("th", {scope: "rowgroup", colspan: 2}, category, ...note)), ...rows);
+  const categories = [...new Set([...page.categories, ...extra])];
+  const rows = categories.map((category) => {
+    const known = page.similar.map(({head: name, values}) => [name, values.find((value) => value.category === category)?.verdict]).filter(([, word]) => word);
+    const said = known.map(([name, word]) => made("div", {}, verdict(word), " ", made("span", {class: "small quiet"}, ...broken(name))));
+    const truth = category in page.truth ? [made("div", {class: "small quiet"}, `true score ${page.truth[category]} of 5`)] : [];
+    return made("tr", {}, made("th", {scope: "row"}, category), made("td", {}, ...(known.length ? said : ["–"]), ...truth));
   });
-  const by = made("p", {class: "quiet small"}, page.similar.length === 1 ? `by ${page.similar[0].head}` : "");
-  document.querySelector("#alike").replaceChildren(by, made("table", {class: "pair-verdicts", "aria-labelledby": "alike-title"}, ...bodies));
+  document.querySelector("#alike").replaceChildren(made("table", {"aria-labelledby": "alike-title"}, made("tbody", {}, ...rows)));
   if (!page.similar.length) return;
   document.querySelector("#alike-state").replaceChildren();
   drawBars(categories);
