@@ -27,10 +27,10 @@ from heads.data.packing import Turn
 from heads.evidence.fitting import evidence_of, training_videos
 from heads.evidence.head import Evidence, Terms, WordHead, clipped
 from heads.evidence.naming import Values
-from heads.evidence.wording import Occurrence, next_in, occurrences
+from heads.evidence.wording import Occurrence, next_in, occurrences, terms_of
 from heads.llm.model import CutOff
 from retrieval.moments import frames_of, seconds_of
-from stepdiff.tasks.prompts import NO_DIFFERENCE, VIDEOS
+from stepdiff.tasks.prompts import NO_DIFFERENCE, PRESETS, VIDEOS
 from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, clips_of
 from store import Store
 
@@ -127,6 +127,18 @@ class WordEvidence:
         """Return the categories that a question names, "tool" for "Tools/Equipment"; if it names none, all."""
         words, known = _singular(question), self.head.known_categories
         return tuple(name for name in known if words & _singular(name)) or known
+
+    def unread(self, question: str) -> list[str]:
+        """Return the words of a question if the head knows none of them, and none is of a usual question."""
+        words = [term for term in sorted(terms_of(question)) if " " not in term and not term.startswith("differ")]
+        known = _singular(" ".join([*self.head.terms, *self.head.known_categories, *PRESETS.values()]))
+        return [] if known & _singular(" ".join(words)) else words
+
+    def shows(self, terms: Sequence[str], clips: Sequence[str]) -> Float64[np.ndarray, " C"]:
+        """Return how likely each clip shows all of some terms: the geometric mean of their probabilities."""
+        places = [self.head.columns[term] for term in terms]
+        evidence = np.stack([each[places] for each in self.evidence(clips)])
+        return np.exp(-np.logaddexp(0, -_SLOPE * evidence).mean(axis=1))
 
     def likely(self, pair: Pair, categories: Sequence[str], clear: float = LIKELY) -> tuple[list[str], list[str]]:
         """Return the terms of each clip that `named` returns for some categories, such as those of a question."""

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import polars as pl
 from pydantic import AnyHttpUrl, BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -13,6 +13,7 @@ from pydantic import AnyHttpUrl, BaseModel, ConfigDict, TypeAdapter, ValidationE
 from stepdiff.app.cache import Cache
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.tars import is_regular
+from stepdiff.comparison.clips import clock
 from stepdiff.weights.registry import cache_folder
 from store import Store
 
@@ -57,6 +58,13 @@ class ClipRecord:
     start: float | None  # seconds
     end: float | None  # seconds
     step: str | None
+
+    @property
+    def title(self) -> str:
+        """Its file and its times in it, or its id where they are unknown: the id of a file's clip is a hash."""
+        if self.video is None or self.start is None or self.end is None:
+            return self.key
+        return f"{PurePath(self.video).name}, {clock(self.start)} to {clock(self.end)}"
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def write_task(
     (folder / "pairs.csv").write_text("reference,candidate\n" + "".join(f"{a},{b}\n" for a, b in pairs))
     lines = ["pairs: pairs.csv", f"people: {people}", f"timeout_minutes: {minutes}", f"gold_rate: {gold_rate}"]
     lines.append(f"person_mib: {person_mib}")
-    for name, known, text in (("gold", gold, feedback), ("training", training, "Eggs were added.")):
+    for name, known, text in (("gold", gold, feedback), ("training", training, "Eggs were *added*.")):
         if known:
             rows = [
                 {"reference": a, "candidate": b, "scores": {"Ingredients": 3, "Actions": 5}, "feedback": text}

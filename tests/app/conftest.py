@@ -136,10 +136,10 @@ def tab(browser: "Browser") -> Iterator["Page"]:
 
 
 def serious_findings(page: "Page", impacts: Sequence[str] = ("serious", "critical")) -> dict[str, list[str]]:
-    """Return the serious findings about accessibility on a page, and what they are about."""
+    """Return the serious findings about accessibility on a page, and landmarks of one name, and what they are about."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     found = axe.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
-    serious = [each for each in found if each["impact"] in impacts]
+    serious = [each for each in found if each["impact"] in impacts or each["id"] == "landmark-unique"]
     return {each["id"]: [node["html"][:200] for node in each["nodes"][:3]] for each in serious}
 
 

@@ -168,12 +168,14 @@ def test_training_shows_the_known_scores(
     guidelines = opened.value
     assert "Substitution of tool used for the same purpose" in guidelines.locator("main").inner_text()
     assert "Watch the two videos carefully" in guidelines.locator("main").inner_text()
+    assert "see the guidelines" not in guidelines.locator("main").inner_text()
     guidelines.close()
     tab.locator("#form").focus()
     type_keys(tab, "Tab", "whisk the eggs", *THROUGH, "Control+Enter")
     tab.locator("#feedback[open]").wait_for()
     lines = [line.inner_text().split("\t") for line in tab.locator("#feedback tbody tr").all()]
     assert lines == [["Ingredients", "5", "3", "✗ too far"], ["Action /steps", "5", "5", "✓ close enough"]]
+    assert tab.locator("#feedback [data-text]").inner_html().strip() == "<p>Eggs were <em>added</em>.</p>"
     type_keys(tab, "Enter")
     wait_for_another(tab, first)
     assert tab.get_by_text("Training.").count() == 0

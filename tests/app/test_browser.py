@@ -110,6 +110,10 @@ def test_a_filmstrip_has_a_marker_and_seeks(opened: "Page") -> None:
     assert strip.get_attribute("aria-valuenow") == "50"
     left = opened.evaluate("document.querySelectorAll('.marker')[1].style.left")
     assert float(left.removesuffix("%")) == pytest.approx(50, abs=2)
+    for pressed, part in (("End", "100"), ("Home", "0")):
+        strip.focus()
+        opened.keyboard.press(pressed)
+        assert strip.get_attribute("aria-valuenow") == part
 
 
 def test_clips_of_equal_length_end_together(opened: "Page") -> None:
@@ -405,6 +409,8 @@ PAGES = {
     "sheet": "",
 }
 FILES = ("audit", "sheet")
+SMALLEST = """() => Math.min(...[...document.querySelectorAll(".points :is(button, input)")]
+  .map((each) => each.getBoundingClientRect().height))"""
 BROKEN = """() => {
   const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   for (let node = walker.nextNode(); node; node = walker.nextNode()) {
@@ -457,8 +463,9 @@ def test_no_page_has_a_finding(site: dict[str, str], browser: "Browser", name: s
             page.locator("[data-row]").first.click()
             page.locator("#drawer").wait_for()
         if name == "pair":
+            assert page.evaluate(SMALLEST) >= 24, "a target is less than 24 pixels high"
             page.locator("#words a").first.click()
-            assert page.locator(".tracks .moment").count() == 2
+            page.locator(".tracks .moment").first.wait_for()
             page.keyboard.press("n")
             page.get_by_label("Text of the note").wait_for()
         if name == "annotate":
@@ -468,6 +475,11 @@ def test_no_page_has_a_finding(site: dict[str, str], browser: "Browser", name: s
         page.locator("main").wait_for()
         page.wait_for_load_state("load")
         assert serious_findings(page) == {}
+        if name == "compare" and size == "desktop":
+            page.set_viewport_size({"width": 1024, "height": height})
+            names = [method.bounding_box() for method in page.locator(".method").all()]
+            assert min(box["width"] for box in names if box) > 160, "a column of 15 characters"
+            page.set_viewport_size({"width": width, "height": height})
         assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page is wider than its window"
         assert page.evaluate(BROKEN) == []
 

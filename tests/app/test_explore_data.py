@@ -15,7 +15,7 @@ from retrieval.queries.search import compute, of_clips, resolve
 from stepdiff.app.explore.clips import CATEGORIES, MISSING, SHADES, colours, inside, passing, read_lasso
 from stepdiff.app.explore.maps import Maps, Shown, write_in_child
 from stepdiff.app.explore.nearest import Searcher
-from stepdiff.app.site import Site, UnknownError
+from stepdiff.app.site import ClipRecord, Site, UnknownError
 from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store, View, text_key
 from tests.featurize import hf_models
@@ -312,6 +312,12 @@ def test_a_search_says_why_not(tmp_path: Path, encoder: str, weights: str | None
     site = site_of(tmp_path, encoder, weights)
     with pytest.raises(StepDiffError, match=message):
         Searcher(site).of_text(site.store.view("clips", "space"), text, 2, None)
+
+
+def test_the_title_of_a_clip_is_its_file_and_times_or_its_id() -> None:
+    clip = ClipRecord("38eff15224f44090_0.000_10.000", "/films/mine.mp4", 0.0, 10.0, None)
+    assert clip.title == "mine.mp4, 0:00 to 0:10"
+    assert replace(clip, end=None).title == clip.key
 
 
 def test_a_view_without_texts_is_refused(tmp_path: Path) -> None:

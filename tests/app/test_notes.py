@@ -187,6 +187,8 @@ def test_notes_and_a_card_in_the_browser(
         write(page, "lost?", 1)
         page.get_by_text("✗ not saved: the server does not answer").wait_for()
         assert page.get_by_label("Text of the note").input_value() == "lost?"
+        page.get_by_role("button", name="Show pairs").click()
+        page.locator("#elsewhere", has_text="the server does not answer: is stepdiff app running?").wait_for()
         server.start(int(server.url.rpartition(":")[2]))
         page.keyboard.press("Enter")
         page.locator("#notes .text").get_by_text("lost?", exact=True).wait_for()
@@ -202,6 +204,7 @@ def test_notes_and_a_card_in_the_browser(
         assert page.evaluate("document.documentElement.scrollWidth") == 360
         page.get_by_role("button", name="Show 0:01.00 of Video 1").click()
         assert page.evaluate(f"() => {PLAYER}.videos.map((video) => video.currentTime)") == pytest.approx([1, 1])
+        check_sight(page)
         ticks = page.get_by_role("checkbox")
         assert [tick.is_checked() for tick in ticks.all()] == [True, True, False, False]
         ticks.nth(1).press("Space")
@@ -211,6 +214,26 @@ def test_notes_and_a_card_in_the_browser(
         with page.expect_download() as download:
             page.keyboard.press("c")
         check_card(context.new_page(), download.value, tmp_path / "card.html")
+
+
+def check_sight(page: "Page") -> None:
+    """The clips are in sight where their notes are read, and shown where the offset of one hid the moment of a note."""
+    page.evaluate(f"() => {PLAYER}.seekEach([0.5, 1.5])")
+    page.get_by_role("button", name="Show 0:02.00 of Video 2").scroll_into_view_if_needed()
+    page.locator(".stage.small").wait_for()
+    before = page.evaluate("scrollY")
+    page.get_by_role("button", name="Show 0:01.00 of Video 1").click()
+    assert page.evaluate(f"() => {PLAYER}.videos.map((video) => video.currentTime)") == pytest.approx([1, 2])
+    page.evaluate(f"() => {PLAYER}.seekEach([2, 0.5])")
+    page.get_by_role("button", name="Show 0:01.00 of Video 1").click()
+    assert page.evaluate(f"() => [{PLAYER}.videos[0].currentTime, {PLAYER}.offsets]") == [pytest.approx(1), [0, 0]]
+    assert page.evaluate("scrollY") == before
+    for video in page.locator("video").all():
+        box = video.bounding_box()
+        assert box is not None and box["y"] >= 0 and box["y"] + box["height"] < 140
+    page.locator(".stage.small #note-here").click()
+    assert page.get_by_label("Text of the note").is_visible()
+    page.keyboard.press("Escape")
 
 
 def write(page: "Page", words: str, video: int) -> None:

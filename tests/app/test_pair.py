@@ -39,6 +39,7 @@ from stepdiff.app.server import create_app, listener
 from stepdiff.app.site import Site, UnknownError
 from stepdiff.common.errors import StepDiffError
 from stepdiff.comparison.models import Reader
+from stepdiff.tasks.declining import verdict
 from stepdiff.tasks.testsets import CATEGORIES, DiffCap, Pair, read_predictions, read_test_set
 from store import Feature, Provenance, Store
 from tests.app.conftest import Server, read_json, serious_findings
@@ -197,6 +198,9 @@ def test_heads_of_one_name_are_named_with_the_folders_of_their_files(inside: Ins
     assert stored.captions((row.reference, row.candidate))["methods"] == ["seed0/small", "seed1/small"]
     row = read_test_set("diffrank", inside.said / "diffrank_small.rows.jsonl")[0]
     assert list(stored.similar((row.reference, row.targets[0]))) == ["seed0/small", "seed1/small"]
+    record = folders[1] / "diffrank_small.scores.json"
+    record.write_text(record.read_text().replace('"video-lm"', '"word-evidence"'))  # whose scores are distances
+    assert list(stored.similar((row.reference, row.targets[0]))) == ["small"]
 
 
 def test_details_of_a_caption_are_checked_against_the_attributes_of_both_clips(inside: Inside, tmp_path: Path) -> None:
@@ -381,10 +385,19 @@ def test_a_word_is_a_link_to_its_clearest_moment_in_each_clip(
     ]
     terms = [word["term"] for word in (words[0][0], words[1][-1])]
     body = {"reference": word_pair[0], "candidate": word_pair[1], "head": "words", "texts": terms}
-    moments = [
-        {word["term"]: word["seconds"] for word in clip["words"]}
-        for clip in read_json(word_server.url + "/pair/moments", body)["clips"]
-    ]
+    moments, lengths = [], []
+    for clip in read_json(word_server.url + "/pair/moments", body)["clips"]:
+        moments.append({word["term"]: word["seconds"] if max(word["moments"]) > 0 else None for word in clip["words"]})
+        lengths.append(clip["length"])
+    shown = {term: [clip[term] for clip in moments] for term in terms}
+    assert any(None in seconds for seconds in shown.values()), "each word is in both clips"
+    places = {  # a clip without evidence stays in step with the other one
+        term: [
+            min(at if at is not None else other, length - 0.001)
+            for at, other, length in zip(seconds, seconds[::-1], lengths, strict=True)
+        ]
+        for term, seconds in shown.items()
+    }
     tab.emulate_media(reduced_motion="reduce")
     tab.goto(word_server.url + address(word_pair))
     tab.wait_for_function("() => document.querySelector('[data-player]').player.ready")
@@ -394,24 +407,33 @@ def test_a_word_is_a_link_to_its_clearest_moment_in_each_clip(
         link = tab.get_by_role("region", name=f"Words of Video {number}").get_by_role("link", name=term, exact=True)
         link.focus()
         tab.keyboard.press("Enter")
-        one, two = (clip[term] for clip in moments)
-        assert tab.evaluate(times) == pytest.approx([one, two], abs=0.005)
-        said = tab.locator("#status").inner_text().replace(" (no evidence there)", "")
-        assert said == f"{term}: {minutes(one)} in video 1, {minutes(two)} in video 2"
+        assert tab.evaluate(times) == pytest.approx(places[term], abs=0.005)
+        said = [
+            f"no evidence in video {video}" if at is None else f"{minutes(at)} in video {video}"
+            for video, at in enumerate(shown[term], start=1)
+        ]
+        assert tab.locator("#status").inner_text() == f"{term}: {', '.join(said)}; press it again to remove the marks"
         assert link.get_attribute("aria-current") == "true" and tab.locator("[aria-current].term").count() == 1
-        assert tab.locator(".tracks .flag").all_inner_texts() == [f"{term} {minutes(each)}" for each in (one, two)]
+        flags = [f"{term} {minutes(at)}" for at in shown[term] if at is not None]
+        assert tab.locator(".tracks .flag").all_inner_texts() == flags
+        assert all(band.bounding_box()["height"] <= 10 for band in tab.locator(".tracks .moment").all())  # type: ignore[index]
         assert tab.evaluate("document.activeElement.textContent") == term
+        for clears in ("Enter", "Escape", "0"):
+            tab.keyboard.press(clears)
+            assert not tab.locator(".tracks .moment").count() and not tab.locator("[aria-current].term").count()
+            tab.keyboard.press("Enter")
     with browser.new_context(reduced_motion="reduce") as context:  # as a link that is opened in another tab
         page = context.new_page()
         page.goto(f"{word_server.url}{link.get_attribute('href')}")
         page.wait_for_function(f"() => document.querySelector('[data-player]').player.ready && {times}.some(Boolean)")
-        assert page.evaluate(times) == pytest.approx([one, two], abs=0.005)
-    tab.go_back()
-    first = (clip[terms[0]] for clip in moments)
+        assert page.evaluate(times) == pytest.approx(places[terms[1]], abs=0.005)
+    for _ in range(4):  # the second word was pressed four times
+        tab.go_back()
     tab.wait_for_function(
-        f"(at) => {times}.every((time, place) => Math.abs(time - at[place]) < 0.005)", arg=list(first)
+        f"(at) => {times}.every((time, place) => Math.abs(time - at[place]) < 0.005)", arg=places[terms[0]]
     )
-    tab.go_back()
+    for _ in range(4):
+        tab.go_back()
     tab.wait_for_function(f"() => {times}.every((time) => time === 0)")
     assert tab.url.split("&time=0")[0] == before
 
@@ -463,7 +485,13 @@ def test_the_words_of_an_answer_are_kept_over_a_reload(word_server: Server, tab:
     tab.reload()
     assert tab.locator("#answers .words").all_inner_texts() == words and len(words) == 2
     tab.locator("#answers .word a").first.click()
-    assert tab.locator(".tracks .moment").count() == 2
+    tab.locator(".tracks .moment").first.wait_for()
+    tab.keyboard.press("q")
+    tab.keyboard.type("Is the moon made of cheese?")
+    tab.keyboard.press("Enter")
+    entry = tab.locator("article", has_text="moon")
+    entry.locator(".note", has_text="the model knows no word of this question (“cheese”, “made”, “moon”)").wait_for()
+    assert not entry.locator(".words").count(), "an answer rests on words that are not those of its question"
 
 
 def test_each_section_says_what_it_waits_for(word_server: Server, tab: "Page", word_pair: Pair) -> None:
@@ -564,7 +592,8 @@ def test_the_same_difference_is_found_by_keys(
     tab.locator("#elsewhere .pair-list a").first.wait_for()
     links = tab.locator("#elsewhere .pair-list a")
     assert [ordered(link.get_attribute("href") or "") for link in links.all()] == expected
-    assert same["pairs"][0]["words"] in links.first.inner_text()
+    assert same["words"] in tab.locator("#elsewhere > p").inner_text()
+    assert same["words"] not in links.first.inner_text() and same["pairs"][0]["near"] in links.first.inner_text()
     links.first.focus()
     tab.keyboard.press("Enter")
     tab.wait_for_url(f"**reference={expected[0][0]}*")
@@ -579,6 +608,30 @@ def test_the_same_difference_is_found_by_keys(
             page.locator("#elsewhere .pair-list a").first.wait_for()
             assert serious_findings(page) == {}
             assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_text_finds_clips_by_the_words_that_a_head_knows(
+    word_server: Server, tab: "Page", world: Path, word_runs: Path
+) -> None:
+    evidence = WordEvidence.of_store(WordHead.load(word_runs / "words"), Store.open(world / "features"))
+    term = next(term for term in evidence.head.terms if term in evidence.head.narrated and " " not in term)
+    tab.goto(f"{word_server.url}/explore")
+    tab.locator("#texts", has_text="python -m featurize --manifest clips.csv").wait_for()
+    tab.keyboard.press("t")
+    tab.keyboard.type(f"they see the {term}")
+    tab.keyboard.press("Enter")
+    tab.locator("#summary", has_text=f"nearest to {term} by evidence").wait_for()
+    assert tab.evaluate("document.documentElement.scrollHeight") <= 720, "the page is taller than its window"
+    keys = evidence.features.catalog.frame(["key"])["key"].to_list()
+    shows = dict(zip(keys, evidence.shows([term], keys).round(4).tolist(), strict=True))
+    listed = read_json(f"{word_server.url}/explore/clips?{urlencode({'view': VIEW, 'text': term, 'limit': 9})}")[
+        "clips"
+    ]
+    assert [clip["similarity"] for clip in listed] == sorted(shows.values(), reverse=True)[:9]
+    assert [clip["similarity"] for clip in listed] == [shows[clip["key"]] for clip in listed]
+    with pytest.raises(HTTPError, match="400") as refused:
+        read_json(f"{word_server.url}/explore/clips?view={VIEW}&text=xyzzy")
+    assert "no word of 'xyzzy' has evidence" in json.load(refused.value)["error"]
 
 
 def test_two_groups_of_the_map_are_compared(word_server: Server, tab: "Page", world: Path) -> None:
@@ -686,7 +739,10 @@ def test_a_list_is_walked_by_keys(serve: Callable[..., Server], tab: "Page", hea
     tab.wait_for_url(f"**reference={pairs[1][1]}*")
     assert ordered(tab.url) == pairs[1][::-1]
     captions = tab.locator("figcaption").all_text_contents()
-    assert captions == [f"Video 1 {pairs[1][1]}", f"Video 2 {pairs[1][0]}"]
+    named = [key.split("_") for key in pairs[1][::-1]]
+    starts = [f"Video {video} kitchen_{of[1]}.mp4, 0:{float(of[2]):04.1f} to" for video, of in enumerate(named, 1)]
+    starts = [each.replace(".0 to", " to") for each in starts]
+    assert all(caption.startswith(start) for caption, start in zip(captions, starts, strict=True))
     assert "one" in (tab.locator("figure").first.get_attribute("class") or "")
     tab.get_by_text(f"pair 2 of {len(pairs)}").wait_for()  # the list is still in the address
     tab.wait_for_load_state("networkidle")
@@ -719,14 +775,19 @@ def test_questions_bars_and_captions_of_a_head_in_the_browser(
     asked = tab.locator(".asked").all_text_contents()
     assert asked[0] == "Why?" and len(asked) == 2  # the newest first
     tab.get_by_role("button", name="Compute with the model").click()
-    tab.locator(".pair-alike svg").nth(4).wait_for()
+    tab.locator(".pair-alike svg").nth(4).wait_for(state="attached")
     odds = tab.locator(".pair-odds").all_text_contents()
     assert len(odds) == 5 and all(text[0] in "+−" for text in odds)
-    verdicts = zip(odds, tab.locator(".pair-verdict").all_text_contents(), strict=True)
-    assert all((verdict == "would decline") == odd.startswith("+") for odd, verdict in verdicts if odd != "+0.00")
+    assert not tab.locator(".pair-alike").is_visible(), "numbers are shown on demand"
+    said = tab.locator("#alike .verdict").all_text_contents()
+    values = [float(odd.replace("−", "-")) for odd in odds]
+    assert [word[2:] for word in said[:5]] == [verdict(value) for value in values]
     tab.get_by_role("button", name="Write with the model").click()
     tab.locator(".written .said").nth(4).wait_for()
     assert tab.get_by_role("columnheader", name="written by small").is_visible()
+    cells = (tab.locator(f"#captions [data-category] > {cell}").first.bounding_box() for cell in ("th", ".written"))
+    category, sentence = (cell["width"] for cell in cells)  # type: ignore[index]
+    assert 2 * category < sentence, "the sentence has less room than its category"
     (by_small,) = read_json(tab.url)["written"]
     cut = [category["category"] for category in by_small["captions"] if category["cut"]]
     said = tab.locator("tr", has=tab.locator(".written", has_text="cut off at the longest caption"))
@@ -743,7 +804,7 @@ def test_questions_bars_and_captions_of_a_head_in_the_browser(
     assert card.value.post_data_json["question"] == "Why?"  # the last one whose answer is complete
     tab.get_by_role("button", name="Clear the answers").click()
     tab.reload()
-    tab.locator(".pair-alike").wait_for()
+    tab.locator("#alike .verdict").first.wait_for()
     assert not tab.locator(".pair-answers article").count() and tab.locator("#forget").is_hidden()
 
 
@@ -785,6 +846,7 @@ def test_the_page_fits_its_window(
         page.locator("#words a").first.focus()
         page.keyboard.press("Enter")
         page.locator(".tracks .flag").first.wait_for()
+        page.locator("#numbers summary").click()
         assert page.locator(".pair-alike tbody").count() == len(CATEGORIES)
         assert all(caption.is_visible() for caption in page.locator("#captions .said").all())
         assert page.locator("#captions .said").count() == 3
@@ -806,5 +868,7 @@ def test_a_head_scores_pairs_in_the_browser(
     tab.wait_for_load_state("networkidle")
     tab.keyboard.press("s")
     tab.locator(".pair-list").wait_for(timeout=120_000)
-    scores = [float(text) for text in tab.locator(".pair-list span").all_text_contents()]
+    said = [text.split(", ") for text in tab.locator(".pair-list span").all_text_contents()]
+    scores = [float(score) for _, score in said]
     assert len(scores) > 5 and scores == sorted(scores)
+    assert {word for word, _ in said} <= {"alike", "different", "unsure"}

@@ -292,6 +292,14 @@ def test_the_words_of_a_question_come_first(world: Path, head: WordHead) -> None
     assert method.asked((clip(18), clip(19)), Turn("Why no spoon?", "")).question.startswith(
         "Video 1: whisk. Video 2: spoon"
     )
+    assert method.unread("Is the moon made of cheese?") == ["cheese", "made", "moon"]
+    for usual in (
+        question,
+        "Are the bowls on the moon?",
+        "What did I do differently in video 2?",
+        "How do they differ?",
+    ):
+        assert method.unread(usual) == []
 
 
 @pytest.mark.full

@@ -6,6 +6,7 @@ Guarantees
 - names are closed once somebody has a link; a server for other machines always needs one
 """
 
+import re
 import sys
 import threading
 from typing import Annotated, Literal
@@ -26,6 +27,8 @@ from stepdiff.app.site import RefusedError, Site
 from stepdiff.common.errors import StepDiffError
 
 Identity = Annotated[int, InPath(ge=1, le=2**62, description="number of an assignment")]
+_POINTS_HERE = re.compile(r"[^.!?]*\bguidelines\b[^.!?]*[.!?]?", re.IGNORECASE)
+"""sentences of instructions that the guidelines do not repeat"""
 _ENTERED = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Signed in</title>
 <link rel="icon" href="data:,">
 <meta http-equiv="refresh" content="0; url={to}"><p><a href="{to}">Go on</a></p></html>
@@ -109,6 +112,7 @@ def router(site: Site) -> APIRouter:
             service.required(annotating, request)
         names = ("instructions", "guidelines", "categories", "keystep_words", "reject_reasons")
         record = {"title": "Guidelines"} | {name: getattr(task, name) for name in names}
+        record["instructions"] = _POINTS_HERE.sub("", task.instructions).strip()
         return page(request, "annotate_guidelines.html", record)
 
     @routes.get("/as/{token}")

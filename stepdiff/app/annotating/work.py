@@ -24,6 +24,7 @@ from sqlalchemy import Connection, exists, func, select
 from stepdiff.annotate.people.form import CATEGORIES, FORM_TEXT, HIGHEST, ID, LOWEST, Answer, Pair, Task, answer_of
 from stepdiff.app.annotating.events import assignments, merged, pair_key, pairs, people, record, utc
 from stepdiff.app.annotating.people import Person
+from stepdiff.app.pages import markdown
 from stepdiff.app.site import NO_NUL, RefusedError, Sent, UnknownError
 from stepdiff.common.errors import StepDiffError
 
@@ -266,7 +267,7 @@ def feedback(task: Task, assignment: Assignment, answer: Answer) -> dict[str, An
             agrees = yours is not None and check.agrees(right, yours)
             judged.append({"category": category.name, "title": category.title, "yours": yours, "known": right})
             judged[-1]["agrees"] = agrees
-    return {"scores": judged, "text": known.feedback}
+    return {"scores": judged, "html": markdown(known.feedback)}
 
 
 def _open(

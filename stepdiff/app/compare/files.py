@@ -98,6 +98,7 @@ class Method:
     file: str
     control: bool  # whether it is a control: without video, with other clips, or without a look at the clips
     trained: bool
+    log_odds: bool  # whether its scores of DiffRank are those of an answer, YES or NO
     regime: str  # none, s1, supervised; empty if it is not disclosed
     regime_words: str
     steps: int | None
@@ -270,6 +271,7 @@ def _method(path: Path, name: str, task: Task, record: dict[str, Any]) -> Method
         file=str(path),
         control=is_control(record),
         trained=bool(options.get("head")),
+        log_odds=bool(options.get("head")) and options.get("method") in VIDEO_LM,
         regime=regime or "",
         regime_words=regime_words(regime),
         steps=steps if isinstance(steps, int) else None,

@@ -1,11 +1,13 @@
 """The clips nearest to chosen clips, or to a text, in any view. An index stays open until it or the view's rows change.
 
 A text that the store has no embedding of is encoded by the encoder that made the view's texts: an encoder of featurize,
-or a contrastive head of the site's runs over such an encoder. It is loaded once.
+or a contrastive head of the site's runs over such an encoder. It is loaded once. In a view without such an encoder, the
+first head of words among the runs compares the clips by the words of the text that it knows.
 
 Guarantees
 - neighbours are those of `retrieval query`, among the clips that pass the filter
 - a text is encoded as the texts of the view were, or not at all: the error says why
+- words are searched among at most AMONG clips, drawn by a seed, and the title says so
 """
 
 import threading
@@ -18,14 +20,16 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from featurize.encoders import load, of_data, version_of
+from heads.evidence.wording import occurrences
 from heads.methods.registry import ENCODER
 from retrieval.index.index import Index, open_index
 from retrieval.index.index_card import card_path
 from retrieval.queries.live import encoder_of, encodes, loading_of, records_of, unit_vector
 from retrieval.queries.search import Query, check_space, compute, of_clips, of_text, resolve
 from retrieval.vectors import normalised
+from stepdiff.app.pair.loading import Runs
 from stepdiff.app.site import BEST, MOST_RUNS, Site, UnknownError
-from stepdiff.common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError, some
 from stepdiff.common.io.tables import short
 from stepdiff.common.streams import generator
 from stepdiff.weights import fingerprint
@@ -35,6 +39,7 @@ from store.view import OK
 Encode = Callable[[str], Float32[np.ndarray, " dim"]]
 MOST = 200  # neighbours of a query
 AVERAGED = 1000  # clips whose average is a query, at most; of more, a seeded sample
+AMONG = 2000  # clips whose evidence of words is computed for a text: their tokens are read
 
 
 @dataclass(frozen=True)
@@ -42,13 +47,13 @@ class Hits:
     """The nearest clips, best first."""
 
     rows: Int64[np.ndarray, " hits"]
-    similarities: Float32[np.ndarray, " hits"]  # cosines
+    similarities: Float32[np.ndarray, " hits"]  # cosines; by words, how likely they are shown
     title: str
 
 
 class Searcher:
     def __init__(self, site: Site) -> None:
-        self._site = site
+        self._site, self.runs = site, Runs(site)
         self._lock = threading.Lock()
         self._encoding = threading.Lock()  # one text at a time: a model uses all cores
         self._encoders: dict[tuple[str, ...], Encode] = {}  # by entity, view, encoder and weights
@@ -83,11 +88,38 @@ class Searcher:
         return self._search(view, average, k, among)
 
     def of_text(self, view: View, text: str, k: int, among: Int64[np.ndarray, " some"] | None) -> Hits:
-        """Return the clips nearest to a text, encoded now if the store has no embedding of it.
+        """Return the clips nearest to a text, encoded now if the store has no embedding of it; or those with its words.
 
-        StepDiffError: the text is empty, or the encoder, its weights or its head cannot be found here.
+        StepDiffError: the text is empty, or the encoder, its weights or its head cannot be found here, or the text has
+        no word that the head of words knows.
         """
+        if not self.reads_texts(view) and (words := self.runs.words()):
+            return self._of_words(words[0], text, k, among)
         return self._search(view, lambda store, view, feature: self._of_text(store, view, feature, text), k, among)
+
+    def reads_texts(self, view: View) -> bool:
+        """Return whether texts can be in the space of a view: it has some, or its encoder also encodes texts."""
+        return view.name in self._site.store.views("texts") or encodes(view, "texts")
+
+    def _of_words(self, name: str, text: str, k: int, among: Int64[np.ndarray, " some"] | None) -> Hits:
+        """Return the clips with the most evidence for the words of a text, by a head of words."""
+        evidence = self.runs.evidence(name)
+        head, view, catalog = evidence.head, evidence.features.view, self._site.store.catalog("clips")
+        terms = list(dict.fromkeys(one.term for one in occurrences(text, head.narrated)))
+        if not terms:
+            known = some([term for term in head.terms if term in head.narrated])
+            raise StepDiffError(f"no word of {short(text)!r} has evidence; the words of {name} are {known}")
+        rows = np.arange(len(view)) if among is None else among
+        rows = rows[rows < len(view)]
+        rows = rows[view.status(rows) == OK]
+        title = f"{', '.join(terms)} by evidence"
+        if len(rows) > AMONG:
+            title += f", among {AMONG:,} of {len(rows):,} clips"
+            rows = np.sort(generator(0, "clips of words").choice(rows, AMONG, replace=False))
+        with self._encoding:
+            values = evidence.shows(terms, catalog.keys(rows)).astype(np.float32)
+        best = np.argsort(-values, kind="stable")[: min(k, MOST)]
+        return Hits(rows[best], values[best], title)
 
     def _of_text(self, store: Store, view: View, feature: str, text: str) -> Query:
         row = int(store.catalog("texts").rows([text_key(text)])[0])

@@ -73,11 +73,12 @@ def router(site: Site) -> APIRouter:
         """The page: a map of clips, a grid and a table. Its whole state is in the address."""
         if view:
             maps.view(view)  # refuses an unknown one, and lists those that exist
-        store, texts = site.store, site.store.views("texts")
+        store = site.store
         record = {
             "title": "Explore",
             "store": store.location,
-            "views": [_view(store.view("clips", name), name in texts) for name in store.views("clips")],
+            "views": [_view(view, searcher.reads_texts(view)) for view in map(maps.view, store.views("clips"))],
+            "words": searcher.runs.words()[:1],
             "projections": [
                 {"name": name, "title": title, "missing": missing(name)} for name, title in PROJECTIONS.items()
             ],
@@ -240,7 +241,7 @@ def _plain(value: Any) -> Any:
 
 
 def _view(view: View, texts: bool) -> dict[str, Any]:
-    """Return a view that can be a map. texts: whether a view of texts has its name: it can be searched by a text."""
+    """Return a view that can be a map. texts: whether it can be searched by any text."""
     arrays = ", ".join(f"{name} {list(form.shape)}" for name, form in view.features.items())
     embedded = any(len(form.shape) == 1 for form in view.features.values())
     about = {"name": view.name, "encoder": view.provenance.encoder, "arrays": arrays}

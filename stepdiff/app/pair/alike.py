@@ -1,8 +1,6 @@
 """How alike two clips are in each category, by heads, and as whole clips, by the cosine of their embeddings.
 
-A head is asked SIMILAR_QUESTION, as in DiffRank; its answer is log p(YES) - log p(NO). Above DECLINES, where YES is
-likelier, it declines to describe a difference in that category (`heads.evaluate --decline-at 0`). Between -UNSURE and
-UNSURE, p(YES) is between 45 and 55 %.
+A head is asked SIMILAR_QUESTION, as in DiffRank; its answer is log p(YES) - log p(NO), and `verdict` says it in a word.
 
 Guarantees
 - the log-odds of a pair are those that DiffRank is scored with
@@ -16,12 +14,11 @@ from stepdiff.app.cache import LRUCache
 from stepdiff.app.pair.loading import Loaded, RunHead
 from stepdiff.app.pair.worker import Job
 from stepdiff.app.site import Site
-from stepdiff.tasks.declining import UNSURE
+from stepdiff.tasks.declining import verdict
 from stepdiff.tasks.prompts import PRESETS
 from stepdiff.tasks.testsets import CATEGORIES, Pair
 from store.view import OK
 
-DECLINES = 0.0  # log-odds above which a head answers that nothing differs
 MOST_KEPT = 20_000  # pairs whose log-odds are kept
 PAIRS_A_BATCH = 4  # pairs between two looks at whether a job was cancelled
 PRESET_CATEGORIES = {
@@ -43,13 +40,8 @@ KeptOdds = LRUCache[tuple[RunHead, Pair], Odds]
 
 
 def similarity(category: str, log_odds: float) -> dict[str, Any]:
-    """Return the log-odds with a verdict and its reason; both are empty where a reader may rely on a difference."""
-    verdict = reason = ""
-    if log_odds > DECLINES:
-        verdict, reason = "would decline", "the head finds them alike and would answer that nothing differs"
-    elif abs(log_odds) < UNSURE:
-        verdict, reason = "not sure", "YES and NO are nearly equally likely"
-    return {"category": category, "log_odds": log_odds, "verdict": verdict, "reason": reason}
+    """Return the log-odds of a category with their verdict."""
+    return {"category": category, "log_odds": log_odds, "verdict": verdict(log_odds)}
 
 
 def odds(loaded: Loaded, kept: KeptOdds, pair: Pair, categories: Sequence[str] = CATEGORIES) -> Odds:
@@ -78,15 +70,11 @@ def _keep(loaded: Loaded, kept: KeptOdds, queries: Sequence[tuple[Pair, str]]) -
 
 
 def declines(known: Odds, category: str | None) -> str:
-    """Return why a head would decline to answer a question about a category (None: about all), empty: it would not."""
+    """Return why a difference that a head names in a category (None: in any) is doubtful, empty: it is not."""
     least = min(known.values()) if category is None else known[category]
-    if least <= DECLINES:
+    if verdict(least) != "alike":
         return ""
-    where, more = ("every category", " or more") if category is None else (category, "")
-    return (
-        f"the head finds the clips alike in {where} (log-odds {least:+.2f}{more}, above {DECLINES:g}), so it would "
-        "decline to name a difference"
-    )
+    return f"asked whether the clips are alike in {category or 'each category'}, the model says yes"
 
 
 def cosines(site: Site, pair: Pair) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ Guarantees
 - equal searches have equal results: the next pair of a list is always the same
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, combinations
 from typing import Annotated, Any, Literal
@@ -26,6 +26,7 @@ from stepdiff.app.pair.stored import Stored
 from stepdiff.app.site import Site, UnknownError
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import generator
+from stepdiff.tasks.declining import verdict
 from stepdiff.tasks.testsets import CATEGORIES, Pair
 from store.view import OK
 
@@ -54,7 +55,7 @@ class Search:
 class Result:
     """The list of a search."""
 
-    pairs: list[dict[str, Any]]  # reference, candidate, score and the address of the pair
+    pairs: list[dict[str, Any]]  # reference, candidate, score, what it says in words, and the address of the pair
     note: str
     head: str  # the head that has to score the pairs first; empty: none
 
@@ -132,7 +133,7 @@ class Finder:
         one, other = (vectors[[place[pair[side]] for pair in pairs]] for side in (0, 1))
         scores = np.einsum("kd,kd->k", one, other)
         note += f", by the cosine of {name}, which compares whole clips and not one category"
-        return self._ranked(search, pairs, scores, note)
+        return self._ranked(search, pairs, scores, note, lambda score: f"cosine {score:.3g}")
 
     def _by_head(self, search: Search, head: RunHead | None) -> Result:
         if head is None:
@@ -142,7 +143,8 @@ class Finder:
         known = [scores[search.category] for scores in odds if scores is not None and search.category in scores]
         if len(known) < len(pairs):
             return Result([], note, head.name)
-        return self._ranked(search, pairs, np.array(known), f"{note}, by log p(YES) - log p(NO) of {head.name}")
+        note += f", by the log-odds of {head.name} that they are alike in {search.category}"
+        return self._ranked(search, pairs, np.array(known), note, lambda odds: f"{verdict(odds)}, {odds:+.2f}")
 
     def _by_stored(self, search: Search, method: str | None) -> Result:
         scores = self._stored.ranked(method, search.category)
@@ -155,13 +157,17 @@ class Finder:
         ]
         by = "the true scores of the test sets, 5 = most similar" if method is None else f"the scores of {method}"
         note = f"{len(pairs):,} pairs of the DiffRank predictions, by {by}"
-        return self._ranked(search, pairs, np.array([scores[pair] for pair in pairs]), note)
+        said = "true score {:g} of 5" if method is None else "score {:+.2f}"
+        return self._ranked(search, pairs, np.array([scores[pair] for pair in pairs]), note, said.format)
 
-    def _ranked(self, search: Search, pairs: list[Pair], scores: np.ndarray, note: str) -> Result:
-        """Return the list of the best of some pairs."""
+    def _ranked(
+        self, search: Search, pairs: list[Pair], scores: np.ndarray, note: str, say: Callable[[float], str]
+    ) -> Result:
+        """Return the list of the best of some pairs. say: what a score means."""
         best = chosen(pairs, scores if search.order == "alike" else -scores, MOST_FOUND, TIMES)
         listed = []
         for at, place in enumerate(best):
             pair: dict[str, Any] = dict(zip(("reference", "candidate"), pairs[place], strict=True))
-            listed.append(pair | {"score": float(scores[place]), "address": search.address(**pair, at=at)})
+            score = float(scores[place])
+            listed.append(pair | {"score": score, "said": say(score), "address": search.address(**pair, at=at)})
         return Result(listed, note, "")

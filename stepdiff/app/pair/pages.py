@@ -1,5 +1,6 @@
 """The pages of a pair and of the finder: what the catalog, the videos, heads and predictions say about two clips."""
 
+import re
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +12,7 @@ from heads.differences import DifferencesOptions
 from heads.evidence.differences import find
 from retrieval.differences import Sample
 from stepdiff.app.cache import LRUCache
-from stepdiff.app.pair.alike import DECLINES, PRESET_CATEGORIES, KeptOdds, cosines, embedding_views, similarity
+from stepdiff.app.pair.alike import PRESET_CATEGORIES, KeptOdds, cosines, embedding_views, similarity
 from stepdiff.app.pair.finder import Finder, Result, Search
 from stepdiff.app.pair.loading import RunHead, Runs
 from stepdiff.app.pair.stored import Stored
@@ -57,7 +58,6 @@ class Pages:
             "cosines": cosines(self._site, pair),
             "question": SIMILAR_QUESTION,  # what heads are asked for `similar`; {category} is replaced
             "unsure": UNSURE,
-            "declines": DECLINES,
             "captions": self._stored.captions(pair),
             "checked": self._stored.truth_of(pair) is not None,  # whether details of captions are
             "written": [{"head": name, "captions": captions} for name, captions in written if captions is not None],
@@ -146,8 +146,15 @@ def elsewhere_page(site: Site, runs: Runs, sample: Sample, wanted: DifferencesOp
         "category": same.category if same else wanted.category,
         "categories": list(CATEGORIES),
         "same": same,
+        "lacks": [] if same is None else [_lacks(same.words, pair.words) for pair in same.pairs],
         "problem": problem,
     }
+
+
+def _lacks(wanted: str, words: str) -> str:
+    """Return the words of a difference that those of another one lack, "" for none: "bowl" is part of "blue bowl"."""
+    one, other = (re.split(r", | instead of ", each.removeprefix("no ")) for each in (wanted, words))
+    return ", ".join(word for word in one if not any(f" {word} " in f" {each} " for each in other))
 
 
 def _title(head: RunHead) -> str:
@@ -179,7 +186,7 @@ def columns(site: Site, pair: Pair) -> list[dict[str, Any]]:
     catalog = site.store.catalog("clips")
     records = {row["key"]: row for row in catalog.select(catalog.rows(list(pair))).drop("row").to_dicts()}
     one, two = (records[key] for key in pair)
-    return [_column(name, one[name], two[name]) for name in one if name != "key"]
+    return [_column("id" if name == "key" else name, one[name], two[name]) for name in one]
 
 
 def _column(name: str, one: Any, two: Any) -> dict[str, Any]:

@@ -184,7 +184,7 @@ def router(site: Site) -> APIRouter:
 
         Of the event `done`, `cut_at` is the tokens at which the answer was cut off (0: the model ended it), and
         `rests_on` the words of each clip, as `/pair/words` returns them, that the head read before the question; it is
-        empty for a head without evidence of words.
+        empty for a head without evidence of words. `unread`: the words of a question of which the head knows none.
         """
         pair = pair_of(body)
         if (body.preset is None) == (not body.question.strip()):
@@ -210,10 +210,12 @@ def router(site: Site) -> APIRouter:
             job.check()
             known = odds(loaded, kept, pair, CATEGORIES if category is None else [category])
             evidence = loaded.method.words if loaded.method.evidence.asked else None
+            unread = [] if evidence is None else evidence.unread(question)
             return {
                 "answer": answer,
                 "cut_at": body.max_tokens if isinstance(answer, CutOff) else 0,
-                "rests_on": [] if evidence is None else words_of(site, evidence, pair, question),
+                "unread": unread,
+                "rests_on": [] if evidence is None or unread else words_of(site, evidence, pair, question),
                 "declines": declines(known, category),
                 "first": round(first, 3),
                 "seconds": round(seconds, 3),

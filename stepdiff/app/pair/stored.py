@@ -91,7 +91,7 @@ class Stored:
         """Return the log-odds of a pair in the predictions of each head, by category, without controls."""
         odds: dict[str, Odds] = {}
         for name, answers, lines in (*self._files("diffrank"), *self._files("diffcap")):
-            if not answers.method.trained or answers.method.control:
+            if not answers.method.log_odds or answers.method.control:
                 continue
             for line, place in lines.get(pair, ()):
                 value = answers.said[line][place] if answers.of.task == "diffrank" else None

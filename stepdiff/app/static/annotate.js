@@ -132,7 +132,7 @@ function explain(feedback) {
       line.append(Object.assign(document.createElement("td"), {textContent: text, className: kind}));
     body.append(line);
   }
-  dialog.querySelector("p").textContent = feedback.text;
+  dialog.querySelector("[data-text]").innerHTML = feedback.html; // Markdown of the task, in which HTML is text
   dialog.showModal();
   dialog.querySelector("button").focus();
   return new Promise((resolve) => dialog.addEventListener("close", resolve, {once: true}));

@@ -1,4 +1,9 @@
-// Requests of the annotation pages.
+// Requests of the pages.
+
+const SILENT = "the server does not answer: is stepdiff app running?";
+
+/** Return what a request failed by, in words: browsers throw a TypeError where no answer comes, or an answer breaks off. */
+export const failure = (error) => (error instanceof TypeError ? SILENT : error.message);
 
 /**
  * Send a body as JSON. Returns {status, body}; status 0: no answer from the server, or one that may be another soon.
@@ -40,7 +45,7 @@ export function leaveBy(button, show) {
 
 /** The reason of a refusal, in words. */
 export function reason({status, body}) {
-  if (status === 0) return body.error ?? "the server does not answer";
+  if (status === 0) return body.error ?? SILENT;
   if (status === 422) return "the server does not accept one of these values";
   return body.error ?? `the server refuses this (${status})`;
 }

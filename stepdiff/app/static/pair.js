@@ -11,7 +11,11 @@ const desk = new Desk();
 const MOST_ANSWERS = 20; // that are kept of a pair
 const ANSWERS = `answers ${JSON.stringify(pair)}`;
 const answers = JSON.parse(sessionStorage.getItem(ANSWERS) ?? "[]"); // of this tab, oldest first
+const SIGNS = {alike: "=", different: "≠", unsure: "?"};
 const SVG = "http://www.w3.org/2000/svg";
+
+/** Return a name in parts between which a line may end. */
+const broken = (name) => name.match(/[^_/-]{1,14}[_/-]*|[_/-]+/g).flatMap((part) => [part, made("wbr")]);
 
 /** Return a bar from 0 to the log-odds on a scale from -most to most. */
 function bar(value, most) {
@@ -33,29 +37,43 @@ function bar(value, most) {
   return svg;
 }
 
-/** Draw the bars of all heads, category by category. */
+/** Return a verdict, with a sign. */
+const verdict = (word) => made("b", {class: `verdict ${word}`}, `${SIGNS[word]} ${word}`);
+
+/** Show the verdicts of all heads, and their bars, category by category. */
 function drawAlike() {
-  const place = document.querySelector("#alike");
-  if (!page.similar.length) return; // the section says what to do
+  if (!page.similar.length && !page.heads.length) return; // the section says what to do
+  const extra = page.similar.flatMap((each) => each.values.map((value) => value.category));
+  const categories = [...new Set([...page.categories, ...extra])];
+  const rows = categories.map((category) => {
+    const known = page.similar.map(({head: name, values}) => [name, values.find((value) => value.category === category)?.verdict]).filter(([, word]) => word);
+    const said = known.map(([name, word]) => made("div", {}, verdict(word), " ", made("span", {class: "small quiet"}, ...broken(name))));
+    const truth = category in page.truth ? [made("div", {class: "small quiet"}, `true score ${page.truth[category]} of 5`)] : [];
+    return made("tr", {}, made("th", {scope: "row"}, category), made("td", {}, ...(known.length ? said : ["–"]), ...truth));
+  });
+  document.querySelector("#alike").replaceChildren(made("table", {"aria-labelledby": "alike-title"}, made("tbody", {}, ...rows)));
+  if (!page.similar.length) return;
   document.querySelector("#alike-state").replaceChildren();
+  drawBars(categories);
+}
+
+function drawBars(categories) {
+  const place = document.querySelector("#bars");
+  place.parentElement.hidden = document.querySelector("#numbers").hidden = false;
   const all = page.similar.flatMap((each) => each.values.map((value) => Math.abs(value.log_odds)));
   const most = Math.max(1, Math.ceil(Math.max(0, ...all)));
-  const extra = page.similar.flatMap((each) => each.values.map((value) => value.category));
-  const bodies = [...new Set([...page.categories, ...extra])].map((category) => {
-    const truth = page.truth[category];
+  const bodies = categories.map((category) => {
     const rows = page.similar.flatMap(({head: name, values}) =>
       values.filter((value) => value.category === category).map((value) => made("tr", {},
-        made("th", {scope: "row", class: "small quiet"}, ...name.match(/[^_/-]{1,14}[_/-]*|[_/-]+/g).flatMap((part) => [part, made("wbr")])),
+        made("th", {scope: "row", class: "small quiet"}, ...broken(name)),
         made("td", {class: "pair-bars"}, bar(value.log_odds, most)),
-        made("td", {class: "pair-odds"}, signed(value.log_odds)),
-        made("td", {class: "pair-verdict"}, ...(value.verdict ? [made("b", {class: "verdict", title: value.reason}, value.verdict)] : [])))));
-    const note = truth === undefined ? [] : [made("span", {class: "quiet small"}, ` true score ${truth} of 5`)];
-    const title = made("th", {scope: "rowgroup", colspan: 4}, category, ...note, ...(rows.length ? [] : [" –"]));
+        made("td", {class: "pair-odds"}, signed(value.log_odds)))));
+    const title = made("th", {scope: "rowgroup", colspan: 3}, category, ...(rows.length ? [] : [" –"]));
     return made("tbody", {}, made("tr", {}, title), ...rows);
   });
   const scale = made("td", {class: "pair-scale"}, made("span", {}, `−${most}: different`), made("span", {}, "0"), made("span", {}, `alike: +${most}`));
-  const foot = made("tfoot", {}, made("tr", {class: "quiet small"}, made("td"), scale, made("td"), made("td")));
-  place.replaceChildren(made("table", {class: "pair-alike", "aria-labelledby": "alike-title"}, ...bodies, foot));
+  const foot = made("tfoot", {}, made("tr", {class: "quiet small"}, made("td"), scale, made("td")));
+  place.replaceChildren(made("table", {class: "pair-alike", "aria-label": "Log-odds"}, ...bodies, foot));
 }
 
 /** Keep log-odds of a head and draw all. */
@@ -68,28 +86,30 @@ function keepAlike(name, values) {
 
 async function compute() {
   const place = document.querySelector("#alike-state");
-  const failed = (error) => (place.textContent = error.message);
+  const failed = (words) => (place.textContent = words);
   const found = await desk.run("/pair/alike", {head: head.value, ...pair}, "reading both clips, category by category",
     {failed, stopped: () => (place.textContent = "stopped")}, [place]);
   if (found) keepAlike(found.head, found.values);
 }
 
 /** Add an entry above the earlier ones; return it with its answer and the note below. */
-function addEntry({question, answer, declines, note, rests, cut, ended}) {
+function addEntry({question, answer, declines, note, rests, cut, unread, ended}) {
   const entry = made("article", {"aria-label": question}, made("p", {class: "asked"}, question));
   entry.toggleAttribute("data-ended", Boolean(ended));
   const words = made("p", {class: "answer"}, answer);
   const below = made("p", {class: "small quiet note"});
   entry.append(words, below);
-  fillNote(below, note, declines, rests, cut);
+  fillNote(below, {note, declines, rests, cut, unread});
   document.querySelector("#answers").prepend(entry);
   document.querySelector("#forget").hidden = false;
   return [entry, words, below];
 }
 
-function fillNote(below, note, declines, rests = [], cut = 0) {
+function fillNote(below, {note, declines = "", rests = [], cut = 0, unread = []}) {
+  const quoted = unread.map((word) => `“${word}”`).join(", ");
   const end = cut ? [made("b", {class: "verdict cut"}, "cut off"), ` at the longest answer, ${cut} tokens. `] : [];
-  below.replaceChildren(...end, ...(declines ? [made("b", {class: "verdict"}, "would decline"), `: ${declines}. `] : []), note);
+  const guess = unread.length ? [verdict("unsure"), ` the model knows no word of this question (${quoted}): the answer may not be about it. `] : [];
+  below.replaceChildren(...end, ...guess, ...(declines ? [verdict("alike"), `: ${declines}. `] : []), note);
   if (rests.length) below.after(...basis(rests));
 }
 
@@ -98,10 +118,10 @@ async function ask(question, preset) {
   const model = head.value;
   const kept = {question, answer: "", declines: "", note: "not finished"};
   const [entry, words, below] = addEntry(kept);
-  const end = (note, declines = "", rests = [], cut = 0) => {
+  const end = (note, more = {}) => {
     entry.removeAttribute("aria-busy");
-    fillNote(below, note, declines, rests, cut);
-    Object.assign(kept, {answer: words.textContent, note, declines, rests, cut});
+    fillNote(below, {note, ...more});
+    Object.assign(kept, {answer: words.textContent, note, ...more});
     save();
     link(words, ...entry.querySelectorAll(".word"));
   };
@@ -116,13 +136,14 @@ async function ask(question, preset) {
       words.append(text);
     },
     stopped: () => end("stopped"),
-    failed: (error) => end(error.message),
+    failed: (words) => end(words),
   }, [below]);
   if (!found) return;
   words.textContent = found.answer;
   kept.ended = true; // by itself: neither stopped nor failed
   entry.toggleAttribute("data-ended", true);
-  end(`${model}, first word after ${found.first.toFixed(1)} s, ${found.seconds.toFixed(1)} s in all`, found.declines, found.rests_on, found.cut_at);
+  end(`${model}, first word after ${found.first.toFixed(1)} s, ${found.seconds.toFixed(1)} s in all`,
+    {declines: found.declines, rests: found.rests_on, cut: found.cut_at, unread: found.unread});
   keepAlike(model, found.similar);
 }
 
@@ -155,7 +176,7 @@ function showWritten(name, captions) {
     const pieces = caption.pieces.map((piece) => (piece.supported ? made("u", {}, piece.text) : piece.text));
     const note = [
       ...(cut ? [made("p", {class: "small"}, made("b", {class: "verdict"}, "cut off"), " at the longest caption")] : []),
-      ...(declines ? [made("p", {class: "small"}, made("b", {class: "verdict", title: declines}, "would decline"))] : []),
+      ...(declines ? [made("p", {class: "small"}, verdict("alike"), ` ${declines}`)] : []),
     ];
     const details = caption.details.map(({words, video, judgement}) =>
       made("li", {}, made("b", {class: `verdict ${judgement}`}, judgement), ` ${words} `, made("span", {class: "quiet"}, `(Video ${video})`)));
@@ -169,7 +190,7 @@ async function write() {
   const cells = [...document.querySelectorAll("td.written")];
   const fill = (text) => cells.forEach((cell) => cell.replaceChildren(made("span", {class: "quiet"}, text)));
   fill("");
-  const on = {stopped: () => fill("stopped"), failed: (error) => fill(error.message)};
+  const on = {stopped: () => fill("stopped"), failed: fill};
   const found = await desk.run("/pair/captions", {head: name, ...pair}, "writing the difference of each category", on,
     cells.map((cell) => cell.firstChild));
   if (found) showWritten(found.head, found.captions);

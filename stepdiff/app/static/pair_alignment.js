@@ -1,5 +1,6 @@
 // The alignment of a pair: lines between the moments that go together, what one clip lacks, and how different they are.
 
+import {failure} from "/static/annotate_send.js";
 import {waiting} from "/static/keys.js";
 import {bars, made} from "/static/pair_words.js";
 
@@ -44,7 +45,7 @@ async function showAlignment() {
   try {
     alignment = await (await fetch(`/pair/alignment?${address}`, {headers: {Accept: "application/json"}})).json();
   } catch (error) {
-    alignment = {problem: error.message};
+    alignment = {problem: failure(error)};
   } finally {
     end();
   }

@@ -1,5 +1,6 @@
 // The same difference elsewhere: on the page of a pair, the list of /pair/elsewhere is shown below its form.
 
+import {failure} from "/static/annotate_send.js";
 import {key, waiting} from "/static/keys.js";
 
 const form = document.querySelector("#elsewhere-form"), place = document.querySelector("#elsewhere");
@@ -11,7 +12,7 @@ async function find() {
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     place.replaceChildren(...(page.querySelector("#elsewhere") ?? page.querySelector("main")).childNodes);
   } catch (error) {
-    place.textContent = error.message;
+    place.textContent = failure(error);
   } finally {
     end();
   }

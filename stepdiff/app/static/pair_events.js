@@ -6,6 +6,7 @@
 // A request that ends here, by `stop` or because the page is closed, ends in the model too. The page has #busy,
 // #progress and #stop.
 
+import {failure} from "/static/annotate_send.js";
 import {key, waiting} from "/static/keys.js";
 
 /** Yield [name, data] of the events of a response. */
@@ -84,9 +85,9 @@ export class Desk {
       }
       throw new Error("the server ended the answer");
     } catch (error) {
-      const stopped = error.name === "AbortError";
-      this.#end(abort, stopped ? "stopped" : error.message);
-      (stopped ? on.stopped : on.failed)?.(error);
+      const stopped = error.name === "AbortError", words = failure(error);
+      this.#end(abort, stopped ? "stopped" : words);
+      stopped ? on.stopped?.() : on.failed?.(words);
       return undefined;
     } finally {
       for (const end of ends) end();

@@ -2,7 +2,7 @@
 //
 // A note is listed once the server has stored it; one that is not stored stays in the form, with the reason.
 
-import {reason, send} from "/static/annotate_send.js";
+import {failure, reason, send} from "/static/annotate_send.js";
 import {announce, key} from "/static/keys.js";
 import {clock, made} from "/static/pair_words.js";
 
@@ -37,9 +37,7 @@ function row(note) {
   const at = made("button", {type: "button", class: "at quiet"}, `${clock(note.seconds)} (${note.video})`);
   at.ariaLabel = `Show ${clock(note.seconds)} of Video ${note.video}`;
   at.addEventListener("click", () => {
-    player.seekIn(note.video - 1, note.seconds);
-    const off = Math.abs(now()[note.video - 1] - note.seconds);
-    if (off > 0.05) announce("this moment is before the offset of its clip: 0 shows the whole clips");
+    player.show(note.video - 1, note.seconds);
   });
   const item = made("li", {class: note.video === 1 ? "one" : "two"}, at, made("span", {class: "text"}, note.text));
   const when = new Date(note.edited || note.written).toLocaleDateString();
@@ -137,7 +135,7 @@ async function card() {
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
     announce("the card is saved as card.html");
   } catch (error) {
-    announce(`✗ no card: ${error.message}`);
+    announce(`✗ no card: ${failure(error)}`);
   }
   cardButton.disabled = false;
 }
@@ -152,15 +150,18 @@ form.addEventListener("keydown", (event) => {
 });
 document.querySelector("#note-cancel").addEventListener("click", close);
 author.addEventListener("change", draw);
-document.querySelector("#add-note").addEventListener("click", () => open());
+for (const name of ["#add-note", "#note-here"]) document.querySelector(name).addEventListener("click", () => open());
 cardButton.addEventListener("click", card);
 key("n", "add a note at this moment", () => open());
 key("c", "save the coach’s card of this moment", card);
 
-const response = await fetch(`/notes?${new URLSearchParams(pair)}`, {headers: {Accept: "application/json"}});
-const stored = await response.json();
-if (response.ok) {
+try {
+  const response = await fetch(`/notes?${new URLSearchParams(pair)}`, {headers: {Accept: "application/json"}});
+  const stored = await response.json();
+  if (!response.ok) throw new Error(stored.error);
   notes = stored.notes;
   for (const {id} of notes.slice(0, MOST)) ticked.add(id);
   draw();
-} else list.replaceChildren(made("li", {class: "error"}, stored.error));
+} catch (error) {
+  list.replaceChildren(made("li", {class: "error"}, failure(error)));
+}

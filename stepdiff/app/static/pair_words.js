@@ -1,10 +1,11 @@
 // The words that two clips give evidence for, and the moments of words.
 //
 // A word that the chosen head of words knows is a link, wherever the page shows it: in the lists, in captions, in answers.
-// It leads to the frame of each clip with the most evidence for it. Its address opens the page there.
+// It leads to the frame with the most evidence for it in each clip that has some; a clip without stays in step with the
+// other. Its address opens the page there.
 
-import {send} from "/static/annotate_send.js";
-import {announce, waiting} from "/static/keys.js";
+import {failure, send} from "/static/annotate_send.js";
+import {announce, key, waiting} from "/static/keys.js";
 import {visit} from "/static/pair_address.js";
 
 const {reference, candidate} = JSON.parse(document.querySelector("#pair-data").textContent);
@@ -51,29 +52,42 @@ export function bars(values, times, length) {
   return svg;
 }
 
+/** Return the numbers, 0 or 1, of the clips that give evidence for a word. */
+const shownBy = (term) => [0, 1].filter((number) => Math.max(...terms.get(term)[number].moments) > 0);
+
 /** Return the words that say when each clip gives most evidence for a word. */
 function inWords(term) {
-  const at = terms.get(term).map(({seconds, evidence, moments}, number) =>
-    `${clock(seconds, 1)} in video ${number + 1}${Math.max(...moments) > 0 ? "" : " (no evidence there)"}`);
+  const shown = shownBy(term);
+  const at = terms.get(term).map(({seconds}, number) =>
+    shown.includes(number) ? `${clock(seconds, 1)} in video ${number + 1}` : `no evidence in video ${number + 1}`);
   return `${term}: ${at.join(", ")}`;
 }
 
 /** Return the address of the page at the moments of a word. */
 function address(term) {
-  const times = terms.get(term).map(({seconds}) => seconds);
+  const shown = shownBy(term), [first = {seconds: 0}] = shown.map((number) => terms.get(term)[number]);
+  const times = terms.get(term).map(({seconds}) => (shown.length === 2 ? seconds : first.seconds));
   const time = Math.min(...times);
   const rounded = (seconds) => Math.round(1000 * seconds) / 1000;
   return `/pair?${new URLSearchParams({...pair, time: rounded(time), offset: times.map((each) => rounded(each - time)).join()})}`;
 }
 
-/** Show both clips at the moments of a word, mark them on the filmstrips, and say when they are. */
+/** Remove the marks of a word. */
+function clear() {
+  for (const link of document.querySelectorAll(".term[aria-current]")) link.removeAttribute("aria-current");
+  for (const mark of document.querySelectorAll(".tracks .moment")) mark.remove();
+}
+
+/** Show the moments of a word, mark them on the filmstrips, and say when they are; undo the marks of a word that has them. */
 function show(link) {
-  const {term} = link.dataset;
-  visit(() => player.seekEach(terms.get(term).map(({seconds}) => seconds)));
-  for (const other of document.querySelectorAll(".term[aria-current]")) other.removeAttribute("aria-current");
+  const {term} = link.dataset, shown = shownBy(term), seconds = terms.get(term).map((each) => each.seconds);
+  const again = link.hasAttribute("aria-current");
+  clear();
+  if (again) return announce("the marks are gone");
+  if (shown.length) visit(() => (shown.length === 2 ? player.seekEach(seconds) : player.show(shown[0], seconds[shown[0]])));
   link.setAttribute("aria-current", "true");
-  for (const old of document.querySelectorAll(".tracks .moment")) old.remove();
   terms.get(term).forEach(({seconds, moments, times}, number) => {
+    if (!shown.includes(number)) return;
     const mark = made("span", {class: "flag small"}, `${term} ${clock(seconds, 1)}`);
     const moment = made("div", {class: "moment", "aria-hidden": "true"}, bars(moments, times, lengths[number]), mark);
     mark.style.left = `${(100 * seconds) / lengths[number]}%`;
@@ -81,8 +95,10 @@ function show(link) {
     document.querySelector(`.tracks > [data-strip="${number}"]`)?.append(moment);
   });
   document.querySelector(".screens").scrollIntoView({block: "nearest"});
-  announce(inWords(term));
+  announce(`${inWords(term)}; press it again to remove the marks`);
 }
+
+for (const name of ["escape", "0"]) key(name, "remove the marks of a word", clear);
 
 document.addEventListener("click", (event) => {
   const link = event.target.closest("a.term");
@@ -140,7 +156,6 @@ function lists(clips) {
       fill.style.width = `${(100 * difference) / most}%`;
       return made("li", {}, word(each, index + 1),
         made("span", {class: "length", "aria-hidden": "true"}, fill),
-        made("span", {class: "number"}, signed(difference, 1)),
         made("span", {class: "number quiet"}, each.seconds === null ? "" : clock(each.seconds, 1)));
     });
     const list = rows.length ? made("ol", {}, ...rows) : made("p", {class: "quiet"}, "No word has clear evidence.");
@@ -173,7 +188,7 @@ async function showWords(place) {
     problem = data.problem ?? data.error;
     if (!problem) place.replaceChildren(...lists(data.clips));
   } catch (error) {
-    problem = error.message;
+    problem = failure(error);
   } finally {
     end();
   }

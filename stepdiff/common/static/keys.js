@@ -11,9 +11,10 @@ const registered = new Map();
 const list = document.querySelector("#keys dl");
 const dialog = document.querySelector("#keys");
 
-/** Register a key: its name, the words for the list, and what it does. */
+/** Register a key: its name, the words for the list, and what it does. One that is registered twice does both. */
 export function key(name, words, action, {everywhere = false} = {}) {
-  registered.set(name, {words, action, everywhere});
+  const {actions, ...other} = registered.get(name) ?? {actions: []};
+  registered.set(name, {actions: [...actions, action], everywhere: everywhere || Boolean(other.everywhere)});
   const term = document.createElement("dt");
   term.append(...(name === "+" ? [name] : name.split("+")).map((part) => Object.assign(document.createElement("kbd"), {textContent: part})));
   list.append(term, Object.assign(document.createElement("dd"), {textContent: words}));
@@ -60,7 +61,7 @@ document.addEventListener("keydown", (event) => {
   // space and enter belong to a button, a link or a box that has the focus
   if (["space", "enter"].includes(named(event)) && event.target.matches("button, a, summary, [role=button], [type=checkbox]")) return;
   event.preventDefault();
-  found.action(event);
+  for (const action of found.actions) action(event);
 });
 
 key("?", "list the keys", () => (dialog.open ? dialog.close() : dialog.showModal()));

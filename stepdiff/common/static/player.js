@@ -27,6 +27,7 @@ const SPEEDS = [0.25, 0.5, 1, 2];
 const RATE = 25; // frames a second of a clip that does not state its own
 const LOST = 0.3; // seconds from its place at which a clip that follows is set to it
 const CATCH = 0.15; // seconds in which it makes up for less
+const SMALL = 120; // pixels of it in sight below which the player stays at the top of the window
 const [SLOWEST, FASTEST] = [0.0625, 16]; // playback rates of browsers, apart from 0
 
 /** Return [value, slope] at `x` of the line through corners [x, y], which do not go back. */
@@ -64,6 +65,7 @@ export class PairPlayer {
       video.requestVideoFrameCallback?.((_, frame) => (video.phase = frame.mediaTime));
     }
     this.#measured();
+    if (this.strips.length) this.#stay(root.querySelector(".stage"));
     this.slider?.addEventListener("input", () => {
       this.pause();
       this.seek(Number(this.slider.value));
@@ -172,6 +174,13 @@ export class PairPlayer {
   seekIn(number, time) {
     this.pause();
     this.seek(this.#clockAt(this.videos[number], time));
+  }
+
+  /** Pause and show a time of one clip, in seconds; the other stays in step. Offsets that hide that time are undone. */
+  show(number, time) {
+    if (this.#clockAt(this.videos[number], time) < 0) this.offsets = [0, 0];
+    this.#measured();
+    this.seekIn(number, time);
   }
 
   /** Pause and show a time of each clip, in seconds: both play on from there. */
@@ -348,6 +357,17 @@ export class PairPlayer {
     if (this.root.querySelector("[data-do=warp]")) key("w", "warp: Video 2 follows the alignment, or its own time", () => this.warp());
   }
 
+  /** Keep clips and controls in sight, small, while the page is read below them; what is below does not move. */
+  #stay(stage) {
+    const place = stage.parentElement;
+    new IntersectionObserver(([{isIntersecting, boundingClientRect}]) => {
+      const small = !isIntersecting && boundingClientRect.top < 0;
+      if (small === stage.classList.contains("small")) return;
+      place.style.height = small ? `${boundingClientRect.height}px` : "";
+      stage.classList.toggle("small", small);
+    }, {rootMargin: `-${SMALL}px 0px 0px 0px`}).observe(place);
+  }
+
   /** Say what is being made until the video or the picture next to the words is there. */
   #wait(line) {
     const media = line.parentElement.querySelector("video, img");
@@ -407,6 +427,12 @@ export class PairPlayer {
       strip.setPointerCapture(event.pointerId);
       seek(event);
     });
+    if (strip.role === "slider")
+      strip.addEventListener("keydown", (event) => {
+        if (!["Home", "End"].includes(event.key)) return;
+        event.preventDefault();
+        this.seekIn(Number(strip.dataset.strip), event.key === "Home" ? 0 : video.duration);
+      });
     strip.addEventListener("pointermove", (event) => strip.hasPointerCapture(event.pointerId) && seek(event));
   }
 
