@@ -16,10 +16,11 @@ WORLD ?= data/kitchen
 STORE ?= data/features
 DEMO ?= data/demo
 RUNS ?= runs
-# For small trials: videos of the world (240), options of the training. Options of the app: make app APP='--port 9000'.
+# Options of the app: make app APP='--port 9000'
+APP ?=
+# For small trials: videos of the world instead of 240, options of the training. See also ROWS_ALL and SHUFFLED.
 VIDEOS ?=
 TRAIN ?=
-APP ?=
 RUN := $(VENV)/bin/python -m
 RECIPES := heads/recipes/kitchen
 # Threads that wait for work go to sleep soon (libgomp). By default two processes on the same cores slow each other ten
@@ -178,7 +179,7 @@ $(DEMO)/%_reassigned.scores.json: $(DEMO)/%_stepdiff.scores.json
 scores: answers
 	$(RUN) heads.table $(SCORES) --out $(DEMO)/scores.json
 
-# The tests of a file run in one process and share its fixtures; test_readme.py, the longest, runs first.
+# The tests of a file run in one process and share its fixtures; test_journey.py, the longest, runs first.
 # One thread of OpenMP each: processes that all use all cores slow each other down many times.
 # NumPy, its BLAS, PyTorch, MKL, oneDNN, Numba, FAISS and the C library each have a variable that limits instructions.
 SIMD_avx2 := NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=avx2 \

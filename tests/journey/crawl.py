@@ -5,6 +5,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterable
 from html import unescape
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
 import httpx
@@ -41,13 +42,15 @@ def forms(html: str) -> list[str]:
 
 
 class Crawl:
-    """Opens pages with one client. `opened`: addresses; `pages`: one of each kind; `problems`: what should not be."""
+    """Opens pages with one client. `opened`: addresses; `pages`: the first of each path and kind of JSON; `problems`:
+    what should not be.
+    """
 
     def __init__(self, client: httpx.Client) -> None:
         self._client = client
         self._kinds: Counter[str] = Counter()
         self.opened: set[str] = set()
-        self.pages: dict[str, str] = {}
+        self.pages: dict[tuple[str, ...], str] = {}
         self.problems: list[str] = []
 
     def follow(self, starts: Iterable[str], clicks: int) -> None:
@@ -64,10 +67,10 @@ class Crawl:
                 self.problems.append(f"{answer.status_code} {address}: {answer.text[-300:]}")
             if not answer.headers["content-type"].startswith("text/html"):
                 continue
-            if kind(address) not in self.pages:
-                self.pages[kind(address)] = address
+            page = (kind(address).partition("?")[0], *self._record(address))
+            if page not in self.pages:
+                self.pages[page] = address
                 queue += [(urljoin(address, form), clicks) for form in forms(answer.text)]
-            self._open_as_json(address)
             parts = found(r'<(?!a )\w+[^>]* (?:href|src|poster)="([^"]*)"', answer.text)
             links = found(r'<a [^>]*?href="([^"]*)"', answer.text) if depth < clicks else []
             follow = [(urljoin(address, part), clicks) for part in parts]
@@ -86,9 +89,10 @@ class Crawl:
         self._kinds[kind(address)] += 1
         return self._kinds[kind(address)] <= MOST
 
-    def _open_as_json(self, address: str) -> None:
+    def _record(self, address: str) -> dict[str, Any]:
+        """Return the JSON of a page."""
         answer = self._client.get(address, headers={"Accept": "application/json"})
-        if answer.headers["content-type"] == "application/json":
-            json.loads(answer.text, parse_constant=lambda name: self.problems.append(f"{name} in {address}"))
-        else:
+        if answer.headers["content-type"] != "application/json":
             self.problems.append(f"no JSON: {address}")
+            return {}
+        return json.loads(answer.text, parse_constant=lambda name: self.problems.append(f"{name} in {address}"))

@@ -1,7 +1,7 @@
 """The path of a user in a folder like a clone: `make demo` with small sizes, all pages of `make app`, the commands that
 `make demo` prints as next steps, and every `sh` and `python` block of README.md and docs/. Then `make reproduce`.
 
-`DEMO=FOLDER pytest tests/journey` makes no demo: it goes on with a copy of FOLDER/data and FOLDER/runs.
+`JOURNEY=FOLDER pytest tests/journey` begins with a copy of FOLDER/data and FOLDER/runs.
 """
 
 import json
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(2400)]
-DEMO = os.environ.get("DEMO")
+JOURNEY = os.environ.get("JOURNEY")
 VIDEOS, ROWS, TRAIN = 48, 20, "--video_lm.schedule.steps 4"
 MAKE = ["make", "--old-file=.venv/.installed"]  # the environment of the tests, as it is
 SMALL = [f"VIDEOS={VIDEOS}", f"TRAIN={TRAIN}", f"SHUFFLED=diffmcq:{ROWS} diffrank:{ROWS}"]
-SMALL = [] if DEMO else [*SMALL, f"ROWS_ALL=diffmcq:{ROWS} diffrank:{ROWS} diffcap:{ROWS}"]
+SMALL = [] if JOURNEY else [*SMALL, f"ROWS_ALL=diffmcq:{ROWS} diffrank:{ROWS} diffcap:{ROWS}"]
 # Options that make each command small; the first three are those of the small demo, and its files serve again.
 SMALLER = {
     "stepdiff.kitchen": f"--videos {VIDEOS}",
@@ -46,7 +46,7 @@ SMALLER = {
     "stepdiff.annotate.pairs": "--cap 4",
     "stepdiff.annotate.pairqa": "--sampling.max-tokens 8 --workers 2",
 }
-SMALLER = {} if DEMO else SMALLER
+SMALLER = {} if JOURNEY else SMALLER
 SMALLER |= {"stepdiff.comparison": "--max-tokens 4 --store data/compared"}  # not in the cache of the user
 
 
@@ -64,9 +64,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
         if entry.name not in ("data", "runs", ".git", ".venv"):
             (folder / entry.name).symlink_to(entry)
     (folder / ".venv").symlink_to(sys.prefix)
-    if DEMO:
+    if JOURNEY:
         for name in ("data", "runs"):
-            shutil.copytree(Path(DEMO) / name, folder / name)
+            shutil.copytree(Path(JOURNEY) / name, folder / name)
     return Demo(folder, run(folder, [*MAKE, "demo", *SMALL]))
 
 
@@ -171,7 +171,7 @@ def test_the_commands_of_the_readme_and_the_quickstart_run(after_readme: Demo) -
 @pytest.fixture(scope="module")
 def after_pages(after_readme: Demo, tiny_lm: str) -> Path:
     """The folder after the blocks of all pages."""
-    if DEMO:
+    if JOURNEY:
         pytest.skip("the commands of all pages take too long on a whole demo")
     folder = after_readme.folder
     before = set(pages.steps(folder, pages.FIRST[:2]))
