@@ -52,7 +52,7 @@ demo: scores
 
 # Until Ctrl-C.
 app: env
-	$(RUN) stepdiff.app --store $(STORE) --videos $(WORLD) --runs $(RUNS) --predictions $(DEMO) $(APP)
+	$(RUN) stepdiff.app --store $(STORE) --videos $(WORLD) --runs $(RUNS) --predictions $(DEMO)$(if $(APP), $(APP))
 
 # Announces a step: its number, and the time left, from the seconds that steps take on two cores (PLAN) and the time so far.
 PLAN := 130 160 20 230 280
@@ -126,7 +126,7 @@ heads: questions
 	$(call STEP,4,training)
 	$(call WORD_HEAD,$(WORLD),$(STORE),$(RUNS)/words)
 	$(RUN) heads.train --config $(RECIPES)/stepdiff.yaml --store $(STORE) --out $(RUNS)/stepdiff$(HELD_OUT)$(ASKED)$(if \
-	    $(filter-out runs,$(RUNS)), --video_lm.evidence.head $(RUNS)/words) $(TRAIN)
+	    $(filter-out runs,$(RUNS)), --video_lm.evidence.head $(RUNS)/words)$(if $(TRAIN), $(TRAIN))
 
 EVALUATE = $(RUN) heads.evaluate --store $(STORE)
 # Rows of each task for the head, and for its control with another clip's video.
