@@ -80,7 +80,7 @@ class Crawl:
     def _is_ours(self, address: str) -> bool:
         if address.startswith(str(self._client.base_url)):
             return True
-        if not address.startswith(("data:", "about:")):
+        if not address.startswith(("data:", "about:", "blob:")):
             self.problems.append(f"another host: {address}")
         return False
 
