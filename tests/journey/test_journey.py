@@ -147,9 +147,7 @@ def test_a_page_of_each_kind_opens_in_a_browser(
     paths = {httpx.URL(address).path for address in crawl.opened}
     patterns = {route: re.sub(r"\\{\w+\\}", ".+", re.escape(route)) for route in routes}
     never = {route for route in routes if not any(re.fullmatch(patterns[route], path) for path in paths)}
-    assert never <= {"/explore/clip", "/explore/group", "/annotate/as/{token}"}, (
-        "after a click or at the login"
-    )
+    assert never <= {"/explore/clip", "/explore/group", "/annotate/as/{token}"}, "after a click or at the login"
 
 
 def test_the_commands_that_make_demo_prints_run(demo: Demo) -> None:
