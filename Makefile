@@ -16,6 +16,11 @@ WORLD ?= data/kitchen
 STORE ?= data/features
 DEMO ?= data/demo
 RUNS ?= runs
+# Options of the app: make app APP='--port 9000'
+APP ?=
+# For small trials: videos of the world instead of 240, options of the training. See also ROWS_ALL and SHUFFLED.
+VIDEOS ?=
+TRAIN ?=
 RUN := $(VENV)/bin/python -m
 RECIPES := heads/recipes/kitchen
 # Threads that wait for work go to sleep soon (libgomp). By default two processes on the same cores slow each other ten
@@ -47,7 +52,7 @@ demo: scores
 
 # Until Ctrl-C.
 app: env
-	$(RUN) stepdiff.app --store $(STORE) --videos $(WORLD) --runs $(RUNS) --predictions $(DEMO)
+	$(RUN) stepdiff.app --store $(STORE) --videos $(WORLD) --runs $(RUNS) --predictions $(DEMO)$(if $(APP), $(APP))
 
 # Announces a step: its number, and the time left, from the seconds that steps take on two cores (PLAN) and the time so far.
 PLAN := 130 160 20 230 280
@@ -77,7 +82,7 @@ OWN := $(if $(wildcard $(WORLD)/world.json),,$(wildcard $(WORLD)/clips.csv))
 
 world: weights
 	$(call STEP,1,sample world)
-	$(if $(OWN),@echo "   $(WORLD) as it is",$(RUN) stepdiff.kitchen --out $(WORLD) --videos 240 --steps 3$(if $(SEED), --seed $(SEED)))
+	$(if $(OWN),@echo "   $(WORLD) as it is",$(RUN) stepdiff.kitchen --out $(WORLD) --videos $(or $(VIDEOS),240) --steps 3$(if $(SEED), --seed $(SEED)))
 
 # Training data and held-out test sets, if the world is not that of the recipes.
 OTHER_WORLD = $(filter-out data/kitchen,$(WORLD))
@@ -121,7 +126,7 @@ heads: questions
 	$(call STEP,4,training)
 	$(call WORD_HEAD,$(WORLD),$(STORE),$(RUNS)/words)
 	$(RUN) heads.train --config $(RECIPES)/stepdiff.yaml --store $(STORE) --out $(RUNS)/stepdiff$(HELD_OUT)$(ASKED)$(if \
-	    $(filter-out runs,$(RUNS)), --video_lm.evidence.head $(RUNS)/words)
+	    $(filter-out runs,$(RUNS)), --video_lm.evidence.head $(RUNS)/words)$(if $(TRAIN), $(TRAIN))
 
 EVALUATE = $(RUN) heads.evaluate --store $(STORE)
 # Rows of each task for the head, and for its control with another clip's video.
@@ -155,7 +160,7 @@ $(DEMO)/%_words.scores.json: $(WORDS)
 	$(EVALUATE) $(SET)_words.jsonl --method word-evidence --head $(RUNS)/words$(AGREEING)
 $(DEMO)/%_blind.scores.json: $(STEPDIFF)
 	$(EVALUATE) $(SET)_blind.jsonl --method stepdiff --head $(RUNS)/stepdiff --control blind
-$(DEMO)/%_shuffled.scores.json: ROWS_ALL := $(SHUFFLED)
+$(DEMO)/%_shuffled.scores.json: override ROWS_ALL := $(SHUFFLED)
 $(DEMO)/%_shuffled.scores.json: $(STEPDIFF)
 	$(EVALUATE) $(SET)_shuffled.jsonl --method stepdiff --head $(RUNS)/stepdiff --control shuffled
 $(DEMO)/%_cosine.scores.json:
@@ -174,7 +179,7 @@ $(DEMO)/%_reassigned.scores.json: $(DEMO)/%_stepdiff.scores.json
 scores: answers
 	$(RUN) heads.table $(SCORES) --out $(DEMO)/scores.json
 
-# The tests of a file run in one process and share its fixtures; test_readme.py, the longest, runs first.
+# The tests of a file run in one process and share its fixtures; test_journey.py, the longest, runs first.
 # One thread of OpenMP each: processes that all use all cores slow each other down many times.
 # NumPy, its BLAS, PyTorch, MKL, oneDNN, Numba, FAISS and the C library each have a variable that limits instructions.
 SIMD_avx2 := NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=avx2 \

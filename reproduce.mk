@@ -9,7 +9,7 @@
 
 SEEDS ?= 1
 WORLD_SEED ?= 2047
-VIDEOS ?= 600
+R_VIDEOS := $(or $(VIDEOS),600)
 REPRODUCE ?= data/reproduce
 R_WORLD ?= $(REPRODUCE)/kitchen
 R_STORE ?= $(REPRODUCE)/features
@@ -34,12 +34,12 @@ MODE := $(if $(GENERATED),_generated)
 reproduce: $(REPRODUCE)/report$(MODE)/report.json
 
 $(R_WORLD)/world.json: | env
-	$(RUN) stepdiff.kitchen --out $(R_WORLD) --seed $(WORLD_SEED) --videos $(VIDEOS)
+	$(RUN) stepdiff.kitchen --out $(R_WORLD) --seed $(WORLD_SEED) --videos $(R_VIDEOS)
 
 # kitchen refuses another world too, but it rewrites its files, so that make would run everything that reads them again.
 same_world: $(R_WORLD)/world.json
-	@grep -q '"videos": $(VIDEOS), "steps": 12, "seed": $(WORLD_SEED),' $< || { echo "error: $(R_WORLD) holds another world than" \
-	    "VIDEOS=$(VIDEOS) WORLD_SEED=$(WORLD_SEED): $$(cat $<); give another REPRODUCE=FOLDER" >&2; exit 1; }
+	@grep -q '"videos": $(R_VIDEOS), "steps": 12, "seed": $(WORLD_SEED),' $< || { echo "error: $(R_WORLD) holds another world than" \
+	    "VIDEOS=$(R_VIDEOS) WORLD_SEED=$(WORLD_SEED): $$(cat $<); give another REPRODUCE=FOLDER" >&2; exit 1; }
 
 $(R_STORE)/.clips: $(R_WORLD)/world.json | weights same_world
 	$(call CLIP_FEATURES,$(R_WORLD),$(R_STORE))

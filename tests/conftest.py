@@ -46,8 +46,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the README's commands first: they take longest."""
-    items.sort(key=lambda item: item.path.name != "test_readme.py")
+    """Run the journey first: it takes longest."""
+    items.sort(key=lambda item: item.path.name != "test_journey.py")
 
 
 def fetched(name: str) -> Path:

@@ -1,16 +1,25 @@
-"""Links, anchors and file names in the pages exist, and the site builds."""
+"""Links, anchors, files, options and targets that the pages name exist, and the site builds.
 
+tests/journey runs the commands of the pages.
+"""
+
+import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from stepdiff import BELOW, PACKAGES
+from stepdiff.annotate.__main__ import VERBS as ANNOTATE
+from tests.journey.commands import PAGES as RUN
+from tests.journey.commands import ROOT, VERBS, blocks, commands, module, split_commands
 
-ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
 FOLDERS = "|".join([*PACKAGES, "benchmarks", "docs", "tests"])
 NAMED_FILE = re.compile(rf"`((?:{FOLDERS})/[\w./-]+\.(?:py|yaml|md|mk))`")
@@ -80,3 +89,78 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     for documented in ("store.Store", "heads.TrainOptions", "stepdiff.annotate.Agreement", "stepdiff.app.Site"):
         assert documented.rpartition(".")[2] in re.findall(r"<h\d[^>]*\.(\w+)\"", page), documented
     assert len(re.findall(r"<h\d[^>]*featurize\.(?:encoders\.)?Encoder\"", page)) == 1
+
+
+def test_no_block_to_run_starts_a_server() -> None:
+    """A server does not end; its command belongs in a `console` block."""
+    assert [line for line in commands() if module(line).startswith("stepdiff.app ")] == []
+
+
+HELP = """
+import contextlib, io, json, runpy, sys
+flags = {}
+for name, *rest in json.load(sys.stdin):
+    sys.argv = [name, *rest]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    flags[" ".join([name, *rest[:-1]])] = flags.get(" ".join([name, *rest[:-1]]), "") + printed.getvalue()
+json.dump(flags, sys.stdout)
+"""
+ROOMS_OF_VERBS = ("store", "retrieval", "stepdiff.weights", "stepdiff.app.people")
+NESTED = (("heads.train", "video-lm"), ("heads.train", "contrastive"))
+OPTION = r"(?<![\w-])--[a-z][\w.-]*"
+
+
+def test_every_option_and_module_that_the_pages_name_exists() -> None:
+    """In `console` blocks an option must belong to its command, in prose to any command."""
+    named = [command for page in RUN for block in blocks(page, "console", "sh") for command in split_commands(block)]
+    named = [command.replace("python featurize.py", "python -m featurize") for command in named]
+    used: dict[str, set[str]] = {}
+    for command in named:
+        if found := re.search(r"python -m (\S+)(?: (\S+))?", command):
+            name, verb = found.groups()
+            key = f"{name} {verb}" if name in ROOMS_OF_VERBS else name
+            used.setdefault(key, set()).update(re.findall(OPTION, command[found.start() :]))
+    prose = "\n".join(re.sub(r"^( *)```.*?^\1```", "", (ROOT / page).read_text(), flags=re.S | re.M) for page in RUN)
+    quoted = " ".join(re.findall(r"`[^`\n]+`", prose))
+    named = re.findall(r"`stepdiff ([a-z]+)(?: ([a-z]+))?[ `]", prose)
+    known_verbs = {"", *ANNOTATE}
+    unknown_verbs = [(name, verb) for name, verb in named if name == "annotate" and verb not in known_verbs]
+    assert [name for name, _ in named if name not in VERBS] == unknown_verbs == []
+    modules = {key.split()[0] for key in used} | set(re.findall(r"python -m ([\w.]+)[ `]", quoted))
+    assert [name for name in modules - {"benchmarks."} if find_spec(name) is None] == []
+
+    used = {key: flags for key, flags in used.items() if not key.startswith("pip")}
+    asked = [[*key.split(), "--help"] for key in used]
+    done = subprocess.run(
+        [sys.executable, "-c", HELP],
+        input=json.dumps([*asked, *([name, f"--{kind}.help"] for name, kind in NESTED)]),
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    known = {key: options(text) | {"--config"} for key, text in json.loads(done.stdout).items()}
+    assert {key: unknown(flags, known[key]) for key, flags in used.items()} == {key: [] for key in used}
+    others = {"--always-make", "--check", "--runtime-env-json"}  # of make, sha256sum and `ray job submit`
+    assert unknown(set(re.findall(OPTION, quoted)), set().union(*known.values(), others)) == []
+
+
+def options(text: str) -> set[str]:
+    return {flag.replace("_", "-") for flag in re.findall(OPTION, text)}
+
+
+def unknown(flags: set[str], known: set[str]) -> list[str]:
+    return sorted(flag for flag in flags if flag not in known and flag.replace("--no-", "--") not in known)
+
+
+def test_make_targets_and_extras_that_the_pages_name_exist() -> None:
+    text = "\n".join((ROOT / page).read_text() for page in RUN)
+    makefile = (ROOT / "Makefile").read_text() + (ROOT / "reproduce.mk").read_text()
+    for target in set(re.findall(r"(?:`|\$ |-j2 )make (?:-j2 )?([a-z]+)", text)):
+        assert re.search(f"^{target}:", makefile, re.M), target
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = {name for group in re.findall(r"'\.\[([\w,]+)\]'", text) for name in group.split(",")}
+    assert sorted(named - set(extras)) == []
