@@ -59,9 +59,10 @@ def run(options: TrainOptions) -> Any:
     if planned is not None:
         from heads.planning.plan import plan
 
-        if own_device(pick_device(options.device)) == "cpu":
+        made = plan(options, planned)
+        if made.fits and own_device(pick_device(options.device)) == "cpu":
             say(f"this recipe trains on the CPU here; the plan is for {planned.card} cards, --card names others")
-        return plan(options, planned)
+        return made
     need(options.log_to)
     refuse_relative_paths(options)
     if (options.scaling.workers > 1 or address is not None) and not launched():

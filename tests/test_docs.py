@@ -132,7 +132,7 @@ def test_every_option_and_module_that_the_pages_name_exists() -> None:
     assert [name for name in modules - {"benchmarks."} if find_spec(name) is None] == []
 
     used = {key: flags for key, flags in used.items() if not key.startswith("pip")}
-    asked = [[*key.split(), "--help"] for key in used]
+    asked = [[*key.split(), "--help"] for key in (*used, "stepdiff.comparison.sheet")]
     done = subprocess.run(
         [sys.executable, "-c", HELP],
         input=json.dumps([*asked, *([name, f"--{kind}.help"] for name, kind in NESTED)]),

@@ -317,7 +317,7 @@ def test_no_command_imports_or_asks_what_data_name(
 def test_the_pages_import_nothing_that_data_name(planted: Path) -> None:
     site = Site.open(str(planted / "store"), runs=str(planted / "runs"), cache=str(planted / "cache"))
     for view in ("planted", "both"):
-        with pytest.raises(StepDiffError, match="give|name it with|your own is named by --encoder"):
+        with pytest.raises(StepDiffError, match="give|no word of 'whisk' has evidence|your own is named by --encoder"):
             Searcher(site).of_text(site.store.view("clips", view), "whisk", 2, None)
     assert Library([planted]).read()
     others = RowSet.of([np.arange(4)])

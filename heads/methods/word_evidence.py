@@ -49,6 +49,7 @@ MOMENTS = 2
 _SURE = 0.98  # a side is never certain
 _HELD = 8192  # clips
 _NEW = 1.0  # added to the log-probability of a word that a caption has not named yet
+_ASKS = frozenset("how why when where".split())  # words of a question that name nothing
 _CLAUSE_ENDS = re.compile(r"[,;.] ")
 _SLOPE = 0.25  # evidence of the terms of a text is not independent
 _Both = Float64[np.ndarray, " 2"]
@@ -130,7 +131,7 @@ class WordEvidence:
 
     def unread(self, question: str) -> list[str]:
         """Return the words of a question if the head knows none of them, and none is of a usual question."""
-        words = [term for term in sorted(terms_of(question)) if " " not in term and not term.startswith("differ")]
+        words = sorted(term for term in terms_of(question) - _ASKS if " " not in term and not term.startswith("differ"))
         known = _singular(" ".join([*self.head.terms, *self.head.known_categories, *PRESETS.values()]))
         return [] if known & _singular(" ".join(words)) else words
 

@@ -233,7 +233,7 @@ class Index:
         return (faiss.downcast_index(outer.index), rows_of(outer)) if wraps else (outer, None)
 
     @cached_property
-    def placed(self) -> faiss.Index:
+    def placed(self) -> Any:  # a faiss.Index; the field hides the module
         """The index without its wrapper, on the card if it may be there."""
         return on_device(self.unmapped[0], self.device)
 

@@ -65,7 +65,7 @@ def build(options: Options) -> int:
     given = budgets(options.max_memory, options.max_latency, options.min_recall)
     store = Store.open(options.store)
     view = store.view(options.entity, options.view)
-    more = {"workers": options.workers, "address": options.address, "device": options.device}
+    more: dict[str, Any] = {"workers": options.workers, "address": options.address, "device": options.device}
     card = build_index(store, view, options.feature, options.factory, given, options.rebuild, **more)
     if options.json:
         print(json.dumps(card))

@@ -295,7 +295,7 @@ def test_the_words_of_a_question_come_first(world: Path, head: WordHead) -> None
     assert method.unread("Is the moon made of cheese?") == ["cheese", "made", "moon"]
     for usual in (
         question,
-        "Are the bowls on the moon?",
+        "Are the whisks on the moon?",
         "What did I do differently in video 2?",
         "How do they differ?",
     ):
