@@ -24,7 +24,7 @@ class Options(FailureOptions):
     """File of clips (columns clip, video, start, end) or of texts: .csv, .parquet or .jsonl.
     Without one, give video files: each is one clip."""
     videos: tuple[str, ...] = ()
-    """Video files, each one clip from beginning to end."""
+    """Video files, or folders of them: each video is one clip from beginning to end."""
     id_from: IdFrom = "stem"
     """What the ids of video files' clips are made from: the file's stem, as in clip_0_12.500, or its absolute path,
     which also tells files of one stem apart."""
