@@ -5,6 +5,7 @@ import io
 import json
 import math
 import random
+import shutil
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from itertools import pairwise
