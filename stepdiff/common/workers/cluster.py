@@ -126,6 +126,7 @@ def local_ray() -> Iterator[None]:
     import ray
 
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", _RECONNECT)
+    os.environ.setdefault("RAY_process_group_cleanup_enabled", "0")  # else a worker leaves the group of the reaper
     with _reaped() as started:
         try:
             _init(
