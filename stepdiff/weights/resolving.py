@@ -19,6 +19,7 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import stepdiff
 from stepdiff.common.errors import StepDiffError
@@ -46,6 +47,18 @@ def resolve(name: str) -> Path:
             f"no weights at {name!r}: give a folder, a hub id (org/name), or one of {', '.join(registry.NAMES)}"
         )
     return _from_hub(match["repo"], match["revision"])
+
+
+def uncapped(processor: Any) -> Any:
+    """Return a processor of transformers, whose videos have the sizes that its files say.
+
+    Where they say nothing of it, transformers warns that a later version caps the pixels of each frame: features would
+    change with the version.
+    """
+    videos = getattr(processor, "video_processor", None)
+    if getattr(videos, "cap_pixels_per_frame", False) is None:
+        videos.cap_pixels_per_frame = False
+    return processor
 
 
 def _is_whole(snapshot: Path) -> bool:
