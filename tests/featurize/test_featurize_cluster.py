@@ -168,7 +168,7 @@ def test_an_address_of_another_program_is_refused_in_one_line() -> None:
     for address in ("nonsense", "127.0.0.1:99999999", "[::1"):
         with pytest.raises(StepDiffError, match="no Ray cluster at") as error, connected(address, "featurize"):
             pass
-        assert "\n" not in str(error.value)
+        assert "\n" not in str(error.value) and "RAY_AUTH_MODE=token" in str(error.value)
 
 
 @pytest.mark.full

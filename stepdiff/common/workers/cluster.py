@@ -108,7 +108,8 @@ def connected(address: str | None, room: str) -> Iterator[bool]:
                 _check_answers(address)
                 _init(address=address, **travelling)
             except StepDiffError as error:
-                why = f"no Ray cluster at {address} ({error}): start one or leave --address out"
+                advice = "start one, set RAY_AUTH_MODE=token if it wants a token, or leave --address out"
+                why = f"no Ray cluster at {address} ({error}): {advice}"
                 raise StepDiffError(why) from error
             try:
                 yield True
