@@ -50,12 +50,11 @@ def resolve(name: str) -> Path:
 
 
 def uncapped(processor: Any) -> Any:
-    """Return a processor of transformers, whose videos have the sizes that its files say.
+    """Return this processor of transformers, without a cap on the pixels of a frame unless its files set one.
 
-    Where they say nothing of it, transformers warns that a later version caps the pixels of each frame: features would
-    change with the version.
+    Without a choice transformers warns that a later version sets the cap by itself, which would change features.
     """
-    videos = getattr(processor, "video_processor", None)
+    videos: Any = getattr(processor, "video_processor", None)
     if getattr(videos, "cap_pixels_per_frame", False) is None:
         videos.cap_pixels_per_frame = False
     return processor
