@@ -170,6 +170,10 @@ def run(options: Options, asked: Windows) -> Summary:
             first, total, gpu = next(planned), asked.rows, in_a_row > 1
             if changes.asked.last:
                 shards = sum(1 for _ in shards_of(first, view.rows_per_shard))
+                if shards < count:
+                    per, idle = view.rows_per_shard, f"{count - shards} of {count} workers have no work"
+                    more = "a new view (--view NAME) with a smaller --shard-size has more shards"
+                    say(f"{first.height} {asked.entity} are in {shards} shards of {per} at most, so {idle}; {more}")
                 total, count = first.height, min(count, shards)
                 in_a_row = min(in_a_row, max(shards // max(count, 1), 1))
             batch = options.batch_size
@@ -226,7 +230,7 @@ def _described_view(store: Store, options: Options, pool: WorkerPool | Here, ask
     view = store.create_view(asked.entity, name, provenance, features, size)
     if options.shard_size is not None and view.rows_per_shard != size:
         raise StepDiffError(
-            f"view {view.name} has {view.rows_per_shard} rows per shard, --shard-size {options.shard_size} would be "
+            f"view {view.name} has {view.rows_per_shard} rows per shard, this --shard-size would be "
             f"{size}: leave it out, or give a new view another name"
         )
     return view

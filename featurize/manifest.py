@@ -20,6 +20,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ _BATCH = 2**20  # rows that are looked at together
 _OWN = ("key", "row", BYTES, DIGEST)  # the catalog's own columns
 _TEXT = "text"  # the column of texts by default
 _MEANT = 3  # so many of the four columns, or alike, make a manifest one of clips
+_VIDEOS = frozenset(".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())  # in a folder
 _UNITS = {"ns": 1e9, "us": 1e6, "ms": 1e3}  # of a duration, in a second
 
 
@@ -422,17 +424,13 @@ def _lengths(texts: pl.Series) -> Int64[np.ndarray, " texts"]:
 def as_manifest(files: Sequence[Path], id_from: IdFrom = "stem") -> Manifest:
     """Return one clip a file, over its whole length, `<id>_0_<duration>`.
 
-    id_from: `stem` is the file's name without its suffix, `path` the absolute path with it. StepDiffError: a path where
-    no file is, or two files of one id.
+    files: a folder stands for the videos below it. id_from: `stem` is the file's name without its suffix, `path` the
+    absolute path with it. StepDiffError: a path where no file is, a folder without a video, or two files of one id.
     """
     seen: dict[str, Path] = {}
     rows: list[tuple[str, str, float | None, float | None]] = []
     failures: dict[str, str] = {}
-    for file in files:
-        if not file.exists():
-            raise StepDiffError(f"no video {file}: correct its path")
-        if file.is_dir():
-            raise StepDiffError(f"{file} is a folder: give the video files in it")
+    for file in chain.from_iterable(map(_videos, files)):
         name = file.stem if id_from == "stem" else str(file.absolute())
         if name in seen:
             if seen[name].absolute() == file.absolute():
@@ -451,6 +449,18 @@ def as_manifest(files: Sequence[Path], id_from: IdFrom = "stem") -> Manifest:
     schema = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64}
     frame = pl.DataFrame(rows, schema, orient="row")
     return Manifest("clips", frame, {video: Path(video) for video in frame["video"]}, failures)
+
+
+def _videos(path: Path) -> list[Path]:
+    """Return the file, or the videos below the folder, by their suffixes, in the order of their paths."""
+    if not path.exists():
+        raise StepDiffError(f"no video {path}: correct its path")
+    if not path.is_dir():
+        return [path]
+    files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in _VIDEOS]
+    if not files:
+        raise StepDiffError(f"{path} is a folder without a video: give a folder of video files, or the files")
+    return files
 
 
 def unreadable(path: Path) -> str | None:

@@ -1,10 +1,10 @@
 """Options of `python -m featurize`; importing them imports no encoder, so that `--help` is fast."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from featurize.video.frames import Sampling
-from stepdiff.common.cli.options import FailureOptions
+from stepdiff.common.cli.options import FailureOptions, Mebibytes
 
 IdFrom = Literal["stem", "path"]
 
@@ -24,7 +24,7 @@ class Options(FailureOptions):
     """File of clips (columns clip, video, start, end) or of texts: .csv, .parquet or .jsonl.
     Without one, give video files: each is one clip."""
     videos: tuple[str, ...] = ()
-    """Video files, each one clip from beginning to end."""
+    """Video files, or folders of them: each video is one clip from beginning to end."""
     id_from: IdFrom = "stem"
     """What the ids of video files' clips are made from: the file's stem, as in clip_0_12.500, or its absolute path,
     which also tells files of one stem apart."""
@@ -59,9 +59,9 @@ class Options(FailureOptions):
     """How tokens are stored; int8 halves float16."""
     pool: int = 1
     """Average the tokens of each frame over squares of this many patches a side: 2 keeps a quarter of them."""
-    shard_size: int | None = None
-    """MiB of the largest feature in one shard of a new view: larger shards are fewer files, and a worker holds one in
-    memory. Default: 256, and less where rows are so small that some workers would get no shard."""
+    shard_size: int | None = field(default=None, metadata={"type": Mebibytes | None})
+    """Size of the largest feature in one shard of a new view, as 64MiB, or a number of MiB: larger shards are fewer
+    files, and a worker holds one in memory. Default: 256, and less where rows are so small that some workers would get no shard."""
     retry_failed: bool = False
     """Try those again that failed in an earlier run. Clips whose file or interval has changed since are tried again
     without it."""

@@ -302,22 +302,22 @@ def _create(path: Place) -> None:
 
 
 def shard_rows(
-    features: Mapping[str, Feature], mebibytes: int | None = None, rows: int | None = None, workers: int = 1
+    features: Mapping[str, Feature], shard_bytes: int | None = None, rows: int | None = None, workers: int = 1
 ) -> int:
     """Return the rows of a shard of a new view: a power of two.
 
     Args:
         features: of the view.
-        mebibytes: of the largest array in a shard. By default about 256, in up to 65,536 rows.
+        shard_bytes: of the largest array in a shard. By default about 256 MiB, in up to 65,536 rows.
         rows: rows to compute now. Where a shard has the most rows by default, as of embeddings, there are as many
             shards as `workers`, of 4,096 rows or more.
         workers: that share the rows.
     """
     largest = max(feature.row_bytes for feature in features.values())
-    if mebibytes is not None:
-        if mebibytes < 1:
-            raise StepDiffError(f"--shard-size {mebibytes} is too small: give 1 or more, in MiB")
-        return min(2 ** max(int(math.log2(mebibytes * 2**20 / largest)), 0), MOST_SHARD_ROWS)
+    if shard_bytes is not None:
+        if shard_bytes < 1:
+            raise StepDiffError(f"--shard-size {shard_bytes} is too small: give 1 or more, in MiB")
+        return min(2 ** max(int(math.log2(shard_bytes / largest)), 0), MOST_SHARD_ROWS)
     size = min(2 ** max(int(math.log2(_SHARD_BYTES / largest)), 0), _MOST_ROWS)
     if rows is None or workers < 2 or size < _MOST_ROWS:
         return size

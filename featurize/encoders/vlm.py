@@ -33,6 +33,7 @@ from featurize.encoders.base import FRAMES, Encoder, Whole
 from featurize.encoders.folder import load_model, loading
 from featurize.video.picture import Bounded, Picture
 from stepdiff.common.errors import StepDiffError, first_line
+from stepdiff.weights.resolving import uncapped
 from store import Feature
 from store.format.pool import Grids, pooled, pooled_layer
 
@@ -60,7 +61,8 @@ class Vlm(Encoder):
         self.frames, self._pixels, self._device = frames, pixels, device
         with loading(weights, self.wanted):
             config = AutoConfig.from_pretrained(weights, trust_remote_code=False, local_files_only=True)
-            self._processor = AutoProcessor.from_pretrained(weights, trust_remote_code=False, local_files_only=True)
+            processor = AutoProcessor.from_pretrained(weights, trust_remote_code=False, local_files_only=True)
+        self._processor = uncapped(processor)
         self._model = load_model(_vision_class(config, weights), weights, device, self.wanted)
         names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
         self._placeholders = [getattr(config, name) for name in names if getattr(config, name, None) is not None]

@@ -13,6 +13,7 @@ import torch
 
 from stepdiff.common.errors import StepDiffError, first_line
 from stepdiff.weights import resolve
+from stepdiff.weights.resolving import uncapped
 
 
 def load_processor(name: str, kind: str = "AutoProcessor") -> Any:
@@ -20,7 +21,7 @@ def load_processor(name: str, kind: str = "AutoProcessor") -> Any:
     import transformers
 
     with _one_line(f"{name}: no processor that {kind} can load"):
-        return getattr(transformers, kind).from_pretrained(resolve(name), trust_remote_code=False)
+        return uncapped(getattr(transformers, kind).from_pretrained(resolve(name), trust_remote_code=False))
 
 
 def load_model(

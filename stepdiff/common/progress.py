@@ -22,7 +22,7 @@ _MB = 1_000_000
 _Item = TypeVar("_Item")
 
 Advance = Callable[[int], None]
-"""receives how many more are done"""
+"""receives how many more are done; fewer than none where work starts again"""
 
 
 _as_json = False
@@ -122,7 +122,7 @@ class Progress:
             "total": self.total,
             "unit": self.unit,
             "seconds": round(seconds, 1),
-            "per_second_now": round((self.done - before) / (self._now - begin), 3) if self._now > begin else rate,
+            "per_second_now": round(max(self.done - before, 0) / (self._now - begin), 3) if self._now > begin else rate,
             "per_second": round(rate, 3),
             "hours_left": round((self.total - self.done) / rate / 3600, 6) if rate else None,
             "stages": shares,

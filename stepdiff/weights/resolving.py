@@ -20,6 +20,7 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import stepdiff
 from stepdiff.common.errors import StepDiffError
@@ -67,6 +68,17 @@ def resolve_of_data(name: str) -> Path:
             "weights fetch with this name"
         )
     return cached
+
+
+def uncapped(processor: Any) -> Any:
+    """Return this processor of transformers, without a cap on the pixels of a frame unless its files set one.
+
+    Without a choice transformers warns that a later version sets the cap by itself, which would change features.
+    """
+    videos: Any = getattr(processor, "video_processor", None)
+    if getattr(videos, "cap_pixels_per_frame", False) is None:
+        videos.cap_pixels_per_frame = False
+    return processor
 
 
 def _is_whole(snapshot: Path) -> bool:

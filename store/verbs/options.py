@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from stepdiff.common.cli.options import WRITTEN
+from stepdiff.common.cli.options import WRITTEN, Mebibytes
 
 Entity = Literal["clips", "texts"]
 Dtype = Literal["float16", "float32", "int8"]
@@ -73,8 +73,8 @@ class PlanOptions:
     """dtype of the largest feature; others are float32, or as in --like"""
     pool: int = 1
     """side of the squares of patches whose tokens are averaged, as in featurize --pool"""
-    shard_size: int | None = None
-    """MiB of the largest feature in one shard, as in featurize --shard-size. Default: about 256"""
+    shard_size: int | None = field(default=None, metadata={"type": Mebibytes | None})
+    """size of the largest feature in one shard, as in featurize --shard-size. Default: about 256MiB"""
     clips_per_second: float | None = None
     """measured rows per second of one worker"""
     measured_in: str | None = None

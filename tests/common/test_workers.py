@@ -29,11 +29,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def dying(log: Path, times: int) -> type:
-    """Return a worker class whose first `times` workers die in `describe`, and each at shard 1. Ray can pickle it."""
+    """Return a worker class whose first `times` workers die in `describe`, and each at shard 1, when the pool knows
+    that its row is finished. Ray can pickle it."""
 
     class Dying:
         def __init__(self, given: Any) -> None:
-            pass
+            self.looks = 0
 
         def describe(self, answer: str) -> list[str]:
             with log.open("a") as file:
@@ -43,10 +44,13 @@ def dying(log: Path, times: int) -> type:
             return [answer]
 
         def finished(self) -> int:
-            return 0
+            self.looks += 1
+            return int(self.looks > 1)  # the first look asks whether it has started
 
         def run(self, task: Any) -> Any:
             if task.shard == 1:
+                while self.looks < 5:  # the answer to the fourth has come
+                    time.sleep(0.05)
                 os._exit(1)
             if task.shard == 2:
                 raise MemoryError("too large")
@@ -110,7 +114,9 @@ def test_workers_that_die_are_reported_and_other_shards_continue(
         return WorkerPool(worker, SimpleNamespace(cpus=cpus), False, failed, "try less", joined=joined)
 
     tasks = [SimpleNamespace(shard=shard, rows=(shard,), failures=()) for shard in range(4)]
-    outcomes = list(pool(1, False).run(tasks, 2 + cores(), lambda count: None))  # more workers than there is room for
+    counts: list[int] = []
+    outcomes = list(pool(1, False).run(tasks, 2 + cores(), counts.append))  # more workers than there is room for
+    assert sum(counts) == 4 and min(counts) == -1, "a row that starts again is not finished"
     assert {outcome.shard: outcome.error for outcome in outcomes} == {
         0: None,
         1: f"shard 1: {ATTEMPTS} workers died at it: if memory is short, try less",

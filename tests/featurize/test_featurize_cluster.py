@@ -168,7 +168,7 @@ def test_an_address_of_another_program_is_refused_in_one_line() -> None:
     for address in ("nonsense", "127.0.0.1:99999999", "[::1"):
         with pytest.raises(StepDiffError, match="no Ray cluster at") as error, connected(address, "featurize"):
             pass
-        assert "\n" not in str(error.value)
+        assert "\n" not in str(error.value) and "RAY_AUTH_MODE=token" in str(error.value)
 
 
 @pytest.mark.full
@@ -198,6 +198,7 @@ from stepdiff.common.workers.cluster import local_ray
 
 def main():
     with local_ray():
+        ray.get(ray.remote(lambda: None).remote())
         print(f"up {ray.cluster_resources()['CPU']:g}", flush=True)
         time.sleep(60)
 
@@ -301,15 +302,17 @@ def test_a_failed_start_is_reported_in_one_line_within_a_time_limit(
 
 
 @pytest.mark.full
-def test_a_signal_to_the_drivers_process_group_reaches_the_driver_only(driver: Callable[..., Driver]) -> None:
+def test_the_group_of_the_reaper_has_every_process_of_ray(driver: Callable[..., Driver]) -> None:
+    """A signal to the driver's group reaches the driver only; the reaper's reaches the workers too."""
     run = driver("-c", UP)
     wait_until_up(run)
     family = run.family()
-    assert any("gcs_server" in line for line in family.values())
-    assert any("raylet/raylet" in line for line in family.values())
+    for name in ("gcs_server", "raylet/raylet", "ray::IDLE"):
+        assert any(name in line for line in family.values())
+    reaper = next(pid for pid, line in family.items() if line.endswith("reaper.py"))
     for pid, line in family.items():
         with suppress(ProcessLookupError):  # workers come and go
-            assert os.getpgid(pid) != run.process.pid, line
+            assert os.getpgid(pid) == reaper, line
 
 
 @pytest.mark.full

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import random
+import shutil
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from itertools import pairwise
@@ -175,6 +176,10 @@ def test_a_video_file_is_one_clip(tmp_path: Path, video: Writer) -> None:
     assert manifest.rows["key"].to_list() == ["uneven-length_0_1.233", "broken_0_0.000"]
     assert manifest.rows["end"].to_list() == [pytest.approx(37 / 30, abs=1e-3), None]
     assert list(manifest.failures) == ["broken_0_0.000"]
+    (tmp_path / "notes.txt").write_text("no video")
+    shutil.copy(path, tmp_path)
+    folder = as_manifest([tmp_path])
+    assert folder.rows["key"].to_list() == ["broken_0_0.000", "uneven-length_0_1.233"], "a folder: its videos by path"
 
 
 def test_clips_are_cut_into_windows(tmp_path: Path) -> None:

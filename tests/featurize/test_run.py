@@ -193,7 +193,8 @@ def test_commands_that_cannot_be_run_are_refused_in_one_line_before_anything_is_
         (new, encoder, ""),
         (new, ["--manifest", "a.csv", *encoder, "b.mp4"], ""),
         (new, ["--manifest", path["gone"], "--encoder", "clip", "--weights", tmp_path / "no-weights"], ""),
-        (new, [files["good"], kitchen, *encoder], "is a folder: give the video files in it"),
+        (new, [files["good"], kitchen, *encoder], "good.mp4 is given twice"),
+        (new, [tmp_path, *encoder], "is a folder without a video"),
         (new, [files["good"], kitchen / "absent.mp4", *encoder], "no video"),
         (new, [files["text"], *encoder], "text.mp4 is not a video"),
         (

@@ -108,7 +108,8 @@ def connected(address: str | None, room: str) -> Iterator[bool]:
                 _check_answers(address)
                 _init(address=address, **travelling)
             except StepDiffError as error:
-                why = f"no Ray cluster at {address} ({error}): start one or leave --address out"
+                advice = "start one, set RAY_AUTH_MODE=token if it wants a token, or leave --address out"
+                why = f"no Ray cluster at {address} ({error}): {advice}"
                 raise StepDiffError(why) from error
             try:
                 yield True
@@ -126,6 +127,7 @@ def local_ray() -> Iterator[None]:
     import ray
 
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", _RECONNECT)
+    os.environ.setdefault("RAY_process_group_cleanup_enabled", "0")  # else a worker leaves the group of the reaper
     with _reaped() as started:
         try:
             _init(

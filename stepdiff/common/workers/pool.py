@@ -415,7 +415,8 @@ class WorkerPool:
     def run(self, tasks: Iterable[Task], count: int, advance: Advance) -> Iterator[Any]:
         """Yield the outcome of every task as it ends, done by `count` workers, or as many as have room.
 
-        `advance` receives the number of newly finished rows. Tasks after _SAME_ERRORS errors in a row have no outcome.
+        `advance` receives the number of newly finished rows, less those that start again where a worker died. Tasks
+        after _SAME_ERRORS errors in a row have no outcome.
         Raises StepDiffError where workers die before they start.
         """
         import ray
@@ -482,5 +483,5 @@ class WorkerPool:
                 if errors == _SAME_ERRORS:
                     return
             done = finished + sum(slot.state.finished for slot in slots)
-            advance(max(done - shown, 0))
-            shown = max(done, shown)
+            advance(done - shown)
+            shown = done

@@ -12,6 +12,7 @@ import torch
 import transformers as hf
 import yaml
 from torch.nn import functional
+from transformers.models.qwen3_vl import video_processing_qwen3_vl
 
 from featurize.encoders import load
 from heads import evaluate, train
@@ -61,6 +62,15 @@ def test_clips_of_a_batch_have_the_features_of_clips_one_by_one(small: Get, case
         most = np.abs(one["tokens"]).max()
         np.testing.assert_allclose(together["tokens"], one["tokens"], rtol=0, atol=1e-5 * most)
         assert most > 0
+
+
+def test_transformers_warns_of_no_cap_of_pixels(small: Get, monkeypatch: pytest.MonkeyPatch) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr(video_processing_qwen3_vl.logger, "warning_once", warned.append)
+    made = small("qwen3_vl")
+    load("vlm", str(made.folder), "cpu", frames=4).encode_whole(frames_of(0), np.array(SECONDS))
+    logits(*loaded(made), [0, 1])
+    assert not warned
 
 
 @pytest.mark.parametrize("case", QUICK_FIRST)
