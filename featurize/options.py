@@ -61,7 +61,8 @@ class Options(FailureOptions):
     """Average the tokens of each frame over squares of this many patches a side: 2 keeps a quarter of them."""
     shard_size: int | None = field(default=None, metadata={"type": Mebibytes | None})
     """Size of the largest feature in one shard of a new view, as 64MiB, or a number of MiB: larger shards are fewer
-    files, and a worker holds one in memory. Default: 256, and less where rows are so small that some workers would get no shard."""
+    files, and a worker holds one in memory. Default: 256, and less where rows are so small that some workers would get
+    no shard."""
     retry_failed: bool = False
     """Try those again that failed in an earlier run. Clips whose file or interval has changed since are tried again
     without it."""
