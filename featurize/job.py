@@ -170,10 +170,10 @@ def run(options: Options, asked: Windows) -> Summary:
             first, total, gpu = next(planned), asked.rows, in_a_row > 1
             if changes.asked.last:
                 shards = sum(1 for _ in shards_of(first, view.rows_per_shard))
-                if shards < count:
-                    per, idle = view.rows_per_shard, f"{count - shards} of {count} workers have no work"
-                    more = "a new view (--view NAME) with a smaller --shard-size has more shards"
-                    say(f"{first.height} {asked.entity} are in {shards} shards of {per} at most, so {idle}; {more}")
+                if shards < min(count, first.height):
+                    idle = f"{count - shards} of {count} workers have no work"
+                    more = f"a shard has up to {view.rows_per_shard}, a new view with a smaller --shard-size fewer"
+                    say(f"shards with {first.height} {asked.entity} to compute: {shards}, so {idle}; {more}")
                 total, count = first.height, min(count, shards)
                 in_a_row = min(in_a_row, max(shards // max(count, 1), 1))
             batch = options.batch_size

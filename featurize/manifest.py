@@ -42,7 +42,7 @@ _BATCH = 2**20  # rows that are looked at together
 _OWN = ("key", "row", BYTES, DIGEST)  # the catalog's own columns
 _TEXT = "text"  # the column of texts by default
 _MEANT = 3  # so many of the four columns, or alike, make a manifest one of clips
-_VIDEOS = frozenset(".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())  # in a folder
+_VIDEOS = frozenset(".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .webm .wmv".split())  # in a folder
 _UNITS = {"ns": 1e9, "us": 1e6, "ms": 1e3}  # of a duration, in a second
 
 
@@ -424,7 +424,7 @@ def _lengths(texts: pl.Series) -> Int64[np.ndarray, " texts"]:
 def as_manifest(files: Sequence[Path], id_from: IdFrom = "stem") -> Manifest:
     """Return one clip a file, over its whole length, `<id>_0_<duration>`.
 
-    files: a folder stands for the videos below it. id_from: `stem` is the file's name without its suffix, `path` the
+    files: of a folder, all videos below it. id_from: `stem` is the file's name without its suffix, `path` the
     absolute path with it. StepDiffError: a path where no file is, a folder without a video, or two files of one id.
     """
     seen: dict[str, Path] = {}
@@ -457,7 +457,8 @@ def _videos(path: Path) -> list[Path]:
         raise StepDiffError(f"no video {path}: correct its path")
     if not path.is_dir():
         return [path]
-    files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in _VIDEOS]
+    below = (file for file in sorted(path.rglob("*")) if file.suffix.lower() in _VIDEOS)
+    files = [file for file in below if file.is_file() and not file.name.startswith(".")]
     if not files:
         raise StepDiffError(f"{path} is a folder without a video: give a folder of video files, or the files")
     return files

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from store import Store
 
 
+UNREAD = "unsure: the model knows no word of this question"
 CUT = "cut off at the longest answer: raise --max-tokens"
 """what is said of an answer that the model did not end"""
 
@@ -93,8 +94,11 @@ def answered(options: AskOptions) -> dict[str, Any]:
         with autocast(pick_device(options.device), precision):
             answer = method.ask(options.reference, options.candidate, question, options.max_tokens, say)
         record |= {"question": question, "answer": answer, "cut": isinstance(answer, CutOff)}
+        record["unread"] = method.unread(question)
         if say is not None:
             say.end(answer)
+            if record["unread"]:
+                print(f"({UNREAD})")
     if options.why:
         from heads.evidence.head import WordHead
         from heads.methods.word_evidence import WordEvidence

@@ -374,6 +374,10 @@ class StepDiff:
         ends = [chat.tokenizer.eos_token_id, *chat.text_ids(".")]
         return Naming(rows, chat.text_ids, self.model.decode, ends)
 
+    def unread(self, question: str) -> list[str]:
+        """Return the words of a question if its answer rests on evidence of words, and no evidence is about them."""
+        return self.words.unread(question) if self.words is not None and self.evidence.asked else []
+
     def ask(self, reference: str, candidate: str, question: str, max_tokens: int, say: Say | None = None) -> str:
         """Return a greedy answer to a question about two clips; CutOff: one that max_tokens ended.
 

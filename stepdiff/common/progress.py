@@ -140,7 +140,8 @@ class Progress:
             now, mean = (_rate(facts[name], self.unit) for name in ("per_second_now", "per_second"))
             left = f"{_time(hours)} left" if hours is not None else "time left unknown"
             shares = ", ".join(f"{stage} {100 * share:.0f} %" for stage, share in facts["stages"].items())
-            parts = [f"{now} now, {mean} on average", left, shares and f"workers' time: {shares}"]
+            rates = f"{now} now, {mean} on average" if facts["per_second"] else ""
+            parts = [rates, left, shares and f"workers' time: {shares}"]
             parts += [f"lost: {some(self.lost, _LOST_SHOWN)}"] if self.lost else []
             say(f"{self.what}: {self.count()}, {'; '.join(filter(None, parts))}")
 

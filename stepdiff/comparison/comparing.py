@@ -13,6 +13,7 @@ import polars as pl
 
 from featurize import job
 from featurize.manifest import Manifest, one_window
+from heads.ask import UNREAD
 from heads.models.language_model import pick_device
 from heads.models.video_lm import Say
 from retrieval import align, read_moments
@@ -131,6 +132,7 @@ def compare(
         differences, moments = reader.differences(pair), reader.moments(pair)
     texts = [answer, *(each.text for each in differences), *(each.term for each in moments)]
     only, warning = _aligned(view, pair)
+    doubts = [f"{UNREAD}: {', '.join(unread)}"] if ask and (unread := reader.unread(ask)) else []
     return Comparison(
         clips=(one, two),
         model=chosen.name,
@@ -141,7 +143,7 @@ def compare(
         only=only,
         question=ask,
         answer=answer,
-        notes=(*notes([one, two], _frames(view)), *([warning] if warning else [])),
+        notes=(*notes([one, two], _frames(view)), *([warning] if warning else []), *doubts),
     )
 
 

@@ -123,6 +123,10 @@ class Reader:
         both = ((term, first[term], second[term]) for term in sorted(terms))
         return {term: (one, two) for term, one, two in both if one is not None and two is not None}
 
+    def unread(self, question: str) -> list[str]:
+        """Return the words of a question if the model knows none of them."""
+        return [] if isinstance(self._method, WordEvidence) else self._method.unread(question)
+
     def ask(self, pair: Pair, question: str, max_tokens: int, say: Say | None = None) -> str:
         """Return the answer to a question about a pair; `say` receives its words as they are written."""
         assert isinstance(self._method, StepDiff)  # Model.answers

@@ -106,13 +106,14 @@ def write(path: Path, options: SheetOptions, rows: Sequence[DiffCap], answers: d
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.backend_bases import FigureCanvasBase
 
     from stepdiff.common.io.files import whole
     from stepdiff.kitchen.truth import read_world
 
-    known = pyplot.figure().canvas.get_supported_filetypes()
-    if path.suffix[1:].lower() not in known:
-        raise StepDiffError(f"--sheet {path}: a picture is {', '.join(sorted(known))}")
+    kinds = FigureCanvasBase.filetypes
+    if path.suffix[1:].lower() not in kinds:
+        raise StepDiffError(f"--sheet {path}: a picture is {', '.join(sorted(kinds))}")
     world = None if options.truth is None else read_world(options.truth)
     texts = [_lines(row, {method: said[_key(row)] for method, said in answers.items()}, world) for row in rows]
     heights = [max(len(lines) * _LINE + 0.1, 1.0) for lines in texts]
@@ -130,8 +131,9 @@ def write(path: Path, options: SheetOptions, rows: Sequence[DiffCap], answers: d
             at, below = 0.445, top - (0.1 + number * _LINE) / sum(heights)
             for text, colour in line.parts:
                 written = figure.text(
-                    at, below, text, fontsize=8, color=colour, va="top", fontweight="bold" if line.bold else "normal"
+                    at, below, text, fontsize=8, color=colour, va="top", weight="bold" if line.bold else "normal"
                 )
+                written.set_parse_math(False)  # an answer may have dollars
                 at += written.get_window_extent().width / figure.bbox.width
         top -= share
     with whole(path) as temporary:

@@ -173,7 +173,7 @@ def test_a_selection_without_rows_says_which_of_its_filters_excludes_them(tests:
 
 
 @pytest.mark.parametrize("first", ["all", "differing", "agreeing"])
-def test_methods_that_answer_other_kinds_of_pairs_stand_side_by_side(tmp_path: Path, first: str) -> None:
+def test_methods_that_answer_other_kinds_of_pairs_are_compared(tmp_path: Path, first: str) -> None:
     """heads.evaluate --no-difference adds pairs that agree to the rows of one method; others answer none of them."""
     rows = random_rows("diffcap", 40)
     kinds = {"all": rows, "differing": [r for r in rows if r.text], "agreeing": [r for r in rows if not r.text]}

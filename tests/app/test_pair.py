@@ -629,6 +629,8 @@ def test_a_text_finds_clips_by_the_words_that_a_head_knows(
     ]
     assert [clip["similarity"] for clip in listed] == sorted(shows.values(), reverse=True)[:9]
     assert [clip["similarity"] for clip in listed] == [shows[clip["key"]] for clip in listed]
+    nothing = urlencode({"view": VIEW, "text": term, "where": "split = 'none'"})
+    assert read_json(f"{word_server.url}/explore/clips?{nothing}")["clips"] == []
     with pytest.raises(HTTPError, match="400") as refused:
         read_json(f"{word_server.url}/explore/clips?view={VIEW}&text=xyzzy")
     assert "no word of 'xyzzy' has evidence" in json.load(refused.value)["error"]

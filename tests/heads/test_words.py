@@ -514,7 +514,9 @@ def test_the_words_of_a_pair_are_before_its_questions(
     alone = with_words.pop("choose")
     assert {each for each in alone if not each.startswith("Video 1: ")} == {"Which?"}, "one clip has no other"
     assert all(each.startswith("Video 1: ") for own in with_words.values() for each in own)
+    assert method().unread("Is the moon made of cheese?") == ["cheese", "made", "moon"]
     for without in (method(None), method(control="blind"), method(how=EvidenceOptions(asked=False))):
+        assert without.unread("Is the moon made of cheese?") == []
         for name, own in rows.items():
             assert not any(each.startswith("Video 1: ") for each in model.asked(getattr(without, name), own)), name
     two = replace(head, categories={category: {"whisk": 1.0}, "Vessels": {"spoon": 1.0}})

@@ -113,6 +113,8 @@ class Searcher:
         rows = rows[rows < len(view)]
         rows = rows[view.status(rows) == OK]
         title = f"{', '.join(terms)} by evidence"
+        if not len(rows):
+            return Hits(rows, np.empty(0, np.float32), title)
         if len(rows) > AMONG:
             title += f", among {AMONG:,} of {len(rows):,} clips"
             rows = np.sort(generator(0, "clips of words").choice(rows, AMONG, replace=False))

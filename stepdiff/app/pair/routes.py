@@ -210,7 +210,7 @@ def router(site: Site) -> APIRouter:
             job.check()
             known = odds(loaded, kept, pair, CATEGORIES if category is None else [category])
             evidence = loaded.method.words if loaded.method.evidence.asked else None
-            unread = [] if evidence is None else evidence.unread(question)
+            unread = loaded.method.unread(question)
             return {
                 "answer": answer,
                 "cut_at": body.max_tokens if isinstance(answer, CutOff) else 0,
