@@ -72,6 +72,8 @@ def run(options: ScoreOptions) -> dict[str, Any]:
         raise StepDiffError("--store is read only with --similarity; give both, or neither")
     if options.export is not None and spec.export is None:
         raise StepDiffError(f"--export: {options.task} has no format of its own; leave it out")
+    if options.export is not None and Path(options.export).resolve() in Path(options.predictions).resolve().parents:
+        raise StepDiffError(f"--export {options.export}: --predictions are in this folder; name another")
     record = score_record(options.predictions)
     asked = spec.read(Path(options.test_set or options.data or ""))
     task, rows, similar = published_task(options.task), asked.rows, None

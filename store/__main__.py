@@ -342,8 +342,9 @@ def _show_head(head: dict[str, Any]) -> None:
     if (store := head["store"]) is None:
         print("  store: not recorded, an earlier version of this program trained it")
     else:
-        at = "no snapshot" if store["at"] is None else f"snapshot {store['at']}"
-        print(f"  store: {store['path']}, {at}; commit {', '.join(f'{v} {c}' for v, c in store['commits'].items())}")
+        at = "no snapshot" if store.get("at") is None else f"snapshot {store['at']}"
+        commits = ", ".join(f"{view} {commit}" for view, commit in store.get("commits", {}).items())
+        print(f"  store: {store['path']}, {at}; commit {commits}")
     for name, made in head["reads"].items():
         if isinstance(made, dict):
             print(f"  {name}: encoder {made['encoder']}, weights {made['weights'][:_DIGITS]}, layer {made['layer']}")

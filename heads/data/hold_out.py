@@ -40,6 +40,7 @@ from stepdiff.common.io.sealed import copied
 from stepdiff.common.streams import sequence
 from stepdiff.tasks import registry
 from stepdiff.tasks.testsets import clips_of, parts_of, read_test_set, task_of
+from stepdiff.weights import fingerprint
 from store import Store
 
 By = Literal["video", "clip"]
@@ -71,6 +72,13 @@ def test_path(source: str) -> str:
     """Return the file or folder of a test set: of TASK=FOLDER the folder of a benchmark."""
     task, equals, folder = source.partition("=")
     return folder if equals and "/" not in task and not Path(source).exists() else source
+
+
+def test_digest(source: str) -> str:
+    """Return the sha256 hex of a file, of TASK=FOLDER that of its clips: videos may be in the folder too."""
+    if (path := test_path(source)) == source:
+        return fingerprint(path)
+    return hashlib.sha256("\n".join(read_test_clips([source])["key"]).encode()).hexdigest()
 
 
 def _test_rows(source: str) -> list[Any]:
@@ -200,10 +208,13 @@ class HoldOut:
             chosen = pl.DataFrame({"key": validating}).join(self.clips, on="key", how="anti")
             self.clips = pl.concat([self.clips, chosen.with_columns(reason=pl.lit(VALIDATES))])
 
-    def leave_out_absent(self, clips: Sequence[str], features: Features) -> None:
-        """Leave out those of the clips that lack features. StepDiffError: there are some, without `skip_missing`."""
-        out = set(self.clips.filter(pl.col("reason") != VALIDATES)["key"])
-        if keys := features.lacking([clip for clip in clips if clip not in out], self.skip_missing):
+    def leave_out_absent(self, pairs: Sequence[tuple[str, str]], features: Features) -> None:
+        """Leave out clips that lack features, of pairs that train or validate otherwise. StepDiffError: there are some,
+        without `skip_missing`."""
+        reasons = self._reasons_of(self.clips, pairs)
+        kinds = {pair: {reasons.get(clip) for clip in pair} for pair in pairs}
+        used = dict.fromkeys(clip for pair in pairs if kinds[pair] in ({None}, {VALIDATES}) for clip in pair)
+        if keys := features.lacking(list(used), self.skip_missing):
             absent = pl.DataFrame({"key": keys}, {"key": pl.String}).with_columns(reason=pl.lit(NO_FEATURES))
             self.clips = pl.concat([self.clips.join(absent, on="key", how="anti"), absent])
             self.reasons = (*self.reasons, NO_FEATURES)

@@ -9,7 +9,7 @@ Guarantees
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain, compress
+from itertools import compress
 from operator import itemgetter
 
 import numpy as np
@@ -66,7 +66,7 @@ def read_divided(
     if not pairs:
         raise StepDiffError(f"{path}: no questions in it")
     if features is not None:
-        hold_out.leave_out_absent(list(dict.fromkeys(chain(*pairs))), features)
+        hold_out.leave_out_absent(list(pairs), features)
     every_pair = [PairQuestions(*pair, tuple(questions)) for pair, questions in pairs.items()]
     train = list(compress(every_pair, hold_out.keep_pairs(list(pairs), "pairs")))
     validate = list(compress(every_pair, hold_out.validating_pairs(list(pairs))))

@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float64, Int8, Int64
 
 from heads.data.catalog_rows import Clips, of_keys, of_rows
 from heads.data.clips import Features, split_texts
-from heads.data.hold_out import VIDEO, HoldOut, test_path
+from heads.data.hold_out import VIDEO, HoldOut, test_digest
 from heads.data.paired_qa import read_divided
 from heads.data.trained_on import TrainedOn
 from heads.evaluation.workers import Part, results
@@ -117,7 +117,7 @@ class Counting:
             "pooling": POOLING,
             "--pairqa": fingerprint(options.pairqa),
             "--narration": options.narration,
-            "--hold-out": [fingerprint(test_path(source)) for source in options.hold_out],
+            "--hold-out": [test_digest(source) for source in options.hold_out],
             "--hold-out-by": options.hold_out_by,
             "--least": options.least,
             "--most": options.most,
@@ -488,9 +488,8 @@ def keep_lineage(counting: Counting) -> None:
         "init": None,
         "regime": "s1",
         "data": {
-            file: fingerprint(file)
-            for file in (options.pairqa, *map(test_path, options.hold_out), options.validation)
-            if file is not None
+            **{source: test_digest(source) for source in options.hold_out},
+            **{file: fingerprint(file) for file in (options.pairqa, options.validation) if file is not None},
         },
         "hold_out": counting.hold_out.record(),
         "trained_on": TrainedOn.of_catalog(counting.catalog, [rows]).write(folder),

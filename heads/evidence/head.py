@@ -140,6 +140,8 @@ class WordHead:
                 raise ValueError(f"{len(terms)} terms, weights {list(weights.shape)} and bias {list(bias.shape)}")
             if len(set(terms)) < len(terms) or not (np.isfinite(weights).all() and np.isfinite(bias).all()):
                 raise ValueError("a term that is there twice, or weights that are not finite")
+            if not set(about.narrated) <= set(terms) or {len(about.distance), len(about.frequency)} != {len(terms)}:
+                raise ValueError("narrated terms, distances or frequencies that are not those of its terms")
         except FileNotFoundError as error:
             raise StepDiffError(
                 f"{folder}: holds no head of words ({Path(error.filename).name} is missing); run python -m heads.words "

@@ -29,7 +29,7 @@ import numpy as np
 import scipy.sparse as sparse
 
 from heads.data.paired_qa import PairQuestions, kind
-from stepdiff.common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError, some
 from stepdiff.common.progress import say
 from stepdiff.tasks.clauses import AUXILIARIES, DETERMINERS, OBJECTS, PREPOSITIONS
 from stepdiff.tasks.prompts import VIDEOS
@@ -300,7 +300,7 @@ def learn(
                     labels.append(1.0 if one.term in candidate else -1.0)
     sides = learn_sides(examples, labels) if examples else LAST_MENTIONED
     if not examples:
-        say(_too_few(errors, answers))
+        say(f"no answer names {some(followed)} of exactly one clip" if followed else _too_few(errors, answers))
     return Wording(tuple(terms), tuple(sorted(narrated)), followed, sides, _categories(asked, set(terms)))
 
 

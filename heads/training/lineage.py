@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from heads.data.clips import Features
-from heads.data.hold_out import HoldOut, test_path
+from heads.data.hold_out import HoldOut, test_digest
 from heads.data.trained_on import TrainedOn
 from heads.evidence import head as words
 from heads.evidence.head import WordHead
@@ -88,7 +88,7 @@ def words_of(folder: Path, recipe: VideoLMRecipe, store: Store) -> WordEvidence 
         return None
     source, copy = Path(recipe.evidence.head), folder / words.COPY
     if Run(folder).latest() is not None:
-        path, began = copy / words.FILE, read(folder)["data"].get(str(source / words.FILE))
+        path, began = copy / words.FILE, read(folder).get("data", {}).get(str(source / words.FILE))
         if not path.is_file() or fingerprint(path) != began:
             raise StepDiffError(
                 f"{copy}: not the head of words that the run began with; restore it from a copy, or train into a new "
@@ -266,14 +266,15 @@ def _check_validating(start: Path, recipe: VideoLMRecipe, store: Store, hold_out
 
 
 def data(options: TrainOptions) -> dict[str, str]:
-    """Return the fingerprint (`weights.fingerprint`) of each file that training reads in addition to the store."""
+    """Return a sha256 of each file or test set that training reads in addition to the store."""
     recipe = options.contrastive.pairs if options.contrastive is not None else options.video_lm
-    files: list[str | None] = [*map(test_path, options.hold_out)]
+    files: list[str | None] = []
     if recipe is not None:
         files.append(recipe.pairqa)
         if recipe.validation is not None:
             files += [recipe.validation.diffmcq, recipe.validation.diffrank]
-    return {file: fingerprint(file) for file in files if file is not None}
+    held = {source: test_digest(source) for source in options.hold_out}
+    return held | {file: fingerprint(file) for file in files if file is not None}
 
 
 def _check_resumed(folder: Path, options: TrainOptions, trained: TrainedOn) -> None:

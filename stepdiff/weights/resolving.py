@@ -39,7 +39,7 @@ def resolve(name: str) -> Path:
         if not source.is_complete():
             raise StepDiffError(f"{name} is not fetched yet: run stepdiff weights fetch {name}")
         return source.folder
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.exists():
         return path.absolute()
     match = _HUB_ID.fullmatch(name)
@@ -58,14 +58,14 @@ def resolve_of_data(name: str) -> Path:
     """
     if name in registry.NAMES:
         return resolve(name)
-    path, match = Path(name).absolute(), _HUB_ID.fullmatch(name)
+    path, match = Path(os.path.expanduser(name)).absolute(), _HUB_ID.fullmatch(name)
     if _memory(path).is_file():  # looked up by the name: an unknown path is not touched
         return path
     cached = None if match is None or os.path.exists(path) else _cached(match["repo"], match["revision"])
     if cached is None:
         raise StepDiffError(
             f"no weights {name!r:.200} are in use here, and data cannot name others: if you trust them, run stepdiff "
-            "weights fetch with this name"
+            "weights fetch with this name, on a cluster on every node"
         )
     return cached
 

@@ -337,7 +337,8 @@ def export(options: ExportOptions) -> dict[str, Any]:
         if not is_whole(path, format):
             size = shards * view.rows_per_shard
             already = _write_parts(path, card, view, ok, size, fields, options, check_unchanged)
-            check_unchanged()
+            if format != "hdf5":  # which is compared before it has its name
+                check_unchanged()
         if format != "hdf5":
             _finish_folder(path, card, fields)
     same = ("format", "entity", "view", "rows", "failed", "absent", "forgotten")

@@ -253,7 +253,7 @@ def _dataset(path: Path, name: str, dataset: Any) -> _Dataset:
             f"{where} has values of type {names.get(kind.get_class(), dtype)}, which are not read: copy the texts and "
             "numbers that you need into a new file"
         )
-    shape, size = dataset.shape, kind.get_size()
+    shape, size = dataset.shape or (), kind.get_size()  # None: without data
     if plan.get_layout() == h5d.CHUNKED and math.prod(plan.get_chunk()) * size > _MOST_CHUNK:
         raise StepDiffError(
             f"{where} has chunks of more than {_MOST_CHUNK:,} bytes, which are read whole: write it in smaller ones"

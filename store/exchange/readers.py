@@ -18,6 +18,7 @@ import mmap
 import os
 import sys
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -267,6 +268,7 @@ def _text_bytes(array: pa.Array) -> int:
 _REMEDY = f"export it again, or remove the column {CHECKSUM} if you changed it"
 _DIFFERS = f"{{}} is not as it was exported: {_REMEDY}"
 _KEY_ROWS = 2**14  # keys that are decoded at a time
+_one_at_a_time = threading.Lock()  # for the standard error of the process
 _BLOCK = 2**18  # rows of a block of metadata
 _SAMPLE = 64  # rows that say the length of lists
 
@@ -575,8 +577,17 @@ class _Lance:
 @contextmanager
 def _without_panics() -> Iterator[None]:
     """Keep Lance from printing panics to the standard error of the process: the exception has what they say."""
+    with _one_at_a_time:
+        yield from _held_back()
+
+
+def _held_back() -> Iterator[None]:
     sys.stderr.flush()
-    shown = os.dup(2)
+    try:
+        shown = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
     try:
         with tempfile.TemporaryFile() as kept:
             os.dup2(kept.fileno(), 2)

@@ -21,6 +21,7 @@ from store.feature_store import Store
 from store.format.layout import write_json
 from store.io.records import FAILED, OK, writes_of_shard
 from store.lineage import trained_on
+from store.provenance import Provenance
 from store.snapshots.snapshot import figures_of
 from store.verbs.options import LineageOptions
 from store.view import View
@@ -192,7 +193,10 @@ def read_record(run: Path) -> dict[str, Any]:
             raise ValueError("its checksum differs, or it has none")
     except (OSError, ValueError) as error:
         raise StepDiffError(f"{path}: missing or damaged ({error}), {advice}") from None
-    checked(_Record.model_validate_json, data, f"{path}: damaged (", f"), {advice}")
+    record = checked(_Record.model_validate_json, data, f"{path}: damaged (", f"), {advice}")
+    for made in record.reads.values():
+        if isinstance(made, dict):
+            Provenance.from_dict(made)
     return {name: value for name, value in json.loads(data).items() if name != "seal"}
 
 

@@ -1,6 +1,7 @@
 """How every command reads its options, shows its help and ends."""
 
 import ast
+import copy
 import importlib
 import json
 import os
@@ -398,6 +399,7 @@ def test_sizes_have_units(text: str, memory: int, shard: int, tmp_path: Path, ca
     for argv in (["--memory", text, "--shard", text], ["--config", str(tmp_path / "c.yaml")]):
         assert parsed("p", *argv) == 0
         assert f"memory={memory}, shard={shard})" in capsys.readouterr().out
+    assert copy.deepcopy(Mebibytes(text)) == Mebibytes(str(Mebibytes(text))) == shard, "as --print_config prints it"
 
 
 def test_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 from heads import embed, evaluate, report, score, table, train
+from heads.data.clips import Features
 from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, NAMESAKE, By, HoldOut, held_out, read_test_clips
 from heads.data.paired_qa import read_divided
 from heads.data.trained_on import TrainedOn
@@ -205,9 +206,13 @@ def test_the_contrastive_head_drops_test_clips_from_its_clips_and_pairs(world: P
     assert [key for key, _ in task.train] == CLIPS[4:12] and {key for key, _ in task.val} == set(CLIPS[12:18])
     assert set(task.trained_on().arrays["clips"]) == set(hashes(CLIPS[4:12]))
     path = str(world / "pairqa.jsonl")
-    pairs, held = read_divided(path, store.catalog("clips").frame(), hold_out)
+    pairs, held = read_divided(path, catalog := store.catalog("clips").frame(), hold_out)
     differing, judged = contrast_pairs(pairs, path)
     assert held == []
+    row = {"reference": CLIPS[0], "candidate": "absent", "question": "q", "answer": "a"}
+    (tmp_path / "more.jsonl").write_text(Path(path).read_text() + json.dumps(row))
+    more, _ = read_divided(str(tmp_path / "more.jsonl"), catalog, hold_out, Features(store, "visual", "tokens"))
+    assert more == pairs, "a pair that is held out needs no features"
     assert {clip for pair, _ in (*differing, *judged) for clip in pair} == set(CLIPS[4:12])
 
 

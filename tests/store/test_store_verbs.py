@@ -52,7 +52,7 @@ def bad_options(view: View) -> list[tuple[list[str], str]]:
         (["plan", "--clips", "5", "--encoder", "efficientnet-lite0", "--pool", "2"], "does not divide 7 x 7"),
         ([*plan, "--clips-per-second", "0"], "is not above 0"),
         ([*plan, "--workers", "0"], "is not 1 or more"),
-        ([*plan, "--shard-size", "0"], "--shard-size 0 is too small"),
+        ([*plan, "--shard-size", "0"], "--shard-size 0B is too small"),
         ([*plan, "--measured-in", path], "has no measured rate of net on clips"),
     ]
 

@@ -35,6 +35,12 @@ class Bytes(int):
         factor = (1024 if binary else 1000) ** " KMGT".index((unit or " ").upper())
         return super().__new__(cls, float(number) * (factor if unit or byte else cls.bare))
 
+    def __str__(self) -> str:
+        return f"{int(self)}B"  # which every kind of size reads as the same size
+
+    def __getnewargs__(self) -> Any:  # of copies
+        return (str(self),)
+
 
 class Mebibytes(Bytes):
     """A size in bytes whose values are `64MiB`, `2GB` or a number of MiB."""

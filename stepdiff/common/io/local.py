@@ -73,7 +73,7 @@ class LocalPath(PosixPath):
         Where the block raises, this file is unchanged. Raises StepDiffError where the disk refuses.
         """
         with self._named(os.replace) as temp:
-            temp.touch(0o644)
+            temp.touch()
             mode = temp.stat().st_mode  # as the umask wants it; safetensors would write 0600
             yield temp
             temp.chmod(mode)
