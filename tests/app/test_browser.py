@@ -387,7 +387,14 @@ def test_the_page_of_a_comparison_plays_and_prints(world: Path, tab: "Page", tmp
         assert tab.evaluate(times) == pytest.approx(shown, abs=0.01)
     findings = serious_findings(tab, ("moderate", "serious", "critical"))
     assert findings == {} and tab.evaluate("document.documentElement.scrollWidth") <= width
+    tab.locator("main").evaluate("(main) => (main.style.paddingBottom = '2000px')")
+    tab.evaluate("scrollTo(0, 1500)")
+    tab.locator(".stage.small").wait_for()  # the reader prints from the end of the page
     tab.emulate_media(media="print")
+    assert tab.locator(".stage").evaluate("(stage) => getComputedStyle(stage).position") == "static"
+    stage, room, words = (tab.locator(part).first.bounding_box() for part in (".stage", ":has(> .stage)", "main h2"))
+    assert stage and room and words and stage["y"] + stage["height"] <= words["y"]
+    assert room["height"] == pytest.approx(stage["height"], abs=1), "an empty block"
     shown = [tab.locator(f".screen :is({kind})").filter(visible=True).count() for kind in ("img", "video, button")]
     assert shown == [2, 0]
 
