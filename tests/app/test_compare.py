@@ -509,6 +509,9 @@ def test_keys_move_between_rows_and_a_row_opens_with_its_clips(url: str, tab: "P
     assert len(strips) >= 2
     for strip in strips[:2]:
         strip.evaluate("(image) => image.decode()")
+    frame.locator("html.framed [data-do]").first.focus()
+    tab.keyboard.press("Escape")
+    drawer.wait_for(state="hidden")
 
 
 @pytest.mark.full

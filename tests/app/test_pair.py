@@ -422,6 +422,12 @@ def test_a_word_is_a_link_to_its_clearest_moment_in_each_clip(
             tab.keyboard.press(clears)
             assert not tab.locator(".tracks .moment").count() and not tab.locator("[aria-current].term").count()
             tab.keyboard.press("Enter")
+        tab.keyboard.press("q")
+        tab.keyboard.press("Escape")  # leaves the text
+        assert tab.locator("[aria-current].term").count() == 1
+        link.focus()
+    listed = tab.locator("#keys dt").all_text_contents()
+    assert len(listed) == len({*listed}) and {"escape", "0"} < {*listed}
     with browser.new_context(reduced_motion="reduce") as context:  # as a link that is opened in another tab
         page = context.new_page()
         page.goto(f"{word_server.url}{link.get_attribute('href')}")
@@ -486,6 +492,13 @@ def test_the_words_of_an_answer_are_kept_over_a_reload(word_server: Server, tab:
     assert tab.locator("#answers .words").all_inner_texts() == words and len(words) == 2
     tab.locator("#answers .word a").first.click()
     tab.locator(".tracks .moment").first.wait_for()
+    tab.route("**/pair/ask", lambda route: None)  # an answer that is being written
+    tab.get_by_role("button", name="mistake").click()
+    for marks, stops in ((0, 1), (0, 0)):  # the marks first, then the answer
+        tab.keyboard.press("Escape")
+        found = [tab.locator(place).filter(visible=True).count() for place in (".tracks .moment", "#stop")]
+        assert found == [marks, stops]
+    tab.unroute("**/pair/ask")
     tab.keyboard.press("q")
     tab.keyboard.type("Is the moon made of cheese?")
     tab.keyboard.press("Enter")

@@ -35,9 +35,10 @@ export class Desk {
     if (this.button) key("escape", "stop the last request", () => this.stop(), {everywhere: true});
   }
 
-  /** End the request that was sent last. */
+  /** End the request that was sent last; return whether there was one. */
   stop() {
     this.running.at(-1)?.abort();
+    return this.running.length > 0;
   }
 
   /**

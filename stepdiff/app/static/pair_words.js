@@ -72,10 +72,12 @@ function address(term) {
   return `/pair?${new URLSearchParams({...pair, time: rounded(time), offset: times.map((each) => rounded(each - time)).join()})}`;
 }
 
-/** Remove the marks of a word. */
+/** Remove the marks of a word; return whether there were some. */
 function clear() {
-  for (const link of document.querySelectorAll(".term[aria-current]")) link.removeAttribute("aria-current");
-  for (const mark of document.querySelectorAll(".tracks .moment")) mark.remove();
+  const links = document.querySelectorAll(".term[aria-current]"), marks = document.querySelectorAll(".tracks .moment");
+  for (const link of links) link.removeAttribute("aria-current");
+  for (const mark of marks) mark.remove();
+  return links.length + marks.length > 0;
 }
 
 /** Show the moments of a word, mark them on the filmstrips, and say when they are; undo the marks of a word that has them. */
