@@ -433,6 +433,14 @@ def test_a_word_is_a_link_to_its_clearest_moment_in_each_clip(
         page.goto(f"{word_server.url}{link.get_attribute('href')}")
         page.wait_for_function(f"() => document.querySelector('[data-player]').player.ready && {times}.some(Boolean)")
         assert page.evaluate(times) == pytest.approx(places[terms[1]], abs=0.005)
+        alone = next(term for term in terms if None in shown[term])
+        without = shown[alone].index(None)
+        for number, offset in ((without, 0.25), (1 - without, 0)):  # a click on the word keeps them
+            page.evaluate(f"document.querySelector('[data-player]').player.setOffset({number}, {offset})")
+        place = page.get_by_role("link", name=alone, exact=True).first.get_attribute("href")
+        query = dict(parse_qsl(urlsplit(place or "").query))
+        assert query["offset"] == ("0,0.25" if without else "0.25,0")
+        assert float(query["time"]) == pytest.approx(shown[alone][1 - without], abs=0.001)
     for _ in range(4):  # the second word was pressed four times
         tab.go_back()
     tab.wait_for_function(

@@ -63,13 +63,16 @@ function inWords(term) {
   return `${term}: ${at.join(", ")}`;
 }
 
-/** Return the address of the page at the moments of a word. */
+/** Return the address of the page at the moments of a word; a clip without evidence stays in step, as where it is pressed. */
 function address(term) {
-  const shown = shownBy(term), [first = {seconds: 0}] = shown.map((number) => terms.get(term)[number]);
-  const times = terms.get(term).map(({seconds}) => (shown.length === 2 ? seconds : first.seconds));
-  const time = Math.min(...times);
-  const rounded = (seconds) => Math.round(1000 * seconds) / 1000;
-  return `/pair?${new URLSearchParams({...pair, time: rounded(time), offset: times.map((each) => rounded(each - time)).join()})}`;
+  const [number, other] = shownBy(term), seconds = terms.get(term).map((each) => each.seconds);
+  let time = Math.min(...seconds), offsets = seconds.map((each) => each - time);
+  if (other === undefined) {
+    offsets = seconds[number] < player.offsets[number] ? [0, 0] : player.offsets;
+    time = number === undefined ? 0 : seconds[number] - offsets[number];
+  }
+  const rounded = (value) => Math.round(1000 * value) / 1000;
+  return `/pair?${new URLSearchParams({...pair, time: rounded(time), offset: offsets.map(rounded).join()})}`;
 }
 
 /** Remove the marks of a word; return whether there were some. */
@@ -100,6 +103,9 @@ function show(link) {
   announce(`${inWords(term)}; press it again to remove the marks`);
 }
 
+player.root.addEventListener("change", () => { // other offsets
+  for (const link of document.querySelectorAll("a.term")) link.href = address(link.dataset.term);
+});
 for (const name of ["escape", "0"]) key(name, "remove the marks of a word", clear);
 
 document.addEventListener("click", (event) => {
