@@ -366,8 +366,8 @@ def index_first(path: Path) -> None:
 def test_the_page_of_a_comparison_plays_and_prints(world: Path, tab: "Page", tmp_path: Path, width: int) -> None:
     one, two = (read_clip(f"{world}/kitchen/videos/kitchen_000{number}.mp4@0.5-3") for number in (0, 1))
     said = [Difference("Tools/Equipment", "In Video 2, a fork, and a red pan.", -1.0, "")]
-    moments = [Moment(2, "fork", 9.1, -8.8, (1.5,))]
-    clearest = {"fork": (0.5, 1.5), "red pan": (1.0, 2.0)}
+    moments = [Moment(2, "red pan", 9.1, 8.8, (2.0,))]
+    clearest = {"fork": (None, 1.5), "red pan": (1.0, 2.0)}
     only: tuple[list[Span], list[Span]] = ([(0.5, 1.0)], [])
     write_report(tmp_path / "page.html", Comparison((one, two), "words", said, moments, 0.5, clearest, only))
     tab.set_viewport_size({"width": width, "height": 844})
