@@ -45,7 +45,7 @@ for (const place of document.querySelectorAll('[data-seconds]'))
     event.preventDefault();
     const seconds = place.dataset.seconds.split(' ').map(Number);
     place.dataset.video ? player.seekIn(Number(place.dataset.video), seconds[0]) : player.seekEach(seconds);
-    player.root.scrollIntoView({block: 'nearest'});
+    player.root.querySelector('.screens').scrollIntoView({block: 'nearest'});
     announce(place.title || place.textContent);
   });
 """

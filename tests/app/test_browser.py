@@ -390,6 +390,9 @@ def test_the_page_of_a_comparison_plays_and_prints(world: Path, tab: "Page", tmp
     tab.locator("main").evaluate("(main) => (main.style.paddingBottom = '2000px')")
     tab.evaluate("scrollTo(0, 1500)")
     tab.locator(".stage.small").wait_for()  # the reader prints from the end of the page
+    top = tab.evaluate("scrollY")
+    tab.get_by_role("link", name="fork").evaluate("(word) => word.click()")
+    assert tab.evaluate("scrollY") == top, "the small player is in sight"
     tab.emulate_media(media="print")
     assert tab.locator(".stage").evaluate("(stage) => getComputedStyle(stage).position") == "static"
     stage, room, words = (tab.locator(part).first.bounding_box() for part in (".stage", ":has(> .stage)", "main h2"))
