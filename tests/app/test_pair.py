@@ -745,6 +745,8 @@ def test_a_list_is_walked_by_keys(serve: Callable[..., Server], tab: "Page", hea
     tab.wait_for_url("**step=whisk*")
     pairs = [ordered(link.get_attribute("href") or "") for link in tab.locator(".pair-list a:first-child").all()]
     assert len(pairs) >= 5
+    alt = tab.locator(".pair-list img").first.get_attribute("alt") or ""
+    assert re.fullmatch(r"Video 1, kitchen_\d+\.mp4, 0:\S+ to 0:\S+", alt)
     tab.locator(".pair-list a").first.click()
     tab.get_by_text(f"pair 1 of {len(pairs)}").wait_for()
     tab.wait_for_load_state("networkidle")

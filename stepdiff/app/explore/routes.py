@@ -221,16 +221,17 @@ def _listed(chosen: Chosen, sort: str, offset: int, limit: int) -> tuple[pl.Data
 
 
 def _records(site: Site, shown: Shown, rows: Int64[np.ndarray, " rows"]) -> list[dict[str, Any]]:
-    """Return the columns of rows in their order, and their places in the map."""
+    """Return the columns of rows in their order, their places in the map, and their files and times as titles."""
     places = shown.places(rows)
     frame = site.store.catalog("clips").select(rows, shown.like.drop("row")).select(shown.like.columns)
     known = {record["row"]: record for record in frame.to_dicts()}
+    clips = site.known(record["key"] for record in known.values())
     records = []
     for row, place in zip(rows.tolist(), places.tolist(), strict=True):
         values = {name: _plain(value) for name, value in known[row].items()}
         if isinstance(values.get("start"), float) and isinstance(values.get("end"), float):
             values.setdefault("duration", round(values["end"] - values["start"], 3))
-        records.append({"place": place, **values})
+        records.append({"place": place, "file_times": clips[known[row]["key"]].title, **values})
     return records
 
 

@@ -257,9 +257,7 @@ function hovered(n) {
 }
 
 function fillFigure(figure, clip, frames) {
-  const words = [clip.step, clip.start == null ? null : `${clip.start.toFixed(2)} to ${clip.end.toFixed(2)} s`].filter(Boolean).join(", ");
-  const name = clip.video?.split("/").at(-1) ?? clip.key; // the id of a file's clip is a hash
-  figure.replaceChildren(picture(strip(clip, pictures, frames, 90), "no pictures"), element("figcaption", {}, element("code", {textContent: name, title: clip.key}), element("span", {textContent: words})));
+  figure.replaceChildren(picture(strip(clip, pictures, frames, 90), "no pictures"), element("figcaption", {}, element("code", {textContent: clip.file_times, title: clip.key}), element("span", {textContent: clip.step ?? ""})));
 }
 
 async function pin(n) {
