@@ -1,6 +1,7 @@
 """The explorer in a real browser: map, lists, filter, lasso, neighbours, and the state in the address."""
 
 import json
+import shlex
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -247,7 +248,9 @@ def test_the_page_and_its_data_are_documented(serve: Callable[..., Server], worl
     assert page["views"][0] | {"arrays": ""} == {
         "name": VIEW, "encoder": VIEW, "arrays": "", "embedded": True, "texts": False,
     }  # fmt: skip
-    assert page["words"] == []
+    assert page["words"] == ""
+    manifest, store = page["command"].removeprefix("python -m featurize --manifest ").split(" --store ")
+    assert manifest == "YOUR_MANIFEST.csv" and shlex.split(store) == [str(world / "features")]
     assert [one["name"] for one in page["projections"]] == ["pca", "umap"] and page["pictures"]
     with urlopen(f"{server.url}/explore/points?view={VIEW}&colour=step") as answer:
         data = answer.read()

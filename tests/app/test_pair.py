@@ -328,6 +328,7 @@ def test_a_store_with_other_features_shows_the_reason(
         replace(head, about=about | change).save()
         data = read_json(word_server.url + address(word_pair, "/pair/words", head="other"))
         assert reason in data["problem"] and data["clips"] == [] and "\n" not in data["problem"]
+        assert read_json(word_server.url + "/explore")["words"] == "words"
     tab.goto(word_server.url + address(word_pair))
     tab.locator("#words .problem", has_text="computed from other features").wait_for()
     assert tab.locator("#words-by option").all_inner_texts() == ["other", "words"]
@@ -640,7 +641,7 @@ def test_a_text_finds_clips_by_the_words_that_a_head_knows(
     evidence = WordEvidence.of_store(WordHead.load(word_runs / "words"), Store.open(world / "features"))
     term = next(term for term in evidence.head.terms if term in evidence.head.narrated and " " not in term)
     tab.goto(f"{word_server.url}/explore")
-    tab.locator("#texts", has_text="python -m featurize --manifest clips.csv").wait_for()
+    tab.locator("#texts", has_text="python -m featurize --manifest YOUR_MANIFEST.csv").wait_for()
     tab.keyboard.press("t")
     tab.keyboard.type(f"they see the {term}")
     tab.keyboard.press("Enter")

@@ -1,6 +1,7 @@
 """Clips of a view on a map, in a grid and in a table, at /explore."""
 
 import json
+import shlex
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -78,7 +79,8 @@ def router(site: Site) -> APIRouter:
             "title": "Explore",
             "store": store.location,
             "views": [_view(view, searcher.reads_texts(view)) for view in map(maps.view, store.views("clips"))],
-            "words": searcher.runs.words()[:1],
+            "command": f"python -m featurize --manifest YOUR_MANIFEST.csv --store {shlex.quote(store.location)}",
+            "words": searcher.words(),
             "projections": [
                 {"name": name, "title": title, "missing": missing(name)} for name, title in PROJECTIONS.items()
             ],
