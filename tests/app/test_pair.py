@@ -334,6 +334,9 @@ def test_a_store_with_other_features_shows_the_reason(
     assert tab.locator("#words-by option").all_inner_texts() == ["other", "words"]
     tab.locator("#words-by").select_option("words")
     tab.locator("#words a").first.wait_for()
+    tab.route("**/pair/words?*", lambda route: route.fulfill(json={}))
+    tab.reload()
+    tab.locator("#words .problem", has_text="Cannot read properties").wait_for()  # a defect, no silent server
 
 
 def test_words_of_texts_have_their_moments_in_both_clips(

@@ -1,6 +1,6 @@
 // The explorer: map, filter, search, pins and lists. The address is the state; each change goes through `change`.
 
-import {failure} from "/static/annotate_send.js";
+import {request} from "/static/annotate_send.js";
 import {announce, key} from "/static/keys.js";
 import {paints, palette} from "/static/explore_colours.js";
 import {Lists, element, picture, strip} from "/static/explore_lists.js";
@@ -31,9 +31,7 @@ const lists = new Lists($("grid"), $("table"), pictures, {
 /** Ask the server; while a map is computed, show how far it is and ask again. */
 async function ask(address) {
   for (;;) {
-    const response = await fetch(address, {headers: {Accept: "application/json"}}).catch((error) => {
-      throw new Error(failure(error));
-    });
+    const response = await request(address, {headers: {Accept: "application/json"}});
     if (response.status === 202) {
       progress((await response.json()).error);
       await new Promise((done) => setTimeout(done, 300));

@@ -4,7 +4,7 @@
 // It leads to the frame with the most evidence for it in each clip that has some; a clip without stays in step with the
 // other. Its address opens the page there.
 
-import {failure, send} from "/static/annotate_send.js";
+import {request, send} from "/static/annotate_send.js";
 import {announce, key, waiting} from "/static/keys.js";
 import {visit} from "/static/pair_address.js";
 
@@ -190,13 +190,13 @@ async function showWords(place) {
   const head = choice.value;
   let problem;
   try {
-    const response = await fetch(`/pair/words?${new URLSearchParams({...pair, head})}`, {headers: {Accept: "application/json"}});
+    const response = await request(`/pair/words?${new URLSearchParams({...pair, head})}`, {headers: {Accept: "application/json"}});
     const data = await response.json();
     if (choice.value !== head) return; // another one was chosen meanwhile
     problem = data.problem ?? data.error;
     if (!problem) place.replaceChildren(...lists(data.clips));
   } catch (error) {
-    problem = failure(error);
+    problem = error.message;
   } finally {
     end();
   }
