@@ -47,8 +47,8 @@ class Comparison:
     """terms with clear evidence; empty where the model has no head of words"""
     cosine: float
     """of the two clips' features as a whole"""
-    clearest: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """term of these texts -> the second in the file of Video 1, and of Video 2, with the most evidence for it"""
+    clearest: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    """term of these texts -> the second with the most evidence in the file of each clip; None: no evidence"""
     only: tuple[list[Span], list[Span]] = ([], [])
     """seconds in the file of Video 1, and of Video 2, that look like nothing in the other one"""
     question: str = ""

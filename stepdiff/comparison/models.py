@@ -111,17 +111,20 @@ class Reader:
             for one in of_clip
         ]
 
-    def clearest(self, pair: Pair, texts: Iterable[str]) -> dict[str, tuple[float, float]]:
-        """Return the terms of texts with the second of each file that has the most evidence; none without a head of
-        words."""
+    def clearest(self, pair: Pair, texts: Iterable[str]) -> dict[str, tuple[float | None, float | None]]:
+        """Return the terms of texts with the second of each file that has the most evidence, None in one without.
+
+        None of them without a head of words; a term without evidence in both files is left out.
+        """
         if self._words is None:
             return {}
         terms = {term for text in texts for _, term in self._words.head.pieces(text) if term}
         first, second = (
-            {one.term: one.clearest for one in of_clip} for of_clip in self._words.reasons(pair, (terms, terms))
+            {one.term: one.clearest if max(one.moments) > 0 else None for one in of_clip}
+            for of_clip in self._words.reasons(pair, (terms, terms))
         )
         both = ((term, first[term], second[term]) for term in sorted(terms))
-        return {term: (one, two) for term, one, two in both if one is not None and two is not None}
+        return {term: (one, two) for term, one, two in both if one is not None or two is not None}
 
     def unread(self, question: str) -> list[str]:
         """Return the words of a question if the model knows none of them."""

@@ -45,7 +45,7 @@ for (const place of document.querySelectorAll('[data-seconds]'))
     event.preventDefault();
     const seconds = place.dataset.seconds.split(' ').map(Number);
     place.dataset.video ? player.seekIn(Number(place.dataset.video), seconds[0]) : player.seekEach(seconds);
-    player.root.scrollIntoView({block: 'nearest'});
+    player.root.querySelector('.screens').scrollIntoView({block: 'nearest'});
     announce(place.title || place.textContent);
   });
 """
@@ -95,17 +95,19 @@ def _more(comparison: Comparison, number: int) -> str:
 
 
 def _linked(comparison: Comparison, text: str) -> str:
-    """Return a text as HTML, with a link from each known term to its clearest moments in both clips."""
+    """Return a text as HTML, with a link from each known term to its clearest moments."""
     return "".join(
         _link(comparison, part, term) if term else escape(part) for part, term in pieces(text, comparison.clearest)
     )
 
 
 def _link(comparison: Comparison, part: str, term: str) -> str:
-    """Return a link to the clearest moment of a term: in the clip that alone has evidence for it, else in both."""
-    sides = {moment.video for moment in comparison.moments if moment.term == term} or {1, 2}
-    times, clips = comparison.clearest[term], comparison.clips
-    moments = [(number, times[number - 1], clips[number - 1]) for number in sorted(sides)]
+    """Return a link to the clearest moment of a term in each clip with evidence for it; one without stays in step."""
+    moments = [
+        (number, time, clip)
+        for number, (time, clip) in enumerate(zip(comparison.clearest[term], comparison.clips, strict=True), start=1)
+        if time is not None
+    ]
     said = ", ".join(f"{clock(time)} in video {number}" for number, time, _ in moments)
     seconds = " ".join(f"{max(time - clip.start, 0):.3f}" for _, time, clip in moments)
     alone = f" data-video='{moments[0][0] - 1}'" if len(moments) == 1 else ""

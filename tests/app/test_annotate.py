@@ -711,11 +711,16 @@ def test_guidelines_are_markdown_of_a_file_and_html_in_them_stays_text(world: Pa
     text = "# Tools\n\nA fork is *no* whisk.\n\n- one\n- two\n\n"
     hostile = "<script>alert(1)</script> [x](javascript:alert(2)) ![y](https://evil.example/y.png)"
     place = Place(world, tmp_path)
+    packaged = place.visit("Ann").get("/annotate/guidelines", headers={"Accept": "text/html"}).text
+    assert "<p>Watch the two videos carefully and write down the main differences between them.</p>" in packaged
     place.database.close()
     (tmp_path / "guidelines.md").write_text(text + hostile)
-    place.task.write_text(place.task.read_text() + "guidelines: {file: guidelines.md}\n")
+    instructions = "- Watch both clips\n- Follow the guidelines\n- Score"
+    keys = f"instructions: {json.dumps(instructions)}\nguidelines: {{file: guidelines.md}}\n"
+    place.task.write_text(place.task.read_text() + keys)
     place = Place(world, tmp_path, task=place.task)
     page = place.visit("Ann").get("/annotate/guidelines", headers={"Accept": "text/html"}).text
+    assert f"<p>{instructions}</p>" in page
     assert "<h2>Tools</h2>\n<p>A fork is <em>no</em> whisk.</p>\n<ul>\n<li>one</li>" in page
     assert "&lt;script&gt;alert(1)" in page and "<script>alert" not in page
     assert 'href="javascript' not in page and "<img" not in page

@@ -366,8 +366,8 @@ def index_first(path: Path) -> None:
 def test_the_page_of_a_comparison_plays_and_prints(world: Path, tab: "Page", tmp_path: Path, width: int) -> None:
     one, two = (read_clip(f"{world}/kitchen/videos/kitchen_000{number}.mp4@0.5-3") for number in (0, 1))
     said = [Difference("Tools/Equipment", "In Video 2, a fork, and a red pan.", -1.0, "")]
-    moments = [Moment(2, "fork", 9.1, -8.8, (1.5,))]
-    clearest = {"fork": (0.5, 1.5), "red pan": (1.0, 2.0)}
+    moments = [Moment(2, "red pan", 9.1, 8.8, (2.0,))]
+    clearest = {"fork": (None, 1.5), "red pan": (1.0, 2.0)}
     only: tuple[list[Span], list[Span]] = ([(0.5, 1.0)], [])
     write_report(tmp_path / "page.html", Comparison((one, two), "words", said, moments, 0.5, clearest, only))
     tab.set_viewport_size({"width": width, "height": 844})
@@ -387,7 +387,17 @@ def test_the_page_of_a_comparison_plays_and_prints(world: Path, tab: "Page", tmp
         assert tab.evaluate(times) == pytest.approx(shown, abs=0.01)
     findings = serious_findings(tab, ("moderate", "serious", "critical"))
     assert findings == {} and tab.evaluate("document.documentElement.scrollWidth") <= width
+    tab.locator("main").evaluate("(main) => (main.style.paddingBottom = '2000px')")
+    tab.evaluate("scrollTo(0, 1500)")
+    tab.locator(".stage.small").wait_for()  # the reader prints from the end of the page
+    top = tab.evaluate("scrollY")
+    tab.get_by_role("link", name="fork").evaluate("(word) => word.click()")
+    assert tab.evaluate("scrollY") == top, "the small player is in sight"
     tab.emulate_media(media="print")
+    assert tab.locator(".stage").evaluate("(stage) => getComputedStyle(stage).position") == "static"
+    stage, room, words = (tab.locator(part).first.bounding_box() for part in (".stage", ":has(> .stage)", "main h2"))
+    assert stage and room and words and stage["y"] + stage["height"] <= words["y"]
+    assert room["height"] == pytest.approx(stage["height"], abs=1), "an empty block"
     shown = [tab.locator(f".screen :is({kind})").filter(visible=True).count() for kind in ("img", "video, button")]
     assert shown == [2, 0]
 

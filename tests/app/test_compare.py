@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -509,6 +510,10 @@ def test_keys_move_between_rows_and_a_row_opens_with_its_clips(url: str, tab: "P
     assert len(strips) >= 2
     for strip in strips[:2]:
         strip.evaluate("(image) => image.decode()")
+        assert re.fullmatch(r"Clip \S+\.mp4, \S+ to \S+", strip.get_attribute("alt") or "")
+    frame.locator("html.framed [data-do]").first.focus()
+    tab.keyboard.press("Escape")
+    drawer.wait_for(state="hidden")
 
 
 @pytest.mark.full

@@ -1,6 +1,7 @@
 """The explorer in a real browser: map, lists, filter, lasso, neighbours, and the state in the address."""
 
 import json
+import shlex
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,11 +18,12 @@ from retrieval.queries.search import compute, of_clips, resolve
 from stepdiff.app.explore import routes
 from stepdiff.app.explore.clips import inside, read_lasso
 from stepdiff.app.site import Site
+from stepdiff.comparison.clips import clock
 from store import Feature, Provenance, Store
 from tests.app.conftest import Server, read_json
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Route
 
 pytestmark = pytest.mark.full
 VIEW = "efficientnet-lite0"
@@ -79,8 +81,8 @@ def test_hover_shows_the_filmstrip_and_two_clicks_lead_to_the_pair(opened: "Page
     first, second = (opened.evaluate(f"explorer.map.pick(...explorer.map.place({n}))") for n in (0, 7))
     opened.mouse.move(*at(opened, first))
     opened.locator("#hover img").wait_for()
-    video = Path(clips["video"][first]).name
-    assert opened.locator("#hover code").inner_text() == video
+    title = f"{Path(clips['video'][first]).name}, {clock(clips['start'][first])} to {clock(clips['end'][first])}"
+    assert opened.locator("#hover code").inner_text() == title
     opened.wait_for_function("() => document.querySelector('#hover img').naturalWidth > 300")
     opened.mouse.click(*at(opened, first))
     opened.locator(".pin.one code").wait_for()
@@ -95,7 +97,15 @@ def test_hover_shows_the_filmstrip_and_two_clicks_lead_to_the_pair(opened: "Page
     assert asked(opened) == {"reference": [clips["key"][first]], "candidate": [clips["key"][second]]}
     opened.go_back()
     opened.locator(".pin.two code").wait_for()
-    assert opened.locator(".pin.one code").inner_text() == video
+    assert opened.locator(".pin.one code").inner_text() == title
+
+    def without_step(route: "Route") -> None:
+        part = route.fetch().json()
+        route.fulfill(json=part | {"clips": [clip | {"step": None} for clip in part["clips"]]})
+
+    opened.route("**/explore/clips?*", without_step)
+    opened.reload()
+    opened.locator(".explore-tile .explore-words", has_text=title).wait_for()
 
 
 def test_filter_words_and_the_back_button(opened: "Page", clips: pl.DataFrame) -> None:
@@ -238,7 +248,9 @@ def test_the_page_and_its_data_are_documented(serve: Callable[..., Server], worl
     assert page["views"][0] | {"arrays": ""} == {
         "name": VIEW, "encoder": VIEW, "arrays": "", "embedded": True, "texts": False,
     }  # fmt: skip
-    assert page["words"] == []
+    assert page["words"] == ""
+    manifest, store = page["command"].removeprefix("python -m featurize --manifest ").split(" --store ")
+    assert manifest == "YOUR_MANIFEST.csv" and shlex.split(store) == [str(world / "features")]
     assert [one["name"] for one in page["projections"]] == ["pca", "umap"] and page["pictures"]
     with urlopen(f"{server.url}/explore/points?view={VIEW}&colour=step") as answer:
         data = answer.read()

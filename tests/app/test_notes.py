@@ -190,7 +190,7 @@ def test_notes_and_a_card_in_the_browser(
         page.get_by_role("button", name="Show pairs").click()
         page.locator("#elsewhere", has_text="the server does not answer: is stepdiff app running?").wait_for()
         server.start(int(server.url.rpartition(":")[2]))
-        page.keyboard.press("Enter")
+        page.get_by_label("Text of the note").press("Enter")
         page.locator("#notes .text").get_by_text("lost?", exact=True).wait_for()
         page.reload()
         page.get_by_role("button", name="Edit the note: slow").click()

@@ -328,11 +328,15 @@ def test_a_store_with_other_features_shows_the_reason(
         replace(head, about=about | change).save()
         data = read_json(word_server.url + address(word_pair, "/pair/words", head="other"))
         assert reason in data["problem"] and data["clips"] == [] and "\n" not in data["problem"]
+        assert read_json(word_server.url + "/explore")["words"] == "words"
     tab.goto(word_server.url + address(word_pair))
     tab.locator("#words .problem", has_text="computed from other features").wait_for()
     assert tab.locator("#words-by option").all_inner_texts() == ["other", "words"]
     tab.locator("#words-by").select_option("words")
     tab.locator("#words a").first.wait_for()
+    tab.route("**/pair/words?*", lambda route: route.fulfill(json={}))
+    tab.reload()
+    tab.locator("#words .problem", has_text="Cannot read properties").wait_for()  # a defect, no silent server
 
 
 def test_words_of_texts_have_their_moments_in_both_clips(
@@ -360,9 +364,12 @@ def test_words_of_texts_have_their_moments_in_both_clips(
     starts = [float(key.split("_")[2]) for key in word_pair]
     in_files = Reader(evidence, evidence).clearest(word_pair, texts)
     for term, seconds in in_files.items():
-        of_clips = [next(word["seconds"] for word in clip["words"] if word["term"] == term) for clip in data["clips"]]
-        assert [at - start for at, start in zip(seconds, starts, strict=True)] == pytest.approx(of_clips)
-    assert in_files.keys() == {word["term"] for word in data["clips"][0]["words"]}
+        words = [next(word for word in clip["words"] if word["term"] == term) for clip in data["clips"]]
+        of_clips = [word["seconds"] if max(word["moments"]) > 0 else None for word in words]
+        shown = [None if at is None else at - start for at, start in zip(seconds, starts, strict=True)]
+        assert shown == pytest.approx(of_clips)
+    words = [word for clip in data["clips"] for word in clip["words"]]
+    assert in_files.keys() == {word["term"] for word in words if max(word["moments"]) > 0}
     with pytest.raises(HTTPError, match="404"):
         read_json(word_server.url + "/pair/moments", body | {"head": "reads"})
     with pytest.raises(HTTPError, match="422"):
@@ -422,11 +429,25 @@ def test_a_word_is_a_link_to_its_clearest_moment_in_each_clip(
             tab.keyboard.press(clears)
             assert not tab.locator(".tracks .moment").count() and not tab.locator("[aria-current].term").count()
             tab.keyboard.press("Enter")
+        tab.keyboard.press("q")
+        tab.keyboard.press("Escape")  # leaves the text
+        assert tab.locator("[aria-current].term").count() == 1
+        link.focus()
+    listed = tab.locator("#keys dt").all_text_contents()
+    assert len(listed) == len({*listed}) and {"escape", "0"} < {*listed}
     with browser.new_context(reduced_motion="reduce") as context:  # as a link that is opened in another tab
         page = context.new_page()
         page.goto(f"{word_server.url}{link.get_attribute('href')}")
         page.wait_for_function(f"() => document.querySelector('[data-player]').player.ready && {times}.some(Boolean)")
         assert page.evaluate(times) == pytest.approx(places[terms[1]], abs=0.005)
+        alone = next(term for term in terms if None in shown[term])
+        without = shown[alone].index(None)
+        for number, offset in ((without, 0.25), (1 - without, 0)):  # a click on the word keeps them
+            page.evaluate(f"document.querySelector('[data-player]').player.setOffset({number}, {offset})")
+        place = page.get_by_role("link", name=alone, exact=True).first.get_attribute("href")
+        query = dict(parse_qsl(urlsplit(place or "").query))
+        assert query["offset"] == ("0,0.25" if without else "0.25,0")
+        assert float(query["time"]) == pytest.approx(shown[alone][1 - without], abs=0.001)
     for _ in range(4):  # the second word was pressed four times
         tab.go_back()
     tab.wait_for_function(
@@ -486,6 +507,13 @@ def test_the_words_of_an_answer_are_kept_over_a_reload(word_server: Server, tab:
     assert tab.locator("#answers .words").all_inner_texts() == words and len(words) == 2
     tab.locator("#answers .word a").first.click()
     tab.locator(".tracks .moment").first.wait_for()
+    tab.route("**/pair/ask", lambda route: None)  # an answer that is being written
+    tab.get_by_role("button", name="mistake").click()
+    for marks, stops in ((0, 1), (0, 0)):  # the marks first, then the answer
+        tab.keyboard.press("Escape")
+        found = [tab.locator(place).filter(visible=True).count() for place in (".tracks .moment", "#stop")]
+        assert found == [marks, stops]
+    tab.unroute("**/pair/ask")
     tab.keyboard.press("q")
     tab.keyboard.type("Is the moon made of cheese?")
     tab.keyboard.press("Enter")
@@ -616,7 +644,7 @@ def test_a_text_finds_clips_by_the_words_that_a_head_knows(
     evidence = WordEvidence.of_store(WordHead.load(word_runs / "words"), Store.open(world / "features"))
     term = next(term for term in evidence.head.terms if term in evidence.head.narrated and " " not in term)
     tab.goto(f"{word_server.url}/explore")
-    tab.locator("#texts", has_text="python -m featurize --manifest clips.csv").wait_for()
+    tab.locator("#texts", has_text="python -m featurize --manifest YOUR_MANIFEST.csv").wait_for()
     tab.keyboard.press("t")
     tab.keyboard.type(f"they see the {term}")
     tab.keyboard.press("Enter")
@@ -723,6 +751,8 @@ def test_a_list_is_walked_by_keys(serve: Callable[..., Server], tab: "Page", hea
     tab.wait_for_url("**step=whisk*")
     pairs = [ordered(link.get_attribute("href") or "") for link in tab.locator(".pair-list a:first-child").all()]
     assert len(pairs) >= 5
+    alt = tab.locator(".pair-list img").first.get_attribute("alt") or ""
+    assert re.fullmatch(r"Video 1, kitchen_\d+\.mp4, 0:\S+ to 0:\S+", alt)
     tab.locator(".pair-list a").first.click()
     tab.get_by_text(f"pair 1 of {len(pairs)}").wait_for()
     tab.wait_for_load_state("networkidle")

@@ -134,12 +134,16 @@ def test_a_comparison_is_printed_also_where_its_page_cannot_be_written(
 def test_a_word_of_a_report_leads_to_its_moment_in_each_clip(folder: Path, tmp_path: Path) -> None:
     one, two = read_clip(folder / "a.mp4"), read_clip(f"{folder / 'b.mp4'}@0.5-1.5")
     said = Difference("Tools/Equipment", "In Video 2, a <Red  pan>.", -1.0, "")
-    comparison = Comparison((one, two), "words", [said], [], 0.5, {"red pan": (0.5, 1.25)}, question="?", answer="red")
+    clearest = {"red pan": (0.5, 1.25), "fork": (None, 1.0)}
+    answer = "A fork."
+    comparison = Comparison((one, two), "words", [said], [], 0.5, clearest, question="?", answer=answer)
     write_report(tmp_path / "report.html", comparison)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     title = "red pan: 0:00.5 in video 1, 0:01.2 in video 2"
     link = f"<a href='#' data-seconds='0.500 0.750' title='{title}'>Red  pan</a>"
-    assert f"<td>different</td><td>In Video 2, a &lt;{link}&gt;.</td>" in page and page.count("data-seconds='0") == 1
+    assert f"<td>different</td><td>In Video 2, a &lt;{link}&gt;.</td>" in page and page.count("data-seconds='0") == 2
+    alone = "<a href='#' data-video='1' data-seconds='0.500' title='fork: 0:01 in video 2'>fork</a>"
+    assert f"<p class='answer'>A {alone}.</p>" in page, "a clip without evidence is moved"
 
 
 def test_which_is_most_like_the_first(folder: Path, compare: Callable[..., Any]) -> None:

@@ -6,7 +6,6 @@ Guarantees
 - names are closed once somebody has a link; a server for other machines always needs one
 """
 
-import re
 import sys
 import threading
 from typing import Annotated, Literal
@@ -16,7 +15,7 @@ from fastapi import Path as InPath
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.background import BackgroundTask
 
-from stepdiff.annotate.people.form import FORM_TEXT
+from stepdiff.annotate.people.form import FORM_TEXT, defaults
 from stepdiff.app.annotating import admin, answers, people, service, work
 from stepdiff.app.annotating.people import Name, Person
 from stepdiff.app.annotating.service import PATH, Annotating
@@ -27,8 +26,8 @@ from stepdiff.app.site import RefusedError, Site
 from stepdiff.common.errors import StepDiffError
 
 Identity = Annotated[int, InPath(ge=1, le=2**62, description="number of an assignment")]
-_POINTS_HERE = re.compile(r"[^.!?]*\bguidelines\b[^.!?]*[.!?]?", re.IGNORECASE)
-"""sentences of instructions that the guidelines do not repeat"""
+_POINTS_HERE = "Please see the guidelines for detailed instructions and examples."
+"""the end of the default instructions, which the guidelines do not repeat"""
 _ENTERED = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Signed in</title>
 <link rel="icon" href="data:,">
 <meta http-equiv="refresh" content="0; url={to}"><p><a href="{to}">Go on</a></p></html>
@@ -112,7 +111,8 @@ def router(site: Site) -> APIRouter:
             service.required(annotating, request)
         names = ("instructions", "guidelines", "categories", "keystep_words", "reject_reasons")
         record = {"title": "Guidelines"} | {name: getattr(task, name) for name in names}
-        record["instructions"] = _POINTS_HERE.sub("", task.instructions).strip()
+        if task.instructions == defaults().instructions:
+            record["instructions"] = task.instructions.removesuffix(_POINTS_HERE).rstrip()
         return page(request, "annotate_guidelines.html", record)
 
     @routes.get("/as/{token}")

@@ -136,7 +136,8 @@ def _row(site: Site, chosen: Chosen, place: int, known: Known, path: str) -> dic
     def note(clip: str) -> dict[str, Any]:
         there = known.get(clip)
         pictures = site.videos is not None and there is not None and there.video is not None
-        return {"key": clip, "known": there is not None, "pictures": pictures}
+        title = clip if there is None else there.title
+        return {"key": clip, "title": title, "known": there is not None, "pictures": pictures}
 
     texts: tuple[str, ...] = ()
     if isinstance(row, DiffMCQ):

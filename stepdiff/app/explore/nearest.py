@@ -12,6 +12,7 @@ Guarantees
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,13 +94,21 @@ class Searcher:
         StepDiffError: the text is empty, or the encoder, its weights or its head cannot be found here, or the text has
         no word that the head of words knows.
         """
-        if not self.reads_texts(view) and (words := self.runs.words()):
-            return self._of_words(words[0], text, k, among)
+        if not self.reads_texts(view) and (words := self.words()):
+            return self._of_words(words, text, k, among)
         return self._search(view, lambda store, view, feature: self._of_text(store, view, feature, text), k, among)
 
     def reads_texts(self, view: View) -> bool:
         """Return whether texts can be in the space of a view: it has some, or its encoder also encodes texts."""
         return view.name in self._site.store.views("texts") or encodes(view, "texts")
+
+    def words(self) -> str:
+        """Return the first head of words that can read the store, "" for none; the page of a pair gives the reasons."""
+        for name in self.runs.words():
+            with suppress(StepDiffError):
+                self.runs.evidence(name)
+                return name
+        return ""
 
     def _of_words(self, name: str, text: str, k: int, among: Int64[np.ndarray, " some"] | None) -> Hits:
         """Return the clips with the most evidence for the words of a text, by a head of words."""

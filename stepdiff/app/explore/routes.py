@@ -1,6 +1,7 @@
 """Clips of a view on a map, in a grid and in a table, at /explore."""
 
 import json
+import shlex
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -78,7 +79,8 @@ def router(site: Site) -> APIRouter:
             "title": "Explore",
             "store": store.location,
             "views": [_view(view, searcher.reads_texts(view)) for view in map(maps.view, store.views("clips"))],
-            "words": searcher.runs.words()[:1],
+            "command": f"python -m featurize --manifest YOUR_MANIFEST.csv --store {shlex.quote(store.location)}",
+            "words": searcher.words(),
             "projections": [
                 {"name": name, "title": title, "missing": missing(name)} for name, title in PROJECTIONS.items()
             ],
@@ -221,16 +223,17 @@ def _listed(chosen: Chosen, sort: str, offset: int, limit: int) -> tuple[pl.Data
 
 
 def _records(site: Site, shown: Shown, rows: Int64[np.ndarray, " rows"]) -> list[dict[str, Any]]:
-    """Return the columns of rows in their order, and their places in the map."""
+    """Return the columns of rows in their order, their places in the map, and their files and times as titles."""
     places = shown.places(rows)
     frame = site.store.catalog("clips").select(rows, shown.like.drop("row")).select(shown.like.columns)
     known = {record["row"]: record for record in frame.to_dicts()}
+    clips = site.known(record["key"] for record in known.values())
     records = []
     for row, place in zip(rows.tolist(), places.tolist(), strict=True):
         values = {name: _plain(value) for name, value in known[row].items()}
         if isinstance(values.get("start"), float) and isinstance(values.get("end"), float):
             values.setdefault("duration", round(values["end"] - values["start"], 3))
-        records.append({"place": place, **values})
+        records.append({"place": place, "file_times": clips[known[row]["key"]].title, **values})
     return records
 
 

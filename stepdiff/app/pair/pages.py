@@ -1,6 +1,7 @@
 """The pages of a pair and of the finder: what the catalog, the videos, heads and predictions say about two clips."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -83,6 +84,7 @@ class Pages:
             "title": "Find a pair",
             "search": search,
             "result": result,
+            "titles": _titles(self._site, (pair[side] for pair in result.pairs for side in ("reference", "candidate"))),
             "problem": problem,
             "steps": [(step, len(rows)) for step, rows in self._finder.sample().steps.items()][:MOST_STEPS],
             "categories": list(CATEGORIES),
@@ -138,6 +140,8 @@ def elsewhere_page(site: Site, runs: Runs, sample: Sample, wanted: DifferencesOp
         same = find(site.store, by, wanted, sample)
     except StepDiffError as error:
         problem = str(error)
+    pairs = () if same is None else same.pairs
+    listed = (clip for pair in pairs for clip in (pair.reference, pair.candidate))
     return {
         "title": "The same difference elsewhere",
         "text": wanted.text,
@@ -146,9 +150,15 @@ def elsewhere_page(site: Site, runs: Runs, sample: Sample, wanted: DifferencesOp
         "category": same.category if same else wanted.category,
         "categories": list(CATEGORIES),
         "same": same,
-        "lacks": [] if same is None else [_lacks(same.words, pair.words) for pair in same.pairs],
+        "titles": _titles(site, (*wanted.reference, *wanted.candidate, *listed)),
+        "lacks": [_lacks(same.words, pair.words) for pair in pairs] if same else [],
         "problem": problem,
     }
+
+
+def _titles(site: Site, clips: Iterable[str]) -> dict[str, str]:
+    """Return the files and times of clips, by id."""
+    return {key: clip.title for key, clip in site.known(clips).items()}
 
 
 def _lacks(wanted: str, words: str) -> str:

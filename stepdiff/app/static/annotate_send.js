@@ -2,8 +2,13 @@
 
 const SILENT = "the server does not answer: is stepdiff app running?";
 
-/** Return what a request failed by, in words: browsers throw a TypeError where no answer comes, or an answer breaks off. */
-export const failure = (error) => (error instanceof TypeError ? SILENT : error.message);
+/** Throw what a request failed by, in words: browsers throw a TypeError where no answer comes, or an answer breaks off. */
+export function silent(error) {
+  throw error instanceof TypeError ? new Error(SILENT) : error;
+}
+
+/** Return the response to a request, as `fetch` does. */
+export const request = (address, options) => fetch(address, options).catch(silent);
 
 /**
  * Send a body as JSON. Returns {status, body}; status 0: no answer from the server, or one that may be another soon.

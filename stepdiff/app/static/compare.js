@@ -70,7 +70,7 @@ function open(place) {
 }
 
 function close() {
-  if (drawer.hidden) return;
+  if (drawer.hidden) return false;
   drawer.hidden = true;
   document.body.classList.remove("with-drawer");
   frame.contentWindow.location.replace("about:blank");

@@ -1,6 +1,6 @@
 // The explorer: map, filter, search, pins and lists. The address is the state; each change goes through `change`.
 
-import {failure} from "/static/annotate_send.js";
+import {request} from "/static/annotate_send.js";
 import {announce, key} from "/static/keys.js";
 import {paints, palette} from "/static/explore_colours.js";
 import {Lists, element, picture, strip} from "/static/explore_lists.js";
@@ -10,7 +10,7 @@ import {choiceOf, readState, rounded, writeState} from "/static/explore_state.js
 const PAGE = 60;
 const HOVER = 90;  // milliseconds on a point before its pictures are asked for
 const $ = (name) => document.getElementById(name);
-const {pictures, store, views, words} = JSON.parse($("explore-data").textContent);
+const {command, pictures, views, words} = JSON.parse($("explore-data").textContent);
 
 let state = {};
 let about = null;  // of the points: version, count, columns, legend
@@ -31,9 +31,7 @@ const lists = new Lists($("grid"), $("table"), pictures, {
 /** Ask the server; while a map is computed, show how far it is and ask again. */
 async function ask(address) {
   for (;;) {
-    const response = await fetch(address, {headers: {Accept: "application/json"}}).catch((error) => {
-      throw new Error(failure(error));
-    });
+    const response = await request(address, {headers: {Accept: "application/json"}});
     if (response.status === 202) {
       progress((await response.json()).error);
       await new Promise((done) => setTimeout(done, 300));
@@ -192,10 +190,10 @@ function fillControls() {
   for (const name of ["first", "second"]) Object.assign($(name), {ariaPressed: Boolean(state[name]), title: state[name] ? `Chosen by ${decodeURIComponent(state[name])}` : "The clips of the lasso, the filter or the search"});
   $("same").disabled = !(pinned[1] || (state.first && state.second));
   const view = views.find((one) => one.name === ($("by").value || state.view));
-  $("text").disabled = !view?.texts && !words.length;
-  const command = element("code", {textContent: `python -m featurize --manifest clips.csv --store ${store} --encoder hf:google/siglip2-base-patch16-224`});
-  const lack = words.length ? `A text is searched by the words that the head ${words[0]} knows. A view that reads any text: ` : "No view of these reads texts. One that does: ";
-  $("texts").replaceChildren(...(view?.texts ? [] : [lack, command]));
+  $("text").disabled = !view?.texts && !words;
+  const code = element("code", {textContent: `${command} --encoder hf:google/siglip2-base-patch16-224`});
+  const lack = words ? `A text is searched by the words that the head ${words} knows. A view that reads any text: ` : "No view of these reads texts. One that does: ";
+  $("texts").replaceChildren(...(view?.texts ? [] : [lack, code]));
   if (!$("by").options.length) $("by").replaceChildren(element("option", {value: "", textContent: "no view has an embedding"}));
 }
 
@@ -257,9 +255,7 @@ function hovered(n) {
 }
 
 function fillFigure(figure, clip, frames) {
-  const words = [clip.step, clip.start == null ? null : `${clip.start.toFixed(2)} to ${clip.end.toFixed(2)} s`].filter(Boolean).join(", ");
-  const name = clip.video?.split("/").at(-1) ?? clip.key; // the id of a file's clip is a hash
-  figure.replaceChildren(picture(strip(clip, pictures, frames, 90), "no pictures"), element("figcaption", {}, element("code", {textContent: name, title: clip.key}), element("span", {textContent: words})));
+  figure.replaceChildren(picture(strip(clip, pictures, frames, 90), "no pictures"), element("figcaption", {}, element("code", {textContent: clip.file_times, title: clip.key}), element("span", {textContent: clip.step ?? ""})));
 }
 
 async function pin(n) {

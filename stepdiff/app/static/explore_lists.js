@@ -66,10 +66,10 @@ export class Lists {
   }
 
   #tile(clip, at) {
-    const words = clip.step ?? clip.key;
+    const words = clip.step ?? clip.file_times;
     const about = clip.similarity === undefined ? words : `${clip.similarity.toFixed(3)} ${words}`;
     const button = element("button", {type: "button", title: `${clip.key}\n${words}`});
-    button.append(picture(strip(clip, this.pictures, 1, 90), clip.key), element("span", {className: "explore-words", textContent: about}));
+    button.append(picture(strip(clip, this.pictures, 1, 90), clip.file_times), element("span", {className: "explore-words", textContent: about}));
     const tile = element("div", {className: "explore-tile"}, button);
     tile.setAttribute("role", "listitem");
     tile.dataset.at = at;

@@ -1,6 +1,6 @@
 // The alignment of a pair: lines between the moments that go together, what one clip lacks, and how different they are.
 
-import {failure} from "/static/annotate_send.js";
+import {request} from "/static/annotate_send.js";
 import {waiting} from "/static/keys.js";
 import {bars, made} from "/static/pair_words.js";
 
@@ -43,9 +43,9 @@ async function showAlignment() {
   const end = waiting(about, "Aligning the frames of both clips");
   let alignment;
   try {
-    alignment = await (await fetch(`/pair/alignment?${address}`, {headers: {Accept: "application/json"}})).json();
+    alignment = await (await request(`/pair/alignment?${address}`, {headers: {Accept: "application/json"}})).json();
   } catch (error) {
-    alignment = {problem: failure(error)};
+    alignment = {problem: error.message};
   } finally {
     end();
   }

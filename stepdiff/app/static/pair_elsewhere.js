@@ -1,6 +1,6 @@
 // The same difference elsewhere: on the page of a pair, the list of /pair/elsewhere is shown below its form.
 
-import {failure} from "/static/annotate_send.js";
+import {request} from "/static/annotate_send.js";
 import {key, waiting} from "/static/keys.js";
 
 const form = document.querySelector("#elsewhere-form"), place = document.querySelector("#elsewhere");
@@ -8,11 +8,11 @@ const form = document.querySelector("#elsewhere-form"), place = document.querySe
 async function find() {
   const end = waiting(place, "Comparing pairs of clips");
   try {
-    const response = await fetch(`${form.action}?${new URLSearchParams(new FormData(form))}`, {headers: {Accept: "text/html"}});
+    const response = await request(`${form.action}?${new URLSearchParams(new FormData(form))}`, {headers: {Accept: "text/html"}});
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     place.replaceChildren(...(page.querySelector("#elsewhere") ?? page.querySelector("main")).childNodes);
   } catch (error) {
-    place.textContent = failure(error);
+    place.textContent = error.message;
   } finally {
     end();
   }

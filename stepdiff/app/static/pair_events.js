@@ -6,14 +6,14 @@
 // A request that ends here, by `stop` or because the page is closed, ends in the model too. The page has #busy,
 // #progress and #stop.
 
-import {failure} from "/static/annotate_send.js";
+import {request, silent} from "/static/annotate_send.js";
 import {key, waiting} from "/static/keys.js";
 
 /** Yield [name, data] of the events of a response. */
 async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   for (let text = ""; ; ) {
-    const {value, done} = await reader.read();
+    const {value, done} = await reader.read().catch(silent);
     if (done) return;
     text += value;
     const parts = text.split("\n\n");
@@ -35,9 +35,10 @@ export class Desk {
     if (this.button) key("escape", "stop the last request", () => this.stop(), {everywhere: true});
   }
 
-  /** End the request that was sent last. */
+  /** End the request that was sent last; return whether there was one. */
   stop() {
     this.running.at(-1)?.abort();
+    return this.running.length > 0;
   }
 
   /**
@@ -58,7 +59,7 @@ export class Desk {
     let queued, since;
     show("sent to the server");
     try {
-      const response = await fetch(address, {
+      const response = await request(address, {
         method: "POST",
         headers: {"Content-Type": "application/json", Accept: "text/event-stream, application/json"},
         body: JSON.stringify(body),
@@ -85,7 +86,7 @@ export class Desk {
       }
       throw new Error("the server ended the answer");
     } catch (error) {
-      const stopped = error.name === "AbortError", words = failure(error);
+      const stopped = error.name === "AbortError", words = error.message;
       this.#end(abort, stopped ? "stopped" : words);
       stopped ? on.stopped?.() : on.failed?.(words);
       return undefined;

@@ -2,7 +2,7 @@
 //
 // A note is listed once the server has stored it; one that is not stored stays in the form, with the reason.
 
-import {failure, reason, send} from "/static/annotate_send.js";
+import {reason, request, send} from "/static/annotate_send.js";
 import {announce, key} from "/static/keys.js";
 import {clock, made} from "/static/pair_words.js";
 
@@ -128,14 +128,14 @@ async function card() {
   const body = {...pair, moments: now(), notes: [...ticked], ...(answer ? {question: asked, answer} : {})};
   try {
     const headers = {"Content-Type": "application/json", Accept: "application/json"};
-    const response = await fetch("/notes/card", {method: "POST", headers, body: JSON.stringify(body)});
+    const response = await request("/notes/card", {method: "POST", headers, body: JSON.stringify(body)});
     if (!response.ok) throw new Error((await response.json()).error);
     const link = made("a", {href: URL.createObjectURL(await response.blob()), download: "card.html"});
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
     announce("the card is saved as card.html");
   } catch (error) {
-    announce(`✗ no card: ${failure(error)}`);
+    announce(`✗ no card: ${error.message}`);
   }
   cardButton.disabled = false;
 }
@@ -156,12 +156,12 @@ key("n", "add a note at this moment", () => open());
 key("c", "save the coach’s card of this moment", card);
 
 try {
-  const response = await fetch(`/notes?${new URLSearchParams(pair)}`, {headers: {Accept: "application/json"}});
+  const response = await request(`/notes?${new URLSearchParams(pair)}`, {headers: {Accept: "application/json"}});
   const stored = await response.json();
   if (!response.ok) throw new Error(stored.error);
   notes = stored.notes;
   for (const {id} of notes.slice(0, MOST)) ticked.add(id);
   draw();
 } catch (error) {
-  list.replaceChildren(made("li", {class: "error"}, failure(error)));
+  list.replaceChildren(made("li", {class: "error"}, error.message));
 }

@@ -4,7 +4,7 @@
 // It leads to the frame with the most evidence for it in each clip that has some; a clip without stays in step with the
 // other. Its address opens the page there.
 
-import {failure, send} from "/static/annotate_send.js";
+import {request, send} from "/static/annotate_send.js";
 import {announce, key, waiting} from "/static/keys.js";
 import {visit} from "/static/pair_address.js";
 
@@ -63,19 +63,24 @@ function inWords(term) {
   return `${term}: ${at.join(", ")}`;
 }
 
-/** Return the address of the page at the moments of a word. */
+/** Return the address of the page at the moments of a word; a clip without evidence stays in step, as where it is pressed. */
 function address(term) {
-  const shown = shownBy(term), [first = {seconds: 0}] = shown.map((number) => terms.get(term)[number]);
-  const times = terms.get(term).map(({seconds}) => (shown.length === 2 ? seconds : first.seconds));
-  const time = Math.min(...times);
-  const rounded = (seconds) => Math.round(1000 * seconds) / 1000;
-  return `/pair?${new URLSearchParams({...pair, time: rounded(time), offset: times.map((each) => rounded(each - time)).join()})}`;
+  const [number, other] = shownBy(term), seconds = terms.get(term).map((each) => each.seconds);
+  let time = Math.min(...seconds), offsets = seconds.map((each) => each - time);
+  if (other === undefined) {
+    offsets = seconds[number] < player.offsets[number] ? [0, 0] : player.offsets;
+    time = number === undefined ? 0 : seconds[number] - offsets[number];
+  }
+  const rounded = (value) => Math.round(1000 * value) / 1000;
+  return `/pair?${new URLSearchParams({...pair, time: rounded(time), offset: offsets.map(rounded).join()})}`;
 }
 
-/** Remove the marks of a word. */
+/** Remove the marks of a word; return whether there were some. */
 function clear() {
-  for (const link of document.querySelectorAll(".term[aria-current]")) link.removeAttribute("aria-current");
-  for (const mark of document.querySelectorAll(".tracks .moment")) mark.remove();
+  const links = document.querySelectorAll(".term[aria-current]"), marks = document.querySelectorAll(".tracks .moment");
+  for (const link of links) link.removeAttribute("aria-current");
+  for (const mark of marks) mark.remove();
+  return links.length + marks.length > 0;
 }
 
 /** Show the moments of a word, mark them on the filmstrips, and say when they are; undo the marks of a word that has them. */
@@ -98,6 +103,9 @@ function show(link) {
   announce(`${inWords(term)}; press it again to remove the marks`);
 }
 
+player.root.addEventListener("change", () => { // other offsets
+  for (const link of document.querySelectorAll("a.term")) link.href = address(link.dataset.term);
+});
 for (const name of ["escape", "0"]) key(name, "remove the marks of a word", clear);
 
 document.addEventListener("click", (event) => {
@@ -182,13 +190,13 @@ async function showWords(place) {
   const head = choice.value;
   let problem;
   try {
-    const response = await fetch(`/pair/words?${new URLSearchParams({...pair, head})}`, {headers: {Accept: "application/json"}});
+    const response = await request(`/pair/words?${new URLSearchParams({...pair, head})}`, {headers: {Accept: "application/json"}});
     const data = await response.json();
     if (choice.value !== head) return; // another one was chosen meanwhile
     problem = data.problem ?? data.error;
     if (!problem) place.replaceChildren(...lists(data.clips));
   } catch (error) {
-    problem = failure(error);
+    problem = error.message;
   } finally {
     end();
   }

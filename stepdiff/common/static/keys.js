@@ -11,13 +11,19 @@ const registered = new Map();
 const list = document.querySelector("#keys dl");
 const dialog = document.querySelector("#keys");
 
-/** Register a key: its name, the words for the list, and what it does. One that is registered twice does both. */
+/**
+ * Register a key: its name, the words for the list, and what it does; an action that has nothing to do returns false.
+ * One that is registered twice does both, but escape the first that has something to do.
+ */
 export function key(name, words, action, {everywhere = false} = {}) {
-  const {actions, ...other} = registered.get(name) ?? {actions: []};
-  registered.set(name, {actions: [...actions, action], everywhere: everywhere || Boolean(other.everywhere)});
+  const entry = registered.get(name) ?? {actions: [], line: document.createElement("dd")};
+  entry.actions.push({action, everywhere});
+  entry.line.append(entry.line.textContent && "; ", words);
+  if (registered.has(name)) return;
+  registered.set(name, entry);
   const term = document.createElement("dt");
   term.append(...(name === "+" ? [name] : name.split("+")).map((part) => Object.assign(document.createElement("kbd"), {textContent: part})));
-  list.append(term, Object.assign(document.createElement("dd"), {textContent: words}));
+  list.append(term, entry.line);
 }
 
 /** Show a line at the foot of the page, which screen readers read out. */
@@ -55,13 +61,15 @@ document.addEventListener("click", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.defaultPrevented || event.altKey) return;
   if (event.key === "Escape" && types(event.target)) event.target.blur();
-  const found = registered.get(named(event));
-  if (!found || (types(event.target) && !found.everywhere)) return;
+  const actions = registered.get(named(event))?.actions.filter(({everywhere}) => everywhere || !types(event.target)) ?? [];
   if (dialog.open && named(event) !== "?") return;
   // space and enter belong to a button, a link or a box that has the focus
   if (["space", "enter"].includes(named(event)) && event.target.matches("button, a, summary, [role=button], [type=checkbox]")) return;
-  event.preventDefault();
-  for (const action of found.actions) action(event);
+  for (const {action} of actions) {
+    if (action(event) === false) continue;
+    event.preventDefault();
+    if (event.key === "Escape") break;
+  }
 });
 
 key("?", "list the keys", () => (dialog.open ? dialog.close() : dialog.showModal()));

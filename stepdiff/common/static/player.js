@@ -363,7 +363,7 @@ export class PairPlayer {
     new IntersectionObserver(([{isIntersecting, boundingClientRect}]) => {
       const small = !isIntersecting && boundingClientRect.top < 0;
       if (small === stage.classList.contains("small")) return;
-      place.style.height = small ? `${boundingClientRect.height}px` : "";
+      place.style.setProperty("--height", `${boundingClientRect.height}px`);
       stage.classList.toggle("small", small);
     }, {rootMargin: `-${SMALL}px 0px 0px 0px`}).observe(place);
   }
