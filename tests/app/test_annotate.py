@@ -140,7 +140,7 @@ def test_a_pair_is_annotated_with_the_keyboard_alone(
     wait_for_another(tab, second)
     assert number(tab) == third
     type_keys(tab, "Tab", "mix one two three four five six seven eight nine ten", "Control+Enter")
-    assert "11 words: write at most 10" in tab.locator("#note-0").inner_text()
+    assert "11 words: write at most 9" in tab.locator("#note-0").inner_text()
     type_keys(tab, "Control+a", "mix it", *THROUGH, "Control+Enter")
     tab.get_by_text("No pair is left for you").wait_for()
     assert tab.evaluate("document.querySelectorAll('script:not([src])').length") == 0
