@@ -542,7 +542,7 @@ def test_an_import_takes_the_other_answers_and_gives_one_line_for_each_refused_o
     assert (found["taken"], found["left_out"], found["done"]) == (2, {}, "2 answers taken; 2 refused")
     assert [line.split(" Correct")[0] for line in found["refused"]] == [
         "the file: task 101: annotation 1: Write the keystep that both clips show, in at most 9 words.",
-        "the file: task 103: annotation 1: The keystep has 11 words; write at most 10.",
+        "the file: task 103: annotation 1: The keystep has 11 words; write at most 9.",
     ]
     assert [own.annotator for own in collected(admin, tmp_path / "answers.jsonl")] == ["2", "4"]
     tasks[0] = of_label_studio(admin, ["whisk"])[0]
