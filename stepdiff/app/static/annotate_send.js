@@ -1,10 +1,10 @@
 // Requests of the pages.
 
-const SILENT = "the server does not answer: is stepdiff app running?";
+const SILENT = "the server does not answer"; // which an annotator did not start
 
 /** Throw what a request failed by, in words: browsers throw a TypeError where no answer comes, or an answer breaks off. */
 export function silent(error) {
-  throw error instanceof TypeError ? new Error(SILENT) : error;
+  throw error instanceof TypeError ? new Error(`${SILENT}: is stepdiff app running?`) : error;
 }
 
 /** Return the response to a request, as `fetch` does. */
