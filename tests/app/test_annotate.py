@@ -251,6 +251,7 @@ def test_changes_of_another_pair_are_kept_while_the_server_refuses_them(
     with browser.new_context() as context:
         tab = context.new_page()
         begin(tab, url, "Ann")
+        tab.wait_for_load_state()  # a script that begins later would send what is kept, and no route waits for it
         own = context.request.get(f"{url}/annotate", headers={"Accept": "application/json"}).json()
         name = f"stepdiff {own['person_id']} 99"
         tab.evaluate("name => localStorage.setItem(name, JSON.stringify({changes: {keystep: 'whisk'}}))", name)
