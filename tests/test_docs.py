@@ -144,7 +144,7 @@ def test_every_option_and_module_that_the_pages_name_exists() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     known = {key: options(text) | {"--config"} for key, text in json.loads(done.stdout).items()}
     assert {key: unknown(flags, known[key]) for key, flags in used.items()} == {key: [] for key in used}
-    others = {"--always-make", "--check", "--runtime-env-json"}  # of make, sha256sum and `ray job submit`
+    others = {"--always-make", "--check", "--generate", "--runtime-env-json"}  # of make, sha256sum and `ray`
     assert unknown(set(re.findall(OPTION, quoted)), set().union(*known.values(), others)) == []
 
 
