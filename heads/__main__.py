@@ -5,10 +5,10 @@ from stepdiff.common.cli.command import choose
 
 VERBS = {
     "train": ("heads.train", "train a head on cached features"),
-    "words": ("heads.words", "fit the evidence that a clip shows what a word names, in closed form"),
+    "words": ("heads.words", "fit what a clip shows of what words name, in closed form"),
     "embed": ("heads.embed", "write a contrastive head's embeddings as a view of the store"),
     "ask": ("heads.ask", "ask a trained head a question about two clips"),
-    "differences": ("heads.differences", "find pairs of clips that differ as two clips do, or as a sentence says"),
+    "differences": ("heads.differences", "find pairs that differ as two clips do, or as a text says"),
     "evaluate": ("heads.evaluate", "answer a test set with a method, and score the answers"),
     "score": ("heads.score", "score a file of predictions"),
     "table": ("heads.table", "print one table of many evaluations"),

@@ -7,9 +7,13 @@ import uuid
 from collections.abc import Iterator
 from glob import glob
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext
 
 # No test depends on the speed of the machine. The quick tests draw fewer examples.
 settings.register_profile("quick", deadline=None, max_examples=25)
@@ -26,6 +30,9 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
 
 PROGRAMS = {"chromium": "pages in a browser", "initdb": "PostgreSQL", "nginx": "a proxy", "caddy": "another proxy"}
 """programs that some tests need -> what is tested with them"""
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PATIENCE = 120_000.0
+"""milliseconds that a test waits for a state of a page: a busy machine is slow"""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -117,3 +124,25 @@ def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> str:
     from benchmarks.harness import write_tiny_lm
 
     return write_tiny_lm(tmp_path_factory.mktemp("tiny_lm"))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator["Browser"]:
+    """Chromium, without a window: one for all rooms, because a process runs one Playwright."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=sandbox)
+        new_context = browser.new_context
+
+        def patient(**options: Any) -> "BrowserContext":
+            context = new_context(**options)
+            context.set_default_timeout(PATIENCE)
+            return context
+
+        browser.new_context = patient  # type: ignore[method-assign]
+        yield browser
+        browser.close()

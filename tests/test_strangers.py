@@ -105,7 +105,11 @@ COMMANDS: dict[str, list[str]] = {
         "--task diffmcq --test-set {}/diffmcq.jsonl --predictions {}/p.jsonl --store {}/store",
     ],
     "table": ["{}/p.scores.json"],
-    "report": ["--config {}/report.yaml", "--predictions []"],
+    "report": [
+        "--config {}/report.yaml",
+        "--predictions []",
+        "--test-set {}/diffcap.jsonl --sheet {}/sheet.png --store {}/store --videos {}",
+    ],
     "compare": [
         "{}/a.mp4 {}/b.mp4 --model {}/runs/trained --store {}/kept",
         "{}/a.mp4 {}/b.mp4 --model {}/runs/words --store {}/kept",
@@ -223,6 +227,8 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pairs = [["a", "b"], ["b", "a"], ["a", "c"], ["c", "a"]]
     row = {"difference": "a red pan", "category": "Visuals", "options": pairs, "answer": pairs[0]}
     (folder / "diffmcq.jsonl").write_text(json.dumps(row) + "\n")
+    described = {"reference": "a", "candidate": "b", "category": "Visuals", "text": ["a red pan"]}
+    (folder / "diffcap.jsonl").write_text(json.dumps(described) + "\n")
     (folder / "p.jsonl").write_text('{"scores": [1, 0, 0, 0]}\n')
     record = {"options": {"task": PLANTED, "method": PLANTED}, "scores": {"rows": 1, "intervals": {}}, "disclosed": {}}
     (folder / "p.scores.json").write_text(json.dumps(record))

@@ -177,7 +177,7 @@ class Counting:
             f"{group}.{name}": array for group, sums in enumerate(self.sums) for name, array in sums._asdict().items()
         }
         about = {"identity": self.identity, "wording": asdict(self.wording), "shards": list(self.counted.items())}
-        data = save(arrays, {"about": json.dumps(about), "seal": BLANK})
+        data = save(arrays, {"about": json.dumps(about | {"seal": BLANK})})  # one field: several come in any order
         write_pieces(self.folder / FILE, sealed_pieces(data))
 
     def _clips(self) -> tuple[Int64[np.ndarray, " n"], Int8[np.ndarray, " n"]]:

@@ -272,6 +272,9 @@ def in_one_line(scaling: Scaling) -> Iterator[None]:
         yield
     except (DistError, RuntimeError) as error:
         text = str(error)
+        if "EADDRINUSE" in text:
+            port = os.environ.get("MASTER_PORT")
+            raise StepDiffError(f"port {port} is in use: start torchrun with another --master-port") from error
         late = "imed out" in text or "imeout" in text
         gone = isinstance(error, DistError) or "Connection" in text or "/gloo/transport/" in text
         if isinstance(error, torch.OutOfMemoryError) or not (late or gone):

@@ -1,8 +1,6 @@
 """A small real world with features, a server of the pages in its own process, and a real browser."""
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,10 +14,9 @@ from sqlalchemy import create_engine, make_url, text
 from tests.app import postgres
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,10 +24,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent == Path(__file__).parent and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(900))
-
-
-PATIENCE = 120_000.0
-"""milliseconds that a test waits for a state of a page: a busy machine is slow"""
 
 
 def command(*arguments: str) -> None:
@@ -98,28 +91,6 @@ def serve(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cal
     yield start
     for server in servers.values():
         server.kill()
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator["Browser"]:
-    """Chromium, without a window."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=sandbox)
-        new_context = browser.new_context
-
-        def patient(**options: Any) -> "BrowserContext":
-            context = new_context(**options)
-            context.set_default_timeout(PATIENCE)
-            return context
-
-        browser.new_context = patient  # type: ignore[method-assign]
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from stepdiff.annotate.people.form import Answer, read_task
 from stepdiff.app.annotating.database import Database, default_url
 from store import Store
 from tests.app.annotation_tasks import CATEGORIES, EMPTY, replayed, write_task
-from tests.app.conftest import CHROMIUM, ROOT, Server, serious_findings
+from tests.app.conftest import ROOT, Server, serious_findings
 from tests.app.test_annotate_hostile import Place, work
+from tests.conftest import CHROMIUM
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser as AsyncBrowser

@@ -4,6 +4,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import sys
@@ -11,7 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,11 @@ SERVER.set_forkserver_preload(["torch.distributed.fsdp", "transformers", "peft",
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a free port below those that the system gives to outgoing connections of other tests."""
+    while True:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", random.SystemRandom().randrange(15000, 32000)))
+            return int(probe.getsockname()[1])
 
 
 def _child(work: tuple[str, str, tuple[Any, ...]], rank: int, count: int, port: int, log: str, end: Connection) -> None:

@@ -143,6 +143,7 @@ def test_a_recipe_without_pairs_is_validated_on_texts_of_held_out_videos(
 
 
 @pytest.mark.full
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*ScandirIterator")  # of an interrupt before its with block
 def test_a_resumed_run_holds_out_the_same_videos(world: Path, tiny_lm: str, tmp_path: Path) -> None:
     schedule = {"steps": 6, "validate_every": 1}
     assert trains(world, tiny_lm, tmp_path / "whole", schedule=schedule) == 0

@@ -146,7 +146,7 @@ def test_most_published_diffrank_clips_are_of_train_videos_and_none_of_them_trai
     file, splits = SHARED / "stepdiff/diffrank_dataset.jsonl", SHARED / "htstep/video_splits.json"
     if not (file.is_file() and splits.is_file()):
         pytest.skip("the published files are not here")
-    test = read_test_clips([file])
+    test = read_test_clips([str(file)])
     train = pl.DataFrame({"video": json.loads(splits.read_text())["train"]})
     uid = pl.col("key").str.extract(r"^(.+)_[0-9.]+_[0-9.]+$")
     own = test.with_columns(video=uid).join(train, on="video", how="semi")

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -28,6 +29,7 @@ from stepdiff.common.errors import StepDiffError
 from store import Store
 from tests.refusals import refuses
 
+from . import runs
 from .conftest import CLIPS, TOOLS, Capture, contrastive, evaluation, recipe
 from .runs import RUNS, assert_same_weights, command, in_processes, near, weights
 
@@ -397,6 +399,16 @@ def test_a_process_that_fails_ends_the_others(world: Path, trained: Path, tmp_pa
     assert in_processes(failing, 2, tmp_path / "logs", given, 1, seconds=500) == [2, 2]  # not after scaling.timeout
     other, failed = ((tmp_path / f"logs/rank-{rank}.log").read_text() for rank in (0, 1))
     assert "no such luck" in failed and "another worker ended" in other
+
+
+@pytest.mark.full
+def test_a_port_in_use_is_one_line(world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setattr(runs, "free_port", lambda: port)
+        path = str(recipe(world, tiny_lm, tmp_path / "run", **RUNS))
+        assert in_processes(command, 1, tmp_path / "logs", path, None, ["--scaling.fsdp", "true"]) == [2]
+    assert f"error: port {port} is in use: start torchrun" in (tmp_path / "logs/rank-0.log").read_text()
 
 
 def test_a_head_of_a_public_model_is_refused_before_processes_meet(trained: Path, tmp_path: Path) -> None:

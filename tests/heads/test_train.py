@@ -307,6 +307,7 @@ def test_the_source_of_a_batch_depends_only_on_the_batchs_number(world: Path, ti
 
 
 @pytest.mark.full
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*ScandirIterator")  # of an interrupt before its with block
 def test_a_stopped_run_resumed_ends_with_the_same_weights(
     interleaved: Path, world: Path, tiny_lm: str, tmp_path: Path
 ) -> None:

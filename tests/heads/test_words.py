@@ -611,6 +611,7 @@ def test_evidence_of_training_clips_is_that_of_sums_without_their_fold(world: Pa
 
 
 @pytest.mark.full
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*ScandirIterator")  # of an interrupt before its with block
 def test_a_run_keeps_its_head_of_words_and_resumes_to_the_same_bits_without_the_source(
     world: Path, head: WordHead, tiny_lm: str, tmp_path: Path, capsys: Capture
 ) -> None:

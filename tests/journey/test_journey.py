@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import httpx
 import pytest
 
-from tests.app.conftest import browser as browser
 from tests.journey import commands as pages
 from tests.journey.commands import ROOT, run, run_lines, smaller
 from tests.journey.crawl import Crawl
