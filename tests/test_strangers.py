@@ -184,7 +184,7 @@ def write_words(folder: Path, provenance: Provenance, channels: int = 8) -> Word
     weights, bias = random.standard_normal((3, 2, channels)), random.standard_normal((3, 2))
     weights, bias = weights.astype(np.float32).astype(float), bias.astype(np.float32).astype(float)
     sides, categories = {"": 0.5}, {"Visuals": {"red": 0.5, "red pan": 0.25}}
-    head = WordHead(folder, about, terms, weights, bias, sides, categories, frozenset(terms))
+    head = WordHead(folder, about, terms, weights, bias, sides, {}, categories, frozenset(terms))
     folder.mkdir(parents=True)
     reads, trained = {"clips": provenance.as_dict()}, TrainedOn.of([pl.DataFrame({"key": CLIPS})])
     write_record(folder, {"reads": reads, "store": None, "init": None, "trained_on": trained.write(folder)})

@@ -392,6 +392,7 @@ def fitted(counting: Counting, began: float) -> WordHead:
         np.stack([model.weights[visible] for model in odds]).astype(np.float32).astype(np.float64),
         np.stack([model.bias[visible] for model in odds]).astype(np.float32).astype(np.float64),
         wording.sides,
+        wording.both,
         wording.categories,
         frozenset(wording.narrated).intersection(terms),
     )

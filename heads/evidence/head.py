@@ -95,6 +95,7 @@ class _About(BaseModel, strict=True):
     weights: _Weights
     terms: list[str]
     sides: dict[str, FiniteFloat]
+    both: dict[str, FiniteFloat]
     categories: dict[str, dict[str, Annotated[FiniteFloat, Field(gt=0)]]]
     narrated: list[str]
 
@@ -110,6 +111,8 @@ class WordHead:
     bias: Float64[np.ndarray, "M T"]
     sides: Mapping[str, float]
     """weights of Occurrence.side"""
+    both: Mapping[str, float]
+    """weights of heads.evidence.wording.is_about_both"""
     categories: Mapping[str, Mapping[str, float]]
     """category -> term -> share of its answers that have the term"""
     narrated: frozenset[str]
@@ -150,7 +153,8 @@ class WordHead:
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise StepDiffError(f"{path}: damaged, or of an earlier version ({error}); {again}") from error
         values = about.model_dump() | {"provenance": provenance.as_dict()}
-        return cls(folder, values, terms, weights, bias, about.sides, about.categories, frozenset(about.narrated))
+        of_words = about.sides, about.both, about.categories, frozenset(about.narrated)
+        return cls(folder, values, terms, weights, bias, *of_words)
 
     def save(self) -> None:
         """Write the head; words.json comes last."""
@@ -161,7 +165,7 @@ class WordHead:
         name = f"words-{sha256[:12]}.safetensors"
         write_bytes(self.folder / name, data)
         about = dict(self.about) | {"weights": {"file": name, "sha256": sha256, "size": len(data)}}
-        about |= {"terms": list(self.terms), "sides": self.sides, "categories": self.categories}
+        about |= {"terms": list(self.terms), "sides": self.sides, "both": self.both, "categories": self.categories}
         about |= {"narrated": sorted(self.narrated), "seal": BLANK}
         write_bytes(self.folder / FILE, seal(json.dumps(about, indent=1).encode()))
         for old in self.folder.glob("words-*.safetensors"):

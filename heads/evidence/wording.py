@@ -6,9 +6,10 @@ from the last mention and the words around a term which of the two videos the te
 over counts, so it knows "instead of" and "skips" as far as the answers have them.
 
 Labels of a clip are the terms of its narration. Paired questions correct them: "Which video ...?" labels the terms of
-the question in both clips, and an answer the terms that it says of each video. `side` says which those are. It is
+the question in both clips, and an answer the terms that it says of each video, or of both. `side` says of which. It is
 learned from terms that the narration of exactly one of two clips has, and only from terms that answers have more often
-where one of the narrations has them.
+where one of the narrations has them. Which answers are about both ("What do they have in common?", "first one, then the
+other") is learned from the words of question and answer, and from the terms that both narrations have.
 
 Guarantees
 - a text is read from left to right, and each word is part of at most one occurrence, the longest known term
@@ -58,6 +59,7 @@ _GAP = "_"  # takes the place of a term among the words before another
 _LEAST = 5  # occurrences of a feature of a side
 _PENALTY = 3.0
 _SLOPE = 2.5  # the regression shrinks towards 0
+_BOTH = 0.1  # share of narrated terms in both narrations, above that of all answers; narrations omit much
 LAST_MENTIONED = {"video 1": -1.0, "video 2": 1.0}
 """sides where too few answers teach them: a term is about the video that is mentioned last before it"""
 
@@ -192,11 +194,12 @@ def next_in(text: str, terms: Collection[str]) -> Occurrence:
 
 
 def learn_sides(examples: Sequence[Occurrence], labels: Sequence[float]) -> dict[str, float]:
-    """Fit a ridge regression; return the weight of each feature of an occurrence, "" is the constant.
+    """Return the weight of each feature of an occurrence, "" is the constant. labels: 1 for Video 2, -1 for Video 1."""
+    return _regression([one.features() for one in examples], labels)
 
-    labels: 1 for Video 2, -1 for Video 1.
-    """
-    rows = [one.features() for one in examples]
+
+def _regression(rows: Sequence[set[str]], labels: Sequence[float]) -> dict[str, float]:
+    """Fit a ridge regression; return the weight of each feature, "" is the constant."""
     counts = Counter(feature for row in rows for feature in row)
     features = ["", *(feature for feature, count in counts.items() if count >= _LEAST)]
     columns = {feature: place for place, feature in enumerate(features)}
@@ -217,6 +220,8 @@ class Wording:
     """terms that answers take from what is seen; those label clips"""
     sides: Mapping[str, float]
     """weights of `Occurrence.side`"""
+    both: Mapping[str, float]
+    """weights of `is_about_both`"""
     categories: Mapping[str, Mapping[str, float]]
     """category -> term -> share of its answers that have the term"""
 
@@ -229,21 +234,24 @@ class Wording:
     def from_dict(cls, values: Mapping[str, Any]) -> "Wording":
         """Return the inverse of dataclasses.asdict, also from JSON."""
         terms, narrated, followed = (tuple(values[name]) for name in ("terms", "narrated", "followed"))
-        return cls(terms, narrated, followed, values["sides"], values["categories"])
+        return cls(terms, narrated, followed, values["sides"], values["both"], values["categories"])
 
     def signs(self, pairs: Iterable[PairQuestions]) -> dict[str, dict[int, float]]:
         """Return what questions and answers say of clips: clip -> place of a term -> sum of signs."""
         of_clips: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
-        followed = set(self.followed)
+        followed, narrated = set(self.followed), set(self.narrated)
         for pair, question, answer, _ in _asked(pairs):
             if answer in VIDEOS:
-                side = 1.0 if answer == VIDEOS[1] else -1.0
-                named = [(term, side) for term in sorted(terms_of(question).intersection(self.columns))]
+                side, other = (1.0, -1.0) if answer == VIDEOS[1] else (-1.0, 1.0)
+                named = [(term, side, other) for term in sorted(terms_of(question).intersection(self.columns))]
+            elif is_about_both(self.both, question, answer, narrated):
+                named = [(one.term, 1.0, 1.0) for one in occurrences(answer, followed)]
             else:
-                named = [(one.term, one.side(self.sides)) for one in occurrences(answer, followed)]
-            for term, side in named:
-                of_clips[pair.candidate][self.columns[term]] += side
-                of_clips[pair.reference][self.columns[term]] -= side
+                sides = ((one.term, one.side(self.sides)) for one in occurrences(answer, followed))
+                named = [(term, side, -side) for term, side in sides]
+            for term, of_candidate, of_reference in named:
+                of_clips[pair.candidate][self.columns[term]] += of_candidate
+                of_clips[pair.reference][self.columns[term]] += of_reference
         return of_clips
 
     def targets(self, clips: Sequence[tuple[str, str]], signs: Mapping[str, Mapping[int, float]]) -> sparse.csr_matrix:
@@ -291,17 +299,25 @@ def learn(
     errors, answers = _follow(asked, of_clip, narrated)
     followed = tuple(sorted(term for term in narrated if errors[term] > _FOLLOWS))
     examples, labels = [], []
-    for pair, _, answer, _ in asked:
+    texts_of: list[set[str]] = []
+    in_both: list[float] = []
+    for pair, question, answer, _ in asked:
         if answer not in VIDEOS:
             reference, candidate = (terms_of(of_clip.get(clip, "")) for clip in (pair.reference, pair.candidate))
             for one in occurrences(answer, set(followed)):
-                if (one.term in candidate) != (one.term in reference):
+                narrations = (one.term in candidate) + (one.term in reference)
+                if narrations == 1:
                     examples.append(one)
                     labels.append(1.0 if one.term in candidate else -1.0)
+                if narrations:
+                    texts_of.append(_words_of(question, answer, narrated))
+                    in_both.append(narrations - 1.0)
     sides = learn_sides(examples, labels) if examples else LAST_MENTIONED
+    usual = sum(in_both) / max(len(in_both), 1)
+    both = _regression(texts_of, [share - usual for share in in_both]) if texts_of else {}
     if not examples:
         say(f"no answer names {some(followed)} of exactly one clip" if followed else _too_few(errors, answers))
-    return Wording(tuple(terms), tuple(sorted(narrated)), followed, sides, _categories(asked, set(terms)))
+    return Wording(tuple(terms), tuple(sorted(narrated)), followed, sides, both, _categories(asked, set(terms)))
 
 
 def _too_few(errors: Mapping[str, float], answers: int) -> str:
@@ -313,6 +329,18 @@ def _too_few(errors: Mapping[str, float], answers: int) -> str:
         enough = answers * (_FOLLOWS / -nearest[0][0]) ** 2  # a standard error falls with the root of their number
         why += f": {_FOLLOWS:g} standard errors count, and nearest are {words}; about {enough:,.0f} answers may do"
     return f"{why}. Until then a word is about the video that is mentioned last, and narrations alone label clips"
+
+
+def is_about_both(weights: Mapping[str, float], question: str, text: str, narrated: Collection[str]) -> bool:
+    """Return whether a text says what it names of both clips. weights: `Wording.both`; question: empty if unknown."""
+    words = _words_of(question, text, narrated)
+    return weights.get("", 0.0) + sum(weights.get(word, 0.0) for word in sorted(words)) > _BOTH
+
+
+def _words_of(question: str, answer: str, terms: Collection[str]) -> set[str]:
+    """Return the words of a question, and those and the marks of its answer outside its terms."""
+    asked = {f"question {token[0]}" for token in _TOKEN.finditer(question.lower())}
+    return asked | {f"answer {value}" for sort, value, *_ in _items(answer, terms) if sort != "term"}
 
 
 _Asked = tuple[PairQuestions, str, str, str]

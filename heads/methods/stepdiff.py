@@ -24,7 +24,7 @@ from heads.data.clips import Reads
 from heads.data.packing import Turn
 from heads.evidence.naming import Naming, Values
 from heads.methods.registry import Control
-from heads.methods.word_evidence import WordEvidence
+from heads.methods.word_evidence import LEFT_OUT, WordEvidence
 from heads.models.video_lm import Say, Tokens, VideoLM, Words
 from heads.training.recipe import EvidenceOptions
 from heads.workers.group import ALONE, Group
@@ -122,7 +122,8 @@ def protocol(
     apart = true = ""
     if evidence is not None:
         apart = f" - {evidence.alike:g} * (distance of the evidence of words - the distance below which pairs agree)"
-        true = f" + {evidence.choice:g} * log-probability of its terms by the evidence of words"
+        true = f" + {evidence.choice:g} * (log-probability of its terms by the evidence of words"
+        true += f" - {LEFT_OUT:g} * share of the category's words that differ and that it leaves out)"
     similar = f"log p({YES}) - log p({NO}){apart}"
     if answer == "rank":
         return how | {"question": SIMILAR_QUESTION, "score": similar}
@@ -269,7 +270,8 @@ class StepDiff:
         """Return the weighted evidence that a text is true of a pair."""
         if self.words is None or not self.evidence.choice:
             return 0.0
-        return self.evidence.choice * self.words.score(turn.answer, *self.words.both(self._shown(pair)))
+        (score,) = self.words.score(turn.answer, turn.about, [self._shown(pair)])
+        return self.evidence.choice * score
 
     def rank(self, rows: Sequence[DiffRank | Rating | Ranking]) -> list[list[float]]:
         """Return how similar each target is to its reference in the row's category."""

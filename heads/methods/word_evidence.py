@@ -1,7 +1,7 @@
 """Word evidence: a difference is scored, ranked and written by the words that its clips give evidence for.
 
 A text is scored by its known terms: each adds the log-probability that it is true of the video that it is about, and
-only of it.
+only of it. What differs and goes unnamed counts against it: who describes a pair names what differs.
 Clips are ranked by the distance of their evidence over the terms of the category. A caption names the terms that differ
 most. The words of a text and their sides are all that is read of it: see heads.evidence.wording.
 
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64
+from scipy.special import expit
 
 from heads.data.clips import Features
 from heads.data.hold_out import clip_times, locate
@@ -27,7 +28,7 @@ from heads.data.packing import Turn
 from heads.evidence.fitting import evidence_of, training_videos
 from heads.evidence.head import Evidence, Terms, WordHead, clipped
 from heads.evidence.naming import Values
-from heads.evidence.wording import Occurrence, next_in, occurrences, terms_of
+from heads.evidence.wording import Occurrence, is_about_both, next_in, occurrences, terms_of
 from heads.llm.model import CutOff
 from retrieval.moments import frames_of, seconds_of
 from stepdiff.tasks.prompts import NO_DIFFERENCE, PRESETS, VIDEOS
@@ -38,8 +39,10 @@ SEEDED = 2
 """the video that a text of DiffMCQ is about before its first mention: it continues "In Video 2," """
 NAMED = 4
 """terms that a caption names of each video, at most"""
-CLEAR, LIKELY = 4.0, 2.0
+CLEAR, LIKELY = 3.0, 2.0
 """difference of the log-odds from which a caption names a term, and from which a question of a language model does"""
+LEFT_OUT = 8.0
+"""what it costs a text that all words of its category differ and it names none: people name most of what differs"""
 LONGER = 0.8
 """share of a term's difference that a longer phrase with it needs"""
 REASONS = 6
@@ -52,6 +55,7 @@ _NEW = 1.0  # added to the log-probability of a word that a caption has not name
 _ASKS = frozenset("how why when where".split())  # words of a question that name nothing
 _CLAUSE_ENDS = re.compile(r"[,;.] ")
 _SLOPE = 0.25  # evidence of the terms of a text is not independent
+_NOTHING: Terms = np.zeros(0, np.int64), np.zeros(0)
 _Both = Float64[np.ndarray, " 2"]
 OfTerms = Float64[np.ndarray, " c"]
 """a number for each of some terms"""
@@ -187,17 +191,40 @@ class WordEvidence:
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
         """Return the score of the difference text for each option's pair."""
         self.evidence([clip for row in rows for clip in clips_of(row)])
-        return [[self.score(row.difference, *self.both(pair)) for pair in row.options] for row in rows]
+        return [self.score(row.difference, row.category, row.options) for row in rows]
 
-    def score(self, text: str, reference: Evidence, candidate: Evidence) -> float:
-        """Return the log-probability that each term of a text is true of the video that it is about, and only of it."""
-        return float(self._true(occurrences(text, self.head.columns, SEEDED), reference, candidate).sum())
+    def score(self, text: str, category: str, pairs: Sequence[Pair]) -> list[float]:
+        """Return for each pair the log-probability that each term of a text is true of the video that it is about, and
+        only of it, less LEFT_OUT times the share of the category's words that differ and that the text leaves out.
+
+        A text about the order of things is about both videos: its terms are true if both show them.
+        """
+        terms = occurrences(text, self.head.columns, SEEDED)
+        if not terms:
+            return [0.0] * len(pairs)
+        places, weights = self.head.nameable(category) if category in self.head.known_categories else _NOTHING
+        of_both = is_about_both(self.head.both, "", text, self.head.narrated)
+        words = {word for one in terms for word in one.term.split()}
+        weights = LEFT_OUT * weights * [words.isdisjoint(self.head.terms[place].split()) for place in places]
+        scores = []
+        for pair in pairs:
+            evidence = self.both(pair)
+            first, second = (expit(each[places]) for each in evidence)
+            differs = first * (1 - second) + second * (1 - first)
+            true = self._shared(terms, *evidence) if of_both else self._true(terms, *evidence)
+            scores.append(float(true.sum() - weights @ differs))
+        return scores
 
     def _true(self, terms: Sequence[Occurrence], reference: Evidence, candidate: Evidence) -> OfTerms:
         """Return the log-probability that terms of a text are true of the video that each is about, and only of it."""
         places = [self.head.columns[one.term] for one in terms]
         sides = np.array([one.side(self.head.sides) for one in terms])
         return _true(sides, *_only_one(reference, candidate, places))
+
+    def _shared(self, terms: Sequence[Occurrence], *evidence: Evidence) -> OfTerms:
+        """Return the log-probability that both clips show terms of a text."""
+        places = [self.head.columns[one.term] for one in terms]
+        return -sum(np.logaddexp(0, -_SLOPE * each[places]) for each in evidence)
 
     def supported(self, text: str, pair: Pair, given: str) -> str:
         """Return the beginning of a text, up to the end of a clause, whose terms have the most evidence: a language

@@ -18,13 +18,14 @@ from sklearn.preprocessing import StandardScaler
 from heads import ask, differences, evaluate, train, words
 from heads.data.clips import Features
 from heads.data.packing import Turn
+from heads.data.paired_qa import PairQuestions
 from heads.evidence.fitting import Counting, Fit, Sums, calibrate, fit, squared_errors, total
 from heads.evidence.head import WordHead, fold_of, pool
 from heads.evidence.naming import NEAR, Naming
-from heads.evidence.wording import occurrences, pieces, terms_of
+from heads.evidence.wording import is_about_both, learn, occurrences, pieces, terms_of
 from heads.llm.model import CutOff
 from heads.methods.stepdiff import StepDiff
-from heads.methods.word_evidence import WordEvidence
+from heads.methods.word_evidence import LEFT_OUT, WordEvidence
 from heads.models.language_model import LanguageModel
 from heads.models.projector import Projector
 from heads.models.video_lm import VideoLM
@@ -235,6 +236,56 @@ def test_a_text_without_known_words_scores_zero_and_is_counted(world: Path, head
     unknown = replace(rows[0], difference="xyzzy")
     assert method.score_options([unknown]) == [[0.0] * 4] and method.unknown([*rows, unknown]) == 1
     assert method.score_options(rows) == [method.score_options([row])[0] for row in rows], "no batch changes a score"
+
+
+def planted(head: WordHead, world: Path, **shown: tuple[str, ...]) -> WordEvidence:
+    """Return the method with certain evidence of the terms that each clip shows, and of no other."""
+    method = WordEvidence.of_store(head, Store.open(world / "features"))
+    for clip, terms in shown.items():
+        method._evidence[clip] = np.array([40.0 if term in terms else -40.0 for term in head.terms])
+    return method
+
+
+def test_what_differs_and_goes_unnamed_counts_against_a_text(world: Path, head: WordHead) -> None:
+    method = planted(head, world, a=("whisk",), b=("spoon",), c=("spoon", "fork"), d=("fork",))
+    category, text = "Tools/Equipment", "a spoon instead of a whisk"
+    only, more, other = method.score(text, category, [("a", "b"), ("a", "c"), ("a", "d")])
+    assert only > more > other
+    places, weights = head.nameable(category)
+    left_out = weights[[head.terms[place] == "fork" for place in places]].sum()
+    assert 0 < left_out < 1 and only - more == pytest.approx(LEFT_OUT * left_out)
+    (without,) = method.score(text, "a category without words", [("a", "c")])
+    assert without == pytest.approx(only)
+
+
+def test_a_text_about_an_order_is_true_of_clips_that_both_show_its_words(world: Path, head: WordHead) -> None:
+    ordered = replace(head, both={"answer before": 1.0})
+    shown = {"a": ("whisk", "spoon"), "b": ("spoon", "whisk"), "c": ("whisk",)}
+    for of_both, best in ((ordered, ("a", "b")), (head, ("c", "b"))):
+        method, pairs = planted(of_both, world, **shown), [("a", "b"), ("c", "b")]
+        scores = method.score("a spoon before a whisk", "Tools/Equipment", pairs)
+        assert pairs[int(np.argmax(scores))] == best
+
+
+def test_answers_about_both_clips_are_learned_and_label_both() -> None:
+    tools = ("whisk", "spoon", "fork")
+    of_clip = {f"{tool} {number}": f"now the {tool}" for tool in tools for number in range(8)}
+    pairs = []
+    for number, (one, other) in product(range(8), product(tools, tools)):
+        question, answer = "What differs?", f"Video 1 has the {one}, and Video 2 the {other}"
+        if one == other:
+            question, answer = "What is alike?", f"both of them have the {one}"
+        pair = f"{one} {number}", f"{other} {(number + 3) % 8}"
+        pairs.append(PairQuestions(*pair, (Turn(question, answer, about="Tools/Equipment"),)))
+    wording = learn(of_clip.values(), of_clip, pairs, 3, 100)
+    assert is_about_both(wording.both, "What is alike?", "the whisk", wording.narrated)
+    assert not is_about_both(wording.both, "What differs?", "the whisk, and Video 2 the fork", wording.narrated)
+    new = PairQuestions("a", "b", (Turn("What is alike?", "both of them have the fork"),))
+    signs = wording.signs([new])
+    fork = wording.columns["fork"]
+    assert signs["a"][fork] == signs["b"][fork] == 1
+    differ = learn(of_clip.values(), of_clip, [one for one in pairs if "Video" in one.turns[0].answer], 3, 100)
+    assert not is_about_both(differ.both, "What is alike?", "both of them have the whisk", differ.narrated)
 
 
 def test_captions_name_what_differs_and_decline(world: Path, head: WordHead) -> None:
@@ -551,7 +602,7 @@ def test_scores_have_the_evidence_of_the_clips_that_are_shown(
     found, without = with_it.score_options(chosen), alone.score_options(chosen)
     for row, scores, plain in zip(chosen, found, without, strict=True):
         pairs = [shown(pair) for pair in row.options] if control != "blind" else []
-        true = [words.score(row.difference, *words.both(pair)) for pair in pairs]
+        true = words.score(row.difference, row.category, pairs)
         np.testing.assert_allclose(np.subtract(scores, plain), 3 * np.array(true) if true else 0, atol=1e-5)
     asking = method(control=control)
     questions = set(model.asked(asking.rank, ranked))
