@@ -296,6 +296,7 @@ def test_the_words_of_a_pair_are_those_of_heads_ask(
     data = read_json(word_server.url + address(word_pair, "/pair/words", head="words"))
     options = ask.AskOptions(*word_pair, why=True, words=str(word_runs / "words"), store=str(world / "features"))
     assert data["head"] == "words" and data["problem"] == ""
+    assert data["similar"] == []  # it was fitted without --validation
     for key, clip, reasons in zip(word_pair, data["clips"], ask.answered(options)["why"], strict=True):
         start, end = map(float, key.split("_")[2:])
         assert clip["length"] == pytest.approx(end - start)
@@ -306,6 +307,26 @@ def test_the_words_of_a_pair_are_those_of_heads_ask(
             }
             assert word["seconds"] == pytest.approx(clip["times"][int(np.argmax(reason["moments"]))], abs=0.01)
             assert round(start + word["seconds"], 2) in reason["seconds"]
+
+
+def test_a_head_of_words_says_how_alike_clips_are(
+    serve: Callable[..., Server], world: Path, word_runs: Path, tmp_path: Path, tab: "Page", word_pair: Pair
+) -> None:
+    head = WordHead.load(word_runs / "words")
+    below = dict(zip(head.known_categories, (0.0, 8.0) * 3, strict=False))  # the largest distance is 8
+    about = {**head.about, "declines": {"below": below, "balanced_accuracy": 0.5, "rows": 2}}
+    replace(head, folder=tmp_path / "words", about=about).save()
+    server = serve("--runs", str(tmp_path))
+    similar = read_json(server.url + address(word_pair, "/pair/words", head="words"))["similar"]
+    evidence = Runs(Site.open(str(world / "features"), runs=str(tmp_path))).evidence("words")
+    compared = Reader(evidence, evidence).differences(word_pair)
+    said = [(each["category"], round(each["log_odds"], 4), each["verdict"]) for each in similar]
+    assert said == [(each.category, each.alike, each.verdict) for each in compared]
+    assert {"alike", "different"} <= {each.verdict for each in compared}
+    tab.goto(server.url + address(word_pair))
+    tab.locator("#alike .verdict").first.wait_for()
+    rows = tab.locator("#alike tr", has=tab.locator(".verdict")).all_inner_texts()
+    assert [re.findall("alike|different|unsure", row) for row in rows] == [[each.verdict] for each in compared]
 
 
 def test_a_head_of_words_answers_no_questions(word_server: Server, word_pair: Pair) -> None:

@@ -1,13 +1,14 @@
 """How alike two clips are in each category, by heads, and as whole clips, by the cosine of their embeddings.
 
 A head is asked SIMILAR_QUESTION, as in DiffRank; its answer is log p(YES) - log p(NO), and `verdict` says it in a word.
+A head of words compares a distance with the one below which nothing differs.
 
 Guarantees
 - the log-odds of a pair are those that DiffRank is scored with
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from retrieval.vectors import unit
 from stepdiff.app.cache import LRUCache
@@ -18,6 +19,9 @@ from stepdiff.tasks.declining import verdict
 from stepdiff.tasks.prompts import PRESETS
 from stepdiff.tasks.testsets import CATEGORIES, Pair
 from store.view import OK
+
+if TYPE_CHECKING:
+    from heads.methods.word_evidence import WordEvidence
 
 MOST_KEPT = 20_000  # pairs whose log-odds are kept
 PAIRS_A_BATCH = 4  # pairs between two looks at whether a job was cancelled
@@ -42,6 +46,16 @@ KeptOdds = LRUCache[tuple[RunHead, Pair], Odds]
 def similarity(category: str, log_odds: float) -> dict[str, Any]:
     """Return the log-odds of a category with their verdict."""
     return {"category": category, "log_odds": log_odds, "verdict": verdict(log_odds)}
+
+
+def by_words(evidence: "WordEvidence", pair: Pair) -> list[dict[str, Any]]:
+    """Return what `stepdiff compare` does with a head of words; nothing if it was fitted without --validation."""
+    from stepdiff.comparison.models import Reader
+
+    reader = Reader(evidence, evidence)
+    categories = reader.categories if evidence.head.declines_below else ()
+    values = reader.alike([(pair, category) for category in categories])
+    return [similarity(*each) for each in zip(categories, values, strict=True)]
 
 
 def odds(loaded: Loaded, kept: KeptOdds, pair: Pair, categories: Sequence[str] = CATEGORIES) -> Odds:

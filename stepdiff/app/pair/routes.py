@@ -19,7 +19,16 @@ from stepdiff.app.cache import LRUCache
 from stepdiff.app.explore.routes import MOST_OF_GROUP
 from stepdiff.app.pages import page
 from stepdiff.app.pair.alignment import pair_alignment
-from stepdiff.app.pair.alike import MOST_KEPT, PRESET_CATEGORIES, KeptOdds, declines, odds, score_pairs, similarity
+from stepdiff.app.pair.alike import (
+    MOST_KEPT,
+    PRESET_CATEGORIES,
+    KeptOdds,
+    by_words,
+    declines,
+    odds,
+    score_pairs,
+    similarity,
+)
 from stepdiff.app.pair.finder import Finder, Search, Text
 from stepdiff.app.pair.loading import Loaded, Runs, moments_of, words_of
 from stepdiff.app.pair.pages import MOST_LISTED, KeptCaptions, Pages, elsewhere_page
@@ -142,13 +151,19 @@ def router(site: Site) -> APIRouter:
         Of each clip, `words` are the clearest first: `evidence` is the log-odds in this clip and the mean of `moments`,
         those of its frames at the seconds `times` (empty: unknown); `other` is that in the other clip; `seconds` is the
         time of the frame with the most evidence. Without evidence, `clips` is empty and `problem` says why.
+
+        `similar` has a `verdict` on each category; its `log_odds` are the distance below which nothing differs, minus
+        the pair's. It is empty if the head was fitted without --validation.
         """
-        site.clips([reference, candidate])
+        pair = reference, candidate
+        site.clips(pair)
         check_words(head)
         try:
-            return {"head": head, "clips": words_of(site, runs.evidence(head), (reference, candidate)), "problem": ""}
+            evidence = runs.evidence(head)
+            clips, similar = words_of(site, evidence, pair), by_words(evidence, pair)
+            return {"head": head, "clips": clips, "similar": similar, "problem": ""}
         except StepDiffError as error:
-            return {"head": head, "clips": [], "problem": str(error)}
+            return {"head": head, "clips": [], "similar": [], "problem": str(error)}
 
     @routes.post("/moments")
     def moments(body: TextsBody) -> dict[str, Any]:

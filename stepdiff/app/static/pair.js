@@ -80,7 +80,7 @@ function drawBars(categories) {
 function keepAlike(name, values) {
   const earlier = page.similar.find((each) => each.head === name)?.values ?? [];
   const rest = earlier.filter((each) => !values.some((value) => value.category === each.category));
-  page.similar = [{head: name, values: [...values, ...rest]}, ...page.similar.filter((each) => each.head !== name)];
+  if (values.length) page.similar = [{head: name, values: [...values, ...rest]}, ...page.similar.filter((each) => each.head !== name)];
   drawAlike();
 }
 
@@ -203,6 +203,7 @@ function follow(id, name, words) {
 }
 
 drawAlike();
+document.addEventListener("alike", ({detail}) => keepAlike(detail.head, detail.similar)); // by a head of words
 for (const {head: name, captions} of page.written) showWritten(name, captions);
 follow("#swap", "x", "swap the two clips");
 follow("#next", "j", page.listed ? "next pair of the list" : "find pairs");

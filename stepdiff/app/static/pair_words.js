@@ -195,6 +195,7 @@ async function showWords(place) {
     if (choice.value !== head) return; // another one was chosen meanwhile
     problem = data.problem ?? data.error;
     if (!problem) place.replaceChildren(...lists(data.clips));
+    if (!problem) document.dispatchEvent(new CustomEvent("alike", {detail: data}));
   } catch (error) {
     problem = error.message;
   } finally {
