@@ -76,11 +76,12 @@ def run(options: WordOptions) -> dict[str, Any]:
     keep_lineage(counting)
     counting.run()
     head = fitted(counting, began)
-    head.save()
+    changed = head.save()
     return {
         "out": options.out,
         **{name: head.about[name] for name in ("clips", "ridge", "declines", "seconds")},
         "terms": len(head.terms),
+        "changed": changed,
     }
 
 
@@ -93,6 +94,8 @@ def show(record: dict[str, Any]) -> None:
         below = ", ".join(f"{category} {distance:.2f}" for category, distance in declines["below"].items())
         right = f"balanced accuracy {declines['balanced_accuracy']:.2f} on {declines['rows']:,} pairs"
         print(f"declines below distance {below}: {right}")
+    if not record["changed"]:
+        print("nothing new to count: the head stays as it was written")
 
 
 def main(argv: list[str] | None = None) -> int:

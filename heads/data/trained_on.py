@@ -19,7 +19,6 @@ Guarantees
 - a head without a record, or whose record is damaged, is reported where its clips matter
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +35,7 @@ from heads.data.hold_out import COLUMNS, clip_times, identified, locate
 from heads.methods.registry import ENCODER
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import sealed as table
-from stepdiff.common.io.files import Place, make_folder, write_bytes, write_pieces
+from stepdiff.common.io.files import Place, make_folder, write_bytes, write_changed
 from stepdiff.common.io.sealed import BLANK
 from stepdiff.tasks.testsets import clips_of
 from store import Catalog, Store
@@ -194,12 +193,9 @@ class TrainedOn:
         """Write the file of the run in `folder`; return its record in lineage.json."""
         pieces: list[bytes | memoryview] = [_header(self.arrays)]
         pieces += [np.ascontiguousarray(self.arrays[kind]).data for kind in sorted(KINDS)]
-        write_pieces(folder / FILE, pieces)
-        sha256 = hashlib.sha256()
-        for piece in pieces:
-            sha256.update(piece)
+        sha256 = write_changed(folder / FILE, pieces)
         counts = {kind: len(array) for kind, array in self.arrays.items()}
-        return {"sha256": sha256.hexdigest(), **counts, "unrecorded": list(self.unrecorded)}
+        return {"sha256": sha256, **counts, "unrecorded": list(self.unrecorded)}
 
     def seen(self, rows: Sequence[Any], store: Store) -> Seen:
         """Return the clips of the rows that trained the head; the store's catalog knows their videos."""

@@ -156,21 +156,32 @@ class WordHead:
         of_words = about.sides, about.both, about.categories, frozenset(about.narrated)
         return cls(folder, values, terms, weights, bias, *of_words)
 
-    def save(self) -> None:
-        """Write the head; words.json comes last."""
+    def save(self) -> bool:
+        """Write the head, words.json last. Return False, and write nothing, if only the seconds of its fit are new."""
         from safetensors.numpy import save
 
         data = save({"weights": self.weights.astype(np.float32), "bias": self.bias.astype(np.float32)})
         sha256 = hashlib.sha256(data).hexdigest()
         name = f"words-{sha256[:12]}.safetensors"
-        write_bytes(self.folder / name, data)
         about = dict(self.about) | {"weights": {"file": name, "sha256": sha256, "size": len(data)}}
         about |= {"terms": list(self.terms), "sides": self.sides, "both": self.both, "categories": self.categories}
         about |= {"narrated": sorted(self.narrated), "seal": BLANK}
+        written = {} if (head := self._written()) is None else {**head.about, "seal": BLANK}
+        if json.loads(json.dumps(about)) | {"seconds": 0.0} == written | {"seconds": 0.0}:
+            return False
+        write_bytes(self.folder / name, data)
         write_bytes(self.folder / FILE, seal(json.dumps(about, indent=1).encode()))
         for old in self.folder.glob("words-*.safetensors"):
             if old.name != name:
                 old.unlink()
+        return True
+
+    def _written(self) -> "WordHead | None":
+        """Return the head that its folder holds, None without one, or with a damaged one."""
+        try:
+            return WordHead.load(self.folder)
+        except StepDiffError:
+            return None
 
     @property
     def view(self) -> str:

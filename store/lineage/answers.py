@@ -15,10 +15,10 @@ from pydantic import BaseModel
 
 from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import place
+from stepdiff.common.io.files import place, write_changed
 from stepdiff.common.io.sealed import BLANK, is_sealed
 from store.feature_store import Store
-from store.format.layout import write_json
+from store.format.layout import encode_json
 from store.io.records import FAILED, OK, writes_of_shard
 from store.lineage import trained_on
 from store.provenance import Provenance
@@ -171,7 +171,7 @@ class _Record(BaseModel, strict=True, extra="allow"):
 
 def write_record(run: Path, record: dict[str, Any]) -> None:
     """Write the lineage of a run, with a checksum of itself."""
-    write_json(run / RECORD, record | {"seal": BLANK})
+    write_changed(run / RECORD, [encode_json(record | {"seal": BLANK})])
 
 
 def _is_summed(run: Path, data: bytes) -> bool:

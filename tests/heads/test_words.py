@@ -198,6 +198,20 @@ def test_a_run_that_continues_with_more_shards_gives_the_bits_of_one_pass(
     assert weights[0] == weights[1]
 
 
+def test_a_run_with_nothing_new_leaves_the_files_as_they_are(world: Path, tmp_path: Path, capsys: Capture) -> None:
+    small, out = with_shards(tmp_path, 14, world), tmp_path / "words"
+    assert words.main(command(small, out)) == 0
+    assert "nothing new" not in capsys.readouterr().out
+    files = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in out.iterdir()}
+    assert words.main(command(small, out)) == 0
+    assert "nothing new to count: the head stays as it was written" in capsys.readouterr().out
+    assert {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in out.iterdir()} == files
+    with_shards(small, 22, world)
+    assert words.main(command(small, out)) == 0
+    assert "nothing new" not in capsys.readouterr().out
+    assert (out / "words.json").read_bytes() != files[out / "words.json"][0]
+
+
 @pytest.mark.full
 def test_sums_of_something_else_are_refused(world: Path, tmp_path: Path, capsys: Capture) -> None:
     small = with_shards(tmp_path, 20, world)

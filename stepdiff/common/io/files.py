@@ -4,11 +4,12 @@
 A place is a local or a remote path with the same operations; `place` is the one function that tells them apart.
 """
 
+import hashlib
 import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO
@@ -101,6 +102,17 @@ def write_bytes(path: Path | Place, data: bytes) -> None:
 def write_pieces(path: Path | Place, pieces: Iterable[Buffer]) -> None:
     """Write `pieces`, one after another, as `write_text` does."""
     place(path).put(pieces)
+
+
+def write_changed(path: Path | Place, pieces: Sequence[Buffer]) -> str:
+    """Write `pieces` as `write_pieces` does, unless the file has these bytes already; return their sha256."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    written = place(path)
+    if not written.exists() or written.sha256() != digest.hexdigest():
+        written.put(pieces)
+    return digest.hexdigest()
 
 
 def whole(path: Path | Place) -> AbstractContextManager[Path]:
