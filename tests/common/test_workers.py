@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from stepdiff.common import plugins, progress
@@ -63,6 +64,14 @@ def dying(log: Path, times: int) -> type:
 def ray() -> Iterator[None]:
     with connected("local", "featurize"):
         yield
+
+
+@pytest.mark.full
+def test_a_local_ray_listens_on_this_machine_only(ray: None) -> None:
+    processes = psutil.Process().children(recursive=True)
+    open_ports = [port for process in processes for port in process.net_connections("tcp") if port.status == "LISTEN"]
+    addresses = {port.laddr.ip.removeprefix("::ffff:") for port in open_ports}
+    assert {"gcs_server", "raylet"} <= {process.name() for process in processes} and addresses == {"127.0.0.1"}
 
 
 @pytest.mark.full

@@ -130,13 +130,14 @@ def local_ray() -> Iterator[None]:
     os.environ.setdefault("RAY_process_group_cleanup_enabled", "0")  # else a worker leaves the group of the reaper
     with _reaped() as started:
         try:
-            _init(
-                address="local",
-                include_dashboard=False,
-                num_cpus=cores(),
-                object_store_memory=_OBJECT_STORE,
-                _node_ip_address="127.0.0.1",
-            )
+            with _loopback():
+                _init(
+                    address="local",
+                    include_dashboard=False,
+                    num_cpus=cores(),
+                    object_store_memory=_OBJECT_STORE,
+                    _node_ip_address="127.0.0.1",
+                )
         except StepDiffError as error:
             raise StepDiffError(f"Ray did not start on this machine ({error}); its logs are in {_LOGS}") from error
         started()
@@ -144,6 +145,20 @@ def local_ray() -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """Let Ray listen on 127.0.0.1 within this block, as on macOS. On Linux it takes the address of this machine instead
+    (2.60), and listens on all interfaces. RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 has this effect only before the first
+    import of Ray, and then also on clusters that are joined."""
+    from ray._private import ray_constants
+
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _check_answers(address: str) -> None:
