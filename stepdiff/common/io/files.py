@@ -104,7 +104,7 @@ def write_pieces(path: Path | Place, pieces: Iterable[Buffer]) -> None:
     place(path).put(pieces)
 
 
-def write_changed(path: Path | Place, pieces: Sequence[Buffer]) -> str:
+def write_changed(path: Path | Place, pieces: Sequence[bytes | memoryview]) -> str:
     """Write `pieces` as `write_pieces` does, unless the file has these bytes already; return their sha256."""
     digest = hashlib.sha256()
     for piece in pieces:
