@@ -1,4 +1,4 @@
-"""Videos and pictures for queries: the vector of a file, encoded as the view's provenance says, and frames of a clip.
+"""Videos and pictures for queries: the query of a file, encoded as the view's provenance says, and frames of a clip.
 
 Only this module and `live` import featurize, when a function is called: nothing else here reads a video.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 
 from retrieval.queries.live import encoder_of, unit_vector
+from retrieval.queries.search import Query
 from stepdiff.common.errors import StepDiffError
 from store import Store, View
 
@@ -18,7 +19,7 @@ Pictures = UInt8[np.ndarray, "count side side 3"] | str
 """RGB frames of a clip, or the reason in one line if there are none"""
 
 
-def embed_file(
+def of_file(
     store: Store,
     view: View,
     feature: str,
@@ -26,8 +27,9 @@ def embed_file(
     span: tuple[float | None, float | None],
     weights: str | None,
     encoder: str | None = None,
-) -> Float32[np.ndarray, " dim"]:
-    """Return the normalised embedding of a picture, or of a video from `span[0]` to `span[1]` (None: its ends)."""
+) -> Query:
+    """Return the query of a picture, or of a video from `span[0]` to `span[1]` (None: its ends), encoded as the view
+    was."""
     from featurize.video.decode import Failure, read_clips
     from featurize.video.picture import Crop
 
@@ -40,7 +42,8 @@ def embed_file(
         features = {name: values[0] for name, values in loaded.encode_clips(clip.frames[None]).items()}
     else:
         features = loaded.encode_whole(clip.frames, clip.seconds)
-    return unit_vector(features[feature], f"the {feature} of {file}")
+    vector = unit_vector(features[feature], f"the {feature} of {file}")
+    return Query(f"file {file}", vector, np.empty(0, np.int64))
 
 
 def frames(file: Path, span: tuple[float, float], count: int, side: int) -> Pictures:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -51,22 +50,6 @@ def of_clips(store: Store, view: View, feature: str, clips: list[str]) -> Query:
     if length == 0:
         raise StepDiffError(f"{' and '.join(clips)} have opposite embeddings, whose average is zero: query with one")
     return Query(f"{'clip' if len(clips) == 1 else 'pair'} {', '.join(clips)}", (average / length).astype("f4"), rows)
-
-
-def of_file(
-    store: Store,
-    view: View,
-    feature: str,
-    file: Path,
-    span: tuple[float | None, float | None],
-    weights: str | None,
-    encoder: str | None = None,
-) -> Query:
-    """Return the query of a video or picture, encoded as the view was."""
-    from retrieval.queries.footage import embed_file
-
-    vector = embed_file(store, view, feature, file, span, weights, encoder)
-    return Query(f"file {file}", vector, np.empty(0, np.int64))
 
 
 def row_of_clip(store: Store, view: View, clip: str) -> int:

@@ -91,7 +91,8 @@ def source_of(options: Options) -> Callable[..., Any]:
 
     Raises StepDiffError unless the options name exactly one source and the others apply to it.
     """
-    from retrieval.queries.search import of_clips, of_file, of_text
+    from retrieval.queries.footage import of_file
+    from retrieval.queries.search import of_clips, of_text
 
     pair = [clip for clip in (options.reference, options.candidate) if clip is not None]
     given = [options.clip, options.text, options.file, pair or None]

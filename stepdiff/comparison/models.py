@@ -73,8 +73,9 @@ class Reader:
         self, method: StepDiff | WordEvidence, words: WordEvidence | None, device: str = "cpu", precision: str = ""
     ) -> None:
         self._method, self._words, self._device, self._precision = method, words, device, precision
-        known = CATEGORIES if words is None else tuple(c for c in CATEGORIES if c in words.head.known_categories)
-        self.categories = known if isinstance(method, WordEvidence) else CATEGORIES
+        self.categories: tuple[str, ...] = CATEGORIES
+        if isinstance(method, WordEvidence):
+            self.categories = tuple(c for c in CATEGORIES if c in method.head.known_categories)
 
     def _computing(self) -> Any:
         return autocast(self._device, self._precision) if self._precision else nullcontext()
@@ -166,9 +167,9 @@ def find_model(named: str | None, encoder: str | None = None, store: str = "") -
         return _words(named, folder, encoder)
     if encoder is not None:
         raise StepDiffError(f"--encoder is of a head's features, and {named} has its own: leave it out")
-    own = encoder_of(named)
-    options = _options(view_name(own, named), own, named)
-    identity = digest(own, find_weights(own, named))
+    public = encoder_of(named)
+    options = _options(view_name(public, named), public, named)
+    identity = digest(public, find_weights(public, named))
     return Model(named, options, None, identity, True, partial(_load_public, named, options))
 
 

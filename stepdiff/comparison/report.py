@@ -90,8 +90,8 @@ def _more(comparison: Comparison, number: int) -> str:
     parts = [_seek(clip, number, start, f"{clock(start)} to {clock(end)}") for start, end in spans]
     lines = [f"<ul>{''.join(words)}</ul>"] if words else []
     lines += [f"<p>parts unlike Video {3 - number}: {' '.join(parts)}</p>"] if parts else []
-    said = "".join(lines) or "<p class='quiet'>nothing clear</p>"
-    return f"<section class='{COLOURS[number]}'><h3>Video {number}</h3>{said}</section>"
+    html = "".join(lines) or "<p class='quiet'>nothing clear</p>"
+    return f"<section class='{COLOURS[number]}'><h3>Video {number}</h3>{html}</section>"
 
 
 def _linked(comparison: Comparison, text: str) -> str:
@@ -108,10 +108,10 @@ def _link(comparison: Comparison, part: str, term: str) -> str:
         for number, (time, clip) in enumerate(zip(comparison.clearest[term], comparison.clips, strict=True), start=1)
         if time is not None
     ]
-    said = ", ".join(f"{clock(time)} in video {number}" for number, time, _ in moments)
+    times = ", ".join(f"{clock(time)} in video {number}" for number, time, _ in moments)
     seconds = " ".join(f"{max(time - clip.start, 0):.3f}" for _, time, clip in moments)
     alone = f" data-video='{moments[0][0] - 1}'" if len(moments) == 1 else ""
-    return f"<a href='#'{alone} data-seconds='{seconds}' title='{escape(term)}: {said}'>{escape(part)}</a>"
+    return f"<a href='#'{alone} data-seconds='{seconds}' title='{escape(term)}: {times}'>{escape(part)}</a>"
 
 
 def _word(clip: FileClip, number: int, moment: Moment) -> str:

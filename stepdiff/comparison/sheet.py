@@ -76,9 +76,9 @@ def _answered(options: SheetOptions) -> tuple[dict[Key, DiffCap], dict[str, dict
         raise StepDiffError("--sheet shows pairs of DiffCap: give --test-set, or predictions with task: diffcap")
     sets = [read_test_set("diffcap", file) for file in files]
     answers: dict[str, dict[Key, str]] = {}
-    for entry, asked in zip(entries, sets, strict=False):
-        said = read_predictions("diffcap", entry.predictions, asked)
-        answers.setdefault(entry.method, dict(zip(map(_key, asked), said, strict=True)))
+    for entry, test_set in zip(entries, sets, strict=False):
+        captions = read_predictions("diffcap", entry.predictions, test_set)
+        answers.setdefault(entry.method, dict(zip(map(_key, test_set), captions, strict=True)))
     rows = {_key(row): row for row in sets[0] if row.text}
     common = set(rows).intersection(*answers.values())
     if not common:
@@ -115,7 +115,7 @@ def write(path: Path, options: SheetOptions, rows: Sequence[DiffCap], answers: d
     if path.suffix[1:].lower() not in kinds:
         raise StepDiffError(f"--sheet {path}: a picture is {', '.join(sorted(kinds))}")
     world = None if options.truth is None else read_world(options.truth)
-    texts = [_lines(row, {method: said[_key(row)] for method, said in answers.items()}, world) for row in rows]
+    texts = [_lines(row, {method: captions[_key(row)] for method, captions in answers.items()}, world) for row in rows]
     heights = [max(len(lines) * _LINE + 0.1, 1.0) for lines in texts]
     figure = pyplot.figure(figsize=(_WIDTH, sum(heights)))
     strips = clip_strips([clip for row in rows for clip in (row.reference, row.candidate)], options)

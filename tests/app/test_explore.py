@@ -1,6 +1,7 @@
 """The explorer in a real browser: map, lists, filter, lasso, neighbours, and the state in the address."""
 
 import json
+import re
 import shlex
 import struct
 from collections.abc import Callable, Iterator
@@ -198,7 +199,7 @@ def test_lasso_neighbours_and_state_in_the_address(
     store = Store.open(world / "features")
     key = clips["key"][4]
     expected = compute(resolve(store, store.view("clips", VIEW), lambda *given: of_clips(*given, [key])), 50)
-    opened.wait_for_function("() => document.querySelector('#summary').textContent.includes('nearest to clip')")
+    opened.locator("#summary", has_text=f"nearest to {clips['step'][4]}, kitchen_").wait_for()
     assert listed(opened, expected.height) == expected["clip"].to_list()
     opened.get_by_role("button", name="similarity").click()
     opened.wait_for_function(f"() => {LISTED}[0] === '{expected['clip'][-1]}'")
@@ -235,7 +236,7 @@ def test_only_with_keys(opened: "Page", clips: pl.DataFrame) -> None:
         opened.keyboard.press("Enter")
         opened.locator(f".pin.{slot} code").wait_for()
     opened.keyboard.press("n")
-    opened.wait_for_function("() => document.querySelector('#summary').textContent.includes('nearest to pair')")
+    opened.locator("#summary", has_text=re.compile("nearest to .+ and ")).wait_for()
     opened.keyboard.press("u")
     opened.wait_for_url(lambda address: "pin=" not in address)
     opened.keyboard.press("x")

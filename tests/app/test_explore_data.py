@@ -207,6 +207,7 @@ def test_neighbours_are_those_of_retrieval_query(site: Site, store: Store, index
         hits = searcher.of_clips(view, keys, 7, None)
         assert store.catalog("clips").keys(hits.rows) == expected["clip"].to_list()
         np.testing.assert_allclose(hits.similarities, expected["similarity"].to_numpy(), atol=1e-6)
+        assert hits.title == " and ".join(f"{clip.step}, {clip.title}" for clip in site.clips(keys))
     among = np.arange(1, 40, 2)
     hits = searcher.of_clips(view, ["clip_5"], 100, among)
     assert sorted(hits.rows.tolist()) == [row for row in among.tolist() if row != 5]

@@ -16,7 +16,8 @@ from featurize.shard import featurize_shards
 from featurize.video.decode import Source
 from retrieval import build_index
 from retrieval.__main__ import main
-from retrieval.queries.search import compute, of_file, resolve
+from retrieval.queries.footage import of_file
+from retrieval.queries.search import compute, resolve
 from store import Feature, Provenance, Store, View, text_key
 from store.__main__ import main as store_main
 from tests.conftest import fetched

@@ -13,7 +13,7 @@ Guarantees
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from retrieval.queries.live import encoder_of, encodes, loading_of, records_of, 
 from retrieval.queries.search import Query, check_space, compute, of_clips, of_text, resolve
 from retrieval.vectors import normalised
 from stepdiff.app.pair.loading import Runs
-from stepdiff.app.site import BEST, MOST_RUNS, Site, UnknownError
+from stepdiff.app.site import BEST, MOST_RUNS, Site
 from stepdiff.common.errors import StepDiffError, some
 from stepdiff.common.io.tables import short
 from stepdiff.common.streams import generator
@@ -62,10 +62,9 @@ class Searcher:
 
     def of_clips(self, view: View, keys: list[str], k: int, among: Int64[np.ndarray, " some"] | None) -> Hits:
         """Return the clips nearest to the average of some clips. StepDiffError as `retrieval query`."""
-        rows = self._site.store.catalog("clips").rows(keys)
-        if unknown := [key for key, row in zip(keys, rows, strict=True) if row < 0]:  # retrieval compares all ids
-            raise UnknownError(f"the store has no clip {unknown[0]!r:.200}")
-        return self._search(view, lambda store, view, feature: of_clips(store, view, feature, keys), k, among)
+        clips = self._site.clips(keys)  # refuses an unknown id at once: retrieval compares it with all ids
+        hits = self._search(view, lambda store, view, feature: of_clips(store, view, feature, keys), k, among)
+        return replace(hits, title=" and ".join(", ".join(filter(None, (clip.step, clip.title))) for clip in clips))
 
     def of_rows(
         self, view: View, rows: Int64[np.ndarray, " rows"], k: int, among: Int64[np.ndarray, " some"] | None
