@@ -39,7 +39,7 @@ SEEDED = 2
 """the video that a text of DiffMCQ is about before its first mention: it continues "In Video 2," """
 NAMED = 4
 """terms that a caption names of each video, at most"""
-CLEAR, LIKELY = 3.0, 2.0
+CLEAR, LIKELY = 3.5, 2.0
 """difference of the log-odds from which a caption names a term, and from which a question of a language model does"""
 LEFT_OUT = 8.0
 """what it costs a text that all words of its category differ and it names none: people name most of what differs"""
