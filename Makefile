@@ -106,10 +106,11 @@ define WORD_HEAD
 	$(RUN) heads.words --store $(2) --view efficientnet-lite0 --pairqa $(1)/pairqa_train.jsonl \
 	    --validation $(1)/diffrank_val.jsonl --out $(3) $(call HOLD_OUT,$(1))
 endef
-# $(1) world, $(2) store, $(3) split: DiffMCQ (V1) from the split's DiffCap, by the walk of supplement S5
+# $(1) world, $(2) store, $(3) split: DiffMCQ (V1) from the split's DiffCap, by the walk of supplement S5, which passes pairs
+# that nobody could tell from the right one
 define QUESTIONS
 	$(RUN) retrieval negatives --store $(2) --view efficientnet-lite0 --text-view mpnet-base \
-	    --test-set $(1)/diffcap_$(3).jsonl --out $(1)/diffmcq_$(3).jsonl
+	    --test-set $(1)/diffcap_$(3).jsonl --truth $(1)/attributes.jsonl --out $(1)/diffmcq_$(3).jsonl
 endef
 
 features: world
@@ -135,7 +136,8 @@ SHUFFLED := diffmcq:60 diffrank:24
 ROWS = $(patsubst $(TASK):%,%,$(filter $(TASK):%,$(ROWS_ALL)))
 # Those that read the language model first: they take longest.
 CONTROLS := diffmcq_blind diffmcq_shuffled diffrank_shuffled \
-    diffmcq_step diffmcq_rarest diffmcq_most diffrank_cosine diffrank_step diffcap_medoid diffcap_reassigned
+    diffmcq_truth diffmcq_step diffmcq_rarest diffmcq_most diffrank_truth diffrank_cosine diffrank_step diffcap_medoid \
+    diffcap_reassigned
 RECORDS := $(addprefix $(DEMO)/,diffmcq_stepdiff diffrank_stepdiff diffcap_stepdiff diffmcq_words diffrank_words diffcap_words \
     $(CONTROLS))
 SCORES := $(RECORDS:=.scores.json)
@@ -171,6 +173,8 @@ $(DEMO)/%_rarest.scores.json:
 	$(EVALUATE) $(SET)_rarest.jsonl --method rarest
 $(DEMO)/%_most.scores.json:
 	$(EVALUATE) $(SET)_most.jsonl --method stepdiff.kitchen.controls:MostDifferences
+$(DEMO)/%_truth.scores.json:
+	$(EVALUATE) $(SET)_truth.jsonl --method stepdiff.kitchen.controls:TrueAttributes
 $(DEMO)/%_medoid.scores.json:
 	$(EVALUATE) $(SET)_medoid.jsonl --method medoid --texts $(WORLD)/pairqa_train.jsonl
 $(DEMO)/%_reassigned.scores.json: $(DEMO)/%_stepdiff.scores.json

@@ -74,7 +74,7 @@ TEST_diffmcq_V3 := $(REPRODUCE)/diffmcq_V3.jsonl
 
 $(REPRODUCE)/diffmcq_%.jsonl: $(R_STORE)/.texts
 	$(RUN) retrieval negatives --store $(R_STORE) --view efficientnet-lite0 --text-view mpnet-base \
-	    --test-set $(R_WORLD)/diffcap_test.jsonl --variant $* --out $@
+	    --test-set $(R_WORLD)/diffcap_test.jsonl --truth $(R_WORLD)/attributes.jsonl --variant $* --out $@
 
 # $(1) seed, $(2) run, $(3) recipe, $(4) the run that it starts from or empty, $(5) options. A killed training leaves all of
 # its files but `trained`.
@@ -150,6 +150,8 @@ CHOICES := diffmcq diffmcq_V2 diffmcq_V3
 $(foreach t,$(CHOICES) diffrank,$(eval $(call EVALUATION,all,$(t),step,,--method step-oracle)))
 $(foreach t,$(CHOICES),$(eval $(call EVALUATION,all,$(t),rarest,,--method rarest)))
 $(foreach t,$(CHOICES),$(eval $(call EVALUATION,all,$(t),most,,--method stepdiff.kitchen.controls:MostDifferences)))
+# The ceiling: it knows what is true of each clip.
+$(foreach t,$(CHOICES) diffrank,$(eval $(call EVALUATION,all,$(t),truth,,--method stepdiff.kitchen.controls:TrueAttributes)))
 $(eval $(call EVALUATION,all,diffcap,medoid,,--method medoid --texts $(R_WORLD)/pairqa_train.jsonl))
 $(foreach s,$(TRAININGS),$(eval $(call EVALUATION,seed$(s),diffcap,reassigned,$(REPRODUCE)/seed$(s)/diffcap_stepdiff.scores.json,\
     --method shuffled-captions --texts $(REPRODUCE)/seed$(s)/diffcap_stepdiff.jsonl)))

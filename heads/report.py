@@ -53,7 +53,7 @@ class ReportOptions:
     baselines: tuple[str, ...] = ()
     """methods to compare ours with; none: all that are neither ours nor controls"""
     methods: tuple[Training, ...] = ()
-    """how methods were trained: method, regime (none, s1, supervised), learns_from, steps"""
+    """how methods were trained: method, regime (none, s1, supervised, truth), learns_from, steps"""
     seeds: int = 1
     """number of trainings, from 0, that {seed} in the name of predictions is replaced by; the tables show their mean"""
     truth: str | None = None

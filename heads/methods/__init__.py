@@ -23,8 +23,8 @@ class Method(Protocol):
     Rows come in batches of `--rows-at-once`; return one answer for each row, in order.
 
     Three attributes of the class, all optional, register it for tables and pages (heads.methods.registry):
-    `title`, its name in tables (default: the value of --method); `regime`, what trained it, "none", "s1" or
-    "supervised" (default: None, unknown); `control`, whether it is a control (default: False).
+    `title`, its name in tables (default: the value of --method); `regime`, what trained it, "none", "s1", "supervised"
+    or "truth" (default: None, unknown); `control`, whether it is a control (default: False).
     """
 
     def __init__(self, store: "Store", view: str | None, device: str) -> None:

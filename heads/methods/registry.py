@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from stepdiff.common.errors import StepDiffError
 
-Regime = Literal["none", "s1", "supervised"]
+Regime = Literal["none", "s1", "supervised", "truth"]
 PairEmbedding = Literal["average", "reference", "candidate"]
 Control = Literal["none", "blind", "shuffled"]
-ORDER: tuple[Regime, ...] = ("none", "s1", "supervised")
-"""from the least supervision to the most"""
+ORDER: tuple[Regime, ...] = ("none", "s1", "supervised", "truth")
+"""from the least supervision to the most: truth reads the true attributes of test clips"""
 ENCODER = "contrastive head"
 PAIRS = " trained on pairs"
 """prefix of the encoder in the provenance of a view that a head wrote, and what follows if paired QA trained it too"""

@@ -42,7 +42,8 @@ LEVEL = 1 - CONFIDENCE
 CHOSEN = "In brackets, for each training: the steps before the checkpoint that validation chose."
 LEGEND = (
     "Regime: – not trained; s1: trained on narration, captions and questions of the types of supplement S1; "
-    "supervised: also on answers to the question of a task, from the source that labels its test set."
+    "supervised: also on answers to the question of a task, from the source that labels its test set; truth: reads the "
+    "true attributes of test clips."
 )
 _ASKED = (
     "Asked first: the caption counts as declining where the method answers YES rather than NO to DiffRank's question, "
@@ -305,8 +306,8 @@ def _comparisons(report: Report) -> Grid:
     ]
     if report.regimes:
         notes.append(
-            "A baseline with more supervision than ours is not compared (in this order: –, s1, supervised). Where ours "
-            "has more, that may explain its lead."
+            "A baseline with more supervision than ours is not compared (in this order: –, s1, supervised, truth). Where "
+            "ours has more, that may explain its lead."
         )
     videos = max((score.videos for score in report.scores), default=0)
     least = paired_p(np.ones(report.resamples), videos)

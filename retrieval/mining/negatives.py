@@ -8,7 +8,9 @@ their embeddings to the true pair's; pairs at equal distance keep the order of t
 - in V2 if it is the true pair, or the true pair reversed; supplement S5 excludes only the pair itself, which
   `allow_reversed` does too: the reversed pair has the same embedding, so it becomes the first option,
 - in both if one of its difference texts in the question's category has a cosine above the threshold to the question's
-  text,
+  text: supplement S5 takes such texts for equivalent,
+- in all variants, with the attributes of a rendered world (`--truth`), if the question's text is as true of it
+  (stepdiff.kitchen.truth.as_true_by): nobody could tell it from the true pair,
 
 and the walk stops at three pairs. V3 keeps the reference or the candidate and draws three other clips of the test set
 for the other place, regardless of distance or text, but never the true pair reversed.
@@ -27,13 +29,13 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from retrieval.exact import compiled
 from retrieval.vectors import fill_command, normalised
@@ -52,6 +54,8 @@ SHORTLIST = 256  # pairs sorted exactly at first
 
 Variant = Literal["V1", "V2", "V3"]
 MOST_SHARED = {"V1": 0, "V2": 1}  # clips that a negative may share with the true pair; 2: the reversed pair as well
+AsTrue = Callable[[str, str, Pair, Pair], bool]
+"""text, category, its pair, another pair -> whether the text is as true of the other pair"""
 
 
 class Questions(NamedTuple):
@@ -63,17 +67,21 @@ class Questions(NamedTuple):
     thereby all difference texts of that pair in that category"""
     text: Int64[np.ndarray, " questions"]  # position of each question's text among the texts
     texts: Float64[np.ndarray, "texts text_dim"]  # normalised embeddings
+    as_true: Bool[np.ndarray, "questions pairs_or_none"]
+    """of which pairs each question's text is as true as of its own; no column: unknown"""
 
 
 def walk(
     questions: Questions, averages: Float64[np.ndarray, "pairs dim"], most_shared: int, threshold: float
-) -> Int64[np.ndarray, "questions 3"]:
-    """Return the positions of the first three pairs that each question's walk keeps; -1 where there are fewer.
+) -> tuple[Int64[np.ndarray, "questions 3"], Bool[np.ndarray, " questions"]]:
+    """Return the positions of the first three pairs that each question's walk keeps, -1 where there are fewer, and
+    whether it passed a pair of which the text is as true.
 
-    A pair is kept if it is not the true pair, shares at most `most_shared` clips with it, and none of its texts in the
-    question's category has a cosine above `threshold` to the question's text.
+    A pair is kept if it is not the true pair, shares at most `most_shared` clips with it, none of its texts in the
+    question's category has a cosine above `threshold` to the question's text, and the text is not as true of it.
     """
     negatives = np.full((len(questions.text), NEGATIVES), -1, np.int64)
+    passed = np.zeros(len(questions.text), np.bool_)
     squares, ones = np.sum(averages * averages, axis=-1), np.ones(len(averages))
     one = np.column_stack([-2 * averages, squares, ones]).astype(np.float32)
     other = np.column_stack([averages, ones, squares]).astype(np.float32)  # one @ other is the squared distance
@@ -84,11 +92,11 @@ def walk(
 
             def some(part: tuple[int, int]) -> None:
                 given = (array[slice(*part)] for array in (estimates, limits, certain))  # noqa: B023
-                _walk_some(start + part[0], *given, averages, *questions, most_shared, threshold, negatives)  # noqa: B023
+                _walk_some(start + part[0], *given, averages, *questions, most_shared, threshold, negatives, passed)  # noqa: B023
 
             each(some, shares(len(estimates)))
             advance(len(estimates))
-    return negatives
+    return negatives, passed
 
 
 def error_of(dim: int) -> float:
@@ -121,11 +129,13 @@ def _walk_some(
     bounds: Int64[np.ndarray, " groups_and_one"],
     text: Int64[np.ndarray, " questions"],
     texts: Float64[np.ndarray, "texts text_dim"],
+    as_true: Bool[np.ndarray, "questions pairs_or_none"],
     most_shared: int,
     threshold: float,
     negatives: Int64[np.ndarray, "questions 3"],
+    passed: Bool[np.ndarray, " questions"],
 ) -> None:
-    """Fill `negatives` for the questions of some true pairs, those from `first`."""
+    """Fill `negatives` and `passed` for the questions of some true pairs, those from `first`."""
     categories = (len(bounds) - 1) // len(clips)
     for at in range(len(estimates)):
         pair, limit, reach, filled = first + at, limits[at], certain[at], False
@@ -148,6 +158,9 @@ def _walk_some(
                             and _shared(clips[other], clips[pair]) <= most_shared
                             and not _alike(texts, text[question], text[bounds[theirs] : bounds[theirs + 1]], threshold)
                         ):
+                            if as_true.shape[1] > 0 and as_true[question, other]:
+                                passed[question] = True
+                                continue
                             negatives[question, count] = other
                             count += 1
                     filled = filled and count == negatives.shape[1]
@@ -206,10 +219,13 @@ class TestSet:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The questions, and the number of those dropped for lack of negatives."""
+    """The questions, and how many were dropped or changed."""
 
     questions: list[DiffMCQ]
     dropped: int
+    """those without three negatives"""
+    passed: int = 0
+    """those with a nearer pair that is no negative, because the text is as true of it"""
 
 
 def hard_negatives(
@@ -220,26 +236,30 @@ def hard_negatives(
     threshold: float,
     seed: int,
     allow_reversed: bool = False,
+    as_true: AsTrue | None = None,
 ) -> Drawn:
     """Return the questions of V1 or V2 from the normalised embeddings of `test_set.clips` and `test_set.texts`.
 
-    allow_reversed: V2 may have the true pair reversed as an option.
+    allow_reversed: V2 may have the true pair reversed as an option; as_true: by the truth of a rendered world.
     """
     place = {clip: at for at, clip in enumerate(test_set.clips)}
     pairs = np.array([[place[clip] for clip in pair] for pair in test_set.pairs])
     averages = (clips[pairs[:, 0]] + clips[pairs[:, 1]]) / 2
-    arrays, order = _arrays(test_set, pairs, texts)
+    arrays, order = _arrays(test_set, pairs, texts, as_true)
     found = np.empty((len(order), NEGATIVES), np.int64)
-    found[order] = walk(arrays, averages, 2 if allow_reversed else MOST_SHARED[variant], threshold)
+    found[order], passed = walk(arrays, averages, 2 if allow_reversed else MOST_SHARED[variant], threshold)
     questions = []
     for one, negatives in zip(test_set.differences, found.tolist(), strict=True):
         if negatives[-1] >= 0:
             questions.append(_question(one, [test_set.pairs[at] for at in negatives], _source(seed, one)))
-    return Drawn(questions, len(test_set.differences) - len(questions))
+    return Drawn(questions, len(test_set.differences) - len(questions), int(passed.sum()))
 
 
 def _arrays(
-    test_set: TestSet, pairs: Int64[np.ndarray, "pairs 2"], texts: Float64[np.ndarray, "texts text_dim"]
+    test_set: TestSet,
+    pairs: Int64[np.ndarray, "pairs 2"],
+    texts: Float64[np.ndarray, "texts text_dim"],
+    as_true: AsTrue | None,
 ) -> tuple[Questions, Int64[np.ndarray, " questions"]]:
     """Return the questions as arrays, and the difference of each."""
     pair = {name: at for at, name in enumerate(test_set.pairs)}
@@ -249,23 +269,30 @@ def _arrays(
     order = np.argsort(groups, kind="stable")
     bounds = np.searchsorted(groups[order], np.arange(len(pair) * len(category) + 1))
     places = np.array([text[one.text] for one in test_set.differences])
-    return Questions(pairs, bounds, places[order], texts), order
+    of_pairs = np.zeros((len(order), 0), np.bool_)
+    if as_true is not None:
+        ones = [test_set.differences[at] for at in order]
+        of_pairs = np.array([[as_true(one.text, one.category, one.pair, p) for p in test_set.pairs] for one in ones])
+    return Questions(pairs, bounds, places[order], texts, of_pairs), order
 
 
-def random_negatives(test_set: TestSet, seed: int) -> Drawn:
+def random_negatives(test_set: TestSet, seed: int, as_true: AsTrue | None = None) -> Drawn:
     """Return the questions of V3: one clip of the true pair stays, the other is drawn from the test set."""
-    questions = []
+    questions, passed = [], 0
     for one in test_set.differences:
         draw = _source(seed, one)
         keep_reference = draw.random() < 0.5
         spare = NEGATIVES + len(one.pair)  # the draw may contain the pair's own clips
         drawn = draw.sample(test_set.clips, min(spare, len(test_set.clips)))
-        others = [clip for clip in drawn if clip not in one.pair][:NEGATIVES]
-        if len(others) == NEGATIVES:
-            reference, candidate = one.pair
-            negatives = [(reference, x) if keep_reference else (x, candidate) for x in others]
-            questions.append(_question(one, negatives, draw))
-    return Drawn(questions, len(test_set.differences) - len(questions))
+        reference, candidate = one.pair
+        pairs = [(reference, x) if keep_reference else (x, candidate) for x in drawn if x not in one.pair]
+        if as_true is not None:
+            wrong = [pair for pair in pairs if not as_true(one.text, one.category, one.pair, pair)]
+            passed += wrong[:NEGATIVES] != pairs[:NEGATIVES]
+            pairs = wrong
+        if len(pairs) >= NEGATIVES:
+            questions.append(_question(one, pairs[:NEGATIVES], draw))
+    return Drawn(questions, len(test_set.differences) - len(questions), passed)
 
 
 def _source(seed: int, one: Difference) -> random.Random:
@@ -294,12 +321,18 @@ def write_questions(options: Negatives) -> dict[str, Any]:
     if not test_set.differences:
         raise StepDiffError(f"the test set {options.test_set} contains no difference text: name a DiffCap file")
     of_clips = _rows_of_clips(store, view, test_set.clips)
+    as_true = None
+    if options.truth is not None:
+        from stepdiff.kitchen.truth import as_true_by  # the sample world needs packages that retrieval does not
+
+        as_true = as_true_by(options.truth)
     if variant == "V3":
-        drawn = random_negatives(test_set, seed)
+        drawn = random_negatives(test_set, seed, as_true)
     else:
         clips = normalised(view, options.feature, of_clips)
         texts = _texts(store, options.text_view, test_set, options.test_set)
-        drawn = hard_negatives(test_set, clips, texts, variant, options.threshold, seed, options.allow_reversed)
+        reversed_too, threshold = options.allow_reversed, options.threshold
+        drawn = hard_negatives(test_set, clips, texts, variant, threshold, seed, reversed_too, as_true)
     if not drawn.questions:
         raise StepDiffError(
             f"none of the {drawn.dropped} differences of {options.test_set} has three negatives: the test set needs "
@@ -309,7 +342,8 @@ def write_questions(options: Negatives) -> dict[str, Any]:
     counts = {"questions": len(drawn.questions), "dropped": drawn.dropped}
     given = {"variant": variant, "seed": seed, "threshold": options.threshold}
     reversed_ = {"allow_reversed": True} if options.allow_reversed else {}
-    return {**counts, **given, **reversed_, "out": str(options.out)}
+    truth = {} if as_true is None else {"as_true_passed": drawn.passed, "truth": str(options.truth)}
+    return {**counts, **given, **reversed_, **truth, "out": str(options.out)}
 
 
 def _rows_of_clips(store: Store, view: View, clips: Sequence[str]) -> Int64[np.ndarray, " clips"]:

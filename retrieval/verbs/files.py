@@ -62,6 +62,9 @@ class Negatives:
     """V2 may have the true pair reversed as an option, as supplement S5 is written; by default it counts as the pair"""
     seed: int = 0
     """decides the order of the options and the draws of V3"""
+    truth: Path | None = None
+    """attributes.jsonl of the sample world: no wrong option is a pair of which the text is as true as of the right one:
+    all that it states is true of it, and it leaves out no more of it"""
 
 
 def show_negatives(record: dict[str, Any]) -> None:
@@ -70,6 +73,8 @@ def show_negatives(record: dict[str, Any]) -> None:
     if record["dropped"]:
         total = record["questions"] + record["dropped"]
         print(f"{record['dropped']} of {total} had fewer than three negatives", file=sys.stderr)
+    if record.get("as_true_passed"):
+        print(f"{record['as_true_passed']} have other wrong options, because their text was as true of nearer pairs")
 
 
 def negatives_main(argv: list[str]) -> int:

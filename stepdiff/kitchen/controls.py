@@ -1,9 +1,11 @@
-"""A control of DiffMCQ that knows the world's ground truth and reads no text.
+"""Methods that know the world's ground truth: a control of DiffMCQ that reads no text, and the ceiling.
 
     python -m heads.evaluate --task diffmcq --method stepdiff.kitchen.controls:MostDifferences --store data/features \\
         --test-set data/kitchen/diffmcq_test.jsonl --out data/demo/diffmcq_most.jsonl
+    python -m heads.evaluate --task diffmcq --method stepdiff.kitchen.controls:TrueAttributes --store data/features \\
+        --test-set data/kitchen/diffmcq_test.jsonl --out data/demo/diffmcq_truth.jsonl
 
-Clips of different steps have no differences. Ties are broken at random, in the same way every time.
+Clips of different steps have no differences. Ties of options are broken at random, in the same way every time.
 """
 
 import random
@@ -13,8 +15,11 @@ from typing import Any
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.kitchen.attributes import Attributes, differences
-from stepdiff.kitchen.truth import read_world
-from stepdiff.tasks.testsets import DiffMCQ, Pair, clips_of
+from stepdiff.kitchen.truth import details_of, named_details, read_world
+from stepdiff.tasks.testsets import DiffMCQ, DiffRank, Pair, clips_of
+
+UNTRUE, OTHER_STEP = 100, 10_000
+"""what a named detail counts that is not true, more than all that a text can leave out, and a pair of two steps"""
 
 
 class MostDifferences:
@@ -27,19 +32,46 @@ class MostDifferences:
         self.truth = _truth(store)
 
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
-        """Return the number of differences of each option's clips, plus a random number below 1."""
+        """Return the score of each option, a whole number, plus a random number below 1."""
         return [self._scores(row) for row in rows]
 
     def _scores(self, row: DiffMCQ) -> list[float]:
         ties = random.Random("\n".join([row.category, *clips_of(row)]))
-        return [self._count(row.category, pair) + ties.random() for pair in row.options]
+        return [self._score(row, *self._attributes(pair)) + ties.random() for pair in row.options]
 
-    def _count(self, category: str, pair: Pair) -> int:
+    def _attributes(self, pair: Pair) -> tuple[Attributes, Attributes]:
         try:
-            one, other = (self.truth[clip] for clip in pair)
+            return self.truth[pair[0]], self.truth[pair[1]]
         except KeyError as error:
             raise StepDiffError(f"{error.args[0]}: not a clip of the rendered world, attributes are unknown") from None
-        return len(differences(category, one, other)) if one.step == other.step else 0
+
+    def _score(self, row: DiffMCQ, one: Attributes, other: Attributes) -> int:
+        """Return the number of differences."""
+        return len(differences(row.category, one, other)) if one.step == other.step else 0
+
+
+class TrueAttributes(MostDifferences):
+    """A reader of the true attributes: what a method could reach that sees every detail, the ceiling.
+
+    It reads texts as the truth score does (stepdiff.kitchen.truth).
+    """
+
+    title, regime = "a reader of the true attributes", "truth"
+
+    def _score(self, row: DiffMCQ, one: Attributes, other: Attributes) -> int:
+        """Return minus the number of details that the text names and the pair lacks, then of those it leaves out."""
+        if one.step != other.step:
+            return -OTHER_STEP
+        named, details = named_details(row.difference, row.category, one, other), details_of(row.category, one, other)
+        return -UNTRUE * len(named - details) - len(details - named)
+
+    def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
+        """Return minus the number of differences; a clip of another step comes last."""
+        return [[self._likeness(row.category, (row.reference, target)) for target in row.targets] for row in rows]
+
+    def _likeness(self, category: str, pair: Pair) -> float:
+        one, other = self._attributes(pair)
+        return -float(len(differences(category, one, other)) if one.step == other.step else OTHER_STEP)
 
 
 def _truth(store: Any) -> dict[str, Attributes]:
@@ -66,6 +98,6 @@ def _truth(store: Any) -> dict[str, Attributes]:
     if not worlds or any(truth != worlds[0] for truth in worlds):
         raise StepDiffError(
             f"{store.path}: {'several worlds' if worlds else 'no world'} of its clips with an attributes.jsonl next to "
-            "it; this control is for a world of stepdiff kitchen in a folder next to the store, as in data/"
+            "it; this method is for a world of stepdiff kitchen in a folder next to the store, as in data/"
         )
     return worlds[0]

@@ -31,7 +31,7 @@ Guarantees
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -47,7 +47,7 @@ from stepdiff.kitchen.steps import MAIN, STEPS
 from stepdiff.tasks.bootstrap import Figure, ratio_figure
 from stepdiff.tasks.declining import declines
 from stepdiff.tasks.scoring import TruthFigures
-from stepdiff.tasks.testsets import DiffCap
+from stepdiff.tasks.testsets import DiffCap, Pair
 
 Side = Literal["reference", "candidate"]
 Detail = tuple[str, str, Side]
@@ -165,6 +165,58 @@ def read_world(file: str | Path) -> dict[str, Attributes]:
         raise StepDiffError(f"{file}: not the attributes.jsonl of a world of stepdiff kitchen ({error})") from error
 
 
+def as_true_by(file: str | Path) -> Callable[[str, str, Pair, Pair], bool]:
+    """Return a function that tells the pairs that are no wrong options of a DiffMCQ question.
+
+    It takes a text, its category, its own pair and another pair, and returns whether the text is as true of the other
+    pair: every detail that it states is true of it, and it leaves out no more of its details than of its own pair's.
+
+    Args:
+        file: attributes.jsonl of the world that the clips are of.
+
+    Raises:
+        StepDiffError: The file cannot be read. The function: a pair is not of that world.
+    """
+    world = read_world(file)
+
+    @cache
+    def details(category: str, pair: Pair) -> set[Detail]:
+        reference, candidate = _attributes(world, file, pair)
+        return details_of(category, reference, candidate) if reference.step == candidate.step else set()
+
+    @cache
+    def stated(text: str, category: str, pair: Pair) -> set[Detail]:
+        return named_details(text, *_of_one_step(world, file, category, pair))
+
+    def as_true(text: str, category: str, own: Pair, other: Pair) -> bool:
+        said = stated(text, category, own)
+        theirs, left_out = details(category, other), len(details(category, own) - said)
+        is_true = bool(said) and said <= theirs and len(theirs - said) <= left_out
+        return is_true and stated(text, category, other) == said  # of another step a word may mean another detail
+
+    return as_true
+
+
+def _attributes(world: Mapping[str, Attributes], file: str | Path, pair: Pair) -> tuple[Attributes, Attributes]:
+    for clip in pair:
+        if clip not in world:
+            raise StepDiffError(f"{clip}: not in {file}; name the attributes.jsonl of the test set's world")
+    return world[pair[0]], world[pair[1]]
+
+
+def _of_one_step(
+    world: Mapping[str, Attributes], file: str | Path, category: str, pair: Pair
+) -> tuple[str, Attributes, Attributes]:
+    """Return the category and the attributes of both clips. StepDiffError: not a row of the world."""
+    reference, candidate = _attributes(world, file, pair)
+    if category not in CATEGORY_ATTRIBUTES or reference.step != candidate.step:
+        raise StepDiffError(
+            f"{' and '.join(pair)}, {category}: not a row of the sample world, whose pairs show one step; leave out "
+            "--truth"
+        )
+    return category, reference, candidate
+
+
 def truth_figures(file: str | Path) -> TruthFigures:
     """Return a function from rows and captions to the figures of the truth score, over rows with a text.
 
@@ -184,15 +236,7 @@ def truth_figures(file: str | Path) -> TruthFigures:
         for at, (row, caption) in enumerate(zip(rows, captions, strict=True)):
             if not row.text:
                 continue
-            for clip in (row.reference, row.candidate):
-                if clip not in world:
-                    raise StepDiffError(f"{clip}: not in {file}; name the attributes.jsonl of the test set's world")
-            pair = row.category, world[row.reference], world[row.candidate]
-            if row.category not in CATEGORY_ATTRIBUTES or pair[1].step != pair[2].step:
-                what = f"{row.reference} and {row.candidate}, {row.category}"
-                raise StepDiffError(
-                    f"{what}: not a row of the sample world, whose pairs show one step; leave out --truth"
-                )
+            pair = _of_one_step(world, file, row.category, (row.reference, row.candidate))
             details, judged = details_of(*pair), judgements(caption, *pair)
             kinds = Counter(judged.values())
             counts[at] = [len(details & judged.keys()), len(details), *(kinds[kind] for kind in JUDGEMENTS)]

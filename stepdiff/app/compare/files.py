@@ -99,7 +99,7 @@ class Method:
     control: bool  # whether it is a control: without video, with other clips, or without a look at the clips
     trained: bool
     log_odds: bool  # whether its scores of DiffRank are those of an answer, YES or NO
-    regime: str  # none, s1, supervised; empty if it is not disclosed
+    regime: str  # none, s1, supervised, truth; empty if it is not disclosed
     regime_words: str
     steps: int | None
     notes: tuple[str, ...]  # what a reader must know: raw captions, clips that trained the head, differing figures
