@@ -37,6 +37,7 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import make_folder, place, write_pieces
 from stepdiff.common.io.sealed import BLANK, is_sealed, sealed_pieces
 from stepdiff.common.progress import progress, say
+from stepdiff.tasks.prompts import MAIN_ACTION
 from stepdiff.tasks.testsets import HIGHEST_SCORE, DiffRank, clips_of, read_test_set
 from stepdiff.weights import fingerprint
 from store import Store
@@ -431,9 +432,11 @@ def _ridge(folds: Sequence[Sums], val: Sums, asked: Bool[np.ndarray, " V"]) -> t
 
 
 def declines(head: WordHead, features: Features, rows: Sequence[DiffRank], source: str) -> dict[str, Any]:
-    """Return the distance of each category below which two clips agree, by scored pairs.
+    """Return the distance of each category below which two clips agree, and that of the main action from which they
+    show different ones, by scored pairs.
 
-    A category whose pairs all agree, or none, gets the distance of all pairs. source: the file of the rows.
+    A category whose pairs all agree, or none, gets the distance of all pairs. That of the main action is None if the
+    head has no words of it, or all pairs are of one step, or none. source: the file of the rows.
     """
     evidence = evidence_of(head, features, list(dict.fromkeys(clip for row in rows for clip in clips_of(row))))
     scored = [
@@ -452,8 +455,16 @@ def declines(head: WordHead, features: Features, rows: Sequence[DiffRank], sourc
         of_category = [(distance, agree) for name, distance, agree in scored if name == category]
         below[category] = _threshold(of_category) if len({agree for _, agree in of_category}) == 2 else of_all
         right += [(agree, (distance < below[category]) == agree) for distance, agree in of_category]
+    actions = [
+        (head.distance(evidence[row.reference], evidence[target], MAIN_ACTION), score > 0)
+        for row in rows
+        if MAIN_ACTION in head.known_categories
+        for target, score in zip(row.targets, row.scores, strict=True)
+    ]
+    other_action = _threshold(actions) if len({same for _, same in actions}) == 2 else None
     shares = [np.mean([correct for agree, correct in right if agree == each]) for each in (True, False)]
-    return {"below": below, "balanced_accuracy": round(float(np.mean(shares)), 4), "rows": len(scored)}
+    accuracy = round(float(np.mean(shares)), 4)
+    return {"below": below, "other_action": other_action, "balanced_accuracy": accuracy, "rows": len(scored)}
 
 
 def _threshold(pairs: Sequence[tuple[float, bool]]) -> float:

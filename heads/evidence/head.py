@@ -32,6 +32,7 @@ from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import place, write_bytes
 from stepdiff.common.io.sealed import BLANK, is_sealed, seal
+from stepdiff.tasks.prompts import MAIN_ACTION
 from store import Provenance, View
 
 COPY = "words"
@@ -75,6 +76,7 @@ class _Ridge(BaseModel, strict=True):
 
 class _Declines(BaseModel, strict=True):
     below: dict[str, FiniteFloat]
+    other_action: FiniteFloat | None = None
     balanced_accuracy: FiniteFloat
     rows: int
 
@@ -291,7 +293,19 @@ class WordHead:
 
     def distance(self, one: Evidence, other: Evidence, category: str) -> float:
         """Return the Euclidean distance of the evidence of two clips over the terms that a caption of the category may
-        name, each by its weight: from 0 to 2 * MOST. One clear difference counts more than many small ones."""
+        name, each by its weight: from 0 to 2 * MOST. One clear difference counts more than many small ones.
+
+        Clips of different actions are 2 * MOST further apart in every category.
+        """
+        far = 2 * MOST if self._differ_in_action(one, other) else 0.0
+        return self._distance(one, other, category) + far
+
+    def _differ_in_action(self, one: Evidence, other: Evidence) -> bool:
+        least = (self.about["declines"] or {}).get("other_action")
+        known = least is not None and MAIN_ACTION in self._of_category
+        return known and self._distance(one, other, MAIN_ACTION) >= least
+
+    def _distance(self, one: Evidence, other: Evidence, category: str) -> float:
         places, weights = self.nameable(category)
         return float(np.sqrt(weights @ (clipped(one[places]) - clipped(other[places])) ** 2))
 

@@ -306,8 +306,8 @@ def _comparisons(report: Report) -> Grid:
     ]
     if report.regimes:
         notes.append(
-            "A baseline with more supervision than ours is not compared (in this order: –, s1, supervised, truth). Where "
-            "ours has more, that may explain its lead."
+            "A baseline with more supervision than ours is not compared (in this order: –, s1, supervised, truth). "
+            "Where ours has more, that may explain its lead."
         )
     videos = max((score.videos for score in report.scores), default=0)
     least = paired_p(np.ones(report.resamples), videos)

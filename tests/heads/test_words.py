@@ -19,7 +19,7 @@ from heads import ask, differences, evaluate, train, words
 from heads.data.clips import Features
 from heads.data.packing import Turn
 from heads.data.paired_qa import PairQuestions
-from heads.evidence.fitting import Counting, Fit, Sums, calibrate, fit, squared_errors, total
+from heads.evidence.fitting import Counting, Fit, Sums, calibrate, declines, fit, squared_errors, total
 from heads.evidence.head import WordHead, fold_of, pool
 from heads.evidence.naming import NEAR, Naming
 from heads.evidence.wording import is_about_both, learn, occurrences, pieces, terms_of
@@ -34,7 +34,7 @@ from heads.words import WordOptions
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.workers.cluster import connected
 from stepdiff.tasks.benchmarks.rows import Choice
-from stepdiff.tasks.prompts import DIFFCAP_SEED, NO_DIFFERENCE, SIMILAR_QUESTION
+from stepdiff.tasks.prompts import DIFFCAP_SEED, MAIN_ACTION, NO_DIFFERENCE, SIMILAR_QUESTION
 from stepdiff.tasks.testsets import DiffCap, DiffRank, Pair, read_test_set
 from store import Feature, Store
 from tests.heads.conftest import CHANNELS, TOKENS, Capture, provenance, recipe
@@ -131,6 +131,22 @@ def pooled(head: WordHead, clips: list[str]) -> np.ndarray:
     store = Store.open(head.folder.parent / "features")
     tokens = store.view("clips", "visual").read("tokens", keys=clips, dtype="float32")
     return (np.sign(tokens) * np.abs(tokens) ** 0.5).mean(axis=1, dtype=np.float64)
+
+
+def test_clips_of_another_action_are_further_apart(world: Path, head: WordHead) -> None:
+    """Here the tool is the action; where no pair is of another step, the distance stays as it is."""
+    actions = {MAIN_ACTION: dict.fromkeys(("whisk", "spoon", "fork"), 1.0)}
+    told = replace(head, categories={**head.categories, **actions}, about={**head.about, "declines": None})
+    features, category = Features(Store.open(world / "features"), "visual", "tokens"), "Tools/Equipment"
+    targets = tuple(clip(place) for place in (13, 14, 15, 18))
+    evidence = told.evidence(pooled(head, [clip(12), *targets]))
+    apart = [told.distance(evidence[0], other, category) for other in evidence[1:]]
+    for scores, far in (((0, 0, 5, 1), [8, 8, 0, 0]), ((3, 2, 5, 1), [0] * 4)):
+        found = declines(told, features, [DiffRank(clip(12), targets, category, scores)], "rows.jsonl")
+        knowing = replace(told, about={**told.about, "declines": found})
+        distances = [knowing.distance(evidence[0], other, category) for other in evidence[1:]]
+        assert np.subtract(distances, apart) == pytest.approx(far)
+        assert (found["other_action"] is None) == (0 not in scores)
 
 
 def test_answers_to_all_tasks_are_scored_and_seen_clips_refused(

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retrieval.mining.negatives import Difference, TestSet, random_negatives
 from stepdiff.common.errors import StepDiffError
 from stepdiff.kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes, differences, score
-from stepdiff.kitchen.controls import MostDifferences
+from stepdiff.kitchen.controls import UNTRUE, MostDifferences, TrueAttributes
 from stepdiff.kitchen.files import testsets
 from stepdiff.kitchen.files.pairqa import Record, paired_questions
 from stepdiff.kitchen.files.texts import Split, bank, mentioned
-from stepdiff.kitchen.truth import Detail, details_of, judgements, truth_figures
+from stepdiff.kitchen.steps import STEPS
+from stepdiff.kitchen.truth import Detail, as_true_by, details_of, judgements, truth_figures
 from stepdiff.kitchen.world import Clip, make_world
 from stepdiff.tasks.prompts import MAIN_ACTION
 from stepdiff.tasks.scoring import score as score_captions
-from stepdiff.tasks.testsets import CATEGORIES, TARGETS, DiffCap, DiffMCQ
+from stepdiff.tasks.testsets import CATEGORIES, TARGETS, DiffCap, DiffMCQ, Pair
 
 WORLD = make_world(132, 0)
 CLIPS = {clip.id: clip for video in WORLD for clip in video.clips}
@@ -210,6 +212,35 @@ def test_a_file_of_another_world_is_refused(attributes: Path, tmp_path: Path) ->
         truth_figures(tmp_path / "other.jsonl")
 
 
+def test_a_text_is_as_true_of_a_pair_that_it_leaves_no_more_of(tmp_path: Path) -> None:
+    fast = replace(next(iter(CLIPS.values())).truth, speed="fast", hands="one hand", heat=None)
+    slow = replace(fast, speed="slow")
+    both_hands, fresh = replace(slow, hands="both hands"), replace(slow, motion="another")
+    elsewhere = replace(slow, step=next(step for step in STEPS if step != fast.step))
+    clips = {"fast": fast, "slow": slow, "both": both_hands, "fresh": fresh, "else": elsewhere}
+    lines = [json.dumps({"clip": name, **asdict(truth)}) + "\n" for name, truth in clips.items()]
+    (tmp_path / "attributes.jsonl").write_text("".join(lines))
+    as_true, text = as_true_by(tmp_path / "attributes.jsonl"), "this person moves slowly and not fast"
+    for own, other, expected in (
+        ("fast slow", "fast slow", True),
+        ("fast slow", "slow fast", False),
+        ("fast slow", "fast both", False),  # "and with both hands" is left out
+        ("fast both", "fast slow", True),
+        ("fast both", "fast fresh", True),  # of either pair it leaves out one thing
+        ("fast slow", "slow both", False),
+        ("fast slow", "fast else", False),
+    ):
+        assert as_true(text, "Technique", pair_of(own), pair_of(other)) == expected, (own, other)
+    assert not as_true("a difference", "Technique", ("fast", "slow"), ("fast", "slow")), "it states nothing"
+    with pytest.raises(StepDiffError, match="fast and else, Technique: not a row of the sample world"):
+        as_true(text, "Technique", ("fast", "else"), ("fast", "slow"))
+
+
+def pair_of(names: str) -> Pair:
+    reference, candidate = names.split()
+    return reference, candidate
+
+
 class Catalog:
     """A store of which only the catalog is there, of the clips of a rendered world."""
 
@@ -281,6 +312,33 @@ def test_an_option_scores_its_number_of_differences(control: MostDifferences, wo
             for one, other in row.options
         ]
         assert [int(score) for score in scores] == counts
+
+
+def test_all_questions_can_be_answered_from_true_attributes(tmp_path: Path) -> None:
+    """With --truth no wrong option is as true as the right one, and a reader of the true attributes has no error."""
+    clips = [clip for video in make_world(240, 0, steps=3) for clip in video.clips if clip.split == "test"]
+    write_world(clips, tmp_path / "world")
+    columns = {"key": [c.id for c in clips], "video": [f"videos/{c.video}.mp4" for c in clips]}
+    store: Any = Catalog(tmp_path / "features", columns | {"step": [c.truth.step for c in clips]})
+    reader, as_true = TrueAttributes(store, None, "cpu"), as_true_by(tmp_path / "world/attributes.jsonl")
+    rows = testsets.diffcap(clips, 60, 0, "test")
+    test_set = TestSet(Difference((row.reference, row.candidate), row.category, row.text[0]) for row in rows)
+    right = {}
+    for truth in (None, as_true):
+        drawn = random_negatives(test_set, 0, truth)
+        scores = reader.score_options(drawn.questions)
+        right[truth] = score_captions("diffmcq", drawn.questions, scores, 0)["accuracy"]
+        assert all(
+            not as_true(row.difference, row.category, row.answer, option)
+            for row in drawn.questions
+            for option in row.options
+            if truth is not None and option != row.answer
+        )
+    assert drawn.passed > 0 and drawn.dropped < len(rows) / 50
+    assert right[None] < right[as_true] == 1.0
+    ranked = testsets.diffrank(clips, 20, 0)
+    for row, likeness in zip(ranked, reader.rank(ranked), strict=True):
+        assert [value < -UNTRUE for value in likeness] == [true == 0 for true in row.scores]
 
 
 def test_a_store_whose_videos_are_not_of_a_rendered_world_is_refused_in_one_line(

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from operator import ne
 from pathlib import Path
 from typing import Literal
 
@@ -21,11 +22,11 @@ from hypothesis import strategies as st
 from retrieval import Difference, Drawn, TestSet, build_index, duplicates, hard_negatives
 from retrieval.__main__ import main
 from retrieval.mining import negatives
-from retrieval.mining.negatives import random_negatives, write_questions
+from retrieval.mining.negatives import AsTrue, random_negatives, write_questions
 from retrieval.mining.neighbours import join
 from retrieval.verbs.files import Negatives, Neighbours
 from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.testsets import read_test_set
+from stepdiff.tasks.testsets import Pair, read_test_set
 from store import Store, View
 from tests.retrieval.conftest import Fill, error
 
@@ -303,6 +304,7 @@ def naive_negatives(
     text: dict[str, np.ndarray],
     variant: str,
     threshold: float = 0.8,
+    as_true: AsTrue | None = None,
 ) -> list[list[tuple[str, str]]]:
     """Return the negatives of each difference, fewer than three if no more exist."""
     pairs: list[tuple[str, str]] = []
@@ -330,6 +332,8 @@ def naive_negatives(
             theirs = [r.text for r in rows if (r.pair, r.category) == (pairs[place], row.category)]
             if any(float(np.sum(unit_text[t] * unit_text[row.text])) > threshold for t in theirs):
                 continue
+            if as_true is not None and as_true(row.text, row.category, row.pair, pairs[place]):
+                continue
             chosen.append(pairs[place])
             if len(chosen) == 3:
                 break
@@ -351,8 +355,10 @@ def check_negatives(
     clip: dict[str, np.ndarray],
     text: dict[str, np.ndarray],
     variant: str,
+    as_true: AsTrue | None = None,
 ) -> Drawn:
-    """Check that the questions equal the naive ones, with options as a set, and that dropped ones are counted."""
+    """Check that the questions equal the naive ones, with options as a set, and that dropped and other ones are
+    counted."""
     test_set = TestSet(rows)
     drawn = hard_negatives(
         test_set,
@@ -362,8 +368,10 @@ def check_negatives(
         0.8,
         seed=0,
         allow_reversed=variant == "V2 reversed",
+        as_true=as_true,
     )
-    expected = naive_negatives(rows, clip, text, variant)
+    expected = naive_negatives(rows, clip, text, variant, as_true=as_true)
+    assert drawn.passed == sum(map(ne, expected, naive_negatives(rows, clip, text, variant)))
     whole = [(row, three) for row, three in zip(rows, expected, strict=True) if len(three) == 3]
     assert drawn.dropped == len(rows) - len(whole)
     assert len(drawn.questions) == len(whole)
@@ -416,12 +424,18 @@ def big_world(
     return rows, clip, dict(zip(texts, said.astype(np.float32), strict=True))
 
 
+def as_true_by_number(text: str, category: str, own: Pair, other: Pair) -> bool:
+    """Return whether the numbers of the text and of the other pair fit, as one in five does."""
+    return sum(int(name.replace("_", " ").split()[-1]) for name in (text, *other)) % 5 == 0
+
+
 @pytest.mark.parametrize("variant", ["V1", "V2", "V2 reversed"])
 def test_negatives_equal_the_naive_ones(variant: str) -> None:
     rows, clip, text = big_world(4, 150)
     drawn = check_negatives(rows, clip, text, variant)
     unfiltered = {word: np.eye(300, dtype=np.float32)[at] for at, word in enumerate(text)}
     assert drawn.questions != check_negatives(rows, clip, unfiltered, variant).questions  # the filter removed something
+    assert drawn.passed == 0 < check_negatives(rows, clip, text, variant, as_true_by_number).passed
 
 
 @pytest.mark.full
@@ -504,6 +518,13 @@ def test_v3_equals_the_naive_draw() -> None:
         assert sorted([len(references), len(candidates)]) == [1, 4]
         kept["reference" if len(references) == 1 else "candidate"] += 1
     assert min(kept.values()) > len(rows) / 4
+    told = random_negatives(TestSet(rows), 7, as_true_by_number)
+    assert told.passed > 0 and told.dropped + len(told.questions) == len(rows)
+    for question in told.questions:
+        wrong = set(question.options) - {question.answer}
+        assert len(wrong) == 3 and not any(
+            as_true_by_number(question.difference, "", question.answer, o) for o in wrong
+        )
 
 
 @pytest.mark.full

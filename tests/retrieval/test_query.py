@@ -183,6 +183,10 @@ def test_negatives_from_the_command_line(
         other = tmp_path / "other.jsonl"
         other.write_text(json.dumps({"reference": ids[8], "category": "Visuals", **row}))
         assert why in error(capsys, *start, "--test-set", other, "--variant", "V3")
+    truth = tmp_path / "attributes.jsonl"
+    truth.write_text("")
+    of_another_world = f"{ids[10]}: not in {truth}; name the attributes.jsonl of the test set's world"
+    assert of_another_world in error(capsys, *start, "--variant", "V3", "--truth", truth)
     texts = ["t10", "t12", "t14", "t16", "t18"]
     fill_texts(store, np.eye(8, dtype=np.float32)[:5], texts, "mpnet-base")
     assert "'x' of the difference texts are not in" in error(capsys, *start)
