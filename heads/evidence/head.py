@@ -302,8 +302,9 @@ class WordHead:
 
     def _differ_in_action(self, one: Evidence, other: Evidence) -> bool:
         least = (self.about["declines"] or {}).get("other_action")
-        known = least is not None and MAIN_ACTION in self._of_category
-        return known and self._distance(one, other, MAIN_ACTION) >= least
+        if least is None or MAIN_ACTION not in self._of_category:
+            return False
+        return self._distance(one, other, MAIN_ACTION) >= float(least)
 
     def _distance(self, one: Evidence, other: Evidence, category: str) -> float:
         places, weights = self.nameable(category)
