@@ -189,10 +189,13 @@ def as_true_by(file: str | Path) -> Callable[[str, str, Pair, Pair], bool]:
         return named_details(text, *_of_one_step(world, file, category, pair))
 
     def as_true(text: str, category: str, own: Pair, other: Pair) -> bool:
-        said = stated(text, category, own)
-        theirs, left_out = details(category, other), len(details(category, own) - said)
-        is_true = bool(said) and said <= theirs and len(theirs - said) <= left_out
-        return is_true and stated(text, category, other) == said  # of another step a word may mean another detail
+        said, theirs = stated(text, category, own), details(category, other)
+        has_order = any(attribute == "order" for attribute, *_ in said)  # of a pair without both actions it names them
+        if not theirs or not (has_order or said <= theirs):
+            return False
+        read = stated(text, category, other)
+        is_true = bool(said) and len(read) >= len(said) and read <= theirs  # of another step a word may mean nothing
+        return is_true and len(theirs - read) <= len(details(category, own) - said)
 
     return as_true
 

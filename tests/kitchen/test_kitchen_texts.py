@@ -1,6 +1,7 @@
 """Texts, test sets and judgements of the sample world agree with its ground truth."""
 
 import json
+import random
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,8 +18,8 @@ from stepdiff.kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes, differe
 from stepdiff.kitchen.controls import UNTRUE, MostDifferences, TrueAttributes
 from stepdiff.kitchen.files import testsets
 from stepdiff.kitchen.files.pairqa import Record, paired_questions
-from stepdiff.kitchen.files.texts import Split, bank, mentioned
-from stepdiff.kitchen.steps import STEPS
+from stepdiff.kitchen.files.texts import Split, bank, changes, mentioned
+from stepdiff.kitchen.steps import MAIN, STEPS
 from stepdiff.kitchen.truth import Detail, as_true_by, details_of, judgements, truth_figures
 from stepdiff.kitchen.world import Clip, make_world
 from stepdiff.tasks.prompts import MAIN_ACTION
@@ -218,6 +219,9 @@ def test_a_text_is_as_true_of_a_pair_that_it_leaves_no_more_of(tmp_path: Path) -
     both_hands, fresh = replace(slow, hands="both hands"), replace(slow, motion="another")
     elsewhere = replace(slow, step=next(step for step in STEPS if step != fast.step))
     clips = {"fast": fast, "slow": slow, "both": both_hands, "fresh": fresh, "else": elsewhere}
+    one, two = STEPS[fast.step].subactions[:2]
+    for name, sequence in {"none": (MAIN,), "one": (one, two, MAIN), "two": (two, one, MAIN)}.items():
+        clips[name] = replace(fast, sequence=sequence)
     lines = [json.dumps({"clip": name, **asdict(truth)}) + "\n" for name, truth in clips.items()]
     (tmp_path / "attributes.jsonl").write_text("".join(lines))
     as_true, text = as_true_by(tmp_path / "attributes.jsonl"), "this person moves slowly and not fast"
@@ -231,6 +235,9 @@ def test_a_text_is_as_true_of_a_pair_that_it_leaves_no_more_of(tmp_path: Path) -
         ("fast slow", "fast else", False),
     ):
         assert as_true(text, "Technique", pair_of(own), pair_of(other)) == expected, (own, other)
+    (order,) = changes("Actions", clips["one"], clips["two"], "test", 1, random.Random(0))
+    assert as_true(order, "Actions", ("one", "two"), ("none", "two")), "its candidate does both, in this order"
+    assert not as_true(order, "Actions", ("one", "two"), ("two", "one"))
     assert not as_true("a difference", "Technique", ("fast", "slow"), ("fast", "slow")), "it states nothing"
     with pytest.raises(StepDiffError, match="fast and else, Technique: not a row of the sample world"):
         as_true(text, "Technique", ("fast", "else"), ("fast", "slow"))
