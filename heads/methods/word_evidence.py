@@ -224,7 +224,8 @@ class WordEvidence:
     def _shared(self, terms: Sequence[Occurrence], *evidence: Evidence) -> OfTerms:
         """Return the log-probability that both clips show terms of a text."""
         places = [self.head.columns[one.term] for one in terms]
-        return -sum(np.logaddexp(0, -_SLOPE * each[places]) for each in evidence)
+        first, second = (np.logaddexp(0, -_SLOPE * each[places]) for each in evidence)
+        return -first - second
 
     def supported(self, text: str, pair: Pair, given: str) -> str:
         """Return the beginning of a text, up to the end of a clause, whose terms have the most evidence: a language
