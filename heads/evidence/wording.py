@@ -304,13 +304,14 @@ def learn(
     for pair, question, answer, _ in asked:
         if answer not in VIDEOS:
             reference, candidate = (terms_of(of_clip.get(clip, "")) for clip in (pair.reference, pair.candidate))
+            words = _words_of(question, answer, narrated)
             for one in occurrences(answer, set(followed)):
                 narrations = (one.term in candidate) + (one.term in reference)
                 if narrations == 1:
                     examples.append(one)
                     labels.append(1.0 if one.term in candidate else -1.0)
                 if narrations:
-                    texts_of.append(_words_of(question, answer, narrated))
+                    texts_of.append(words)
                     in_both.append(narrations - 1.0)
     sides = learn_sides(examples, labels) if examples else LAST_MENTIONED
     usual = sum(in_both) / max(len(in_both), 1)
@@ -339,8 +340,8 @@ def is_about_both(weights: Mapping[str, float], question: str, text: str, narrat
 
 def _words_of(question: str, answer: str, terms: Collection[str]) -> set[str]:
     """Return the words of a question, and those and the marks of its answer outside its terms."""
-    asked = {f"question {token[0]}" for token in _TOKEN.finditer(question.lower())}
-    return asked | {f"answer {value}" for sort, value, *_ in _items(answer, terms) if sort != "term"}
+    of_question = {f"question {token[0]}" for token in _TOKEN.finditer(question.lower())}
+    return of_question | {f"answer {value}" for sort, value, *_ in _items(answer, terms) if sort != "term"}
 
 
 _Asked = tuple[PairQuestions, str, str, str]
