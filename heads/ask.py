@@ -18,6 +18,7 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.prompts import PRESETS
 
 if TYPE_CHECKING:
+    from heads.evidence.guard import Guard
     from heads.methods.stepdiff import StepDiff
     from store import Store
 
@@ -90,6 +91,7 @@ def answered(options: AskOptions) -> dict[str, Any]:
     record: dict[str, Any] = {"reference": options.reference, "candidate": options.candidate}
     if question := options.question or PRESETS.get(str(options.preset), ""):
         method, precision = load(options, store)
+        record |= doubted(method.guard, options)
         say = None if options.json else Streaming(question)
         with autocast(pick_device(options.device), precision):
             answer = method.ask(options.reference, options.candidate, question, options.max_tokens, say)
@@ -104,7 +106,18 @@ def answered(options: AskOptions) -> dict[str, Any]:
         from heads.methods.word_evidence import WordEvidence
 
         evidence = WordEvidence.of_store(WordHead.load(options.words), store)
+        record |= {} if "knows" in record else doubted(evidence.guard, options)
         record["why"] = [list(map(asdict, words)) for words in evidence.why(options.reference, options.candidate)]
+    return record
+
+
+def doubted(guard: "Guard | None", options: AskOptions) -> dict[str, str]:
+    """Return what a head knows, and why what it says about the clips means nothing; print both, the latter first."""
+    if guard is None:
+        return {}
+    record = {"unlike": guard.doubt([options.reference, options.candidate]), "knows": guard.familiarity.knows}
+    if not options.json:
+        print(*filter(None, [record["unlike"], f"The head knows {record['knows']}"]), sep="\n")
     return record
 
 

@@ -41,6 +41,8 @@ def show(record: dict[str, Any]) -> None:
     from heads.score import show_scores
 
     options = record["options"]
+    if unlike := record["disclosed"].get("unlike"):
+        print("learned from {learned_from}: {clips} of {of_clips} clips here are unlike them".format(**unlike))
     show_scores(options["task"], record["scores"], marked(record))
     if record["skipped"]["clips"]:
         print("skipped: {rows} rows, for {clips} clips that the store lacks".format(**record["skipped"]))

@@ -56,6 +56,7 @@ from stepdiff.tasks.testsets import (
     Prediction,
     answers_of,
     check_prediction,
+    clips_of,
     digest,
     prediction_line,
     prediction_of,
@@ -95,6 +96,9 @@ class Answerer:
         self._loaded = loaded = load_method(options, store, rows, group)
         rows, absent = present_rows(options, rows, store, loaded)
         disclosed = dict(loaded.disclosed)
+        guard = loaded.method.guard if isinstance(loaded.method, StepDiff | WordEvidence) else None
+        if guard is not None and options.control != "blind":
+            disclosed["unlike"] = guard.unlike(list(dict.fromkeys(clip for row in rows for clip in clips_of(row))))
         if isinstance(loaded.method, WordEvidence):
             disclosed["rows_without_known_words"] = loaded.method.unknown(rows)
         elif isinstance(loaded.method, StepDiff):

@@ -31,6 +31,7 @@ from heads.data.hold_out import VIDEO, HoldOut, test_digest
 from heads.data.paired_qa import read_divided
 from heads.data.trained_on import TrainedOn
 from heads.evaluation.workers import Part, results
+from heads.evidence.familiarity import Familiarity, Spread, penalty, standardised
 from heads.evidence.head import POOLING, Evidence, WordHead, fold_of, pool
 from heads.evidence.wording import CLIPS, Wording, learn
 from stepdiff.common.errors import StepDiffError
@@ -51,7 +52,8 @@ RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _MOST_BYTES = 2**36  # of the sums
 _AT_ONCE = 16
 """clips whose tokens are in memory"""
-_CONSTANT = 1e-12  # of a variance next to the mean square
+_MEASURED = 1024
+"""clips left out whose leverage is measured"""
 _NO_VARIANCE = 1e-6  # of predictions
 
 
@@ -287,15 +289,10 @@ class Fit:
 def fit(sums: Sums, ridges: Sequence[float]) -> Iterator[Fit]:
     """Yield for each c of `ridges` the regression on standardised features with the penalty c * trace / D of the Gram
     matrix; the constant is not penalised."""
-    mean = sums.x / sums.clips
-    variance = np.diag(sums.xx) / sums.clips - mean**2
-    varies = variance > _CONSTANT * np.diag(sums.xx) / sums.clips
-    scale = np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1)), 0)
-    gram = (sums.xx - sums.clips * np.outer(mean, mean)) * np.outer(scale, scale)
+    mean, scale, gram = standardised(float(sums.clips), sums.x, sums.xx)
     shared = (sums.xy - np.outer(sums.y, mean)) * scale
     for ridge in ridges:
-        penalty = ridge * max(float(np.trace(gram)), _CONSTANT) / len(mean)
-        factor = scipy.linalg.cho_factor(gram + penalty * np.eye(len(mean)))
+        factor = scipy.linalg.cho_factor(gram + penalty(ridge, gram) * np.eye(len(mean)))
         weights = scipy.linalg.cho_solve(factor, shared.T).T * scale
         yield Fit(weights, sums.y / sums.clips - weights @ mean)
 
@@ -359,7 +356,7 @@ def fitted(counting: Counting, began: float) -> WordHead:
     of_categories = {term for shares in wording.categories.values() for term in shares}
     asked = np.array([term in of_categories for term in wording.terms])
     ridge, chosen_on = _ridge(folds, val, asked)
-    models = [model for part in (train, *_without_each(folds)) for model in fit(part, [ridge])]
+    models = [model for part in (train, *without_each(folds)) for model in fit(part, [ridge])]
     calibration = calibrate(models[1:], folds)
     visible = np.flatnonzero(calibration.distance >= options.least_distance)
     if not asked[visible].any():
@@ -374,6 +371,8 @@ def fitted(counting: Counting, began: float) -> WordHead:
             "or a smaller --least-distance"
         )
     odds = [calibration.log_odds(model) for model in models]
+    familiarity = _familiarity(counting, ridge)
+    errors = sum(squared_errors(model, part) for model, part in zip(models[1:], folds, strict=True))
     about: dict[str, Any] = {
         "view": options.view,
         "provenance": counting.features.view.provenance.as_dict(),
@@ -392,6 +391,8 @@ def fitted(counting: Counting, began: float) -> WordHead:
         terms,
         np.stack([model.weights[visible] for model in odds]).astype(np.float32).astype(np.float64),
         np.stack([model.bias[visible] for model in odds]).astype(np.float32).astype(np.float64),
+        (errors / train.clips / calibration.variance)[visible].astype(np.float32).astype(np.float64),
+        familiarity,
         wording.sides,
         wording.both,
         wording.categories,
@@ -403,7 +404,38 @@ def fitted(counting: Counting, began: float) -> WordHead:
     return head
 
 
-def _without_each(folds: Sequence[Sums]) -> Iterator[Sums]:
+def _familiarity(counting: Counting, ridge: float) -> Familiarity:
+    """Return the familiarity of the training clips; clips of split val give its limit, or else the left-out folds."""
+    *folds, val = counting.sums
+    named, tests = "split val", [(len(folds), total(folds))]
+    if not val.clips:
+        named, tests = "left-out folds", list(enumerate(without_each(folds)))
+    leverages = []
+    for group, rest in tests:
+        if len(rows := some_of(counting.rows[counting.groups == group])):
+            leverages.append(spread(rest, ridge).leverage(pooled(counting.features, rows)))
+    rows, train = counting.rows[counting.groups < len(folds)], total(folds)
+    steps, left_out = steps_of(counting.catalog, rows), np.concatenate(leverages)
+    return Familiarity.learned(spread(train, ridge), len(rows), steps, left_out, named)
+
+
+def spread(sums: Sums, ridge: float) -> Spread:
+    """Return the spread of the clips of `sums`."""
+    return Spread.of(float(sums.clips), sums.x, sums.xx, ridge)
+
+
+def some_of(rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " m"]:
+    """Return at most _MEASURED of some rows, evenly spaced."""
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), _MEASURED), dtype=int)]
+
+
+def steps_of(catalog: Clips, rows: Int64[np.ndarray, " n"]) -> dict[str, int]:
+    """Return the steps of some clips of the catalog, each with its number of clips."""
+    steps = pl.concat([block["step"] for block in of_rows(catalog, rows, {"step": pl.String})]).drop_nulls()
+    return dict(steps.value_counts().iter_rows())
+
+
+def without_each(folds: Sequence[Sums]) -> Iterator[Sums]:
     """Yield the sums without each fold."""
     return (total([other for other in folds if other is not fold]) for fold in folds)
 
@@ -420,7 +452,7 @@ def _ridge(folds: Sequence[Sums], val: Sums, asked: Bool[np.ndarray, " V"]) -> t
     else:
         say("no clip of split val: the ridge is chosen by the error on training clips, each fold left out once")
         tests, name = list(folds), "left-out folds"
-        rests = _without_each(folds)
+        rests = without_each(folds)
     errors, of_means = np.zeros((len(RIDGES), len(asked))), np.zeros(len(asked))
     for test, rest in zip(tests, rests, strict=True):
         means = Fit(np.zeros_like(rest.xy), rest.y / rest.clips)

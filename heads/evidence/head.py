@@ -5,11 +5,13 @@
 
     RUN/words.json             terms, categories, sides, calibration, the view, what trained it; names the weights' file
                                with its size and sha256, and has a checksum of itself (stepdiff.common.io.sealed)
-    RUN/words-*.safetensors    weights [1 + folds, terms, D] and bias: of all clips, then without each fold
+    RUN/words-*.safetensors    weights [1 + folds, terms, D] and bias: of all clips, then without each fold; and the
+                               clips that it learned from (heads.evidence.familiarity)
     RUN/sums.safetensors       the sums that it was computed from (heads.evidence.fitting)
 
 Guarantees
 - the evidence of a clip does not depend on the clips that are computed with it
+- the farther a clip is beyond the limit of what the head knows, the nearer to 0 is its evidence for every term
 - cross-fitted evidence of a clip comes from clips of other videos
 - a folder holds a whole head or none; what `load` returns is as it was written, of matching shapes, and finite
 """
@@ -27,6 +29,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from pydantic import BaseModel, Field, FiniteFloat
 
 from heads.evidence import FILE
+from heads.evidence.familiarity import About, Familiarity
 from heads.evidence.wording import pieces
 from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
@@ -93,6 +96,7 @@ class _About(BaseModel, strict=True):
     distance: list[FiniteFloat]
     frequency: list[FiniteFloat]
     declines: _Declines | None
+    familiarity: About
     seconds: FiniteFloat
     weights: _Weights
     terms: list[str]
@@ -111,6 +115,10 @@ class WordHead:
     weights: Float64[np.ndarray, "M T D"]
     """of all training clips, then of those outside each of the folds; values of float32, as they are stored"""
     bias: Float64[np.ndarray, "M T"]
+    noise: Float64[np.ndarray, " T"]
+    """how much the variance of a prediction grows with the leverage of a clip, relative to that of Calibration"""
+    familiarity: Familiarity
+    """the clips that trained it"""
     sides: Mapping[str, float]
     """weights of Occurrence.side"""
     both: Mapping[str, float]
@@ -139,11 +147,14 @@ class WordHead:
             if hashlib.sha256(data).hexdigest() != about.weights.sha256:
                 raise ValueError(f"the sha256 of {about.weights.file} differs")
             arrays = load(data)
-            weights, bias = (arrays[name].astype(np.float64) for name in ("weights", "bias"))
+            weights, bias, noise = (arrays[name].astype(np.float64) for name in ("weights", "bias", "noise"))
+            familiarity = Familiarity.from_arrays(about.familiarity, arrays)
             terms = tuple(about.terms)
             if weights.ndim != 3 or len(weights) < 2 or bias.shape != weights.shape[:2] or bias.shape[1] != len(terms):
                 raise ValueError(f"{len(terms)} terms, weights {list(weights.shape)} and bias {list(bias.shape)}")
-            if len(set(terms)) < len(terms) or not (np.isfinite(weights).all() and np.isfinite(bias).all()):
+            if noise.shape != (len(terms),) or familiarity.mean.shape != weights.shape[2:]:
+                raise ValueError(f"noise {list(noise.shape)} and mean {list(familiarity.mean.shape)}")
+            if len(set(terms)) < len(terms) or not all(np.isfinite(each).all() for each in (weights, bias, noise)):
                 raise ValueError("a term that is there twice, or weights that are not finite")
             if not set(about.narrated) <= set(terms) or {len(about.distance), len(about.frequency)} != {len(terms)}:
                 raise ValueError("narrated terms, distances or frequencies that are not those of its terms")
@@ -156,17 +167,19 @@ class WordHead:
             raise StepDiffError(f"{path}: damaged, or of an earlier version ({error}); {again}") from error
         values = about.model_dump() | {"provenance": provenance.as_dict()}
         of_words = about.sides, about.both, about.categories, frozenset(about.narrated)
-        return cls(folder, values, terms, weights, bias, *of_words)
+        return cls(folder, values, terms, weights, bias, noise, familiarity, *of_words)
 
     def save(self) -> bool:
         """Write the head, words.json last. Return False, and write nothing, if only the seconds of its fit are new."""
         from safetensors.numpy import save
 
-        data = save({"weights": self.weights.astype(np.float32), "bias": self.bias.astype(np.float32)})
+        arrays = {name: getattr(self, name).astype(np.float32) for name in ("weights", "bias", "noise")}
+        data = save(arrays | self.familiarity.arrays)
         sha256 = hashlib.sha256(data).hexdigest()
         name = f"words-{sha256[:12]}.safetensors"
         about = dict(self.about) | {"weights": {"file": name, "sha256": sha256, "size": len(data)}}
         about |= {"terms": list(self.terms), "sides": self.sides, "both": self.both, "categories": self.categories}
+        about |= {"familiarity": self.familiarity.about.model_dump()}
         about |= {"narrated": sorted(self.narrated), "seal": BLANK}
         written = {} if (head := self._written()) is None else {**head.about, "seal": BLANK}
         if json.loads(json.dumps(about)) | {"seconds": 0.0} == written | {"seconds": 0.0}:
@@ -229,11 +242,26 @@ class WordHead:
         features: pooled tokens; videos: of training clips, whose evidence is from clips outside the fold of the
         video; None for other clips.
         """
-        evidence = np.empty((len(features), len(self.terms)))
-        for number, (row, video) in enumerate(zip(features, videos or [None] * len(features), strict=True)):
-            model = 0 if video is None else 1 + fold_of(video, len(self.weights) - 1)
-            evidence[number] = self.weights[model] @ row.astype(np.float64) + self.bias[model]  # the same in any batch
-        return evidence
+        videos = videos or [None] * len(features)
+        of_clips = zip(features, videos, self.trust(features, videos), strict=True)
+        return np.array([self._linear(row, video) * trust for row, video, trust in of_clips])
+
+    def _linear(self, row: Float[np.ndarray, " D"], video: str | None) -> Evidence:
+        """Return the log-odds of a clip or a frame as if it were like the training clips."""
+        model = 0 if video is None else 1 + fold_of(video, len(self.weights) - 1)
+        return self.weights[model] @ row.astype(np.float64) + self.bias[model]  # the same in any batch
+
+    def trust(self, features: Float[np.ndarray, "C D"], videos: Sequence[str | None]) -> Float64[np.ndarray, "C T"]:
+        """Return what the log-odds of each clip are multiplied by: 1 up to the limit, nearly 0 far beyond it.
+
+        They are log-odds of two Gaussians of one variance (heads.evidence.fitting.Calibration), measured on clips up to
+        the limit. A ridge regression is the mean of a Gaussian posterior, so the variance of a prediction grows with
+        the leverage: what it has beyond the limit is added to that of both Gaussians. MacKay's factor for a logistic
+        regression, 1 / sqrt(1 + pi s^2 / 8), would leave evidence at any distance: s grows as the prediction does.
+        """
+        beyond = np.maximum(self.familiarity.leverage(features) - self.familiarity.about.limit, 0)
+        beyond[[video is not None for video in videos]] = 0
+        return 1 / (1 + beyond[:, None] * self.noise)
 
     def moments(
         self, tokens: Float[np.ndarray, "N D"], frames: int, video: str | None = None
@@ -242,7 +270,9 @@ class WordHead:
 
         frames: equally many tokens each; video: of a training clip, whose evidence is from clips of other videos.
         """
-        return self.evidence(pool(tokens.reshape(frames, -1, tokens.shape[-1])), [video] * frames)
+        trust = self.trust(pool(tokens)[None], [video])
+        of_frames = pool(tokens.reshape(frames, -1, tokens.shape[-1]))
+        return np.array([self._linear(frame, video) for frame in of_frames]) * trust
 
     def pieces(self, text: str) -> list[tuple[str, str]]:
         """Split a text into the terms that have evidence and what is between them: parts with their term, or ""."""

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from heads.data.clips import Reads
 from heads.data.packing import Turn
+from heads.evidence.guard import Guard
 from heads.evidence.naming import Naming, Values
 from heads.methods.registry import Control
 from heads.methods.word_evidence import LEFT_OUT, WordEvidence
@@ -156,6 +157,7 @@ class StepDiff:
         group: processes with the same model, which compute the batches in turn.
         words: evidence of words, next to what the model reads; None: nothing but the tokens.
         evidence: how it is used.
+        guard: what tells whether it knows clips; None: that of its words, or nothing of a public model.
     """
 
     def __init__(
@@ -169,10 +171,12 @@ class StepDiff:
         group: Group = ALONE,
         words: WordEvidence | None = None,
         evidence: EvidenceOptions | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self.model, self.features, self.group = model.eval(), features, group
         self.control, self.seed, self.seeded, self.decline_at = control, seed, seeded, decline_at
         self.words = None if control == "blind" else words
+        self.guard = guard if words is None else words.guard
         self.evidence = evidence or EvidenceOptions()
         self.projected: dict[str, Tensor] = {}
         self.stand_in: dict[str, str] = {}

@@ -26,6 +26,7 @@ from heads.data.clips import Features
 from heads.data.hold_out import clip_times, locate
 from heads.data.packing import Turn
 from heads.evidence.fitting import evidence_of, training_videos
+from heads.evidence.guard import Guard
 from heads.evidence.head import Evidence, Terms, WordHead, clipped
 from heads.evidence.naming import Values
 from heads.evidence.wording import Occurrence, is_about_both, next_in, occurrences, terms_of
@@ -80,7 +81,7 @@ class Reason:
 
 class WordEvidence:
     def __init__(self, head: WordHead, features: Features) -> None:
-        self.head, self.features = head, features
+        self.head, self.features, self.guard = head, features, Guard(head.familiarity, features)
         self._evidence: dict[str, Evidence] = {}
 
     @classmethod

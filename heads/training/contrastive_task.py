@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
@@ -200,13 +201,13 @@ class ContrastiveTask:
         hold_out = hold_out or HoldOut()
         self.counts, self.group = Counts(), group
         self.recipe, self.seed, self.device = recipe, seed, device
-        self.clips = Features(store, recipe.view, "tokens")
+        self.features = Features(store, recipe.view, "tokens")
         self.texts = Features(store, recipe.text_view, "embedding", "texts")
         self.catalog = catalog = store.catalog("clips")
         pairqa, validation = (None, None) if recipe.pairs is None else (recipe.pairs.pairqa, recipe.pairs.validation)
-        division = Division(pairqa, validation, hold_out, catalog, seed, self.clips)
+        division = Division(pairqa, validation, hold_out, catalog, seed, self.features)
         self.validator = division.validator
-        texts = partial(split_texts, catalog, recipe.text, self.clips)
+        texts = partial(split_texts, catalog, recipe.text, self.features)
         self.train = Texts(hold_out.kept(texts("train"), "clips"))
         shared = isinstance(self.validator, HeldOutPairs)
         self.val: Sequence[tuple[str, str]] = Texts(hold_out.validates(texts("train")) if shared else texts("val"))
@@ -222,7 +223,9 @@ class ContrastiveTask:
         self.held: PairContrast | None = None
         """batches of held-out pairs"""
         if recipe.pairs is not None:
-            contrast = partial(PairContrast, recipe.pairs, clips=self.clips, texts=self.texts, seed=seed, group=group)
+            contrast = partial(
+                PairContrast, recipe.pairs, clips=self.features, texts=self.texts, seed=seed, group=group
+            )
             self.pairs = contrast(division.pairs)
             if isinstance(self.validator, HeldOutPairs):
                 self.held = contrast(self.validator.pairs)
@@ -232,8 +235,12 @@ class ContrastiveTask:
 
     def trained_on(self) -> TrainedOn:
         """Return the clips that batches may hold."""
+        return TrainedOn.of_catalog(self.catalog, self.trained_rows())
+
+    def trained_rows(self) -> list[np.ndarray]:
+        """Return their rows, in parts."""
         pairs = self.catalog.rows([] if self.pairs is None else self.pairs.pair_clips())
-        return TrainedOn.of_catalog(self.catalog, [self.train.rows, pairs])
+        return [self.train.rows, pairs]
 
     def groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.module.parameters())}]
@@ -253,7 +260,7 @@ class ContrastiveTask:
         """Return this process's share of a training batch on the device: clips, their texts, and pairs."""
         places = self.order.draw(self.size, batch)
         rows = [self.train[place] for place in places[self.group.share(self.size)]]
-        clips = self.clips.read([key for key, _ in rows], self.device)
+        clips = self.features.read([key for key, _ in rows], self.device)
         texts = self.texts.read([text_key(text) for _, text in rows], self.device)
         return clips, texts, None if self.pairs is None else self.pairs.batch(batch, self.device)
 
@@ -297,7 +304,7 @@ class ContrastiveTask:
         return VLEmb(self._embedded_clips(rows.clips()), self._embedded_texts(list(texts)))
 
     def _embedded_clips(self, keys: Sequence[str]) -> "Embedded":
-        return Embedded(keys, self.clips, self.module.embed_clips, self.device, self.group)
+        return Embedded(keys, self.features, self.module.embed_clips, self.device, self.group)
 
     def _embedded_texts(self, keys: Sequence[str]) -> "Embedded":
         return Embedded(keys, self.texts, self.module.embed_texts, self.device, self.group)

@@ -2,6 +2,7 @@
 
     RUN/lineage.json    the views' provenance, the language model's weights, the run that it started from, what trained
     RUN/words           copy of the head of words whose evidence it uses
+    RUN/familiarity.safetensors    the clips that trained it, without such a head (heads.evidence.familiarity)
 
 Guarantees
 - a head reads only features of the provenance, and the language model, that it was trained on
@@ -19,6 +20,8 @@ from heads.data.clips import Features
 from heads.data.hold_out import HoldOut, test_digest
 from heads.data.trained_on import TrainedOn
 from heads.evidence import head as words
+from heads.evidence.familiarity import Familiarity
+from heads.evidence.guard import Guard
 from heads.evidence.head import WordHead
 from heads.methods.stepdiff import StepDiff
 from heads.methods.word_evidence import WordEvidence
@@ -74,7 +77,8 @@ def load_stepdiff(
     """
     model, features, recipe = load_video_lm(folder, store, device, group)
     words = words_of(folder, recipe, store)
-    return StepDiff(model, features, group=group, words=words, evidence=recipe.evidence, **how), recipe
+    guard = Guard(Familiarity.load(folder), features) if words is None else None
+    return StepDiff(model, features, group=group, words=words, evidence=recipe.evidence, guard=guard, **how), recipe
 
 
 def words_of(folder: Path, recipe: VideoLMRecipe, store: Store) -> WordEvidence | None:

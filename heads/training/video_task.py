@@ -11,7 +11,6 @@ Guarantees
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -191,9 +190,13 @@ class VideoTask:
 
     def trained_on(self) -> TrainedOn:
         """Return the clips that the sources may draw."""
+        return TrainedOn.of_catalog(self.catalog, self.trained_rows())
+
+    def trained_rows(self) -> list[np.ndarray]:
+        """Return their rows, in parts."""
         texts = (getattr(source, "items", None) for source in self.sources.values())  # pairs are among `trained`
         texted = (items.rows for items in texts if isinstance(items, Texts | Runs))
-        return TrainedOn.of_catalog(self.catalog, chain(self.trained, texted))
+        return [*self.trained, *texted]
 
     def groups(self) -> list[dict[str, Any]]:
         rate, lora = self.recipe.schedule.learning_rate, self.recipe.lora

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from heads.data.hold_out import HoldOut, test_path
+from heads.evidence.guard import learn
 from heads.training import lineage
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveTask
@@ -148,6 +149,8 @@ def _fit(options: TrainOptions, device: str, group: Group, patience: float) -> d
             run.forget_made_by()  # a run that was killed before its first checkpoint writes lineage.json again
         # Before anything is written, this refuses a run to start from that does not fit.
         lineage.keep(folder, options, store, task.module, task.trained_on(), hold_out)
+        if run.latest() is None and (options.video_lm is None or options.video_lm.evidence is None):
+            learn(task.features, task.trained_rows()).save(folder)
         for line in hold_out.lines():
             say(f"{folder.name}: {line}")
         run.write_made_by(yaml.safe_dump(as_yaml(options), sort_keys=False))

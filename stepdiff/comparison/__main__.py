@@ -13,6 +13,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from stepdiff.common.cli import command
@@ -73,7 +74,7 @@ def run(options: CompareOptions) -> int:
     reference, candidate = options.videos
     how = {name: getattr(options, name) for name in ("ask", "model", "store", "max_tokens", "device", "encoder")}
     comparison = compare(reference, candidate, **how, say=streaming, answered=streaming and streaming.end)
-    if streaming is not None:
+    if streaming is not None and not comparison.unlike:
         print()
     _print(options, record(comparison), lambda: show(comparison))
     if options.html is not None:
@@ -123,24 +124,29 @@ def record(comparison: "Comparison") -> dict[str, Any]:
     """Return a comparison for JSON."""
     from heads.llm.model import CutOff
 
-    values = {name: value for name, value in asdict(comparison).items() if name != "clips"}
+    values = {name: value for name, value in asdict(comparison).items() if name not in ("clips", "unlike")}
     values["differences"] = [asdict(each) | {"verdict": each.verdict} for each in comparison.differences]
-    return {"clips": list(map(clip_record, comparison.clips))} | values | {"cut": isinstance(comparison.answer, CutOff)}
+    first = {"unlike": comparison.unlike, "clips": list(map(clip_record, comparison.clips))}
+    return first | values | {"cut": isinstance(comparison.answer, CutOff)}
 
 
 def ranking_record(ranking: "Ranking") -> dict[str, Any]:
     """Return a ranking for JSON."""
     order = {category: ranking.order(category) for category in ranking.alike}
     values = {"model": ranking.model, "alike": ranking.alike, "order": order, "cosines": ranking.cosines}
-    values |= {"overall": ranking.order(), "notes": list(ranking.notes)}
-    return {"clips": list(map(clip_record, ranking.clips)), **values}
+    values |= {"overall": ranking.order(), "notes": list(ranking.notes), "knows": ranking.knows}
+    return {"unlike": ranking.unlike, "clips": list(map(clip_record, ranking.clips)), **values}
 
 
-def _head(clips: "tuple[FileClip, ...]", model: str, notes: tuple[str, ...]) -> None:
-    for number, clip in enumerate(clips, start=1):
+def _head(comparison: "Comparison | Ranking") -> None:
+    if comparison.unlike:
+        print(f"{fill(comparison.unlike, 80)}\n")
+    for number, clip in enumerate(comparison.clips, start=1):
         print(f"Video {number}  {clip}")
-    print(f"Model    {model}")
-    for note in notes:
+    print(f"Model    {comparison.model}")
+    if comparison.knows:
+        print(fill(f"Knows    {comparison.knows}", 80, subsequent_indent=" " * 9))
+    for note in comparison.notes:
         print(f"Note     {note}")
     print()
 
@@ -160,9 +166,18 @@ def show(comparison: "Comparison") -> None:
     """Print what differs, how alike the clips are, and the moments that show it."""
     from stepdiff.comparison.clips import clock
 
-    _head(comparison.clips, comparison.model, comparison.notes)
-    rows = [(each.category, each.verdict, each.text, each.doubt) for each in comparison.differences]
-    _table([(category, verdict, f"{text}  ({doubt})" if doubt else text) for category, verdict, text, doubt in rows])
+    _head(comparison)
+    if comparison.unlike:
+        if comparison.question:
+            print(f"Q: {comparison.question}\nA: {comparison.answer}\n")
+        print("What holds without a head")
+        print(f"  {'cosine of the whole clips':<28} {comparison.cosine:.2f} (1: equal)")
+        times = ", ".join(f"{clock(one)} and {clock(two)}" for one, two in comparison.together)
+        print(f"  {'most alike at':<28} {times}" * bool(times))
+    else:
+        said = [f"{each.text}  ({each.doubt})" if each.doubt else each.text for each in comparison.differences]
+        rows = zip(comparison.differences, said, strict=True)
+        _table([(each.category, each.verdict, text) for each, text in rows])
     for video, spans in enumerate(comparison.only, start=1):
         times = ", ".join(f"{clock(start)} to {clock(end)}" for start, end in spans)
         words = [each for each in comparison.moments if each.video == video]
@@ -179,12 +194,13 @@ def show_ranking(ranking: "Ranking") -> None:
     """Print which clip is most like the first, as a whole and by category."""
     from stepdiff.tasks.declining import verdict
 
-    _head(ranking.clips, ranking.model, ranking.notes)
+    _head(ranking)
     print(f"Most like Video 1 by the features of the whole clips: {_first(ranking)}\n")
     numbers = range(2, len(ranking.clips) + 1)
     rows: list[tuple[str, ...]] = [("", *(f"Video {number}" for number in numbers), "most like Video 1")]
     rows += [(name, *map(verdict, values), _first(ranking, name)) for name, values in ranking.alike.items()]
-    _table(rows)
+    if ranking.alike:
+        _table(rows)
     print("\nThe numbers behind these words: --json")
 
 

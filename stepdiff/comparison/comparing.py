@@ -32,6 +32,8 @@ from store.view import OK, View
 
 Span = tuple[float, float]  # start and end in seconds
 MOST_TOKENS = 64  # of an answer, by default
+MATCHED = 4  # moments of both clips that go together
+NO_ANSWER = "No answer: the clips are unlike those that the model learned from."
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,12 @@ class Comparison:
     """to the question; empty where none was asked; CutOff: max_tokens ended it, not the model"""
     notes: tuple[str, ...] = ()
     """what makes the comparison doubtful"""
+    knows: str = ""
+    """what the head learned from; empty: a public model"""
+    unlike: str = ""
+    """why what the head says about these clips means nothing, so that it is not asked; empty: they are like its own"""
+    together: list[tuple[float, float]] = field(default_factory=list)
+    """seconds in the file of Video 1 and of Video 2 that look most alike in the alignment of both"""
 
     @property
     def alike(self) -> dict[str, float]:
@@ -74,6 +82,9 @@ class Ranking:
     cosines: list[float]
     """of the second, third clip's features with the first's, as a whole"""
     notes: tuple[str, ...] = ()
+    knows: str = ""
+    unlike: str = ""
+    """as of a Comparison; then `alike` is empty"""
 
     def values(self, category: str = "") -> list[float]:
         """Return how alike the second, third clip is to the first: log-odds in a category, or the cosine as a whole."""
@@ -121,18 +132,21 @@ def compare(
         raise StepDiffError(f"{chosen.name} names words and answers no questions: give --model a head, or ask nothing")
     reader, view = _loaded(chosen, [one, two], store, device)
     pair = one.key, two.key
-    answer = ""
-    if ask:
+    answer, unlike = "", reader.doubt(pair)
+    if ask and unlike:
+        answer = NO_ANSWER
+    elif ask:
         report("reading both clips and answering")
         answer = reader.ask(pair, ask, max_tokens, say)
         if answered is not None:
             answered(answer)
     with stages() as stage:
         stage("comparing the clips in each category")
-        differences, moments = reader.differences(pair), reader.moments(pair)
+        differences, moments = ([], []) if unlike else (reader.differences(pair), reader.moments(pair))
     texts = [answer, *(each.text for each in differences), *(each.term for each in moments)]
-    only, warning = _aligned(view, pair)
-    doubts = [f"{UNREAD}: {', '.join(unread)}"] if ask and (unread := reader.unread(ask)) else []
+    only, together, warning = _aligned(view, pair)
+    unread = reader.unread(ask) if ask and not unlike else []
+    doubts = [f"{UNREAD}: {', '.join(unread)}"] if unread else []
     return Comparison(
         clips=(one, two),
         model=chosen.name,
@@ -144,6 +158,9 @@ def compare(
         question=ask,
         answer=answer,
         notes=(*notes([one, two], _frames(view)), *([warning] if warning else []), *doubts),
+        knows=reader.knows,
+        unlike=unlike,
+        together=together,
     )
 
 
@@ -161,16 +178,20 @@ def rank(
     chosen = find_model(model, encoder, str(store or ""))
     reader, view = _loaded(chosen, clips, store, device)
     first, *others = [clip.key for clip in clips]
+    unlike = reader.doubt([first, *others])
+    categories = () if unlike else reader.categories
     with stages() as stage:
         stage("comparing the clips in each category")
-        alike = reader.alike([((first, other), category) for category in reader.categories for other in others])
-    by_category = np.reshape(alike, (len(reader.categories), len(others))).round(4).tolist()
+        alike = reader.alike([((first, other), category) for category in categories for other in others])
+    by_category = np.reshape(alike, (len(categories), len(others))).round(4).tolist()
     return Ranking(
         clips=clips,
         model=chosen.name,
-        alike=dict(zip(reader.categories, by_category, strict=True)),
+        alike=dict(zip(categories, by_category, strict=True)),
         cosines=_cosines(view, [first, *others]),
         notes=tuple(notes(clips, _frames(view))),
+        knows=reader.knows,
+        unlike=unlike,
     )
 
 
@@ -220,18 +241,21 @@ def _are_there(model: Model, keys: Sequence[str], folder: Place) -> bool:
     return view.provenance == model.provenance and bool((rows >= 0).all() and (view.status(rows) == OK).all())
 
 
-def _aligned(view: View, pair: tuple[str, str]) -> tuple[tuple[list[Span], list[Span]], str]:
-    """Return the seconds of each clip that look like nothing in the other, and why not to rely on them.
+def _aligned(view: View, pair: tuple[str, str]) -> tuple[tuple[list[Span], list[Span]], list[tuple[float, float]], str]:
+    """Return the seconds of each clip that look like nothing in the other, those that look most alike, and why not to
+    rely on the former.
 
     Nothing is aligned by a view without frames, such as those of video language models.
     """
     if not has_frames(view):
-        return ([], []), ""
+        return ([], []), [], ""
     first, second = (read_moments(view, key) for key in pair)
     alignment = align(first, second)
     few = min(len(first.seconds), len(second.seconds))
     warning = f"{few} frames of a clip are too few to say which part the other lacks" if alignment.warning else ""
-    return (alignment.only_first, alignment.only_second), warning
+    best = alignment.path[np.sort(np.argsort(alignment.cost, kind="stable")[:MATCHED])]
+    together = [(float(first.seconds[one]), float(second.seconds[two])) for one, two in best]
+    return (alignment.only_first, alignment.only_second), together, warning
 
 
 def _frames(view: View) -> int:

@@ -77,6 +77,15 @@ class Reader:
         if isinstance(method, WordEvidence):
             self.categories = tuple(c for c in CATEGORIES if c in method.head.known_categories)
 
+    def doubt(self, clips: Sequence[str]) -> str:
+        """Return why what a head says about clips means nothing; empty: nothing speaks against it."""
+        return "" if self._method.guard is None else self._method.guard.doubt(clips)
+
+    @property
+    def knows(self) -> str:
+        """What a head learned from; empty: a public model."""
+        return "" if self._method.guard is None else self._method.guard.familiarity.knows
+
     def _computing(self) -> Any:
         return autocast(self._device, self._precision) if self._precision else nullcontext()
 

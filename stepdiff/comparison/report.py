@@ -56,6 +56,8 @@ def write_report(path: Path, comparison: Comparison) -> None:
     names = " and ".join(clip.path.name for clip in comparison.clips)
     page = [
         "<h1>How do these two clips differ?</h1>",
+        *([f"<p class='panel'><b>{escape(comparison.unlike)}</b></p>"] if comparison.unlike else []),
+        *([f"<p class='quiet'>Model: {escape(known)}</p>"] if (known := _known(comparison)) else []),
         *(f"<p class='quiet'>Note: {escape(note)}</p>" for note in comparison.notes),
         player([(str(clip), *_media(clip)) for clip in comparison.clips], strips=True),
         *answered(comparison.question, comparison.answer, partial(_linked, comparison)),
@@ -68,6 +70,11 @@ def write_report(path: Path, comparison: Comparison) -> None:
     ]
     with whole(path) as temporary:
         temporary.write_text(document(f"{names}: how they differ", STYLE, page, SCRIPT), encoding="utf-8")
+
+
+def _known(comparison: Comparison) -> str:
+    """Return the model and what it learned from; empty: a public model."""
+    return comparison.knows and f"{comparison.model}, which learned from {comparison.knows}"
 
 
 def _media(clip: FileClip) -> tuple[str, dict[str, Any]]:
@@ -126,6 +133,16 @@ def _seek(clip: FileClip, number: int, second: float, label: str) -> str:
 
 
 def _differences(comparison: Comparison) -> str:
+    if comparison.unlike:
+        pairs = [
+            f"<a href='#' data-seconds='{max(one - first.start, 0):.3f} {max(two - second.start, 0):.3f}'>"
+            f"{clock(one)} and {clock(two)}</a>"
+            for first, second in [comparison.clips]
+            for one, two in comparison.together
+        ]
+        alike = f"<p>Most alike at {', '.join(pairs)}.</p>" if pairs else ""
+        cosine = f"<p>Cosine of the features of the whole clips: {comparison.cosine:.2f} (1: equal).</p>"
+        return f"<h2>What holds without a head</h2>{cosine}{alike}"
     rows = []
     for each in comparison.differences:
         doubt = f"<br><span class='quiet small'>{escape(each.doubt)}</span>" if each.doubt else ""
