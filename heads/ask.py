@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 
 UNREAD = "unsure: the model knows no word of this question"
+NO_ANSWER = "no answer: the clips are unlike those that the head learned from"
+"""what is said in place of an answer"""
 CUT = "cut off at the longest answer: raise --max-tokens"
 """what is said of an answer that the model did not end"""
 
@@ -94,9 +96,11 @@ def answered(options: AskOptions) -> dict[str, Any]:
         record |= doubted(method.guard, options)
         say = None if options.json else Streaming(question)
         with autocast(pick_device(options.device), precision):
-            answer = method.ask(options.reference, options.candidate, question, options.max_tokens, say)
+            answer = NO_ANSWER
+            if not record.get("unlike"):
+                answer = method.ask(options.reference, options.candidate, question, options.max_tokens, say)
         record |= {"question": question, "answer": answer, "cut": isinstance(answer, CutOff)}
-        record["unread"] = method.unread(question)
+        record["unread"] = [] if record.get("unlike") else method.unread(question)
         if say is not None:
             say.end(answer)
             if record["unread"]:

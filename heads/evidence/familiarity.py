@@ -124,8 +124,8 @@ class Familiarity(Spread):
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """What a file stores, float32."""
-        return {name: getattr(self, name).astype(np.float32) for name in ARRAYS}
+        """What a file stores, float32: row by row, because safetensors writes the bytes as they are in memory."""
+        return {name: getattr(self, name).astype(np.float32, order="C") for name in ARRAYS}
 
     @classmethod
     def load(cls, folder: Path) -> "Familiarity":

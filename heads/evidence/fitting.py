@@ -41,7 +41,7 @@ from stepdiff.common.progress import progress, say
 from stepdiff.tasks.prompts import MAIN_ACTION
 from stepdiff.tasks.testsets import HIGHEST_SCORE, DiffRank, clips_of, read_test_set
 from stepdiff.weights import fingerprint
-from store import Store
+from store import Catalog, Store
 from store.lineage.answers import read_of, write_record
 
 if TYPE_CHECKING:
@@ -415,7 +415,7 @@ def _familiarity(counting: Counting, ridge: float) -> Familiarity:
         if len(rows := some_of(counting.rows[counting.groups == group])):
             leverages.append(spread(rest, ridge).leverage(pooled(counting.features, rows)))
     rows, train = counting.rows[counting.groups < len(folds)], total(folds)
-    steps, left_out = steps_of(counting.catalog, rows), np.concatenate(leverages)
+    steps, left_out = steps_of(counting.store.catalog("clips"), rows), np.concatenate(leverages)
     return Familiarity.learned(spread(train, ridge), len(rows), steps, left_out, named)
 
 
@@ -429,7 +429,7 @@ def some_of(rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " m"]:
     return rows[np.linspace(0, len(rows) - 1, min(len(rows), _MEASURED), dtype=int)]
 
 
-def steps_of(catalog: Clips, rows: Int64[np.ndarray, " n"]) -> dict[str, int]:
+def steps_of(catalog: Catalog, rows: Int64[np.ndarray, " n"]) -> dict[str, int]:
     """Return the steps of some clips of the catalog, each with its number of clips."""
     steps = pl.concat([block["step"] for block in of_rows(catalog, rows, {"step": pl.String})]).drop_nulls()
     return dict(steps.value_counts().iter_rows())

@@ -13,7 +13,7 @@ import polars as pl
 
 from featurize import job
 from featurize.manifest import Manifest, one_window
-from heads.ask import UNREAD
+from heads.ask import NO_ANSWER, UNREAD
 from heads.models.language_model import pick_device
 from heads.models.video_lm import Say
 from retrieval import align, read_moments
@@ -33,7 +33,6 @@ from store.view import OK, View
 Span = tuple[float, float]  # start and end in seconds
 MOST_TOKENS = 64  # of an answer, by default
 MATCHED = 4  # moments of both clips that go together
-NO_ANSWER = "No answer: the clips are unlike those that the model learned from."
 
 
 @dataclass(frozen=True)

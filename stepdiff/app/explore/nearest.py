@@ -128,7 +128,10 @@ class Searcher:
             rows = np.sort(generator(0, "clips of words").choice(rows, AMONG, replace=False))
         with self._encoding:
             values = evidence.shows(terms, catalog.keys(rows)).astype(np.float32)
-        best = np.argsort(-values, kind="stable")[: min(k, MOST)]
+            best = np.argsort(-values, kind="stable")[: min(k, MOST)]
+            unlike = evidence.guard.unlike(catalog.keys(rows[best]))
+        if unlike["clips"]:
+            title += f"; {unlike['clips']} of them are unlike what {name} learned from, so their words mean nothing"
         return Hits(rows[best], values[best], title)
 
     def _of_text(self, store: Store, view: View, feature: str, text: str) -> Query:

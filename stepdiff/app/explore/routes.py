@@ -80,7 +80,8 @@ def router(site: Site) -> APIRouter:
             "store": store.location,
             "views": [_view(view, searcher.reads_texts(view)) for view in map(maps.view, store.views("clips"))],
             "command": f"python -m featurize --manifest YOUR_MANIFEST.csv --store {shlex.quote(store.location)}",
-            "words": searcher.words(),
+            "words": (words := searcher.words()),
+            "knows": searcher.runs.evidence(words).head.familiarity.knows if words else "",
             "projections": [
                 {"name": name, "title": title, "missing": missing(name)} for name, title in PROJECTIONS.items()
             ],

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.testsets import Pair
 
 if TYPE_CHECKING:
+    from heads.evidence.guard import Guard
     from heads.methods.stepdiff import StepDiff
     from heads.methods.word_evidence import Reason, WordEvidence
 
@@ -107,6 +108,31 @@ class Runs:
             if evidence is None:
                 self._words.put(key, evidence := WordEvidence.of_store(WordHead.load(folder), self._site.store))
         return evidence
+
+    def guard(self, name: str) -> "Guard":
+        """Return what tells whether a head, or a head of words, knows clips, without its language model. StepDiffError:
+        it is damaged, or reads other features."""
+        from heads.data.clips import Features
+        from heads.evidence.familiarity import Familiarity
+        from heads.evidence.guard import Guard
+
+        folder = self._folder(name)
+        for words in (folder, folder / COPY):
+            if (words / FILE).is_file():
+                return self.evidence(self._name(words)).guard
+        return Guard(Familiarity.load(folder), Features(self._site.store, self.head(name).view, "tokens"))
+
+    def knowledge(self, pair: Pair, heads: Sequence[RunHead], words: Sequence[str]) -> list[dict[str, str]]:
+        """Return what the first head and the first head of words know, and why what they say about a pair means
+        nothing. A public model is left out, and so are heads that cannot be used, which say why when they are."""
+        known: dict[tuple[str, str], list[str]] = {}
+        for name in [*(head.name for head in heads[:1] if head not in self._models), *words[:1]]:
+            with suppress(StepDiffError):
+                guard = self.guard(name)
+                known.setdefault((guard.familiarity.knows, guard.doubt(pair)), []).append(name)
+        return [
+            {"heads": " and ".join(names), "knows": knows, "unlike": doubt} for (knows, doubt), names in known.items()
+        ]
 
     def _name(self, folder: Path) -> str:
         root = self._site.runs

@@ -32,8 +32,10 @@ KeptCaptions = LRUCache[tuple[RunHead, Pair], list[dict[str, Any]]]  # captions 
 
 
 class Pages:
-    def __init__(self, site: Site, stored: Stored, finder: Finder, kept: KeptOdds, captions: KeptCaptions) -> None:
-        self._site, self._stored, self._finder = site, stored, finder
+    def __init__(
+        self, site: Site, runs: Runs, stored: Stored, finder: Finder, kept: KeptOdds, captions: KeptCaptions
+    ) -> None:
+        self._site, self._runs, self._stored, self._finder = site, runs, stored, finder
         self._kept, self._captions = kept, captions
 
     def pair(
@@ -54,6 +56,7 @@ class Pages:
             "categories": list(CATEGORIES),
             "heads": [{"name": head.name, "title": _title(head), "loaded": head.name == loaded} for head in heads],
             "words": words,  # heads of words, whose evidence `/pair/words` returns
+            "knowledge": self._runs.knowledge(pair, heads, words),
             "similar": self._similar(pair, heads),
             "truth": self._stored.truth(pair),
             "cosines": cosines(self._site, pair),

@@ -97,7 +97,7 @@ def router(site: Site) -> APIRouter:
     kept: KeptOdds = LRUCache(MOST_KEPT)
     captions: KeptCaptions = LRUCache(MOST_WRITTEN)
     finder = Finder(site, stored, kept)
-    pages = Pages(site, stored, finder, kept, captions)
+    pages = Pages(site, runs, stored, finder, kept, captions)
     worker = Worker(runs.load)
 
     def begin(head: str, work: _Work, what: str) -> Events:
@@ -107,6 +107,16 @@ def router(site: Site) -> APIRouter:
     def pair_of(body: PairBody) -> Pair:
         site.clips([body.reference, body.candidate])  # refuses those that the store lacks
         return body.reference, body.candidate
+
+    def begin_about(pair: Pair, head: str, work: _Work, what: str) -> Events:
+        """Submit work about a pair, which a head is not asked that does not know such clips: the error says so."""
+
+        def guarded(loaded: Loaded, job: Job) -> dict[str, Any]:
+            if loaded.method.guard is not None and (doubt := loaded.method.guard.doubt(pair)):
+                raise StepDiffError(doubt)
+            return work(loaded, job)
+
+        return begin(head, guarded, what)
 
     def check_words(head: str) -> None:
         if head not in runs.words():
@@ -237,7 +247,7 @@ def router(site: Site) -> APIRouter:
                 "similar": [similarity(*each) for each in known.items()],
             }
 
-        return begin(body.head, work, "a question")
+        return begin_about(pair, body.head, work, "a question")
 
     @routes.post("/alike", response_class=StreamingResponse, responses=_STREAM)
     def alike(body: PairBody) -> Response:
@@ -248,7 +258,7 @@ def router(site: Site) -> APIRouter:
             known = odds(loaded, kept, pair)
             return {"head": loaded.head.name, "values": [similarity(*each) for each in known.items()]}
 
-        return begin(body.head, work, "how alike two clips are")
+        return begin_about(pair, body.head, work, "how alike two clips are")
 
     @routes.post("/captions", response_class=StreamingResponse, responses=_STREAM)
     def write(body: PairBody) -> Response:
@@ -274,7 +284,7 @@ def router(site: Site) -> APIRouter:
                 captions.put((loaded.head, pair), written)
             return {"head": loaded.head.name, "captions": written}
 
-        return begin(body.head, work, "differences by category")
+        return begin_about(pair, body.head, work, "differences by category")
 
     @routes.post("/load", response_class=StreamingResponse, responses=_STREAM)
     def load(body: HeadBody) -> Response:

@@ -10,7 +10,7 @@ import {choiceOf, readState, rounded, writeState} from "/static/explore_state.js
 const PAGE = 60;
 const HOVER = 90;  // milliseconds on a point before its pictures are asked for
 const $ = (name) => document.getElementById(name);
-const {command, pictures, views, words} = JSON.parse($("explore-data").textContent);
+const {command, pictures, views, words, knows} = JSON.parse($("explore-data").textContent);
 
 let state = {};
 let about = null;  // of the points: version, count, columns, legend
@@ -192,7 +192,7 @@ function fillControls() {
   const view = views.find((one) => one.name === ($("by").value || state.view));
   $("text").disabled = !view?.texts && !words;
   const code = element("code", {textContent: `${command} --encoder hf:google/siglip2-base-patch16-224`});
-  const lack = words ? `A text is searched by the words that the head ${words} knows. A view that reads any text: ` : "No view of these reads texts. One that does: ";
+  const lack = words ? `A text is searched by the words that the head ${words} knows, which learned from ${knows}. A view that reads any text: ` : "No view of these reads texts. One that does: ";
   $("texts").replaceChildren(...(view?.texts ? [] : [lack, code]));
   if (!$("by").options.length) $("by").replaceChildren(element("option", {value: "", textContent: "no view has an embedding"}));
 }
