@@ -172,8 +172,8 @@ def show(comparison: "Comparison") -> None:
             print(f"Q: {comparison.question}\nA: {comparison.answer}\n")
         print("What holds without a head")
         print(f"  {'cosine of the whole clips':<28} {comparison.cosine:.2f} (1: equal)")
-        times = ", ".join(f"{clock(one)} and {clock(two)}" for one, two in comparison.together)
-        print(f"  {'most alike at':<28} {times}" * bool(times))
+        for place, (one, two) in enumerate(comparison.together):
+            print(f"  {'' if place else 'most alike':<28} {clock(one)} and {clock(two)}")
     else:
         said = [f"{each.text}  ({each.doubt})" if each.doubt else each.text for each in comparison.differences]
         rows = zip(comparison.differences, said, strict=True)
@@ -187,7 +187,8 @@ def show(comparison: "Comparison") -> None:
             print(f"  {word.term:<28} {', '.join(map(clock, word.seconds))}".rstrip())
         if spans:
             print(f"  {f'a part unlike Video {3 - video}':<28} {times}")
-    print("\nThe numbers behind these words: --json, or the page of --html")
+    if not comparison.unlike:
+        print("\nThe numbers behind these words: --json, or the page of --html")
 
 
 def show_ranking(ranking: "Ranking") -> None:

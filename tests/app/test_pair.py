@@ -19,9 +19,11 @@ import numpy as np
 import polars as pl
 import pytest
 import uvicorn
+from starlette.testclient import TestClient
 from starlette.types import Message
 
 from heads import ask, differences
+from heads.evidence.familiarity import Familiarity
 from heads.evidence.fitting import training_videos
 from heads.evidence.head import WordHead
 from heads.evidence.wording import pieces
@@ -236,6 +238,28 @@ def test_an_answer_says_whether_the_head_would_decline(inside: Inside, pair: dic
     known = {each["category"]: each["log_odds"] for each in values}
     for preset, category in {"tools": "Tools/Equipment", "oil": "Ingredients", "mistake": None}.items():
         assert question(inside, pair, preset=preset).last()[1]["declines"] == declines(known, category)
+
+
+def test_a_head_is_not_asked_about_clips_that_it_does_not_know(
+    world: Path, inside: Inside, pair: dict[str, str], tmp_path: Path
+) -> None:
+    shutil.copytree(inside.runs / "small", tmp_path / "runs" / "small")
+    known = Familiarity.load(inside.runs / "small")
+    replace(known, about=known.about.model_copy(update={"limit": 1e-9})).save(tmp_path / "runs" / "small")
+    client = TestClient(create_app(replace(inside.site, runs=tmp_path / "runs")), "http://localhost")
+    json_of = {"Accept": "application/json"}
+    (narrow,) = client.get("/pair", params=pair, headers=json_of).json()["knowledge"]
+    assert narrow["heads"] == "small" and narrow["knows"] == known.knows
+    assert (
+        narrow["unlike"].startswith("These clips are unlike the")
+        and narrow["unlike"] in client.get("/pair", params=pair).text
+    )
+    for path in ("ask", "alike", "captions"):
+        body = {"head": "small", **pair} | ({"question": "What differs?"} if path == "ask" else {})
+        last = client.post(f"/pair/{path}", json=body).text.split("event: ")[-1]
+        assert last.startswith("error") and json.dumps(narrow["unlike"]) in last, path
+    (usual,) = read_json(inside.url + "/pair?" + urlencode(pair))["knowledge"]
+    assert usual["unlike"] == "" and usual["knows"] == known.knows
 
 
 def test_a_request_whose_client_has_gone_cancels_its_job() -> None:
