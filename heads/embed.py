@@ -90,8 +90,13 @@ def missing(source: "View", view: "View", size: int) -> list[Any]:
 
 
 def run(options: EmbedOptions) -> dict[str, Any]:
+    import numpy as np
+
     from heads.data.trained_on import copy_to_store
     from heads.evaluation.workers import Part, on_ray, results
+    from heads.evidence.familiarity import Familiarity
+    from heads.evidence.fitting import some_of
+    from heads.evidence.guard import Guard
     from heads.methods.registry import ENCODER, PAIRS
     from heads.training import lineage
     from heads.training.checkpoint import Run
@@ -100,6 +105,7 @@ def run(options: EmbedOptions) -> dict[str, Any]:
     from stepdiff.common.workers.cluster import refuse_relative
     from stepdiff.weights import fingerprint
     from store import Feature, Provenance
+    from store.view import OK
 
     at_least(options, workers=1)
     refuse_relative([("--head", options.head), *([] if place(options.store).remote else [("--store", options.store)])])
@@ -129,11 +135,18 @@ def run(options: EmbedOptions) -> dict[str, Any]:
         with progress(f"embeddings {options.view}", sum(len(part.rows) for part in todo), "rows") as advance:
             for _ in results(options, Embedder, embedder, todo, advance):
                 pass
+    features, _ = embedder.sides["clips"]
+    rows = some_of(np.flatnonzero(features.view.status() == OK))
+    guard = Guard(Familiarity.load(Path(options.head)), features)
+    written["unlike"] = guard.unlike(store.catalog("clips").keys(rows))
     return written
 
 
 def main(argv: list[str] | None = None) -> int:
-    line = "view {view}: {clips} clips and {texts} texts embedded"
+    line = (
+        "view {view}: {clips} clips and {texts} texts embedded; {unlike[clips]} of {unlike[of_clips]} clips are unlike "
+        "those that trained the head: {unlike[learned_from]}"
+    )
     return parse(EmbedOptions, argv, "heads.embed", __doc__, run, line)
 
 
