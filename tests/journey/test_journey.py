@@ -1,7 +1,8 @@
 """The path of a user in a folder like a clone: `make demo` with small sizes, all pages of `make app`, the commands that
 `make demo` prints as next steps, and every `sh` and `python` block of README.md and docs/. Then `make reproduce`.
 
-`JOURNEY=FOLDER pytest tests/journey` begins with a copy of FOLDER/data and FOLDER/runs.
+`JOURNEY=FOLDER pytest tests/journey` begins with a copy of FOLDER/data and FOLDER/runs; `REAL_VIDEOS=FOLDER` compares
+the videos of FOLDER, which the heads do not know.
 """
 
 import json
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(2400)]
-JOURNEY = os.environ.get("JOURNEY")
+JOURNEY, REAL_VIDEOS = os.environ.get("JOURNEY"), os.environ.get("REAL_VIDEOS")
 VIDEOS, ROWS, TRAIN = 48, 20, "--video_lm.schedule.steps 4"
 MAKE = ["make", "--old-file=.venv/.installed"]  # the environment of the tests, as it is
 SMALL = [f"VIDEOS={VIDEOS}", f"TRAIN={TRAIN}", f"SHUFFLED=diffmcq:{ROWS} diffrank:{ROWS}"]
@@ -155,6 +156,17 @@ def test_the_commands_that_make_demo_prints_run(demo: Demo) -> None:
     assert len(next_steps) == 3
     for line in next_steps:
         run(demo.folder, shlex.split(smaller(line, SMALLER)))
+
+
+@pytest.mark.parametrize("head", ["runs/stepdiff", "runs/words"])
+def test_no_head_of_the_demo_knows_real_videos(demo: Demo, head: str) -> None:
+    if REAL_VIDEOS is None:
+        pytest.skip("give REAL_VIDEOS, a folder of videos")
+    first, *others = sorted(map(str, Path(REAL_VIDEOS).absolute().iterdir()))
+    for other in others:
+        given = [first, other, "--model", head, "--store", "data/compared", "--json"]
+        said = json.loads(run(demo.folder, [sys.executable, "-m", "stepdiff.comparison", *given]).splitlines()[-1])
+        assert said["unlike"].startswith("These clips are unlike the") and not said["differences"] + said["moments"]
 
 
 @pytest.fixture(scope="module")
