@@ -40,7 +40,7 @@ class Guard:
         return {"clips": far, "of_clips": len(leverages), "limit": about.limit, "learned_from": self.familiarity.knows}
 
 
-def learn(features: Features, parts: Iterable[Integer[np.ndarray, " n"]]) -> Familiarity:
+def learn(features: Features, parts: Iterable[Integer[np.ndarray, " _"]]) -> Familiarity:
     """Return the familiarity of the clips whose rows are in any of the parts, by a sample of them. Each of FOLDS groups
     of its videos is left out once to choose the limit."""
     every = np.concatenate(list(united(parts)))
