@@ -28,6 +28,7 @@ import yaml
 
 from heads import train, words
 from heads.data.trained_on import TrainedOn
+from heads.evidence.familiarity import Familiarity, Spread
 from heads.evidence.fitting import Counting
 from heads.evidence.head import POOLING, WordHead
 from heads.training import lineage
@@ -184,7 +185,11 @@ def write_words(folder: Path, provenance: Provenance, channels: int = 8) -> Word
     weights, bias = random.standard_normal((3, 2, channels)), random.standard_normal((3, 2))
     weights, bias = weights.astype(np.float32).astype(float), bias.astype(np.float32).astype(float)
     sides, categories = {"": 0.5}, {"Visuals": {"red": 0.5, "red pan": 0.25}}
-    head = WordHead(folder, about, terms, weights, bias, sides, {}, categories, frozenset(terms))
+    features = random.standard_normal((4, channels))
+    spread = Spread.of(4.0, features.sum(axis=0), features.T @ features, 0.1)
+    familiarity = Familiarity.learned(spread, 4, {"whisk": 4}, np.ones(4), "left-out folds")
+    learned = weights, bias, np.ones(2), familiarity
+    head = WordHead(folder, about, terms, *learned, sides, {}, categories, frozenset(terms))
     folder.mkdir(parents=True)
     reads, trained = {"clips": provenance.as_dict()}, TrainedOn.of([pl.DataFrame({"key": CLIPS})])
     write_record(folder, {"reads": reads, "store": None, "init": None, "trained_on": trained.write(folder)})
@@ -416,6 +421,13 @@ HEADS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: with_arrays(f, weights=np.zeros((1, 2, 8), "f4"), bias=np.zeros((1, 2), "f4")),
         "weights [1,",
     ),
+    "a limit of 0": (lambda f: changed(f, lambda a: a["familiarity"].update(limit=0.0)), "limit should be greater"),
+    "a factor of other clips": (lambda f: with_arrays(f, factor=np.eye(9, dtype="f4")), "and factor [9, 9]"),
+    "other familiarity": (
+        lambda f: with_arrays(f, factor=np.eye(9, dtype="f4"), mean=np.zeros(9, "f4"), scale=np.ones(9, "f4")),
+        "noise [2] and mean [9]",
+    ),
+    "a scale that is NaN": (lambda f: with_arrays(f, scale=np.full(8, np.nan, np.float32)), "not finite"),
     "weights that are NaN": (lambda f: with_arrays(f, bias=np.full((3, 2), np.nan, np.float32)), "not finite"),
 }
 """what a stranger does to a head of words, and what the one line about it has"""
