@@ -119,7 +119,7 @@ def doubted(guard: "Guard | None", options: AskOptions) -> dict[str, str]:
     """Return what a head knows, and why what it says about the clips means nothing; print both, the latter first."""
     if guard is None:
         return {}
-    record = {"unlike": guard.doubt([options.reference, options.candidate]), "knows": guard.familiarity.knows}
+    record = {"unlike": guard.doubt([options.reference, options.candidate]), "knows": guard.knows}
     if not options.json:
         print(*filter(None, [record["unlike"], f"The head knows {record['knows']}"]), sep="\n")
     return record

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from heads.evidence import UNLIKE
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import at_least, parse
 
@@ -142,12 +143,14 @@ def run(options: EmbedOptions) -> dict[str, Any]:
     return written
 
 
+def show(record: dict[str, Any]) -> None:
+    print("view {view}: {clips} clips and {texts} texts embedded".format(**record))
+    if record["unlike"]:
+        print(UNLIKE.format(**record["unlike"]))
+
+
 def main(argv: list[str] | None = None) -> int:
-    line = (
-        "view {view}: {clips} clips and {texts} texts embedded; {unlike[clips]} of {unlike[of_clips]} clips are unlike "
-        "those that trained the head: {unlike[learned_from]}"
-    )
-    return parse(EmbedOptions, argv, "heads.embed", __doc__, run, line)
+    return parse(EmbedOptions, argv, "heads.embed", __doc__, run, show)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ An evaluation that was killed resumes after its last complete batch, and its pre
 from typing import Any
 
 from heads.evaluation.options import EvaluateOptions
+from heads.evidence import UNLIKE
 from heads.workers import first_prints
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import parse
@@ -42,7 +43,7 @@ def show(record: dict[str, Any]) -> None:
 
     options = record["options"]
     if unlike := record["disclosed"].get("unlike"):
-        print("learned from {learned_from}: {clips} of {of_clips} clips here are unlike them".format(**unlike))
+        print(UNLIKE.format(**unlike))
     show_scores(options["task"], record["scores"], marked(record))
     if record["skipped"]["clips"]:
         print("skipped: {rows} rows, for {clips} clips that the store lacks".format(**record["skipped"]))

@@ -2,3 +2,5 @@
 
 FILE = "words.json"
 """file of a head of words, which comes last"""
+UNLIKE = "learned from {learned_from}: {clips} of {of_clips} clips here are unlike them"
+"""what heads.evidence.guard.Guard.unlike counted"""

@@ -128,8 +128,9 @@ class Familiarity(Spread):
         return {name: getattr(self, name).astype(np.float32, order="C") for name in ARRAYS}
 
     @classmethod
-    def load(cls, folder: Path) -> "Familiarity":
-        """Read the file of a run, which may be a stranger's. StepDiffError: it is missing or damaged."""
+    def load(cls, folder: Path) -> "Familiarity | None":
+        """Read the file of a run, which may be a stranger's. None: there is none, as in a run of an earlier version.
+        StepDiffError: it is damaged."""
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
@@ -141,10 +142,10 @@ class Familiarity(Spread):
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             written = json.dumps(json.loads(header["__metadata__"]["about"])["about"]).encode()
             return cls.from_arrays(checked(About.model_validate_json, written, f"{path}: ", ""), load(data))
+        except FileNotFoundError:
+            return None
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise StepDiffError(
-                f"{path}: missing, damaged, or the run is of an earlier version ({error}); train into a new folder"
-            ) from error
+            raise StepDiffError(f"{path}: damaged ({error}); train into a new folder") from error
 
     def save(self, folder: Path | Place) -> None:
         """Write the file of a run."""

@@ -19,25 +19,40 @@ RIDGE, FOLDS = 3.0, 5
 """of a head without evidence of words"""
 
 
+UNRECORDED = "clips that an earlier version did not record, so that nothing tells which others it does not know"
+
+
 @dataclass(frozen=True)
 class Guard:
-    familiarity: Familiarity
+    familiarity: Familiarity | None
+    """None: a run of an earlier version, which recorded none"""
     features: Features
 
+    @property
+    def knows(self) -> str:
+        """What the head learned from, in words."""
+        return UNRECORDED if self.familiarity is None else self.familiarity.knows
+
     def leverage(self, clips: Sequence[str]) -> Float64[np.ndarray, " C"]:
-        """Return how far clips are from those that trained the head. StepDiffError: one has no features."""
+        """Return how far clips are from those that trained the head; 0 if these are not recorded. StepDiffError: one
+        has no features."""
+        if self.familiarity is None:
+            return np.zeros(len(clips))
         return self.familiarity.leverage(pooled(self.features, self.features.rows(clips)))
 
     def doubt(self, clips: Sequence[str]) -> str:
         """Return why what the head says about clips means nothing; empty: they are like those that it knows."""
-        return self.familiarity.doubt(self.leverage(clips).tolist())
+        return "" if self.familiarity is None else self.familiarity.doubt(self.leverage(clips).tolist())
 
     def unlike(self, clips: Sequence[str]) -> dict[str, Any]:
-        """Return how many of some clips, a sample of many, the head does not know, for the score record."""
+        """Return how many of some clips, a sample of many, the head does not know, for the score record;
+        empty if its own clips are not recorded."""
+        if self.familiarity is None:
+            return {}
         about, sample = self.familiarity.about, some_of(np.arange(len(clips)))
         leverages = self.leverage([clips[place] for place in sample])
         far = int((leverages > about.limit).sum())
-        return {"clips": far, "of_clips": len(leverages), "limit": about.limit, "learned_from": self.familiarity.knows}
+        return {"clips": far, "of_clips": len(leverages), "limit": about.limit, "learned_from": self.knows}
 
 
 def learn(features: Features, parts: Iterable[Integer[np.ndarray, " _"]]) -> Familiarity:

@@ -24,6 +24,7 @@ from heads.data.clips import Reads
 from heads.data.packing import Turn
 from heads.evidence.guard import Guard
 from heads.evidence.naming import Naming, Values
+from heads.llm.model import CutOff
 from heads.methods.registry import Control
 from heads.methods.word_evidence import LEFT_OUT, WordEvidence
 from heads.models.video_lm import Say, Tokens, VideoLM, Words
@@ -331,25 +332,36 @@ class StepDiff:
         """
         pairs = [((row.reference, row.candidate), row.category) for row in rows]
         self._prepare(clip for pair, _ in pairs for clip in pair)
-        seed = DIFFCAP_SEED if self.seeded else ""
-        turns = [
-            Turn(DIFFERENCE_QUESTION.format(category=each), "", seed.format(category=each), ends=False, about=each)
-            for _, each in pairs
-        ]
         streamer = None if each_token is None else Tokens(each_token)
-        written = self._go_on(turns, [pair for pair, _ in pairs], MOST_TOKENS, streamer)
-        captions, agree = list[str](), list[bool]()
-        for (pair, category), turn, text in zip(pairs, turns, written, strict=True):
-            words, shown = self._known(category), self._shown(pair)
-            kept = text if words is None else words.supported(text, shown, turn.given)
-            captions.append(type(kept)(f"{turn.given} {kept}".strip()))
-            agree.append(words is not None and words.agree(shown, category))
+        captions = self._captions(pairs, DIFFCAP_SEED if self.seeded else "", MOST_TOKENS, streamer)
+        agree = [self._agree(pair, category) for pair, category in pairs]
         if self.decline_at is not None:
             agree = [one or score > self.decline_at for one, score in zip(agree, self.alike(pairs), strict=True)]
         return [
             NO_DIFFERENCE.format(category=row.category) if one else caption
             for row, one, caption in zip(rows, agree, captions, strict=True)
         ]
+
+    def _captions(
+        self, pairs: Sequence[tuple[Pair, str]], seed: str, most: int, streamer: Tokens | None = None
+    ) -> list[str]:
+        """Return what is written about pairs in a category, which begins with a seed."""
+        turns = [
+            Turn(DIFFERENCE_QUESTION.format(category=each), "", seed.format(category=each), ends=False, about=each)
+            for _, each in pairs
+        ]
+        written = self._go_on(turns, [pair for pair, _ in pairs], most, streamer)
+        captions = list[str]()
+        for (pair, category), turn, text in zip(pairs, turns, written, strict=True):
+            words = self._known(category)
+            kept = text if words is None else words.supported(text, self._shown(pair), turn.given)
+            captions.append(type(kept)(f"{turn.given} {kept}".strip()))
+        return captions
+
+    def _agree(self, pair: Pair, category: str) -> bool:
+        """Return whether no word of a category differs in a pair."""
+        words = self._known(category)
+        return words is not None and words.agree(self._shown(pair), category)
 
     def _go_on(
         self, turns: Sequence[Turn], shown: Sequence[tuple[str, ...]], most: int, streamer: Tokens | None = None
@@ -387,10 +399,13 @@ class StepDiff:
     def ask(self, reference: str, candidate: str, question: str, max_tokens: int, say: Say | None = None) -> str:
         """Return a greedy answer to a question about two clips; CutOff: one that max_tokens ended.
 
-        say: receives its words as they are generated.
+        With evidence of words, an open question has a sentence for each category that it is about and in which the
+        clips differ. say: receives its words as they are generated, or its sentences.
         """
         pair = (reference, candidate)
         self._prepare(pair)
+        if self.words is not None and self.evidence.naming and self.words.is_open(question):
+            return self._by_category(pair, self.words.about(question), max_tokens, say or (lambda _: None))
         turn, naming = self._asked(pair, Turn(question, "", ends=False)), None
         if self.words is not None and self.evidence.naming:
             values = self.words.values(self._shown(pair), self.words.about(question), "", self.evidence.naming)
@@ -398,3 +413,17 @@ class StepDiff:
             naming = Naming([values], self.model.lm.chat.text_ids, self.model.decode)
         streamer = None if say is None else Words(self.model.decode, say)
         return self.model.generate([turn], self._clips([pair]), max_tokens, streamer, naming=naming)[0]
+
+    def _by_category(self, pair: Pair, categories: Sequence[str], most: int, say: Say) -> str:
+        """Return a sentence for each of some categories in which a pair differs."""
+        sentences = list[str]()
+        for category in categories:
+            if most > 0 and not self._agree(pair, category):
+                (sentence,) = self._captions([(pair, category)], DIFFMCQ_SEED, min(most, MOST_TOKENS))
+                say(f"{' ' * bool(sentences)}{sentence}")
+                sentences.append(sentence)
+                most -= len(self.model.lm.chat.text_ids(sentence))
+        if not sentences:
+            say(sentence := NO_DIFFERENCE.format(category=", ".join(categories)))
+            return sentence
+        return (CutOff if most <= 0 else str)(" ".join(sentences))

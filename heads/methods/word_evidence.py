@@ -54,6 +54,10 @@ _SURE = 0.98  # a side is never certain
 _HELD = 8192  # clips
 _NEW = 1.0  # added to the log-probability of a word that a caption has not named yet
 _ASKS = frozenset("how why when where".split())  # words of a question that name nothing
+_WHICH = re.compile(r"\s*(in |on )?which\b", re.IGNORECASE)
+_SHARED = re.compile(
+    r"^\s*(do|does|did|is|are|was|were|has|have|can)\b|\b(common|similar|alike|same|both)", re.IGNORECASE
+)
 _CLAUSE_ENDS = re.compile(r"[,;.] ")
 _SLOPE = 0.25  # evidence of the terms of a text is not independent
 _NOTHING: Terms = np.zeros(0, np.int64), np.zeros(0)
@@ -133,6 +137,13 @@ class WordEvidence:
         """Return the categories that a question names, "tool" for "Tools/Equipment"; if it names none, all."""
         words, known = _singular(question), self.head.known_categories
         return tuple(name for name in known if words & _singular(name)) or known
+
+    def is_open(self, question: str) -> bool:
+        """Return whether a question asks what differs: not what both videos share, not for YES or NO, and not which
+        video shows what it names."""
+        if _SHARED.search(question):
+            return False
+        return not (_WHICH.match(question) and occurrences(question, self.head.narrated))
 
     def unread(self, question: str) -> list[str]:
         """Return the words of a question if the head knows none of them, and none is of a usual question."""

@@ -84,7 +84,7 @@ class Reader:
     @property
     def knows(self) -> str:
         """What a head learned from; empty: a public model."""
-        return "" if self._method.guard is None else self._method.guard.familiarity.knows
+        return "" if self._method.guard is None else self._method.guard.knows
 
     def _computing(self) -> Any:
         return autocast(self._device, self._precision) if self._precision else nullcontext()

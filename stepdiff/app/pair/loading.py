@@ -129,7 +129,7 @@ class Runs:
         for name in [*(head.name for head in heads[:1] if head not in self._models), *words[:1]]:
             with suppress(StepDiffError):
                 guard = self.guard(name)
-                known.setdefault((guard.familiarity.knows, guard.doubt(pair)), []).append(name)
+                known.setdefault((guard.knows, guard.doubt(pair)), []).append(name)
         return [
             {"heads": " and ".join(names), "knows": knows, "unlike": doubt} for (knows, doubt), names in known.items()
         ]
