@@ -395,6 +395,7 @@ def fitted(counting: Counting, began: float) -> WordHead:
         familiarity,
         wording.sides,
         wording.both,
+        wording.against,
         wording.categories,
         frozenset(wording.narrated).intersection(terms),
     )

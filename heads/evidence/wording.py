@@ -22,7 +22,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice, takewhile
+from itertools import islice, pairwise, takewhile
 from math import sqrt
 from typing import Any, Literal
 
@@ -60,6 +60,7 @@ _LEAST = 5  # occurrences of a feature of a side
 _PENALTY = 3.0
 _SLOPE = 2.5  # the regression shrinks towards 0
 _BOTH = 0.1  # share of narrated terms in both narrations, above that of all answers; narrations omit much
+_TWICE = 2  # answers that put a term against another
 LAST_MENTIONED = {"video 1": -1.0, "video 2": 1.0}
 """sides where too few answers teach them: a term is about the video that is mentioned last before it"""
 
@@ -115,6 +116,13 @@ class Occurrence:
         if not self.after:
             context.add(f"then {self.follows}")
         return {f"video {self.video}"} | context | {f"video {self.video} {name}" for name in context}
+
+    def is_against(self, before: "Occurrence", sides: Mapping[str, float]) -> bool:
+        """Return whether a clause puts it against the term before it, as "whisk" in "In Video 2, a fork, not a whisk".
+        sides: `learn_sides`."""
+        of_before = before.side(sides)
+        main = 1 if before.video == 2 else -1
+        return before.video == self.video > 0 and main * of_before > 0 > of_before * self.side(sides)
 
     def side(self, weights: Mapping[str, float]) -> float:
         """Return the video that it is about, from -1 (surely Video 1) to 1 (surely Video 2). weights: `learn_sides`."""
@@ -187,10 +195,10 @@ def pieces(text: str, terms: Collection[str]) -> list[tuple[str, str]]:
     return [(part, term) for part, term in [*parts, (text[end:], "")] if part]
 
 
-def next_in(text: str, terms: Collection[str]) -> Occurrence:
-    """Return the context of whatever term may follow a text."""
-    *_, last = _read([*_items(text, terms), ("term", "", 0, 0)], 0)
-    return last
+def next_in(text: str, terms: Collection[str]) -> tuple[list[Occurrence], Occurrence]:
+    """Return the known terms of a text in order, and the context of whatever term may follow it."""
+    *before, following = _read([*_items(text, terms), ("term", "", 0, 0)], 0)
+    return before, following
 
 
 def learn_sides(examples: Sequence[Occurrence], labels: Sequence[float]) -> dict[str, float]:
@@ -222,6 +230,8 @@ class Wording:
     """weights of `Occurrence.side`"""
     both: Mapping[str, float]
     """weights of `is_about_both`"""
+    against: Mapping[str, Sequence[str]]
+    """term -> terms that answers put against it"""
     categories: Mapping[str, Mapping[str, float]]
     """category -> term -> share of its answers that have the term"""
 
@@ -234,7 +244,7 @@ class Wording:
     def from_dict(cls, values: Mapping[str, Any]) -> "Wording":
         """Return the inverse of dataclasses.asdict, also from JSON."""
         terms, narrated, followed = (tuple(values[name]) for name in ("terms", "narrated", "followed"))
-        return cls(terms, narrated, followed, values["sides"], values["both"], values["categories"])
+        return cls(terms, narrated, followed, *(values[name] for name in ("sides", "both", "against", "categories")))
 
     def signs(self, pairs: Iterable[PairQuestions]) -> dict[str, dict[int, float]]:
         """Return what questions and answers say of clips: clip -> place of a term -> sum of signs."""
@@ -318,7 +328,10 @@ def learn(
     both = _regression(texts_of, [share - usual for share in in_both]) if texts_of else {}
     if not examples:
         say(f"no answer names {some(followed)} of exactly one clip" if followed else _too_few(errors, answers))
-    return Wording(tuple(terms), tuple(sorted(narrated)), followed, sides, both, _categories(asked, set(terms)))
+    against = _against(asked, set(terms), sides)
+    return Wording(
+        tuple(terms), tuple(sorted(narrated)), followed, sides, both, against, _categories(asked, set(terms))
+    )
 
 
 def _too_few(errors: Mapping[str, float], answers: int) -> str:
@@ -380,6 +393,18 @@ def _follow(asked: Sequence[_Asked], of_clip: Mapping[str, str], terms: set[str]
         error = sqrt(share * (1 - share) * (1 / (one[term] + 1) + 1 / (none + 1)))
         errors[term] = (share_of_one - share_of_none) / error
     return errors, answers
+
+
+def _against(asked: Sequence[_Asked], terms: set[str], sides: Mapping[str, float]) -> dict[str, list[str]]:
+    """Return term -> terms that at least _TWICE answers put against it, or it against them."""
+    counts = defaultdict[str, Counter[str]](Counter)
+    for _, _, answer, _ in asked:
+        if answer not in VIDEOS:
+            for before, one in pairwise(occurrences(answer, terms)):
+                if one.is_against(before, sides):
+                    counts[before.term][one.term] += 1
+                    counts[one.term][before.term] += 1
+    return {term: sorted(one for one, n in of_term.items() if n >= _TWICE) for term, of_term in sorted(counts.items())}
 
 
 def _categories(asked: Sequence[_Asked], terms: set[str]) -> dict[str, dict[str, float]]:

@@ -188,12 +188,16 @@ class WordEvidence:
 
         def values(text: str) -> dict[str, float]:
             so_far = f"{given} {text}"
-            side = next_in(so_far, self.head.columns).side(self.head.sides)
+            before, following = next_in(so_far, self.head.columns)
+            side = following.side(self.head.sides)
             last = " ".join(so_far.lower().split()[-1:])
             now = of_words.copy()
             for word, both in phrases.get(last, {}).items():
                 now[words[word]] = both
             sure = _true(np.array(side), now[:, 0], now[:, 1])
+            if before and following.is_against(before[-1], self.head.sides):
+                fitting = set(" ".join(self.head.against.get(before[-1].term, words)).split())
+                sure = np.where([word in fitting for word in words], sure, sure.min())
             said = set(text.lower().replace(",", " ").replace(".", " ").split())
             new = np.array([word not in said for word in words])
             return dict(zip(words, weight * (sure + new * _NEW), strict=True))
