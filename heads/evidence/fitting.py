@@ -33,7 +33,7 @@ from heads.data.trained_on import TrainedOn
 from heads.evaluation.workers import Part, results
 from heads.evidence.familiarity import Familiarity, Spread, penalty, standardised
 from heads.evidence.head import POOLING, Evidence, WordHead, fold_of, pool
-from heads.evidence.wording import CLIPS, Wording, learn
+from heads.evidence.wording import CLIPS, OF_ANSWERS, Wording, learn
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import make_folder, place, write_pieces
 from stepdiff.common.io.sealed import BLANK, is_sealed, sealed_pieces
@@ -166,7 +166,8 @@ class Counting:
                 raise ValueError("its sums are of other shapes than its words")
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise StepDiffError(
-                f"{self.folder / FILE}: damaged ({error}); remove it, and the next run counts all clips"
+                f"{self.folder / FILE}: damaged, or of an earlier version ({error}); remove it, and the next run "
+                "counts all clips"
             ) from error
         if differs:
             raise StepDiffError(
@@ -393,11 +394,8 @@ def fitted(counting: Counting, began: float) -> WordHead:
         np.stack([model.bias[visible] for model in odds]).astype(np.float32).astype(np.float64),
         (errors / train.clips / calibration.variance)[visible].astype(np.float32).astype(np.float64),
         familiarity,
-        wording.sides,
-        wording.both,
-        wording.against,
-        wording.categories,
-        frozenset(wording.narrated).intersection(terms),
+        narrated=frozenset(wording.narrated).intersection(terms),
+        **{name: getattr(wording, name) for name in OF_ANSWERS},
     )
     if counting.validation is not None:
         about["declines"] = declines(head, counting.features, counting.validation, str(options.validation))

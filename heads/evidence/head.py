@@ -30,7 +30,7 @@ from pydantic import BaseModel, Field, FiniteFloat
 
 from heads.evidence import FILE
 from heads.evidence.familiarity import About, Familiarity
-from heads.evidence.wording import pieces
+from heads.evidence.wording import OF_ANSWERS, pieces
 from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import place, write_bytes
@@ -102,7 +102,7 @@ class _About(BaseModel, strict=True):
     terms: list[str]
     sides: dict[str, FiniteFloat]
     both: dict[str, FiniteFloat]
-    against: dict[str, list[str]]
+    sentences: dict[str, list[str]]
     categories: dict[str, dict[str, Annotated[FiniteFloat, Field(gt=0)]]]
     narrated: list[str]
 
@@ -124,8 +124,8 @@ class WordHead:
     """weights of Occurrence.side"""
     both: Mapping[str, float]
     """weights of heads.evidence.wording.is_about_both"""
-    against: Mapping[str, Sequence[str]]
-    """term -> terms that answers put against it"""
+    sentences: Mapping[str, Sequence[str]]
+    """category -> what its answers say of Video 2"""
     categories: Mapping[str, Mapping[str, float]]
     """category -> term -> share of its answers that have the term"""
     narrated: frozenset[str]
@@ -169,7 +169,7 @@ class WordHead:
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise StepDiffError(f"{path}: damaged, or of an earlier version ({error}); {again}") from error
         values = about.model_dump() | {"provenance": provenance.as_dict()}
-        of_words = about.sides, about.both, about.against, about.categories, frozenset(about.narrated)
+        of_words = *(getattr(about, name) for name in OF_ANSWERS), frozenset(about.narrated)
         return cls(folder, values, terms, weights, bias, noise, familiarity, *of_words)
 
     def save(self) -> bool:
@@ -181,7 +181,7 @@ class WordHead:
         sha256 = hashlib.sha256(data).hexdigest()
         name = f"words-{sha256[:12]}.safetensors"
         about = dict(self.about) | {"weights": {"file": name, "sha256": sha256, "size": len(data)}}
-        about |= {name: getattr(self, name) for name in ("sides", "both", "against", "categories")}
+        about |= {name: getattr(self, name) for name in OF_ANSWERS}
         about |= {"terms": list(self.terms)}
         about |= {"familiarity": self.familiarity.about.model_dump()}
         about |= {"narrated": sorted(self.narrated), "seal": BLANK}

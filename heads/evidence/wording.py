@@ -22,7 +22,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice, pairwise, takewhile
+from itertools import islice, takewhile
 from math import sqrt
 from typing import Any, Literal
 
@@ -37,6 +37,10 @@ from stepdiff.tasks.prompts import VIDEOS
 
 CLIPS = 2**17
 """clips whose narration the terms are counted in, the first of the catalog"""
+SENTENCES = 2**10
+"""sentences of a category, the first ones of its answers"""
+OF_ANSWERS = ("sides", "both", "sentences", "categories")
+"""fields of Wording that a head stores as they are"""
 _MOST_COMMON = 0.9  # share of the narrations
 _FOLLOWS = 4.0  # standard errors by which an answer has a term more often where one narration has it
 _CERTAIN = 0.3  # sum of signs from which questions and answers decide a label
@@ -54,13 +58,13 @@ _TOKEN = re.compile(
     r"(?P<one>\b(?:video (?:1|one)|first video)\b)|(?P<two>\b(?:video (?:2|two)|second video)\b)"
     r"|(?P<word>[^\W_][\w'-]*)|[^\w\s]"
 )
+_OF_SECOND = re.compile(r"\bin (?:video (?:2|two)|the second (?:video|one)), (.+)", re.IGNORECASE)
 _OF_TEXT = re.compile(r"\s+differences?\b", re.IGNORECASE)
 _GAP = "_"  # takes the place of a term among the words before another
 _LEAST = 5  # occurrences of a feature of a side
 _PENALTY = 3.0
 _SLOPE = 2.5  # the regression shrinks towards 0
 _BOTH = 0.1  # share of narrated terms in both narrations, above that of all answers; narrations omit much
-_TWICE = 2  # answers that put a term against another
 LAST_MENTIONED = {"video 1": -1.0, "video 2": 1.0}
 """sides where too few answers teach them: a term is about the video that is mentioned last before it"""
 
@@ -116,13 +120,6 @@ class Occurrence:
         if not self.after:
             context.add(f"then {self.follows}")
         return {f"video {self.video}"} | context | {f"video {self.video} {name}" for name in context}
-
-    def is_against(self, before: "Occurrence", sides: Mapping[str, float]) -> bool:
-        """Return whether a clause puts it against the term before it, as "whisk" in "In Video 2, a fork, not a whisk".
-        sides: `learn_sides`."""
-        of_before = before.side(sides)
-        main = 1 if before.video == 2 else -1
-        return before.video == self.video > 0 and main * of_before > 0 > of_before * self.side(sides)
 
     def side(self, weights: Mapping[str, float]) -> float:
         """Return the video that it is about, from -1 (surely Video 1) to 1 (surely Video 2). weights: `learn_sides`."""
@@ -195,12 +192,6 @@ def pieces(text: str, terms: Collection[str]) -> list[tuple[str, str]]:
     return [(part, term) for part, term in [*parts, (text[end:], "")] if part]
 
 
-def next_in(text: str, terms: Collection[str]) -> tuple[list[Occurrence], Occurrence]:
-    """Return the known terms of a text in order, and the context of whatever term may follow it."""
-    *before, following = _read([*_items(text, terms), ("term", "", 0, 0)], 0)
-    return before, following
-
-
 def learn_sides(examples: Sequence[Occurrence], labels: Sequence[float]) -> dict[str, float]:
     """Return the weight of each feature of an occurrence, "" is the constant. labels: 1 for Video 2, -1 for Video 1."""
     return _regression([one.features() for one in examples], labels)
@@ -230,8 +221,8 @@ class Wording:
     """weights of `Occurrence.side`"""
     both: Mapping[str, float]
     """weights of `is_about_both`"""
-    against: Mapping[str, Sequence[str]]
-    """term -> terms that answers put against it"""
+    sentences: Mapping[str, Sequence[str]]
+    """category -> what its answers say of Video 2"""
     categories: Mapping[str, Mapping[str, float]]
     """category -> term -> share of its answers that have the term"""
 
@@ -244,7 +235,7 @@ class Wording:
     def from_dict(cls, values: Mapping[str, Any]) -> "Wording":
         """Return the inverse of dataclasses.asdict, also from JSON."""
         terms, narrated, followed = (tuple(values[name]) for name in ("terms", "narrated", "followed"))
-        return cls(terms, narrated, followed, *(values[name] for name in ("sides", "both", "against", "categories")))
+        return cls(terms, narrated, followed, *(values[name] for name in OF_ANSWERS))
 
     def signs(self, pairs: Iterable[PairQuestions]) -> dict[str, dict[int, float]]:
         """Return what questions and answers say of clips: clip -> place of a term -> sum of signs."""
@@ -328,10 +319,8 @@ def learn(
     both = _regression(texts_of, [share - usual for share in in_both]) if texts_of else {}
     if not examples:
         say(f"no answer names {some(followed)} of exactly one clip" if followed else _too_few(errors, answers))
-    against = _against(asked, set(terms), sides)
-    return Wording(
-        tuple(terms), tuple(sorted(narrated)), followed, sides, both, against, _categories(asked, set(terms))
-    )
+    sentences, categories = _sentences(asked, both, narrated), _categories(asked, set(terms))
+    return Wording(tuple(terms), tuple(sorted(narrated)), followed, sides, both, sentences, categories)
 
 
 def _too_few(errors: Mapping[str, float], answers: int) -> str:
@@ -395,16 +384,19 @@ def _follow(asked: Sequence[_Asked], of_clip: Mapping[str, str], terms: set[str]
     return errors, answers
 
 
-def _against(asked: Sequence[_Asked], terms: set[str], sides: Mapping[str, float]) -> dict[str, list[str]]:
-    """Return term -> terms that at least _TWICE answers put against it, or it against them."""
-    counts = defaultdict[str, Counter[str]](Counter)
-    for _, _, answer, _ in asked:
-        if answer not in VIDEOS:
-            for before, one in pairwise(occurrences(answer, terms)):
-                if one.is_against(before, sides):
-                    counts[before.term][one.term] += 1
-                    counts[one.term][before.term] += 1
-    return {term: sorted(one for one, n in of_term.items() if n >= _TWICE) for term, of_term in sorted(counts.items())}
+def _sentences(asked: Sequence[_Asked], both: Mapping[str, float], narrated: Collection[str]) -> dict[str, list[str]]:
+    """Return category -> the first SENTENCES that its answers say of Video 2 alone, with a narrated term: what follows
+    "in Video 2," up to the end of the answer."""
+    of_category = defaultdict[str, dict[str, None]](dict)
+    for _, question, answer, category in asked:
+        said = of_category[category]
+        found = _OF_SECOND.search(answer)
+        if found and category and len(said) < SENTENCES and not is_about_both(both, question, answer, narrated):
+            sentence = found[1].strip().removesuffix(".")
+            sorts = {sort for sort, *_ in _items(sentence, narrated)}
+            if "term" in sorts and "mention" not in sorts and ". " not in sentence:
+                said[sentence] = None
+    return {category: list(said) for category, said in sorted(of_category.items()) if said}
 
 
 def _categories(asked: Sequence[_Asked], terms: set[str]) -> dict[str, dict[str, float]]:

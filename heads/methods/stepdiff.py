@@ -11,7 +11,7 @@ Guarantees
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, compress, islice
 from math import ceil
 from typing import Any, TypeVar
 
@@ -23,7 +23,6 @@ from torch import Tensor
 from heads.data.clips import Reads
 from heads.data.packing import Turn
 from heads.evidence.guard import Guard
-from heads.evidence.naming import Naming, Values
 from heads.llm.model import CutOff
 from heads.methods.registry import Control
 from heads.methods.word_evidence import LEFT_OUT, WordEvidence
@@ -80,6 +79,8 @@ def option_scores(
 ROWS_A_BATCH = 8
 ROWS_WRITTEN = 25  # captions generated at a time: a step costs little more for many rows than for one
 MOST_TOKENS = 48  # of a caption
+FLUENT = 0.2
+"""weight of the mean log-likelihood of a sentence next to its evidence, in the choice of a caption"""
 MOST_TOKENS_OF_TEXT = 512  # of the answer to a prompt of a benchmark
 TURNS_A_BATCH = 128  # whose logits are in memory at once
 Shown = TypeVar("Shown", bound=tuple[str, ...])
@@ -138,9 +139,8 @@ def protocol(
         return how | {"question": "that of the row", "written": "greedily", "most_tokens": MOST_TOKENS_OF_TEXT}
     written, declines = "greedily", []
     if evidence is not None:
-        written += f", with {evidence.naming:g} * evidence of words on the logits; "
-        written += "the end loses what is left to name, and turning to the other video the difference; "
-        written += "kept up to the clause after which no term has evidence"
+        written = f"of the {evidence.sentences} sentences of answers with the most evidence, the one with the most "
+        written += f"evidence + {FLUENT:g} * mean log-likelihood; without such sentences greedily"
         declines.append("no word of the category differs clearly, or its evidence is as near as in pairs that agree")
     if decline_at is not None:
         declines.append(f"{similar} > {decline_at:g}: {SIMILAR_QUESTION}")
@@ -325,38 +325,54 @@ class StepDiff:
         return [answers[row.key] for row in rows]
 
     def caption(self, rows: Sequence[DiffCap], each_token: Callable[[], None] | None = None) -> list[str]:
-        """Return greedily generated captions, or "no difference" where decline_at says so; CutOff: one that MOST_TOKENS
-        ended.
+        """Return captions: chosen sentences of answers, or greedily generated ones; "no difference" where no word
+        differs or decline_at says so; CutOff: one that MOST_TOKENS ended.
 
         each_token: called after every token of the captions; what it raises ends the generation.
         """
         pairs = [((row.reference, row.candidate), row.category) for row in rows]
-        self._prepare(clip for pair, _ in pairs for clip in pair)
         streamer = None if each_token is None else Tokens(each_token)
-        captions = self._captions(pairs, DIFFCAP_SEED if self.seeded else "", MOST_TOKENS, streamer)
+        self._prepare(clip for pair, _ in pairs for clip in pair)
         agree = [self._agree(pair, category) for pair, category in pairs]
+        differing = list(compress(pairs, np.logical_not(agree)))
+        captions = self._captions(differing, DIFFCAP_SEED if self.seeded else "", streamer)
+        of_pair = dict(zip(differing, captions, strict=True))
         if self.decline_at is not None:
             agree = [one or score > self.decline_at for one, score in zip(agree, self.alike(pairs), strict=True)]
         return [
-            NO_DIFFERENCE.format(category=row.category) if one else caption
-            for row, one, caption in zip(rows, agree, captions, strict=True)
+            NO_DIFFERENCE.format(category=pair[1]) if one else of_pair[pair]
+            for pair, one in zip(pairs, agree, strict=True)
         ]
 
-    def _captions(
-        self, pairs: Sequence[tuple[Pair, str]], seed: str, most: int, streamer: Tokens | None = None
-    ) -> list[str]:
-        """Return what is written about pairs in a category, which begins with a seed."""
-        turns = [
-            Turn(DIFFERENCE_QUESTION.format(category=each), "", seed.format(category=each), ends=False, about=each)
-            for _, each in pairs
-        ]
-        written = self._go_on(turns, [pair for pair, _ in pairs], most, streamer)
-        captions = list[str]()
-        for (pair, category), turn, text in zip(pairs, turns, written, strict=True):
-            words = self._known(category)
-            kept = text if words is None else words.supported(text, self._shown(pair), turn.given)
-            captions.append(type(kept)(f"{turn.given} {kept}".strip()))
-        return captions
+    def _captions(self, pairs: Sequence[tuple[Pair, str]], seed: str, streamer: Tokens | None = None) -> list[str]:
+        """Return what is said about prepared pairs in a category, which begins with a seed: the sentence of answers
+        that fits best, by its evidence and its likelihood; without any, what the model writes."""
+        captions: dict[int, str] = {}
+        written: dict[int, Turn] = {}
+        chosen: dict[int, list[tuple[float, Turn]]] = {}
+        queries: dict[Pair, dict[Turn, None]] = {}
+        for place, (pair, category) in enumerate(pairs):
+            if best := self._sentences(pair, category):
+                chosen[place] = [(score, difference_turn(category, text)) for score, text in best]
+                queries.setdefault(pair, {}).update(dict.fromkeys(turn for _, turn in chosen[place]))
+            else:
+                question, given = DIFFERENCE_QUESTION.format(category=category), seed.format(category=category)
+                written[place] = Turn(question, "", given, ends=False, about=category)
+        likelihoods = self._score(queries, mean=True) if queries else {}
+        for place, turns in chosen.items():
+            pair, category = pairs[place]
+            scores = [score + FLUENT * likelihoods[pair, turn] for score, turn in turns]
+            sentence = turns[int(np.argmax(scores))][1].answer
+            captions[place] = f"{(seed or DIFFMCQ_SEED).format(category=category)} {sentence}."
+        texts = self._go_on(list(written.values()), [pairs[place][0] for place in written], MOST_TOKENS, streamer)
+        for (place, turn), text in zip(written.items(), texts, strict=True):
+            captions[place] = type(text)(f"{turn.given} {text}".strip())
+        return [captions[place] for place in range(len(pairs))]
+
+    def _sentences(self, pair: Pair, category: str) -> list[tuple[float, str]]:
+        """Return the sentences that a caption is chosen from; empty: the model writes it."""
+        words, most = self._known(category), self.evidence.sentences
+        return [] if words is None or not most else words.sentences(self._shown(pair), category, most)
 
     def _agree(self, pair: Pair, category: str) -> bool:
         """Return whether no word of a category differs in a pair."""
@@ -374,23 +390,9 @@ class StepDiff:
         def written(start: int) -> list[str]:
             some = slice(start, start + size)
             asked = list(map(self._asked, shown[some], turns[some]))
-            clips, naming = self._clips(shown[some]), self._naming(turns[some], shown[some])
-            return self.model.generate(asked, clips, most, streamer, len(shown[0]), naming)
+            return self.model.generate(asked, self._clips(shown[some]), most, streamer, len(shown[0]))
 
         return list(chain.from_iterable(self.group.spread(written, range(0, len(turns), size))))
-
-    def _naming(self, turns: Sequence[Turn], shown: Sequence[tuple[str, ...]]) -> Naming | None:
-        """Return what adds evidence to the logits of answers about categories with words; None: no answer is."""
-        weight = self.evidence.naming
-        rows: list[Values | None] = [None] * len(turns)
-        for place, (turn, clips) in enumerate(zip(turns, shown, strict=True)):
-            if weight and (words := self._known(turn.about)) is not None:
-                rows[place] = words.values(self._shown((clips[0], clips[1])), (turn.about,), turn.given, weight)
-        if not any(rows):
-            return None
-        chat = self.model.lm.chat
-        ends = [chat.tokenizer.eos_token_id, *chat.text_ids(".")]
-        return Naming(rows, chat.text_ids, self.model.decode, ends)
 
     def unread(self, question: str) -> list[str]:
         """Return the words of a question if its answer rests on evidence of words, and no evidence is about them."""
@@ -404,22 +406,18 @@ class StepDiff:
         """
         pair = (reference, candidate)
         self._prepare(pair)
-        if self.words is not None and self.evidence.naming and self.words.is_open(question):
+        if self.words is not None and self.evidence.sentences and self.words.is_open(question):
             return self._by_category(pair, self.words.about(question), max_tokens, say or (lambda _: None))
-        turn, naming = self._asked(pair, Turn(question, "", ends=False)), None
-        if self.words is not None and self.evidence.naming:
-            values = self.words.values(self._shown(pair), self.words.about(question), "", self.evidence.naming)
-            # Without a price on its end: a question need not be about all that differs.
-            naming = Naming([values], self.model.lm.chat.text_ids, self.model.decode)
+        turn = self._asked(pair, Turn(question, "", ends=False))
         streamer = None if say is None else Words(self.model.decode, say)
-        return self.model.generate([turn], self._clips([pair]), max_tokens, streamer, naming=naming)[0]
+        return self.model.generate([turn], self._clips([pair]), max_tokens, streamer)[0]
 
     def _by_category(self, pair: Pair, categories: Sequence[str], most: int, say: Say) -> str:
         """Return a sentence for each of some categories in which a pair differs."""
         sentences = list[str]()
         for category in categories:
             if most > 0 and not self._agree(pair, category):
-                (sentence,) = self._captions([(pair, category)], DIFFMCQ_SEED, min(most, MOST_TOKENS))
+                (sentence,) = self._captions([(pair, category)], DIFFMCQ_SEED)
                 say(f"{' ' * bool(sentences)}{sentence}")
                 sentences.append(sentence)
                 most -= len(self.model.lm.chat.text_ids(sentence))

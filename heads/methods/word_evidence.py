@@ -3,7 +3,8 @@
 A text is scored by its known terms: each adds the log-probability that it is true of the video that it is about, and
 only of it. What differs and goes unnamed counts against it: who describes a pair names what differs.
 Clips are ranked by the distance of their evidence over the terms of the category. A caption names the terms that differ
-most. The words of a text and their sides are all that is read of it: see heads.evidence.wording.
+most, in the words of an answer. The words of a text and their sides are all that is read of it: see
+heads.evidence.wording.
 
 Guarantees
 - the answers to a row do not depend on its batch
@@ -14,12 +15,12 @@ Guarantees
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import compress, pairwise
+from itertools import compress
 from operator import ge
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 from scipy.special import expit
 
 from heads.data.clips import Features
@@ -28,11 +29,9 @@ from heads.data.packing import Turn
 from heads.evidence.fitting import evidence_of, training_videos
 from heads.evidence.guard import Guard
 from heads.evidence.head import Evidence, Terms, WordHead, clipped
-from heads.evidence.naming import Values
-from heads.evidence.wording import Occurrence, is_about_both, next_in, occurrences, terms_of
-from heads.llm.model import CutOff
+from heads.evidence.wording import Occurrence, is_about_both, occurrences, terms_of
 from retrieval.moments import frames_of, seconds_of
-from stepdiff.tasks.prompts import NO_DIFFERENCE, PRESETS, VIDEOS
+from stepdiff.tasks.prompts import DIFFMCQ_SEED, NO_DIFFERENCE, PRESETS, VIDEOS
 from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, clips_of
 from store import Store
 
@@ -44,6 +43,9 @@ CLEAR, LIKELY = 3.5, 2.0
 """difference of the log-odds from which a caption names a term, and from which a question of a language model does"""
 LEFT_OUT = 8.0
 """what it costs a text that all words of its category differ and it names none: people name most of what differs"""
+NEW, SAYS = 0.9, 2.0
+"""what a sentence gains with each of its terms, and with the share of its category's words that differ and that it has:
+chosen on split val of the sample world"""
 LONGER = 0.8
 """share of a term's difference that a longer phrase with it needs"""
 REASONS = 6
@@ -52,16 +54,13 @@ MOMENTS = 2
 """frames of a clip that it lists for a term"""
 _SURE = 0.98  # a side is never certain
 _HELD = 8192  # clips
-_NEW = 1.0  # added to the log-probability of a word that a caption has not named yet
 _ASKS = frozenset("how why when where".split())  # words of a question that name nothing
 _WHICH = re.compile(r"\s*(in |on )?which\b", re.IGNORECASE)
 _SHARED = re.compile(
     r"^\s*(do|does|did|is|are|was|were|has|have|can)\b|\b(common|similar|alike|same|both)", re.IGNORECASE
 )
-_CLAUSE_ENDS = re.compile(r"[,;.] ")
 _SLOPE = 0.25  # evidence of the terms of a text is not independent
 _NOTHING: Terms = np.zeros(0, np.int64), np.zeros(0)
-_Both = Float64[np.ndarray, " 2"]
 OfTerms = Float64[np.ndarray, " c"]
 """a number for each of some terms"""
 
@@ -87,6 +86,7 @@ class WordEvidence:
     def __init__(self, head: WordHead, features: Features) -> None:
         self.head, self.features, self.guard = head, features, Guard(head.familiarity, features)
         self._evidence: dict[str, Evidence] = {}
+        self._sentences: dict[str, _Sentences] = {}
 
     @classmethod
     def of_store(cls, head: WordHead, store: Store) -> "WordEvidence":
@@ -163,47 +163,6 @@ class WordEvidence:
         first, second = ([term for of_clips in named for term in of_clips[place]] for place in (0, 1))
         return list(dict.fromkeys(first)), list(dict.fromkeys(second))
 
-    def values(self, pair: Pair, categories: Sequence[str], given: str, weight: float) -> Values:
-        """Return what is added to the logits of words while a text about a pair is written after the words `given`.
-
-        categories: of the words.
-        """
-        evidence = self.both(pair)
-        places = np.unique(np.concatenate([self.head.nameable(each)[0] for each in categories]))
-        of_both = np.stack(_only_one(*evidence, places), axis=1)
-        names = (self.head.terms[place] for place in places)
-        of_terms: dict[str, _Both] = dict(zip(names, of_both, strict=True))
-        # A word that is not named alone has the best values of its phrases; after the word before it, any has.
-        best: dict[str, _Both] = {}
-        phrases: dict[str, dict[str, _Both]] = {}
-        for term, both in of_terms.items():
-            in_term = term.split()
-            for word in in_term:
-                if term == word or word not in of_terms:
-                    best[word] = np.maximum(best.get(word, both), both)
-            for before, word in pairwise(in_term):
-                following = phrases.setdefault(before, {})
-                following[word] = np.maximum(following.get(word, both), both)
-        words, of_words = {word: place for place, word in enumerate(best)}, np.array(list(best.values()))
-
-        def values(text: str) -> dict[str, float]:
-            so_far = f"{given} {text}"
-            before, following = next_in(so_far, self.head.columns)
-            side = following.side(self.head.sides)
-            last = " ".join(so_far.lower().split()[-1:])
-            now = of_words.copy()
-            for word, both in phrases.get(last, {}).items():
-                now[words[word]] = both
-            sure = _true(np.array(side), now[:, 0], now[:, 1])
-            if before and following.is_against(before[-1], self.head.sides):
-                fitting = set(" ".join(self.head.against.get(before[-1].term, words)).split())
-                sure = np.where([word in fitting for word in words], sure, sure.min())
-            said = set(text.lower().replace(",", " ").replace(".", " ").split())
-            new = np.array([word not in said for word in words])
-            return dict(zip(words, weight * (sure + new * _NEW), strict=True))
-
-        return values
-
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
         """Return the score of the difference text for each option's pair."""
         self.evidence([clip for row in rows for clip in clips_of(row)])
@@ -225,10 +184,8 @@ class WordEvidence:
         scores = []
         for pair in pairs:
             evidence = self.both(pair)
-            first, second = (expit(each[places]) for each in evidence)
-            differs = first * (1 - second) + second * (1 - first)
             true = self._shared(terms, *evidence) if of_both else self._true(terms, *evidence)
-            scores.append(float(true.sum() - weights @ differs))
+            scores.append(float(true.sum() - weights @ _differs(evidence, places)))
         return scores
 
     def _true(self, terms: Sequence[Occurrence], reference: Evidence, candidate: Evidence) -> OfTerms:
@@ -243,23 +200,25 @@ class WordEvidence:
         first, second = (np.logaddexp(0, -_SLOPE * each[places]) for each in evidence)
         return -first - second
 
-    def supported(self, text: str, pair: Pair, given: str) -> str:
-        """Return the beginning of a text, up to the end of a clause, whose terms have the most evidence: a language
-        model may go on when all that it knows is said. A clause that CutOff ends is not kept, except the first. given:
-        the text before it."""
-        terms = occurrences(f"{given} {text}", self.head.narrated)
-        worth = self._true(terms, *self.both(pair)) + _NEW
-        said = set[str]()
-        for place, one in enumerate(terms):
-            worth[place] *= one.term not in said
-            said.add(one.term)
-        total = np.append(0, np.cumsum(worth))
-        ends = [one.start() for one in _CLAUSE_ENDS.finditer(text)]
-        ends += [] if ends and isinstance(text, CutOff) else [len(text)]
-        of_ends = {end: len(occurrences(f"{given} {text[:end]}", self.head.narrated)) for end in ends}
-        says = [end for end in ends if of_ends[end]] or ends[-1:]  # not "In the second video" alone
-        best = max(says, key=lambda end: total[of_ends[end]])
-        return text if best == len(text) else f"{text[:best]}."
+    def sentences(self, pair: Pair, category: str, most: int) -> list[tuple[float, str]]:
+        """Return the sentences about Video 2 in the answers about a category that fit a pair best, with their scores,
+        the best first (retrieval of captions: Ordonez et al., NeurIPS 2011).
+
+        The score is the log-probability that each term is true, as in `score`, with NEW for each term, and SAYS times
+        the share of the category's words that differ and that the sentence has.
+        """
+        if category not in self._sentences:
+            self._sentences[category] = _Sentences.of(self.head, category)
+        sentences, evidence = self._sentences[category], self.both(pair)
+        if not sentences.texts:
+            return []
+        places, weights = self.head.nameable(category)
+        true = _true(sentences.sides, *_only_one(*evidence, sentences.places)) + NEW
+        scores = np.add.reduceat(true, sentences.starts) + SAYS * (
+            sentences.says @ (weights * _differs(evidence, places))
+        )
+        best = np.argsort(-scores, kind="stable")[:most]
+        return [(float(scores[place]), sentences.texts[place]) for place in best]
 
     def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
         """Return minus the distance of the evidence over the terms of the row's category."""
@@ -271,19 +230,20 @@ class WordEvidence:
         return scores
 
     def caption(self, rows: Sequence[DiffCap]) -> list[str]:
-        """Return a sentence of the terms that differ most, or "no difference" below the head's distance."""
+        """Return the sentence of answers that fits best, or "no difference" below the head's distance; of a head whose
+        answers have no sentence the terms that differ most."""
         self.evidence([clip for row in rows for clip in clips_of(row)])
         captions = []
         for row in rows:
             pair = row.reference, row.candidate
-            first, second = self.named(*self.both(pair), self.head.nameable(row.category))
-            said, without = " and ".join(second), " or ".join(first)
             if self.agree(pair, row.category):
                 captions.append(NO_DIFFERENCE.format(category=row.category))
-            elif said and without:
-                captions.append(f"In Video 2, {said}, without {without}.")
+            elif best := self.sentences(pair, row.category, 1):
+                captions.append(f"{DIFFMCQ_SEED} {best[0][1]}.")
             else:
-                captions.append(f"In Video 2, {said or f'no {without}'}.")
+                first, second = self.named(*self.both(pair), self.head.nameable(row.category))
+                without = f"without {' or '.join(first)}" if first else ""
+                captions.append(f"{DIFFMCQ_SEED} {', '.join(filter(None, [' and '.join(second), without]))}.")
         return captions
 
     def agree(self, pair: Pair, category: str) -> bool:
@@ -340,6 +300,43 @@ class WordEvidence:
             evidence = float(here[place]), float(there[place])
             reasons.append(Reason(term, *evidence, sorted(at), values, at[0] if at else None))
         return sorted(reasons, key=lambda reason: (reason.other - reason.evidence, reason.term))
+
+
+@dataclass(frozen=True)
+class _Sentences:
+    """Sentences of the answers about a category, with the distinct terms of each, one sentence after the other."""
+
+    texts: Sequence[str]
+    starts: Int64[np.ndarray, " S"]
+    """place of the first term of each sentence"""
+    places: Int64[np.ndarray, " n"]
+    """of the terms in the head"""
+    sides: Float64[np.ndarray, " n"]
+    says: Bool[np.ndarray, "S c"]
+    """whether a sentence has a word of each term that the category names"""
+
+    @classmethod
+    def of(cls, head: WordHead, category: str) -> "_Sentences":
+        nameable = [set(head.terms[place].split()) for place in head.nameable(category)[0]]
+        texts, starts, says = [], [], []
+        named: list[Occurrence] = []
+        for text in head.sentences.get(category, ()):
+            terms = {one.term: one for one in reversed(occurrences(f"{DIFFMCQ_SEED} {text}", head.narrated))}
+            if terms:
+                texts.append(text)
+                starts.append(len(named))
+                named += terms.values()
+                words = set(" ".join(terms).split())
+                says.append([not words.isdisjoint(term) for term in nameable])
+        places = np.array([head.columns[one.term] for one in named], np.int64)
+        sides = np.array([one.side(head.sides) for one in named], np.float64)
+        return cls(texts, np.array(starts, np.int64), places, sides, np.array(says, bool))
+
+
+def _differs(evidence: tuple[Evidence, Evidence], places: Any) -> OfTerms:
+    """Return how likely exactly one clip of a pair shows each of the terms at some places."""
+    first, second = (expit(each[places]) for each in evidence)
+    return first * (1 - second) + second * (1 - first)
 
 
 def _singular(text: str) -> set[str]:

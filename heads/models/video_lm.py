@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from heads.data.packing import NO_TARGET, PADDING, TEXT, Packed, Packer, Turn
-from heads.evidence.naming import Naming
 from heads.llm.model import CutOff
 from heads.models.language_model import LanguageModel
 from heads.models.projector import Projector
@@ -161,18 +160,14 @@ class VideoLM(nn.Module):
         max_tokens: int,
         streamer: Tokens | Words | None = None,
         count: int | None = None,
-        naming: Naming | None = None,
     ) -> list[str]:
         """Return greedy answers to one question about each pair, after the words of Turn.given; CutOff: one that
         max_tokens ended.
 
-        streamer: receives the tokens as they are generated; count: as `packer_of` takes it; naming: adds evidence to
-        the logits.
+        streamer: receives the tokens as they are generated; count: as `packer_of` takes it.
         """
-        how: dict[str, Any] = {"max_new_tokens": max_tokens, "streamer": streamer}
-        if naming is not None:
-            how["logits_processor"] = [naming]
-        return self.go_on(*self.pack([[turn] for turn in turns], clips, True, count), **how)
+        packed = self.pack([[turn] for turn in turns], clips, True, count)
+        return self.go_on(*packed, max_new_tokens=max_tokens, streamer=streamer)
 
     def go_on(self, batch: Packed, clips: Float[Tensor, "C L E"] | None, **how: Any) -> list[str]:
         """Return the greedy continuation of every row; how: further arguments of transformers' generate."""

@@ -137,8 +137,8 @@ class EvidenceOptions:
     """weight of a text's evidence next to its mean log-likelihood"""
     alike: float = 8.0
     """weight of the distance of the evidence of two clips next to YES and NO"""
-    naming: float = 3.0
-    """weight of evidence on the logits of the words that a caption may name"""
+    sentences: int = 4
+    """sentences of answers, those with the most evidence, from which the model chooses a caption; 0: it writes it"""
 
 
 SourceName = Literal["clips", "sequences", "images", "pairs"]
@@ -226,7 +226,7 @@ class VideoLMRecipe:
         if self.evidence is not None:
             if self.public:
                 raise StepDiffError("video_lm.evidence is for a projector; leave it out with video_lm.public")
-            at_least(0, "video_lm.evidence", self.evidence, "choice", "alike", "naming")
+            at_least(0, "video_lm.evidence", self.evidence, "choice", "alike", "sentences")
         if self.public and "sequences" in self.sources:
             raise StepDiffError("video_lm.public has prompts of its own: leave sequences out of sources")
         if self.public and self.lora is None and not self.full:
