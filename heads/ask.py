@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from store import Store
 
 
-UNREAD = "unsure: the model knows no word of this question"
+UNREAD = "unsure: the model knows nothing about"
 NO_ANSWER = "no answer: the clips are unlike those that the head learned from"
 """what is said in place of an answer"""
 CUT = "cut off at the longest answer: raise --max-tokens"
@@ -104,7 +104,7 @@ def answered(options: AskOptions) -> dict[str, Any]:
         if say is not None:
             say.end(answer)
             if record["unread"]:
-                print(f"({UNREAD})")
+                print(f"({UNREAD} {', '.join(record['unread'])})")
     if options.why:
         from heads.evidence.head import WordHead
         from heads.methods.word_evidence import WordEvidence

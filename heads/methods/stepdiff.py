@@ -414,9 +414,10 @@ class StepDiff:
 
     def _by_category(self, pair: Pair, categories: Sequence[str], most: int, say: Say) -> str:
         """Return a sentence for each of some categories in which a pair differs."""
+        assert self.words is not None
         sentences = list[str]()
         for category in categories:
-            if most > 0 and not self._agree(pair, category):
+            if most > 0 and category in self.words.head.sentences and not self._agree(pair, category):
                 (sentence,) = self._captions([(pair, category)], DIFFMCQ_SEED)
                 say(f"{' ' * bool(sentences)}{sentence}")
                 sentences.append(sentence)

@@ -31,7 +31,7 @@ from heads.evidence.guard import Guard
 from heads.evidence.head import Evidence, Terms, WordHead, clipped
 from heads.evidence.wording import Occurrence, is_about_both, occurrences, terms_of
 from retrieval.moments import frames_of, seconds_of
-from stepdiff.tasks.prompts import DIFFMCQ_SEED, NO_DIFFERENCE, PRESETS, VIDEOS
+from stepdiff.tasks.prompts import DIFFMCQ_SEED, NO_DIFFERENCE, VIDEOS
 from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, clips_of
 from store import Store
 
@@ -54,8 +54,11 @@ MOMENTS = 2
 """frames of a clip that it lists for a term"""
 _SURE = 0.98  # a side is never certain
 _HELD = 8192  # clips
-_ASKS = frozenset("how why when where".split())  # words of a question that name nothing
-_WHICH = re.compile(r"\s*(in |on )?which\b", re.IGNORECASE)
+_ASKS = frozenset(
+    "how why when where two video videos show shows less more larger explain describe sentence one terms used make"
+    " mistake compared piece size quantity".split()
+)  # words of questions that name nothing
+_WHICH = re.compile(r"\bwhich\b", re.IGNORECASE)
 _SHARED = re.compile(
     r"^\s*(do|does|did|is|are|was|were|has|have|can)\b|\b(common|similar|alike|same|both)", re.IGNORECASE
 )
@@ -135,21 +138,23 @@ class WordEvidence:
 
     def about(self, question: str) -> tuple[str, ...]:
         """Return the categories that a question names, "tool" for "Tools/Equipment"; if it names none, all."""
-        words, known = _singular(question), self.head.known_categories
+        words, known = _singular(question) - {"main"}, self.head.known_categories  # "the main difference"
         return tuple(name for name in known if words & _singular(name)) or known
 
     def is_open(self, question: str) -> bool:
-        """Return whether a question asks what differs: not what both videos share, not for YES or NO, and not which
-        video shows what it names."""
-        if _SHARED.search(question):
+        """Return whether a question asks what differs, and answers about its categories have sentences: it does not ask
+        what both videos share, for YES or NO, or which video shows what it names."""
+        if _SHARED.search(question) or self.head.sentences.keys().isdisjoint(self.about(question)):
             return False
-        return not (_WHICH.match(question) and occurrences(question, self.head.narrated))
+        return not (_WHICH.search(question) and occurrences(question, self.head.narrated))
 
     def unread(self, question: str) -> list[str]:
-        """Return the words of a question if the head knows none of them, and none is of a usual question."""
+        """Return the words of a question that the head does not know, if it knows none of them, or if the question asks
+        which video something is true of."""
         words = sorted(term for term in terms_of(question) - _ASKS if " " not in term and not term.startswith("differ"))
-        known = _singular(" ".join([*self.head.terms, *self.head.known_categories, *PRESETS.values()]))
-        return [] if known & _singular(" ".join(words)) else words
+        known = _singular(" ".join([*self.head.terms, *self.head.known_categories]))
+        unknown = [word for word in words if known.isdisjoint(_singular(word))]
+        return unknown if len(unknown) == len(words) or _WHICH.search(question) else []
 
     def shows(self, terms: Sequence[str], clips: Sequence[str]) -> Float64[np.ndarray, " C"]:
         """Return how likely each clip shows all of some terms: the geometric mean of their probabilities."""
@@ -330,7 +335,9 @@ class _Sentences:
                 says.append([not words.isdisjoint(term) for term in nameable])
         places = np.array([head.columns[one.term] for one in named], np.int64)
         sides = np.array([one.side(head.sides) for one in named], np.float64)
-        return cls(texts, np.array(starts, np.int64), places, sides, np.array(says, bool))
+        return cls(
+            texts, np.array(starts, np.int64), places, sides, np.array(says, bool).reshape(len(says), len(nameable))
+        )
 
 
 def _differs(evidence: tuple[Evidence, Evidence], places: Any) -> OfTerms:

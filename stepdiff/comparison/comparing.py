@@ -145,7 +145,7 @@ def compare(
     texts = [answer, *(each.text for each in differences), *(each.term for each in moments)]
     only, together, warning = _aligned(view, pair)
     unread = reader.unread(ask) if ask and not unlike else []
-    doubts = [f"{UNREAD}: {', '.join(unread)}"] if unread else []
+    doubts = [f"{UNREAD} {', '.join(unread)}"] if unread else []
     return Comparison(
         clips=(one, two),
         model=chosen.name,

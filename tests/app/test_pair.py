@@ -564,7 +564,7 @@ def test_the_words_of_an_answer_are_kept_over_a_reload(word_server: Server, tab:
     tab.keyboard.type("Is the moon made of cheese?")
     tab.keyboard.press("Enter")
     entry = tab.locator("article", has_text="moon")
-    entry.locator(".note", has_text="the model knows no word of this question (“cheese”, “made”, “moon”)").wait_for()
+    entry.locator(".note", has_text="the model knows nothing about “cheese”, “made”, “moon”").wait_for()
     assert not entry.locator(".words").count(), "an answer rests on words that are not those of its question"
 
 

@@ -4,14 +4,14 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.sparse as sparse
-import torch
+from scipy.special import expit
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
@@ -21,11 +21,10 @@ from heads.data.packing import Turn
 from heads.data.paired_qa import PairQuestions
 from heads.evidence.fitting import Counting, Fit, Sums, calibrate, declines, fit, squared_errors, total
 from heads.evidence.head import WordHead, fold_of, pool
-from heads.evidence.naming import NEAR, Naming
 from heads.evidence.wording import is_about_both, learn, occurrences, pieces, terms_of
 from heads.llm.model import CutOff
 from heads.methods.stepdiff import StepDiff
-from heads.methods.word_evidence import LEFT_OUT, WordEvidence
+from heads.methods.word_evidence import LEFT_OUT, NEW, SAYS, WordEvidence
 from heads.models.language_model import LanguageModel
 from heads.models.projector import Projector
 from heads.models.video_lm import VideoLM
@@ -323,47 +322,32 @@ def test_captions_name_what_differs_and_decline(world: Path, head: WordHead) -> 
     clips = [f"video-_{i}_0.0_{i + 1}.5" for i in range(18, 24)]
     differs, agrees = (DiffCap(clips[0], clips[place], "Tools/Equipment", ("",)) for place in (1, 3))
     text, none = method.caption([differs, agrees])
-    assert text == "In Video 2, spoon, without whisk."
+    assert text == "In Video 2, a spoon.", "what an answer says"
+    no_answers = WordEvidence.of_store(replace(head, sentences={}), Store.open(world / "features"))
+    assert no_answers.caption([differs]) == ["In Video 2, spoon, without whisk."]
     assert none == "There is no difference in Tools/Equipment."
     similar = method.rank([DiffRank(clips[0], (clips[1], clips[3]), "Tools/Equipment", (0, 5))])[0]
     assert similar[1] > similar[0]
 
 
-@pytest.mark.parametrize(
-    ("written", "kept"),
-    [
-        ("a spoon, in Video 1, a whisk, in Video 2, a fork, and an oven.", "a spoon, in Video 1, a whisk."),
-        ("a spoon, in Video 1, a whisk.", "a spoon, in Video 1, a whisk."),
-        ("a fork, and a pan", "a fork."),
-        ("a pan", "a pan"),
-        ("slowly, a fork, and a pan", "slowly, a fork."),
-        ("slowly, and well", "slowly, and well"),
-        ("an oven, and a spoon", "an oven, and a spoon"),
-        (CutOff("an oven, and a spoon"), "an oven."),
-        (CutOff("an oven and a spoon"), "an oven and a spoon"),
-    ],
-)
-def test_a_text_is_kept_to_the_clause_after_which_nothing_has_evidence(
-    written: str, kept: str, world: Path, head: WordHead
-) -> None:
-    method = WordEvidence.of_store(head, Store.open(world / "features"))
-    assert method.supported(written, (clip(18), clip(19)), "In Video 2, the cook uses") == kept
-
-
-def test_a_word_within_a_phrase_has_the_value_of_the_phrase(world: Path, head: WordHead) -> None:
-    renamed = {"whisk": "red bowl", "spoon": "blue bowl", "fork": "red pan"}
-    terms = tuple(renamed.get(term, term) for term in head.terms)
-    tools = {"Tools/Equipment": {term: 1.0 for term in renamed.values()}}
-    phrases = replace(head, terms=terms, categories=tools, narrated=frozenset(terms))
-    method = WordEvidence.of_store(phrases, Store.open(world / "features"))
-    whisk, spoon = clip(18), clip(19)
-    values = method.values((whisk, spoon), ("Tools/Equipment",), "In Video 2,", 1.0)
-    alone, red, blue = (values(f"In a blue pan, {text}") for text in ("a", "a red", "a blue"))
-    assert set(alone) == {"red", "blue", "bowl", "pan"}
-    assert alone["bowl"] >= blue["bowl"] > red["bowl"] > red["pan"], (
-        "only Video 2 has the spoon, only Video 1 the whisk"
-    )
-    assert values("a blue")["bowl"] == pytest.approx(values("a blue")["blue"] + 1), "a new word has 1 more"
+def test_sentences_are_those_that_answers_say_of_the_second_video() -> None:
+    tools = ("whisk", "spoon", "fork")
+    of_clip = {f"{tool} {number}": f"now the {tool}" for tool in tools for number in range(8)}
+    answers = {
+        "In Video 1, the {one}, while in Video 2, she has the {other}.": "she has the {other}",
+        "Compared to the first video, in the second one she has the {other}": None,
+        "In the second video, the {other}, not the {one}.": "the {other}, not the {one}",
+        "In Video 2, the {other}, and in Video 1, the {one}.": None,
+        "In Video 2, she waits.": None,
+    }
+    pairs, expected = [], set[str]()
+    for number, (text, kept) in enumerate(answers.items()):
+        for one, other in permutations(tools, 2):
+            turn = Turn("What differs?", text.format(one=one, other=other), about="Tools/Equipment")
+            pairs.append(PairQuestions(f"{one} {number}", f"{other} {number}", (turn,)))
+            expected |= {kept.format(one=one, other=other)} if kept else set()
+    wording = learn(of_clip.values(), of_clip, pairs, 3, 100)
+    assert set(wording.sentences["Tools/Equipment"]) == expected and len(wording.sentences) == 1
 
 
 def test_the_words_of_a_question_come_first(world: Path, head: WordHead) -> None:
@@ -487,58 +471,6 @@ def test_a_difference_that_cannot_be_looked_for(
     refuses(differences.main, looked_for(world, head, *more), capsys, message)
 
 
-LETTERS = {
-    "of letters": (
-        " ab.",
-        {word: [" ab.".index(letter) for letter in f" {word}"] for word in ("a", "ab", "ba", "bab")},
-    ),
-    "of pieces": (("x", " a", " b", "c"), {"a": [1], "ac": [1, 3], "b": [2], "bab": [2, 1, 2], "cac": [3, 1, 3]}),
-}
-
-
-@pytest.mark.parametrize("tokens", LETTERS)
-def test_the_tokens_of_a_word_get_its_value_in_total(tokens: str) -> None:
-    """Of all sequences of four tokens, against the words along the longest paths of the sequence."""
-    alphabet, encoded = LETTERS[tokens]
-
-    def decode(ids: Sequence[int]) -> str:
-        return "".join(alphabet[each] for each in ids)
-
-    def values(text: str) -> dict[str, float]:
-        return {word: (3 * len(text) + 7 * place) % 5 - 2.5 for place, word in enumerate(encoded)}
-
-    def expected(ids: list[int]) -> float:
-        total, place = 0.0, 0
-        while place < len(ids):
-            lengths = [n for n in range(1, 6) if any(own[:n] == ids[place : place + n] for own in encoded.values())]
-            length = min(max(lengths, default=1), len(ids) - place)
-            path, of_text = ids[place : place + length], values(decode(ids[:place]))
-            if not lengths:  # it may turn the text to what has more value, or less
-                total += max(values(decode(ids[: place + 1])).values()) - max(of_text.values())
-            may_be = [of_text[word] for word, own in encoded.items() if own[:length] == path]
-            if place + length == len(ids):
-                total += max(may_be, default=0.0)
-            else:
-                total += sum(of_text[word] for word, own in encoded.items() if own == path)
-            place += length
-        return total
-
-    rows = list(product(range(4), repeat=4))
-    naming = Naming([*([values] * len(rows)), None], lambda word: encoded[word.strip()], decode)
-    ids, given = torch.tensor([*rows, rows[0]]), torch.zeros(len(rows) + 1)
-    for length in range(4):
-        scores = naming(ids[:, :length], torch.zeros(len(ids), 4))
-        given += scores.gather(1, ids[:, length : length + 1])[:, 0]
-        np.testing.assert_allclose(given[:-1], [expected(list(row[: length + 1])) for row in rows], atol=1e-5)
-    assert not given[-1], "a row without values"
-    turns = alphabet.index("x" if tokens == "of pieces" else ".")
-    longer = Naming([lambda text: dict.fromkeys(encoded, 1.0 + len(text))], lambda word: encoded[word.strip()], decode)
-    for below, gain in ((NEAR - 1, 1.0), (NEAR + 1, 0.0)):  # only a likely token turns the text
-        start = torch.zeros(1, 4)
-        start[0, turns] = -below
-        assert float(longer(ids[:1, :0], start)[0, turns]) + below == pytest.approx(gain, abs=1e-5)
-
-
 class Recorded(VideoLM):
     """A model that records the questions of all prompts."""
 
@@ -602,7 +534,7 @@ def test_the_words_of_a_pair_are_before_its_questions(
         assert without.unread("Is the moon made of cheese?") == []
         for name, own in rows.items():
             assert not any(each.startswith("Video 1: ") for each in model.asked(getattr(without, name), own)), name
-    two = replace(head, categories={category: {"whisk": 1.0}, "Vessels": {"spoon": 1.0}})
+    two = replace(head, categories={category: {"whisk": 1.0}, "Vessels": {"spoon": 1.0}}, sentences={})
     (free,) = model.asked(method(two).ask, *both, "Why?", 2)
     assert free == "Video 1: whisk. Video 2: spoon. Why?", "of all categories"
     (free,) = model.asked(method(two).ask, *both, "Which tool?", 2)
@@ -644,26 +576,77 @@ def test_scores_have_the_evidence_of_the_clips_that_are_shown(
         assert questions == {words.asked(pair, turn).question for pair in pairs}
 
 
-def test_a_caption_begins_the_word_with_the_most_evidence_whatever_its_batch(
+SENTENCES = {
+    "Tools/Equipment": (
+        "the cook uses a spoon",
+        "the cook uses a whisk",
+        "the cook uses a fork",
+    )
+}
+
+
+def test_sentences_are_ordered_by_what_is_true_of_the_pair(world: Path, head: WordHead) -> None:
+    """Against the sum over the terms of each sentence, read one by one."""
+    category, pair = "Tools/Equipment", (clip(18), clip(19))  # a whisk and a spoon
+    words = WordEvidence.of_store(replace(head, sentences=SENTENCES), Store.open(world / "features"))
+    scored = words.sentences(pair, category, 9)
+    assert [text for _, text in scored][0] == SENTENCES[category][0] and len(scored) == 3
+    places, weights = head.nameable(category)
+    first, second = (expit(each[places]) for each in words.both(pair))
+    differs = weights * (first * (1 - second) + second * (1 - first))
+    for score, text in scored:
+        terms = {one.term: one for one in occurrences(f"In Video 2, {text}", head.narrated)}
+        says = [bool(set(head.terms[place].split()) & set(" ".join(terms).split())) for place in places]
+        expected = SAYS * float(differs @ says) + NEW * len(terms)
+        for one in terms.values():
+            expected += float(words._true([one], *words.both(pair)).sum())
+        assert score == pytest.approx(expected, abs=1e-9)
+    assert words.sentences(pair, category, 1) == scored[:1] and words.sentences(pair, "Visuals", 9) == []
+    assert words.caption([DiffCap(*pair, category, ("",))]) == [f"In Video 2, {scored[0][1]}."]
+
+
+def test_a_caption_is_a_sentence_of_the_answers_whatever_its_batch(
     head: WordHead, method: Callable[..., StepDiff]
 ) -> None:
-    how = EvidenceOptions(asked=False, naming=1000.0)
-    category = "Tools/Equipment"
+    category, with_sentences = "Tools/Equipment", replace(head, sentences=SENTENCES)
     rows = [DiffCap(clip(18), clip(19), category, ("",)), DiffCap(clip(18), clip(20), "Visuals", ("",))]
     rows.append(DiffCap(clip(20), clip(18), category, ("",)))
-    captions = method(how=how).caption(rows)
-    assert captions == [method(how=how).caption([row])[0] for row in rows]
+    how = EvidenceOptions(asked=False)
+    captions = method(with_sentences, how).caption(rows)
+    assert captions == [method(with_sentences, how).caption([row])[0] for row in rows]
     assert captions[1] == method(None).caption(rows[1:2])[0], "a category without words has no evidence"
-    words = method().words
-    assert words is not None
-    for row, caption in zip(rows, captions, strict=True):
-        if row.category == category:
-            seed = DIFFCAP_SEED.format(category=category)
-            of_word = words.values((row.reference, row.candidate), (category,), seed, 1000.0)("")
-            best = max(of_word, key=of_word.__getitem__)
-            assert of_word[best] > 0 and caption.startswith(f"{seed} {best[0]}"), "a random model may not end it"
+    seed = DIFFCAP_SEED.format(category=category)
+    assert captions[0] in [f"{seed} {text}." for text in SENTENCES[category]]
+    only_best = method(with_sentences, EvidenceOptions(sentences=1)).caption(rows[:1])
+    assert only_best == [f"{seed} {SENTENCES[category][0]}."]
+    itself = method(with_sentences, EvidenceOptions(sentences=0)).caption(rows[:1])
+    assert itself == method(replace(head, sentences={})).caption(rows[:1]) != only_best, "without sentences it writes"
     declined = method().caption([DiffCap(clip(18), clip(21), category, ("",))])
     assert declined == [NO_DIFFERENCE.format(category=category)], "of the same tool"
+
+
+@pytest.mark.parametrize(
+    ("question", "is_open"),
+    [
+        ("What did I do differently in video 2?", True),
+        ("In one sentence, what mistake did I make in video 2 compared to video 1?", True),
+        ("Which of the two videos shows a less sanitary technique and why?", True),
+        ("Which video shows a whisk?", False),
+        ("What do the two videos have in common?", False),
+        ("Do the two videos share a similar main action?", False),
+    ],
+)
+def test_an_open_question_has_a_sentence_for_each_category_that_differs(
+    head: WordHead, method: Callable[..., StepDiff], question: str, is_open: bool
+) -> None:
+    answering = method(replace(head, sentences=SENTENCES), EvidenceOptions(sentences=1))
+    said: list[str] = []
+    answer = answering.ask(clip(18), clip(19), question, 32, said.append)
+    assert "".join(said) == answer
+    assert (answer == f"In Video 2, {SENTENCES['Tools/Equipment'][0]}.") == is_open
+    if is_open:
+        assert answering.ask(clip(18), clip(21), question, 32).startswith("There is no difference in ")
+        assert isinstance(answering.ask(clip(18), clip(19), question, 1), CutOff)
 
 
 @pytest.mark.full
@@ -716,7 +699,7 @@ def test_a_run_keeps_its_head_of_words_and_resumes_to_the_same_bits_without_the_
     given += ["--task", "diffrank", "--out", str(tmp_path / "ranked.jsonl"), "--test-set"]
     assert evaluate.main([*given, str(world / "diffrank_test.jsonl"), "--json"]) == 0
     disclosed = json.loads(capsys.readouterr().out)["disclosed"]
-    weights = {"choice": 1.0, "alike": 8.0, "naming": 3.0}
+    weights = {"choice": 1.0, "alike": 8.0, "sentences": 4}
     assert disclosed["recipe"]["evidence"] == {"head": str(source), "asked": True, **weights}
     assert "evidence of words" in disclosed["protocol"]["score"]
     seen = tmp_path / "seen.jsonl"

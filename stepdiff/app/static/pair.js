@@ -108,7 +108,7 @@ function addEntry({question, answer, declines, note, rests, cut, unread, ended})
 function fillNote(below, {note, declines = "", rests = [], cut = 0, unread = []}) {
   const quoted = unread.map((word) => `“${word}”`).join(", ");
   const end = cut ? [made("b", {class: "verdict cut"}, "cut off"), ` at the longest answer, ${cut} tokens. `] : [];
-  const guess = unread.length ? [verdict("unsure"), ` the model knows no word of this question (${quoted}): the answer may not be about it. `] : [];
+  const guess = unread.length ? [verdict("unsure"), ` the model knows nothing about ${quoted}: the answer may not be about it. `] : [];
   below.replaceChildren(...end, ...guess, ...(declines ? [verdict("alike"), `: ${declines}. `] : []), note);
   if (rests.length) below.after(...basis(rests));
 }
