@@ -98,7 +98,8 @@ class Answerer:
         disclosed = dict(loaded.disclosed)
         guard = loaded.method.guard if isinstance(loaded.method, StepDiff | WordEvidence) else None
         if guard is not None and options.control != "blind":
-            disclosed["unlike"] = guard.unlike(list(dict.fromkeys(clip for row in rows for clip in clips_of(row))))
+            unlike = guard.unlike(list(dict.fromkeys(clip for row in rows for clip in clips_of(row))))
+            disclosed |= {"unlike": unlike} if unlike else {}
         if isinstance(loaded.method, WordEvidence):
             disclosed["rows_without_known_words"] = loaded.method.unknown(rows)
         elif isinstance(loaded.method, StepDiff):

@@ -601,7 +601,7 @@ def test_sentences_are_ordered_by_what_is_true_of_the_pair(world: Path, head: Wo
         for one in terms.values():
             expected += float(words._true([one], *words.both(pair)).sum())
         assert score == pytest.approx(expected, abs=1e-9)
-    assert words.sentences(pair, category, 1) == scored[:1] and words.sentences(pair, "Visuals", 9) == []
+    assert words.sentences(pair, category, 1) == scored[:1]
     assert words.caption([DiffCap(*pair, category, ("",))]) == [f"In Video 2, {scored[0][1]}."]
 
 
