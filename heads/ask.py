@@ -46,7 +46,7 @@ class AskOptions:
     """a public video language model instead of a head: a folder or hub id whose tokens a view of the store has"""
     store: str = "data/features"
     """feature store"""
-    max_tokens: int = 64
+    max_tokens: int = 192
     """longest answer, in tokens"""
     why: bool = False
     """list the words for which each clip gives more evidence than the other, and the seconds that give most of it"""

@@ -413,16 +413,17 @@ class StepDiff:
         return self.model.generate([turn], self._clips([pair]), max_tokens, streamer)[0]
 
     def _by_category(self, pair: Pair, categories: Sequence[str], most: int, say: Say) -> str:
-        """Return a sentence for each of some categories in which a pair differs."""
-        assert self.words is not None
-        sentences = list[str]()
+        """Return a sentence for each of some categories in which a pair differs; CutOff: `most` tokens left some out."""
+        answer = ""
         for category in categories:
-            if most > 0 and category in self.words.head.sentences and not self._agree(pair, category):
-                (sentence,) = self._captions([(pair, category)], DIFFMCQ_SEED)
-                say(f"{' ' * bool(sentences)}{sentence}")
-                sentences.append(sentence)
-                most -= len(self.model.lm.chat.text_ids(sentence))
-        if not sentences:
-            say(sentence := NO_DIFFERENCE.format(category=", ".join(categories)))
-            return sentence
-        return (CutOff if most <= 0 else str)(" ".join(sentences))
+            if not self._sentences(pair, category) or self._agree(pair, category):
+                continue
+            if most <= 0:
+                return CutOff(answer)
+            (sentence,) = self._captions([(pair, category)], DIFFMCQ_SEED)
+            say(more := f" {sentence}" if answer else sentence)
+            answer += more
+            most -= len(self.model.lm.chat.text_ids(more))
+        if not answer:
+            say(answer := NO_DIFFERENCE.format(category=", ".join(categories)))
+        return answer

@@ -45,7 +45,7 @@ class CompareOptions:
     store: str | None = None
     """feature store to keep features in, a folder or a URL as of s3://; null: features in the cache folder,
     $STEPDIFF_CACHE or ~/.cache/stepdiff"""
-    max_tokens: int = 64
+    max_tokens: int = 192
     """longest answer, in tokens"""
     device: str = "auto"
     """auto, cpu, cuda"""

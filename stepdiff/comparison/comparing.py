@@ -31,7 +31,7 @@ from store.format.pool import TOKENS
 from store.view import OK, View
 
 Span = tuple[float, float]  # start and end in seconds
-MOST_TOKENS = 64  # of an answer, by default
+MOST_TOKENS = 192  # of an answer, by default
 MATCHED = 4  # moments of both clips that go together
 
 

@@ -646,7 +646,6 @@ def test_an_open_question_has_a_sentence_for_each_category_that_differs(
     assert (answer == f"In Video 2, {SENTENCES['Tools/Equipment'][0]}.") == is_open
     if is_open:
         assert answering.ask(clip(18), clip(21), question, 32).startswith("There is no difference in ")
-        assert isinstance(answering.ask(clip(18), clip(19), question, 1), CutOff)
 
 
 @pytest.mark.full

@@ -40,7 +40,7 @@ from stepdiff.tasks.postprocess import parse
 from stepdiff.tasks.prompts import PRESETS
 from stepdiff.tasks.testsets import CATEGORIES, DiffCap, Pair
 
-MOST_TOKENS = 64  # of an answer, as in heads.ask
+MOST_TOKENS = 192  # of an answer, as in heads.ask
 MOST_TEXTS = 500  # whose words are asked for at once: captions, answers and words of a page
 MOST_WRITTEN = 1000  # pairs whose captions are kept
 Clip = Annotated[str, Query(max_length=1000, description="clip id")]
