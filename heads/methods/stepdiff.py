@@ -413,7 +413,7 @@ class StepDiff:
         return self.model.generate([turn], self._clips([pair]), max_tokens, streamer)[0]
 
     def _by_category(self, pair: Pair, categories: Sequence[str], most: int, say: Say) -> str:
-        """Return a sentence for each of some categories in which a pair differs; CutOff: `most` tokens left some out."""
+        """Return a sentence for each category in which a pair differs; CutOff: `most` tokens left some out."""
         answer = ""
         for category in categories:
             if not self._sentences(pair, category) or self._agree(pair, category):

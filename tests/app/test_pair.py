@@ -601,18 +601,19 @@ def test_a_question_that_waits_says_for_what_and_an_answer_that_is_cut_off_says_
         const keep = () => answers.querySelectorAll('.note').forEach((note) => notes.push(note.textContent));
         new MutationObserver(keep).observe(answers, {subtree: true, childList: true, characterData: true}); }"""
     )
-    for preset in ("mistake", "tools"):
-        tab.get_by_role("button", name=preset).focus()
+    questions = ("What do the two videos have in common?", "How are they alike?")  # the model writes these answers
+    for question in questions:
+        tab.get_by_label("Question about").fill(question)
         tab.keyboard.press("Enter")
     second, first = tab.locator("#answers article").all()
     second.locator(".note", has_text="in all").wait_for()
     assert any("waits: the model is busy with a question" in note for note in tab.evaluate("notes"))
     cuts = 0
-    for preset, entry in (("mistake", first), ("tools", second)):
-        body = {"head": "reads", "preset": preset, "reference": one, "candidate": two}
+    for question, entry in zip(questions, (first, second), strict=True):
+        body = {"head": "reads", "question": question, "reference": one, "candidate": two}
         cut_at = Asked(word_server.url, "/pair/ask", **body).last()[1]["cut_at"]
         cuts += bool(cut_at)
-        said = "cut off at the longest answer, 64 tokens" in entry.locator(".note").inner_text()
+        said = "cut off at the longest answer, 192 tokens" in entry.locator(".note").inner_text()
         assert said == bool(cut_at)
     assert cuts, "no answer of the small random model was cut off"
     tab.get_by_role("button", name="Write with the model").focus()

@@ -22,7 +22,6 @@ from heads.data.paired_qa import PairQuestions
 from heads.evidence.fitting import Counting, Fit, Sums, calibrate, declines, fit, squared_errors, total
 from heads.evidence.head import WordHead, fold_of, pool
 from heads.evidence.wording import is_about_both, learn, occurrences, pieces, terms_of
-from heads.llm.model import CutOff
 from heads.methods.stepdiff import StepDiff
 from heads.methods.word_evidence import LEFT_OUT, NEW, SAYS, WordEvidence
 from heads.models.language_model import LanguageModel
