@@ -401,13 +401,18 @@ class StepDiff:
     def ask(self, reference: str, candidate: str, question: str, max_tokens: int, say: Say | None = None) -> str:
         """Return a greedy answer to a question about two clips; CutOff: one that max_tokens ended.
 
-        With evidence of words, an open question has a sentence for each category that it is about and in which the
-        clips differ. say: receives its words as they are generated, or its sentences.
+        With evidence of words, "Which video ...?" is answered by that of its words, and an open question by a sentence
+        for each category that it is about and in which the clips differ. say: receives the words as they are generated.
         """
         pair = (reference, candidate)
         self._prepare(pair)
-        if self.words is not None and self.evidence.sentences and self.words.is_open(question):
-            return self._by_category(pair, self.words.about(question), max_tokens, say or (lambda _: None))
+        if self.words is not None and self.evidence.sentences:
+            say = say or (lambda _: None)
+            if self.words.is_open(question):
+                return self._by_category(pair, self.words.about(question), max_tokens, say)
+            if video := self.words.which(self._shown(pair), question):
+                say(video)
+                return video
         turn = self._asked(pair, Turn(question, "", ends=False))
         streamer = None if say is None else Words(self.model.decode, say)
         return self.model.generate([turn], self._clips([pair]), max_tokens, streamer)[0]

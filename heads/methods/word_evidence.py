@@ -148,6 +148,16 @@ class WordEvidence:
             return False
         return not (_WHICH.search(question) and occurrences(question, self.head.narrated))
 
+    def which(self, pair: Pair, question: str) -> str:
+        """Return the video of which a question "Which video ...?" is true; empty: it asks something else, its words are
+        unknown, or both clips show them alike."""
+        terms = occurrences(question, self.head.columns, SEEDED)
+        if not _WHICH.search(question) or not terms:
+            return ""
+        first, second = self.both(pair)
+        of_second = float(self._true(terms, first, second).sum() - self._true(terms, second, first).sum())
+        return VIDEOS[of_second > 0] if of_second else ""
+
     def unread(self, question: str) -> list[str]:
         """Return the words of a question that the head does not know, if it knows none of them, or if the question asks
         which video something is true of."""

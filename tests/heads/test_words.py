@@ -645,6 +645,10 @@ def test_an_open_question_has_a_sentence_for_each_category_that_differs(
     assert (answer == f"In Video 2, {SENTENCES['Tools/Equipment'][0]}.") == is_open
     if is_open:
         assert answering.ask(clip(18), clip(21), question, 32).startswith("There is no difference in ")
+    assert method().ask(clip(18), clip(19), "Which video shows a whisk?", 8) == "Video 1"
+    assert method().ask(clip(19), clip(18), "In which video can one see the whisk?", 8) == "Video 2"
+    words = answering.words
+    assert words is not None and words.which((clip(18), clip(21)), "Which video shows the moon?") == ""
 
 
 @pytest.mark.full
