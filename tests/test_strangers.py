@@ -189,7 +189,7 @@ def write_words(folder: Path, provenance: Provenance, channels: int = 8) -> Word
     spread = Spread.of(4.0, features.sum(axis=0), features.T @ features, 0.1)
     familiarity = Familiarity.learned(spread, 4, {"whisk": 4}, np.ones(4), "left-out folds")
     learned = weights, bias, np.ones(2), familiarity
-    head = WordHead(folder, about, terms, *learned, sides, {}, categories, frozenset(terms))
+    head = WordHead(folder, about, terms, *learned, sides, {}, {}, categories, frozenset(terms))
     folder.mkdir(parents=True)
     reads, trained = {"clips": provenance.as_dict()}, TrainedOn.of([pl.DataFrame({"key": CLIPS})])
     write_record(folder, {"reads": reads, "store": None, "init": None, "trained_on": trained.write(folder)})
