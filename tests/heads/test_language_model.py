@@ -386,7 +386,7 @@ def test_the_answer_of_the_command_is_the_same(head: StepDiff, trained: Path, wo
     capsys.readouterr()
     assert ask.main(["--reference", PAIR[0], "--candidate", PAIR[1], *where, "--preset", "mistake"]) == 0
     said: list[str] = []
-    answer = head.ask(*PAIR, PRESETS["mistake"], 64, said.append)
+    answer = head.ask(*PAIR, PRESETS["mistake"], 192, said.append)
     end = f"({ask.CUT})\n" if isinstance(answer, CutOff) else ""
     assert capsys.readouterr().out.endswith(f"A: {''.join(said)}\n{end}")
 
