@@ -455,7 +455,7 @@ def test_another_view_is_refused_in_one_line(interleaved: Path, world: Path, tmp
         ({"validation": {"share": 1.5}}, [], "validation.share is 1.5; it must be above 0 and below 1"),
         ({"validation": {"share": 0.4, "rows": 1000}}, [], "and its rows are 1000; raise the share"),
         ({"evidence": {"head": "no"}}, [], "no: holds no head of words"),
-        ({"evidence": {"head": "no", "naming": -1}}, [], "video_lm.evidence.naming is -1.0"),
+        ({"evidence": {"head": "no", "sentences": -1}}, [], "video_lm.evidence.sentences is -1"),
         ({"schedule": {"steps": 2, "accumulate": 6}}, ["--workers", "4"], "among 4 workers; give 1 or 2 or 3"),
         ({}, ["--workers", "2", "--scaling.tensor_parallel", "2"], "needs a frozen language model"),
         ({"precision": "float32"}, ["--scaling.frozen", "bfloat16"], "set video_lm.precision to bfloat16"),
