@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 UNREAD = "unsure: the model knows nothing about"
 NO_ANSWER = "no answer: the clips are unlike those that the head learned from"
 """what is said in place of an answer"""
+MOST_TOKENS = 192
+"""of an answer, unless more or fewer are asked for"""
 CUT = "cut off at the longest answer: raise --max-tokens"
 """what is said of an answer that the model did not end"""
 
@@ -46,7 +48,7 @@ class AskOptions:
     """a public video language model instead of a head: a folder or hub id whose tokens a view of the store has"""
     store: str = "data/features"
     """feature store"""
-    max_tokens: int = 192
+    max_tokens: int = MOST_TOKENS
     """longest answer, in tokens"""
     why: bool = False
     """list the words for which each clip gives more evidence than the other, and the seconds that give most of it"""

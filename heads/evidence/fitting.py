@@ -414,8 +414,8 @@ def _familiarity(counting: Counting, ridge: float) -> Familiarity:
         if len(rows := some_of(counting.rows[counting.groups == group])):
             leverages.append(spread(rest, ridge).leverage(pooled(counting.features, rows)))
     rows, train = counting.rows[counting.groups < len(folds)], total(folds)
-    steps, left_out = steps_of(counting.store.catalog("clips"), rows), np.concatenate(leverages)
-    return Familiarity.learned(spread(train, ridge), len(rows), steps, left_out, named)
+    steps = steps_of(counting.store.catalog("clips"), rows)
+    return Familiarity.learned(spread(train, ridge), len(rows), steps, np.concatenate(leverages), named)
 
 
 def spread(sums: Sums, ridge: float) -> Spread:

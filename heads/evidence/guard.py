@@ -67,6 +67,6 @@ def learn(features: Features, parts: Iterable[Integer[np.ndarray, " _"]]) -> Fam
     parts_of = [np.flatnonzero(videos % FOLDS == fold) for fold in range(min(FOLDS, videos.max() + 1))]
     folds = [Sums.of(values[places], sparse.csr_matrix((len(places), 0))) for places in parts_of]
     tests = zip(without_each(folds), parts_of, strict=True)
-    left_out = np.concatenate([spread(rest, RIDGE).leverage(values[places]) for rest, places in tests])
+    leverages = np.concatenate([spread(rest, RIDGE).leverage(values[places]) for rest, places in tests])
     steps = steps_of(catalog, every)
-    return Familiarity.learned(spread(total(folds), RIDGE), len(every), steps, left_out, "left-out folds")
+    return Familiarity.learned(spread(total(folds), RIDGE), len(every), steps, leverages, "left-out folds")

@@ -389,14 +389,14 @@ def _sentences(asked: Sequence[_Asked], both: Mapping[str, float], narrated: Col
     "in Video 2," up to the end of the answer."""
     of_category = defaultdict[str, dict[str, None]](dict)
     for _, question, answer, category in asked:
-        said = of_category[category]
-        found = _OF_SECOND.search(answer)
-        if found and category and len(said) < SENTENCES and not is_about_both(both, question, answer, narrated):
-            sentence = found[1].strip().removesuffix(".")
+        sentences = of_category[category]
+        match = _OF_SECOND.search(answer)
+        if match and category and len(sentences) < SENTENCES and not is_about_both(both, question, answer, narrated):
+            sentence = match[1].strip().removesuffix(".")
             sorts = {sort for sort, *_ in _items(sentence, narrated)}
             if "term" in sorts and "mention" not in sorts and ". " not in sentence:
-                said[sentence] = None
-    return {category: list(said) for category, said in sorted(of_category.items()) if said}
+                sentences[sentence] = None
+    return {category: list(sentences) for category, sentences in sorted(of_category.items()) if sentences}
 
 
 def _categories(asked: Sequence[_Asked], terms: set[str]) -> dict[str, dict[str, float]]:

@@ -162,8 +162,8 @@ class WordEvidence:
         """Return the words of a question that the head does not know, if it knows none of them, or if the question asks
         which video something is true of."""
         words = sorted(term for term in terms_of(question) - _ASKS if " " not in term and not term.startswith("differ"))
-        known = _singular(" ".join([*self.head.terms, *self.head.known_categories]))
-        unknown = [word for word in words if known.isdisjoint(_singular(word))]
+        head_words = _singular(" ".join([*self.head.terms, *self.head.known_categories]))
+        unknown = [word for word in words if head_words.isdisjoint(_singular(word))]
         return unknown if len(unknown) == len(words) or _WHICH.search(question) else []
 
     def shows(self, terms: Sequence[str], clips: Sequence[str]) -> Float64[np.ndarray, " C"]:

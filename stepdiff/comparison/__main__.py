@@ -16,6 +16,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+from heads.ask import MOST_TOKENS
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import WRITTEN, at_least, parse
 from stepdiff.common.errors import StepDiffError
@@ -45,7 +46,7 @@ class CompareOptions:
     store: str | None = None
     """feature store to keep features in, a folder or a URL as of s3://; null: features in the cache folder,
     $STEPDIFF_CACHE or ~/.cache/stepdiff"""
-    max_tokens: int = 192
+    max_tokens: int = MOST_TOKENS
     """longest answer, in tokens"""
     device: str = "auto"
     """auto, cpu, cuda"""
@@ -175,8 +176,8 @@ def show(comparison: "Comparison") -> None:
         for place, (one, two) in enumerate(comparison.together):
             print(f"  {'' if place else 'most alike':<28} {clock(one)} and {clock(two)}")
     else:
-        said = [f"{each.text}  ({each.doubt})" if each.doubt else each.text for each in comparison.differences]
-        rows = zip(comparison.differences, said, strict=True)
+        texts = [f"{each.text}  ({each.doubt})" if each.doubt else each.text for each in comparison.differences]
+        rows = zip(comparison.differences, texts, strict=True)
         _table([(each.category, each.verdict, text) for each, text in rows])
     for video, spans in enumerate(comparison.only, start=1):
         times = ", ".join(f"{clock(start)} to {clock(end)}" for start, end in spans)

@@ -13,7 +13,7 @@ import polars as pl
 
 from featurize import job
 from featurize.manifest import Manifest, one_window
-from heads.ask import NO_ANSWER, UNREAD
+from heads.ask import MOST_TOKENS, NO_ANSWER, UNREAD
 from heads.models.language_model import pick_device
 from heads.models.video_lm import Say
 from retrieval import align, read_moments
@@ -31,7 +31,6 @@ from store.format.pool import TOKENS
 from store.view import OK, View
 
 Span = tuple[float, float]  # start and end in seconds
-MOST_TOKENS = 192  # of an answer, by default
 MATCHED = 4  # moments of both clips that go together
 
 

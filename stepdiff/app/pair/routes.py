@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
 
+from heads.ask import MOST_TOKENS
 from heads.differences import DifferencesOptions
 from heads.llm.model import CutOff
 from stepdiff.app.cache import LRUCache
@@ -40,7 +41,6 @@ from stepdiff.tasks.postprocess import parse
 from stepdiff.tasks.prompts import PRESETS
 from stepdiff.tasks.testsets import CATEGORIES, DiffCap, Pair
 
-MOST_TOKENS = 192  # of an answer, as in heads.ask
 MOST_TEXTS = 500  # whose words are asked for at once: captions, answers and words of a page
 MOST_WRITTEN = 1000  # pairs whose captions are kept
 Clip = Annotated[str, Query(max_length=1000, description="clip id")]
