@@ -20,7 +20,7 @@ from jaxtyping import Float64
 
 from benchmarks.harness import benchmark
 from featurize.encoders import load
-from heads.data.clips import Features
+from heads.evidence.fitting import Pooled
 from heads.evidence.guard import Guard
 from heads.evidence.head import WordHead, pool
 from stepdiff.common.cli import command
@@ -45,7 +45,7 @@ def run(options: Options) -> dict[str, Any]:
     for name in options.stores:
         store = Store.open(name)
         head.check(store.view("clips", head.view))
-        features = Features(store, head.view, "tokens")
+        features = Pooled(store, head.view, head.pooling)
         catalog = store.catalog("clips").select(
             np.flatnonzero(features.view.status() == OK), pl.DataFrame(schema=COLUMNS)
         )

@@ -134,6 +134,7 @@ def _asked(options: Options) -> Windows:
     asked = read_windows(Path(options.manifest).expanduser(), options.column)
     on_device = options.resize_on == "device"
     given = {"--replace": options.replace, "--compile": options.compile, "--resize-on device": on_device}
+    given["--statistics"] = options.statistics is not None
     for name, is_given in given.items():
         if is_given and asked.entity != "clips":
             raise StepDiffError(f"{name} is for clips: {options.manifest} is one of texts")

@@ -53,6 +53,10 @@ class Options(FailureOptions):
     pixels: int | None = None
     """Most pixels of a frame that the processor of vlm is given; fewer pixels make fewer tokens, except of models that
     resize every frame to one size. Default: 200704, as 448 x 448."""
+    statistics: Literal["add", "only"] | None = None
+    """Store statistics of early maps of efficientnet-lite0 or an image model of hf: the mean, maximum, minimum and
+    deviation of each channel over the clip. add: next to the other features; only: nothing else. Part of the
+    provenance."""
     view: str | None = None
     """Name of the view in the store. Default: the encoder's name, or of hf and vlm that of the model."""
     dtype: Literal["float16", "int8", "float32"] = "float16"
@@ -101,5 +105,5 @@ class Options(FailureOptions):
 
     def choices(self) -> dict[str, Any]:
         """Return the choices of the encoder, as `featurize.encoders.load` takes them; None is its own."""
-        names = ("layer", "frames", "sampling", "pooling", "window", "pixels")
+        names = ("layer", "frames", "sampling", "pooling", "window", "pixels", "statistics")
         return {name: getattr(self, name) for name in names} | {"compile": self.compile or None}

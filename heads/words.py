@@ -1,4 +1,4 @@
-"""Fit a head of words: the evidence that a clip shows what a word names, by ridge regression from cached tokens.
+"""Fit a head of words: the evidence that a clip shows what a word names, by ridge regression from cached features.
 
 python -m heads.words --store data/features --view efficientnet-lite0 --pairqa data/kitchen/pairqa_train.jsonl \\
     --validation data/kitchen/diffrank_val.jsonl --out runs/words
@@ -27,11 +27,13 @@ class WordOptions:
     store: str
     """feature store"""
     view: str
-    """view of clips with tokens"""
+    """view of clips with tokens, or with statistics of early maps (featurize --statistics)"""
     pairqa: str
     """paired QA of training clips"""
     out: str = field(metadata=WRITTEN)
     """folder of the head; what it holds is continued"""
+    reads: tuple[Literal["tokens", "statistics"], ...] = ()
+    """features that it reads; all of these that the view has, by default"""
     narration: str = "narration"
     """column of the catalog with the text about a clip"""
     validation: str | None = None

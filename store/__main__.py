@@ -159,6 +159,9 @@ def _advice(planned: dict[str, Any]) -> Iterator[str]:
     if (advised := planned["setting"]) is not None:
         flags = f"--pool {advised['pool']} " * (advised["pool"] > 1) + f"--dtype {advised['dtype']}"
         yield f"recommended: {flags}, {readable_bytes(round(advised['bytes_per_row']))} a clip; {advised['cost']}"
+    if (total := planned["statistics_bytes"]) is not None:
+        alone = f"{readable_bytes(round(total / planned['rows']))} a clip, {readable_bytes(total)} in total"
+        yield f"statistics of early maps alone (featurize --statistics only): {alone}; enough for heads.words"
     (stored,) = (size["bytes_per_row"] for size in planned["sizes"] if size["dtype"] == planned["dtype"])
     if planned["video_bytes"] is not None or planned["caching"]:
         yield f"cache or encode again? A row of this plan: {readable_bytes(round(stored))}"

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
@@ -24,6 +24,11 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.weights import fingerprint
 from store import Feature, Provenance
 
+STATISTICS = "statistics"
+"""the feature [4, C]: mean, maximum, minimum and deviation of C channels of early maps over all frames"""
+Statistics = Literal["add", "only"]
+"""whether it is stored next to the other features, or alone"""
+_Value = TypeVar("_Value")
 FRAMES = 8  # of a clip, the published InternVideo rule
 Whole = tuple[UInt8[np.ndarray, "T _ _ 3"], Float[np.ndarray, " T"]]
 """whole frames of a clip, and their seconds from its start"""
@@ -41,7 +46,7 @@ class Encoder(ABC):
     version: ClassVar[str | None] = None
     """Of an encoder without weights: changed with the code that decides its features. None: it has weights."""
     choices: ClassVar[tuple[str, ...]] = ()
-    """Which of "layer", "frames", "pooling", "window" and "pixels" its constructor lets a user choose."""
+    """Which of "layer", "frames", "pooling", "window", "pixels" and "statistics" its constructor lets a user choose."""
     layer: str
     """The layer whose output is stored, in words."""
     frames: int = FRAMES
@@ -62,6 +67,8 @@ class Encoder(ABC):
     pools: ClassVar[bool] = False
     """Whether it averages its tokens itself, over squares of `pool` patches a side."""
     pool: int = 1
+    statistics: Statistics | None = None
+    """Whether statistics of early maps are a feature of clips."""
     max_tokens: int | None = 0
     """Tokens of a text that are seen, None for all; 0 where texts are not encoded."""
     whole_batches: bool = False
@@ -117,12 +124,30 @@ class Encoder(ABC):
             dtype: how tokens are stored: float16, float32 or int8. Embeddings are float32.
         """
 
+    def early_maps(self) -> Mapping[str, int]:
+        """Return the maps that have statistics, by name, with the channels of each."""
+        return {}
+
+    def declared(self, features: Mapping[str, Feature]) -> dict[str, Feature]:
+        """Return what is stored of a clip, of its other features."""
+        if self.statistics is None:
+            return dict(features)
+        return self.stored({**features, STATISTICS: Feature((4, sum(self.early_maps().values())), "float32")})
+
+    def stored(self, values: Mapping[str, _Value]) -> dict[str, _Value]:
+        """Return all features of a clip, or its statistics where they are stored alone."""
+        return {name: each for name, each in values.items() if self.statistics != "only" or name == STATISTICS}
+
     def provenance(self, entity: str, dtype: str = "float16") -> Provenance:
         """What makes a view of this encoder the same view."""
         dtypes = {name: feature.dtype for name, feature in self.features(entity, dtype).items()}
         if entity == "clips":
             frames, crop = f"{self.frames} at {WORDS[self.sampling]}, start <= time < end", self.crop
-            layer = f"{self.layer}; torch.compile" if "compile" in self.chosen else self.layer
+            layers = [self.layer] if self.statistics != "only" else []
+            if self.statistics is not None:
+                maps = ", ".join(f"{name} ({channels} channels)" for name, channels in self.early_maps().items())
+                layers.append(f"mean, maximum, minimum and deviation of {maps}")
+            layer = "; ".join([*layers, *(["torch.compile"] if "compile" in self.chosen else [])])
         else:
             frames, crop = "none", "all tokens" if self.max_tokens is None else f"first {self.max_tokens} tokens"
             layer = self.layer

@@ -8,6 +8,7 @@ An image model sees frame by frame:
 - `tokens` [T*P, D]: the P patch tokens of each of T frames, frame-major, without class and register tokens.
 - `frame_embedding` [T, E]: the embedding of each frame.
 - `embedding` [E]: their mean.
+- `statistics` [4, C], if they are chosen: of the hidden states after a quarter and a half of its blocks.
 
 A video model sees W frames (a window) at once:
 
@@ -39,7 +40,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch.nn.functional import normalize
 
 from featurize.encoders import hf_families as families
-from featurize.encoders.base import FRAMES, Encoder, check_texts
+from featurize.encoders.base import FRAMES, STATISTICS, Encoder, Statistics, check_texts
 from featurize.encoders.folder import hidden_state, load_model, loading
 from featurize.encoders.preprocessing import (
     Settings,
@@ -50,7 +51,8 @@ from featurize.encoders.preprocessing import (
     timm_settings,
     video_settings,
 )
-from featurize.video.picture import Bounded, Picture
+from featurize.encoders.statistics import statistics_of, summaries
+from featurize.video.picture import Bounded, Crop, Picture
 from stepdiff.common.errors import StepDiffError, first_line
 from store import Feature
 
@@ -63,7 +65,7 @@ class HuggingFace(Encoder):
 
     name = "hf"
     entities: tuple[str, ...] = ("clips", "texts")
-    choices: ClassVar[tuple[str, ...]] = ("layer", "frames", "pooling", "window")
+    choices: ClassVar[tuple[str, ...]] = ("layer", "frames", "pooling", "window", "statistics")
     wanted = "a folder of an image or video model of transformers, or a hub id such as facebook/dinov2-base"
     compiled = "_encode"
     chunk: ClassVar[int] = 16  # frames that an image model sees at once on a CPU
@@ -76,6 +78,7 @@ class HuggingFace(Encoder):
         frames: int | None = None,
         pooling: str = "model",
         window: int | None = None,
+        statistics: Statistics | None = None,
     ) -> None:
         """Load a checkpoint. StepDiffError: transformers has no such model, files lack, or a choice does not fit.
 
@@ -87,6 +90,7 @@ class HuggingFace(Encoder):
             frames: T of a clip; None is what a video model was made for, else 8.
             pooling: one of POOLINGS.
             window: frames W that a video model sees at once; None is all of them.
+            statistics: whether an image model's hidden states after a quarter and a half of its blocks have statistics.
         """
         super().__init__(weights)
         if pooling not in POOLINGS:
@@ -101,6 +105,7 @@ class HuggingFace(Encoder):
         self._prepare(settings)
         self.frames = frames or (families.frames_of(self._model) if self._clips else None) or FRAMES
         self._window = self._checked_window(window)
+        self.statistics = self._checked_statistics(statistics)
         self._hidden: int | None = None
         if layer is not None:
             seen = self._probed(hidden=True)  # the one pass that `_shape` needs too
@@ -171,6 +176,11 @@ class HuggingFace(Encoder):
             )
         return window
 
+    def _checked_statistics(self, statistics: Statistics | None) -> Statistics | None:
+        if statistics is not None and (self._clips or not isinstance(self.picture, Crop)):
+            raise StepDiffError(f"{self._title} does not see square frames one by one: leave --statistics out")
+        return statistics
+
     def _checked_layer(self, layer: int, seen: families.Seen) -> int:
         state = seen.hidden
         if state is None:
@@ -211,9 +221,28 @@ class HuggingFace(Encoder):
                 return families.see_clips(self._model, hidden, pixels)
             return families.see_pictures(self._model, hidden, pixel_values=pixels)
 
+    @property
+    def _needs_hidden(self) -> bool:
+        return self._hidden is not None or self.statistics is not None
+
     def _state(self, seen: families.Seen) -> tuple[torch.Tensor, int]:
         """Return the tokens of the chosen layer, and how many of them come before those of patches."""
-        state = seen.tokens if self._hidden is None or seen.hidden is None else seen.hidden[self._hidden]
+        return self._tokens(seen.tokens if self._hidden is None or seen.hidden is None else seen.hidden[self._hidden])
+
+    def _early(self, seen: families.Seen) -> dict[int, Float[torch.Tensor, "N _ _"]]:
+        """Return the hidden states that have statistics, tokens [N, P, D] of patches, by number."""
+        if seen.hidden is None:
+            raise StepDiffError(f"{self._title} gives no hidden states: leave --statistics out")
+        blocks, early = len(seen.hidden) - 1, {}
+        for number in sorted({-(-blocks // 4), -(-blocks // 2)}):
+            state, first = self._tokens(seen.hidden[number])
+            early[number] = state[:, first:]
+        return early
+
+    def early_maps(self) -> dict[str, int]:
+        return {f"hidden state {number}": channels for number, channels in self._shape.early.items()}
+
+    def _tokens(self, state: families.State) -> tuple[torch.Tensor, int]:
         if state.ndim == 4:  # a map
             return state.flatten(2).transpose(1, 2), 0
         return state, families.first_tokens(self._model, state.shape[1], self.size, self._clips)
@@ -221,7 +250,7 @@ class HuggingFace(Encoder):
     @cached_property
     def _shape(self) -> "_Shape":
         """The shape of what the model gives for a frame or window."""
-        return self._shape_of(self._probed(hidden=self._hidden is not None))
+        return self._shape_of(self._probed(hidden=self._needs_hidden))
 
     def _shape_of(self, seen: families.Seen) -> "_Shape":
         tokens, first = self._state(seen)
@@ -230,7 +259,8 @@ class HuggingFace(Encoder):
         pooling = "mean" if self._pooling == "model" and seen.pooled is None else self._pooling
         width = {"none": None, "model": None if seen.pooled is None else seen.pooled.shape[-1]}
         channels = tokens.shape[2]
-        return _Shape(tokens.shape[1] - first, channels, pooling, width.get(pooling, channels))
+        early = {} if self.statistics is None else {place: each.shape[2] for place, each in self._early(seen).items()}
+        return _Shape(tokens.shape[1] - first, channels, pooling, width.get(pooling, channels), early)
 
     @property
     def layer(self) -> str:  # type: ignore[override]
@@ -252,7 +282,7 @@ class HuggingFace(Encoder):
             if entity == "clips" and not self._clips:
                 found["frame_embedding"] = Feature((self.frames, shape.width), "float32")
             found["embedding"] = Feature((shape.width,), "float32")
-        return found
+        return self.declared(found) if entity == "clips" else found
 
     @torch.inference_mode()
     def forward_clips(self, frames: UInt8[torch.Tensor, "B T size size 3"]) -> dict[str, Float[torch.Tensor, "B ..."]]:
@@ -263,20 +293,22 @@ class HuggingFace(Encoder):
             encoded = [torch.cat(part).unflatten(0, (len(frames), -1)) for part in zip(*parts, strict=True)]
         else:
             encoded = encode_distinct(self._encode, frames, self.at_once(len(frames), self.chunk))
+        early = {STATISTICS: statistics_of(encoded.pop())} if self.statistics else {}
         values = {"tokens": encoded[0].flatten(1, 2)}
         if len(encoded) > 1:
             if not self._clips:
                 values["frame_embedding"] = encoded[1]
             values["embedding"] = encoded[1].mean(1)
-        return values
+        return self.stored(values | early)
 
     def _encode(self, frames: UInt8[torch.Tensor, "*N H W 3"]) -> tuple[torch.Tensor, ...]:
-        """Return tokens [N, P, D], and embeddings [N, E] if any."""
-        seen = self._see(frames, self._hidden is not None)
+        """Return tokens [N, P, D], embeddings [N, E] if any, and summaries of early states if they have statistics."""
+        seen = self._see(frames, self._needs_hidden)
         state, first = self._state(seen)
         tokens = state[:, first:].float()
         embedded = self._embedded(seen, state, tokens.mean(1))
-        return (tokens,) if embedded is None else (tokens, embedded)
+        early = [summaries(self._early(seen).values())] if self.statistics else []
+        return (tokens, *([] if embedded is None else [embedded]), *early)
 
     def _embedded(self, seen: families.Seen, state: torch.Tensor, mean: torch.Tensor) -> torch.Tensor | None:
         """Return embeddings [N, E] of frames or windows, if there are any; `mean`: of their tokens."""
@@ -323,6 +355,7 @@ class _Shape:
     channels: int
     pooling: str  # how the embedding is made: one of POOLINGS
     width: int | None  # numbers of the embedding, None without one
+    early: dict[int, int]  # hidden states that have statistics, and the channels of each
 
 
 class NaFlex(HuggingFace):

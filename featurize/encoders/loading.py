@@ -13,7 +13,7 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
-from featurize.encoders.base import Encoder, version_digest
+from featurize.encoders.base import Encoder, Statistics, version_digest
 from featurize.encoders.folder import checkpoint_file
 from featurize.video.frames import Sampling
 from stepdiff.common.errors import StepDiffError
@@ -143,6 +143,7 @@ def load(
     pooling: str | None = None,
     window: int | None = None,
     pixels: int | None = None,
+    statistics: Statistics | None = None,
     compile: bool | None = None,
 ) -> Encoder:
     """Load an encoder and its weights.
@@ -159,6 +160,7 @@ def load(
         pooling: how an embedding is made.
         window: frames that a model sees at once.
         pixels: of a frame that a model's own processor is given, at most.
+        statistics: whether statistics of early maps are a feature, next to the others or alone.
         compile: whether the forward pass of clips is compiled by torch.compile.
 
     Raises:
@@ -167,6 +169,7 @@ def load(
     name, weights = split(name, weights)
     kind = encoder_class(name)
     given = {"layer": layer, "frames": frames, "pooling": pooling, "window": window, "pixels": pixels}
+    given["statistics"] = statistics
     chosen = {key: value for key, value in given.items() if value is not None}
     refused = [choice for choice in chosen if choice not in kind.choices]
     if sampling is not None and "clips" not in kind.entities:

@@ -32,7 +32,7 @@ from heads.data.paired_qa import read_divided
 from heads.data.trained_on import TrainedOn
 from heads.evaluation.workers import Part, results
 from heads.evidence.familiarity import Familiarity, Spread, penalty, standardised
-from heads.evidence.head import POOLING, Evidence, WordHead, fold_of, pool
+from heads.evidence.head import POOLING, READS, Evidence, Pooling, WordHead, channels_of, fold_of, pool, signed_roots
 from heads.evidence.wording import CLIPS, OF_ANSWERS, Wording, learn
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import make_folder, place, write_pieces
@@ -86,15 +86,52 @@ def total(parts: Sequence[Sums]) -> Sums:
     return Sums(*(np.asarray(sum(arrays)) for arrays in zip(*parts, strict=True)))
 
 
-def pooled(features: Features, rows: Int64[np.ndarray, " n"]) -> Float64[np.ndarray, "n D"]:
-    """Return the pooled tokens of each clip."""
+class Pooled(Features):
+    """What a head of words reads of clips: their tokens, statistics of early maps, or both."""
+
+    def __init__(self, store: Store, view: str, pooling: Pooling) -> None:
+        first, *others = READS[pooling]
+        super().__init__(store, view, first)
+        self.pooling = pooling
+        self.parts: list[Features] = [self, *(Features(store, view, name) for name in others)]
+        for part in self.parts:
+            if len(part.shape) != 2:
+                raise StepDiffError(f"--view {view}: its {part.feature} are {list(part.shape)}, not [N, D]")
+
+    @classmethod
+    def chosen(cls, options: "WordOptions", store: Store) -> "Pooled":
+        """Return the features of --reads, or those of a view that a head can read."""
+        there = store.view("clips", options.view).features
+        chosen = {name for name in ("tokens", "statistics") if name in (options.reads or there)}
+        pooling = next((each for each, names in READS.items() if chosen == set(names)), POOLING)
+        return cls(store, options.view, pooling)
+
+    @property
+    def channels(self) -> int:
+        return channels_of(self.view, READS[self.pooling])
+
+    def of_frames(self, rows: Int64[np.ndarray, " n"], frames: int) -> Float64[np.ndarray, "n frames D"]:
+        """Return the pooled features of each frame of clips; statistics are those of the clip. frames: 1 is all."""
+        parts = []
+        for part in self.parts:
+            values = part.read_rows(rows).numpy()
+            if part.feature == "tokens":
+                parts.append(pool(values.reshape(len(rows), frames, -1, values.shape[-1])))
+            else:
+                roots = signed_roots(values).reshape(len(rows), 1, -1)
+                parts.append(roots.astype(np.float64).repeat(frames, axis=1))
+        return np.concatenate(parts, axis=2)
+
+
+def pooled(features: Pooled, rows: Int64[np.ndarray, " n"]) -> Float64[np.ndarray, "n D"]:
+    """Return the pooled features of each clip."""
     starts = range(0, len(rows), _AT_ONCE)
-    return np.concatenate([pool(features.read_rows(rows[start : start + _AT_ONCE]).numpy()) for start in starts])
+    return np.concatenate([features.of_frames(rows[start : start + _AT_ONCE], 1)[:, 0] for start in starts])
 
 
 def reader(options: "WordOptions") -> Callable[[Part], Float64[np.ndarray, "n D"]]:
-    """Return what pools the tokens of a shard's clips in a worker."""
-    features = Features(Store.open(options.store), options.view, "tokens")
+    """Return what pools the features of a shard's clips in a worker."""
+    features = Pooled.chosen(options, Store.open(options.store))
     return lambda shard: pooled(features, shard.rows)
 
 
@@ -107,9 +144,7 @@ class Counting:
         self.validation: list[DiffRank] | None = None
         if options.validation is not None:
             self.validation = read_test_set("diffrank", options.validation)
-        self.features = Features(store, options.view, "tokens")
-        if len(self.features.shape) != 2:
-            raise StepDiffError(f"--view {options.view}: its tokens are {list(self.features.shape)}, not [N, D]")
+        self.features = Pooled.chosen(options, store)
         self.catalog = store.catalog("clips")
         self.hold_out = HoldOut(options.hold_out, options.hold_out_by)
         self.hold_out.look_up(self.catalog)
@@ -117,7 +152,7 @@ class Counting:
         self.rows, self.groups = self._clips()
         self.identity = {
             "features": self.features.view.provenance.as_dict(),
-            "pooling": POOLING,
+            "pooling": self.features.pooling,
             "--pairqa": fingerprint(options.pairqa),
             "--narration": options.narration,
             "--hold-out": [test_digest(source) for source in options.hold_out],
@@ -134,7 +169,7 @@ class Counting:
             self._load()
         else:
             self.wording, self.counted = self._wording(), {}
-            sizes = self.features.shape[-1], len(self.wording.terms)
+            sizes = self.features.channels, len(self.wording.terms)
             self.sums = [Sums.zeros(*sizes) for _ in range(options.folds + 1)]
         if not self.wording.categories:
             raise StepDiffError(
@@ -161,7 +196,7 @@ class Counting:
             ]
             self.wording, self.counted = Wording.from_dict(about["wording"]), dict(map(tuple, about["shards"]))
             differs = [name for name, value in self.identity.items() if about["identity"].get(name) != value]
-            wanted = Sums.zeros(self.features.shape[-1], len(self.wording.terms))
+            wanted = Sums.zeros(self.features.channels, len(self.wording.terms))
             if any(one.shape != other.shape for sums in self.sums for one, other in zip(sums, wanted, strict=True)):
                 raise ValueError("its sums are of other shapes than its words")
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -243,9 +278,9 @@ class Counting:
         return [row[1:] for block in of_rows(self.catalog, shard.rows, column) for row in block.iter_rows()]
 
     def _digest(self, shard: Part, narrated: Sequence[tuple[str, str]]) -> str:
-        """Return a digest of all that a shard adds: its rows, groups, checksums of tokens, and texts."""
+        """Return a digest of all that a shard adds: its rows, groups, checksums of features, and texts."""
         view = self.features.view
-        sums = view.checksums(shard.rows)[:, view.checksummed.index("tokens")]
+        sums = view.checksums(shard.rows)[:, [view.checksummed.index(part.feature) for part in self.features.parts]]
         texts = json.dumps(narrated).encode()
         data = b"".join((shard.rows.tobytes(), shard.about.tobytes(), np.ascontiguousarray(sums).tobytes(), texts))
         return hashlib.blake2b(data, digest_size=16).hexdigest()
@@ -377,7 +412,7 @@ def fitted(counting: Counting, began: float) -> WordHead:
     about: dict[str, Any] = {
         "view": options.view,
         "provenance": counting.features.view.provenance.as_dict(),
-        "pooling": POOLING,
+        "pooling": counting.features.pooling,
         "options": {name: getattr(options, name) for name in ("narration", "least", "folds", "least_distance")},
         "clips": {"train": int(train.clips), "val": int(val.clips)},
         "ridge": {"value": ridge, "chosen_on": chosen_on},
@@ -462,7 +497,7 @@ def _ridge(folds: Sequence[Sums], val: Sums, asked: Bool[np.ndarray, " V"]) -> t
     return RIDGES[int(np.argmax(explained))], name
 
 
-def declines(head: WordHead, features: Features, rows: Sequence[DiffRank], source: str) -> dict[str, Any]:
+def declines(head: WordHead, features: Pooled, rows: Sequence[DiffRank], source: str) -> dict[str, Any]:
     """Return the distance of each category below which two clips agree, and that of the main action from which they
     show different ones, by scored pairs.
 
@@ -508,7 +543,7 @@ def _threshold(pairs: Sequence[tuple[float, bool]]) -> float:
     return float((edges[best] + edges[best + 1]) / 2)
 
 
-def evidence_of(head: WordHead, features: Features, clips: Sequence[str]) -> dict[str, Evidence]:
+def evidence_of(head: WordHead, features: Pooled, clips: Sequence[str]) -> dict[str, Evidence]:
     """Return the evidence of clips, that of training clips from other videos. StepDiffError: one has no features."""
     means, videos = pooled(features, features.rows(clips)), training_videos(features.catalog, clips)
     return dict(zip(clips, head.evidence(means, [videos.get(clip) for clip in clips]), strict=True))

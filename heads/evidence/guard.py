@@ -10,10 +10,9 @@ import scipy.sparse as sparse
 from jaxtyping import Float64, Integer
 
 from heads.data.catalog_rows import of_rows, united
-from heads.data.clips import Features
 from heads.data.hold_out import VIDEO
 from heads.evidence.familiarity import Familiarity
-from heads.evidence.fitting import Sums, pooled, some_of, spread, steps_of, total, without_each
+from heads.evidence.fitting import Pooled, Sums, pooled, some_of, spread, steps_of, total, without_each
 
 RIDGE, FOLDS = 3.0, 5
 """of a head without evidence of words"""
@@ -26,7 +25,7 @@ UNRECORDED = "clips that an earlier version did not record, so that nothing tell
 class Guard:
     familiarity: Familiarity | None
     """None: a run of an earlier version, which recorded none"""
-    features: Features
+    features: Pooled
 
     @property
     def knows(self) -> str:
@@ -55,7 +54,7 @@ class Guard:
         return {"clips": far, "of_clips": len(leverages), "limit": about.limit, "learned_from": self.knows}
 
 
-def learn(features: Features, parts: Iterable[Integer[np.ndarray, " _"]]) -> Familiarity:
+def learn(features: Pooled, parts: Iterable[Integer[np.ndarray, " _"]]) -> Familiarity:
     """Return the familiarity of the clips whose rows are in any of the parts, by a sample of them. Each of FOLDS groups
     of its videos is left out once to choose the limit."""
     every = np.concatenate(list(united(parts)))

@@ -1,4 +1,5 @@
-"""A head of words: the log-odds that a clip shows what a term names, linear in its pooled tokens.
+"""A head of words: the log-odds that a clip shows what a term names, linear in its pooled tokens, in
+statistics of early maps, or in both.
 
     head = WordHead.load("runs/words")
     head.evidence(pool(tokens))  # [C, N, D] -> [C, terms]
@@ -18,11 +19,12 @@ Guarantees
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
@@ -40,8 +42,18 @@ from store import Provenance, View
 
 COPY = "words"
 """folder in the run of a StepDiff, with the head of words that it uses"""
-POOLING = "mean of signed square roots"
-"""how `pool` reduces the tokens of a clip: recorded, because a head is of one pooling"""
+Pooling = Literal[
+    "mean of signed square roots",
+    "mean of signed square roots, and those of statistics",
+    "signed square roots of statistics",
+]
+"""how the features of a clip become a vector: recorded, because a head is of one pooling"""
+POOLING: Pooling = "mean of signed square roots"
+"""of tokens alone: `pool`"""
+READS: dict[Pooling, tuple[str, ...]] = dict(
+    zip(get_args(Pooling), (("tokens",), ("tokens", "statistics"), ("statistics",)), strict=True)
+)
+"""the features of a view that each reads"""
 _MOST_BYTES = 2**26  # of words.json
 MOST = 4.0  # log-odds of a term, past which more changes nothing
 Evidence = Float64[np.ndarray, " T"]
@@ -55,10 +67,20 @@ def fold_of(video: str, folds: int) -> int:
     return int.from_bytes(hashlib.blake2b(video.encode(), digest_size=8).digest(), "little") % folds
 
 
+def channels_of(view: View, names: Sequence[str]) -> int:
+    """Return the length of the vector that the features of those names are pooled to; a view may lack one."""
+    shapes = {name: feature.shape for name, feature in view.features.items() if name in names}
+    return sum(shape[-1] if name == "tokens" else math.prod(shape) for name, shape in shapes.items())
+
+
 def pool(tokens: Float[np.ndarray, "... N D"]) -> Float64[np.ndarray, "... D"]:
     """Return the mean of the signed square roots of tokens, so that a few large values do not hide the others (power
     normalisation: Perronnin et al., ECCV 2010)."""
-    return (np.sign(tokens) * np.sqrt(np.abs(tokens))).mean(axis=-2, dtype=np.float64)
+    return signed_roots(tokens).mean(axis=-2, dtype=np.float64)
+
+
+def signed_roots(values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    return np.sign(values) * np.sqrt(np.abs(values))
 
 
 class _Weights(BaseModel, strict=True):
@@ -89,7 +111,7 @@ class _About(BaseModel, strict=True):
 
     view: str
     provenance: dict[str, Any]
-    pooling: Literal["mean of signed square roots"]
+    pooling: Pooling
     options: dict[str, Any]
     clips: _Clips
     ridge: _Ridge
@@ -207,6 +229,11 @@ class WordHead:
         """Name of the view whose tokens it reads."""
         return str(self.about["view"])
 
+    @property
+    def pooling(self) -> Pooling:
+        """How features are pooled before it reads them."""
+        return self.about["pooling"]
+
     def disclosure(self) -> dict[str, Any]:
         """Return how it was fitted, to be shown next to every score."""
         return {
@@ -232,10 +259,10 @@ class WordHead:
                 f"{self.folder}: computed from other features than view {view.name} of {view.paths.store} has "
                 f"({differs}); name the store it was computed from, or run python -m heads.words again"
             )
-        if (channels := view.features["tokens"].shape[-1]) != self.weights.shape[2]:
+        if (channels := channels_of(view, READS[self.pooling])) != self.weights.shape[2]:
             raise StepDiffError(
-                f"{self.folder}: reads {self.weights.shape[2]} channels, and the tokens of view {view.name} have "
-                f"{channels}; run python -m heads.words again"
+                f"{self.folder}: reads {self.weights.shape[2]} channels, and the {' and '.join(READS[self.pooling])} of "
+                f"view {view.name} have {channels}; run python -m heads.words again"
             )
 
     def evidence(
@@ -268,15 +295,14 @@ class WordHead:
         return 1 / (1 + beyond[:, None] * self.noise)
 
     def moments(
-        self, tokens: Float[np.ndarray, "N D"], frames: int, video: str | None = None
+        self, frames: Float[np.ndarray, "frames D"], video: str | None = None
     ) -> Float64[np.ndarray, "frames T"]:
-        """Return the evidence of each frame of a clip; their mean is the evidence of the clip.
+        """Return the evidence of each frame of a clip from its pooled features; their mean is the evidence of the clip.
 
-        frames: equally many tokens each; video: of a training clip, whose evidence is from clips of other videos.
+        video: of a training clip, whose evidence is from clips of other videos.
         """
-        trust = self.trust(pool(tokens)[None], [video])
-        of_frames = pool(tokens.reshape(frames, -1, tokens.shape[-1]))
-        return np.array([self._linear(frame, video) for frame in of_frames]) * trust
+        trust = self.trust(frames.mean(axis=0)[None], [video])
+        return np.array([self._linear(frame, video) for frame in frames]) * trust
 
     def pieces(self, text: str) -> list[tuple[str, str]]:
         """Split a text into the terms that have evidence and what is between them: parts with their term, or ""."""

@@ -23,10 +23,9 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from scipy.special import expit
 
-from heads.data.clips import Features
 from heads.data.hold_out import clip_times, locate
 from heads.data.packing import Turn
-from heads.evidence.fitting import evidence_of, training_videos
+from heads.evidence.fitting import Pooled, evidence_of, training_videos
 from heads.evidence.guard import Guard
 from heads.evidence.head import Evidence, Terms, WordHead, clipped
 from heads.evidence.wording import Occurrence, is_about_both, occurrences, terms_of
@@ -86,7 +85,7 @@ class Reason:
 
 
 class WordEvidence:
-    def __init__(self, head: WordHead, features: Features) -> None:
+    def __init__(self, head: WordHead, features: Pooled) -> None:
         self.head, self.features, self.guard = head, features, Guard(head.familiarity, features)
         self._evidence: dict[str, Evidence] = {}
         self._sentences: dict[str, _Sentences] = {}
@@ -96,7 +95,7 @@ class WordEvidence:
         """Return the method over the view that the head reads. StepDiffError: the store has other features."""
         view = store.view("clips", head.view)
         head.check(view)
-        return cls(head, Features(store, head.view, "tokens"))
+        return cls(head, Pooled(store, head.view, head.pooling))
 
     def unknown(self, rows: Sequence[Any]) -> int:
         """Return the number of DiffMCQ rows whose text has no known term."""
@@ -300,10 +299,12 @@ class WordEvidence:
 
     def _reasons(self, clip: str, terms: Iterable[str], here: Evidence, there: Evidence) -> list[Reason]:
         """Return terms of a clip with the evidence of each of its frames."""
-        (tokens,) = self.features.read([clip]).numpy()
-        rule = self.features.view.provenance.frames
+        rule, count = self.features.view.provenance.frames, 1
+        if self.features.feature == "tokens":  # not statistics alone, which are of the whole clip
+            count = frames_of(rule, self.features.shape[0])
+        (frames,) = self.features.of_frames(self.features.rows([clip]), count)
         video = training_videos(self.features.catalog, [clip]).get(clip)
-        moments = self.head.moments(tokens, frames_of(rule, len(tokens)), video)
+        moments = self.head.moments(frames, video)
         times = locate(self.features.catalog, clip_times([clip])).row(0, named=True)
         seconds = seconds_of(rule, len(moments), times["start"], times["end"])
         reasons = []

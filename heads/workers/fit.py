@@ -13,7 +13,9 @@ import torch
 import yaml
 
 from heads.data.hold_out import HoldOut, test_path
+from heads.evidence.fitting import Pooled
 from heads.evidence.guard import learn
+from heads.evidence.head import POOLING
 from heads.training import lineage
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveTask
@@ -150,7 +152,7 @@ def _fit(options: TrainOptions, device: str, group: Group, patience: float) -> d
         # Before anything is written, this refuses a run to start from that does not fit.
         lineage.keep(folder, options, store, task.module, task.trained_on(), hold_out)
         if run.latest() is None and (options.video_lm is None or options.video_lm.evidence is None):
-            learn(task.features, task.trained_rows()).save(folder)
+            learn(Pooled(store, task.features.view.name, POOLING), task.trained_rows()).save(folder)
         for line in hold_out.lines():
             say(f"{folder.name}: {line}")
         run.write_made_by(yaml.safe_dump(as_yaml(options), sort_keys=False))

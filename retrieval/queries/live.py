@@ -36,6 +36,7 @@ _CHOICES = {
     "pooling": str,
     "window": int,
     "pixels": int,
+    "statistics": str,
     "compile": bool,
 }
 
@@ -158,8 +159,12 @@ def _choices(name: str, provenance: Provenance) -> dict[str, Any]:
 
     count, _, rule = provenance.frames.partition(" at ")
     sampling = next((each for each, words in WORDS.items() if rule.startswith(words)), None)
-    chosen = count.isdecimal() and "frames" in encoder_class(name).choices
-    return {"sampling": sampling, **({"frames": int(count)} if chosen else {})}
+    choices, implied = encoder_class(name).choices, dict[str, Any](sampling=sampling)
+    if count.isdecimal() and "frames" in choices:
+        implied["frames"] = int(count)
+    if "statistics" in provenance.dtypes and "statistics" in choices:
+        implied["statistics"] = "add" if len(provenance.dtypes) > 1 else "only"
+    return implied
 
 
 def weights_of(provenance: Provenance, records: Sequence[Record]) -> str | None:

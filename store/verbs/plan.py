@@ -53,6 +53,8 @@ class Known:
     frames: str = "8"
     """of a clip, by default"""
     setting: Setting = field(default_factory=Setting)
+    statistics: tuple[int, ...] = ()
+    """shape of the statistics of early maps, where featurize --statistics stores them"""
 
 
 ENCODERS = {
@@ -65,6 +67,7 @@ ENCODERS = {
             cost="on the sample world, word evidence has DiffMCQ 0.742 and DiffRank 0.579; with all tokens in float16 "
             "0.741 and 0.578",
         ),
+        statistics=(4, 256),
     ),
     "mpnet-base": Known("mpnet-base", "texts", {"embedding": (768,)}),
     "clip-vit-large-patch14": Known(
@@ -97,7 +100,8 @@ def plan(options: PlanOptions) -> dict[str, Any]:
 
     It has `sizes` for each dtype, the chosen one included; `hours` for each device, empty where no rate was measured;
     `video_bytes` of the video files for each clip, in the store of --like or --measured-in; the recommended `setting`,
-    None where the encoder's features have one setting, or are pooled already; `read_mb_per_second`, given or measured
+    None where the encoder's features have one setting, or are pooled already; `statistics_bytes` of all rows with
+    statistics of early maps alone, None where the encoder is known to have none; `read_mb_per_second`, given or measured
     by reading rows of that store; `caching` for each device, empty where encoding or reading was not measured. What is
     not known is None.
     """
@@ -121,6 +125,7 @@ def plan(options: PlanOptions) -> dict[str, Any]:
     if (rate := options.read_mb_per_second) is not None and not 0 < rate < math.inf:
         raise StepDiffError(f"--read-mb-per-second {rate} is not above 0")
     setting = _setting(made, features)
+    statistics = next((each.statistics for each in ENCODERS.values() if each.name == made.encoder), ())
     if options.pool != 1:
         _, features, _ = pooled_view(made, features, options.pool)
     dtypes: tuple[str, ...] = ("float32", "float16", "int8")
@@ -145,6 +150,7 @@ def plan(options: PlanOptions) -> dict[str, Any]:
         "hours": hours,
         "video_bytes": video_bytes(Store.open(source)) if source and entity == "clips" else None,
         "setting": setting and asdict(setting),
+        "statistics_bytes": sizes(rows, {"": Feature(statistics, "float32")}, "float32").bytes if statistics else None,
         "read_mb_per_second": rate,
         "caching": [caching(hour, chosen.bytes_per_row, rate) for hour in hours] if rate else [],
     }

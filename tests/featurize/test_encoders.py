@@ -32,6 +32,7 @@ REFUSED: list[tuple[str, str | None, dict[str, Any], str]] = [
     ("efficientnet-lite0", "empty", FOUR, "encoder efficientnet-lite0 has no choice of frames: leave it out"),
     ("mpnet-base", "empty", FOUR, "encoder mpnet-base has no choice of frames or sampling: leave it out"),
     ("sentence", "sentence", FOUR, "no choice of frames or sampling"),
+    ("clip", "empty", {"statistics": "add"}, "encoder clip has no choice of statistics: leave it out"),
     ("clip", "empty", {"frames": 0}, "0 frames of a clip are too few"),
     *((name, "empty", {}, "empty holds no config.json") for name in ("efficientnet-lite0", "mpnet-base")),
     *((name, "broken", {}, "is no JSON") for name in ("efficientnet-lite0", "mpnet-base")),
@@ -111,6 +112,35 @@ def test_tokens_equal_the_package(efficientnet: Encoder, package: torch.nn.Modul
     np.testing.assert_allclose(got["embedding"], expected.mean(1), rtol=0, atol=1e-4)
 
 
+def test_statistics_equal_those_of_hooks(efficientnet: Encoder, package: torch.nn.Module) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (2, 8, 224, 224, 3), dtype=np.uint8)
+    frames[0] //= np.arange(1, 9, dtype=np.uint8)[:, None, None, None]  # frames that differ in shade
+    frames[1, 1:] = frames[1, 0]
+    with_them, alone = (load("efficientnet-lite0", None, "cpu", statistics=how) for how in ("add", "only"))
+    got, maps = with_them.encode_clips(frames), list[torch.Tensor]()
+    hooks = [
+        package._blocks[place].register_forward_hook(lambda *seen: maps.append(seen[2])) for place in (2, 4, 7, 10)
+    ]
+    with torch.inference_mode():
+        package.extract_features(as_trained(frames))
+    for hook in hooks:
+        hook.remove()
+    places = [each.unflatten(0, (2, 8)).movedim(2, -1).flatten(1, 3).numpy() for each in maps]  # [B, T * H * W, C]
+    for row, naive in enumerate((np.mean, np.max, np.min, np.std)):
+        expected = np.concatenate([naive(each, axis=1) for each in places], axis=1)
+        np.testing.assert_allclose(got["statistics"][:, row], expected, rtol=0, atol=2e-4 * np.abs(expected).max())
+    assert {name: values.shape[1:] for name, values in got.items()} == {
+        name: feature.shape for name, feature in with_them.features("clips").items()
+    }
+    for name, values in efficientnet.encode_clips(frames).items():
+        assert got[name].tobytes() == values.tobytes(), "other features keep their bits"
+    (only,) = alone.encode_clips(frames).values()
+    assert only.tobytes() == got["statistics"].tobytes() and list(alone.features("clips")) == ["statistics"]
+    maps_of = "block 2 (24 channels), block 4 (40 channels), block 7 (80 channels), block 10 (112 channels)"
+    assert alone.provenance("clips").layer == f"mean, maximum, minimum and deviation of {maps_of}"
+    assert with_them.provenance("clips").layer == f"{efficientnet.layer}; {alone.provenance('clips').layer}"
+
+
 def test_sentences_of_similar_meaning_are_closer(mpnet: Encoder) -> None:
     texts = ["flip the pancake", "turn the crepe over", "clean the pool"]
     embedding = mpnet.encode_texts(texts)["embedding"]
@@ -120,7 +150,9 @@ def test_sentences_of_similar_meaning_are_closer(mpnet: Encoder) -> None:
     assert cosine[0, 1] > cosine[0, 2] + 0.2
 
 
-def test_a_frame_has_the_same_bits_in_any_batch(efficientnet: Encoder) -> None:
+def test_a_frame_has_the_same_bits_in_any_batch() -> None:
+    fetched("efficientnet-lite0")
+    efficientnet = load("efficientnet-lite0", None, "cpu", statistics="add")
     frames = np.random.default_rng(1).integers(0, 256, (4, 8, 224, 224, 3), dtype=np.uint8)
     frames[1] = frames[1, 0]
     together = efficientnet.encode_clips(frames)

@@ -320,6 +320,36 @@ def test_layer_and_pooling_are_chosen_and_recorded(family: str, folder: Folder, 
         load(f"hf:{path}", None, "cpu", layer=9)
 
 
+@pytest.mark.parametrize("family", ["dinov2-registers", "clip", "dinov3-convnext"])
+def test_statistics_equal_those_of_hidden_states(family: str, folder: Folder, pictures: Pictures) -> None:
+    path = folder(family)
+    plain, made = (load(f"hf:{path}", None, "cpu", frames=FRAMES, statistics=how) for how in (None, "add"))
+    got, model = made.encode_clips(decoded(made, pictures)), AutoModel.from_pretrained(path).eval()
+    with torch.inference_mode():
+        see = model.get_image_features if family == "clip" else model
+        pixels = own_pixels(family, path, pictures).flatten(0, 1)
+        states = see(pixel_values=pixels, output_hidden_states=True).hidden_states
+    blocks, places = len(states) - 1, []
+    for number in sorted({-(-blocks // 4), -(-blocks // 2)}):
+        state = states[number]
+        state = state[:, PREFIX[family] :] if state.ndim == 3 else state.flatten(2).transpose(1, 2)
+        places.append(state.unflatten(0, (2, FRAMES)).flatten(1, 2).numpy())
+        assert f"hidden state {number} ({state.shape[2]} channels)" in made.provenance("clips").layer
+    naive = [np.concatenate([each(x, axis=1) for x in places], 1) for each in (np.mean, np.max, np.min, np.std)]
+    close(got["statistics"], torch.from_numpy(np.stack(naive, 1)))
+    assert got["statistics"].shape[1:] == made.features("clips")["statistics"].shape
+    for name, values in plain.encode_clips(decoded(plain, pictures)).items():
+        assert got[name].tobytes() == values.tobytes()
+    if family == "clip":  # texts are as before
+        assert made.provenance("texts") == plain.provenance("texts")
+
+
+@pytest.mark.parametrize("family", ["vjepa2", "siglip2-naflex"])
+def test_statistics_of_other_models_are_refused(family: str, folder: Folder) -> None:
+    with pytest.raises(StepDiffError, match="does not see square frames one by one: leave --statistics out"):
+        load(f"hf:{folder(family)}", None, "cpu", statistics="add")
+
+
 def test_remote_code_is_refused(folder: Folder, tmp_path: Path) -> None:
     """Neither code nor pickles of a folder are read."""
     path = tmp_path / "own"

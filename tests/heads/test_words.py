@@ -380,10 +380,11 @@ def test_workers_give_the_same_bits(world: Path, tmp_path: Path) -> None:
 
 def test_moments_are_the_evidence_of_frames(head: WordHead) -> None:
     tokens = np.random.default_rng(0).normal(size=(6, CHANNELS))
+    pooled_frames = pool(tokens.reshape(3, 2, CHANNELS))
     for video, model in ((None, 0), ("video 4", 1 + fold_of("video 4", len(head.weights) - 1))):
-        frames = [head.weights[model] @ pool(tokens[at : at + 2]) + head.bias[model] for at in (0, 2, 4)]
+        frames = [head.weights[model] @ frame + head.bias[model] for frame in pooled_frames]
         expected = frames * head.trust(pool(tokens)[None], [video])
-        np.testing.assert_allclose(head.moments(tokens, 3, video), expected, atol=1e-12)
+        np.testing.assert_allclose(head.moments(pooled_frames, video), expected, atol=1e-12)
 
 
 def test_ask_why_lists_words_and_the_moments_that_give_evidence(world: Path, head: WordHead, capsys: Capture) -> None:

@@ -127,7 +127,11 @@ def test_a_plan_recommends_a_setting_and_measures_reading(make_view: Make, value
     planned = plan(PlanOptions(clips=100.0, like=f"{view.paths.store}/net"))
     assert (planned["setting"]["pool"], planned["setting"]["dtype"]) == (1, "int8")
     assert planned["setting"]["bytes_per_row"] == sizes(1, with_dtype(view.features, "int8"), "int8", 1).bytes_per_row
-    known = plan(PlanOptions(clips=1e6, encoder="efficientnet-lite0"))["setting"]
+    assert planned["statistics_bytes"] is None
+    whole = plan(PlanOptions(clips=136e6, encoder="efficientnet-lite0"))
+    known, statistics = whole["setting"], {"statistics": Feature(ENCODERS["efficientnet-lite0"].statistics, "float32")}
+    assert whole["statistics_bytes"] == sizes(136_000_000, statistics, "float32").bytes
+    assert 4096 * 136e6 < whole["statistics_bytes"] < 4128 * 136e6
     assert (known["pool"], known["dtype"]) == (7, "int8") and "DiffMCQ" in known["cost"]
     assert 15_700 < known["bytes_per_row"] < 16_100
     (caching,) = planned["caching"]
@@ -148,7 +152,9 @@ def declared(name: str) -> dict[str, Feature] | None:
     if name == "efficientnet-lite0":
         from featurize.encoders.efficientnet_lite0 import EfficientNetLite0
 
-        return object.__new__(EfficientNetLite0).features("clips")
+        encoder = object.__new__(EfficientNetLite0)
+        assert (4, sum(encoder.early_maps().values())) == ENCODERS[name].statistics
+        return encoder.features("clips")
     try:
         return load(name, None, "cpu").features("texts")
     except StepDiffError:
