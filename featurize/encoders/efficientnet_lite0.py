@@ -67,7 +67,7 @@ class EfficientNetLite0(Encoder):
         maps, *early = encode_distinct(self._maps, frames, self.at_once(len(frames), _CHUNK))
         tokens = maps.reshape(len(frames), -1, _CHANNELS)
         values = {"tokens": tokens, "embedding": tokens.mean(1)}
-        return self.stored(values | {STATISTICS: statistics_of(each) for each in early})
+        return self.stored(values | ({STATISTICS: statistics_of(early[0])} if early else {}))
 
     def _maps(self, frames: UInt8[torch.Tensor, "N size size 3"]) -> tuple[Float32[torch.Tensor, "N ..."], ...]:
         """Return the last maps [N, 7, 7, 1280], and the summaries of early ones where they have statistics."""

@@ -15,9 +15,9 @@ from torch import Tensor
 
 
 def summaries(maps: Iterable[Float[Tensor, "N _ _"]]) -> Float32[Tensor, "N 4 C"]:
-    """Return mean, maximum, minimum and variance of each channel over the places of maps [N, places, channels] of N frames.
+    """Return mean, maximum, minimum and variance of each channel over the places of each of N frames.
 
-    The channels of the maps follow one another.
+    maps: [N, places, channels]; their channels follow one another.
     """
     parts = []
     for values in (one.float() for one in maps):

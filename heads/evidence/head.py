@@ -259,10 +259,11 @@ class WordHead:
                 f"{self.folder}: computed from other features than view {view.name} of {view.paths.store} has "
                 f"({differs}); name the store it was computed from, or run python -m heads.words again"
             )
-        if (channels := channels_of(view, READS[self.pooling])) != self.weights.shape[2]:
+        names = READS[self.pooling]
+        if (channels := channels_of(view, names)) != self.weights.shape[2]:
             raise StepDiffError(
-                f"{self.folder}: reads {self.weights.shape[2]} channels, and the {' and '.join(READS[self.pooling])} of "
-                f"view {view.name} have {channels}; run python -m heads.words again"
+                f"{self.folder}: reads {self.weights.shape[2]} channels, and the {' and '.join(names)} of view "
+                f"{view.name} have {channels}; run python -m heads.words again"
             )
 
     def evidence(

@@ -101,9 +101,9 @@ def plan(options: PlanOptions) -> dict[str, Any]:
     It has `sizes` for each dtype, the chosen one included; `hours` for each device, empty where no rate was measured;
     `video_bytes` of the video files for each clip, in the store of --like or --measured-in; the recommended `setting`,
     None where the encoder's features have one setting, or are pooled already; `statistics_bytes` of all rows with
-    statistics of early maps alone, None where the encoder is known to have none; `read_mb_per_second`, given or measured
-    by reading rows of that store; `caching` for each device, empty where encoding or reading was not measured. What is
-    not known is None.
+    statistics of early maps alone, None where the encoder has none or is not known; `read_mb_per_second`, given or
+    measured by reading rows of that store; `caching` for each device, empty where encoding or reading was not measured.
+    What is not known is None.
     """
     if not options.clips >= 1 or options.clips % 1:
         raise StepDiffError(f"--clips {options.clips} is not a whole number of at least 1")

@@ -118,9 +118,8 @@ def test_statistics_equal_those_of_hooks(efficientnet: Encoder, package: torch.n
     frames[1, 1:] = frames[1, 0]
     with_them, alone = (load("efficientnet-lite0", None, "cpu", statistics=how) for how in ("add", "only"))
     got, maps = with_them.encode_clips(frames), list[torch.Tensor]()
-    hooks = [
-        package._blocks[place].register_forward_hook(lambda *seen: maps.append(seen[2])) for place in (2, 4, 7, 10)
-    ]
+    early = [package._blocks[place] for place in (2, 4, 7, 10)]
+    hooks = [block.register_forward_hook(lambda *seen: maps.append(seen[2])) for block in early]
     with torch.inference_mode():
         package.extract_features(as_trained(frames))
     for hook in hooks:

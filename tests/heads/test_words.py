@@ -387,6 +387,65 @@ def test_moments_are_the_evidence_of_frames(head: WordHead) -> None:
         np.testing.assert_allclose(head.moments(pooled_frames, video), expected, atol=1e-12)
 
 
+@pytest.fixture(scope="module")
+def early(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the world whose views `both` and `early` have statistics; the fork is seen in them alone."""
+    folder = tmp_path_factory.mktemp("early")
+    shutil.copytree(world, folder, dirs_exist_ok=True)
+    store = Store.open(folder / "features")
+    rows, rng = np.arange(24), np.random.default_rng(5)
+    tokens = store.view("clips", "visual").read("tokens", rows, dtype="float32")
+    tokens[2::3] = tokens[1::3]
+    statistics = rng.standard_normal((24, 4, 3), np.float32) + 2 * (rows % 3 == 2)[:, None, None]
+    arrays = {"tokens": tokens, "statistics": statistics.astype(np.float32)}
+    shapes = {"tokens": Feature((TOKENS, CHANNELS), "float16"), "statistics": Feature((4, 3), "float32")}
+    with store.lock():
+        for name, features in (("both", ["tokens", "statistics"]), ("early", ["statistics"])):
+            view = store.create_view("clips", name, provenance(name), {each: shapes[each] for each in features}, 8)
+            view.resize()
+            for shard in range(3):
+                part = rows[8 * shard : 8 * shard + 8]
+                view.write_shard(shard, part, {each: arrays[each][part] for each in features}, {})
+    return folder
+
+
+@pytest.mark.parametrize(("view", "reads"), [("both", ""), ("both", "tokens"), ("early", "")])
+def test_statistics_are_read_next_to_tokens_or_alone(early: Path, tmp_path: Path, view: str, reads: str) -> None:
+    given = command(early, tmp_path / "head", "--view", view)
+    assert words.main([*given, *(["--reads", reads] if reads else [])]) == 0
+    head, store = WordHead.load(tmp_path / "head"), Store.open(early / "features")
+    clips, parts, features = [clip(place) for place in range(12, 24)], [], store.view("clips", view).features
+    if view == "both":
+        parts.append(pool(store.view("clips", view).read("tokens", keys=clips, dtype="float32")))
+    if not reads:
+        values = store.view("clips", view).read("statistics", keys=clips).reshape(12, -1)
+        parts.append(np.sign(values) * np.sqrt(np.abs(values)))
+    method = WordEvidence.of_store(head, store)
+    evidence = np.stack(method.evidence(clips))
+    np.testing.assert_allclose(evidence, head.evidence(np.concatenate(parts, axis=1)), atol=1e-5)
+    if not reads:
+        forks = evidence[:, head.columns["fork"]]
+        assert forks[2::3].min() > np.delete(forks, np.arange(2, 12, 3)).max()
+    (reason,), _ = method.reasons((clips[0], clips[1]), (head.terms[:1], ()))
+    assert len(reason.moments) == (8 if "tokens" in features else 1), "statistics have no frames"
+    assert reason.evidence == pytest.approx(np.mean(reason.moments), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("view", "first", "then", "why"),
+    [
+        ("both", ["--reads", "tokens"], [], "its sums are of other pooling; give the same, or another --out"),
+        ("early", [], ["--reads", "tokens"], "view early of clips has no feature 'tokens', only statistics"),
+    ],
+)
+def test_a_head_does_not_read_other_features_than_before(
+    early: Path, tmp_path: Path, capsys: Capture, view: str, first: list[str], then: list[str], why: str
+) -> None:
+    given = command(early, tmp_path / "head", "--view", view)
+    assert words.main([*given, *first]) == 0
+    refuses(words.main, [*given, *then], capsys, why)
+
+
 def test_ask_why_lists_words_and_the_moments_that_give_evidence(world: Path, head: WordHead, capsys: Capture) -> None:
     clips = ["--reference", "video-_18_0.0_19.5", "--candidate", "video-_19_0.0_20.5"]
     given = [*clips, "--store", str(world / "features"), "--words", str(head.folder)]
