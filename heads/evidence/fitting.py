@@ -197,7 +197,8 @@ class Counting:
             self.wording, self.counted = Wording.from_dict(about["wording"]), dict(map(tuple, about["shards"]))
             differs = [name for name, value in self.identity.items() if about["identity"].get(name) != value]
             wanted = Sums.zeros(self.features.channels, len(self.wording.terms))
-            if any(one.shape != other.shape for sums in self.sums for one, other in zip(sums, wanted, strict=True)):
+            shapes = ((one.shape, other.shape) for sums in self.sums for one, other in zip(sums, wanted, strict=True))
+            if not differs and any(one != other for one, other in shapes):
                 raise ValueError("its sums are of other shapes than its words")
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise StepDiffError(
