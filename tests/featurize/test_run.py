@@ -153,6 +153,26 @@ def test_a_view_of_an_earlier_version_with_fewer_features_is_continued(
     assert summary["done"] == 3 and Store.open(tmp_path / "features").view("clips", "clip").features == features
 
 
+def test_a_view_is_made_with_statistics_or_without(
+    tmp_path: Path, kitchen: Path, tiny_clip: Path, featurize: Run
+) -> None:
+    store, encoder = tmp_path / "features", ["--encoder", f"hf:{tiny_clip}", "--view", "tiny", "--allow-failed"]
+    given = ["--manifest", kitchen / "clips.csv", "--store", store, *encoder]
+    assert featurize(*given, "--statistics", "only")[0] == 0
+    view, made = Store.open(store).view("clips", "tiny"), load(f"hf:{tiny_clip}", None, "cpu", statistics="only")
+    assert view.features == made.features("clips") and view.provenance == made.provenance("clips")
+    (clip,) = read_clips(kitchen / "good.mp4", [(0, 1)], made.frames, made.picture)
+    expected = made.encode_clips(clip.frames[None])["statistics"]
+    assert view.read("statistics", keys=["good_0_1"]).tobytes() == expected.tobytes()
+    assert encoder_of(Store.open(store), view).statistics == "only", "a query loads the same encoder"
+    implied = loading_of("hf", view.provenance)[1]
+    assert implied["statistics"] == "only", "so does a head of words that knows the provenance alone"
+    for others in ([], ["--statistics", "add"]):
+        status, _, message = featurize(*given, *others, "--retry-failed")
+        assert status == 2 and "view tiny of clips in" in message and "give the new view another name" in message
+        assert "mean, maximum, minimum and deviation of hidden state 1 (24 channels)" in message.splitlines()[-1]
+
+
 @pytest.mark.full
 def test_a_second_writer_is_refused(store: Path, kitchen: Path, tiny_clip: Path) -> None:
     with Store.open(store).lock():
