@@ -23,6 +23,7 @@ from featurize.video.decode import Clip, Failure, read_clips
 from featurize.video.media_file import identity
 from featurize.video.picture import Crop
 from heads.data.clips import Features, split_texts
+from retrieval.queries.live import encoder_of, loading_of
 from stepdiff.annotate import manifest
 from store import Store, View
 from store.__main__ import main as store_main
@@ -161,7 +162,8 @@ def test_a_view_is_made_with_statistics_or_without(
     assert featurize(*given, "--statistics", "only")[0] == 0
     view, made = Store.open(store).view("clips", "tiny"), load(f"hf:{tiny_clip}", None, "cpu", statistics="only")
     assert view.features == made.features("clips") and view.provenance == made.provenance("clips")
-    (clip,) = read_clips(kitchen / "good.mp4", [(0, 1)], made.frames, made.picture)
+    (clip,) = read_clips(kitchen / "good.mp4", [(0.0, 1.0)], made.frames, made.picture)
+    assert isinstance(clip, Clip)
     expected = made.encode_clips(clip.frames[None])["statistics"]
     assert view.read("statistics", keys=["good_0_1"]).tobytes() == expected.tobytes()
     assert encoder_of(Store.open(store), view).statistics == "only", "a query loads the same encoder"
