@@ -28,6 +28,7 @@ from stepdiff.comparison.models import Difference, Model, Moment, Reader, find_m
 from stepdiff.weights.registry import cache_folder
 from store import Store
 from store.format.pool import TOKENS
+from store.provenance import main_feature
 from store.view import OK, View
 
 Span = tuple[float, float]  # start and end in seconds
@@ -263,9 +264,9 @@ def _frames(view: View) -> int:
 
 
 def _cosines(view: View, keys: Sequence[str]) -> list[float]:
-    """Return the cosine of the first clip with each other one: of embeddings, or else of the mean of tokens."""
-    rows = view.rows(keys)
-    name = next(iter(embeddings(view)), None)
-    values = view.read(name or TOKENS, rows, dtype="float32")
-    first, *others = unit(values if name else values.mean(axis=1))
+    """Return the cosine of the first clip with each other one: of embeddings, or else of the mean of tokens, or of
+    statistics."""
+    name = next(iter(embeddings(view)), main_feature(view.features))
+    values = view.read(name, view.rows(keys), dtype="float32")
+    first, *others = unit(values.mean(axis=1) if name == TOKENS else values.reshape(len(values), -1))
     return [round(float(first @ other), 4) for other in others]

@@ -25,6 +25,7 @@ from featurize.video.picture import Crop
 from heads.data.clips import Features, split_texts
 from retrieval.queries.live import encoder_of, loading_of
 from stepdiff.annotate import manifest
+from stepdiff.comparison.comparing import _cosines
 from store import Store, View
 from store.__main__ import main as store_main
 from store.verbs.verify import verify
@@ -169,6 +170,9 @@ def test_a_view_is_made_with_statistics_or_without(
     assert encoder_of(Store.open(store), view).statistics == "only", "a query loads the same encoder"
     implied = loading_of("hf", view.provenance)[1]
     assert implied["statistics"] == "only", "so does a head of words that knows the provenance alone"
+    one, two = view.read("statistics", keys=["good_0_1", "good_1_2"]).reshape(2, -1)
+    cosine = one @ two / np.linalg.norm(one) / np.linalg.norm(two)
+    assert _cosines(view, ["good_0_1", "good_1_2"]) == [pytest.approx(cosine, abs=1e-4)]
     for others in ([], ["--statistics", "add"]):
         status, _, message = featurize(*given, *others, "--retry-failed")
         assert status == 2 and "view tiny of clips in" in message and "give the new view another name" in message
