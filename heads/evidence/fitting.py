@@ -2,7 +2,8 @@
 
 X [n, D] are the pooled features of n clips, Y [n, V] their labels. All that a ridge regression needs are their sums:
 the Gram matrix of the standardised features is (X'X - n mm') / ss', with the mean m and the spread s of X. A channel
-that is constant has weight 0; clips of split val choose the ridge, and train nothing.
+that is constant has weight 0; clips of split val choose the ridge, and train nothing. Tokens and statistics have a
+regression each, whose mean predicts: one of both together sees less (docs/guides/encoders.md).
 
 Guarantees
 - a killed run resumes after its last saved shard, and a run with more shards continues: the same bits as in one pass,
@@ -107,8 +108,9 @@ class Pooled(Features):
         return cls(store, options.view, pooling)
 
     @property
-    def channels(self) -> int:
-        return channels_of(self.view, READS[self.pooling])
+    def sizes(self) -> list[int]:
+        """Channels of each feature."""
+        return [channels_of(self.view, [part.feature]) for part in self.parts]
 
     def of_frames(self, rows: Int64[np.ndarray, " n"], frames: int) -> Float64[np.ndarray, "n frames D"]:
         """Return the pooled features of each frame of clips; statistics are those of the clip. frames: 1 is all."""
@@ -169,7 +171,7 @@ class Counting:
             self._load()
         else:
             self.wording, self.counted = self._wording(), {}
-            sizes = self.features.channels, len(self.wording.terms)
+            sizes = sum(self.features.sizes), len(self.wording.terms)
             self.sums = [Sums.zeros(*sizes) for _ in range(options.folds + 1)]
         if not self.wording.categories:
             raise StepDiffError(
@@ -196,7 +198,7 @@ class Counting:
             ]
             self.wording, self.counted = Wording.from_dict(about["wording"]), dict(map(tuple, about["shards"]))
             differs = [name for name, value in self.identity.items() if about["identity"].get(name) != value]
-            wanted = Sums.zeros(self.features.channels, len(self.wording.terms))
+            wanted = Sums.zeros(sum(self.features.sizes), len(self.wording.terms))
             shapes = ((one.shape, other.shape) for sums in self.sums for one, other in zip(sums, wanted, strict=True))
             if not differs and any(one != other for one, other in shapes):
                 raise ValueError("its sums are of other shapes than its words")
@@ -323,14 +325,19 @@ class Fit:
     bias: Float64[np.ndarray, " V"]
 
 
-def fit(sums: Sums, ridges: Sequence[float]) -> Iterator[Fit]:
-    """Yield for each c of `ridges` the regression on standardised features with the penalty c * trace / D of the Gram
-    matrix; the constant is not penalised."""
+def fit(sums: Sums, ridges: Sequence[float], sizes: Sequence[int]) -> Iterator[Fit]:
+    """Yield for each c of `ridges` the mean of the regressions on each standardised feature, with the penalty
+    c * trace / D of its Gram matrix; the constant is not penalised. sizes: D of each feature."""
     mean, scale, gram = standardised(float(sums.clips), sums.x, sums.xx)
     shared = (sums.xy - np.outer(sums.y, mean)) * scale
+    ends = np.cumsum(sizes).tolist()
+    parts = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
     for ridge in ridges:
-        factor = scipy.linalg.cho_factor(gram + penalty(ridge, gram) * np.eye(len(mean)))
-        weights = scipy.linalg.cho_solve(factor, shared.T).T * scale
+        weights = np.empty_like(shared)
+        for part in parts:
+            square = gram[part, part]
+            factor = scipy.linalg.cho_factor(square + penalty(ridge, square) * np.eye(len(square)))
+            weights[:, part] = scipy.linalg.cho_solve(factor, shared[:, part].T).T * scale[part] / len(sizes)
         yield Fit(weights, sums.y / sums.clips - weights @ mean)
 
 
@@ -392,8 +399,9 @@ def fitted(counting: Counting, began: float) -> WordHead:
     train = total(folds)
     of_categories = {term for shares in wording.categories.values() for term in shares}
     asked = np.array([term in of_categories for term in wording.terms])
-    ridge, chosen_on = _ridge(folds, val, asked)
-    models = [model for part in (train, *without_each(folds)) for model in fit(part, [ridge])]
+    sizes = counting.features.sizes
+    ridge, chosen_on = _ridge(folds, val, asked, sizes)
+    models = [model for part in (train, *without_each(folds)) for model in fit(part, [ridge], sizes)]
     calibration = calibrate(models[1:], folds)
     visible = np.flatnonzero(calibration.distance >= options.least_distance)
     if not asked[visible].any():
@@ -475,7 +483,7 @@ def without_each(folds: Sequence[Sums]) -> Iterator[Sums]:
     return (total([other for other in folds if other is not fold]) for fold in folds)
 
 
-def _ridge(folds: Sequence[Sums], val: Sums, asked: Bool[np.ndarray, " V"]) -> tuple[float, str]:
+def _ridge(folds: Sequence[Sums], val: Sums, asked: Bool[np.ndarray, " V"], sizes: Sequence[int]) -> tuple[float, str]:
     """Return the penalty with the least squared error, and the name of the clips that it is measured on.
 
     The error of a term is relative to that of its mean, and a term that cannot be predicted counts as its mean: most
@@ -492,7 +500,7 @@ def _ridge(folds: Sequence[Sums], val: Sums, asked: Bool[np.ndarray, " V"]) -> t
     for test, rest in zip(tests, rests, strict=True):
         means = Fit(np.zeros_like(rest.xy), rest.y / rest.clips)
         of_means += squared_errors(means, test)
-        errors += [squared_errors(model, test) for model in fit(rest, RIDGES)]
+        errors += [squared_errors(model, test) for model in fit(rest, RIDGES, sizes)]
     known = asked & (of_means > 0)
     explained = np.maximum(1 - errors[:, known] / of_means[known], 0).sum(axis=1)
     return RIDGES[int(np.argmax(explained))], name

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from heads import ask, evaluate, train, words
-from heads.data.clips import Features
 from heads.evidence.familiarity import MARGIN, Familiarity, Spread
-from heads.evidence.fitting import pooled
-from heads.evidence.head import WordHead, pool
+from heads.evidence.fitting import Pooled, pooled
+from heads.evidence.head import POOLING, WordHead, pool
 from heads.methods.word_evidence import WordEvidence
 from heads.training.lineage import load_stepdiff
 from stepdiff.common.errors import StepDiffError
@@ -62,7 +61,7 @@ def test_a_head_of_words_knows_its_clips_and_their_steps(world: Path, head: Word
 
 
 def test_evidence_is_as_it_was_up_to_the_limit_and_none_far_beyond(world: Path, head: WordHead) -> None:
-    features = pooled(Features(Store.open(world / "features"), "visual", "tokens"), np.arange(24))
+    features = pooled(Pooled(Store.open(world / "features"), "visual", POOLING), np.arange(24))
     linear = features @ head.weights[0].T + head.bias[0]
     np.testing.assert_allclose(head.evidence(features), linear, rtol=1e-12)
     for times in (1e2, 1e4):

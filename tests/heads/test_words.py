@@ -19,8 +19,8 @@ from heads import ask, differences, evaluate, train, words
 from heads.data.clips import Features
 from heads.data.packing import Turn
 from heads.data.paired_qa import PairQuestions
-from heads.evidence.fitting import Counting, Fit, Sums, calibrate, declines, fit, squared_errors, total
-from heads.evidence.head import WordHead, fold_of, pool
+from heads.evidence.fitting import Counting, Fit, Pooled, Sums, calibrate, declines, fit, squared_errors, total
+from heads.evidence.head import POOLING, WordHead, fold_of, pool
 from heads.evidence.wording import is_about_both, learn, occurrences, pieces, terms_of
 from heads.methods.stepdiff import StepDiff
 from heads.methods.word_evidence import LEFT_OUT, NEW, SAYS, WordEvidence
@@ -73,7 +73,8 @@ def arrays(seed: int, clips: int) -> tuple[np.ndarray, sparse.csr_matrix]:
     return values, sparse.csr_matrix(labels)
 
 
-def test_sums_give_the_regression_and_calibration_of_a_dense_implementation() -> None:
+@pytest.mark.parametrize("sizes", [[7], [3, 4]])
+def test_sums_give_the_regressions_and_calibration_of_a_dense_implementation(sizes: list[int]) -> None:
     parts = [arrays(seed, clips) for seed, clips in enumerate((40, 30, 50))]
     sums = [Sums.of(*part) for part in parts]
     models, predictions = [], []
@@ -82,9 +83,18 @@ def test_sums_give_the_regression_and_calibration_of_a_dense_implementation() ->
         scaler = StandardScaler().fit(np.concatenate([x for x, _ in rest]))
         standard = scaler.transform(np.concatenate([x for x, _ in rest]))
         labels = sparse.vstack([y for _, y in rest]).toarray()
-        dense = Ridge(alpha=0.3 * np.trace(standard.T @ standard) / standard.shape[1]).fit(standard, labels)
-        (model,) = fit(total([each for place, each in enumerate(sums) if place != left]), [0.3])
-        expected = dense.predict(scaler.transform(values))
+        (model,) = fit(total([each for place, each in enumerate(sums) if place != left]), [0.3], sizes)
+        expected = np.mean(
+            [
+                Ridge(alpha=0.3 * np.trace(x.T @ x) / x.shape[1]).fit(x, labels).predict(tested)
+                for x, tested in zip(
+                    np.split(standard, sizes[:-1], axis=1),
+                    np.split(scaler.transform(values), sizes[:-1], axis=1),
+                    strict=True,
+                )
+            ],
+            axis=0,
+        )
         np.testing.assert_allclose(values @ model.weights.T + model.bias, expected, atol=1e-8)
         np.testing.assert_allclose(
             squared_errors(model, sums[left]), ((expected - parts[left][1].toarray()) ** 2).sum(0), atol=1e-8
@@ -135,7 +145,7 @@ def test_clips_of_another_action_are_further_apart(world: Path, head: WordHead) 
     """Here the tool is the action; where no pair is of another step, the distance stays as it is."""
     actions = {MAIN_ACTION: dict.fromkeys(("whisk", "spoon", "fork"), 1.0)}
     told = replace(head, categories={**head.categories, **actions}, about={**head.about, "declines": None})
-    features, category = Features(Store.open(world / "features"), "visual", "tokens"), "Tools/Equipment"
+    features, category = Pooled(Store.open(world / "features"), "visual", POOLING), "Tools/Equipment"
     targets = tuple(clip(place) for place in (13, 14, 15, 18))
     evidence = told.evidence(pooled(head, [clip(12), *targets]))
     apart = [told.distance(evidence[0], other, category) for other in evidence[1:]]
@@ -724,9 +734,8 @@ def test_evidence_of_training_clips_is_that_of_sums_without_their_fold(world: Pa
     features = np.random.default_rng(0).standard_normal((50, CHANNELS))
     for place in range(0, 12, 4):
         left_out = fold_of(f"video {place // 4}", len(head.weights) - 1)
-        (model,) = fit(
-            total([one for fold, one in enumerate(folds) if fold != left_out]), [head.about["ridge"]["value"]]
-        )
+        rest = total([one for fold, one in enumerate(folds) if fold != left_out])
+        (model,) = fit(rest, [head.about["ridge"]["value"]], counting.features.sizes)
         predictions = features @ model.weights[kept].T
         evidence = head.evidence(features, [f"video {place // 4}"] * 50)
         for term in range(len(kept)):
