@@ -93,7 +93,7 @@ ASKED = $(if $(OTHER_WORLD), $(call PAIRED,$(WORLD)))
 
 # $(1) world, $(2) store
 define CLIP_FEATURES
-	$(RUN) featurize --manifest $(1)/clips.csv --store $(2) --encoder efficientnet-lite0
+	$(RUN) featurize --manifest $(1)/clips.csv --store $(2) --encoder efficientnet-lite0 --statistics add
 endef
 define IMAGE_FEATURES
 	$(RUN) featurize --manifest $(1)/images.csv --store $(2) --encoder efficientnet-lite0

@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 
 from featurize.changes import Changes, compare
-from featurize.encoders import digest, find_weights, proper_name, split, view_name
+from featurize.encoders import digest, find_weights, proper_name, split, statistics_in, view_name
 from featurize.manifest import Windows, as_manifest, cut, one_window, read_windows, unreadable
 from featurize.options import Options
 from featurize.plan import BATCH, FORGOTTEN, Outcome, Plan, Shards, known_status, shards_of, tasks, todo, together
@@ -152,6 +152,8 @@ def run(options: Options, asked: Windows) -> Summary:
     with store.lock(options.wait):
         windows = (compare(store, window, quiet=number > 0) for number, window in enumerate(asked))
         view = _known_view(store, options, asked.entity, weights)
+        if view is not None:
+            options = replace(options, statistics=statistics_in(view.provenance))
         plan = None if view is None else Plan(view, options.retry_failed)
         for changes in windows:
             changes.refuse(options.replace)

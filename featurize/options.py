@@ -56,7 +56,7 @@ class Options(FailureOptions):
     statistics: Literal["add", "only"] | None = None
     """Store statistics of early maps of efficientnet-lite0 or an image model of hf: the mean, maximum, minimum and
     deviation of each channel over the clip. add: next to the other features; only: nothing else. Part of the
-    provenance."""
+    provenance. Default: as the view has them; a new view has none."""
     view: str | None = None
     """Name of the view in the store. Default: the encoder's name, or of hf and vlm that of the model."""
     dtype: Literal["float16", "int8", "float32"] = "float16"

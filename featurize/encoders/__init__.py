@@ -1,6 +1,6 @@
 """Frozen encoders: frames and texts become features. Encoders of other packages derive from `Encoder`."""
 
-from featurize.encoders.base import Encoder, unusable
+from featurize.encoders.base import Encoder, statistics_in, unusable
 from featurize.encoders.folder import load_model
 from featurize.encoders.loading import (
     NAMES,
@@ -26,6 +26,7 @@ __all__ = [
     "of_data",
     "proper_name",
     "split",
+    "statistics_in",
     "unusable",
     "version_of",
     "view_name",

@@ -251,6 +251,13 @@ def version_digest(version: str) -> str:
     return hashlib.sha256(f"no weights, version {version}\n".encode()).hexdigest()
 
 
+def statistics_in(provenance: Provenance) -> Statistics | None:
+    """Return whether a view has statistics of early maps, next to other features or alone."""
+    if STATISTICS not in provenance.dtypes:
+        return None
+    return "add" if len(provenance.dtypes) > 1 else "only"
+
+
 def unusable(text: str) -> str | None:
     """Return why a text cannot be encoded, or None where it can."""
     return None if text.strip() else "the text is empty"

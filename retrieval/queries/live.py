@@ -154,7 +154,7 @@ def records_of(view: View) -> list[Record]:
 
 def _choices(name: str, provenance: Provenance) -> dict[str, Any]:
     """Return the choices that a provenance implies: stores of older versions record no others."""
-    from featurize.encoders import encoder_class
+    from featurize.encoders import encoder_class, statistics_in
     from featurize.video.frames import WORDS
 
     count, _, rule = provenance.frames.partition(" at ")
@@ -162,8 +162,8 @@ def _choices(name: str, provenance: Provenance) -> dict[str, Any]:
     choices, implied = encoder_class(name).choices, dict[str, Any](sampling=sampling)
     if count.isdecimal() and "frames" in choices:
         implied["frames"] = int(count)
-    if "statistics" in provenance.dtypes and "statistics" in choices:
-        implied["statistics"] = "add" if len(provenance.dtypes) > 1 else "only"
+    if "statistics" in choices:
+        implied["statistics"] = statistics_in(provenance)
     return implied
 
 

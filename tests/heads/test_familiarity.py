@@ -69,7 +69,7 @@ def test_evidence_is_as_it_was_up_to_the_limit_and_none_far_beyond(world: Path, 
         assert np.abs(far @ head.weights[0].T + head.bias[0]).max(axis=1).min() > times / 10
         assert np.abs(head.evidence(far)).max() < 200 / times
     tokens = np.random.default_rng(0).normal(size=(6, CHANNELS)) * 1e6
-    mean = head.moments(tokens, 3).mean(axis=0)
+    mean = head.moments(pool(tokens.reshape(3, 2, CHANNELS))).mean(axis=0)
     np.testing.assert_allclose(mean, head.evidence(pool(tokens)[None])[0], atol=1e-9)
 
 
