@@ -75,7 +75,7 @@ class WordDifference:
         head = method.head
         ends = np.stack([np.mean(method.evidence(clips), axis=0) for clips in (wanted.reference, wanted.candidate)])
         known = [name for name in head.known_categories if name in CATEGORIES] or head.known_categories
-        apart = {c: head.distance(ends[0], ends[1], c) - head.declines_below.get(c, 0) for c in known}
+        apart = {c: head.margin(ends[0], ends[1], c) for c in known}
         category = wanted.category or max(apart, key=lambda c: apart[c])
         if category not in head.known_categories:
             of = ", ".join(head.known_categories)

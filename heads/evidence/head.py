@@ -361,6 +361,10 @@ class WordHead:
         far = 2 * MOST if self._differ_in_action(one, other) else 0.0
         return self._distance(one, other, category) + far
 
+    def margin(self, one: Evidence, other: Evidence, category: str) -> float:
+        """Return how much further apart two clips are in a category than clips that agree; below 0 nothing differs."""
+        return self.distance(one, other, category) - self.declines_below.get(category, 0.0)
+
     def _differ_in_action(self, one: Evidence, other: Evidence) -> bool:
         least = (self.about["declines"] or {}).get("other_action")
         if least is None or MAIN_ACTION not in self._of_category:

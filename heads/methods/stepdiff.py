@@ -301,8 +301,7 @@ class StepDiff:
         """Return the weighted distance of a pair in a category, past the one below which nothing differs."""
         if (words := self._known(category)) is None:
             return 0.0
-        distance = words.head.distance(*words.both(self._shown(pair)), category)
-        return self.evidence.alike * (distance - words.head.declines_below.get(category, 0.0))
+        return self.evidence.alike * words.head.margin(*words.both(self._shown(pair)), category)
 
     def choose(self, rows: Sequence[Choice]) -> list[list[float]]:
         """Return the mean log-likelihood of each option as the answer to its row's question."""

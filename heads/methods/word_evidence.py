@@ -262,8 +262,8 @@ class WordEvidence:
 
     def agree(self, pair: Pair, category: str) -> bool:
         """Return whether nothing differs: no term is clear, or the clips are nearer than the head's distance."""
-        evidence, below = self.both(pair), self.head.declines_below.get(category, 0.0)
-        is_near = self.head.distance(*evidence, category) < below
+        evidence = self.both(pair)
+        is_near = self.head.margin(*evidence, category) < 0
         return is_near or not any(self.named(*evidence, self.head.nameable(category)))
 
     def named(

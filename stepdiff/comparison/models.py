@@ -105,10 +105,7 @@ class Reader:
         which they agree minus the pair's."""
         if isinstance(self._method, WordEvidence):
             head = self._method.head
-            return [
-                head.declines_below.get(category, 0.0) - head.distance(*self._method.both(pair), category)
-                for pair, category in queries
-            ]
+            return [-head.margin(*self._method.both(pair), category) for pair, category in queries]
         with self._computing():
             return self._method.alike(queries)
 
