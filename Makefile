@@ -54,11 +54,12 @@ demo: scores
 app: env
 	$(RUN) stepdiff.app --store $(STORE) --videos $(WORLD) --runs $(RUNS) --predictions $(DEMO)$(if $(APP), $(APP))
 
-# Announces a step: its number, and the time left, from the seconds that steps take on two cores (PLAN) and the time so far.
+# Announces a step: its number, and the time left, from the seconds that steps take on two cores (PLAN) and the time so far,
+# unless a quick step shows that its work was done before.
 PLAN := 130 160 20 230 280
 STEP = @$(eval RAN += $(1))$(eval STARTED := $(or $(STARTED),$(shell date +%s)))awk -v plan="$(PLAN)" -v ran="$(RAN)" -v at=$(1) -v took=$$(($$(date +%s) - $(STARTED))) \
     'BEGIN { n = split(plan, s); m = split(ran, r); for (i = at; i <= n; i++) left += s[i]; \
-    for (i = 1; i < m; i++) done += s[r[i]]; left *= done ? took / done : 1; \
+    for (i = 1; i < m; i++) done += s[r[i]]; left *= took > done / 4 && done ? took / done : 1; \
     printf "== step %d of %d: $(2) (about %d min %02d s left)\n", at, n, left / 60, left % 60 }'
 
 env: $(VENV)/.installed
