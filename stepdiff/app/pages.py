@@ -36,10 +36,20 @@ def markdown(text: str) -> Markup:
 
 _HERE = Path(__file__).parent
 STATIC = _HERE / "static"
+
+
+def _printable(value: Any) -> Any:
+    """Refuse a method where a value of that name is meant: `page.clear` is one of dict."""
+    if callable(value):
+        raise TypeError(f"a template prints {value!r}")
+    return value
+
+
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader([_HERE / "templates", TEMPLATES]),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
+    finalize=_printable,
     trim_blocks=True,
     lstrip_blocks=True,
 )

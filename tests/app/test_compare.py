@@ -533,6 +533,9 @@ def test_filters_apply_at_once_and_are_in_the_address(url: str, tab: "Page") -> 
     tab.get_by_role("link", name="remove it").nth(1).click()
     tab.wait_for_url("**category=Actions*")
     assert "zebra" not in tab.url
+    tab.get_by_role("link", name="Clear").click()
+    tab.wait_for_url("**/compare/diffrank*")
+    assert "category" not in tab.url and tab.locator("[data-row]").count() > 0
 
 
 @pytest.mark.full

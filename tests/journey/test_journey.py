@@ -112,9 +112,9 @@ def app(demo: Demo) -> Iterator[tuple[httpx.Client, Path]]:
 
 @pytest.fixture(scope="module")
 def crawl(app: tuple[httpx.Client, Path]) -> Crawl:
-    """What three clicks from the start open."""
+    """What three clicks from the start open, and all links of those pages."""
     crawl = Crawl(app[0])
-    crawl.follow(["/", "/annotate/admin"], clicks=3)
+    crawl.follow(["/", "/annotate/admin"], clicks=4)
     return crawl
 
 

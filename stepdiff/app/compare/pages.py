@@ -75,7 +75,7 @@ def rows_page(site: Site, chosen: Chosen, others: list[tuple[str, str]], path: s
         "selected": len(order),
         "selected_videos": len({tests.videos[place] for place in order}),
         "filters": chosen.filters(path),
-        "clear": selection.address(path, where="", category="", step="", text="", common=False),
+        "all": selection.address(path, where="", category="", step="", text="", common=False),
         "export": selection.address(f"{path}/export"),
         "strips": selection.address(path, strips=not selection.strips, page=number),  # shows or hides all clips
         "at": {
