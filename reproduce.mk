@@ -162,7 +162,7 @@ DESCRIBED := --store $(R_STORE) --allow-failed true $(if $(GENERATED),,--split t
 $(REPRODUCE)/all/described$(MODE): $(addprefix $(REPRODUCE)/seed0/,vclm/trained interleaved/trained align/embedded)
 	$(RUN) stepdiff.annotate.captions $(DESCRIBED) --head $(REPRODUCE)/seed0/vclm --kind action \
 	    --question "What does the person in the video say?"
-	$(RUN) featurize --manifest $(R_WORLD)/clips.csv --store $(R_STORE) --encoder efficientnet-lite0 --sampling centre \
+	$(RUN) featurize --manifest $(R_WORLD)/clips.csv --store $(R_STORE) --encoder efficientnet-lite0 --sampling centre --statistics add \
 	    --view efficientnet-centre --wait
 	$(RUN) stepdiff.annotate.captions $(DESCRIBED) --head $(REPRODUCE)/seed0/interleaved --kind objects --view efficientnet-centre \
 	    --question "What does the picture show?"

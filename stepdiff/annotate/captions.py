@@ -4,7 +4,7 @@ Writes one sentence about what the person in every clip does (8 frames), or list
 the clip's centre frame, repeated), with the supplement's prompts (S1). A trained head reads cached tokens:
 
     python -m featurize --manifest data/kitchen/clips.csv --store data/features --encoder efficientnet-lite0 \\
-        --sampling centre --view efficientnet-centre
+        --sampling centre --statistics add --view efficientnet-centre
     stepdiff annotate captions --store data/features --head runs/vclm --kind objects --view efficientnet-centre
 
 A public model reads cached tokens of its own image tower (--model llava-hf/llava-1.5-7b-hf --view llava). Any
