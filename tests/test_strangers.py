@@ -80,7 +80,6 @@ COMMANDS: dict[str, list[str]] = {
     "store compact": ["{}/store"],
     "store tag": ["{}/store v1"],
     "store log": ["{}/store"],
-    "store convert-snapshots": ["{}/store"],
     "store lineage": ["{}/store a --heads {}/runs", "{}/store {}/runs/words"],
     "query": [
         f"{_VIEW} --text whisk",
