@@ -60,8 +60,7 @@ class Database:
             unless: Condition of the updates of its rows that are allowed.
 
         Raises:
-            StepDiffError: Not such a URL, a missing package, or a database that does not answer or is of an earlier
-                version.
+            StepDiffError: Not such a URL, a missing package, or a database that does not answer.
         """
         try:
             parsed = make_url(url)
