@@ -42,8 +42,7 @@ PAIR = $(shell sed -nE '1s/.*"reference": "([^"]*)", "candidate": "([^"]*)".*/\1
 demo: scores
 	@echo "== try next (docs/quickstart.md explains it):"
 	@echo "   source $(VENV)/bin/activate"
-	@echo "   python -m retrieval query --store $(STORE) --view efficientnet-lite0 --clip $(firstword $(PAIR)) -k 5 \\"
-	@echo "       --videos $(WORLD) --html $(DEMO)/neighbours.html"
+	@echo "   python -m retrieval query --store $(STORE) --view efficientnet-lite0 --clip $(firstword $(PAIR)) -k 5"
 	@echo "   python -m heads.ask --store $(STORE) --head $(RUNS)/stepdiff --reference $(firstword $(PAIR)) \\"
 	@echo "       --candidate $(lastword $(PAIR)) 'What did I do differently in video 2?'"
 	@echo "   python -m heads.ask --store $(STORE) --words $(RUNS)/words --reference $(firstword $(PAIR)) \\"

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, cycle, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import av
 import numpy as np
@@ -64,8 +64,6 @@ class Options:
     """cpu (one core) or cuda"""
     compile: bool = False
     """compile the forward pass; the seconds of that are `warm_up_seconds` of the record"""
-    resize_on: Literal["cpu", "device"] = "cpu"
-    """what resizes frames, as of `python -m featurize`"""
     clips: int = 48
     """clips of each kind of video"""
     gop: int = 250
@@ -232,8 +230,6 @@ def run(options: Options) -> dict[str, Any]:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         torch.set_num_threads(1)
     encoder = load(options.encoder, options.weights, options.device, compile=options.compile)
-    if options.resize_on == "device":
-        encoder.resize_by(options.device)
     batch = BATCH
     if options.device != "cpu":  # what the GPU has memory for
         batch = batch_by_memory(encoder, options.device, max(options.clips // BATCHES, 1))
@@ -261,7 +257,7 @@ def run(options: Options) -> dict[str, Any]:
         seeking = seconds[f"{SEEK}, decoding"].clock
         held.append(race(f"decoding, {name}", seeking, seconds[PICTURES].clock, 2.0, SEEK))
     facts = {"encoder": options.encoder, "device": options.device, "batch": batch, "clips": options.clips}
-    facts |= {"compile": options.compile, "resize_on": options.resize_on, "warm_up_seconds": round(first - again, 2)}
+    facts |= {"compile": options.compile, "warm_up_seconds": round(first - again, 2)}
     return {"rows": rows, "races": held, "stages": of_stages, **facts, "gop": options.gop}
 
 

@@ -132,9 +132,7 @@ def _asked(options: Options) -> Windows:
     if options.id_from != "stem":
         raise StepDiffError("--id-from is for video files: the clips of a manifest have their own ids")
     asked = read_windows(Path(options.manifest).expanduser(), options.column)
-    on_device = options.resize_on == "device"
-    given = {"--replace": options.replace, "--compile": options.compile, "--resize-on device": on_device}
-    given["--statistics"] = options.statistics is not None
+    given = {"--replace": options.replace, "--compile": options.compile, "--statistics": bool(options.statistics)}
     for name, is_given in given.items():
         if is_given and asked.entity != "clips":
             raise StepDiffError(f"{name} is for clips: {options.manifest} is one of texts")

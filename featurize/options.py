@@ -93,9 +93,6 @@ class Options(FailureOptions):
     compile: bool = False
     """Compile the forward pass of clips with torch.compile, which takes from seconds to minutes in each worker. Part of
     the provenance, since it may change a feature's last bits."""
-    resize_on: Literal["cpu", "device"] = "cpu"
-    """What resizes decoded frames: the CPU, or the encoder's device, which gets them in full size and gives the same
-    features, to the bit. The gain on a GPU is not measured. For encoders that see squares."""
     batch_size: int | Literal["auto"] = "auto"
     """Clips or texts of one batch. On a GPU a model sees as many frames, windows or clips at once, and auto is the
     largest power of two for which the GPU has memory; else auto is 4 clips. Of texts it is 128. Part of what decides

@@ -233,7 +233,6 @@ def _info(task: Task, encoder: Encoder, device: str) -> dict[str, Any]:
         "choices": dict(encoder.chosen),
         "batch_size": task.batch_size,
         **({REPAIRED: True} if task.repair else {}),
-        **({"resize_on": encoder.resize_on} if encoder.resize_on else {}),
         "device": device,
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
@@ -299,8 +298,6 @@ class Worker:
         encoder = load(self._options.encoder, self._options.weights, self._device, **self._options.choices())
         if encoder.pools:
             encoder.pool = self._options.pool
-        if self._options.resize_on == "device":
-            encoder.resize_by(self._device)
         return encoder
 
     @property

@@ -7,7 +7,6 @@
         --test-set data/kitchen/diffcap_test.jsonl --out data/diffmcq.jsonl
     python -m retrieval neighbours --store data/features --view efficientnet-lite0 --out data/neighbours.parquet
     python -m retrieval duplicates --store data/features --view efficientnet-lite0 --against split
-    python -m retrieval atlas --store data/features --view efficientnet-lite0 --out data/map.parquet
 """
 
 from stepdiff.common.cli import command
@@ -23,7 +22,6 @@ VERBS = {
         "retrieval.verbs.files:duplicates_main",
         "find the same footage in different videos",
     ),
-    "atlas": ("retrieval.verbs.files:atlas_main", "write a 2-D map of a view as Parquet for Embedding Atlas"),
 }
 
 

@@ -17,7 +17,6 @@
     python -m store compact data/features
     python -m store tag data/features paper-v1         read it later as data/features@paper-v1
     python -m store log data/features
-    python -m store convert-snapshots data/features    once, if an earlier version made snapshots
     python -m store lineage data/features CLIP runs/stepdiff
 """
 
@@ -299,17 +298,6 @@ def _show_log(record: dict[str, Any]) -> None:
         print(f"a snapshot is being made, or a killed process left it: {remedy}")
 
 
-def _convert(given: options.ConvertOptions) -> dict[str, Any]:
-    from store.snapshots.convert import convert
-
-    store = _live(given.path)
-    return {"path": str(store.path), "converted": convert(store.path, given.wait)}
-
-
-def _show_converted(done: dict[str, Any]) -> None:
-    print(f"{done['path']}: {', '.join(done['converted']) or 'no snapshot'} converted")
-
-
 def _show_lineage(record: dict[str, Any]) -> None:
     for row in record["rows"]:
         _show_row(row)
@@ -403,7 +391,6 @@ VERBS = {
     "compact": Verb(options.CompactOptions, "store.verbs.compact:compact", _show_compacted),
     "tag": Verb(options.TagOptions, _tag, _show_tag, ("path", "name")),
     "log": Verb(options.LogOptions, _log, _show_log),
-    "convert-snapshots": Verb(options.ConvertOptions, _convert, _show_converted),
     "lineage": Verb(options.LineageOptions, "store.lineage.answers:lineage", _show_lineage, ("path", "names")),
 }
 

@@ -52,7 +52,7 @@ from store.format.layout import (
 from store.io.reader import Check
 from store.io.writer import ViewWriter
 from store.provenance import ENTITIES, Feature, Provenance, check_entity, check_name
-from store.snapshots.snapshot import folder_of, read_snapshot, refuse_earlier, snapshots, tag
+from store.snapshots.snapshot import folder_of, read_snapshot, snapshots, tag
 from store.view import View
 
 if TYPE_CHECKING:
@@ -260,7 +260,6 @@ class Store:
         """
         self.refuse_snapshot()
         with locked(self.path / LOCK, wait):
-            refuse_earlier(self.path)
             self.path.remove_dead(but=self.path / SNAPSHOTS)
             (self.path / SNAPSHOTS).remove_dead(deep=False)
             self._locked_by = threading.get_ident()

@@ -174,4 +174,4 @@ def test_folders_names_and_new_files_are_accepted(tmp_path: Path, monkeypatch: p
     assert words is not None and query is not None
     refuse_overwriting(words(store="runs", view="net", pairqa="pairqa.jsonl", out="net"))
     refuse_overwriting(words(store="s", view="v", pairqa="p", out="runs/net"), configs=["runs/net/recipe.yaml"])
-    refuse_overwriting(query(Path("runs"), "net", text="a b: c", out=Path("runs/net/new.csv"), html=Path("x.html")))
+    refuse_overwriting(query(Path("runs"), "net", text="a b: c", out=Path("runs/net/new.csv")))

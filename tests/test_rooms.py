@@ -48,10 +48,7 @@ def test_what_every_room_imports_first_imports_no_room() -> None:
 def test_only_the_query_verb_reaches_footage() -> None:
     files = [file for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
     reaching = {file.relative_to(ROOT).as_posix() for file in files if "retrieval.queries.footage" in imports(file)}
-    assert reaching == {"retrieval/verbs/query.py", "retrieval/queries/sheet.py"}
-    assert {file.relative_to(ROOT).as_posix() for file in files if "retrieval.queries.sheet" in imports(file)} == {
-        "retrieval/verbs/query.py"
-    }
+    assert reaching == {"retrieval/verbs/query.py"}
 
 
 @pytest.mark.parametrize(("room", "name"), [("heads", "truth_figures"), ("retrieval", "as_true_by")])

@@ -21,7 +21,6 @@ READ = {
     "query of a text": "retrieval query --view net --text whisk --out OUT.jsonl",
     "duplicates": "retrieval duplicates --view net --threshold 0.2 --out OUT.jsonl",
     "neighbours": "retrieval neighbours --view net -k 2 --out OUT.parquet",
-    "atlas": "retrieval atlas --view net --out OUT.parquet",
     "negatives": "retrieval negatives --view net --text-view net --test-set DIFFCAP --out OUT.jsonl",
     "pairs": "stepdiff.annotate.pairs --other 0 --out OUT.parquet",
 }

@@ -80,7 +80,6 @@ COMMANDS: dict[str, list[str]] = {
     "store compact": ["{}/store"],
     "store tag": ["{}/store v1"],
     "store log": ["{}/store"],
-    "store convert-snapshots": ["{}/store"],
     "store lineage": ["{}/store a --heads {}/runs", "{}/store {}/runs/words"],
     "query": [
         f"{_VIEW} --text whisk",
@@ -93,7 +92,6 @@ COMMANDS: dict[str, list[str]] = {
     "retrieval negatives": [f"{_VIEW} --test-set {{}}/diffmcq.jsonl --out {{}}/v2.jsonl"],
     "retrieval neighbours": [f"{_VIEW} --out {{}}/neighbours.parquet"],
     "retrieval duplicates": [f"{_VIEW} --against {{}}/store --out {{}}/twice.csv"],
-    "retrieval atlas": [f"{_VIEW} --out {{}}/atlas.parquet"],
     "words": [f"{_VIEW} --pairqa {{}}/pairqa.jsonl --out {{}}/runs/words"],
     "embed": ["--head {}/runs/trained --store {}/store --view embedded"],
     "evaluate": [

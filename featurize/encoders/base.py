@@ -60,8 +60,6 @@ class Encoder(ABC):
     """Pixels of the square that is fed; 0 where clips are not encoded."""
     resample: Resample = "bicubic"
     """Filter of the resize."""
-    resize_on: str | None = None
-    """Device on which frames are resized, with the same bits; None: the threads that decode."""
     compiled: ClassVar[str] = "forward_clips"
     """The function that `compile` compiles: frames of one shape in, tensors out."""
     pools: ClassVar[bool] = False
@@ -96,7 +94,7 @@ class Encoder(ABC):
     @property
     def picture(self) -> Picture:
         """The resize and the crop that the decoder must do."""
-        return Crop(self.short_side, self.size, self.resample, self.resize_on)
+        return Crop(self.short_side, self.size, self.resample)
 
     @property
     def crop(self) -> str:
@@ -189,12 +187,6 @@ class Encoder(ABC):
         self.features("clips")  # an encoder that has to try out what its model gives does so before
         setattr(self, self.compiled, torch.compile(getattr(self, self.compiled), dynamic=False))
         self.chosen = {**self.chosen, "compile": True}
-
-    def resize_by(self, device: str) -> None:
-        """Let a device resize frames. StepDiffError: the encoder resizes by itself."""
-        self.resize_on = device
-        if not isinstance(picture := self.picture, Crop) or picture.device is None:
-            raise StepDiffError(f"encoder {self.name} resizes frames by itself: leave --resize-on device out")
 
     def at_once(self, rows: int, part: int) -> int:
         """Return how many frames, windows or texts the model sees at once, of a batch of `rows`; part: on a CPU."""

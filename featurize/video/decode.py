@@ -22,8 +22,7 @@ from jaxtyping import Float64, Int64, UInt8
 
 from featurize.video.frames import Sampling, chosen
 from featurize.video.media_file import why
-from featurize.video.picture import Picture, numbered_pixels
-from featurize.video.resize import DeviceError
+from featurize.video.picture import Picture, pixels_of
 from featurize.video.stream import Timeline, Video, by_decoding, decoded, from_packets, opened
 from stepdiff.common.io.files import shown
 from stepdiff.common.threads import prefetched
@@ -92,8 +91,6 @@ def read_clips(
                     left.discard(done.index)
                     yield done
                 break
-    except DeviceError:
-        raise
     except Exception as error:  # FFmpeg, PyAV and Pillow raise anything on odd files, which must not fail their shard
         reason = why(path, error)
     yield from (Failure(index, reason) for index in sorted(left))
@@ -126,7 +123,8 @@ def _read(
         for place, frame in enumerate(frames.tolist()):
             wanted[frame].append((clip, place))
     pictures: dict[int, UInt8[np.ndarray, "frames height width 3"]] = {}
-    for index, pixels in numbered_pixels(_pick(path, line, sorted(wanted)), crop):
+    for index, frame in _pick(path, line, sorted(wanted)):
+        pixels = pixels_of(frame, crop)
         for clip, place in wanted[index]:
             if clip not in pictures:
                 pictures[clip] = np.empty((count, *pixels.shape), np.uint8)

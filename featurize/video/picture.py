@@ -10,7 +10,6 @@ Guarantees
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import av
@@ -22,8 +21,6 @@ from PIL import Image
 from featurize.video.media_file import MAX_PIXELS
 from featurize.video.resize import Resample, resized_part
 
-PART = 8 << 20  # bytes of whole frames that a decoding thread keeps until a device resizes them together
-
 
 @dataclass(frozen=True)
 class Crop:
@@ -32,7 +29,6 @@ class Crop:
     short_side: int | None  # pixels of the short side after the resize; None where both sides are resized to `size`
     size: int  # pixels of the square's sides, short_side at most
     resample: Resample = "bicubic"
-    device: str | None = None  # of PyTorch, that resizes, with the same bits; None: the decoding thread
 
     def __str__(self) -> str:
         """Return the crop in words, as the provenance of a view has it."""
@@ -75,45 +71,6 @@ def pixels_of(frame: av.VideoFrame, picture: Picture) -> UInt8[np.ndarray, "heig
             size = (round(width * factor), round(height * factor))
         return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BICUBIC))
     return resized_part(pixels, *_size_and_part(height, width, picture), picture.resample)
-
-
-def numbered_pixels(
-    frames: Iterator[tuple[int, av.VideoFrame]], picture: Picture
-) -> Iterator[tuple[int, UInt8[np.ndarray, "height width 3"]]]:
-    """Yield `pixels_of` each frame with its number; where a device resizes, of several frames at once."""
-    if not isinstance(picture, Crop) or picture.device is None:
-        for number, frame in frames:
-            yield number, pixels_of(frame, picture)
-        return
-    from featurize.video.device_resize import resized_parts  # not above: it imports torch
-
-    for part in _parts(frames, picture.size):
-        numbers, whole = zip(*part, strict=True)
-        height, width, _ = whole[0].shape
-        squares = resized_parts(whole, *_size_and_part(height, width, picture), picture.resample, picture.device)
-        yield from zip(numbers, squares, strict=True)
-
-
-def _parts(
-    frames: Iterator[tuple[int, av.VideoFrame]], side: int
-) -> Iterator[list[tuple[int, UInt8[np.ndarray, "height width 3"]]]]:
-    """Yield upright frames of one shape, of PART bytes at most or one frame; those before an error come before it."""
-    part: list[tuple[int, np.ndarray]] = []
-    try:
-        for number, frame in frames:
-            pixels = _upright(frame.to_ndarray(format="rgb24"), frame)
-            height, width, _ = pixels.shape
-            most = PART // (3 * max(height, side) * max(width, side))
-            if part and (len(part) >= most or pixels.shape != part[0][1].shape):
-                yield part
-                part = []
-            part.append((number, pixels))
-    except Exception:  # whatever decoding raises: it may fail other clips than those of the frames before
-        if part:
-            yield part
-        raise
-    if part:
-        yield part
 
 
 def _size_and_part(height: int, width: int, picture: Crop) -> tuple[tuple[int, int], tuple[int, int, int, int]]:

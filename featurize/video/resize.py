@@ -25,10 +25,6 @@ PLACES = 22  # binary places of the weights
 HALF = np.int32(1 << (PLACES - 1))  # rounds a sum before its places are cut off
 
 
-class DeviceError(RuntimeError):
-    """A device failed, whatever the frames are: their clips must not be recorded as failed."""
-
-
 def resized_part(
     picture: UInt8[np.ndarray, "height width 3"],
     size: tuple[int, int],

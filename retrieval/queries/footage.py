@@ -1,4 +1,4 @@
-"""Videos and pictures for queries: the query of a file, encoded as the view's provenance says, and frames of a clip.
+"""The query of a video or picture, encoded as the provenance of the view says.
 
 Only this module and `live` import featurize, when a function is called: nothing else here reads a video.
 """
@@ -8,15 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
 
 from retrieval.queries.live import encoder_of, unit_vector
 from retrieval.queries.search import Query
 from stepdiff.common.errors import StepDiffError
 from store import Store, View
-
-Pictures = UInt8[np.ndarray, "count side side 3"] | str
-"""RGB frames of a clip, or the reason in one line if there are none"""
 
 
 def of_file(
@@ -44,15 +40,6 @@ def of_file(
         features = loaded.encode_whole(clip.frames, clip.seconds)
     vector = unit_vector(features[feature], f"the {feature} of {file}")
     return Query(f"file {file}", vector, np.empty(0, np.int64))
-
-
-def frames(file: Path, span: tuple[float, float], count: int, side: int) -> Pictures:
-    """Return `count` frames spread over a clip, each cropped to a square."""
-    from featurize.video.decode import Failure, read_clips
-    from featurize.video.picture import Crop
-
-    (clip,) = read_clips(file, [span], count, Crop(side, side), sampling="segment-centres")
-    return clip.reason if isinstance(clip, Failure) else clip.frames
 
 
 def span_of(file: Path, span: tuple[float | None, float | None]) -> tuple[float, float]:

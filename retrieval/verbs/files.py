@@ -1,4 +1,4 @@
-"""The commands that write a file of a whole view or test set: `negatives`, `neighbours`, `duplicates` and `atlas`."""
+"""The commands that write a file of a whole view or test set: `negatives`, `neighbours` and `duplicates`."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from stepdiff.common.cli.options import WRITTEN, parse
 
@@ -28,12 +28,6 @@ python -m retrieval duplicates --store data/features --view efficientnet-lite0 -
 Every clip of a group is a duplicate of the group's first clip, which is listed first. `--against split` keeps only
 clips that chains of duplicates connect with another split: leave out the training clips among them, so that no
 duplicate of a test clip trains.
-"""
-ATLAS = """Write a view's clips as the Parquet file that Embedding Atlas opens: a 2-D map, neighbours and all columns.
-
-python -m retrieval atlas --store data/features --view efficientnet-lite0 --out map.parquet
-python -m retrieval atlas --store data/features --view efficientnet-lite0 --out map.parquet \\
-    --where "split = 'train' AND duration > 3" --projection umap --neighbours 0
 """
 
 
@@ -116,7 +110,7 @@ class Duplicates:
     view: str
     """feature view of the clips"""
     threshold: float = field(default=0.98, metadata={"type": ClosedUnitInterval})
-    """cosine from which two clips are duplicates; it depends on the encoder: look at some with `query --html`"""
+    """cosine from which two clips are duplicates; it depends on the encoder: look at some in Explore"""
     against: str | None = None
     """column of the catalog, e.g. split: keep only clips that chains of duplicates connect with another value of it"""
     by: Literal["exact", "index"] = "exact"
@@ -163,28 +157,3 @@ def duplicates(options: Duplicates) -> int:
 
 def duplicates_main(argv: list[str]) -> int:
     return parse(Duplicates, argv, "retrieval duplicates", DUPLICATES, duplicates)
-
-
-@dataclass(frozen=True)
-class Atlas:
-    """Options of `atlas`."""
-
-    store: Path
-    """folder of the feature store"""
-    view: str
-    """feature view of the clips; one that has only tokens is mapped by their mean"""
-    out: Path = field(metadata=WRITTEN)
-    """Parquet file to write: clip, the catalog's columns, x, y and neighbours"""
-    where: str | None = None
-    """condition on the catalog as after SQL's WHERE: only clips that fulfil it are written"""
-    neighbours: int = field(default=15, metadata={"type": NonNegativeInt})
-    """nearest clips of each clip, among those that are written; beyond 100,000 clips they need an index; 0: none"""
-    projection: Literal["pca", "umap"] = "pca"
-    """pca, or umap (pip install 'stepdiff[umap]')"""
-    feature: str | None = None
-    """array of the view to compare; by default the index's, or embedding, or the mean of tokens"""
-
-
-def atlas_main(argv: list[str]) -> int:
-    shown = "{out}: {clips} clips with x, y and up to {neighbours} neighbours each; open it with\n{command}"
-    return parse(Atlas, argv, "retrieval atlas", ATLAS, "retrieval.atlas:write_atlas", shown)

@@ -4,7 +4,7 @@ python -m retrieval query --store data/features --view efficientnet-lite0 --clip
 python -m retrieval query --store data/features --view efficientnet-lite0 --reference ID --candidate ID
 python -m retrieval query --store data/features --view clip --text "whisk the eggs"
 python -m retrieval query --store data/features --view efficientnet-lite0 --file pancake.mp4 \\
-    --where "split = 'train' AND duration > 3" --html sheet.html
+    --where "split = 'train' AND duration > 3" --out nearest.parquet
 """
 
 import json
@@ -62,10 +62,6 @@ class Options:
     """number of neighbours"""
     out: Path | None = field(default=None, metadata=WRITTEN)
     """file to write the neighbours to: .parquet, .csv or .jsonl"""
-    html: Path | None = field(default=None, metadata=WRITTEN)
-    """page to write: a contact sheet with frames of the neighbours, in one file"""
-    videos: Path = Path()
-    """for --html: folder of the catalog's videos, if their paths are relative"""
     json: bool = False
     """print one JSON object instead of a table"""
 
@@ -130,33 +126,16 @@ def write(search: Any, hits: Any, options: Options) -> None:
         print(f"-k {options.k}: there are only {eligible} clips to choose from{selected}", file=sys.stderr)
     if options.out is not None:
         write_table(options.out, hits)
-    if options.html is not None:
-        _write_sheet(options.html, search, hits, options)
     if options.json:
         names = ("clip", "reference", "candidate", "text", "file", "where")
         given = {name: str(value) for name in names if (value := getattr(options, name)) is not None}
         print(json.dumps({**given, "view": options.view, "hits": as_json(hits)}))
-    elif options.out is None and options.html is None:
+    elif options.out is None:
         shown = [name for name in hits.columns if name not in HIDDEN]
         shown.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
         print_table(hits.select(shown), ["rank", "similarity", "clip"], title)
-    for file in (options.out, options.html):
-        if file is not None and not options.json:
-            print(f"{file}: {hits.height} clips {title}")
-
-
-def _write_sheet(path: Path, search: Any, hits: Any, options: Options) -> None:
-    from retrieval.queries.footage import frames, span_of
-    from retrieval.queries.sheet import SIDE, STRIP, Tile, tile, write_sheet
-
-    rows = search.store.catalog("clips").select(search.query.rows).to_dicts()
-    asked = [tile(one["key"], one, options.videos) for one in rows]
-    if options.file is not None:
-        span = span_of(options.file, (options.start, options.end))
-        asked = [Tile(options.file.name, frames(options.file, span, STRIP, SIDE))]
-    neighbours = [tile(hit["clip"], hit, options.videos, hit["rank"], hit["similarity"]) for hit in hits.to_dicts()]
-    below = f"view {options.view} of {search.store.location}" + (f", only {options.where}" if options.where else "")
-    write_sheet(path, f"Nearest to {search.query.title}", below, asked, neighbours)
+    else:
+        print(f"{options.out}: {hits.height} clips {title}")
 
 
 def main(argv: list[str]) -> int:

@@ -36,8 +36,6 @@ LOCK = "lock.json"
 SNAPSHOTS = "snapshots"
 ABOUT = "about.json"
 """the file that makes a folder a snapshot, written last"""
-EARLIER = "snapshot.json"
-"""the file of a snapshot of earlier versions, which listed rows"""
 MERGED_SHARDS = 1024
 """shards whose failures, and records of writers, are merged into one file"""
 _MOST_JSON = 64 * 2**20

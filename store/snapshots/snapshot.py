@@ -30,7 +30,7 @@ from store.catalog.catalog import FOLDER as FORGOTTEN
 from store.catalog.catalog import Catalog, forgotten_path
 from store.catalog.parts import is_part
 from store.damage import shard_files
-from store.format.layout import ABOUT, ARRAYS, EARLIER, SNAPSHOTS, read_json, shard_numbers, write_json
+from store.format.layout import ABOUT, ARRAYS, SNAPSHOTS, read_json, shard_numbers, write_json
 from store.io.records import FAILED, OK
 from store.provenance import ENTITIES, check_name
 from store.view import View
@@ -78,21 +78,19 @@ def names(store: Place) -> tuple[list[str], list[str]]:
     whole_names: list[str] = []
     unfinished: list[str] = []
     for folder in listed(store / SNAPSHOTS, "*"):
-        whole = not folder.name.startswith(TEMPORARY) and ((folder / ABOUT).exists() or (folder / EARLIER).exists())
+        whole = not folder.name.startswith(TEMPORARY) and (folder / ABOUT).exists()
         (whole_names if whole else unfinished).append(folder.name)
     return whole_names, unfinished
 
 
 def snapshots(store: Place) -> list[Snapshot]:
-    """Return all snapshots, the oldest first. StepDiffError where one is damaged or of an earlier version."""
+    """Return all snapshots, the oldest first. StepDiffError where one is damaged."""
     return sorted((read_snapshot(store, name) for name in names(store)[0]), key=lambda one: (one.created, one.name))
 
 
 def read_snapshot(store: Place, name: str) -> Snapshot:
     """Return a snapshot. StepDiffError where it is damaged, or does not exist: then it lists the others."""
     folder = folder_of(store, name)
-    if (folder / EARLIER).exists():
-        raise StepDiffError(_of_earlier(folder))
     try:
         about = read_json(folder / ABOUT)
         rows = {entity: int(count) for entity, count in about["rows"].items()}
@@ -114,21 +112,6 @@ def read_snapshot(store: Place, name: str) -> Snapshot:
 
 def _figures(of: dict[str, Any]) -> Figures:
     return Figures(int(of["rows"]), int(of["ok"]), int(of["failed"]), str(of["commit"]))
-
-
-def refuse_earlier(store: Place) -> None:
-    """Raise StepDiffError where a snapshot of an earlier version exists: writers would replace rows that it lists."""
-    for path in (store / SNAPSHOTS).glob(f"*/{EARLIER}"):
-        if not path.parent.name.startswith(TEMPORARY):
-            raise StepDiffError(_of_earlier(path.parent))
-
-
-def _of_earlier(folder: Place) -> str:
-    store = folder.parent.parent
-    return (
-        f"snapshot {folder.name} of {store} was made by an earlier version: run python -m store convert-snapshots "
-        f"{store} first"
-    )
 
 
 def delete_snapshot(store: Place, name: str) -> None:

@@ -40,7 +40,6 @@ from store.format.layout import (
 )
 from store.io.records import encode_merged_writes, failures_of_shards, read_merged_writes, writes_of_shard
 from store.provenance import ENTITIES
-from store.snapshots.convert import KEPT
 from store.snapshots.snapshot import folder_of, names, views_in
 from store.verbs.options import CompactOptions
 from store.view import ABSENT, OK, View
@@ -72,8 +71,6 @@ def compact(options: CompactOptions) -> dict[str, Any]:
                 _merge_failures(view, done)
                 _merge_records(view, done)
                 advance(1)
-        _count_orphans(done, (store.path / KEPT).files())
-        (store.path / KEPT).remove()
         for name in names(store.path)[0]:
             with suppress(FileNotFoundError):  # deleted since it was listed
                 views += views_in(folder_of(store.path, name))

@@ -268,13 +268,6 @@ class LogOptions(InStore):
 
 
 @dataclass(frozen=True)
-class ConvertOptions(Waiting, InStore):
-    """Convert the snapshots that earlier versions of this program made, so that they are read and kept as new ones.
-
-    Until then nothing is written into the store. A conversion that was killed is completed by the same command."""
-
-
-@dataclass(frozen=True)
 class LineageOptions(InStore):
     """Say where rows come from, and what was trained on them; or what a head was trained on.
 

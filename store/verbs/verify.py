@@ -33,7 +33,6 @@ from store.feature_store import Store
 from store.format.layout import (
     ABOUT,
     ARRAYS,
-    EARLIER,
     LOCK,
     SNAPSHOTS,
     ViewPaths,
@@ -107,8 +106,6 @@ def remedy(store: Place, path: str) -> str:
             other = f"delete {ViewPaths(store, parts[1], parts[2]).status(shard)} and repeat that command"
         again = f"repeat the featurize command that filled view {parts[2]} of {parts[1]}, with --repair"
         return f"{again}; if another command filled it, {other}"
-    if folder == SNAPSHOTS and parts[-1] == EARLIER:
-        return f"run python -m store convert-snapshots {store}"
     if folder == SNAPSHOTS:
         return f"{_RESTORE}, or delete the snapshot with python -m store tag {store} {parts[1]} --delete"
     return {
@@ -172,9 +169,6 @@ def _snapshot(
 ) -> Iterator[_Found]:
     """Yield the damage of a snapshot: of its files, and that it has other rows than when it was made."""
     path = folder_of(store.path, name) / ABOUT
-    if (path.parent / EARLIER).exists():
-        yield path.parent / EARLIER, "is of an earlier version, and not read", ()
-        return
     try:
         then, about = Store.open(store.path, at=name), read_snapshot(store.path, name)
     except StepDiffError as error:

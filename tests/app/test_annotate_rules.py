@@ -441,16 +441,6 @@ def test_a_database_that_cannot_be_opened_is_one_line(url: str) -> None:
         Database.open(url)
 
 
-def test_a_database_of_an_earlier_version_is_refused_in_one_line(new_url: Callable[[str], str]) -> None:
-    url = new_url("earlier")
-    database = Database.open(url)
-    with database.write() as connection:
-        connection.exec_driver_sql("ALTER TABLE people DROP COLUMN excluded")
-    database.close()
-    with pytest.raises(StepDiffError, match=r"^database: [^\n]+ earlier version \(it has no people\.excluded\)[^\n]+$"):
-        Database.open(url)
-
-
 ROOT = Path(__file__).parents[2]
 PAIRS, PEOPLE = 25, 3
 EVERYONE = [f"person {number}" for number in range(8)]

@@ -19,7 +19,6 @@ import pytest
 from PIL import Image
 
 from retrieval import Alignment, align, read_moments
-from retrieval.verbs import query
 from stepdiff.annotate import audit
 from stepdiff.comparison.clips import read_clip
 from stepdiff.comparison.comparing import Comparison, Span
@@ -416,9 +415,8 @@ PAGES = {
     "unknown clip": "/pair?reference=none&candidate=none",
     "annotate": "/annotate",
     "audit": "",
-    "sheet": "",
 }
-FILES = ("audit", "sheet")
+FILES = ("audit",)
 SMALLEST = """() => Math.min(...[...document.querySelectorAll(".points :is(button, input)")]
   .map((each) => each.getBoundingClientRect().height))"""
 BROKEN = """() => {
@@ -455,8 +453,6 @@ def site(serve: Callable[..., Server], world: Path, tmp_path_factory: pytest.Tem
         [str(videos / "pairqa_train.jsonl"), "--out", str(folder / "audit.html"), "--samples", "6"]
         + ["--store", str(store), "--videos", str(videos)]
     ) in (0, 1)
-    sheet = ["--view", "efficientnet-lite0", "--clip", clips[0], "-k", "9", "--html", str(folder / "sheet.html")]
-    assert query.main(["--store", str(store), "--videos", str(videos), *sheet]) == 0
     return {name: url + address.format(*clips) for name, address in PAGES.items() if name not in FILES} | {
         name: f"file://{folder / name}.html" for name in FILES
     }

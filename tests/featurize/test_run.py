@@ -233,7 +233,6 @@ def test_commands_that_cannot_be_run_are_refused_in_one_line_before_anything_is_
         (new, ["--manifest", path["intervals"], *encoder], "is not after start 2"),
         (new, ["--manifest", path["moved"], "--id-from", "path", *encoder], "--id-from is for video files"),
         (new, ["--manifest", path["texts"], "--replace", *encoder], "--replace is for clips"),
-        (new, ["--manifest", path["texts"], "--resize-on", "device", *encoder], "--resize-on device is for clips"),
         (new, ["--manifest", path["texts"], "--statistics", "add", *encoder], "--statistics is for clips"),
         (new, [files["good"], *encoder, "--device", "cpu", "--workers", 1, "--workers-per-gpu", 2], "leave it out"),
         (store, ["--manifest", path["moved"], *encoder], "is 0 to 1 s in the store and 0 to 1.5 s now"),

@@ -1,17 +1,12 @@
 """Small real stores for the tests of retrieval."""
 
-import base64
-import io
-from collections import Counter
 from collections.abc import Callable, Sequence
-from html.parser import HTMLParser
 from pathlib import Path
 
 import faiss
 import numpy as np
 import polars as pl
 import pytest
-from PIL import Image
 
 from retrieval.__main__ import main
 from store import Feature, Provenance, Store, View, text_key
@@ -64,34 +59,6 @@ def error(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     assert (status, out) == (2, "")
     assert err.startswith("error: ") and err.count("\n") == 1
     return err
-
-
-class Page(HTMLParser):
-    """The elements with attributes, the addresses and the words of a page, which has no comment."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: Counter[tuple[str, tuple[str, ...]]] = Counter()
-        self.tags: Counter[str] = Counter()
-        self.addresses: list[str] = []
-        self.words = ""
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements[tag, tuple(name for name, _ in attrs)] += 1
-        self.tags[tag] += 1
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
-
-    def handle_comment(self, data: str) -> None:
-        raise AssertionError(data)
-
-    def pictures(self) -> list[Image.Image]:
-        start = "data:image/jpeg;base64,"
-        shown = [address.removeprefix(start) for address in self.addresses if address.startswith(start)]
-        return [Image.open(io.BytesIO(base64.b64decode(picture))) for picture in shown]
 
 
 @pytest.fixture(scope="session", autouse=True)

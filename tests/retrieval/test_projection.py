@@ -1,17 +1,14 @@
-"""Maps of a view, and the file of a map for Embedding Atlas."""
+"""Maps of a view."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from retrieval.__main__ import main
 from retrieval.projection import pooled_feature, project, sample_rows
 from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store, View
-from tests.retrieval.conftest import Fill, error
 
 
 def filled_view(store: Store, arrays: dict[str, np.ndarray], dtype: str = "float32") -> View:
@@ -91,88 +88,3 @@ def test_umap_separates_clusters_and_is_seeded(tmp_path: Path) -> None:
     spread = np.linalg.norm(xy.reshape(3, 20, 2) - middles[:, None], axis=2).max()
     assert min(np.linalg.norm(middles[a] - middles[b]) for a, b in ((0, 1), (0, 2), (1, 2))) > 2 * spread
     assert (project(view, np.arange(60), "umap")[0] == xy).all()
-
-
-def written(store: Store, out: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[pl.DataFrame, dict]:
-    """Run the verb; return the file and the record."""
-    assert main(["atlas", "--store", str(store.path), "--view", "tiny", "--out", str(out), "--json", *options]) == 0
-    return pl.read_parquet(out), json.loads(capsys.readouterr().out)
-
-
-def naive(vectors: np.ndarray, k: int) -> tuple[list[list[int]], np.ndarray]:
-    """Places of the k nearest other vectors, and their distances."""
-    unit = vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    cosines = unit @ unit.T
-    np.fill_diagonal(cosines, -np.inf)
-    order = np.lexsort((np.broadcast_to(np.arange(len(unit)), cosines.shape), -cosines.round(7)))[:, :k]
-    return order.tolist(), 1 - np.take_along_axis(cosines, order, axis=1)
-
-
-def test_coordinates_are_those_of_the_map(
-    store: Store, clips: View, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    frame, record = written(store, tmp_path / "map.parquet", capsys)
-    rows = np.setdiff1d(np.arange(30), [3, 8, 29])
-    xy, _ = project(clips, rows)
-    assert (frame.select("x", "y").to_numpy() == xy).all()
-    assert frame["clip"].to_list() == [f"video_{at}_0_{at + 1}" for at in rows]
-    assert frame.columns == ["clip", "step", "video", "narration", "x", "y", "neighbors"]
-    assert frame["step"].to_list() == [f"step {at % 3}" for at in rows]
-    assert record["command"] == (
-        f"embedding-atlas {tmp_path / 'map.parquet'} --x x --y y --neighbors neighbors --text narration "
-        "--disable-projection"
-    )
-
-
-def test_neighbours_are_places_in_the_file(
-    store: Store, clips: View, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options = ["--neighbours", "4", "--where", "step != 'step 1'"]
-    frame, record = written(store, tmp_path / "map.parquet", capsys, *options)
-    rows = np.array([at for at in range(30) if at not in (3, 8, 29) and at % 3 != 1])
-    places, distances = naive(clips.read("embedding", rows, dtype="float32"), 4)
-    assert record["clips"] == frame.height == len(rows) and record["neighbours"] == 4
-    assert [near["ids"] for near in frame["neighbors"]] == places
-    written_distances = np.array([near["distances"] for near in frame["neighbors"]])
-    np.testing.assert_allclose(written_distances, distances, atol=1e-6)
-
-
-@pytest.mark.full
-def test_a_map_of_many_pieces_has_every_clip(
-    store: Store, fill: Fill, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """More clips than are fitted, written at a time, or compared without an index."""
-    vectors = np.random.default_rng(0).normal(size=(100_001, 4)).astype(np.float32)
-    fill(store, vectors, [f"c{at}" for at in range(100_001)], shard=16_384)
-    out = ["--store", str(store.path), "--view", "tiny", "--out", str(tmp_path / "map.parquet")]
-    assert main(["atlas", *out]) == 2
-    assert "has no index: run `python -m retrieval build" in capsys.readouterr().err
-    frame, _ = written(store, tmp_path / "map.parquet", capsys, "--neighbours", "0")
-    assert frame["clip"].to_list() == [f"c{at}" for at in range(100_001)]
-    np.testing.assert_array_equal(
-        frame.select("x", "y").to_numpy(), project(store.view("clips", "tiny"), np.arange(100_001))[0]
-    )
-
-
-def test_clips_with_few_neighbours_and_none(
-    store: Store, fill: Fill, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fill(store, np.eye(2, 4, dtype=np.float32), ["a", "b"], columns={"x": ["catalog's own", "x"]})
-    frame, record = written(store, tmp_path / "map.parquet", capsys)
-    assert frame["neighbors"].to_list() == [{"ids": [1], "distances": [1.0]}, {"ids": [0], "distances": [1.0]}]
-    assert frame.schema["x"] == pl.Float32 and record["neighbours"] == 1
-    frame, record = written(store, tmp_path / "map.parquet", capsys, "--neighbours", "0")
-    assert "neighbors" not in frame.columns and "--neighbors" not in record["command"]
-
-
-def test_what_cannot_be_written_is_one_line(
-    store: Store, clips: View, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    given = ["--store", str(store.path), "--view", "tiny", "--out", str(tmp_path / "map.parquet")]
-    for words, why in (
-        (["--where", "step = 'none'"], "no clip of"),
-        (["--feature", "size"], "no embedding called size"),
-        (["--feature", "size", "--neighbours", "0", "--out", str(tmp_path / "no" / "map.parquet")], "cannot write"),
-    ):
-        assert why in error(capsys, "atlas", *given, *words)
-    assert not (tmp_path / "map.parquet").exists()

@@ -1,4 +1,4 @@
-"""Queries by clip, pair, text and file: answers, files, contact sheets and refusals of the command."""
+"""Queries by clip, pair, text and file: answers, files and refusals of the command."""
 
 import json
 from dataclasses import replace
@@ -22,7 +22,7 @@ from store import Feature, Provenance, Store, View, text_key
 from store.__main__ import main as store_main
 from tests.conftest import fetched
 from tests.featurize.conftest import tiny_clip
-from tests.retrieval.conftest import Fill, Page, all_cosines, error
+from tests.retrieval.conftest import Fill, all_cosines, error
 
 __all__ = ["tiny_clip"]  # a fixture
 
@@ -505,33 +505,3 @@ def test_a_file_queries_a_view_of_a_plugin_encoder(
     (installed / "entry_points.txt").write_text("[stepdiff.encoders]\nmine = mean_colour:MeanColour\n")
     assert main(query) == 0
     assert "stripes_1_2" in capsys.readouterr().out
-
-
-def test_a_contact_sheet_is_self_contained(
-    filmed: tuple[Store, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    store, folder = filmed
-    words = ["query", "--store", str(store.path), "--view", ENCODER, "-k", "2", "--html", str(tmp_path / "sheet.html")]
-    assert main([*words, "--clip", "stripes_0_1", "--videos", str(folder)]) == 0
-    text = (tmp_path / "sheet.html").read_text()
-    page = Page(tmp_path / "sheet.html")
-    assert len(page.pictures()) == 9 and {picture.size for picture in page.pictures()} == {(192, 192)}
-    assert all(address.startswith("data:") for address in page.addresses) and "url(" not in text
-    assert "http" not in text and not {"script", "link", "b"} & page.tags.keys()
-    assert page.tags["figure"] == 3 and "<b>chop</b>" in page.words and "0.00 to 1.00 s" in page.words
-    means = [np.asarray(picture).mean(axis=(0, 1)) for picture in page.pictures()]
-    assert all(red > 1.5 * blue for red, _, blue in means[:3])  # the first second of the same video
-    (tmp_path / "stripes.mp4").write_bytes((folder / "stripes.mp4").read_bytes())
-    assert main([*words, "-k", "3", "--clip", "stripes_0_1", "--videos", str(tmp_path)]) == 0
-    page = Page(tmp_path / "sheet.html")
-    assert len(page.pictures()) == 6 and page.words.count(f"{tmp_path / 'blobs.mp4'} does not exist") == 2
-
-
-def test_a_contact_sheet_of_times_that_are_texts(
-    store: Store, fill: Fill, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    columns = {"video": ["a.mp4"] * 2, "start": ["0", "1"], "end": ["1", "2"]}
-    fill(store, np.eye(2, dtype=np.float32) + 1, ["a", "b"], columns=columns)
-    sheet = tmp_path / "sheet.html"
-    assert run(capsys, "query", "--store", store.path, "--view", "tiny", "--clip", "a", "--html", sheet)[0] == 0
-    assert Page(sheet).words.count("the catalog does not name its video, start and end") == 2

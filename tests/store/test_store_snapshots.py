@@ -4,8 +4,6 @@ import errno
 import json
 import os
 import pickle
-import shutil
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,9 @@ from store.__main__ import main
 from store.damage import rewrite_metadata, view_damage, withdraw_damaged
 from store.io.records import OK
 from store.snapshots.repair import repair_snapshots
-from store.snapshots.snapshot import figures_of, names, read_snapshot, tag
+from store.snapshots.snapshot import figures_of, names, tag
 from store.verbs.verify import verify
-from tests.store.conftest import ROOT, run
+from tests.store.conftest import run
 
 FINISHED = [0, 1, 2, 3, 4, 5, 7, 8, 10]
 Make = Callable[..., Any]
@@ -313,85 +311,3 @@ def test_an_object_store_has_copies(
     assert f"left it: python -m store tag {store.path} v2 --delete removes it" in run(capsys, "log", store.path)[1]
     assert run(capsys, "tag", store.path, "v2", "--delete")[0] == 0 and names(store.path) == (["v1"], [])
     assert run(capsys, "compact", store.path)[0] == 0 and store.snapshots() == ["v1"]
-
-
-@pytest.fixture
-def earlier(tmp_path: Path) -> tuple[Store, dict[str, Any]]:
-    """A store with three snapshots of an earlier version, and what that version read of them.
-
-    Between them rows 0, 2, 3, 4, 5 and 6 were computed again, forgotten or withdrawn, and parts of the catalog were
-    updated and merged.
-    """
-    with tarfile.open(ROOT / "tests/golden/old_snapshots.tar.xz") as file:
-        file.extractall(tmp_path, filter="data")
-    return Store.open(tmp_path / "store"), json.loads((tmp_path / "expected.json").read_text())
-
-
-def check_earlier(store: Store, expected: dict[str, Any]) -> None:
-    assert store.snapshots() == list(expected)
-    for name, about in expected.items():
-        then, known = Store.open(store.path, at=name), read_snapshot(store.path, name)
-        assert (known.created, known.note) == (about["created"], about["note"])
-        assert then.entities() == list(about["entities"])
-        for entity, of in about["entities"].items():
-            assert then.catalog(entity).frame().to_dicts() == of["catalog"]
-            assert [list(row) for row in then.forgotten(entity).rows()] == of["forgotten"]
-            assert then.views(entity) == list(of["views"])
-            for view, rows in of["views"].items():
-                found = then.view(entity, view)
-                ok = np.flatnonzero(np.array(rows["status"]) == 1)
-                assert found.status().tolist() == rows["status"]
-                assert [list(row) for row in found.failures().rows()] == rows["failures"]
-                assert found.checksums(ok).tolist() == rows["checksums"]
-                for array, stored in rows["values"].items():
-                    assert found._read(ok, {array: None}, check="always")[0].tolist() == stored
-                figures = known.views[entity][view]
-                assert (figures.ok, figures.failed, figures.commit) == (rows["ok"], rows["failed"], rows["commit"])
-    assert verify(store) == []
-
-
-def test_snapshots_of_an_earlier_version_are_converted_by_one_command(
-    earlier: tuple[Store, dict[str, Any]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store, expected = earlier
-    advice = f"earlier version: run python -m store convert-snapshots {store.path} first\n"
-    for words in (["compact", store.path], ["info", f"{store.path}@v1"], ["log", store.path]):
-        status, _, error = run(capsys, *words)
-        assert status == 2 and error.endswith(advice) and error.count("\n") == 1
-    with pytest.raises(StepDiffError, match="convert-snapshots"), store.lock():
-        pass  # a writer would replace rows that they list
-    assert f"what to do: run python -m store convert-snapshots {store.path}\n" in run(capsys, "verify", store.path)[1]
-    live = {path: path.read_bytes() for path in (store.path / "arrays.zarr").rglob("*") if path.is_file()}
-    link, left = os.link, [8]
-
-    def killed(*given: Any, **named: Any) -> None:
-        left[0] -= 1
-        if not left[0]:
-            raise KeyboardInterrupt
-        link(*given, **named)
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(os, "link", killed)
-        main(["convert-snapshots", str(store.path)])
-    assert run(capsys, "convert-snapshots", store.path)[1] == f"{store.path}: v1, v2, v3 converted\n"
-    assert run(capsys, "convert-snapshots", store.path)[1] == f"{store.path}: no snapshot converted\n"
-    check_earlier(store, expected)
-    assert live == {path: path.read_bytes() for path in live}
-    assert not (store.path / "kept").exists()
-    folder = store.path / "snapshots/v3"
-    assert folder.joinpath("arrays.zarr/clips/net/tokens/c/0/0/0").stat().st_nlink > 1
-    assert run(capsys, "compact", store.path)[0] == 0
-    check_earlier(store, expected)
-
-
-def test_an_earlier_snapshot_whose_rows_are_lost_is_named(
-    earlier: tuple[Store, dict[str, Any]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    store, expected = earlier
-    for version in (store.path / "kept/clips/net").glob("0-*"):
-        shutil.rmtree(version)
-    status, _, error = run(capsys, "convert-snapshots", store.path)
-    assert status == 2 and error == (
-        f"error: snapshot v1 of {store.path} cannot be converted (rows of view net are lost: c0, c2, c3): restore what "
-        f"is lost, or delete the snapshot with store tag {store.path} v1 --delete\n"
-    )

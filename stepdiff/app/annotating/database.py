@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Inspector, MetaData, create_engine, event, func, inspect, make_url, select
+from sqlalchemy import Connection, Engine, MetaData, create_engine, event, func, inspect, make_url, select
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 
 from stepdiff.app.annotating.events import METADATA, SAVED_AGAIN
@@ -60,8 +60,7 @@ class Database:
             unless: Condition of the updates of its rows that are allowed.
 
         Raises:
-            StepDiffError: Not such a URL, a missing package, or a database that does not answer or is of an earlier
-                version.
+            StepDiffError: Not such a URL, a missing package, or a database that does not answer.
         """
         try:
             parsed = make_url(url)
@@ -81,16 +80,10 @@ class Database:
         database = cls(engine)
         try:
             with database._locked() as connection:
-                known = inspect(connection)
-                if not known.has_table(log):
+                if not inspect(connection).has_table(log):
                     tables.create_all(connection)
                     for statement in _TRIGGERS[engine.dialect.name]:
                         connection.exec_driver_sql(statement.format(table=log, unless=unless))
-                elif missing := _missing(known, tables):
-                    raise StepDiffError(
-                        f"database: {shown} was made by an earlier version (it has no {missing}): export its answers "
-                        "with that version, and name another database"
-                    )
         except StepDiffError:
             database.close()
             raise
@@ -133,18 +126,6 @@ class Database:
 
     def close(self) -> None:
         self._engine.dispose()
-
-
-def _missing(known: Inspector, tables: MetaData) -> str | None:
-    """Return a table or column that a database lacks."""
-    for table in tables.sorted_tables:
-        if not known.has_table(table.name):
-            return table.name
-        columns = {column["name"] for column in known.get_columns(table.name)}
-        for column in table.columns:
-            if column.name not in columns:
-                return f"{table.name}.{column.name}"
-    return None
 
 
 def default_url(task: Path) -> str:
