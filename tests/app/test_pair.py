@@ -402,7 +402,7 @@ def test_words_of_texts_have_their_moments_in_both_clips(
     for key, clip in zip(word_pair, data["clips"], strict=True):
         tokens = evidence.features.read([key]).numpy()[0]
         video = training_videos(evidence.features.catalog, [key]).get(key)
-        frames = head.evidence(pool(tokens.reshape(8, -1, tokens.shape[1])), [video] * 8)
+        frames = head.moments(pool(tokens.reshape(8, -1, tokens.shape[1])), video)
         for word in clip["words"]:
             of_frames = frames[:, head.columns[word["term"]]]
             assert word["moments"] == pytest.approx(of_frames, abs=1e-4)
