@@ -40,7 +40,7 @@ STATIC = _HERE / "static"
 
 def _printable(value: Any) -> Any:
     """Refuse a method where a value of that name is meant: `page.clear` is one of dict."""
-    if callable(value):
+    if callable(value) and not isinstance(value, jinja2.Undefined):  # `x if y` without else prints nothing
         raise TypeError(f"a template prints {value!r}")
     return value
 
