@@ -132,8 +132,8 @@ def _asked(options: Options) -> Windows:
     if options.id_from != "stem":
         raise StepDiffError("--id-from is for video files: the clips of a manifest have their own ids")
     asked = read_windows(Path(options.manifest).expanduser(), options.column)
-    given = {"--replace": options.replace, "--compile": options.compile, "--statistics": bool(options.statistics)}
-    for name, is_given in given.items():
+    of_clips = {"--replace": options.replace, "--compile": options.compile, "--statistics": bool(options.statistics)}
+    for name, is_given in of_clips.items():
         if is_given and asked.entity != "clips":
             raise StepDiffError(f"{name} is for clips: {options.manifest} is one of texts")
     return asked

@@ -95,10 +95,8 @@ def run(options: EmbedOptions) -> dict[str, Any]:
 
     from heads.data.trained_on import copy_to_store
     from heads.evaluation.workers import Part, on_ray, results
-    from heads.evidence.familiarity import Familiarity
-    from heads.evidence.fitting import Pooled, some_of
+    from heads.evidence.fitting import some_of
     from heads.evidence.guard import Guard
-    from heads.evidence.head import POOLING
     from heads.methods.registry import ENCODER, PAIRS
     from heads.training import lineage
     from heads.training.checkpoint import Run
@@ -139,7 +137,7 @@ def run(options: EmbedOptions) -> dict[str, Any]:
                 pass
     features, _ = embedder.sides["clips"]
     rows = some_of(np.flatnonzero(features.view.status() == OK))
-    guard = Guard(Familiarity.load(Path(options.head)), Pooled(store, features.view.name, POOLING))
+    guard = Guard.of_run(Path(options.head), store, features.view.name)
     written["unlike"] = guard.unlike(store.catalog("clips").keys(rows))
     return written
 

@@ -198,8 +198,8 @@ class Counting:
             ]
             self.wording, self.counted = Wording.from_dict(about["wording"]), dict(map(tuple, about["shards"]))
             differs = [name for name, value in self.identity.items() if about["identity"].get(name) != value]
-            wanted = Sums.zeros(sum(self.features.sizes), len(self.wording.terms))
-            shapes = ((one.shape, other.shape) for sums in self.sums for one, other in zip(sums, wanted, strict=True))
+            empty = Sums.zeros(sum(self.features.sizes), len(self.wording.terms))
+            shapes = ((one.shape, other.shape) for sums in self.sums for one, other in zip(sums, empty, strict=True))
             if not differs and any(one != other for one, other in shapes):
                 raise ValueError("its sums are of other shapes than its words")
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from heads.data.catalog_rows import of_rows, united
 from heads.data.hold_out import VIDEO
 from heads.evidence.familiarity import Familiarity
 from heads.evidence.fitting import Pooled, Sums, pooled, some_of, spread, steps_of, total, without_each
+from heads.evidence.head import POOLING
+from store import Store
 
 RIDGE, FOLDS = 3.0, 5
 """of a head without evidence of words"""
@@ -26,6 +29,11 @@ class Guard:
     familiarity: Familiarity | None
     """None: a run of an earlier version, which recorded none"""
     features: Pooled
+
+    @classmethod
+    def of_run(cls, folder: Path, store: Store, view: str) -> "Guard":
+        """Return the guard of a head without evidence of words. StepDiffError: what it has seen is damaged."""
+        return cls(Familiarity.load(folder), Pooled(store, view, POOLING))
 
     @property
     def knows(self) -> str:

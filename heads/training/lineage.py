@@ -20,10 +20,8 @@ from heads.data.clips import Features
 from heads.data.hold_out import HoldOut, test_digest
 from heads.data.trained_on import TrainedOn
 from heads.evidence import head as words
-from heads.evidence.familiarity import Familiarity
-from heads.evidence.fitting import Pooled
 from heads.evidence.guard import Guard
-from heads.evidence.head import POOLING, WordHead
+from heads.evidence.head import WordHead
 from heads.methods.stepdiff import StepDiff
 from heads.methods.word_evidence import WordEvidence
 from heads.models.video_lm import VideoLM
@@ -78,7 +76,7 @@ def load_stepdiff(
     """
     model, features, recipe = load_video_lm(folder, store, device, group)
     words = words_of(folder, recipe, store)
-    guard = Guard(Familiarity.load(folder), Pooled(store, recipe.view, POOLING)) if words is None else None
+    guard = Guard.of_run(folder, store, recipe.view) if words is None else None
     return StepDiff(model, features, group=group, words=words, evidence=recipe.evidence, guard=guard, **how), recipe
 
 

@@ -112,16 +112,13 @@ class Runs:
     def guard(self, name: str) -> "Guard":
         """Return what tells whether a head, or a head of words, knows clips, without its language model. StepDiffError:
         it is damaged, or reads other features."""
-        from heads.evidence.familiarity import Familiarity
-        from heads.evidence.fitting import Pooled
         from heads.evidence.guard import Guard
-        from heads.evidence.head import POOLING
 
         folder = self._folder(name)
         for words in (folder, folder / COPY):
             if (words / FILE).is_file():
                 return self.evidence(self._name(words)).guard
-        return Guard(Familiarity.load(folder), Pooled(self._site.store, self.head(name).view, POOLING))
+        return Guard.of_run(folder, self._site.store, self.head(name).view)
 
     def knowledge(self, pair: Pair, heads: Sequence[RunHead], words: Sequence[str]) -> list[dict[str, str]]:
         """Return what the first head and the first head of words know, and why what they say about a pair means
