@@ -65,8 +65,8 @@ def test_every_page_is_in_the_navigation() -> None:
     assert [page for page in pages if f'"{page}"' not in configuration] == []
 
 
-def test_the_readme_has_at_most_250_lines() -> None:
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 250
+def test_the_readme_has_at_most_200_lines() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
 
 
 @pytest.mark.parametrize("room", sorted(set(BELOW) - {"stepdiff.common"}))
