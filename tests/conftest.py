@@ -3,8 +3,9 @@
 import logging
 import os
 import shutil
+import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,6 +117,29 @@ def s3_bucket(bucket: str) -> str:
     if not bucket.startswith("s3://"):
         pytest.skip("only S3 has this")
     return bucket
+
+
+@pytest.fixture
+def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], bool]]:
+    """Return whether anything was sent: object stores and the hub are at a local port."""
+    from huggingface_hub import constants
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        given = {"ENDPOINT_URL": url, "ALLOW_HTTP": "true", "REGION": "us-east-1"}
+        for name, value in {**given, "ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret"}.items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+
+        def asked() -> bool:
+            try:
+                server.accept()[0].close()
+            except BlockingIOError:
+                return False
+            return True
+
+        yield asked
 
 
 @pytest.fixture(scope="session")

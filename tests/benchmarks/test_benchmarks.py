@@ -99,7 +99,7 @@ def test_different_answers_end_the_benchmark() -> None:
         search.compare(np.array([[1]]), np.array([[0]]), vectors, queries)
 
 
-def test_raw_video_gives_the_tokens_of_the_store_and_the_last_line_is_json(
+def test_raw_video_gives_the_tokens_of_the_store(
     tmp_path: Path, tiny_lm: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = ["--videos", "4", "--steps", "1", "--rounds", "1", "--folder", str(tmp_path), "--language_model", tiny_lm]
