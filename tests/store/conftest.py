@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,10 +40,15 @@ class Ended(NamedTuple):
 Run = Callable[..., Ended]
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> Ended:
+    """Run `python -m store` with these words."""
+    return Ended(main([str(word) for word in words]), *capsys.readouterr())
+
+
+@pytest.fixture(name="run")
+def command(capsys: pytest.CaptureFixture[str]) -> Run:
     """Return a function that runs `python -m store` with words."""
-    return lambda *words: Ended(main([str(word) for word in words]), *capsys.readouterr())
+    return partial(run, capsys)
 
 
 def opened(view: View, **options: Any) -> View:

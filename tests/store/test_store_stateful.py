@@ -1,11 +1,11 @@
-"""A store that is randomly written, requantised, dropped, compacted and read, compared with a plain model.
+"""A store that is randomly written, requantised, tagged, withdrawn, compacted and read, compared with a plain model.
 
 pytest tests/store/test_store_stateful.py                       a short run
 STATEFUL_SECONDS=600 pytest tests/store/test_store_stateful.py      ten minutes;
     with -o addopts=--import-mode=importlib twice as many steps, since shapes are not checked at every call
 
-After any sequence of writes, in this process or in another, every read gives the model's values: kills are tested in
-test_store_killed, damage in test_store_damage and test_store_row_checks.
+After any sequence of writes, in this process or in another, every read gives the model's values, and every read of a
+snapshot those that the model had then. Kills are tested in test_store_killed, damage in test_store_damage.
 """
 
 import copy
@@ -28,6 +28,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from stepdiff.common.errors import StepDiffError
 from store import Store, View
 from store.batches import Batches
+from store.snapshots.snapshot import delete_snapshot
 from store.verbs.verify import verify
 from tests.store.forks import Forks
 from tests.store.store_model import MAIN, SHAPES, ModelStore, ModelView, filling, perform, perform_in
@@ -39,7 +40,7 @@ WAYS = st.sampled_from(["here", "here", "child"])
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """One store and its model."""
+    """One store, its model, and a copy of the model for each snapshot."""
 
     remote: ClassVar[bool] = False
     writers: ClassVar[Forks | None] = None
@@ -48,6 +49,7 @@ class StoreMachine(RuleBasedStateMachine):
     def begin(self, dtype: str) -> None:
         self.path = f"memory://{uuid.uuid4().hex}/s" if self.remote else tempfile.mkdtemp(prefix="store-machine") + "/s"
         self.store, self.model, self.named = Store.open(self.path, create=True), ModelStore(), 0
+        self.snapshots, self.tags = dict[str, ModelStore](), 0
         self.append(6, 0, "here")
         self.create("a", dtype, 4, 0, "here")
         keys = self.model.keys[:5]
@@ -111,7 +113,36 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), way=WAYS)
     def drop(self, data: st.DataObject, way: str) -> None:
         name = data.draw(st.sampled_from(sorted(self.model.views)))
+        if any(name in model.views for model in self.snapshots.values()):
+            with pytest.raises(StepDiffError, match="delete that first"):
+                perform(self.store, {"op": "drop", "view": name})
+            return
         self._write({"op": "drop", "view": name}, lambda model: model.views.pop(name), way)
+
+    @precondition(lambda self: self.model.views and self.model.keys)
+    @rule(data=st.data())
+    def withdraw(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.model.views)))
+        rows = data.draw(st.lists(st.integers(0, len(self.model.keys) - 1), min_size=1, max_size=6))
+        with self.store.lock():
+            self.store.view("clips", name).withdraw(np.array(rows))
+        for key in (self.model.keys[row] for row in rows):
+            self.model.views[name].ok.pop(key, None), self.model.views[name].failed.pop(key, None)
+
+    @rule()
+    def tag(self) -> None:
+        self.tags += 1  # the name of a deleted snapshot is not given again
+        self.store.tag(f"t{self.tags}")
+        self.snapshots[f"t{self.tags}"] = copy.deepcopy(self.model)
+
+    @precondition(lambda self: len(self.snapshots) > 1)
+    @rule()
+    def delete_snapshot(self) -> None:
+        name = next(iter(self.snapshots))
+        del self.snapshots[name]
+        delete_snapshot(self.store.path, name)
+        with pytest.raises(StepDiffError, match="no snapshot"):
+            Store.open(self.path, at=name)
 
     @rule(way=WAYS)
     def compact(self, way: str) -> None:
@@ -135,6 +166,12 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = Store.open(self.path) if fresh else self.store
         self._check_all()
 
+    def _check_all(self) -> None:
+        assert verify(Store.open(self.path)) == []
+        self._check_store(self.store, self.model)
+        for name, model in self.snapshots.items():
+            self._check_store(Store.open(f"{self.path}@{name}"), model)
+
     @precondition(lambda self: self.model.views and self.model.keys)
     @rule(data=st.data())
     def read_some(self, data: st.DataObject) -> None:
@@ -148,14 +185,14 @@ class StoreMachine(RuleBasedStateMachine):
             with pytest.raises(StepDiffError):
                 view.read(MAIN, rows)
 
-    def _check_all(self) -> None:
+    def _check_store(self, store: Store, of_store: ModelStore) -> None:
         """Check that every read returns the values of the model."""
-        keys, catalog = self.model.keys, self.store.catalog("clips")
+        keys, catalog = of_store.keys, store.catalog("clips")
         assert catalog.frame(["key"])["key"].to_list() == keys == catalog.keys(np.arange(len(keys)))
         assert catalog.rows([*keys, "no such clip"]).tolist() == [*range(len(keys)), -1] and len(catalog) == len(keys)
-        assert self.store.views("clips") == sorted(self.model.views) and verify(Store.open(self.path)) == []
-        for name, model in self.model.views.items():
-            view = self.store.view("clips", name)
+        assert store.views("clips") == sorted(of_store.views)
+        for name, model in of_store.views.items():
+            view = store.view("clips", name)
             assert view.rows_per_shard == (model.rows_per_shard or view.rows_per_shard)
             assert {n: f.dtype for n, f in view.features.items()} == model.dtypes
             assert {n: f.shape for n, f in view.features.items()} == SHAPES
