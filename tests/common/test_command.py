@@ -262,7 +262,9 @@ WORK = {
 """a command, or a module that one imports -> the slow modules that it may import for small work"""
 
 
-@pytest.mark.parametrize("line", WORK)
+@pytest.mark.parametrize(
+    "line", [pytest.param(line, marks=[pytest.mark.full] if "torch" in slow else []) for line, slow in WORK.items()]
+)
 def test_small_work_imports_no_other_slow_module(line: str, small: Path) -> None:
     run = [sys.executable, "-c", SCRIPT, *line.replace("{}", str(small)).split()]
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=300)

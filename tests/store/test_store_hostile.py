@@ -40,11 +40,9 @@ ODD: list[Any] = [-1, 0, 3, 1.5, "4", None, True, [4], {}, *HUGE]
 
 
 @pytest.fixture
-def view(make_view: Make, fill: Make) -> View:
-    view = make_view()
-    view.write_shard(1, np.array([], np.int64), {}, {6: "no video"})
-    fill(view, np.array([0, 1, 2, 3, 4, 5, 7, 8, 9, 10]))
-    return view
+def view(filled: View, fill: Make) -> View:
+    fill(filled, np.array([9]))
+    return filled
 
 
 @contextmanager

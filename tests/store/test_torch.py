@@ -92,15 +92,23 @@ def check(batch: dict[str, Any], view: View) -> list[str]:
     return batch["key"]
 
 
-def test_features_equal_view_read_and_labels_match_their_keys(view: View) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_features_equal_view_read_and_labels_match_their_keys(view: View, device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
     one_stream = stream(view, ["tokens", "embedding"], labels=["step", "name", (pl.col("step") * 0.5).alias("half")])
     seen = []
     for batch in loader(one_stream, None):
         seen += check(batch, view)
-        half = to_device(batch, "cpu", torch.float16)["tokens"]
-        assert (half.numpy() == view.read("tokens", keys=batch["key"], dtype="float16")).all()
+        half = to_device(batch, device, torch.float16)["tokens"]
+        assert (half.cpu().numpy() == view.read("tokens", keys=batch["key"], dtype="float16")).all()
         assert batch["half"].tolist() == [LABELS[key][0] / 2 for key in batch["key"]]
-    assert sorted(seen) == sorted(KEYS)
+    ahead = []
+    for batch in prefetch(one_stream, device):
+        assert batch["tokens"].device.type == batch["embedding"].device.type == device
+        assert (batch["tokens"].cpu().numpy() == view.read("tokens", keys=batch["key"], dtype="float32")).all()
+        ahead += batch["key"]
+    assert sorted(seen) == sorted(ahead) == sorted(KEYS)
 
 
 @pytest.mark.parametrize("start", [None, "fork"])
@@ -153,19 +161,6 @@ def test_ranks_come_from_the_environment(view: View, monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("WORLD_SIZE")
     with pytest.raises(StepDiffError, match="RANK is 1 and WORLD_SIZE is 1: set both variables"):
         FeatureStream(view, "embedding", batch_size=4)
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_batches_are_prefetched_to_the_device(view: View, device: str) -> None:
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU")
-    seen = []
-    for batch in prefetch(stream(view, ["tokens", "embedding"]), device):
-        assert batch["tokens"].device.type == batch["embedding"].device.type == device
-        assert (batch["tokens"].cpu().numpy() == view.read("tokens", keys=batch["key"], dtype="float32")).all()
-        assert (batch["embedding"].cpu().numpy() == view.read("embedding", keys=batch["key"])).all()
-        seen += batch["key"]
-    assert sorted(seen) == sorted(KEYS)
 
 
 SCRIPT = """
