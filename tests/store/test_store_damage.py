@@ -92,7 +92,7 @@ def write_card(path: Path, files: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("places", [1, pytest.param(6, marks=pytest.mark.full)])
 def test_a_flipped_byte_or_a_cut_in_any_file_is_found(every_file: View, places: int) -> None:
-    """By verify; and every read gives what was written, or one line."""
+    """By verify; in the full test, every read gives what was written, or one line."""
     files = [p for p in sorted(every_file.paths.store.rglob("*")) if p.is_file() and p.suffix != ".lock"]
     dice, whole = random.Random(0), answers(every_file)
     for path in files:
@@ -110,7 +110,7 @@ def test_a_flipped_byte_or_a_cut_in_any_file_is_found(every_file: View, places: 
                 assert clips or unnamed
                 for index in every_file.catalog.folder.glob("*.keys") if path in every_file.catalog.parts() else ():
                     index.unlink()  # else it answers instead of the part
-                for given, right in zip(answers(every_file), whole, strict=True):
+                for given, right in zip(answers(every_file), whole, strict=True) if places > 1 else ():
                     assert given in (None, right), f"byte {at} of {path} is silently wrong"
                 path.write_bytes(good)
     assert answers(every_file) == whole and damaged(every_file) == (set(), set())
