@@ -55,7 +55,7 @@ CLIPS_A_KITCHEN_VIDEO = 4  # about
 
 
 @dataclass(frozen=True)
-class Options:
+class FeaturizeBenchmarkOptions:
     encoder: str = "efficientnet-lite0"
     """an encoder of clips"""
     weights: str | None = None
@@ -217,7 +217,7 @@ def stages(videos: str, clips: int, runs: int, spent: Spent, seconds: float, for
     return {"videos": videos, **rates, **{name: round(total / runs / clips * 1e3, 3) for name, total in ms.items()}}
 
 
-def run(options: Options) -> dict[str, Any]:
+def run(options: FeaturizeBenchmarkOptions) -> dict[str, Any]:
     """Return the record."""
     folder = options.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -261,7 +261,7 @@ def run(options: Options) -> dict[str, Any]:
     return {"rows": rows, "races": held, "stages": of_stages, **facts, "gop": options.gop}
 
 
-main = benchmark("featurize", Options, __doc__, run)
+main = benchmark("featurize", FeaturizeBenchmarkOptions, __doc__, run)
 
 if __name__ == "__main__":
     command.run(main)

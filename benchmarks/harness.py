@@ -1,19 +1,19 @@
-"""The frame of a benchmark: its command line, stopwatch and report, memory of a process, and a small language model."""
+"""What benchmarks share: command line, stopwatch and report; the rendered world; rows in other formats than ours.
+
+Rows are named arrays [R, ...]. A writer of a format writes them, at its best; benchmarks.read has the readers.
+"""
 
 import json
-import multiprocessing
 import platform
 import resource
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import polars as pl
@@ -27,9 +27,16 @@ from store import Feature, Provenance, Store, View
 Row = Mapping[str, Any]
 """one line of a table"""
 Result = TypeVar("Result")
-GIB = 2**30
 PAUSE = 0.2  # seconds, in which threads that still spin after one way give up their core to the next
-LOOK_EVERY = 0.02  # seconds between two looks at the memory
+Arrays = dict[str, np.ndarray]
+CASES: dict[str, tuple[tuple[int, int], str, int]] = {
+    "4 MiB float16": ((2048, 1024), "float16", 16),
+    "4 MiB int8": ((2048, 2048), "int8", 16),
+    "96 KiB float16": ((48, 1024), "float16", 256),
+    "96 KiB int8": ((96, 1024), "int8", 256),
+}
+"""name: shape of a row, dtype, rows of a batch"""
+LANCE: Literal["2.2"] = "2.2"  # version of its file format
 
 
 def benchmark(
@@ -137,57 +144,16 @@ def report(name: str, record: Mapping[str, Any]) -> None:
     print(json.dumps({"benchmark": name, **record, **machine}))
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What some work took, and what it returned."""
-
-    seconds: float
-    peak: int
-    """bytes of private memory: without mapped files, whose pages the kernel drops when memory is short"""
-    result: Any
-
-
-def private_bytes() -> int:
-    """Return the memory of this process without mapped files."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["RssAnon"].split()[0]) * 1024
-
-
-def apart(work: Callable[..., Any], *arguments: Any) -> Measured:
-    """Run `work` in a process of its own, whose memory is measured."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(watched, work, arguments).result()
-
-
-def watched(work: Callable[..., Any], arguments: tuple[Any, ...]) -> Measured:
-    """Run `work` in this process and measure it."""
-    peaks, over = [private_bytes()], threading.Event()
-
-    def look() -> None:
-        while not over.wait(LOOK_EVERY):
-            peaks.append(max(peaks.pop(), private_bytes()))
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
-        seconds, result = timed(lambda: work(*arguments))
-    finally:
-        over.set()
-        thread.join()
-    return Measured(seconds, max(*peaks, private_bytes()), result)
-
-
 def write_view(
     place: Path | str,
     name: str,
     features: Mapping[str, Feature],
     blocks: Iterable[tuple[pl.DataFrame, Mapping[str, np.ndarray]]],
-    rows_per_shard: int | None = None,
 ) -> View:
     """Write a new store with one view of clips. `blocks` are rows of the catalog with their features."""
     store = Store.open(place, create=True)
     provenance = Provenance("synthetic", "0" * 64, "last", "1", "", {key: form.dtype for key, form in features.items()})
-    with store.writer("clips", name, provenance, features, rows_per_shard=rows_per_shard) as writer:
+    with store.writer("clips", name, provenance, features) as writer:
         for frame, arrays in blocks:
             writer.write(frame, arrays)
     return store.view("clips", name)
@@ -204,30 +170,55 @@ def render_kitchen(folder: Path, videos: int) -> tuple[Path, pl.DataFrame]:
     return world, pl.read_csv(world / "clips.csv").with_columns(video=pl.format("{}/{}", pl.lit(str(world)), "video"))
 
 
-def write_tiny_lm(folder: Path) -> str:
-    """Write a small Llama with random weights, a byte-level tokenizer and a chat template; return its folder."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+def random_features(shape: tuple[int, ...], rows: int, seed: int) -> np.ndarray:
+    """Return float16 [rows, *shape] of magnitudes below 2, nothing that compresses."""
+    bits = np.random.default_rng(seed).integers(0, 2**16, (rows, *shape), np.uint16)
+    return (bits & 0xBFFF).view(np.float16)
 
-    control = ["<|end|>", "<|im_start|>", "<|im_end|>"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate(control + alphabet)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = {"eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]}
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
-    fast.chat_template = (
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    )
-    fast.save_pretrained(folder)
-    torch.manual_seed(0)
-    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": len(vocabulary)}
-    ends = vocabulary["<|im_end|>"]
-    # with the usual initializer_range of 0.02 a random model hardly depends on its input
-    config = LlamaConfig(**sizes, eos_token_id=ends, bos_token_id=None, tie_word_embeddings=True, initializer_range=0.2)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return str(folder)
+
+def write_zarr(folder: Path, arrays: Arrays) -> None:
+    import zarr
+
+    for name, array in arrays.items():
+        chunk = (1, *array.shape[1:])
+        zarr.create_array(
+            folder / name, shape=array.shape, dtype=array.dtype, chunks=chunk, shards=array.shape, compressors=None
+        )[:] = array
+
+
+def write_h5(folder: Path, arrays: Arrays, chunked: bool = True) -> None:
+    """Write an HDF5 file: a chunk a row, as an array that may grow needs, or one piece, which can never grow."""
+    import h5py
+
+    folder.mkdir(parents=True)
+    with h5py.File(folder / "rows.h5", "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, chunks=(1, *array.shape[1:]) if chunked else None)
+
+
+def write_lance(folder: Path, arrays: Arrays) -> None:
+    """Write a Lance dataset, a row of bytes an array: lists of numbers are slower."""
+    import lance
+    import pyarrow
+
+    columns = {}
+    for name, array in arrays.items():
+        kind, buffers = pyarrow.binary(array[0].nbytes), [None, pyarrow.py_buffer(array)]
+        columns[name] = pyarrow.FixedSizeBinaryArray.from_buffers(kind, len(array), buffers)
+    lance.write_dataset(pyarrow.table(columns), folder, data_storage_version=LANCE)
+
+
+def write_raw(folder: Path, arrays: Arrays) -> None:
+    """Write one raw file an array: nothing can be missing, checked or replaced in it."""
+    folder.mkdir(parents=True)
+    for name, array in arrays.items():
+        array.tofile(folder / name)
+
+
+WRITERS: dict[str, Callable[[Path, Arrays], None]] = {
+    "zarr-python": write_zarr,
+    "h5py": write_h5,
+    "h5py contiguous": partial(write_h5, chunked=False),
+    f"lance {LANCE}": write_lance,
+    "memmap": write_raw,
+}

@@ -59,7 +59,7 @@ Search = Callable[..., np.ndarray]
 
 
 @dataclass(frozen=True)
-class Options:
+class SearchBenchmarkOptions:
     rows: int = 200_000
     """rows of the features of the exact search; 0: none"""
     approximate: list[int] = field(default_factory=lambda: [20_000, 200_000])
@@ -158,7 +158,7 @@ def compare(ours: np.ndarray, theirs: np.ndarray, vectors: np.ndarray, queries: 
     return len(differ)
 
 
-def exact(view: View, options: Options) -> tuple[list[Row], list[Row]]:
+def exact(view: View, options: SearchBenchmarkOptions) -> tuple[list[Row], list[Row]]:
     """Search one view exactly; return rows and races."""
     rows = filled_rows(view)  # all: a row's number is its place
     vectors = compact(view, "embedding", rows)
@@ -182,7 +182,7 @@ def exact(view: View, options: Options) -> tuple[list[Row], list[Row]]:
     return table, held
 
 
-def approximate(view: View, options: Options) -> tuple[list[Row], list[Row]]:
+def approximate(view: View, options: SearchBenchmarkOptions) -> tuple[list[Row], list[Row]]:
     """Search one view approximately; return rows and races."""
     store = Store.open(view.paths.store)
     rows = filled_rows(view)
@@ -233,7 +233,7 @@ def approximate(view: View, options: Options) -> tuple[list[Row], list[Row]]:
     return table, [recalled, *races(f"{case}, at its recall", medians, chooser, peers)]
 
 
-def run(options: Options) -> dict[str, Any]:
+def run(options: SearchBenchmarkOptions) -> dict[str, Any]:
     """Return the record, with a table of the approximate searches."""
     table: list[Row] = []
     near: list[Row] = []
@@ -250,7 +250,7 @@ def run(options: Options) -> dict[str, Any]:
     return {"rows": table, "races": held, "approximate": near, "rounds": options.rounds, "dim": options.dim}
 
 
-main = benchmark("search", Options, __doc__, run)
+main = benchmark("search", SearchBenchmarkOptions, __doc__, run)
 
 if __name__ == "__main__":
     command.run(main)

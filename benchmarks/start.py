@@ -43,7 +43,7 @@ FOLDERS = {OURS: "ours", QUERY: "ours", LOOP: "loop", LANCE: "lance"}
 
 
 @dataclass(frozen=True)
-class Options:
+class StartBenchmarkOptions:
     clips: int = 40
     """clips of the longer runs"""
     weights: str | None = None
@@ -106,7 +106,7 @@ def apart(folder: Path, keys: list[str]) -> float:
     return float(np.linalg.norm(ours - theirs, axis=1).max() / spread)
 
 
-def run(options: Options) -> dict[str, Any]:
+def run(options: StartBenchmarkOptions) -> dict[str, Any]:
     """Return the record."""
     at_least(options, clips=2, threads=1, rounds=1)
     threads = options.threads or cores()
@@ -144,7 +144,7 @@ def run(options: Options) -> dict[str, Any]:
     return {"rows": rows, "races": held, **facts}
 
 
-main = benchmark("start", Options, __doc__, run)
+main = benchmark("start", StartBenchmarkOptions, __doc__, run)
 
 if __name__ == "__main__":
     command.run(main)

@@ -49,7 +49,7 @@ PRODUCT, PRODUCTS = 2048, 5  # side of the matrices of a product, and how many o
 
 
 @dataclass(frozen=True)
-class Options:
+class TrainStepBenchmarkOptions:
     videos: int = 32
     """videos of the sample world that is rendered and featurized for it"""
     steps: int = 6
@@ -150,7 +150,7 @@ def rates(training: Training, batches: Sequence[tuple[Batch, Tensor]], seconds: 
     return record
 
 
-def run(options: Options) -> dict[str, Any]:
+def run(options: TrainStepBenchmarkOptions) -> dict[str, Any]:
     """Return the record."""
     world = World(options.folder.absolute(), options.videos, options.device)
     recipe = read_recipe(RECIPE).video_lm
@@ -184,7 +184,7 @@ def run(options: Options) -> dict[str, Any]:
     return {"rows": times(seconds, options.steps, "step"), "races": races, **facts}
 
 
-main = benchmark("train_step", Options, __doc__, run)
+main = benchmark("train_step", TrainStepBenchmarkOptions, __doc__, run)
 
 if __name__ == "__main__":
     command.run(main)

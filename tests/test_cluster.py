@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import yaml
 
 from featurize.__main__ import main as featurize
 from heads import embed, evaluate, train
@@ -32,12 +31,13 @@ from stepdiff.annotate.stages.job import StageOptions
 from stepdiff.annotate.stages.stage import Items, chosen, run_stage
 from stepdiff.common.workers import pool
 from stepdiff.common.workers.pool import WorkerPool
-from store import Store
+from store import Feature, Store
 
 from .featurize.conftest import tiny_clip, video, write_video
-from .heads.conftest import recipe, world
+from .heads.conftest import contrastive, evaluation, recipe, world
 from .heads.runs import RUNS, assert_same_weights, command, in_processes
 from .ray_nodes import Nodes, nodes
+from .stores import write_view
 
 pytestmark = [pytest.mark.full, pytest.mark.slow, pytest.mark.timeout(900)]
 __all__ = ["nodes", "tiny_clip", "video", "world"]  # fixtures
@@ -159,20 +159,11 @@ def test_annotate(
 
 
 def test_retrieval_build(nodes: Nodes, losing: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from store import Feature, Provenance
-
-    made = []
-    for name in ("one", "three"):
+    cards = []
+    for name, workers in (("one", 1), ("three", 3)):
         store = Store.open(tmp_path / name, create=True)
-        by = Provenance("vectors", "0" * 64, "last", "8", "none", {"embedding": "float32"})
-        with store.writer("clips", "vectors", by, {"embedding": Feature((8,), "float32")}, rows_per_shard=64) as writer:
-            vectors = np.random.default_rng(0).normal(size=(512, 8)).astype(np.float32)
-            writer.write([f"c{row}" for row in range(512)], {"embedding": vectors})
-        made.append((store, store.view("clips", "vectors")))
-    cards = [
-        build_index(store, view, factory="IVF4,SQ8", workers=workers, part_rows=64)
-        for (store, view), workers in zip(made, (1, 3), strict=True)
-    ]
+        view = write_view(store, 512, {"embedding": Feature((8,), "float32")}, shard=64)
+        cards.append(build_index(store, view, factory="IVF4,SQ8", workers=workers, part_rows=64))
     assert "a worker died at shard" in capsys.readouterr().err
     one, three = ({file["sha256"] for file in card["files"].values()} for card in cards)
     assert one == three and len(one) >= 1 and cards[1]["rows"] == 512
@@ -182,33 +173,25 @@ def test_retrieval_build(nodes: Nodes, losing: None, tmp_path: Path, capsys: pyt
 def heads(world: Path, tiny_lm: str) -> dict[str, Path]:
     """A StepDiff head and a contrastive head of a few steps."""
     short = {"schedule": {"steps": 2, "accumulate": 1, "warmup": 1, "validate_every": 2}}
-    stepdiff = recipe(world, tiny_lm, world / "on_cluster", **short)
-    contrastive = {
-        "view": "visual",
-        "text_view": "words",
-        "width": 8,
-        "clips": 6,
-        "projector": {"width": 16, "heads": 2, "outputs": 1},
-        "schedule": {"steps": 2, "validate_every": 2},
-    }
-    align = world / "align_on_cluster.yaml"
-    made = {"store": str(world / "features"), "out": str(world / "align_on_cluster"), "contrastive": contrastive}
-    align.write_text(yaml.safe_dump(made))
-    for path in (stepdiff, align):
+    made = {"stepdiff": world / "on_cluster", "align": world / "align_on_cluster"}
+    few = {"steps": 2, "validate_every": 2}
+    for path in (
+        recipe(world, tiny_lm, made["stepdiff"], **short),
+        contrastive(str(world / "features"), made["align"], schedule=few),
+    ):
         assert train.main(["--config", str(path)]) == 0
-    return {"stepdiff": world / "on_cluster", "align": world / "align_on_cluster"}
+    return made
 
 
 def test_evaluate(
     nodes: Nodes, heads: dict[str, Path], losing: None, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ["--task", "diffmcq", "--method", "video-lm", "--head", str(heads["stepdiff"]), "--allow-seen"]
-    given += ["--store", str(world / "features"), "--test-set", str(world / "diffmcq_test.jsonl"), "--bootstrap", "0"]
-    given += ["--rows-at-once", "1"]
-    assert evaluate.main([*given, "--out", str(tmp_path / "three.jsonl"), "--workers", "3"]) == 0
+    given = ["--head", str(heads["stepdiff"]), "--allow-seen", "--rows-at-once", "1"]
+    three, one = tmp_path / "three.jsonl", tmp_path / "one.jsonl"
+    assert evaluate.main(evaluation(world, "diffmcq", "video-lm", three, *given, "--workers", "3")) == 0
     assert "a worker died at shard" in capsys.readouterr().err
-    assert evaluate.main([*given, "--out", str(tmp_path / "one.jsonl")]) == 0
-    assert (tmp_path / "three.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+    assert evaluate.main(evaluation(world, "diffmcq", "video-lm", one, *given)) == 0
+    assert three.read_bytes() == one.read_bytes()
 
 
 def test_embed(
@@ -344,7 +327,7 @@ def test_a_training_that_loses_a_node_resumes(nodes: Nodes, whole: Path, trainin
     check_resumed(driver, training.run, whole)
 
 
-def test_a_training_whose_driver_is_killed_continues_when_it_is_started_again(whole: Path, training: Training) -> None:
+def test_a_training_whose_driver_is_killed_continues(whole: Path, training: Training) -> None:
     driver = training.start(held=True)
     training.waiting(driver)
     driver.send_signal(signal.SIGKILL)

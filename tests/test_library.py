@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from store import Feature, Provenance, Store
+from store import Feature
+from tests.stores import write_view
 
 GUIDE = Path(__file__).parents[1] / "docs/guides/library.md"
 
@@ -18,12 +19,8 @@ GUIDE = Path(__file__).parents[1] / "docs/guides/library.md"
 def test_the_training_script_learns_and_resumes(tmp_path: Path) -> None:
     keys, steps = [f"c{row}" for row in range(96)], [f"step {row % 3}" for row in range(96)]
     frame = pl.DataFrame({"key": keys, "step": steps, "split": ["train"] * 90 + ["test"] * 6})
-    made = Provenance("net", "0" * 64, "last", "8 evenly", "centre 224", {"embedding": "float16"})
     vectors = np.eye(3, 16, dtype=np.float32)[np.arange(96) % 3] + np.random.default_rng(0).normal(0, 0.1, (96, 16))
-    with Store.open(tmp_path / "store", create=True).writer(
-        "clips", "net", made, {"embedding": Feature((16,), "float16")}
-    ) as writer:
-        writer.write(frame, {"embedding": vectors.astype(np.float32)})
+    write_view(tmp_path / "store", frame, {"embedding": Feature((16,), "float16")}, {"embedding": vectors})
 
     (shown,) = (block for block in re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL) if "AdamW" in block)
 

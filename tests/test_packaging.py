@@ -8,6 +8,7 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from shutil import copyfile, copytree, ignore_patterns
@@ -78,9 +79,7 @@ def test_the_installed_package_runs_from_any_folder(installed: Path, tmp_path: P
     assert recipe.returncode == 0 and "contrastive:" in recipe.stdout
 
 
-def test_a_recipe_is_found_by_name_and_a_file_of_that_path_takes_precedence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recipe_is_found_by_name_unless_a_file_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipes = ROOT / "heads/recipes"
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StepDiffError, match=r"^kitchen/none: no such file or recipe; .*, kitchen/stepdiff, [^\n]*$"):
@@ -154,10 +153,12 @@ def distributions(requirements: list[str]) -> Iterator[str]:
             yield re.sub(r"[-_.]+", "-", name).lower()
 
 
+MODULES = cache(packages_distributions)
+
+
 def provided(requirements: list[str]) -> set[str]:
     """Return the top-level modules that the requirements install."""
-    names = set(distributions(requirements))
-    found = packages_distributions().items()
+    names, found = set(distributions(requirements)), MODULES().items()
     return {module for module, by in found if names & {re.sub(r"[-_.]+", "-", name).lower() for name in by}}
 
 

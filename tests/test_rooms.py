@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Collection, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,15 +19,17 @@ EXCEPT = {
 }
 
 
-def imports(file: Path) -> Iterator[str]:
-    """Yield the modules that a file imports, at any level."""
+@cache
+def imports(file: Path) -> list[str]:
+    """Return the modules that a file imports, at any level."""
+    names = []
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
+            names += [name.name for name in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file} imports relatively"
-            yield node.module or ""
-            yield from (f"{node.module}.{name.name}" for name in node.names)
+            names += [node.module or "", *(f"{node.module}.{name.name}" for name in node.names)]
+    return names
 
 
 @pytest.mark.parametrize("room", BELOW)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import evaluate, featurize, metrics, scale, search, start, train_step
-from benchmarks.catalog import build, look_up
-from benchmarks.harness import apart, watched
-from benchmarks.pages import annotate
-from benchmarks.scale import MOST_GIB, Options, run
-from benchmarks.search import compare
-from benchmarks.store import read, write
-from benchmarks.train_step import World
+from benchmarks import featurize, read, search, start, train_step, write
 from featurize.staging import Spent
 from heads.data.clips import Features
-from stepdiff.common.errors import StepDiffError
 from tests.conftest import fetched
 from tests.featurize.conftest import tiny_clip
 
@@ -35,25 +26,16 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 
 
 RUNS: dict[str, tuple[Callable[[list[str]], int], str, set[str], Callable[[dict[str, Any]], bool]]] = {
-    "store.read": (
+    "read": (
         read.main, "--mib 16 --cold-mib 16 --repeats 1 --folder TMP", {"O_DIRECT ceiling", "memmap"},
         lambda record: {row["format"] for row in record["rows"]} >= {"store", "tensorstore", "h5py", "zarr-python"},
     ),
-    "store.write": (
+    "write": (
         write.main, "--mib 8 --repeats 1 --folder TMP", {"raw file + fsync"}, lambda record: len(record["races"]) == 4
-    ),
-    "evaluate": (
-        evaluate.main, "--language_model LM --pairs 1 --texts [2,8] --rounds 1",
-        {"one by one", "in batches of 8", "each token once"}, lambda record: 0 < record["scores_apart"] <= 1e-4,
     ),
     "featurize": (
         featurize.main, "--clips 3 --rounds 1 --gop 50 --folder TMP", {"forward + decode", "seek a clip, PyAV"},
         lambda record: all(row["ms a clip"] > 0 and row["CPU ms a clip"] > 0 for row in record["rows"]),
-    ),
-    "metrics": (
-        metrics.main, "--rows 40 --references 2 --rankings 30 --rounds 2",
-        {"the published stack", "splitting into words"},
-        lambda record: max(record["relative_difference"].values()) <= 1e-12,
     ),
     "search": (
         search.main, "--rows 2000 --approximate [1200,2000] --dim 16 --queries [1,8] --asked 9 --rounds 1 --folder TMP",
@@ -66,31 +48,19 @@ RUNS: dict[str, tuple[Callable[[list[str]], int], str, set[str], Callable[[dict[
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_benchmark_runs_and_is_compared_with_its_peers(
-    name: str, tmp_path: Path, tiny_lm: str, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main, words, peers, right = RUNS[name]
     if name == "featurize":
         fetched("efficientnet-lite0")
     cores = os.sched_getaffinity(0)
     try:
-        assert main(words.replace("TMP", str(tmp_path)).replace("LM", tiny_lm).split()) == 0
+        assert main(words.replace("TMP", str(tmp_path)).split()) == 0
     finally:
         os.sched_setaffinity(0, cores)
     record = last_line(capsys)
     assert peers <= {race["compared with"] for race in record["races"]} and right(record)
-    assert not name.startswith("store") or list(tmp_path.iterdir()) == []
-
-
-def test_pages_annotate(capsys: pytest.CaptureFixture[str]) -> None:
-    assert annotate.main(["--people", "2", "--seconds", "2"]) == 0
-    (row,) = last_line(capsys)["rows"]
-    assert row["saves"] == 4 and row["refused"] == 0
-
-
-def test_the_catalog_is_compared_with_its_peers(tmp_path: Path) -> None:
-    assert build(tmp_path / "store", 3000)["indexes"] == 1
-    seconds, figures = look_up(tmp_path / "store", 3000, 1)  # asserts that all give the same rows
-    assert set(seconds) == {"lookup", "join", "dict", "sqlite3", "parquet"} and min(figures.values()) >= 0
+    assert name not in ("read", "write") or list(tmp_path.iterdir()) == []
 
 
 def test_where_the_time_of_a_gpu_goes() -> None:
@@ -121,44 +91,15 @@ def test_start(
     assert {race["compared with"] for race in record["races"]} == {start.LOOP, start.LANCE}
 
 
-def test_every_work_is_measured_and_fitted_and_its_files_are_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scale, "apart", lambda work, *arguments: watched(work, arguments))  # without new processes
-    record = run(Options(clips=(20_000, 30_000), to=60_000, folder=tmp_path))
-    names = {row["work"] for row in record["rows"]}
-    assert names == {*MOST_GIB, "pairs", "build", "query"} == {row["work"] for row in record["fit"]}
-    assert len(record["races"]) == len(MOST_GIB) + 2
-    assert json.loads(json.dumps(record)) == record
-    with pytest.raises(StepDiffError, match="a line needs two sizes"):
-        run(Options(clips=(3000,)))
-    assert list(tmp_path.iterdir()) == []
-
-
-def held(size: int) -> dict[str, float]:
-    """Hold so many bytes for a while."""
-    block = bytearray(b"x" * size)
-    time.sleep(0.2)  # the memory is looked at every 20 ms
-    return {"bytes": len(block)}
-
-
-def test_the_memory_of_a_work_is_watched() -> None:
-    # In new processes: the heap of this one may have 64 MiB to spare, which its memory already counts. Both import
-    # this module, whose libraries take more than the block.
-    taken, idle = apart(held, 2**26), apart(held, 0)
-    assert taken.result == {"bytes": 2**26}
-    assert 2**25 < taken.peak - idle.peak < 2**28
-
-
 def test_different_answers_end_the_benchmark() -> None:
     vectors = np.eye(4, dtype=np.float32)
     queries = vectors[:1]
-    assert compare(np.array([[0, 1]]), np.array([[0, 2]]), vectors, queries) == 1  # they tie
+    assert search.compare(np.array([[0, 1]]), np.array([[0, 2]]), vectors, queries) == 1  # they tie
     with pytest.raises(AssertionError, match="is not"):
-        compare(np.array([[1]]), np.array([[0]]), vectors, queries)
+        search.compare(np.array([[1]]), np.array([[0]]), vectors, queries)
 
 
-def test_raw_video_gives_the_tokens_of_the_store_and_the_last_line_is_json(
+def test_raw_video_gives_the_tokens_of_the_store(
     tmp_path: Path, tiny_lm: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = ["--videos", "4", "--steps", "1", "--rounds", "1", "--folder", str(tmp_path), "--language_model", tiny_lm]
@@ -170,7 +111,7 @@ def test_raw_video_gives_the_tokens_of_the_store_and_the_last_line_is_json(
     ]  # fmt: skip
     assert all(row["ms a step"] > 0 for row in record["rows"])
     assert len(record["races"]) == 4
-    world = World(tmp_path, 4, "cpu")
+    world = train_step.World(tmp_path, 4, "cpu")
     keys = list(world.sources)[:5]
     cached, raw = Features(world.store, "efficientnet-lite0", "tokens").read(keys), world.read(keys)
     torch.testing.assert_close(cached, raw, rtol=1e-3, atol=1e-3 * float(raw.abs().max()))

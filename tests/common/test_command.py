@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import polars as pl
 import pytest
 from jsonargparse.typing import PositiveInt
@@ -26,6 +25,7 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.weights import fingerprint
 from store import Feature, Provenance, Store
 from store.provenance import text_key
+from tests.stores import write_view
 
 ROOT = Path(__file__).parents[2]
 
@@ -239,8 +239,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = pl.DataFrame({"key": [text_key("whisk the eggs")], "text": ["whisk the eggs"]})
     for entity, encoder, frame in (("clips", "net", pl.DataFrame({"key": ["a", "b"]})), ("texts", "sentence", texts)):
         made = Provenance(encoder, fingerprint(folder / "weights"), "last", "none", "none", {"embedding": "float32"})
-        with store.writer(entity, encoder, made, {"embedding": Feature((2,), "float32")}) as writer:
-            writer.write(frame, {"embedding": np.eye(2, dtype=np.float32)[: len(frame)]})
+        write_view(store, frame, {"embedding": Feature((2,), "float32")}, entity=entity, name=encoder, by=made)
     pairs = [["a", "b"], ["b", "a"], ["a", "c"], ["c", "a"]]
     row = {"difference": "wetter", "category": "Visuals", "options": pairs, "answer": pairs[0]}
     (folder / "diffmcq.jsonl").write_text(json.dumps(row) + "\n")
@@ -263,7 +262,9 @@ WORK = {
 """a command, or a module that one imports -> the slow modules that it may import for small work"""
 
 
-@pytest.mark.parametrize("line", WORK)
+@pytest.mark.parametrize(
+    "line", [pytest.param(line, marks=[pytest.mark.full] if "torch" in slow else []) for line, slow in WORK.items()]
+)
 def test_small_work_imports_no_other_slow_module(line: str, small: Path) -> None:
     run = [sys.executable, "-c", SCRIPT, *line.replace("{}", str(small)).split()]
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=300)
@@ -361,14 +362,14 @@ VALUE = "expects a value; join one that begins with - as"
         ("p --config FILE", "no option --bogus"),
     ],
 )
-def test_invalid_options_give_one_line_that_names_the_option_and_the_expected_value(
+def test_one_line_names_an_invalid_option_and_what_it_expects(
     argv: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "c.yaml").write_text("bogus: 1\n")
     assert refusal(capsys, *argv.replace("FILE", str(tmp_path / "c.yaml")).split()) == line
 
 
-def test_flags_have_dashes_booleans_have_a_negation_and_lists_collect_values(
+def test_flags_have_dashes_switches_negations_and_lists_values(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = "p --test-set a-b --keys c_d e --keys f --sizes 1e6 2 --no-skip-it -k 3 --kind=y --inner.rate 2".split()

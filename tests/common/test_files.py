@@ -203,7 +203,7 @@ def test_a_header_costs_at_most_most_name_bytes_of_memory(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "records", [b"path=x", b"99 path=x\n", b"0 path=x\n", b"-5 path=x\n", b"9 path=\xff\n", b" " * 40]
 )
-def test_damaged_pax_records_neither_loop_nor_name_a_member_outside(tmp_path: Path, records: bytes) -> None:
+def test_damaged_pax_records_name_no_member_outside(tmp_path: Path, records: bytes) -> None:
     path = tmp_path / "a.tar"
     size = b"%011o" % len(records)
     path.write_bytes(header(b"pax", size, b"x") + records.ljust(BLOCK, b"\0") + header(b"own.txt", b"0") + bytes(1024))
@@ -213,7 +213,7 @@ def test_damaged_pax_records_neither_loop_nor_name_a_member_outside(tmp_path: Pa
         pass
 
 
-def test_a_tar_that_is_cut_short_gives_the_members_before_the_damage(tmp_path: Path) -> None:
+def test_a_tar_that_is_cut_gives_the_members_before_the_damage(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tar", ("a.txt", b"a" * 600), ("b.txt", b"b" * 600))
     whole = path.read_bytes()
     second = members_of(path)[1]
@@ -343,7 +343,7 @@ def test_flags_after_a_config_override_its_options(tmp_path: Path, monkeypatch: 
     assert parsed("--config", str(path)) == ((5, []), "")
 
 
-def test_a_value_on_the_command_line_is_checked_like_one_in_a_file() -> None:
+def test_a_value_of_a_flag_is_checked_like_one_in_a_file() -> None:
     assert parsed("--words", "[a, b]") == ((0, ["a", "b"]), "")
     status, message = parsed("--words", "[&a x, *a]")
     assert status == 2 and "Traceback" not in message

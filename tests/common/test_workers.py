@@ -76,7 +76,7 @@ def test_a_local_ray_listens_on_this_machine_only(ray: None) -> None:
 
 @pytest.mark.full
 @pytest.mark.slow
-def test_a_worker_that_dies_while_it_loads_is_replaced_as_often_as_one_that_dies_at_a_shard(
+def test_a_worker_that_dies_while_it_loads_is_replaced(
     ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def started(name: str, times: int) -> WorkerPool:
@@ -144,7 +144,7 @@ def test_workers_that_die_are_reported_and_other_shards_continue(
             never()
 
 
-def test_prefetched_items_come_in_order_are_few_and_end_with_the_error() -> None:
+def test_prefetched_items_are_in_order_few_and_end_with_errors() -> None:
     begun: list[int] = []
 
     def items() -> Iterator[int]:
@@ -166,7 +166,7 @@ def test_prefetched_items_come_in_order_are_few_and_end_with_the_error() -> None
     assert sorted(prefetched([range(10 * n, 10 * n + 10) for n in range(7)], threads=3)) == list(range(70))
 
 
-def test_results_that_are_computed_ahead_come_in_order_and_are_few() -> None:
+def test_results_that_are_computed_ahead_are_in_order_and_few() -> None:
     begun: list[int] = []
 
     def divided(number: int) -> int:
@@ -211,7 +211,7 @@ def test_cores_are_those_that_the_cgroups_allow(
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_a_line_has_the_rate_of_the_last_minute_the_stages_and_what_was_lost(
+def test_a_line_of_progress_has_rates_stages_and_losses(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], as_json: bool
 ) -> None:
     seconds = [0.0, *(10.0 * turn for turn in range(1, 9))]
@@ -249,7 +249,7 @@ def test_a_line_has_the_rate_of_the_last_minute_the_stages_and_what_was_lost(
     }
 
 
-def test_the_time_of_a_stage_is_without_that_of_the_stages_within_it() -> None:
+def test_the_time_of_a_stage_leaves_out_stages_within_it() -> None:
     stages: dict[str, float] = {}
 
     def frames() -> Iterator[int]:
@@ -290,7 +290,7 @@ def test_a_bar_of_one_step_ends_with_its_rate() -> None:
     assert 1 < float(rate) <= 6.7
 
 
-def test_a_stage_replaces_the_one_before_on_a_terminal_and_is_a_line_elsewhere() -> None:
+def test_a_stage_replaces_the_one_before_on_a_terminal() -> None:
     code = "import sys, time; from stepdiff.common.progress import stages\n"
     code += "with stages() as show: show('one [1]'); time.sleep(0.3); show('two [2]'); time.sleep(0.3)"
     plain = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -308,7 +308,7 @@ ROOMS = ("stepdiff/tasks", "heads", "stepdiff/annotate", "retrieval", "stepdiff/
 PYTHON_RANDOM = {"retrieval/mining/negatives.py", "heads/llm/server.py"}
 
 
-def test_two_seeds_two_purposes_or_two_steps_have_different_streams() -> None:
+def test_seeds_purposes_and_steps_have_different_streams() -> None:
     seeds, steps = (0, 1, 2, -1, 2**32, 2**64), (0, 1, 2, 3, "0", "1", "whisk")
     names = list(itertools.product(seeds, PURPOSES, steps))
     assert len({int(generator(*name).integers(2**63)) for name in names}) == len(names)
@@ -395,7 +395,7 @@ def test_a_module_that_does_not_exist_is_one_line(plugin_folder: Path, name: str
         ("x = 1\ndef broken(:\n", 2, "SyntaxError: invalid syntax"),
     ],
 )
-def test_an_error_inside_a_module_is_one_line_with_its_file_line_and_message(
+def test_an_error_inside_a_module_is_one_line_with_its_place(
     plugin_folder: Path, source: str, line: int, message: str
 ) -> None:
     name = f"failing_{abs(hash(source))}"

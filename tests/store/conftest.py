@@ -1,8 +1,10 @@
 """A small store to test on, and what tests of many files do with it."""
 
+import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -22,10 +24,36 @@ def flip(path: Any, at: int, bit: int = 0) -> None:
     path.write_bytes(data) if isinstance(path, Path) else path.put([bytes(data)])
 
 
-def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
-    """Run `python -m store` with these words; return exit status, output and errors."""
-    status = main([str(word) for word in words])
-    return status, *capsys.readouterr()
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    out: str
+    errors: str
+
+    @property
+    def json(self) -> Any:
+        """Return what the command printed with `--json`."""
+        return json.loads(self.out)
+
+
+Run = Callable[..., Ended]
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> Ended:
+    """Run `python -m store` with these words."""
+    return Ended(main([str(word) for word in words]), *capsys.readouterr())
+
+
+@pytest.fixture(name="run")
+def command(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs `python -m store` with words."""
+    return partial(run, capsys)
+
+
+def opened(view: View, **options: Any) -> View:
+    """Return the view in its store, which is opened again."""
+    return Store.open(view.paths.store).view("clips", view.name, **options)
 
 
 @pytest.fixture
@@ -43,8 +71,10 @@ def features() -> dict[str, Feature]:
 def make_view(tmp_path: Path, provenance: Provenance, features: dict[str, Feature]) -> Callable[..., View]:
     """Return a function that makes a store with 11 clips `c0`... and a view `net` with 4 rows per shard."""
 
-    def make(features: dict[str, Feature] = features, rows: int = 11, shard: int | None = 4) -> View:
-        store = Store.open(tmp_path / "store", create=True)
+    def make(
+        features: dict[str, Feature] = features, rows: int = 11, shard: int | None = 4, place: str = str(tmp_path)
+    ) -> View:
+        store = Store.open(f"{place}/store", create=True)
         store.catalog("clips").append(pl.DataFrame({"key": [f"c{i}" for i in range(rows)]}))
         with store.lock():
             return store.create_view("clips", "net", provenance, features, shard)

@@ -1,13 +1,11 @@
 """A process that has everything imported, and runs each function in a fork of itself, which can be killed."""
 
-import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from importlib import import_module
@@ -17,7 +15,6 @@ from tests.store.conftest import ROOT
 
 NAMING = ("link", "replace", "rename", "unlink")
 """operations that make, exchange or remove the name of a file"""
-ALL = ("open", "pwrite", "pwritev", "fsync", "mkdir", "rmdir", "truncate", *NAMING)
 FAILED = 78
 """exit status of a fork whose function raised an exception"""
 
@@ -33,27 +30,17 @@ class Forks:
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT, env=environment)
 
     def run(
-        self,
-        function: Callable[..., Any],
-        *arguments: Any,
-        kill_at: int = 0,
-        operations: tuple[str, ...] = NAMING,
-        kill_after: float | None = None,
+        self, function: Callable[..., Any], *arguments: Any, kill_at: int = 0, operations: tuple[str, ...] = NAMING
     ) -> int:
         """Call a function of a module in a fork and return its exit status.
 
-        `kill_at` kills it before that one of its `operations`, `kill_after` after some seconds.
+        `kill_at` kills it before that one of its `operations`.
         """
         assert self.process.stdin is not None and self.process.stdout is not None
         server = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
         request = [function.__module__, function.__qualname__, arguments, kill_at, operations, server]
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        pid = int(self.process.stdout.readline())
-        if kill_after is not None:
-            time.sleep(kill_after)
-            with contextlib.suppress(ProcessLookupError):  # it has ended already
-                os.kill(pid, signal.SIGKILL)
         return int(self.process.stdout.readline())
 
     def end(self) -> None:
@@ -64,7 +51,7 @@ class Forks:
 
 
 def serve() -> None:
-    """Answer each request with the id of a process, and then its exit status."""
+    """Answer each request with the exit status of a process."""
     for line in sys.stdin:
         module, name, arguments, kill_at, operations, environment = json.loads(line)
         pid = os.fork()
@@ -78,7 +65,6 @@ def serve() -> None:
             except BaseException:
                 traceback.print_exc()
                 os._exit(FAILED)
-        print(pid, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 import ray.data
 from ray.data.datasource import ReadTask
@@ -41,20 +40,22 @@ def view(tmp_path_factory: pytest.TempPathFactory) -> View:
     return write(Store.open(tmp_path_factory.mktemp("ray") / "store", create=True), "net", 4, 0)
 
 
-@pytest.fixture(scope="module")
-def done(view: View) -> np.ndarray:
-    """The finished rows."""
-    return np.flatnonzero(view.status() == OK)
-
-
 def joined(dataset: ray.data.Dataset) -> dict[str, Any]:
     """Return the columns of a dataset."""
     parts = list(dataset.iter_batches(batch_size=7, batch_format="numpy"))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def test_batches_are_arrays_of_the_stored_shape_and_dtype(view: View, done: np.ndarray) -> None:
-    arrays = joined(read_view(view.paths.store, "clips", "net", override_num_blocks=5))
+@pytest.mark.parametrize("where", ["folder", "object store"])
+def test_batches_are_arrays_of_the_stored_shape_and_dtype(
+    view: View, request: pytest.FixtureRequest, where: str
+) -> None:
+    place: Any = view.paths.store
+    if where == "object store":
+        place = Store.open(f"{request.getfixturevalue('bucket')}/features", create=True)
+        view = write(place, "net", 4, 0)
+    done = np.flatnonzero(view.status() == OK)
+    arrays = joined(read_view(place, "clips", "net", override_num_blocks=5))
     levels, scale = view.read_quantised("tokens", done)
     expected = {name: view.read(name, done) for name in ("embedding", "half")}
     expected |= {"tokens": levels, "tokens_scale": scale}
@@ -67,10 +68,8 @@ def test_batches_are_arrays_of_the_stored_shape_and_dtype(view: View, done: np.n
         np.testing.assert_array_equal(arrays[name], values)
 
 
-def test_each_finished_row_is_read_once_also_when_a_worker_is_killed_in_the_middle(
-    view: View, done: np.ndarray, tmp_path: Path
-) -> None:
-    store, kills = Store.open(view.paths.store), tmp_path
+def test_each_row_is_read_once_though_a_worker_is_killed(view: View, tmp_path: Path) -> None:
+    store, kills, done = Store.open(view.paths.store), tmp_path, np.flatnonzero(view.status() == OK)
 
     class Killing(ViewDatasource):
         """Its second and third task end their worker once, after some of their blocks."""
@@ -97,16 +96,3 @@ def test_each_finished_row_is_read_once_also_when_a_worker_is_killed_in_the_midd
     assert sorted(path.name for path in kills.iterdir()) == ["1", "2"]
     assert arrays["key"].tolist() == [KEYS[row] for row in done]
     np.testing.assert_array_equal(arrays["embedding"], view.read("embedding", done))
-
-
-def test_a_view_in_an_object_store_is_read(bucket: str) -> None:
-    url = f"{bucket}/features"
-    view = write(Store.open(url, create=True), "net", 4, 0)
-    for given in (url, Store.open(url)):
-        arrays = joined(
-            read_view(given, "clips", "net", ["half", "tokens"], filter=pl.col("step") != 2, dtype="float32")
-        )
-        rows = [row for row in np.flatnonzero(view.status() == OK).tolist() if row % 5 != 2]
-        assert arrays["key"].tolist() == [KEYS[row] for row in rows]
-        np.testing.assert_array_equal(arrays["tokens"], view.read("tokens", rows, dtype="float32"))
-        np.testing.assert_array_equal(arrays["half"], view.read("half", rows).astype(np.float32))

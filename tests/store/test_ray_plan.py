@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepdiff.common.errors import StepDiffError
-from store import Feature, Provenance, Store, View
+from store import Feature, Store, View
 from store.format.layout import ViewPaths
 from store.io.records import OK
 from store.ray import ViewDatasource
 from store.verbs.options import DropOptions
 from store.verbs.removal import drop
+from tests.stores import made_by, write_view
 
 FORMS = {"tokens": Feature((3, 70), "int8"), "embedding": Feature((7,), "float32"), "half": Feature((2, 4), "float16")}
 COUNT = 61
@@ -26,7 +27,7 @@ KEYS = [f"c{row}" for row in range(COUNT)]
 ABOUT = pl.DataFrame(
     {"key": KEYS, "step": [row % 5 for row in range(COUNT)], "name": [f"n{r % 3}" for r in range(COUNT)]}
 )
-MADE = Provenance("net", "0" * 64, "last", "8 evenly", "centre 224", {"tokens": "int8"})
+MADE = made_by(tokens="int8")
 
 
 def write(store: Store, name: str, shard: int, seed: int) -> View:
@@ -34,13 +35,12 @@ def write(store: Store, name: str, shard: int, seed: int) -> View:
     rng = np.random.default_rng(seed)
     fate = rng.choice(["ok", "ok", "ok", "failed", "absent"], COUNT)
     fate[16:32] = "absent" if seed else fate[16:32]
-    with store.lock():
-        store.catalog("clips").append(ABOUT)
-    with store.writer("clips", name, MADE, FORMS, rows_per_shard=shard) as writer:
-        good = ABOUT.filter(pl.Series(fate == "ok"))
-        writer.write(good, {n: rng.normal(size=(good.height, *f.shape)).astype(np.float32) for n, f in FORMS.items()})
-        writer.write([], {}, dict.fromkeys(ABOUT["key"].filter(pl.Series(fate == "failed")).to_list(), "no video"))
-    return store.view("clips", name)
+    store.catalog("clips").append(ABOUT)
+    good, bad = (ABOUT.filter(pl.Series(fate == name)) for name in ("ok", "failed"))
+    values = {n: rng.normal(size=(good.height, *f.shape)).astype(np.float32) for n, f in FORMS.items()}
+    return write_view(
+        store, good, FORMS, values, dict.fromkeys(bad["key"], "no video"), name=name, by=MADE, shard=shard
+    )
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_an_unknown_name_is_refused_before_tasks_run(store: Store, wrong: dict[s
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_a_dropped_view_a_damaged_row_and_an_unknown_name_are_each_named_in_one_line(tmp_path: Path) -> None:
+def test_a_dropped_view_and_a_damaged_row_are_named_in_one_line(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store", create=True)
     view = write(store, "net", 64, 0)
     paths = ViewPaths(store.path, "clips", "net")
@@ -157,8 +157,7 @@ def test_a_dropped_view_a_damaged_row_and_an_unknown_name_are_each_named_in_one_
         StepDiffError, match="^node .* does not see the view: no view 'net' of clips in .*: there is none"
     ):
         blocks(reading, 4)
-    with store.writer("clips", "net", MADE, {"embedding": Feature((3,), "float32")}) as writer:
-        writer.write(["c1"], {"embedding": np.ones((1, 3), np.float32)})
+    write_view(store, ["c1"], {"embedding": Feature((3,), "float32")})
     with pytest.raises(StepDiffError, match="view net of clips in .* was dropped and made differently: call read_view"):
         blocks(reading, 4)
 

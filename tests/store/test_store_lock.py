@@ -64,7 +64,7 @@ def line(running: subprocess.Popen[str]) -> str:
     return running.stdout.readline()
 
 
-def test_a_second_writer_is_refused_with_host_and_pid_until_the_first_dies(store: Store) -> None:
+def test_a_second_writer_is_refused_until_the_first_dies(store: Store) -> None:
     with process(store) as holder:
         assert line(holder) == "held\n"
         with pytest.raises(StepDiffError) as refusal, store.lock():
@@ -82,7 +82,7 @@ def test_a_second_writer_is_refused_with_host_and_pid_until_the_first_dies(store
         pass
 
 
-def test_a_waiting_writer_names_the_holder_and_continues_after_it(store: Store) -> None:
+def test_a_waiting_writer_names_the_holder_and_follows_it(store: Store) -> None:
     with process(store) as first:
         assert line(first) == "held\n"
         with process(store, "wait") as second:
@@ -126,7 +126,7 @@ def test_a_lock_needs_no_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.full
-def test_a_process_that_waits_for_a_lock_that_is_deleted_takes_the_new_one(tmp_path: Path) -> None:
+def test_who_waits_for_a_deleted_lock_takes_the_new_one(tmp_path: Path) -> None:
     path = tmp_path / "a.lock"
     taken: list[str] = []
 
@@ -185,7 +185,7 @@ def test_a_lease_of_a_dead_process_on_another_host_expires(
 
 
 @pytest.mark.full
-def test_a_process_that_reuses_the_process_id_of_a_dead_holder_is_not_the_holder(path: RemotePath) -> None:
+def test_a_reused_process_id_is_not_the_holder(path: RemotePath) -> None:
     me = Lease(path)._me
     path.put([json.dumps({**me, "began": 1, "token": "t", "puts": 1, "free": False}).encode()])
     began = time.monotonic()
@@ -194,7 +194,7 @@ def test_a_process_that_reuses_the_process_id_of_a_dead_holder_is_not_the_holder
 
 
 @pytest.mark.full
-def test_a_live_holder_on_another_host_is_recognised_by_its_renewals(path: RemotePath) -> None:
+def test_a_live_holder_elsewhere_is_recognised_by_its_renewals(path: RemotePath) -> None:
     of_another_host(path)
     others = Lease(path)
     others._me["host"] = "elsewhere"
@@ -227,7 +227,7 @@ def test_a_holder_whose_lease_expired_stops_writing(path: RemotePath) -> None:
 
 
 @pytest.mark.full
-def test_an_object_is_unchanged_if_its_writer_loses_the_lease_between_two_parts(path: RemotePath) -> None:
+def test_a_writer_that_loses_its_lease_changes_no_object(path: RemotePath) -> None:
     big = path.parent / "big"
     big.put([b"old"])
     held_at: list[bool] = []

@@ -1,6 +1,5 @@
 """Plans: exact sizes, declared features of known encoders, measured rates."""
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,13 +11,13 @@ import pytest
 
 from featurize.encoders import load
 from stepdiff.common.errors import StepDiffError
-from store import Feature, Provenance, Store, View
-from store.__main__ import main
+from store import Feature, Store, View
 from store.provenance import with_dtype
 from store.verbs.compact import compact
 from store.verbs.options import CompactOptions, PlanOptions
 from store.verbs.plan import ENCODERS, measured_rates, plan, sizes
-from tests.store.conftest import run
+from tests.store.conftest import Run
+from tests.stores import made_by, write_view
 
 Make = Callable[..., Any]
 TOKENS = {"tokens": Feature((3, 130), "float16"), "embedding": Feature((7,), "float32")}
@@ -42,10 +41,9 @@ def test_planned_sizes_equal_those_of_a_store_to_the_byte(make_view: Make, fill:
     assert planned.compacted == len(files(view))
 
 
-def test_a_month_long_job_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_month_long_job_is_planned(run: Run) -> None:
     command = ["plan", "--clips", "136e6", "--encoder", "internvideo-mm-l14", "--dtype", "int8"]
-    assert main([*command, "--json", "--clips-per-second", "25", "--workers", "8"]) == 0
-    record = json.loads(capsys.readouterr().out)
+    record = run(*command, "--json", "--clips-per-second", "25", "--workers", "8").json
     assert record["rows"] == 136_000_000 and record["features"]["tokens"] == [2048, 1024]
     by_dtype = {size["dtype"]: size for size in record["sizes"]}
     assert set(by_dtype) == {"float32", "float16", "int8"}
@@ -58,8 +56,7 @@ def test_a_month_long_job_is_planned(capsys: pytest.CaptureFixture[str]) -> None
     assert by_dtype["float32"]["rows_per_shard"] == 32
     (hours,) = record["hours"]
     assert hours["worker_hours"] == pytest.approx(136e6 / 25 / 3600) and hours["hours"] == hours["worker_hours"] / 8
-    assert main(command) == 0
-    table = capsys.readouterr().out
+    table = run(*command).out
     assert "136,000,000 clips of internvideo-mm-l14: tokens 2048x1024, embedding 768" in table
     assert "int8 (chosen)" in table and "hours: unknown" in table and "--measured-in" in table
 
@@ -86,16 +83,12 @@ def test_the_rate_comes_from_the_info_of_shards(make_view: Make, values: Make) -
     assert planned["hours"][0]["hours"] == 1.0
 
 
-def test_features_are_compared_with_the_video_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    store = Store.open(tmp_path / "store", create=True)
-    with store.lock():
-        files = {"video": ["a.mp4", "a.mp4", "b.mp4", "c.mp4"], "video_bytes": [3000, 3000, 600, None]}
-        store.catalog("clips").append(pl.DataFrame({"key": list("abcd"), **files}))
-        made = Provenance("net", "0" * 64, "last", "8", "none", {"tokens": "float16"})
-        store.create_view("clips", "net", made, {"tokens": Feature((2, 600), "float16")})
-    assert plan(PlanOptions(clips=10.0, like=f"{store.path}/net"))["video_bytes"] == (3000 + 600) / 3
-    assert main(["plan", "--clips", "1e6", "--like", f"{store.path}/net"]) == 0
-    out = capsys.readouterr().out
+def test_features_are_compared_with_the_video_files(tmp_path: Path, run: Run) -> None:
+    files = {"video": ["a.mp4", "a.mp4", "b.mp4", "c.mp4"], "video_bytes": [3000, 3000, 600, None]}
+    clips = pl.DataFrame({"key": list("abcd"), **files})
+    like = f"{write_view(tmp_path, clips, {'tokens': Feature((2, 600), 'float16')}).paths.store}/net"
+    assert plan(PlanOptions(clips=10.0, like=like))["video_bytes"] == (3000 + 600) / 3
+    out = run("plan", "--clips", "1e6", "--like", like).out
     assert "cache or encode again? A row of this plan: 2.4 KiB" in out
     assert "its share of the video files: 1.2 KiB (features: 2.0 times as much)" in out
     assert "encoding it" not in out, "no rate was measured"
@@ -105,11 +98,9 @@ def test_features_are_compared_with_the_video_files(tmp_path: Path, capsys: pyte
     ("mb_per_second", "reads"),
     [(100.0, 2), (0.06, 4), (0.05, 5), (0.005, None)],
 )
-def test_caching_wins_from_the_read_that_pays_for_encoding_once_and_writing(
-    capsys: pytest.CaptureFixture[str], mb_per_second: float, reads: int | None
-) -> None:
+def test_caching_wins_from_the_read_that_pays_for_it(run: Run, mb_per_second: float, reads: int | None) -> None:
     command = ["plan", "--clips", "1e6", "--encoder", "mpnet-base", "--clips-per-second", "10"]
-    record = json.loads(run(capsys, *command, "--read-mb-per-second", str(mb_per_second), "--json")[1])
+    record = run(*command, "--read-mb-per-second", str(mb_per_second), "--json").json
     (caching,) = record["caching"]
     assert caching["reads"] == reads
     encode, read = caching["encode_seconds"], caching["read_seconds"]
@@ -174,19 +165,17 @@ def test_known_features_equal_those_that_featurize_declares(name: str) -> None:
 def test_a_rate_is_of_the_same_weights(tmp_path: Path) -> None:
     """Models of one encoder may differ in size: `--like` counts views of its own weights alone."""
     store = Store.open(tmp_path / "store", create=True)
-    features = {"embedding": Feature((2,), "float32")}
     for name, seconds in (("small", 1.0), ("large", 50.0)):
-        provenance = Provenance("hf", name[0] * 64, "last", "8", "centre", {"embedding": "float32"})
         info = {"device": "cpu", "rows": 2, "seconds": seconds}
-        with store.writer("clips", name, provenance, features, info=info) as writer:
-            writer.write(["a", "b"], {"embedding": np.ones((2, 2))})
+        features, by = {"embedding": Feature((2,), "float32")}, made_by("hf", name[0], embedding="float32")
+        write_view(store, ["a", "b"], features, name=name, by=by, info=info)
     (hours,) = plan(PlanOptions(100.0, like=f"{store.path}/large"))["hours"]
     assert hours["clips_per_second"] == 2 / 50
     assert measured_rates(store, "clips", "hf") == {"cpu": (4, 51.0)}
 
 
-def test_a_plan_shows_the_bytes_of_pooled_tokens(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_shows_the_bytes_of_pooled_tokens(run: Run) -> None:
     command = ["plan", "--clips", "136e6", "--encoder", "internvideo-mm-l14", "--dtype", "int8", "--json"]
-    plans = [json.loads(run(capsys, *command, "--pool", side)[1]) for side in (1, 2)]
+    plans = [run(*command, "--pool", side).json for side in (1, 2)]
     one, two = (next(size["bytes"] for size in plan["sizes"] if size["dtype"] == "int8") for plan in plans)
     assert plans[1]["features"]["tokens"] == [512, 1024] and 3.9 < one / two < 4

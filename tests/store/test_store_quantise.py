@@ -4,17 +4,17 @@ import uuid
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from store import Feature, Provenance, Store, text_key
+from store import Feature, Store, text_key
 from store.format.quantise import BLOCK, dequantise, quantise, scale_shape
 from store.testing import tiny_store
 from store.verbs.verify import verify
 from tests.store.store_model import quantised, spread
+from tests.stores import write_view
 
 
 def of_many_sizes(shape: tuple[int, ...], dtype: type) -> np.ndarray:
@@ -46,7 +46,7 @@ def test_the_relative_error_is_bounded(outlier: int, size: float) -> None:
 
 
 @pytest.mark.full
-def test_float32_in_a_float16_view_is_rounded_as_numpy_rounds_it(tmp_path: Path, provenance: Provenance) -> None:
+def test_float32_in_a_float16_view_is_rounded_as_numpy_rounds_it(tmp_path: Path) -> None:
     """Compiled loops round calls of 2**28 bytes and more: values at, between and next to all float16."""
     halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
     between = (halves[1:] + halves[:-1]) / 2
@@ -54,11 +54,7 @@ def test_float32_in_a_float16_view_is_rounded_as_numpy_rounds_it(tmp_path: Path,
     dice = np.random.default_rng(0).integers(0, 0x477FE000, 2**26, np.uint32).view(np.float32)
     values = np.resize(np.concatenate([ties, -ties, dice]), (64, 2**20))
     values[1, 7], values[2, 7], values[3, 7], values[4, 7] = 65520, np.nan, -np.inf, 65519.99
-    store = Store.open(tmp_path, create=True)
-    store.catalog("clips").append(pl.DataFrame({"key": [f"c{row}" for row in range(64)]}))
-    with store.lock():
-        view = store.create_view("clips", "net", provenance, {"tokens": Feature((2**20,), "float16")}, 64)
-    view.write_shard(0, np.arange(64), {"tokens": values}, {})
+    view = write_view(tmp_path, 64, {"tokens": Feature((2**20,), "float16")}, {"tokens": values}, shard=64)
     assert view.failures()["key"].to_list() == ["c1", "c2", "c3"]
     good = np.delete(np.arange(64), [1, 2, 3])
     np.testing.assert_array_equal(view.read("tokens", good).view(np.uint16), values[good].astype("<f2").view(np.uint16))

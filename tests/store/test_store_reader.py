@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import tensorstore
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -29,43 +28,15 @@ from stepdiff.common.io.sealed import BLANK
 from store import Feature, Store, View
 from store.format.layout import array_metadata
 from store.io.writer import CommitGroup
-from tests.store.conftest import ROOT, flip
+from store.verbs.verify import verify
+from tests.store.conftest import ROOT, flip, opened
 
 Make = Callable[..., Any]
+FULL = pytest.mark.full
 
 
 def with_zarr(view: View, array: str) -> np.ndarray:
     return zarr.open_array(view.paths.group / array, mode="r")[:]
-
-
-def with_tensorstore(view: View, array: str) -> np.ndarray:
-    spec = {"driver": "zarr3", "kvstore": f"file://{view.paths.group / array}/"}
-    return np.asarray(tensorstore.open(spec).result().read().result())
-
-
-@pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
-def test_other_zarr_v3_readers_read_the_arrays(make_view: Make, fill: Make, values: Make, dtype: str) -> None:
-    view = make_view({"tokens": Feature((3, 70), dtype), "embedding": Feature((7,), "float32")})
-    done = np.array([0, 1, 2, 3, 5, 6, 10])
-    fill(view, done)
-    status = np.isin(np.arange(11), done).astype(np.uint8)
-    for read in (with_zarr, with_tensorstore):
-        assert (read(view, "status") == status).all()
-        for name in view.features:
-            whole = read(view, name)
-            assert whole.shape == (11, *view.features[name].shape)
-            assert whole.dtype == view.features[name].dtype
-            assert (whole[done] == view.read(name, done)).all()
-            assert not whole[status == 0].any()
-        if dtype == "int8":
-            scale = read(view, "scale")
-            assert scale.shape == (11, 3, 2) and scale.dtype == np.float16
-            channels = np.repeat(scale.astype(np.float32), 64, axis=-1)[..., :70]
-            assert (read(view, "tokens")[done] * channels[done] == view.read("tokens", done, dtype="float32")).all()
-    expected = values(view, done)
-    assert (view.read("embedding", done) == expected["embedding"]).all()
-    if dtype != "int8":
-        assert (view.read("tokens", done) == expected["tokens"].astype(dtype)).all()
 
 
 def test_the_metadata_of_arrays_is_what_zarr_python_writes() -> None:
@@ -111,7 +82,7 @@ def rewrite(view: View, array: str, content: np.ndarray) -> None:
     zarr.open_array(view.paths.group / array, mode="r+")[:] = content
 
 
-def test_a_missing_index_entry_is_the_fill_value_where_status_is_1(make_view: Make, values: Make) -> None:
+def test_a_missing_index_entry_of_an_ok_row_is_the_fill_value(make_view: Make, values: Make) -> None:
     view = make_view()
     for shard in range(3):
         rows = np.arange(shard * 4, min(shard * 4 + 4, 11))
@@ -151,7 +122,7 @@ for rows in (np.array([False, False, True, True]), np.array([1.7]), np.array([[0
 """
 
 
-def test_row_numbers_are_integers_and_a_mask_or_floats_are_never_cast(make_view: Make, values: Make) -> None:
+def test_row_numbers_are_never_cast_from_a_mask_or_floats(make_view: Make, values: Make) -> None:
     """In a process whose calls are not checked by jaxtyping."""
     view = make_view({"tokens": Feature((3, 5), "float16"), "q": Feature((4,), "int8")})
     view.write_shard(0, np.arange(4), values(view, np.arange(4)), {})
@@ -202,12 +173,12 @@ BIG = {"tokens": Feature((9, 4096), "float16"), "embedding": Feature((7,), "floa
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    rows=st.lists(st.integers(0, 36), max_size=60),
+    rows=st.lists(st.integers(0, 36), max_size=60) | st.builds(range, st.integers(0, 36), st.integers(0, 37)),
     name=st.sampled_from(["tokens", "embedding"]),
     reuse=st.booleans(),
 )
 def test_rows_are_returned_in_the_order_of_the_request(
-    make_view: Make, fill: Make, rows: list[int], name: str, reuse: bool
+    make_view: Make, fill: Make, rows: Sequence[int], name: str, reuse: bool
 ) -> None:
     view = make_view(BIG, rows=37, shard=8)
     if not view.status().all():
@@ -219,23 +190,13 @@ def test_rows_are_returned_in_the_order_of_the_request(
     assert got.dtype == whole.dtype and (got == whole[wanted]).all()
     assert out is None or got is out
     assert (view.read(name, wanted, dtype="float32") == whole[wanted].astype(np.float32)).all()
-
-
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=st.lists(st.integers(0, 36), max_size=9) | st.builds(range, st.integers(0, 36), st.integers(0, 37)))
-def test_in_place_rows_equal_rows_that_are_read(make_view: Make, fill: Make, rows: Sequence[int]) -> None:
-    view = make_view(BIG, rows=37, shard=8)
-    if not view.status().all():
-        fill(view)
-    wanted = np.array(rows, np.int64)
-    lying = view.in_place("tokens", wanted)
+    lying = view.in_place(name, wanted)
     assert (lying is not None) == (len(rows) > 0 and set(np.diff(rows)) <= {1} and rows[0] // 8 == rows[-1] // 8)
     if lying is not None:
-        given = view.read("tokens", wanted)
-        assert lying.dtype == given.dtype and not lying.flags.writeable and np.array_equal(lying, given)
+        assert lying.dtype == whole.dtype and not lying.flags.writeable and (lying == whole[wanted]).all()
 
 
-def test_in_place_rows_skip_a_failed_row_and_survive_a_replaced_shard(make_view: Make) -> None:
+def test_in_place_rows_survive_a_replaced_shard(make_view: Make) -> None:
     view = make_view({"embedding": Feature((7,), "float32")}, rows=8, shard=8)
     rows = np.arange(0, 8, 2)
     values = np.arange(28, dtype=np.float32).reshape(4, 7)
@@ -249,11 +210,15 @@ def test_in_place_rows_skip_a_failed_row_and_survive_a_replaced_shard(make_view:
         view.in_place("embedding", np.array([0, 5]))
 
 
-@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize(
+    "where", ["small rows", "mapped rows", *(pytest.param(w, marks=FULL) for w in ("s3", "memory"))]
+)
 def test_reads_are_correct_while_a_writer_replaces_the_shard(
-    make_view: Make, fill: Make, values: Make, big: bool
+    make_view: Make, fill: Make, values: Make, request: pytest.FixtureRequest, where: str
 ) -> None:
-    view = make_view(*([BIG] if big else []), rows=32, shard=32)
+    urls = {"s3": lambda: request.getfixturevalue("bucket"), "memory": lambda: f"memory://{request.node.name}"}
+    more = {"features": BIG} if where == "mapped rows" else {"place": urls[where]()} if where in urls else {}
+    view = make_view(rows=32, shard=32, **more)
     first = np.arange(0, 32, 5)
     fill(view, first)
     expected = view.read("tokens", first)
@@ -262,7 +227,7 @@ def test_reads_are_correct_while_a_writer_replaces_the_shard(
     done = threading.Event()
 
     def write() -> None:
-        for row in rest.tolist():
+        for row in rest[::3].tolist():
             fill(view, np.array([row]))
         done.set()
 
@@ -276,26 +241,28 @@ def test_reads_are_correct_while_a_writer_replaces_the_shard(
             got = view.read("embedding", ready)
             if not (got == values(view, ready)["embedding"]).all():
                 errors.append("a new row is wrong")
+            if verify(Store.open(view.paths.store)):
+                errors.append("verify reports damage")
 
     threads = [threading.Thread(target=write), *(threading.Thread(target=read, args=(n,)) for n in range(2))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert done.is_set() and not errors and view.status().all()
+    assert done.is_set() and not errors
 
 
 @pytest.mark.parametrize(
-    "limits", [(36,), pytest.param(range(37, 46), marks=pytest.mark.full)]
+    "limits", [(36,), pytest.param(range(37, 46), marks=FULL)]
 )  # at some, a file of checksums is the one too many
 def test_a_process_at_its_limit_of_open_files_closes_some(
     make_view: Make, fill: Make, values: Make, limits: Sequence[int]
 ) -> None:
-    fill(make_view(rows=400, shard=4))
+    fill(make_view(rows=200, shard=4))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    rows = np.arange(400)
+    rows = np.arange(200)
     for more in limits:
-        view = make_view(rows=400, shard=4)
+        view = make_view(rows=200, shard=4)
         there = len(os.listdir("/proc/self/fd"))
         resource.setrlimit(resource.RLIMIT_NOFILE, (there + more, hard))
         try:
@@ -309,19 +276,12 @@ def test_a_process_at_its_limit_of_open_files_closes_some(
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-def test_a_view_can_be_pickled_and_forked(make_view: Make, fill: Make, values: Make) -> None:
-    view = make_view()
-    fill(view)
-    expected = values(view, np.arange(11))["embedding"]
-    again = pickle.loads(pickle.dumps(view))
-    assert (again.read("embedding", np.arange(11)) == expected).all()
-    assert forked(lambda: (view.read("embedding", np.arange(11)) == expected).all())
-
-
-@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-def test_a_forked_reader_never_hangs(make_view: Make, fill: Make) -> None:
+def test_a_forked_reader_reads_and_never_hangs(make_view: Make, fill: Make) -> None:
     view = make_view()
     fill(view, np.array([0, 1]))
+    expected = view.read("embedding", [1, 0])
+    for reader in (view, pickle.loads(pickle.dumps(view))):
+        assert forked(lambda reader=reader: (reader.read("embedding", [1, 0]) == expected).all())
     assert view.catalog.rows(["c1"]).tolist() == [1]
     view.catalog.frame().sort("key")  # polars has its threads now, which a forked child does not have
 
@@ -368,7 +328,7 @@ def drop_from_memory(folder: Path) -> None:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-@pytest.fixture(params=["can", pytest.param("refuses the flag", marks=pytest.mark.full), "refuses the read or write"])
+@pytest.fixture(params=["can", pytest.param("refuses the flag", marks=FULL), "refuses the read or write"])
 def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Systems with direct I/O, and systems that refuse it at different calls."""
 
@@ -394,9 +354,7 @@ def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(os, "pwrite", refusing(os.pwrite))
 
 
-@pytest.mark.parametrize(
-    "shape", ["whole pages", *(pytest.param(name, marks=pytest.mark.full) for name in list(SHAPES)[1:])]
-)
+@pytest.mark.parametrize("shape", ["whole pages", *(pytest.param(name, marks=FULL) for name in list(SHAPES)[1:])])
 def test_a_read_gives_the_same_bytes(make_view: Make, fill: Make, system: None, shape: str) -> None:
     view = make_view({"tokens": Feature(SHAPES[shape], "float16"), "embedding": Feature((7,), "float32")}, rows=7)
     fill(view)
@@ -408,10 +366,10 @@ def test_a_read_gives_the_same_bytes(make_view: Make, fill: Make, system: None, 
         assert (got == whole[rows]).all() and (out is None or got is out)
     flip(view.paths.shard("tokens", 0, 3), 5)
     with pytest.raises(DamageError, match="^c0: "):
-        Store.open(view.paths.store).view("clips", "net").read("tokens", [0], direct=True)
+        opened(view).read("tokens", [0], direct=True)
 
 
-@pytest.mark.full
+@FULL
 @pytest.mark.parametrize("left", [0, 1, PAGE + 5])
 def test_a_truncated_file_is_named(make_view: Make, fill: Make, left: int) -> None:
     view = make_view({"tokens": Feature((2, LEAST), "float16"), "embedding": Feature((7,), "float32")})
@@ -426,10 +384,8 @@ def test_a_truncated_file_is_named(make_view: Make, fill: Make, left: int) -> No
         view.read("tokens", np.array([0, 1]), direct=True)
 
 
-@pytest.mark.parametrize("first", [5, *(pytest.param(first, marks=pytest.mark.full) for first in (0, PAGE))])
-@pytest.mark.parametrize(
-    "size", [2 * LEAST + 7, *(pytest.param(size, marks=pytest.mark.full) for size in (2 * LEAST, 100))]
-)
+@pytest.mark.parametrize("first", [5, *(pytest.param(first, marks=FULL) for first in (0, PAGE))])
+@pytest.mark.parametrize("size", [2 * LEAST + 7, *(pytest.param(size, marks=FULL) for size in (2 * LEAST, 100))])
 def test_a_write_gives_the_same_bytes(tmp_path: Path, system: None, first: int, size: int) -> None:
     rng = np.random.default_rng(0)
     pieces = [rng.integers(0, 256, n, np.uint8) for n in (first, 0, 0, 9)]

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 
 from stepdiff.common.errors import DamageError, StepDiffError
-from store import Feature, Provenance, Store, View
+from store import Feature, Store, View
 from store.__main__ import main
 from store.batches import Batches
 from store.format.quantise import dequantise
 from store.format.shard import index_size
 from store.verbs.verify import verify
-from tests.store.conftest import flip, run
+from tests.store.conftest import Run, flip, opened
 
 Make = Callable[..., Any]
 ROWS, SHARD = 11, 4
@@ -36,21 +35,17 @@ KINDS = {
 )
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "s3":
-        return f"{request.getfixturevalue('bucket')}/features"
-    return str(tmp_path / "store") if request.param == "local" else f"memory://{uuid.uuid4().hex}/features"
+        return request.getfixturevalue("bucket")
+    return str(tmp_path) if request.param == "local" else f"memory://{uuid.uuid4().hex}"
 
 
 @pytest.fixture
-def whole(provenance: Provenance, fill: Make) -> Callable[..., View]:
+def whole(make_view: Make, fill: Make) -> Callable[..., View]:
     """Return a function that makes a view `net` of 11 clips, all written."""
 
     def make(place: str, features: dict[str, Feature]) -> View:
-        store = Store.open(place, create=True)
-        store.catalog("clips").append(pl.DataFrame({"key": [f"c{i}" for i in range(ROWS)]}))
-        with store.lock():
-            view = store.create_view("clips", "net", provenance, features, SHARD)
-        fill(view)
-        return Store.open(place).view("clips", "net")
+        fill(view := make_view(features, place=place))
+        return Store.open(view.paths.store).view("clips", "net")
 
     return make
 
@@ -100,23 +95,23 @@ def test_a_damaged_row_is_refused_with_its_key_at_the_first_read(whole: Make, pl
     count = 5 if place.startswith("/") and kind != "pieces" else 3
     for name in view.stored if kind != "float16" else ["tokens"]:
         for row in flips(view, name, 1, count):
-            for how, read in reads(Store.open(place).view("clips", "net"), np.arange(SHARD, 2 * SHARD)):
+            for how, read in reads(Store.open(f"{place}/store").view("clips", "net"), np.arange(SHARD, 2 * SHARD)):
                 if how == "in_place":
                     assert read() is None
                     continue
                 with pytest.raises(DamageError, match=rf"^c{row}: stored {name} of view net of clips \(shard 1\)"):
                     read()
-    for _, read in reads(Store.open(place).view("clips", "net"), np.arange(ROWS)):
+    for _, read in reads(Store.open(f"{place}/store").view("clips", "net"), np.arange(ROWS)):
         read()  # all flips are undone
 
 
-def test_always_finds_damage_after_the_first_read_and_never_does_not(whole: Make, place: str) -> None:
+def test_check_always_finds_later_damage_and_never_does_not(whole: Make, place: str) -> None:
     view = whole(place, KINDS["float16"])
     before = view.read("tokens", np.arange(ROWS))
     damage(view, "tokens", 6)
     if place.startswith("/"):
         assert view.read("tokens", np.arange(4, 8)).shape  # `first`: the row was right at its first read
-    always, never = (Store.open(place).view("clips", "net", check=check) for check in ("always", "never"))
+    always, never = (Store.open(f"{place}/store").view("clips", "net", check=check) for check in ("always", "never"))
     for read in (lambda: view.read("tokens", np.arange(ROWS), check="always"), lambda: always.read("tokens", [6])):
         with pytest.raises(DamageError, match="^c6: "):
             read()
@@ -141,10 +136,10 @@ def test_a_replaced_shard_is_checked_again(whole: Make, place: str) -> None:
 @pytest.mark.parametrize("what", ["row", "checksums"])
 def test_following_the_error_message_recovers_the_rows(whole: Make, fill: Make, tmp_path: Path, what: str) -> None:
     """verify lists the damage; deleting the status chunk that the message names makes the shard recomputable."""
-    view = whole(str(tmp_path / "store"), KINDS["int8"])
+    view = whole(str(tmp_path), KINDS["int8"])
     expected = view.read("tokens", np.arange(ROWS), dtype="float32")
     damage(view, "tokens", 6) if what == "row" else flip(view.paths.checksum(1), 2, 1)
-    view = Store.open(view.paths.store).view("clips", "net")
+    view = opened(view)
     with pytest.raises(DamageError) as raised:
         view.read("tokens", np.arange(ROWS), dtype="float32")
     advice = re.search(r"run python -m store verify (\S+) to .* delete (\S+) and repeat", str(raised.value))
@@ -159,9 +154,7 @@ def test_following_the_error_message_recovers_the_rows(whole: Make, fill: Make, 
 
 
 @pytest.mark.parametrize("array", ["tokens", "scale", "embedding", "checksum"])
-def test_no_damaged_row_is_copied(
-    make_view: Make, fill: Make, tmp_path: Path, array: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_damaged_row_is_copied(make_view: Make, fill: Make, tmp_path: Path, array: str, run: Run) -> None:
     """Neither requantise, export nor a writer that completes a shard copies one."""
     view = make_view({"tokens": Feature((3, 70), "int8"), "embedding": Feature((7,), "float32")})
     fill(view, np.setdiff1d(np.arange(ROWS), [7]))
@@ -176,20 +169,20 @@ def test_no_damaged_row_is_copied(
         ["requantise", store, "--view", "net", "--to", "small", "--dtype", "float16"],
         ["export", tmp_path / "x.parquet", "--store", store, "--view", "net"],
     ):
-        status, _, errors = run(capsys, *command)
+        status, _, errors = run(*command)
         assert status == 2 and [named in line for line in errors.splitlines() if line.startswith("error: ")] == [True]
     assert not list((tmp_path / "x.parquet").rglob("part-*"))
-    assert run(capsys, "compact", store)[0] == 0, "compaction moves no row"
+    assert run("compact", store).status == 0, "compaction moves no row"
     damages = verify(Store.open(store))
     assert damages and all("small" not in damage.path for damage in damages)
 
 
 @pytest.mark.full
 def test_threads_check_rows_concurrently(whole: Make, tmp_path: Path) -> None:
-    view = whole(str(tmp_path / "store"), KINDS["mapped"])
+    view = whole(str(tmp_path), KINDS["mapped"])
     expected = view.read("tokens", np.arange(ROWS), check="never")
     damage(view, "tokens", 9)
-    view = Store.open(view.paths.store).view("clips", "net")
+    view = opened(view)
     problems: list[str] = []
 
     def read(seed: int) -> None:

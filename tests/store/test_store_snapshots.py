@@ -1,7 +1,6 @@
 """Snapshots: made whole, kept while the store changes, listed, repaired, deleted, converted, and what they refuse."""
 
 import errno
-import json
 import os
 import pickle
 from collections.abc import Callable
@@ -20,7 +19,8 @@ from store.io.records import OK
 from store.snapshots.repair import repair_snapshots
 from store.snapshots.snapshot import figures_of, names, tag
 from store.verbs.verify import verify
-from tests.store.conftest import run
+from tests.store.conftest import Run
+from tests.stores import write_view
 
 FINISHED = [0, 1, 2, 3, 4, 5, 7, 8, 10]
 Make = Callable[..., Any]
@@ -46,9 +46,7 @@ def rewrite(store: Store, values: Make, rows: list[int], seed: int = 1) -> None:
             view.write_shard(shard, here, values(view, here, seed), {}, {"device": "cpu"})
 
 
-def test_a_snapshot_keeps_its_bytes_and_takes_no_space(
-    store: Store, values: Make, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_snapshot_keeps_its_bytes_and_takes_no_space(store: Store, values: Make, run: Run) -> None:
     folder = store.path / "snapshots/v1"
     links = [path for path in folder.rglob("*") if path.is_file() and path.name != "about.json"]
     assert len(links) > 20 and all(path.samefile(store.path / path.relative_to(folder)) for path in links)
@@ -59,7 +57,7 @@ def test_a_snapshot_keeps_its_bytes_and_takes_no_space(
     with store.lock():
         store.catalog("clips").append(pl.DataFrame({"key": ["later"], "step": ["cut"], "cook": ["me"]}))
         store.catalog("clips").update(pl.DataFrame({"key": ["c1", "c2"], "step": ["bake", "stir"]}))
-    assert run(capsys, "compact", store.path)[0] == 0
+    assert run("compact", store.path).status == 0
     then = Store.open(store.path, at="v1")
     for name, expected in before.items():
         assert np.array_equal(then.view("clips", "net").read(name, FINISHED), expected)
@@ -70,10 +68,10 @@ def test_a_snapshot_keeps_its_bytes_and_takes_no_space(
     assert verify(store) == []
 
 
-def test_rows_have_the_status_that_they_had(store: Store, values: Make, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_have_the_status_that_they_had(store: Store, values: Make, run: Run) -> None:
     before = store.view("clips", "net").status().tolist()
     rewrite(store, values, [9])
-    assert run(capsys, "forget", store.path, "c2", "--reason", "asked")[0] == 0
+    assert run("forget", store.path, "c2", "--reason", "asked").status == 0
     then = Store.open(store.path, at="v1").view("clips", "net")
     assert then.status().tolist() == before
     assert then.failures().rows() == [("c6", "no video")]
@@ -86,16 +84,16 @@ def test_rows_have_the_status_that_they_had(store: Store, values: Make, capsys: 
     later = Store.open(store.path, at="v2")
     with pytest.raises(StepDiffError, match="c2 was absent"):
         later.view("clips", "net").read("tokens", keys="c2")
-    assert json.loads(run(capsys, "rows", f"{store.path}@v1", "--status", "forgotten", "--json")[1])["rows"] == []
-    gone = json.loads(run(capsys, "rows", f"{store.path}@v2", "--status", "forgotten", "--json")[1])["rows"]
+    assert run("rows", f"{store.path}@v1", "--status", "forgotten", "--json").json["rows"] == []
+    gone = run("rows", f"{store.path}@v2", "--status", "forgotten", "--json").json["rows"]
     assert [(row["key"], row["net"], row["reason"]) for row in gone] == [("c2", "forgotten", "asked")]
-    assert run(capsys, "forget", store.path, "c2", "--undo")[0] == 0
+    assert run("forget", store.path, "c2", "--undo").status == 0
     assert later.forgotten("clips").rows() == [(2, "c2", "asked")]
-    assert "11 clips (1 forgotten)" in run(capsys, "info", later.location)[1]
-    assert "@v1: 11 clips\n" in run(capsys, "info", f"{store.path}@v1")[1]
+    assert "11 clips (1 forgotten)" in run("info", later.location).out
+    assert "@v1: 11 clips\n" in run("info", f"{store.path}@v1").out
 
 
-def test_a_snapshot_is_opened_by_its_name_or_folder_and_travels_to_processes(store: Store) -> None:
+def test_a_snapshot_is_opened_by_name_or_folder_and_pickled(store: Store) -> None:
     expected = store.view("clips", "net").read("tokens", [0, 3])
     then = Store.open(f"{store.path}@v1")
     view = pickle.loads(pickle.dumps(then.view("clips", "net")))
@@ -120,7 +118,7 @@ def test_an_unknown_or_impossible_name_is_refused_in_one_line(store: Store, name
 
 
 def test_a_snapshot_cannot_be_changed(
-    store: Store, provenance: Provenance, features: dict[str, Feature], capsys: pytest.CaptureFixture[str]
+    store: Store, provenance: Provenance, features: dict[str, Feature], run: Run
 ) -> None:
     then, frame = Store.open(store.path, at="v1"), pl.DataFrame({"key": ["x"]})
     before = {path: path.read_bytes() for path in store.path.rglob("*") if path.is_file()}
@@ -145,9 +143,9 @@ def test_a_snapshot_cannot_be_changed(
         with pytest.raises(StepDiffError, match="only under the store's lock"):
             change()
     for verb, *more in (["forget", "c0"], ["compact"], ["tag", "v2"], ["tag", "v1", "--delete"], ["verify"], ["log"]):
-        assert run(capsys, verb, f"{store.path}@v1", *more)[0] == 2
-    assert "v1 of" in run(capsys, "tag", store.path, "v1")[2], "a name is given once"
-    error = run(capsys, "tag", store.path, "now")[2]
+        assert run(verb, f"{store.path}@v1", *more).status == 2
+    assert "v1 of" in run("tag", store.path, "v1").errors, "a name is given once"
+    error = run("tag", store.path, "now").errors
     assert error.endswith("name now is refused: store log calls the current state so; give another name\n")
     assert before == {path: path.read_bytes() for path in store.path.rglob("*") if path.is_file()}
 
@@ -204,16 +202,14 @@ def test_a_tag_begins_again_where_the_store_changed_meanwhile(
     assert verify(store) == []
 
 
-def test_deleting_a_snapshot_frees_what_it_alone_has(
-    store: Store, values: Make, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_deleting_a_snapshot_frees_what_it_alone_has(store: Store, values: Make, run: Run) -> None:
     rewrite(store, values, [0])
-    status, _, error = run(capsys, "drop", store.path, "--view", "net", "--yes")
+    status, _, error = run("drop", store.path, "--view", "net", "--yes")
     assert status == 2 and "view net of clips" in error and "is in snapshot v1: delete that first" in error
-    assert run(capsys, "tag", store.path, "v1", "--delete") == (0, f"snapshot v1 of {store.path} deleted\n", "")
-    assert not list((store.path / "snapshots").iterdir()) and run(capsys, "tag", store.path, "v1", "--delete")[0] == 2
+    assert run("tag", store.path, "v1", "--delete") == (0, f"snapshot v1 of {store.path} deleted\n", "")
+    assert not list((store.path / "snapshots").iterdir()) and run("tag", store.path, "v1", "--delete").status == 2
     assert all(path.stat().st_nlink == 1 for path in store.path.rglob("*") if path.is_file())
-    assert run(capsys, "drop", store.path, "--view", "net", "--yes")[0] == 0
+    assert run("drop", store.path, "--view", "net", "--yes").status == 0
 
 
 @pytest.mark.parametrize(
@@ -252,9 +248,7 @@ def test_a_repair_of_the_store_reaches_its_snapshots(
         assert verify(store) == []
 
 
-def test_what_is_lost_or_damaged_in_a_snapshot_is_found(
-    store: Store, values: Make, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_lost_or_damaged_in_a_snapshot_is_found(store: Store, values: Make, run: Run) -> None:
     rewrite(store, values, [0])
     folder = store.path / "snapshots/v1"
     for path, message in (
@@ -265,49 +259,47 @@ def test_what_is_lost_or_damaged_in_a_snapshot_is_found(
         data = (folder / path).read_bytes()
         (folder / path).unlink()  # the link alone
         (folder / path).write_bytes(data[:9] + bytes([data[9] ^ 1]) + data[10:])
-        status, out, _ = run(capsys, "verify", store.path)
+        status, out, _ = run("verify", store.path)
         assert status == 1 and message in out and f"python -m store tag {store.path} v1 --delete" in out
         (folder / path).write_bytes(data)
     (folder / "arrays.zarr/clips/net/status/c/0").rename(store.path / "elsewhere")
-    assert "about.json names rows of view net that are lost or changed" in run(capsys, "verify", store.path)[1]
+    assert "about.json names rows of view net that are lost or changed" in run("verify", store.path).out
 
 
-def test_the_log_says_what_changed(store: Store, values: Make, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_log_says_what_changed(store: Store, values: Make, run: Run) -> None:
     rewrite(store, values, [9])
     store.tag("v2")
     with store.lock():
         store.view("clips", "net").withdraw(np.array([0, 1]))
-    entries = json.loads(run(capsys, "log", store.path, "--json")[1])["entries"]
+    entries = run("log", store.path, "--json").json["entries"]
     figures = [(one["name"], one["ok"], one["failed"], one["new"]) for one in entries]
     assert figures == [("now", 8, 1, -2), ("v2", 10, 1, 1), ("v1", 9, 1, 9)]
     commits = [one["commit"] for one in entries]
     assert len(set(commits)) == 3 and commits[0] == figures_of(store.view("clips", "net")).commit
     rewrite(store, values, [2])  # the same rows are finished
-    again = json.loads(run(capsys, "log", store.path, "--json")[1])["entries"]
+    again = run("log", store.path, "--json").json["entries"]
     assert [one["commit"] for one in again[1:]] == commits[1:] and again[0]["commit"] != commits[0]
-    out = run(capsys, "log", store.path)[1]
+    out = run("log", store.path).out
     assert "the first" in out and "+1" in out and "-2" in out and commits[2] in out
 
 
-@pytest.mark.parametrize("remote", ["bucket", "memory"])
+@pytest.mark.parametrize("remote", [pytest.param("bucket", marks=pytest.mark.full), "memory"])
 def test_an_object_store_has_copies(
     request: pytest.FixtureRequest, provenance: Provenance, features: dict[str, Feature], values: Make, remote: str,
-    capsys: pytest.CaptureFixture[str],
+    run: Run,
 ) -> None:  # fmt: skip
     root = request.getfixturevalue("bucket") if remote == "bucket" else f"memory://{request.node.name}"
     store = Store.open(f"{root}/features", create=True)
-    with store.writer("clips", "net", provenance, features, rows_per_shard=4) as writer:
-        made = {name: np.ones((6, *form.shape), np.float32) for name, form in features.items()}
-        writer.write([f"c{row}" for row in range(6)], made, {"c6": "no video"})
+    before = write_view(store, 6, features, failures={"c6": "no video"}, by=provenance, shard=4).read(
+        "tokens", range(6)
+    )
     store.tag("v1")
-    before = Store.open(f"{store.path}@v1").view("clips", "net").read("tokens", range(6))
-    assert (before == 1).all()
     rewrite(store, values, [0, 5])
-    then = Store.open(f"{store.path}@v1")
-    assert np.array_equal(then.view("clips", "net").read("tokens", range(6)), before)
-    assert then.view("clips", "net").failures().rows() == [("c6", "no video")] and verify(store) == []
+    then = Store.open(f"{store.path}@v1").view("clips", "net")
+    assert np.array_equal(then.read("tokens", range(6)), before)
+    assert then.failures().rows() == [("c6", "no video")] and verify(store) == []
     (store.path / "snapshots" / "v2" / "begun.json").put([b"{}"])  # as a killed process leaves it
-    assert "another name, or delete it with store tag --delete v2" in run(capsys, "tag", store.path, "v2")[2]
-    assert f"left it: python -m store tag {store.path} v2 --delete removes it" in run(capsys, "log", store.path)[1]
-    assert run(capsys, "tag", store.path, "v2", "--delete")[0] == 0 and names(store.path) == (["v1"], [])
-    assert run(capsys, "compact", store.path)[0] == 0 and store.snapshots() == ["v1"]
+    assert "another name, or delete it with store tag --delete v2" in run("tag", store.path, "v2").errors
+    assert f"left it: python -m store tag {store.path} v2 --delete removes it" in run("log", store.path).out
+    assert run("tag", store.path, "v2", "--delete").status == 0 and names(store.path) == (["v1"], [])
+    assert run("compact", store.path).status == 0 and store.snapshots() == ["v1"]

@@ -1,6 +1,5 @@
 """Commands that change views and rows: drop, requantise, pool, forget, and rows that are withdrawn or listed."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from store.format.quantise import dequantise, quantise
 from store.verbs.derive import requantise
 from store.verbs.options import RequantiseOptions
 from store.verbs.verify import verify
-from tests.store.conftest import flip, run
+from tests.store.conftest import Run, flip, opened
 
 Make = Callable[..., Any]
 FRAMES = 8  # as the provenance of tests says
@@ -57,14 +56,12 @@ def bad_options(view: View) -> list[tuple[list[str], str]]:
     ]
 
 
-def test_impossible_commands_are_refused_in_one_line_and_change_nothing(
-    filled: View, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_impossible_commands_are_one_line_and_change_nothing(filled: View, run: Run) -> None:
     path = filled.paths.store
-    assert run(capsys, "requantise", path, "--view", "net", "--to", "small", "--dtype", "int8")[0] == 0
+    assert run("requantise", path, "--view", "net", "--to", "small", "--dtype", "int8").status == 0
     files = {file: file.stat().st_mtime_ns for file in path.rglob("*") if file.is_file() and file.name != "lock.json"}
     for words, why in bad_options(filled):
-        status, out, errors = run(capsys, *words)
+        status, out, errors = run(*words)
         assert status == 2 and out == "" and errors.startswith("error: ") and why in errors, (words, errors)
         assert errors.count("\n") == 1
     with Store.open(path).lock():
@@ -74,7 +71,7 @@ def test_impossible_commands_are_refused_in_one_line_and_change_nothing(
             ["forget", path, "c2"],
             ["compact", path],
         ):
-            assert run(capsys, *words)[0] == 2
+            assert run(*words).status == 2
     assert files == {file: file.stat().st_mtime_ns for file in files}
 
 
@@ -83,7 +80,7 @@ def requantised(old: View, dtype: str = "int8", to: str = "small") -> tuple[dict
     return done, Store.open(old.paths.store).view("clips", to)
 
 
-def test_requantised_values_are_those_of_the_quantiser_and_failed_rows_keep_their_reason(filled: View) -> None:
+def test_a_requantised_view_has_the_values_of_the_quantiser(filled: View) -> None:
     done, small = requantised(filled)
     assert (done["done"], done["already"], done["failed"], done["feature"]) == (9, 0, 1, "tokens")
     rows = np.flatnonzero(filled.status() == 1)
@@ -125,33 +122,33 @@ def files(filled: View) -> list[Path]:
     ]
 
 
-def test_without_yes_nothing_is_removed(filled: View, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_yes_nothing_is_removed(filled: View, run: Run) -> None:
     before = files(filled)
-    status, out, _ = run(capsys, "drop", filled.paths.store, "--view", "net")
+    status, out, _ = run("drop", filled.paths.store, "--view", "net")
     assert status == 1 and "would drop view net of clips in" in out and "give --yes" in out
     assert files(filled) == before and verify(Store.open(filled.paths.store)) == []
 
 
-def test_drop_removes_every_file_of_the_view(filled: View, capsys: pytest.CaptureFixture[str]) -> None:
+def test_drop_removes_every_file_of_the_view(filled: View, run: Run) -> None:
     store = filled.paths.store
     index = store / "indexes" / "clips" / "net.faiss"
     index.parent.mkdir(parents=True)
     index.write_bytes(b"index")
     (index.parent / "net2.faiss").write_bytes(b"of another")
     count = len(files(filled))
-    record = json.loads(run(capsys, "drop", store, "--view", "net", "--yes", "--json")[1])
+    record = run("drop", store, "--view", "net", "--yes", "--json").json
     assert record["dropped"] and record["files"] == count and record["stale"] == [str(index)]
     assert not any(folder.exists() for folder in (filled.paths.group, *filled.paths.beside))
     assert Store.open(store).views("clips") == [] and len(Store.open(store).catalog("clips")) == 11
     assert not list(store.glob(".tmp*")) and verify(Store.open(store)) == []
 
 
-def test_an_open_view_that_was_dropped_is_neither_read_nor_written(
-    filled: View, provenance: Provenance, fill: Make, capsys: pytest.CaptureFixture[str]
+def test_an_open_view_that_was_dropped_is_not_read_or_written(
+    filled: View, provenance: Provenance, fill: Make, run: Run
 ) -> None:
-    reader, rows = Store.open(filled.paths.store).view("clips", "net"), np.array([0, 1])
+    reader, rows = opened(filled), np.array([0, 1])
     reader.read("tokens", rows)
-    assert run(capsys, "drop", filled.paths.store, "--view", "net", "--yes")[0] == 0
+    assert run("drop", filled.paths.store, "--view", "net", "--yes").status == 0
     with pytest.raises(StepDiffError, match="view net of clips in .* was dropped: open it again"):
         reader.read("tokens", rows)
     store = Store.open(filled.paths.store)
@@ -165,32 +162,18 @@ def test_an_open_view_that_was_dropped_is_neither_read_nor_written(
         reader.read("tokens", rows)
 
 
-@pytest.fixture
-def tokens() -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(3, *SHAPE)).astype(np.float32)
-
-
-def test_each_pooled_token_is_the_mean_of_neighbouring_patches_of_one_frame(tokens: np.ndarray) -> None:
-    means = pooled(tokens, (FRAMES, 4, 4), 2)
-    assert means.shape == (3, FRAMES * 2 * 2, 5) and means.dtype == np.float32
-    grid, small = tokens.reshape(3, FRAMES, 4, 4, 5), means.reshape(3, FRAMES, 2, 2, 5)
-    for frame in range(FRAMES):
-        for y in range(2):
-            for x in range(2):
-                patches = grid[:, frame, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
-                np.testing.assert_allclose(small[:, frame, y, x], patches.mean((1, 2)), rtol=1e-5, atol=1e-6)
-    assert pooled(tokens[1:2], (FRAMES, 4, 4), 2).tobytes() == means[1].tobytes(), "of the row only"
-    np.testing.assert_allclose(pooled(tokens, (FRAMES, 4, 4), 4)[:, 0], grid[:, 0].mean((1, 2)), rtol=1e-5, atol=1e-6)
-
-
-def test_the_edges_of_a_grid_are_means_of_the_patches_that_there_are(tokens: np.ndarray) -> None:
-    grids = (FRAMES // 2, 4, 8)
-    means = pooled(tokens, grids, 3).reshape(3, FRAMES // 2, 2, 3, 5)
-    grid = tokens.reshape(3, *grids, 5)
-    for y in range(2):
-        for x in range(3):
-            patches = grid[:, :, 3 * y : 3 * y + 3, 3 * x : 3 * x + 3]
-            np.testing.assert_allclose(means[:, :, y, x], patches.mean((2, 3)), rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize(("grids", "side"), [((FRAMES, 4, 4), 2), ((FRAMES, 4, 4), 4), ((FRAMES // 2, 4, 8), 3)])
+def test_a_pooled_token_is_the_mean_of_neighbouring_patches(grids: tuple[int, int, int], side: int) -> None:
+    """Of one row and frame; at the edges of a grid, of fewer patches."""
+    tokens = np.random.default_rng(0).normal(size=(3, *SHAPE)).astype(np.float32)
+    frames, height, width = grids[0], -(-grids[1] // side), -(-grids[2] // side)
+    means = pooled(tokens, grids, side)
+    assert means.shape == (3, frames * height * width, 5) and means.dtype == np.float32
+    grid, small = tokens.reshape(3, *grids, 5), means.reshape(3, frames, height, width, 5)
+    for frame, y, x in np.ndindex(frames, height, width):
+        patches = grid[:, frame, side * y : side * (y + 1), side * x : side * (x + 1)]
+        np.testing.assert_allclose(small[:, frame, y, x], patches.mean((1, 2)), rtol=1e-5, atol=1e-6)
+    assert pooled(tokens[1:2], grids, side).tobytes() == means[1].tobytes(), "of the row only"
 
 
 def test_tokens_that_cannot_be_pooled_are_refused_in_one_line(provenance: Provenance) -> None:
@@ -208,15 +191,13 @@ def test_tokens_that_cannot_be_pooled_are_refused_in_one_line(provenance: Proven
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
-def test_a_pooled_view_is_made_from_an_existing_one(
-    make_view: Make, fill: Make, dtype: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pooled_view_is_made_from_an_existing_one(make_view: Make, fill: Make, dtype: str, run: Run) -> None:
     view = make_view({"tokens": Feature(SHAPE, dtype), "embedding": Feature((7,), "float32")})
     view.write_shard(1, np.array([], np.int64), {}, {6: "no video"})
     fill(view, np.array([0, 1, 2, 3, 4, 5, 7, 8, 10]))
     grids = square_grids(SHAPE[0], view.provenance.frames)
     command = ["pool", str(view.paths.store), "--view", view.name, "--to", "small", "--pool", "2"]
-    assert run(capsys, *command)[0] == 0
+    assert run(*command).status == 0
     new = Store.open(view.paths.store).view("clips", "small")
     assert new.status().tolist() == view.status().tolist()
     assert new.failures().rows() == view.failures().rows()
@@ -228,7 +209,7 @@ def test_a_pooled_view_is_made_from_an_existing_one(
     else:
         assert new.read("tokens", rows).tobytes() == expected.astype(dtype).tobytes()
     assert verify(Store.open(view.paths.store)) == []
-    assert "0 clips of" in run(capsys, *command)[1]
+    assert "0 clips of" in run(*command).out
     assert (pool_of(new.provenance), pool_of(view.provenance)) == (2, 1) and unpooled(new.provenance) != new.provenance
 
 
@@ -258,42 +239,36 @@ def store(tmp_path: Path, filled: View) -> Path:
     return tmp_path / "store"
 
 
-def test_failures_are_listed_with_their_reasons(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert json.loads(run(capsys, "failures", store, "--json")[1])["rows"] == [
-        {"view": "net", "key": "c6", "reason": "no video"}
-    ]
-    out = run(capsys, "failures", store)[1]
+def test_failures_are_listed_with_their_reasons(store: Path, tmp_path: Path, run: Run) -> None:
+    assert run("failures", store, "--json").json["rows"] == [{"view": "net", "key": "c6", "reason": "no video"}]
+    out = run("failures", store).out
     assert "1 rows of" in out and "c6" in out and "no video" in out
-    assert run(capsys, "failures", store, "--out", tmp_path / "all.csv")[0] == 0
+    assert run("failures", store, "--out", tmp_path / "all.csv").status == 0
     assert (tmp_path / "all.csv").read_text() == "view,key,reason\nnet,c6,no video\n"
 
 
-def test_no_text_of_a_csv_is_a_formula(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(capsys, "forget", store, "c2", "--reason", "=HYPERLINK(1)")
-    assert run(capsys, "rows", store, "--status", "forgotten", "--out", tmp_path / "rows.csv")[0] == 0
+def test_no_text_of_a_csv_is_a_formula(store: Path, tmp_path: Path, run: Run) -> None:
+    run("forget", store, "c2", "--reason", "=HYPERLINK(1)")
+    assert run("rows", store, "--status", "forgotten", "--out", tmp_path / "rows.csv").status == 0
     assert (tmp_path / "rows.csv").read_text() == "row,key,net,reason\n2,c2,forgotten,'=HYPERLINK(1)\n"
 
 
-def test_a_row_has_one_status_in_each_view(
-    store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run(capsys, "forget", store, "c2", "--reason", "asked for")
+def test_a_row_has_one_status_in_each_view(store: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("forget", store, "c2", "--reason", "asked for")
     statuses = {"ok": [0, 1, 3, 4, 5, 7, 8, 10], "failed": [6], "absent": [9], "forgotten": [2]}
     for status, numbers in statuses.items():
-        rows = json.loads(run(capsys, "rows", store, "--status", status, "--json")[1])["rows"]
+        rows = run("rows", store, "--status", status, "--json").json["rows"]
         reason = {"reason": "asked for"} if status == "forgotten" else {}
         assert rows == [{"row": n, "key": f"c{n}", "net": status, **reason} for n in numbers]
     read_keys, counts = Catalog.keys, list[int]()
     monkeypatch.setattr(Catalog, "keys", lambda self, rows: counts.append(len(rows)) or read_keys(self, rows))
-    out = run(capsys, "rows", store, "--limit", 2)[1]
+    out = run("rows", store, "--limit", 2).out
     assert "c1" in out and "c3" not in out and "11 rows of" in out and "... and 9 more" in out
     assert counts == [2], "keys of rows that are not printed are not read"
 
 
 def test_a_forgotten_row_is_absent_in_every_view(
-    store: Path, fill: Make, features: dict[str, Feature], provenance: Provenance, capsys: pytest.CaptureFixture[str]
+    store: Path, fill: Make, features: dict[str, Feature], provenance: Provenance, run: Run
 ) -> None:
     opened = Store.open(store)
     with opened.lock():
@@ -304,7 +279,7 @@ def test_a_forgotten_row_is_absent_in_every_view(
     kept = reader.read("tokens", keys=["c1", "c3"])
     (store / "indexes" / "clips").mkdir(parents=True)
     (store / "indexes" / "clips" / "net.json").write_text("{}")
-    status, out, _ = run(capsys, "forget", store, "c2", "c6", "c9", "--reason", "takedown")
+    status, out, _ = run("forget", store, "c2", "c6", "c9", "--reason", "takedown")
     assert status == 0 and "3 clips of" in out and "view net: 1 finished rows" in out and "view second: 3" in out
     assert "net.json is stale" in out
     (store / "indexes" / "clips" / "net.json").unlink()
@@ -316,7 +291,7 @@ def test_a_forgotten_row_is_absent_in_every_view(
     np.testing.assert_array_equal(reader.read("tokens", keys=["c1", "c3"]), kept)
     assert read_forgotten(opened.path, "clips").rows() == [(n, f"c{n}", "takedown") for n in (2, 6, 9)]
     assert verify(opened) == [] and len(opened.catalog("clips")) == 11
-    assert "11 clips (3 forgotten)" in run(capsys, "info", store)[1]
+    assert "11 clips (3 forgotten)" in run("info", store).out
     assert main(["compact", str(store)]) == 0 and len(read_forgotten(opened.path, "clips")) == 3
     assert main(["requantise", str(store), "--view", "second", "--to", "small", "--dtype", "int8"]) == 0
     assert opened.view("clips", "small").status()[[2, 6, 9]].tolist() == [0, 0, 0]
@@ -324,9 +299,9 @@ def test_a_forgotten_row_is_absent_in_every_view(
 
 def test_a_forgotten_row_is_not_written(
     store: Path, filled: View, fill: Make, values: Make, provenance: Provenance, features: dict[str, Feature],
-    capsys: pytest.CaptureFixture[str],
+    run: Run,
 ) -> None:  # fmt: skip
-    run(capsys, "forget", store, "c2", "c3")
+    run("forget", store, "c2", "c3")
     with pytest.raises(StepDiffError, match="c2 of clips was forgotten"):
         fill(filled, np.array([1, 2]))
     with pytest.raises(StepDiffError, match="c3 of clips was forgotten"):
@@ -335,24 +310,22 @@ def test_a_forgotten_row_is_not_written(
     with opened.writer("clips", "net", provenance, features) as writer:
         assert writer.missing(["c1", "c2", "c9", "new"]) == ["c9", "new"]
     assert filled.status()[[2, 3]].tolist() == [0, 0]
-    status, out, _ = run(capsys, "forget", store, "c2", "c1", "--undo")
+    status, out, _ = run("forget", store, "c2", "c1", "--undo")
     assert status == 0 and "1 clips of" in out and "recalled, 1 not forgotten" in out
     fill(filled, np.array([2]))
     assert filled.status()[[1, 2, 3]].tolist() == [1, 1, 0]
 
 
-def test_verify_finds_a_damaged_list_and_features_of_forgotten_rows(
-    store: Path, filled: View, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_finds_features_of_forgotten_rows(store: Path, filled: View, run: Run) -> None:
     status = filled.paths.status(0)
     old = Path(str(status)).read_bytes()
-    run(capsys, "forget", store, "c2")
+    run("forget", store, "c2")
     Path(str(status)).write_bytes(old)  # as if a copy of the view had been restored
     (damage,) = verify(Store.open(store))
     assert (
         damage.path == "forgotten/clips.parquet" and damage.clips == ("c2",) and "view net has features" in damage.what
     )
-    assert run(capsys, "forget", store, "c2")[0] == 0 and verify(Store.open(store)) == []
+    assert run("forget", store, "c2").status == 0 and verify(Store.open(store)) == []
     flip(store / "forgotten" / "clips.parquet", 40)
     (damage,) = verify(Store.open(store))
     assert damage.path == "forgotten/clips.parquet" and "is refused" in damage.what

@@ -8,6 +8,7 @@ from typing import Any
 import dask.array
 import numpy as np
 import pytest
+import tensorstore
 import xarray
 
 from stepdiff.common.errors import StepDiffError
@@ -32,7 +33,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return made
 
 
-def test_xarray_and_dask_read_what_the_store_reads(store: Store) -> None:
+def test_other_zarr_readers_read_what_the_store_reads(store: Store) -> None:
     for at, absent in ((None, []), ("v1", [ABSENT])):
         then = Store.open(store.path, at=at)
         for name in then.views("clips"):
@@ -46,7 +47,11 @@ def test_xarray_and_dask_read_what_the_store_reads(store: Store) -> None:
             for array, form in view.stored.items():
                 expected = np.zeros((len(view), *form.shape), form.dtype)
                 expected[ok] = view._read(ok, {array: None})[0]
-                for read in (view.zarr(array)[:], dask.array.from_zarr(view.zarr(array)), opened[array]):
+                reads = [view.zarr(array)[:], dask.array.from_zarr(view.zarr(array)), opened[array]]
+                if isinstance(view.paths.group, Path):
+                    spec = {"driver": "zarr3", "kvstore": f"file://{view.paths.group / array}/"}
+                    reads.append(tensorstore.open(spec).result().read().result())
+                for read in reads:
                     values = np.asarray(read)
                     assert values.dtype == form.dtype and np.array_equal(values, expected), (at, name, array)
             status = view.zarr("status")[:]

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -17,9 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from store import Store, View
+from store import View
 from store.exchange.arrow import record_batches
 from store.format.quantise import dequantise
+from tests.store.conftest import opened
 
 from .conftest import ABSENT, FAILED, FORGOTTEN, FORMATS, KEYS
 
@@ -36,115 +38,102 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.setattr(f"{module.split('.')[0]}.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def same(values: np.ndarray, expected: np.ndarray) -> None:
-    assert values.dtype == expected.dtype and values.shape == expected.shape
-    assert values.tobytes() == expected.tobytes()
+ARRAYS = ("tokens", "embedding", "q", "q_scale")
+Held = dict[str, Any]
+"""what a library reads of an export: keys, metadata `step` and `made`, and the arrays"""
 
 
-def quantised(view: View, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    levels, scale = view.read_quantised("q", rows)
-    return levels, scale
-
-
-def test_parquet_opens_in_polars_pandas_and_pyarrow(
-    view: View, finished: np.ndarray, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    capsys.readouterr()
-    assert run("out.parquet", "--json") == 0
-    record = json.loads(capsys.readouterr().out)
-    figures = ("rows", "failed", "absent", "forgotten", "parts")
-    assert tuple(record[name] for name in figures) == (10, 1, 1, 1, 4)
-    frame = pl.read_parquet(tmp_path / "out.parquet/data/*.parquet")
-    assert frame["key"].to_list() == [KEYS[row] for row in finished]
-    same(frame["tokens"].to_numpy().reshape(-1, 3, 5), view.read("tokens", finished))
-    same(frame["embedding"].to_numpy(), view.read("embedding", finished))
-    same(frame["q"].to_numpy().reshape(-1, 2, 70), quantised(view, finished)[0])
-    same(frame["q_scale"].to_numpy().reshape(-1, 2, 2), quantised(view, finished)[1])
-    catalog = view.catalog.frame()[finished.tolist()]
-    for name in ("video", "start", "step", "seen", "made"):
-        assert frame[name].to_list() == catalog[name].to_list()
-    other = pd.read_parquet(tmp_path / "out.parquet")
-    same(np.stack(other["tokens"].to_list()).reshape(-1, 3, 5), view.read("tokens", finished))
-    table = pq.read_table(tmp_path / "out.parquet")
+def with_polars(out: Path) -> Held:
+    """Read Parquet with Polars; pandas and pyarrow see the same."""
+    frame, table = pl.read_parquet(out / "data/*.parquet"), pq.read_table(out)
+    other = np.stack(pd.read_parquet(out)["tokens"].to_list())
+    assert other.tobytes() == frame["tokens"].to_numpy().tobytes()
     assert str(table.schema.field("tokens").type) == "fixed_size_list<element: halffloat>[15]"
     assert table.schema.field("tokens").metadata[b"shape"] == b"[3, 5]"
-    assert [path.name for path in sorted((tmp_path / "out.parquet/data").iterdir())] == [
-        f"part-{n:06d}.parquet" for n in range(4)
-    ]
+    assert [path.name for path in sorted((out / "data").iterdir())] == [f"part-{n:06d}.parquet" for n in range(4)]
+    return {name: frame[name].to_list() for name in LABELS} | {name: frame[name].to_numpy() for name in ARRAYS}
 
 
-def test_lance_opens_in_lance_and_is_indexed(view: View, finished: np.ndarray, run: Run, tmp_path: Path) -> None:
+def with_lance(out: Path) -> Held:
+    """Read a Lance dataset, and search it with an index."""
     import lance
 
-    assert run("out.lance") == 0
-    dataset = lance.dataset(str(tmp_path / "out.lance"))
-    assert dataset.version == 1 and dataset.count_rows() == len(finished)
+    dataset = lance.dataset(str(out))
     table = dataset.to_table()
-    assert table["key"].to_pylist() == [KEYS[row] for row in finished]
-    for name in ("tokens", "embedding"):
-        values = table[name].combine_chunks().flatten().to_numpy()
-        expected = view.read(name, finished)
-        same(values.reshape(expected.shape), expected)
-    same(table["q"].combine_chunks().flatten().to_numpy().reshape(-1, 2, 70), quantised(view, finished)[0])
-    assert table["step"].to_pylist() == view.catalog.frame()["step"].gather(finished).to_list()
+    assert dataset.version == 1 and dataset.count_rows() == len(table)
     dataset.create_index("embedding", "IVF_FLAT", num_partitions=1, metric="l2")
-    wanted = view.read("embedding", finished)[3]
+    wanted = np.array(table["embedding"][3].as_py(), np.float32)
     nearest = dataset.to_table(nearest={"column": "embedding", "q": wanted, "k": 1})
-    assert nearest["key"].to_pylist() == [KEYS[finished[3]]]
+    assert nearest["key"].to_pylist() == table["key"].to_pylist()[3:4]
+    arrays = {name: table[name].combine_chunks().flatten().to_numpy() for name in ARRAYS}
+    return {name: table[name].to_pylist() for name in LABELS} | arrays
 
 
-@pytest.mark.full
-def test_huggingface_opens_in_datasets(view: View, finished: np.ndarray, run: Run, tmp_path: Path) -> None:
+def with_datasets(out: Path) -> Held:
+    """Read with Hugging Face's datasets, whole and streaming; it makes float32 of float16."""
     import datasets
 
-    assert run("out", "--format", "huggingface", "--license", "cc-by-4.0") == 0
-    load = lambda **more: datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "c"), **more)  # noqa: E731
+    load = lambda **more: datasets.load_dataset(str(out), cache_dir=str(out.parent / "c"), **more)  # noqa: E731
     rows = load(split="train")
     assert rows.features["tokens"] == datasets.Array2D((3, 5), "float16")
     assert rows.features["q"] == datasets.Array2D((2, 70), "int8")
-    assert rows["key"][:] == [KEYS[row] for row in finished]
-    for name in ("made", "step"):
-        assert rows[name][:] == view.catalog.frame()[name].gather(finished).to_list()
-    arrays = rows.with_format("numpy")[:]
-    for name in ("tokens", "embedding"):  # as float32, which datasets makes of other floats
-        same(arrays[name], view.read(name, finished).astype(np.float32))
-    assert (arrays["q"] == quantised(view, finished)[0]).all()
     assert [row["key"] for row in load(split="train", streaming=True)] == rows["key"][:]
-    _, header, _ = (tmp_path / "out/README.md").read_text().split("---\n", 2)
+    _, header, _ = (out / "README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(header)["license"] == "cc-by-4.0"
+    arrays = rows.with_format("numpy")[:]
+    return {name: rows[name][:] for name in LABELS} | {name: arrays[name] for name in ARRAYS}
 
 
-@pytest.mark.full
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
-def test_webdataset_opens_in_webdataset(view: View, finished: np.ndarray, run: Run, tmp_path: Path) -> None:
+def with_webdataset(out: Path) -> Held:
+    """Read tar files with webdataset."""
     import webdataset as wds
 
-    assert run("out", "--format", "webdataset") == 0
-    url = str(tmp_path / "out/data/features-{000000..000003}.tar")
+    url = str(out / "data/features-{000000..000003}.tar")
     samples = list(wds.WebDataset(url, shardshuffle=False).decode())
-    assert [sample["json"]["key"] for sample in samples] == [KEYS[row] for row in finished]
-    assert [unquote(sample["__key__"]) for sample in samples] == [KEYS[row] for row in finished]
-    same(np.stack([sample["tokens.npy"] for sample in samples]), view.read("tokens", finished))
-    same(np.stack([sample["embedding.npy"] for sample in samples]), view.read("embedding", finished))
-    same(np.stack([sample["q.npy"] for sample in samples]), quantised(view, finished)[0])
-    same(np.stack([sample["q_scale.npy"] for sample in samples]), quantised(view, finished)[1])
-    assert samples[1]["json"] == {
-        "key": KEYS[1], "video": "v0.mp4", "start": 0.5, "step": 1, "seen": False, "made": "2026-01-02 00:00:00",
-        "crc32c": samples[1]["json"]["crc32c"],
-    }  # fmt: skip
+    about = [sample["json"] for sample in samples]
+    assert [unquote(sample["__key__"]) for sample in samples] == [row["key"] for row in about]
+    assert about[1].keys() == {"key", "video", "start", "step", "seen", "made", "crc32c"}
     (raw, *_) = wds.WebDataset(url, shardshuffle=False)
     np.load(io.BytesIO(raw["tokens.npy"]), allow_pickle=False)
     gc.collect()  # it leaves closing files to the collector
+    arrays = {name: np.stack([sample[f"{name}.npy"] for sample in samples]) for name in ARRAYS}
+    made = [datetime.fromisoformat(row["made"]) for row in about]
+    return {"key": [row["key"] for row in about], "step": [row.get("step") for row in about], "made": made} | arrays
+
+
+LABELS = ("key", "step", "made")
+LIBRARIES = {
+    "parquet": with_polars, "lance": with_lance, "huggingface": with_datasets, "webdataset": with_webdataset
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_an_export_opens_in_its_own_libraries(
+    view: View, finished: np.ndarray, run: Run, tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert run("out", "--format", format, "--license", "cc-by-4.0", "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert [record[name] for name in ("rows", "failed", "absent", "forgotten", "parts")] == [10, 1, 1, 1, 4]
+    held, catalog = LIBRARIES[format](tmp_path / "out"), view.catalog.frame()
+    for name in LABELS:
+        assert held[name] == catalog[name].gather(finished).to_list(), name
+    levels, scale = view.read_quantised("q", finished)
+    expected = {name: view.read(name, finished) for name in ("tokens", "embedding")} | {"q": levels, "q_scale": scale}
+    for name, values in expected.items():
+        read = held[name].reshape(values.shape)
+        assert read.dtype == values.dtype or (format == "huggingface" and name != "embedding")
+        assert (read == values).all(), name
 
 
 def test_a_dtype_dequantises(view: View, finished: np.ndarray, run: Run, tmp_path: Path) -> None:
-    dtype = "float16"
-
-    assert run("out.parquet", "--dtype", dtype, "--features", "q", "--columns", "video") == 0
+    assert run("out.parquet", "--dtype", "float16", "--features", "q", "--columns", "video") == 0
     frame = pl.read_parquet(tmp_path / "out.parquet/data/*.parquet")
     assert frame.columns == ["key", "video", "q", "crc32c"]
-    same(frame["q"].to_numpy().reshape(-1, 2, 70), view.read("q", finished, dtype=dtype))
-    assert (frame["q"].to_numpy().reshape(-1, 2, 70) == dequantise(*quantised(view, finished)).astype(dtype)).all()
+    floats, expected = frame["q"].to_numpy().reshape(-1, 2, 70), view.read("q", finished, dtype="float16")
+    assert floats.tobytes() == expected.tobytes()
+    assert (floats == dequantise(*view.read_quantised("q", finished)).astype("float16")).all()
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -172,7 +161,7 @@ def address(array: Any) -> int:
     return array.values.buffers()[1].address + array.values.offset * array.values.type.bit_width // 8
 
 
-def test_float16_and_float32_features_that_are_in_memory_are_not_copied(view: View, finished: np.ndarray) -> None:
+def test_floats_that_are_in_memory_are_not_copied(view: View, finished: np.ndarray) -> None:
     view.read("tokens", finished), view.read("embedding", finished)  # they are in the page cache now
     batches = list(record_batches(view, ["tokens", "embedding"]))
     assert len(batches) == 4
@@ -186,12 +175,12 @@ def test_float16_and_float32_features_that_are_in_memory_are_not_copied(view: Vi
 
 def test_a_batch_outlives_its_view(view: View, finished: np.ndarray) -> None:
     expected = view.read("tokens", finished)
-    batches = list(record_batches(Store.open(view.paths.store).view("clips", "net"), "tokens"))
+    batches = list(record_batches(opened(view), "tokens"))
     view.paths.shard("tokens", 0, 3).unlink()
     assert values(batches, "tokens", (3, 5)).tobytes() == expected.tobytes()
 
 
-def test_only_finished_rows_are_returned_in_the_order_that_is_asked_for(view: View, finished: np.ndarray) -> None:
+def test_finished_rows_are_returned_in_the_order_of_the_request(view: View, finished: np.ndarray) -> None:
     batches = list(record_batches(view))
     assert [key for b in batches for key in b["key"].to_pylist()] == [KEYS[row] for row in finished]
     assert [b.num_rows for b in batches] == [4, 2, 3, 1], "batches end where shards do"

@@ -114,7 +114,7 @@ def forks() -> Iterator[Forks]:
 @pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_killed_export_continues_and_ends_with_the_same_content(
+def test_a_killed_export_continues_to_the_same_content(
     view: View, run: Run, forks: Forks, tmp_path: Path, format: str
 ) -> None:
     """Each run is killed by SIGKILL when it is about to make its next file but three durable."""
@@ -132,7 +132,7 @@ def test_a_killed_export_continues_and_ends_with_the_same_content(
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_an_export_that_ended_in_the_middle_looks_empty_and_continues(
+def test_half_an_export_looks_empty_and_continues(
     view: View, run: Run, tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -202,7 +202,7 @@ def test_an_export_of_a_store_that_changed_is_refused(view: View, tmp_path: Path
 
 
 @pytest.mark.full
-def test_an_export_of_a_snapshot_continues_whatever_happens_to_the_store(view: View, tmp_path: Path) -> None:
+def test_an_export_of_a_snapshot_survives_changes_of_the_store(view: View, tmp_path: Path) -> None:
     Store.open(view.paths.store).tag("v1")
     before = view.read("tokens", [7])
     given = options(view, tmp_path / "out.parquet", "parquet", "@v1")

@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from store import Feature, Provenance, Store, View
+from store import Feature, Store, View
 from store.__main__ import main
 from store.exchange.intake import take_in
 from store.verbs.options import ImportOptions
 from store.verbs.verify import verify
 from tests.store.conftest import ROOT
+from tests.stores import write_view
 
 from .conftest import FAILED, FORMATS, KEYS, MADE_BY, READABLE, refused
 
@@ -118,7 +119,7 @@ def test_what_was_changed_after_the_export_is_noticed(view: View, run: Run, tmp_
     assert take_in(import_options(path))["failed"] == 0
 
 
-def test_int8_of_another_program_keeps_every_bit_where_its_scales_are_usable(tmp_path: Path) -> None:
+def test_usable_int8_of_another_program_keeps_every_bit(tmp_path: Path) -> None:
     levels = np.random.default_rng(0).integers(-100, 100, (6, 64)).astype(np.int8)
     scale = np.array([[0.5], [1], [np.nan], [0], [-1], [2**-24]], np.float16)
     levels[1, 5] = -128
@@ -134,7 +135,7 @@ def test_int8_of_another_program_keeps_every_bit_where_its_scales_are_usable(tmp
 
 
 @pytest.mark.parametrize("format", READABLE)
-def test_the_provenance_in_the_files_of_store_export_is_used_and_one_that_contradicts_it_is_refused(
+def test_the_provenance_in_an_export_cannot_be_contradicted(
     view: View, run: Run, tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("out", "--format", format, "--dtype", "float32") == 0
@@ -221,17 +222,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 @pytest.mark.full
-def test_exports_and_imports_hold_the_keys_and_the_features_of_one_shard_in_memory(tmp_path: Path) -> None:
+def test_exports_and_imports_hold_one_shard_in_memory(tmp_path: Path) -> None:
     """200 MB of features leave and enter a store with less than 100 MB more than 8 MB of features need."""
     peaks = []
     for rows in (64, 1600):
-        store = Store.open(tmp_path / f"s{rows}", create=True)
-        form = {"tokens": Feature((128, 256), "float32")}
-        with store.writer("clips", "net", Provenance("n", "0" * 64, "l", "f", "c", {}), form, rows_per_shard=64) as to:
-            for first in range(0, rows, 64):
-                keys = [f"k{row}" for row in range(first, first + 64)]
-                to.write(keys, {"tokens": np.random.default_rng(first).random((64, 128, 256), np.float32)})
-        given = [str(store.path), str(tmp_path / f"o{rows}.parquet"), str(tmp_path / f"t{rows}")]
+        values = {"tokens": np.random.default_rng(0).random((rows, 128, 256), np.float32)}
+        write_view(tmp_path / f"s{rows}", rows, {"tokens": Feature((128, 256), "float32")}, values, shard=64)
+        given = [str(tmp_path / f"s{rows}"), str(tmp_path / f"o{rows}.parquet"), str(tmp_path / f"t{rows}")]
         done = subprocess.run([sys.executable, "-c", PEAK, *given], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout.splitlines()[-1]) * 1024)

@@ -2,11 +2,9 @@
 
 import json
 import os
-import socket
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,27 +26,6 @@ pq = pytest.importorskip("pyarrow.parquet")
 pytestmark = pytest.mark.full
 KEYS = ["a", "b", "c"]
 FLOATS = pa.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], pa.list_(pa.float32(), 2))
-
-
-@pytest.fixture
-def requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
-    """Requests to object stores, which all go to a server of the test."""
-    received: list[bytes] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            with suppress(OSError):  # it is closed
-                while True:
-                    with server.accept()[0] as connection:
-                        received.append(connection.recv(1024))
-                        connection.sendall(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n")
-
-        threading.Thread(target=serve, daemon=True).start()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
-        given = {"ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s", "REGION": "r", "ALLOW_HTTP": "true"}
-        for name, value in given.items():
-            monkeypatch.setenv(f"AWS_{name}", value)
-        yield received
 
 
 def lance_of(path: Path, base: str | None = None, name: str | None = None, deleted: bool = False) -> Path:
@@ -93,8 +70,8 @@ OUTSIDE = {
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_nothing_outside_the_given_file_or_folder_is_read_or_requested(
-    tmp_path: Path, requests: list[bytes], name: str
+def test_nothing_outside_the_given_path_is_read_or_requested(
+    tmp_path: Path, listening: Callable[[], bool], name: str
 ) -> None:
     make, message = OUTSIDE[name]
     path = make(tmp_path)
@@ -103,7 +80,7 @@ def test_nothing_outside_the_given_file_or_folder_is_read_or_requested(
             list(read_images([str(path)], tmp_path, Counter()))
     else:
         assert message in refused(path)
-    assert requests == []
+    assert not listening()
 
 
 def test_links_inside_a_folder_are_followed(tmp_path: Path) -> None:
@@ -130,7 +107,7 @@ def test_a_name_that_several_columns_have_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [pa.list_(pa.int64()), pa.duration("us"), pa.timestamp("us", "UTC")])
-def test_metadata_that_do_not_fit_the_catalog_are_refused_before_anything_is_written(tmp_path: Path, kind: Any) -> None:
+def test_metadata_that_do_not_fit_the_catalog_are_refused_first(tmp_path: Path, kind: Any) -> None:
     store, path = Store.open(tmp_path / "s", create=True), tmp_path / "f.parquet"
     store.catalog("clips").append(pl.DataFrame({"key": ["a", "z"], "m": ["u", "v"]}))
     values = [[1]] * 3 if pa.types.is_list(kind) else [1, 2, 3]
@@ -161,7 +138,7 @@ def test_files_that_are_no_parquet_or_lance_are_refused(tmp_path: Path) -> None:
     assert "has no Parquet files" in refused(tmp_path / "folder", format="parquet")
 
 
-def test_a_parquet_file_that_declares_more_than_its_size_can_hold_is_refused_before_it_is_decoded(
+def test_a_parquet_file_that_declares_too_much_is_not_decoded(
     tmp_path: Path,
 ) -> None:
     """A row of 64 MiB of zeros takes a few bytes, and so do a thousand rows that repeat one text."""
@@ -176,7 +153,7 @@ def test_a_parquet_file_that_declares_more_than_its_size_can_hold_is_refused_bef
     assert "repeats text beyond" in refused(path)
 
 
-def test_a_row_group_that_cannot_be_decoded_makes_its_rows_fail_and_no_others(tmp_path: Path) -> None:
+def test_only_rows_of_a_broken_row_group_fail(tmp_path: Path) -> None:
     path = tmp_path / "f.parquet"
     values = np.random.default_rng(0).normal(size=(8, 64)).astype(np.float16)
     table = pa.table(

@@ -1,7 +1,7 @@
 """Whole shards onto the disk, fsync included: this store next to other formats.
 
-python -m benchmarks.store.write                   # about 2 minutes, 0.6 GiB of disk at a time
-python -m benchmarks.store.write --mib 8 --repeats 1
+python -m benchmarks.write                   # about 2 minutes, 0.6 GiB of disk at a time
+python -m benchmarks.write --mib 8 --repeats 1
 
 Every format writes the same rows, one shard, from memory, and makes files and their names durable. Formats take turns
 in another order every time, and the median counts. The store is given what an encoder returns (int8: float16 values,
@@ -9,6 +9,7 @@ which it quantises), looks for NaN and infinity, computes a checksum of every ro
 ceiling is a raw file: one write and one fsync. Rates are MB/s (10^6 bytes) of stored tokens and scales.
 """
 
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +21,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from benchmarks.harness import Row, benchmark, measured, race
-from benchmarks.store.layouts import CASES, WRITERS, Arrays, random_features, sync
+from benchmarks.harness import CASES, WRITERS, Arrays, Row, benchmark, measured, race, random_features
 from stepdiff.common.cli import command
 from store import Feature, Provenance, Store, View
 from store.format.quantise import quantise
@@ -30,7 +30,7 @@ RAW = "raw file + fsync"
 
 
 @dataclass(frozen=True)
-class Options:
+class WriteBenchmarkOptions:
     mib: int = 256
     """MiB of a shard"""
     repeats: int = 7
@@ -50,12 +50,15 @@ def new_view(folder: Path, features: np.ndarray, dtype: str) -> View:
 
 
 def write_peer(name: str, folder: Path, arrays: Arrays) -> None:
-    """Write the arrays and make them durable."""
+    """Write the arrays and make them durable, names included."""
     WRITERS[name](folder, arrays)
-    sync(folder)
+    for path in (*folder.rglob("*"), folder):
+        fd = os.open(path, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
 
 
-def measure(case: str, folder: Path, options: Options) -> dict[str, float]:
+def measure(case: str, folder: Path, options: WriteBenchmarkOptions) -> dict[str, float]:
     """Return the MB/s of every format."""
     shape, dtype, _ = CASES[case]
     row_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -80,7 +83,7 @@ def measure(case: str, folder: Path, options: Options) -> dict[str, float]:
     return {name: round(size / took.clock / 1e6, 1) for name, took in sorted(seconds.items())}
 
 
-def run(options: Options) -> dict[str, Any]:
+def run(options: WriteBenchmarkOptions) -> dict[str, Any]:
     """Return the record."""
     rows: list[Row] = []
     races: list[Row] = []
@@ -92,7 +95,7 @@ def run(options: Options) -> dict[str, Any]:
     return {"rows": rows, "races": races, "mib": options.mib, "repeats": options.repeats}
 
 
-main = benchmark("store.write", Options, __doc__, run)
+main = benchmark("write", WriteBenchmarkOptions, __doc__, run)
 
 if __name__ == "__main__":
     command.run(main)
