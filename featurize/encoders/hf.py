@@ -125,12 +125,6 @@ class HuggingFace(Encoder):
         crop = self._preprocessing.crop
         self.short_side, self.size, self.resample = crop.short_side, crop.size, crop.resample
 
-    @staticmethod
-    def attention(config: Any, device: torch.device) -> str | None:
-        """Return how a model's attention is computed, None for its own choice."""
-        # of AIMv2's texts sdpa leaves out the causal mask where no text of a batch is padded (transformers 5.24)
-        return "eager" if config.model_type == "aimv2" else None
-
     def _config(self, weights: Path) -> Any:
         from transformers import AutoConfig
 
@@ -145,8 +139,10 @@ class HuggingFace(Encoder):
             raise StepDiffError(
                 f"transformers has no AutoModel of {config.model_type} in {weights}: give {self.wanted}"
             )
+        # of AIMv2's texts sdpa leaves out the causal mask where no text of a batch is padded (transformers 5.24)
+        attention = "eager" if config.model_type == "aimv2" else None
         with redirect_stdout(sys.stderr):  # some classes print remarks about themselves
-            return load_model(AutoModel, weights, device, self.wanted, self.attention(config, device))
+            return load_model(AutoModel, weights, device, self.wanted, attention)
 
     def _settings(self) -> Settings:
         """Return the settings of the folder's own processor."""
@@ -170,9 +166,8 @@ class HuggingFace(Encoder):
             raise StepDiffError(f"--window {window} does not divide {self.frames} frames: change it or --frames")
         step = families.tubelet_of(self._model) if self._clips else 1
         if window % step:
-            change = "--frames or --window" if "window" in self.choices else "--frames"
             raise StepDiffError(
-                f"{self._title} sees {step} frames as one, and {window} are no multiple: change {change}"
+                f"{self._title} sees {step} frames as one, and {window} are no multiple: change --frames or --window"
             )
         return window
 

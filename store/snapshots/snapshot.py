@@ -60,7 +60,7 @@ class Snapshot:
 
     name: str
     created: str
-    """UTC, ISO 8601 with microseconds; earlier versions wrote whole seconds"""
+    """UTC, ISO 8601 with microseconds"""
     note: str
     rows: dict[str, int]
     """entity -> rows of its catalog"""

@@ -174,8 +174,7 @@ class CompactOptions(Waiting, InStore):
     """Merge small files, and delete those that nothing refers to.
 
     Merges parts of the catalog and failures; deletes temporary files of dead runs, remains of dropped views, and
-    shards that were written but never committed. No row moves, and readers may continue. Arrays that an earlier
-    version made get the names of their axes, without which xarray cannot open them."""
+    shards that were written but never committed. No row moves, and readers may continue."""
 
 
 @dataclass(frozen=True)

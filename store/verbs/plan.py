@@ -71,7 +71,7 @@ ENCODERS = {
     ),
     "mpnet-base": Known("mpnet-base", "texts", {"embedding": (768,)}),
     "clip-vit-large-patch14": Known(
-        "clip", "clips", {"tokens": (2048, 1024), "frame_embedding": (8, 768), "embedding": (768,)}
+        "hf", "clips", {"tokens": (2048, 1024), "frame_embedding": (8, 768), "embedding": (768,)}
     ),
     "internvideo-mm-b16": Known("internvideo-mm-b16", "clips", {"tokens": (1568, 768), "embedding": (512,)}),
     "internvideo-mm-l14": Known("internvideo-mm-l14", "clips", {"tokens": (2048, 1024), "embedding": (768,)}),
