@@ -35,7 +35,6 @@ from jaxtyping import Int, Int64, Shaped, UInt32
 import stepdiff
 from stepdiff.common.errors import StepDiffError, some
 from stepdiff.common.io.files import open_regular
-from stepdiff.common.io.parquet_sizes import BYTES_PER_BYTE, FREE_ROWS, ROWS_PER_BYTE, ImplausibleSizes, check_sizes
 from store.exchange import card as cards
 from store.exchange.arrow import (
     BATCH_BYTES,
@@ -55,6 +54,7 @@ from store.exchange.arrow import (
 from store.exchange.card import Card, read_card
 from store.exchange.export import UNFINISHED
 from store.exchange.hdf5 import Hdf5
+from store.exchange.parquet_sizes import BYTES_PER_BYTE, FREE_ROWS, ROWS_PER_BYTE, ImplausibleSizes, check_sizes
 from store.provenance import Feature, check_name
 from store.verbs.options import Layout
 
@@ -525,7 +525,7 @@ def _check_size(path: Path) -> None:
     try:
         with open_regular(path, "a Parquet file") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
             check_sizes(data)
-    except (OSError, ValueError, IndexError, ImplausibleSizes) as error:
+    except (OSError, ValueError, IndexError, pa.ArrowException, ImplausibleSizes) as error:
         raise StepDiffError(f"cannot read {path}: {one_line(error)}") from None
 
 

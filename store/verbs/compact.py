@@ -21,8 +21,7 @@ from stepdiff.common.io.files import Place, listed
 from stepdiff.common.io.local import Identity
 from stepdiff.common.io.locks import check_held, locked
 from stepdiff.common.progress import progress
-from store.catalog.catalog import Catalog
-from store.catalog.parts import MOST_ROWS, is_part, part_name, read_part, rows_of_merged
+from store.catalog.catalog import MOST_ROWS, Catalog, is_part, part_name, read_part, rows_of_merged
 from store.feature_store import Store
 from store.format.layout import (
     ARRAYS,

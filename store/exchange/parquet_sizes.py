@@ -1,12 +1,17 @@
-"""The sizes that a Parquet file declares in its footer and page headers, read without decoding any column.
+"""The sizes that a stranger's Parquet file declares, compared with the size of the file before it is decoded.
 
-A few hundred bytes of Parquet can encode billions of rows or gigabytes of text. The declared sizes are compared with
-the size of the file before it is decoded.
+A few hundred bytes of Parquet can encode billions of rows or gigabytes of text. pyarrow reads the footer, and bounds
+what it takes. It does not tell the sizes in the headers of pages, which decide what a reader allocates: they are read
+here.
 """
 
 from collections.abc import Iterator
+from itertools import product
 from mmap import mmap
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 _MAGIC = b"PAR1"
 _TAIL = 8  # bytes: the length of the footer, and the magic
@@ -25,40 +30,34 @@ class ImplausibleSizes(Exception):
 
 
 def check_sizes(data: bytes | mmap) -> None:
-    """Raise ImplausibleSizes where the Parquet file `data` declares more than a file of its size can hold."""
+    """Raise ImplausibleSizes, or an error of Arrow, where the Parquet file `data` declares more than it can hold."""
     most_rows = max(FREE_ROWS, ROWS_PER_BYTE * len(data))
     most_bytes = max(FREE_BYTES, BYTES_PER_BYTE * len(data))
-    end = len(data) - _TAIL
-    size = int.from_bytes(data[end : end + 4], "little")
-    if end < 4 or data[:4] != _MAGIC or data[-4:] != _MAGIC or size > end - 4:
+    if len(data) < 12 or data[:4] != _MAGIC or data[-4:] != _MAGIC:
         raise ImplausibleSizes("it is no Parquet file")
-    footer = _Reader(data, end - size, end).struct()
-    if not 0 <= _number(footer, 3) <= most_rows:
-        raise ImplausibleSizes(f"it declares {_number(footer, 3):,} rows in {len(data):,} bytes")
-    groups = _structs(footer, 4)
-    if sum(_number(group, 3) for group in groups) != _number(footer, 3):
+    footer = pq.ParquetFile(pa.BufferReader(pa.py_buffer(data))).metadata
+    if not 0 <= footer.num_rows <= most_rows:
+        raise ImplausibleSizes(f"it declares {footer.num_rows:,} rows in {len(data):,} bytes")
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    if sum(group.num_rows for group in groups) != footer.num_rows:
         raise ImplausibleSizes("its row groups have other rows than the file")
-    values: dict[int, int] = {}
-    total = 0
-    for group in groups:
-        for column, chunk in enumerate(_structs(group, 1)):
-            for header in _pages(data, chunk.get(3)):
-                kinds = [header[kind] for kind in (5, 7, 8) if isinstance(header.get(kind), dict)]
-                values[column] = values.get(column, 0) + sum(_number(kind, 1) for kind in kinds)
-                total += _number(header, 2)
-                if values[column] > 2 * most_rows or total > most_bytes:  # a dictionary's entries count too
-                    raise ImplausibleSizes(
-                        f"it declares {total:,} bytes, {values[column]:,} values in a column, in {len(data):,} bytes"
-                    )
+    values, total = [0] * footer.num_columns, 0
+    for group, column in product(groups, range(footer.num_columns)):
+        for header in _pages(data, group.column(column)):
+            kinds = [header[kind] for kind in (5, 7, 8) if isinstance(header.get(kind), dict)]
+            values[column] += sum(_number(kind, 1) for kind in kinds)
+            total += _number(header, 2)
+            if values[column] > 2 * most_rows or total > most_bytes:  # a dictionary's entries count too
+                raise ImplausibleSizes(
+                    f"it declares {total:,} bytes, {values[column]:,} values in a column, in {len(data):,} bytes"
+                )
 
 
-def _pages(data: bytes | mmap, chunk: object) -> Iterator[Struct]:
+def _pages(data: bytes | mmap, chunk: pq.ColumnChunkMetaData) -> Iterator[Struct]:
     """Yield the page headers of a column chunk."""
-    if not isinstance(chunk, dict):
-        raise ImplausibleSizes("a column has no metadata")
-    starts = [_number(chunk, field) for field in (9, 11) if field in chunk]
-    start = min((at for at in starts if at > 0), default=0)
-    end = start + _number(chunk, 7)
+    starts = (chunk.data_page_offset, chunk.dictionary_page_offset)
+    start = min((at for at in starts if at is not None and at > 0), default=0)
+    end = start + chunk.total_compressed_size
     if not 4 <= start <= end <= len(data) - _TAIL:
         raise ImplausibleSizes("a column is not in the file")
     while start < end:
@@ -75,13 +74,6 @@ def _number(struct: Struct, field: int) -> int:
     if type(value) is not int:
         raise ImplausibleSizes("a size is missing")
     return value
-
-
-def _structs(struct: Struct, field: int) -> list[Struct]:
-    structs = struct.get(field, [])
-    if not isinstance(structs, list) or not all(isinstance(item, dict) for item in structs):
-        raise ImplausibleSizes("its footer is damaged")
-    return structs
 
 
 class _Reader:
