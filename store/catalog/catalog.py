@@ -4,6 +4,8 @@ Its parts are Parquet files: `FIRST.parquet` when appended, `FIRST-END.parquet` 
 FIRST to END - 1 of its sources and hides them from the moment it has its name, so that while they are deleted, and
 after a kill, every row is in one current part.
 
+Key indexes lie next to the parts. All can be rebuilt from them. They work in a forked process.
+
 Guarantees
 - a row is assigned once and never moves; its metadata may be updated
 - two concurrent appends never assign the same row
@@ -11,13 +13,13 @@ Guarantees
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Int, Int64
+from jaxtyping import Bool, Int, Int64, UInt64
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import sealed as table
@@ -83,17 +85,6 @@ def rows_of_merged(part: Place) -> int:
     return _end(part) - first_row(part)
 
 
-def current_parts(parts: Iterable[Place]) -> Parts:
-    """Return the parts that were not merged into another, by first row."""
-    current: list[Place] = []
-    end = 0  # of the rows in merged parts so far
-    for part in sorted(parts, key=lambda part: (first_row(part), -_end(part))):
-        if first_row(part) >= end:
-            current.append(part)
-            end = max(end, _end(part))
-    return tuple(current)
-
-
 def _end(part: Place) -> int:
     """Return the row after the last of a merged part; the first row of another part."""
     return int(part.stem.split("-")[-1])
@@ -121,144 +112,6 @@ def read_part(part: Place, columns: Sequence[str] | None = None) -> pl.DataFrame
     if why is not None:
         raise StepDiffError(f"{part} is not a part of a catalog ({why}): restore the file")
     return frame if columns is None else frame.select([n for n in dict.fromkeys(columns) if n in frame.columns])
-
-
-class KeyIndexes:
-    """The key indexes in the folder of a catalog, next to its parts. They work in a forked process.
-
-    An append writes one index of its keys and of those indexes at the end that have less than RATIO times as many, so
-    that there are few and a small append rewrites little. All can be rebuilt from the parts: one that is lost, damaged
-    or built from other parts counts as missing.
-    """
-
-    def __init__(self, folder: Place) -> None:
-        """Open the indexes in `folder`, which need not exist yet."""
-        self.folder = folder
-        self._opened: dict[_Version, KeyIndex | None] = {}  # None: unusable
-        self._kept: list[KeyIndex] = []  # in memory
-        self._seals: dict[_Version, str] = {}
-        self._parts: Parts = ()  # of the last look-up
-        self._chain: list[KeyIndex] = []  # and the indexes of their rows, consecutive
-
-    def find(self, parts: Parts, keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
-        """Return the row of each key, -1 where it has none. StepDiffError where parts to index are damaged or lost."""
-        wanted = pack(keys)
-        hashes = wanted.hashes()
-
-        def look(chain: list[KeyIndex]) -> Int64[np.ndarray, " K"]:
-            rows = np.full(len(wanted), -1, np.int64)
-            for index in chain:
-                left = np.flatnonzero(rows < 0)
-                rows[left] = index.find(wanted, hashes, left)
-            return rows
-
-        return self.answered(parts, look)
-
-    def keys(self, parts: Parts, rows: Int64[np.ndarray, " K"]) -> list[str]:
-        """Return the key of each row. StepDiffError where a row does not exist, or as `find`."""
-
-        def look(chain: list[KeyIndex]) -> list[str]:
-            beyond = (rows < 0) | (rows >= _end_of(chain))
-            if beyond.any():
-                raise StepDiffError(f"no row {rows[beyond][0]} in the catalog of {self.folder.name} in {self.folder}")
-            which = np.searchsorted([index.end for index in chain], rows, side="right")
-            keys = np.empty(len(rows), object)
-            for number in np.unique(which).tolist():
-                here = which == number
-                keys[here] = chain[number].keys(rows[here])
-            return keys.tolist()
-
-        return self.answered(parts, look)
-
-    def end(self, parts: Parts) -> int:
-        """Return the number of rows of `parts`, from the indexes or the last part; build no index."""
-        end = _end_of(self._existing(parts)[0])
-        if parts and first_row(parts[-1]) >= end:
-            end = first_row(parts[-1]) + read_part(parts[-1], ["row"]).height
-        if end > MOST_ROWS:
-            sizes: Mapping[Any, int] = self.folder.files()
-            nbytes = sum(sizes.get(part, 0) for part in parts)
-            if end > _ROWS_PER_BYTE * nbytes:
-                raise StepDiffError(f"{self.folder} has {end:,} rows by the names of its parts, in {nbytes:,} bytes")
-        return end
-
-    def sweep(self, parts: Parts) -> None:
-        """Build the missing indexes of `parts`, and delete every other index."""
-        used = {index.path for index in self.answered(parts, list)}
-        for path in self.folder.glob("*.keys"):
-            if path not in used:
-                path.unlink(missing_ok=True)
-
-    def answered(self, parts: Parts, look: Callable[[list[KeyIndex]], Answer]) -> Answer:
-        """Return what `look` returns of consecutive indexes of all rows of `parts`; build those that are missing."""
-        while True:  # ends: a damaged file is refused once and rebuilt
-            try:
-                if parts != self._parts:
-                    self._chain, self._parts = self._covering(parts), parts
-                return look(self._chain)
-            except DamagedFile as error:
-                self._opened[error.path, error.path.identity()] = None
-                self._parts = ()
-            except ReplacedError:  # another process replaced it before all of it was read
-                self._parts = ()
-
-    def _covering(self, parts: Parts) -> list[KeyIndex]:
-        chain, seals = self._existing(parts)
-        for keys, first, names in _unindexed(parts, _end_of(chain)):
-            part_seals, packed = {name: seals[name] for name in names}, [pack(keys)]
-            rows = len(keys)
-            while chain and len(chain[-1]) < RATIO * rows and len(chain[-1]) + rows <= MOST_INDEXED:
-                last = chain.pop()
-                last.check_all()
-                packed.insert(0, last.packed)
-                first, rows, part_seals = last.first, rows + len(last), last.parts | part_seals
-            chain.append(self._written(first, joined(packed), part_seals))
-        return chain
-
-    def _existing(self, parts: Parts) -> tuple[list[KeyIndex], dict[str, str]]:
-        """Return the consecutive existing indexes of `parts`, from the first row on, and the seal of each part."""
-        there = self.folder.identities()
-        versions = [(part, there.get(part.name)) for part in parts]
-        new = [version for version in versions if version not in self._seals]
-        self._seals |= zip(new, self.folder.map(table.written_seal, [part for part, _ in new]), strict=True)
-        seals = {version[0].name: self._seals[version] for version in versions}
-        opened: dict[_Version, KeyIndex | None] = {}
-        for name, now in sorted(there.items()):
-            if not name.endswith(".keys"):
-                continue
-            version = self.folder / name, now
-            try:
-                opened[version] = self._opened[version] if version in self._opened else open_index(version[0])
-            except DamagedFile:
-                opened[version] = None
-            except FileNotFoundError:  # another process replaced it since it was listed
-                return self._existing(parts)
-        self._opened = opened
-        usable = [index for index in (*opened.values(), *self._kept) if index and index.parts.items() <= seals.items()]
-        chain: list[KeyIndex] = []
-        while following := [index for index in usable if index.first == _end_of(chain)]:
-            chain.append(max(following, key=len))
-        return chain, seals
-
-    def _written(self, first: int, keys: PackedKeys, seals: dict[str, str]) -> KeyIndex:
-        """Write the index of rows from `first` on, or keep it in memory where it cannot be written."""
-        end = first + len(keys)
-        path = self.folder / f"{first:0{_DIGITS}d}-{end:0{_DIGITS}d}.keys"
-        try:
-            path.put(built(first, keys, seals))
-        except StepDiffError:  # a read-only folder, or a full disk
-            self._kept = [kept for kept in self._kept if kept.first < first]
-            self._kept.append(in_memory(path, built(first, keys, seals)))
-            return self._kept[-1]
-        try:
-            index = open_index(path)
-        except FileNotFoundError:
-            raise ReplacedError(f"{path} was merged into another at once") from None
-        for other in self.folder.glob("*.keys"):
-            low, _, high = other.stem.partition("-")
-            if low.isdecimal() and high.isdecimal() and first <= int(low) and int(high) <= end and other != path:
-                other.unlink(missing_ok=True)  # this one contains its rows
-        return index
 
 
 def _end_of(chain: Sequence[KeyIndex]) -> int:
@@ -291,21 +144,42 @@ class Catalog:
         """Open the catalog in `folder`, which need not exist yet."""
         self.folder = place(folder)
         self.entity = self.folder.name
-        self._indexes = KeyIndexes(self.folder)
         self._counted: tuple[Parts, int] = ((), 0)  # the parts, and their rows
+        self._indexed: tuple[Parts, list[KeyIndex]] = ((), [])  # the parts, and the indexes of their rows, consecutive
+        self._opened: dict[_Version, KeyIndex | None] = {}  # None: unusable
+        self._kept: list[KeyIndex] = []  # indexes in memory
+        self._seals: dict[_Version, str] = {}
         self._dtypes: dict[str, Any] = {}  # of columns, as far as an append had to know them
 
     def parts(self) -> Parts:
         """Return the part files that together contain every row once, by first row."""
-        return current_parts(part for part in self.folder.glob("*.parquet") if is_part(part))
+        current: list[Place] = []
+        end = 0  # of the rows in merged parts so far
+        parts = [part for part in self.folder.glob("*.parquet") if is_part(part)]
+        for part in sorted(parts, key=lambda part: (first_row(part), -_end(part))):
+            if first_row(part) >= end:
+                current.append(part)
+                end = max(end, _end(part))
+        return tuple(current)
 
     def __len__(self) -> int:
         """Return the number of rows, including those that other processes have appended."""
         return self._settled(self._count)
 
     def _count(self, parts: Parts) -> int:
+        """Return the number of rows of `parts`, from the indexes or the last part; build no index."""
         if parts != self._counted[0]:
-            self._counted = parts, self._indexes.end(parts)
+            end = _end_of(self._existing(parts)[0])
+            if parts and first_row(parts[-1]) >= end:
+                end = first_row(parts[-1]) + read_part(parts[-1], ["row"]).height
+            if end > MOST_ROWS:
+                sizes: Mapping[Any, int] = self.folder.files()
+                nbytes = sum(sizes.get(part, 0) for part in parts)
+                if end > _ROWS_PER_BYTE * nbytes:
+                    raise StepDiffError(
+                        f"{self.folder} has {end:,} rows by the names of its parts, in {nbytes:,} bytes"
+                    )
+            self._counted = parts, end
         return self._counted[1]
 
     def frame(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
@@ -400,9 +274,11 @@ class Catalog:
                 )
 
     def _append(self, frame: pl.DataFrame) -> int:
+        keys = pack(frame["key"])
+        hashes = keys.hashes()
         while True:
             # one look at the parts: what is known, and where it ends
-            known, row = self._settled(lambda parts: (self._indexes.find(parts, frame["key"]) >= 0, self._count(parts)))
+            known, row = self._settled(lambda parts: (self._find(parts, keys, hashes) >= 0, self._count(parts)))
             new = frame.filter(pl.Series(~known, dtype=pl.Boolean))
             if not new.height:
                 return 0
@@ -462,11 +338,13 @@ class Catalog:
 
         Raises StepDiffError where a part that no index covers is damaged or missing.
         """
-        return self._settled(lambda parts: self._indexes.find(parts, keys))
+        wanted = pack(keys)
+        hashes = wanted.hashes()
+        return self._settled(lambda parts: self._find(parts, wanted, hashes))
 
     def keys(self, rows: Int[np.ndarray, " K"]) -> list[str]:
         """Return the key of each row; StepDiffError where the catalog has no such row, and as `rows`."""
-        return self._settled(lambda parts: self._indexes.keys(parts, rows.astype(np.int64, copy=False)))
+        return self._settled(lambda parts: self._keys(parts, rows.astype(np.int64, copy=False)))
 
     def name(self, row: int) -> str:
         """Return the key of a row for a message, `row N` where it is not known."""
@@ -477,21 +355,110 @@ class Catalog:
 
     def index(self) -> None:
         """Index the rows that no index has yet."""
-        self._settled(lambda parts: self._indexes.answered(parts, len))
+        self._settled(self._indexes)
 
     def sweep(self) -> None:
         """Index as `index` does, and delete the indexes of merged parts."""
-        self._settled(self._indexes.sweep)
+        used = {index.path for index in self._settled(self._indexes)}
+        for path in self.folder.glob("*.keys"):
+            if path not in used:
+                path.unlink(missing_ok=True)
 
     def _settled(self, read: Callable[[Parts], Answer]) -> Answer:
-        """Return `read(parts)`; repeat it where a part was merged into another meanwhile."""
+        """Return `read(parts)`; repeat it where a part or an index was replaced meanwhile, or an index is damaged."""
         while True:
             parts = self.parts()
             try:
                 return read(parts)
+            except DamagedFile as error:  # it is refused once, and rebuilt
+                self._opened[error.path, error.path.identity()] = None
+                self._indexed = (), []
+            except ReplacedError:  # before all of the index was read
+                self._indexed = (), []
             except StepDiffError:
                 if self.parts() == parts:
                     raise
+
+    def _find(self, parts: Parts, wanted: PackedKeys, hashes: UInt64[np.ndarray, " K"]) -> Int64[np.ndarray, " K"]:
+        rows = np.full(len(wanted), -1, np.int64)
+        for index in self._indexes(parts):
+            left = np.flatnonzero(rows < 0)
+            rows[left] = index.find(wanted, hashes, left)
+        return rows
+
+    def _keys(self, parts: Parts, rows: Int64[np.ndarray, " K"]) -> list[str]:
+        indexes = self._indexes(parts)
+        beyond = (rows < 0) | (rows >= _end_of(indexes))
+        if beyond.any():
+            raise StepDiffError(f"no row {rows[beyond][0]} in the catalog of {self.entity} in {self.folder}")
+        which = np.searchsorted([index.end for index in indexes], rows, side="right")
+        keys = np.empty(len(rows), object)
+        for number in np.unique(which).tolist():
+            here = which == number
+            keys[here] = indexes[number].keys(rows[here])
+        return keys.tolist()
+
+    def _indexes(self, parts: Parts) -> list[KeyIndex]:
+        """Return consecutive indexes of all rows of `parts`; build those that are missing, damaged or of other parts.
+
+        An index is of new keys and of those indexes before them that have less than RATIO times as many, so that there
+        are few indexes and a small append rewrites little.
+        """
+        if parts == self._indexed[0]:
+            return self._indexed[1]
+        indexes, seals = self._existing(parts)
+        for keys, first, names in _unindexed(parts, _end_of(indexes)):
+            part_seals, packed, rows = {name: seals[name] for name in names}, [pack(keys)], len(keys)
+            while indexes and len(indexes[-1]) < RATIO * rows and len(indexes[-1]) + rows <= MOST_INDEXED:
+                last = indexes.pop()
+                last.check_all()
+                packed.insert(0, last.packed)
+                first, rows, part_seals = last.first, rows + len(last), last.parts | part_seals
+            indexes.append(self._write_index(first, joined(packed), part_seals))
+        self._indexed = parts, indexes
+        return indexes
+
+    def _existing(self, parts: Parts) -> tuple[list[KeyIndex], dict[str, str]]:
+        """Return the consecutive existing indexes of `parts`, from the first row on, and the seal of each part."""
+        there = self.folder.identities()
+        versions = [(part, there.get(part.name)) for part in parts]
+        new = [version for version in versions if version not in self._seals]
+        self._seals |= zip(new, self.folder.map(table.written_seal, [part for part, _ in new]), strict=True)
+        seals = {version[0].name: self._seals[version] for version in versions}
+        opened: dict[_Version, KeyIndex | None] = {}
+        for version in [(self.folder / name, now) for name, now in sorted(there.items()) if name.endswith(".keys")]:
+            try:
+                opened[version] = self._opened[version] if version in self._opened else open_index(version[0])
+            except DamagedFile:
+                opened[version] = None
+            except FileNotFoundError:  # another process replaced it since it was listed
+                return self._existing(parts)
+        self._opened = opened
+        usable = [index for index in (*opened.values(), *self._kept) if index and index.parts.items() <= seals.items()]
+        indexes: list[KeyIndex] = []
+        while following := [index for index in usable if index.first == _end_of(indexes)]:
+            indexes.append(max(following, key=len))
+        return indexes, seals
+
+    def _write_index(self, first: int, keys: PackedKeys, seals: dict[str, str]) -> KeyIndex:
+        """Write the index of rows from `first` on, or keep it in memory where it cannot be written."""
+        end = first + len(keys)
+        path = self.folder / f"{first:0{_DIGITS}d}-{end:0{_DIGITS}d}.keys"
+        try:
+            path.put(built(first, keys, seals))
+        except StepDiffError:  # a read-only folder, or a full disk
+            self._kept = [kept for kept in self._kept if kept.first < first]
+            self._kept.append(in_memory(path, built(first, keys, seals)))
+            return self._kept[-1]
+        try:
+            index = open_index(path)
+        except FileNotFoundError:
+            raise ReplacedError(f"{path} was merged into another at once") from None
+        for other in self.folder.glob("*.keys"):
+            low, _, high = other.stem.partition("-")
+            if low.isdecimal() and high.isdecimal() and first <= int(low) and int(high) <= end and other != path:
+                other.unlink(missing_ok=True)  # this one contains its rows
+        return index
 
     def _checked(self, frame: pl.DataFrame) -> pl.DataFrame:
         if frame.schema.get("key") != pl.String:

@@ -16,6 +16,7 @@ import json
 import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -63,6 +64,16 @@ class PackedKeys:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    def encoded(self, places: Int64[np.ndarray, " P"]) -> list[bytes]:
+        """Return the keys at `places` in UTF-8."""
+        data = self.data.data
+        spans = zip(self.offsets[places].tolist(), self.offsets[places + 1].tolist(), strict=True)
+        return [bytes(data[start:end]) for start, end in spans]
+
+    def take(self, places: Int64[np.ndarray, " P"]) -> list[str]:
+        """Return the keys at `places`."""
+        return [key.decode() for key in self.encoded(places)]
 
     def hashes(self) -> UInt64[np.ndarray, " K"]:
         """Return the hash of every key."""
@@ -230,9 +241,9 @@ class KeyIndex:
             low, high = (int(np.searchsorted(self._hashes, number, side)) for side in ("left", "right"))
             self._check(_HASHES, np.array([low]), np.array([min(high, len(self) - 1)]))
             rows = self._checked_rows(np.arange(low, high))
-            keys = _texts(self.packed, rows)
-            rows_by_key.update(zip(((int(number), key) for key in keys), (self.first + rows).tolist(), strict=True))
-        pairs = zip(sought.tolist(), _texts(wanted, places), strict=True)
+            keys = [(int(number), key) for key in self.packed.encoded(rows)]
+            rows_by_key.update(zip(keys, (self.first + rows).tolist(), strict=True))
+        pairs = zip(sought.tolist(), wanted.encoded(places), strict=True)
         return [rows_by_key.get(pair, -1) for pair in pairs]
 
     def keys(self, rows: Int64[np.ndarray, " rows"]) -> list[str]:
@@ -240,7 +251,7 @@ class KeyIndex:
         places = rows - self.first
         self._check_keys(places)
         try:
-            return [str(text, "utf-8") for text in _spans(self.packed, places)]
+            return self.packed.take(places)
         except UnicodeDecodeError:
             raise DamagedFile(self.path) from None
 
@@ -290,17 +301,7 @@ class KeyIndex:
         self._checked[blocks] = True
 
 
-def _spans(keys: PackedKeys, places: Int64[np.ndarray, " P"]) -> Iterator[memoryview]:
-    data = keys.data.data
-    ends = zip(keys.offsets[places].tolist(), keys.offsets[places + 1].tolist(), strict=True)
-    return (data[start:end] for start, end in ends)
-
-
-def _texts(keys: PackedKeys, places: Int64[np.ndarray, " P"]) -> list[bytes]:
-    return [bytes(text) for text in _spans(keys, places)]
-
-
-def _layout(rows: int, nbytes: int) -> list[list[object]]:
+def _layout(rows: int, nbytes: int) -> list[list[Any]]:
     """Return name, dtype and length of the arrays of a file of `rows` keys in `nbytes` bytes."""
     return [[_HASHES, "<u8", rows], [_ROWS, "<i8", rows], [_OFFSETS, "<i8", rows + 1], [_KEYS, "|u1", nbytes]]
 
