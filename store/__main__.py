@@ -371,8 +371,8 @@ _DERIVED = (
 VERBS = {
     "info": Verb(options.InfoOptions, "store.verbs.info:store_info", _show_info),
     "verify": Verb(options.VerifyOptions, _verify, _show_damage, status=lambda record: int(not record["ok"])),
-    "plan": Verb(options.PlanOptions, "store.verbs.plan:plan", _show_plan, ()),
-    "export": Verb(options.ExportOptions, "store.exchange.export:export", _show_export),
+    "plan": Verb(options.StorePlanOptions, "store.verbs.plan:plan", _show_plan, ()),
+    "export": Verb(options.StoreExportOptions, "store.exchange.export:export", _show_export),
     "import": Verb(
         options.ImportOptions,
         "store.exchange.intake:take_in",

@@ -18,7 +18,7 @@ import torch
 from featurize.encoders.base import Encoder
 from featurize.encoders.folder import hidden_state, load_part, read_config
 from featurize.encoders.hf import HuggingFace
-from featurize.encoders.hf_families import Seen
+from featurize.encoders.hf_families import ModelOutput
 from featurize.encoders.preprocessing import Settings, image_settings
 from stepdiff.common.errors import StepDiffError
 
@@ -71,11 +71,11 @@ class Tower(HuggingFace):
     def crop(self) -> str:
         return f"{self.picture}, no tiling, no padding"
 
-    def _state(self, seen: Seen) -> tuple[torch.Tensor, int]:
+    def _state(self, seen: ModelOutput) -> tuple[torch.Tensor, int]:
         return seen.tokens, 0
 
 
-class Llava(Tower):
+class LlavaTower(Tower):
     """Of LLaVA with a CLIP or a SigLIP; several layers are concatenated by channel."""
 
     name = model_type = "llava"
@@ -103,12 +103,12 @@ class Llava(Tower):
             )
         return AutoModel.from_config(vision, dtype=torch.float32, attn_implementation="sdpa")
 
-    def _state(self, seen: Seen) -> tuple[torch.Tensor, int]:
+    def _state(self, seen: ModelOutput) -> tuple[torch.Tensor, int]:
         assert seen.hidden is not None
         return torch.cat([seen.hidden[layer] for layer in self._layers], dim=-1), self._first
 
 
-class Blip2(Tower):
+class Blip2Tower(Tower):
     """Of BLIP-2 with any language model; all tokens, as its Q-Former takes them."""
 
     name, model_type, tower = "blip2", "blip-2", "blip_2.modeling_blip_2.Blip2VisionModel"
@@ -116,7 +116,7 @@ class Blip2(Tower):
     layer = "last hidden state, final norm, class token first"
 
 
-class Idefics(Tower):
+class IdeficsTower(Tower):
     """Of the first IDEFICS, whose language model takes them as `image_encoder_embeddings`."""
 
     name = model_type = "idefics"
@@ -130,7 +130,7 @@ class Idefics(Tower):
         return IdeficsVisionTransformer(vision)
 
 
-class Idefics2(Tower):
+class Idefics2Tower(Tower):
     """Of IDEFICS 2; all tokens, as its connector takes them."""
 
     name = model_type = "idefics2"
@@ -139,7 +139,7 @@ class Idefics2(Tower):
     layer = "last hidden state, final norm"
 
 
-class Idefics3(Tower):
+class Idefics3Tower(Tower):
     """Of IDEFICS 3; its connector shuffles pixels itself."""
 
     name = model_type = "idefics3"

@@ -61,7 +61,7 @@ def _pages(data: bytes | mmap, chunk: pq.ColumnChunkMetaData) -> Iterator[Struct
     if not 4 <= start <= end <= len(data) - _TAIL:
         raise ImplausibleSizes("a column is not in the file")
     while start < end:
-        reader = _Reader(data, start, end)
+        reader = _ThriftReader(data, start, end)
         header = reader.struct()
         if min(_number(header, 2), _number(header, 3)) < 0:
             raise ImplausibleSizes("a page has a negative size")
@@ -76,7 +76,7 @@ def _number(struct: Struct, field: int) -> int:
     return value
 
 
-class _Reader:
+class _ThriftReader:
     """Thrift's compact protocol: a struct as field number -> value, without binary values. Parquet uses no maps."""
 
     def __init__(self, data: bytes | mmap, at: int, end: int) -> None:

@@ -223,7 +223,7 @@ class _Run(NamedTuple):
                     wrong.append(place)
 
 
-class _Reader:
+class _FeatureReader:
     def __init__(self, path: Callable[[int], Any], shard_rows: int, row_bytes: int, checks: RowChecks) -> None:
         """`path` returns the file of a shard of `shard_rows` rows, each of `row_bytes` bytes with `checks`."""
         self._path = path
@@ -233,7 +233,7 @@ class _Reader:
         self._open: OrderedDict[int, Any] = OrderedDict()  # shard -> its file, or the index of its object
 
 
-class RowReader(_Reader):
+class RowReader(_FeatureReader):
     """Reads rows of one feature from local files. Safe to share between threads, and across a fork."""
 
     def shard(self, shard: int) -> ShardFile | None:
@@ -534,7 +534,7 @@ class _Request(NamedTuple):
     """their places in the batch"""
 
 
-class RemoteReader(_Reader):
+class RemoteReader(_FeatureReader):
     """Reads rows of one feature from an object store: index and rows are of one ETag, or read again.
 
     Safe to share between threads.

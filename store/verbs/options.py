@@ -56,7 +56,7 @@ class VerifyOptions(InStore):
 
 
 @dataclass(frozen=True)
-class PlanOptions:
+class StorePlanOptions:
     """Estimate what a job takes: bytes, shards, files, hours.
 
     Give --encoder or --like. Hours come from a measured rate, or are unknown."""
@@ -178,7 +178,7 @@ class CompactOptions(Waiting, InStore):
 
 
 @dataclass(frozen=True)
-class ExportOptions(OfEntity):
+class StoreExportOptions(OfEntity):
     """Copy the finished rows of a view, with the catalog's metadata, into the files of another library.
 
     Failed and absent rows are left out and counted. A killed export continues with the same command (hdf5: begins
