@@ -1,17 +1,16 @@
-"""The sizes that a stranger's Parquet file declares, compared with the size of the file before it is decoded.
+"""The sizes that a stranger's Parquet file declares in its footer and page headers, before any column is decoded.
 
-A few hundred bytes of Parquet can encode billions of rows or gigabytes of text. pyarrow reads the footer, and bounds
-what it takes. It does not tell the sizes in the headers of pages, which decide what a reader allocates: they are read
-here.
+A few hundred bytes of Parquet can encode billions of rows or gigabytes of text. The declared sizes are compared with
+the size of the file. pyarrow cannot do that: it does not tell the sizes in the headers of pages, which decide what a
+reader allocates, and damaged statistics of a column chunk end the process.
 """
 
 from collections.abc import Iterator
-from itertools import product
-from mmap import mmap
+from mmap import PROT_READ, mmap
+from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from stepdiff.common.io.files import open_regular
 
 _MAGIC = b"PAR1"
 _TAIL = 8  # bytes: the length of the footer, and the magic
@@ -29,39 +28,50 @@ class ImplausibleSizes(Exception):
     """Why a file is refused."""
 
 
-def check_sizes(data: bytes | mmap) -> None:
-    """Raise ImplausibleSizes, or an error of Arrow, where the Parquet file `data` declares more than it can hold."""
+def check_sizes(path: Path) -> None:
+    """Raise ImplausibleSizes where a Parquet file declares more than a file of its size can hold."""
+    with open_regular(path, "a Parquet file") as file, mmap(file.fileno(), 0, prot=PROT_READ) as data:
+        _check_sizes(data)
+
+
+def _check_sizes(data: mmap) -> None:
     most_rows = max(FREE_ROWS, ROWS_PER_BYTE * len(data))
     most_bytes = max(FREE_BYTES, BYTES_PER_BYTE * len(data))
-    if len(data) < 12 or data[:4] != _MAGIC or data[-4:] != _MAGIC:
+    end = len(data) - _TAIL
+    size = int.from_bytes(data[end : end + 4], "little")
+    if end < 4 or data[:4] != _MAGIC or data[-4:] != _MAGIC or size > end - 4:
         raise ImplausibleSizes("it is no Parquet file")
-    footer = pq.ParquetFile(pa.BufferReader(pa.py_buffer(data))).metadata
-    if not 0 <= footer.num_rows <= most_rows:
-        raise ImplausibleSizes(f"it declares {footer.num_rows:,} rows in {len(data):,} bytes")
-    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
-    if sum(group.num_rows for group in groups) != footer.num_rows:
+    footer = _Reader(data, end - size, end).struct()
+    if not 0 <= _number(footer, 3) <= most_rows:
+        raise ImplausibleSizes(f"it declares {_number(footer, 3):,} rows in {len(data):,} bytes")
+    groups = _structs(footer, 4)
+    if sum(_number(group, 3) for group in groups) != _number(footer, 3):
         raise ImplausibleSizes("its row groups have other rows than the file")
-    values, total = [0] * footer.num_columns, 0
-    for group, column in product(groups, range(footer.num_columns)):
-        for header in _pages(data, group.column(column)):
-            kinds = [header[kind] for kind in (5, 7, 8) if isinstance(header.get(kind), dict)]
-            values[column] += sum(_number(kind, 1) for kind in kinds)
-            total += _number(header, 2)
-            if values[column] > 2 * most_rows or total > most_bytes:  # a dictionary's entries count too
-                raise ImplausibleSizes(
-                    f"it declares {total:,} bytes, {values[column]:,} values in a column, in {len(data):,} bytes"
-                )
+    values: dict[int, int] = {}
+    total = 0
+    for group in groups:
+        for column, chunk in enumerate(_structs(group, 1)):
+            for header in _pages(data, chunk.get(3)):
+                kinds = [header[kind] for kind in (5, 7, 8) if isinstance(header.get(kind), dict)]
+                values[column] = values.get(column, 0) + sum(_number(kind, 1) for kind in kinds)
+                total += _number(header, 2)
+                if values[column] > 2 * most_rows or total > most_bytes:  # a dictionary's entries count too
+                    raise ImplausibleSizes(
+                        f"it declares {total:,} bytes, {values[column]:,} values in a column, in {len(data):,} bytes"
+                    )
 
 
-def _pages(data: bytes | mmap, chunk: pq.ColumnChunkMetaData) -> Iterator[Struct]:
+def _pages(data: mmap, chunk: object) -> Iterator[Struct]:
     """Yield the page headers of a column chunk."""
-    starts = (chunk.data_page_offset, chunk.dictionary_page_offset)
-    start = min((at for at in starts if at is not None and at > 0), default=0)
-    end = start + chunk.total_compressed_size
+    if not isinstance(chunk, dict):
+        raise ImplausibleSizes("a column has no metadata")
+    starts = [_number(chunk, field) for field in (9, 11) if field in chunk]
+    start = min((at for at in starts if at > 0), default=0)
+    end = start + _number(chunk, 7)
     if not 4 <= start <= end <= len(data) - _TAIL:
         raise ImplausibleSizes("a column is not in the file")
     while start < end:
-        reader = _ThriftReader(data, start, end)
+        reader = _Reader(data, start, end)
         header = reader.struct()
         if min(_number(header, 2), _number(header, 3)) < 0:
             raise ImplausibleSizes("a page has a negative size")
@@ -76,10 +86,17 @@ def _number(struct: Struct, field: int) -> int:
     return value
 
 
-class _ThriftReader:
+def _structs(struct: Struct, field: int) -> list[Struct]:
+    structs = struct.get(field, [])
+    if not isinstance(structs, list) or not all(isinstance(item, dict) for item in structs):
+        raise ImplausibleSizes("its footer is damaged")
+    return structs
+
+
+class _Reader:
     """Thrift's compact protocol: a struct as field number -> value, without binary values. Parquet uses no maps."""
 
-    def __init__(self, data: bytes | mmap, at: int, end: int) -> None:
+    def __init__(self, data: mmap, at: int, end: int) -> None:
         self._data, self.at, self._end = data, at, end
 
     def struct(self, depth: int = 0) -> Struct:

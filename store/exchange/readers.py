@@ -14,7 +14,6 @@ fails; where the key or the metadata of a row differ, the file is refused.
 
 import json
 import math
-import mmap
 import os
 import sys
 import tempfile
@@ -34,7 +33,6 @@ from jaxtyping import Int, Int64, Shaped, UInt32
 
 import stepdiff
 from stepdiff.common.errors import StepDiffError, some
-from stepdiff.common.io.files import open_regular
 from store.exchange import card as cards
 from store.exchange.arrow import (
     BATCH_BYTES,
@@ -364,7 +362,7 @@ def opened(
         raise StepDiffError(f"{where} has several columns {twice[0]!r}: give each a name of its own")
     with readable(path):  # some rows say how long lists are
         ragged = [name for name in feature_columns(schema) if None in unnested(schema.field(name).type)[0]]
-        sample = next(source.each(ragged, _SAMPLE)) if ragged else None
+        sample = next(source.each(ragged, _SAMPLE), None) if ragged else None
     card = _card(where, schema)
     key = _key_column(where, schema, keys)
     names = _feature_columns(where, schema, features, card)
@@ -430,7 +428,10 @@ class _Parquet:
         self._groups: list[tuple[int, int]] = []  # file and number of each
         sizes: list[int] = []
         for file in _parquet_files(path):
-            _check_size(file)
+            try:
+                check_sizes(file)
+            except (OSError, ValueError, IndexError, ImplausibleSizes) as error:
+                raise StepDiffError(f"cannot read {file}: {one_line(error)}") from None
             with _open(file) as opened:
                 counts = [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
                 if not self._paths:
@@ -523,14 +524,6 @@ def _parquet_files(path: Path) -> list[Path]:
     if not paths:
         raise StepDiffError(f"{path} has no Parquet files: give a file or a folder with some")
     return paths
-
-
-def _check_size(path: Path) -> None:
-    try:
-        with open_regular(path, "a Parquet file") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
-            check_sizes(data)
-    except (OSError, ValueError, IndexError, pa.ArrowException, ImplausibleSizes) as error:
-        raise StepDiffError(f"cannot read {path}: {one_line(error)}") from None
 
 
 class _Lance:
