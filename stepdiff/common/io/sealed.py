@@ -52,12 +52,6 @@ def is_sealed(data: bytes) -> bool:
     return data[at : at + _DIGITS] == f"{total:08x}".encode()
 
 
-def digits(data: bytes) -> str:
-    """Return the checksum in `data`, right or wrong; empty where it has none."""
-    at = data.rfind(_MARK) + len(_MARK)
-    return "" if at < len(_MARK) else data[at : at + _DIGITS].decode("latin-1")
-
-
 _END = 8  # bytes at the end of a Parquet file: the length of its footer, and a mark
 _TAIL = 2**16  # bytes in which most footers are
 _MOST_BYTES = 2**40  # of a file: what is no regular file is refused
@@ -129,7 +123,9 @@ def _check_text(path: Place, frame: pl.DataFrame, nbytes: int) -> None:
 
 def written_seal(path: Place) -> str:
     """Return the seal in the file, not checked against its bytes; empty where it has none."""
-    return digits(_footer(path))
+    data = _footer(path)
+    at = data.rfind(_MARK) + len(_MARK)
+    return "" if at < len(_MARK) else data[at : at + _DIGITS].decode("latin-1")
 
 
 def _footer(path: Place) -> bytes:
