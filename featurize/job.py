@@ -197,7 +197,8 @@ def run(options: Options, asked: Windows) -> Summary:
 def resolved(options: Options) -> Options:
     """Return options whose encoder and weights are apart (`hf:ID`), with the name of the view."""
     name, given = split(options.encoder, options.weights)
-    return replace(options, encoder=name, weights=given, view=options.view or view_name(name, given))
+    view = options.view or view_name(options.encoder, options.weights)
+    return replace(options, encoder=name, weights=given, view=view)
 
 
 def _known_view(store: Store, options: Options, entity: str, weights: Path | None) -> View | None:
@@ -223,10 +224,6 @@ def _described_view(store: Store, options: Options, pool: WorkerPool | Here, ask
     """Return the view that the encoder of a pool fills, made where there is none. StepDiffError: it is another one."""
     provenance, features = pool.call("describe", asked.entity, options.dtype)
     name = str(options.view)
-    known = store.view(asked.entity, name).features if name in store.views(asked.entity) else features
-    if known.keys() < features.keys():  # made by an earlier version, whose encoder had fewer features
-        features = {feature: features[feature] for feature in known}
-        provenance = replace(provenance, dtypes={feature: provenance.dtypes[feature] for feature in known})
     size = shard_rows(features, options.shard_size, asked.rows, count)
     view = store.create_view(asked.entity, name, provenance, features, size)
     if options.shard_size is not None and view.rows_per_shard != size:

@@ -17,9 +17,10 @@ class Options(FailureOptions):
     """Folder of the feature store, or a URL as of s3://bucket/features; made where there is none."""
     encoder: str
     """Frozen encoder. hf:ID: any image or video model of transformers; vlm:ID: the vision part of any video language
-    model; ID is a hub id or a folder. Clips: efficientnet-lite0, videomae, vjepa2, and the image towers of llava,
-    blip2, idefics, idefics2 and idefics3. Texts: mpnet-base, sentence. Both: clip, siglip, internvideo-mm-b16 and
-    internvideo-mm-l14. Your own: package.module:Class, or an entry point of the group stepdiff.encoders."""
+    model; ID is a hub id or a folder. Clips: efficientnet-lite0, and the image towers of llava, blip2, idefics,
+    idefics2 and idefics3. Texts: mpnet-base, sentence. Both: internvideo-mm-b16 and internvideo-mm-l14. Other names of
+    hf: clip, siglip, videomae and vjepa2. Your own: package.module:Class, or an entry point of the group
+    stepdiff.encoders."""
     manifest: str | None = None
     """File of clips (columns clip, video, start, end) or of texts: .csv, .parquet or .jsonl.
     Without one, give video files: each is one clip."""
@@ -38,10 +39,10 @@ class Options(FailureOptions):
     """Weights of the encoder: a folder or file, a hub id, or a name that `stepdiff weights list` shows.
     Default: those of the encoder's name."""
     layer: int | None = None
-    """Hidden state of clip, siglip or hf whose tokens are stored. Default: the encoder's own choice."""
+    """Hidden state of hf whose tokens are stored. Default: the encoder's own choice."""
     frames: int | None = None
-    """Frames of a clip, for clip, siglip, vjepa2, hf, vlm and the image towers. Default: 8; of vjepa2 and video
-    models of hf as many as they were trained on, of an image tower one, the centre frame."""
+    """Frames of a clip, for hf, vlm and the image towers. Default: 8; of video models of hf as many as they were
+    trained on, of an image tower one, the centre frame."""
     sampling: Sampling | None = None
     """Which frames: linspace (from a clip's first to its last), segment-centres (the middles of equal
     segments) or centre (the middle one, repeated). Default: linspace; of an image tower segment-centres."""

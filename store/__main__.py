@@ -104,8 +104,7 @@ def _show_compacted(done: dict[str, Any]) -> None:
         "{store}: {catalog_parts:,} catalog parts and {failure_files:,} files of failures and {records:,} records of "
         "writers merged, {locks:,} unused locks deleted, {orphans:,} orphan files deleted"
     )
-    axes = f", axes of {done['axes']:,} arrays named" if done["axes"] else ""
-    print(f"{text.format(**done)} ({readable_bytes(done['orphan_bytes'])}){axes}")
+    print(f"{text.format(**done)} ({readable_bytes(done['orphan_bytes'])})")
 
 
 def _show_plan(planned: dict[str, Any]) -> None:
@@ -331,7 +330,7 @@ def _show_row(row: dict[str, Any]) -> None:
 def _show_head(head: dict[str, Any]) -> None:
     print(f"{head['run']}: a head")
     if (store := head["store"]) is None:
-        print("  store: not recorded, an earlier version of this program trained it")
+        print("  store: not recorded")
     else:
         at = "no snapshot" if store.get("at") is None else f"snapshot {store['at']}"
         commits = ", ".join(f"{view} {commit}" for view, commit in store.get("commits", {}).items())
@@ -372,8 +371,8 @@ _DERIVED = (
 VERBS = {
     "info": Verb(options.InfoOptions, "store.verbs.info:store_info", _show_info),
     "verify": Verb(options.VerifyOptions, _verify, _show_damage, status=lambda record: int(not record["ok"])),
-    "plan": Verb(options.PlanOptions, "store.verbs.plan:plan", _show_plan, ()),
-    "export": Verb(options.ExportOptions, "store.exchange.export:export", _show_export),
+    "plan": Verb(options.StorePlanOptions, "store.verbs.plan:plan", _show_plan, ()),
+    "export": Verb(options.StoreExportOptions, "store.exchange.export:export", _show_export),
     "import": Verb(
         options.ImportOptions,
         "store.exchange.intake:take_in",

@@ -117,8 +117,8 @@ class ViewDatasource(Datasource):
         names = list(dict.fromkeys(features or opened.features))
         like = None if filter is None else _checked_filter(filter, opened)
         made = _made(opened)
-        task = partial(_Reader, store, entity, view, check, made, names, about[1:], dtype, filter, like, tensors)
-        self._read_task: Callable[[np.ndarray], _Reader] = task
+        task = partial(_ShardReader, store, entity, view, check, made, names, about[1:], dtype, filter, like, tensors)
+        self._read_task: Callable[[np.ndarray], _ShardReader] = task
         arrays = {f: ArrowTensorArray.from_numpy(np.empty((0, *t.shape), t.dtype)) for f, t in tensors.items()}
         self._schema = pa.schema([pa.field(f.name, arrays[f.name].type) if f.name in arrays else f for f in fields])
         self._row_bytes = sum(tensor.row_bytes for tensor in tensors.values()) + _COLUMN_BYTES * len(about)
@@ -175,7 +175,7 @@ def _joined(spans: Spans) -> Spans:
 
 
 @dataclass(frozen=True)
-class _Reader:
+class _ShardReader:
     """A read task."""
 
     __name__ = "read_view"  # in Ray's messages

@@ -10,7 +10,7 @@
 `FeatureStream` reads shuffled batches ahead in threads. For worker processes pass it to torch's `DataLoader` or
 torchdata's `StatefulDataLoader` with `batch_size=None`. `FeatureDataset` is map-style, for a sampler of your own.
 
-int8 features arrive as `Quantised` tensors, a quarter of the bytes of float32; `prefetch` and `to_device` dequantise
+int8 features arrive as `QuantisedTensors`, a quarter of the bytes of float32; `prefetch` and `to_device` dequantise
 them on the device.
 
 Guarantees
@@ -49,7 +49,7 @@ Labels = Sequence[str | pl.Expr]
 _MOST = torch.finfo(torch.float16).max
 
 
-class Quantised(NamedTuple):
+class QuantisedTensors(NamedTuple):
     """int8 features as stored: value = levels * scale of its block of 64 channels."""
 
     levels: Int8[Tensor, "*axes D"]
@@ -77,15 +77,18 @@ def to_device(
 ) -> dict[str, Any]:
     """Move the tensors of a batch to `device`; int8 features are dequantised to `dtype` there."""
     batch = _each_tensor(sample, lambda tensor: tensor.to(device, non_blocking=True))
-    return {name: x.dequantise(dtype) if isinstance(x, Quantised) else x for name, x in batch.items()}
+    return {name: x.dequantise(dtype) if isinstance(x, QuantisedTensors) else x for name, x in batch.items()}
 
 
 def _each_tensor(batch: Mapping[str, Any], do: Callable[[Tensor], Tensor]) -> dict[str, Any]:
     """Return a batch with `do` of each tensor, also of quantised ones."""
-    return {
-        name: Quantised(*map(do, x)) if isinstance(x, Quantised) else do(x) if isinstance(x, Tensor) else x
-        for name, x in batch.items()
-    }
+    changed = dict(batch)
+    for name, x in batch.items():
+        if isinstance(x, QuantisedTensors):
+            changed[name] = QuantisedTensors(*map(do, x))
+        elif isinstance(x, Tensor):
+            changed[name] = do(x)
+    return changed
 
 
 def prefetch(
@@ -165,7 +168,7 @@ class _Selection:
         arrays = {name: torch.from_numpy(array) for name, array in batch.arrays.items()}
         scale = arrays.pop("scale", None)
         features = {
-            name: Quantised(values, scale) if scale is not None and values.dtype == torch.int8 else values
+            name: QuantisedTensors(values, scale) if scale is not None and values.dtype == torch.int8 else values
             for name, values in arrays.items()
         }
         at = np.searchsorted(self._sorted, batch.rows)
@@ -333,7 +336,7 @@ class FeatureStream(IterableDataset):
 
 
 def _one(values: Any, at: int) -> Any:
-    return Quantised(values.levels[at], values.scale[at]) if isinstance(values, Quantised) else values[at]
+    return QuantisedTensors(values.levels[at], values.scale[at]) if isinstance(values, QuantisedTensors) else values[at]
 
 
 def _rank(rank: int | None, world: int | None) -> tuple[int, int]:

@@ -88,7 +88,13 @@ class View:
         self._length: tuple[Identity | None, int] = (None, 0)
         self._statuses = Statuses(self.paths, self.rows_per_shard)
         self._checksums = Checksums(self.paths, self.rows_per_shard, len(self.checksummed))
-        self._readers = {name: self._reader(name) for name in self.stored}
+        reader = RemoteReader if store.remote else RowReader
+        self._readers: dict[str, RowReader | RemoteReader] = {}
+        for array, feature in self.stored.items():
+            path: Callable[[int], Any] = partial(self.paths.shard, array, axes=1 + len(feature.shape))
+            column, rows, row_bytes = self.checksummed.index(array), self.rows_per_shard, feature.row_bytes
+            checks = RowChecks(self._checksums, column, rows, row_bytes)
+            self._readers[array] = reader(path, rows, row_bytes, checks)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return View, (self.paths.store, Catalog(self.catalog.folder), self.entity, self.name, self.check)
@@ -242,7 +248,11 @@ class View:
         rows = row_numbers(rows)
         self.check_ok(rows)
         reader, stored = self._readers[feature], self.stored[feature]
-        mapped = reader.in_place(rows, self._check(check)) if isinstance(reader, RowReader) else None
+        mapped = (
+            reader.in_place(rows, known_check(self.check if check is None else check))
+            if isinstance(reader, RowReader)
+            else None
+        )
         self.check_not_dropped()
         dtype = np.dtype(stored.dtype).newbyteorder("<")
         return None if mapped is None else mapped.view(dtype).reshape(len(rows), *stored.shape)
@@ -373,7 +383,7 @@ class View:
         check: Check | None = None,
     ) -> list[Shaped[np.ndarray, "B ..."]]:
         """Read rows of stored arrays, into the memory that is given."""
-        check = self._check(check)
+        check = known_check(self.check if check is None else check)
         filled = {name: self._room(name, len(rows), out) for name, out in wanted.items()}
         wrong = self._fill(rows, filled, direct, check)
         if wrong:  # the shard may have been computed again since its status was read: its checksums differ then
@@ -411,9 +421,6 @@ class View:
             f"{self.entity} (shard {shard}) is not as it was written: {remedy(self.paths, shard)}"
         )
 
-    def _check(self, check: Check | None) -> Check:
-        return self.check if check is None else known_check(check)
-
     def _room(self, name: str, count: int, out: Shaped[np.ndarray, "B ..."] | None) -> Shaped[np.ndarray, "B ..."]:
         """Return `out`, or new memory, for `count` rows of a stored array."""
         stored = self.stored[name]
@@ -428,10 +435,3 @@ class View:
         """Raise StepDiffError if the view was dropped since it was opened, or another has its name now."""
         if (self.paths.group / "zarr.json").identity() != self._made:
             raise StepDiffError(f"view {self.name} of {self.entity} in {self.paths.store} was dropped: open it again")
-
-    def _reader(self, name: str) -> RowReader | RemoteReader:
-        stored = self.stored[name]
-        path: Callable[[int], Any] = partial(self.paths.shard, name, axes=1 + len(stored.shape))
-        reader, row_bytes = RemoteReader if self.paths.store.remote else RowReader, stored.row_bytes
-        checks = RowChecks(self._checksums, self.checksummed.index(name), self.rows_per_shard, row_bytes)
-        return reader(path, self.rows_per_shard, row_bytes, checks)

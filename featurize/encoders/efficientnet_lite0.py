@@ -16,8 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from featurize.encoders.base import FRAMES, STATISTICS, Encoder, Statistics
 from featurize.encoders.folder import load_part, read_config
-from featurize.encoders.preprocessing import encode_distinct
-from featurize.encoders.statistics import statistics_of, summaries
+from featurize.encoders.preprocessing import encode_distinct, statistics_of, summaries
 from store import Feature
 
 _MAP = 7  # sides of the last feature map

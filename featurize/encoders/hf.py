@@ -48,10 +48,11 @@ from featurize.encoders.preprocessing import (
     image_settings,
     preprocessing_of,
     read_processor,
+    statistics_of,
+    summaries,
     timm_settings,
     video_settings,
 )
-from featurize.encoders.statistics import statistics_of, summaries
 from featurize.video.picture import Bounded, Crop, Picture
 from stepdiff.common.errors import StepDiffError, first_line
 from store import Feature
@@ -125,12 +126,6 @@ class HuggingFace(Encoder):
         crop = self._preprocessing.crop
         self.short_side, self.size, self.resample = crop.short_side, crop.size, crop.resample
 
-    @staticmethod
-    def attention(config: Any, device: torch.device) -> str | None:
-        """Return how a model's attention is computed, None for its own choice."""
-        # of AIMv2's texts sdpa leaves out the causal mask where no text of a batch is padded (transformers 5.24)
-        return "eager" if config.model_type == "aimv2" else None
-
     def _config(self, weights: Path) -> Any:
         from transformers import AutoConfig
 
@@ -145,8 +140,10 @@ class HuggingFace(Encoder):
             raise StepDiffError(
                 f"transformers has no AutoModel of {config.model_type} in {weights}: give {self.wanted}"
             )
+        # of AIMv2's texts sdpa leaves out the causal mask where no text of a batch is padded (transformers 5.24)
+        attention = "eager" if config.model_type == "aimv2" else None
         with redirect_stdout(sys.stderr):  # some classes print remarks about themselves
-            return load_model(AutoModel, weights, device, self.wanted, self.attention(config, device))
+            return load_model(AutoModel, weights, device, self.wanted, attention)
 
     def _settings(self) -> Settings:
         """Return the settings of the folder's own processor."""
@@ -170,9 +167,8 @@ class HuggingFace(Encoder):
             raise StepDiffError(f"--window {window} does not divide {self.frames} frames: change it or --frames")
         step = families.tubelet_of(self._model) if self._clips else 1
         if window % step:
-            change = "--frames or --window" if "window" in self.choices else "--frames"
             raise StepDiffError(
-                f"{self._title} sees {step} frames as one, and {window} are no multiple: change {change}"
+                f"{self._title} sees {step} frames as one, and {window} are no multiple: change --frames or --window"
             )
         return window
 
@@ -181,7 +177,7 @@ class HuggingFace(Encoder):
             raise StepDiffError(f"{self._title} does not see square frames one by one: leave --statistics out")
         return statistics
 
-    def _checked_layer(self, layer: int, seen: families.Seen) -> int:
+    def _checked_layer(self, layer: int, seen: families.ModelOutput) -> int:
         state = seen.hidden
         if state is None:
             raise StepDiffError(f"{self._title} gives no hidden states: leave --layer out")
@@ -196,7 +192,7 @@ class HuggingFace(Encoder):
     def _title(self) -> str:
         return type(self._model).__name__
 
-    def _probed(self, hidden: bool) -> families.Seen:
+    def _probed(self, hidden: bool) -> families.ModelOutput:
         """Return what the model gives for a black frame or window. StepDiffError where it cannot take one."""
         try:
             with torch.inference_mode():
@@ -209,11 +205,11 @@ class HuggingFace(Encoder):
                 remedy = "correct the size in the preprocessor_config.json of its folder"
             raise StepDiffError(f"{self._title} cannot take {what} ({first_line(problem)}): {remedy}") from None
 
-    def _black(self, hidden: bool) -> families.Seen:
+    def _black(self, hidden: bool) -> families.ModelOutput:
         black = torch.zeros((1, self._window, self.size, self.size, 3), dtype=torch.uint8)
         return self._see(black if self._clips else black[:, 0], hidden)
 
-    def _see(self, frames: UInt8[torch.Tensor, "*N H W 3"], hidden: bool) -> families.Seen:
+    def _see(self, frames: UInt8[torch.Tensor, "*N H W 3"], hidden: bool) -> families.ModelOutput:
         """Return what the model gives for frames [N, H, W, 3], or clips [N, W, H, W, 3] of a video model."""
         pixels = self._preprocessing.normalised(frames)
         with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
@@ -225,11 +221,11 @@ class HuggingFace(Encoder):
     def _needs_hidden(self) -> bool:
         return self._hidden is not None or self.statistics is not None
 
-    def _state(self, seen: families.Seen) -> tuple[torch.Tensor, int]:
+    def _state(self, seen: families.ModelOutput) -> tuple[torch.Tensor, int]:
         """Return the tokens of the chosen layer, and how many of them come before those of patches."""
         return self._tokens(seen.tokens if self._hidden is None or seen.hidden is None else seen.hidden[self._hidden])
 
-    def _early(self, seen: families.Seen) -> dict[int, Float[torch.Tensor, "N _ _"]]:
+    def _early(self, seen: families.ModelOutput) -> dict[int, Float[torch.Tensor, "N _ _"]]:
         """Return the hidden states that have statistics, tokens [N, P, D] of patches, by number."""
         if seen.hidden is None:
             raise StepDiffError(f"{self._title} gives no hidden states: leave --statistics out")
@@ -252,7 +248,7 @@ class HuggingFace(Encoder):
         """The shape of what the model gives for a frame or window."""
         return self._shape_of(self._probed(hidden=self._needs_hidden))
 
-    def _shape_of(self, seen: families.Seen) -> "_Shape":
+    def _shape_of(self, seen: families.ModelOutput) -> "_Shape":
         tokens, first = self._state(seen)
         if self._pooling == "cls" and not first:
             raise StepDiffError(f"{self._title} has no class token: give --pooling mean or none")
@@ -310,7 +306,7 @@ class HuggingFace(Encoder):
         early = [summaries(self._early(seen).values())] if self.statistics else []
         return (tokens, *([] if embedded is None else [embedded]), *early)
 
-    def _embedded(self, seen: families.Seen, state: torch.Tensor, mean: torch.Tensor) -> torch.Tensor | None:
+    def _embedded(self, seen: families.ModelOutput, state: torch.Tensor, mean: torch.Tensor) -> torch.Tensor | None:
         """Return embeddings [N, E] of frames or windows, if there are any; `mean`: of their tokens."""
         pooling = self._shape.pooling
         if pooling == "none":
@@ -408,13 +404,13 @@ class NaFlex(HuggingFace):
             values["embedding"] = embedded.mean(0).cpu().numpy()
         return values
 
-    def _see_whole(self, frames: UInt8[np.ndarray, "T H W 3"], hidden: bool) -> tuple[families.Seen, Any]:
+    def _see_whole(self, frames: UInt8[np.ndarray, "T H W 3"], hidden: bool) -> tuple[families.ModelOutput, Any]:
         inputs = self._processor(list(frames), return_tensors="pt", input_data_format="channels_last").to(self._device)
         with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
             return families.see_pictures(self._model, hidden, **inputs), inputs
 
-    def _black(self, hidden: bool) -> families.Seen:
+    def _black(self, hidden: bool) -> families.ModelOutput:
         return self._see_whole(np.zeros((1, 2 * self._patch, 2 * self._patch, 3), np.uint8), hidden)[0]
 
-    def _state(self, seen: families.Seen) -> tuple[torch.Tensor, int]:
+    def _state(self, seen: families.ModelOutput) -> tuple[torch.Tensor, int]:
         return super()._state(seen)[0], 0

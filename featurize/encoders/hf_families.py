@@ -16,7 +16,7 @@ State = torch.Tensor  # [B, N, D], or [B, D, H, W] of a convolutional model
 
 
 @dataclass(frozen=True)
-class Seen:
+class ModelOutput:
     """What a model gives for a batch."""
 
     tokens: State  # of its last layer, those of class and registers first
@@ -25,7 +25,7 @@ class Seen:
     pooled: torch.Tensor | None  # [B, E], what it compares with texts, or its pooler's output
 
     @classmethod
-    def of(cls, output: Any, pooled: torch.Tensor | None = None, first: int = 0) -> "Seen":
+    def of(cls, output: Any, pooled: torch.Tensor | None = None, first: int = 0) -> "ModelOutput":
         """Return what an output of transformers holds; `first`: tokens that only its hidden states begin with."""
         tokens, hidden = output.last_hidden_state, getattr(output, "hidden_states", None)
         if hidden is not None:
@@ -52,24 +52,24 @@ def has_texts(model: Any) -> bool:
     return hasattr(model, "get_text_features") or model.config.model_type == "pe_video"
 
 
-def see_pictures(model: Any, hidden: bool, **pixels: torch.Tensor) -> Seen:
+def see_pictures(model: Any, hidden: bool, **pixels: torch.Tensor) -> ModelOutput:
     """Return what an image model gives for pictures."""
     more = {"output_hidden_states": True} if hidden else {}
     call = model.get_image_features if has_texts(model) and hasattr(model, "get_image_features") else model
-    return Seen.of(call(**pixels, **more))
+    return ModelOutput.of(call(**pixels, **more))
 
 
-def see_clips(model: Any, hidden: bool, pixels: torch.Tensor) -> Seen:
+def see_clips(model: Any, hidden: bool, pixels: torch.Tensor) -> ModelOutput:
     """Return what a video model gives for clips [B, T, 3, H, W]."""
     more: dict[str, Any] = {"output_hidden_states": True} if hidden else {}
     kind = model.config.model_type
     if kind == "pe_video":  # its `get_video_features` is no method of the class
         output = model.video_encoder(pixels, **more)
-        return Seen.of(output, model.video_head(output.pooler_output), first=1)
+        return ModelOutput.of(output, model.video_head(output.pooler_output), first=1)
     if kind == "vjepa2":
-        return Seen.of(model(pixels, skip_predictor=True, **more))
+        return ModelOutput.of(model(pixels, skip_predictor=True, **more))
     call = model.get_video_features if has_texts(model) and hasattr(model, "get_video_features") else model
-    return Seen.of(call(pixels, **more))
+    return ModelOutput.of(call(pixels, **more))
 
 
 def see_texts(model: Any, inputs: Any) -> torch.Tensor:

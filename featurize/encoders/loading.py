@@ -26,27 +26,27 @@ GROUP = "stepdiff.encoders"  # entry-point group of other packages' encoders
 _ENCODERS = {  # name -> file of this folder and class, imported on first use
     "efficientnet-lite0": ("efficientnet_lite0", "EfficientNetLite0"),
     "mpnet-base": ("sentence", "MpnetBase"),
-    "clip": ("named", "Clip"),
     "internvideo-mm-b16": ("internvideo.mm", "InternVideoB16"),
     "internvideo-mm-l14": ("internvideo.mm", "InternVideoL14"),
-    "siglip": ("named", "Siglip"),
-    "videomae": ("named", "VideoMae"),
-    "vjepa2": ("named", "VJepa2"),
     "sentence": ("sentence", "Sentence"),
-    "llava": ("named", "Llava"),
-    "blip2": ("named", "Blip2"),
-    "idefics": ("named", "Idefics"),
-    "idefics2": ("named", "Idefics2"),
-    "idefics3": ("named", "Idefics3"),
+    "llava": ("towers", "LlavaTower"),
+    "blip2": ("towers", "Blip2Tower"),
+    "idefics": ("towers", "IdeficsTower"),
+    "idefics2": ("towers", "Idefics2Tower"),
+    "idefics3": ("towers", "Idefics3Tower"),
     "vlm": ("vlm", "Vlm"),
     "hf": ("hf", "HuggingFace"),
 }
+_ALIASES = ("clip", "siglip", "videomae", "vjepa2")  # other names of hf
+_ENCODERS |= dict.fromkeys(_ALIASES, _ENCODERS["hf"])
 NAMES: tuple[str, ...] = tuple(_ENCODERS)
 _OF_ANY = ("hf", "vlm")  # encoders of any model of a kind
 
 
 def split(name: str, weights: str | None = None) -> tuple[str, str | None]:
     """Return encoder and weights, where a name such as `hf:WEIGHTS` has both. StepDiffError: weights named twice."""
+    if name in _ALIASES:
+        return "hf", weights
     kind, colon, source = name.partition(":")
     if not colon or kind not in _OF_ANY:
         return name, weights
@@ -57,6 +57,9 @@ def split(name: str, weights: str | None = None) -> tuple[str, str | None]:
 
 def view_name(name: str, weights: str | None) -> str:
     """Return the name of a view, where users give none: of hf and vlm that of the model's folder or hub id."""
+    if name in _ALIASES:
+        return name
+    name, weights = split(name, weights)
     if name not in _OF_ANY or weights is None:
         return proper_name(name)
     model = weights.partition("@")[0].rstrip("/").rpartition("/")[2]
@@ -103,6 +106,7 @@ def of_data(name: str, typed: str | None = None) -> str:
 
 def proper_name(name: str) -> str:
     """Return the name that provenance records: of an encoder of another package, the class's `name`."""
+    name, _ = split(name)
     return name if name in _ENCODERS else encoder_class(name).name
 
 

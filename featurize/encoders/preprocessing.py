@@ -10,14 +10,14 @@ Guarantees
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch.nn.functional import pad
 
 from featurize.encoders.folder import loading
@@ -168,3 +168,29 @@ def encode_distinct(encode: Encode, frames: UInt8[torch.Tensor, "B T H W 3"], ch
     shown = pad(shown, (0, 0) * 3 + (0, -len(shown) % chunk))
     encoded = [encode(part) for part in shown.split(chunk)]
     return [torch.cat(parts)[places] for parts in zip(*encoded, strict=True)]
+
+
+# Statistics of early maps are the mean, maximum, minimum and deviation of each channel over all frames of a clip: early
+# layers see shades and textures that the last one has lost, and their statistics need few bytes. They come from one
+# summary of each frame, so a clip's statistics depend on other clips no more than its tokens do.
+
+
+def summaries(maps: Iterable[Float[torch.Tensor, "N _ _"]]) -> Float32[torch.Tensor, "N 4 C"]:
+    """Return mean, maximum, minimum and variance of each channel over the places of each of N frames.
+
+    maps: [N, places, channels]; their channels follow one another.
+    """
+    parts = []
+    for values in (one.float() for one in maps):
+        mean = values.mean(1, keepdim=True)
+        variance = (values - mean).square_().mean(1)
+        parts.append(torch.stack([mean[:, 0], values.amax(1), values.amin(1), variance], 1))
+    return torch.cat(parts, 2)
+
+
+def statistics_of(frames: Float32[torch.Tensor, "B T 4 C"]) -> Float32[torch.Tensor, "B 4 C"]:
+    """Return mean, maximum, minimum and standard deviation over all frames from the summaries of each."""
+    means, highest, lowest, variances = frames.unbind(2)
+    mean = means.mean(1, keepdim=True)
+    variance = variances.mean(1) + (means - mean).square().mean(1)  # within the frames, and between them
+    return torch.stack([mean[:, 0], highest.amax(1), lowest.amin(1), variance.sqrt()], 1)

@@ -1,34 +1,32 @@
 """The catalog of an entity: key -> row, and metadata of each row.
 
+Its parts are Parquet files: `FIRST.parquet` when appended, `FIRST-END.parquet` when merged. A merged part has the rows
+FIRST to END - 1 of its sources and hides them from the moment it has its name, so that while they are deleted, and
+after a kill, every row is in one current part.
+
+Key indexes lie next to the parts. All can be rebuilt from them. They work in a forked process.
+
 Guarantees
 - a row is assigned once and never moves; its metadata may be updated
 - two concurrent appends never assign the same row
 - look-ups of keys and rows read indexes, not parts, so that their cost depends on the number of keys
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Int, Int64
+from jaxtyping import Bool, Int, Int64, UInt64
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import sealed as table
 from stepdiff.common.io.files import Place, place
-from store.catalog.key_index import KeyIndexes, pack
-from store.catalog.parts import (
-    MOST_ROWS,
-    Parts,
-    check_follows,
-    current_parts,
-    first_row,
-    is_part,
-    part_name,
-    read_part,
-    with_ends,
-)
+from stepdiff.common.io.local import Identity
+from stepdiff.common.io.remote import ReplacedError
+from store.catalog.key_index import DamagedFile, KeyIndex, PackedKeys, built, in_memory, joined, open_index, pack
 from store.format.layout import refuse_snapshot
 
 Answer = TypeVar("Answer")
@@ -38,8 +36,105 @@ MOST_BYTES = 4096
 """of a key or a path in UTF-8: the longest path of Linux"""
 MOST_SECONDS = 1e9
 """of a start or end, which are below: 31 years. Times in milliseconds or since 1970 are above"""
-MOST_EQUAL = 64
-"""keys of one hash in one piece: look-ups compare all of them, and by chance there are not two"""
+
+
+MOST_ROWS = 2**20
+"""rows of a part, which is written and read in one piece"""
+RATIO = 2
+"""200 appends of 10,000 keys leave 3 indexes, and 100,000 keys take 44 ms; an index each: 468 ms"""
+MOST_INDEXED = 2**23
+"""rows of an index, which is sorted in memory: about 60 bytes of a file each"""
+_DIGITS = 12
+_ROWS_PER_BYTE = 8  # of parts: keys differ from row to row, and take a bit at least
+_NAME = re.compile(rf"[0-9]{{{_DIGITS}}}(-[0-9]{{{_DIGITS}}})?\.parquet")
+Parts = tuple[Place, ...]
+_Version = tuple[Place, Identity | None]
+
+
+def part_name(first: int, end: int | None = None) -> str:
+    """Return the name of a part that begins with row `first`; with `end`, of a merged one that ends before it."""
+    return f"{first:0{_DIGITS}d}.parquet" if end is None else f"{first:0{_DIGITS}d}-{end:0{_DIGITS}d}.parquet"
+
+
+def is_part(path: Place) -> bool:
+    """Return whether a file has the name of a part."""
+    return _NAME.fullmatch(path.name) is not None
+
+
+def first_row(part: Place) -> int:
+    """Return the first row of a part, from its name."""
+    return int(part.stem.split("-")[0])
+
+
+def check_follows(part: Place, row: int) -> None:
+    """Raise StepDiffError where a part does not begin with `row`."""
+    if first_row(part) != row:
+        raise StepDiffError(
+            f"catalog of {part.parent.name} has no part for rows {row} to {first_row(part) - 1} in {part.parent}: "
+            "restore the missing file"
+        )
+
+
+def with_ends(parts: Parts) -> Iterator[tuple[Place, int]]:
+    """Yield each part and the first row after it."""
+    return zip(parts, [*(first_row(part) for part in parts[1:]), 2**63 - 1], strict=False)
+
+
+def rows_of_merged(part: Place) -> int:
+    """Return the number of rows of a merged part, from its name; 0 for another part."""
+    return _end(part) - first_row(part)
+
+
+def _end(part: Place) -> int:
+    """Return the row after the last of a merged part; the first row of another part."""
+    return int(part.stem.split("-")[-1])
+
+
+def read_part(part: Place, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """Return the part's rows: `key`, `row` and the other columns; of `columns`, if given, those that it has.
+
+    Raises:
+        StepDiffError: the file is damaged, or no part of a catalog with that name.
+    """
+    wanted = None if columns is None else ["row", *(name for name in columns if name != "row")]
+    frame = table.read(part, wanted, strict=False)
+    first, count = first_row(part), frame.height
+    rows = pl.int_range(first, first + count, dtype=pl.Int64, eager=True)
+    why = None
+    if frame.schema.get("row") != pl.Int64 or not count:
+        why = f"column `row` is {frame.schema.get('row')}, {count} rows"
+    elif (columns is None or "key" in columns) and "key" not in frame.columns:
+        why = "it has no column `key`"
+    elif "key" in frame.columns and (frame.schema["key"] != pl.String or frame["key"].null_count()):
+        why = "column `key` is not all text"
+    elif not frame["row"].eq_missing(rows).all() or rows_of_merged(part) not in (0, count):
+        why = f"its rows do not begin at {first} and follow one another"
+    if why is not None:
+        raise StepDiffError(f"{part} is not a part of a catalog ({why}): restore the file")
+    return frame if columns is None else frame.select([n for n in dict.fromkeys(columns) if n in frame.columns])
+
+
+def _end_of(chain: Sequence[KeyIndex]) -> int:
+    return chain[-1].end if chain else 0
+
+
+def _unindexed(parts: Parts, end: int) -> Iterator[tuple[pl.Series, int, list[str]]]:
+    """Yield the keys from row `end` on, their first row and the names of their parts; many small parts at a time."""
+    held: list[pl.Series] = []
+    names: list[str] = []
+    first = end
+    for part in parts:
+        if first_row(part) < end:
+            continue
+        check_follows(part, end)
+        held.append(read_part(part, ["key"])["key"])
+        names.append(part.name)
+        end += len(held[-1])
+        if end - first >= MOST_ROWS:
+            yield pl.concat(held), first, names
+            held, names, first = [], [], end
+    if end > first:
+        yield pl.concat(held), first, names
 
 
 class Catalog:
@@ -49,21 +144,42 @@ class Catalog:
         """Open the catalog in `folder`, which need not exist yet."""
         self.folder = place(folder)
         self.entity = self.folder.name
-        self._indexes = KeyIndexes(self.folder)
         self._counted: tuple[Parts, int] = ((), 0)  # the parts, and their rows
+        self._indexed: tuple[Parts, list[KeyIndex]] = ((), [])  # the parts, and the indexes of their rows, consecutive
+        self._opened: dict[_Version, KeyIndex | None] = {}  # None: unusable
+        self._kept: list[KeyIndex] = []  # indexes in memory
+        self._seals: dict[_Version, str] = {}
         self._dtypes: dict[str, Any] = {}  # of columns, as far as an append had to know them
 
     def parts(self) -> Parts:
         """Return the part files that together contain every row once, by first row."""
-        return current_parts(part for part in self.folder.glob("*.parquet") if is_part(part))
+        current: list[Place] = []
+        end = 0  # of the rows in merged parts so far
+        parts = [part for part in self.folder.glob("*.parquet") if is_part(part)]
+        for part in sorted(parts, key=lambda part: (first_row(part), -_end(part))):
+            if first_row(part) >= end:
+                current.append(part)
+                end = max(end, _end(part))
+        return tuple(current)
 
     def __len__(self) -> int:
         """Return the number of rows, including those that other processes have appended."""
         return self._settled(self._count)
 
     def _count(self, parts: Parts) -> int:
+        """Return the number of rows of `parts`, from the indexes or the last part; build no index."""
         if parts != self._counted[0]:
-            self._counted = parts, self._indexes.end(parts)
+            end = _end_of(self._existing(parts)[0])
+            if parts and first_row(parts[-1]) >= end:
+                end = first_row(parts[-1]) + read_part(parts[-1], ["row"]).height
+            if end > MOST_ROWS:
+                sizes: Mapping[Any, int] = self.folder.files()
+                nbytes = sum(sizes.get(part, 0) for part in parts)
+                if end > _ROWS_PER_BYTE * nbytes:
+                    raise StepDiffError(
+                        f"{self.folder} has {end:,} rows by the names of its parts, in {nbytes:,} bytes"
+                    )
+            self._counted = parts, end
         return self._counted[1]
 
     def frame(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
@@ -158,9 +274,11 @@ class Catalog:
                 )
 
     def _append(self, frame: pl.DataFrame) -> int:
+        keys = pack(frame["key"])
+        hashes = keys.hashes()
         while True:
             # one look at the parts: what is known, and where it ends
-            known, row = self._settled(lambda parts: (self._indexes.find(parts, frame["key"]) >= 0, self._count(parts)))
+            known, row = self._settled(lambda parts: (self._find(parts, keys, hashes) >= 0, self._count(parts)))
             new = frame.filter(pl.Series(~known, dtype=pl.Boolean))
             if not new.height:
                 return 0
@@ -220,11 +338,13 @@ class Catalog:
 
         Raises StepDiffError where a part that no index covers is damaged or missing.
         """
-        return self._settled(lambda parts: self._indexes.find(parts, keys))
+        wanted = pack(keys)
+        hashes = wanted.hashes()
+        return self._settled(lambda parts: self._find(parts, wanted, hashes))
 
     def keys(self, rows: Int[np.ndarray, " K"]) -> list[str]:
         """Return the key of each row; StepDiffError where the catalog has no such row, and as `rows`."""
-        return self._settled(lambda parts: self._indexes.keys(parts, rows.astype(np.int64, copy=False)))
+        return self._settled(lambda parts: self._keys(parts, rows.astype(np.int64, copy=False)))
 
     def name(self, row: int) -> str:
         """Return the key of a row for a message, `row N` where it is not known."""
@@ -235,21 +355,110 @@ class Catalog:
 
     def index(self) -> None:
         """Index the rows that no index has yet."""
-        self._settled(self._indexes.make)
+        self._settled(self._indexes)
 
     def sweep(self) -> None:
         """Index as `index` does, and delete the indexes of merged parts."""
-        self._settled(self._indexes.sweep)
+        used = {index.path for index in self._settled(self._indexes)}
+        for path in self.folder.glob("*.keys"):
+            if path not in used:
+                path.unlink(missing_ok=True)
 
     def _settled(self, read: Callable[[Parts], Answer]) -> Answer:
-        """Return `read(parts)`; repeat it where a part was merged into another meanwhile."""
+        """Return `read(parts)`; repeat it where a part or an index was replaced meanwhile, or an index is damaged."""
         while True:
             parts = self.parts()
             try:
                 return read(parts)
+            except DamagedFile as error:  # it is refused once, and rebuilt
+                self._opened[error.path, error.path.identity()] = None
+                self._indexed = (), []
+            except ReplacedError:  # before all of the index was read
+                self._indexed = (), []
             except StepDiffError:
                 if self.parts() == parts:
                     raise
+
+    def _find(self, parts: Parts, wanted: PackedKeys, hashes: UInt64[np.ndarray, " K"]) -> Int64[np.ndarray, " K"]:
+        rows = np.full(len(wanted), -1, np.int64)
+        for index in self._indexes(parts):
+            left = np.flatnonzero(rows < 0)
+            rows[left] = index.find(wanted, hashes, left)
+        return rows
+
+    def _keys(self, parts: Parts, rows: Int64[np.ndarray, " K"]) -> list[str]:
+        indexes = self._indexes(parts)
+        beyond = (rows < 0) | (rows >= _end_of(indexes))
+        if beyond.any():
+            raise StepDiffError(f"no row {rows[beyond][0]} in the catalog of {self.entity} in {self.folder}")
+        which = np.searchsorted([index.end for index in indexes], rows, side="right")
+        keys = np.empty(len(rows), object)
+        for number in np.unique(which).tolist():
+            here = which == number
+            keys[here] = indexes[number].keys(rows[here])
+        return keys.tolist()
+
+    def _indexes(self, parts: Parts) -> list[KeyIndex]:
+        """Return consecutive indexes of all rows of `parts`; build those that are missing, damaged or of other parts.
+
+        An index is of new keys and of those indexes before them that have less than RATIO times as many, so that there
+        are few indexes and a small append rewrites little.
+        """
+        if parts == self._indexed[0]:
+            return self._indexed[1]
+        indexes, seals = self._existing(parts)
+        for keys, first, names in _unindexed(parts, _end_of(indexes)):
+            part_seals, packed, rows = {name: seals[name] for name in names}, [pack(keys)], len(keys)
+            while indexes and len(indexes[-1]) < RATIO * rows and len(indexes[-1]) + rows <= MOST_INDEXED:
+                last = indexes.pop()
+                last.check_all()
+                packed.insert(0, last.packed)
+                first, rows, part_seals = last.first, rows + len(last), last.parts | part_seals
+            indexes.append(self._write_index(first, joined(packed), part_seals))
+        self._indexed = parts, indexes
+        return indexes
+
+    def _existing(self, parts: Parts) -> tuple[list[KeyIndex], dict[str, str]]:
+        """Return the consecutive existing indexes of `parts`, from the first row on, and the seal of each part."""
+        there = self.folder.identities()
+        versions = [(part, there.get(part.name)) for part in parts]
+        new = [version for version in versions if version not in self._seals]
+        self._seals |= zip(new, self.folder.map(table.written_seal, [part for part, _ in new]), strict=True)
+        seals = {version[0].name: self._seals[version] for version in versions}
+        opened: dict[_Version, KeyIndex | None] = {}
+        for version in [(self.folder / name, now) for name, now in sorted(there.items()) if name.endswith(".keys")]:
+            try:
+                opened[version] = self._opened[version] if version in self._opened else open_index(version[0])
+            except DamagedFile:
+                opened[version] = None
+            except FileNotFoundError:  # another process replaced it since it was listed
+                return self._existing(parts)
+        self._opened = opened
+        usable = [index for index in (*opened.values(), *self._kept) if index and index.parts.items() <= seals.items()]
+        indexes: list[KeyIndex] = []
+        while following := [index for index in usable if index.first == _end_of(indexes)]:
+            indexes.append(max(following, key=len))
+        return indexes, seals
+
+    def _write_index(self, first: int, keys: PackedKeys, seals: dict[str, str]) -> KeyIndex:
+        """Write the index of rows from `first` on, or keep it in memory where it cannot be written."""
+        end = first + len(keys)
+        path = self.folder / f"{first:0{_DIGITS}d}-{end:0{_DIGITS}d}.keys"
+        try:
+            path.put(built(first, keys, seals))
+        except StepDiffError:  # a read-only folder, or a full disk
+            self._kept = [kept for kept in self._kept if kept.first < first]
+            self._kept.append(in_memory(path, built(first, keys, seals)))
+            return self._kept[-1]
+        try:
+            index = open_index(path)
+        except FileNotFoundError:
+            raise ReplacedError(f"{path} was merged into another at once") from None
+        for other in self.folder.glob("*.keys"):
+            low, _, high = other.stem.partition("-")
+            if low.isdecimal() and high.isdecimal() and first <= int(low) and int(high) <= end and other != path:
+                other.unlink(missing_ok=True)  # this one contains its rows
+        return index
 
     def _checked(self, frame: pl.DataFrame) -> pl.DataFrame:
         if frame.schema.get("key") != pl.String:
@@ -284,18 +493,10 @@ def check_rows(frame: pl.DataFrame, where: str, first: int = 0) -> None:
             column = column.fill_null("")
             refuse(column.str.len_bytes() > MOST_BYTES, column, f"of more than {MOST_BYTES:,} bytes", "shorten it")
             refuse(column.str.contains("\0", literal=True), column, "with a NUL character", "remove it")
-            if name != "video" and _has_equal_hashes(column) and _has_equal_hashes(column.unique()):
-                raise StepDiffError(f"{where} has keys that were made to have one hash: give others")
         elif name in ("start", "end") and (dtype.is_numeric() or dtype.is_temporal() or dtype == pl.String):
             seconds = column.cast(pl.Float64, strict=False)
             wrong = seconds.abs() >= MOST_SECONDS  # NaN too, which Polars orders after all numbers
             refuse(wrong, column, "not a time in a video", f"give seconds below {MOST_SECONDS:,.0f}, or null")
-
-
-def _has_equal_hashes(keys: pl.Series) -> bool:
-    """Return whether more than MOST_EQUAL keys, equal ones too, have one hash."""
-    hashes = np.sort(pack(keys).hashes())
-    return bool((hashes[MOST_EQUAL:] == hashes[:-MOST_EQUAL]).any())
 
 
 def _like(frame: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:

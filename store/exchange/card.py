@@ -48,12 +48,15 @@ _OPEN = {
 }
 
 
+_VERSION = 2
+
+
 @dataclass(frozen=True)
-class Card:
+class ExportCard:
     """The description of an export: its options, and what the store held."""
 
     version: int
-    """of the card: 2 where rows have checksums and the card has its own"""
+    """of the card"""
     format: str
     store: str
     """path or URL of the store; empty in the exported files themselves"""
@@ -92,7 +95,7 @@ class Card:
         card = {"kind": "stepdiff-export", **asdict(self), "seal": BLANK}
         return seal(json.dumps(card, ensure_ascii=False, indent=1).encode()).decode()
 
-    def difference(self, other: "Card") -> str:
+    def difference(self, other: "ExportCard") -> str:
         """Return the first field that differs in another export, shortened; empty where both have the same content.
 
         The order of features and columns counts: Lance numbers the columns of each part by it.
@@ -159,15 +162,15 @@ class Card:
         return _OPEN[self.format].format(path=path, name=next(iter(self.features)), last=len(self.parts) - 1)
 
 
-def read_card(data: bytes) -> Card:
+def read_card(data: bytes) -> ExportCard:
     """Return the card for programs; StepDiffError where it is not one."""
     try:
         values = json.loads(data)
-        if values["kind"] != "stepdiff-export" or values["version"] not in (1, 2):
+        if values["kind"] != "stepdiff-export" or values["version"] != _VERSION:
             raise ValueError("another kind or version")
-        if values["version"] > 1 and not is_sealed(data):
+        if not is_sealed(data):
             raise ValueError("its checksum differs")
-        card = Card(**{field.name: values[field.name] for field in fields(Card)})
+        card = ExportCard(**{field.name: values[field.name] for field in fields(ExportCard)})
         Provenance.from_dict(card.provenance)
         if not isinstance(card.columns, dict):
             raise ValueError("columns")
@@ -185,7 +188,7 @@ def make_card(
     format: str,
     schema: pa.Schema,
     license: str,
-) -> Card:
+) -> ExportCard:
     """Return the card of an export that begins now, of the rows that are `ok`; a part has the rows of some `shards`."""
     features, status = feature_fields(schema), view.status()
     columns = {field.name: str(field.type) for field in schema if field.name not in (KEY, *features)}
@@ -193,8 +196,8 @@ def make_card(
     counts = [int(ok[first : first + starts.step].sum()) for first in starts]
     forgotten = store.forgotten(view.entity)["row"].to_numpy()
     forgotten = forgotten[forgotten < len(status)]
-    return Card(
-        version=2,
+    return ExportCard(
+        version=_VERSION,
         format=format,
         store=str(store.path) if store.path.remote else os.path.realpath(str(store.path)),
         snapshot=store.at,

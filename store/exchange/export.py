@@ -23,10 +23,8 @@ Guarantees
 - memory holds a batch, and two bytes a row of the view; a damaged row is never exported
 """
 
-import io
 import json
 import math
-import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -59,10 +57,10 @@ from store.exchange.arrow import (
     schema,
     with_checksums,
 )
-from store.exchange.card import Card
+from store.exchange.card import ExportCard
 from store.exchange.hdf5 import KEYS, METADATA, exported_card, write_hdf5
 from store.feature_store import Store
-from store.verbs.options import SUFFIXES, ExportOptions, Format
+from store.verbs.options import SUFFIXES, Format, StoreExportOptions
 from store.view import OK, View
 
 UNFINISHED = ".unfinished"
@@ -95,6 +93,7 @@ def check_schema(format: str, fields: pa.Schema) -> None:
         stepdiff.require("the format huggingface", "export", ("datasets",))
         datasets_schema(fields)
     if format == "webdataset":
+        stepdiff.require("the format webdataset", "export", ("webdataset",))
         for name in feature_fields(fields):
             if name != name.lower():
                 raise StepDiffError(
@@ -180,24 +179,17 @@ def dataset_info(fields: pa.Schema) -> dict[str, Any]:
 
 def write_webdataset(path: Path, batches: pa.RecordBatchReader) -> None:
     """Write a part."""
+    import webdataset
+
     features = feature_fields(batches.schema)
     metadata = [name for name in batches.schema.names if name not in features]
-    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
-
-        def add(name: str, data: bytes) -> None:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-
+    with path.open("wb") as file, webdataset.TarWriter(file, mtime=0) as tar:
         for batch in batches:
-            arrays = {name: row_values(batch, name, feature.shape) for name, feature in features.items()}
+            arrays = {f"{name}.npy": row_values(batch, name, feature.shape) for name, feature in features.items()}
             for row, fields in enumerate(batch.select(metadata).to_pylist()):
-                name = quote(fields["key"], safe="").replace(".", "%2E")
-                for feature, array in arrays.items():
-                    data = io.BytesIO()
-                    np.lib.format.write_array(data, array[row], allow_pickle=False)
-                    add(f"{name}.{feature}.npy", data.getvalue())
-                add(f"{name}.json", json.dumps(_as_json(fields), ensure_ascii=False, allow_nan=False).encode())
+                key = quote(fields["key"], safe="").replace(".", "%2E")
+                values = {name: array[row] for name, array in arrays.items()}
+                tar.write({"__key__": key, **values, "json": _as_json(fields)})
 
 
 def _as_json(value: Any) -> Any:
@@ -303,7 +295,7 @@ _LOCK = "_export.lock"
 _MOST_CARD = 64 * 2**20
 
 
-def export(options: ExportOptions) -> dict[str, Any]:
+def export(options: StoreExportOptions) -> dict[str, Any]:
     """Export what is missing. StepDiffError where the view lacks a feature, or the files cannot be written.
 
     Returns the content of the export: counts of its card, `parts`, those that an earlier run wrote (`already`), `bytes`
@@ -354,7 +346,7 @@ def export(options: ExportOptions) -> dict[str, Any]:
     }
 
 
-def _finish_folder(path: LocalPath, card: Card, fields: pa.Schema) -> None:
+def _finish_folder(path: LocalPath, card: ExportCard, fields: pa.Schema) -> None:
     """Make the parts readable as one and write the card for readers; StepDiffError where a file is missing."""
     with readable(path):
         finish(path, card.format, fields, card.rows)
@@ -384,7 +376,7 @@ def _only_run(path: LocalPath, format: str) -> Iterator[None]:
                     path.rmdir()
 
 
-def _begin(path: LocalPath, card: Card) -> Card:
+def _begin(path: LocalPath, card: ExportCard) -> ExportCard:
     """Return the card of the export in `path`, which begins with `card` or continues.
 
     Raises StepDiffError where `path` holds an export of another content, or no export.
@@ -409,7 +401,7 @@ def _begin(path: LocalPath, card: Card) -> Card:
     return recorded
 
 
-def _recorded(path: LocalPath) -> Card:
+def _recorded(path: LocalPath) -> ExportCard:
     """Return the card in the folder of an export; FileNotFoundError where there is none."""
     try:
         return cards.read_card((path / cards.NAME).read_whole(_MOST_CARD))
@@ -419,12 +411,12 @@ def _recorded(path: LocalPath) -> Card:
 
 def _write_parts(
     path: LocalPath,
-    card: Card,
+    card: ExportCard,
     view: View,
     ok: Bool[np.ndarray, " rows"],
     size: int,
     fields: pa.Schema,
-    options: ExportOptions,
+    options: StoreExportOptions,
     check_unchanged: Callable[[], None],
 ) -> int:
     """Write the parts that do not exist, each of the rows in `size` slots of the view; return how many existed.

@@ -30,9 +30,9 @@ from jaxtyping import Int, Shaped
 import stepdiff
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import open_regular
-from stepdiff.common.io.parquet_sizes import BYTES_PER_BYTE, FREE_BYTES
 from store.exchange.arrow import BATCH_BYTES, CHECKSUM, KEY, feature_fields, one_line, readable, row_texts, row_values
-from store.exchange.card import Card, read_card
+from store.exchange.card import ExportCard, read_card
+from store.exchange.parquet_sizes import BYTES_PER_BYTE, FREE_BYTES
 from store.verbs.options import Layout
 
 KEYS, METADATA, CARD, SCHEMA = "keys", "metadata", "stepdiff", "arrow_schema"
@@ -339,7 +339,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise OSError(one_line(error)) from error
 
 
-def exported_card(path: Path) -> Card:
+def exported_card(path: Path) -> ExportCard:
     """Return the card in a file of an export; FileNotFoundError without a file, StepDiffError without a card."""
     if not path.exists():
         raise FileNotFoundError(path)

@@ -14,7 +14,6 @@ fails; where the key or the metadata of a row differ, the file is refused.
 
 import json
 import math
-import mmap
 import os
 import sys
 import tempfile
@@ -34,8 +33,6 @@ from jaxtyping import Int, Int64, Shaped, UInt32
 
 import stepdiff
 from stepdiff.common.errors import StepDiffError, some
-from stepdiff.common.io.files import open_regular
-from stepdiff.common.io.parquet_sizes import BYTES_PER_BYTE, FREE_ROWS, ROWS_PER_BYTE, ImplausibleSizes, check_sizes
 from store.exchange import card as cards
 from store.exchange.arrow import (
     BATCH_BYTES,
@@ -52,9 +49,10 @@ from store.exchange.arrow import (
     text_checksums,
     unnested,
 )
-from store.exchange.card import Card, read_card
+from store.exchange.card import ExportCard, read_card
 from store.exchange.export import UNFINISHED
 from store.exchange.hdf5 import Hdf5
+from store.exchange.parquet_sizes import BYTES_PER_BYTE, FREE_ROWS, ROWS_PER_BYTE, ImplausibleSizes, check_sizes
 from store.provenance import Feature, check_name
 from store.verbs.options import Layout
 
@@ -66,7 +64,7 @@ _DTYPES = {pa.float16(): "float16", pa.float32(): "float32", pa.float64(): "floa
 
 
 @dataclass(frozen=True)
-class Column:
+class FeatureColumn:
     """A column of features."""
 
     name: str
@@ -93,7 +91,7 @@ def _key_column(where: str, schema: pa.Schema, keys: str | None) -> str:
     )
 
 
-def _feature_columns(where: str, schema: pa.Schema, features: Sequence[str], card: Card | None) -> dict[str, str]:
+def _feature_columns(where: str, schema: pa.Schema, features: Sequence[str], card: ExportCard | None) -> dict[str, str]:
     """Return feature -> column, with the scales of int8 features."""
     lists = feature_columns(schema)
     floats = [name for name in lists if pa.types.is_floating(unnested(schema.field(name).type)[1])]
@@ -125,7 +123,9 @@ def _feature_columns(where: str, schema: pa.Schema, features: Sequence[str], car
     return names
 
 
-def _metadata_columns(where: str, schema: pa.Schema, key: str, columns: Sequence[str], card: Card | None) -> list[str]:
+def _metadata_columns(
+    where: str, schema: pa.Schema, key: str, columns: Sequence[str], card: ExportCard | None
+) -> list[str]:
     taken = {key, *_RESERVED, *feature_columns(schema)}
     others = [name for name in schema.names if name not in taken]
     names = list(columns or (card.columns if card else others))
@@ -153,7 +153,7 @@ def feature_columns(schema: pa.Schema) -> list[str]:
 
 
 def rows_of(
-    array: pa.Array, column: Column, null: str = "is null"
+    array: pa.Array, column: FeatureColumn, null: str = "is null"
 ) -> tuple[Shaped[np.ndarray, "B ..."], dict[int, str]]:
     """Return a feature column as an array, and why some of its rows do not fit: place -> reason."""
     count = len(array)
@@ -209,7 +209,7 @@ def frame_of(where: str, batch: pa.RecordBatch, nbytes: int) -> pl.DataFrame:
     )
 
 
-def _card(where: str, schema: pa.Schema) -> Card | None:
+def _card(where: str, schema: pa.Schema) -> ExportCard | None:
     data = (schema.metadata or {}).get(b"stepdiff")
     try:
         return None if data is None else read_card(data)
@@ -217,7 +217,7 @@ def _card(where: str, schema: pa.Schema) -> Card | None:
         raise StepDiffError(f"{where}: {error}") from None
 
 
-def _column(where: str, field: pa.Field, sample: pa.RecordBatch | None) -> Column:
+def _column(where: str, field: pa.Field, sample: pa.RecordBatch | None) -> FeatureColumn:
     kind = field.type
     noted: list[int] | None = None
     if isinstance(kind, pa.FixedShapeTensorType):
@@ -243,7 +243,7 @@ def _column(where: str, field: pa.Field, sample: pa.RecordBatch | None) -> Colum
         raise StepDiffError(f"column {field.name!r} of {where} has no values in its first rows: its shape is not known")
     if noted is None or math.prod(noted) != math.prod(sizes) or min(noted, default=0) < 1:
         noted = sizes
-    return Column(field.name, tuple(sizes), Feature(tuple(noted), _DTYPES[leaf]))
+    return FeatureColumn(field.name, tuple(sizes), Feature(tuple(noted), _DTYPES[leaf]))
 
 
 def _lengths(array: pa.Array) -> np.ndarray:
@@ -278,13 +278,13 @@ class FileRows:
     """The rows of a file or folder, with the columns that an import takes."""
 
     where: str
-    features: dict[str, Column]
+    features: dict[str, FeatureColumn]
     """by the name of the feature"""
     columns: list[str]
     """of metadata"""
     left_out: list[str]
     """other columns"""
-    card: Card | None
+    card: ExportCard | None
     """of store export; None in files of others"""
     keys: pl.Series
     source: "_Parquet | _Lance | Hdf5"
@@ -362,7 +362,7 @@ def opened(
         raise StepDiffError(f"{where} has several columns {twice[0]!r}: give each a name of its own")
     with readable(path):  # some rows say how long lists are
         ragged = [name for name in feature_columns(schema) if None in unnested(schema.field(name).type)[0]]
-        sample = next(source.each(ragged, _SAMPLE)) if ragged else None
+        sample = next(source.each(ragged, _SAMPLE), None) if ragged else None
     card = _card(where, schema)
     key = _key_column(where, schema, keys)
     names = _feature_columns(where, schema, features, card)
@@ -382,7 +382,9 @@ def opened(
     return FileRows(where, arrays, metadata, left_out + source.left_out, card, texts.rename(KEY), source, sums)
 
 
-def _check_sums(where: str, source: "_Parquet | _Lance | Hdf5", card: Card, arrays: Mapping[str, Column]) -> None:
+def _check_sums(
+    where: str, source: "_Parquet | _Lance | Hdf5", card: ExportCard, arrays: Mapping[str, FeatureColumn]
+) -> None:
     """Raise StepDiffError where a file of an export has other shapes, keys or metadata than were exported."""
     for column in arrays.values():
         form, there = card.features.get(column.name), column.feature
@@ -426,7 +428,10 @@ class _Parquet:
         self._groups: list[tuple[int, int]] = []  # file and number of each
         sizes: list[int] = []
         for file in _parquet_files(path):
-            _check_size(file)
+            try:
+                check_sizes(file)
+            except (OSError, ValueError, IndexError, ImplausibleSizes) as error:
+                raise StepDiffError(f"cannot read {file}: {one_line(error)}") from None
             with _open(file) as opened:
                 counts = [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
                 if not self._paths:
@@ -443,7 +448,7 @@ class _Parquet:
         # the group that is being read, its last batch with its first row, and the batches that follow
         self._cursor: tuple[int, int, pa.RecordBatch, Iterator[pa.RecordBatch]] | None = None
 
-    def check(self, used: Iterable[str], card: Card | None) -> None:
+    def check(self, used: Iterable[str], card: ExportCard | None) -> None:
         """Raise StepDiffError where a column is not the same in all files, or the folder lacks a part."""
         for number, path in enumerate(self._paths):
             schema = self._opened(number).schema_arrow
@@ -519,14 +524,6 @@ def _parquet_files(path: Path) -> list[Path]:
     if not paths:
         raise StepDiffError(f"{path} has no Parquet files: give a file or a folder with some")
     return paths
-
-
-def _check_size(path: Path) -> None:
-    try:
-        with open_regular(path, "a Parquet file") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
-            check_sizes(data)
-    except (OSError, ValueError, IndexError, ImplausibleSizes) as error:
-        raise StepDiffError(f"cannot read {path}: {one_line(error)}") from None
 
 
 class _Lance:

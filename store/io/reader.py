@@ -142,7 +142,8 @@ class RowChecks:
                     replaced.append(shard)
                     self._versions[shard] = version
             now |= (self._bits[rows >> 3] & _mask(rows)) == 0
-        self._checksums.forget(replaced)
+        if replaced:
+            self._checksums.forget(replaced)
         if now.any():
             sums[now] = self._checksums.of_rows(rows[now])[:, self._column]
         return now, sums
@@ -222,7 +223,7 @@ class _Run(NamedTuple):
                     wrong.append(place)
 
 
-class _Reader:
+class _FeatureReader:
     def __init__(self, path: Callable[[int], Any], shard_rows: int, row_bytes: int, checks: RowChecks) -> None:
         """`path` returns the file of a shard of `shard_rows` rows, each of `row_bytes` bytes with `checks`."""
         self._path = path
@@ -232,7 +233,7 @@ class _Reader:
         self._open: OrderedDict[int, Any] = OrderedDict()  # shard -> its file, or the index of its object
 
 
-class RowReader(_Reader):
+class RowReader(_FeatureReader):
     """Reads rows of one feature from local files. Safe to share between threads, and across a fork."""
 
     def shard(self, shard: int) -> ShardFile | None:
@@ -294,18 +295,12 @@ class RowReader(_Reader):
             if (file.lengths[slots[there]] != self._row_bytes).any():
                 raise StepDiffError(f"the index of {file.path} does not fit: run python -m store verify")
         out[missing] = 0
-        now, sums = self._to_check(rows, versions, check)
+        now, sums = self._with_files(lambda: self.checks.to_check(rows, versions, check), "the checksums")
         target = out.reshape(-1).view(np.uint8).reshape(len(rows), self._row_bytes)
         checked = _Checked(now, versions, target, sums.tolist(), self.checks.wrong_zeros(missing & now, sums))
         wanted = np.flatnonzero(~missing)
         order = wanted[np.lexsort((offsets[wanted], shards[wanted]))]
         return self._runs(order, shards, offsets, files, checked), checked
-
-    def _to_check(
-        self, rows: Int[np.ndarray, " B"], versions: Versions, check: Check
-    ) -> tuple[Bool[np.ndarray, " B"], UInt32[np.ndarray, " B"]]:
-        """As `RowChecks.to_check`; close shard files where the process may open no file of checksums."""
-        return self._with_files(lambda: self.checks.to_check(rows, versions, check), "the checksums")
 
     def in_place(self, rows: Int[np.ndarray, " B"], check: Check) -> UInt8[np.ndarray, " bytes"] | None:
         """Return a read-only part of the mapped file, if the rows are neighbours in one shard and in memory.
@@ -326,7 +321,7 @@ class RowReader(_Reader):
         if not _is_resident(_Run(file, first, mapped, 0, 0, None)):
             return None
         versions = {int(shards[0]): file.identity}
-        now, sums = self._to_check(rows, versions, check)
+        now, sums = self._with_files(lambda: self.checks.to_check(rows, versions, check), "the checksums")
         places, data = np.flatnonzero(now), mapped.reshape(len(rows), self._row_bytes)
         parts = shares(len(places), max(min(cores(), len(mapped) // _TASK_BYTES), 1))
         if any(each(lambda part: wrong_rows(data, sums, places[slice(*part)]), parts)):
@@ -539,7 +534,7 @@ class _Request(NamedTuple):
     """their places in the batch"""
 
 
-class RemoteReader(_Reader):
+class RemoteReader(_FeatureReader):
     """Reads rows of one feature from an object store: index and rows are of one ETag, or read again.
 
     Safe to share between threads.

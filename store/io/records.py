@@ -33,7 +33,7 @@ class Write:
     info: dict[str, Any]
     """library versions, device"""
     date: str | None = None
-    """UTC, ISO 8601; None: an earlier version of this program wrote it"""
+    """UTC, ISO 8601; None: the record of these rows was lost"""
 
 
 def writes_of_shard(paths: ViewPaths, shard: int, rows_per_shard: int) -> list[Write]:

@@ -27,8 +27,7 @@ from stepdiff.common.io.local import TEMPORARY, sync_tree
 from stepdiff.common.io.sealed import BLANK, crc32c
 from stepdiff.common.progress import progress
 from store.catalog.catalog import FOLDER as FORGOTTEN
-from store.catalog.catalog import Catalog, forgotten_path
-from store.catalog.parts import is_part
+from store.catalog.catalog import Catalog, forgotten_path, is_part
 from store.damage import shard_files
 from store.format.layout import ABOUT, ARRAYS, SNAPSHOTS, read_json, shard_numbers, write_json
 from store.io.records import FAILED, OK
@@ -60,7 +59,7 @@ class Snapshot:
 
     name: str
     created: str
-    """UTC, ISO 8601 with microseconds; earlier versions wrote whole seconds"""
+    """UTC, ISO 8601 with microseconds"""
     note: str
     rows: dict[str, int]
     """entity -> rows of its catalog"""

@@ -1,7 +1,5 @@
 """Compaction: small files of a store are merged, and those that nothing refers to are deleted. No row moves.
 
-Arrays of earlier versions, also those of snapshots, get the names of their axes.
-
 Guarantees
 - at every moment, also after a kill, each row and each reason can be read once, also by open readers
 - committed data stays, to the byte; of metadata, all that was written before
@@ -22,25 +20,18 @@ from stepdiff.common.io import sealed as table
 from stepdiff.common.io.files import Place, listed
 from stepdiff.common.io.local import Identity
 from stepdiff.common.io.locks import check_held, locked
-from stepdiff.common.io.sealed import BLANK
 from stepdiff.common.progress import progress
-from store.catalog.catalog import Catalog
-from store.catalog.parts import MOST_ROWS, is_part, part_name, read_part, rows_of_merged
+from store.catalog.catalog import MOST_ROWS, Catalog, is_part, part_name, read_part, rows_of_merged
 from store.feature_store import Store
 from store.format.layout import (
     ARRAYS,
     MERGED_SHARDS,
     ViewPaths,
-    array_metadata,
-    array_shape,
     half_made,
-    read_json,
     shard_numbers,
-    write_json,
 )
 from store.io.records import encode_merged_writes, failures_of_shards, read_merged_writes, writes_of_shard
 from store.provenance import ENTITIES
-from store.snapshots.snapshot import folder_of, names, views_in
 from store.verbs.options import CompactOptions
 from store.view import ABSENT, OK, View
 
@@ -49,13 +40,13 @@ _MOST_RECORD_BYTES = 16 * 2**20  # of the merged records of writers
 
 Done = Counter[str]
 """`catalog_parts`, `failure_files` and `records` (of shards' writers) merged into others, `locks` deleted that nobody
-holds, `orphans` deleted, files that nothing referred to, and their `orphan_bytes`, arrays whose `axes` were named"""
+holds, `orphans` deleted, files that nothing referred to, and their `orphan_bytes`"""
 
 
 def compact(options: CompactOptions) -> dict[str, Any]:
     """Compact a store; return the counts of `Done`. StepDiffError where it is damaged, or another run is writing."""
     store = Store.open(options.path)
-    done = Done(catalog_parts=0, failure_files=0, records=0, locks=0, orphans=0, orphan_bytes=0, axes=0)
+    done = Done(catalog_parts=0, failure_files=0, records=0, locks=0, orphans=0, orphan_bytes=0)
     left = [(path, path.files()) for path in store.path.temporaries()]
     with store.lock(options.wait):  # removes temporary files of dead runs
         for path, files in left:
@@ -71,30 +62,12 @@ def compact(options: CompactOptions) -> dict[str, Any]:
                 _merge_failures(view, done)
                 _merge_records(view, done)
                 advance(1)
-        for name in names(store.path)[0]:
-            with suppress(FileNotFoundError):  # deleted since it was listed
-                views += views_in(folder_of(store.path, name))
-        done["axes"] = sum(store.path.map(_name_axes, views))
     return {"store": str(store.path), **done}
 
 
 def _count_orphans(done: Done, files: Mapping[Any, int]) -> None:
     """Count deleted files, given with their sizes."""
     done.update(orphans=len(files), orphan_bytes=sum(files.values()))
-
-
-def _name_axes(view: View) -> int:
-    """Write the names of axes into the metadata of arrays that have none; return how many arrays those are."""
-    count = 0
-    for array in view.arrays:
-        path = view.paths.metadata(array)
-        if path.exists() and "dimension_names" not in (metadata := read_json(path)):  # verify names a missing file
-            length = array_shape(path, metadata)[0]
-            named = array_metadata(view.entity, array, length, view.stored, view.rows_per_shard) | metadata
-            named["attributes"]["seal"] = BLANK
-            write_json(path, named)
-            count += 1
-    return count
 
 
 def _merge_parts(catalog: Catalog, done: Done) -> None:

@@ -56,7 +56,7 @@ class VerifyOptions(InStore):
 
 
 @dataclass(frozen=True)
-class PlanOptions:
+class StorePlanOptions:
     """Estimate what a job takes: bytes, shards, files, hours.
 
     Give --encoder or --like. Hours come from a measured rate, or are unknown."""
@@ -174,12 +174,11 @@ class CompactOptions(Waiting, InStore):
     """Merge small files, and delete those that nothing refers to.
 
     Merges parts of the catalog and failures; deletes temporary files of dead runs, remains of dropped views, and
-    shards that were written but never committed. No row moves, and readers may continue. Arrays that an earlier
-    version made get the names of their axes, without which xarray cannot open them."""
+    shards that were written but never committed. No row moves, and readers may continue."""
 
 
 @dataclass(frozen=True)
-class ExportOptions(OfEntity):
+class StoreExportOptions(OfEntity):
     """Copy the finished rows of a view, with the catalog's metadata, into the files of another library.
 
     Failed and absent rows are left out and counted. A killed export continues with the same command (hdf5: begins

@@ -20,7 +20,7 @@ from store.format.layout import MERGED_SHARDS, stored_features
 from store.format.pool import TOKENS, pool_of, pooled_view
 from store.io.records import all_writes
 from store.provenance import Feature, Provenance, with_dtype
-from store.verbs.options import PlanOptions
+from store.verbs.options import StorePlanOptions
 from store.view import OK
 
 _FILES = {"video": pl.String, "video_bytes": pl.Int64}
@@ -32,7 +32,7 @@ _BYTES_READ = 2**28
 
 
 @dataclass(frozen=True)
-class Setting:
+class StoredAs:
     """The recommended setting of an encoder, and what it costs in accuracy."""
 
     pool: int = 1
@@ -42,7 +42,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownEncoder:
     """Features of an encoder of `featurize`: tokens in the dtype of the user's choice, others in float32."""
 
     name: str
@@ -52,34 +52,34 @@ class Known:
     """feature -> shape of a row"""
     frames: str = "8"
     """of a clip, by default"""
-    setting: Setting = field(default_factory=Setting)
+    setting: StoredAs = field(default_factory=StoredAs)
     statistics: tuple[int, ...] = ()
     """shape of the statistics of early maps, where featurize --statistics stores them"""
 
 
 ENCODERS = {
-    "efficientnet-lite0": Known(
+    "efficientnet-lite0": KnownEncoder(
         "efficientnet-lite0",
         "clips",
         {"tokens": (392, 1280), "embedding": (1280,)},
-        setting=Setting(
+        setting=StoredAs(
             7,
             cost="on the sample world, word evidence has DiffMCQ 0.742 and DiffRank 0.579; with all tokens in float16 "
             "0.741 and 0.578",
         ),
         statistics=(4, 256),
     ),
-    "mpnet-base": Known("mpnet-base", "texts", {"embedding": (768,)}),
-    "clip-vit-large-patch14": Known(
-        "clip", "clips", {"tokens": (2048, 1024), "frame_embedding": (8, 768), "embedding": (768,)}
+    "mpnet-base": KnownEncoder("mpnet-base", "texts", {"embedding": (768,)}),
+    "clip-vit-large-patch14": KnownEncoder(
+        "hf", "clips", {"tokens": (2048, 1024), "frame_embedding": (8, 768), "embedding": (768,)}
     ),
-    "internvideo-mm-b16": Known("internvideo-mm-b16", "clips", {"tokens": (1568, 768), "embedding": (512,)}),
-    "internvideo-mm-l14": Known("internvideo-mm-l14", "clips", {"tokens": (2048, 1024), "embedding": (768,)}),
+    "internvideo-mm-b16": KnownEncoder("internvideo-mm-b16", "clips", {"tokens": (1568, 768), "embedding": (512,)}),
+    "internvideo-mm-l14": KnownEncoder("internvideo-mm-l14", "clips", {"tokens": (2048, 1024), "embedding": (768,)}),
 }
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ViewSizes:
     """Disk space of a view with all rows finished."""
 
     dtype: str
@@ -95,7 +95,7 @@ class Sizes:
     """files after `store compact`"""
 
 
-def plan(options: PlanOptions) -> dict[str, Any]:
+def plan(options: StorePlanOptions) -> dict[str, Any]:
     """Return the plan. StepDiffError where options do not fit, or an encoder, view or rate is missing.
 
     It has `sizes` for each dtype, the chosen one included; `hours` for each device, empty where no rate was measured;
@@ -156,11 +156,11 @@ def plan(options: PlanOptions) -> dict[str, Any]:
     }
 
 
-def _setting(made: Provenance, features: Mapping[str, Feature]) -> Setting | None:
+def _setting(made: Provenance, features: Mapping[str, Feature]) -> StoredAs | None:
     """Return the recommended setting of an encoder with its bytes."""
     if TOKENS not in features or pool_of(made) != 1:
         return None
-    setting = next((known.setting for known in ENCODERS.values() if known.name == made.encoder), Setting())
+    setting = next((known.setting for known in ENCODERS.values() if known.name == made.encoder), StoredAs())
     if setting.pool != 1:
         _, features, _ = pooled_view(made, features, setting.pool)
     size = sizes(1, with_dtype(features, setting.dtype), setting.dtype, 1)
@@ -203,7 +203,7 @@ def video_bytes(store: Store) -> float | None:
     return float(files["video_bytes"].sum()) / clips if clips else None
 
 
-def sizes(rows: int, features: Mapping[str, Feature], dtype: str, rows_per_shard: int | None = None) -> Sizes:
+def sizes(rows: int, features: Mapping[str, Feature], dtype: str, rows_per_shard: int | None = None) -> ViewSizes:
     """Return the disk space of `rows` rows of `features`."""
     a_shard = rows_per_shard or shard_rows(features)
     shards = math.ceil(rows / a_shard)
@@ -212,7 +212,7 @@ def sizes(rows: int, features: Mapping[str, Feature], dtype: str, rows_per_shard
     sums, status = a_shard * len(stored) * 4 + 4, a_shard + 4
     total = rows * sum(feature.row_bytes for feature in stored.values())
     total += shards * (len(stored) * index + sums + status)
-    return Sizes(
+    return ViewSizes(
         dtype=dtype,
         bytes_per_row=total / rows,
         bytes=total,
@@ -249,7 +249,9 @@ def _is_count(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value < _MOST_COUNTED
 
 
-def _hours(options: PlanOptions, rows: int, entity: str, made: Provenance, where: str | None) -> list[dict[str, Any]]:
+def _hours(
+    options: StorePlanOptions, rows: int, entity: str, made: Provenance, where: str | None
+) -> list[dict[str, Any]]:
     """Return the hours at the given rate (of device `worker`), or at the rates of each device that a store records."""
     if (rate := options.clips_per_second) is not None:
         if not 0 < rate < math.inf:

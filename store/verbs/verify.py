@@ -25,9 +25,8 @@ from jaxtyping import Int
 from stepdiff.common.errors import DamageError, StepDiffError
 from stepdiff.common.io.files import Place, listed
 from stepdiff.common.io.local import TEMPORARY
-from store.catalog.catalog import Catalog
+from store.catalog.catalog import Catalog, first_row, read_part
 from store.catalog.key_index import open_index
-from store.catalog.parts import first_row, read_part
 from store.damage import unreadable, unsealed, view_damage
 from store.feature_store import Store
 from store.format.layout import (

@@ -25,15 +25,15 @@ from .conftest import Run, refusal
 
 FOUR = {"frames": 4, "sampling": "segment-centres"}
 REFUSED: list[tuple[str, str | None, dict[str, Any], str]] = [
-    ("resnet", None, {}, "efficientnet-lite0, mpnet-base, clip"),
+    ("resnet", None, {}, "efficientnet-lite0, mpnet-base, internvideo"),
     ("efficientnet-lite0", None, {}, "stepdiff weights fetch efficientnet-lite0"),
     ("mpnet-base", "empty", {"layer": 3}, "no choice of layer"),
     ("mpnet-base", "empty", {"device": "warp"}, "'warp'"),
     ("efficientnet-lite0", "empty", FOUR, "encoder efficientnet-lite0 has no choice of frames: leave it out"),
     ("mpnet-base", "empty", FOUR, "encoder mpnet-base has no choice of frames or sampling: leave it out"),
     ("sentence", "sentence", FOUR, "no choice of frames or sampling"),
-    ("clip", "empty", {"statistics": "add"}, "encoder clip has no choice of statistics: leave it out"),
-    ("clip", "empty", {"frames": 0}, "0 frames of a clip are too few"),
+    ("llava", "empty", {"statistics": "add"}, "encoder llava has no choice of statistics: leave it out"),
+    ("hf", "empty", {"frames": 0}, "0 frames of a clip are too few"),
     *((name, "empty", {}, "empty holds no config.json") for name in ("efficientnet-lite0", "mpnet-base")),
     *((name, "broken", {}, "is no JSON") for name in ("efficientnet-lite0", "mpnet-base")),
     *((name, "llama", {}, "'llama'") for name in ("efficientnet-lite0", "mpnet-base")),
@@ -65,7 +65,7 @@ def test_every_encoder_loads_and_documents_its_weights(name: str, tmp_path: Path
     line = refusal(name, tmp_path)
     assert str(tmp_path) in line and line.count(": give ") == 1
     if name not in ("efficientnet-lite0", "mpnet-base"):
-        assert f"encoder {name} needs weights: " in (message := refusal(name))
+        assert f"encoder {proper_name(name)} needs weights: " in (message := refusal(name))
         assert ("the published .ckpt" if name.startswith("internvideo") else "hub id such as") in message
 
 

@@ -407,107 +407,26 @@ def test_settings_of_timm(config: dict[str, Any], crop: str) -> None:
     assert (found.normalised(torch.from_numpy(seen.copy())) - transform(picture)).abs().max() < 1e-5
 
 
-TOKENS, WIDTH = 16, 24
-NAMES = ("clip", "siglip", "videomae", "vjepa2")
-LINSPACE = "linspace(0, n - 1) truncated, start <= time < end"
-RECORDED = {  # by views of these names: layer, frames and crop
-    "clip": ("hidden state 1 of 2, patch tokens", f"8 at {LINSPACE}", "short side 40, centre crop 32"),
-    "siglip": ("last hidden state, final norm, patch tokens", f"8 at {LINSPACE}", "square resize to 32, bicubic"),
-    "videomae": ("last hidden state, space-time tokens", f"4 at {LINSPACE}", "short side 40, centre crop 32"),
-    "vjepa2": (
-        "last hidden state of the encoder, space-time tokens",
-        f"4 at {LINSPACE}",
-        "short side 36, centre crop 32, bilinear",
-    ),
-}
-
-
-def named_reference(
-    name: str, path: Path, pictures: Pictures, layer: int | None
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return tokens [B, N, D] and embeddings of frames [B, T, E] of the whole model's forward pass."""
-    model, pixels = AutoModel.from_pretrained(path).eval(), own_pixels(name, path, pictures)
-    with torch.inference_mode():
-        if name in ("videomae", "vjepa2"):
-            return model(pixels).last_hidden_state, None
-        ids = torch.full((1, 20), 2)
-        output = model(input_ids=ids, pixel_values=pixels.flatten(0, 1), output_hidden_states=True)
-    seen = output.vision_model_output
-    state = seen.last_hidden_state if layer is None else seen.hidden_states[layer]
-    tokens = state[:, int(name == "clip") :].reshape(len(pictures), FRAMES * TOKENS, WIDTH)
-    return tokens, output.image_embeds.unflatten(0, (-1, FRAMES))
-
-
-@pytest.mark.parametrize(
-    ("name", "layer"),
-    [("clip", None), ("clip", -1), ("clip", 0), ("siglip", None), ("siglip", 1), ("videomae", None), ("vjepa2", None)],
-)
-def test_features_equal_transformers(name: str, layer: int | None, folder: Folder, pictures: Pictures) -> None:
-    frames_of_images = FRAMES if name in ("clip", "siglip") else None
-    encoder = load(name, str(folder(name)), "cpu", layer, frames_of_images)
-    frames = decoded(encoder, pictures)
-    got, again = encoder.encode_clips(frames), encoder.encode_clips(frames)
-    tokens, embedded = named_reference(name, folder(name), pictures, -2 if name == "clip" and layer is None else layer)
-    assert tokens.std() > 0.1
-    close(got["tokens"], tokens)
-    if embedded is None:
-        close(got["embedding"], tokens.mean(1))
-    else:
-        close(got["frame_embedding"], embedded)
-        close(got["embedding"], embedded.mean(1))
-    declared = {key: feature.shape for key, feature in encoder.features("clips").items()}
-    assert {key: values.shape[1:] for key, values in got.items()} == declared
-    assert all(values.tobytes() == again[key].tobytes() for key, values in got.items())
-    few = np.zeros_like(frames)  # other clips of a batch do not change a clip's bits
-    few[1] = frames[1]
-    assert all(values[1].tobytes() == got[key][1].tobytes() for key, values in encoder.encode_clips(few).items())
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_recorded_provenance(name: str, folder: Folder) -> None:
-    """A view that exists must be continued: no word of its provenance may change."""
-    made = load(name, str(folder(name)), "cpu").provenance("clips", "int8")
-    assert (made.encoder, made.layer, made.frames, made.crop) == (name, *RECORDED[name])
-    images = {"frame_embedding": "float32"} if name in ("clip", "siglip") else {}
-    assert made.dtypes == {"tokens": "int8", **images, "embedding": "float32"}
-    if images:
-        texts = load(name, str(folder(name)), "cpu").provenance("texts")
-        assert (texts.layer, texts.frames, texts.crop) == (made.layer, "none", "first 20 tokens")
-        other = load(name, str(folder(name)), "cpu", -1, frames=3, sampling="segment-centres").provenance("clips")
-        assert other.layer == "hidden state 2 of 2, patch tokens"
-        assert other.frames == "3 at the centres of equal segments of the n frames, start <= time < end"
+@pytest.mark.parametrize("name", ["clip", "siglip", "videomae", "vjepa2"])
+def test_an_alias_is_hf(name: str, folder: Folder) -> None:
+    alias, made = load(name, str(folder(name)), "cpu"), load(f"hf:{folder(name)}", None, "cpu")
+    assert alias.provenance("clips", "int8") == made.provenance("clips", "int8")
+    assert (alias.chosen, alias.source) == (made.chosen, made.source)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", NAMES)
-def test_other_weights_are_refused(name: str, folder: Folder, tmp_path: Path) -> None:
+def test_damaged_weights_are_refused(folder: Folder, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    other = "clip" if name != "clip" else "siglip"
-    assert f"{other!r}, not {name!r}" in refusal(name, folder(other))
-    assert "holds no config.json" in refusal(name, tmp_path)
-    shutil.copytree(folder(name), tmp_path, dirs_exist_ok=True)
+    shutil.copytree(folder("clip"), tmp_path, dirs_exist_ok=True)
     state = load_file(tmp_path / "model.safetensors")
     lost = max(key for key in state if key.endswith("weight"))
     save_file({key: value for key, value in state.items() if key != lost}, tmp_path / "model.safetensors")
-    line = refusal(name, tmp_path)
+    line = refusal("hf", tmp_path)
     assert "lacks 1 tensors of a" in line and lost in line
-    whole = (folder(name) / "model.safetensors").read_bytes()
+    whole = (folder("clip") / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    assert "cannot be loaded" in refusal(name, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("name", "choices", "why"),
-    [
-        ("clip", {"layer": 4}, "hidden states 0 to 2"),
-        ("siglip", {"layer": 4}, "hidden states 0 to 2"),
-        ("videomae", {"frames": 8}, "no choice of frames"),
-        ("vjepa2", {"frames": 5}, "5 are no multiple: change --frames"),
-    ],
-)
-def test_choices_that_do_not_fit_are_refused(folder: Folder, name: str, choices: dict[str, int], why: str) -> None:
-    assert why in refusal(name, folder(name), **choices)
+    assert "cannot be loaded" in refusal("hf", tmp_path)
 
 
 def test_without_a_tokenizer_clips_are_encoded_and_texts_refused(folder: Folder, tmp_path: Path) -> None:

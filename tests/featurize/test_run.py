@@ -8,7 +8,6 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -141,18 +140,6 @@ def test_a_repeated_run(store: Path, kitchen: Path, tiny_clip: Path, capsys: pyt
     assert "nothing to do" in printed.err and "--retry-failed" in printed.err
     assert main([*map(str, options(kitchen, store, tiny_clip)), "--allow-failed"]) == 0
     assert "8 of 11 clips failed:" in capsys.readouterr().out
-
-
-def test_a_view_of_an_earlier_version_with_fewer_features_is_continued(
-    tmp_path: Path, kitchen: Path, tiny_clip: Path, featurize: Run
-) -> None:
-    encoder, store = load("clip", str(tiny_clip), "cpu"), Store.open(tmp_path / "features", create=True)
-    features = {"tokens": encoder.features("clips")["tokens"]}
-    made_by = replace(encoder.provenance("clips"), dtypes={"tokens": features["tokens"].dtype})
-    with store.lock():
-        store.create_view("clips", "clip", made_by, features)
-    _, summary, _ = featurize(*options(kitchen, tmp_path / "features", tiny_clip))
-    assert summary["done"] == 3 and Store.open(tmp_path / "features").view("clips", "clip").features == features
 
 
 def test_a_view_is_made_with_statistics_or_without(

@@ -27,20 +27,20 @@ LIMITS = (  # variables that choose other instructions than the processor's best
 ).split()
 PACKAGES = ("polars", "numpy", "torch", "transformers", "safetensors")
 PROVENANCE = f"--encoder golden --weights-sha256 {'0' * 64} --layer last --frames 4 --crop none"
+FEATURIZE = "featurize --encoder clip --weights clip --layer -2 --frames 4 --workers 1"
 COMMANDS = {
     "kitchen": ["stepdiff.kitchen --out world --videos 24 --seed 27 --seconds 2"],
     "clips": [
-        f"featurize --manifest {manifest} --store {{store}} --encoder clip --weights clip --frames 4 --workers 1"
+        f"{FEATURIZE} --manifest {manifest} --store {{store}}"
         for manifest in ("world/train.csv", "world/other.csv", "small.csv", "world/texts.csv")
     ],
     "featurize": [
-        f"featurize --manifest {manifest} --store {{store}} --encoder clip --weights clip --frames 4 --workers 1"
-        for manifest in ("small.csv", "world/texts.csv")
+        f"{FEATURIZE} --manifest {manifest} --store {{store}}" for manifest in ("small.csv", "world/texts.csv")
     ],
     "verify": ["store verify features"],
     "order": [
         "store compact features",
-        "featurize --manifest late.csv --store features --encoder clip --weights clip --frames 4 --workers 1",
+        f"{FEATURIZE} --manifest late.csv --store features",
     ],
     "requantise": ["store requantise features --view clip --to {small} --dtype int8"],
     "import": [

@@ -341,7 +341,7 @@ def test_weights_are_those_that_a_view_records(
         lost = filled(tmp_path / name / "store", encoder, {"weights": source, "choices": choices})
         status, out, err = asked(capsys, lost, "--text", "whisk")
         assert (status, out) == (2, "") and err.count("\n") == 1
-        assert f"the weights of view clips/space (clip, sha256 {encoder.fingerprint[:12]}) are not found" in err
+        assert f"the weights of view clips/space (hf, sha256 {encoder.fingerprint[:12]}) are not found" in err
         assert (source is None or f" at {source}, or were never used here: " in err) and "--weights" in err
         assert asked(capsys, lost, "--text", "whisk", "--weights", tiny_clip)[0] == 0
 
@@ -349,12 +349,12 @@ def test_weights_are_those_that_a_view_records(
 def test_an_encoder_without_texts_says_what_to_query(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from store import Feature, Provenance
 
-    made = Provenance("videomae", "0" * 64, "last", "8", "centre", {"embedding": "float32"})
+    made = Provenance("llava", "0" * 64, "last", "8", "centre", {"embedding": "float32"})
     store = Store.open(tmp_path / "store", create=True)
     with store.writer("clips", "space", made, {"embedding": Feature((4,), "float32")}) as writer:
         writer.write(KEYS, {"embedding": np.eye(4, dtype=np.float32)})
     status, _, err = asked(capsys, store, "--text", "whisk")
-    assert status == 2 and "videomae encodes no texts: query a view of an encoder that does" in err
+    assert status == 2 and "llava encodes no texts: query a view of an encoder that does" in err
 
 
 ENCODER = "efficientnet-lite0"
@@ -501,7 +501,7 @@ def test_a_file_queries_a_view_of_a_plugin_encoder(
     assert main([*query, "--encoder", "mean_colour:MeanColour"]) == 0
     assert "stripes_1_2" in capsys.readouterr().out
     assert main([*query, "--encoder", "clip"]) == 2
-    assert "--encoder clip is clip, and the features are of mean-colour" in capsys.readouterr().err
+    assert "--encoder clip is hf, and the features are of mean-colour" in capsys.readouterr().err
     (installed / "entry_points.txt").write_text("[stepdiff.encoders]\nmine = mean_colour:MeanColour\n")
     assert main(query) == 0
     assert "stripes_1_2" in capsys.readouterr().out

@@ -15,11 +15,8 @@ import pytest
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.locks import locked
-from stepdiff.common.io.sealed import BLANK
 from store import Store, View
 from store.__main__ import main
-from store.format.layout import write_json
-from store.snapshots.snapshot import figures_of
 from store.verbs.compact import compact
 from store.verbs.options import CompactOptions
 from store.verbs.verify import verify
@@ -82,27 +79,6 @@ def test_parts_and_failures_are_merged_and_no_row_moves(view: View) -> None:
     done = compacted(view)
     assert (done["catalog_parts"], done["failure_files"], done["orphans"]) == (0, 0, 0)
     assert files == {file: file.stat().st_mtime_ns for file in files}, "there is nothing to do"
-
-
-def test_arrays_of_an_earlier_version_get_the_names_of_axes(view: View, capsys: pytest.CaptureFixture[str]) -> None:
-    path = view.paths.store
-    Store.open(path).tag("v1")
-    files = {file: file.read_bytes() for file in path.glob("**/arrays.zarr/clips/net/*/zarr.json")}
-    for file in files:  # each file of the store and of its snapshot
-        metadata = json.loads(file.read_bytes())
-        metadata["attributes"]["seal"] = BLANK
-        del metadata["dimension_names"]
-        write_json(file, metadata)
-    commits = [figures_of(Store.open(path, at=at).view("clips", "net")).commit for at in (None, "v1")]
-    before = content(path)
-    assert verify(Store.open(path)) == [] and view.zarr("tokens").metadata.dimension_names is None
-    assert main(["compact", str(path)]) == 0
-    assert capsys.readouterr().out.endswith(", axes of 8 arrays named\n") and len(files) == 8
-    assert {file: file.read_bytes() for file in files} == files
-    assert verify(Store.open(path)) == [] and content(path) == before
-    view.paths.metadata("tokens").unlink()  # which verify reports
-    assert main(["compact", str(path)]) == 0
-    assert commits == [figures_of(Store.open(path, at=at).view("clips", "net")).commit for at in (None, "v1")]
 
 
 def test_open_readers_see_every_row_once(view: View) -> None:

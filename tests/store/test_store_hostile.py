@@ -20,7 +20,6 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import sealed as table
 from stepdiff.common.io.local import LocalPath
 from stepdiff.common.io.locks import locked
-from stepdiff.common.io.parquet_sizes import check_sizes
 from stepdiff.common.io.sealed import BLANK, crc32c, seal
 from store import Catalog, Store, View
 from store.__main__ import main
@@ -156,12 +155,6 @@ def test_a_parquet_file_decodes_in_proportion_to_its_size(view: View, kind: str)
     path = view.paths.failures(1)
     path.write_bytes(data)
     one_line(view.failures, str(path))
-    for at in range(4, len(data), max(len(data) // 80, 1)):  # any byte of the sizes' own encoding
-        cut = data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :]
-        try:
-            check_sizes(cut)
-        except Exception as error:
-            assert type(error).__name__ == "ImplausibleSizes"
 
 
 @pytest.mark.parametrize("columns", [{"key": [6], "reason": ["x"]}, {"key": ["c6"]}, {"key": ["c6"], "reason": [b"x"]}])

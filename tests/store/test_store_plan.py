@@ -14,7 +14,7 @@ from stepdiff.common.errors import StepDiffError
 from store import Feature, Store, View
 from store.provenance import with_dtype
 from store.verbs.compact import compact
-from store.verbs.options import CompactOptions, PlanOptions
+from store.verbs.options import CompactOptions, StorePlanOptions
 from store.verbs.plan import ENCODERS, measured_rates, plan, sizes
 from tests.store.conftest import Run
 from tests.stores import made_by, write_view
@@ -64,7 +64,7 @@ def test_a_month_long_job_is_planned(run: Run) -> None:
 def test_a_plan_can_copy_the_features_of_an_existing_view(make_view: Make, fill: Make) -> None:
     view = make_view(TOKENS)
     fill(view)
-    planned = plan(PlanOptions(clips=100.0, like=f"{view.paths.store}/net", dtype="int8"))
+    planned = plan(StorePlanOptions(clips=100.0, like=f"{view.paths.store}/net", dtype="int8"))
     assert (planned["encoder"], planned["entity"], planned["hours"]) == ("net", "clips", [])
     assert planned["sizes"][-1] == asdict(sizes(100, with_dtype(TOKENS, "int8"), "int8"))
 
@@ -75,7 +75,7 @@ def test_the_rate_comes_from_the_info_of_shards(make_view: Make, values: Make) -
         rows = np.arange(shard * 4, min(shard * 4 + 4, 11))
         info = {"device": device, "rows": len(rows), "seconds": seconds}
         view.write_shard(shard, rows, values(view, rows), {}, info)
-    planned = plan(PlanOptions(clips=3600 * 8.0, like=f"{view.paths.store}/net", workers=4))
+    planned = plan(StorePlanOptions(clips=3600 * 8.0, like=f"{view.paths.store}/net", workers=4))
     assert [(hours["device"], hours["clips_per_second"], hours["worker_hours"]) for hours in planned["hours"]] == [
         ("cpu", 7 / 3.5, 4.0),
         ("cuda", 8.0, 1.0),
@@ -87,7 +87,7 @@ def test_features_are_compared_with_the_video_files(tmp_path: Path, run: Run) ->
     files = {"video": ["a.mp4", "a.mp4", "b.mp4", "c.mp4"], "video_bytes": [3000, 3000, 600, None]}
     clips = pl.DataFrame({"key": list("abcd"), **files})
     like = f"{write_view(tmp_path, clips, {'tokens': Feature((2, 600), 'float16')}).paths.store}/net"
-    assert plan(PlanOptions(clips=10.0, like=like))["video_bytes"] == (3000 + 600) / 3
+    assert plan(StorePlanOptions(clips=10.0, like=like))["video_bytes"] == (3000 + 600) / 3
     out = run("plan", "--clips", "1e6", "--like", like).out
     assert "cache or encode again? A row of this plan: 2.4 KiB" in out
     assert "its share of the video files: 1.2 KiB (features: 2.0 times as much)" in out
@@ -115,11 +115,11 @@ def test_caching_wins_from_the_read_that_pays_for_it(run: Run, mb_per_second: fl
 def test_a_plan_recommends_a_setting_and_measures_reading(make_view: Make, values: Make) -> None:
     view = make_view({"tokens": Feature((8, 64), "float16")})
     view.write_shard(0, np.arange(4), values(view, np.arange(4)), {}, {"device": "cpu", "rows": 4, "seconds": 400.0})
-    planned = plan(PlanOptions(clips=100.0, like=f"{view.paths.store}/net"))
+    planned = plan(StorePlanOptions(clips=100.0, like=f"{view.paths.store}/net"))
     assert (planned["setting"]["pool"], planned["setting"]["dtype"]) == (1, "int8")
     assert planned["setting"]["bytes_per_row"] == sizes(1, with_dtype(view.features, "int8"), "int8", 1).bytes_per_row
     assert planned["statistics_bytes"] is None
-    whole = plan(PlanOptions(clips=136e6, encoder="efficientnet-lite0"))
+    whole = plan(StorePlanOptions(clips=136e6, encoder="efficientnet-lite0"))
     known, statistics = whole["setting"], {"statistics": Feature(ENCODERS["efficientnet-lite0"].statistics, "float32")}
     assert whole["statistics_bytes"] == sizes(136_000_000, statistics, "float32").bytes
     assert 4096 * 136e6 < whole["statistics_bytes"] < 4128 * 136e6
@@ -169,7 +169,7 @@ def test_a_rate_is_of_the_same_weights(tmp_path: Path) -> None:
         info = {"device": "cpu", "rows": 2, "seconds": seconds}
         features, by = {"embedding": Feature((2,), "float32")}, made_by("hf", name[0], embedding="float32")
         write_view(store, ["a", "b"], features, name=name, by=by, info=info)
-    (hours,) = plan(PlanOptions(100.0, like=f"{store.path}/large"))["hours"]
+    (hours,) = plan(StorePlanOptions(100.0, like=f"{store.path}/large"))["hours"]
     assert hours["clips_per_second"] == 2 / 50
     assert measured_rates(store, "clips", "hf") == {"cpu": (4, 51.0)}
 

@@ -64,7 +64,7 @@ class Perceptron(nn.Module):
         return self.c_proj(inner * torch.sigmoid(1.702 * inner))
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """A transformer block with its LayerNorms in front."""
 
     def __init__(self, width: int) -> None:
@@ -90,7 +90,7 @@ def halve(model: nn.Module) -> None:
 EXTRACTORS = 4
 
 
-class Extractor(Block):
+class Extractor(ResidualBlock):
     """A block in which a query looks at tokens, normalised by themselves."""
 
     def __init__(self, width: int) -> None:
@@ -112,7 +112,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.temporal_cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.balance = nn.Parameter(torch.empty(width))
-        self.resblocks = nn.ModuleList(Block(width) for _ in range(layers))
+        self.resblocks = nn.ModuleList(ResidualBlock(width) for _ in range(layers))
         self.dpe = nn.ModuleList(nn.Conv3d(width, width, 3, padding=1, groups=width) for _ in range(EXTRACTORS))
         self.dec = nn.ModuleList(Extractor(width) for _ in range(EXTRACTORS))
 
@@ -194,7 +194,7 @@ class TextBlocks(nn.Module):
 
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
-        self.resblocks = nn.ModuleList(Block(width) for _ in range(layers))
+        self.resblocks = nn.ModuleList(ResidualBlock(width) for _ in range(layers))
 
     def forward(self, tokens: Float[torch.Tensor, "B N D"]) -> Float[torch.Tensor, "B N D"]:
         """No token sees a later one."""

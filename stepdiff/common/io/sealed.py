@@ -6,7 +6,7 @@ has them, and releases the GIL for 32 KiB or more.
 
 Guarantees
 - any flipped byte of a sealed file is found: a damaged file is refused, not read
-- a Parquet file decodes in proportion to its size, see `stepdiff.common.io.parquet_sizes`
+- a Parquet file decodes in proportion to its size
 - use in a forked process is refused: polars would wait for threads that the child does not have
 """
 
@@ -21,7 +21,6 @@ import polars as pl
 
 from stepdiff.common.errors import StepDiffError, first_line
 from stepdiff.common.io.files import Place, place
-from stepdiff.common.io.parquet_sizes import BYTES_PER_BYTE, ImplausibleSizes, check_sizes
 from stepdiff.common.threads import NotForked
 
 _MARK = b"stepdiff-crc32c-"
@@ -53,16 +52,11 @@ def is_sealed(data: bytes) -> bool:
     return data[at : at + _DIGITS] == f"{total:08x}".encode()
 
 
-def digits(data: bytes) -> str:
-    """Return the checksum in `data`, right or wrong; empty where it has none."""
-    at = data.rfind(_MARK) + len(_MARK)
-    return "" if at < len(_MARK) else data[at : at + _DIGITS].decode("latin-1")
-
-
 _END = 8  # bytes at the end of a Parquet file: the length of its footer, and a mark
 _TAIL = 2**16  # bytes in which most footers are
 _MOST_BYTES = 2**40  # of a file: what is no regular file is refused
-_FREE_TEXT = 2**30  # bytes of text that a file of any size may hold
+_FREE_ROWS, _FREE_TEXT = 2**20, 2**30  # rows and bytes of text that a file of any size may hold
+_ROWS_PER_BYTE, _TEXT_PER_BYTE = 8, 1000  # of larger files
 _polars = NotForked()
 
 
@@ -90,15 +84,19 @@ def read(
     check_threads(f"read {path}")
     path = place(path)
     data = io.BytesIO(_checked(path))
+    nbytes = data.getbuffer().nbytes
+    most = max(_FREE_ROWS, _ROWS_PER_BYTE * nbytes)
     with _own_errors(path):
         if columns is not None and not strict:
             columns = [name for name in pl.read_parquet_schema(data) if name in columns]
         if where is None:
-            frame = pl.read_parquet(data, columns=None if columns is None else list(columns))
+            frame = pl.read_parquet(data, columns=None if columns is None else list(columns), n_rows=most + 1)
         else:
-            rows = pl.scan_parquet(data).filter(where)
+            rows = pl.scan_parquet(data, n_rows=most + 1).filter(where)
             frame = (rows if columns is None else rows.select(columns)).collect()
-        _check_text(path, frame, data.getbuffer().nbytes)
+        if frame.height > most:
+            raise StepDiffError(f"{path} has more than {most:,} rows in {nbytes:,} bytes: restore the file")
+        _check_text(path, frame, nbytes)
         return frame
 
 
@@ -117,7 +115,7 @@ def copied(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _check_text(path: Place, frame: pl.DataFrame, nbytes: int) -> None:
     """Raise StepDiffError where dictionary-encoded text is out of proportion to a file of `nbytes` bytes."""
-    most = max(_FREE_TEXT, BYTES_PER_BYTE * nbytes)
+    most = max(_FREE_TEXT, _TEXT_PER_BYTE * nbytes)
     texts = [series for series in frame if series.dtype == pl.String]
     if sum(series.str.len_bytes().cast(pl.UInt64).sum() for series in texts) > most:
         raise StepDiffError(f"{path} repeats text beyond {most:,} bytes: restore the file")
@@ -125,7 +123,9 @@ def _check_text(path: Place, frame: pl.DataFrame, nbytes: int) -> None:
 
 def written_seal(path: Place) -> str:
     """Return the seal in the file, not checked against its bytes; empty where it has none."""
-    return digits(_footer(path))
+    data = _footer(path)
+    at = data.rfind(_MARK) + len(_MARK)
+    return "" if at < len(_MARK) else data[at : at + _DIGITS].decode("latin-1")
 
 
 def _footer(path: Place) -> bytes:
@@ -146,10 +146,6 @@ def _checked(path: Place) -> bytes:
         raise StepDiffError(f"cannot read {path}: {error.strerror}") from error
     if not is_sealed(data):
         raise StepDiffError(f"{path} is not as it was written: run python -m store verify")
-    try:
-        check_sizes(data)
-    except ImplausibleSizes as error:
-        raise StepDiffError(f"{path} is not a table of a store ({error}): restore the file") from None
     return data
 
 

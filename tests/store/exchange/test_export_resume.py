@@ -21,7 +21,7 @@ from store.__main__ import main
 from store.exchange import card
 from store.exchange import export as export_module
 from store.exchange.export import export
-from store.verbs.options import ExportOptions
+from store.verbs.options import StoreExportOptions
 from tests.store.conftest import ROOT
 from tests.store.forks import Forks
 
@@ -45,11 +45,11 @@ def export_in_parts(*words: str) -> int:
     return main(list(words))
 
 
-def options(view: View, path: Path, format: Any = "parquet", at: str = "", **more: Any) -> ExportOptions:
-    return ExportOptions(str(path), f"{view.paths.store}{at}", "net", format, **more)
+def options(view: View, path: Path, format: Any = "parquet", at: str = "", **more: Any) -> StoreExportOptions:
+    return StoreExportOptions(str(path), f"{view.paths.store}{at}", "net", format, **more)
 
 
-def refused(given: ExportOptions) -> str:
+def refused(given: StoreExportOptions) -> str:
     with pytest.raises(StepDiffError) as caught:
         export(given)
     assert "\n" not in str(caught.value)
@@ -66,7 +66,7 @@ def damaged(view: View, shard: int = 1, byte: int = 31) -> Iterator[None]:
     path.write_bytes(data)
 
 
-def begin(view: View, given: ExportOptions, whole: bool = False) -> None:
+def begin(view: View, given: StoreExportOptions, whole: bool = False) -> None:
     """Export all parts, or only the first one of four."""
     if whole:
         export(given)
@@ -178,9 +178,9 @@ def test_an_export_with_other_options_is_refused(view: View, tmp_path: Path, for
         changed["store"] = changed["store"].format(store.path)
         if changed["format"] == "another":
             changed["format"] = "parquet" if format == "lance" else "lance"
-        assert f"holds an export that differs: {message}" in refused(ExportOptions(str(out), **changed))  # type: ignore[arg-type]
+        assert f"holds an export that differs: {message}" in refused(StoreExportOptions(str(out), **changed))  # type: ignore[arg-type]
     (tmp_path / "link").symlink_to(store.path)
-    same = ExportOptions(str(out), f"{tmp_path / 'link'}@v1", "net", format, **given)  # type: ignore[arg-type]
+    same = StoreExportOptions(str(out), f"{tmp_path / 'link'}@v1", "net", format, **given)  # type: ignore[arg-type]
     assert export(same)["already"] == (4 if whole else 1), "it is the same store"
 
 

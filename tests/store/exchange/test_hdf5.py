@@ -15,7 +15,7 @@ from store.exchange import export as export_module
 from store.exchange.export import export
 from store.exchange.intake import take_in
 from store.exchange.readers import opened
-from store.verbs.options import ExportOptions, ImportOptions
+from store.verbs.options import ImportOptions, StoreExportOptions
 from tests.store.forks import Forks
 
 from .conftest import KEYS, MADE_BY, refused
@@ -154,8 +154,8 @@ def test_a_batch_has_some_rows_or_one_dataset(tmp_path: Path) -> None:
         assert batch.num_rows == rows and batch.column(0).nbytes <= rows * X[0].nbytes + 8
 
 
-def options(view: View, path: Path, **more: Any) -> ExportOptions:
-    return ExportOptions(str(path), str(view.paths.store), "net", **more)
+def options(view: View, path: Path, **more: Any) -> StoreExportOptions:
+    return StoreExportOptions(str(path), str(view.paths.store), "net", **more)
 
 
 def test_an_export_opens_in_h5py_and_appears_whole_or_not(view: View, finished: np.ndarray, tmp_path: Path) -> None:

@@ -1,14 +1,11 @@
-"""Named encoders of single families: `hf` with the layer, frames and words that views of these names have recorded.
+"""Image towers out of whole models: `llava`, `blip2`, `idefics`, `idefics2`, `idefics3`.
 
-- `clip`, `siglip`: patch tokens of frames, embeddings of frames, clips and texts in one space.
-- `videomae`, `vjepa2`: space-time tokens of a whole clip, and their mean.
-- `llava`, `blip2`, `idefics`, `idefics2`, `idefics3`: the image tower out of the whole model's checkpoint. `tokens`
-  [T*N, D] are the N tokens of each of T frames that the whole model gives to its projector. A frame is resized to the
-  square that the tower was built for, without tiling or padding. By default a clip is its centre frame.
+`tokens` [T*N, D] are the N tokens of each of T frames that the whole model gives to its projector, from which
+`heads.evaluate` runs the rest of it. A frame is resized to the square that the tower was built for, without tiling or
+padding. By default a clip is its centre frame.
 
 Guarantees
-- features equal what transformers computes
-- provenance and features are those of earlier versions, so that a view that exists can be continued
+- tokens equal what transformers computes
 - no tensor of a language model is read
 """
 
@@ -17,110 +14,35 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, UInt8
 
-from featurize.encoders.base import FRAMES, Encoder
+from featurize.encoders.base import Encoder
 from featurize.encoders.folder import hidden_state, load_part, read_config
 from featurize.encoders.hf import HuggingFace
-from featurize.encoders.hf_families import Seen
+from featurize.encoders.hf_families import ModelOutput
 from featurize.encoders.preprocessing import Settings, image_settings
 from stepdiff.common.errors import StepDiffError
-
-
-class Named(HuggingFace):
-    """A family by its own name."""
-
-    model_type: ClassVar[str]
-    """in config.json"""
-    layer: str = ""  # type: ignore[assignment]
-
-    @classmethod
-    def variant(cls, weights: Path) -> type[Encoder]:
-        read_config(weights, cls.wanted, "model_type", cls.model_type)
-        return cls
-
-    @staticmethod
-    def attention(config: Any, device: torch.device) -> str | None:
-        return "sdpa"
-
-
-class _ImageText(Named):
-    """An image tower and a text tower."""
-
-    choices = ("layer", "frames")
-    chunk = 32
-    default_layer: ClassVar[int | None] = None
-
-    def __init__(self, weights: Path, device: torch.device, layer: int | None = None, frames: int = FRAMES) -> None:
-        layer = self.default_layer if layer is None else layer
-        super().__init__(weights, device, layer, frames)
-        state = f"hidden state {self._hidden} of {self._model.config.vision_config.num_hidden_layers}"
-        self.layer = f"{'last hidden state, final norm' if layer is None else state}, patch tokens"
-
-
-class Clip(_ImageText):
-    """Any CLIP; its tokens are those of the last hidden state but one by default, as in LLaVA."""
-
-    name = model_type = "clip"
-    wanted = "a transformers CLIP folder with safetensors weights, or a hub id such as openai/clip-vit-large-patch14"
-    default_layer = -2
-
-    @staticmethod
-    def attention(config: Any, device: torch.device) -> str | None:
-        return "sdpa" if device.type == "cuda" else "eager"
-
-
-class Siglip(_ImageText):
-    """Any SigLIP, or SigLIP 2 of fixed resolution: one of any resolution (NaFlex) is another model, and refused."""
-
-    name = model_type = "siglip"
-    wanted = (
-        "a transformers SigLIP folder with safetensors weights, or a hub id such as google/siglip2-base-patch16-224"
-    )
-
-
-class _Video(Named):
-    """A model that sees all frames of a clip at once."""
-
-    entities = ("clips",)
-
-    @torch.inference_mode()
-    def forward_clips(self, frames: UInt8[torch.Tensor, "B T size size 3"]) -> dict[str, Float[torch.Tensor, "B ..."]]:
-        tokens = super().forward_clips(frames)["tokens"]
-        return {"tokens": tokens, "embedding": tokens.mean(1)}
-
-
-class VideoMae(_Video):
-    """The encoder of a masked autoencoder, pretrained or fine-tuned; it sees as many frames as it was trained on."""
-
-    name = model_type = "videomae"
-    choices = ()
-    wanted = "a transformers VideoMAE folder with safetensors weights, or a hub id such as MCG-NJU/videomae-base"
-    layer = "last hidden state, space-time tokens"
-
-
-class VJepa2(_Video):
-    """The encoder without the predictor."""
-
-    name = model_type = "vjepa2"
-    choices = ("frames",)
-    wanted = "a transformers V-JEPA 2 folder with safetensors, or a hub id such as facebook/vjepa2-vitl-fpc64-256"
-    layer = "last hidden state of the encoder, space-time tokens"
-
 
 _PLACE = r"(model\.)?(vision_tower|vision_model)\.(vision_model\.)?"  # of a tower's tensors, in checkpoints old and new
 _KEPT = ("do_rescale", "do_normalize", "rescale_factor", "resample", "image_mean", "image_std")
 
 
-class Tower(Named):
+class Tower(HuggingFace):
     """An image tower out of a whole model's checkpoint; all its tokens, the class token first."""
 
+    model_type: ClassVar[str]
+    """in config.json"""
     entities = ("clips",)
     choices = ("frames",)
     sampling = "segment-centres"
     chunk = 4  # a batch of clips by default; towers have up to 5,000 tokens a frame
     tower: ClassVar[str]
     """module and class of transformers"""
+    layer: str = ""  # type: ignore[assignment]
+
+    @classmethod
+    def variant(cls, weights: Path) -> type[Encoder]:
+        read_config(weights, cls.wanted, "model_type", cls.model_type)
+        return cls
 
     def __init__(self, weights: Path, device: torch.device, frames: int = 1) -> None:
         super().__init__(weights, device, frames=frames, pooling="none")
@@ -149,11 +71,11 @@ class Tower(Named):
     def crop(self) -> str:
         return f"{self.picture}, no tiling, no padding"
 
-    def _state(self, seen: Seen) -> tuple[torch.Tensor, int]:
+    def _state(self, seen: ModelOutput) -> tuple[torch.Tensor, int]:
         return seen.tokens, 0
 
 
-class Llava(Tower):
+class LlavaTower(Tower):
     """Of LLaVA with a CLIP or a SigLIP; several layers are concatenated by channel."""
 
     name = model_type = "llava"
@@ -181,12 +103,12 @@ class Llava(Tower):
             )
         return AutoModel.from_config(vision, dtype=torch.float32, attn_implementation="sdpa")
 
-    def _state(self, seen: Seen) -> tuple[torch.Tensor, int]:
+    def _state(self, seen: ModelOutput) -> tuple[torch.Tensor, int]:
         assert seen.hidden is not None
         return torch.cat([seen.hidden[layer] for layer in self._layers], dim=-1), self._first
 
 
-class Blip2(Tower):
+class Blip2Tower(Tower):
     """Of BLIP-2 with any language model; all tokens, as its Q-Former takes them."""
 
     name, model_type, tower = "blip2", "blip-2", "blip_2.modeling_blip_2.Blip2VisionModel"
@@ -194,7 +116,7 @@ class Blip2(Tower):
     layer = "last hidden state, final norm, class token first"
 
 
-class Idefics(Tower):
+class IdeficsTower(Tower):
     """Of the first IDEFICS, whose language model takes them as `image_encoder_embeddings`."""
 
     name = model_type = "idefics"
@@ -208,7 +130,7 @@ class Idefics(Tower):
         return IdeficsVisionTransformer(vision)
 
 
-class Idefics2(Tower):
+class Idefics2Tower(Tower):
     """Of IDEFICS 2; all tokens, as its connector takes them."""
 
     name = model_type = "idefics2"
@@ -217,7 +139,7 @@ class Idefics2(Tower):
     layer = "last hidden state, final norm"
 
 
-class Idefics3(Tower):
+class Idefics3Tower(Tower):
     """Of IDEFICS 3; its connector shuffles pixels itself."""
 
     name = model_type = "idefics3"

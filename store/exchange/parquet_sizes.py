@@ -1,12 +1,16 @@
-"""The sizes that a Parquet file declares in its footer and page headers, read without decoding any column.
+"""The sizes that a stranger's Parquet file declares in its footer and page headers, before any column is decoded.
 
 A few hundred bytes of Parquet can encode billions of rows or gigabytes of text. The declared sizes are compared with
-the size of the file before it is decoded.
+the size of the file. pyarrow cannot do that: it does not tell the sizes in the headers of pages, which decide what a
+reader allocates, and damaged statistics of a column chunk end the process.
 """
 
 from collections.abc import Iterator
-from mmap import mmap
+from mmap import PROT_READ, mmap
+from pathlib import Path
 from typing import Any
+
+from stepdiff.common.io.files import open_regular
 
 _MAGIC = b"PAR1"
 _TAIL = 8  # bytes: the length of the footer, and the magic
@@ -24,8 +28,13 @@ class ImplausibleSizes(Exception):
     """Why a file is refused."""
 
 
-def check_sizes(data: bytes | mmap) -> None:
-    """Raise ImplausibleSizes where the Parquet file `data` declares more than a file of its size can hold."""
+def check_sizes(path: Path) -> None:
+    """Raise ImplausibleSizes where a Parquet file declares more than a file of its size can hold."""
+    with open_regular(path, "a Parquet file") as file, mmap(file.fileno(), 0, prot=PROT_READ) as data:
+        _check_sizes(data)
+
+
+def _check_sizes(data: mmap) -> None:
     most_rows = max(FREE_ROWS, ROWS_PER_BYTE * len(data))
     most_bytes = max(FREE_BYTES, BYTES_PER_BYTE * len(data))
     end = len(data) - _TAIL
@@ -52,7 +61,7 @@ def check_sizes(data: bytes | mmap) -> None:
                     )
 
 
-def _pages(data: bytes | mmap, chunk: object) -> Iterator[Struct]:
+def _pages(data: mmap, chunk: object) -> Iterator[Struct]:
     """Yield the page headers of a column chunk."""
     if not isinstance(chunk, dict):
         raise ImplausibleSizes("a column has no metadata")
@@ -87,7 +96,7 @@ def _structs(struct: Struct, field: int) -> list[Struct]:
 class _Reader:
     """Thrift's compact protocol: a struct as field number -> value, without binary values. Parquet uses no maps."""
 
-    def __init__(self, data: bytes | mmap, at: int, end: int) -> None:
+    def __init__(self, data: mmap, at: int, end: int) -> None:
         self._data, self.at, self._end = data, at, end
 
     def struct(self, depth: int = 0) -> Struct:
