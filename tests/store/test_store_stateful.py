@@ -34,12 +34,11 @@ from stepdiff.common.io.files import Place, place
 from stepdiff.common.io.remote import objects
 from store import Store, View
 from store.batches import Batches
-from store.damage import unfinished, view_damage, withdraw_damaged
+from store.io.records import ABSENT
 from store.verbs.verify import verify
 from tests.store import forks
 from tests.store.forks import Forks
 from tests.store.store_model import (
-    FAILED,
     MAIN,
     OK,
     SHAPES,
@@ -245,15 +244,9 @@ class Flips(Checks):
     def _withdraw(self, view: View, model: ModelView) -> list[str]:
         """Withdraw the damaged rows of a view and return their keys."""
         with Store.open(self.path).lock():
-            withdraw_damaged(view, list(view_damage(view, len(view.catalog))))
-        keys, reasons = self.model.keys, dict(view.failures().rows())
-        for key, status in zip(keys, view.status().tolist(), strict=True):  # what a killed writer finished may return
-            if status == OK and key not in model.ok:
-                model.ok[key] = model.computed(key)
-                model.failed.pop(key, None)
-            elif status == FAILED:
-                model.failed.setdefault(key, reasons[key])
-        return [keys[row] for row in unfinished(view)]
+            verify(Store.open(self.path), withdraw=True)
+        rows = zip(self.model.keys, view.status().tolist(), strict=True)
+        return [key for key, status in rows if status == ABSENT and (key in model.ok or key in model.failed)]
 
     def _put(self, path: Path, at: int, byte: int) -> None:
         with path.open("r+b") as file:
