@@ -224,9 +224,9 @@ def tasks(
     """
     for shard, rows in shards_of(planned, view.rows_per_shard):
         sizes = _sizes_before(view, shard) if as_before else {}
-        of_rows = pl.Series("size", [sizes.get(row, batch_size) for row in rows["row"]] if sizes else [batch_size])
-        for (size,), part in rows.with_columns(of_rows).group_by("size", maintain_order=True):
-            yield _task(store, view, shard, part, size, threads)
+        of_rows = np.array([sizes.get(row, batch_size) for row in rows["row"]] if sizes else [batch_size] * rows.height)
+        for size in np.unique(of_rows).tolist():
+            yield _task(store, view, shard, rows.filter(pl.Series(of_rows == size)), size, threads)
 
 
 def _sizes_before(view: View, shard: int) -> dict[int, int]:

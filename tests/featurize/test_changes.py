@@ -243,11 +243,11 @@ def view_in(folder: Path) -> View:
     return Store.open(folder / "store").view("clips", "clip")
 
 
-def content(view: View) -> tuple[list[int], dict[str, bytes], list[tuple[str, str]]]:
-    """Return status, the stored bytes of all finished rows, and failures."""
+def content(view: View) -> tuple[list[int], dict[str, bytes], list[str]]:
+    """Return status, the stored bytes of all finished rows, and what failed."""
     ok = np.flatnonzero(view.status() == 1)
     stored = {name: view.read(name, ok, check="always").tobytes() for name in view.features}
-    return view.status().tolist(), stored, view.failures().rows()
+    return view.status().tolist(), stored, view.failures()["key"].to_list()
 
 
 def row_bytes(view: View, row: int) -> tuple[Path, int]:
