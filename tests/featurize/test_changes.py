@@ -331,8 +331,8 @@ def test_damaged_rows_are_withdrawn_and_filled_again(
 
 @pytest.mark.full
 def test_new_rows_next_to_absent_ones_have_the_batches_of_the_run(copy: Path, refill: Run) -> None:
-    damage_rows(view_in(copy))
     expected = content(view_in(copy))[0]
+    damage_rows(view_in(copy))
     assert withdraw(copy / "store") == 0 and refill(copy, manifest="clips.csv")[1]["done"] == 3
     view = view_in(copy)
     sizes = {row: write.info["batch_size"] for write in writes_of_shard(view.paths, 0, 2**20) for row in write.rows}
