@@ -3,7 +3,6 @@
     python -m featurize clip.mp4 --store features --encoder efficientnet-lite0
     python -m featurize --manifest data/kitchen/clips.csv --store data/features --encoder efficientnet-lite0
     python -m featurize --manifest data/kitchen/clips.csv --column narration --store data/features --encoder mpnet-base
-    python -m featurize --manifest data/kitchen/clips.csv --store data/features --encoder efficientnet-lite0 --repair
     ray job submit --working-dir . -- python featurize.py --manifest /data/clips.csv --store /data/features \\
         --encoder clip
 """
@@ -21,11 +20,10 @@ INTERRUPTED = "finished rows are kept; run the same command for the rest"
 
 
 def run(options: Options) -> int:
-    """Run the job and print its summary; returns 1 if rows failed and that is not allowed, or damage is left."""
-    from featurize import job, repair
+    """Run the job and print its summary; returns 1 if rows failed and that is not allowed."""
+    from featurize import job
 
-    asked = job.requested(options)
-    summary = repair.run(options, asked) if options.repair else job.run(options, asked)
+    summary = job.run(options, job.requested(options))
     for line in summary.lines():
         say(line) if options.json else print(line)
     if options.json:

@@ -5,7 +5,8 @@ A window that is refused ends the run after those rows.
 
 Guarantees
 - invalid options, and a command of which nothing can be computed, are refused before anything is written
-- a run repeated does only what is missing, and where nothing is starts neither Ray nor encoder
+- a run repeated does only what is missing, and where nothing is starts neither Ray nor encoder; a row that became
+  absent gets the bits of its first time
 - the manifest overrides the catalog's metadata for existing clips; another file or interval of a clip that has features
   is refused, or replaces them with `--replace` (see changes.py)
 """
@@ -177,7 +178,7 @@ def run(options: Options, asked: Windows) -> Summary:
                     say(f"shards with {first.height} {asked.entity} to compute: {shards}, so {idle}; {more}")
                 total, count = first.height, min(count, shards)
                 in_a_row = min(in_a_row, max(shards // max(count, 1), 1))
-            batch = options.batch_size
+            batch, as_before = options.batch_size, options.batch_size == "auto"
             if batch == "auto":
                 batch = BATCH[asked.entity]
                 if gpu and asked.entity == "clips":
@@ -186,7 +187,7 @@ def run(options: Options, asked: Windows) -> Summary:
             jobs = (
                 job
                 for rows in chain([first], planned)
-                for job in together(tasks(store, view, rows, batch, max(cpus - 1, 1)), in_a_row)
+                for job in together(tasks(store, view, rows, batch, max(cpus - 1, 1), as_before), in_a_row)
             )
             done = compute(pool, jobs, count, f"{proper_name(options.encoder)} on {asked.entity}", total, asked.entity)
         if plan.refused:

@@ -75,9 +75,6 @@ class Options(FailureOptions):
     """Replace the features of clips whose video file or interval is another one than that they were computed from.
     Their rows become absent in every view, then this run computes them for its own view. Without it such a clip is
     refused."""
-    repair: bool = False
-    """Compute exactly the rows again that are damaged in the view of this command, as python -m store verify finds
-    them, and nothing else. Use it with the other options of the command that filled the view."""
     wait: bool = False
     """Wait while another run writes into the store, instead of giving up."""
     address: str | None = None
@@ -96,8 +93,8 @@ class Options(FailureOptions):
     the provenance, since it may change a feature's last bits."""
     batch_size: int | Literal["auto"] = "auto"
     """Clips or texts of one batch. On a GPU a model sees as many frames, windows or clips at once, and auto is the
-    largest power of two for which the GPU has memory; else auto is 4 clips. Of texts it is 128. Part of what decides
-    a feature's last bits."""
+    largest power of two for which the GPU has memory; else auto is 4 clips. Of texts it is 128. A row that became
+    absent is computed in batches of its first size. Part of what decides a feature's last bits."""
     json: bool = False
     """Print the summary as one JSON object on standard output."""
 

@@ -2,11 +2,12 @@
 
 Guarantees
 - a row that is ok or forgotten is not computed again, a failed one only with `retry_failed`
-- a shard has one task however many windows name its rows
+- a shard has one task for each batch size, however many windows name its rows
 - in memory are a byte for each row of the catalog, and the rows of one window and one shard; others wait on disk
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby, islice, pairwise
 
@@ -22,6 +23,7 @@ from featurize.video.decode import Source
 from stepdiff.common.errors import StepDiffError
 from store import Store, View
 from store.catalog.catalog import are_forgotten
+from store.io.records import writes_of_shard
 from store.view import ABSENT, FAILED
 
 FORGOTTEN = 3  # takes the place of the status of a row that was forgotten, which is absent in the store
@@ -170,7 +172,6 @@ class Task:
     texts: dict[int, str] = field(default_factory=dict)
     """every row of the batches that hold `rows` -> its text, FILLER where it is unusable"""
     threads: int = 1  # that decode
-    repair: bool = False  # whether the rows were damaged
 
 
 @dataclass(frozen=True)
@@ -213,23 +214,46 @@ class Outcome:
     error: str | None = None  # why nothing of it was written
 
 
-def tasks(store: Store, view: View, planned: pl.DataFrame, batch_size: int, threads: int) -> Iterator[Task]:
-    """Yield the task of every shard of planned rows, which are ascending."""
-    catalog = store.catalog(view.entity)
+def tasks(
+    store: Store, view: View, planned: pl.DataFrame, batch_size: int, threads: int, as_before: bool = False
+) -> Iterator[Task]:
+    """Yield the tasks of planned rows, which are ascending, shard by shard.
+
+    `as_before`: a row that was computed before, and is absent now, has the bits of then. It is computed in batches of
+    the size that the record of its shard names.
+    """
     for shard, rows in shards_of(planned, view.rows_per_shard):
-        failures = dict(rows.select("row", "reason").drop_nulls().iter_rows())
-        good = rows.filter(pl.col("reason").is_null())
-        usable = tuple(good["row"])
-        clips, texts = {}, {}
-        if view.entity == "clips":
-            clips = {row: Source(*source) for row, *source in good.select("row", "place", "start", "end").iter_rows()}
-        else:
-            first = shard * view.rows_per_shard
-            span = np.arange(first, first + view.rows_per_shard)
-            known = catalog.select(span, pl.DataFrame(schema={"text": pl.String})).sort("row")["text"]
-            texts = {
-                first + place: FILLER if unusable(text) else text
-                for block in blocks(usable, first, batch_size)
-                for place, text in enumerate(known[block * batch_size : (block + 1) * batch_size], block * batch_size)
-            }
-        yield Task(str(store.path), view.entity, view.name, shard, usable, failures, batch_size, clips, texts, threads)
+        sizes = _sizes_before(view, shard) if as_before else {}
+        of_rows = np.array([sizes.get(row, batch_size) for row in rows["row"]] if sizes else [batch_size] * rows.height)
+        for size in np.unique(of_rows).tolist():
+            yield _task(store, view, shard, rows.filter(pl.Series(of_rows == size)), size, threads)
+
+
+def _sizes_before(view: View, shard: int) -> dict[int, int]:
+    """Return the size of the batches in which the rows of a shard were computed, of those that have a record."""
+    sizes: dict[int, int] = {}
+    with suppress(StepDiffError):  # the worker refuses a shard whose record is damaged
+        for write in writes_of_shard(view.paths, shard, view.rows_per_shard):
+            size = write.info.get("forward_rows") or write.info.get("batch_size")
+            if isinstance(size, int) and size > 0:
+                sizes |= dict.fromkeys(write.rows, size)
+    return sizes
+
+
+def _task(store: Store, view: View, shard: int, rows: pl.DataFrame, batch_size: int, threads: int) -> Task:
+    failures = dict(rows.select("row", "reason").drop_nulls().iter_rows())
+    good = rows.filter(pl.col("reason").is_null())
+    usable = tuple(good["row"])
+    clips, texts = {}, {}
+    if view.entity == "clips":
+        clips = {row: Source(*source) for row, *source in good.select("row", "place", "start", "end").iter_rows()}
+    else:
+        first = shard * view.rows_per_shard
+        span = np.arange(first, first + view.rows_per_shard)
+        known = store.catalog("texts").select(span, pl.DataFrame(schema={"text": pl.String})).sort("row")["text"]
+        texts = {
+            first + place: FILLER if unusable(text) else text
+            for block in blocks(usable, first, batch_size)
+            for place, text in enumerate(known[block * batch_size : (block + 1) * batch_size], block * batch_size)
+        }
+    return Task(str(store.path), view.entity, view.name, shard, usable, failures, batch_size, clips, texts, threads)

@@ -29,7 +29,6 @@ from featurize.video.picture import Crop
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.progress import timed
 from store import Feature, Provenance, Store, View
-from store.damage import REPAIRED
 from store.format.pool import TOKENS, pooled, pooled_view, square_grids
 
 _ENDS = 2  # tokens that a tokenizer sets around a text
@@ -232,7 +231,6 @@ def _info(task: Task, encoder: Encoder, device: str) -> dict[str, Any]:
         "weights": encoder.source,
         "choices": dict(encoder.chosen),
         "batch_size": task.batch_size,
-        **({REPAIRED: True} if task.repair else {}),
         "device": device,
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),

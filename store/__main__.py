@@ -2,6 +2,7 @@
 
     python -m store info data/features                 what it contains
     python -m store verify data/features               read every byte; exit status 1 on damage
+    python -m store verify data/features --withdraw    make damaged rows absent
     python -m store plan --clips 1e6 --encoder efficientnet-lite0 --measured-in data/features
     python -m store export clips.lance --store data/features --view efficientnet-lite0
     python -m store import clips.lance --store data/other --view net
@@ -22,6 +23,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import groupby
 from operator import itemgetter
@@ -54,10 +56,11 @@ def _verify(given: options.VerifyOptions) -> dict[str, Any]:
     from store.verbs.verify import NOT_COVERED, uncovered, verify
 
     store = Store.open(given.path)
-    damage = verify(store)
+    with store.lock(given.wait) if given.withdraw else nullcontext():
+        damage = verify(store, given.withdraw)
     return {
         "path": str(store.path),
-        "ok": not damage,
+        "ok": all(found.withdrawn for found in damage),
         "damage": [asdict(found) for found in damage],
         "clips": sorted({clip for found in damage for clip in found.clips}),
         "not_covered": {"files": uncovered(store), "never": NOT_COVERED},
@@ -69,7 +72,9 @@ def _show_damage(record: dict[str, Any]) -> None:
     for found in damage:
         clips = some(found["clips"], _SHOWN) if found["clips"] else "no clips"
         print(f"{found['path']} {found['what']}: {clips}")
+    withdrawn = sum(found["withdrawn"] for found in damage)
     damaged = f"damaged files: {len(damage)}, clips: {len(record['clips'])}"
+    damaged += f"; withdrawn: {withdrawn} files" if withdrawn else ""
     print(damaged if damage else f"{record['path']} is whole")
     for remedy in dict.fromkeys(found["remedy"] for found in damage):
         print(f"what to do: {remedy}")

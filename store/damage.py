@@ -1,36 +1,28 @@
 """The damage of one view, shard by shard: which rows a damaged file affects, and how these become absent.
 
-A later run computes absent rows. A row that is withdrawn keeps its place in the record of its shard, with
-`"damaged": true` in its info. A repair writes `"repaired": true` in its place. Rows with one of these marks that are
-absent are computed after a kill. A record is written before the status.
-
-Where a status chunk is damaged, the truth about its rows is unknown. A row is ok if the record of its shard names it,
-no reason of a failure does, and its bytes match their checksums; it failed if a reason names it and its bytes do not
-match. Other rows that the record names are withdrawn. Forgotten rows, and rows that no record names, are absent.
-`View.withdraw` removes rows from the record, so that features of a video that was replaced do not return. Where the
-record or the reasons are damaged too, every row that a shard file has is withdrawn.
+Damaged rows are absent rows: `withdraw_damaged` changes their status, and the command that filled the view computes
+them like any other absent row. Where a status chunk is damaged, all rows of its shard become absent; where reasons of
+failures are, the failed rows. A row whose record is damaged keeps its features: the record says that it was lost.
 
 Guarantees
 - a flipped byte in any file of a view is found, and only the rows that it affects are named
 - a file that the system refuses is not taken for a damaged one
-- a damaged row is absent before anything is computed
 - a kill at any step leaves a store in which the same call does the rest
 - no row that was absent, forgotten or replaced becomes ok
 """
 
 import errno
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Int, Int64, UInt8, UInt32
+from jaxtyping import Int, Int64, UInt32
 
 from stepdiff.common.errors import DamageError, StepDiffError
 from stepdiff.common.io.files import Place, listed
 from stepdiff.common.io.sealed import crc32c, is_sealed
-from store.catalog.catalog import are_forgotten
 from store.format.layout import (
     MERGED_SHARDS,
     array_metadata,
@@ -42,23 +34,12 @@ from store.format.layout import (
     write_json,
 )
 from store.format.shard import encode_chunk, open_shard, read_chunk
-from store.io.records import (
-    ABSENT,
-    FAILED,
-    OK,
-    Write,
-    all_writes,
-    encode_failures,
-    encode_writes,
-    failures_of_shard,
-    reasons_by_row,
-    writes_of_shard,
-)
-from store.io.writer import CommitGroup, ShardWriter
+from store.io.records import ABSENT, FAILED, OK, Write, encode_writes
+from store.io.writer import ShardWriter
 from store.view import View
 
-_CANNOT = "cannot be read ("
-"""how the reason begins where the system refused to read a file, which may be whole"""
+CANNOT = "cannot be read ("
+"""how `FileDamage.what` begins where the system refused to read a file, which may be whole"""
 _MOST_SEALED = 2**40
 _NO_ROWS = np.empty(0, np.int64)
 Kind = Literal["metadata", "status", "rows", "reasons", "record", "unreadable"]
@@ -95,9 +76,9 @@ def unreadable(path: Place) -> str | None:
     except FileNotFoundError:
         return None  # replaced since it was listed
     except OSError as error:
-        return f"{_CANNOT}{error.strerror})"
+        return f"{CANNOT}{error.strerror})"
     except StepDiffError as error:
-        return f"{_CANNOT}{error})"
+        return f"{CANNOT}{error})"
 
 
 def view_damage(view: View, known: int, same: Sequence[View] = ()) -> Iterator[FileDamage]:
@@ -108,13 +89,12 @@ def view_damage(view: View, known: int, same: Sequence[View] = ()) -> Iterator[F
     """
     broken = [damage for array in view.arrays if (damage := _metadata_damage(view, array))]
     yield from broken
-    if any(damage.path == view.paths.metadata("status") for damage in broken):
-        return  # without it the number of rows is not known
-    try:
-        length = len(view)
-    except StepDiffError as error:
-        yield FileDamage(view.paths.metadata("status"), f"is refused ({error})", "unreadable", None)
-        length = known
+    length = known
+    if all(damage.path != view.paths.metadata("status") for damage in broken):
+        try:
+            length = len(view)
+        except StepDiffError as error:
+            yield FileDamage(view.paths.metadata("status"), f"is refused ({error})", "unreadable", None)
     for shard in shards_of(view, length):
         files, *others = ([file.identity() for file in shard_files(one, shard)] for one in (view, *same))
         if files not in others:
@@ -161,8 +141,8 @@ def _damage(
     """Return the damage of a file; unless the disk itself or the content is at fault, `error` makes it unreadable."""
     cause = error if isinstance(error, OSError) or error is None else error.__cause__
     if isinstance(cause, OSError) and cause.errno != errno.EIO:
-        what = f"{_CANNOT}{cause.strerror})"
-    return FileDamage(path, what, "unreadable" if what.startswith(_CANNOT) else kind, rows, shard)
+        what = f"{CANNOT}{cause.strerror})"
+    return FileDamage(path, what, "unreadable" if what.startswith(CANNOT) else kind, rows, shard)
 
 
 def shards_of(view: View, length: int) -> list[int]:
@@ -191,7 +171,7 @@ def shard_damage(view: View, shard: int, length: int) -> Iterator[FileDamage]:
         status = view.shard_status(shard)
     except DamageError as error:
         yield _damage(path, "has a wrong checksum", "status", every, shard, error)
-        return
+        status = np.full(view.rows_per_shard, ABSENT, np.uint8)
     if (status > FAILED).any():
         yield FileDamage(path, "holds values other than 0, 1, 2", "status", every, shard)
     ok, failed = first + np.flatnonzero(status == OK), first + np.flatnonzero(status == FAILED)
@@ -261,170 +241,72 @@ def _array_damage(
             yield FileDamage(path, what, "rows", rows[wrong], shard)
 
 
-MARK = "damaged"
-"""key in the info of rows that were withdrawn because they are damaged"""
-REPAIRED = "repaired"
-"""key in the info of rows that a repair computed"""
-LOST_REASON = "the reason is lost: its file was damaged"
 LOST_RECORD = {"record": "lost: its file was damaged"}
 
 
-@dataclass
-class Withdrawn:
-    """What `withdraw_damaged` did."""
+def withdraw_damaged(view: View, damage: Iterable[FileDamage]) -> list[FileDamage]:
+    """Make the rows of `damage`, which `view_damage` returned, absent; replace damaged files about rows.
 
-    rows: int = 0
-    """rows that became absent"""
-    rewritten: list[str] = field(default_factory=list)
-    """files that were written again: metadata of arrays, status, reasons, records"""
-
-
-def withdraw_damaged(view: View, found: list[FileDamage]) -> Withdrawn:
-    """Make damaged rows absent, and write damaged files about rows again; `found`: what `view_damage` returns.
-
-    Unreadable files are left alone. Raises StepDiffError where the store's lock is not held, a file is unreadable, or
-    the disk is full: then the same call does the rest.
+    Returns what of it was withdrawn: all but unreadable files and the other damage of their shards. Raises
+    StepDiffError where the store's lock is not held, an array is longer than the catalog, or the disk is full: then the
+    same call does the rest.
     """
     check_locked(view.paths.store, f"rows of view {view.name} of {view.entity} are withdrawn")
-    done = Withdrawn()
-    found = [damage for damage in found if damage.kind != "unreadable"]
-    shards = {damage.shard for damage in found if damage.shard is not None}
-    merged = [damage for damage in found if damage.shard is None and damage.kind in ("reasons", "record")]
-    for damage in merged:
-        group = shard_number(damage.path.stem.removeprefix("merged-"))
-        shards |= {shard for shard in shards_of(view, len(view)) if shard // MERGED_SHARDS == group}
+    damage = list(damage)
+    left = {one.shard for one in damage if one.kind == "unreadable"} - {None}
+    damage = [one for one in damage if one.kind != "unreadable" and one.shard not in left]
+    _rewrite_metadata(view, {str(one.path) for one in damage if one.kind == "metadata"})
+    merged = [one for one in damage if one.shard is None and one.kind in ("reasons", "record")]
+    groups = {(shard_number(one.path.stem.removeprefix("merged-")), one.kind) for one in merged}
+    shards = {one.shard for one in damage if one.shard is not None}
+    if groups:
+        shards |= {shard for shard in shards_of(view, len(view)) if shard // MERGED_SHARDS in dict(groups)} - left
     for shard in sorted(shards):
-        _withdraw_shard(view, shard, done)
-    for damage in merged:  # every shard of its group has a file of its own now
-        damage.path.unlink()
-        done.rewritten.append(str(damage.path))
-    return done
+        _withdraw_shard(view, shard, {kind for group, kind in groups if group == shard // MERGED_SHARDS})
+    for one in merged:  # no row needs it any more
+        one.path.unlink(missing_ok=True)
+    return damage
 
 
-def rewrite_metadata(view: View, found: list[FileDamage]) -> list[str]:
-    """Write the damaged metadata of arrays again, for as many rows as the catalog has; return the files.
-
-    The caller holds the store's lock. What else is damaged in the view is known only afterwards. Raises StepDiffError
-    if another array of the view is longer than the catalog: arrays never shrink.
-    """
-    damaged = {str(damage.path) for damage in found if damage.kind == "metadata"}
-    arrays = {view.paths.metadata(array): array for array in view.arrays}
+def _rewrite_metadata(view: View, damaged: set[str]) -> None:
+    """Write the damaged metadata of arrays again, for as many rows as the catalog has: arrays never shrink."""
+    if not damaged:
+        return
     length = len(view.catalog)
-    for path in arrays:
+    paths = {view.paths.metadata(array): array for array in view.arrays}
+    for path in paths:
         if str(path) not in damaged and array_shape(path, read_json(path))[0] > length:
             raise StepDiffError(f"{path} has more rows than the catalog of {view.entity}, {length}: restore its parts")
-    rewritten = [path for path in arrays if str(path) in damaged]  # status last: the view's length is its length
-    for path in rewritten:
-        write_json(path, array_metadata(view.entity, arrays[path], length, view.stored, view.rows_per_shard))
-    return [str(path) for path in rewritten]
+    for path, array in paths.items():  # status last: the view's length is its length
+        if str(path) in damaged:
+            write_json(path, array_metadata(view.entity, array, length, view.stored, view.rows_per_shard))
 
 
-def unfinished(view: View) -> dict[int, dict[str, Any]]:
-    """Return the rows that were withdrawn as damaged and are still absent, with the info of what wrote them."""
-    rows: dict[int, dict[str, Any]] = {}
-    for shard, writes in all_writes(view.paths, view.rows_per_shard, skip_damaged=True):
-        infos = [write for write in writes if True in (write.info.get(MARK), write.info.get(REPAIRED))]
-        marked = {row: write.info for write in infos for row in write.rows}
-        if not marked:
-            continue
-        with suppress(DamageError):  # the rows are damaged once more
-            absent = set((shard * view.rows_per_shard + np.flatnonzero(view.shard_status(shard) == ABSENT)).tolist())
-            rows |= {row: info for row, info in marked.items() if row in absent}
-    gone = are_forgotten(view.paths.store, view.entity, np.array(list(rows), np.int64))
-    return {row: info for (row, info), forgotten in zip(rows.items(), gone.tolist(), strict=True) if not forgotten}
+def _withdraw_shard(view: View, shard: int, merged: Set[Kind]) -> None:
+    """Look at a shard again, under its lock, and make its damaged rows absent.
 
-
-def _withdraw_shard(view: View, shard: int, done: Withdrawn) -> None:
-    """Look at a shard again, under its lock, and make its damaged rows absent."""
+    merged: kinds of damaged files of its group, which matter where the shard has no file of its own.
+    """
     paths, first = view.paths, shard * view.rows_per_shard
     with ShardWriter(view, shard).locked() as held:
-        damage_now = list(shard_damage(view, shard, len(view)))
-        if any(damage.kind == "unreadable" for damage in damage_now):
+        damage = list(shard_damage(view, shard, len(view)))
+        lost: set[Kind] = {one.kind for one in damage}
+        if "unreadable" in lost:
             return
-        writes, reasons = _record_and_reasons(view, shard)
-        rows = _union([damage for damage in damage_now if damage.kind == "rows"])
-        if lost := any(damage.kind == "status" for damage in damage_now):
-            status, rows = _rebuilt(view, shard, writes, reasons)
-        else:
-            status = view.shard_status(shard).copy()
-            status[rows - first] = ABSENT
-        failed = (first + np.flatnonzero(status == FAILED)).tolist()
-        finished = {*(first + np.flatnonzero(status == OK)).tolist(), *failed}
-        rewritten: list[Place] = []
-        with CommitGroup(held) as files:
-            if len(rows) or not finished <= _rows_of(writes or []):
-                record = encode_writes(shard, _marked(writes or [], frozenset(rows.tolist()), finished))
-                files.put(paths.info(shard), record)
-            if writes is None or not finished <= _rows_of(writes):
-                rewritten.append(paths.info(shard))
-            if any(row not in (reasons or {}) for row in failed):
-                known = {row: (reasons or {}).get(row, LOST_REASON) for row in failed}
-                files.put(paths.failures(shard), encode_failures(view.catalog, known))
-                rewritten.append(paths.failures(shard))
-        if reasons is None and not failed and paths.failures(shard).exists():
-            paths.failures(shard).unlink()  # no row needs it
-            rewritten.append(paths.failures(shard))
-        if lost or len(rows):
+        own: dict[Kind, Place] = {"reasons": paths.failures(shard), "record": paths.info(shard)}
+        lost |= {kind for kind in merged if not own[kind].exists()}
+        before = np.full(view.rows_per_shard, ABSENT, np.uint8) if "status" in lost else view.shard_status(shard)
+        status = before.copy()
+        for one in damage:
+            if one.kind == "rows" and one.rows is not None:
+                status[one.rows - first] = ABSENT
+        if "reasons" in lost:
+            status[status == FAILED] = ABSENT
+        finished = (first + np.flatnonzero(status != ABSENT)).tolist()
+        if "record" in lost:
+            record = encode_writes(shard, [Write(frozenset(finished), LOST_RECORD)])
+            paths.info(shard).put([record], len(record), held)
+        if "status" in lost or (status != before).any():
             paths.status(shard).put([encode_chunk(status)], len(status), held)
-        if lost:
-            rewritten.append(paths.status(shard))
-        done.rewritten += map(str, rewritten)
-        done.rows += len(rows)
-
-
-def _record_and_reasons(view: View, shard: int) -> tuple[list[Write] | None, dict[int, str] | None]:
-    """Return the record of a shard, and row -> reason of its failures; None where the file is damaged."""
-    writes, failures = None, None
-    with suppress(StepDiffError):
-        writes = writes_of_shard(view.paths, shard, view.rows_per_shard)
-    with suppress(StepDiffError):
-        failures = failures_of_shard(view.paths, shard)
-    return writes, None if failures is None else reasons_by_row(view.catalog, failures)
-
-
-def _rebuilt(
-    view: View, shard: int, writes: list[Write] | None, reasons: dict[int, str] | None
-) -> tuple[UInt8[np.ndarray, " slots"], Int64[np.ndarray, " R"]]:
-    """Return the status of a shard, whose chunk is damaged, and the rows that are withdrawn."""
-    rows = rows_of_shard(view, shard, len(view))
-    known = ~are_forgotten(view.paths.store, view.entity, rows)
-    damaged = list(row_damage(view, shard, rows))
-    for damage in damaged:
-        if damage.kind == "unreadable":  # its rows may be whole
-            raise StepDiffError(f"{damage.path} {damage.what}: correct that, then run the command again")
-    written = np.isin(rows, list(_rows_of(writes))) if writes is not None else _present(view, shard, rows)
-    failed = np.isin(rows, list(reasons or {})) & known
-    whole = ~np.isin(rows, _union(damaged)) & known
-    status = np.zeros(view.rows_per_shard, np.uint8)
-    status[: len(rows)][failed & ~whole] = FAILED
-    if writes is not None and reasons is not None:
-        status[: len(rows)][written & whole & ~failed] = OK
-    return status, rows[written & known & (status[: len(rows)] == ABSENT)]
-
-
-def _present(view: View, shard: int, rows: Int64[np.ndarray, " R"]) -> Bool[np.ndarray, " R"]:
-    """Return which rows a shard file has."""
-    present = np.zeros(len(rows), bool)
-    for name in view.stored:
-        with suppress(DamageError):
-            if file := open_shard(view.shard_path(name, shard), view.rows_per_shard):
-                present |= file.present[: len(rows)]
-    return present
-
-
-def _union(found: list[FileDamage]) -> Int64[np.ndarray, " rows"]:
-    rows = [damage.rows for damage in found if damage.rows is not None]
-    return np.unique(np.concatenate([_NO_ROWS, *rows]))
-
-
-def _rows_of(writes: list[Write]) -> frozenset[int]:
-    return frozenset().union(*(write.rows for write in writes))
-
-
-def _marked(writes: list[Write], damaged: frozenset[int], finished: set[int]) -> list[Write]:
-    """Return a record in which damaged rows are marked, and finished rows that it does not name are named."""
-    kept = [replace(write, rows=write.rows - damaged) for write in writes]
-    moved = [replace(write, rows=write.rows & damaged, info={**write.info, MARK: True}) for write in writes]
-    unknown = frozenset(finished | damaged) - _rows_of(writes)
-    lost = [Write(unknown - damaged, LOST_RECORD), Write(unknown & damaged, {**LOST_RECORD, MARK: True})]
-    return [write for write in (*kept, *moved, *lost) if write.rows]
+        if "reasons" in lost:
+            own["reasons"].unlink(missing_ok=True)

@@ -322,9 +322,9 @@ class View:
         ShardWriter(self, shard).write(rows, features, failures, info)
 
     def withdraw(self, rows: Int[np.ndarray, " K"]) -> int:
-        """Make K rows absent, because the catalog is about to name another video or interval for them.
+        """Make K rows absent, because they are forgotten or the catalog is about to name another video for them.
 
-        The next run computes them again.
+        The next run computes those that are not forgotten again.
 
         Returns:
             How many of the rows were ok.
@@ -418,7 +418,7 @@ class View:
         more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
         return DamageError(
             f"{self.catalog.name(int(rows[0]))}{more}: stored {' and '.join(sorted(arrays))} of view {self.name} of "
-            f"{self.entity} (shard {shard}) is not as it was written: {remedy(self.paths, shard)}"
+            f"{self.entity} (shard {shard}) is not as it was written: {remedy(self.paths.store)}"
         )
 
     def _room(self, name: str, count: int, out: Shaped[np.ndarray, "B ..."] | None) -> Shaped[np.ndarray, "B ..."]:

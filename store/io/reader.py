@@ -24,11 +24,12 @@ from jaxtyping import Bool, Int, Shaped, UInt8, UInt32
 
 from stepdiff.common.errors import DamageError, StepDiffError
 from stepdiff.common.io.direct_io import LEAST, read_direct
+from stepdiff.common.io.files import Place
 from stepdiff.common.io.local import Identity
 from stepdiff.common.io.remote import ReplacedError, pool
 from stepdiff.common.io.sealed import crc32c
 from stepdiff.common.threads import cores, each, shares
-from store.format.layout import ViewPaths
+from store.format.layout import ViewPaths, snapshot_of
 from store.format.shard import RemoteShard, ShardFile, by_shard, read_chunk
 
 Check = Literal["always", "first", "never"]
@@ -90,7 +91,7 @@ class Checksums:
         if chunk is None:
             raise DamageError(
                 f"the checksums of shard {shard} of view {self._paths.view} ({self._paths.entity}) are {state}: "
-                f"{remedy(self._paths, shard)}"
+                f"{remedy(self._paths.store)}"
             )
         with _guard:
             self._chunks[shard] = chunk
@@ -167,13 +168,15 @@ def wrong_rows(
     return [place for place, total in known if crc32c(data[place]) != total]
 
 
-def remedy(paths: ViewPaths, shard: int) -> str:
-    """Return the end of a message: what to do about a damaged row."""
-    return (
-        f"run python -m store verify {paths.store} to list all damage; to compute the shard again, repeat the "
-        "featurize command that filled the view, with --repair; if another command filled it, delete "
-        f"{paths.status(shard)} and repeat that command"
-    )
+def remedy(store: Place) -> str:
+    """Return what to do about damaged rows of a view in the folder of a store or snapshot."""
+    if (name := snapshot_of(store)) is not None:
+        whole = store.parent.parent
+        return f"restore it from a copy, or delete the snapshot with python -m store tag {whole} {name} --delete"
+    return f"run python -m store verify {store} --withdraw, then {FILL_AGAIN}"
+
+
+FILL_AGAIN = "repeat the command that filled the view: it computes what is absent"
 
 
 def _mask(rows: Int[np.ndarray, " R"]) -> UInt8[np.ndarray, " R"]:

@@ -14,7 +14,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -401,7 +401,6 @@ class ShardWriter:
             status = self.view.shard_status(self.shard).copy()
             slots = rows - self.first
             count = int((status[slots] == OK).sum())
-            self._remove_from_record(frozenset(rows.tolist()), held)
             if status[slots].any():
                 status[slots] = ABSENT
                 self.view.paths.status(self.shard).put([encode_chunk(status)], len(status), held)
@@ -418,15 +417,6 @@ class ShardWriter:
         with locked(lock, wait=True):
             self.view.check_not_dropped()
             yield partial(check_held, lock)
-
-    def _remove_from_record(self, rows: frozenset[int], held: Callable[[], None]) -> None:
-        """Remove rows from the record: `store.damage` keeps recorded rows alone where a status chunk is lost."""
-        writes: list[Write] = []
-        with suppress(StepDiffError):  # a damaged record keeps no row
-            writes = writes_of_shard(self.view.paths, self.shard, self.view.rows_per_shard)
-        if any(write.rows & rows for write in writes):
-            left = encode_writes(self.shard, [replace(write, rows=write.rows - rows) for write in writes])
-            self.view.paths.info(self.shard).put([left], len(left), held)
 
     def _check(self, rows: Int[np.ndarray, " K"], features: Values, failures: Mapping[int, str]) -> None:
         view, where = self.view, f"shard {self.shard} of view {self.view.name} ({self.view.entity})"

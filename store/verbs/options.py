@@ -47,12 +47,16 @@ class InfoOptions(InStore):
 
 
 @dataclass(frozen=True)
-class VerifyOptions(InStore):
+class VerifyOptions(Waiting, InStore):
     """Read every file of a store that carries a checksum, and name the clips that damage touches.
 
     Covers the catalog, arrays, failures, the records of each shard's writer, annotations with their provenance, and
     index cards with the files that they name. Does not cover lock files, files without a checksum, anything outside
-    the store, or whether features are what the encoder computes. Exit status 1 on damage."""
+    the store, or whether features are what the encoder computes. Exit status 1 on damage that is not withdrawn."""
+
+    withdraw: bool = False
+    """make damaged rows of views absent, so that the command that filled a view computes them again; snapshots stay as
+    they are"""
 
 
 @dataclass(frozen=True)

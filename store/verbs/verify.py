@@ -27,19 +27,18 @@ from stepdiff.common.io.files import Place, listed
 from stepdiff.common.io.local import TEMPORARY
 from store.catalog.catalog import Catalog, first_row, read_part
 from store.catalog.key_index import open_index
-from store.damage import unreadable, unsealed, view_damage
+from store.damage import CANNOT, unreadable, unsealed, view_damage, withdraw_damaged
 from store.feature_store import Store
 from store.format.layout import (
     ABOUT,
     ARRAYS,
     LOCK,
     SNAPSHOTS,
-    ViewPaths,
     array_shape,
     half_made,
     read_json,
-    shard_number,
 )
+from store.io.reader import FILL_AGAIN, remedy
 from store.snapshots.snapshot import figures_of, folder_of, names, read_snapshot
 from store.verbs.removal import wrongly_forgotten
 from store.view import View
@@ -70,43 +69,47 @@ class Damage:
     """keys of the rows that it affects, `row N` where the key is not known"""
     remedy: str
     """what to do about it"""
+    withdrawn: bool = False
+    """whether its rows are absent now; where only what wrote them is lost, whether that is recorded"""
 
 
-def verify(store: Store, without: tuple[str, str] | None = None) -> list[Damage]:
-    """Return all damage in `store` and its snapshots, but of the view `without` (entity, name); it raises nothing."""
+def verify(store: Store, withdraw: bool = False) -> list[Damage]:
+    """Return all damage in `store` and its snapshots; it raises nothing.
+
+    With `withdraw` the damaged rows of views become absent (see `store.damage`); the caller holds the store's lock.
+    """
     if store.at is not None:
         raise StepDiffError(f"{store.path} is verified with all its snapshots: give the store without @{store.at}")
     read: dict[tuple[str, str], list[View]] = {}
+    withdrawn = set[Place]()
     damage = [
         *_unsealed([store.path / "store.json"], ()),
-        *_catalogs_and_views(store, without, read),
+        *_catalogs_and_views(store, read, withdrawn if withdraw else None),
         *_annotations(store.path / "annotations"),
         *_cards(store.path / "indexes"),
     ]
     for name in names(store.path)[0]:
-        damage += _snapshot(store, name, without, read)
-    paths = [_below(store, path) for path, _, _ in damage]
-    return [
-        Damage(path, what, tuple(clips), remedy(store.path, path))
-        for path, (_, what, clips) in zip(paths, damage, strict=True)
-    ]
+        damage += _snapshot(store, name, read)
+    listed_damage = []
+    for path, what, clips in damage:
+        below = _below(store, path)
+        advice = FILL_AGAIN if path in withdrawn else _remedy(store.path, below)
+        if what.startswith(CANNOT):
+            advice = "correct that, then verify the store again"
+        listed_damage.append(Damage(below, what, tuple(clips), advice, path in withdrawn))
+    return listed_damage
 
 
-def remedy(store: Place, path: str) -> str:
+def _remedy(store: Place, path: str) -> str:
     """Return what to do about the damaged file `path`, which is relative to the store."""
     parts = PurePosixPath(path).parts
     folder = parts[0] if parts else ""
     if folder in (ARRAYS, "failures", "shards") and len(parts) > 3:
-        shard = next((n for part in parts[3:] if (n := shard_number(part.split(".")[0])) is not None), None)
-        other = f"{_RESTORE}, or remove the view with python -m store drop and fill it again"
-        if parts[3] == "zarr.json":
-            return other
-        if shard is not None:
-            other = f"delete {ViewPaths(store, parts[1], parts[2]).status(shard)} and repeat that command"
-        again = f"repeat the featurize command that filled view {parts[2]} of {parts[1]}, with --repair"
-        return f"{again}; if another command filled it, {other}"
+        if parts[3] != "zarr.json":
+            return remedy(store)
+        return f"{_RESTORE}, or remove the view with python -m store drop and fill it again"
     if folder == SNAPSHOTS:
-        return f"{_RESTORE}, or delete the snapshot with python -m store tag {store} {parts[1]} --delete"
+        return remedy(store / SNAPSHOTS / parts[1])
     return {
         "catalog": "delete it: it is built again when needed" if path.endswith(".keys") else _RESTORE,
         "forgotten": f"{_RESTORE}, or run python -m store forget again for its rows",
@@ -130,9 +133,15 @@ def uncovered(store: Store) -> list[str]:
 
 
 def _catalogs_and_views(
-    store: Store, without: tuple[str, str] | None, read: dict[tuple[str, str], list[View]]
+    store: Store, read: dict[tuple[str, str], list[View]], withdrawn: set[Place] | None = None
 ) -> Iterator[_Found]:
-    """Yield the damage of catalogs and views; `read`: views whose files were read, to which those here are added."""
+    """Yield the damage of catalogs and views.
+
+    Args:
+        store: The store, or the store of a snapshot.
+        read: Views whose files were read. Those of `store` are added.
+        withdrawn: Receives the files whose damaged rows were made absent. None: no row is.
+    """
     yield from _unsealed([store.folder / ARRAYS / "zarr.json"], ())
     for entity in store.entities():
         while True:
@@ -142,7 +151,6 @@ def _catalogs_and_views(
                 break
         yield from damage
         yield from _indexes(store.catalog(entity))
-        yield from wrongly_forgotten(store, entity)
         root = store.folder / ARRAYS / entity
         folders = [folder for folder in listed(root, "*") if folder.is_dir() and not half_made(folder)]
         if folders or (root / "zarr.json").exists():
@@ -150,22 +158,27 @@ def _catalogs_and_views(
         for folder in folders:
             group = folder / "zarr.json"
             yield from (broken := list(_unsealed([group], keys.all)))
-            if not broken and without != (entity, folder.name):
-                try:
-                    view, before = store.view(entity, folder.name), read.setdefault((entity, folder.name), [])
-                    for one in view_damage(view, keys.rows, before):
-                        yield one.path, one.what, keys.all if one.rows is None else keys(one.rows)
-                    before.append(view)
-                except StepDiffError as error:
-                    yield group, f"is refused ({error})", keys.all
-                except FileNotFoundError:
-                    if group.exists():
-                        raise
+            if broken:
+                continue
+            try:
+                view, before = store.view(entity, folder.name), read.setdefault((entity, folder.name), [])
+                damage_of_view = list(view_damage(view, keys.rows, before))
+            except StepDiffError as error:
+                yield group, f"is refused ({error})", keys.all
+                continue
+            except FileNotFoundError:
+                if group.exists():
+                    raise
+                continue
+            if withdrawn is not None:
+                withdrawn |= {one.path for one in withdraw_damaged(view, damage_of_view)}
+            for one in damage_of_view:
+                yield one.path, one.what, keys.all if one.rows is None else keys(one.rows)
+            before.append(view)
+        yield from wrongly_forgotten(store, entity)  # after the status of rows that a view withdraws
 
 
-def _snapshot(
-    store: Store, name: str, without: tuple[str, str] | None, read: dict[tuple[str, str], list[View]]
-) -> Iterator[_Found]:
+def _snapshot(store: Store, name: str, read: dict[tuple[str, str], list[View]]) -> Iterator[_Found]:
     """Yield the damage of a snapshot: of its files, and that it has other rows than when it was made."""
     path = folder_of(store.path, name) / ABOUT
     try:
@@ -173,9 +186,9 @@ def _snapshot(
     except StepDiffError as error:
         yield path, f"is refused ({error})", ()
         return
-    yield from (damage := list(_catalogs_and_views(then, without, read)))
+    yield from (damage := list(_catalogs_and_views(then, read)))
     for entity, count in about.rows.items() if not damage else ():
-        views = {view: of for view, of in about.views.get(entity, {}).items() if (entity, view) != without}
+        views = about.views.get(entity, {})
         if len(then.catalog(entity)) != count or set(views) - set(then.views(entity)):
             yield path, f"names rows or views of {entity} that are lost", ()
             continue

@@ -1,11 +1,7 @@
-"""Videos that changed and stores that were damaged: refused, replaced, repaired; kills."""
+"""Videos that changed and stores that were damaged: refused, replaced, withdrawn and filled again; kills."""
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,11 +12,12 @@ import pytest
 from featurize.changes import compare
 from featurize.manifest import read_manifest
 from featurize.video.media_file import identity
+from stepdiff.common.errors import DamageError
 from stepdiff.common.io import sealed as table
 from stepdiff.common.io.files import place
 from store import Feature, Provenance, Store, View
 from store.__main__ import main as store_main
-from store.damage import unfinished
+from store.io.records import writes_of_shard
 from store.verbs.derive import requantise
 from store.verbs.options import RequantiseOptions
 from store.verbs.verify import verify
@@ -228,22 +225,29 @@ def copy(world: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def repair(tiny_clip: Path, featurize: Run) -> Run:
-    def run(folder: Path, *more: object, manifest: str = "clips.csv") -> tuple[int, dict[str, object], str]:
-        return featurize(*options_of(folder, manifest, tiny_clip)[:-2], "--repair", *more)
+def refill(tiny_clip: Path, featurize: Run) -> Run:
+    """Return a function that repeats the command that filled a copy of `world`."""
+
+    def run(folder: Path, *more: object, manifest: str = "first.csv") -> tuple[int, dict[str, object], str]:
+        return featurize(*options_of(folder, manifest, tiny_clip)[:-2], *more)
 
     return run
 
 
-def repaired_view(folder: Path) -> View:
+def withdraw(path: object) -> int:
+    """Run `store verify --withdraw`; return the exit status."""
+    return store_main(["verify", str(path), "--withdraw"])
+
+
+def view_in(folder: Path) -> View:
     return Store.open(folder / "store").view("clips", "clip")
 
 
-def content(view: View) -> tuple[list[int], dict[str, bytes], list[tuple[str, str]]]:
-    """Return status, the stored bytes of all finished rows, and failures."""
+def content(view: View) -> tuple[list[int], dict[str, bytes], list[str]]:
+    """Return status, the stored bytes of all finished rows, and what failed."""
     ok = np.flatnonzero(view.status() == 1)
     stored = {name: view.read(name, ok, check="always").tobytes() for name in view.features}
-    return view.status().tolist(), stored, view.failures().rows()
+    return view.status().tolist(), stored, view.failures()["key"].to_list()
 
 
 def row_bytes(view: View, row: int) -> tuple[Path, int]:
@@ -282,205 +286,130 @@ def lose_shard_file(view: View) -> set[int]:
 
 def damage_status(view: View) -> set[int]:
     flip(view.paths.status(0), 1)
-    return set()
-
-
-def damage_status_and_row(view: View) -> set[int]:
-    path, at = row_bytes(view, 3)
-    flip(path, at)
-    view.paths.status(0).write_bytes(b"")
-    return {3}
+    return set(range(CLIPS - 1))
 
 
 def damage_status_and_record(view: View) -> set[int]:
     view.paths.status(0).write_bytes(bytes(view.rows_per_shard + 4)[:-1] + b"!")
     flip(view.paths.info(0), 40)
-    return set(range(CLIPS - 1)) - {FAILED_ROW}
+    return set(range(CLIPS - 1))
+
+
+def damage_reasons(view: View) -> set[int]:
+    flip(view.paths.failures(0), 30)
+    return {FAILED_ROW}
 
 
 DAMAGE = [
-    damage_index, damage_checksums, lose_checksums, lose_shard_file, damage_status, damage_status_and_row,
-    damage_status_and_record,
+    damage_index, damage_checksums, lose_checksums, lose_shard_file, damage_status, damage_status_and_record,
+    damage_reasons,
 ]  # fmt: skip
 FAILED_ROW = 0  # of the clip of gone.mp4, the first video in the manifest
 
 
 @pytest.mark.parametrize("damage", [damage_rows, *(pytest.param(one, marks=pytest.mark.full) for one in DAMAGE)])
-def test_each_damage_is_repaired_exactly(copy: Path, repair: Run, damage: Callable[[View], set[int]]) -> None:
-    view = repaired_view(copy)
+def test_damaged_rows_are_withdrawn_and_filled_again(
+    copy: Path, refill: Run, damage: Callable[[View], set[int]]
+) -> None:
+    view = view_in(copy)
     before = content(view)
     assert before[0].count(1) == CLIPS - 2 and before[0].count(2) == 1 and before[0][-1] == 0
     catalog = [path.read_bytes() for path in view.catalog.parts()]
     rows = damage(view)
+    assert withdraw(copy / "store") == 0
+    assert [row for row, state in enumerate(view_in(copy).status()[:-1]) if not state] == sorted(rows)
     # last bits depend on the batch size, which a damaged record does not name
     size = ["--batch-size", 3] if damage is damage_status_and_record else []
-    status, summary, message = repair(copy, *size)
-    assert (status, summary["damaged"], summary["done"]) == (0, len(rows), len(rows)), message
-    assert content(repaired_view(copy)) == before
+    status, summary, message = refill(copy, *size)
+    done = len(rows - {FAILED_ROW})
+    assert (status, summary["done"], summary["failed"], summary["absent"]) == (1, done, 1, 0), message
+    assert content(view_in(copy)) == before
     assert verify(Store.open(copy / "store")) == []
     assert [path.read_bytes() for path in view.catalog.parts()] == catalog
-    status, summary, message = repair(copy)
-    assert (status, summary["damaged"], summary["done"], summary["rewritten"]) == (0, 0, 0, [])
+    assert refill(copy)[1]["done"] == 0
 
 
 @pytest.mark.full
-def test_a_clip_whose_file_is_another_one_now_is_refused_before_anything_is_written(copy: Path, repair: Run) -> None:
-    view = repaired_view(copy)
-    before = view.status().tolist()
-    damage_rows(view)
+def test_new_rows_next_to_absent_ones_have_the_batches_of_the_run(copy: Path, refill: Run) -> None:
+    expected = content(view_in(copy))[0]
+    damage_rows(view_in(copy))
+    assert withdraw(copy / "store") == 0 and refill(copy, manifest="clips.csv")[1]["done"] == 3
+    view = view_in(copy)
+    sizes = {row: write.info["batch_size"] for write in writes_of_shard(view.paths, 0, 2**20) for row in write.rows}
+    new = view.catalog.rows(["c9"])[0]
+    assert (sizes[2], sizes[5], sizes[new]) == (3, 3, 4) and view.status().tolist()[:new] == expected[:new]
+
+
+@pytest.mark.full
+def test_absent_rows_that_cannot_be_computed_are_failed_or_refused(copy: Path, refill: Run) -> None:
+    damage_rows(view_in(copy))
     (copy / "other.mp4").write_text("no video")
-    damaged = {path: path.read_bytes() for path in (copy / "store").rglob("*") if path.is_file()}
-    status, _, message = repair(copy)
-    assert status == 2 and "was made from another file" in message and "--replace instead of --repair" in message
-    now = {path: path.read_bytes() for path in (copy / "store").rglob("*") if path.is_file()}
-    assert {path for path in now if now[path] != damaged.get(path)} <= {copy / "store" / "lock.json"}
-    assert repaired_view(copy).status().tolist() == before
-
-
-@pytest.mark.full
-def test_a_damaged_row_without_its_video_becomes_failed(copy: Path, repair: Run) -> None:
-    damage_rows(repaired_view(copy))
+    assert withdraw(copy / "store") == 0
+    status, _, message = refill(copy)
+    assert status == 2 and "was made from another file" in message, "other rows of that file are finished"
     (copy / "other.mp4").unlink()
-    status, summary, message = repair(copy)
-    assert (status, summary["damaged"], summary["done"], summary["failed"]) == (1, 2, 1, 1), message
-    ((key, reason),) = [failure.values() for failure in summary["failures"]]  # type: ignore[attr-defined]
-    assert key == "c1" and "other.mp4" in reason
-    assert verify(Store.open(copy / "store")) == [] and repaired_view(copy).status().tolist()[5] == 2
-    assert repair(copy)[0] == 0, "a failed row is not tried again"
-
-
-@pytest.mark.full
-def test_damage_that_featurize_cannot_repair_is_listed_with_what_to_do(copy: Path, repair: Run) -> None:
-    store = Store.open(copy / "store")
-    requantise(RequantiseOptions(str(store.path), "clip", "small", "int8"))
-    rows = damage_rows(repaired_view(copy))
-    flip(store.view("clips", "small").paths.shard("tokens", 0, 3), 3)
-    (copy / "store" / "indexes" / "clips").mkdir(parents=True)
-    (copy / "store" / "indexes" / "clips" / "clip.json").write_text("{}")
-    status, summary, message = repair(copy)
-    assert (status, summary["done"]) == (1, len(rows)), message
-    remedies = {one["path"]: one["remedy"] for one in summary["not_repaired"]}  # type: ignore[index, attr-defined]
-    assert "retrieval build" in remedies.pop("indexes/clips/clip.json")
-    ((path, what),) = remedies.items()
-    assert path.startswith("arrays.zarr/clips/small/") and "status/c/0 and repeat that" in what
-
-
-@pytest.mark.full
-def test_a_damaged_catalog_is_refused_before_anything_is_written(copy: Path, repair: Run) -> None:
-    view = repaired_view(copy)
-    damage_rows(view)
-    part = view.catalog.parts()[0]
-    flip(part, 20)
-    status, _, message = repair(copy)
-    assert status == 2 and part.name in message and "restore it from a copy" in message and message.count("error") == 1
-    flip(part, 20)
-    assert repaired_view(copy).status().tolist().count(1) == CLIPS - 2
-
-
-@pytest.mark.full
-def test_rows_that_the_command_does_not_name_are_listed(copy: Path, repair: Run) -> None:
-    before = content(repaired_view(copy))
-    damage_rows(repaired_view(copy))
-    manifest = pl.read_csv(copy / "clips.csv")
-    for name, videos in (("one.csv", "good.mp4"), ("none.csv", "gone.mp4")):
-        manifest.filter(pl.col("video") == videos).write_csv(copy / name)
-    status, _, message = repair(copy, manifest="none.csv")
-    assert status == 2 and "none of the 2 damaged clips" in message
-    assert repaired_view(copy).status().tolist() == before[0]
-    status, summary, _ = repair(copy, manifest="one.csv")
-    assert (status, summary["done"], summary["left"]) == (1, 1, 1)
+    status, summary, message = refill(copy)
+    assert (status, summary["done"], summary["failed"]) == (1, 1, 2), message
+    assert {"c1", "c4"} == {failure["key"] for failure in summary["failures"]}  # type: ignore[attr-defined]
     assert verify(Store.open(copy / "store")) == []
-    status, summary, _ = repair(copy)
-    assert (status, summary["damaged"], summary["done"], summary["left"]) == (0, 1, 1, 0)
-    assert content(repaired_view(copy)) == before
 
 
 @pytest.mark.full
-def test_a_repair_fixes_the_rows_of_a_snapshot(copy: Path, repair: Run, tiny_clip: Path, featurize: Run) -> None:
-    assert store_main(["tag", str(copy / "store"), "before"]) == 0
-    expected = repaired_view(copy).read("tokens", np.arange(1, 6))
-    damage_rows(repaired_view(copy))
-    snapshot = ["--manifest", copy / "clips.csv", "--store", f"{copy / 'store'}@before", "--encoder", "clip"]
-    status, _, message = featurize(*snapshot, "--weights", tiny_clip, "--repair")
-    assert status == 2 and "without @before" in message
-    assert repair(copy)[0] == 0
-    then = Store.open(copy / "store", at="before").view("clips", "clip")
-    assert (then.read("tokens", np.arange(1, 6)) == expected).all() and verify(Store.open(copy / "store")) == []
+def test_snapshots_and_derived_views_after_damage(copy: Path, refill: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store.open(copy / "store")
+    make = RequantiseOptions(str(store.path), "clip", "small", "int8")
+    requantise(make)
+    before = [view.read("tokens", np.arange(1, 6)) for view in map(lambda n: store.view("clips", n), ("clip", "small"))]
+    flip(store.view("clips", "small").paths.shard("tokens", 0, 3), 3)
+    store.tag("then")
+    path, at = row_bytes(view_in(copy), 2)
+    with open(path, "r+b") as file:  # in place, under all names of the file
+        file.seek(at)
+        file.write(b"damaged")
+    with pytest.raises(DamageError, match=f"run python -m store verify {store.path} --withdraw, then repeat the comm"):
+        view_in(copy).read("tokens", [2])
+    assert withdraw(store.path) == 1
+    assert f"delete the snapshot with python -m store tag {store.path} then --delete" in capsys.readouterr().out
+    assert refill(copy)[1]["done"] == 1
+    requantise(make)
+    now = [view.read("tokens", np.arange(1, 6)) for view in map(lambda n: store.view("clips", n), ("clip", "small"))]
+    for old, new in zip(before, now, strict=True):
+        np.testing.assert_array_equal(old, new)
+    then = Store.open(copy / "store", at="then").view("clips", "clip")
+    np.testing.assert_array_equal(then.read("tokens", [1, 3]), before[0][[0, 2]])
+    with pytest.raises(DamageError, match=f"or delete the snapshot with python -m store tag {store.path} then --del"):
+        then.read("tokens", [2])
+    store_main(["tag", str(store.path), "then", "--delete"])
+    assert verify(store) == []
 
 
 @pytest.mark.full
-def test_options_that_a_repair_cannot_take_are_refused(copy: Path, repair: Run) -> None:
-    damage_rows(repaired_view(copy))
-    for option in ("--replace", "--retry-failed", "--shard-size=8", "--pool=2", "--frames=4"):
-        status, _, message = repair(copy, option)
-        assert status == 2 and message.count("error:") == 1, option
-    assert repaired_view(copy).status().tolist().count(1) == CLIPS - 2
-    assert not list((copy / "store").rglob("*.parquet.tmp"))
-
-
-ROOT = Path(__file__).parents[2]
-TEXTS = 300
-
-
-def stored(path: object, entity: str) -> tuple[list[int], bytes]:
-    view = Store.open(path).view(entity, "clip")  # type: ignore[arg-type]
-    ok = np.flatnonzero(view.status() == 1)
-    return view.status().tolist(), view.read("embedding", ok, check="always").tobytes()
-
-
-@pytest.mark.full
-def test_texts_in_an_object_store_are_repaired_with_the_same_bits(
+def test_texts_in_an_object_store_are_filled_again_with_the_same_bits(
     bucket: str, tmp_path: Path, tiny_clip: Path, featurize: Run
 ) -> None:
-    url = f"{bucket}/features"
-    pl.DataFrame({"text": [f"whisk {n} eggs" + " slowly" * (n % 3) for n in range(TEXTS)]}).write_csv(
-        tmp_path / "texts.csv"
-    )
+    url, count = f"{bucket}/features", 300
+    texts = [f"whisk {n} eggs" + " slowly" * (n % 3) for n in range(count)]
+    pl.DataFrame({"text": texts}).write_csv(tmp_path / "texts.csv")
     options = ["--manifest", tmp_path / "texts.csv", "--store", url, "--encoder", "clip", "--weights", tiny_clip]
     assert featurize(*options, "--batch-size", 7)[0] == 0
-    before = stored(url, "texts")
-    view = Store.open(url).view("texts", "clip")
+
+    def stored() -> tuple[list[int], bytes]:
+        view = Store.open(url).view("texts", "clip")
+        return view.status().tolist(), view.read("embedding", np.arange(count), check="always").tobytes()
+
+    before, view = stored(), Store.open(url).view("texts", "clip")
     for row in (0, 8, 299):
         flip(view.paths.shard("embedding", 0, 2), row * view.stored["embedding"].row_bytes)
-    status, summary, message = featurize(*options, "--repair")
-    assert (status, summary["damaged"], summary["done"]) == (0, 3, 3), message
-    assert stored(url, "texts") == before and verify(Store.open(url)) == []
+    assert withdraw(url) == 0
+    status, summary, message = featurize(*options)
+    assert (status, summary["done"]) == (0, 3), message
+    assert stored() == before and verify(Store.open(url)) == []
     place(str(view.paths.checksum(0))).unlink()
     flip(view.paths.status(0), 3)
-    status, summary, message = featurize(*options, "--repair")
-    assert (status, summary["done"]) == (0, TEXTS), message
-    assert stored(url, "texts") == before and verify(Store.open(url)) == []
-
-
-@pytest.mark.full
-@pytest.mark.timeout(300)
-def test_a_killed_repair_is_completed(
-    video: Callable[..., Path], tiny_clip: Path, tmp_path: Path, featurize: Run
-) -> None:
-    path = video("good.mp4", g=10)
-    rows = [(f"c{n}", str(path), n * 0.01, n * 0.01 + 0.9) for n in range(40)]
-    pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row").write_csv(tmp_path / "clips.csv")
-    pl.DataFrame(rows[:39], ["clip", "video", "start", "end"], orient="row").write_csv(tmp_path / "first.csv")
-    options = ["--store", tmp_path / "store", "--encoder", "clip", "--weights", tiny_clip]
-    assert featurize("--manifest", tmp_path / "first.csv", *options)[0] == 0
-    before = stored(tmp_path / "store", "clips")
-    view = Store.open(tmp_path / "store").view("clips", "clip")
-    shutil.rmtree(Path(str(view.paths.group)) / "tokens" / "c")
-    command = [sys.executable, "-m", "featurize", *map(str, ["--manifest", tmp_path / "clips.csv", *options])]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    process = subprocess.Popen([*command, "--repair"], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 120
-    while len(unfinished(Store.open(tmp_path / "store").view("clips", "clip"))) < 39 and time.monotonic() < end:
-        assert process.poll() is None, "the repair ended before it could be killed"
-        time.sleep(0.001)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    time.sleep(1)  # a worker that is left over may still finish its shard
-    assert verify(Store.open(tmp_path / "store")) == [], "after a kill no damaged row is ok"
-    status, summary, message = featurize("--manifest", tmp_path / "clips.csv", *options, "--wait", "--repair")
-    assert status == 0, message
-    assert stored(tmp_path / "store", "clips") == (before[0], before[1])
-    assert verify(Store.open(tmp_path / "store")) == []
+    assert withdraw(url) == 0
+    status, summary, message = featurize(*options)
+    assert (status, summary["done"]) == (0, count), message
+    assert stored() == before and verify(Store.open(url)) == []
 
 
 VIEWS = ("clip", "second")

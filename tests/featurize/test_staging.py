@@ -22,6 +22,7 @@ from featurize.video.decode import Clip
 from featurize.video.picture import Bounded
 from stepdiff.common.errors import StepDiffError
 from store import Feature, Store, View, text_key
+from store.__main__ import main as store_main
 from store.io.records import all_writes
 from tests.store.conftest import flip
 
@@ -308,7 +309,7 @@ def test_texts_and_whole_pictures_without_memory_are_computed_in_parts(
 def test_too_little_memory_is_said_once(
     tmp_path: Path, video: Writer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run of several shards says it once, and a repair computes their rows in batches of that size."""
+    """A run of several shards says it once; rows that become absent are computed in batches of that size."""
     (tmp_path / "tight.py").write_text(TIGHT)
     monkeypatch.syspath_prepend(tmp_path)
     path = video("one.mp4", frames=60, g=10)
@@ -326,7 +327,7 @@ def test_too_little_memory_is_said_once(
     assert [recorded(view, row)["forward_rows"] for row in (0, 7)] == [1, 1]
     before = read(view)["embedding"]
     flip(Path(str(view.paths.shard("embedding", 0, 2))), 3)
-    assert main([*given, "--repair"]) == 0
+    assert store_main(["verify", str(tmp_path / "store"), "--withdraw"]) == 0 and main(given) == 0
     assert capsys.readouterr().err.count(line) == 0
     np.testing.assert_array_equal(read(Store.open(tmp_path / "store").view("clips", "tight"))["embedding"], before)
 

@@ -16,7 +16,7 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import sealed
 from stepdiff.common.io.sealed import BLANK
 from store import Feature, Store, View
-from store.damage import LOST_REASON, rewrite_metadata, unfinished, view_damage, withdraw_damaged
+from store.damage import view_damage
 from store.format.layout import write_json
 from store.verbs.compact import compact
 from store.verbs.options import CompactOptions, ForgetOptions
@@ -198,8 +198,8 @@ def test_the_verify_command_lists_damage_and_exits_with_1(every_file: View, run:
     assert run("verify", path).out.splitlines() == [
         "arrays.zarr/clips/net/tokens/c/1/0/0 has 1 rows that are not as they were written: c4",
         "damaged files: 1, clips: 1",
-        "what to do: repeat the featurize command that filled view net of clips, with --repair; if another command "
-        f"filled it, delete {every_file.paths.status(1)} and repeat that command",
+        f"what to do: run python -m store verify {path} --withdraw, then repeat the command that filled the view: it "
+        "computes what is absent",
         left,
     ]
     ended = run("verify", path, "--json")
@@ -226,116 +226,94 @@ def test_info_lists_the_content_of_a_store(every_file: View, run: Run) -> None:
 OK_ROWS = [0, 1, 2, 3, 4, 5, 7, 8, 10]  # of the fixture `filled`: row 6 failed, row 9 is absent
 
 
-def withdraw(view: View) -> tuple[int, list[str]]:
-    """Withdraw all damage of a view; return the number of rows and the files that were written again."""
-    view, store = opened(view), Store.open(view.paths.store)
-    with store.lock():
-        files = rewrite_metadata(view, list(view_damage(view, len(view.catalog))))
-        done = withdraw_damaged(view, list(view_damage(view, len(view.catalog))))
-    root = f"{store.path}/"
-    return done.rows, [path.removeprefix(root) for path in (*files, *done.rewritten)]
+def withdraw(view: View, run: Run) -> list[str]:
+    """Run `verify --withdraw`; return the files that it withdrew. Afterwards verify finds what it did not withdraw."""
+    status, out, _ = run("verify", view.paths.store, "--withdraw", "--json")
+    damage = json.loads(out)["damage"]
+    left = [one["path"] for one in damage if not one["withdrawn"]]
+    assert status == bool(left) and [one.path for one in verify(Store.open(view.paths.store))] == left
+    return [one["path"].removeprefix("arrays.zarr/clips/net/") for one in damage if one["withdrawn"]]
 
 
 def states(view: View) -> list[int]:
     return opened(view).status().tolist()
 
 
-def test_a_whole_row_keeps_its_status_and_its_bytes(filled: View, fill: Make) -> None:
+STATES = [1, 1, 1, 1, 1, 1, 2, 1, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("damage", "files", "absent"),
+    [
+        (lambda view: flip(view.paths.shard("tokens", 1, 3), 0), ["tokens/c/1/0/0"], [4]),
+        (lambda view: flip(view.paths.shard("tokens", 1, 3), -1), ["tokens/c/1/0/0"], [4, 5, 7]),
+        (lambda view: view.paths.checksum(1).unlink(), ["checksum/c/1/0"], [4, 5, 7]),
+        (lambda view: flip(view.paths.status(1), 1), ["status/c/1"], [4, 5, 6, 7]),
+        (lambda view: view.paths.status(1).write_bytes(b""), ["status/c/1"], [4, 5, 6, 7]),
+        (lambda view: flip(view.paths.failures(1), 30), ["failures/clips/net/1.parquet"], [6]),
+        (lambda view: view.paths.failures(1).unlink(), ["failures/clips/net/1.parquet"], [6]),
+        (lambda view: flip(view.paths.info(0), 30), ["shards/clips/net/0.json"], []),
+        (lambda view: view.paths.info(0).unlink(), ["shards/clips/net/0.json"], []),
+        *(
+            (lambda view, of=of: flip(view.paths.metadata(of), 60), [f"{of}/zarr.json"], [])
+            for of in ("status", "tokens")
+        ),
+    ],
+)
+def test_damaged_rows_become_absent_and_no_other_row_changes(
+    filled: View, fill: Make, run: Run, damage: Make, files: list[str], absent: list[int]
+) -> None:
     before = {name: filled.read(name, np.array(OK_ROWS)).copy() for name in filled.features}
-    files = {name: filled.paths.shard(name, 1, 1 + len(f.shape)).read_bytes() for name, f in filled.features.items()}
-    flip(filled.paths.shard("tokens", 1, 3), 0)
-    withdraw(filled)
-    assert filled.paths.shard("embedding", 1, 2).read_bytes() == files["embedding"]
-    assert unfinished(opened(filled)) == {4: {"device": "cpu", "damaged": True}}
-    fill(opened(filled), np.array([4]))
-    view = opened(filled)
-    assert states(filled) == [1, 1, 1, 1, 1, 1, 2, 1, 1, 0, 1] and unfinished(view) == {}
-    assert all((view.read(name, np.array(OK_ROWS)) == before[name]).all() for name in before)
-    assert view.failures().rows() == [("c6", "no video")]
+    damage(filled)
+    assert withdraw(filled, run) == files
+    assert states(filled) == [0 if row in absent else state for row, state in enumerate(STATES)]
+    ok = np.flatnonzero(np.array(states(filled)) == 1)
+    kept = [row in ok for row in OK_ROWS]
+    assert all((opened(filled).read(name, ok) == before[name][kept]).all() for name in before)
+    fill(opened(filled), np.array([row for row in absent if row != 6], np.int64))
+    filled.write_shard(1, np.array([], np.int64), {}, {6: "no video"})
+    assert states(filled) == STATES and opened(filled).failures().rows() == [("c6", "no video")]
+    assert all((opened(filled).read(name, np.array(OK_ROWS)) == before[name]).all() for name in before)
+    assert withdraw(filled, run) == []
 
 
-@pytest.mark.parametrize("damage", ["flip", "value", "empty"])
-def test_a_lost_status_is_rebuilt_from_what_other_files_have(filled: View, damage: str) -> None:
-    path = filled.paths.status(1)
-    good = path.read_bytes()
-    if damage == "flip":
-        flip(path, 1)
-    else:
-        path.write_bytes(b"" if damage == "empty" else bytes(8))
-    assert withdraw(filled) == (0, ["arrays.zarr/clips/net/status/c/1"])
-    assert path.read_bytes() == good and verify(Store.open(filled.paths.store)) == []
-
-
-def test_no_row_that_was_absent_forgotten_or_replaced_becomes_ok(filled: View) -> None:
+def test_all_damage_of_a_store_is_withdrawn_at_once(filled: View, run: Run) -> None:
     store = Store.open(filled.paths.store)
     forget(ForgetOptions(str(store.path), ("c5",), reason="asked"))
     with store.lock():
         filled.withdraw(np.array([4, 8]))  # as `featurize --replace` does: their bytes stay in the shard file
-    for shard in (0, 1, 2):
-        filled.paths.status(shard).write_bytes(b"lost")
+    for path in (filled.paths.status(0), filled.paths.info(0), filled.paths.status(2)):
+        path.write_bytes(b"lost")
     flip(filled.paths.shard("tokens", 1, 3), 3 * 5 * 2 * 2)  # row 7, the third of the file
-    assert withdraw(filled)[0] == 1
-    assert states(filled) == [1, 1, 1, 1, 0, 0, 2, 0, 0, 0, 1]
-    assert list(unfinished(opened(filled))) == [7]
-    forget(ForgetOptions(str(store.path), ("c7",), reason="asked"))
-    assert unfinished(opened(filled)) == {}
-
-
-@pytest.mark.parametrize("other", ["record", "reasons"])
-def test_with_the_status_and_its_evidence_lost_no_row_is_kept(filled: View, other: str) -> None:
-    filled.paths.status(1).write_bytes(b"lost")
-    flip(filled.paths.info(1) if other == "record" else filled.paths.failures(1), 30)
-    rows, files = withdraw(filled)
-    failed = [2] if other == "record" else [0]
-    assert states(filled)[4:8] == [0, 0, *failed, 0] and rows == 3 + (other == "reasons")
-    assert "arrays.zarr/clips/net/status/c/1" in files and len(files) == 2
-    assert verify(Store.open(filled.paths.store)) == []
-
-
-def test_lost_reasons_and_records_change_no_row(filled: View) -> None:
-    before = states(filled)
-    flip(filled.paths.failures(1), 30)
-    flip(filled.paths.info(0), 30)
-    assert withdraw(filled) == (0, ["shards/clips/net/0.json", "failures/clips/net/1.parquet"])
-    assert states(filled) == before and opened(filled).failures().rows() == [("c6", LOST_REASON)]
-    assert verify(Store.open(filled.paths.store)) == []
+    flip(filled.paths.metadata("status"), 60)
+    flip(filled.paths.metadata("tokens"), 60)
+    assert len(withdraw(filled, run)) == 6
+    assert states(filled) == [0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("room", ["failures", "shards"])
-def test_a_lost_merged_file_is_replaced_by_files_of_its_shards(filled: View, fill: Make, room: str) -> None:
+def test_a_lost_merged_file_is_replaced_by_files_of_its_shards(filled: View, fill: Make, run: Run, room: str) -> None:
     filled.write_shard(2, np.array([], np.int64), {}, {9: "no sound"})
     compact(CompactOptions(str(filled.paths.store)))
     before = states(filled)
     (merged,) = (filled.paths.store / room / "clips" / "net").glob("merged-*")
     flip(merged, 40)
-    withdraw(filled)
-    assert states(filled) == before and not merged.exists() and verify(Store.open(filled.paths.store)) == []
-    reasons = [LOST_REASON] * 2 if room == "failures" else ["no video", "no sound"]
-    assert opened(filled).failures()["reason"].to_list() == reasons
+    assert withdraw(filled, run) == [f"{room}/clips/net/{merged.name}"] and not merged.exists()
+    assert states(filled) == [0 if state == 2 and room == "failures" else state for state in before]
     fill(opened(filled), np.array([9]))
     assert states(filled)[9] == 1 and verify(Store.open(filled.paths.store)) == []
 
 
-@pytest.mark.parametrize("array", ["status", "checksum", "tokens"])
-def test_damaged_metadata_of_an_array_is_written_again(filled: View, array: str) -> None:
-    path = filled.paths.metadata(array)
-    good, before = path.read_bytes(), states(filled)
-    flip(path, 60)
-    flip(filled.paths.shard("tokens", 0, 3), 0)
-    assert withdraw(filled) == (1, [f"arrays.zarr/clips/net/{array}/zarr.json"])
-    assert path.read_bytes() == good and states(filled) == [0, *before[1:]]
-
-
-def test_arrays_that_are_longer_than_the_catalog_are_not_cut(filled: View) -> None:
+def test_arrays_that_are_longer_than_the_catalog_are_not_cut(filled: View, run: Run) -> None:
     (part,) = filled.catalog.parts()
     flip(filled.paths.metadata("tokens"), 60)
     part.unlink()
-    with pytest.raises(StepDiffError, match="more rows than the catalog|a part of the catalog is lost"):
-        withdraw(filled)
+    status, _, error = run("verify", filled.paths.store, "--withdraw")
+    assert status == 2 and "more rows than the catalog" in error
 
 
-def test_a_file_that_the_system_refuses_is_not_damaged(filled: View) -> None:
+def test_a_file_that_the_system_refuses_is_left_alone(filled: View, run: Run) -> None:
     filled.paths.status(1).unlink()
     filled.paths.status(1).mkdir()
     assert [one.kind for one in view_damage(opened(filled), 11)] == ["unreadable"]
-    assert withdraw(filled) == (0, [])
+    assert withdraw(filled, run) == []

@@ -26,7 +26,6 @@ from stepdiff.common.io import remote as object_stores
 from stepdiff.common.io.files import place
 from store import Feature, Provenance, Store, View
 from store.__main__ import main
-from store.damage import unfinished, view_damage, withdraw_damaged
 from store.verbs.compact import compact
 from store.verbs.options import CompactOptions
 from store.verbs.verify import verify
@@ -68,26 +67,14 @@ def write_in_rounds(path: str) -> None:
                     view.write_shard(shard, np.array(good, np.int64), computed(view, good), bad, {"torch": "1"})
 
 
-def repair(path: str) -> None:
-    """Withdraw the damaged rows of a view and compute them again."""
-    store = Store.open(path)
-    with store.lock():
-        view = store.view("clips", "net")
-        withdraw_damaged(view, list(view_damage(view, len(view.catalog))))
-        for shard, group in itertools.groupby(sorted(unfinished(view)), lambda row: row // view.rows_per_shard):
-            rows = np.array(list(group))
-            view.write_shard(shard, rows, computed(view, rows), {}, {"torch": "1", "repaired": True})
-
-
 @pytest.fixture(scope="module")
 def execute() -> Iterator[Callable[..., int]]:
     """Return a function that runs a command, kills it at a step or after some seconds, and returns its exit status."""
     forks = Forks(__name__)
 
     def run(*words: str, **kill: Any) -> int:
-        functions = {"rounds": write_in_rounds, "repair": repair}
-        if words[0] in functions:
-            return forks.run(functions[words[0]], *words[1:], **kill)
+        if words[0] == "rounds":
+            return forks.run(write_in_rounds, *words[1:], **kill)
         return forks.run(main, words, **kill)
 
     yield run
@@ -153,7 +140,7 @@ KILLED = {
     "rounds": ["rounds", "{}"],
     "requantise": ["requantise", "{}", "--view", "net", "--to", "small", "--dtype", "float32"],
     "import": ["import", "{}/../net.parquet", "--store", "{}", "--view", "copy"],
-    "repair": ["repair", "{}"],
+    "withdraw": ["verify", "{}", "--withdraw"],
     "forget": ["forget", "{}", "c2", "c4"],
     "drop": ["drop", "{}", "--view", "half", "--yes"],
     "compact": ["compact", "{}"],
@@ -176,7 +163,7 @@ def test_after_a_kill_before_any_step_the_same_command_goes_on(
         Store.open(start, create=True)
     else:
         shutil.copytree(template, start)
-    if name == "repair":
+    if name == "withdraw":
         damage(start)
     before = content(start)
     shutil.copytree(start, whole)
@@ -195,10 +182,9 @@ def test_after_a_kill_before_any_step_the_same_command_goes_on(
         now = content(path)
         for item in now.keys() | (before.keys() & after.keys()):
             new_view = item not in before and now.get(item) == (0, b"")
-            unread = name == "repair" and item[0] == "reason"  # its file is damaged
-            withdrawn = name == "repair" and not unread and before[item][0] == -1 and now[item][0] == 0
-            assert now.get(item) in (before.get(item), after.get(item)) or new_view or withdrawn or unread, kill_at
-        assert verify(Store.open(path)) == [] or name == "repair", kill_at
+            unread = name == "withdraw" and item[0] == "reason"  # its file is damaged
+            assert now.get(item) in (before.get(item), after.get(item)) or new_view or unread, kill_at
+        assert verify(Store.open(path)) == [] or name == "withdraw", kill_at
         encoded(path)
         assert execute(*given) == 0 or (name in ("drop", "tag") and content(path) == after)
         assert content(path) == after and verify(Store.open(path)) == [], kill_at

@@ -17,7 +17,6 @@ from stepdiff.common.errors import HeldError, StepDiffError
 from stepdiff.common.io.direct_io import LEAST
 from stepdiff.common.io.local import temporary
 from store import Feature, Provenance, Store, View
-from store.damage import withdraw_damaged
 from store.io.writer import CommitGroup
 from store.verbs.verify import verify
 from store.view import OK
@@ -164,7 +163,7 @@ def test_what_others_rely_on_changes_only_under_the_lock(filled: View, provenanc
     for change in (
         filled.resize,
         lambda: filled.withdraw(np.array([0])),
-        lambda: withdraw_damaged(filled, []),
+        lambda: verify(store, withdraw=True),
         lambda: store.create_view("clips", "other", provenance, filled.features),
     ):
         with pytest.raises(StepDiffError, match="only under the store's lock"):
