@@ -5,9 +5,8 @@ model that is too large for one device:
 
     torchrun --nproc-per-node 8 -m heads.evaluate --method video-lm --head runs/stepdiff ...
 
-A frozen model is divided by tensor parallelism: the processes compute each batch together. One that trained, also with
-LoRA, is divided layer by layer (FSDP2), and the processes share the rows of a batch. The first process reads the rows
-and writes the answers; the others compute what it passes them, and end where one fails.
+The model is divided layer by layer (FSDP2), and the processes share the rows of a batch. The first process reads the
+rows and writes the answers; the others compute what it passes them, and end where one fails.
 
 Guarantees
 - a test set whose clips or videos trained the head is refused before the head is loaded

@@ -109,12 +109,17 @@ class LanguageModel(nn.Module):
         """Return the last hidden states of packed rows (heads.data.packing); those of padding are meaningless."""
         if self.model.config._attn_implementation != NAME:
             return self._body(embeddings, positions, attention_mask=may_see(segment)[:, None])
-        layout = Layout.of(segment)
+        return self.hidden_of(embeddings, positions, Layout.of(segment))
+
+    def hidden_of(
+        self, embeddings: Float[Tensor, "B L E"], positions: Int[Tensor, "B L"], layout: Layout
+    ) -> Float[Tensor, "B L E"]:
+        """Return what `hidden` does, of rows of that layout, by packed attention."""
         used, places = (x.flatten(0, 1).index_select(0, layout.tokens)[None] for x in (embeddings, positions))
         # transformers passes a mask of four axes on as it is; without one it would make its own.
-        mask = segment.new_ones(1, 1, 1, 1, dtype=torch.bool)
+        mask = positions.new_ones(1, 1, 1, 1, dtype=torch.bool)
         seen = self._body(used, places, attention_mask=mask, layout=layout)[0]
-        return seen.new_zeros(segment.numel(), seen.shape[1]).index_copy(0, layout.tokens, seen).view_as(embeddings)
+        return seen.new_zeros(positions.numel(), seen.shape[1]).index_copy(0, layout.tokens, seen).view_as(embeddings)
 
     def _body(self, embeddings: Tensor, positions: Tensor, **seen: Any) -> Tensor:
         return self.model.base_model(

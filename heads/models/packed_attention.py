@@ -8,6 +8,7 @@ Guarantees
 - equal to attention under the dense mask `may_see`, including gradients
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,8 @@ class Layout:
     blocks: tuple[Block, ...]
     order: Int[Tensor, " N"]
     """place of each token in the concatenated outputs of prefixes and blocks"""
+    fused: bool
+    """use the fused kernel; on a CPU plain products take less than half the time: it is made for long sequences"""
 
     @classmethod
     def of(cls, segment: Int[Tensor, "B L"]) -> "Layout":
@@ -78,8 +81,13 @@ class Layout:
             for _, places in group:
                 order[places] = first + torch.arange(len(places))
                 first += block.places.shape[1]
-        moved = tuple(Block(b.rows.to(device), b.places.to(device), b.may_see.to(device)) for b in blocks)
-        return cls(used.flatten().nonzero()[:, 0].to(device), prefixes.to(device), moved, order.to(device))
+        layout = cls(used.flatten().nonzero()[:, 0], prefixes, blocks, order, fused=device.type != "cpu")
+        return layout.moved(lambda tensor: tensor.to(device))
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "Layout":
+        """Return the layout with what `move` returns of each of its tensors."""
+        blocks = tuple(Block(move(b.rows), move(b.places), move(b.may_see)) for b in self.blocks)
+        return Layout(move(self.tokens), move(self.prefixes), blocks, move(self.order), self.fused)
 
 
 def _block(group: list[tuple[int, Tensor]], prefix: int) -> Block:
@@ -115,7 +123,7 @@ def packed_attention(
     )
     wide_key, wide_value = (x.repeat_interleave(group, dim=1) for x in (first_key, first_value))
     causal = torch.ones([layout.prefixes.shape[1]] * 2, dtype=torch.bool, device=query.device).tril()
-    seen = attend(first, wide_key, wide_value, causal, scaling)
+    seen = attend(first, wide_key, wide_value, causal, scaling, layout.fused)
     parts = [seen.transpose(1, 2).flatten(0, 1)]
     # Query heads that share a key head are stacked: keys need no copies, and products are larger.
     grouped = query.unflatten(1, (-1, group)), key[:, :, None], value[:, :, None]
@@ -129,7 +137,7 @@ def packed_attention(
             torch.cat([prefix.index_select(0, block.rows), x], dim=2)
             for prefix, x in ((first_key, own_key), (first_value, own_value))
         )
-        seen = attend(own, keys, values, block.may_see.repeat_interleave(group, dim=0), scaling)
+        seen = attend(own, keys, values, block.may_see.repeat_interleave(group, dim=0), scaling, layout.fused)
         parts.append(seen.transpose(1, 2).unflatten(1, (-1, group)).transpose(2, 3).flatten(0, 1).flatten(1, 2))
     return torch.cat(parts).index_select(0, layout.order)[None], None
 
@@ -140,12 +148,10 @@ def attend(
     value: Float[Tensor, "Q H T D"],
     may_see: Bool[Tensor, "S T"],
     scaling: float | None,
+    fused: bool,
 ) -> Float[Tensor, "Q H S D"]:
-    """Compute attention of many short sequences under one mask.
-
-    On a CPU plain products take less than half the time of the fused kernel, which is made for long sequences.
-    """
-    if query.device.type != "cpu":
+    """Compute attention of many short sequences under one mask. fused: as in Layout."""
+    if fused:
         return scaled_dot_product_attention(query, key, value, attn_mask=may_see, scale=scaling)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     bias = torch.zeros(may_see.shape, dtype=query.dtype, device=query.device).masked_fill(~may_see, -torch.inf)

@@ -280,7 +280,7 @@ class ContrastiveTask:
         loss = self.module.loss(clips, texts, self.size, self.recipe.leave_out)
         if self.pairs is not None and pairs is not None:
             loss = loss + self.module.pair_loss(pairs, self.pairs.options.alike_weight, self.recipe.leave_out)
-        return loss / self.group.data_size
+        return loss / self.group.size
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float | None]:

@@ -108,18 +108,14 @@ def words_of(folder: Path, recipe: VideoLMRecipe, store: Store) -> WordEvidence 
 
 
 def division(folder: Path, processes: int) -> Scaling:
-    """Return how processes divide the language model of a head: a frozen one by tensor parallelism; one that trained,
-    also with LoRA, layer by layer, as in its training. StepDiffError: it cannot be divided."""
+    """Return how processes divide the language model of a head: layer by layer. StepDiffError: it cannot be divided."""
     options = _recipe(folder)
     recipe = options.video_lm
     if processes == 1 or recipe is None:
         return Scaling()
     if recipe.public:
         raise StepDiffError(f"{folder}: a video_lm.public model is not divided; evaluate it without torchrun")
-    scaling = Scaling(workers=processes, timeout=options.scaling.timeout)
-    if recipe.full or recipe.lora is not None:
-        return replace(scaling, fsdp=True, cpu_offload=options.scaling.cpu_offload)
-    return replace(scaling, tensor_parallel=processes)
+    return Scaling(workers=processes, fsdp=True, timeout=options.scaling.timeout)
 
 
 def load_contrastive(folder: Path, store: Store, device: str = "cpu") -> tuple[ContrastiveHead, ContrastiveRecipe]:

@@ -28,7 +28,7 @@ from heads.data.trained_on import TrainedOn
 from heads.methods.stepdiff import StepDiff
 from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import LanguageModel, autocast, pick_precision
-from heads.models.parallelize import load_divided, load_tensor_parallel, plain_weights
+from heads.models.parallelize import load_divided, plain_weights
 from heads.models.projector import Projector
 from heads.models.public.cached import CachedClips, CachedLM, cached_model
 from heads.models.video_lm import VideoLM
@@ -68,14 +68,12 @@ def build(
     name, dtype = recipe.language_model, getattr(torch, frozen)
     cached: CachedLM | None = None
     if isinstance(features, CachedClips):
-        if scaling.fsdp or group.together > 1:
-            raise StepDiffError("a video_lm.public model is not divided: set scaling.fsdp and tensor_parallel off")
+        if scaling.fsdp:
+            raise StepDiffError("a video_lm.public model is not divided: set scaling.fsdp false")
         cached = cached_model(name, features, device, exact=frozen == "float32")
         lm = cached.lm
     elif scaling.fsdp and group.mesh is not None:
-        lm = load_divided(name, group.mesh["data"], device, dtype, scaling.cpu_offload, recipe.full)
-    elif group.together > 1:
-        lm = load_tensor_parallel(name, group.mesh["tensor"], device, dtype)
+        lm = load_divided(name, group.mesh, device, dtype, recipe.full)
     else:
         lm = LanguageModel.load(name, device, exact=frozen == "float32")
     if recipe.lora is not None:
@@ -83,7 +81,7 @@ def build(
             lm.add_lora(recipe.lora, seed)
     if recipe.full:
         lm.train_all()
-    if frozen == "bfloat16" and not (scaling.fsdp or group.together > 1):
+    if frozen == "bfloat16" and not scaling.fsdp:
         lm.hold_frozen(torch.bfloat16)
     if recipe.gradient_checkpointing:
         lm.recompute_layers()

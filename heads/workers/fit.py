@@ -45,20 +45,15 @@ def check(options: TrainOptions) -> None:
     if options.contrastive is not None:
         options.contrastive.check()
     if recipe is None:
-        if scaling.fsdp or scaling.tensor_parallel > 1:
-            raise StepDiffError("scaling.fsdp and tensor_parallel divide a language model; a contrastive head has none")
+        if scaling.fsdp:
+            raise StepDiffError("scaling.fsdp divides a language model; a contrastive head has none")
         return
     recipe.check()
-    if scaling.tensor_parallel > 1 and (recipe.full or recipe.lora is not None):
-        raise StepDiffError(
-            "scaling.tensor_parallel needs a frozen language model; with video_lm.lora or full set scaling.fsdp instead"
-        )
     if workers not in (accepted := fitting(options)):
-        groups = workers // scaling.tensor_parallel
         raise StepDiffError(
             f"video_lm.schedule.accumulate {recipe.schedule.accumulate}, the batches of a step, does not divide among "
             f"{workers} workers; give {' or '.join(map(str, accepted))} workers, or set accumulate to a multiple of "
-            f"{groups} and reduce batch by the same factor"
+            f"{workers} and reduce batch by the same factor"
         )
 
 
@@ -67,7 +62,7 @@ def fitting(options: TrainOptions) -> list[int]:
     if options.video_lm is None:
         return [*range(1, options.scaling.workers + 1)]
     batches = options.video_lm.schedule.accumulate
-    return [n * options.scaling.tensor_parallel for n in range(1, batches + 1) if batches % n == 0]
+    return [n for n in range(1, batches + 1) if batches % n == 0]
 
 
 def refuse_other(options: TrainOptions, folder: Path) -> None:
@@ -140,9 +135,9 @@ def _fit(options: TrainOptions, device: str, group: Group, patience: float) -> d
         schedule = options.contrastive.schedule
         task = ContrastiveTask(options.contrastive, store, options.seed, device, hold_out, group)
         rows = min(task.size, task.size if task.pairs is None else task.pairs.size)
-        if rows < group.data_size:
+        if rows < group.size:
             raise StepDiffError(
-                f"{group.data_size} workers divide the rows of a batch among themselves, and it has {rows}: give at "
+                f"{group.size} workers divide the rows of a batch among themselves, and it has {rows}: give at "
                 f"most {rows} workers, or larger contrastive.clips and contrastive.pairs.pairs"
             )
 

@@ -457,7 +457,6 @@ def test_another_view_is_refused_in_one_line(interleaved: Path, world: Path, tmp
         ({"evidence": {"head": "no"}}, [], "no: holds no head of words"),
         ({"evidence": {"head": "no", "sentences": -1}}, [], "video_lm.evidence.sentences is -1"),
         ({"schedule": {"steps": 2, "accumulate": 6}}, ["--workers", "4"], "among 4 workers; give 1 or 2 or 3"),
-        ({}, ["--workers", "2", "--scaling.tensor_parallel", "2"], "needs a frozen language model"),
         ({"precision": "float32"}, ["--scaling.frozen", "bfloat16"], "set video_lm.precision to bfloat16"),
         ({}, ["--out", "s3://bucket/run"], "--out s3://bucket/run is a URL: give a path of a file system"),
         ({}, ["--out", "hdfs://host/run", "--dry-run"], "--out hdfs://host/run is a URL"),
