@@ -39,7 +39,7 @@ def run(options: TrainOptions) -> Any:
     """Train a recipe, in this process, as one of torchrun's, or on Ray, and return the record of best.json; with
     --dry-run return its Plan (heads.planning.plan)."""
     from heads.models.language_model import pick_device
-    from heads.tracking import need
+    from heads.training.log import hook
     from heads.workers.fit import check, fit, refuse_relative_paths
     from heads.workers.group import joined, launched, own_device
 
@@ -63,7 +63,7 @@ def run(options: TrainOptions) -> Any:
         if made.fits and own_device(pick_device(options.device)) == "cpu":
             say(f"this recipe trains on the CPU here; the plan is for {planned.card} cards, --card names others")
         return made
-    need(options.log_to)
+    hook(options.log_to)
     refuse_relative_paths(options)
     if (options.scaling.workers > 1 or address is not None) and not launched():
         from heads.workers.launch import launch

@@ -495,11 +495,10 @@ def new_mode(folder: Path) -> int:
 
 
 @pytest.mark.full
-def test_sums_are_sealed_readable_by_others_and_free_of_what_a_kill_left(trained: Path) -> None:
+def test_a_pass_removes_what_a_kill_left(trained: Path) -> None:
     folder, store = trained / "words", Store.open(trained / "features")
     given = str(trained / "features"), "visual", str(trained / "pairqa.jsonl"), str(folder)
     options = WordOptions(*given, least=3, folds=3)
-    refuses_flips(folder / "sums.safetensors", lambda: Counting(options, store), 40)
     assert {path.stat().st_mode for path in folder.iterdir()} == {new_mode(trained)}
     left = temporary(folder)
     left = left.with_name(left.name.replace(f".{os.getpid()}.", ".999999999."))

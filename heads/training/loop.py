@@ -11,7 +11,7 @@ Guarantees
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -19,9 +19,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from heads.tracking import draw_curve
 from heads.training.checkpoint import Run, optimized
-from heads.training.log import Counts, TrainingLog, read_metrics, speed
+from heads.training.log import Counts, Hook, TrainingLog, draw_curve, read_metrics, speed
 from heads.training.recipe import Schedule
 from heads.workers.group import ALONE, Group
 from stepdiff.common.errors import HeldError, StepDiffError
@@ -92,7 +91,7 @@ def train(
     seed: int,
     group: Group = ALONE,
     patience: float = 0.0,
-    log_to: Sequence[str] = (),
+    log_to: Hook | None = None,
 ) -> dict[str, Any]:
     """Train to schedule.steps, resuming the run in the folder; return the record of best.json.
 
@@ -127,7 +126,7 @@ class _Training:
         folder: Path,
         seed: int,
         group: Group,
-        log_to: Sequence[str],
+        log_to: Hook | None,
     ) -> None:
         self.task, self.schedule, self.name, self.seed, self.group = task, schedule, folder.name, seed, group
         self.kept = Run(folder)
@@ -158,8 +157,6 @@ class _Training:
                 self.kept.save(step, self.task.module, self.optimizer, self.state, self.group)
                 self.group.from_first(self.kept.prune)
         self._draw()
-        for log in self.logs:
-            log.close()
         return {"step": self.state["best_step"], "score": self.state["best_score"]}
 
     def _begin(self) -> None:

@@ -332,8 +332,8 @@ class TrainOptions:
     """train a contrastive head"""
     scaling: Scaling = field(default_factory=Scaling)
     """processes and devices"""
-    log_to: tuple[Literal["trackio", "wandb", "mlflow"], ...] = ()
-    """experiment trackers that get the figures of each step too; each needs its own library"""
+    log_to: str | None = None
+    """MODULE:FUNCTION, called as FUNCTION(folder, step, figures) with all figures: an experiment tracker of yours"""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from heads.evidence.head import POOLING
 from heads.training import lineage
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveTask
+from heads.training.log import hook
 from heads.training.loop import train
 from heads.training.recipe import TrainOptions, as_yaml, differences, earlier_options, flat, read_recipe
 from heads.training.video_task import VideoTask
@@ -153,4 +154,4 @@ def _fit(options: TrainOptions, device: str, group: Group, patience: float) -> d
         run.write_made_by(yaml.safe_dump(as_yaml(options), sort_keys=False))
 
     group.from_first(record)
-    return train(task, schedule, folder, options.seed, group, patience, options.log_to)
+    return train(task, schedule, folder, options.seed, group, patience, hook(options.log_to))

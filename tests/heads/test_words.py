@@ -19,6 +19,7 @@ from heads import ask, differences, evaluate, train, words
 from heads.data.clips import Features
 from heads.data.packing import Turn
 from heads.data.paired_qa import PairQuestions
+from heads.evidence import fitting
 from heads.evidence.fitting import Counting, Fit, Pooled, Sums, calibrate, declines, fit, squared_errors, total
 from heads.evidence.head import POOLING, WordHead, fold_of, pool
 from heads.evidence.wording import is_about_both, learn, occurrences, pieces, terms_of
@@ -42,13 +43,11 @@ from tests.refusals import refuses
 
 def command(world: Path, out: Path, *more: str) -> list[str]:
     given = ["--store", str(world / "features"), "--view", "visual", "--pairqa", str(world / "pairqa.jsonl")]
-    return [*given, "--out", str(out), "--least", "3", "--folds", "3", "--save-every", "0", *more]
+    return [*given, "--out", str(out), "--least", "3", "--folds", "3", *more]
 
 
 def options(world: Path, out: Path) -> WordOptions:
-    return WordOptions(
-        str(world / "features"), "visual", str(world / "pairqa.jsonl"), str(out), least=3, folds=3, save_every=0.0
-    )
+    return WordOptions(str(world / "features"), "visual", str(world / "pairqa.jsonl"), str(out), least=3, folds=3)
 
 
 def of_tools(test_set: Path, copy: Path) -> Path:
@@ -208,47 +207,54 @@ def with_shards(folder: Path, clips: int, copy_of: Path) -> Path:
     return folder
 
 
-def test_a_run_that_continues_with_more_shards_gives_the_bits_of_one_pass(
-    world: Path, tmp_path: Path, capsys: Capture
+def test_a_killed_pass_continues_with_the_same_bits(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    small = with_shards(tmp_path, 14, world)  # its last shard has two of four clips
-    sums_of(small, tmp_path / "parts")
-    with_shards(small, 22, world)
-    parts = sums_of(small, tmp_path / "parts")
-    assert "shards are counted already" in capsys.readouterr().err
+    small, killed = with_shards(tmp_path, 22, world), tmp_path / "killed"
+    monkeypatch.setattr(fitting, "SAVE_EVERY", 0.0)
+    counting = Counting(options(small, killed), Store.open(small / "features"))
+    add, saves = counting._add, list[int]()
+
+    def dying(*given: Any) -> None:
+        if len(saves) == 3:
+            raise KeyboardInterrupt
+        saves.append(1)
+        add(*given)
+
+    monkeypatch.setattr(counting, "_add", dying)
+    with pytest.raises(KeyboardInterrupt):
+        counting.run()
+    parts = sums_of(small, killed)
+    assert "killed: continues after 3 shards" in capsys.readouterr().err
     assert_same(sums_of(small, tmp_path / "whole"), parts)
-    assert words.main(command(small, tmp_path / "parts")) == words.main(command(small, tmp_path / "whole")) == 0
-    weights = [WordHead.load(tmp_path / name).about["weights"] for name in ("parts", "whole")]
-    assert weights[0] == weights[1]
-
-
-def test_a_run_with_nothing_new_leaves_the_files_as_they_are(world: Path, tmp_path: Path, capsys: Capture) -> None:
-    small, out = with_shards(tmp_path, 14, world), tmp_path / "words"
-    assert words.main(command(small, out)) == 0
-    assert "nothing new" not in capsys.readouterr().out
-    files = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in out.iterdir()}
-    assert words.main(command(small, out)) == 0
-    assert "nothing new to count: the head stays as it was written" in capsys.readouterr().out
-    assert {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in out.iterdir()} == files
-    with_shards(small, 22, world)
-    assert words.main(command(small, out)) == 0
-    assert "nothing new" not in capsys.readouterr().out
-    assert (out / "words.json").read_bytes() != files[out / "words.json"][0]
-
-
-@pytest.mark.full
-def test_sums_of_something_else_are_refused(world: Path, tmp_path: Path, capsys: Capture) -> None:
-    small = with_shards(tmp_path, 20, world)
-    out = tmp_path / "words"
-    assert words.main(command(small, out)) == 0
-    others = f"{out}: its sums are of other --least; give the same, or another --out"
-    refuses(words.main, command(small, out, "--least", "2"), capsys, others)
+    refused = f"{killed}/sums.safetensors: it is of other clips, texts or options; remove it, and the next run"
+    refuses(words.main, command(small, killed, "--least", "2"), capsys, refused)
     store = Store.open(small / "features")
     with store.lock():
         store.view("clips", "visual").withdraw(np.array([5]))
-    refuses(words.main, command(small, out), capsys, "clips of shard 1 of view visual have changed since they were")
-    (out / "sums.safetensors").write_bytes(b"damaged")
-    refuses(words.main, command(small, out), capsys, "sums.safetensors: damaged")
+    refuses(words.main, command(small, killed), capsys, refused)
+    (killed / "sums.safetensors").write_bytes(b"damaged")
+    refuses(words.main, command(small, killed), capsys, "sums.safetensors: its checksum differs; remove it")
+    (killed / "sums.safetensors").unlink()
+    assert words.main(command(small, killed)) == 0 and not (killed / "sums.safetensors").exists()
+
+
+def test_a_run_with_the_same_data_leaves_the_files(world: Path, tmp_path: Path, capsys: Capture) -> None:
+    small, out = with_shards(tmp_path, 14, world), tmp_path / "words"
+    assert words.main(command(small, out)) == 0
+    assert "nothing has changed" not in capsys.readouterr().out
+    files = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in out.iterdir()}
+    assert words.main(command(small, out)) == 0
+    assert "nothing has changed: the head stays as it was written" in capsys.readouterr().out
+    assert {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in out.iterdir()} == files
+    with_shards(small, 22, world)
+    assert words.main(command(small, out)) == 0
+    assert "nothing has changed" not in capsys.readouterr().out
+    assert (out / "words.json").read_bytes() != files[out / "words.json"][0]
+
+
+def test_a_damaged_head_of_words_is_refused(head: WordHead, tmp_path: Path) -> None:
+    out = shutil.copytree(head.folder, tmp_path / "words")
     (out / "words.json").write_text(json.dumps(json.loads((out / "words.json").read_text()) | {"weights": {}}))
     with pytest.raises(StepDiffError, match="words.json: damaged, or of an earlier version"):
         WordHead.load(out)
@@ -383,7 +389,6 @@ def test_workers_give_the_same_bits(world: Path, tmp_path: Path) -> None:
     assert words.main(command(small, tmp_path / "one")) == 0
     with connected("local", "heads"):
         assert words.main(command(small, tmp_path / "two", "--workers", "2")) == 0
-    assert (tmp_path / "one" / "sums.safetensors").read_bytes() == (tmp_path / "two" / "sums.safetensors").read_bytes()
     weights = [WordHead.load(tmp_path / name).about["weights"] for name in ("one", "two")]
     assert weights[0] == weights[1]
 
@@ -441,19 +446,9 @@ def test_statistics_are_read_next_to_tokens_or_alone(early: Path, tmp_path: Path
     assert reason.evidence == pytest.approx(np.mean(reason.moments), abs=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("view", "first", "then", "why"),
-    [
-        ("both", ["--reads", "tokens"], [], "its sums are of other pooling; give the same, or another --out"),
-        ("early", [], ["--reads", "tokens"], "view early of clips has no feature 'tokens', only statistics"),
-    ],
-)
-def test_a_head_does_not_read_other_features_than_before(
-    early: Path, tmp_path: Path, capsys: Capture, view: str, first: list[str], then: list[str], why: str
-) -> None:
-    given = command(early, tmp_path / "head", "--view", view)
-    assert words.main([*given, *first]) == 0
-    refuses(words.main, [*given, *then], capsys, why)
+def test_features_that_a_view_lacks_are_not_read(early: Path, tmp_path: Path, capsys: Capture) -> None:
+    given = command(early, tmp_path / "head", "--view", "early", "--reads", "tokens")
+    refuses(words.main, given, capsys, "view early of clips has no feature 'tokens', only statistics")
 
 
 def test_ask_why_lists_words_and_the_moments_that_give_evidence(world: Path, head: WordHead, capsys: Capture) -> None:
