@@ -22,8 +22,7 @@ from benchmarks.harness import Row, benchmark, measured, races, times
 from heads.data.packing import NO_TARGET, Turn
 from heads.methods.stepdiff import ROWS_A_BATCH, PairTexts, StepDiff, difference_turn
 from heads.models.language_model import LanguageModel
-from heads.models.projector import Projector
-from heads.models.video_lm import VideoLM
+from heads.models.video_lm import Projector, VideoLM
 from heads.training.recipe import ProjectorOptions
 from stepdiff.common.cli import command
 from stepdiff.tasks.testsets import CATEGORIES

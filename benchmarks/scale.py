@@ -116,8 +116,7 @@ def write_manifest(folder: Path, count: int) -> Path:
 def train(folder: Path, lm: str, narration: bool) -> dict[str, float]:
     """Start a training as heads.train does, and draw the first batch of every source; return seconds until then."""
     from heads.data.hold_out import HoldOut
-    from heads.models.projector import ProjectorOptions
-    from heads.training.recipe import Schedule, Validation, VideoLMRecipe
+    from heads.training.recipe import ProjectorOptions, Schedule, Validation, VideoLMRecipe
     from heads.training.video_task import VideoTask
 
     recipe = VideoLMRecipe(

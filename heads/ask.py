@@ -133,7 +133,7 @@ def load(options: AskOptions, store: "Store") -> tuple["StepDiff", str]:
 
     device = pick_device(options.device)
     if options.model is None:
-        from heads.training.lineage import load_stepdiff
+        from heads.training.run_record import load_stepdiff
 
         method, recipe = load_stepdiff(Path(options.head), store, device)
         return method, recipe.precision

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from heads.training.recipe import PlanOptions, TrainOptions
+from heads.training.recipe import TrainingPlanOptions, TrainOptions
 from heads.workers import first_prints, is_first
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import parse
@@ -25,7 +25,7 @@ from stepdiff.common.progress import say
 
 
 @dataclass(frozen=True)
-class Command(PlanOptions, TrainOptions):
+class Command(TrainingPlanOptions, TrainOptions):
     workers: int | None = None
     """processes, one per device: short for --scaling.workers"""
     address: str | None = None
@@ -44,7 +44,7 @@ def run(options: TrainOptions) -> Any:
     from heads.workers.group import joined, launched, own_device
 
     address, option = None, "scaling.workers"
-    planned: PlanOptions | None = None
+    planned: TrainingPlanOptions | None = None
     if isinstance(options, Command):
         if options.workers is not None:
             option = "--workers"

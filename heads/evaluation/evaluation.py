@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from heads.data.trained_on import Seen, TrainedOn
+from heads.data.training_clips import SeenClips, TrainedOn
 from heads.evaluation import judges
 from heads.evaluation.loading import ANSWERS, CLASSES, HEAD, answered_rows, load_method, needed, present_rows
 from heads.evaluation.options import VIDEO_LM, EvaluateOptions, check
@@ -38,7 +38,7 @@ from heads.methods.similarity import CAPTIONS_MODEL
 from heads.methods.stepdiff import StepDiff, option_scores, pair_texts, protocol
 from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import autocast, pick_device
-from heads.training import lineage
+from heads.training import run_record
 from heads.training.checkpoint import Run
 from heads.training.recipe import read_recipe
 from heads.workers.group import ALONE, Group, joined, launched, own_device, world_size
@@ -174,7 +174,7 @@ def _answering_together(
         )
     device = own_device(pick_device(options.device))
     head = Path(needed(options, "head", HEAD))
-    with joined(lineage.division(head, world_size()), device) as group:
+    with joined(run_record.division(head, world_size()), device) as group:
         answerer = Answerer(options, store, rows, group)
 
         def passed(batch: Part | None = None) -> Part | None:
@@ -308,7 +308,7 @@ def answered(options: EvaluateOptions, answer: Answer, rows: Sequence[Any], kept
     return answers
 
 
-def seen_by_head(options: EvaluateOptions, rows: Sequence[Any], store: Store) -> Seen | None:
+def seen_by_head(options: EvaluateOptions, rows: Sequence[Any], store: Store) -> SeenClips | None:
     """Return which clips of the rows trained the head; None for a method without one. StepDiffError: some did, and
     `allow_seen` is not set."""
     trained = None
@@ -318,7 +318,7 @@ def seen_by_head(options: EvaluateOptions, rows: Sequence[Any], store: Store) ->
             WordHead.load(head)
         else:
             read_recipe(head / "recipe.yaml")  # reports a folder without a head
-        trained = TrainedOn.of_run(head, lineage.read(head))
+        trained = TrainedOn.of_run(head, run_record.read(head))
     elif options.method == "vlemb" and options.view is not None:
         trained = TrainedOn.of_view(store, options.view)
     if trained is None:

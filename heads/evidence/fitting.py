@@ -30,7 +30,7 @@ from heads.data.catalog_rows import Clips, of_keys, of_rows
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import VIDEO, HoldOut, test_digest
 from heads.data.paired_qa import read_divided
-from heads.data.trained_on import TrainedOn
+from heads.data.training_clips import TrainedOn
 from heads.evaluation.workers import Part, results
 from heads.evidence.familiarity import Familiarity, Spread, penalty, standardised
 from heads.evidence.head import POOLING, READS, Evidence, Pooling, WordHead, channels_of, fold_of, pool, signed_roots

@@ -27,9 +27,9 @@ from heads.data.packing import Chat
 from heads.methods.word_evidence import NAMED
 from heads.models import packed_attention
 from heads.models.language_model import LanguageModel, decoder_layers
-from heads.models.packed_attention import Layout
+from heads.models.packed_attention import PackedLayout
 from heads.models.parallelize import divided_matrices
-from heads.models.projector import Projector
+from heads.models.video_lm import Projector
 from heads.training.recipe import Scaling, VideoLMRecipe
 from heads.training.sources import SEQUENCE
 from stepdiff.common.errors import StepDiffError, first_line
@@ -186,7 +186,7 @@ def weights(lm: LanguageModel, head: nn.Module, scaling: Scaling) -> Weights:
 
 
 @dataclass(frozen=True)
-class Rows:
+class BatchShape:
     """A batch of equal rows: a prefix, then questions with their answers that each see the prefix and themselves."""
 
     rows: int
@@ -214,23 +214,23 @@ class Rows:
         return self.rows * self.questions * self.answer
 
 
-def batch(recipe: VideoLMRecipe, source: str, words: int | float) -> Rows:
+def batch(recipe: VideoLMRecipe, source: str, words: int | float) -> BatchShape:
     """Return a batch of one source. words: of each narration, caption and answer."""
     size, outputs, text = recipe.batch, recipe.projector.outputs, math.ceil(words * TOKENS_PER_WORD) + 1
     if source == "sequences":
         prefix = count(PAIR_SYSTEM.partition("{video}")[0]) + outputs
         rest = (SEQUENCE - 1) * (count(NEXT_VIDEO) + outputs) + SEQUENCE * text
-        return Rows(size, SEQUENCE * size, prefix, 1, rest, SEQUENCE * text, size)
+        return BatchShape(size, SEQUENCE * size, prefix, 1, rest, SEQUENCE * text, size)
     if source == "pairs":
         prefix = count(PAIR_SYSTEM) + TEMPLATE // 2 + 2 * outputs
         question = count(DIFFERENCE_QUESTION) + TEMPLATE // 2 + text
         if recipe.evidence is not None and recipe.evidence.asked:
             question += EVIDENCE
         rows, questions = (size, recipe.questions) if recipe.packed else (size * recipe.questions, 1)
-        return Rows(rows, 2 * size, prefix, questions, question, text, size)
+        return BatchShape(rows, 2 * size, prefix, questions, question, text, size)
     prompt = CAPTION_QUESTION if source == "images" else NARRATION_QUESTION
     prefix = count(SYSTEM) + TEMPLATE // 2 + outputs
-    return Rows(size, size, prefix, 1, count(prompt) + TEMPLATE // 2 + text, text, size)
+    return BatchShape(size, size, prefix, 1, count(prompt) + TEMPLATE // 2 + text, text, size)
 
 
 def count(prompt: str) -> int:
@@ -239,7 +239,7 @@ def count(prompt: str) -> int:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepCost:
     """A batch forward and backward, in one process."""
 
     activations: float
@@ -249,8 +249,8 @@ class Step:
 
 
 def steps(
-    lm: LanguageModel, head: Projector, batches: Iterable[Rows], clip: tuple[int, int], products: torch.dtype
-) -> dict[Rows, Step]:
+    lm: LanguageModel, head: Projector, batches: Iterable[BatchShape], clip: tuple[int, int], products: torch.dtype
+) -> dict[BatchShape, StepCost]:
     """Return what each batch takes. lm, head: on the meta device; other arguments as in `step`.
 
     Layers of `lm` are removed: those after the third take as much as the third.
@@ -270,18 +270,20 @@ def steps(
     for rows, of_three in three.items():
         of_two = two[rows]
         each = of_three.activations - of_two.activations, of_three.operations - of_two.operations
-        whole[rows] = Step(of_three.activations + more * each[0], of_three.operations + more * each[1])
+        whole[rows] = StepCost(of_three.activations + more * each[0], of_three.operations + more * each[1])
     return whole
 
 
-def step(lm: LanguageModel, head: Projector, rows: Rows, clip: tuple[int, int], products: torch.dtype) -> Step:
+def step(
+    lm: LanguageModel, head: Projector, rows: BatchShape, clip: tuple[int, int], products: torch.dtype
+) -> StepCost:
     """Return what a batch takes; called within a FakeTensorMode.
 
     clip: shape [N, D] of a clip's tokens; products: precision of matrix products.
     """
     parts = [0] * rows.prefix + [q + 1 for q in range(rows.questions) for _ in range(rows.question)]
     with unset_fake_temporarily():  # it depends on values
-        real = Layout.of(torch.tensor([parts] * rows.rows))
+        real = PackedLayout.of(torch.tensor([parts] * rows.rows))
     layout = replace(real.moved(fake), fused=True)
     lm.train()
     weights = [*lm.parameters(), *head.parameters()]
@@ -301,7 +303,7 @@ def step(lm: LanguageModel, head: Projector, rows: Rows, clip: tuple[int, int], 
             loss = functional.cross_entropy(logits, torch.zeros(rows.targets, dtype=torch.long))
         del clips, embeddings, shown, filled, hidden, answers, logits
         loss.backward()
-    return Step(meter.most, meter.operations)
+    return StepCost(meter.most, meter.operations)
 
 
 def fake(tensor: Tensor) -> Tensor:

@@ -12,17 +12,17 @@ from typing import NamedTuple
 import torch
 
 from heads.data.hold_out import read_test_clips, test_path
-from heads.models.projector import Projector
+from heads.models.video_lm import Projector
 from heads.planning import needs
 from heads.planning.needs import Memory, batch, received, steps, weights
-from heads.training.recipe import PlanOptions, TrainOptions, VideoLMRecipe
+from heads.training.recipe import TrainingPlanOptions, TrainOptions, VideoLMRecipe
 from stepdiff.common.errors import StepDiffError
 from store import Feature, Store
 from store.format.layout import stored_features
 from store.verbs.plan import ENCODERS
 
 
-class Card(NamedTuple):
+class GpuCard(NamedTuple):
     """A GPU, by its maker's data sheet."""
 
     memory: float
@@ -35,13 +35,13 @@ class Card(NamedTuple):
 
 GIB, GIGA, TERA = 2.0**30, 1e9, 1e12
 CARDS = {
-    "a100": Card(79 * GIB, 312 * TERA, 19.5 * TERA),
-    "a100-40gb": Card(39 * GIB, 312 * TERA, 19.5 * TERA),
-    "b200": Card(178 * GIB, 2250 * TERA, 75 * TERA),
-    "h100": Card(79 * GIB, 989 * TERA, 67 * TERA),
-    "h200": Card(139 * GIB, 989 * TERA, 67 * TERA),
-    "l40s": Card(44 * GIB, 362 * TERA, 91.6 * TERA),
-    "rtx4090": Card(23.5 * GIB, 165 * TERA, 82.6 * TERA),
+    "a100": GpuCard(79 * GIB, 312 * TERA, 19.5 * TERA),
+    "a100-40gb": GpuCard(39 * GIB, 312 * TERA, 19.5 * TERA),
+    "b200": GpuCard(178 * GIB, 2250 * TERA, 75 * TERA),
+    "h100": GpuCard(79 * GIB, 989 * TERA, 67 * TERA),
+    "h200": GpuCard(139 * GIB, 989 * TERA, 67 * TERA),
+    "l40s": GpuCard(44 * GIB, 362 * TERA, 91.6 * TERA),
+    "rtx4090": GpuCard(23.5 * GIB, 165 * TERA, 82.6 * TERA),
 }
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 RESERVE = 0.08
@@ -49,7 +49,7 @@ RESERVE = 0.08
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """Needs of a training; memory and what is exchanged are those of one process."""
 
     recipe: str
@@ -86,7 +86,7 @@ class Plan:
     fits: bool
 
 
-def plan(options: TrainOptions, how: PlanOptions) -> Plan:
+def plan(options: TrainOptions, how: TrainingPlanOptions) -> TrainingPlan:
     """Return the plan of a recipe that was checked (heads.workers.fit.check).
 
     Raises:
@@ -110,7 +110,7 @@ def plan(options: TrainOptions, how: PlanOptions) -> Plan:
     return _plan(options, recipe, how)
 
 
-def _plan(options: TrainOptions, recipe: VideoLMRecipe, how: PlanOptions) -> Plan:
+def _plan(options: TrainOptions, recipe: VideoLMRecipe, how: TrainingPlanOptions) -> TrainingPlan:
     """Build the recipe's model without memory, run its steps, and return the plan."""
     config, origin = needs.configuration(recipe.language_model)
     gpu, scaling, schedule = CARDS[how.card], options.scaling, recipe.schedule
@@ -131,7 +131,7 @@ def _plan(options: TrainOptions, recipe: VideoLMRecipe, how: PlanOptions) -> Pla
     work = sum(measured[rows].operations for rows in usual) / len(usual)
     here = schedule.accumulate / scaling.workers  # batches of a step in one process
     seconds = here * work / (getattr(gpu, precision) * how.flops_share)
-    return Plan(
+    return TrainingPlan(
         recipe=options.out,
         language_model=f"{recipe.language_model}: {origin}",
         tokens=f"{' x '.join(map(str, tokens.shape))} {tokens.dtype}: {shape_of}",
@@ -179,7 +179,7 @@ def clip_tokens(options: TrainOptions, view: str) -> tuple[Feature, str]:
     return Feature(ENCODERS[view].features["tokens"], "float16"), f"encoder {view}; no store at {store}"
 
 
-def lines(plan: Plan) -> Iterator[str]:
+def lines(plan: TrainingPlan) -> Iterator[str]:
     """Yield the lines that describe a plan."""
     memory, seconds = plan.memory, max(plan.step_seconds, 1e-12)
 
@@ -213,7 +213,7 @@ def lines(plan: Plan) -> Iterator[str]:
     )
 
 
-def refusal(plan: Plan) -> str:
+def refusal(plan: TrainingPlan) -> str:
     """Return the line that refuses a plan which does not fit."""
     line = (
         f"{plan.recipe}: a process needs {plan.memory.card / GIGA:.1f} GB, and {plan.card} has "

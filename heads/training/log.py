@@ -58,7 +58,7 @@ def hook(name: str | None) -> Hook | None:
 
 
 @dataclass(frozen=True)
-class Counts:
+class ReadCounts:
     """What a task has read so far in this process; those of several processes add up."""
 
     samples: int = 0
@@ -70,14 +70,14 @@ class Counts:
     waited: float = 0.0
     """seconds in which the step waited for a batch"""
 
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+    def __add__(self, other: "ReadCounts") -> "ReadCounts":
+        return ReadCounts(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
-    def __sub__(self, other: "Counts") -> "Counts":
-        return Counts(*(a - b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+    def __sub__(self, other: "ReadCounts") -> "ReadCounts":
+        return ReadCounts(*(a - b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
-def speed(done: Counts, seconds: float) -> dict[str, float]:
+def speed(done: ReadCounts, seconds: float) -> dict[str, float]:
     """Return the figures of a step that depend on the machine. done: contents of the step, of all processes."""
     seconds = max(seconds, 1e-9)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -113,7 +113,7 @@ class TrainingLog:
         for path in (self.path, self.speed_path):
             records = [record for record in read_metrics(path) if record["step"] <= step]
             write_bytes(path, b"".join(map(_line, records)))
-        self.events = Events(folder / "tensorboard", purge_step=step + 1)
+        self.events = TensorBoardEvents(folder / "tensorboard", purge_step=step + 1)
 
     def step(self, step: int, figures: Mapping[str, float], speed: Mapping[str, float]) -> None:
         """Append the records of a step, from 1. figures: depend on recipe and data only; speed: on the machine."""
@@ -139,7 +139,7 @@ def append(path: Path, data: bytes) -> None:
             data = data[file.write(data) :]
 
 
-class Events:
+class TensorBoardEvents:
     """One TensorBoard events file. A record is in the file when the call returns."""
 
     def __init__(self, folder: Path, purge_step: int) -> None:

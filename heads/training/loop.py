@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from heads.training.checkpoint import Run, optimized
-from heads.training.log import Counts, Hook, TrainingLog, draw_curve, read_metrics, speed
+from heads.training.log import Hook, ReadCounts, TrainingLog, draw_curve, read_metrics, speed
 from heads.training.recipe import Schedule
 from heads.workers.group import ALONE, Group
 from stepdiff.common.errors import HeldError, StepDiffError
@@ -34,11 +34,11 @@ LINE_EVERY = 10.0
 
 
 @runtime_checkable
-class Task(Protocol):
+class TrainingTask(Protocol):
     """A training task. `loss` depends only on the weights and the batch's number; `validate` returns figures (None: not
     defined), of which the largest "score" chooses the checkpoint, or none at all."""
 
-    counts: Counts
+    counts: ReadCounts
     """what `loss` has read so far"""
 
     @property
@@ -85,7 +85,7 @@ def rate_factor(schedule: Schedule, step: int) -> float:
 
 
 def train(
-    task: Task,
+    task: TrainingTask,
     schedule: Schedule,
     folder: Path,
     seed: int,
@@ -121,7 +121,7 @@ class _Training:
 
     def __init__(
         self,
-        task: Task,
+        task: TrainingTask,
         schedule: Schedule,
         folder: Path,
         seed: int,
@@ -221,7 +221,7 @@ class _Training:
         group.sum_gradients(weights)
         done = task.counts - before
         total, *counted = group.sum([total, *vars(done).values()])
-        done = Counts(*(type(one)(every) for one, every in zip(vars(done).values(), counted, strict=True)))
+        done = ReadCounts(*(type(one)(every) for one, every in zip(vars(done).values(), counted, strict=True)))
         norm = group.clip(weights, schedule.clip_norm)
         if not math.isfinite(total + norm):
             raise StepDiffError(

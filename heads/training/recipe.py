@@ -337,7 +337,7 @@ class TrainOptions:
 
 
 @dataclass(frozen=True)
-class PlanOptions:
+class TrainingPlanOptions:
     """Options of `python -m heads.train --dry-run`."""
 
     card: str = "h100"

@@ -16,7 +16,7 @@ from heads.data.hold_out import HoldOut, test_path
 from heads.evidence.fitting import Pooled
 from heads.evidence.guard import learn
 from heads.evidence.head import POOLING
-from heads.training import lineage
+from heads.training import run_record
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveTask
 from heads.training.log import hook
@@ -129,7 +129,7 @@ def _fit(options: TrainOptions, device: str, group: Group, patience: float) -> d
     group.from_first(accept)
     task: VideoTask | ContrastiveTask
     if options.video_lm is not None:
-        schedule, words = options.video_lm.schedule, lineage.words_of(folder, options.video_lm, store)
+        schedule, words = options.video_lm.schedule, run_record.words_of(folder, options.video_lm, store)
         task = VideoTask(options.video_lm, store, options.seed, device, hold_out, group, options.scaling, words)
     else:
         assert options.contrastive is not None
@@ -146,7 +146,7 @@ def _fit(options: TrainOptions, device: str, group: Group, patience: float) -> d
         if run.latest() is None:
             run.forget_made_by()  # a run that was killed before its first checkpoint writes lineage.json again
         # Before anything is written, this refuses a run to start from that does not fit.
-        lineage.keep(folder, options, store, task.module, task.trained_on(), hold_out)
+        run_record.keep(folder, options, store, task.module, task.trained_on(), hold_out)
         if run.latest() is None and (options.video_lm is None or options.video_lm.evidence is None):
             learn(Pooled(store, task.features.view.name, POOLING), task.trained_rows()).save(folder)
         for line in hold_out.lines():

@@ -14,12 +14,11 @@ from heads.data.clips import Features, ReadAhead, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.packing import NO_TARGET, TEXT, Turn, collate
 from heads.data.paired_qa import Order, PairQuestions, kind, read_paired_qa, turns
-from heads.data.texts import Runs, Texts
+from heads.data.texts import TextRuns, Texts
 from heads.models.language_model import LanguageModel
-from heads.models.projector import Projector, ProjectorOptions
-from heads.models.video_lm import VideoLM
+from heads.models.video_lm import Projector, VideoLM
 from heads.training.contrastive_task import PairContrast, contrast_pairs
-from heads.training.recipe import PairsContrast, Validation
+from heads.training.recipe import PairsContrast, ProjectorOptions, Validation
 from heads.training.sources import SEQUENCE, HardNegatives, Sequences, TextedClips
 from heads.training.validation import Division, Validator
 from stepdiff.common.errors import StepDiffError
@@ -127,7 +126,7 @@ def test_batched_clips_with_a_text_have_the_losses_of_single_ones(model: VideoLM
 
 def test_sequences_are_neighbours_of_one_video_by_end_time_and_only_of_the_train_split(store: Store) -> None:
     catalog = store.catalog("clips").frame()
-    runs = Runs(narrated(store), SEQUENCE, 64)
+    runs = TextRuns(narrated(store), SEQUENCE, 64)
     known = {key: (video, end, split) for key, video, end, split in catalog["key", "video", "end", "split"].iter_rows()}
     assert len(runs) == 3 * 2, "three videos of four clips train"
     for run in runs:

@@ -13,7 +13,7 @@ from heads.evidence.familiarity import MARGIN, Familiarity, Spread
 from heads.evidence.fitting import Pooled, pooled
 from heads.evidence.head import POOLING, WordHead, pool
 from heads.methods.word_evidence import WordEvidence
-from heads.training.lineage import load_stepdiff
+from heads.training.run_record import load_stepdiff
 from stepdiff.common.errors import StepDiffError
 from store import Store
 

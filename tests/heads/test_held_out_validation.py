@@ -17,9 +17,9 @@ from heads.data.paired_qa import PairQuestions
 from heads.methods.stepdiff import StepDiff
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveTask
-from heads.training.lineage import load_video_lm
 from heads.training.log import read_metrics
 from heads.training.recipe import HardNegativeOptions, Validation, read_recipe
+from heads.training.run_record import load_video_lm
 from heads.training.validation import HeldOutPairs, questions
 from heads.training.video_task import VideoTask
 from stepdiff.common.errors import StepDiffError

@@ -18,7 +18,7 @@ from heads import embed, evaluate, report, score, table, train
 from heads.data.clips import Features
 from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, NAMESAKE, By, HoldOut, held_out, read_test_clips
 from heads.data.paired_qa import read_divided
-from heads.data.trained_on import TrainedOn
+from heads.data.training_clips import TrainedOn
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveTask, contrast_pairs
 from heads.training.recipe import HardNegativeOptions, read_recipe

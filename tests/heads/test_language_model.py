@@ -16,12 +16,11 @@ from heads import ask
 from heads.data.packing import NO_TARGET, TEXT, Chat, Packer, Turn
 from heads.llm.model import CutOff
 from heads.methods.stepdiff import StepDiff
-from heads.models.language_model import LanguageModel, Lora, autocast
-from heads.models.packed_attention import Layout, may_see, packed_attention
-from heads.models.pretrained import load_model, load_processor
-from heads.models.projector import Projector, ProjectorOptions
-from heads.models.video_lm import Tokens, VideoLM
-from heads.training.lineage import load_video_lm
+from heads.models.language_model import LanguageModel, Lora, autocast, load_model, load_processor
+from heads.models.packed_attention import PackedLayout, may_see, packed_attention
+from heads.models.video_lm import Projector, Tokens, VideoLM
+from heads.training.recipe import ProjectorOptions
+from heads.training.run_record import load_video_lm
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.prompts import PRESETS
 from stepdiff.tasks.testsets import DiffCap
@@ -235,7 +234,7 @@ def test_equal_to_attention_under_the_dense_mask_including_gradients(heads: int)
     wide_key, wide_value = (x.repeat_interleave(heads // keys, 1) for x in (key, value))
     dense = scaled_dot_product_attention(query, wide_key, wide_value, attn_mask=may_see(SEGMENT)[:, None], scale=0.3)
     dense = dense.transpose(1, 2)
-    kept, layout = SEGMENT >= 0, Layout.of(SEGMENT)
+    kept, layout = SEGMENT >= 0, PackedLayout.of(SEGMENT)
     flat = [x.transpose(0, 1).flatten(1, 2)[None, :, layout.tokens] for x in (query, key, value)]
     apart, _ = packed_attention(torch.nn.Identity(), *flat, None, scaling=0.3, layout=layout)
     torch.testing.assert_close(apart[0], dense[kept])

@@ -20,9 +20,9 @@ from heads.methods import stepdiff
 from heads.models.video_lm import VideoLM
 from heads.planning import needs
 from heads.training.contrastive_task import ContrastiveTask
-from heads.training.lineage import division
 from heads.training.log import read_metrics
 from heads.training.recipe import Scaling, read_recipe
+from heads.training.run_record import division
 from heads.training.video_task import VideoTask
 from heads.workers.group import Group, joined
 from stepdiff.common.errors import StepDiffError

@@ -16,10 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from heads import train
 from heads.data.packing import Chat, Packer, Turn
 from heads.models.language_model import LanguageModel
-from heads.models.packed_attention import Layout
-from heads.models.projector import Projector
+from heads.models.packed_attention import PackedLayout
+from heads.models.video_lm import Projector
 from heads.planning import needs
-from heads.planning.needs import Rows
+from heads.planning.needs import BatchShape
 from heads.planning.plan import CARDS
 from heads.training.recipe import (
     EvidenceOptions,
@@ -136,7 +136,7 @@ MODES: dict[str, dict[str, Any]] = {
     "lora": {"lora": Lora(4, targets=("q_proj", "v_proj", "down_proj"))},
     "full": {"full": True},
 }
-ASKED = Rows(rows=3, clips=6, prefix=40, questions=4, question=24, answer=10, samples=3)
+ASKED = BatchShape(rows=3, clips=6, prefix=40, questions=4, question=24, answer=10, samples=3)
 
 
 @pytest.fixture(params=["tiny", "smollm2-135m-instruct"])
@@ -204,7 +204,7 @@ def test_a_planned_step_takes_what_a_real_one_does(mode: str, recompute: bool) -
     def loss() -> Tensor:
         clips = projector(tokens).flatten(0, 1)
         filled = lm.embed(torch.zeros_like(segment)).flatten(0, 1).index_copy(0, torch.arange(len(clips)), clips)
-        layout = replace(Layout.of(segment), fused=True)
+        layout = replace(PackedLayout.of(segment), fused=True)
         hidden = lm.hidden_of(filled.view(*segment.shape, -1), torch.zeros_like(segment), layout)
         answers = torch.arange(ASKED.targets)
         return cross_entropy(lm.logits(hidden.flatten(0, 1)[answers]), torch.zeros_like(answers))

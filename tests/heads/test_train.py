@@ -21,12 +21,18 @@ from safetensors.numpy import load_file
 from heads import ask, evaluate, train
 from heads.data.paired_qa import read_paired_qa
 from heads.models.language_model import LanguageModel, Lora
-from heads.models.projector import ProjectorOptions
 from heads.training.checkpoint import Run
-from heads.training.lineage import disclosure, load_video_lm
 from heads.training.log import read_metrics
 from heads.training.loop import rate_factor
-from heads.training.recipe import HardNegativeOptions, Schedule, TrainOptions, Validation, VideoLMRecipe
+from heads.training.recipe import (
+    HardNegativeOptions,
+    ProjectorOptions,
+    Schedule,
+    TrainOptions,
+    Validation,
+    VideoLMRecipe,
+)
+from heads.training.run_record import disclosure, load_video_lm
 from heads.training.video_task import VideoTask
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.locks import locked

@@ -26,8 +26,7 @@ from heads.evidence.wording import is_about_both, learn, occurrences, pieces, te
 from heads.methods.stepdiff import StepDiff
 from heads.methods.word_evidence import LEFT_OUT, NEW, SAYS, WordEvidence
 from heads.models.language_model import LanguageModel
-from heads.models.projector import Projector
-from heads.models.video_lm import VideoLM
+from heads.models.video_lm import Projector, VideoLM
 from heads.training.recipe import EvidenceOptions, ProjectorOptions, read_recipe
 from heads.words import WordOptions
 from stepdiff.common.errors import StepDiffError

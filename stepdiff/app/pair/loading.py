@@ -77,7 +77,7 @@ class Runs:
     def load(self, head: RunHead) -> Loaded:
         """Load a head, as `heads.ask` does. Raises StepDiffError where that is not possible."""
         from heads.models.language_model import pick_device
-        from heads.training.lineage import load_stepdiff
+        from heads.training.run_record import load_stepdiff
 
         device = pick_device(self._site.device)
         if head in self._models:

@@ -18,7 +18,7 @@ from torch import nn
 
 from heads.data.clips import Features
 from heads.data.hold_out import HoldOut, test_digest
-from heads.data.trained_on import TrainedOn
+from heads.data.training_clips import TrainedOn
 from heads.evidence import head as words
 from heads.evidence.guard import Guard
 from heads.evidence.head import WordHead
