@@ -349,8 +349,7 @@ class TrainingPlanOptions:
 
 
 def read_recipe(path: Path) -> TrainOptions:
-    """Read the recipe of a run's folder, without options of training that only earlier versions had. StepDiffError
-    names the file, or an option that this version does not have."""
+    """Read the recipe of a run's folder. StepDiffError names the file, or an option that does not exist."""
     if not path.is_file():
         raise StepDiffError(
             f"{path.parent}: no trained head here; run python -m heads.train --config RECIPE.yaml --out {path.parent}"
@@ -358,35 +357,13 @@ def read_recipe(path: Path) -> TrainOptions:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(TrainOptions, as_group=False)
     try:
-        parsed = parser.instantiate(parser.parse_object(_read(path)[0]))
+        parsed = parser.instantiate(parser.parse_object(yaml_file.read(path)))
     except StepDiffError as error:
         raise StepDiffError(f"{error}; or train into a new folder") from None
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         why = in_one_line(str(error), TrainOptions)
         raise StepDiffError(f"{path}: damaged, or of another version ({why}); train into a new folder") from error
     return TrainOptions(**{name: getattr(parsed, name) for name in TrainOptions.__dataclass_fields__})
-
-
-_EARLIER: dict[str, Any] = {"warm_start": None, "yes_no_weight": None, "compare_weight": 0.0}
-"""options of video_lm that earlier versions had, and that an evaluation does not need -> the value of those without"""
-_WITHOUT = {"compare_tokens": False}
-"""the same for options that a head of this version cannot have"""
-
-
-def _read(path: Path) -> tuple[Any, dict[str, Any]]:
-    """Return the values of a recipe, and those that only earlier versions had."""
-    values = yaml_file.read(path)
-    recipe = values.get("video_lm") if isinstance(values, dict) else None
-    if not isinstance(recipe, dict):
-        return values, {}
-    earlier = {name: recipe[name] for name, none in _EARLIER.items() if name in recipe and recipe[name] != none}
-    gone = {name for name in _EARLIER} | {name for name, none in _WITHOUT.items() if recipe.get(name) == none}
-    return values | {"video_lm": {name: value for name, value in recipe.items() if name not in gone}}, earlier
-
-
-def earlier_options(folder: Path) -> dict[str, Any]:
-    """Return the options of a run that only earlier versions have: they trained it, and cannot train it further."""
-    return _read(folder / "recipe.yaml")[1]
 
 
 def as_yaml(options: TrainOptions) -> dict[str, Any]:

@@ -34,7 +34,6 @@ from heads.training.recipe import (
     Schedule,
     TrainOptions,
     VideoLMRecipe,
-    earlier_options,
     read_recipe,
 )
 from heads.workers.group import ALONE, Group
@@ -308,15 +307,11 @@ def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
     """Return how the training differs from the published recipe, to be shown next to every score.
 
     trained: the steps so far; checkpoint: the one of them that validation chose; optimiser_steps: those of earlier
-    runs and of a warm start included; regime: see `regime`. None: the run, or an earlier one, does not state it.
+    runs included; regime: see `regime`. None: the run, or an earlier one, does not state it.
     """
-    run, lineage, earlier = Run(folder), read(folder), earlier_options(folder)
-    init, own = lineage["init"], run.reached()
+    run, lineage = Run(folder), read(folder)
+    init = lineage["init"]
     before = 0 if init is None else init.get("optimiser_steps")
-    if (start := earlier.get("warm_start")) is not None:
-        own += start["steps"]
-        words_of = f"{' and '.join(start['texts'])}, on those of their words that paired QA has too"
-        earlier["warm_start"] = f"{start['steps']} steps on {words_of}"
     return {
         "system": recipe.system,
         "sources": list(recipe.sources),
@@ -328,9 +323,8 @@ def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
         "steps": recipe.schedule.steps,
         "trained": run.reached(),
         "checkpoint": run.best().name,
-        "optimiser_steps": None if before is None else before + own,
+        "optimiser_steps": None if before is None else before + run.reached(),
         "regime": lineage.get("regime"),
-        **earlier,
         **({} if recipe.evidence is None else {"evidence": asdict(recipe.evidence)}),
         "init": init,
     }

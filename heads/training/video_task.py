@@ -10,6 +10,7 @@ Guarantees
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def build(
     else:
         lm = LanguageModel.load(name, device, exact=frozen == "float32")
     if recipe.lora is not None:
-        with plain_weights(lm.model, device):
+        with plain_weights(lm.model, device) if scaling.fsdp else nullcontext():
             lm.add_lora(recipe.lora, seed)
     if recipe.full:
         lm.train_all()

@@ -21,7 +21,7 @@ from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveTask
 from heads.training.log import hook
 from heads.training.loop import train
-from heads.training.recipe import TrainOptions, as_yaml, differences, earlier_options, flat, read_recipe
+from heads.training.recipe import TrainOptions, as_yaml, differences, flat, read_recipe
 from heads.training.video_task import VideoTask
 from heads.workers.group import ALONE, Group
 from stepdiff.common.errors import StepDiffError
@@ -69,11 +69,6 @@ def fitting(options: TrainOptions) -> list[int]:
 def refuse_other(options: TrainOptions, folder: Path) -> None:
     """Raise StepDiffError if the folder holds a run of another recipe."""
     path = folder / RECIPE
-    if path.exists() and (earlier := earlier_options(folder)):
-        names = ", ".join(f"video_lm.{name}" for name in earlier)
-        raise StepDiffError(
-            f"{folder}: an earlier version trained it with {names}, which this one does not have; give another --out"
-        )
     if path.exists() and (changes := differences(read_recipe(path), options)):
         raise StepDiffError(
             f"{folder}: holds a run of another recipe ({'; '.join(changes)}); give another --out, or remove the folder"
