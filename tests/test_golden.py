@@ -104,7 +104,7 @@ def same_files(found: dict[str, str], expected: dict[str, str]) -> None:
     assert {name for name in different if SAME_PARQUET or not name.endswith(".parquet")} == set()
 
 
-def test_the_golden_store_verifies_and_every_row_reads_as_it_was_written(golden: Path, again: Path) -> None:
+def test_every_row_of_the_golden_store_reads_as_written(golden: Path, again: Path) -> None:
     make.run("verify", again)
     assert make.rows_of(golden / "features") == GOLDEN["rows"]
     assert make.files_of(golden / "features") == GOLDEN["files"]

@@ -56,9 +56,7 @@ def test_a_greedy_answer_takes_the_most_likely_token_each_time(llm: LocalLLM) ->
 
 
 @pytest.mark.parametrize("sampling", [Sampling(12), Sampling(12, temperature=0.8, top_p=0.9, seed=3)])
-def test_in_float32_an_answer_generated_in_a_batch_is_the_same_as_one_generated_alone(
-    llm: LocalLLM, sampling: Sampling
-) -> None:
+def test_no_batch_changes_an_answer_in_float32(llm: LocalLLM, sampling: Sampling) -> None:
     together = answers(llm, MANY, sampling)
     assert together == [answers(llm, [messages], sampling)[0] for messages in MANY]
     assert together == answers(llm, MANY[::-1], sampling)[::-1]
@@ -87,7 +85,7 @@ def test_the_text_of_a_message_never_becomes_a_control_token(llm: LocalLLM) -> N
     assert [evil.count(token) for token in special] == [good.count(token) for token in special]
 
 
-def test_a_model_without_a_system_role_reads_its_words_before_the_question(tiny_lm: str, tmp_path: Path) -> None:
+def test_without_a_system_role_its_words_precede_the_question(tiny_lm: str, tmp_path: Path) -> None:
     for name, template in (
         ("raises", "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"),
         ("drops", ""),
@@ -219,9 +217,7 @@ def slow(body: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_a_server_that_dies_gives_one_line_and_earlier_answers_are_kept(
-    server: Server, behaviour: Any, reported: str
-) -> None:
+def test_a_server_that_dies_keeps_the_answers_before(server: Server, behaviour: Any, reported: str) -> None:
     server.answer = lambda body: said("well") if len(server.requests) <= 3 else behaviour(body)
     begin = time.monotonic()
     replies = ask(server.url, 40, at_once=1, timeout=0.2)
@@ -249,7 +245,7 @@ def test_a_closed_port_gives_one_line() -> None:
         assert wrong not in secret or (shown(wrong) == "an invalid URL" and not is_url(wrong))
 
 
-def test_a_prompt_that_gets_no_answer_fails_alone_if_the_server_answers_a_short_one(server: Server) -> None:
+def test_a_prompt_without_an_answer_fails_alone(server: Server) -> None:
     server.answer = lambda body: Reply(b"", 500) if "question 1" in body["messages"][-1]["content"] else said("well")
     first, poison, *others = ask(server.url, 9, retries=1)
     assert isinstance(poison, Unanswered) and not poison.passing and "500" in poison.reason
@@ -268,7 +264,7 @@ def test_a_prompt_that_the_server_refuses_fails_alone(server: Server) -> None:
     assert isinstance(silent, Unanswered) and not silent.passing and "answered nothing" in silent.reason
 
 
-def test_an_answer_that_was_cut_by_the_token_limit_is_distinguished_from_a_complete_one(server: Server) -> None:
+def test_an_answer_cut_by_the_token_limit_is_marked(server: Server) -> None:
     choice = {"message": {"content": "In Video 1, the"}, "finish_reason": "length"}
     server.answer = lambda body: Reply(json.dumps({"choices": [choice]}).encode()) if number(body) else said("whole")
     assert [type(answer) for answer in ask(server.url, 2)] == [str, CutOff]

@@ -377,7 +377,7 @@ def test_a_port_in_use_is_one_line(world: Path, tiny_lm: str, tmp_path: Path, mo
     assert f"error: port {port} is in use: start torchrun" in (tmp_path / "logs/rank-0.log").read_text()
 
 
-def test_a_head_of_a_public_model_is_refused_before_processes_meet(trained: Path, tmp_path: Path) -> None:
+def test_a_public_head_is_refused_before_processes_meet(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "public")
     made = yaml.safe_load((trained / "recipe.yaml").read_text())
     made["video_lm"]["public"] = True

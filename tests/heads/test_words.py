@@ -72,7 +72,7 @@ def arrays(seed: int, clips: int) -> tuple[np.ndarray, sparse.csr_matrix]:
 
 
 @pytest.mark.parametrize("sizes", [[7], [3, 4]])
-def test_sums_give_the_regressions_and_calibration_of_a_dense_implementation(sizes: list[int]) -> None:
+def test_sums_give_the_regressions_of_a_dense_implementation(sizes: list[int]) -> None:
     parts = [arrays(seed, clips) for seed, clips in enumerate((40, 30, 50))]
     sums = [Sums.of(*part) for part in parts]
     models, predictions = [], []
@@ -301,7 +301,7 @@ def test_what_differs_and_goes_unnamed_counts_against_a_text(world: Path, head: 
     assert without == pytest.approx(only)
 
 
-def test_a_text_about_an_order_is_true_of_clips_that_both_show_its_words(world: Path, head: WordHead) -> None:
+def test_a_text_about_an_order_is_true_of_both_clips(world: Path, head: WordHead) -> None:
     ordered = replace(head, both={"answer before": 1.0})
     shown = {"a": ("whisk", "spoon"), "b": ("spoon", "whisk"), "c": ("whisk",)}
     for of_both, best in ((ordered, ("a", "b")), (head, ("c", "b"))):
@@ -344,7 +344,7 @@ def test_captions_name_what_differs_and_decline(world: Path, head: WordHead) -> 
     assert similar[1] > similar[0]
 
 
-def test_sentences_are_those_that_answers_say_of_the_second_video() -> None:
+def test_sentences_are_said_of_the_second_video() -> None:
     tools = ("whisk", "spoon", "fork")
     of_clip = {f"{tool} {number}": f"now the {tool}" for tool in tools for number in range(8)}
     answers = {
@@ -668,9 +668,7 @@ def test_sentences_are_ordered_by_what_is_true_of_the_pair(world: Path, head: Wo
     assert words.caption([DiffCap(*pair, category, ("",))]) == [f"In Video 2, {scored[0][1]}."]
 
 
-def test_a_caption_is_a_sentence_of_the_answers_whatever_its_batch(
-    head: WordHead, method: Callable[..., StepDiff]
-) -> None:
+def test_no_batch_changes_the_sentence_of_a_caption(head: WordHead, method: Callable[..., StepDiff]) -> None:
     category, with_sentences = "Tools/Equipment", replace(head, sentences=SENTENCES)
     rows = [DiffCap(clip(18), clip(19), category, ("",)), DiffCap(clip(18), clip(20), "Visuals", ("",))]
     rows.append(DiffCap(clip(20), clip(18), category, ("",)))
@@ -699,7 +697,7 @@ def test_a_caption_is_a_sentence_of_the_answers_whatever_its_batch(
         ("Do the two videos share a similar main action?", False),
     ],
 )
-def test_an_open_question_has_a_sentence_for_each_category_that_differs(
+def test_an_open_question_has_a_sentence_for_each_difference(
     head: WordHead, method: Callable[..., StepDiff], question: str, is_open: bool
 ) -> None:
     answering = method(replace(head, sentences=SENTENCES), EvidenceOptions(sentences=1))
@@ -716,7 +714,7 @@ def test_an_open_question_has_a_sentence_for_each_category_that_differs(
 
 
 @pytest.mark.full
-def test_evidence_of_training_clips_is_that_of_sums_without_their_fold(world: Path, head: WordHead) -> None:
+def test_training_clips_have_evidence_of_the_other_folds(world: Path, head: WordHead) -> None:
     """The evidence of a term is the regression's prediction up to scale and shift."""
     counting = Counting(options(world, world / "folds"), Store.open(world / "features"))
     counting.run()
@@ -743,7 +741,7 @@ def test_evidence_of_training_clips_is_that_of_sums_without_their_fold(world: Pa
 
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore:Exception ignored in.*ScandirIterator")  # of an interrupt before its with block
-def test_a_run_keeps_its_head_of_words_and_resumes_to_the_same_bits_without_the_source(
+def test_a_run_keeps_its_head_of_words_and_resumes_exactly(
     world: Path, head: WordHead, tiny_lm: str, tmp_path: Path, capsys: Capture
 ) -> None:
     source = shutil.copytree(head.folder, tmp_path / "words")
