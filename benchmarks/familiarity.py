@@ -20,8 +20,7 @@ from jaxtyping import Float64
 
 from benchmarks.harness import benchmark
 from featurize.encoders import load
-from heads.evidence.fitting import Pooled
-from heads.evidence.guard import Guard
+from heads.evidence.fitting import Guard, Pooled
 from heads.evidence.head import WordHead, pool
 from stepdiff.common.cli import command
 from store import Store

@@ -18,7 +18,7 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.prompts import PRESETS
 
 if TYPE_CHECKING:
-    from heads.evidence.guard import Guard
+    from heads.evidence.fitting import Guard
     from heads.methods.stepdiff import StepDiff
     from store import Store
 

@@ -95,8 +95,7 @@ def run(options: EmbedOptions) -> dict[str, Any]:
 
     from heads.data.training_clips import copy_to_store
     from heads.evaluation.workers import Part, on_ray, results
-    from heads.evidence.fitting import some_of
-    from heads.evidence.guard import Guard
+    from heads.evidence.fitting import Guard, some_of
     from heads.methods.registry import ENCODER, PAIRS
     from heads.training import run_record
     from heads.training.checkpoint import Run

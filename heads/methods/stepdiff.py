@@ -22,7 +22,7 @@ from torch import Tensor
 
 from heads.data.clips import Reads
 from heads.data.packing import Turn
-from heads.evidence.guard import Guard
+from heads.evidence.fitting import Guard
 from heads.llm.model import CutOff
 from heads.methods.registry import Control
 from heads.methods.word_evidence import LEFT_OUT, WordEvidence

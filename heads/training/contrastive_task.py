@@ -25,7 +25,6 @@ from heads.data.clips import Features, ReadAhead, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.paired_qa import Order, PairQuestions, kind
 from heads.data.texts import Texts
-from heads.data.training_clips import TrainedOn
 from heads.methods.vlemb import VLEmb
 from heads.models.video_lm import Projector
 from heads.training.log import ReadCounts
@@ -233,12 +232,8 @@ class ContrastiveTask:
         self.module.group = group
         self.ahead = ReadAhead(self.read, device)
 
-    def trained_on(self) -> TrainedOn:
-        """Return the clips that batches may hold."""
-        return TrainedOn.of_catalog(self.catalog, self.trained_rows())
-
     def trained_rows(self) -> list[np.ndarray]:
-        """Return their rows, in parts."""
+        """Return the rows of the clips that batches may hold, in parts."""
         pairs = self.catalog.rows([] if self.pairs is None else self.pairs.pair_clips())
         return [self.train.rows, pairs]
 

@@ -20,7 +20,7 @@ from heads.data.clips import Features
 from heads.data.hold_out import HoldOut, test_digest
 from heads.data.training_clips import TrainedOn
 from heads.evidence import head as words
-from heads.evidence.guard import Guard
+from heads.evidence.fitting import Guard
 from heads.evidence.head import WordHead
 from heads.methods.stepdiff import StepDiff
 from heads.methods.word_evidence import WordEvidence

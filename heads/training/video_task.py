@@ -25,7 +25,6 @@ from heads.data.clips import Features, ReadAhead, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.packing import Packed
 from heads.data.texts import TextRuns, Texts
-from heads.data.training_clips import TrainedOn
 from heads.methods.stepdiff import StepDiff
 from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import LanguageModel, autocast, pick_precision
@@ -186,12 +185,8 @@ class VideoTask:
             question, order = CAPTION_QUESTION, "order of images"
         return TextedClips(texts, question, chat, outputs, recipe.batch, self.seed, order)
 
-    def trained_on(self) -> TrainedOn:
-        """Return the clips that the sources may draw."""
-        return TrainedOn.of_catalog(self.catalog, self.trained_rows())
-
     def trained_rows(self) -> list[np.ndarray]:
-        """Return their rows, in parts."""
+        """Return the rows of the clips that the sources may draw, in parts."""
         texts = (getattr(source, "items", None) for source in self.sources.values())  # pairs are among `trained`
         texted = (items.rows for items in texts if isinstance(items, Texts | TextRuns))
         return [*self.trained, *texted]

@@ -13,8 +13,8 @@ import torch
 import yaml
 
 from heads.data.hold_out import HoldOut, test_path
-from heads.evidence.fitting import Pooled
-from heads.evidence.guard import learn
+from heads.data.training_clips import TrainedOn
+from heads.evidence.fitting import Pooled, learn_familiarity
 from heads.evidence.head import POOLING
 from heads.training import run_record
 from heads.training.checkpoint import Run
@@ -140,10 +140,11 @@ def _fit(options: TrainOptions, device: str, group: Group, patience: float) -> d
     def record() -> None:
         if run.latest() is None:
             run.forget_made_by()  # a run that was killed before its first checkpoint writes lineage.json again
+        trained = TrainedOn.of_catalog(task.catalog, task.trained_rows())
         # Before anything is written, this refuses a run to start from that does not fit.
-        run_record.keep(folder, options, store, task.module, task.trained_on(), hold_out)
+        run_record.keep(folder, options, store, task.module, trained, hold_out)
         if run.latest() is None and (options.video_lm is None or options.video_lm.evidence is None):
-            learn(Pooled(store, task.features.view.name, POOLING), task.trained_rows()).save(folder)
+            learn_familiarity(Pooled(store, task.features.view.name, POOLING), task.trained_rows()).save(folder)
         for line in hold_out.lines():
             say(f"{folder.name}: {line}")
         run.write_made_by(yaml.safe_dump(as_yaml(options), sort_keys=False))

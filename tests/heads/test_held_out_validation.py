@@ -24,7 +24,6 @@ from heads.training.validation import HeldOutPairs, questions
 from heads.training.video_task import VideoTask
 from stepdiff.common.errors import StepDiffError
 from store import Store
-from store.lineage.trained_on import hashes
 
 from .conftest import CLIPS, SYSTEMS, Capture, add_texts, contrastive, evaluation, recipe, write_world
 from .runs import assert_same_weights, interrupted_at
@@ -95,7 +94,7 @@ def test_no_clip_of_a_validating_video_trains(world: Path, tiny_lm: str, tmp_pat
     assert {clip for number in range(80) for clip in task.batch(number).clips} == left
     assert task.negatives is not None and set(task.catalog.keys(task.negatives.rows)) == left
     assert {clip for pair in task.pairs for clip in (pair.reference, pair.candidate)} == left
-    assert set(task.trained_on().arrays["clips"]) == set(hashes(left))
+    assert set(task.catalog.keys(np.concatenate(task.trained_rows()))) == set(left)
     assert {clip for batch in task.held for clip in batch.clips} <= held
     assert isinstance(task.validator, HeldOutPairs) and set(task.validator.clips()) <= held
     assert len(task.validator.pairs) == 4

@@ -26,7 +26,7 @@ from heads.training.video_task import VideoTask
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.testsets import DiffRank, write_test_set
 from store import Store
-from store.lineage.trained_on import KINDS, hashes
+from store.lineage.trained_on import KINDS
 from tests.refusals import refuses
 
 from .conftest import CLIPS, SYSTEMS, Capture, contrastive, recipe
@@ -193,7 +193,7 @@ def test_no_source_draws_a_clip_of_a_test_set_or_of_its_video(world: Path, tiny_
     assert counts == {"pairs": 132, "hard-negative mining": 12, "sequences": 12, "images": 6, "clips": 12}
     assert hold_out.sources["clips"] == {"of": 12, BY_ID: 1, BY_OVERLAP: 3, BY_VIDEO: 0}  # no start times
     assert sum(hold_out.sources["pairs"][reason] for reason in (BY_ID, BY_OVERLAP)) == 132 - 8 * 7
-    assert set(task.trained_on().arrays["clips"]) == set(hashes(CLIPS[4:12]))
+    assert set(task.catalog.keys(np.concatenate(task.trained_rows()))) == set(CLIPS[4:12])
 
 
 def test_the_contrastive_head_drops_clips_and_pairs_of_tests(world: Path, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_the_contrastive_head_drops_clips_and_pairs_of_tests(world: Path, tmp_pa
     store, hold_out = Store.open(world / "features"), HoldOut([write_diffcap(tmp_path / "test.jsonl", CLIPS[0])])
     task = ContrastiveTask(made, store, 0, "cpu", hold_out)
     assert [key for key, _ in task.train] == CLIPS[4:12] and {key for key, _ in task.val} == set(CLIPS[12:18])
-    assert set(task.trained_on().arrays["clips"]) == set(hashes(CLIPS[4:12]))
+    assert set(task.catalog.keys(np.concatenate(task.trained_rows()))) == set(CLIPS[4:12])
     path = str(world / "pairqa.jsonl")
     pairs, held = read_divided(path, catalog := store.catalog("clips").frame(), hold_out)
     differing, judged = contrast_pairs(pairs, path)

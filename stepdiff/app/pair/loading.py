@@ -17,7 +17,7 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.testsets import Pair
 
 if TYPE_CHECKING:
-    from heads.evidence.guard import Guard
+    from heads.evidence.fitting import Guard
     from heads.methods.stepdiff import StepDiff
     from heads.methods.word_evidence import Reason, WordEvidence
 
@@ -112,7 +112,7 @@ class Runs:
     def guard(self, name: str) -> "Guard":
         """Return what tells whether a head, or a head of words, knows clips, without its language model. StepDiffError:
         it is damaged, or reads other features."""
-        from heads.evidence.guard import Guard
+        from heads.evidence.fitting import Guard
 
         folder = self._folder(name)
         for words in (folder, folder / COPY):
