@@ -16,7 +16,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -216,7 +216,7 @@ class Counting:
     def _digest(self, shards: Sequence[Part]) -> str:
         """Return a digest of all that the sums depend on."""
         view, features = self.features.view, self.features
-        about = features.pooling, view.provenance.as_dict(), self.wording.terms, list(self.signs.items())
+        about = features.pooling, view.provenance.as_dict(), asdict(self.wording), list(self.signs.items())
         digest = hashlib.blake2b(json.dumps(about).encode(), digest_size=16)
         columns = [view.checksummed.index(part.feature) for part in features.parts]
         for shard in shards:
