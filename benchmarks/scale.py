@@ -116,6 +116,7 @@ def write_manifest(folder: Path, count: int) -> Path:
 def train(folder: Path, lm: str, narration: bool) -> dict[str, float]:
     """Start a training as heads.train does, and draw the first batch of every source; return seconds until then."""
     from heads.data.hold_out import HoldOut
+    from heads.data.training_clips import TrainedOn
     from heads.training.recipe import ProjectorOptions, Schedule, Validation, VideoLMRecipe
     from heads.training.video_task import VideoTask
 
@@ -132,7 +133,8 @@ def train(folder: Path, lm: str, narration: bool) -> dict[str, float]:
     begin = time.perf_counter()
     task = VideoTask(recipe, Store.open(folder / "store"), 0, "cpu", HoldOut([str(folder / "test.jsonl")]))
     (folder / "run").mkdir(exist_ok=True)
-    assert task.trained_on().write(folder / "run")["clips"] > 0
+    trained = TrainedOn.of_catalog(task.catalog, task.trained_rows())
+    assert trained.write(folder / "run")["clips"] > 0
     for number in range(len(recipe.sources)):
         batch = task.batch(number)
         assert len(task.features.read(batch.clips)) == len(batch.clips)
