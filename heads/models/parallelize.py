@@ -161,10 +161,8 @@ def _shares(model: Any, folder: Path, precision: dict[str, torch.dtype], device:
             shape, offset = compute_local_shape_and_global_offset(weight.shape, mesh, places)
             part = tuple(slice(first, first + length) for first, length in zip(offset, shape, strict=True))
             share = file.get_slice(key)[part].to(device, precision[name]).contiguous()
-            yield (
-                name,
-                DTensor.from_local(share, mesh, places, run_check=False, shape=weight.shape, stride=weight.stride()),
-            )
+            whole = weight.shape, weight.stride()
+            yield name, DTensor.from_local(share, mesh, places, run_check=False, shape=whole[0], stride=whole[1])
 
 
 def _files(folder: Path) -> dict[str, Path]:
