@@ -242,9 +242,9 @@ def count(prompt: str) -> int:
 class StepCost:
     """A batch forward and backward, in one process."""
 
-    activations: float
+    activations: int
     """the most bytes that are live at a time, without weights and their gradients"""
-    operations: float
+    operations: int
     """of matrix products: one of [M, K] and [K, N] has 2 M K N"""
 
 

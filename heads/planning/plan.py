@@ -126,7 +126,7 @@ def _plan(options: TrainOptions, recipe: VideoLMRecipe, how: TrainingPlanOptions
         head = Projector(recipe.projector, *clip, lm.width, 1.0)
     held = weights(lm, head, scaling)
     measured = steps(lm, head, [*largest, *usual], clip, PRECISIONS[precision])
-    activations = max(measured[rows].activations for rows in largest)
+    activations = float(max(measured[rows].activations for rows in largest))
     memory = replace(held.memory, activations=activations, reserve=RESERVE * gpu.memory)
     work = sum(measured[rows].operations for rows in usual) / len(usual)
     here = schedule.accumulate / scaling.workers  # batches of a step in one process
