@@ -33,9 +33,9 @@ from heads.data.clips import Features, Reads
 from heads.data.paired_qa import read_paired_qa
 from heads.models.language_model import autocast
 from heads.planning.plan import CARDS
-from heads.training.log import Counts, speed
+from heads.training.log import ReadCounts, speed
 from heads.training.recipe import VideoLMRecipe, read_recipe
-from heads.training.sources import Batch, PairedSource
+from heads.training.sources import PairedSource, TrainingBatch
 from heads.training.video_task import answer_loss, build
 from stepdiff.common.cli import command
 from store import Store
@@ -101,12 +101,12 @@ class Training:
         self.source = PairedSource(recipe, pairs, self.model.lm.chat, self.model.lm.packs, 0, None)
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-5)
 
-    def load(self, number: int, features: Reads) -> tuple[Batch, Tensor]:
+    def load(self, number: int, features: Reads) -> tuple[TrainingBatch, Tensor]:
         """Return a batch and the tokens of its clips."""
         batch = self.source.batch(number)
         return batch, features.read(batch.clips, self.device)
 
-    def step(self, batch: Batch, tokens: Tensor) -> None:
+    def step(self, batch: TrainingBatch, tokens: Tensor) -> None:
         """Train on a batch."""
         self.model.train()
         self.optimizer.zero_grad()
@@ -130,14 +130,14 @@ def product_rate(device: str, precision: str) -> float:
     return 2 * PRODUCT**3 / best
 
 
-def rates(training: Training, batches: Sequence[tuple[Batch, Tensor]], seconds: float) -> dict[str, Any]:
+def rates(training: Training, batches: Sequence[tuple[TrainingBatch, Tensor]], seconds: float) -> dict[str, Any]:
     """Return what the device does in a step; seconds: of all batches."""
     counter, device = FlopCounterMode(display=False), training.device
     with counter:
         for batch, tokens in batches:
             training.step(batch, tokens)
     flops, precision = counter.get_total_flops() / seconds, training.recipe.precision
-    logged = speed(Counts(tokens=sum(batch.rows.tokens for batch, _ in batches)), seconds)
+    logged = speed(ReadCounts(tokens=sum(batch.rows.tokens for batch, _ in batches)), seconds)
     record: dict[str, Any] = {name: round(logged[name], 2) for name in LOGGED if name in logged}
     record["gflop_per_second"] = round(flops / 1e9, 1)
     record["share_of_a_matrix_product"] = round(flops / product_rate(device, precision), 3)

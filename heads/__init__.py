@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from heads.methods.stepdiff import StepDiff
     from heads.methods.vlemb import VLEmb
     from heads.models.public.cached import load_cached
-    from heads.training.lineage import load_contrastive, load_stepdiff, load_video_lm
     from heads.training.recipe import TrainOptions, read_recipe
+    from heads.training.run_record import load_contrastive, load_stepdiff, load_video_lm
     from stepdiff.common.errors import StepDiffError
 
 

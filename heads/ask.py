@@ -18,7 +18,7 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.prompts import PRESETS
 
 if TYPE_CHECKING:
-    from heads.evidence.guard import Guard
+    from heads.evidence.fitting import Guard
     from heads.methods.stepdiff import StepDiff
     from store import Store
 
@@ -133,7 +133,7 @@ def load(options: AskOptions, store: "Store") -> tuple["StepDiff", str]:
 
     device = pick_device(options.device)
     if options.model is None:
-        from heads.training.lineage import load_stepdiff
+        from heads.training.run_record import load_stepdiff
 
         method, recipe = load_stepdiff(Path(options.head), store, device)
         return method, recipe.precision

@@ -53,7 +53,7 @@ class Embedder:
         """Load the head. StepDiffError: it is of no use for this store."""
         from heads.data.clips import Features
         from heads.models.language_model import pick_device
-        from heads.training.lineage import load_contrastive
+        from heads.training.run_record import load_contrastive
         from store import Store
 
         self.store, self.view = Store.open(options.store), options.view
@@ -93,12 +93,11 @@ def missing(source: "View", view: "View", size: int) -> list[Any]:
 def run(options: EmbedOptions) -> dict[str, Any]:
     import numpy as np
 
-    from heads.data.trained_on import copy_to_store
+    from heads.data.training_clips import copy_to_store
     from heads.evaluation.workers import Part, on_ray, results
-    from heads.evidence.fitting import some_of
-    from heads.evidence.guard import Guard
+    from heads.evidence.fitting import Guard, some_of
     from heads.methods.registry import ENCODER, PAIRS
-    from heads.training import lineage
+    from heads.training import run_record
     from heads.training.checkpoint import Run
     from stepdiff.common.io.files import place
     from stepdiff.common.progress import progress
@@ -115,7 +114,7 @@ def run(options: EmbedOptions) -> dict[str, Any]:
     written: dict[str, Any] = {"view": options.view}
     todo: list[Part] = []
     with store.lock(options.wait):
-        copy_to_store(store, weights, Path(options.head), lineage.read(Path(options.head)))
+        copy_to_store(store, weights, Path(options.head), run_record.read(Path(options.head)))
         for entity, (features, _) in embedder.sides.items():
             source = features.view
             provenance = Provenance(

@@ -109,7 +109,7 @@ def show_scores(task: str, scores: dict[str, Any], seen: dict[str, Any] | None =
     """Print what stepdiff.tasks.scoring.score returned: a table of all rows with intervals, and one with a line per
     category.
 
-    seen: counts of heads.data.trained_on.Seen, if the head was trained on clips or videos of the test set.
+    seen: counts of heads.data.training_clips.SeenClips, if the head was trained on clips or videos of the test set.
     """
     from heads.reporting import grid
     from heads.reporting.entries import MARK, footnote

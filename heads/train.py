@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from heads.training.recipe import PlanOptions, TrainOptions
+from heads.training.recipe import TrainingPlanOptions, TrainOptions
 from heads.workers import first_prints, is_first
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import parse
@@ -25,7 +25,7 @@ from stepdiff.common.progress import say
 
 
 @dataclass(frozen=True)
-class Command(PlanOptions, TrainOptions):
+class Command(TrainingPlanOptions, TrainOptions):
     workers: int | None = None
     """processes, one per device: short for --scaling.workers"""
     address: str | None = None
@@ -39,12 +39,12 @@ def run(options: TrainOptions) -> Any:
     """Train a recipe, in this process, as one of torchrun's, or on Ray, and return the record of best.json; with
     --dry-run return its Plan (heads.planning.plan)."""
     from heads.models.language_model import pick_device
-    from heads.tracking import need
+    from heads.training.log import hook
     from heads.workers.fit import check, fit, refuse_relative_paths
     from heads.workers.group import joined, launched, own_device
 
     address, option = None, "scaling.workers"
-    planned: PlanOptions | None = None
+    planned: TrainingPlanOptions | None = None
     if isinstance(options, Command):
         if options.workers is not None:
             option = "--workers"
@@ -63,7 +63,7 @@ def run(options: TrainOptions) -> Any:
         if made.fits and own_device(pick_device(options.device)) == "cpu":
             say(f"this recipe trains on the CPU here; the plan is for {planned.card} cards, --card names others")
         return made
-    need(options.log_to)
+    hook(options.log_to)
     refuse_relative_paths(options)
     if (options.scaling.workers > 1 or address is not None) and not launched():
         from heads.workers.launch import launch

@@ -5,7 +5,7 @@ python -m heads.words --store data/features --view efficientnet-lite0 --pairqa d
 python -m heads.evaluate --method word-evidence --head runs/words ...    answers all three tasks with it
 
 One pass over the store adds up sums of D x D and D x terms, and everything else follows from them in closed form: no
-learning rate, no steps. A killed run resumes, and a run after `featurize` has added clips reads those only.
+learning rate, no steps. A run that is killed after a minute resumes.
 """
 
 import time
@@ -31,7 +31,7 @@ class WordOptions:
     pairqa: str
     """paired QA of training clips"""
     out: str = field(metadata=WRITTEN)
-    """folder of the head; what it holds is continued"""
+    """folder of the head"""
     reads: tuple[Literal["tokens", "statistics"], ...] = ()
     """features that it reads; all of these that the view has, by default"""
     narration: str = "narration"
@@ -50,8 +50,6 @@ class WordOptions:
     """parts of the training videos, each of which is left out once"""
     least_distance: float = 0.7
     """d' of the evidence with and without a word, from which the word counts"""
-    save_every: float = 60.0
-    """seconds between two saves of the sums"""
     workers: int = 1
     """processes that read tokens; 1 without an address: this process, without Ray"""
     address: str | None = None
@@ -79,6 +77,7 @@ def run(options: WordOptions) -> dict[str, Any]:
     counting.run()
     head = fitted(counting, began)
     changed = head.save()
+    counting.forget()
     return {
         "out": options.out,
         **{name: head.about[name] for name in ("clips", "ridge", "declines", "seconds")},
@@ -97,7 +96,7 @@ def show(record: dict[str, Any]) -> None:
         right = f"balanced accuracy {declines['balanced_accuracy']:.2f} on {declines['rows']:,} pairs"
         print(f"declines below distance {below}: {right}")
     if not record["changed"]:
-        print("nothing new to count: the head stays as it was written")
+        print("nothing has changed: the head stays as it was written")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -105,4 +104,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    command.run(main, "saved sums are kept; run the same command for the rest")
+    command.run(main, "sums of a minute or more are kept; run the same command for the rest")

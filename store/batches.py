@@ -19,6 +19,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,82 +43,69 @@ class Batch(NamedTuple):
     """by name, in the stored dtype; for an int8 feature also its float16 "scale" """
 
 
+@dataclass(eq=False)
 class Batches:
-    """Batches of rows: every iteration is an epoch."""
+    """Batches of rows: every iteration is an epoch.
 
-    def __init__(
-        self,
-        view: View,
-        features: str | Sequence[str],
-        rows: Int[np.ndarray, " R"] | None = None,
-        *,
-        batch_size: int,
-        shuffle: bool = True,
-        seed: int = 0,
-        drop_last: bool = False,
-        rank: int = 0,
-        world: int = 1,
-        stride: int = 1,
-        ahead: int = 3,
-        keep: int | None = 1,
-        in_place: bool = False,
-        direct: bool | None = None,
-        check: Check | None = None,
-    ) -> None:
-        """Plan the batches of `rows` (by default all that are ok now) for worker `rank` of `world`.
+    StepDiffError: an unsuitable option, an unknown feature, or too few rows for the workers.
+    """
 
-        Args:
-            view: the view to read.
-            features: one or more of its features.
-            rows: row numbers.
-            batch_size: rows of a batch of one worker; together the workers take `world * batch_size` rows a step.
-            shuffle: another order every epoch; without, the order of `rows`.
-            seed: decides the order, with the epoch.
-            drop_last: leave out the rows that fill no whole step. Without, the last step is shared evenly: its batches
-                differ by one row at most; if it has fewer rows than workers, the step before gives it some.
-            rank: this worker's number.
-            world: the number of workers.
-            stride: give only every n-th batch, from the loaded position on: n processes of one rank take turns.
-            ahead: batches that are read or being read while one is used.
-            keep: batches that stay valid when the next one is asked for; None: all, each in new memory.
-            in_place: arrays may be read-only parts of the store's files (`View.in_place`): for rows in order.
-            direct: read large rows past the page cache (`View.read`); by default if they take more than half of the
-                machine's memory, which could not keep them until the next epoch.
-            check: when to compare rows with their stored checksums (`View.read`); by default as the view says.
+    view: View
+    """the view to read"""
+    features: str | Sequence[str]
+    """one or more of its features"""
+    rows: Int[np.ndarray, " R"] | None = None
+    """row numbers; by default all that are ok now"""
+    _: KW_ONLY
+    batch_size: int
+    """rows of a batch of one worker; together the workers take `world * batch_size` rows a step"""
+    shuffle: bool = True
+    """another order every epoch; without, the order of `rows`"""
+    seed: int = 0
+    """decides the order, with the epoch"""
+    drop_last: bool = False
+    """leave out the rows that fill no whole step. Without, the last step is shared evenly: its batches differ by one
+    row at most; if it has fewer rows than workers, the step before gives it some"""
+    rank: int = 0
+    """this worker's number"""
+    world: int = 1
+    """the number of workers"""
+    stride: int = 1
+    """give only every n-th batch, from the loaded position on: n processes of one rank take turns"""
+    ahead: int = 3
+    """batches that are read or being read while one is used"""
+    keep: int | None = 1
+    """batches that stay valid when the next one is asked for; None: all, each in new memory"""
+    in_place: bool = False
+    """arrays may be read-only parts of the store's files (`View.in_place`): for rows in order"""
+    direct: bool | None = None
+    """read large rows past the page cache (`View.read`); by default if they take more than half of the machine's
+    memory, which could not keep them until the next epoch"""
+    check: Check | None = None
+    """when to compare rows with their stored checksums (`View.read`); by default as the view says"""
 
-        Raises:
-            StepDiffError: an unsuitable option, an unknown feature, or too few rows for the workers.
-        """
-        self.view = view
-        self.features = [features] if isinstance(features, str) else list(features)
-        self.rows = np.flatnonzero(view.status() == OK) if rows is None else row_numbers(rows)
-        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
-        self.rank, self.world, self.stride = rank, world, stride
-        self.ahead, self.keep, self.in_place = ahead, keep, in_place
-        self.check = view.check if check is None else known_check(check)
+    def __post_init__(self) -> None:
+        view, rank, world = self.view, self.rank, self.world
+        self.features = [self.features] if isinstance(self.features, str) else list(self.features)
+        self._rows = np.flatnonzero(view.status() == OK) if self.rows is None else row_numbers(self.rows)
+        self.check = view.check if self.check is None else known_check(self.check)
         self.epoch = 0
         self.position = 0
         self._first = 0  # of the next iteration
-        for name, value in {"batch_size": batch_size, "ahead": ahead, "stride": stride, "keep": keep}.items():
-            if value is not None and value < 1:
+        for name in ("batch_size", "ahead", "stride", "keep"):
+            if (value := getattr(self, name)) is not None and value < 1:
                 raise StepDiffError(f"{name} is {value}: give 1 or more")
-        if seed < 0:
-            raise StepDiffError(f"seed is {seed}: give 0 or more")
+        if self.seed < 0:
+            raise StepDiffError(f"seed is {self.seed}: give 0 or more")
         if not 0 <= rank < world:
             raise StepDiffError(f"rank is {rank} and world is {world}: give a rank of 0 or more, below world")
         for feature in self.features:
             view.check_feature(feature)
-        self.direct = view.fill_memory(self.features, len(self.rows)) if direct is None else direct
-        self._bounds = _steps(len(self.rows), world, batch_size, drop_last)
-        self._order_of = {
-            "rows": len(self.rows),
-            "crc32c": crc32c(np.ascontiguousarray(self.rows, "<i8")),
-            "batch_size": batch_size,
-            "world": world,
-            "shuffle": shuffle,
-            "seed": seed,
-            "drop_last": drop_last,
-        }
+        self._direct = view.fill_memory(self.features, len(self._rows)) if self.direct is None else self.direct
+        self._bounds = _steps(len(self._rows), world, self.batch_size, self.drop_last)
+        options = {name: getattr(self, name) for name in ("batch_size", "world", "shuffle", "seed", "drop_last")}
+        checksum = crc32c(np.ascontiguousarray(self._rows, "<i8"))
+        self._order_of = {"rows": len(self._rows), "crc32c": checksum, **options}
 
     def __len__(self) -> int:
         """Return the batches of an epoch, the same for every worker, whatever the stride."""
@@ -152,7 +140,7 @@ class Batches:
             return False
         if not isinstance(world, int) or not isinstance(size, int) or world * size != self.world * self.batch_size:
             return False
-        theirs = _steps(len(self.rows), world, size, bool(order["drop_last"]))  # only the last two steps may differ
+        theirs = _steps(len(self._rows), world, size, bool(order["drop_last"]))  # only the last two steps may differ
         return position >= len(self) or bool(theirs[position] == self._bounds[position])
 
     def __iter__(self) -> Iterator[Batch]:
@@ -166,7 +154,7 @@ class Batches:
 
     def _iterate(self, first: int) -> Iterator[Batch]:
         order, pid = self._order(), os.getpid()
-        size, count = min(self.batch_size, len(self.rows)), 0 if self.keep is None else self.ahead + self.keep
+        size, count = min(self.batch_size, len(self._rows)), 0 if self.keep is None else self.ahead + self.keep
         buffers = [self._buffer(size) for _ in range(count)]
         todo = iter(range(first, len(self), self.stride))
         pending: deque[Future[Batch]] = deque()
@@ -194,9 +182,9 @@ class Batches:
     def _order(self) -> Int[np.ndarray, " R"]:
         """Return the rows in this epoch's order, from raw bits: they are the same in every version of numpy."""
         if not self.shuffle:
-            return self.rows
-        bits = np.random.Philox(key=np.array([self.seed, self.epoch], np.uint64)).random_raw(len(self.rows))
-        return self.rows[np.argsort(bits, kind="stable")]
+            return self._rows
+        bits = np.random.Philox(key=np.array([self.seed, self.epoch], np.uint64)).random_raw(len(self._rows))
+        return self._rows[np.argsort(bits, kind="stable")]
 
     def _mine(self, step: int) -> slice:
         start, stop = self._bounds[step], self._bounds[step + 1]
@@ -218,12 +206,12 @@ class Batches:
             if self.view.features[feature].dtype == "int8":
                 into = Quantised(out[feature], out["scale"]) if out else None
                 arrays[feature], arrays["scale"] = self.view.read_quantised(
-                    feature, rows, into, self.direct, self.check
+                    feature, rows, into, self._direct, self.check
                 )
                 continue
             values = self.view.in_place(feature, rows, self.check) if self.in_place else None
             if values is None:
-                values = self.view.read(feature, rows, out.get(feature), self.direct, self.check)
+                values = self.view.read(feature, rows, out.get(feature), self._direct, self.check)
             arrays[feature] = values
         return Batch(rows, arrays)
 

@@ -21,8 +21,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 import zarr
 
+from heads.training.checkpoint import MADE_BY, write_sums
 from stepdiff.kitchen.__main__ import FORMAT
 from stepdiff.weights import fingerprint
 from store import Store
@@ -36,6 +38,8 @@ _SPEC.loader.exec_module(make)
 GOLDEN: dict[str, Any] = json.loads((HERE / "golden.json").read_text(encoding="utf-8"))
 SAME = make.machine() == GOLDEN["machine"]
 SAME_PARQUET = make.machine()["packages"]["polars"] == GOLDEN["machine"]["packages"]["polars"]
+GONE = {"": ["log_to"], "scaling": ["tensor_parallel", "cpu_offload"]}
+"""options of recipes that the version that made the golden heads had"""
 PLACES = {"runs": "trained", "out": "out", "small": "small-again", "aligned": "aligned-again"}
 
 
@@ -45,6 +49,13 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("golden")
     with tarfile.open(HERE / "golden.tar.xz") as archive:
         archive.extractall(folder, filter="data")
+    for run in (folder / "runs").iterdir():
+        recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+        for part, gone in GONE.items():
+            for name in gone:
+                ((recipe[part] or {}) if part else recipe).pop(name, None)
+        (run / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+        write_sums(run, MADE_BY)
     return folder
 
 
@@ -86,7 +97,7 @@ def same_files(found: dict[str, str], expected: dict[str, str]) -> None:
     assert {name for name in different if SAME_PARQUET or not name.endswith(".parquet")} == set()
 
 
-def test_every_row_of_the_golden_store_reads_as_it_was_written(golden: Path, again: Path) -> None:
+def test_every_row_of_the_golden_store_reads_as_written(golden: Path, again: Path) -> None:
     make.run("verify", again)
     assert make.rows_of(golden / "features") == GOLDEN["rows"]
     assert make.files_of(golden / "features") == GOLDEN["files"]

@@ -14,7 +14,6 @@ from operator import itemgetter
 
 import numpy as np
 import polars as pl
-from jaxtyping import UInt32
 
 from heads.data.catalog_rows import Clips, knows_splits, of_keys
 from heads.data.clips import Features
@@ -100,16 +99,16 @@ class Order:
 
     def draw(self, count: int, step: int) -> list[int]:
         """Return the places of the `count` items of a step."""
-        places = range(step * count, (step + 1) * count)
-        return [int(self._of(place // self.items)[place % self.items]) for place in places]
-
-    def _of(self, epoch: int) -> UInt32[np.ndarray, " items"]:
-        if epoch != self._epoch:
-            self._places = np.empty(0, np.uint32)  # freed before the next one is made
-            places = np.arange(self.items, dtype=np.uint32)  # half the memory of `permutation`, and the same order
-            generator(self.seed, self.purpose, epoch).shuffle(places)
-            self._epoch, self._places = epoch, places
-        return self._places
+        drawn = []
+        for number in range(step * count, (step + 1) * count):
+            epoch, place = divmod(number, self.items)
+            if epoch != self._epoch:
+                self._places = np.empty(0, np.uint32)  # freed before the next one is made
+                places = np.arange(self.items, dtype=np.uint32)  # half the memory of `permutation`, and the same order
+                generator(self.seed, self.purpose, epoch).shuffle(places)
+                self._epoch, self._places = epoch, places
+            drawn.append(int(self._places[place]))
+        return drawn
 
 
 def kind(answer: str) -> str:

@@ -25,7 +25,7 @@ SORTED = 2**22  # clips that are sorted at a time
 _AT_ONCE = 2**16  # texts that are joined at a time
 
 
-class Column:
+class TextColumn:
     """An array that grows in a temporary file."""
 
     def __init__(self, dtype: str) -> None:
@@ -62,7 +62,7 @@ class Texts(Sequence[tuple[str, str]]):
     def __init__(self, blocks: Iterable[pl.DataFrame] = (), words: int | None = None) -> None:
         """blocks: clips, as `add` takes them; words: texts are cut to so many."""
         self.words = words
-        self._data, self._ends, self._rows = Column("u1"), Column("<i8"), Column("<u4")
+        self._data, self._ends, self._rows = TextColumn("u1"), TextColumn("<i8"), TextColumn("<u4")
         self._mapped: tuple[np.ndarray, np.ndarray] | None = None
         self._end = 0
         for block in blocks:
@@ -106,13 +106,13 @@ class Texts(Sequence[tuple[str, str]]):
         return data[int(ends[number - 1]) if number else 0 : int(ends[number])].tobytes().decode()
 
 
-class Runs(Sequence[list[tuple[str, str]]]):
+class TextRuns(Sequence[list[tuple[str, str]]]):
     """Runs of `length` consecutive (key, text) of one video."""
 
     def __init__(self, blocks: Iterable[pl.DataFrame], length: int, words: int | None = None) -> None:
         """blocks: clips (key, text, row, video, end in seconds); words: texts are cut to so many."""
         self.length, self._texts = length, Texts(words=words)
-        ends, videos = Column("<f8"), Column("<u8")
+        ends, videos = TextColumn("<f8"), TextColumn("<u8")
         for block in blocks:
             self._texts.add(block)
             ends.add(block["end"].fill_null(float("-inf")).to_numpy())

@@ -5,9 +5,8 @@ model that is too large for one device:
 
     torchrun --nproc-per-node 8 -m heads.evaluate --method video-lm --head runs/stepdiff ...
 
-A frozen model is divided by tensor parallelism: the processes compute each batch together. One that trained, also with
-LoRA, is divided layer by layer (FSDP2), and the processes share the rows of a batch. The first process reads the rows
-and writes the answers; the others compute what it passes them, and end where one fails.
+The model is divided layer by layer (FSDP2), and the processes share the rows of a batch. The first process reads the
+rows and writes the answers; the others compute what it passes them, and end where one fails.
 
 Guarantees
 - a test set whose clips or videos trained the head is refused before the head is loaded
@@ -27,7 +26,7 @@ from typing import Any
 
 import torch
 
-from heads.data.trained_on import Seen, TrainedOn
+from heads.data.training_clips import SeenClips, TrainedOn
 from heads.evaluation import judges
 from heads.evaluation.loading import ANSWERS, CLASSES, HEAD, answered_rows, load_method, needed, present_rows
 from heads.evaluation.options import VIDEO_LM, EvaluateOptions, check
@@ -39,7 +38,7 @@ from heads.methods.similarity import CAPTIONS_MODEL
 from heads.methods.stepdiff import StepDiff, option_scores, pair_texts, protocol
 from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import autocast, pick_device
-from heads.training import lineage
+from heads.training import run_record
 from heads.training.checkpoint import Run
 from heads.training.recipe import read_recipe
 from heads.workers.group import ALONE, Group, joined, launched, own_device, world_size
@@ -175,7 +174,7 @@ def _answering_together(
         )
     device = own_device(pick_device(options.device))
     head = Path(needed(options, "head", HEAD))
-    with joined(lineage.division(head, world_size()), device) as group:
+    with joined(run_record.division(head, world_size()), device) as group:
         answerer = Answerer(options, store, rows, group)
 
         def passed(batch: Part | None = None) -> Part | None:
@@ -309,7 +308,7 @@ def answered(options: EvaluateOptions, answer: Answer, rows: Sequence[Any], kept
     return answers
 
 
-def seen_by_head(options: EvaluateOptions, rows: Sequence[Any], store: Store) -> Seen | None:
+def seen_by_head(options: EvaluateOptions, rows: Sequence[Any], store: Store) -> SeenClips | None:
     """Return which clips of the rows trained the head; None for a method without one. StepDiffError: some did, and
     `allow_seen` is not set."""
     trained = None
@@ -319,7 +318,7 @@ def seen_by_head(options: EvaluateOptions, rows: Sequence[Any], store: Store) ->
             WordHead.load(head)
         else:
             read_recipe(head / "recipe.yaml")  # reports a folder without a head
-        trained = TrainedOn.of_run(head, lineage.read(head))
+        trained = TrainedOn.of_run(head, run_record.read(head))
     elif options.method == "vlemb" and options.view is not None:
         trained = TrainedOn.of_view(store, options.view)
     if trained is None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from heads.llm.model import LLM, Failure, LLMOptions, Sampling, shown
+from heads.llm.model import LLM, LLMOptions, Sampling, Unanswered, shown
 from heads.methods.similarity import sentences
 from heads.models.language_model import pick_device
 from stepdiff.common.errors import StepDiffError
@@ -71,7 +71,7 @@ def _answers(llm: LLM, name: str, conversations: Sequence[Conversation]) -> Iter
     messages = [[dict(message) for message in conversation] for conversation in conversations]
     stopped: list[str] = []
     for place, answer in llm.chat(messages, Sampling(LONGEST)):
-        if not isinstance(answer, Failure):
+        if not isinstance(answer, Unanswered):
             yield place, str(answer)
         elif answer.passing:
             stopped.append(answer.reason)
@@ -88,7 +88,7 @@ class Entailment:
 
     def __init__(self, name: str, device: str) -> None:
         """Load the model. StepDiffError: it lacks one of the labels entailment and contradiction."""
-        from heads.models.pretrained import load_model, load_processor
+        from heads.models.language_model import load_model, load_processor
 
         self.tokenizer = load_processor(name, "AutoTokenizer")
         self.model: Any = load_model("AutoModelForSequenceClassification", name, device, "float32")

@@ -23,7 +23,7 @@ from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import pick_device, pick_precision
 from heads.models.public.cached import load_cached
 from heads.models.public.families import families, load_public
-from heads.training.lineage import disclosure, load_stepdiff
+from heads.training.run_record import disclosure, load_stepdiff
 from heads.workers.group import ALONE, Group
 from stepdiff.common import plugins
 from stepdiff.common.errors import StepDiffError

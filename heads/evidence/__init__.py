@@ -3,4 +3,4 @@
 FILE = "words.json"
 """file of a head of words, which comes last"""
 UNLIKE = "learned from {learned_from}: {clips} of {of_clips} clips here are unlike them"
-"""what heads.evidence.guard.Guard.unlike counted"""
+"""what heads.evidence.fitting.Guard.unlike counted"""

@@ -1,4 +1,5 @@
-"""A head of words from a store: one pass that sums over its training clips, and what follows from the sums.
+"""A head of words from a store: one pass that sums over its training clips, and what follows from the sums; and whether
+any head knows clips (`Guard`): those that it learned from, and the features that it reads of others.
 
 X [n, D] are the pooled features of n clips, Y [n, V] their labels. All that a ridge regression needs are their sums:
 the Gram matrix of the standardised features is (X'X - n mm') / ss', with the mean m and the spread s of X. A channel
@@ -6,15 +7,15 @@ that is constant has weight 0; clips of split val choose the ridge, and train no
 regression each, whose mean predicts: one of both together sees less (docs/guides/encoders.md).
 
 Guarantees
-- a killed run resumes after its last saved shard, and a run with more shards continues: the same bits as in one pass,
-  also by workers; sums of other features, texts or options, or of clips that have changed since, are refused
+- a pass that is killed after a minute resumes with the same bits, also by workers; sums of other features, texts or
+  options are refused
 - a term's evidence is calibrated on clips of videos that its weights have not seen
 """
 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,13 +25,13 @@ import numpy as np
 import polars as pl
 import scipy.linalg
 import scipy.sparse as sparse
-from jaxtyping import Bool, Float64, Int8, Int64
+from jaxtyping import Bool, Float64, Int8, Int64, Integer
 
-from heads.data.catalog_rows import Clips, of_keys, of_rows
+from heads.data.catalog_rows import Clips, of_keys, of_rows, united
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import VIDEO, HoldOut, test_digest
 from heads.data.paired_qa import read_divided
-from heads.data.trained_on import TrainedOn
+from heads.data.training_clips import TrainedOn
 from heads.evaluation.workers import Part, results
 from heads.evidence.familiarity import Familiarity, Spread, penalty, standardised
 from heads.evidence.head import POOLING, READS, Evidence, Pooling, WordHead, channels_of, fold_of, pool, signed_roots
@@ -49,7 +50,13 @@ if TYPE_CHECKING:
     from heads.words import WordOptions
 
 FILE = "sums.safetensors"
+"""in the folder of a head while a pass takes longer than SAVE_EVERY"""
+SAVE_EVERY = 60.0
+"""seconds between two saves of the sums: 100,000 clips of a thousand channels take more than an hour on a core"""
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+PLAIN_RIDGE, PLAIN_FOLDS = 3.0, 5
+"""of a head without evidence of words"""
+UNRECORDED = "clips that an earlier version did not record, so that nothing tells which others it does not know"
 _MOST_BYTES = 2**36  # of the sums
 _AT_ONCE = 16
 """clips whose tokens are in memory"""
@@ -138,10 +145,10 @@ def reader(options: "WordOptions") -> Callable[[Part], Float64[np.ndarray, "n D"
 
 
 class Counting:
-    """A pass: the clips that count, what their texts say, and the sums so far."""
+    """A pass: the clips that count, what their texts say, and the sums."""
 
     def __init__(self, options: "WordOptions", store: Store) -> None:
-        """Read the texts, and the sums of an earlier run. StepDiffError: they cannot be used."""
+        """Read the texts. StepDiffError: they cannot be used."""
         self.options, self.store, self.folder = options, store, Path(options.out)
         self.validation: list[DiffRank] | None = None
         if options.validation is not None:
@@ -152,75 +159,16 @@ class Counting:
         self.hold_out.look_up(self.catalog)
         self.pairs, _ = read_divided(options.pairqa, self.catalog, self.hold_out)
         self.rows, self.groups = self._clips()
-        self.identity = {
-            "features": self.features.view.provenance.as_dict(),
-            "pooling": self.features.pooling,
-            "--pairqa": fingerprint(options.pairqa),
-            "--narration": options.narration,
-            "--hold-out": [test_digest(source) for source in options.hold_out],
-            "--hold-out-by": options.hold_out_by,
-            "--least": options.least,
-            "--most": options.most,
-            "--folds": options.folds,
-        }
-        self.sums: list[Sums]
-        """of each fold of the training clips, and of the clips of split val"""
-        self.counted: dict[int, str]
-        """counted shards and the digests of their clips"""
-        if (self.folder / FILE).exists():
-            self._load()
-        else:
-            self.wording, self.counted = self._wording(), {}
-            sizes = sum(self.features.sizes), len(self.wording.terms)
-            self.sums = [Sums.zeros(*sizes) for _ in range(options.folds + 1)]
+        self.wording = self._wording()
         if not self.wording.categories:
             raise StepDiffError(
                 f'{options.pairqa}: no question has a `category`, and words are named by category: add "category" to '
                 "its rows"
             )
         self.signs = self.wording.signs(self.pairs)
-        self.shards = self._shards()
-
-    def _load(self) -> None:
-        """Read the sums of an earlier run. StepDiffError: they are damaged, or of something else."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-
-        try:
-            data = place(self.folder / FILE).read_whole(_MOST_BYTES)
-            if not is_sealed(data):
-                raise ValueError("its checksum differs, or it is of an earlier version")
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            about, arrays = json.loads(header["__metadata__"]["about"]), load(data)
-            self.sums = [
-                Sums(*(arrays[f"{group}.{name}"] for name in Sums._fields))
-                for group in range(len(arrays) // len(Sums._fields))
-            ]
-            self.wording, self.counted = Wording.from_dict(about["wording"]), dict(map(tuple, about["shards"]))
-            differs = [name for name, value in self.identity.items() if about["identity"].get(name) != value]
-            empty = Sums.zeros(sum(self.features.sizes), len(self.wording.terms))
-            shapes = ((one.shape, other.shape) for sums in self.sums for one, other in zip(sums, empty, strict=True))
-            if not differs and any(one != other for one, other in shapes):
-                raise ValueError("its sums are of other shapes than its words")
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise StepDiffError(
-                f"{self.folder / FILE}: damaged, or of an earlier version ({error}); remove it, and the next run "
-                "counts all clips"
-            ) from error
-        if differs:
-            raise StepDiffError(
-                f"{self.folder}: its sums are of other {', '.join(differs)}; give the same, or another --out"
-            )
-
-    def _save(self) -> None:
-        from safetensors.numpy import save
-
-        arrays = {
-            f"{group}.{name}": array for group, sums in enumerate(self.sums) for name, array in sums._asdict().items()
-        }
-        about = {"identity": self.identity, "wording": asdict(self.wording), "shards": list(self.counted.items())}
-        data = save(arrays, {"about": json.dumps(about | {"seal": BLANK})})  # one field: several come in any order
-        write_pieces(self.folder / FILE, sealed_pieces(data))
+        sizes = sum(self.features.sizes), len(self.wording.terms)
+        self.sums = [Sums.zeros(*sizes) for _ in range(options.folds + 1)]
+        """of each fold of the training clips, and of the clips of split val"""
 
     def _clips(self) -> tuple[Int64[np.ndarray, " n"], Int8[np.ndarray, " n"]]:
         """Return rows and groups of the clips that count, by row."""
@@ -255,62 +203,85 @@ class Counting:
         return learn(texts, dict(narrated.iter_rows()), self.pairs, self.options.least, self.options.most)
 
     def _shards(self) -> list[Part]:
-        """Return the shards still to count, in order, each about the groups of its clips. StepDiffError: counted ones
-        have changed."""
+        """Return the shards in order, each about the groups of its clips."""
         numbers = self.rows // self.features.view.rows_per_shard
         starts = np.flatnonzero(np.diff(numbers, prepend=-1))
         parts = zip(numbers[starts], np.split(self.rows, starts[1:]), np.split(self.groups, starts[1:]), strict=True)
-        shards = {int(number): Part(int(number), rows, groups) for number, rows, groups in parts}
-        last = max(self.counted, default=-1)
-        left = [shard for number, shard in shards.items() if number not in self.counted]
-        changed = [shard.shard for shard in left if shard.shard < last]
-        changed += [
-            number
-            for number, digest in self.counted.items()
-            if number not in shards or self._digest(shards[number], self._narrated(shards[number])) != digest
-        ]
-        if changed:
-            raise StepDiffError(
-                f"{self.folder}: clips of shard {changed[0]} of view {self.options.view} have changed since they were "
-                f"counted (features, text or split); give another --out, or remove {self.folder / FILE}"
-            )
-        return left
+        return [Part(int(number), rows, groups) for number, rows, groups in parts]
 
     def _narrated(self, shard: Part) -> list[tuple[str, str]]:
         column = {"key": pl.String, self.options.narration: pl.String}
         return [row[1:] for block in of_rows(self.catalog, shard.rows, column) for row in block.iter_rows()]
 
-    def _digest(self, shard: Part, narrated: Sequence[tuple[str, str]]) -> str:
-        """Return a digest of all that a shard adds: its rows, groups, checksums of features, and texts."""
-        view = self.features.view
-        sums = view.checksums(shard.rows)[:, [view.checksummed.index(part.feature) for part in self.features.parts]]
-        texts = json.dumps(narrated).encode()
-        data = b"".join((shard.rows.tobytes(), shard.about.tobytes(), np.ascontiguousarray(sums).tobytes(), texts))
-        return hashlib.blake2b(data, digest_size=16).hexdigest()
+    def _digest(self, shards: Sequence[Part]) -> str:
+        """Return a digest of all that the sums depend on."""
+        view, features = self.features.view, self.features
+        about = features.pooling, view.provenance.as_dict(), asdict(self.wording), list(self.signs.items())
+        digest = hashlib.blake2b(json.dumps(about).encode(), digest_size=16)
+        columns = [view.checksummed.index(part.feature) for part in features.parts]
+        for shard in shards:
+            sums = np.ascontiguousarray(view.checksums(shard.rows)[:, columns])
+            texts = json.dumps(self._narrated(shard)).encode()
+            digest.update(b"".join((shard.rows.tobytes(), shard.about.tobytes(), sums.tobytes(), texts)))
+        return digest.hexdigest()
 
     def run(self) -> None:
-        """Count all shards that are left, and save the sums."""
+        """Sum over all shards, after those of a pass that was killed."""
         make_folder(self.folder)
         place(self.folder).remove_dead(deep=False)
-        per_shard, catalog, saved, fresh = self.features.view.rows_per_shard, len(self.catalog), time.monotonic(), False
-        if self.counted:
-            say(f"{self.folder}: {len(self.counted)} shards are counted already, {len(self.shards)} are left")
-        with progress("words", sum(len(shard.rows) for shard in self.shards), "clips") as advance:
-            values = results(self.options, reader, reader(self.options), self.shards, advance)
-            for shard, features in zip(self.shards, values, strict=True):
-                narrated = self._narrated(shard)
-                full = (shard.shard + 1) * per_shard <= catalog
-                if fresh and (not full or time.monotonic() - saved > self.options.save_every):
-                    self._save()  # without a shard to which rows may be added
-                    saved, fresh = time.monotonic(), False
-                self._add(shard, narrated, features)
-                if full:
-                    self.counted[shard.shard], fresh = self._digest(shard, narrated), True
-            if fresh:
-                self._save()
+        shards = self._shards()
+        digest = self._digest(shards)
+        done, saved = self._load(digest), time.monotonic()
+        left = shards[done:]
+        with progress("words", sum(len(shard.rows) for shard in left), "clips") as advance:
+            for values in results(self.options, reader, reader(self.options), left, advance):
+                self._add(shards[done], values)
+                done += 1
+                if time.monotonic() - saved > SAVE_EVERY and done < len(shards):
+                    self._save(digest, done)
+                    saved = time.monotonic()
 
-    def _add(self, shard: Part, narrated: Sequence[tuple[str, str]], values: Float64[np.ndarray, "n D"]) -> None:
-        labels = self.wording.targets(narrated, self.signs)
+    def _load(self, digest: str) -> int:
+        """Read the sums that a killed pass left; return the number of their shards. 0: there are none of this data."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        path = self.folder / FILE
+        if not path.exists():
+            return 0
+        try:
+            data = place(path).read_whole(_MOST_BYTES)
+            if not is_sealed(data):
+                raise ValueError("its checksum differs")
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            about, arrays = json.loads(header["__metadata__"]["about"]), load(data)
+            if about["digest"] != digest:
+                raise ValueError("it is of other clips, texts or options")
+            for place_of, sums in enumerate(self.sums):
+                for name, mine in sums._asdict().items():
+                    if (saved := arrays[f"{place_of}.{name}"]).shape != mine.shape:
+                        raise ValueError(f"{name} is {list(saved.shape)}, not {list(mine.shape)}")
+                    np.copyto(mine, saved, casting="no")
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise StepDiffError(f"{path}: {error}; remove it, and the next run reads all clips") from error
+        say(f"{self.folder}: continues after {about['shards']} shards")
+        return int(about["shards"])
+
+    def _save(self, digest: str, done: int) -> None:
+        from safetensors.numpy import save
+
+        arrays = {
+            f"{group}.{name}": array for group, sums in enumerate(self.sums) for name, array in sums._asdict().items()
+        }
+        about = json.dumps({"digest": digest, "shards": done, "seal": BLANK})  # one field: several come in any order
+        write_pieces(self.folder / FILE, sealed_pieces(save(arrays, {"about": about})))
+
+    def forget(self) -> None:
+        """Remove the saved sums, once the head is written."""
+        (self.folder / FILE).unlink(missing_ok=True)
+
+    def _add(self, shard: Part, values: Float64[np.ndarray, "n D"]) -> None:
+        labels = self.wording.targets(self._narrated(shard), self.signs)
         for group in np.unique(shard.about):
             of_group = np.flatnonzero(shard.about == group)
             for mine, more in zip(self.sums[group], Sums.of(values[of_group], labels[of_group]), strict=True):
@@ -584,3 +555,60 @@ def keep_lineage(counting: Counting) -> None:
     write_record(folder, lineage)
     for line in counting.hold_out.lines():
         say(line)
+
+
+@dataclass(frozen=True)
+class Guard:
+    familiarity: Familiarity | None
+    """None: a run of an earlier version, which recorded none"""
+    features: Pooled
+
+    @classmethod
+    def of_run(cls, folder: Path, store: Store, view: str) -> "Guard":
+        """Return the guard of a head without evidence of words. StepDiffError: what it has seen is damaged."""
+        return cls(Familiarity.load(folder), Pooled(store, view, POOLING))
+
+    @property
+    def knows(self) -> str:
+        """What the head learned from, in words."""
+        return UNRECORDED if self.familiarity is None else self.familiarity.knows
+
+    def leverage(self, clips: Sequence[str]) -> Float64[np.ndarray, " C"]:
+        """Return how far clips are from those that trained the head; 0 if these are not recorded. StepDiffError: one
+        has no features."""
+        if self.familiarity is None:
+            return np.zeros(len(clips))
+        return self.familiarity.leverage(pooled(self.features, self.features.rows(clips)))
+
+    def doubt(self, clips: Sequence[str]) -> str:
+        """Return why what the head says about clips means nothing; empty: they are like those that it knows."""
+        return "" if self.familiarity is None else self.familiarity.doubt(self.leverage(clips).tolist())
+
+    def unlike(self, clips: Sequence[str]) -> dict[str, Any]:
+        """Return how many of some clips, a sample of many, the head does not know, for the score record;
+        empty if its own clips are not recorded."""
+        if self.familiarity is None:
+            return {}
+        about, sample = self.familiarity.about, some_of(np.arange(len(clips)))
+        leverages = self.leverage([clips[place] for place in sample])
+        far = int((leverages > about.limit).sum())
+        return {"clips": far, "of_clips": len(leverages), "limit": about.limit, "learned_from": self.knows}
+
+
+def learn_familiarity(features: Pooled, parts: Iterable[Integer[np.ndarray, " _"]]) -> Familiarity:
+    """Return the familiarity of the clips whose rows are in any of the parts, by a sample of them.
+
+    Each of PLAIN_FOLDS groups of its videos is left out once to choose the limit.
+    """
+    every = np.concatenate(list(united(parts)))
+    rows = some_of(every)
+    values, catalog = pooled(features, rows), features.catalog
+    about = pl.concat(list(of_rows(catalog, rows, {"key": pl.String, "video": pl.String})))
+    names = about.select(pl.coalesce(VIDEO, "key"))["video"].to_list()
+    videos = np.unique(names, return_inverse=True)[1] if len(set(names)) > 1 else np.arange(len(rows))
+    parts_of = [np.flatnonzero(videos % PLAIN_FOLDS == fold) for fold in range(min(PLAIN_FOLDS, videos.max() + 1))]
+    folds = [Sums.of(values[places], sparse.csr_matrix((len(places), 0))) for places in parts_of]
+    tests = zip(without_each(folds), parts_of, strict=True)
+    leverages = np.concatenate([spread(rest, PLAIN_RIDGE).leverage(values[places]) for rest, places in tests])
+    steps = steps_of(catalog, every)
+    return Familiarity.learned(spread(total(folds), PLAIN_RIDGE), len(every), steps, leverages, "left-out folds")

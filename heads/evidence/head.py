@@ -8,7 +8,6 @@ statistics of early maps, or in both.
                                with its size and sha256, and has a checksum of itself (stepdiff.common.io.sealed)
     RUN/words-*.safetensors    weights [1 + folds, terms, D] and bias: of all clips, then without each fold; and the
                                clips that it learned from (heads.evidence.familiarity)
-    RUN/sums.safetensors       the sums that it was computed from (heads.evidence.fitting)
 
 Guarantees
 - the evidence of a clip does not depend on the clips that are computed with it

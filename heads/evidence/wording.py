@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, takewhile
 from math import sqrt
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import scipy.sparse as sparse
@@ -230,12 +230,6 @@ class Wording:
     def columns(self) -> dict[str, int]:
         """Return the place of each term."""
         return {term: place for place, term in enumerate(self.terms)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Wording":
-        """Return the inverse of dataclasses.asdict, also from JSON."""
-        terms, narrated, followed = (tuple(values[name]) for name in ("terms", "narrated", "followed"))
-        return cls(terms, narrated, followed, *(values[name] for name in OF_ANSWERS))
 
     def signs(self, pairs: Iterable[PairQuestions]) -> dict[str, dict[int, float]]:
         """Return what questions and answers say of clips: clip -> place of a term -> sum of signs."""

@@ -3,7 +3,7 @@
 Guarantees
 - in float32 an answer generated in a batch is the same as one generated alone, also with sampling
 - the text of a message never becomes a control token
-- a conversation longer than the context is a Failure, and the reason says so
+- a conversation longer than the context is a Unanswered, and the reason says so
 """
 
 import time
@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from heads.llm.model import CutOff, Failure, Message, Sampling
-from heads.models.pretrained import load_model, load_processor
+from heads.llm.model import CutOff, Message, Sampling, Unanswered
+from heads.models.language_model import load_model, load_processor
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.streams import torch_seed
 
@@ -23,7 +23,7 @@ class LocalLLM:
     """A model of transformers with a chat template, on one device."""
 
     def __init__(self, name: str, device: str, batch: int, precision: str | None = None) -> None:
-        """Load the model as `heads.models.pretrained.load_model` does; batch: conversations answered at once."""
+        """Load the model as `heads.models.language_model.load_model` does; batch: conversations answered at once."""
         self.name, self.batch = name, batch
         self.tokenizer = load_processor(name, "AutoTokenizer")
         self.model = load_model("AutoModelForCausalLM", name, device, precision)
@@ -40,14 +40,14 @@ class LocalLLM:
 
     def chat(
         self, conversations: Sequence[Sequence[Message]], sampling: Sampling
-    ) -> Iterator[tuple[int, str | Failure]]:
+    ) -> Iterator[tuple[int, str | Unanswered]]:
         """Yield place and answer of every conversation; those of similar length share a batch."""
         prompts = [self.prompt(messages) for messages in conversations]
         fitting = []
         for place, ids in enumerate(prompts):
             if self.room is not None and len(ids) + sampling.max_tokens > self.room:
                 too_long = f"prompt of {len(ids)} tokens and answer of {sampling.max_tokens}"
-                yield place, Failure(f"{too_long}: {self.name} reads {self.room}; shorten the prompt")
+                yield place, Unanswered(f"{too_long}: {self.name} reads {self.room}; shorten the prompt")
             else:
                 fitting.append(place)
         fitting.sort(key=lambda place: -len(prompts[place]))

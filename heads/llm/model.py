@@ -18,7 +18,7 @@ Message = dict[str, str]
 
 
 @dataclass(frozen=True)
-class Failure:
+class Unanswered:
     """The reason why there is no answer, in one line."""
 
     reason: str
@@ -50,8 +50,8 @@ class LLM(Protocol):
 
     def chat(
         self, conversations: Sequence[Sequence[Message]], sampling: Sampling
-    ) -> Iterator[tuple[int, str | Failure]]:
-        """Yield place and answer of every conversation, in any order; a Failure for one that cannot be answered."""
+    ) -> Iterator[tuple[int, str | Unanswered]]:
+        """Yield place and answer of every conversation, in any order; a Unanswered for one that cannot be answered."""
 
 
 def is_url(endpoint: str) -> bool:

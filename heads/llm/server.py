@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl
 
 import httpx2
 
-from heads.llm.model import CutOff, Failure, Message, Sampling, is_url, shown
+from heads.llm.model import CutOff, Message, Sampling, Unanswered, is_url, shown
 from stepdiff.common.errors import StepDiffError
 
 KEY = "OPENAI_API_KEY"
@@ -81,7 +81,7 @@ class ServedLLM:
 
     def chat(
         self, conversations: Sequence[Sequence[Message]], sampling: Sampling
-    ) -> Iterator[tuple[int, str | Failure]]:
+    ) -> Iterator[tuple[int, str | Unanswered]]:
         """Yield place and answer of every conversation; once the server is down, Failures that the next run retries."""
         begin = time.monotonic()
         down = threading.Event()
@@ -98,7 +98,7 @@ class ServedLLM:
             finally:  # a caller who takes no more answers stops the requests
                 down.set()
 
-    def _answer(self, messages: Sequence[Message], sampling: Sampling, down: threading.Event) -> str | Failure:
+    def _answer(self, messages: Sequence[Message], sampling: Sampling, down: threading.Event) -> str | Unanswered:
         """Return one answer, after as many tries as it takes."""
         body = {
             "model": self.model,
@@ -111,7 +111,7 @@ class ServedLLM:
         why = "the server is down"
         for attempt in range(self.retries + 1):
             if down.is_set():
-                return Failure(f"{self.url} is down; run the same command again once it answers", passing=True)
+                return Unanswered(f"{self.url} is down; run the same command again once it answers", passing=True)
             with self._lock:
                 now = time.monotonic()
                 begin = max(now, self._next)
@@ -129,9 +129,9 @@ class ServedLLM:
                 break
         else:
             if self._is_up():
-                return Failure(f"{self.url} {why}, but answers a short prompt: shorten this one or raise --timeout")
+                return Unanswered(f"{self.url} {why}, but answers a short prompt: shorten this one or raise --timeout")
         down.set()
-        return Failure(f"{self.url} {why}; run the same command again once it answers", passing=True)
+        return Unanswered(f"{self.url} {why}; run the same command again once it answers", passing=True)
 
     def _is_up(self) -> bool:
         with suppress(_Passing, _Down):
@@ -139,7 +139,7 @@ class ServedLLM:
             return True
         return False
 
-    def _ask(self, body: dict[str, Any]) -> str | Failure:
+    def _ask(self, body: dict[str, Any]) -> str | Unanswered:
         """Send one request, in an event loop of its own: its deadline cancels any step of the request."""
         # a compressed answer could grow beyond its limit
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
@@ -156,7 +156,7 @@ class ServedLLM:
         except httpx2.TransportError as error:
             raise _Passing(f"broke off ({type(error).__name__})") from None
 
-    async def _exchange(self, body: dict[str, Any], headers: dict[str, str]) -> str | Failure:
+    async def _exchange(self, body: dict[str, Any], headers: dict[str, str]) -> str | Unanswered:
         async with asyncio.timeout(self.timeout), self._client() as client:
             data = json.dumps(body).encode()
             async with client.stream("POST", self._url, content=data, headers=headers) as answer:
@@ -171,7 +171,7 @@ class ServedLLM:
         """Return a client for one request; the deadline replaces its own timeouts."""
         return httpx2.AsyncClient(verify=self._certificates, timeout=None, follow_redirects=False)
 
-    async def _refusal(self, answer: httpx2.Response) -> Failure:
+    async def _refusal(self, answer: httpx2.Response) -> Unanswered:
         """Raise, or return, what an error status means."""
         code = answer.status_code
         status = f"{code} {responses.get(code, '')}".strip()
@@ -193,7 +193,7 @@ class ServedLLM:
         except (TimeoutError, httpx2.TransportError):  # it stalls or breaks off in its own explanation
             data = b""
         why = self._hidden(data[:_QUOTED].decode(errors="replace").partition("\n")[0]) or status
-        return Failure(f"the server refuses this prompt ({code}: {why})")
+        return Unanswered(f"the server refuses this prompt ({code}: {why})")
 
     def _hidden(self, text: str) -> str:
         """Return a server's text without secrets and without control characters."""
@@ -226,7 +226,7 @@ def _reason(error: BaseException) -> str:
     return str(error)
 
 
-def _content(data: bytes, kind: str) -> str | Failure:
+def _content(data: bytes, kind: str) -> str | Unanswered:
     """Return the text of a chat completion."""
     try:
         choice = json.loads(data)["choices"][0]
@@ -236,7 +236,7 @@ def _content(data: bytes, kind: str) -> str | Failure:
             raise _Passing("answers JSON that is not a chat completion") from None
         raise _Down(f"answers {kind.partition(';')[0][:40]}, not a chat completion: correct --endpoint") from None
     if not isinstance(text, str):
-        return Failure("the model answered nothing")
+        return Unanswered("the model answered nothing")
     if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-        return Failure("the model's answer holds half of a surrogate pair, which is not text")
+        return Unanswered("the model's answer holds half of a surrogate pair, which is not text")
     return CutOff(text.strip()) if cut else text.strip()

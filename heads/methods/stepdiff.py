@@ -22,7 +22,7 @@ from torch import Tensor
 
 from heads.data.clips import Reads
 from heads.data.packing import Turn
-from heads.evidence.guard import Guard
+from heads.evidence.fitting import Guard
 from heads.llm.model import CutOff
 from heads.methods.registry import Control
 from heads.methods.word_evidence import LEFT_OUT, WordEvidence
@@ -382,7 +382,7 @@ class StepDiff:
         self, turns: Sequence[Turn], shown: Sequence[tuple[str, ...]], most: int, streamer: Tokens | None = None
     ) -> list[str]:
         """Return what follows each turn about its clips, greedily; shown: equally many clips for each turn."""
-        size, processes = ROWS_WRITTEN, self.group.data_size
+        size, processes = ROWS_WRITTEN, self.group.size
         if processes > 1 and turns:  # as few rounds as possible, with equally many rows in each
             size = ceil(len(turns) / (ceil(len(turns) / (ROWS_WRITTEN * processes)) * processes))
 

@@ -25,8 +25,7 @@ from scipy.special import expit
 
 from heads.data.hold_out import clip_times, locate
 from heads.data.packing import Turn
-from heads.evidence.fitting import Pooled, evidence_of, training_videos
-from heads.evidence.guard import Guard
+from heads.evidence.fitting import Guard, Pooled, evidence_of, training_videos
 from heads.evidence.head import Evidence, Terms, WordHead, clipped
 from heads.evidence.wording import Occurrence, is_about_both, occurrences, terms_of
 from retrieval.moments import frames_of, seconds_of

@@ -1,12 +1,15 @@
-"""A transformers causal language model: frozen, with LoRA, or trained in full; and the device and precision of a head.
+"""A transformers causal language model: frozen, with LoRA, or trained in full; the device and precision of a head; and
+how models of transformers are loaded from a folder or the hub.
 
 Guarantees
+- weights are safetensors and whole, and no code of a checkpoint runs
 - logits computed from the hidden states equal the model's own (checked when a model is loaded)
 - dropout is never active, and without LoRA or full training no parameter trains
 - weights that train are float32, whatever the others are: small steps vanish in bfloat16
 """
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -14,11 +17,62 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from heads.data.packing import Chat
-from heads.models.packed_attention import NAME, Layout, may_see, register
-from heads.models.pretrained import load_model, load_processor
+from heads.models.packed_attention import NAME, PackedLayout, may_see, register
 from heads.training.recipe import Lora
-from stepdiff.common.errors import StepDiffError
+from stepdiff.common.errors import StepDiffError, first_line
 from stepdiff.common.streams import torch_seed
+from stepdiff.weights import resolve
+from stepdiff.weights.resolving import uncapped
+
+
+def load_processor(name: str, kind: str = "AutoProcessor") -> Any:
+    """Load what a class of transformers finds in the folder of a model: its processor, or its tokenizer."""
+    import transformers
+
+    with _one_line(f"{name}: no processor that {kind} can load"):
+        return uncapped(getattr(transformers, kind).from_pretrained(resolve(name), trust_remote_code=False))
+
+
+def load_model(
+    kind: str | type, name: str, device: str, precision: str | None = None, attention: str | None = None
+) -> Any:
+    """Load a model for inference by a class of transformers, or one of that name (`kind`).
+
+    precision: float32, bfloat16, or None for bfloat16 on a GPU and float32 elsewhere; attention: None for the model's
+    own choice.
+    """
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    precision = precision or ("bfloat16" if device.startswith("cuda") else "float32")
+    loader: Any = getattr(transformers, kind) if isinstance(kind, str) else kind
+    with _one_line(f"{name}: no model that {loader.__name__} can load"):
+        model, report = loader.from_pretrained(
+            resolve(name),
+            dtype=getattr(torch, precision),
+            **({} if attention is None else {"attn_implementation": attention}),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    if report["missing_keys"]:  # transformers would fill them with random numbers
+        missing = sorted(report["missing_keys"])
+        raise StepDiffError(f"{name}: lacks {len(missing)} tensors, first {missing[0]}; give a whole checkpoint")
+    return model.eval().requires_grad_(False).to(torch.device(device))
+
+
+@contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    """Turn the errors of transformers about a folder into one line."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except torch.OutOfMemoryError:  # the model is no worse for it
+        raise
+    except (OSError, ValueError, ImportError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        why = first_line(error)
+        raise StepDiffError(f"{what} ({why}); give another") from error
 
 
 class LanguageModel(nn.Module):
@@ -109,12 +163,17 @@ class LanguageModel(nn.Module):
         """Return the last hidden states of packed rows (heads.data.packing); those of padding are meaningless."""
         if self.model.config._attn_implementation != NAME:
             return self._body(embeddings, positions, attention_mask=may_see(segment)[:, None])
-        layout = Layout.of(segment)
+        return self.hidden_of(embeddings, positions, PackedLayout.of(segment))
+
+    def hidden_of(
+        self, embeddings: Float[Tensor, "B L E"], positions: Int[Tensor, "B L"], layout: PackedLayout
+    ) -> Float[Tensor, "B L E"]:
+        """Return what `hidden` does, of rows of that layout, by packed attention."""
         used, places = (x.flatten(0, 1).index_select(0, layout.tokens)[None] for x in (embeddings, positions))
         # transformers passes a mask of four axes on as it is; without one it would make its own.
-        mask = segment.new_ones(1, 1, 1, 1, dtype=torch.bool)
+        mask = positions.new_ones(1, 1, 1, 1, dtype=torch.bool)
         seen = self._body(used, places, attention_mask=mask, layout=layout)[0]
-        return seen.new_zeros(segment.numel(), seen.shape[1]).index_copy(0, layout.tokens, seen).view_as(embeddings)
+        return seen.new_zeros(positions.numel(), seen.shape[1]).index_copy(0, layout.tokens, seen).view_as(embeddings)
 
     def _body(self, embeddings: Tensor, positions: Tensor, **seen: Any) -> Tensor:
         return self.model.base_model(

@@ -8,6 +8,7 @@ Guarantees
 - equal to attention under the dense mask `may_see`, including gradients
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,8 @@ STRETCH = 1.3  # questions up to this much longer than the shortest are padded t
 
 
 def may_see(segment: Int[Tensor, "B L"]) -> Bool[Tensor, "B L L"]:
-    """Return whether query i sees key j: j is not later, and in the prefix or in i's question (segments: Layout.of)."""
+    """Return whether query i sees key j: j is not later, and in the prefix or in i's question (segments:
+    PackedLayout.of)."""
     query, key = segment[:, :, None], segment[:, None, :]
     length = segment.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=segment.device).tril()
@@ -31,7 +33,7 @@ def may_see(segment: Int[Tensor, "B L"]) -> Bool[Tensor, "B L L"]:
 
 
 @dataclass(frozen=True)
-class Block:
+class QuestionBlock:
     """Q questions of similar length S, each after a prefix of P tokens."""
 
     rows: Int[Tensor, " Q"]
@@ -42,19 +44,21 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Layout:
+class PackedLayout:
     """Places of the prefixes and questions of a batch of packed rows among its tokens."""
 
     tokens: Int[Tensor, " N"]
     """places of the tokens without padding in the flattened batch"""
     prefixes: Int[Tensor, "B P"]
     """places of the rows' prefixes among the tokens"""
-    blocks: tuple[Block, ...]
+    blocks: tuple[QuestionBlock, ...]
     order: Int[Tensor, " N"]
     """place of each token in the concatenated outputs of prefixes and blocks"""
+    fused: bool
+    """use the fused kernel; on a CPU plain products take less than half the time: it is made for long sequences"""
 
     @classmethod
-    def of(cls, segment: Int[Tensor, "B L"]) -> "Layout":
+    def of(cls, segment: Int[Tensor, "B L"]) -> "PackedLayout":
         """Return the layout. segment: 0 in a row's prefix, 1, 2, ... in its questions, -1 in padding."""
         device, table = segment.device, segment.cpu()
         used = table >= 0
@@ -78,18 +82,23 @@ class Layout:
             for _, places in group:
                 order[places] = first + torch.arange(len(places))
                 first += block.places.shape[1]
-        moved = tuple(Block(b.rows.to(device), b.places.to(device), b.may_see.to(device)) for b in blocks)
-        return cls(used.flatten().nonzero()[:, 0].to(device), prefixes.to(device), moved, order.to(device))
+        layout = cls(used.flatten().nonzero()[:, 0], prefixes, blocks, order, fused=device.type != "cpu")
+        return layout.moved(lambda tensor: tensor.to(device))
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "PackedLayout":
+        """Return the layout with what `move` returns of each of its tensors."""
+        blocks = tuple(QuestionBlock(move(b.rows), move(b.places), move(b.may_see)) for b in self.blocks)
+        return PackedLayout(move(self.tokens), move(self.prefixes), blocks, move(self.order), self.fused)
 
 
-def _block(group: list[tuple[int, Tensor]], prefix: int) -> Block:
+def _block(group: list[tuple[int, Tensor]], prefix: int) -> QuestionBlock:
     rows = torch.tensor([row for row, _ in group])
     size = max(len(places) for _, places in group)
     places = torch.stack([torch.cat([p, p[-1:].expand(size - len(p))]) for _, p in group])
     # Padding sees its own copy of the last token and what precedes it; its output is not read.
     causal = torch.ones(size, size, dtype=torch.bool).tril()
     may_see = torch.cat([torch.ones(size, prefix, dtype=torch.bool), causal], dim=1)
-    return Block(rows, places, may_see)
+    return QuestionBlock(rows, places, may_see)
 
 
 def packed_attention(
@@ -99,7 +108,7 @@ def packed_attention(
     value: Float[Tensor, "B K M D"],
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    layout: Layout | None = None,
+    layout: PackedLayout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Compute attention for transformers. With a layout, B is 1 and L are its tokens; without one, this is SDPA."""
@@ -115,7 +124,7 @@ def packed_attention(
     )
     wide_key, wide_value = (x.repeat_interleave(group, dim=1) for x in (first_key, first_value))
     causal = torch.ones([layout.prefixes.shape[1]] * 2, dtype=torch.bool, device=query.device).tril()
-    seen = attend(first, wide_key, wide_value, causal, scaling)
+    seen = attend(first, wide_key, wide_value, causal, scaling, layout.fused)
     parts = [seen.transpose(1, 2).flatten(0, 1)]
     # Query heads that share a key head are stacked: keys need no copies, and products are larger.
     grouped = query.unflatten(1, (-1, group)), key[:, :, None], value[:, :, None]
@@ -129,7 +138,7 @@ def packed_attention(
             torch.cat([prefix.index_select(0, block.rows), x], dim=2)
             for prefix, x in ((first_key, own_key), (first_value, own_value))
         )
-        seen = attend(own, keys, values, block.may_see.repeat_interleave(group, dim=0), scaling)
+        seen = attend(own, keys, values, block.may_see.repeat_interleave(group, dim=0), scaling, layout.fused)
         parts.append(seen.transpose(1, 2).unflatten(1, (-1, group)).transpose(2, 3).flatten(0, 1).flatten(1, 2))
     return torch.cat(parts).index_select(0, layout.order)[None], None
 
@@ -140,12 +149,10 @@ def attend(
     value: Float[Tensor, "Q H T D"],
     may_see: Bool[Tensor, "S T"],
     scaling: float | None,
+    fused: bool,
 ) -> Float[Tensor, "Q H S D"]:
-    """Compute attention of many short sequences under one mask.
-
-    On a CPU plain products take less than half the time of the fused kernel, which is made for long sequences.
-    """
-    if query.device.type != "cpu":
+    """Compute attention of many short sequences under one mask. fused: as in PackedLayout."""
+    if fused:
         return scaled_dot_product_attention(query, key, value, attn_mask=may_see, scale=scaling)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     bias = torch.zeros(may_see.shape, dtype=query.dtype, device=query.device).masked_fill(~may_see, -torch.inf)

@@ -3,7 +3,7 @@
 FSDP2 divides the matrices of the decoder layers; before a layer computes, its weights are gathered, and freed after it.
 Embeddings, norms, the output layer and what is added later (LoRA) stay whole on every process, so that they train in
 float32 as they do in one process. The body of the model is the root of the division: training and generation both call
-it, and neither needs a wrapper. Tensor parallelism divides the same matrices, which are then never gathered.
+it, and neither needs a wrapper.
 
 No process holds more than its own share of the layers at any time: the model is built on the meta device, and each
 process reads its rows of each matrix from the safetensors files.
@@ -16,7 +16,6 @@ Guarantees
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +28,18 @@ from heads.models.language_model import LanguageModel, decoder_layers
 from stepdiff.common.errors import StepDiffError
 from stepdiff.weights import resolve
 
-WHOLE = "set scaling.fsdp false and tensor_parallel 1, or evaluate without torchrun"
+WHOLE = "set scaling.fsdp false, or evaluate without torchrun"
 """how a model is not divided"""
 
 
-def load_divided(
-    name: str, mesh: Any, device: str, frozen: torch.dtype, offload: bool = False, full: bool = False
-) -> LanguageModel:
+def load_divided(name: str, mesh: Any, device: str, frozen: torch.dtype, full: bool = False) -> LanguageModel:
     """Load a language model whose layers the processes of a mesh of one axis share (FSDP2).
 
-    frozen: precision of the layers' matrices; offload: keep this process's share in host memory between its uses; full:
-    train the language model.
+    frozen: precision of the layers' matrices; full: train the language model.
     """
     empty = _OnMeta(name, device, frozen)
-    divide_layers(empty.model, mesh, offload and torch.device(device).type == "cuda")
-    empty.fill("cpu" if offload else device)
+    divide_layers(empty.model, mesh)
+    empty.fill()
     empty.model._is_fsdp_managed_module = True  # generate(): no process stops while another one writes
     loaded = LanguageModel(empty.model, empty.chat)
     if full:
@@ -53,52 +49,6 @@ def load_divided(
             empty.model.base_model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device))
         loaded.prepare(name)
     return loaded
-
-
-def load_tensor_parallel(name: str, mesh: Any, device: str, frozen: torch.dtype) -> LanguageModel:
-    """Load a frozen language model of which the processes compute each layer together, by transformers' own plan.
-
-    mesh: One axis, these processes. Embeddings and the output layer stay whole.
-    """
-    from transformers.distributed.tensor_parallel import apply_tensor_parallelism
-
-    empty = _OnMeta(name, device, frozen)
-    plan = tensor_plan(empty.model, name, mesh.size())
-    try:
-        apply_tensor_parallelism(empty.model, mesh, plan)
-    except ValueError as error:
-        raise _indivisible(name, mesh.size(), error) from error
-    empty.fill(device)
-    loaded = LanguageModel(empty.model, empty.chat)
-    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=frozen == torch.bfloat16):
-        loaded.prepare(name)
-    return loaded
-
-
-def tensor_plan(model: Any, name: str, size: int) -> dict[str, str]:
-    """Return the linear maps of the decoder layers that `size` processes divide: "colwise" by outputs, "rowwise" by
-    inputs. StepDiffError: so many processes cannot divide them. name: of the model, for this error."""
-    from transformers.distributed import DistributedConfig
-
-    try:
-        plan, _, _ = model._resolve_parallel_plans(DistributedConfig(tp_size=size))
-        within = f"{model.base_model_prefix}.layers."
-        plan = {place: style for place, style in plan.items() if place.startswith(within)}
-        odd = sorted({style for style in plan.values()} - {"colwise", "rowwise"})
-        config = model.config.get_text_config()
-        key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        if odd or not plan or key_heads % size:
-            raise ValueError(f"{', '.join(odd) or 'its key heads'} cannot be divided by {size}")
-    except ValueError as error:
-        raise _indivisible(name, size, error) from error
-    return plan
-
-
-def _indivisible(name: str, size: int, error: ValueError) -> StepDiffError:
-    return StepDiffError(
-        f"{name}: {size} processes cannot compute it together ({error}); set scaling.tensor_parallel to 1 and "
-        "scaling.fsdp to true, or evaluate with a number of processes that divides it"
-    )
 
 
 @contextmanager
@@ -145,12 +95,12 @@ class _OnMeta:
         linear = {id(own) for layer in layers(self.model) for own in matrices_of(layer)}
         self.precision = {key: frozen if id(own) in linear else rest for key, own in self.model.named_parameters()}
 
-    def fill(self, home: str) -> None:
-        """Read this process's share of each weight; home: of the divided ones."""
+    def fill(self) -> None:
+        """Read this process's share of each weight."""
         for key, buffer in self.model.named_buffers():
             module, _, last = key.rpartition(".")
             self.model.get_submodule(module)._buffers[last] = buffer.to(self.device)
-        shares = _shares(self.model, self.folder, self.precision, self.device, home)
+        shares = _shares(self.model, self.folder, self.precision, self.device)
         self.model.load_state_dict(dict(shares), assign=True, strict=False)
         self.model.tie_weights()
 
@@ -177,24 +127,21 @@ def divided_matrices(model: Any) -> set[int]:
     return {id(own) for layer in layers(model) for own in matrices_of(layer) if own.ndim > 1}
 
 
-def divide_layers(model: Any, mesh: Any, offload: bool) -> None:
+def divide_layers(model: Any, mesh: Any) -> None:
     """Divide the matrices of the decoder layers by rows; gradients are summed over the processes."""
-    from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+    from torch.distributed.fsdp import fully_shard
 
     every = layers(model)
     divided = divided_matrices(model)
     whole = {own for own in model.parameters() if id(own) not in divided}
-    policy = CPUOffloadPolicy() if offload else OffloadPolicy()
     for layer in every:
-        fully_shard(layer, mesh=mesh, ignored_params=whole, offload_policy=policy)
+        fully_shard(layer, mesh=mesh, ignored_params=whole)
         layer.set_gradient_divide_factor(1.0)  # type: ignore[operator]
         layer.set_force_sum_reduction_for_comms(True)  # type: ignore[operator]  # gloo has no other
-    fully_shard(model.base_model, mesh=mesh, ignored_params=whole, offload_policy=policy)
+    fully_shard(model.base_model, mesh=mesh, ignored_params=whole)
 
 
-def _shares(
-    model: Any, folder: Path, precision: dict[str, torch.dtype], device: str, home: str
-) -> Iterator[tuple[str, Tensor]]:
+def _shares(model: Any, folder: Path, precision: dict[str, torch.dtype], device: str) -> Iterator[tuple[str, Tensor]]:
     """Yield this process's share of each weight, read from the safetensors files of the folder. StepDiffError: a file
     or a weight is missing."""
     from torch.distributed.tensor import DTensor
@@ -213,19 +160,9 @@ def _shares(
             mesh, places = weight.device_mesh, weight.placements
             shape, offset = compute_local_shape_and_global_offset(weight.shape, mesh, places)
             part = tuple(slice(first, first + length) for first, length in zip(offset, shape, strict=True))
-            share = file.get_slice(key)[part].to(home, precision[name]).contiguous()
-            yield name, share_of(weight, share)
-
-
-def share_of(weight: Any, own: Tensor) -> Any:
-    """Return a DTensor like `weight` whose part in this process is `own`, wherever it is and of its dtype.
-
-    DTensor.from_local would move it to the device of the mesh, also where it is to stay in host memory.
-    """
-    from torch.distributed.tensor import DTensor
-
-    meta = weight._spec.tensor_meta._replace(dtype=own.dtype)
-    return DTensor(own, replace(weight._spec, tensor_meta=meta), requires_grad=False)
+            share = file.get_slice(key)[part].to(device, precision[name]).contiguous()
+            whole = weight.shape, weight.stride()
+            yield name, DTensor.from_local(share, mesh, places, run_check=False, shape=whole[0], stride=whole[1])
 
 
 def _files(folder: Path) -> dict[str, Path]:

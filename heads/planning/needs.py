@@ -1,45 +1,36 @@
-"""What a recipe needs: its model without weights, and what its batches cost: activations in bytes, operations, and
-bytes that processes exchange.
+"""What a recipe needs: its model without weights, and one training step of it, in bytes and operations.
 
-Nothing here uses the network. The model is built on PyTorch's meta device, where a weight has a shape and no memory.
+Nothing here uses the network, and no tensor has memory: the model is on PyTorch's meta device, and a step is computed
+with fake tensors, which have a shape, a type and a lifetime. It runs as on a card, forward and backward, while its live
+bytes and its matrix products are counted. Norms, activations and the optimiser have no operations here.
+
 Tokens are counted without a tokenizer: a text of n words has TOKENS_PER_WORD n tokens, and a chat template adds
 TEMPLATE to a prompt. On simple English SmolLM2 has up to a quarter fewer.
-
-Activations are what autograd keeps of one batch, by these formulas for layers as in Llama, Qwen and SmolLM2. Notation:
-T tokens, E width, F width of a feed-forward block, Q channels of all query heads, K of all key heads, c bytes of a
-product's precision. A frozen linear layer keeps nothing.
-
-    a layer         4 E T twice (inputs of the norms, in float32)
-                    + c Q T twice (queries, outputs of attention) + c 2 Q T' + c 2 K T" (keys and values;
-                      T' tokens of prefixes, T" keys that the questions read)
-                    + 3 c F T (gate, its activation, the product's other factor)
-    LoRA            + c times the inputs of its layers + c rank T of each
-    full            + 8 E T (norms) + c (2 E + Q + F) T; in bfloat16 c 3 E T more, and a copy of the layer's weights
-    checkpointing   E T in the residual's precision for each layer + one layer whole, instead of all layers
-    ends            (4 + 2 of the residual's precision) E T: embeddings and the last norm
-    logits          (4 + 4 + 4 + c) V of each target: log-probabilities, logits in both precisions, a gradient
-    projector       of each clip of N tokens of C channels at width W: (4 + c) N C + (4 + 3 c layers) N W, and
-                    its latents
-
-A product of [M, K] and [K, N] is 2 M K N operations. Backward, a frozen layer takes as much as forward (the gradient of
-its input), a layer that trains twice as much, and attention twice as much. Gradient checkpointing computes the decoder
-layers forward once more, without the last product of a feed-forward block, which the backward pass does not need.
-Norms, activations and the optimiser are left out.
 """
 
 import math
-from dataclasses import dataclass
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from heads.data.packing import Chat
 from heads.methods.word_evidence import NAMED
+from heads.models import packed_attention
 from heads.models.language_model import LanguageModel, decoder_layers
-from heads.models.parallelize import divided_matrices, tensor_plan
-from heads.training.recipe import Lora, ProjectorOptions, Scaling, VideoLMRecipe
+from heads.models.packed_attention import PackedLayout
+from heads.models.parallelize import divided_matrices
+from heads.models.video_lm import Projector
+from heads.training.recipe import Scaling, VideoLMRecipe
 from heads.training.sources import SEQUENCE
 from stepdiff.common.errors import StepDiffError, first_line
 from stepdiff.tasks.prompts import (
@@ -81,21 +72,6 @@ EVIDENCE = 2 * (TEMPLATE // 4 + math.ceil(2 * NAMED * TOKENS_PER_WORD))
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Dimensions of a decoder of transformers with gated feed-forward blocks (Llama, Qwen, SmolLM2)."""
-
-    width: int
-    hidden: int
-    """of a feed-forward block"""
-    layers: int
-    queries: int
-    """channels of all query heads"""
-    keys: int
-    """channels of all key heads"""
-    vocabulary: int
-
-
-@dataclass(frozen=True)
 class Memory:
     """Bytes of one process."""
 
@@ -110,18 +86,14 @@ class Memory:
     gathered: float = 0.0
     """divided layers while they compute"""
     activations: float = 0.0
-    """kept for the backward pass of the largest batch"""
-    logits: float = 0.0
-    """of the largest batch"""
+    """the most that is live at a time in a step with the largest batch"""
     reserve: float = 0.0
     """for CUDA, communication and fragmentation"""
-    host: float = 0.0
-    """layers in host memory (cpu_offload)"""
 
     @property
     def card(self) -> float:
         """Bytes on the card."""
-        return sum(vars(self).values()) - self.host
+        return sum(vars(self).values())
 
 
 @dataclass(frozen=True)
@@ -161,67 +133,47 @@ def configuration(name: str) -> tuple[Any, str]:
     return config, f"config.json of {name}"
 
 
-def sizes(config: Any) -> Sizes:
-    """Return the dimensions of a configuration. StepDiffError: it has none of this kind."""
-    text = config.get_text_config()
-    try:
-        heads = text.num_attention_heads
-        head = getattr(text, "head_dim", None) or text.hidden_size // heads
-        key_heads = getattr(text, "num_key_value_heads", None) or heads
-        return Sizes(
-            text.hidden_size,
-            text.intermediate_size,
-            text.num_hidden_layers,
-            heads * head,
-            key_heads * head,
-            text.vocab_size,
-        )
-    except AttributeError as error:
-        raise StepDiffError(f"a plan of a {config.model_type} model is not known ({error})") from error
-
-
 def language_model(config: Any, recipe: VideoLMRecipe, dtype: torch.dtype) -> LanguageModel:
-    """Return the recipe's language model on the meta device. dtype: of weights that do not train."""
+    """Return the recipe's language model on the device of the caller's context. dtype: of weights that do not train.
+
+    StepDiffError: its attention does not read packed questions.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
-    with torch.device("meta"), no_init_weights():
+    with no_init_weights():
         model = AutoModelForCausalLM.from_config(
             config, dtype=torch.float32 if recipe.full else dtype, trust_remote_code=False
         )
         model.tie_weights()  # which no_init_weights leaves out
         lm = LanguageModel(model, Chat.__new__(Chat))  # without a tokenizer: nothing is packed
+        if not (lm.packs and model._supports_attention_backend and decoder_layers(model)):
+            raise StepDiffError(f"a plan of a {config.model_type} model is not known; train a step")
         if recipe.lora is not None:
             lm.add_lora(recipe.lora, seed=0)
         if recipe.full:
             lm.train_all()
+        if recipe.gradient_checkpointing:
+            lm.recompute_layers()
+    packed_attention.register()
+    model.set_attn_implementation(packed_attention.NAME)
     return lm
 
 
-def weights(lm: LanguageModel | None, head: nn.Module, scaling: Scaling) -> Weights:
-    """Return the weights of a model. lm: None for a contrastive head."""
-    together, layers = scaling.tensor_parallel, [] if lm is None else decoder_layers(lm.model)
-    workers = scaling.workers // together
-    inside = divided_matrices(lm.model) if lm is not None and scaling.fsdp else set[int]()
-    plan = tensor_plan(lm.model, lm.model.config.model_type, together) if lm is not None and together > 1 else {}
+def weights(lm: LanguageModel, head: nn.Module, scaling: Scaling) -> Weights:
+    """Return the weights of a model."""
+    layers, workers = decoder_layers(lm.model), scaling.workers
+    inside = divided_matrices(lm.model) if scaling.fsdp else set[int]()
     frozen = trained = copies = 0
-    frozen_bytes = trained_bytes = host_bytes = 0.0
-    for name, weight in [*head.named_parameters(), *(() if lm is None else lm.model.named_parameters())]:
+    frozen_bytes = trained_bytes = 0.0
+    for name, weight in [*head.named_parameters(), *lm.model.named_parameters()]:
         count, item, trains = weight.numel(), weight.element_size(), weight.requires_grad
         divided = id(weight) in inside and "lora_" not in name  # LoRA is added to divided layers, whole
-        share = count
-        if divided:
-            share = largest_share(weight, 0, workers)
-        elif (style := plan.get(name.rpartition(".")[0])) and (style == "colwise" or weight.ndim > 1):
-            share = largest_share(weight, 0 if style == "colwise" else 1, together)
+        share = math.ceil(weight.shape[0] / workers) * (count // weight.shape[0]) if divided else count
         trained, frozen = trained + trains * count, frozen + (not trains) * count
         copies += trains * (not divided) * count
-        if scaling.cpu_offload and divided:
-            host_bytes += share * item * (4 if trains else 1)  # weight, gradient and the optimiser's two averages
-        elif trains:
-            trained_bytes += share * item
-        else:
-            frozen_bytes += share * item
+        trained_bytes += trains * share * item
+        frozen_bytes += (not trains) * share * item
     each = [sum(p.numel() * p.element_size() for p in layer.parameters()) for layer in layers]
     memory = Memory(
         frozen=frozen_bytes,
@@ -229,19 +181,12 @@ def weights(lm: LanguageModel | None, head: nn.Module, scaling: Scaling) -> Weig
         gradients=trained_bytes + (FLOAT * copies if workers > 1 else 0),
         optimizer=2 * trained_bytes,
         gathered=float(GATHERED * max(each)) if scaling.fsdp else 0.0,
-        host=host_bytes,
     )
     return Weights(frozen, trained, float(sum(each)), copies, memory)
 
 
-def largest_share(weight: nn.Parameter, axis: int, processes: int) -> int:
-    """Return the elements of the largest share of a weight that processes divide along an axis."""
-    length = weight.shape[axis]
-    return math.ceil(length / processes) * (weight.numel() // length)
-
-
 @dataclass(frozen=True)
-class Rows:
+class BatchShape:
     """A batch of equal rows: a prefix, then questions with their answers that each see the prefix and themselves."""
 
     rows: int
@@ -268,34 +213,24 @@ class Rows:
         """Tokens of the batch that are learned."""
         return self.rows * self.questions * self.answer
 
-    @property
-    def keys(self) -> int:
-        """Keys that the questions of the batch read: each its prefix and itself."""
-        return self.rows * self.questions * (self.prefix + self.question)
 
-    @property
-    def scores(self) -> int:
-        """Attention scores of a head in a layer."""
-        return self.rows * self.prefix**2 + self.question * self.keys
-
-
-def batch(recipe: VideoLMRecipe, source: str, words: int | float) -> Rows:
+def batch(recipe: VideoLMRecipe, source: str, words: int | float) -> BatchShape:
     """Return a batch of one source. words: of each narration, caption and answer."""
     size, outputs, text = recipe.batch, recipe.projector.outputs, math.ceil(words * TOKENS_PER_WORD) + 1
     if source == "sequences":
         prefix = count(PAIR_SYSTEM.partition("{video}")[0]) + outputs
         rest = (SEQUENCE - 1) * (count(NEXT_VIDEO) + outputs) + SEQUENCE * text
-        return Rows(size, SEQUENCE * size, prefix, 1, rest, SEQUENCE * text, size)
+        return BatchShape(size, SEQUENCE * size, prefix, 1, rest, SEQUENCE * text, size)
     if source == "pairs":
         prefix = count(PAIR_SYSTEM) + TEMPLATE // 2 + 2 * outputs
         question = count(DIFFERENCE_QUESTION) + TEMPLATE // 2 + text
         if recipe.evidence is not None and recipe.evidence.asked:
             question += EVIDENCE
         rows, questions = (size, recipe.questions) if recipe.packed else (size * recipe.questions, 1)
-        return Rows(rows, 2 * size, prefix, questions, question, text, size)
+        return BatchShape(rows, 2 * size, prefix, questions, question, text, size)
     prompt = CAPTION_QUESTION if source == "images" else NARRATION_QUESTION
     prefix = count(SYSTEM) + TEMPLATE // 2 + outputs
-    return Rows(size, size, prefix, 1, count(prompt) + TEMPLATE // 2 + text, text, size)
+    return BatchShape(size, size, prefix, 1, count(prompt) + TEMPLATE // 2 + text, text, size)
 
 
 def count(prompt: str) -> int:
@@ -303,95 +238,129 @@ def count(prompt: str) -> int:
     return math.ceil(len(prompt.replace("{video}", "").split()) * TOKENS_PER_WORD)
 
 
-def language(recipe: VideoLMRecipe, sizes: Sizes, rows: Rows, item: int, together: int = 1) -> float:
-    """Return what autograd keeps of a batch in the language model, without the logits; arguments as in `layer`."""
-    each, residual = layer(recipe, sizes, rows, item, together), FLOAT if recipe.full else item
-    ends = (FLOAT + 2 * residual + FLOAT * recipe.full) * sizes.width * rows.tokens  # embeddings, and the last norm
-    if recipe.gradient_checkpointing:
-        return float(sizes.layers * residual * sizes.width * rows.tokens + each + ends)
-    return float(sizes.layers * each + ends)
+@dataclass(frozen=True)
+class StepCost:
+    """A batch forward and backward, in one process."""
+
+    activations: int
+    """the most bytes that are live at a time, without weights and their gradients"""
+    operations: int
+    """of matrix products: one of [M, K] and [K, N] has 2 M K N"""
 
 
-def layer(recipe: VideoLMRecipe, sizes: Sizes, rows: Rows, item: int, together: int = 1) -> float:
-    """Return what autograd keeps of a batch in one decoder layer.
+def steps(
+    lm: LanguageModel, head: Projector, batches: Iterable[BatchShape], clip: tuple[int, int], products: torch.dtype
+) -> dict[BatchShape, StepCost]:
+    """Return what each batch takes. lm, head: on the meta device; other arguments as in `step`.
 
-    item: the bytes c; together: processes that divide the heads and the feed-forward block (tensor parallelism).
+    Layers of `lm` are removed: those after the third take as much as the third.
     """
-    tokens, width, queries = rows.tokens, sizes.width, sizes.queries
-    attention = 2 * queries * (tokens + rows.rows * rows.prefix) + 2 * sizes.keys * rows.keys
-    stored = 2 * FLOAT * width * tokens + item * (attention + 3 * sizes.hidden * tokens) / together
-    if recipe.lora is not None:
-        stored += item * tokens * lora_channels(recipe.lora, sizes, item)
-    if recipe.full:
-        stored += 2 * FLOAT * width * tokens + item * tokens * (2 * width + queries + sizes.hidden)
-        if item != FLOAT:
-            weights = 2 * width * (queries + sizes.keys) + 3 * width * sizes.hidden
-            stored += item * (3 * width * tokens + weights)
-    return float(stored)
+    layers = decoder_layers(lm.model)
+    stack = next(part for part in lm.model.modules() if isinstance(part, nn.ModuleList) and layers[0] in part)
+    del stack[3:]
+    with FakeTensorMode():
+        for module in (lm, head):
+            fake_weights(module)
+        three = {rows: step(lm, head, rows, clip, products) for rows in dict.fromkeys(batches)}
+        if len(layers) <= 3:
+            return three
+        del stack[2:]
+        two = {rows: step(lm, head, rows, clip, products) for rows in three}
+    more, whole = len(layers) - 3, {}
+    for rows, of_three in three.items():
+        of_two = two[rows]
+        each = of_three.activations - of_two.activations, of_three.operations - of_two.operations
+        whole[rows] = StepCost(of_three.activations + more * each[0], of_three.operations + more * each[1])
+    return whole
 
 
-def lora_channels(lora: Lora, sizes: Sizes, item: int) -> int:
-    """Return the channels that LoRA keeps of a token: its layers' inputs, and its own.
+def step(
+    lm: LanguageModel, head: Projector, rows: BatchShape, clip: tuple[int, int], products: torch.dtype
+) -> StepCost:
+    """Return what a batch takes; called within a FakeTensorMode.
 
-    In float32 layers with the same input keep it once; otherwise each keeps its own cast.
+    clip: shape [N, D] of a clip's tokens; products: precision of matrix products.
     """
-    same = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"} if item == FLOAT else {}
-    channels = {"o_proj": sizes.queries, "down_proj": sizes.hidden}
-    inputs = {same.get(name, name): channels.get(name, sizes.width) for name in lora.targets}
-    return sum(inputs.values()) + lora.rank * len(lora.targets)
+    parts = [0] * rows.prefix + [q + 1 for q in range(rows.questions) for _ in range(rows.question)]
+    with unset_fake_temporarily():  # it depends on values
+        real = PackedLayout.of(torch.tensor([parts] * rows.rows))
+    layout = replace(real.moved(fake), fused=True)
+    lm.train()
+    weights = [*lm.parameters(), *head.parameters()]
+    for weight in weights:
+        weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
+    held = [*weights, *(weight.grad for weight in weights if weight.grad is not None)]
+    with Meter(held) as meter:
+        with torch.autocast("cpu", products, enabled=products == torch.bfloat16):
+            clips = head(torch.empty(rows.clips, *clip))
+            embeddings = lm.embed(torch.zeros(rows.rows, len(parts), dtype=torch.long))
+            shown = clips.flatten(0, 1).to(embeddings.dtype)
+            places = torch.zeros(len(shown), dtype=torch.long)
+            filled = embeddings.flatten(0, 1).index_copy(0, places, shown).view_as(embeddings)
+            hidden = lm.hidden_of(filled, torch.zeros(rows.rows, len(parts), dtype=torch.long), layout)
+            answers = hidden.flatten(0, 1).index_select(0, torch.zeros(rows.targets, dtype=torch.long))
+            logits = lm.logits(answers).float()
+            loss = functional.cross_entropy(logits, torch.zeros(rows.targets, dtype=torch.long))
+        del clips, embeddings, shown, filled, hidden, answers, logits
+        loss.backward()
+    return StepCost(meter.most, meter.operations)
 
 
-def logits(sizes: Sizes, targets: int, item: int) -> float:
-    """Return the bytes of the logits of a batch and what the loss makes of them."""
-    return float(targets * sizes.vocabulary * (3 * FLOAT + (item if item != FLOAT else 0)))
+def fake(tensor: Tensor) -> Tensor:
+    """Return a fake tensor of the same shape and type."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype)
 
 
-def projected(options: ProjectorOptions, clip: tuple[int, int], out: int, item: int) -> float:
-    """Return what autograd keeps of a clip in the projector. clip: [N, D]; out: width of its output."""
-    (tokens, channels), width = clip, options.width
-    inputs = (FLOAT + item) * tokens * channels + (FLOAT + 3 * item * options.layers) * tokens * width
-    latents = options.layers * (3 * FLOAT + 16 * item) * width + 2 * FLOAT * width
-    return float(inputs + options.outputs * (latents + FLOAT * out))
+def fake_weights(module: nn.Module) -> None:
+    """Replace weights and buffers of the meta device by fake ones, which PEFT cannot make."""
+    fakes: dict[int, nn.Parameter] = {}
+    for part in module.modules():
+        for name, weight in part.named_parameters(recurse=False):
+            part._parameters[name] = fakes.setdefault(id(weight), nn.Parameter(fake(weight), weight.requires_grad))
+        part._buffers.update({name: fake(buffer) for name, buffer in part.named_buffers(recurse=False)})
 
 
-def operations(
-    recipe: VideoLMRecipe, lm: LanguageModel, sizes: Sizes, rows: Rows, clip: tuple[int, int]
-) -> tuple[float, float]:
-    """Return the operations of a batch, forward and backward, in the decoder layers and elsewhere.
+aten = torch.ops.aten
+PRODUCTS: dict[Any, Callable[..., int]] = flop_registry | {
+    aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[aten._scaled_dot_product_flash_attention],
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        flop_registry[aten._scaled_dot_product_flash_attention_backward]
+    ),
+}
+"""PyTorch's operations with matrix products -> their number of operations"""
 
-    lm: only its shapes are read; clip: shape [N, D] of a clip's tokens.
+
+class Meter(TorchDispatchMode):
+    """Counter of the operations within it, and of the bytes that tensors have at a time, without those of `held`.
+
+    FlopCounterMode counts operations by module, and its hooks keep tensors alive.
     """
-    linear = {id(m): m for part in decoder_layers(lm.model) for m in part.modules() if isinstance(m, nn.Linear)}
-    weights = [m.weight for m in linear.values()]
-    trained = 2.0 * rows.tokens * sum(w.numel() for w in weights if w.requires_grad)
-    frozen = 2.0 * rows.tokens * sum(w.numel() for w in weights if not w.requires_grad)
-    attention = 4.0 * sizes.queries * rows.scores * sizes.layers
-    again = frozen + trained + attention
-    if recipe.lora is None or "down_proj" not in recipe.lora.targets:
-        again -= 2.0 * rows.tokens * sizes.width * sizes.hidden * sizes.layers
-    inside = 2 * frozen + 3 * trained + 3 * attention + again * recipe.gradient_checkpointing
-    output = 2.0 * rows.targets * sizes.width * sizes.vocabulary * (3 if recipe.full else 2)
-    return inside, output + rows.clips * projector_operations(recipe.projector, clip, sizes.width)
+
+    def __init__(self, held: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.operations = self.live = self.most = 0
+        self._storages = weakref.WeakSet[Any](tensor.untyped_storage() for tensor in held)
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        results = function(*args, **kwargs)
+        if count := PRODUCTS.get(function.overloadpacket):
+            self.operations += count(*args, **kwargs, out_val=results)
+        for tensor in tree_leaves(results):
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self._storages:
+                self._storages.add(storage)
+                self.live += storage.nbytes()
+                weakref.finalize(storage, self._free, storage.nbytes())
+        self.most = max(self.most, self.live)
+        return results
+
+    def _free(self, nbytes: int) -> None:
+        self.live -= nbytes
 
 
-def projector_operations(options: ProjectorOptions, clip: tuple[int, int], out: int) -> float:
-    """Return the operations of a clip in the projector, forward and backward. clip: [N, D]; out: width of output."""
-    (tokens, channels), width, latents = clip, options.width, options.outputs
-    seen = tokens + latents
-    each = 2 * seen * 2 * width**2 + 2 * latents * 2 * width**2 + 4 * latents * seen * width + 16 * latents * width**2
-    return 3.0 * (2 * tokens * channels * width + options.layers * each + 2 * latents * width * out)
-
-
-def exchanged(scaling: Scaling, weights: Weights, batches: float, hidden: float) -> tuple[float, float]:
-    """Return the bytes that a process receives in a step from other processes, and those from host memory.
-
-    batches: of a step, in one process; hidden: bytes of hidden states that tensor parallelism sums for a batch.
-    """
-    together = scaling.tensor_parallel
-    workers = scaling.workers // together
-    others, divided = (workers - 1) / workers, FLOAT * (weights.trained - weights.copies)
+def received(scaling: Scaling, weights: Weights, batches: float) -> float:
+    """Return the bytes that a process receives in a step. batches: of a step, in one process."""
+    others, divided = (scaling.workers - 1) / scaling.workers, FLOAT * (weights.trained - weights.copies)
     gathers = 2 * batches * weights.layers * others if scaling.fsdp else 0.0  # forward and backward
-    # one ring all-reduce of the copies, with tensor parallelism a broadcast of their sums; reduce-scatters of the rest
-    gradients = FLOAT * weights.copies * (2 * others + (together > 1)) + divided * batches * others
-    from_host = batches * (2 * weights.layers + divided) / workers * scaling.cpu_offload
-    return gathers + gradients + 2 * hidden * batches * (together - 1) / together, from_host
+    # a ring all-reduce of the copies, reduce-scatters of the rest
+    return gathers + FLOAT * weights.copies * 2 * others + divided * batches * others

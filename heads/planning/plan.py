@@ -1,32 +1,28 @@
 """The plan of a training, computed from its recipe without weights, GPU or store; and as text.
 
 Guarantees
-- a plan that does not fit names settings that fit, which keep the samples of a step
 - a plan needs no store and no network
 """
 
-import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from itertools import product
-from operator import itemgetter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from heads.data.hold_out import read_test_clips, test_path
-from heads.models.projector import Projector
+from heads.models.video_lm import Projector
 from heads.planning import needs
-from heads.planning.needs import Memory, batch, exchanged, language, logits, operations, projected, weights
-from heads.training.recipe import PlanOptions, Scaling, TrainOptions, VideoLMRecipe
+from heads.planning.needs import Memory, batch, received, steps, weights
+from heads.training.recipe import TrainingPlanOptions, TrainOptions, VideoLMRecipe
 from stepdiff.common.errors import StepDiffError
 from store import Feature, Store
 from store.format.layout import stored_features
 from store.verbs.plan import ENCODERS
 
 
-class Card(NamedTuple):
+class GpuCard(NamedTuple):
     """A GPU, by its maker's data sheet."""
 
     memory: float
@@ -39,24 +35,21 @@ class Card(NamedTuple):
 
 GIB, GIGA, TERA = 2.0**30, 1e9, 1e12
 CARDS = {
-    "a100": Card(79 * GIB, 312 * TERA, 19.5 * TERA),
-    "a100-40gb": Card(39 * GIB, 312 * TERA, 19.5 * TERA),
-    "b200": Card(178 * GIB, 2250 * TERA, 75 * TERA),
-    "h100": Card(79 * GIB, 989 * TERA, 67 * TERA),
-    "h200": Card(139 * GIB, 989 * TERA, 67 * TERA),
-    "l40s": Card(44 * GIB, 362 * TERA, 91.6 * TERA),
-    "rtx4090": Card(23.5 * GIB, 165 * TERA, 82.6 * TERA),
+    "a100": GpuCard(79 * GIB, 312 * TERA, 19.5 * TERA),
+    "a100-40gb": GpuCard(39 * GIB, 312 * TERA, 19.5 * TERA),
+    "b200": GpuCard(178 * GIB, 2250 * TERA, 75 * TERA),
+    "h100": GpuCard(79 * GIB, 989 * TERA, 67 * TERA),
+    "h200": GpuCard(139 * GIB, 989 * TERA, 67 * TERA),
+    "l40s": GpuCard(44 * GIB, 362 * TERA, 91.6 * TERA),
+    "rtx4090": GpuCard(23.5 * GIB, 165 * TERA, 82.6 * TERA),
 }
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 RESERVE = 0.08
 """share of a card for the CUDA context, communication buffers and fragmentation"""
-SHOWN = 4
-"""most alternatives that are named"""
-WORKERS = (1, 2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """Needs of a training; memory and what is exchanged are those of one process."""
 
     recipe: str
@@ -84,20 +77,16 @@ class Plan:
     """of the card's peak"""
     step_seconds: float
     received: float
-    """bytes that other processes send in a step: gathered layers, gradients, tensor parallelism"""
-    from_host: float
-    """bytes between host memory and the card in a step (cpu_offload)"""
+    """bytes that other processes send in a step: gathered layers and gradients"""
     read: float
     """bytes of features that all processes read in a step"""
     steps: int
     hours: float
     """of all steps, without validation"""
     fits: bool
-    alternatives: list[str] = field(default_factory=list)
-    """settings with which a plan that does not fit would"""
 
 
-def plan(options: TrainOptions, how: PlanOptions) -> Plan:
+def plan(options: TrainOptions, how: TrainingPlanOptions) -> TrainingPlan:
     """Return the plan of a recipe that was checked (heads.workers.fit.check).
 
     Raises:
@@ -118,76 +107,52 @@ def plan(options: TrainOptions, how: PlanOptions) -> Plan:
             "--dry-run does not estimate a video_lm.public model, whose prompts depend on the clips; train a step"
         )
     read_test_clips([source for source in options.hold_out if Path(test_path(source)).exists()])
-    planned = plans(options, recipe, how)
-    first = planned(recipe, options.scaling)
-    return first if first.fits else replace(first, alternatives=alternatives(recipe, options.scaling, planned))
+    return _plan(options, recipe, how)
 
 
-def plans(options: TrainOptions, recipe: VideoLMRecipe, how: PlanOptions) -> Callable[[VideoLMRecipe, Scaling], Plan]:
-    """Build a recipe's model on the meta device; return the function that plans it with other batches and scalings."""
+def _plan(options: TrainOptions, recipe: VideoLMRecipe, how: TrainingPlanOptions) -> TrainingPlan:
+    """Build the recipe's model without memory, run its steps, and return the plan."""
     config, origin = needs.configuration(recipe.language_model)
-    sizes, gpu = needs.sizes(config), CARDS[how.card]
+    gpu, scaling, schedule = CARDS[how.card], options.scaling, recipe.schedule
     tokens, shape_of = clip_tokens(options, recipe.view)
     clip = (tokens.shape[0], tokens.shape[1])
     row_bytes = sum(part.row_bytes for part in stored_features({"tokens": tokens}).values())  # with the scales of int8
     precision = "bfloat16" if recipe.precision == "auto" else recipe.precision
-    item = PRECISIONS[precision].itemsize
     frozen = options.scaling.frozen if options.scaling.frozen != "auto" else precision
-    lm = needs.language_model(config, recipe, PRECISIONS[frozen])
+    largest = [batch(recipe, source, recipe.words) for source in recipe.sources]
+    usual = [batch(recipe, source, how.mean_words or recipe.words) for source in recipe.sources]
     with torch.device("meta"):
-        head = Projector(recipe.projector, *clip, sizes.width, 1.0)
-
-    def planned(recipe: VideoLMRecipe, scaling: Scaling) -> Plan:
-        held, together, schedule = weights(lm, head, scaling), scaling.tensor_parallel, recipe.schedule
-        largest = [batch(recipe, source, recipe.words) for source in recipe.sources]
-        usual = [batch(recipe, source, how.mean_words or recipe.words) for source in recipe.sources]
-        kept = [
-            (
-                language(recipe, sizes, rows, item, together)
-                + rows.clips * projected(recipe.projector, clip, sizes.width, item),
-                logits(sizes, rows.targets, item),
-            )
-            for rows in largest
-        ]
-        activations, of_logits = max(kept, key=sum)
-        memory = replace(held.memory, activations=activations, logits=of_logits, reserve=RESERVE * gpu.memory)
-        works = [operations(recipe, lm, sizes, rows, clip) for rows in usual]
-        inside, outside = (sum(part) / len(usual) for part in zip(*works, strict=True))
-        here = schedule.accumulate * together / scaling.workers  # batches of a step in one process
-        # two all-reduces of the hidden states in each layer, forward, backward and where a layer is computed again
-        passes = 3 if recipe.gradient_checkpointing else 2
-        mean_tokens = sum(rows.tokens for rows in usual) / len(usual)
-        hidden = 2 * passes * sizes.layers * sizes.width * mean_tokens * item
-        received, from_host = exchanged(scaling, held, here, hidden)
-        # Tensor parallelism divides the layers; the projector is computed by each process.
-        work = here * (inside / together + outside)
-        seconds = work / (getattr(gpu, precision) * how.flops_share)
-        return Plan(
-            recipe=options.out,
-            language_model=f"{recipe.language_model}: {origin}",
-            tokens=f"{' x '.join(map(str, tokens.shape))} {tokens.dtype}: {shape_of}",
-            card=how.card,
-            workers=scaling.workers,
-            memory_limit=gpu.memory,
-            memory=memory,
-            frozen_parameters=held.frozen,
-            trained_parameters=held.trained,
-            precision=precision,
-            samples=schedule.accumulate * sum(rows.samples for rows in usual) / len(usual),
-            batch_tokens=max(rows.tokens for rows in largest),
-            step_operations=schedule.accumulate * (inside + outside),
-            share=how.flops_share,
-            step_seconds=seconds,
-            received=received,
-            from_host=from_host,
-            # Processes that compute a batch together all read it.
-            read=schedule.accumulate * together * sum(rows.clips for rows in usual) / len(usual) * row_bytes,
-            steps=schedule.steps,
-            hours=schedule.steps * seconds / 3600,
-            fits=memory.card <= gpu.memory,
-        )
-
-    return planned
+        lm = needs.language_model(config, recipe, PRECISIONS[frozen])
+        head = Projector(recipe.projector, *clip, lm.width, 1.0)
+    held = weights(lm, head, scaling)
+    measured = steps(lm, head, [*largest, *usual], clip, PRECISIONS[precision])
+    activations = float(max(measured[rows].activations for rows in largest))
+    memory = replace(held.memory, activations=activations, reserve=RESERVE * gpu.memory)
+    work = sum(measured[rows].operations for rows in usual) / len(usual)
+    here = schedule.accumulate / scaling.workers  # batches of a step in one process
+    seconds = here * work / (getattr(gpu, precision) * how.flops_share)
+    return TrainingPlan(
+        recipe=options.out,
+        language_model=f"{recipe.language_model}: {origin}",
+        tokens=f"{' x '.join(map(str, tokens.shape))} {tokens.dtype}: {shape_of}",
+        card=how.card,
+        workers=scaling.workers,
+        memory_limit=gpu.memory,
+        memory=memory,
+        frozen_parameters=held.frozen,
+        trained_parameters=held.trained,
+        precision=precision,
+        samples=schedule.accumulate * sum(rows.samples for rows in usual) / len(usual),
+        batch_tokens=max(rows.tokens for rows in largest),
+        step_operations=schedule.accumulate * work,
+        share=how.flops_share,
+        step_seconds=seconds,
+        received=received(scaling, held, here),
+        read=schedule.accumulate * sum(rows.clips for rows in usual) / len(usual) * row_bytes,
+        steps=schedule.steps,
+        hours=schedule.steps * seconds / 3600,
+        fits=memory.card <= gpu.memory,
+    )
 
 
 def clip_tokens(options: TrainOptions, view: str) -> tuple[Feature, str]:
@@ -214,76 +179,7 @@ def clip_tokens(options: TrainOptions, view: str) -> tuple[Feature, str]:
     return Feature(ENCODERS[view].features["tokens"], "float16"), f"encoder {view}; no store at {store}"
 
 
-def alternatives(
-    recipe: VideoLMRecipe, scaling: Scaling, planned: Callable[[VideoLMRecipe, Scaling], Plan]
-) -> list[str]:
-    """Return the flags of the settings that fit with the fewest changes, and the bytes that each takes."""
-    lines: list[str] = []
-    fewest = None
-    named: set[tuple[str, ...]] = set()  # what was changed, without values: the first that fits is enough
-    # Layers in host memory count as two changes, because they are slow.
-    costs = [
-        (len(flags) + (other.cpu_offload and not scaling.cpu_offload), flags, changed, other)
-        for flags, changed, other in settings(recipe, scaling)
-    ]
-    for cost, flags, changed, other in sorted(costs, key=itemgetter(0)):
-        if fewest is not None and (cost > fewest or len(lines) == SHOWN):
-            break
-        what = tuple(re.sub(r" \d+", "", flag) for flag in flags)
-        if what in named:
-            continue
-        try:
-            tried = planned(changed, other)
-        except StepDiffError:  # so many processes cannot divide its key heads
-            continue
-        if tried.fits:
-            fewest = cost
-            named.add(what)
-            lines.append(f"{' '.join(flags)} ({tried.memory.card / GIGA:.1f} GB)")
-    return lines
-
-
-def settings(recipe: VideoLMRecipe, scaling: Scaling) -> Iterator[tuple[tuple[str, ...], VideoLMRecipe, Scaling]]:
-    """Yield the combinations of more checkpointing, smaller batches, and layers divided among more workers; flags of
-    heads.train first."""
-    size, accumulate = recipe.batch, recipe.schedule.accumulate
-    halvings = [(size >> n, accumulate << n) for n in range(size.bit_length()) if not size % (1 << n)]
-    scalings = [scaling, *_divided(recipe, scaling)]
-    for recompute, (rows, batches), other in product((False, True), halvings, scalings):
-        if recompute and recipe.gradient_checkpointing or batches % (other.workers // other.tensor_parallel):
-            continue
-        flags = ["--video-lm.gradient-checkpointing true"] if recompute else []
-        if rows != size:
-            flags.append(f"--video-lm.batch {rows} --video-lm.schedule.accumulate {batches}")
-        changes = [
-            f"--{'' if name == 'workers' else 'scaling.'}{name.replace('_', '-')} {str(new).lower()}"
-            for name, new in vars(other).items()
-            if new != getattr(scaling, name)
-        ]
-        if changes:
-            flags.append(" ".join(changes))
-        if flags:
-            checkpointing = recompute or recipe.gradient_checkpointing
-            schedule = replace(recipe.schedule, accumulate=batches)
-            changed = replace(recipe, batch=rows, gradient_checkpointing=checkpointing, schedule=schedule)
-            yield tuple(flags), changed, other
-
-
-def _divided(recipe: VideoLMRecipe, scaling: Scaling) -> Iterator[Scaling]:
-    """Yield scalings that divide the layers among as many workers or more."""
-    for workers in WORKERS:
-        if workers < scaling.workers:
-            continue
-        shared = replace(scaling, workers=workers, tensor_parallel=1, fsdp=True)
-        if workers > 1:
-            yield shared
-        for together in (2, 4, 8) if recipe.lora is None and not recipe.full and not scaling.fsdp else ():
-            if together > scaling.tensor_parallel and workers == max(scaling.workers, together):
-                yield replace(scaling, workers=workers, tensor_parallel=together)
-        yield replace(shared, cpu_offload=True)
-
-
-def lines(plan: Plan) -> Iterator[str]:
+def lines(plan: TrainingPlan) -> Iterator[str]:
     """Yield the lines that describe a plan."""
     memory, seconds = plan.memory, max(plan.step_seconds, 1e-12)
 
@@ -304,17 +200,12 @@ def lines(plan: Plan) -> Iterator[str]:
         "optimiser state": memory.optimizer,
         "gathered layers": memory.gathered,
         "activations": memory.activations,
-        "logits": memory.logits,
         "reserve": memory.reserve,
     }
     for label, nbytes in parts.items():
         yield f"    {label:<16}{nbytes / GIGA:>8.2f}"
     yield f"    {'sum':<16}{memory.card / GIGA:>8.2f} of {plan.memory_limit / GIGA:.2f}"
-    if memory.host:
-        yield f"    {'in host memory':<16}{memory.host / GIGA:>8.2f}"
     yield f"  received per step {plan.received / GIGA:,.2f} GB per process, {rate(plan.received)}"
-    if plan.from_host:
-        yield f"  from host memory  {plan.from_host / GIGA:,.2f} GB per process, {rate(plan.from_host)}, in each step"
     yield f"  read per step     {plan.read / GIGA:,.2f} GB of features, {rate(plan.read)}"
     yield (
         f"  time              {plan.step_seconds:,.2f} s per step, {plan.hours:,.1f} hours for {plan.steps:,} steps, "
@@ -322,12 +213,13 @@ def lines(plan: Plan) -> Iterator[str]:
     )
 
 
-def refusal(plan: Plan) -> str:
+def refusal(plan: TrainingPlan) -> str:
     """Return the line that refuses a plan which does not fit."""
     line = (
         f"{plan.recipe}: a process needs {plan.memory.card / GIGA:.1f} GB, and {plan.card} has "
         f"{plan.memory_limit / GIGA:.1f} GB"
     )
-    if plan.alternatives:
-        return f"{line}; it fits with {', or with '.join(plan.alternatives)}"
-    return f"{line}; no batch, checkpointing or division among 64 workers fits; give a larger --card or a smaller model"
+    return (
+        f"{line}; halve batch and double schedule.accumulate, set video_lm.gradient_checkpointing, divide the language "
+        "model among more --workers with scaling.fsdp, or give a larger --card"
+    )

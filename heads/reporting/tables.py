@@ -128,7 +128,7 @@ class BenchmarkScore:
     scores: dict[str, Any]
     """as TaskSpec.score returns"""
     seen: dict[str, Any] | None
-    """counts of heads.data.trained_on.Seen, if its head was trained on clips or videos of the benchmark"""
+    """counts of heads.data.training_clips.SeenClips, if its head was trained on clips or videos of the benchmark"""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A training run's folder: checkpoints that appear whole, the best one named, and the state for exact resume.
 
     RUN/recipe.yaml                 the options of the training
-    RUN/lineage.json                what it was trained on (heads.training.lineage)
+    RUN/lineage.json                what it was trained on (heads.training.run_record)
     RUN/SHA256SUMS                  digests of these two
     RUN/checkpoint-000100/          head.safetensors, optimizer.safetensors, state.json, and their SHA256SUMS
     RUN/best.json                   the checkpoint with the best validation score

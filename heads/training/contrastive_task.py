@@ -25,10 +25,9 @@ from heads.data.clips import Features, ReadAhead, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.paired_qa import Order, PairQuestions, kind
 from heads.data.texts import Texts
-from heads.data.trained_on import TrainedOn
 from heads.methods.vlemb import VLEmb
-from heads.models.projector import Projector
-from heads.training.log import Counts
+from heads.models.video_lm import Projector
+from heads.training.log import ReadCounts
 from heads.training.recipe import ContrastiveRecipe, PairsContrast
 from heads.training.validation import Division, HeldOutPairs, Validator
 from heads.workers.group import ALONE, Group
@@ -199,7 +198,7 @@ class ContrastiveTask:
     ) -> None:
         """hold_out: the test sets whose clips never train."""
         hold_out = hold_out or HoldOut()
-        self.counts, self.group = Counts(), group
+        self.counts, self.group = ReadCounts(), group
         self.recipe, self.seed, self.device = recipe, seed, device
         self.features = Features(store, recipe.view, "tokens")
         self.texts = Features(store, recipe.text_view, "embedding", "texts")
@@ -233,12 +232,8 @@ class ContrastiveTask:
         self.module.group = group
         self.ahead = ReadAhead(self.read, device)
 
-    def trained_on(self) -> TrainedOn:
-        """Return the clips that batches may hold."""
-        return TrainedOn.of_catalog(self.catalog, self.trained_rows())
-
     def trained_rows(self) -> list[np.ndarray]:
-        """Return their rows, in parts."""
+        """Return the rows of the clips that batches may hold, in parts."""
         pairs = self.catalog.rows([] if self.pairs is None else self.pairs.pair_clips())
         return [self.train.rows, pairs]
 
@@ -274,13 +269,13 @@ class ContrastiveTask:
         started = time.monotonic()
         clips, texts, pairs = self.ahead.take(batch, following)
         number = 0 if pairs is None else len(pairs.differing) + len(pairs.judged)
-        self.counts += Counts(
+        self.counts += ReadCounts(
             samples=len(clips) + number, clips=len(clips) + 2 * number, waited=time.monotonic() - started
         )
         loss = self.module.loss(clips, texts, self.size, self.recipe.leave_out)
         if self.pairs is not None and pairs is not None:
             loss = loss + self.module.pair_loss(pairs, self.pairs.options.alike_weight, self.recipe.leave_out)
-        return loss / self.group.data_size
+        return loss / self.group.size
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float | None]:

@@ -1,8 +1,9 @@
-"""The log of a training run: one JSON object per record, and the same figures as TensorBoard events.
+"""The log of a training run: one JSON object per record, the same figures as TensorBoard events, and the loss curve.
 
     RUN/metrics.jsonl               {"step": 12, "loss": 1.5, "gradient_norm": 0.7, "learning_rate/0": 0.0001}
     RUN/speed.jsonl                 {"step": 12, "samples_per_second": 41.0, "seconds_waited": 0.1, ...}
     RUN/tensorboard/                events with the figures of both, one file per start
+    RUN/loss.png                    the curve
 
 metrics.jsonl has only figures that depend on the recipe and the data, so that a resumed run and one that was never
 interrupted write the same file. What depends on the machine is in speed.jsonl.
@@ -17,30 +18,47 @@ Guarantees
 """
 
 import io
+import itertools
 import json
 import os
 import resource
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float, Shaped
 
-from heads.tracking import Trackers
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import make_folder, write_bytes
 from stepdiff.common.io.jsonl import parse_object
 from stepdiff.common.io.local import named_errors
+from stepdiff.common.plugins import load
 
 GIGA = 1e9
+RAW = "#8c9bb0"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # safe for colour-blind readers (Okabe and Ito)
+Hook = Callable[[Path, int, dict[str, float]], object]
+"""receives the folder of the run, a step and its figures: what --log-to names"""
+
+
+def hook(name: str | None) -> Hook | None:
+    """Import what --log-to names as MODULE:FUNCTION. StepDiffError: there is no such function."""
+    if name is None:
+        return None
+    place, function = load(name, "stepdiff.logs", "--log-to")
+    if not callable(function):
+        raise StepDiffError(f"--log-to {place}: no such function; give MODULE:FUNCTION")
+    return function
 
 
 @dataclass(frozen=True)
-class Counts:
+class ReadCounts:
     """What a task has read so far in this process; those of several processes add up."""
 
     samples: int = 0
@@ -52,14 +70,14 @@ class Counts:
     waited: float = 0.0
     """seconds in which the step waited for a batch"""
 
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+    def __add__(self, other: "ReadCounts") -> "ReadCounts":
+        return ReadCounts(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
-    def __sub__(self, other: "Counts") -> "Counts":
-        return Counts(*(a - b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+    def __sub__(self, other: "ReadCounts") -> "ReadCounts":
+        return ReadCounts(*(a - b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
-def speed(done: Counts, seconds: float) -> dict[str, float]:
+def speed(done: ReadCounts, seconds: float) -> dict[str, float]:
     """Return the figures of a step that depend on the machine. done: contents of the step, of all processes."""
     seconds = max(seconds, 1e-9)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -84,18 +102,18 @@ class TrainingLog:
     Every method raises StepDiffError, in one line that names the file, if the disk is full.
     """
 
-    def __init__(self, folder: Path, step: int, log_to: Sequence[str] = ()) -> None:
-        """Keep the records up to `step`; log_to: trackers that get the figures too (heads.tracking).
+    def __init__(self, folder: Path, step: int, log_to: Hook | None = None) -> None:
+        """Keep the records up to `step`; log_to: receives the figures too.
 
-        StepDiffError: a damaged line, metrics.jsonl cannot be written, or a tracker is missing.
+        StepDiffError: a damaged line, or metrics.jsonl cannot be written.
         """
         make_folder(folder)
+        self.folder, self.log_to = folder, log_to
         self.path, self.speed_path = folder / "metrics.jsonl", folder / "speed.jsonl"
         for path in (self.path, self.speed_path):
             records = [record for record in read_metrics(path) if record["step"] <= step]
             write_bytes(path, b"".join(map(_line, records)))
-        self.events = Events(folder / "tensorboard", purge_step=step + 1)
-        self.trackers = Trackers(log_to, folder)
+        self.events = TensorBoardEvents(folder / "tensorboard", purge_step=step + 1)
 
     def step(self, step: int, figures: Mapping[str, float], speed: Mapping[str, float]) -> None:
         """Append the records of a step, from 1. figures: depend on recipe and data only; speed: on the machine."""
@@ -110,11 +128,8 @@ class TrainingLog:
 
     def _show(self, step: int, values: dict[str, float]) -> None:
         self.events.add(step, values)
-        self.trackers.log(step, values)
-
-    def close(self) -> None:
-        """End the runs of the trackers, after the last step."""
-        self.trackers.close()
+        if self.log_to is not None:
+            self.log_to(self.folder, step, values)
 
 
 def append(path: Path, data: bytes) -> None:
@@ -124,7 +139,7 @@ def append(path: Path, data: bytes) -> None:
             data = data[file.write(data) :]
 
 
-class Events:
+class TensorBoardEvents:
     """One TensorBoard events file. A record is in the file when the call returns."""
 
     def __init__(self, folder: Path, purge_step: int) -> None:
@@ -188,3 +203,49 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
             "checkpoints do not depend on it"
         ) from error
     return record
+
+
+def draw_curve(records: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Draw the loss of each step with its running mean and, if there are any, the validation figures, as one PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import patheffects, pyplot
+
+    losses = [(r["step"], r["loss"]) for r in records if "loss" in r]
+    figures = sorted({key for r in records for key in r if key.startswith("val_")})
+    ratios, height = ((3, 2), 6) if figures else ((1,), 4)
+    figure = pyplot.figure(figsize=(7, height), layout="constrained", facecolor="white")
+    axes = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
+    if losses:
+        steps, values = np.array(losses).T
+        axes[0].plot(steps, values, color=RAW, linewidth=0.9, label="loss of each step")
+        if (window := len(values) // 20) > 1:
+            middles, means = running_mean(steps, values, window)
+            # The white edge separates the mean from the raw line, which it does not cover.
+            edge = [patheffects.Stroke(linewidth=3, foreground="white"), patheffects.Normal()]
+            axes[0].plot(middles, means, color=COLOURS[0], linewidth=1.4, path_effects=edge, label=f"mean of {window}")
+        axes[0].legend(frameon=False)
+    axes[0].set(ylabel="training loss", title=title)
+    for name, colour in zip(figures, itertools.cycle(COLOURS)):  # noqa: B905 (the colours repeat)
+        points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
+        axes[1].plot(*np.array(points).T, marker="o", markersize=3, color=colour, label=name.removeprefix("val_"))
+    if figures:
+        axes[1].set(ylabel="validation")
+        axes[1].legend(frameon=False)
+    axes[-1].set(xlabel="step")
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    pyplot.close(figure)
+    write_bytes(path, picture.getvalue())
+
+
+def running_mean(
+    steps: Shaped[np.ndarray, " S"], values: Float[np.ndarray, " S"], window: int
+) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
+    """Return the mean of each `window` consecutive values and the mean of their steps, so that it does not lag."""
+    each = np.ones(window) / window
+    return np.convolve(steps, each, mode="valid"), np.convolve(values, each, mode="valid")

@@ -11,7 +11,7 @@ Guarantees
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -19,9 +19,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from heads.tracking import draw_curve
 from heads.training.checkpoint import Run, optimized
-from heads.training.log import Counts, TrainingLog, read_metrics, speed
+from heads.training.log import Hook, ReadCounts, TrainingLog, draw_curve, read_metrics, speed
 from heads.training.recipe import Schedule
 from heads.workers.group import ALONE, Group
 from stepdiff.common.errors import HeldError, StepDiffError
@@ -35,11 +34,11 @@ LINE_EVERY = 10.0
 
 
 @runtime_checkable
-class Task(Protocol):
+class TrainingTask(Protocol):
     """A training task. `loss` depends only on the weights and the batch's number; `validate` returns figures (None: not
     defined), of which the largest "score" chooses the checkpoint, or none at all."""
 
-    counts: Counts
+    counts: ReadCounts
     """what `loss` has read so far"""
 
     @property
@@ -86,13 +85,13 @@ def rate_factor(schedule: Schedule, step: int) -> float:
 
 
 def train(
-    task: Task,
+    task: TrainingTask,
     schedule: Schedule,
     folder: Path,
     seed: int,
     group: Group = ALONE,
     patience: float = 0.0,
-    log_to: Sequence[str] = (),
+    log_to: Hook | None = None,
 ) -> dict[str, Any]:
     """Train to schedule.steps, resuming the run in the folder; return the record of best.json.
 
@@ -122,12 +121,12 @@ class _Training:
 
     def __init__(
         self,
-        task: Task,
+        task: TrainingTask,
         schedule: Schedule,
         folder: Path,
         seed: int,
         group: Group,
-        log_to: Sequence[str],
+        log_to: Hook | None,
     ) -> None:
         self.task, self.schedule, self.name, self.seed, self.group = task, schedule, folder.name, seed, group
         self.kept = Run(folder)
@@ -158,8 +157,6 @@ class _Training:
                 self.kept.save(step, self.task.module, self.optimizer, self.state, self.group)
                 self.group.from_first(self.kept.prune)
         self._draw()
-        for log in self.logs:
-            log.close()
         return {"step": self.state["best_step"], "score": self.state["best_score"]}
 
     def _begin(self) -> None:
@@ -224,7 +221,7 @@ class _Training:
         group.sum_gradients(weights)
         done = task.counts - before
         total, *counted = group.sum([total, *vars(done).values()])
-        done = Counts(*(type(one)(every) for one, every in zip(vars(done).values(), counted, strict=True)))
+        done = ReadCounts(*(type(one)(every) for one, every in zip(vars(done).values(), counted, strict=True)))
         norm = group.clip(weights, schedule.clip_norm)
         if not math.isfinite(total + norm):
             raise StepDiffError(

@@ -298,26 +298,14 @@ class Scaling:
     """processes, one per device; 1: this process, without Ray unless heads.train has an --address"""
     fsdp: bool = False
     """divide the language model's layers among the workers (FSDP2), instead of a copy on each"""
-    tensor_parallel: int = 1
-    """workers that compute each layer of a frozen language model together"""
-    cpu_offload: bool = False
-    """keep the divided layers in host memory between their uses; needs fsdp"""
     frozen: Literal["auto", "bfloat16", "float32"] = "auto"
     """precision of weights that do not train; auto: bfloat16 on GPUs, else that of the recipe's products"""
     timeout: int = 1800
     """seconds that a worker waits for the others, before the run ends"""
 
     def check(self) -> None:
-        """Raise StepDiffError for options that contradict each other."""
-        at_least(1, "scaling", self, "workers", "tensor_parallel", "timeout")
-        if self.workers % self.tensor_parallel:
-            raise StepDiffError(
-                f"scaling.tensor_parallel {self.tensor_parallel} does not divide scaling.workers {self.workers}"
-            )
-        if self.fsdp and self.tensor_parallel > 1:
-            raise StepDiffError("scaling.fsdp and scaling.tensor_parallel both divide the layers; choose one")
-        if self.cpu_offload and not self.fsdp:
-            raise StepDiffError("scaling.cpu_offload keeps layers that scaling.fsdp divides; set fsdp too")
+        """Raise StepDiffError for a number that is too small."""
+        at_least(1, "scaling", self, "workers", "timeout")
 
 
 @dataclass(frozen=True)
@@ -344,12 +332,12 @@ class TrainOptions:
     """train a contrastive head"""
     scaling: Scaling = field(default_factory=Scaling)
     """processes and devices"""
-    log_to: tuple[Literal["trackio", "wandb", "mlflow"], ...] = ()
-    """experiment trackers that get the figures of each step too; each needs its own library"""
+    log_to: str | None = None
+    """MODULE:FUNCTION, called as FUNCTION(folder, step, figures) with all figures: an experiment tracker of yours"""
 
 
 @dataclass(frozen=True)
-class PlanOptions:
+class TrainingPlanOptions:
     """Options of `python -m heads.train --dry-run`."""
 
     card: str = "h100"
@@ -361,7 +349,7 @@ class PlanOptions:
 
 
 def read_recipe(path: Path) -> TrainOptions:
-    """Read the recipe of a run's folder. StepDiffError names the file, or an option that this version does not have."""
+    """Read the recipe of a run's folder. StepDiffError names the file, or an option that does not exist."""
     if not path.is_file():
         raise StepDiffError(
             f"{path.parent}: no trained head here; run python -m heads.train --config RECIPE.yaml --out {path.parent}"

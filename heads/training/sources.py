@@ -35,7 +35,7 @@ Questions = tuple[tuple[str, str], list[Turn]]
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     clips: list[str]
     """clip ids, in the order in which the rows number them"""
     rows: Packed
@@ -61,13 +61,13 @@ class TextedClips:
         self.question, self.size, self.order = question, size, Order(len(texts), seed, order)
         self.packer = chat.packer(outputs, SYSTEM)
 
-    def batch(self, number: int) -> Batch:
+    def batch(self, number: int) -> TrainingBatch:
         return self.of([self.items[i] for i in self.order.draw(self.size, number)])
 
-    def of(self, chosen: Sequence[tuple[str, str]]) -> Batch:
+    def of(self, chosen: Sequence[tuple[str, str]]) -> TrainingBatch:
         """Return the batch of some of its items (key, text)."""
         clips = [key for key, _ in chosen]
-        return Batch(clips, self.packer.pack([[Turn(self.question, text)] for _, text in chosen], clips=clips))
+        return TrainingBatch(clips, self.packer.pack([[Turn(self.question, text)] for _, text in chosen], clips=clips))
 
 
 class Sequences:
@@ -95,13 +95,13 @@ class Sequences:
             row.say(self.chat.text_ids("."), self.chat.text_ids(f" {text}"), 1, len(row.ids), number)
         return row
 
-    def batch(self, number: int) -> Batch:
+    def batch(self, number: int) -> TrainingBatch:
         return self.of([self.items[i] for i in self.order.draw(self.size, number)])
 
-    def of(self, chosen: Sequence[list[tuple[str, str]]]) -> Batch:
+    def of(self, chosen: Sequence[list[tuple[str, str]]]) -> TrainingBatch:
         """Return the batch of some of its items, runs of (key, text)."""
         rows = [self.row(place, run) for place, run in enumerate(chosen)]
-        return Batch([key for run in chosen for key, _ in run], collate(rows))
+        return TrainingBatch([key for run in chosen for key, _ in run], collate(rows))
 
 
 class HardNegatives:
@@ -191,7 +191,7 @@ class PairedSource:
         self.packer = chat.packer(recipe.projector.outputs)
         self.order = Order(len(pairs), seed, "order of pairs")
 
-    def batch(self, number: int) -> Batch:
+    def batch(self, number: int) -> TrainingBatch:
         recipe = self.recipe
         rng = generator(self.seed, "questions of a pair", number)
         pairs = [self.pairs[i] for i in self.order.draw(recipe.batch, number)]
@@ -202,15 +202,15 @@ class PairedSource:
             questions = self.negatives.with_neighbours(questions, generator(self.seed, "hard negatives", number))
         questions = [(pair, self._asked(pair, own)) for pair, own in questions]
         clips = [clip for pair, _ in questions for clip in pair]
-        return Batch(clips, self.packer.pack([own for _, own in questions], self.packed, clips))
+        return TrainingBatch(clips, self.packer.pack([own for _, own in questions], self.packed, clips))
 
-    def of(self, pairs: Sequence[PairQuestions]) -> Iterator[Batch]:
+    def of(self, pairs: Sequence[PairQuestions]) -> Iterator[TrainingBatch]:
         """Yield batches of all questions of some pairs."""
         queries = {pair.clips: dict.fromkeys(pair.turns) for pair in pairs}
         for rows in packed_batches(queries):
             clips = [clip for pair, _ in rows for clip in pair]
             asked = [self._asked(pair, own) for pair, own in rows]
-            yield Batch(clips, self.packer.pack(asked, self.packed, clips))
+            yield TrainingBatch(clips, self.packer.pack(asked, self.packed, clips))
 
     def _asked(self, pair: tuple[str, str], turns: Sequence[Turn]) -> list[Turn]:
         """Return the questions about a pair, with the evidence of its words."""

@@ -10,6 +10,7 @@ Guarantees
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,19 +24,17 @@ from heads.data.catalog_rows import need_columns
 from heads.data.clips import Features, ReadAhead, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.packing import Packed
-from heads.data.texts import Runs, Texts
-from heads.data.trained_on import TrainedOn
+from heads.data.texts import TextRuns, Texts
 from heads.methods.stepdiff import StepDiff
 from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import LanguageModel, autocast, pick_precision
-from heads.models.parallelize import load_divided, load_tensor_parallel, plain_weights
-from heads.models.projector import Projector
+from heads.models.parallelize import load_divided, plain_weights
 from heads.models.public.cached import CachedClips, CachedLM, cached_model
-from heads.models.video_lm import VideoLM
+from heads.models.video_lm import Projector, VideoLM
 from heads.training.checkpoint import Run
-from heads.training.log import Counts
+from heads.training.log import ReadCounts
 from heads.training.recipe import Scaling, VideoLMRecipe
-from heads.training.sources import SEQUENCE, Batch, HardNegatives, PairedSource, Sequences, TextedClips
+from heads.training.sources import SEQUENCE, HardNegatives, PairedSource, Sequences, TextedClips, TrainingBatch
 from heads.training.validation import Division, HeldOutPairs, Validator, need_rows
 from heads.workers.group import ALONE, Group
 from stepdiff.common.errors import StepDiffError
@@ -68,22 +67,20 @@ def build(
     name, dtype = recipe.language_model, getattr(torch, frozen)
     cached: CachedLM | None = None
     if isinstance(features, CachedClips):
-        if scaling.fsdp or group.together > 1:
-            raise StepDiffError("a video_lm.public model is not divided: set scaling.fsdp and tensor_parallel off")
+        if scaling.fsdp:
+            raise StepDiffError("a video_lm.public model is not divided: set scaling.fsdp false")
         cached = cached_model(name, features, device, exact=frozen == "float32")
         lm = cached.lm
     elif scaling.fsdp and group.mesh is not None:
-        lm = load_divided(name, group.mesh["data"], device, dtype, scaling.cpu_offload, recipe.full)
-    elif group.together > 1:
-        lm = load_tensor_parallel(name, group.mesh["tensor"], device, dtype)
+        lm = load_divided(name, group.mesh, device, dtype, recipe.full)
     else:
         lm = LanguageModel.load(name, device, exact=frozen == "float32")
     if recipe.lora is not None:
-        with plain_weights(lm.model, device):
+        with plain_weights(lm.model, device) if scaling.fsdp else nullcontext():
             lm.add_lora(recipe.lora, seed)
     if recipe.full:
         lm.train_all()
-    if frozen == "bfloat16" and not (scaling.fsdp or group.together > 1):
+    if frozen == "bfloat16" and not scaling.fsdp:
         lm.hold_frozen(torch.bfloat16)
     if recipe.gradient_checkpointing:
         lm.recompute_layers()
@@ -102,10 +99,10 @@ def answer_loss(model: VideoLM, rows: Packed, tokens: Float[Tensor, "C N D"]) ->
 
 
 @torch.no_grad()
-def mean_loss(model: VideoLM, features: Features, batches: Sequence[Batch], group: Group = ALONE) -> float:
+def mean_loss(model: VideoLM, features: Features, batches: Sequence[TrainingBatch], group: Group = ALONE) -> float:
     """Return the mean loss over the answer tokens of some batches."""
 
-    def sums(batch: Batch) -> tuple[float, int]:
+    def sums(batch: TrainingBatch) -> tuple[float, int]:
         tokens = features.read(batch.clips, model.lm.device)
         losses, _ = model.token_losses(batch.rows.to(model.lm.device), model.project(tokens))
         return float(losses.sum()), len(losses)
@@ -127,9 +124,9 @@ class VideoTask:
         words: WordEvidence | None = None,
     ) -> None:
         """hold_out: the test sets whose clips never train; the clips that validate are added to it. words: the
-        evidence of a recipe that uses it (heads.training.lineage.words_of)."""
+        evidence of a recipe that uses it (heads.training.run_record.words_of)."""
         assert (words is None) == (recipe.evidence is None)
-        self.counts, self.group = Counts(), group
+        self.counts, self.group = ReadCounts(), group
         self.hold_out = hold_out or HoldOut()
         self.recipe, self.store, self.seed, self.device, self.words = recipe, store, seed, device, words
         self.catalog = store.catalog("clips")
@@ -147,7 +144,7 @@ class VideoTask:
                 self.negatives.mine(self.negatives.embeddings(store, recipe.view))
             self.trained.append(self.negatives.rows)
         self.module = build(recipe, self.features, seed, device, scaling or Scaling(), group)
-        self.held: list[Batch] = []
+        self.held: list[TrainingBatch] = []
         """batches whose answers give the loss on what is held out"""
         self.sources = {name: self._source(name) for name in dict.fromkeys(recipe.sources)}
         self.ahead = ReadAhead(self.read, device)
@@ -164,10 +161,10 @@ class VideoTask:
                 self.held += paired.of(self.validator.pairs)
             return paired
         column = recipe.caption if name == "images" else recipe.narration
-        read: Callable[..., Texts | Runs] = partial(Texts, words=recipe.words)
+        read: Callable[..., Texts | TextRuns] = partial(Texts, words=recipe.words)
         if name == "sequences":
             need_columns(self.catalog, "video", "end")
-            read = partial(Runs, length=SEQUENCE, words=recipe.words)
+            read = partial(TextRuns, length=SEQUENCE, words=recipe.words)
         clips = partial(split_texts, self.catalog, column, self.features, "train")
         source = self._texted(name, read(self.hold_out.kept(clips(), name)))
         if validation is not None and self.validator is None:
@@ -178,24 +175,20 @@ class VideoTask:
             self.held += [held.of(chosen[i : i + held.size]) for i in range(0, len(chosen), held.size)]
         return source
 
-    def _texted(self, name: str, texts: Texts | Runs) -> TextedClips | Sequences:
+    def _texted(self, name: str, texts: Texts | TextRuns) -> TextedClips | Sequences:
         """Return the source of that name of these texts."""
         recipe, chat, outputs = self.recipe, self.module.lm.chat, self.recipe.projector.outputs
-        if isinstance(texts, Runs):
+        if isinstance(texts, TextRuns):
             return Sequences(texts, chat, outputs, recipe.batch, self.seed)
         question, order = NARRATION_QUESTION, "order of clips"
         if name == "images":
             question, order = CAPTION_QUESTION, "order of images"
         return TextedClips(texts, question, chat, outputs, recipe.batch, self.seed, order)
 
-    def trained_on(self) -> TrainedOn:
-        """Return the clips that the sources may draw."""
-        return TrainedOn.of_catalog(self.catalog, self.trained_rows())
-
     def trained_rows(self) -> list[np.ndarray]:
-        """Return their rows, in parts."""
+        """Return the rows of the clips that the sources may draw, in parts."""
         texts = (getattr(source, "items", None) for source in self.sources.values())  # pairs are among `trained`
-        texted = (items.rows for items in texts if isinstance(items, Texts | Runs))
+        texted = (items.rows for items in texts if isinstance(items, Texts | TextRuns))
         return [*self.trained, *texted]
 
     def groups(self) -> list[dict[str, Any]]:
@@ -214,7 +207,7 @@ class VideoTask:
         if isinstance(self.validator, HeldOutPairs):
             say(self.validator.line())
 
-    def batch(self, number: int) -> Batch:
+    def batch(self, number: int) -> TrainingBatch:
         """Return the training batch of that number."""
         names = self.recipe.sources
         turn, place = divmod(number, len(names))
@@ -225,7 +218,7 @@ class VideoTask:
         """Return the batches of a step that this process computes."""
         return self.group.own(batches)
 
-    def read(self, batch: int) -> tuple[Batch, Tensor]:
+    def read(self, batch: int) -> tuple[TrainingBatch, Tensor]:
         """Return a training batch, and the features of its clips on the device."""
         drawn_batch = self.batch(batch)
         return drawn_batch, self.features.read(drawn_batch.clips, self.device)
@@ -239,7 +232,7 @@ class VideoTask:
         if following is not None and self._mines(following):  # it depends on the neighbours that are found then
             following = None
         drawn_batch, tokens = self.ahead.take(batch, following)
-        self.counts += Counts(
+        self.counts += ReadCounts(
             self.recipe.batch,
             drawn_batch.rows.tokens,
             len(drawn_batch.clips),

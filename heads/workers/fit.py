@@ -13,12 +13,13 @@ import torch
 import yaml
 
 from heads.data.hold_out import HoldOut, test_path
-from heads.evidence.fitting import Pooled
-from heads.evidence.guard import learn
+from heads.data.training_clips import TrainedOn
+from heads.evidence.fitting import Pooled, learn_familiarity
 from heads.evidence.head import POOLING
-from heads.training import lineage
+from heads.training import run_record
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveTask
+from heads.training.log import hook
 from heads.training.loop import train
 from heads.training.recipe import TrainOptions, as_yaml, differences, flat, read_recipe
 from heads.training.video_task import VideoTask
@@ -45,20 +46,15 @@ def check(options: TrainOptions) -> None:
     if options.contrastive is not None:
         options.contrastive.check()
     if recipe is None:
-        if scaling.fsdp or scaling.tensor_parallel > 1:
-            raise StepDiffError("scaling.fsdp and tensor_parallel divide a language model; a contrastive head has none")
+        if scaling.fsdp:
+            raise StepDiffError("scaling.fsdp divides a language model; a contrastive head has none")
         return
     recipe.check()
-    if scaling.tensor_parallel > 1 and (recipe.full or recipe.lora is not None):
-        raise StepDiffError(
-            "scaling.tensor_parallel needs a frozen language model; with video_lm.lora or full set scaling.fsdp instead"
-        )
     if workers not in (accepted := fitting(options)):
-        groups = workers // scaling.tensor_parallel
         raise StepDiffError(
             f"video_lm.schedule.accumulate {recipe.schedule.accumulate}, the batches of a step, does not divide among "
             f"{workers} workers; give {' or '.join(map(str, accepted))} workers, or set accumulate to a multiple of "
-            f"{groups} and reduce batch by the same factor"
+            f"{workers} and reduce batch by the same factor"
         )
 
 
@@ -67,7 +63,7 @@ def fitting(options: TrainOptions) -> list[int]:
     if options.video_lm is None:
         return [*range(1, options.scaling.workers + 1)]
     batches = options.video_lm.schedule.accumulate
-    return [n * options.scaling.tensor_parallel for n in range(1, batches + 1) if batches % n == 0]
+    return [n for n in range(1, batches + 1) if batches % n == 0]
 
 
 def refuse_other(options: TrainOptions, folder: Path) -> None:
@@ -128,29 +124,30 @@ def _fit(options: TrainOptions, device: str, group: Group, patience: float) -> d
     group.from_first(accept)
     task: VideoTask | ContrastiveTask
     if options.video_lm is not None:
-        schedule, words = options.video_lm.schedule, lineage.words_of(folder, options.video_lm, store)
+        schedule, words = options.video_lm.schedule, run_record.words_of(folder, options.video_lm, store)
         task = VideoTask(options.video_lm, store, options.seed, device, hold_out, group, options.scaling, words)
     else:
         assert options.contrastive is not None
         schedule = options.contrastive.schedule
         task = ContrastiveTask(options.contrastive, store, options.seed, device, hold_out, group)
         rows = min(task.size, task.size if task.pairs is None else task.pairs.size)
-        if rows < group.data_size:
+        if rows < group.size:
             raise StepDiffError(
-                f"{group.data_size} workers divide the rows of a batch among themselves, and it has {rows}: give at "
+                f"{group.size} workers divide the rows of a batch among themselves, and it has {rows}: give at "
                 f"most {rows} workers, or larger contrastive.clips and contrastive.pairs.pairs"
             )
 
     def record() -> None:
         if run.latest() is None:
             run.forget_made_by()  # a run that was killed before its first checkpoint writes lineage.json again
+        trained = TrainedOn.of_catalog(task.catalog, task.trained_rows())
         # Before anything is written, this refuses a run to start from that does not fit.
-        lineage.keep(folder, options, store, task.module, task.trained_on(), hold_out)
+        run_record.keep(folder, options, store, task.module, trained, hold_out)
         if run.latest() is None and (options.video_lm is None or options.video_lm.evidence is None):
-            learn(Pooled(store, task.features.view.name, POOLING), task.trained_rows()).save(folder)
+            learn_familiarity(Pooled(store, task.features.view.name, POOLING), task.trained_rows()).save(folder)
         for line in hold_out.lines():
             say(f"{folder.name}: {line}")
         run.write_made_by(yaml.safe_dump(as_yaml(options), sort_keys=False))
 
     group.from_first(record)
-    return train(task, schedule, folder, options.seed, group, patience, options.log_to)
+    return train(task, schedule, folder, options.seed, group, patience, hook(options.log_to))

@@ -1,8 +1,7 @@
 """The processes that train one model together, over torch.distributed: gloo on CPUs, NCCL on GPUs.
 
-A step's batches are divided among the data-parallel processes, and their gradients are summed. Under tensor
-parallelism neighbouring processes compute the same batches together. `ALONE` is a group of one process, in which
-nothing is sent and nothing changes a bit.
+A step's batches are divided among the processes, and their gradients are summed. `ALONE` is a group of one process, in
+which nothing is sent and nothing changes a bit.
 
 Guarantees
 - a group of one sends nothing
@@ -38,50 +37,34 @@ class Group:
     """number of this process"""
     size: int = 1
     """processes"""
-    together: int = 1
-    """processes that compute each batch together (tensor parallelism)"""
     mesh: Any = None
-    """torch's DeviceMesh of the axes "data" and "tensor"; None: no process group"""
+    """torch's DeviceMesh of one axis; None: no process group"""
 
     @property
     def first(self) -> bool:
         """Whether this process writes."""
         return self.rank == 0
 
-    @property
-    def data_rank(self) -> int:
-        """Number of this process among those that compute different batches."""
-        return self.rank // self.together
-
-    @property
-    def data_size(self) -> int:
-        """Processes that compute different batches."""
-        return self.size // self.together
-
     def own(self, batches: range) -> range:
         """Return the batches of this process."""
-        return batches[self.data_rank :: self.data_size]
+        return batches[self.rank :: self.size]
 
     def share(self, count: int) -> slice:
         """Return the rows of this process, of `count` rows of a batch."""
-        first, end = (count * place // self.data_size for place in (self.data_rank, self.data_rank + 1))
+        first, end = (count * place // self.size for place in (self.rank, self.rank + 1))
         return slice(first, end)
 
     def sum(self, values: Sequence[int | float]) -> list[int | float]:
-        """Return the sums of some numbers over the processes that compute different batches."""
-        if self.data_size == 1:
+        """Return the sums of some numbers over the processes."""
+        if self.size == 1:
             return list(values)
         table = torch.tensor(values, dtype=torch.float64)
-        torch.distributed.all_reduce(table, group=self._data())
+        torch.distributed.all_reduce(table)
         return [float(value) for value in table]
 
     @torch.no_grad()
     def sum_gradients(self, weights: Iterable[nn.Parameter]) -> None:
-        """Sum the gradients of weights of which each process has a whole copy, in one piece.
-
-        Processes that compute a batch together then have the first one's sums: their own may differ in the last bits on
-        GPUs, where some kernels add in any order.
-        """
+        """Sum the gradients of weights of which each process has a whole copy, in one piece."""
         if self.size == 1:
             return
         copies = [weight for weight in weights if not _divided(weight)]
@@ -91,10 +74,7 @@ class Group:
         used = [torch.tensor([float(w.grad is not None) for w in copies], device=copies[0].device)]
         parts = [torch.zeros_like(w) if w.grad is None else w.grad for w in copies]
         flat = torch.cat([*used, *(part.flatten().float() for part in parts)])
-        if self.data_size > 1:
-            torch.distributed.all_reduce(flat, group=self._data())
-        if self.together > 1:
-            torch.distributed.broadcast(flat, self.data_rank * self.together, group=self.mesh.get_group("tensor"))
+        torch.distributed.all_reduce(flat)
         place = len(copies)
         for weight, there in zip(copies, flat[:place].tolist(), strict=True):
             part, place = flat[place : place + weight.numel()], place + weight.numel()
@@ -177,20 +157,17 @@ class Group:
         Every process calls `do` equally often, because a divided model needs all of them: one with fewer items repeats
         the last one.
         """
-        if self.data_size == 1:
+        if self.size == 1:
             return [do(item) for item in items]
-        rounds = range(-(-len(items) // self.data_size))
-        results = [do(items[min(turn * self.data_size + self.data_rank, len(items) - 1)]) for turn in rounds]
-        gathered: list[Any] = [None] * self.data_size
-        torch.distributed.all_gather_object(gathered, results, group=self._data())
-        return [gathered[place % self.data_size][place // self.data_size] for place in range(len(items))]
+        rounds = range(-(-len(items) // self.size))
+        results = [do(items[min(turn * self.size + self.rank, len(items) - 1)]) for turn in rounds]
+        gathered: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(gathered, results)
+        return [gathered[place % self.size][place // self.size] for place in range(len(items))]
 
     def gather(self, own: Float[Tensor, "S D"], count: int) -> Float[Tensor, "C D"]:
         """Return all rows of a batch, of which `own` are this process's share; gradients flow to their process."""
-        return own if self.data_size == 1 else _Gather.apply(own, self.share(count), count, self._data())
-
-    def _data(self) -> Any:
-        return self.mesh.get_group("data")
+        return own if self.size == 1 else _Gather.apply(own, self.share(count), count)
 
 
 ALONE = Group()
@@ -207,18 +184,18 @@ class _Gather(torch.autograd.Function):
     """Rows of all processes; backwards, the gradient of this process's rows, summed over the processes."""
 
     @staticmethod
-    def forward(context: Any, own: Tensor, rows: slice, count: int, group: Any) -> Tensor:
-        context.rows, context.group = rows, group
+    def forward(context: Any, own: Tensor, rows: slice, count: int) -> Tensor:
+        context.rows = rows
         table = own.new_zeros(count, own.shape[1])
         table[rows] = own
-        torch.distributed.all_reduce(table, group=group)  # shares differ in length by a row, so no all_gather
+        torch.distributed.all_reduce(table)  # shares differ in length by a row, so no all_gather
         return table
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         gradient = gradients[0].clone(memory_format=torch.contiguous_format)
-        torch.distributed.all_reduce(gradient, group=context.group)
-        return gradient[context.rows], None, None, None
+        torch.distributed.all_reduce(gradient)
+        return gradient[context.rows], None, None
 
 
 def launched() -> bool:
@@ -250,14 +227,13 @@ def joined(scaling: Scaling, device: str) -> Iterator[Group]:
         return
     import torch.distributed as dist
 
-    ours, together = not dist.is_initialized(), scaling.tensor_parallel
+    ours = not dist.is_initialized()
     with in_one_line(scaling):
         if ours:
             start: dict[str, Any] = {} if launched() else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
             dist.init_process_group(BACKEND[kind], timeout=timedelta(seconds=scaling.timeout), **start)
         try:
-            mesh = dist.init_device_mesh(kind, (size // together, together), mesh_dim_names=("data", "tensor"))
-            yield Group(dist.get_rank(), size, together, mesh)
+            yield Group(dist.get_rank(), size, dist.init_device_mesh(kind, (size,)))
         finally:
             if ours:
                 dist.destroy_process_group()

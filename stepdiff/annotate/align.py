@@ -57,7 +57,7 @@ def run(options: AlignOptions) -> dict[str, Any]:
     from heads.methods.similarity import Sentences
     from heads.models.language_model import pick_device
     from heads.training.checkpoint import Run
-    from heads.training.lineage import load_contrastive
+    from heads.training.run_record import load_contrastive
     from stepdiff.annotate.sources.narration import read_narration
     from stepdiff.common.progress import progress
     from stepdiff.weights import fingerprint

@@ -22,18 +22,17 @@ from featurize.video.frames import WORDS, Sampling
 from featurize.video.picture import Whole
 from heads.data.clips import Features
 from heads.data.packing import Packer, Turn
-from heads.models.language_model import autocast
-from heads.models.pretrained import load_model, load_processor
+from heads.models.language_model import autocast, load_model, load_processor
 from heads.models.public.cached import ENCODER, load_cached
 from heads.models.public.families import load_public
 from heads.models.video_lm import VideoLM
-from heads.training import lineage
+from heads.training import run_record
 from heads.training.checkpoint import Run
-from heads.training.lineage import load_video_lm
 from heads.training.recipe import read_recipe
+from heads.training.run_record import load_video_lm
 from stepdiff.annotate.captions import CaptionOptions
 from stepdiff.annotate.qa.prompts import CaptionKind
-from stepdiff.annotate.stages.job import Answer, Failure, Item, plain
+from stepdiff.annotate.stages.job import Answer, Item, Unanswered, plain
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import shown
 from stepdiff.common.io.tars import is_regular
@@ -76,7 +75,7 @@ def check_videos(blocks: Iterable[pl.DataFrame], folder: str) -> None:
 
 
 def pictures(
-    items: Sequence[Item], count: int, threads: int, failed: dict[str, Failure]
+    items: Sequence[Item], count: int, threads: int, failed: dict[str, Unanswered]
 ) -> Iterator[tuple[str, list[Image.Image]]]:
     """Yield key and `count` pictures of each clip, in the order of their videos; `failed` receives the others.
 
@@ -85,9 +84,9 @@ def pictures(
     clips = {}
     for place, item in enumerate(items):
         if item["start"] is None or item["end"] is None:  # featurize could not read them
-            failed[item["key"]] = Failure("its start or end is not known: correct the manifest and featurize again")
+            failed[item["key"]] = Unanswered("its start or end is not known: correct the manifest and featurize again")
         elif item["video"] is None:
-            failed[item["key"]] = Failure("its video is not known: correct the manifest and featurize again")
+            failed[item["key"]] = Unanswered("its video is not known: correct the manifest and featurize again")
         else:
             clips[place] = Source(item["video"], item["start"], item["end"])
     sampling: Sampling = "centre" if count == 1 else "linspace"
@@ -95,7 +94,7 @@ def pictures(
         if isinstance(done, Clip):
             yield items[place]["key"], [Image.fromarray(frame) for frame in done.frames]
         else:
-            failed[items[place]["key"]] = Failure(done.reason)
+            failed[items[place]["key"]] = Unanswered(done.reason)
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class TokenJob:
             if recipe is None:
                 raise StepDiffError(f"{folder}: a contrastive head writes no captions; name another run")
             view, weights = options.view or recipe.view, fingerprint(Run(folder).best() / "head.safetensors")
-            model = {"model": "head", "language_model": lineage.read(folder)["reads"].get("language_model")}
+            model = {"model": "head", "language_model": run_record.read(folder)["reads"].get("language_model")}
         else:
             assert options.model is not None and options.view is not None
             view, weights, model = options.view, fingerprint(resolve(options.model)), {"model": options.model}
@@ -152,7 +151,7 @@ class TokenCaptioner:
         view = self.features.view
         for key in sorted(set(keys).difference(able)):
             again = f"python -m featurize --encoder {view.provenance.encoder} --view {view.name}"
-            yield key, Failure(f"no features of view {view.name}: run {again}, then this with --retry-failed")
+            yield key, Unanswered(f"no features of view {view.name}: run {again}, then this with --retry-failed")
         batched = ((batch, self.features.read(batch)) for batch in batches(able, self.options.batch))
         for batch, tokens in prefetched([batched]):
             for key, text in zip(batch, self.write(tokens), strict=True):
@@ -230,7 +229,7 @@ class VideoCaptioner:
 
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
         """Yield the caption of every item: key, video (path), start, end (seconds)."""
-        failed: dict[str, Failure] = {}
+        failed: dict[str, Unanswered] = {}
         batched = batches(pictures(items, self.frames, self.threads, failed), self.options.batch)
         inputs_of = (([key for key, _ in batch], self.inputs([frames for _, frames in batch])) for batch in batched)
         for keys, inputs in prefetched([inputs_of]):

@@ -17,7 +17,7 @@ from typing import Any
 
 from heads.llm.model import LLM, CutOff, LLMOptions, Sampling
 from stepdiff.annotate.qa.prompts import DESCRIBE, NOTHING, Message, Prompt, read_prompt
-from stepdiff.annotate.stages.job import HINT, Answer, Failure, Item, StageOptions, plain, show
+from stepdiff.annotate.stages.job import HINT, Answer, Item, StageOptions, Unanswered, plain, show
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import at_least, incomplete, parse
 from stepdiff.common.errors import StepDiffError
@@ -55,17 +55,17 @@ class Describer:
         able = []
         for item in items:
             if item["action_caption"] is None:
-                yield item["key"], Failure("no action caption: run stepdiff annotate captions, then --retry-failed")
+                yield item["key"], Unanswered("no action caption: run stepdiff annotate captions, then --retry-failed")
             elif item["object_caption"] is None:
-                yield item["key"], Failure("objects not grounded: run stepdiff annotate ground, then --retry-failed")
+                yield item["key"], Unanswered("objects not grounded: run stepdiff annotate ground, then --retry-failed")
             else:
                 able.append(item)
         for place, text in self.llm.chat([self.messages(item) for item in able], self.sampling):
             if isinstance(text, str):
                 whole = _SENTENCES.match(text) if isinstance(text, CutOff) else None
                 words = " ".join(plain(whole[0] if whole else text).split())
-                text = words or Failure("the language model answered nothing")
-            yield able[place]["key"], text if isinstance(text, Failure) else {KIND: text}
+                text = words or Unanswered("the language model answered nothing")
+            yield able[place]["key"], text if isinstance(text, Unanswered) else {KIND: text}
 
     def messages(self, item: Item) -> list[Message]:
         return self.prompt.messages(

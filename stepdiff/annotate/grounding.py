@@ -30,11 +30,11 @@ from featurize.encoders import of_data
 from heads.data.catalog_rows import marked
 from heads.data.clips import Features
 from heads.methods.similarity import Sentences
-from heads.models.pretrained import load_model, load_processor
+from heads.models.language_model import load_model, load_processor
 from heads.training.checkpoint import Run
-from heads.training.lineage import load_contrastive
+from heads.training.run_record import load_contrastive
 from stepdiff.annotate.captioning import SHORT_SIDE, pictures
-from stepdiff.annotate.stages.job import Answer, Failure, Item
+from stepdiff.annotate.stages.job import Answer, Item, Unanswered
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.threads import prefetched
 from stepdiff.weights import fingerprint, resolve
@@ -93,7 +93,7 @@ def _keys(path: Path, count: int) -> Iterator[str]:
 GROUNDED, SCORES = "grounded objects", "grounding scores"
 _BULLET = re.compile(r"^\s*(?:[-*•]+|\(?\d+[.):](?!\d))\s*")
 MOST = 32  # objects of a clip that are read: a captioner that repeats itself never ends its list
-UNCAPTIONED = Failure("no object caption: run stepdiff annotate captions, then --retry-failed")
+UNCAPTIONED = Unanswered("no object caption: run stepdiff annotate captions, then --retry-failed")
 WORDS = 16  # words of an object that are read, well below the limits of text towers
 
 
@@ -175,7 +175,7 @@ class Space:
             if item["objects"] is None:
                 yield key, UNCAPTIONED
             elif not has[key]:
-                yield key, Failure(f"no embedding in view {self.features.view.name}: make it, then --retry-failed")
+                yield key, Unanswered(f"no embedding in view {self.features.view.name}: make it, then --retry-failed")
             else:
                 names = objects(item["objects"])
                 yield key, grounded(names, self.scores(key, names) if names else [])
@@ -228,7 +228,7 @@ class Detector:
                 names[item["key"]] = listed
             else:
                 yield item["key"], grounded([], [])
-        failed: dict[str, Failure] = {}
+        failed: dict[str, Unanswered] = {}
         shown = pictures([item for item in items if item["key"] in names], 1, self.threads, failed)
         inputs_of = ((key, self.inputs(picture, names[key])) for key, (picture,) in shown)
         for key, inputs in prefetched([inputs_of]):

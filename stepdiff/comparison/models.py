@@ -21,9 +21,9 @@ from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import autocast
 from heads.models.public.cached import encoder_of, load_for_pairs
 from heads.models.video_lm import Say
-from heads.training.lineage import load_stepdiff
-from heads.training.lineage import read as read_lineage
 from heads.training.recipe import read_recipe
+from heads.training.run_record import load_stepdiff
+from heads.training.run_record import read as read_lineage
 from retrieval.queries.live import Record, loading_of, records_of, sources_of
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import place

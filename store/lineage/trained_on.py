@@ -1,6 +1,6 @@
 """Hashes of the clips that trained a head, in the folder of its run: enough to find a clip among them.
 
-    RUN/trained_on.safetensors    clips, videos, names: uint64, sorted, each value once (heads.data.trained_on)
+    RUN/trained_on.safetensors    clips, videos, names: uint64, sorted, each value once (heads.data.training_clips)
     RUN/lineage.json              its sha256 and counts, under `trained_on`
 
 A hash is the first 8 bytes, little-endian, of the blake2b of a UTF-8 text.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepdiff.annotate.stages.job import Answer, Failure, Item
+from stepdiff.annotate.stages.job import Answer, Item, Unanswered
 from stepdiff.common.errors import StepDiffError
 
 
@@ -48,8 +48,8 @@ class Shouter:
             self.busy += 0.001
             repaired = self.log.with_suffix(".repaired").exists()
             if words is None and not repaired:
-                yield item["key"], Failure("no narration:\0 say something")
+                yield item["key"], Unanswered("no narration:\0 say something")
             elif words == "busy" and not repaired:
-                yield item["key"], Failure("the server is busy", passing=True)
+                yield item["key"], Unanswered("the server is busy", passing=True)
             else:
                 yield item["key"], {"shout": str(words).upper(), "length": str(len(str(words)))}

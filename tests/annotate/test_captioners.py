@@ -46,7 +46,7 @@ from stepdiff.annotate.grounding import (
     objects,
 )
 from stepdiff.annotate.qa.prompts import CaptionKind
-from stepdiff.annotate.stages.job import Answer, Failure, Item
+from stepdiff.annotate.stages.job import Answer, Item, Unanswered
 from stepdiff.annotate.stages.stage import chosen
 from stepdiff.common.errors import StepDiffError
 from store import Feature, Provenance, Store
@@ -285,7 +285,7 @@ def test_a_clip_that_cannot_be_decoded_fails_alone(models: dict[str, Path], vide
         {"key": "broken", "video": str(broken), "start": 0.0, "end": 1.0},
     ]
     found = dict(video_captioner(models["blip"]).annotate([*video_clips(video)[:3], *bad]))
-    failed = {key: answer for key, answer in found.items() if isinstance(answer, Failure)}
+    failed = {key: answer for key, answer in found.items() if isinstance(answer, Unanswered)}
     assert set(failed) == {"late", "broken"} and "begins at 50 s but" in failed["late"].reason
     assert {key: found[key] for key in ("v_0", "v_1", "v_2")} == dict(
         video_captioner(models["blip"]).annotate(video_clips(video)[:3])
@@ -307,7 +307,7 @@ NAMES = ["a red egg", "whisk", "bowl of a very long name that no text tower read
 
 
 def scores(answer: Answer) -> dict[str, float]:
-    assert not isinstance(answer, Failure)
+    assert not isinstance(answer, Unanswered)
     return {message["object"]: message["score"] for message in json.loads(answer[SCORES])}
 
 
@@ -377,7 +377,7 @@ def test_a_score_is_that_of_the_best_box(detectors: dict[str, Path], clips: list
     assert len(set(scores(found[CLIPS[0]]).values())) == 3 and made.busy > 0
     assert found[CLIPS[2]] == {GROUNDED: "", SCORES: "[]"}
     failed = found[CLIPS[3]]
-    assert isinstance(failed, Failure) and "run stepdiff annotate captions" in failed.reason
+    assert isinstance(failed, Unanswered) and "run stepdiff annotate captions" in failed.reason
 
 
 @pytest.mark.full
@@ -444,7 +444,7 @@ def test_a_clip_without_embedding_or_caption_fails_alone(space_store: Store) -> 
     assert list(scores(found[CLIPS[0]])) == ["thing 0"] and found[CLIPS[2]] == {GROUNDED: "", SCORES: "[]"}
     for key, message in ((CLIPS[1], "no object caption"), (CLIPS[5], "no embedding in view clip")):
         failed = found[key]
-        assert isinstance(failed, Failure) and message in failed.reason
+        assert isinstance(failed, Unanswered) and message in failed.reason
     with pytest.raises(StepDiffError, match="view clip has 1 of the clips; a mean needs 2 or more"):
         Space(Features(space_store, "clip", "embedding"), embed, rows(1))
 

@@ -16,7 +16,7 @@ from stepdiff.annotate import describe
 from stepdiff.annotate.describe import DescribeJob, Describer, one_line
 from stepdiff.annotate.grounding import GROUNDED, SCORES
 from stepdiff.annotate.qa.prompts import DESCRIBE, Message, read_prompt
-from stepdiff.annotate.stages.job import Failure, StageOptions
+from stepdiff.annotate.stages.job import StageOptions, Unanswered
 from stepdiff.annotate.stages.stage import (
     SCHEMA,
     SHARD,
@@ -276,7 +276,7 @@ class Recorder:
 def test_missing_captions_are_waited_for() -> None:
     asked = [item("a", "we whisk", None, "eggs"), item("b", "we whisk", "a hand whisks", None)]
     found = dict(Describer(Recorder(), Sampling(), DESCRIBE, words=200).annotate(asked))
-    reasons = {key: answer.reason for key, answer in found.items() if isinstance(answer, Failure)}
+    reasons = {key: answer.reason for key, answer in found.items() if isinstance(answer, Unanswered)}
     assert "run stepdiff annotate captions" in reasons["a"] and "run stepdiff annotate ground" in reasons["b"]
 
 

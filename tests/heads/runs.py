@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from heads import train as train_command
 from heads.training.checkpoint import write_sums
-from heads.training.log import Counts
+from heads.training.log import ReadCounts
 from heads.training.loop import train
 from heads.training.recipe import Schedule
 from heads.workers.group import ALONE, Group
@@ -134,7 +134,7 @@ class SmallTask:
         self.module = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 1))
         self.points = torch.randn(16, 32)
         self.masks: dict[int, tuple[bool, ...]] = {}
-        self.counts, self.group = Counts(), group
+        self.counts, self.group = ReadCounts(), group
         self.scores = None if scores is None else iter(scores)
 
     def own(self, batches: range) -> range:
@@ -147,7 +147,7 @@ class SmallTask:
         say("nothing to prepare")
 
     def loss(self, batch: int, following: int | None = None) -> Tensor:
-        self.counts += Counts(samples=3, tokens=30, clips=3)
+        self.counts += ReadCounts(samples=3, tokens=30, clips=3)
         kept = functional.dropout(torch.ones(32), 0.5)
         self.masks[batch] = tuple((kept > 0).tolist())
         return (self.module(self.points[batch % 16] * kept) - self.points[batch % 16].sum()).square().mean()

@@ -75,7 +75,7 @@ def test_sha256sum_accepts_what_is_written(run: Path) -> None:
 
 
 @pytest.mark.full
-def test_a_changed_byte_a_missing_file_and_an_unlisted_file_are_refused_by_name(run: Path, whole: Path) -> None:
+def test_damaged_missing_and_unlisted_files_are_refused_by_name(run: Path, whole: Path) -> None:
     rng = np.random.default_rng(0)
     for name in FILES:
         path = latest(run) / name
@@ -98,7 +98,7 @@ def test_a_changed_byte_a_missing_file_and_an_unlisted_file_are_refused_by_name(
     assert load(run) == load(whole)
 
 
-def test_an_earlier_checkpoint_is_used_only_if_the_damaged_one_is_removed(tmp_path: Path, whole: Path) -> None:
+def test_no_earlier_checkpoint_replaces_a_damaged_one(tmp_path: Path, whole: Path) -> None:
     run = tmp_path / "run"
     train_small(run, task=SmallTask(scores=[0.1, 0.4, 0.3, 0.2]))
     assert [path.name for path in Run(run).checkpoints()] == ["checkpoint-000002", "checkpoint-000006"]

@@ -77,9 +77,7 @@ def test_a_head_for_another_view_is_refused_in_one_line(
 
 
 @pytest.mark.full
-def test_trained_on_pairs_it_is_validated_as_vlemb_evaluates_the_view_that_it_writes(
-    world: Path, tmp_path: Path, capsys: Capture
-) -> None:
+def test_pairs_are_validated_as_vlemb_evaluates_the_view(world: Path, tmp_path: Path, capsys: Capture) -> None:
     features = str(tmp_path / "features")
     shutil.copytree(world / "features", features)
     store = Store.open(features)

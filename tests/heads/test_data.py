@@ -14,12 +14,11 @@ from heads.data.clips import Features, ReadAhead, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.packing import NO_TARGET, TEXT, Turn, collate
 from heads.data.paired_qa import Order, PairQuestions, kind, read_paired_qa, turns
-from heads.data.texts import Runs, Texts
+from heads.data.texts import TextRuns, Texts
 from heads.models.language_model import LanguageModel
-from heads.models.projector import Projector, ProjectorOptions
-from heads.models.video_lm import VideoLM
+from heads.models.video_lm import Projector, VideoLM
 from heads.training.contrastive_task import PairContrast, contrast_pairs
-from heads.training.recipe import PairsContrast, Validation
+from heads.training.recipe import PairsContrast, ProjectorOptions, Validation
 from heads.training.sources import SEQUENCE, HardNegatives, Sequences, TextedClips
 from heads.training.validation import Division, Validator
 from stepdiff.common.errors import StepDiffError
@@ -79,9 +78,7 @@ def test_a_sequence_is_clip_text_clip_text_clip_text(model: VideoLM, clips: torc
     assert row.positions == list(range(len(row.ids)))
 
 
-def test_batched_rows_have_the_losses_of_single_rows_under_the_models_own_forward(
-    model: VideoLM, clips: torch.Tensor
-) -> None:
+def test_batched_rows_have_the_losses_of_the_models_own_forward(model: VideoLM, clips: torch.Tensor) -> None:
     both = losses(model, NARRATED, clips)
     for number, run in enumerate(NARRATED):
         own = clips[number * SEQUENCE : (number + 1) * SEQUENCE]
@@ -96,7 +93,7 @@ def test_batched_rows_have_the_losses_of_single_rows_under_the_models_own_forwar
         assert both[number] == pytest.approx(naive, abs=1e-4)
 
 
-def test_a_text_is_predicted_from_its_own_clip_and_what_precedes_it(model: VideoLM, clips: torch.Tensor) -> None:
+def test_a_text_is_predicted_from_its_clip_and_what_precedes(model: VideoLM, clips: torch.Tensor) -> None:
     run = NARRATED[0]
     first, second = (len(model.lm.chat.text_ids(f" {text}")) for _, text in run[:2])
     own = losses(model, [run], clips[:3])[0]
@@ -111,7 +108,7 @@ def test_a_text_is_predicted_from_its_own_clip_and_what_precedes_it(model: Video
     assert moved(2)[: first + second].max() < 1e-5 and moved(2)[first + second :].max() > 1e-2
 
 
-def test_batched_clips_with_a_text_have_the_losses_of_single_ones(model: VideoLM, clips: torch.Tensor) -> None:
+def test_batched_texted_clips_have_the_losses_of_single_ones(model: VideoLM, clips: torch.Tensor) -> None:
     texts = [("a", "a whisk"), ("b", "one long text about a fork"), ("c", "spoon")]
     source = TextedClips(texts, NARRATION_QUESTION, model.lm.chat, OUTPUTS, 3, 0, "order of clips")
     batch = source.batch(0)
@@ -125,9 +122,9 @@ def test_batched_clips_with_a_text_have_the_losses_of_single_ones(model: VideoLM
             )
 
 
-def test_sequences_are_neighbours_of_one_video_by_end_time_and_only_of_the_train_split(store: Store) -> None:
+def test_sequences_are_neighbours_in_one_training_video(store: Store) -> None:
     catalog = store.catalog("clips").frame()
-    runs = Runs(narrated(store), SEQUENCE, 64)
+    runs = TextRuns(narrated(store), SEQUENCE, 64)
     known = {key: (video, end, split) for key, video, end, split in catalog["key", "video", "end", "split"].iter_rows()}
     assert len(runs) == 3 * 2, "three videos of four clips train"
     for run in runs:
@@ -156,9 +153,7 @@ def negatives(store: Store) -> HardNegatives:
     return made
 
 
-def test_neighbours_are_the_nearest_of_the_same_step_and_the_train_split(
-    store: Store, negatives: HardNegatives
-) -> None:
+def test_neighbours_are_the_nearest_training_clips_of_the_step(store: Store, negatives: HardNegatives) -> None:
     train = store.catalog("clips").frame().filter(split="train")
     step = dict(train["key", "step"].iter_rows())
     clips = store.catalog("clips").keys(negatives.rows)
@@ -170,7 +165,7 @@ def test_neighbours_are_the_nearest_of_the_same_step_and_the_train_split(
         assert [clips[place] for place in near] == same[:2]
 
 
-def test_only_which_video_questions_get_another_pair_and_their_answer_stays_true(negatives: HardNegatives) -> None:
+def test_only_which_video_questions_get_another_pair(negatives: HardNegatives) -> None:
     clips = negatives.catalog.keys(negatives.rows)
     near = {clip: [clips[place] for place in own] for clip, own in zip(clips, negatives.near, strict=True)}
     a, b = clips[0], clips[7]
@@ -274,7 +269,7 @@ def test_features_of_a_store_in_an_object_store_are_read_by_key(bucket: str) -> 
         cached.read(["b"])
 
 
-def test_an_error_of_a_batch_that_is_read_ahead_is_raised_where_the_batch_is_used() -> None:
+def test_an_error_of_reading_ahead_is_raised_at_its_batch() -> None:
     def read(number: int) -> int:
         if number == 1:
             raise StepDiffError("a damaged row")

@@ -25,7 +25,7 @@ from heads.methods.vlemb import VLEmb
 from heads.models.language_model import autocast
 from heads.reporting.entries import Entry
 from heads.training.checkpoint import Run
-from heads.training.lineage import load_video_lm
+from heads.training.run_record import load_video_lm
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import place
 from stepdiff.tasks.declining import declines

@@ -12,7 +12,7 @@ from heads.data.packing import Turn
 from heads.evaluation.judges import Entailment, check, load
 from heads.methods.stepdiff import StepDiff
 from heads.score import ScoreOptions
-from heads.training.lineage import load_video_lm
+from heads.training.run_record import load_video_lm
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks import registry
 from stepdiff.tasks.benchmarks.judging import Inquiry, answers

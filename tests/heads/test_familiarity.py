@@ -13,7 +13,7 @@ from heads.evidence.familiarity import MARGIN, Familiarity, Spread
 from heads.evidence.fitting import Pooled, pooled
 from heads.evidence.head import POOLING, WordHead, pool
 from heads.methods.word_evidence import WordEvidence
-from heads.training.lineage import load_stepdiff
+from heads.training.run_record import load_stepdiff
 from stepdiff.common.errors import StepDiffError
 from store import Store
 
@@ -60,7 +60,7 @@ def test_a_head_of_words_knows_its_clips_and_their_steps(world: Path, head: Word
     assert guard.doubt(TEST) == "" and guard.leverage(TRAIN).max() < about.limit
 
 
-def test_evidence_is_as_it_was_up_to_the_limit_and_none_far_beyond(world: Path, head: WordHead) -> None:
+def test_evidence_fades_beyond_the_limit_only(world: Path, head: WordHead) -> None:
     features = pooled(Pooled(Store.open(world / "features"), "visual", POOLING), np.arange(24))
     linear = features @ head.weights[0].T + head.bias[0]
     np.testing.assert_allclose(head.evidence(features), linear, rtol=1e-12)

@@ -17,14 +17,13 @@ from heads.data.paired_qa import PairQuestions
 from heads.methods.stepdiff import StepDiff
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveTask
-from heads.training.lineage import load_video_lm
 from heads.training.log import read_metrics
 from heads.training.recipe import HardNegativeOptions, Validation, read_recipe
+from heads.training.run_record import load_video_lm
 from heads.training.validation import HeldOutPairs, questions
 from heads.training.video_task import VideoTask
 from stepdiff.common.errors import StepDiffError
 from store import Store
-from store.lineage.trained_on import hashes
 
 from .conftest import CLIPS, SYSTEMS, Capture, add_texts, contrastive, evaluation, recipe, write_world
 from .runs import assert_same_weights, interrupted_at
@@ -52,7 +51,7 @@ def values(run: Path, name: str) -> list[Any]:
     return [record[name] for record in read_metrics(run / "metrics.jsonl") if name in record]
 
 
-def test_runs_of_one_seed_hold_out_the_same_videos_and_a_larger_share_adds_to_them() -> None:
+def test_one_seed_holds_out_the_same_videos() -> None:
     clips = pl.DataFrame({"key": [f"clip {i}" for i in range(6000)], "video": [f"v{i // 3}.mp4" for i in range(6000)]})
     few, more = (drawn_clips(clips, share, "video", 0) for share in (0.02, 0.1))
     assert 60 <= len(few) <= 180 and 480 <= len(more) <= 720 and set(few) < set(more)
@@ -72,7 +71,7 @@ def test_runs_of_one_seed_hold_out_the_same_videos_and_a_larger_share_adds_to_th
         assert found == set(drawn_clips(nameless.with_columns(video=pl.lit("")), share, "video", 3))
 
 
-def test_a_clip_that_validates_never_trains_and_a_clip_of_a_test_set_does_neither(world: Path) -> None:
+def test_validating_clips_never_train_and_test_clips_do_neither(world: Path) -> None:
     hold_out = HoldOut([str(world / "diffcap_test.jsonl")])
     test = CLIPS[18]  # a clip of the test set
     hold_out.look_up(catalog(world), pl.Series([CLIPS[0], CLIPS[1], CLIPS[2], test]))
@@ -84,7 +83,7 @@ def test_a_clip_that_validates_never_trains_and_a_clip_of_a_test_set_does_neithe
     assert hold_out.record() is not None and any(VALIDATES in line for line in hold_out.lines())
 
 
-def test_no_clip_of_a_video_that_is_held_out_for_validation_trains(world: Path, tiny_lm: str, tmp_path: Path) -> None:
+def test_no_clip_of_a_validating_video_trains(world: Path, tiny_lm: str, tmp_path: Path) -> None:
     options = read_recipe(recipe(world, tiny_lm, tmp_path / "run", sources=[*SYSTEMS["StepDiff"], "clips"]))
     assert options.video_lm is not None
     made = dataclasses.replace(options.video_lm, hard_negatives=HardNegativeOptions(), validation=Validation(**SHARE))
@@ -95,16 +94,14 @@ def test_no_clip_of_a_video_that_is_held_out_for_validation_trains(world: Path, 
     assert {clip for number in range(80) for clip in task.batch(number).clips} == left
     assert task.negatives is not None and set(task.catalog.keys(task.negatives.rows)) == left
     assert {clip for pair in task.pairs for clip in (pair.reference, pair.candidate)} == left
-    assert set(task.trained_on().arrays["clips"]) == set(hashes(left))
+    assert set(task.catalog.keys(np.concatenate(task.trained_rows()))) == set(left)
     assert {clip for batch in task.held for clip in batch.clips} <= held
     assert isinstance(task.validator, HeldOutPairs) and set(task.validator.clips()) <= held
     assert len(task.validator.pairs) == 4
 
 
 @pytest.mark.full
-def test_the_loss_is_the_mean_over_the_tokens_of_all_answers_and_the_smallest_one_chooses(
-    world: Path, tiny_lm: str, tmp_path: Path
-) -> None:
+def test_the_smallest_mean_loss_over_answer_tokens_chooses(world: Path, tiny_lm: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert trains(world, tiny_lm, out, precision="float32") == 0
     losses, accuracies = values(out, "val_loss"), values(out, "val_accuracy")
@@ -129,7 +126,7 @@ def test_the_loss_is_the_mean_over_the_tokens_of_all_answers_and_the_smallest_on
 
 @pytest.mark.full
 @pytest.mark.parametrize("system", ["VCLM", "Interleaved"])
-def test_a_recipe_without_pairs_is_validated_on_texts_of_held_out_videos(
+def test_without_pairs_texts_of_held_out_videos_validate(
     system: str, world: Path, tiny_lm: str, tmp_path: Path
 ) -> None:
     more = {"sources": list(SYSTEMS[system]), "pairqa": None, "validation": SHARE | {"rows": 2}}
@@ -155,7 +152,7 @@ def test_a_resumed_run_holds_out_the_same_videos(world: Path, tiny_lm: str, tmp_
 
 
 @pytest.mark.full
-def test_a_run_does_not_validate_on_what_the_run_that_it_starts_from_was_trained_on(
+def test_clips_that_trained_the_init_run_do_not_validate(
     world: Path, tiny_lm: str, tmp_path: Path, capsys: Capture
 ) -> None:
     texts = {"sources": ["clips"], "pairqa": None, "validation": SHARE | {"rows": 2}}
@@ -196,7 +193,7 @@ def pair(reference: str, candidate: str, *answers: str) -> PairQuestions:
     return PairQuestions(reference, candidate, tuple(Turn("What differs?", answer) for answer in answers))
 
 
-def test_the_options_of_a_question_share_no_clip_with_its_pair_and_show_its_step_as_far_as_other_pairs_allow() -> None:
+def test_options_share_no_clip_with_the_pair_and_show_its_step() -> None:
     steps: dict[str, str | None] = {clip: "stir" for clip in "abcdefgh"} | {clip: "chop" for clip in "uvwxyz"}
     asked = pair("a", "b", "YES", "In Video 2, a fork.")
     same = [pair("c", "d", "a spoon"), pair("e", "f", "a cup"), pair("g", "h", "a pan")]
@@ -213,7 +210,7 @@ def test_the_options_of_a_question_share_no_clip_with_its_pair_and_show_its_step
         assert not list(questions([asked], [asked, *same[:2], *sharing[1:]], steps, seed))
 
 
-def test_no_other_option_has_the_answer_of_a_question_and_an_answer_that_nothing_differs_is_not_asked_about() -> None:
+def test_one_option_has_the_answer_and_none_declines() -> None:
     same = [pair(*clips, "a fork", "a spoon") for clips in ("cd", "ef", "gh")]
     assert not list(questions([pair("a", "b", "a fork")], [pair("a", "b", "a fork"), *same], {}, 0))
     declined = pair("a", "b", "YES", "Video 1", "There is no difference in the tools.")
@@ -239,7 +236,7 @@ def test_clips_may_have_any_ids(world: Path, tiny_lm: str, tmp_path: Path) -> No
 
 
 @pytest.mark.full
-def test_a_contrastive_head_on_pairs_is_validated_on_held_out_pairs(world: Path, tmp_path: Path) -> None:
+def test_held_out_pairs_validate_a_contrastive_head(world: Path, tmp_path: Path) -> None:
     other = write_world(tmp_path, CLIPS)
     qa = [json.loads(line) for line in (other / "pairqa.jsonl").read_text().splitlines()]
     answers = list(dict.fromkeys(row["answer"] for row in qa if row["type"] == 1))

@@ -18,7 +18,7 @@ from heads import embed, evaluate, report, score, table, train
 from heads.data.clips import Features
 from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, NAMESAKE, By, HoldOut, held_out, read_test_clips
 from heads.data.paired_qa import read_divided
-from heads.data.trained_on import TrainedOn
+from heads.data.training_clips import TrainedOn
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveTask, contrast_pairs
 from heads.training.recipe import HardNegativeOptions, read_recipe
@@ -26,7 +26,7 @@ from heads.training.video_task import VideoTask
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.testsets import DiffRank, write_test_set
 from store import Store
-from store.lineage.trained_on import KINDS, hashes
+from store.lineage.trained_on import KINDS
 from tests.refusals import refuses
 
 from .conftest import CLIPS, SYSTEMS, Capture, contrastive, recipe
@@ -70,9 +70,7 @@ def found(clips: Any, test: pl.DataFrame, by: By = "video") -> dict[str, str]:
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_a_clip_that_overlaps_a_test_clip_is_held_out_and_by_video_every_clip_of_its_video(
-    tmp_path: Path, together: bool
-) -> None:
+def test_clips_that_overlap_a_test_clip_are_held_out(tmp_path: Path, together: bool) -> None:
     test = read_test_clips([write(tmp_path / "c.jsonl", CAP)])
     expected = {clip[0]: reason for clip, reason in SPANS.items() if reason is not None}
     for batch in [list(SPANS)] if together else [[clip] for clip in SPANS]:
@@ -82,7 +80,7 @@ def test_a_clip_that_overlaps_a_test_clip_is_held_out_and_by_video_every_clip_of
         assert found(batch, test, "clip") == {key: reason for key, reason in own.items() if reason != BY_VIDEO}
 
 
-def test_a_test_clip_whose_file_the_catalog_knows_matches_by_that_file_and_namesakes_are_kept_and_counted(
+def test_known_files_decide_and_namesakes_are_kept_and_counted(
     tmp_path: Path,
 ) -> None:
     test = read_test_clips([write(tmp_path / "c.jsonl", CAP)])
@@ -116,7 +114,7 @@ def test_times_come_from_the_catalog_or_else_from_the_id(tmp_path: Path) -> None
     assert dict(held_out(pl.DataFrame({"key": ["v_-1_1_2", "z"]}), test).iter_rows())["v_-1_1_2"] == BY_OVERLAP
 
 
-def test_a_test_clip_whose_times_are_unknown_overlaps_every_clip_of_its_video(tmp_path: Path) -> None:
+def test_unknown_times_overlap_every_clip_of_the_video(tmp_path: Path) -> None:
     test = read_test_clips([write(tmp_path / "c.jsonl", CAP | {"reference": "a", "candidate": "ü/x"})])
     assert test["start"].to_list() == [None, None]
     clips = [("a", "v.mp4", None, None), ("b", "v.mp4", 5.0, 6.0), ("ü/x", "w.mp4", 1.0, 2.0), ("c", "w.mp4", 3.0, 4.0)]
@@ -124,7 +122,7 @@ def test_a_test_clip_whose_times_are_unknown_overlaps_every_clip_of_its_video(tm
     assert found(clips, test) == {"a": BY_ID, "ü/x": BY_ID, "b": BY_OVERLAP, "c": BY_VIDEO}
 
 
-def test_overlap_among_many_test_clips_of_a_video_equals_a_comparison_of_all_pairs(tmp_path: Path) -> None:
+def test_overlap_equals_a_comparison_of_all_pairs(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     spans = {(int(a), int(a + n)) for a, n in zip(random.integers(0, 900, 60), random.integers(1, 40, 60), strict=True)}
     rows = [CAP | {"reference": f"v{a % 3}_{a}_{b}", "candidate": "w_0_1"} for a, b in sorted(spans)]
@@ -141,7 +139,7 @@ def test_overlap_among_many_test_clips_of_a_video_equals_a_comparison_of_all_pai
 
 
 @pytest.mark.full
-def test_most_published_diffrank_clips_are_of_train_videos_and_none_of_them_trains() -> None:
+def test_no_published_diffrank_clip_of_a_train_video_trains() -> None:
     """A catalog of HT-Step's train videos with the published clips, one clip that overlaps each, and one after each."""
     file, splits = SHARED / "stepdiff/diffrank_dataset.jsonl", SHARED / "htstep/video_splits.json"
     if not (file.is_file() and splits.is_file()):
@@ -195,16 +193,16 @@ def test_no_source_draws_a_clip_of_a_test_set_or_of_its_video(world: Path, tiny_
     assert counts == {"pairs": 132, "hard-negative mining": 12, "sequences": 12, "images": 6, "clips": 12}
     assert hold_out.sources["clips"] == {"of": 12, BY_ID: 1, BY_OVERLAP: 3, BY_VIDEO: 0}  # no start times
     assert sum(hold_out.sources["pairs"][reason] for reason in (BY_ID, BY_OVERLAP)) == 132 - 8 * 7
-    assert set(task.trained_on().arrays["clips"]) == set(hashes(CLIPS[4:12]))
+    assert set(task.catalog.keys(np.concatenate(task.trained_rows()))) == set(CLIPS[4:12])
 
 
-def test_the_contrastive_head_drops_test_clips_from_its_clips_and_pairs(world: Path, tmp_path: Path) -> None:
+def test_the_contrastive_head_drops_clips_and_pairs_of_tests(world: Path, tmp_path: Path) -> None:
     made = read_recipe(contrastive(str(world / "features"), tmp_path / "run")).contrastive
     assert made is not None
     store, hold_out = Store.open(world / "features"), HoldOut([write_diffcap(tmp_path / "test.jsonl", CLIPS[0])])
     task = ContrastiveTask(made, store, 0, "cpu", hold_out)
     assert [key for key, _ in task.train] == CLIPS[4:12] and {key for key, _ in task.val} == set(CLIPS[12:18])
-    assert set(task.trained_on().arrays["clips"]) == set(hashes(CLIPS[4:12]))
+    assert set(task.catalog.keys(np.concatenate(task.trained_rows()))) == set(CLIPS[4:12])
     path = str(world / "pairqa.jsonl")
     pairs, held = read_divided(path, catalog := store.catalog("clips").frame(), hold_out)
     differing, judged = contrast_pairs(pairs, path)
@@ -216,7 +214,7 @@ def test_the_contrastive_head_drops_test_clips_from_its_clips_and_pairs(world: P
     assert {clip for pair, _ in (*differing, *judged) for clip in pair} == set(CLIPS[4:12])
 
 
-def test_test_sets_of_other_videos_change_no_weight_and_dropped_rows_are_printed_and_recorded(
+def test_test_sets_of_other_videos_change_no_weight(
     trained: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: Capture
 ) -> None:
     out, files = tmp_path / "run", [str(world / f"{task}_test.jsonl") for task in ("diffcap", "diffmcq", "diffrank")]
@@ -258,7 +256,7 @@ def test_test_sets_of_other_videos_change_no_weight_and_dropped_rows_are_printed
         ([], "test.jsonl: not a test set, its rows have none of options, targets, candidate"),
     ],
 )
-def test_a_hold_out_that_leaves_nothing_or_is_not_a_test_set_is_refused_in_one_line(
+def test_a_hold_out_that_cannot_be_used_is_refused(
     world: Path, tiny_lm: str, tmp_path: Path, capsys: Capture, clips: list[str] | None, message: str
 ) -> None:
     file = str(tmp_path / "nowhere.jsonl") if clips is None else write_diffcap(tmp_path / "test.jsonl", *clips)
@@ -285,7 +283,7 @@ def test_a_run_whose_hold_out_has_changed_is_not_resumed(
 
 
 @pytest.mark.full
-def test_a_run_that_would_draw_clips_that_it_did_not_know_at_its_start_is_not_resumed(
+def test_a_run_with_new_training_clips_is_not_resumed(
     trained: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: Capture
 ) -> None:
     run = tmp_path / "run"
@@ -303,7 +301,7 @@ def test_a_run_that_would_draw_clips_that_it_did_not_know_at_its_start_is_not_re
 
 
 @pytest.mark.full
-def test_a_run_that_starts_from_another_records_its_clips_and_names_one_without_a_record(
+def test_a_run_records_the_clips_of_the_run_it_starts_from(
     trained: Path, world: Path, tiny_lm: str, tmp_path: Path
 ) -> None:
     file = write_diffcap(tmp_path / "test.jsonl", CLIPS[0])
@@ -341,7 +339,7 @@ def partly_seen(tmp_path: Path) -> str:
     return ranking(tmp_path / "test.jsonl", (18, 19, 20, 21, 22), (18, 0, 4, 20, 21))
 
 
-def test_a_test_set_that_shares_clips_or_videos_with_training_is_refused_or_marked_if_allowed(
+def test_a_seen_test_set_is_refused_or_marked_if_allowed(
     trained: Path, world: Path, partly_seen: str, tmp_path: Path, capsys: Capture
 ) -> None:
     out, head = tmp_path / "p.jsonl", ["--method", "video-lm", "--head", str(trained)]
@@ -409,7 +407,7 @@ def test_a_test_set_of_other_videos_is_evaluated_and_has_no_mark(
 
 
 @pytest.mark.full
-def test_a_head_whose_training_clips_are_not_recorded_is_reported_and_evaluated(
+def test_a_head_without_a_record_is_reported_and_evaluated(
     trained: Path, world: Path, partly_seen: str, tmp_path: Path, capsys: Capture
 ) -> None:
     run, out = tmp_path / "run", tmp_path / "p.jsonl"
@@ -425,7 +423,7 @@ def test_a_head_whose_training_clips_are_not_recorded_is_reported_and_evaluated(
 
 
 @pytest.mark.full
-def test_a_view_that_a_head_made_is_checked_against_the_training_clips_of_the_head(
+def test_a_view_of_a_head_is_checked_against_its_training_clips(
     world: Path, partly_seen: str, tmp_path: Path, capsys: Capture
 ) -> None:
     features, run, out = tmp_path / "features", tmp_path / "run", tmp_path / "p.jsonl"
@@ -497,14 +495,14 @@ def test_two_clips_are_of_one_video_by_the_rule_of_the_hold_out(
         overlap.refuse(rows("v_7_8"), "t.jsonl", "diffcap")
 
 
-def test_a_training_clip_is_found_by_its_id_although_its_file_has_another_name(tmp_path: Path) -> None:
+def test_a_training_clip_is_found_by_its_id(tmp_path: Path) -> None:
     overlap = seen({"v_1_2": "a/v.mp4"}, {"v_1_2": "b/v.mp4", "u_1_2": "b/u.mp4"}, tmp_path / "store")
     counts = overlap.counts([*rows("v_1_2", "u_1_2"), *rows("v_1_2")])
     assert (counts["clips"], counts["clips_of_videos"], counts["of_clips"], counts["videos"]) == (1, 1, 2, 0)
     assert (counts["rows"], counts["of_rows"]) == (2, 3)
 
 
-def test_a_record_of_training_clips_that_differs_from_the_lineage_is_refused(tmp_path: Path) -> None:
+def test_a_record_that_differs_from_the_lineage_is_refused(tmp_path: Path) -> None:
     keys = [f"v{i // 10}_{i}_{i + 1}" for i in range(200)]
     catalog = pl.DataFrame({"key": keys, "video": [f"videos/v{i // 10}.mp4" for i in range(200)]})
     record = TrainedOn.of(catalog[:100].iter_slices(30))

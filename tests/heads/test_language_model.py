@@ -16,12 +16,11 @@ from heads import ask
 from heads.data.packing import NO_TARGET, TEXT, Chat, Packer, Turn
 from heads.llm.model import CutOff
 from heads.methods.stepdiff import StepDiff
-from heads.models.language_model import LanguageModel, Lora, autocast
-from heads.models.packed_attention import Layout, may_see, packed_attention
-from heads.models.pretrained import load_model, load_processor
-from heads.models.projector import Projector, ProjectorOptions
-from heads.models.video_lm import Tokens, VideoLM
-from heads.training.lineage import load_video_lm
+from heads.models.language_model import LanguageModel, Lora, autocast, load_model, load_processor
+from heads.models.packed_attention import PackedLayout, may_see, packed_attention
+from heads.models.video_lm import Projector, Tokens, VideoLM
+from heads.training.recipe import ProjectorOptions
+from heads.training.run_record import load_video_lm
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.prompts import PRESETS
 from stepdiff.tasks.testsets import DiffCap
@@ -93,9 +92,7 @@ def test_the_message_for_an_unknown_lora_layer_lists_the_layers(tiny_lm: str) ->
     assert len(lora_weights(lm)) == 2 * 2
 
 
-def test_with_frozen_layers_in_the_precision_of_their_products_the_outputs_are_the_same_bit_for_bit(
-    model: VideoLM, clips: torch.Tensor
-) -> None:
+def test_frozen_layers_in_bfloat16_change_no_bit(model: VideoLM, clips: torch.Tensor) -> None:
     lm = copy.deepcopy(model.lm)
     lm.add_lora(Lora(rank=2), seed=0)
     for name, weight in lora_weights(lm).items():
@@ -115,9 +112,7 @@ def test_with_frozen_layers_in_the_precision_of_their_products_the_outputs_are_t
     assert held and not any("lora_" in name or "embed" in name for name in held)
 
 
-def test_in_float32_an_answer_generated_in_a_batch_is_the_same_as_one_generated_alone(
-    model: VideoLM, clips: torch.Tensor
-) -> None:
+def test_no_batch_changes_an_answer_in_float32(model: VideoLM, clips: torch.Tensor) -> None:
     turns = [Turn("What differs?", "", "In Video 2,", ends=False), Turn("Which video shows the whisk?", "", ends=False)]
     batch = model.generate(turns, clips[:4], 8)
     alone = [model.generate([turn], clips[2 * i : 2 * i + 2], 8)[0] for i, turn in enumerate(turns)]
@@ -227,7 +222,7 @@ SEGMENT = torch.tensor(
 
 
 @pytest.mark.parametrize("heads", [2, 6])  # as many key heads as query heads, and grouped queries
-def test_equal_to_attention_under_the_dense_mask_including_gradients(heads: int) -> None:
+def test_packed_attention_equals_the_dense_mask_with_gradients(heads: int) -> None:
     generator = torch.Generator().manual_seed(0)
     length, keys = SEGMENT.shape[1], 2
     query = torch.randn(3, heads, length, 8, generator=generator, requires_grad=True)
@@ -235,7 +230,7 @@ def test_equal_to_attention_under_the_dense_mask_including_gradients(heads: int)
     wide_key, wide_value = (x.repeat_interleave(heads // keys, 1) for x in (key, value))
     dense = scaled_dot_product_attention(query, wide_key, wide_value, attn_mask=may_see(SEGMENT)[:, None], scale=0.3)
     dense = dense.transpose(1, 2)
-    kept, layout = SEGMENT >= 0, Layout.of(SEGMENT)
+    kept, layout = SEGMENT >= 0, PackedLayout.of(SEGMENT)
     flat = [x.transpose(0, 1).flatten(1, 2)[None, :, layout.tokens] for x in (query, key, value)]
     apart, _ = packed_attention(torch.nn.Identity(), *flat, None, scaling=0.3, layout=layout)
     torch.testing.assert_close(apart[0], dense[kept])
@@ -338,7 +333,7 @@ def head(trained: Path, world: Path) -> Iterator[StepDiff]:
 PAIR = ("video-_18_0.0_19.5", "video-_19_0.0_20.5")
 
 
-def test_the_words_that_were_passed_on_joined_are_the_answer_to_the_byte(head: StepDiff) -> None:
+def test_the_words_passed_on_are_the_answer_to_the_byte(head: StepDiff) -> None:
     for question in PRESETS.values():
         said: list[str] = []
         answer = head.ask(*PAIR, question, 48, said.append)
@@ -357,9 +352,7 @@ class Ids(Tokens):
             self.ids += value.tolist()
 
 
-def test_an_answer_that_is_cut_off_is_told_from_one_that_the_model_ended(
-    tiny_lm: str, model: VideoLM, clips: torch.Tensor
-) -> None:
+def test_a_cut_off_answer_is_told_from_a_whole_one(tiny_lm: str, model: VideoLM, clips: torch.Tensor) -> None:
     own = VideoLM(LanguageModel.load(tiny_lm), model.projector, OUTPUTS)
 
     def answer(most: int) -> tuple[str, list[int]]:
@@ -374,7 +367,7 @@ def test_an_answer_that_is_cut_off_is_told_from_one_that_the_model_ended(
     assert answer(len(first)) == (ended, first) and not isinstance(answer(len(first))[0], CutOff), "ended at the limit"
 
 
-def test_a_file_instead_of_a_clip_is_refused_with_the_command_for_files(tmp_path: Path, capsys: Capture) -> None:
+def test_a_file_instead_of_a_clip_names_the_command_for_files(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "a.mp4").write_bytes(b"")
     assert ask.main(["--reference", str(tmp_path / "a.mp4"), "--candidate", "b", "Why?"]) == 2
     assert "for files run stepdiff compare" in capsys.readouterr().err

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from heads.llm.local import Draws, LocalLLM
-from heads.llm.model import LLM, CutOff, Failure, LLMOptions, Message, Sampling, is_url, shown
+from heads.llm.model import LLM, CutOff, LLMOptions, Message, Sampling, Unanswered, is_url, shown
 from heads.llm.server import ServedLLM
 from stepdiff.common.errors import StepDiffError
 from stepdiff.weights import fingerprint
@@ -28,7 +28,7 @@ def conversations(*contents: str) -> list[list[Message]]:
     return [[system, {"role": "user", "content": content}] for content in contents]
 
 
-def answers(llm: LLM, conversations: list[list[Message]], sampling: Sampling) -> list[str | Failure]:
+def answers(llm: LLM, conversations: list[list[Message]], sampling: Sampling) -> list[str | Unanswered]:
     answers_by_place = dict(llm.chat(conversations, sampling))
     assert sorted(answers_by_place) == list(range(len(conversations)))
     return [answers_by_place[place] for place in range(len(conversations))]
@@ -56,9 +56,7 @@ def test_a_greedy_answer_takes_the_most_likely_token_each_time(llm: LocalLLM) ->
 
 
 @pytest.mark.parametrize("sampling", [Sampling(12), Sampling(12, temperature=0.8, top_p=0.9, seed=3)])
-def test_in_float32_an_answer_generated_in_a_batch_is_the_same_as_one_generated_alone(
-    llm: LocalLLM, sampling: Sampling
-) -> None:
+def test_no_batch_changes_an_answer_in_float32(llm: LocalLLM, sampling: Sampling) -> None:
     together = answers(llm, MANY, sampling)
     assert together == [answers(llm, [messages], sampling)[0] for messages in MANY]
     assert together == answers(llm, MANY[::-1], sampling)[::-1]
@@ -87,7 +85,7 @@ def test_the_text_of_a_message_never_becomes_a_control_token(llm: LocalLLM) -> N
     assert [evil.count(token) for token in special] == [good.count(token) for token in special]
 
 
-def test_a_model_without_a_system_role_reads_its_words_before_the_question(tiny_lm: str, tmp_path: Path) -> None:
+def test_without_a_system_role_its_words_precede_the_question(tiny_lm: str, tmp_path: Path) -> None:
     for name, template in (
         ("raises", "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"),
         ("drops", ""),
@@ -103,7 +101,7 @@ def test_a_model_without_a_system_role_reads_its_words_before_the_question(tiny_
 def test_a_conversation_longer_than_the_context_is_a_failure(llm: LocalLLM) -> None:
     long = conversations("whisk", "eggs " * 1000, "stir")
     first, failed, last = answers(llm, long, Sampling(8))
-    assert isinstance(failed, Failure) and not failed.passing
+    assert isinstance(failed, Unanswered) and not failed.passing
     assert "answer of 8" in failed.reason and "reads 2048; shorten" in failed.reason
     assert [first, last] == answers(llm, [long[0], long[2]], Sampling(8))
 
@@ -139,7 +137,7 @@ def asked(count: int) -> list[list[Message]]:
     return [[{"role": "user", "content": f"question {i}"}] for i in range(count)]
 
 
-def ask(url: str, count: int, **more: Any) -> list[str | Failure]:
+def ask(url: str, count: int, **more: Any) -> list[str | Unanswered]:
     llm = ServedLLM(url, "llama", **{"at_once": 2, "timeout": 5.0, "retries": 2, "first_pause": 0.01, **more})
     answers_by_place = dict(llm.chat(asked(count), Sampling(16, 0.5, 0.9, 7)))
     assert sorted(answers_by_place) == list(range(count)) and llm.busy > 0
@@ -219,14 +217,12 @@ def slow(body: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_a_server_that_dies_gives_one_line_and_earlier_answers_are_kept(
-    server: Server, behaviour: Any, reported: str
-) -> None:
+def test_a_server_that_dies_keeps_the_answers_before(server: Server, behaviour: Any, reported: str) -> None:
     server.answer = lambda body: said("well") if len(server.requests) <= 3 else behaviour(body)
     begin = time.monotonic()
     replies = ask(server.url, 40, at_once=1, timeout=0.2)
     assert replies[:3] == ["well"] * 3
-    failures = [answer for answer in replies[3:] if isinstance(answer, Failure)]
+    failures = [answer for answer in replies[3:] if isinstance(answer, Unanswered)]
     assert len(failures) == 37 and all(failure.passing for failure in failures)
     assert re.search(reported, failures[0].reason), failures[0].reason
     assert all("\n" not in failure.reason and "run the same command again" in failure.reason for failure in failures)
@@ -238,8 +234,8 @@ def test_a_closed_port_gives_one_line() -> None:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
     replies = ask(url, 3)
-    assert all(isinstance(answer, Failure) and answer.passing for answer in replies)
-    reasons = {answer.reason for answer in replies if isinstance(answer, Failure)}
+    assert all(isinstance(answer, Unanswered) and answer.passing for answer in replies)
+    reasons = {answer.reason for answer in replies if isinstance(answer, Unanswered)}
     assert any("does not answer" in reason and "Connection refused" in reason for reason in reasons)
     secret = ("alice:hunter2@host/v1", "http://alice:hunter2@[::1/v1?api_key=sk-query-secret")
     for wrong in ("localhost:8000", "http://localhost:port/v1", "http:///v1", "http://h/v\u00e9", *secret):
@@ -249,10 +245,10 @@ def test_a_closed_port_gives_one_line() -> None:
         assert wrong not in secret or (shown(wrong) == "an invalid URL" and not is_url(wrong))
 
 
-def test_a_prompt_that_gets_no_answer_fails_alone_if_the_server_answers_a_short_one(server: Server) -> None:
+def test_a_prompt_without_an_answer_fails_alone(server: Server) -> None:
     server.answer = lambda body: Reply(b"", 500) if "question 1" in body["messages"][-1]["content"] else said("well")
     first, poison, *others = ask(server.url, 9, retries=1)
-    assert isinstance(poison, Failure) and not poison.passing and "500" in poison.reason
+    assert isinstance(poison, Unanswered) and not poison.passing and "500" in poison.reason
     assert "but answers a short prompt" in poison.reason and [first, *others] == ["well"] * 8
 
 
@@ -262,11 +258,13 @@ def test_a_prompt_that_the_server_refuses_fails_alone(server: Server) -> None:
     server.answer = lambda body: {1: Reply(too_long, 400), 2: Reply(empty)}.get(number(body), said("well"))
     first, refused, silent, last = ask(server.url, 4)
     assert first == last == "well"
-    assert isinstance(refused, Failure) and not refused.passing and "maximum context length is 4096" in refused.reason
-    assert isinstance(silent, Failure) and not silent.passing and "answered nothing" in silent.reason
+    assert (
+        isinstance(refused, Unanswered) and not refused.passing and "maximum context length is 4096" in refused.reason
+    )
+    assert isinstance(silent, Unanswered) and not silent.passing and "answered nothing" in silent.reason
 
 
-def test_an_answer_that_was_cut_by_the_token_limit_is_distinguished_from_a_complete_one(server: Server) -> None:
+def test_an_answer_cut_by_the_token_limit_is_marked(server: Server) -> None:
     choice = {"message": {"content": "In Video 1, the"}, "finish_reason": "length"}
     server.answer = lambda body: Reply(json.dumps({"choices": [choice]}).encode()) if number(body) else said("whole")
     assert [type(answer) for answer in ask(server.url, 2)] == [str, CutOff]
@@ -295,7 +293,7 @@ def test_the_key_and_the_prompt_go_to_no_other_server(
     elsewhere = server.url.replace("127.0.0.1", "localhost") + "/elsewhere"
     server.answer = lambda body: Reply(b"", status, headers={"Location": elsewhere})
     (answer,) = ask(server.url, 1)
-    assert isinstance(answer, Failure) and f"has moved to {elsewhere} ({status})" in answer.reason
+    assert isinstance(answer, Unanswered) and f"has moved to {elsewhere} ({status})" in answer.reason
     assert server.keys == ["Bearer secret"]
 
 
@@ -337,7 +335,7 @@ def serving(speak: Speak) -> Iterator[str]:
         thread.join()
 
 
-def ask_once(url: str, **more: Any) -> str | Failure:
+def ask_once(url: str, **more: Any) -> str | Unanswered:
     llm = ServedLLM(url, "llama", **{"at_once": 1, "timeout": DEADLINE, "retries": 0, "first_pause": 0.01, **more})
     ((_, answer),) = llm.chat([[{"role": "user", "content": "question 0"}]], Sampling())
     return answer
@@ -419,7 +417,7 @@ def test_a_hostile_answer_ends_in_time_and_in_one_line(name: str) -> None:
         begin = time.monotonic()
         answer = ask_once(url, timeout=DEADLINE if reason == LATE else 20.0)
         seconds = time.monotonic() - begin
-    assert isinstance(answer, Failure) and re.search(reason, answer.reason), answer
+    assert isinstance(answer, Unanswered) and re.search(reason, answer.reason), answer
     assert "\n" not in answer.reason and len(answer.reason) < 700
     if reason == LATE:
         assert answer.passing and seconds < 2 * DEADLINE + 2  # the request, the short prompt that checks the server
@@ -467,7 +465,7 @@ def echoing(body: dict[str, Any]) -> Reply:
 def test_nothing_secret_is_shown(server: Server, with_secrets: str, behaviour: Any) -> None:
     server.answer = behaviour
     answer = ask_once(with_secrets, retries=1)
-    assert isinstance(answer, Failure) and answer.reason.isprintable()
+    assert isinstance(answer, Unanswered) and answer.reason.isprintable()
     assert not any(secret in answer.reason for secret in SECRETS), answer.reason
     if behaviour is not echoing:
         assert server.url in answer.reason  # the server is still named

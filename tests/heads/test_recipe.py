@@ -40,7 +40,7 @@ def test_the_recipes_have_the_published_figures(name: str, system: str, batch: i
     assert options.init == ("runs/interleaved" if system == "StepDiff" else None)
 
 
-def test_every_recipe_holds_out_the_test_sets_next_to_what_it_trains_on() -> None:
+def test_every_recipe_holds_out_its_test_sets() -> None:
     """Those of the kitchen do not name DiffMCQ, which is made from DiffCap and has its clips."""
     paths = [path for path in RECIPES.rglob("*.yaml") if path.name != "report.yaml"]
     assert len(paths) == 14

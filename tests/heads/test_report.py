@@ -17,8 +17,8 @@ from heads.reporting.entries import Entry, Setting, Training, comparable, traini
 from heads.reporting.figures import Comparison, Measured, compare, measure
 from heads.reporting.grid import Block, Cell, Grid, escape_latex, to_latex, to_markdown
 from heads.reporting.tables import Report, grids
-from heads.training.lineage import disclosure, regime
 from heads.training.recipe import read_recipe
+from heads.training.run_record import disclosure, regime
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.bootstrap import interval
 from stepdiff.tasks.postprocess import parse

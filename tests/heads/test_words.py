@@ -19,14 +19,14 @@ from heads import ask, differences, evaluate, train, words
 from heads.data.clips import Features
 from heads.data.packing import Turn
 from heads.data.paired_qa import PairQuestions
+from heads.evidence import fitting
 from heads.evidence.fitting import Counting, Fit, Pooled, Sums, calibrate, declines, fit, squared_errors, total
 from heads.evidence.head import POOLING, WordHead, fold_of, pool
 from heads.evidence.wording import is_about_both, learn, occurrences, pieces, terms_of
 from heads.methods.stepdiff import StepDiff
 from heads.methods.word_evidence import LEFT_OUT, NEW, SAYS, WordEvidence
 from heads.models.language_model import LanguageModel
-from heads.models.projector import Projector
-from heads.models.video_lm import VideoLM
+from heads.models.video_lm import Projector, VideoLM
 from heads.training.recipe import EvidenceOptions, ProjectorOptions, read_recipe
 from heads.words import WordOptions
 from stepdiff.common.errors import StepDiffError
@@ -42,13 +42,11 @@ from tests.refusals import refuses
 
 def command(world: Path, out: Path, *more: str) -> list[str]:
     given = ["--store", str(world / "features"), "--view", "visual", "--pairqa", str(world / "pairqa.jsonl")]
-    return [*given, "--out", str(out), "--least", "3", "--folds", "3", "--save-every", "0", *more]
+    return [*given, "--out", str(out), "--least", "3", "--folds", "3", *more]
 
 
 def options(world: Path, out: Path) -> WordOptions:
-    return WordOptions(
-        str(world / "features"), "visual", str(world / "pairqa.jsonl"), str(out), least=3, folds=3, save_every=0.0
-    )
+    return WordOptions(str(world / "features"), "visual", str(world / "pairqa.jsonl"), str(out), least=3, folds=3)
 
 
 def of_tools(test_set: Path, copy: Path) -> Path:
@@ -74,7 +72,7 @@ def arrays(seed: int, clips: int) -> tuple[np.ndarray, sparse.csr_matrix]:
 
 
 @pytest.mark.parametrize("sizes", [[7], [3, 4]])
-def test_sums_give_the_regressions_and_calibration_of_a_dense_implementation(sizes: list[int]) -> None:
+def test_sums_give_the_regressions_of_a_dense_implementation(sizes: list[int]) -> None:
     parts = [arrays(seed, clips) for seed, clips in enumerate((40, 30, 50))]
     sums = [Sums.of(*part) for part in parts]
     models, predictions = [], []
@@ -208,47 +206,53 @@ def with_shards(folder: Path, clips: int, copy_of: Path) -> Path:
     return folder
 
 
-def test_a_run_that_continues_with_more_shards_gives_the_bits_of_one_pass(
-    world: Path, tmp_path: Path, capsys: Capture
+def test_a_killed_pass_continues_with_the_same_bits(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    small = with_shards(tmp_path, 14, world)  # its last shard has two of four clips
-    sums_of(small, tmp_path / "parts")
-    with_shards(small, 22, world)
-    parts = sums_of(small, tmp_path / "parts")
-    assert "shards are counted already" in capsys.readouterr().err
+    small, killed = with_shards(tmp_path, 22, world), tmp_path / "killed"
+    monkeypatch.setattr(fitting, "SAVE_EVERY", 0.0)
+    counting = Counting(options(small, killed), Store.open(small / "features"))
+    add, saves = counting._add, list[int]()
+
+    def dying(*given: Any) -> None:
+        if len(saves) == 3:
+            raise KeyboardInterrupt
+        saves.append(1)
+        add(*given)
+
+    monkeypatch.setattr(counting, "_add", dying)
+    with pytest.raises(KeyboardInterrupt):
+        counting.run()
+    parts = sums_of(small, killed)
+    assert "killed: continues after 3 shards" in capsys.readouterr().err
     assert_same(sums_of(small, tmp_path / "whole"), parts)
-    assert words.main(command(small, tmp_path / "parts")) == words.main(command(small, tmp_path / "whole")) == 0
-    weights = [WordHead.load(tmp_path / name).about["weights"] for name in ("parts", "whole")]
-    assert weights[0] == weights[1]
-
-
-def test_a_run_with_nothing_new_leaves_the_files_as_they_are(world: Path, tmp_path: Path, capsys: Capture) -> None:
-    small, out = with_shards(tmp_path, 14, world), tmp_path / "words"
-    assert words.main(command(small, out)) == 0
-    assert "nothing new" not in capsys.readouterr().out
-    files = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in out.iterdir()}
-    assert words.main(command(small, out)) == 0
-    assert "nothing new to count: the head stays as it was written" in capsys.readouterr().out
-    assert {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in out.iterdir()} == files
-    with_shards(small, 22, world)
-    assert words.main(command(small, out)) == 0
-    assert "nothing new" not in capsys.readouterr().out
-    assert (out / "words.json").read_bytes() != files[out / "words.json"][0]
-
-
-@pytest.mark.full
-def test_sums_of_something_else_are_refused(world: Path, tmp_path: Path, capsys: Capture) -> None:
-    small = with_shards(tmp_path, 20, world)
-    out = tmp_path / "words"
-    assert words.main(command(small, out)) == 0
-    others = f"{out}: its sums are of other --least; give the same, or another --out"
-    refuses(words.main, command(small, out, "--least", "2"), capsys, others)
+    refused = f"{killed}/sums.safetensors: it is of other clips, texts or options; remove it, and the next run"
     store = Store.open(small / "features")
     with store.lock():
         store.view("clips", "visual").withdraw(np.array([5]))
-    refuses(words.main, command(small, out), capsys, "clips of shard 1 of view visual have changed since they were")
-    (out / "sums.safetensors").write_bytes(b"damaged")
-    refuses(words.main, command(small, out), capsys, "sums.safetensors: damaged")
+    refuses(words.main, command(small, killed), capsys, refused)
+    (killed / "sums.safetensors").write_bytes(b"damaged")
+    refuses(words.main, command(small, killed), capsys, "sums.safetensors: its checksum differs; remove it")
+    (killed / "sums.safetensors").unlink()
+    assert words.main(command(small, killed)) == 0 and not (killed / "sums.safetensors").exists()
+
+
+def test_a_run_with_the_same_data_leaves_the_files(world: Path, tmp_path: Path, capsys: Capture) -> None:
+    small, out = with_shards(tmp_path, 14, world), tmp_path / "words"
+    assert words.main(command(small, out)) == 0
+    assert "nothing has changed" not in capsys.readouterr().out
+    files = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in out.iterdir()}
+    assert words.main(command(small, out)) == 0
+    assert "nothing has changed: the head stays as it was written" in capsys.readouterr().out
+    assert {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in out.iterdir()} == files
+    with_shards(small, 22, world)
+    assert words.main(command(small, out)) == 0
+    assert "nothing has changed" not in capsys.readouterr().out
+    assert (out / "words.json").read_bytes() != files[out / "words.json"][0]
+
+
+def test_a_damaged_head_of_words_is_refused(head: WordHead, tmp_path: Path) -> None:
+    out = shutil.copytree(head.folder, tmp_path / "words")
     (out / "words.json").write_text(json.dumps(json.loads((out / "words.json").read_text()) | {"weights": {}}))
     with pytest.raises(StepDiffError, match="words.json: damaged, or of an earlier version"):
         WordHead.load(out)
@@ -296,7 +300,7 @@ def test_what_differs_and_goes_unnamed_counts_against_a_text(world: Path, head: 
     assert without == pytest.approx(only)
 
 
-def test_a_text_about_an_order_is_true_of_clips_that_both_show_its_words(world: Path, head: WordHead) -> None:
+def test_a_text_about_an_order_is_true_of_both_clips(world: Path, head: WordHead) -> None:
     ordered = replace(head, both={"answer before": 1.0})
     shown = {"a": ("whisk", "spoon"), "b": ("spoon", "whisk"), "c": ("whisk",)}
     for of_both, best in ((ordered, ("a", "b")), (head, ("c", "b"))):
@@ -339,7 +343,7 @@ def test_captions_name_what_differs_and_decline(world: Path, head: WordHead) -> 
     assert similar[1] > similar[0]
 
 
-def test_sentences_are_those_that_answers_say_of_the_second_video() -> None:
+def test_sentences_are_said_of_the_second_video() -> None:
     tools = ("whisk", "spoon", "fork")
     of_clip = {f"{tool} {number}": f"now the {tool}" for tool in tools for number in range(8)}
     answers = {
@@ -383,7 +387,6 @@ def test_workers_give_the_same_bits(world: Path, tmp_path: Path) -> None:
     assert words.main(command(small, tmp_path / "one")) == 0
     with connected("local", "heads"):
         assert words.main(command(small, tmp_path / "two", "--workers", "2")) == 0
-    assert (tmp_path / "one" / "sums.safetensors").read_bytes() == (tmp_path / "two" / "sums.safetensors").read_bytes()
     weights = [WordHead.load(tmp_path / name).about["weights"] for name in ("one", "two")]
     assert weights[0] == weights[1]
 
@@ -441,19 +444,9 @@ def test_statistics_are_read_next_to_tokens_or_alone(early: Path, tmp_path: Path
     assert reason.evidence == pytest.approx(np.mean(reason.moments), abs=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("view", "first", "then", "why"),
-    [
-        ("both", ["--reads", "tokens"], [], "its sums are of other pooling; give the same, or another --out"),
-        ("early", [], ["--reads", "tokens"], "view early of clips has no feature 'tokens', only statistics"),
-    ],
-)
-def test_a_head_does_not_read_other_features_than_before(
-    early: Path, tmp_path: Path, capsys: Capture, view: str, first: list[str], then: list[str], why: str
-) -> None:
-    given = command(early, tmp_path / "head", "--view", view)
-    assert words.main([*given, *first]) == 0
-    refuses(words.main, [*given, *then], capsys, why)
+def test_features_that_a_view_lacks_are_not_read(early: Path, tmp_path: Path, capsys: Capture) -> None:
+    given = command(early, tmp_path / "head", "--view", "early", "--reads", "tokens")
+    refuses(words.main, given, capsys, "view early of clips has no feature 'tokens', only statistics")
 
 
 def test_ask_why_lists_words_and_the_moments_that_give_evidence(world: Path, head: WordHead, capsys: Capture) -> None:
@@ -674,9 +667,7 @@ def test_sentences_are_ordered_by_what_is_true_of_the_pair(world: Path, head: Wo
     assert words.caption([DiffCap(*pair, category, ("",))]) == [f"In Video 2, {scored[0][1]}."]
 
 
-def test_a_caption_is_a_sentence_of_the_answers_whatever_its_batch(
-    head: WordHead, method: Callable[..., StepDiff]
-) -> None:
+def test_no_batch_changes_the_sentence_of_a_caption(head: WordHead, method: Callable[..., StepDiff]) -> None:
     category, with_sentences = "Tools/Equipment", replace(head, sentences=SENTENCES)
     rows = [DiffCap(clip(18), clip(19), category, ("",)), DiffCap(clip(18), clip(20), "Visuals", ("",))]
     rows.append(DiffCap(clip(20), clip(18), category, ("",)))
@@ -705,7 +696,7 @@ def test_a_caption_is_a_sentence_of_the_answers_whatever_its_batch(
         ("Do the two videos share a similar main action?", False),
     ],
 )
-def test_an_open_question_has_a_sentence_for_each_category_that_differs(
+def test_an_open_question_has_a_sentence_for_each_difference(
     head: WordHead, method: Callable[..., StepDiff], question: str, is_open: bool
 ) -> None:
     answering = method(replace(head, sentences=SENTENCES), EvidenceOptions(sentences=1))
@@ -722,7 +713,7 @@ def test_an_open_question_has_a_sentence_for_each_category_that_differs(
 
 
 @pytest.mark.full
-def test_evidence_of_training_clips_is_that_of_sums_without_their_fold(world: Path, head: WordHead) -> None:
+def test_training_clips_have_evidence_of_the_other_folds(world: Path, head: WordHead) -> None:
     """The evidence of a term is the regression's prediction up to scale and shift."""
     counting = Counting(options(world, world / "folds"), Store.open(world / "features"))
     counting.run()
@@ -749,7 +740,7 @@ def test_evidence_of_training_clips_is_that_of_sums_without_their_fold(world: Pa
 
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore:Exception ignored in.*ScandirIterator")  # of an interrupt before its with block
-def test_a_run_keeps_its_head_of_words_and_resumes_to_the_same_bits_without_the_source(
+def test_a_run_keeps_its_head_of_words_and_resumes_exactly(
     world: Path, head: WordHead, tiny_lm: str, tmp_path: Path, capsys: Capture
 ) -> None:
     source = shutil.copytree(head.folder, tmp_path / "words")

@@ -28,9 +28,8 @@ from torch import Tensor, nn
 
 from heads.data.clips import Features
 from heads.data.packing import PADDING, TEXT, Chat, ChatPieces, Packed, Packer, Row, Turn, space_after
-from heads.models.language_model import LanguageModel
-from heads.models.pretrained import load_model, load_processor
-from heads.models.public.families import FAMILIES, Blip2, check_view, load_public, model_type
+from heads.models.language_model import LanguageModel, load_model, load_processor
+from heads.models.public.families import FAMILIES, Blip2LM, check_view, load_public, model_type
 from heads.models.video_lm import VideoLM
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.prompts import PAIR_SYSTEM, system
@@ -96,7 +95,7 @@ class ClipLayout:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownPrompt:
     """A prompt up to its question."""
 
     ids: tuple[int, ...]
@@ -144,7 +143,7 @@ class ProcessorChat(Chat):
             space_after(to_answer),
         )
 
-    def _shown(self, system: str, clips: tuple[ClipLayout, ...]) -> Shown:
+    def _shown(self, system: str, clips: tuple[ClipLayout, ...]) -> ShownPrompt:
         """Return a prompt that shows clips at the {video} marks of `system`. StepDiffError: the processor makes another
         number of places than the clips have tokens."""
         before = self._written(system, 1 if self.as_videos else len(clips[0].seconds))[0]
@@ -167,7 +166,9 @@ class ProcessorChat(Chat):
             )
         slot = "video" if "pixel_values_videos" in processed else "image"
         left_out = ("attention_mask", *(name for name in processed if name.startswith("pixel_")))
-        return Shown(ids, is_token, slot, {name: value for name, value in processed.items() if name not in left_out})
+        return ShownPrompt(
+            ids, is_token, slot, {name: value for name, value in processed.items() if name not in left_out}
+        )
 
     def _written(self, system: str, count: int) -> tuple[str, str, str]:
         """Return the text before the question, from there to the answer, and after the answer.
@@ -437,7 +438,7 @@ def encoder_of(weights: str) -> str:
     """Return the encoder of python -m featurize whose tokens a public model reads. StepDiffError: no such model, or one
     that sees one clip only."""
     family = FAMILIES.get(str(model_type(resolve(weights))))
-    if family is Blip2:
+    if family is Blip2LM:
         raise StepDiffError(f"{weights}: a BLIP-2 reads one picture, not two videos; give another model")
     return ENCODER if family is None else family.encoder
 

@@ -29,9 +29,8 @@ from torch.nn.functional import one_hot
 
 from heads.data.clips import Features
 from heads.data.packing import PADDING, TEXT, Chat, ChatPieces, Packed, Packer, space_after
-from heads.models.language_model import LanguageModel
+from heads.models.language_model import LanguageModel, load_model, load_processor
 from heads.models.packed_attention import may_see
-from heads.models.pretrained import load_model, load_processor
 from heads.models.video_lm import VideoLM, columns_to_front
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.prompts import SYSTEM
@@ -171,7 +170,7 @@ def patches(vision: Any) -> int:
 _AROUND = "<fake_token_around_image>"
 
 
-class Idefics(PublicLM):
+class IdeficsLM(PublicLM):
     """IDEFICS 1 with 9 or 80 billion parameters, instructed or not. A frame has one place in the prompt.
 
     A word sees the frame that the model's own processor lets it see, and none before the first.
@@ -242,7 +241,7 @@ class Idefics(PublicLM):
         return images, one_hot(last, images.shape[1] + 1)[..., 1:]
 
 
-class Idefics2(PublicLM):
+class Idefics2LM(PublicLM):
     """IDEFICS 2: a Perceiver makes 64 tokens of a frame."""
 
     encoder = "idefics2"
@@ -258,7 +257,7 @@ class Idefics2(PublicLM):
         return whole.model.connector(frames, attention_mask=seen)
 
 
-class Idefics3(PublicLM):
+class Idefics3LM(PublicLM):
     """IDEFICS 3: a pixel shuffle makes one token of several neighbouring ones."""
 
     encoder = "idefics3"
@@ -276,7 +275,7 @@ class Idefics3(PublicLM):
 _CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
 
 
-class Llava(PublicLM):
+class LlavaLM(PublicLM):
     """LLaVA with any language model; both clips of a pair are images of one prompt."""
 
     encoder = "llava"
@@ -299,7 +298,7 @@ class Llava(PublicLM):
         return whole.model.multi_modal_projector(frames)
 
 
-class Blip2(PublicLM):
+class Blip2LM(PublicLM):
     """BLIP-2 with a decoder-only language model (OPT). It was trained on single pictures, so it is a captioner here."""
 
     encoder = "blip2"
@@ -339,11 +338,11 @@ class Blip2(PublicLM):
 
 
 FAMILIES: dict[str, type[PublicLM]] = {
-    "llava": Llava,
-    "blip-2": Blip2,
-    "idefics": Idefics,
-    "idefics2": Idefics2,
-    "idefics3": Idefics3,
+    "llava": LlavaLM,
+    "blip-2": Blip2LM,
+    "idefics": IdeficsLM,
+    "idefics2": Idefics2LM,
+    "idefics3": Idefics3LM,
 }
 """model_type of config.json -> its family"""
 

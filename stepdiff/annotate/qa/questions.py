@@ -23,7 +23,7 @@ from heads.llm.model import LLM, CutOff, LLMOptions
 from stepdiff.annotate.qa.pair_choice import SCHEMA
 from stepdiff.annotate.qa.prompts import PAIRQA
 from stepdiff.annotate.qa.reading import QA, Dropped, named, names_one, read_pairs, read_yes_no, turned, unsure
-from stepdiff.annotate.stages.job import Annotator, Answer, Failure, Item
+from stepdiff.annotate.stages.job import Annotator, Answer, Item, Unanswered
 from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError, first_line
 from stepdiff.common.io.jsonl import read_objects
@@ -70,7 +70,7 @@ class _Writer:
                 sampling = replace(sampling, max_tokens=min(sampling.max_tokens, _ONE_WORD))
             conversations = [prompt.messages(**{name: item[name] for name in prompt.fields}) for item in of_kind]
             for place, text in self._llm.chat(conversations, sampling):
-                answer: Answer = text if isinstance(text, Failure) else {f"type {kind}": text}
+                answer: Answer = text if isinstance(text, Unanswered) else {f"type {kind}": text}
                 if isinstance(text, CutOff):
                     answer = {f"type {kind}": text, f"type {kind}{CUT}": "max_tokens"}
                 yield of_kind[place]["key"], answer

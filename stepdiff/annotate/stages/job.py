@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from heads.llm.model import Failure
+from heads.llm.model import Unanswered
 from stepdiff.common.cli.options import FailureOptions
 
 SHOWN = 5  # failures in a record
@@ -15,7 +15,7 @@ HINT = "answers so far are kept; run the same command for the rest"  # how to go
 
 
 Item = Mapping[str, Any]  # `key`, and the fields that the model reads
-Answer = Mapping[str, str] | Failure  # kind -> text, or why there is none
+Answer = Mapping[str, str] | Unanswered  # kind -> text, or why there is none
 
 
 @runtime_checkable

@@ -27,7 +27,7 @@ from typing import Any
 
 import polars as pl
 
-from stepdiff.annotate.stages.job import SHOWN, Annotator, Answer, Failure, Item, Job, StageOptions, plain
+from stepdiff.annotate.stages.job import SHOWN, Annotator, Answer, Item, Job, StageOptions, Unanswered, plain
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import sealed as table
 from stepdiff.common.io.files import Place, listed, make_folder, write_bytes
@@ -217,12 +217,12 @@ class _Shard:
         self._changed = False  # since the last commit
 
     def add(self, key: str, answer: Answer) -> None:
-        if isinstance(answer, Failure) and answer.passing:
+        if isinstance(answer, Unanswered) and answer.passing:
             self.passing = self.passing or plain(answer.reason)
             return
         with self._lock:
             self._changed = True
-            if isinstance(answer, Failure):
+            if isinstance(answer, Unanswered):
                 self._failed[key] = plain(answer.reason)
                 return
             self.done += 1

@@ -190,7 +190,7 @@ class Searcher:
         import torch
 
         from heads.models.language_model import pick_device
-        from heads.training.lineage import load_contrastive
+        from heads.training.run_record import load_contrastive
 
         folder, device = self._run(texts), pick_device(self._site.device)
         head, recipe = load_contrastive(folder, self._site.store, device)

@@ -17,7 +17,7 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.testsets import Pair
 
 if TYPE_CHECKING:
-    from heads.evidence.guard import Guard
+    from heads.evidence.fitting import Guard
     from heads.methods.stepdiff import StepDiff
     from heads.methods.word_evidence import Reason, WordEvidence
 
@@ -77,7 +77,7 @@ class Runs:
     def load(self, head: RunHead) -> Loaded:
         """Load a head, as `heads.ask` does. Raises StepDiffError where that is not possible."""
         from heads.models.language_model import pick_device
-        from heads.training.lineage import load_stepdiff
+        from heads.training.run_record import load_stepdiff
 
         device = pick_device(self._site.device)
         if head in self._models:
@@ -112,7 +112,7 @@ class Runs:
     def guard(self, name: str) -> "Guard":
         """Return what tells whether a head, or a head of words, knows clips, without its language model. StepDiffError:
         it is damaged, or reads other features."""
-        from heads.evidence.guard import Guard
+        from heads.evidence.fitting import Guard
 
         folder = self._folder(name)
         for words in (folder, folder / COPY):

@@ -74,7 +74,7 @@ def test_transformers_warns_of_no_cap_of_pixels(small: Get, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("case", QUICK_FIRST)
-def test_logits_and_greedy_text_from_the_store_are_the_whole_models_from_pixels(small: Get, case: str) -> None:
+def test_logits_and_text_from_the_store_are_those_from_pixels(small: Get, case: str) -> None:
     """The clips of a prompt have different shapes."""
     made = small(case)
     model, clips = loaded(made)
@@ -99,9 +99,7 @@ def test_logits_and_greedy_text_from_the_store_are_the_whole_models_from_pixels(
 
 
 @pytest.mark.parametrize("case", ["qwen3_vl", *(pytest.param(case, marks=pytest.mark.full) for case in GRIDS)])
-def test_pooled_tokens_are_answered_as_by_the_whole_model_with_its_vision_output_averaged(
-    small: Get, case: str
-) -> None:
+def test_pooled_tokens_are_answered_as_averaged_vision_outputs(small: Get, case: str) -> None:
     """The whole model gets frames of the smaller grid, and the means of what it makes of the larger frames."""
     made, shown = small(case), [0, 2]
     encoder = load("vlm", str(made.folder), "cpu", frames=4)
@@ -161,7 +159,7 @@ def test_prompts_show_any_number_of_clips(small: Get, case: str, shown: list[int
 
 @pytest.mark.full
 @pytest.mark.parametrize("case", MODELS)
-def test_questions_that_share_a_prompt_have_the_log_likelihoods_of_separate_ones(small: Get, case: str) -> None:
+def test_questions_sharing_a_prompt_equal_separate_ones(small: Get, case: str) -> None:
     model, clips = loaded(small(case))
     tokens = clips.read([CLIPS[clip] for clip in (0, 1, 2, 3)])
     turns = [TURN, Turn("The same?", "YES"), Turn("What differs in the tools?", "a bowl")]
@@ -189,7 +187,7 @@ def test_a_users_text_never_becomes_a_control_token_of_the_model(small: Get) -> 
 
 @pytest.mark.full
 @pytest.mark.parametrize("case", ["qwen3_vl", "gemma3", "minicpmv4_6"])
-def test_int8_tokens_change_logits_by_less_than_a_tenth_of_their_spread(small: Get, case: str) -> None:
+def test_int8_tokens_change_logits_by_little(small: Get, case: str) -> None:
     made = small(case)
     _, exact = logits(*loaded(made), [0, 1])
     _, near = logits(*loaded(made, "int8"), [0, 1])
@@ -204,9 +202,7 @@ def refusal(weights: Path, store: Store, view: str) -> str:
 
 
 @pytest.mark.full
-def test_a_view_of_another_checkpoint_and_a_model_that_takes_no_cached_tokens_are_refused(
-    small: Get, tmp_path: Path
-) -> None:
+def test_unsuitable_views_and_models_are_refused(small: Get, tmp_path: Path) -> None:
     own, other = small("qwen3_vl"), small("gemma3")
     again = f"run python -m featurize --encoder vlm --weights {other.folder} --view ANOTHER_NAME"
     assert refusal(other.folder, own.store, "float32").endswith(again)
@@ -226,7 +222,7 @@ def test_a_view_of_another_checkpoint_and_a_model_that_takes_no_cached_tokens_ar
 
 @pytest.mark.full
 @pytest.mark.parametrize("case", ["qwen3_vl", "gemma3"])
-def test_evaluate_gives_the_scores_and_captions_of_the_whole_model(small: Get, tmp_path: Path, case: str) -> None:
+def test_evaluate_gives_the_answers_of_the_whole_model(small: Get, tmp_path: Path, case: str) -> None:
     made, whole = small(case), small(case).whole()
     pairs = [(0, 1), (1, 2), (2, 3), (3, 0)]
     options = [[CLIPS[a], CLIPS[b]] for a, b in pairs]

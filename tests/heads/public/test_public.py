@@ -50,7 +50,7 @@ def logits(model: Any, features: Any, keys: list[str], turn: Turn = TURN) -> tup
 
 
 @pytest.mark.parametrize(("case", "frames"), [CASES[0], *MORE_FRAMES])
-def test_logits_from_cached_tokens_are_the_whole_models_from_pixels(checkpoint: Get, case: str, frames: int) -> None:
+def test_logits_from_cached_tokens_are_those_from_pixels(checkpoint: Get, case: str, frames: int) -> None:
     made, clips = checkpoint(case, frames), clips_of(case)
     model, features = made.load(len(clips))
     batch, got = logits(model, features, made.keys(clips))

@@ -55,7 +55,7 @@ _LOOKED_UP = (
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenClips:
     """The clips of a test set that trained a head, or whose videos did."""
 
     source: str
@@ -197,10 +197,10 @@ class TrainedOn:
         counts = {kind: len(array) for kind, array in self.arrays.items()}
         return {"sha256": sha256, **counts, "unrecorded": list(self.unrecorded)}
 
-    def seen(self, rows: Sequence[Any], store: Store) -> Seen:
+    def seen(self, rows: Sequence[Any], store: Store) -> SeenClips:
         """Return the clips of the rows that trained the head; the store's catalog knows their videos."""
         if not self.arrays:
-            return Seen(self.source, unrecorded=self.unrecorded)
+            return SeenClips(self.source, unrecorded=self.unrecorded)
         tests = locate(store.catalog("clips"), clip_times(clip for row in rows for clip in clips_of(row)))
         for kind, column in _LOOKED_UP:
             there = np.zeros(tests.height, bool)
@@ -211,7 +211,7 @@ class TrainedOn:
         nameless = pl.any_horizontal("uid in videos", "stem in videos")  # the training clip had only a name
         of_video = pl.col("file in videos") | nameless | (pl.col("file").is_null() & named)
         trained = tests.filter(of_video).select("key", pl.coalesce("file", "stem", "uid"))
-        return Seen(
+        return SeenClips(
             self.source,
             frozenset(tests.filter("key in clips")["key"]),
             dict(trained.iter_rows()),

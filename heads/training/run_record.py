@@ -18,9 +18,9 @@ from torch import nn
 
 from heads.data.clips import Features
 from heads.data.hold_out import HoldOut, test_digest
-from heads.data.trained_on import TrainedOn
+from heads.data.training_clips import TrainedOn
 from heads.evidence import head as words
-from heads.evidence.guard import Guard
+from heads.evidence.fitting import Guard
 from heads.evidence.head import WordHead
 from heads.methods.stepdiff import StepDiff
 from heads.methods.word_evidence import WordEvidence
@@ -107,18 +107,14 @@ def words_of(folder: Path, recipe: VideoLMRecipe, store: Store) -> WordEvidence 
 
 
 def division(folder: Path, processes: int) -> Scaling:
-    """Return how processes divide the language model of a head: a frozen one by tensor parallelism; one that trained,
-    also with LoRA, layer by layer, as in its training. StepDiffError: it cannot be divided."""
+    """Return how processes divide the language model of a head: layer by layer. StepDiffError: it cannot be divided."""
     options = _recipe(folder)
     recipe = options.video_lm
     if processes == 1 or recipe is None:
         return Scaling()
     if recipe.public:
         raise StepDiffError(f"{folder}: a video_lm.public model is not divided; evaluate it without torchrun")
-    scaling = Scaling(workers=processes, timeout=options.scaling.timeout)
-    if recipe.full or recipe.lora is not None:
-        return replace(scaling, fsdp=True, cpu_offload=options.scaling.cpu_offload)
-    return replace(scaling, tensor_parallel=processes)
+    return Scaling(workers=processes, fsdp=True, timeout=options.scaling.timeout)
 
 
 def load_contrastive(folder: Path, store: Store, device: str = "cpu") -> tuple[ContrastiveHead, ContrastiveRecipe]:
