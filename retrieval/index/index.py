@@ -41,6 +41,8 @@ from store.view import OK
 if TYPE_CHECKING:
     import faiss
 
+FLAT = "Flat"  # factory of an exact index: the store itself is searched
+FLAT_BELOW = 100_000  # rows that are searched exactly if they have no index, or a condition selects them
 _HEADER = struct.Struct("<4siqqq?i")  # kind, dimension, vectors, two unused numbers, is trained, metric
 _LEAST_BYTES = 9  # of a vector in a file: one byte of code and its row number
 _DERIVED = 64 * 2**20  # bytes of tables that FAISS computes from small codebooks while it reads
