@@ -124,10 +124,12 @@ def read_condition(text: str, option: str = "--where") -> Condition:
         raise not_a_condition(option, text, f"it cannot be read at {place}" if tokens else "it is empty") from None
     sql = _written(tree, option)
     columns = frozenset(column.name for column in tree.find_all(exp.Column))
+    # sqlglot adds parentheses where it reads IS as nearer than Polars does, drops a + and accepts BETWEEN without AND
     for sign, advice in (("(", "put each comparison in parentheses"), ("+", "leave out the + before a value")):
-        # sqlglot adds parentheses where it reads IS as nearer than Polars does, and drops such a +
         if sum(token.text == sign for token in tokenize(sql)) != sum(token.text == sign for token in tokens):
             raise not_a_condition(option, text, advice)
+    if len(tokenize(sql)) != len(tokens):
+        raise not_a_condition(option, text, "a word is missing or unknown")
     try:
         return Condition(text, pl.sql_expr(sql), columns, option)
     except (pl.exceptions.PolarsError, UnicodeEncodeError) as error:  # the latter: half of a surrogate pair

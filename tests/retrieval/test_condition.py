@@ -266,6 +266,7 @@ def test_a_selection_hides_all_other_rows_of_an_index(store: Store, cut: View) -
         ("step ~ '(a+)+$'", "is not a condition (it cannot be read at '~')"),
         ("step = 'a' escape", "is not a condition (it cannot be read at 'escape')"),
         ("step = \\0", "is not a condition (it cannot be read at '\\\\')"),
+        ("start between 1 2", "is not a condition (a word is missing or unknown)"),
         ("start = + 1", "is not a condition (leave out the + before a value)"),
         ("start = step is null", "is not a condition (put each comparison in parentheses)"),
         ("step = 'whisk' AND", "write one as after SQL's WHERE"),
