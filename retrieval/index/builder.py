@@ -200,7 +200,7 @@ class _Build:
             else:
                 runs = new // (self.view.rows_per_shard * max(part_rows // self.view.rows_per_shard, 1))  # whole shards
                 rows = np.split(new, np.flatnonzero(np.diff(runs)) + 1) if len(new) else []
-                parts = [Part(*features, factory, trained, some, self.device) for some in rows]
+                parts = [IndexPart(*features, factory, trained, some, self.device) for some in rows]
                 missing = [part for part in parts if not part.lists.exists()]
                 advance(len(new) - sum(len(part.rows) for part in missing))
                 if not trained.exists():
@@ -317,7 +317,7 @@ def naming(folder: Place) -> Iterator[None]:
         raise StepDiffError(f"{error}; delete {folder} and run the same command again") from error
 
 
-class Part(NamedTuple):
+class IndexPart(NamedTuple):
     """A run of rows to index. Picklable."""
 
     view: View  # compares each row that is read with its checksum
@@ -406,7 +406,7 @@ def add(view: View, feature: str, factory: str, index: faiss.Index, rows: Rows) 
         yield len(block)
 
 
-def fill(part: Part) -> None:
+def fill(part: IndexPart) -> None:
     """Add the rows of a part to its own lists."""
     with naming(part.trained.parent), local(part.trained) as file:
         index = read_faiss(file, width(part.view, part.feature), 0)
@@ -443,7 +443,7 @@ class FillWorker:
     def __init__(self, options: SimpleNamespace) -> None:
         pass
 
-    def run(self, part: Part) -> Filled:
+    def run(self, part: IndexPart) -> Filled:
         try:
             fill(part)
         except StepDiffError as error:
@@ -455,7 +455,7 @@ class FillWorker:
         return 0
 
 
-def fill_all(parts: Sequence[Part], workers: int | None, address: str | None, advance: Advance) -> None:
+def fill_all(parts: Sequence[IndexPart], workers: int | None, address: str | None, advance: Advance) -> None:
     """Fill every part. One part, or `workers` of 1, needs no Ray.
 
     Raises StepDiffError for the first part that fails, or whose workers die repeatedly.

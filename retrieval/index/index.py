@@ -137,7 +137,7 @@ def rows_of(index: faiss.Index) -> Rows:
 OFTEN = 32  # rows of a run that are compared before it is mapped, and before another try
 
 
-class Hits:
+class RowComparer:
     """Compares filled rows of one feature with queries. Safe to share between threads.
 
     Reading a row by itself costs more than finding it in an index. So runs of consecutive rows that are often compared
@@ -220,8 +220,8 @@ class Index:
     device: Device = "cpu"  # of searches in all rows; those in some rows are on the CPU
 
     @cached_property
-    def hits(self) -> Hits:
-        return Hits(self.view, self.card["feature"], filled_rows(self.view))
+    def hits(self) -> RowComparer:
+        return RowComparer(self.view, self.card["feature"], filled_rows(self.view))
 
     @cached_property
     def unmapped(self) -> tuple[Any, Rows | None]:

@@ -361,14 +361,14 @@ VALUE = "expects a value; join one that begins with - as"
         ("p --config FILE", "no option --bogus"),
     ],
 )
-def test_invalid_options_give_one_line_that_names_the_option_and_the_expected_value(
+def test_invalid_options_give_one_line_with_the_expected_value(
     argv: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "c.yaml").write_text("bogus: 1\n")
     assert refusal(capsys, *argv.replace("FILE", str(tmp_path / "c.yaml")).split()) == line
 
 
-def test_flags_have_dashes_booleans_have_a_negation_and_lists_collect_values(
+def test_dashes_negations_and_lists(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = "p --test-set a-b --keys c_d e --keys f --sizes 1e6 2 --no-skip-it -k 3 --kind=y --inner.rate 2".split()

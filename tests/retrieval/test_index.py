@@ -261,7 +261,7 @@ def test_parts_equal_one_build(tmp_path: Path, fill: Fill, factory: str, capfd: 
     assert capfd.readouterr().out == ""
 
 
-def test_a_killed_build_keeps_the_old_index_and_resumes_from_its_parts(store: Store, clustered: View) -> None:
+def test_a_killed_build_keeps_the_old_index_and_resumes(store: Store, clustered: View) -> None:
     how: dict = {"factory": FACTORY, "workers": 1, "part_rows": 16}
     build_index(store, clustered, **how)
     unbroken = content(store)
@@ -339,7 +339,7 @@ def test_ray_fills_parts_in_parallel(store: Store, clustered: View) -> None:
     assert content(store) == here and card["rows"] == 1333
 
 
-def test_a_snapshot_is_not_indexed_and_the_index_of_the_store_stays(store: Store, clips: View) -> None:
+def test_a_snapshot_is_not_indexed(store: Store, clips: View) -> None:
     card = build_index(store, clips, factory="Flat")
     path = card_path(store, "clips", clips.name)
     before = path.read_bytes()
@@ -352,7 +352,7 @@ def test_a_snapshot_is_not_indexed_and_the_index_of_the_store_stays(store: Store
     assert path.read_bytes() == before and open_index(then, then.view("clips", clips.name)).card == card
 
 
-def test_an_index_of_other_rows_than_a_snapshot_has_is_not_used_for_it(store: Store, clips: View) -> None:
+def test_an_index_of_other_rows_is_not_used_for_a_snapshot(store: Store, clips: View) -> None:
     store.tag("v1")
     with store.lock():
         clips.withdraw(np.array([0]))
