@@ -38,11 +38,12 @@ ALLOWED = (
     "comparisons, AND, OR, NOT, IN (...), LIKE, ILIKE, BETWEEN, IS NULL, + - * / %, and the functions lower, upper, "
     "length"
 )
-_COMPARISONS = {exp.EQ: "=", exp.NEQ: "<>", exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">="}
-_LIKE = {exp.Like: "LIKE", exp.ILike: "ILIKE"}
-_ARITHMETIC = {exp.Add: "+", exp.Sub: "-", exp.Mul: "*", exp.Div: "/", exp.Mod: "%"}
-_BINARY = {**_COMPARISONS, **_LIKE, **_ARITHMETIC, exp.And: "AND", exp.Or: "OR", exp.Is: "IS"}
-_FUNCTIONS = {exp.Lower: "LOWER", exp.Upper: "UPPER", exp.Length: "LENGTH"}
+_Signs = dict[type[exp.Expr], str]
+_COMPARISONS: _Signs = {exp.EQ: "=", exp.NEQ: "<>", exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">="}
+_LIKE: _Signs = {exp.Like: "LIKE", exp.ILike: "ILIKE"}
+_ARITHMETIC: _Signs = {exp.Add: "+", exp.Sub: "-", exp.Mul: "*", exp.Div: "/", exp.Mod: "%"}
+_BINARY: _Signs = {**_COMPARISONS, **_LIKE, **_ARITHMETIC, exp.And: "AND", exp.Or: "OR", exp.Is: "IS"}
+_FUNCTIONS: _Signs = {exp.Lower: "LOWER", exp.Upper: "UPPER", exp.Length: "LENGTH"}
 _BOOLEAN = (exp.And, exp.Or, exp.Not, exp.Paren)  # of which NOT may be a part
 _ARGUMENTS = {"this", "expression", "expressions", "low", "high", "negate", "is_string", "quoted"}  # of allowed nodes
 _OPERANDS = (TokenType.STRING, TokenType.NUMBER, TokenType.IDENTIFIER, TokenType.VAR, TokenType.COMMA)
