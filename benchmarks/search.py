@@ -33,8 +33,7 @@ import polars as pl
 
 from benchmarks.harness import Row, benchmark, measured, race, races, timed, times, write_view
 from retrieval.exact import search_exactly
-from retrieval.index.builder import build_index
-from retrieval.index.factory import Budgets
+from retrieval.index.builder import GRAPH, INDEXED_FROM, build_index
 from retrieval.index.index import open_index
 from retrieval.vectors import compact, filled_rows
 from stepdiff.common.cli import command
@@ -192,8 +191,8 @@ def approximate(view: View, options: SearchBenchmarkOptions) -> tuple[list[Row],
     def recall(places: np.ndarray) -> float:
         return sum(len(set(a) & set(b)) for a, b in zip(places.tolist(), nearest.tolist(), strict=True)) / nearest.size
 
-    # without a limit of latency: an index, however few the rows are
-    card = build_index(store, view, given=Budgets(latency=0.0), rebuild=True, workers=1)
+    factory = "auto" if len(rows) >= INDEXED_FROM else GRAPH  # an index, however few the rows are
+    card = build_index(store, view, factory=factory, rebuild=True, workers=1)
     index = open_index(store, view)
     chooser = f"ours: {card['factory']}"
     for _ in range(IN_USE):

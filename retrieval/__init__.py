@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from retrieval.index.builder import build_index
     from retrieval.index.index import Index, open_index
     from retrieval.mining.duplicates import duplicates
-    from retrieval.mining.negatives import Difference, Drawn, TestSet, hard_negatives
+    from retrieval.mining.negatives import Drawn, StatedDifference, StatedDifferences, hard_negatives
     from retrieval.mining.neighbours import nearest, neighbours
     from retrieval.moments import Moments, read_moments
 
 __all__ = [
     "Alignment",
-    "Difference",
     "Drawn",
     "Index",
     "Moments",
+    "StatedDifference",
+    "StatedDifferences",
     "StepDiffError",
-    "TestSet",
     "align",
     "build_index",
     "duplicates",

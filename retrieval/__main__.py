@@ -1,7 +1,6 @@
 """Neighbours, near-duplicates and hard negatives over a feature store.
 
     python -m retrieval build --store data/features --view efficientnet-lite0
-    python -m retrieval plan --clips 136e6 --dim 768
     python -m retrieval query --store data/features --view efficientnet-lite0 --clip ID -k 10
     python -m retrieval negatives --store data/features --view efficientnet-lite0 \\
         --test-set data/kitchen/diffcap_test.jsonl --out data/diffmcq.jsonl
@@ -14,7 +13,6 @@ from stepdiff.common.cli.command import choose
 
 VERBS = {
     "build": ("retrieval.verbs.build", "build the index of a view, or add new rows to it"),
-    "plan": ("retrieval.verbs.build:plan_main", "choose an index for a number of clips, and estimate its memory"),
     "query": ("retrieval.verbs.query", "find the clips nearest to a clip, pair, text or file"),
     "negatives": ("retrieval.verbs.files:negatives_main", "make DiffMCQ questions from a DiffCap test set"),
     "neighbours": ("retrieval.verbs.files:neighbours_main", "find the nearest clips of the same step, for every clip"),

@@ -16,8 +16,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Float64, Int64
 
-from retrieval.index.factory import FLAT_BELOW
-from retrieval.index.index import exact_index, open_index
+from retrieval.index.index import FLAT_BELOW, exact_index, open_index
 from retrieval.vectors import compact, unit
 from stepdiff.common.streams import generator
 from store import Catalog, Store, View

@@ -55,7 +55,7 @@ CLIPS = ["a", "b", "c", "d"]
 BUCKET = "s3://stranger/features"
 
 OF_THE_USER = {
-    *("kitchen", "weights fetch", "weights list", "store plan", "retrieval plan"),  # read nothing
+    *("kitchen", "weights fetch", "weights list", "store plan"),  # read nothing
     *("annotate manifest", "annotate agreement", "annotate statistics", "annotate export", "annotate audit"),
     *("people add", "people link", "people revoke", "people list", "people admin"),
     *("train", "annotate pairqa", "annotate describe"),  # a store too, whose texts and tokens they read

@@ -41,6 +41,8 @@ from store.view import OK
 if TYPE_CHECKING:
     import faiss
 
+FLAT = "Flat"  # factory of an exact index: the store itself is searched
+FLAT_BELOW = 100_000  # rows that are searched exactly if they have no index, or a condition selects them
 _HEADER = struct.Struct("<4siqqq?i")  # kind, dimension, vectors, two unused numbers, is trained, metric
 _LEAST_BYTES = 9  # of a vector in a file: one byte of code and its row number
 _DERIVED = 64 * 2**20  # bytes of tables that FAISS computes from small codebooks while it reads
@@ -135,7 +137,7 @@ def rows_of(index: faiss.Index) -> Rows:
 OFTEN = 32  # rows of a run that are compared before it is mapped, and before another try
 
 
-class Hits:
+class RowComparer:
     """Compares filled rows of one feature with queries. Safe to share between threads.
 
     Reading a row by itself costs more than finding it in an index. So runs of consecutive rows that are often compared
@@ -218,8 +220,8 @@ class Index:
     device: Device = "cpu"  # of searches in all rows; those in some rows are on the CPU
 
     @cached_property
-    def hits(self) -> Hits:
-        return Hits(self.view, self.card["feature"], filled_rows(self.view))
+    def hits(self) -> RowComparer:
+        return RowComparer(self.view, self.card["feature"], filled_rows(self.view))
 
     @cached_property
     def unmapped(self) -> tuple[Any, Rows | None]:

@@ -197,7 +197,7 @@ def _alike(
 
 
 @dataclass(frozen=True)
-class Difference:
+class StatedDifference:
     """One text of one row, about a pair in a category."""
 
     pair: Pair
@@ -205,12 +205,12 @@ class Difference:
     text: str
 
 
-class TestSet:
+class StatedDifferences:
     """The differences of a DiffCap test set in its order, and its pairs, clips and texts."""
 
     __test__ = False  # keeps pytest from collecting it
 
-    def __init__(self, differences: Iterable[Difference]) -> None:
+    def __init__(self, differences: Iterable[StatedDifference]) -> None:
         self.differences = list(differences)
         self.pairs = list(dict.fromkeys(one.pair for one in self.differences))
         self.clips = list(dict.fromkeys(clip for one in self.differences for clip in one.pair))
@@ -229,7 +229,7 @@ class Drawn:
 
 
 def hard_negatives(
-    test_set: TestSet,
+    test_set: StatedDifferences,
     clips: Float64[np.ndarray, "clips dim"],
     texts: Float64[np.ndarray, "texts text_dim"],
     variant: Literal["V1", "V2"],
@@ -256,7 +256,7 @@ def hard_negatives(
 
 
 def _arrays(
-    test_set: TestSet,
+    test_set: StatedDifferences,
     pairs: Int64[np.ndarray, "pairs 2"],
     texts: Float64[np.ndarray, "texts text_dim"],
     as_true: AsTrue | None,
@@ -276,7 +276,7 @@ def _arrays(
     return Questions(pairs, bounds, places[order], texts, of_pairs), order
 
 
-def random_negatives(test_set: TestSet, seed: int, as_true: AsTrue | None = None) -> Drawn:
+def random_negatives(test_set: StatedDifferences, seed: int, as_true: AsTrue | None = None) -> Drawn:
     """Return the questions of V3: one clip of the true pair stays, the other is drawn from the test set."""
     questions, passed = [], 0
     for one in test_set.differences:
@@ -295,11 +295,11 @@ def random_negatives(test_set: TestSet, seed: int, as_true: AsTrue | None = None
     return Drawn(questions, len(test_set.differences) - len(questions), passed)
 
 
-def _source(seed: int, one: Difference) -> random.Random:
+def _source(seed: int, one: StatedDifference) -> random.Random:
     return random.Random(json.dumps([seed, *one.pair, one.category, one.text]))
 
 
-def _question(one: Difference, negatives: list[Pair], draw: random.Random) -> DiffMCQ:
+def _question(one: StatedDifference, negatives: list[Pair], draw: random.Random) -> DiffMCQ:
     options = [one.pair, *negatives]
     draw.shuffle(options)
     return DiffMCQ(one.text, one.category, tuple(options), one.pair)
@@ -315,8 +315,8 @@ def write_questions(options: Negatives) -> dict[str, Any]:
     if options.allow_reversed and variant != "V2":
         raise StepDiffError(f"--allow-reversed is for V2; {variant} never has the true pair reversed")
     rows = read_test_set("diffcap", options.test_set)
-    test_set = TestSet(
-        Difference((row.reference, row.candidate), row.category, text) for row in rows for text in row.text
+    test_set = StatedDifferences(
+        StatedDifference((row.reference, row.candidate), row.category, text) for row in rows for text in row.text
     )
     if not test_set.differences:
         raise StepDiffError(f"the test set {options.test_set} contains no difference text: name a DiffCap file")
@@ -359,7 +359,7 @@ def _rows_of_clips(store: Store, view: View, clips: Sequence[str]) -> Int64[np.n
     return rows
 
 
-def _texts(store: Store, name: str, test_set: TestSet, file: Path) -> Float64[np.ndarray, "texts text_dim"]:
+def _texts(store: Store, name: str, test_set: StatedDifferences, file: Path) -> Float64[np.ndarray, "texts text_dim"]:
     view = store.view("texts", name) if name in store.views("texts") else None
     rows = store.catalog("texts").rows([text_key(text) for text in test_set.texts])
     missing = np.flatnonzero(~_filled(view, rows)) if view is not None else np.arange(len(rows))

@@ -4,29 +4,29 @@ Allowed are comparisons, AND, OR, NOT, IN with a list, LIKE, ILIKE, BETWEEN, IS 
 numbers, TRUE, FALSE, NULL, column names (in double quotes if they are SQL keywords) and the functions lower, upper and
 length. The column `duration` is end minus start, in seconds, if the catalog has both and no column of that name.
 
-sqlglot splits the text into tokens. Each token must be on this list and is written again in one fixed form,
-with every name in quotes, so the text that Polars parses cannot contain anything else.
+sqlglot parses the text. Each node of its tree must be on the list below and is written again in one fixed form, with
+every name in quotes, so the text that Polars parses cannot contain anything else.
 
 Guarantees
 - a text for which Polars would open a file or an address, or call a function, is refused by name
 - an accepted condition selects the rows that Polars' own SQL selects for the same text
-- length, nesting, number of operators and length of a LIKE pattern have limits, checked before parsing
+- length, nesting, number of operators and length of a LIKE pattern have limits; all but the last before parsing
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import NoReturn
 
 import numpy as np
 import polars as pl
 from jaxtyping import Int64
-from sqlglot import tokenize
-from sqlglot.errors import TokenError
+from sqlglot import exp, parse_one, tokenize
+from sqlglot.errors import ErrorLevel, ParseError, TokenError
 from sqlglot.tokens import Token, TokenType
 
 from stepdiff.common.errors import StepDiffError
+from stepdiff.common.io.tables import short
 from store import Store
 
 LONGEST = 10_000  # characters of a condition
@@ -34,20 +34,22 @@ LONGEST_PATTERN = 500  # characters after LIKE
 DEEPEST = 20  # nested parentheses, NOT and minus signs; Polars' parser stops at about 50
 MOST_OPERATORS = 256  # Polars takes 0.3 s for a chain of this length, and minutes for 3,000
 
-FUNCTIONS = ("lower", "upper", "length")
 ALLOWED = (
-    "comparisons, AND, OR, NOT, IN (...), LIKE, ILIKE, BETWEEN, IS NULL, + - * / %, and the functions "
-    + ", ".join(FUNCTIONS)
+    "comparisons, AND, OR, NOT, IN (...), LIKE, ILIKE, BETWEEN, IS NULL, + - * / %, and the functions lower, upper, "
+    "length"
 )
-_VALUES = ("TRUE", "FALSE", "NULL")
-_WORDS = ("AND", "OR", "NOT", "IN", "LIKE", "ILIKE", "BETWEEN", "IS")
-_COMPARISONS = ("=", "==", "!=", "<>", "<", "<=", ">", ">=")
-_SIGNS = (*_COMPARISONS, "+", "-", "*", "/", "%")
-_SUBQUERY = ("SELECT", "WITH", "FROM", "EXISTS", "VALUES", "TABLE")
-_BINARY = (*_COMPARISONS, "*", "/", "%", "AND", "OR", "IN", "LIKE", "ILIKE", "BETWEEN", "IS")  # they follow a value
+_Signs = dict[type[exp.Expr], str]
+_COMPARISONS: _Signs = {exp.EQ: "=", exp.NEQ: "<>", exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">="}
+_LIKE: _Signs = {exp.Like: "LIKE", exp.ILike: "ILIKE"}
+_ARITHMETIC: _Signs = {exp.Add: "+", exp.Sub: "-", exp.Mul: "*", exp.Div: "/", exp.Mod: "%"}
+_BINARY: _Signs = {**_COMPARISONS, **_LIKE, **_ARITHMETIC, exp.And: "AND", exp.Or: "OR", exp.Is: "IS"}
+_FUNCTIONS: _Signs = {exp.Lower: "LOWER", exp.Upper: "UPPER", exp.Length: "LENGTH"}
+_BOOLEAN = (exp.And, exp.Or, exp.Not, exp.Paren)  # of which NOT may be a part
+_ARGUMENTS = {"this", "expression", "expressions", "low", "high", "negate", "is_string", "quoted"}  # of allowed nodes
+_OPERANDS = (TokenType.STRING, TokenType.NUMBER, TokenType.IDENTIFIER, TokenType.VAR, TokenType.COMMA)
+_PARENTHESES = (TokenType.L_PAREN, TokenType.R_PAREN)
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?(e[+-]?[0-9]+)?", re.IGNORECASE | re.ASCII)
 _PATTERN_NAME = re.compile(r"\*|\^.*\$", re.DOTALL)  # Polars expands such a name to several columns
-_QUOTED = (TokenType.STRING, TokenType.IDENTIFIER)
 DURATION = "duration"
 _PLACE = "\0place"  # a column that no catalog has
 
@@ -89,17 +91,9 @@ def parts_of(text: str) -> list[str]:
 
     The text is one that `read_condition` accepts.
     """
-    depth, between, ends = 0, 0, []
-    for token in tokenize(text):
-        word = text[token.start : token.end + 1].upper() if token.token_type not in _QUOTED else ""
-        depth += (word == "(") - (word == ")")
-        if depth == 0 and word == "OR":
-            return [text.strip()]
-        if depth == 0 and word == "AND" and not between:
-            ends.append((token.start, token.end + 1))
-        between = between + 1 if word == "BETWEEN" else between - 1 if word == "AND" and between else between
-    starts = [0, *(end for _, end in ends)]
-    return [text[start:end].strip() for start, end in zip(starts, [*(at for at, _ in ends), len(text)], strict=True)]
+    tree = parse_one(text, into=exp.Condition)
+    parts = list(tree.flatten(unnest=False)) if isinstance(tree, exp.And) else []
+    return [part.sql(comments=False) for part in parts] or [text.strip()]
 
 
 @dataclass(frozen=True)
@@ -123,9 +117,22 @@ def read_condition(text: str, option: str = "--where") -> Condition:
         tokens = tokenize(text)
     except TokenError:
         raise not_a_condition(option, text, "a quote or a comment is not closed") from None
-    reading = _Reading(text, tokens, option)
+    _check_size(tokens, option)
     try:
-        return Condition(text, pl.sql_expr(" ".join(reading.words)), frozenset(reading.columns), option)
+        tree = parse_one(text, into=exp.Condition)
+    except ParseError as error:
+        place = next((repr(each["highlight"]) for each in error.errors if each["highlight"]), "its end")
+        raise not_a_condition(option, text, f"it cannot be read at {place}" if tokens else "it is empty") from None
+    sql = _written(tree, option)
+    columns = frozenset(column.name for column in tree.find_all(exp.Column))
+    # sqlglot adds parentheses where it reads IS as nearer than Polars does, drops a + and accepts BETWEEN without AND
+    for sign, advice in (("(", "put each comparison in parentheses"), ("+", "leave out the + before a value")):
+        if sum(token.text == sign for token in tokenize(sql)) != sum(token.text == sign for token in tokens):
+            raise not_a_condition(option, text, advice)
+    if len(tokenize(sql)) != len(tokens):
+        raise not_a_condition(option, text, "a word is missing or unknown")
+    try:
+        return Condition(text, pl.sql_expr(sql), columns, option)
     except (pl.exceptions.PolarsError, UnicodeEncodeError) as error:  # the latter: half of a surrogate pair
         raise not_a_condition(option, text, error) from None
 
@@ -138,107 +145,66 @@ def not_a_condition(option: str, text: str, why: str | Exception) -> StepDiffErr
     )
 
 
-class _Reading:
-    """Tokens, checked and written again one by one."""
+def _check_size(tokens: list[Token], option: str) -> None:
+    """Raise StepDiffError for a condition of several, of too many operators, or nested too deep to be parsed."""
+    depth = prefixes = operators = 0
+    for kind in (token.token_type for token in tokens):
+        depth += (kind == TokenType.L_PAREN) - (kind == TokenType.R_PAREN)
+        prefixes = prefixes + 1 if kind in (TokenType.NOT, TokenType.DASH, TokenType.PLUS) else 0
+        operators += kind not in (*_OPERANDS, *_PARENTHESES)
+        if kind == TokenType.SEMICOLON:
+            raise _refusal(option, ";")
+        if depth + prefixes > DEEPEST:
+            raise StepDiffError(f"{option} nests more than {DEEPEST} deep: write it with fewer parentheses")
+        if operators > MOST_OPERATORS:
+            raise StepDiffError(f"{option} has more than {MOST_OPERATORS} operators: use IN (...) for a list of values")
 
-    def __init__(self, text: str, tokens: list[Token], option: str) -> None:
-        self.words: list[str] = []
-        self.columns: set[str] = set()
-        self._text, self._option = text, option
-        self._compared = [False]  # whether there was a comparison, for each open parenthesis
-        self._prefixes, self._operators = 0, 0
-        for place, token in enumerate(tokens):
-            following = tokens[place + 1].text if place + 1 < len(tokens) else ""
-            self._take(token, text[token.start : token.end + 1], following)
-        if self._expects_operand():
-            self._misplaced("it ends too early" if tokens else "it is empty")
 
-    def _take(self, token: Token, written: str, following: str) -> None:
-        """Check one token, whose characters are `written`; `following` is the next token."""
-        word = written.upper() if written.isascii() else written
-        if token.token_type == TokenType.STRING:
-            self._string(token.text)
-        elif token.token_type == TokenType.IDENTIFIER:
-            self._column(token.text) if following != "(" else self._refuse(f"the function {token.text}")
-        elif token.token_type == TokenType.NUMBER:
-            self._operand(word) if _NUMBER.fullmatch(word) else self._refuse(f"the number {written}")
-        elif word in ("(", ")", ",", *_SIGNS, *_WORDS):
-            self._sign(word)
-        elif word in _VALUES:
-            self._operand(word)
-        elif word == ".":
-            self._refuse("a dot outside a number (write 0.5, not .5, and a column name with a dot in double quotes)")
-        elif word in _SUBQUERY:
-            self._refuse(f"a subquery ({word})")
-        elif not re.fullmatch(r"\w+", word) or word in ("CASE", "CAST"):
-            self._refuse(written)
-        elif following == "(":
-            self._operand(word) if word.lower() in FUNCTIONS else self._refuse(f"the function {written}")
-        else:
-            self._column(written)
+def _written(node: exp.Expr, option: str) -> str:
+    """Return the SQL of an allowed node in one fixed form. Raises StepDiffError for any other node."""
+    kind = type(node)
+    parts = {name: part for name, part in node.args.items() if part}
+    if not _ARGUMENTS.issuperset(parts):
+        raise _refusal(option, node)
+    negation = "NOT " if "negate" in parts else ""
+    if kind is exp.Column and type(node.this) is exp.Identifier:
+        if _PATTERN_NAME.fullmatch(node.name):
+            raise _refusal(option, f"the column name {node.name!r}")
+        return '"' + node.name.replace('"', '""') + '"'
+    if kind is exp.Literal and (node.is_string or _NUMBER.fullmatch(node.name)):
+        return "'" + node.name.replace("'", "''") + "'" if node.is_string else node.name
+    if kind in (exp.Boolean, exp.Null):
+        return "NULL" if kind is exp.Null else str(node.this).upper()
+    if kind is exp.Not and (node.parent is None or type(node.parent) in _BOOLEAN):
+        return f"NOT {_written(node.this, option)}"
+    if kind is exp.Neg:
+        return f"- {_written(node.this, option)}"
+    if kind is exp.Paren or kind in _FUNCTIONS:
+        return f"{_FUNCTIONS.get(kind, '')}({_written(node.this, option)})"
+    if kind is exp.In:
+        values = ", ".join([_written(value, option) for value in node.expressions])
+        return f"{_written(node.this, option)} {negation}IN ({values})"
+    if kind is exp.Between:
+        low, high = _written(node.args["low"], option), _written(node.args["high"], option)
+        return f"{_written(node.this, option)} {negation}BETWEEN {low} AND {high}"
+    if kind not in _BINARY:
+        raise _refusal(option, node)
+    sign, other = _BINARY[kind], node.args["expression"]
+    if kind in _COMPARISONS and {type(node.this), type(other)} & {*_COMPARISONS}:
+        raise _refusal(option, f"a second {sign} in one comparison (join two comparisons with AND)")
+    if kind in _LIKE and len(other.name) > LONGEST_PATTERN:
+        raise StepDiffError(
+            f"{option} has a {sign} pattern of {len(other.name):,} characters: write one of at most {LONGEST_PATTERN}"
+        )
+    if kind is exp.Is and type(other) is not exp.Null:
+        raise _refusal(option, node)
+    if kind is exp.Is:
+        return f"{_written(node.this, option)} IS {negation}NULL"
+    return f"{_written(node.this, option)} {negation}{sign} {_written(other, option)}"
 
-    def _sign(self, word: str) -> None:
-        """Check a parenthesis, a comma or an operator."""
-        negated = self.words[-1:] == ["NOT"] and word in ("IN", "LIKE", "ILIKE", "BETWEEN")
-        if word in _BINARY and self._expects_operand() and not negated:
-            self._misplaced(f"a value is missing before {word}")
-        if word == "(":
-            self._must_be_expected(word)
-            self._compared.append(False)
-        elif word == ")" and len(self._compared) > 1:
-            self._compared.pop()
-        elif word in ("AND", "OR", ","):
-            self._compared[-1] = False
-        elif word in _COMPARISONS:
-            if self._compared[-1]:
-                self._refuse(f"a second {word} in one comparison (join two comparisons with AND)")
-            self._compared[-1] = True
-        self._prefixes = self._prefixes + 1 if word in ("NOT", "-", "+") else 0
-        self._operators += word not in ("(", ")", ",")
-        if len(self._compared) - 1 + self._prefixes > DEEPEST:
-            raise StepDiffError(f"{self._option} nests more than {DEEPEST} deep: write it with fewer parentheses")
-        if self._operators > MOST_OPERATORS:
-            raise StepDiffError(
-                f"{self._option} has more than {MOST_OPERATORS} operators: use IN (...) for a list of values"
-            )
-        self.words.append(word)
 
-    def _column(self, name: str) -> None:
-        if _PATTERN_NAME.fullmatch(name):
-            self._refuse(f"the column name {name!r}")
-        self._operand('"' + name.replace('"', '""') + '"')
-        self.columns.add(name)
-
-    def _string(self, text: str) -> None:
-        before = self.words[-1] if self.words else ""
-        if before in ("LIKE", "ILIKE") and len(text) > LONGEST_PATTERN:
-            raise StepDiffError(
-                f"{self._option} has a {before} pattern of {len(text):,} characters: write one of at most "
-                f"{LONGEST_PATTERN}"
-            )
-        self._operand("'" + text.replace("'", "''") + "'")
-
-    def _operand(self, written: str) -> None:
-        """Check a value, a column or a function."""
-        self._must_be_expected(written)
-        self._prefixes = 0
-        self.words.append(written)
-
-    def _must_be_expected(self, written: str) -> None:
-        """Refuse a value, a column, a function or a parenthesis that does not follow an operator."""
-        before = self.words[-1] if self.words else ""
-        if not (self._expects_operand() or (before.lower() in FUNCTIONS and written == "(")):
-            self._refuse(f"{written} after {before}")
-        if (before == "IS" or self.words[-2:] == ["IS", "NOT"]) and written != "NULL":
-            self._refuse(f"IS {written}")
-
-    def _expects_operand(self) -> bool:
-        """Return whether a value, a column, a function or a parenthesis must come next."""
-        return not self.words or self.words[-1] in ("(", ",", *_SIGNS, *_WORDS)
-
-    def _misplaced(self, why: str) -> NoReturn:
-        raise not_a_condition(self._option, self._text, why)
-
-    def _refuse(self, what: str) -> NoReturn:
-        what = what if what.isprintable() else repr(what)
-        raise StepDiffError(f"{self._option} uses {what}, which is not allowed: use {ALLOWED}")
+def _refusal(option: str, what: exp.Expr | str) -> StepDiffError:
+    """Return the error about something that a condition may not use, a node by its SQL."""
+    name = what if isinstance(what, str) else what.sql(comments=False, unsupported_level=ErrorLevel.IGNORE)
+    name = name if name.isprintable() else repr(name)
+    return StepDiffError(f"{option} uses {short(name)}, which is not allowed: use {ALLOWED}")

@@ -18,8 +18,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int64
 
-from retrieval.index.factory import FLAT_BELOW
-from retrieval.index.index import Index, check_feature, exact_index, open_index
+from retrieval.index.index import FLAT_BELOW, Index, check_feature, exact_index, open_index
 from retrieval.index.index_card import card_path
 from retrieval.vectors import command, fill_command, filled_rows, normalised, width
 from stepdiff.common.errors import StepDiffError

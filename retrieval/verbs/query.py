@@ -25,7 +25,7 @@ HIDDEN = ("video", "start", "end", "video_bytes", "video_digest")  # columns tha
 
 
 @dataclass(frozen=True)
-class Options:
+class QueryOptions:
     """Find the clips nearest to a clip, a pair, a text or a file, by cosine."""
 
     store: Path
@@ -66,7 +66,7 @@ class Options:
     """print one JSON object instead of a table"""
 
 
-def run(options: Options) -> int:
+def run(options: QueryOptions) -> int:
     """Run the verb: resolve what is searched for, compute the neighbours, write them; returns the exit status."""
     from retrieval.queries.search import compute, resolve
     from stepdiff.common.io.tables import check_format
@@ -82,7 +82,7 @@ def run(options: Options) -> int:
     return 0
 
 
-def source_of(options: Options) -> Callable[..., Any]:
+def source_of(options: QueryOptions) -> Callable[..., Any]:
     """Return the function that makes the query.
 
     Raises StepDiffError unless the options name exactly one source and the others apply to it.
@@ -110,7 +110,7 @@ def source_of(options: Options) -> Callable[..., Any]:
     return partial(of_clips, clips=pair or [str(options.clip)])
 
 
-def write(search: Any, hits: Any, options: Options) -> None:
+def write(search: Any, hits: Any, options: QueryOptions) -> None:
     """Write the files of the options, and print the neighbours and how many were missing.
 
     `search` is a Search and `hits` a data frame: the parser would import their types for --help.
@@ -139,4 +139,4 @@ def write(search: Any, hits: Any, options: Options) -> None:
 
 
 def main(argv: list[str]) -> int:
-    return parse(Options, argv, "retrieval query", __doc__, run)
+    return parse(QueryOptions, argv, "retrieval query", __doc__, run)

@@ -27,7 +27,7 @@ FORMAT = 8
 
 
 @dataclass(frozen=True)
-class Options:
+class KitchenOptions:
     """Render the sample world: videos, texts, test sets and their ground truth."""
 
     out: Path = field(metadata=WRITTEN)
@@ -44,7 +44,7 @@ class Options:
     """Processes that draw at the same time; 0 means one a core, at most 8."""
 
 
-def run(options: Options) -> dict[str, Any]:
+def run(options: KitchenOptions) -> dict[str, Any]:
     """Render missing videos and write all files. StepDiffError: unusable options, or another world in the folder."""
     from stepdiff.common.io.files import refuse_url
     from stepdiff.kitchen.drawing.video import render
@@ -106,7 +106,7 @@ def _render_all(videos: list["Video"], out: Path, workers: int, advance: Advance
         pool.shutdown(cancel_futures=True)
 
 
-def _claim(options: Options) -> None:
+def _claim(options: KitchenOptions) -> None:
     """Record the options in the folder. StepDiffError: it contains another world, or other files."""
     from stepdiff.common.io.files import write_text
 
@@ -147,7 +147,7 @@ def show(summary: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(Options, argv, "stepdiff.kitchen", __doc__, run, show)
+    return parse(KitchenOptions, argv, "stepdiff.kitchen", __doc__, run, show)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def test_every_command_uses_the_wrapper(name: str) -> None:
 COMMANDS = {
     "kitchen": ["stepdiff.kitchen", "--out", "{}/world", "--videos", "40"],
     "store": ["store", "info", "{}"],
-    "retrieval": ["retrieval", "plan", "--clips", "1e6", "--dim", "768"],
+    "retrieval": ["retrieval", "build", "--store", "{}", "--view", "none"],
     "heads": ["heads.table", "{}/none.json"],
 }
 

@@ -150,7 +150,7 @@ def named(row: DiffCap, a: Attributes, b: Attributes) -> set[Detail]:
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_texts_of_the_world_are_true_and_false_with_their_clips_exchanged(split: Split) -> None:
+def test_texts_are_true_and_false_with_their_clips_exchanged(split: Split) -> None:
     rows = testsets.diffcap([clip for clip in JUDGED_WORLD.values() if clip.split == split], 40, 0, split)
     for row in rows:
         a, b = JUDGED_WORLD[row.reference].truth, JUDGED_WORLD[row.candidate].truth
@@ -342,7 +342,7 @@ def test_all_questions_can_be_answered_from_true_attributes(tmp_path: Path) -> N
         assert [value < -UNTRUE for value in likeness] == [true == 0 for true in row.scores]
 
 
-def test_a_store_whose_videos_are_not_of_a_rendered_world_is_refused_in_one_line(
+def test_a_store_of_no_rendered_world_is_refused_in_one_line(
     world_store: Any, control: MostDifferences, world_clips: list[Clip], tmp_path: Path
 ) -> None:
     for columns, message in (
@@ -360,7 +360,7 @@ def test_a_store_whose_videos_are_not_of_a_rendered_world_is_refused_in_one_line
         control.score_options([DiffMCQ("any text", "Visuals", options, options[0])])
 
 
-def test_the_world_is_a_folder_next_to_the_store_or_where_the_paths_of_videos_lead(
+def test_the_world_is_found_next_to_the_store_or_by_its_paths(
     world_store: Any, control: MostDifferences, world_clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert control.truth == {clip.id: clip.truth for clip in world_clips}, "not those of the other world"

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jaxtyping import Float32
 
-from stepdiff.kitchen.__main__ import Options, main
+from stepdiff.kitchen.__main__ import KitchenOptions, main
 from stepdiff.kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes, differences, score
 from stepdiff.kitchen.drawing.pen import HEIGHT, SCALE, WIDTH
 from stepdiff.kitchen.drawing.scenes import backdrop, frame, moment
@@ -26,7 +26,7 @@ from stepdiff.kitchen.world import FPS, HELD_OUT_PAIRS, Look, held_out, make_wor
 from stepdiff.tasks.testsets import CATEGORIES
 from tests.refusals import refuses
 
-WORLD = make_world(Options.videos, Options.seed)
+WORLD = make_world(KitchenOptions.videos, KitchenOptions.seed)
 CLIPS = [clip for video in WORLD for clip in video.clips]
 PLAIN = [n for names in CATEGORY_ATTRIBUTES.values() for n in names if n not in ("extras", "sequence")]
 """attributes that hold one value each"""

@@ -26,7 +26,7 @@ def clip(actions: str, seconds: float = 1.0, clip: str = "clip") -> Moments:
 
 @settings(max_examples=25, deadline=None)
 @given(COSTS)
-def test_the_path_is_whole_and_as_cheap_as_a_recursion_and_scipy_say(costs: np.ndarray) -> None:
+def test_the_path_is_whole_and_the_cheapest(costs: np.ndarray) -> None:
     @cache
     def naive(row: int, column: int) -> float:
         if row < 0 or column < 0:
@@ -57,7 +57,7 @@ def test_what_one_clip_lacks_and_the_times_that_go_together() -> None:
     assert back.only_second == alignment.only_first and back.only_first == []
 
 
-def test_a_clip_with_itself_is_the_identity_and_the_same_at_half_speed_is_linear() -> None:
+def test_a_clip_is_aligned_with_itself_and_at_half_speed() -> None:
     vectors = np.random.default_rng(0).normal(size=(12, 6))
     same = Moments(vectors, np.arange(12.0))
     alignment = align(same, same)
@@ -73,7 +73,7 @@ def test_a_clip_with_itself_is_the_identity_and_the_same_at_half_speed_is_linear
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 12))
-def test_warp_never_goes_back_and_an_exchange_of_the_clips_exchanges_the_result(seed: int, t: int, u: int) -> None:
+def test_warp_never_goes_back_and_clips_can_be_exchanged(seed: int, t: int, u: int) -> None:
     random = np.random.default_rng(seed)
     one, other = (Moments(random.normal(size=(count, 4)), np.cumsum(random.random(count) + 0.1)) for count in (t, u))
     alignment, back = align(one, other), align(other, one)

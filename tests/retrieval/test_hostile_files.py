@@ -131,7 +131,7 @@ def test_forged_sizes_allocate_nothing(store: Store, clips: View, at: int, value
 
 
 @pytest.mark.parametrize("factory", [FACTORY, "IVF2,PQ8x4", "HNSW8", "Flat"])
-def test_no_number_of_a_faiss_file_takes_more_memory_than_the_file(tmp_path: Path, factory: str) -> None:
+def test_no_number_of_a_file_takes_more_memory_than_the_file(tmp_path: Path, factory: str) -> None:
     """Eight bytes anywhere become a large number: FAISS reads the file or refuses it."""
     import faiss
 

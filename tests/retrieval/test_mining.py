@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval import Difference, Drawn, TestSet, build_index, duplicates, hard_negatives
+from retrieval import Drawn, StatedDifference, StatedDifferences, build_index, duplicates, hard_negatives
 from retrieval.__main__ import main
 from retrieval.mining import negatives
 from retrieval.mining.negatives import AsTrue, random_negatives, write_questions
@@ -299,7 +299,7 @@ CATEGORIES = ["Actions", "Visuals", "Tools/Equipment"]
 
 
 def naive_negatives(
-    rows: list[Difference],
+    rows: list[StatedDifference],
     clip: dict[str, np.ndarray],
     text: dict[str, np.ndarray],
     variant: str,
@@ -351,7 +351,7 @@ def stacked(names: list[str], vectors: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def check_negatives(
-    rows: list[Difference],
+    rows: list[StatedDifference],
     clip: dict[str, np.ndarray],
     text: dict[str, np.ndarray],
     variant: str,
@@ -359,7 +359,7 @@ def check_negatives(
 ) -> Drawn:
     """Check that the questions equal the naive ones, with options as a set, and that dropped and other ones are
     counted."""
-    test_set = TestSet(rows)
+    test_set = StatedDifferences(rows)
     drawn = hard_negatives(
         test_set,
         stacked(test_set.clips, clip),
@@ -383,7 +383,7 @@ def check_negatives(
 
 
 @st.composite
-def worlds(draw: st.DrawFn) -> tuple[list[Difference], dict, dict]:
+def worlds(draw: st.DrawFn) -> tuple[list[StatedDifference], dict, dict]:
     """Draw few clips, few distinct vectors, reversed and repeated pairs, which give many ties."""
     vector = st.lists(st.integers(-2, 2), min_size=3, max_size=3).filter(any)
     clips = [f"c{at}" for at in range(draw(st.integers(4, 12)))]
@@ -391,7 +391,7 @@ def worlds(draw: st.DrawFn) -> tuple[list[Difference], dict, dict]:
     clip = {name: np.array(draw(vector), np.float32) for name in clips}
     text = {name: np.array(draw(vector), np.float32) for name in texts}
     pair = st.tuples(st.sampled_from(clips), st.sampled_from(clips)).filter(lambda p: p[0] != p[1])
-    row = st.builds(Difference, pair, st.sampled_from(CATEGORIES[:2]), st.sampled_from(texts))
+    row = st.builds(StatedDifference, pair, st.sampled_from(CATEGORIES[:2]), st.sampled_from(texts))
     return draw(st.lists(row, min_size=1, max_size=40)), clip, text
 
 
@@ -403,7 +403,7 @@ def test_negatives_equal_the_naive_ones_with_ties(variant: str, world: tuple) ->
 
 def big_world(
     seed: int, pairs: int, dim: int = 64
-) -> tuple[list[Difference], dict[str, np.ndarray], dict[str, np.ndarray]]:
+) -> tuple[list[StatedDifference], dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Make clips in tight groups, every fifth a copy of another, and texts in groups of similar ones."""
     rng = np.random.default_rng(seed)
     clips = [f"clip_{at}" for at in range(pairs)]
@@ -419,7 +419,7 @@ def big_world(
         for _ in range(rng.integers(1, 4)):
             words = texts[rng.integers(2 * pairs)]
             category = CATEGORIES[rng.integers(3)]
-            rows.append(Difference((clips[one], clips[other]), category, words))
+            rows.append(StatedDifference((clips[one], clips[other]), category, words))
     clip = dict(zip(clips, near.astype(np.float32), strict=True))
     return rows, clip, dict(zip(texts, said.astype(np.float32), strict=True))
 
@@ -439,7 +439,7 @@ def test_negatives_equal_the_naive_ones(variant: str) -> None:
 
 
 @pytest.mark.full
-def test_negatives_of_more_pairs_than_a_block_equal_the_naive_ones() -> None:
+def test_negatives_of_several_blocks_equal_the_naive_ones() -> None:
     check_negatives(*big_world(5, 600), "V1")
 
 
@@ -449,7 +449,7 @@ def test_negatives_equal_the_naive_ones_if_most_texts_are_similar() -> None:
     clip = {f"c{at}": rng.normal(size=8).astype(np.float32) for at in range(400)}
     text = {"same": np.array([1, 0], np.float32), "other": np.array([0, 1], np.float32)}
     words = ["same"] * 195 + ["other"] * 5
-    rows = [Difference((f"c{2 * at}", f"c{2 * at + 1}"), "Actions", words[at]) for at in range(200)]
+    rows = [StatedDifference((f"c{2 * at}", f"c{2 * at + 1}"), "Actions", words[at]) for at in range(200)]
     drawn = check_negatives(rows, clip, text, "V1")
     assert drawn.dropped == 0
     others = {row.pair for row in rows if row.text == "other"}
@@ -462,13 +462,13 @@ def test_negatives_equal_the_naive_ones_if_most_texts_are_similar() -> None:
     assert drawn.dropped == 195
 
 
-def test_distances_that_float32_cannot_tell_apart_are_ordered_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_distances_nearer_than_float32_are_ordered_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 60 pairs two are near each other, and the other 58 equally far from them up to the rounding of float32."""
     monkeypatch.setattr(negatives, "SHORTLIST", 8)
     rng = np.random.default_rng(0)
     centres = np.repeat(rng.normal(size=(2, 64)), (4, 116), axis=0)
     clip = {f"c{at}": vector for at, vector in enumerate(centres + 3e-8 * rng.normal(size=centres.shape))}
-    rows = [Difference((f"c{2 * at}", f"c{2 * at + 1}"), "Actions", f"text {at}") for at in range(60)]
+    rows = [StatedDifference((f"c{2 * at}", f"c{2 * at + 1}"), "Actions", f"text {at}") for at in range(60)]
     check_negatives(rows, clip, {row.text: np.eye(60)[at] for at, row in enumerate(rows)}, "V1")
     for dim in (1, 64, 4096):  # Higham's bound of the sum, and of the roundings of its terms
         products = (dim + 5) * 2.0**-24
@@ -478,14 +478,14 @@ def test_distances_that_float32_cannot_tell_apart_are_ordered_exactly(monkeypatc
 def test_the_threshold_is_strict() -> None:
     rng = np.random.default_rng(0)
     clip = {f"c{at}": rng.normal(size=8).astype(np.float32) for at in range(8)}
-    rows = [Difference((f"c{2 * at}", f"c{2 * at + 1}"), "Actions", "same") for at in range(4)]
-    test_set, vectors = TestSet(rows), np.array([[1.0, 0.0]])
+    rows = [StatedDifference((f"c{2 * at}", f"c{2 * at + 1}"), "Actions", "same") for at in range(4)]
+    test_set, vectors = StatedDifferences(rows), np.array([[1.0, 0.0]])
     clips = stacked(test_set.clips, clip)
     assert hard_negatives(test_set, clips, vectors, "V1", 1.0, 0).dropped == 0
     assert hard_negatives(test_set, clips, vectors, "V1", 0.999, 0).dropped == 4
 
 
-def naive_random(rows: list[Difference], seed: int) -> list[list[tuple[str, str]]]:
+def naive_random(rows: list[StatedDifference], seed: int) -> list[list[tuple[str, str]]]:
     """Return V3 negatives by the protocol, drawn from the same random source in the same order."""
     clips = list(dict.fromkeys(clip for row in rows for clip in row.pair))
     found = []
@@ -504,7 +504,7 @@ def naive_random(rows: list[Difference], seed: int) -> list[list[tuple[str, str]
 
 def test_v3_equals_the_naive_draw() -> None:
     rows, _, _ = big_world(4, 80)
-    drawn = random_negatives(TestSet(rows), seed=7)
+    drawn = random_negatives(StatedDifferences(rows), seed=7)
     assert drawn.dropped == 0
     kept = Counter()
     expected = naive_random(rows, 7)
@@ -518,7 +518,7 @@ def test_v3_equals_the_naive_draw() -> None:
         assert sorted([len(references), len(candidates)]) == [1, 4]
         kept["reference" if len(references) == 1 else "candidate"] += 1
     assert min(kept.values()) > len(rows) / 4
-    told = random_negatives(TestSet(rows), 7, as_true_by_number)
+    told = random_negatives(StatedDifferences(rows), 7, as_true_by_number)
     assert told.passed > 0 and told.dropped + len(told.questions) == len(rows)
     for question in told.questions:
         wrong = set(question.options) - {question.answer}
@@ -530,9 +530,9 @@ def test_v3_equals_the_naive_draw() -> None:
 @pytest.mark.full
 def test_v3_draws_all_other_clips_equally_often() -> None:
     clips = [f"c{at}" for at in range(10)]
-    rows = [Difference((clips[0], clips[1]), "Actions", f"text {at}") for at in range(3000)]
-    rows += [Difference((one, clips[0]), "Actions", "more") for one in clips[2:]]
-    drawn = random_negatives(TestSet(rows), seed=0).questions[:3000]
+    rows = [StatedDifference((clips[0], clips[1]), "Actions", f"text {at}") for at in range(3000)]
+    rows += [StatedDifference((one, clips[0]), "Actions", "more") for one in clips[2:]]
+    drawn = random_negatives(StatedDifferences(rows), seed=0).questions[:3000]
     seen = Counter(c for q in drawn for pair in q.options for c in pair if c not in clips[:2])
     assert set(seen) == set(clips[2:])
     assert max(seen.values()) < 1.12 * min(seen.values())
@@ -541,8 +541,8 @@ def test_v3_draws_all_other_clips_equally_often() -> None:
 def test_the_order_of_options_depends_on_seed_and_content_only() -> None:
     rows, clip, text = big_world(5, 60)
 
-    def options(rows: list[Difference], seed: int) -> dict:
-        test_set = TestSet(rows)
+    def options(rows: list[StatedDifference], seed: int) -> dict:
+        test_set = StatedDifferences(rows)
         vectors = stacked(test_set.clips, clip), stacked(test_set.texts, text)
         drawn = hard_negatives(test_set, *vectors, "V1", 0.8, seed).questions
         return {(q.answer, q.category, q.difference): q.options for q in drawn}
@@ -556,7 +556,7 @@ def test_the_order_of_options_depends_on_seed_and_content_only() -> None:
     assert min(places[at] for at in range(4)) > len(first) / 8
 
 
-def write_diffcap(path: Path, rows: list[Difference]) -> Path:
+def write_diffcap(path: Path, rows: list[StatedDifference]) -> Path:
     lines = [
         {"reference": row.pair[0], "candidate": row.pair[1], "category": row.category, "text": [row.text]}
         for row in rows

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from retrieval import neighbours
 from retrieval.exact import cosines, nearest_of, search_exactly
 from retrieval.index.builder import build_index
-from retrieval.index.index import Hits
+from retrieval.index.index import RowComparer
 from retrieval.vectors import filled_rows, normalised
 from stepdiff.common.errors import StepDiffError
 from store import Store, View
@@ -162,7 +162,7 @@ def read(store: Store, view: View, queries: np.ndarray, rows: np.ndarray) -> np.
 
 def test_mapped_rows_give_the_same_cosines(store: Store, view: View, asked: tuple[np.ndarray, np.ndarray]) -> None:
     queries, rows = asked
-    expected, hits = read(store, view, queries, rows), Hits(view, "embedding", filled_rows(view))
+    expected, hits = read(store, view, queries, rows), RowComparer(view, "embedding", filled_rows(view))
     for _ in range(20):  # first from the store, then mapped
         np.testing.assert_array_equal(hits.cosines(queries, rows), expected)
 
@@ -170,7 +170,7 @@ def test_mapped_rows_give_the_same_cosines(store: Store, view: View, asked: tupl
 @pytest.mark.parametrize("view", ["float32"], indirect=True)
 def test_a_replaced_shard_is_mapped_again(store: Store, view: View, asked: tuple[np.ndarray, np.ndarray]) -> None:
     queries, rows = asked
-    found = Hits(view, "embedding", filled_rows(view))
+    found = RowComparer(view, "embedding", filled_rows(view))
     before = [found.cosines(queries, rows) for _ in range(2)][-1]
     with store.lock():
         view.withdraw(np.arange(SHARD))

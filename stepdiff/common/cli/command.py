@@ -35,7 +35,7 @@ class Terminated(KeyboardInterrupt):
 
 
 @dataclass
-class _State:
+class _RunState:
     pid: int = 0
     """process that installed the handlers; a fork of it prints nothing"""
     stderr: int = 2
@@ -48,7 +48,7 @@ class _State:
     """the signal that interrupted `main`"""
 
 
-_state = _State()
+_state = _RunState()
 
 
 def run(main: Callable[[], int | None], hint: str = "run the same command again") -> NoReturn:

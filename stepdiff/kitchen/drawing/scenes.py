@@ -31,7 +31,7 @@ _SHARE = {0: 0.0, 1: 0.27, 2: 0.21, 3: 0.17}
 
 
 @dataclass(frozen=True)
-class Moment:
+class Instant:
     """One instant of a clip. `action`: what happens; `u`: how far it is, 0..1."""
 
     action: str
@@ -43,7 +43,7 @@ class Moment:
     """How far the step's own action is, 0..1, also while a sub-action runs."""
 
 
-def moment(sequence: tuple[str, ...], speed: str, duration: Real, now: Real) -> Moment:
+def moment(sequence: tuple[str, ...], speed: str, duration: Real, now: Real) -> Instant:
     """What happens `now` seconds into a clip of `duration` seconds."""
     others = len(sequence) - 1
     each = _SHARE[others] * duration
@@ -55,7 +55,7 @@ def moment(sequence: tuple[str, ...], speed: str, duration: Real, now: Real) -> 
         length = own if action == MAIN else each
         if now < start + length or action == sequence[-1]:
             u = min(1.0, (now - start) / length)
-            return Moment(action, u, now, done * TURNS_PER_SECOND[speed], done / own)
+            return Instant(action, u, now, done * TURNS_PER_SECOND[speed], done / own)
         start += length
     raise AssertionError("a sequence is never empty")
 
@@ -137,7 +137,7 @@ class Stage:
     pen: Pen
     truth: Attributes
     look: Look
-    at: Moment
+    at: Instant
     hue: Colour
     seed: str
 
@@ -315,7 +315,7 @@ def backdrop(truth: Attributes, look: Look, seed: str) -> Image.Image:
     return image
 
 
-def frame(image: Image.Image, truth: Attributes, look: Look, at: Moment, seed: str) -> None:
+def frame(image: Image.Image, truth: Attributes, look: Look, at: Instant, seed: str) -> None:
     """Draw one instant over a copy of the backdrop."""
     pen = Pen.on(image).at(*MIDDLE, 0, NEAR)
     stage = Stage(pen, truth, look, at, food.food_colour(truth.colour, truth.shade), seed)

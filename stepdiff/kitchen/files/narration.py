@@ -108,7 +108,7 @@ FILLERS = ("so", "um", "and", "you know", "okay", "alright")
 
 
 @dataclass(frozen=True)
-class Piece:
+class SpokenPiece:
     """One piece of speech; times in seconds."""
 
     start: float
@@ -116,9 +116,9 @@ class Piece:
     text: str
 
 
-def narrate(video: Video, seed: int) -> list[Piece]:
+def narrate(video: Video, seed: int) -> list[SpokenPiece]:
     """Return all speech of a video."""
-    pieces: list[Piece] = []
+    pieces: list[SpokenPiece] = []
     for clip in video.clips:
         rng = random.Random(f"narration {seed} {clip.id}")
         opener, *rest = spoken(clip.truth, MENTION, rng)
@@ -134,11 +134,11 @@ def narrate(video: Video, seed: int) -> list[Piece]:
             start = max(0.0, clip.start + i * length + late + 0.05)
             end = max(start + 0.1, clip.start + (i + 1) * length + late - 0.05)
             if text:
-                pieces.append(Piece(round(start, 2), round(end, 2), text))
+                pieces.append(SpokenPiece(round(start, 2), round(end, 2), text))
     return sorted(pieces, key=lambda piece: piece.start)
 
 
-def heard(pieces: list[Piece], clip: Clip) -> str:
+def heard(pieces: list[SpokenPiece], clip: Clip) -> str:
     """Return the speech that overlaps a clip."""
     return " ".join(p.text for p in pieces if p.start < clip.end and p.end > clip.start)
 
