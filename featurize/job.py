@@ -27,7 +27,7 @@ from featurize.changes import Changes, compare
 from featurize.encoders import digest, find_weights, proper_name, split, statistics_in, view_name
 from featurize.manifest import Windows, as_manifest, cut, one_window, read_windows, unreadable
 from featurize.options import Options
-from featurize.plan import BATCH, FORGOTTEN, Outcome, Plan, Shards, known_status, shards_of, tasks, todo, together
+from featurize.plan import BATCH, FORGOTTEN, Plan, Shards, known_status, shards_of, tasks, todo, together
 from stepdiff.common.cli.options import at_least, incomplete
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import place
@@ -245,9 +245,6 @@ def workers_of(options: Options, entity: str, rows: int) -> Iterator[tuple[Worke
         weights = str(Path(weights).expanduser().absolute())  # workers start elsewhere
     given = replace(options, weights=weights, videos=())
 
-    def failed(shard: int, why: str) -> Outcome:
-        return Outcome(shard, error=why)
-
     workers = 1 if options.workers is None and rows <= FEW[entity] else options.workers
     if workers == 0 or is_alone(workers, CPUS[entity], options.address, options.workers_per_gpu):
         import torch
@@ -259,7 +256,7 @@ def workers_of(options: Options, entity: str, rows: int) -> Iterator[tuple[Worke
             cpus = max(cores() // torch.cuda.device_count(), 1)
         _check_shared(options, gpu)
         try:
-            yield Here(Worker, WorkerOptions(given, cpus), failed, lighter), 1, cpus, IN_A_ROW if gpu else 1
+            yield Here(Worker, WorkerOptions(given, cpus), lighter), 1, cpus, IN_A_ROW if gpu else 1
         finally:
             torch.set_num_threads(threads)  # of what this process does next
         return
@@ -270,7 +267,7 @@ def workers_of(options: Options, entity: str, rows: int) -> Iterator[tuple[Worke
         count, cpus = pool_size(options.workers, CPUS[entity], per_gpu, joined)
         lighter += ", or fewer --workers on one node"
         how = WorkerOptions(given, cpus)
-        pool = WorkerPool(Worker, how, per_gpu, failed, lighter, joined=joined, unit=entity)
+        pool = WorkerPool(Worker, how, per_gpu, lighter, joined=joined, unit=entity)
         yield pool, count, cpus, IN_A_ROW if per_gpu else 1
 
 

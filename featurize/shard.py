@@ -250,21 +250,20 @@ class WorkerOptions:
 class Worker:
     """Featurizes shards; a second thread may call `finished`."""
 
+    outcome = Outcome
+
     def __init__(self, given: WorkerOptions) -> None:
         self._options, self._cpus, self._finished = given.options, given.cpus, 0
         self._spent = Spent()
         self.stages = self._spent.working
         """seconds of all shards in each stage"""
 
-    def describe(self, entity: str, dtype: str) -> tuple[Provenance, dict[str, Feature]] | str:
-        """Return provenance and features of a view of the encoder, or why it cannot have one."""
-        try:
-            provenance, features = self._encoder.provenance(entity, dtype), self._encoder.features(entity, dtype)
-            if self._pool > 1:
-                provenance, features, _ = pooled_view(provenance, features, self._pool)
-            return provenance, features
-        except StepDiffError as error:
-            return str(error)
+    def describe(self, entity: str, dtype: str) -> tuple[Provenance, dict[str, Feature]]:
+        """Return provenance and features of a view of the encoder. StepDiffError: it cannot have one."""
+        provenance, features = self._encoder.provenance(entity, dtype), self._encoder.features(entity, dtype)
+        if self._pool > 1:
+            provenance, features, _ = pooled_view(provenance, features, self._pool)
+        return provenance, features
 
     def batch_size(self, rows: int) -> int:
         """Return the clips of a batch that a GPU has memory for, of at most `rows`."""
@@ -274,8 +273,6 @@ class Worker:
         """Featurize and commit shards."""
         try:
             return featurize_shards(task.tasks, self._encoder, self._device, self._tell, self._pool, spent=self._spent)
-        except StepDiffError as error:
-            return Outcome(task.shard, error=str(error))
         finally:
             self._finished = 0
 

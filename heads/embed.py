@@ -19,7 +19,7 @@ from stepdiff.common.cli import command
 from stepdiff.common.cli.options import at_least, parse
 
 if TYPE_CHECKING:
-    from heads.evaluation.workers import Part
+    from stepdiff.common.workers.pool import WorkPart
     from store.view import View
 
 BLOCK = 256
@@ -64,7 +64,7 @@ class Embedder:
             "texts": (Features(self.store, self.recipe.text_view, "embedding", "texts"), head.embed_texts),
         }
 
-    def __call__(self, part: "Part") -> None:
+    def __call__(self, part: "WorkPart") -> None:
         """Embed the rows of a part of one shard and commit them; part.about: entity and shard of the view."""
         import numpy as np
         import torch
@@ -94,7 +94,7 @@ def run(options: EmbedOptions) -> dict[str, Any]:
     import numpy as np
 
     from heads.data.training_clips import copy_to_store
-    from heads.evaluation.workers import Part, on_ray, results
+    from heads.evaluation.workers import on_ray, results
     from heads.evidence.fitting import Guard, some_of
     from heads.methods.registry import ENCODER, PAIRS
     from heads.training import run_record
@@ -102,6 +102,7 @@ def run(options: EmbedOptions) -> dict[str, Any]:
     from stepdiff.common.io.files import place
     from stepdiff.common.progress import progress
     from stepdiff.common.workers.cluster import refuse_relative
+    from stepdiff.common.workers.pool import WorkPart
     from stepdiff.weights import fingerprint
     from store import Feature, Provenance
     from store.view import OK
@@ -112,7 +113,7 @@ def run(options: EmbedOptions) -> dict[str, Any]:
     store, recipe = embedder.store, embedder.recipe
     weights = fingerprint(Run(Path(options.head)).best() / "head.safetensors")
     written: dict[str, Any] = {"view": options.view}
-    todo: list[Part] = []
+    todo: list[WorkPart] = []
     with store.lock(options.wait):
         copy_to_store(store, weights, Path(options.head), run_record.read(Path(options.head)))
         for entity, (features, _) in embedder.sides.items():
@@ -130,7 +131,7 @@ def run(options: EmbedOptions) -> dict[str, Any]:
                 per_shard = writer.view.rows_per_shard
                 parts = missing(source, writer.view, PART if on_ray(options) else per_shard)
             written[entity] = sum(map(len, parts))
-            todo += [Part(len(todo) + n, rows, (entity, int(rows[0]) // per_shard)) for n, rows in enumerate(parts)]
+            todo += [WorkPart(len(todo) + n, rows, (entity, int(rows[0]) // per_shard)) for n, rows in enumerate(parts)]
         with progress(f"embeddings {options.view}", sum(len(part.rows) for part in todo), "rows") as advance:
             for _ in results(options, Embedder, embedder, todo, advance):
                 pass

@@ -125,8 +125,6 @@ def shouting(log: Path) -> Any:
     """Return a stage's job that answers with the narration in capitals (Ray pickles it)."""
 
     class Shouter:
-        busy = 0.0
-
         def annotate(self, items: Sequence[Any]) -> Iterator[tuple[str, dict[str, str]]]:
             for item in items:
                 with log.open("a") as lines:

@@ -31,7 +31,7 @@ import av.container
 
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import shown
-from stepdiff.common.io.tars import Part, open_member
+from stepdiff.common.io.tars import TarPart, open_member
 from stepdiff.common.progress import progress
 
 MAX_PIXELS = 1 << 27
@@ -97,7 +97,7 @@ def why(path: Path, error: Exception) -> str:
     return f"{shown(path)} cannot be decoded ({said}): convert it"
 
 
-def content(path: Path) -> io.FileIO | Part:
+def content(path: Path) -> io.FileIO | TarPart:
     """Open a regular file, or a member of a tar file, for reading.
 
     Raises:
@@ -118,7 +118,7 @@ def content(path: Path) -> io.FileIO | Part:
     return io.FileIO(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
 
 
-def unpacked_size(file: io.FileIO | Part, most: int) -> int:
+def unpacked_size(file: io.FileIO | TarPart, most: int) -> int:
     """Return the bytes of all texts and profiles of a PNG once unpacked, or more than `most` where there are more.
 
     file: left anywhere.

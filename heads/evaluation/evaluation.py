@@ -31,7 +31,7 @@ from heads.evaluation import judges
 from heads.evaluation.loading import ANSWERS, CLASSES, HEAD, answered_rows, load_method, needed, present_rows
 from heads.evaluation.options import VIDEO_LM, EvaluateOptions, check
 from heads.evaluation.rows import load_truth, read_asked, read_rows, score_rows
-from heads.evaluation.workers import Part, Worker, computed, in_order, on_ray, worker_pool
+from heads.evaluation.workers import PartWorker, computed, in_order, on_ray, worker_pool
 from heads.evidence import FILE
 from heads.evidence.head import WordHead
 from heads.methods.similarity import CAPTIONS_MODEL
@@ -47,6 +47,7 @@ from stepdiff.common.io.files import write_text
 from stepdiff.common.io.jsonl import LineFile, parse_object
 from stepdiff.common.progress import Advance, progress, say
 from stepdiff.common.threads import shares
+from stepdiff.common.workers.pool import WorkPart
 from stepdiff.tasks.benchmarks.rows import write_answers
 from stepdiff.tasks.postprocess import parse
 from stepdiff.tasks.testsets import (
@@ -67,12 +68,12 @@ from stepdiff.weights import fingerprint
 from stepdiff.weights import resolve as resolve_weights
 from store import Store
 
-Answer = Callable[[Sequence[Part], Advance], Iterator[list[Any]]]
+Answer = Callable[[Sequence[WorkPart], Advance], Iterator[list[Any]]]
 """yields the answers of each batch, in order. StepDiffError: a batch cannot be answered"""
 
 
 @dataclass(frozen=True)
-class Method:
+class MethodFacts:
     """What the process that has loaded a method knows about it. Picklable."""
 
     rows: list[Any]
@@ -109,9 +110,9 @@ class Answerer:
             disclosed["protocol"] = asked | precision
             if options.ask_similar:
                 disclosed["protocol"]["similar"] = protocol("rank", evidence=evidence)
-        self.method = Method(rows, absent, disclosed)
+        self.method = MethodFacts(rows, absent, disclosed)
 
-    def __call__(self, batch: Part) -> list[Any]:
+    def __call__(self, batch: WorkPart) -> list[Any]:
         """Answer one batch."""
         options, method, rows = self._options, self._loaded.method, batch.rows
         with torch.inference_mode(), autocast(pick_device(options.device), self._loaded.precision):
@@ -125,17 +126,14 @@ class Answerer:
         return list(map(check_prediction, rows, answers))
 
 
-class AnswerWorker(Worker):
+class AnswerWorker(PartWorker):
     """Answers batches in a process of the worker pool."""
 
-    def describe(self) -> Method | str:
-        """Return what is known about the loaded method, or why it cannot be used."""
+    def describe(self) -> MethodFacts:
+        """Return what is known about the loaded method. StepDiffError: it cannot be used."""
         printed = io.StringIO()
-        try:
-            with redirect_stderr(printed):  # Ray would keep it in its logs
-                method: Method = self.loaded.method
-        except StepDiffError as error:
-            return str(error)
+        with redirect_stderr(printed):  # Ray would keep it in its logs
+            method: MethodFacts = self.loaded.method
         return replace(method, notices=tuple(printed.getvalue().splitlines()))
 
 
@@ -146,7 +144,9 @@ def load(options: EvaluateOptions) -> Answerer:
 
 
 @contextmanager
-def answering(options: EvaluateOptions, store: Store | None, rows: list[Any]) -> Iterator[tuple[Method, Answer] | None]:
+def answering(
+    options: EvaluateOptions, store: Store | None, rows: list[Any]
+) -> Iterator[tuple[MethodFacts, Answer] | None]:
     """Load the method, here, on workers or with torchrun's other processes; None: the first of those has it.
     StepDiffError: it cannot be used, or Ray does not start."""
     if launched():
@@ -164,7 +164,7 @@ def answering(options: EvaluateOptions, store: Store | None, rows: list[Any]) ->
 @contextmanager
 def _answering_together(
     options: EvaluateOptions, store: Store | None, rows: list[Any]
-) -> Iterator[tuple[Method, Answer] | None]:
+) -> Iterator[tuple[MethodFacts, Answer] | None]:
     """Load this process's share of a head; the others than the first compute what it passes them. StepDiffError: the
     method has no language model that can be divided among so many processes; or no such head."""
     if options.method not in VIDEO_LM or on_ray(options):
@@ -177,7 +177,7 @@ def _answering_together(
     with joined(run_record.division(head, world_size()), device) as group:
         answerer = Answerer(options, store, rows, group)
 
-        def passed(batch: Part | None = None) -> Part | None:
+        def passed(batch: WorkPart | None = None) -> WorkPart | None:
             """Return the batch that the first process passes to all; None: it has none left."""
             return group.from_first(lambda: batch)
 
@@ -188,7 +188,7 @@ def _answering_together(
             return
         computing = False
 
-        def answer(batch: Part) -> list[Any]:
+        def answer(batch: WorkPart) -> list[Any]:
             nonlocal computing
             passed(batch)
             computing = True
@@ -296,7 +296,9 @@ def answered(options: EvaluateOptions, answer: Answer, rows: Sequence[Any], kept
     # Of similar size, because a small last batch would make a poor shuffled control.
     spans = shares(len(rows), ceil(len(rows) / options.rows_at_once))
     answers = [] if kept is None else kept.resume(rows, [start for start, _ in spans])
-    left = [Part(number, tuple(rows[start:end])) for number, (start, end) in enumerate(spans) if start >= len(answers)]
+    left = [
+        WorkPart(number, tuple(rows[start:end])) for number, (start, end) in enumerate(spans) if start >= len(answers)
+    ]
     what = "similar" if kept is None else f"{options.task}, {options.method}, control {options.control}"
     if answers:
         say(f"{what}: {len(answers)} of {len(rows)} answers exist already")

@@ -50,7 +50,7 @@ TEXTS = "a Parquet file of texts about clips"
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedMethod:
     method: Any
     """a heads.methods.Method"""
     precision: str = "float32"
@@ -75,7 +75,9 @@ CLASSES: dict[str, type] = {
 """name in the registry -> class"""
 
 
-def load_method(options: EvaluateOptions, store: Store | None, rows: Sequence[Any], group: Group = ALONE) -> Loaded:
+def load_method(
+    options: EvaluateOptions, store: Store | None, rows: Sequence[Any], group: Group = ALONE
+) -> LoadedMethod:
     """Load the method, a head divided among a group. StepDiffError: an option that it needs is missing, or it does not
     answer the task."""
     name, device = options.method, pick_device(options.device)
@@ -85,40 +87,40 @@ def load_method(options: EvaluateOptions, store: Store | None, rows: Sequence[An
         raise StepDiffError(f"--method {name} does not answer {options.task}: its class has no function {function}")
     disclosed: dict[str, Any]
     if name == "random":
-        return Loaded(controls.Chance(options.seed))
+        return LoadedMethod(controls.Chance(options.seed))
     if name == "captions-cosine":
         captions = ClipTexts(needed(options, "texts", TEXTS), options.kind)
         cosine = CaptionsCosine(captions, options.weights or CAPTIONS_MODEL, device)
         disclosed = {"texts": options.texts, "kind": captions.kind, "provenance": captions.provenance}
-        return Loaded(cosine, disclosed=disclosed | {"sentences": cosine.sentences.model}, texts=captions)
+        return LoadedMethod(cosine, disclosed=disclosed | {"sentences": cosine.sentences.model}, texts=captions)
     if name == "socratic":
         texts, precision = needed(options, "texts", TEXTS), pick_precision(device, options.precision)
         reader, ids, disclosed = load_socratic(texts, options.kind, options.language_model, device, precision)
-        return Loaded(StepDiff(reader, ids, **_how(options)), precision, disclosed, ids.texts)
+        return LoadedMethod(StepDiff(reader, ids, **_how(options)), precision, disclosed, ids.texts)
     assert store is not None  # heads.evaluation.options.check
     if name not in REGISTRY:
         return _load_plugin(kind, options, store, device)
     if name == "word-evidence":
         words = WordHead.load(needed(options, "head", "a folder of python -m heads.words"))
         disclosed = {"head": str(options.head), "view": words.view, "recipe": words.disclosure()}
-        return Loaded(WordEvidence.of_store(words, store), disclosed=disclosed)
+        return LoadedMethod(WordEvidence.of_store(words, store), disclosed=disclosed)
     if name == "vlemb":
         view = needed(options, "view", "a view of the store with embeddings")
         encoder = store.view("clips", view).provenance.encoder
         disclosed = {"view": view, "encoder": encoder, "pair_embedding": options.pair_embedding}
-        return Loaded(VLEmb.of_view(store, view, options.pair_embedding), disclosed=disclosed)
+        return LoadedMethod(VLEmb.of_view(store, view, options.pair_embedding), disclosed=disclosed)
     if name in PUBLIC:
         weights = needed(options, "weights", "its checkpoint")
         view = needed(options, "view", "the tokens of its vision part")
         load = load_cached if name == "vlm" else partial(load_public, allowed=families(name))
         model, clips, disclosed = load(weights, store, view, device)
-        return Loaded(StepDiff(model, clips, **_how(options)), disclosed=disclosed)
+        return LoadedMethod(StepDiff(model, clips, **_how(options)), disclosed=disclosed)
     if REGISTRY[name].control:
         return _load_control(options, store, rows)
     head = Path(needed(options, "head", HEAD))
     method, recipe = load_stepdiff(head, store, device, group, **_how(options))
     disclosed = {"head": str(options.head), "view": recipe.view, "recipe": disclosure(recipe, head)}
-    return Loaded(method, pick_precision(device, recipe.precision), disclosed)
+    return LoadedMethod(method, pick_precision(device, recipe.precision), disclosed)
 
 
 def _how(options: EvaluateOptions) -> dict[str, Any]:
@@ -126,34 +128,34 @@ def _how(options: EvaluateOptions) -> dict[str, Any]:
     return {name: getattr(options, name) for name in ("control", "seed", "seeded", "decline_at")}
 
 
-def _load_control(options: EvaluateOptions, store: Store, rows: Sequence[Any]) -> Loaded:
+def _load_control(options: EvaluateOptions, store: Store, rows: Sequence[Any]) -> LoadedMethod:
     """Load a control. Rows with a clip that the store lacks do not count."""
     absent = set(absent_clips(rows, store, None))
     rows = [row for row in rows if absent.isdisjoint(clips_of(row))]
     if options.method == "step-oracle":
-        return Loaded(controls.StepOracle(store, options.seed))
+        return LoadedMethod(controls.StepOracle(store, options.seed))
     if options.method == "rarest":
-        return Loaded(controls.Rarest(rows, options.seed))
+        return LoadedMethod(controls.Rarest(rows, options.seed))
     if options.method == "shuffled-captions":
         texts = needed(options, "texts", "the predictions of another method")
         answered = read_test_set("diffcap", answered_rows(texts) or options.test_set or "")
         captions = read_predictions("diffcap", texts, answered)
         method = controls.ShuffledCaptions(answered, captions, rows, texts, options.seed)
-        return Loaded(method, disclosed={"texts": texts})
+        return LoadedMethod(method, disclosed={"texts": texts})
     texts = needed(options, "texts", "paired QA of training clips")
     test_sets = [options.source, *([] if options.no_difference is None else [options.no_difference])]
     medoid = controls.Medoid(texts, store, rows, test_sets)
-    return Loaded(medoid, disclosed={"texts": texts, "captions": medoid.captions})
+    return LoadedMethod(medoid, disclosed={"texts": texts, "captions": medoid.captions})
 
 
-def _load_plugin(kind: type, options: EvaluateOptions, store: Store, device: str) -> Loaded:
+def _load_plugin(kind: type, options: EvaluateOptions, store: Store, device: str) -> LoadedMethod:
     file = inspect.getsourcefile(kind)
     disclosed: dict[str, Any] = {"method": f"{kind.__module__}:{kind.__qualname__}"}
     disclosed["source"] = None if file is None else fingerprint(file)
     disclosed["registered"] = stated(kind, options.method)
     if options.view is not None:
         disclosed |= {"view": options.view, "encoder": store.view("clips", options.view).provenance.encoder}
-    return Loaded(kind(store, options.view, device), disclosed=disclosed)
+    return LoadedMethod(kind(store, options.view, device), disclosed=disclosed)
 
 
 def answered_rows(predictions: str) -> Path | None:
@@ -182,7 +184,7 @@ def needed(options: EvaluateOptions, name: str, what: str) -> str:
 
 
 def present_rows(
-    options: EvaluateOptions, rows: list[Any], store: Store | None, loaded: Loaded
+    options: EvaluateOptions, rows: list[Any], store: Store | None, loaded: LoadedMethod
 ) -> tuple[list[Any], int]:
     """Return the rows whose clips and texts are present, and the number of absent clips. StepDiffError: one is absent
     and `skip_missing` is not set, or no row is left."""

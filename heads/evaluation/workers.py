@@ -8,7 +8,7 @@ Guarantees
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -18,23 +18,13 @@ from threadpoolctl import threadpool_limits
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.progress import Advance
 from stepdiff.common.workers.cluster import connected, inside_job
-from stepdiff.common.workers.pool import WorkerPool, has_gpu, pool_size
+from stepdiff.common.workers.pool import WorkerPool, WorkPart, has_gpu, pool_size
 
 
 @dataclass(frozen=True)
-class Part:
-    """Rows that a worker computes together; a task of the pool."""
+class PartValue:
+    """The outcome of a part."""
 
-    shard: int
-    """its number, from 0"""
-    rows: Any
-    about: Any = None
-    """what else the worker needs to know"""
-    failures: tuple[()] = field(default=(), init=False)
-
-
-@dataclass(frozen=True)
-class Computed:
     shard: int
     error: str | None = None
     """why there is no value"""
@@ -42,11 +32,11 @@ class Computed:
 
 
 @dataclass(frozen=True)
-class WorkerOptions:
+class PartWorkerOptions:
     """Options of every worker."""
 
     load: Callable[[Any], Any]
-    """options -> what computes the value of a Part; called in the worker"""
+    """options -> what computes the value of a WorkPart; called in the worker"""
     options: Any
     """of the command"""
     threads: int
@@ -65,10 +55,12 @@ class WorkerOptions:
         torch.set_num_threads(self.threads)
 
 
-class Worker:
+class PartWorker:
     """Computes parts in a process of the pool; a second thread may call `finished`."""
 
-    def __init__(self, given: WorkerOptions) -> None:
+    outcome = PartValue
+
+    def __init__(self, given: PartWorkerOptions) -> None:
         """Load nothing yet."""
         self._given = given
 
@@ -77,13 +69,10 @@ class Worker:
         self._given.imitate_driver()
         return self._given.load(self._given.options)
 
-    def run(self, part: Part) -> Computed:
-        try:
-            compute = self.loaded
-            self._given.imitate_driver()
-            return Computed(part.shard, value=compute(part))
-        except StepDiffError as error:
-            return Computed(part.shard, str(error))
+    def run(self, part: WorkPart) -> PartValue:
+        compute = self.loaded
+        self._given.imitate_driver()
+        return PartValue(part.shard, value=compute(part))
 
     def finished(self) -> int:
         """Return 0: rows count once their part is computed."""
@@ -92,18 +81,18 @@ class Worker:
 
 @contextmanager
 def worker_pool(
-    options: Any, load: Callable[[Any], Any], lighter: str, worker: type[Worker] = Worker
+    options: Any, load: Callable[[Any], Any], lighter: str, worker: type[PartWorker] = PartWorker
 ) -> Iterator[WorkerPool]:
     """Start the pool of a command with the options `workers`, `address` and `device`.
 
-    A worker without a GPU reserves a CPU for each thread. load: see WorkerOptions; lighter: as WorkerPool takes it.
+    A worker without a GPU reserves a CPU for each thread. load: see PartWorkerOptions; lighter: as WorkerPool takes it.
     """
     threads, folder = torch.get_num_threads(), None if inside_job() else os.getcwd()
     with connected(options.address, "heads") as joined:
         gpu = has_gpu(None if options.device == "auto" else options.device, joined)
         cpus = pool_size(options.workers, threads, gpu, joined)[1] if gpu else threads
-        given = WorkerOptions(load, options, threads, folder, cpus)
-        yield WorkerPool(worker, given, gpu, Computed, lighter, joined=joined, by_threads=not gpu)
+        given = PartWorkerOptions(load, options, threads, folder, cpus)
+        yield WorkerPool(worker, given, gpu, lighter, joined=joined, by_threads=not gpu)
 
 
 def on_ray(options: Any) -> bool:
@@ -112,9 +101,13 @@ def on_ray(options: Any) -> bool:
 
 
 def results(
-    options: Any, load: Callable[[Any], Any], here: Callable[[Part], Any], parts: Sequence[Part], advance: Advance
+    options: Any,
+    load: Callable[[Any], Any],
+    here: Callable[[WorkPart], Any],
+    parts: Sequence[WorkPart],
+    advance: Advance,
 ) -> Iterator[Any]:
-    """Yield the value of each part, in order: computed by workers (`load`, see WorkerOptions), or by `here` in this
+    """Yield the value of each part, in order: computed by workers (`load`, see PartWorkerOptions), or by `here` in this
     process. StepDiffError: a part was not computed."""
     if not on_ray(options):
         yield from in_order(here, parts, advance)
@@ -123,14 +116,14 @@ def results(
             yield from computed(pool, options.workers, parts, advance)
 
 
-def in_order(compute: Callable[[Part], Any], parts: Sequence[Part], advance: Advance) -> Iterator[Any]:
+def in_order(compute: Callable[[WorkPart], Any], parts: Sequence[WorkPart], advance: Advance) -> Iterator[Any]:
     """Yield the value of each part, computed in this process."""
     for part in parts:
         yield compute(part)
         advance(len(part.rows))
 
 
-def computed(pool: WorkerPool, workers: int, parts: Sequence[Part], advance: Advance) -> Iterator[Any]:
+def computed(pool: WorkerPool, workers: int, parts: Sequence[WorkPart], advance: Advance) -> Iterator[Any]:
     """Yield the values of parts in their order: one that ends early waits for those before it. StepDiffError: a part
     was not computed."""
     early: dict[int, Any] = {}

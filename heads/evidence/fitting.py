@@ -32,7 +32,7 @@ from heads.data.clips import Features, split_texts
 from heads.data.hold_out import VIDEO, HoldOut, test_digest
 from heads.data.paired_qa import read_divided
 from heads.data.training_clips import TrainedOn
-from heads.evaluation.workers import Part, results
+from heads.evaluation.workers import results
 from heads.evidence.familiarity import Familiarity, Spread, penalty, standardised
 from heads.evidence.head import POOLING, READS, Evidence, Pooling, WordHead, channels_of, fold_of, pool, signed_roots
 from heads.evidence.wording import CLIPS, OF_ANSWERS, Wording, learn
@@ -40,6 +40,7 @@ from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import make_folder, place, write_pieces
 from stepdiff.common.io.sealed import BLANK, is_sealed, sealed_pieces
 from stepdiff.common.progress import progress, say
+from stepdiff.common.workers.pool import WorkPart
 from stepdiff.tasks.prompts import MAIN_ACTION
 from stepdiff.tasks.testsets import HIGHEST_SCORE, DiffRank, clips_of, read_test_set
 from stepdiff.weights import fingerprint
@@ -138,7 +139,7 @@ def pooled(features: Pooled, rows: Int64[np.ndarray, " n"]) -> Float64[np.ndarra
     return np.concatenate([features.of_frames(rows[start : start + _AT_ONCE], 1)[:, 0] for start in starts])
 
 
-def reader(options: "WordOptions") -> Callable[[Part], Float64[np.ndarray, "n D"]]:
+def reader(options: "WordOptions") -> Callable[[WorkPart], Float64[np.ndarray, "n D"]]:
     """Return what pools the features of a shard's clips in a worker."""
     features = Pooled.chosen(options, Store.open(options.store))
     return lambda shard: pooled(features, shard.rows)
@@ -202,18 +203,18 @@ class Counting:
         narrated = of_keys(self.catalog, keys, column).drop_nulls()
         return learn(texts, dict(narrated.iter_rows()), self.pairs, self.options.least, self.options.most)
 
-    def _shards(self) -> list[Part]:
+    def _shards(self) -> list[WorkPart]:
         """Return the shards in order, each about the groups of its clips."""
         numbers = self.rows // self.features.view.rows_per_shard
         starts = np.flatnonzero(np.diff(numbers, prepend=-1))
         parts = zip(numbers[starts], np.split(self.rows, starts[1:]), np.split(self.groups, starts[1:]), strict=True)
-        return [Part(int(number), rows, groups) for number, rows, groups in parts]
+        return [WorkPart(int(number), rows, groups) for number, rows, groups in parts]
 
-    def _narrated(self, shard: Part) -> list[tuple[str, str]]:
+    def _narrated(self, shard: WorkPart) -> list[tuple[str, str]]:
         column = {"key": pl.String, self.options.narration: pl.String}
         return [row[1:] for block in of_rows(self.catalog, shard.rows, column) for row in block.iter_rows()]
 
-    def _digest(self, shards: Sequence[Part]) -> str:
+    def _digest(self, shards: Sequence[WorkPart]) -> str:
         """Return a digest of all that the sums depend on."""
         view, features = self.features.view, self.features
         about = features.pooling, view.provenance.as_dict(), asdict(self.wording), list(self.signs.items())
@@ -280,7 +281,7 @@ class Counting:
         """Remove the saved sums, once the head is written."""
         (self.folder / FILE).unlink(missing_ok=True)
 
-    def _add(self, shard: Part, values: Float64[np.ndarray, "n D"]) -> None:
+    def _add(self, shard: WorkPart, values: Float64[np.ndarray, "n D"]) -> None:
         labels = self.wording.targets(self._narrated(shard), self.signs)
         for group in np.unique(shard.about):
             of_group = np.flatnonzero(shard.about == group)

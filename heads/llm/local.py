@@ -6,7 +6,6 @@ Guarantees
 - a conversation longer than the context is a Unanswered, and the reason says so
 """
 
-import time
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -36,7 +35,6 @@ class LocalLLM:
         self.stops = {self.tokenizer.pad_token_id, *(ends if isinstance(ends, list) else [ends])}
         """tokens that a finished answer ends with"""
         self.room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        self.busy = 0.0
 
     def chat(
         self, conversations: Sequence[Sequence[Message]], sampling: Sampling
@@ -81,7 +79,6 @@ class LocalLLM:
         """Return the answer to each prompt of token ids."""
         from transformers import LogitsProcessorList
 
-        begin = time.monotonic()
         batch = self.tokenizer.pad({"input_ids": [list(ids) for ids in prompts]}, return_tensors="pt")
         draws = [Draws(prompts, sampling)] if sampling.temperature else []
         with torch.inference_mode():
@@ -99,7 +96,6 @@ class LocalLLM:
         answers = [answer.strip() for answer in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
         full = new.shape[1] == sampling.max_tokens
         cut = [full and last not in self.stops for last in new[:, -1].tolist()]
-        self.busy += time.monotonic() - begin
         return [CutOff(answer) if is_cut else answer for answer, is_cut in zip(answers, cut, strict=True)]
 
 

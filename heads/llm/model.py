@@ -44,10 +44,6 @@ class CutOff(str):
 
 @runtime_checkable
 class LLM(Protocol):
-    @property
-    def busy(self) -> float:
-        """Seconds that the model has worked, or that its answers took."""
-
     def chat(
         self, conversations: Sequence[Sequence[Message]], sampling: Sampling
     ) -> Iterator[tuple[int, str | Unanswered]]:

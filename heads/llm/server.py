@@ -77,13 +77,11 @@ class ServedLLM:
         self.first_pause = first_pause
         self._gap = 1 / requests_per_second if requests_per_second else 0.0  # seconds between two requests
         self._next, self._lock = 0.0, threading.Lock()
-        self.busy = 0.0
 
     def chat(
         self, conversations: Sequence[Sequence[Message]], sampling: Sampling
     ) -> Iterator[tuple[int, str | Unanswered]]:
         """Yield place and answer of every conversation; once the server is down, Failures that the next run retries."""
-        begin = time.monotonic()
         down = threading.Event()
         with ThreadPoolExecutor(self.at_once) as threads:
             places = {
@@ -92,9 +90,7 @@ class ServedLLM:
             }
             try:
                 for done in as_completed(places):
-                    self.busy, begin = self.busy + time.monotonic() - begin, time.monotonic()
                     yield places[done], done.result()
-                    begin = time.monotonic()
             finally:  # a caller who takes no more answers stops the requests
                 down.set()
 

@@ -48,7 +48,7 @@ MOST_CPUS = 8
 """of a worker"""
 
 
-class Outcome:
+class TrainingOutcome:
     """What the workers tell the driver: lines, an error, or the record of the finished run. A Ray actor."""
 
     def __init__(self, lighter: str) -> None:
@@ -126,7 +126,7 @@ def launch(options: TrainOptions, address: str | None) -> dict[str, Any]:
         with locked(out / "driver.json", wait=False), scratch(out, cluster) as folder:
             # On the driver's node it is lost with the driver only.
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-            actor: Any = ray.remote(Outcome).options(num_cpus=0, scheduling_strategy=here)  # type: ignore[attr-defined]
+            actor: Any = ray.remote(TrainingOutcome).options(num_cpus=0, scheduling_strategy=here)  # type: ignore[attr-defined]
             return _fit(options, actor.remote(lighter(options)), gpu, cpus, folder, cluster)
 
 

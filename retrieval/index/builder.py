@@ -344,6 +344,7 @@ class IndexPart(NamedTuple):
 class Filled(NamedTuple):
     """The outcome of a part."""
 
+    shard: int
     error: str | None = None  # the reason if it was not filled
 
 
@@ -440,15 +441,14 @@ def write_index(index: faiss.Index, path: Path) -> None:
 class FillWorker:
     """A worker that fills parts; no embedding travels through Ray."""
 
+    outcome = Filled
+
     def __init__(self, options: SimpleNamespace) -> None:
         pass
 
     def run(self, part: IndexPart) -> Filled:
-        try:
-            fill(part)
-        except StepDiffError as error:
-            return Filled(str(error))
-        return Filled()
+        fill(part)
+        return Filled(part.shard)
 
     def finished(self) -> int:
         """Return 0: rows count once their part is written."""
@@ -467,7 +467,7 @@ def fill_all(parts: Sequence[IndexPart], workers: int | None, address: str | Non
         return
     with connected(address, "retrieval") as joined:
         options = SimpleNamespace(cpus=1)
-        pool = WorkerPool(FillWorker, options, False, lambda _, why: Filled(why), joined=joined)
+        pool = WorkerPool(FillWorker, options, False, joined=joined)
         count, _ = pool_size(workers, options.cpus, False, joined)
         for filled in pool.run(parts, min(count, len(parts)), advance):
             if filled.error:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from stepdiff.annotate.agreement import Agreement
     from stepdiff.annotate.export import decide, diffcap_rows, diffrank_rows
-    from stepdiff.annotate.people.answers import read_collected, write_answers
-    from stepdiff.annotate.people.form import Answer, answer_of, read_task
+    from stepdiff.annotate.forms.answers import read_collected, write_answers
+    from stepdiff.annotate.forms.form import Answer, answer_of, read_task
     from stepdiff.annotate.qa.prompts import DESCRIBE, PAIRQA
     from stepdiff.annotate.qa.questions import Question, read_questions
     from stepdiff.common.errors import StepDiffError

@@ -20,8 +20,8 @@ from jaxtyping import Float, Float64, Int64
 
 from heads.reporting.grid import Block, Cell, Grid, number, to_markdown
 from heads.reporting.grid import show as show_tables
-from stepdiff.annotate.people.answers import latest, read_collected, show_refused
-from stepdiff.annotate.people.form import DIRECTION, HIGHEST, LOWEST, Answer, Task, read_task
+from stepdiff.annotate.forms.answers import latest, read_collected, show_refused
+from stepdiff.annotate.forms.form import DIRECTION, HIGHEST, LOWEST, AnnotationTask, Answer, read_task
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import WRITTEN, incomplete, parse
 from stepdiff.common.io.files import write_text
@@ -43,7 +43,7 @@ class Ratings:
 
 
 @dataclass(frozen=True)
-class Figures:
+class AgreementFigures:
     """Agreement of people about items that at least two of them rated. None: not defined."""
 
     items: int  # items with at least two ratings
@@ -62,7 +62,7 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Person:
+class PersonFigures:
     annotator: str
     answers: int  # pairs of work, also rejected ones
     rejected: int
@@ -88,16 +88,16 @@ class Agreement:
     """earlier answers of a person about the same pair, which do not count"""
     scores: str
     """direction of the scores"""
-    overall: Figures
+    overall: AgreementFigures
     """over all pairs in all categories"""
-    categories: dict[str, Figures]
-    rejections: Figures
+    categories: dict[str, AgreementFigures]
+    rejections: AgreementFigures
     """of accepting or rejecting a pair: an item is a pair"""
-    annotators: list[Person]
+    annotators: list[PersonFigures]
     """the most active first"""
 
 
-def agreement(answers: Iterable[Answer], task: Task | None = None) -> Agreement:
+def agreement(answers: Iterable[Answer], task: AnnotationTask | None = None) -> Agreement:
     """Return the agreement in a collection; `task` has the known scores of gold pairs.
 
     An item is a pair of clips in a category. Only work counts, without rejected pairs, and of several answers of one
@@ -134,7 +134,9 @@ def agreement(answers: Iterable[Answer], task: Task | None = None) -> Agreement:
     )
 
 
-def _people(answers: Sequence[Answer], ratings: Ratings, names: Sequence[str], task: Task | None) -> list[Person]:
+def _people(
+    answers: Sequence[Answer], ratings: Ratings, names: Sequence[str], task: AnnotationTask | None
+) -> list[PersonFigures]:
     """Return all people, the most active first. names: of the people of the ratings."""
     work = defaultdict(list)
     close = defaultdict(list)  # whether scores of gold pairs are within the tolerance
@@ -159,7 +161,7 @@ def _people(answers: Sequence[Answer], ratings: Ratings, names: Sequence[str], t
         scores = [[own.score for own in answer.differences.values()] for answer in given]
         scored = [set(each) for each in scores if len(each) > 1]
         people.append(
-            Person(
+            PersonFigures(
                 annotator=name,
                 answers=len(given),
                 rejected=sum(answer.rejected is not None for answer in given),
@@ -175,16 +177,20 @@ def _people(answers: Sequence[Answer], ratings: Ratings, names: Sequence[str], t
     return sorted(people, key=lambda person: (-person.answers, person.annotator))
 
 
-def figures(ratings: Ratings) -> Figures:
+def figures(ratings: Ratings) -> AgreementFigures:
+    import polars as pl
+
     _, item = np.unique(ratings.item, return_inverse=True)
     items = int(item.max(initial=-1)) + 1
     cells = np.bincount(item * ratings.levels + ratings.score, minlength=items * ratings.levels)
     counts = cells.reshape(items, ratings.levels).astype(np.int64)
     counts = counts[counts.sum(1) > 1]
-    couples = _couples(ratings)
+    frame = pl.DataFrame({"item": ratings.item, "person": ratings.person, "score": ratings.score})
+    both = frame.join(frame, on="item").filter(pl.col("person") < pl.col("person_right"))
+    couples = [both[name].to_numpy() for name in ("person", "person_right", "score", "score_right")]
     kappas, shared = _kappas(couples, ratings.levels)
     apart = np.abs(couples[2] - couples[3])
-    return Figures(
+    return AgreementFigures(
         items=len(counts),
         ratings=int(counts.sum()),
         two_of_three=two_of_three(counts),
@@ -197,15 +203,6 @@ def figures(ratings: Ratings) -> Figures:
         ordinal=alpha(counts, "ordinal"),
         interval=alpha(counts, "interval"),
     )
-
-
-def _couples(ratings: Ratings) -> list[Int64[np.ndarray, " C"]]:
-    """Return both people and both scores of all two ratings of one item."""
-    import polars as pl
-
-    rows = pl.DataFrame({"item": ratings.item, "person": ratings.person, "score": ratings.score})
-    both = rows.join(rows, on="item").filter(pl.col("person") < pl.col("person_right"))
-    return [both[name].to_numpy() for name in ("person", "person_right", "score", "score_right")]
 
 
 def two_of_three(counts: Int64[np.ndarray, "U L"]) -> float | None:
@@ -235,19 +232,13 @@ def _kappas(
 
 def from_others(ratings: Ratings) -> Float[np.ndarray, " R"]:
     """Return the distance of each rating from the median of the other ratings of its item; NaN where it is alone."""
-    order = np.lexsort((ratings.score, ratings.item))
-    item, score = ratings.item[order], ratings.score[order].astype(np.float64)
-    _, start, size = np.unique(item, return_index=True, return_counts=True)
-    start, size = np.repeat(start, size), np.repeat(size, size)
-    place = np.arange(len(item)) - start
-
-    def other(rank: Int64[np.ndarray, " R"]) -> Float64[np.ndarray, " R"]:
-        """Return the score of a rank among the others, which skips the rating itself."""
-        return score[np.minimum(start + rank + (rank >= place), len(score) - 1)]
-
-    median = (other(np.maximum(size - 2, 0) // 2) + other((size - 1) // 2)) / 2
-    distances = np.empty(len(item))
-    distances[order] = np.where(size > 1, np.abs(score - median), np.nan)
+    places = defaultdict(list)
+    for place, item in enumerate(ratings.item.tolist()):
+        places[item].append(place)
+    distances, scores = np.full(len(ratings.item), np.nan), ratings.score.tolist()
+    for of_item in places.values():
+        for place in of_item if len(of_item) > 1 else ():
+            distances[place] = abs(scores[place] - median(scores[other] for other in of_item if other != place))
     return distances
 
 
@@ -266,7 +257,7 @@ LEAST_TIME = 1 / 3  # of the median time of the other people
 MOST_EQUAL = 0.5  # share of pairs with one score in all categories
 
 
-def flags(person: Person, everyone: Sequence[Person]) -> list[str]:
+def flags(person: PersonFigures, everyone: Sequence[PersonFigures]) -> list[str]:
     """Return one sentence for each threshold that a person's figures pass: a question, not a verdict.
 
     everyone: with whom times are compared.

@@ -4,7 +4,6 @@ A caption generated in a batch is the same as one generated alone, in float32. P
 featurize's own decoder returns them. A clip that cannot be decoded, or has no tokens, fails alone.
 """
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -143,7 +142,6 @@ class TokenCaptioner:
     ) -> None:
         self.model, self.features, self.options = model.eval(), features, options
         self.device, self.precision = device, precision
-        self.busy = 0.0
 
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
         keys = [item["key"] for item in items]
@@ -158,12 +156,9 @@ class TokenCaptioner:
                 yield key, caption(self.options.kind, text)
 
     def write(self, tokens: Float32[Tensor, "C N D"]) -> list[str]:
-        begin = time.monotonic()
         turns = [Turn(self.options.asked, "", ends=False)] * len(tokens)
         with torch.inference_mode(), autocast(self.device, self.precision):
-            texts = self.model.generate(turns, self.model.project(tokens), self.options.max_tokens)
-        self.busy += time.monotonic() - begin
-        return texts
+            return self.model.generate(turns, self.model.project(tokens), self.options.max_tokens)
 
 
 def check_centre(view: str, made: Provenance) -> None:
@@ -225,7 +220,6 @@ class VideoCaptioner:
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         self.model.generation_config.pad_token_id = tokenizer.pad_token_id
-        self.busy = 0.0
 
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
         """Yield the caption of every item: key, video (path), start, end (seconds)."""
@@ -252,13 +246,10 @@ class VideoCaptioner:
         return self.processor(images=single, text=[text] * len(clips), padding=True, return_tensors="pt")
 
     def write(self, inputs: Any) -> list[str]:
-        begin = time.monotonic()
         inputs = inputs.to(self.model.device, self.model.dtype)
         with torch.inference_mode():
             written = self.model.generate(**inputs, max_new_tokens=self.options.max_tokens, do_sample=False)
         # A decoder repeats its prompt; an encoder-decoder does not.
         repeats = "input_ids" in inputs and not self.model.config.get_text_config(decoder=True).is_encoder_decoder
         prompt = inputs["input_ids"].shape[1] if repeats else 0
-        texts = self.processor.batch_decode(written[:, prompt:], skip_special_tokens=True)
-        self.busy += time.monotonic() - begin
-        return list(texts)
+        return list(self.processor.batch_decode(written[:, prompt:], skip_special_tokens=True))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stepdiff.annotate.qa.prompts import QUESTIONS, CaptionKind
-from stepdiff.annotate.stages.job import HINT, Job, StageOptions, show
+from stepdiff.annotate.stages.job import HINT, StageJob, StageOptions, show
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import at_least, incomplete, parse
 from stepdiff.common.errors import StepDiffError
@@ -67,7 +67,7 @@ def run(options: CaptionOptions) -> dict[str, Any]:
 
     given = [(f"--{name}", getattr(options, name)) for name in ("head", "videos")]
     refuse_relative([(name, path) for name, path in given if path is not None])
-    job: Job
+    job: StageJob
     if options.model is not None and folder is not None:
         job = VideoJob(options, options.model)
     else:

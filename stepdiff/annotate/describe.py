@@ -46,10 +46,6 @@ class Describer:
     def __init__(self, llm: LLM, sampling: Sampling, prompt: Prompt, words: int) -> None:
         self.llm, self.sampling, self.prompt, self.words = llm, sampling, prompt, words
 
-    @property
-    def busy(self) -> float:
-        return self.llm.busy
-
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
         """Yield the description of every item: key, narration, action_caption, object_caption, each a text or None."""
         able = []

@@ -28,9 +28,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stepdiff.annotate.people.answers import latest, read_collected, show_refused, write_answers, write_table
-from stepdiff.annotate.people.form import Answer, Form, Task, defaults, plain, read_task
-from stepdiff.annotate.people.label_studio import configuration, tasks_of
+from stepdiff.annotate.forms.answers import latest, read_collected, show_refused, write_answers, write_table
+from stepdiff.annotate.forms.form import AnnotationTask, Answer, Form, defaults, plain, read_task
+from stepdiff.annotate.forms.label_studio import configuration, tasks_of
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import WRITTEN, incomplete, parse
 from stepdiff.common.errors import StepDiffError
@@ -137,7 +137,7 @@ def _some(rng: np.random.Generator, clips: Sequence[str], most: int) -> list[str
 
 
 @dataclass(frozen=True)
-class ExportOptions:
+class AnswerExportOptions:
     file: str | None = None
     """collected answers"""
     task: str | None = None
@@ -168,7 +168,7 @@ class ExportOptions:
     """recordings of captaincook, by its split"""
 
 
-def run(options: ExportOptions) -> dict[str, Any]:
+def run(options: AnswerExportOptions) -> dict[str, Any]:
     if options.captaincook is not None:
         return _of_mistakes(options)
     written = {name: getattr(options, name) for name in OUTPUTS if getattr(options, name) is not None}
@@ -209,7 +209,7 @@ def run(options: ExportOptions) -> dict[str, Any]:
     }
 
 
-def _of_mistakes(options: ExportOptions) -> dict[str, Any]:
+def _of_mistakes(options: AnswerExportOptions) -> dict[str, Any]:
     """Write the mistakes of CaptainCook4D as DiffCap rows; return the record."""
     from stepdiff.tasks.benchmarks import captaincook
 
@@ -229,7 +229,7 @@ def _of_mistakes(options: ExportOptions) -> dict[str, Any]:
     return {"rows": {"diffcap": len(rows)}, "written": written, "left_out": left_out, "failed": []}
 
 
-def _steps(options: ExportOptions, task: Task | None) -> dict[str, str]:
+def _steps(options: AnswerExportOptions, task: AnnotationTask | None) -> dict[str, str]:
     if options.store is not None:
         from heads.data.hold_out import known_clips
         from store import Store
@@ -268,7 +268,7 @@ def show(record: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(ExportOptions, argv, "stepdiff.annotate.export", __doc__, run, show, ("file",), incomplete)
+    return parse(AnswerExportOptions, argv, "stepdiff.annotate.export", __doc__, run, show, ("file",), incomplete)
 
 
 if __name__ == "__main__":

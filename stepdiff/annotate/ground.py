@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepdiff.annotate.stages.job import HINT, Job, StageOptions, show
+from stepdiff.annotate.stages.job import HINT, StageJob, StageOptions, show
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import incomplete, parse
 from stepdiff.common.errors import StepDiffError
@@ -74,7 +74,7 @@ def run(options: GroundOptions) -> dict[str, Any]:
     items = Items(lambda: clip_blocks(store, options.split, columns), complete)
     if options.videos is not None:
         check_videos(items.blocks(), options.videos)
-    job: Job
+    job: StageJob
     if options.model is not None:
         job = DetectorJob(options.model, options.threshold, {CAPTIONS: captions.name})
     else:

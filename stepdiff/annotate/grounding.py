@@ -11,7 +11,6 @@ import heapq
 import json
 import re
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,7 +164,6 @@ class Space:
         for number, rows in enumerate(others.blocks(_BLOCK)):
             sums[number] = normalize(features.read_rows(rows), dim=-1).double().sum(0)
         self._sum = sums.sum(0)
-        self.busy = 0.0
 
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
         """Yield the objects of every item: key, objects (a caption, or None)."""
@@ -182,14 +180,11 @@ class Space:
 
     def scores(self, key: str, names: Sequence[str]) -> list[float]:
         """Return each object's cosine in the clip minus its mean cosine over the other clips."""
-        begin = time.monotonic()
         with torch.inference_mode():
             texts = normalize(self.embed(names), dim=-1).double()
             clip = normalize(self.features.read([key]), dim=-1)[0].double()
             others = (self._sum - clip) / (self._count - 1)
-            scores = (texts @ (clip - others)).tolist()
-        self.busy += time.monotonic() - begin
-        return scores
+            return (texts @ (clip - others)).tolist()
 
 
 _MANY_QUERIES = ("owlvit", "owlv2")
@@ -216,7 +211,6 @@ class Detector:
         self.processor = load_processor(job.model)
         self.model = load_model("AutoModelForZeroShotObjectDetection", job.model, device)
         self.many = self.model.config.model_type in _MANY_QUERIES
-        self.busy = 0.0
 
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
         """Yield the objects of every item: key, objects (a caption, or None), video (path), start, end (seconds)."""
@@ -245,10 +239,8 @@ class Detector:
 
     def scores(self, inputs: Any) -> list[float]:
         """Return the best box's score of every object, 0 below the threshold."""
-        begin = time.monotonic()
         with torch.inference_mode():
             logits = self.model(**inputs.to(self.model.device, self.model.dtype)).logits.float()
         # [1, boxes, objects], or [objects, boxes, tokens]
         best = (logits[0].amax(0) if self.many else logits.amax((1, 2))).sigmoid().tolist()
-        self.busy += time.monotonic() - begin
         return [score if score >= self.job.threshold else 0.0 for score in best]

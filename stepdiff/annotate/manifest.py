@@ -43,7 +43,7 @@ from stepdiff.common.errors import StepDiffError
 if TYPE_CHECKING:
     import polars as pl
 
-    from stepdiff.annotate.sources.blocks import Selection
+    from stepdiff.annotate.sources.blocks import ClipSelection
 
 
 VIDEOS = "videos/{video}.mp4"
@@ -118,13 +118,13 @@ def run(options: ManifestOptions) -> dict[str, Any]:
         if options.texts:
             return _texts_of(options)
     from heads.data.hold_out import HoldOut
-    from stepdiff.annotate.sources.blocks import Selection, write_blocks
+    from stepdiff.annotate.sources.blocks import ClipSelection, write_blocks
 
     faults = Counter[str]()
     look = source == "benchmark" or (options.on_disk and "on_disk" in _USES[source])
     hold_out = HoldOut(options.hold_out, options.hold_out_by)
     bounds = (options.least_seconds, options.most_seconds)
-    selection = Selection(_pattern(options, source), out.parent, look, hold_out, *bounds)
+    selection = ClipSelection(_pattern(options, source), out.parent, look, hold_out, *bounds)
     write_blocks(_blocks(options, source, selection, faults), selection, out)
     return _record(options, selection, faults)
 
@@ -168,7 +168,7 @@ def _pattern(options: ManifestOptions, source: str) -> str:
 
 
 def _blocks(
-    options: ManifestOptions, source: str, selection: "Selection", faults: Counter[str]
+    options: ManifestOptions, source: str, selection: "ClipSelection", faults: Counter[str]
 ) -> Iterator["pl.DataFrame"]:
     """Return the clips of a source, in blocks; count what is left out."""
     from stepdiff.annotate.sources import datasets, images, narration
@@ -229,7 +229,7 @@ def _texts_of(options: ManifestOptions) -> dict[str, Any]:
     return {"manifest": options.out, "texts": len(texts)}
 
 
-def _record(options: ManifestOptions, selection: "Selection", faults: Counter[str]) -> dict[str, Any]:
+def _record(options: ManifestOptions, selection: "ClipSelection", faults: Counter[str]) -> dict[str, Any]:
     record: dict[str, Any] = {
         "manifest": options.out,
         "clips": selection.clips,

@@ -21,8 +21,8 @@ from typing import Any
 
 from heads.reporting.grid import Block, Cell, Grid, escape_markdown, to_markdown
 from heads.reporting.grid import show as show_tables
-from stepdiff.annotate.people.answers import first_byte, latest, read_collected, show_refused
-from stepdiff.annotate.people.form import DIRECTION, SCORES, Answer
+from stepdiff.annotate.forms.answers import first_byte, latest, read_collected, show_refused
+from stepdiff.annotate.forms.form import DIRECTION, SCORES, Answer
 from stepdiff.common.cli import command
 from stepdiff.common.cli.options import incomplete, parse
 from stepdiff.common.io.files import write_bytes, write_text
@@ -248,7 +248,7 @@ class StatisticsOptions:
 
 
 def run(options: StatisticsOptions) -> dict[str, Any]:
-    from stepdiff.annotate.people.pictures import clouds_figure, scores_figure
+    from stepdiff.annotate.statistics_pictures import clouds_figure, scores_figure
 
     refused: list[str] = []
     statistics = statistics_of(read_files(options.files, refused.append))

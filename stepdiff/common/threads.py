@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -120,6 +121,24 @@ def prefetched(sources: Iterable[Iterable[Made]], threads: int = 1, waiting: int
         stop.set()
         for worker in workers:
             worker.join()
+
+
+@contextmanager
+def regularly(do: Callable[[], None], seconds: float, name: str) -> Iterator[None]:
+    """Call `do` every so many seconds within this block, in a thread of that name."""
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.wait(seconds):
+            do()
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def shares(count: int, parts: int | None = None) -> list[tuple[int, int]]:

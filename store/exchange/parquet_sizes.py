@@ -41,7 +41,7 @@ def _check_sizes(data: mmap) -> None:
     size = int.from_bytes(data[end : end + 4], "little")
     if end < 4 or data[:4] != _MAGIC or data[-4:] != _MAGIC or size > end - 4:
         raise ImplausibleSizes("it is no Parquet file")
-    footer = _Reader(data, end - size, end).struct()
+    footer = _ThriftReader(data, end - size, end).struct()
     if not 0 <= _number(footer, 3) <= most_rows:
         raise ImplausibleSizes(f"it declares {_number(footer, 3):,} rows in {len(data):,} bytes")
     groups = _structs(footer, 4)
@@ -71,7 +71,7 @@ def _pages(data: mmap, chunk: object) -> Iterator[Struct]:
     if not 4 <= start <= end <= len(data) - _TAIL:
         raise ImplausibleSizes("a column is not in the file")
     while start < end:
-        reader = _Reader(data, start, end)
+        reader = _ThriftReader(data, start, end)
         header = reader.struct()
         if min(_number(header, 2), _number(header, 3)) < 0:
             raise ImplausibleSizes("a page has a negative size")
@@ -93,7 +93,7 @@ def _structs(struct: Struct, field: int) -> list[Struct]:
     return structs
 
 
-class _Reader:
+class _ThriftReader:
     """Thrift's compact protocol: a struct as field number -> value, without binary values. Parquet uses no maps."""
 
     def __init__(self, data: mmap, at: int, end: int) -> None:

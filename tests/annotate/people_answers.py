@@ -1,4 +1,4 @@
-"""Answers, tasks and strategies for the tests of stepdiff.annotate.people."""
+"""Answers, tasks and strategies for the tests of stepdiff.annotate.forms."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from stepdiff.annotate.people.form import KINDS, Answer, Difference, Task, defaults
+from stepdiff.annotate.forms.form import KINDS, AnnotationTask, Answer, Judgement, defaults
 
 CATEGORIES = ("Ingredients", "Tools/Equipment", "Technique", "Actions", "Visuals")
 
@@ -21,7 +21,7 @@ def answer(pair: str = "p1", annotator: str = "ann", scores: dict[str, int] | No
         "annotator": annotator,
         "keystep": "whisk the eggs",
         "differences": {
-            name: Difference(f"uses less {name}" if score < 5 else "", score) for name, score in given.items()
+            name: Judgement(f"uses less {name}" if score < 5 else "", score) for name, score in given.items()
         },
         "left": "reference",
         "seconds": 30.0,
@@ -38,9 +38,9 @@ def task(folder: Path, rows: str = "x,y\nz,w\n", **keys: Any) -> Path:
     return path
 
 
-def usual() -> Task:
+def usual() -> AnnotationTask:
     """A task without pairs, with the categories of the supplement."""
-    return Task(defaults().categories)
+    return AnnotationTask(defaults().categories)
 
 
 texts = st.text(st.characters(codec="utf-8"), max_size=12)
@@ -55,7 +55,7 @@ def answers(draw: st.DrawFn) -> list[Answer]:
     heads = st.tuples(st.sampled_from(pairs), names, st.sampled_from(KINDS))
     made = []
     for (pair, reference, candidate), annotator, kind in draw(st.lists(heads, min_size=1, max_size=6, unique=True)):
-        scores = st.builds(Difference, texts, st.integers(1, 5))
+        scores = st.builds(Judgement, texts, st.integers(1, 5))
         made.append(
             Answer(
                 pair,

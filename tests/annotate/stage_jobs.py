@@ -29,7 +29,7 @@ class Shout:
 
 class Shouter:
     def __init__(self, log: str) -> None:
-        self.log, self.busy = Path(log), 0.0
+        self.log = Path(log)
 
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
         for item in items:
@@ -45,7 +45,6 @@ class Shouter:
             with self.log.open("a") as log:
                 log.write(item["key"] + "\n")
             time.sleep(0.001)
-            self.busy += 0.001
             repaired = self.log.with_suffix(".repaired").exists()
             if words is None and not repaired:
                 yield item["key"], Unanswered("no narration:\0 say something")

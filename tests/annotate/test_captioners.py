@@ -140,7 +140,6 @@ def test_a_caption_is_the_answer_to_the_supplements_prompt(world: Path, view: st
                 inputs = torch.cat([*embed, model.lm.embed(torch.tensor(generated, dtype=torch.long))])
                 generated.append(int(model.lm.model(inputs_embeds=inputs[None]).logits[0, -1].argmax()))
             assert found[key] == caption("action", tokenizer.decode(generated, skip_special_tokens=True))
-    assert made.busy > 0
 
 
 @pytest.mark.full
@@ -273,7 +272,6 @@ def test_a_model_reads_its_processors_inputs(
         images = shown[key]
         assert isinstance(images, list)
         assert answer == caption(kind, by_hand(case, models[case], images, kind))
-    assert made.busy > 0
 
 
 @pytest.mark.full
@@ -374,7 +372,7 @@ def test_a_score_is_that_of_the_best_box(detectors: dict[str, Path], clips: list
         assert list(message) == item["objects"].split("\n")
         for name, score in message.items():
             assert score == pytest.approx(best_box(case, detectors[case], item, name), abs=1e-5)
-    assert len(set(scores(found[CLIPS[0]]).values())) == 3 and made.busy > 0
+    assert len(set(scores(found[CLIPS[0]]).values())) == 3
     assert found[CLIPS[2]] == {GROUNDED: "", SCORES: "[]"}
     failed = found[CLIPS[3]]
     assert isinstance(failed, Unanswered) and "run stepdiff annotate captions" in failed.reason
@@ -433,7 +431,6 @@ def test_the_score_is_a_difference_of_cosines(space_store: Store) -> None:
             own = cosine(vectors[place], VECTORS[name])
             others = [cosine(vector, VECTORS[name]) for i, vector in enumerate(vectors) if i != place]
             assert score == pytest.approx(own - sum(others) / len(others), abs=2e-6)
-    assert space.busy > 0
 
 
 def test_a_clip_without_embedding_or_caption_fails_alone(space_store: Store) -> None:

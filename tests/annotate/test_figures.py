@@ -15,11 +15,11 @@ from PIL import Image
 
 from stepdiff.annotate import agreement as command
 from stepdiff.annotate import statistics as statistics_command
-from stepdiff.annotate.agreement import Person, Ratings, agreement, figures, flags, from_others, two_of_three
-from stepdiff.annotate.people.answers import latest, read_collected, write_answers
-from stepdiff.annotate.people.form import Answer, Difference, read_task
-from stepdiff.annotate.people.pictures import clouds_figure, scores_figure
+from stepdiff.annotate.agreement import PersonFigures, Ratings, agreement, figures, flags, from_others, two_of_three
+from stepdiff.annotate.forms.answers import latest, read_collected, write_answers
+from stepdiff.annotate.forms.form import Answer, Judgement, read_task
 from stepdiff.annotate.statistics import BINS, Collection, aggregates, read_files, statistics_of, terms
+from stepdiff.annotate.statistics_pictures import clouds_figure, scores_figure
 from stepdiff.common.errors import StepDiffError
 from stepdiff.tasks.testsets import DiffCap, DiffRank, write_test_set
 from tests.refusals import refuses
@@ -264,7 +264,7 @@ def many() -> list[Answer]:
     """Answers with texts of different words in three categories, one of which has a hostile name."""
     nouns = ("whisk", "spoon", "bowl", "oven", "butter", "salt")
     names = ("Visuals", "Actions", "<b>$x^2$</b> 調理 & a very long name of a category")
-    texts = [Difference(f"uses a {noun}", 1 + number % 5) for number, noun in enumerate(nouns)]
+    texts = [Judgement(f"uses a {noun}", 1 + number % 5) for number, noun in enumerate(nouns)]
     return [
         answer(f"p{i}", who, differences=dict.fromkeys(names, texts[(i + k) % 6]))
         for i in range(12)
@@ -354,10 +354,10 @@ def test_an_unusable_file_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def person(**figures: Any) -> Person:
+def person(**figures: Any) -> PersonFigures:
     """A person who raises no flag, but for these figures."""
     usual = {"annotator": "ann", "answers": 40, "rejected": 0, "seconds": 60.0, "distance": 0.8, "shared": 100}
-    return Person(**(usual | {"scored": 40, "equal": 4, "gold_scores": 10, "gold": 0.9} | figures))
+    return PersonFigures(**(usual | {"scored": 40, "equal": 4, "gold_scores": 10, "gold": 0.9} | figures))
 
 
 @pytest.mark.parametrize(

@@ -19,15 +19,15 @@ from heads.methods.similarity import MODEL, Sentences
 from heads.training.checkpoint import Run
 from stepdiff.annotate import align
 from stepdiff.annotate.align import assigned
-from stepdiff.annotate.sources.datasets import Step, read_annotations, read_splits, read_taxonomy
-from stepdiff.annotate.sources.narration import UNDECODED, UNUSABLE, Piece, entries, heard, read_narration
+from stepdiff.annotate.sources.datasets import TaxonomyStep, read_annotations, read_splits, read_taxonomy
+from stepdiff.annotate.sources.narration import UNDECODED, UNUSABLE, SpokenPiece, entries, heard, read_narration
 from stepdiff.common.errors import StepDiffError
 from stepdiff.weights import fingerprint, resolve
 from store import Feature, Provenance, Store, text_key
 from tests.refusals import refuses
 
 PUBLISHED = Path(__file__).parents[3] / "shared/data/htstep"
-TAXONOMY = {3: Step("Make Tea", "Boil the water."), 4: Step("Make Tea", "Serve.")}
+TAXONOMY = {3: TaxonomyStep("Make Tea", "Boil the water."), 4: TaxonomyStep("Make Tea", "Serve.")}
 
 
 def write(path: Path, value: Any) -> Path:
@@ -115,13 +115,13 @@ def test_the_published_taxonomy_and_splits_are_read_completely() -> None:
     steps = read_taxonomy(PUBLISHED / "taxonomy.csv")
     rows = list(csv.reader((PUBLISHED / "taxonomy.csv").read_text(encoding="utf-8").splitlines()))
     assert len(steps) == len(rows) - 1 == 4958
-    assert steps[0] == Step("Make Pastel De Papa", "Make mashed potatoes.")
+    assert steps[0] == TaxonomyStep("Make Pastel De Papa", "Make mashed potatoes.")
     assert Counter(read_splits(PUBLISHED / "video_splits.json").values()) == {"train": 17472, "val": 1563, "test": 1600}
 
 
 NARRATIONS = {
-    "a": [Piece(0.5, 2.0, "take, the eggs"), Piece(2.0, 4.25, 'say "whisk"')],
-    "b_-1": [Piece(1.0, 3.0, "now we wait")],
+    "a": [SpokenPiece(0.5, 2.0, "take, the eggs"), SpokenPiece(2.0, 4.25, 'say "whisk"')],
+    "b_-1": [SpokenPiece(1.0, 3.0, "now we wait")],
 }
 
 
@@ -167,7 +167,7 @@ TENTHS = st.integers(0, 80).map(lambda tenth: tenth / 10)
 @given(st.lists(st.tuples(TENTHS, TENTHS), max_size=8), TENTHS, st.integers(1, 30))
 def test_speech_of_a_clip_is_what_overlaps_it(times: list[tuple[float, float]], start: float, tenths: int) -> None:
     end = (round(start * 10) + tenths) / 10
-    pieces = sorted(Piece(*sorted(pair), f"piece{number}") for number, pair in enumerate(times))
+    pieces = sorted(SpokenPiece(*sorted(pair), f"piece{number}") for number, pair in enumerate(times))
     moments = {tenth / 10 + 0.05 for tenth in range(round(start * 10), round(end * 10))}
     expected = [
         piece.text
@@ -187,7 +187,7 @@ def test_pieces_without_text_or_time_are_left_out_and_counted(tmp_path: Path) ->
     )
     faults = Counter[str]()
     found = dict(read_narration(path, ["a", "b"], faults))
-    assert found == {"a": [Piece(0.5, 9.0, "four"), Piece(1.0, 9.0, "one")], "b": []}
+    assert found == {"a": [SpokenPiece(0.5, 9.0, "four"), SpokenPiece(1.0, 9.0, "one")], "b": []}
     assert +faults == {UNUSABLE: 6}
 
 
@@ -196,7 +196,9 @@ def test_a_byte_that_is_not_utf_8_becomes_u_fffd_and_is_counted(tmp_path: Path) 
     folder.mkdir()
     (folder / "a.csv").write_bytes(b"start,end,text\n1,2,a caf\xe9 \x00here\n2,3,fine\n")
     faults = Counter[str]()
-    assert dict(read_narration(folder, ["a"], faults)) == {"a": [Piece(1, 2, "a caf\ufffd here"), Piece(2, 3, "fine")]}
+    assert dict(read_narration(folder, ["a"], faults)) == {
+        "a": [SpokenPiece(1, 2, "a caf\ufffd here"), SpokenPiece(2, 3, "fine")]
+    }
     assert +faults == {UNDECODED: 1}
 
 
@@ -233,7 +235,7 @@ COSINES = st.integers(-100, 100).map(lambda hundredth: hundredth / 100)
 def test_a_piece_is_assigned_to_the_most_similar_clip_nearby_or_to_none_in_order_of_time(
     spoken: list[tuple[float, float]], clips: list[tuple[float, float]], window: int, least: float, data: st.DataObject
 ) -> None:
-    pieces = [Piece(*times, f"p{number}") for number, times in enumerate(sorted(spoken))]
+    pieces = [SpokenPiece(*times, f"p{number}") for number, times in enumerate(sorted(spoken))]
     row = st.lists(COSINES, min_size=len(clips), max_size=len(clips))
     rows = data.draw(st.lists(row, min_size=len(pieces), max_size=len(pieces)))
     cosine = np.array(rows).reshape(len(pieces), len(clips))
@@ -252,7 +254,7 @@ def test_a_piece_is_assigned_to_the_most_similar_clip_nearby_or_to_none_in_order
 
 SAID = ("we whisk the eggs now", "chop these onions finely", "pour oil into the pan")
 TOKENS, CHANNELS, VIDEOS = 8, 16, 16
-World = tuple[Path, list[dict[str, Any]], dict[str, list[Piece]]]
+World = tuple[Path, list[dict[str, Any]], dict[str, list[SpokenPiece]]]
 EARLY = 4.0  # seconds; also the length of a clip
 
 
@@ -307,10 +309,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     recipe = {"store": str(store.path), "out": str(folder / "align"), "contrastive": head}
     (folder / "align.yaml").write_text(json.dumps(recipe))
     assert train.main(["--config", str(folder / "align.yaml")]) == 0
-    speech: dict[str, list[Piece]] = {}
+    speech: dict[str, list[SpokenPiece]] = {}
     for row in rows:
         begin = row["start"] - EARLY
-        speech.setdefault(row["video"][:-4], []).append(Piece(begin + 0.1, begin + 3.9, row["narration"]))
+        speech.setdefault(row["video"][:-4], []).append(SpokenPiece(begin + 0.1, begin + 3.9, row["narration"]))
     names = ("start", "end", "text")
     message = {video: dict(zip(names, zip(*pieces, strict=True), strict=True)) for video, pieces in speech.items()}
     (folder / "narration.json").write_text(json.dumps(message))

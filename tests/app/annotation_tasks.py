@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, select
 
-from stepdiff.annotate.people.form import Task
+from stepdiff.annotate.forms.form import AnnotationTask
 from stepdiff.app.annotating.database import Database
 from stepdiff.app.annotating.events import METADATA, Event, apply, events
 from stepdiff.app.annotating.service import Annotating, list_pairs
@@ -72,7 +72,9 @@ def history(connection: Connection) -> list[Event]:
     ]
 
 
-def replayed(database: Database, task: Task, copy: Database) -> tuple[dict[str, list[tuple[object, ...]]], ...]:
+def replayed(
+    database: Database, task: AnnotationTask, copy: Database
+) -> tuple[dict[str, list[tuple[object, ...]]], ...]:
     """Return the tables of a database, and of an empty one in which its events were applied."""
     with database.read() as source:
         found = history(source)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stepdiff.annotate.people.answers import read_answers, read_collected
-from stepdiff.annotate.people.form import Answer, read_task
+from stepdiff.annotate.forms.answers import read_answers, read_collected
+from stepdiff.annotate.forms.form import Answer, read_task
 from stepdiff.app.annotating.database import Database, default_url
 from store import Store
 from tests.app.annotation_tasks import CATEGORIES, EMPTY, replayed, write_task

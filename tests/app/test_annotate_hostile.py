@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
-from stepdiff.annotate.people.answers import read_answers
+from stepdiff.annotate.forms.answers import read_answers
 from stepdiff.app.annotating.database import Database, default_url
 from stepdiff.app.annotating.events import events
 from stepdiff.app.annotating.people import add, link, named, revoke

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import DBAPIError
 
-from stepdiff.annotate.people.form import Answer, Difference
+from stepdiff.annotate.forms.form import Answer, Judgement
 from stepdiff.app.annotating import answers, people, work
 from stepdiff.app.annotating import events as tables
 from stepdiff.app.annotating.database import Database
@@ -380,7 +380,7 @@ def test_a_change_and_its_event_are_there_both_or_neither(made: Callable[..., An
 
 
 def answered(pair: tuple[str, str], name: str) -> Answer:
-    return Answer(identity(pair), *pair, name, "whisk", {category: Difference("", 5) for category in CATEGORIES})
+    return Answer(identity(pair), *pair, name, "whisk", {category: Judgement("", 5) for category in CATEGORIES})
 
 
 def taken(annotating: Any, person: Person, *found: Answer) -> dict[str, int]:
@@ -400,13 +400,13 @@ def test_imported_answers_keep_the_rules_of_assignment(made: Callable[..., Any])
 
 def test_an_imported_answer_keeps_the_rules_of_the_form(made: Callable[..., Any]) -> None:
     annotating, person = made()
-    good, text = answered(names(1)[0], "Bob"), Difference("x" * 2001, 2)
+    good, text = answered(names(1)[0], "Bob"), Judgement("x" * 2001, 2)
     broken = [
         replace(good, keystep=""),
         replace(good, keystep="w " * 11),
-        replace(good, differences={**good.differences, "Visuals": Difference("", 2)}),
+        replace(good, differences={**good.differences, "Visuals": Judgement("", 2)}),
         replace(good, differences={**good.differences, "Visuals": text}),
-        replace(good, differences={**good.differences, "Mess": Difference("", 5)}),
+        replace(good, differences={**good.differences, "Mess": Judgement("", 5)}),
         replace(good, differences={}),
         replace(good, differences={}, rejected="because"),
         replace(good, kind="adjudication", keystep=""),

@@ -34,6 +34,8 @@ def dying(log: Path, times: int) -> type:
     that its row is finished. Ray can pickle it."""
 
     class Dying:
+        outcome = SimpleNamespace
+
         def __init__(self, given: Any) -> None:
             self.looks = 0
 
@@ -55,7 +57,7 @@ def dying(log: Path, times: int) -> type:
                 os._exit(1)
             if task.shard == 2:
                 raise MemoryError("too large")
-            return SimpleNamespace(shard=task.shard, error=None)
+            return SimpleNamespace(error=None, shard=task.shard)
 
     return Dying
 
@@ -81,7 +83,7 @@ def test_a_worker_that_dies_while_it_loads_is_replaced(
 ) -> None:
     def started(name: str, times: int) -> WorkerPool:
         worker = dying(tmp_path / name, times)
-        return WorkerPool(worker, SimpleNamespace(cpus=1), False, lambda shard, why: why, joined=False)
+        return WorkerPool(worker, SimpleNamespace(cpus=1), False, joined=False)
 
     last = started("last", ATTEMPTS - 1)
     assert last.call("describe", "loaded") == ["loaded"]
@@ -116,11 +118,8 @@ def test_workers_that_die_are_reported_and_other_shards_continue(
     ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def pool(cpus: int, joined: bool) -> WorkerPool:
-        def failed(shard: int, why: str) -> SimpleNamespace:
-            return SimpleNamespace(shard=shard, error=why)
-
         worker = dying(tmp_path / "log", 0)
-        return WorkerPool(worker, SimpleNamespace(cpus=cpus), False, failed, "try less", joined=joined)
+        return WorkerPool(worker, SimpleNamespace(cpus=cpus), False, "try less", joined=joined)
 
     tasks = [SimpleNamespace(shard=shard, rows=(shard,), failures=()) for shard in range(4)]
     counts: list[int] = []

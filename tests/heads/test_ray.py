@@ -21,7 +21,7 @@ from heads.methods.controls import Chance
 from heads.training.log import read_metrics
 from heads.training.recipe import read_recipe
 from heads.workers.fit import refuse_relative_paths
-from heads.workers.launch import ATTEMPTS, LEFT_LOCK, PATIENCE, Outcome
+from heads.workers.launch import ATTEMPTS, LEFT_LOCK, PATIENCE, TrainingOutcome
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.locks import locked
 from stepdiff.common.workers.cluster import connected
@@ -109,7 +109,7 @@ def test_a_second_driver_on_one_run_folder_is_refused_in_one_line(
 
 
 def test_workers_that_die_at_the_same_step_again_and_again_end_the_run() -> None:
-    outcome = Outcome("halve batch")
+    outcome = TrainingOutcome("halve batch")
     assert outcome.begin(0) == (None, PATIENCE)
     lost = (None, LEFT_LOCK)  # the lock of a worker that was lost
     assert [outcome.begin(3), outcome.begin(0)] == [lost] * 2

@@ -25,7 +25,7 @@ from featurize.video.decode import Clip, read_clips
 from featurize.video.picture import Crop
 from heads.data.catalog_rows import knows_splits
 from heads.data.hold_out import REASONS, HoldOut
-from stepdiff.annotate.people.form import read_text
+from stepdiff.annotate.forms.form import read_text
 from stepdiff.annotate.qa.questions import Question
 from stepdiff.annotate.qa.reading import names_one
 from stepdiff.common.checked import checked
@@ -125,7 +125,7 @@ _QUALITY = 78  # of JPEG
 
 
 @dataclass(frozen=True)
-class Sample:
+class AuditedPair:
     reference: str
     candidate: str
     questions: Sequence[Question]
@@ -133,7 +133,7 @@ class Sample:
     descriptions: tuple[str, str]
 
 
-def page(record: Mapping[str, Any], samples: Sequence[Sample]) -> str:
+def page(record: Mapping[str, Any], samples: Sequence[AuditedPair]) -> str:
     """Return the whole page; record: as stepdiff annotate audit prints it."""
     here = Path(__file__).parent
     environment = jinja2.Environment(
@@ -185,7 +185,7 @@ def samples(
     clips: pl.DataFrame | None,
     videos: str | None,
     texts: Mapping[str, str],
-) -> list[Sample]:
+) -> list[AuditedPair]:
     """Return `count` pairs, each in one of its two orders, with contact sheets and descriptions.
 
     clips: key, video, start and end of the clips of a store; videos: their folder; without either, no pictures.
@@ -204,7 +204,9 @@ def samples(
         sheets = contact_sheets(clips.filter(pl.col("key").is_in(names), complete), Path(videos))
     missing = "no picture: give --store and --videos" if not sheets else "the store does not know this clip"
     return [
-        Sample(a, b, questions, (sheets.get(a, missing), sheets.get(b, missing)), (texts.get(a, ""), texts.get(b, "")))
+        AuditedPair(
+            a, b, questions, (sheets.get(a, missing), sheets.get(b, missing)), (texts.get(a, ""), texts.get(b, ""))
+        )
         for (a, b), questions in drawn.items()
     ]
 
@@ -215,7 +217,7 @@ class _Type(BaseModel, strict=True):
     dropped: dict[str, int]
 
 
-class _Record(BaseModel, strict=True):
+class _PairQARecord(BaseModel, strict=True):
     pairs: int
     undescribed: int
     types: dict[str, _Type]
@@ -229,4 +231,4 @@ def read_record(path: Path) -> dict[str, Any] | None:
     if not record.exists():
         return None
     where, advice = f"{record}: not a record of stepdiff annotate pairqa (", "); run that again, or remove it"
-    return checked(_Record.model_validate_json, read_text(record), where, advice).model_dump()
+    return checked(_PairQARecord.model_validate_json, read_text(record), where, advice).model_dump()

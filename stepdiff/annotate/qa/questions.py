@@ -56,10 +56,6 @@ class _Writer:
     def __init__(self, llm: LLM, options: LLMOptions) -> None:
         self._llm, self._sampling = llm, options.sampling
 
-    @property
-    def busy(self) -> float:
-        return self._llm.busy
-
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
         by_kind = defaultdict(list)
         for item in items:

@@ -29,7 +29,7 @@ _TEXTS = ("narration", "caption")
 
 
 @dataclass
-class Selection:
+class ClipSelection:
     """Which clips of a source the manifest has, and the numbers of those that were left out."""
 
     pattern: str  # path of a video's file from the folder of the manifest, see `place_of`
@@ -136,7 +136,7 @@ def in_blocks(videos: Iterable[Iterable[Clip]], text: str) -> Iterator[pl.DataFr
         yield pl.DataFrame(clips, _CLIP | {text: pl.String}, orient="row")
 
 
-def benchmark_clips(name: str, data: Path, selection: Selection) -> Iterator[pl.DataFrame]:
+def benchmark_clips(name: str, data: Path, selection: ClipSelection) -> Iterator[pl.DataFrame]:
     """Yield the clips of a benchmark as one block; those whose video is missing or does not open will be left out."""
     benchmark = registry.get(name)
     assert benchmark.clips is not None
@@ -149,7 +149,7 @@ def benchmark_clips(name: str, data: Path, selection: Selection) -> Iterator[pl.
     yield pl.DataFrame(rows, infer_schema_length=None)
 
 
-def write_blocks(blocks: Iterator[pl.DataFrame], selection: Selection, out: Path) -> None:
+def write_blocks(blocks: Iterator[pl.DataFrame], selection: ClipSelection, out: Path) -> None:
     """Write the manifest of the clips that `selection` has of the blocks. StepDiffError: it would have no clip."""
     selected = (rows for block in blocks if block.height and (rows := selection.of(block)).height)
     if (first := next(selected, None)) is None:
@@ -187,7 +187,7 @@ def write_frames(
             raise failure[0]
 
 
-def _nothing(selection: Selection) -> str:
+def _nothing(selection: ClipSelection) -> str:
     if unusable := [*selection.missing, *selection.unreadable]:
         of = f" of {selection.title}" if selection.title else ""
         ways = ["put them there", "say where they are with --videos"]

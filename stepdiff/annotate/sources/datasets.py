@@ -34,35 +34,35 @@ T = TypeVar("T")
 Rows = list[dict[str, Any]]
 
 
-class Step(NamedTuple):
+class TaxonomyStep(NamedTuple):
     activity: str
     headline: str
 
 
-class _Row(BaseModel):
+class _Segment(BaseModel):
     id: int
     segment: Any
 
 
-class _Video(BaseModel):
+class _HTStepVideo(BaseModel):
     subset: str
-    annotations: list[_Row]
+    annotations: list[_Segment]
 
 
-_VIDEOS = TypeAdapter(dict[str, _Video]).validate_python
+_VIDEOS = TypeAdapter(dict[str, _HTStepVideo]).validate_python
 _SPLITS = TypeAdapter(dict[str, list[str]]).validate_python
 
 
-def read_taxonomy(path: str | Path) -> dict[int, Step]:
+def read_taxonomy(path: str | Path) -> dict[int, TaxonomyStep]:
     """Read the steps by global_step_index. StepDiffError: not such a file, or an index twice."""
-    steps: dict[int, Step] = {}
+    steps: dict[int, TaxonomyStep] = {}
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             for row in csv.DictReader(file):
                 index = int(row["global_step_index"])
                 if index in steps:
                     raise StepDiffError(f"{path}: step {index} occurs twice; keep one")
-                steps[index] = Step(row["activity"].strip(), row["headline"].strip())
+                steps[index] = TaxonomyStep(row["activity"].strip(), row["headline"].strip())
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError, AttributeError) as error:
         raise StepDiffError(f"{path}: no taxonomy of HT-Step ({error!r}); give its taxonomy.csv") from error
     return steps
@@ -88,7 +88,7 @@ def split_of(subset: str, path: str | Path) -> str:
 
 
 def read_annotations(
-    path: str | Path, taxonomy: dict[int, Step], splits: dict[str, str] | None, left_out: Counter[str]
+    path: str | Path, taxonomy: dict[int, TaxonomyStep], splits: dict[str, str] | None, left_out: Counter[str]
 ) -> Rows:
     """Read the usable segments of annotations.json as rows of clips; count the others by reason.
 

@@ -22,16 +22,12 @@ Answer = Mapping[str, str] | Unanswered  # kind -> text, or why there is none
 class Annotator(Protocol):
     """A loaded model that answers the items of a stage."""
 
-    @property
-    def busy(self) -> float:
-        """Seconds that its model has worked so far."""
-
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
         """Yield key and answer of every item, in any order. StepDiffError: the remaining items cannot be answered."""
 
 
 @runtime_checkable
-class Job(Protocol):
+class StageJob(Protocol):
     """What a worker receives: all that it needs to load an Annotator, in a few bytes."""
 
     def provenance(self) -> dict[str, Any]:
@@ -68,8 +64,6 @@ def plain(text: str) -> str:
 
 def show(record: dict[str, Any]) -> None:
     print("{stage} {version}: {done} of {asked} done in {seconds:.0f} s, {already} there already".format(**record))
-    if record["busy"] is not None:
-        print(f"the model was busy {record['busy']:.1%} of the workers' {record['working']:.0f} s")
     for failure in record["failures"]:
         print("  failed: {key}: {reason}".format(**failure))
     if record["failed"] > SHOWN:

@@ -21,21 +21,22 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
 import polars as pl
 
-from stepdiff.annotate.stages.job import SHOWN, Annotator, Answer, Item, Job, StageOptions, Unanswered, plain
+from stepdiff.annotate.stages.job import SHOWN, Annotator, Answer, StageJob, StageOptions, plain
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import sealed as table
 from stepdiff.common.io.files import Place, listed, make_folder, write_bytes
 from stepdiff.common.io.locks import locked
 from stepdiff.common.io.sealed import BLANK, copied
 from stepdiff.common.progress import progress, say
+from stepdiff.common.threads import regularly
 from stepdiff.common.workers.cluster import connected, refuse_relative
-from stepdiff.common.workers.pool import Here, WorkerPool, has_gpu, is_alone, pool_size
+from stepdiff.common.workers.pool import Here, WorkerPool, WorkPart, has_gpu, is_alone, pool_size
 from store import Store
 from store.format.layout import read_json, write_json
 from store.io.records import REASONS
@@ -76,14 +77,13 @@ class Version:
 
     def shard_texts(self, number: int, kind: str) -> dict[str, str]:
         """Return key and text of the answers of one kind in a shard."""
-        rows = self.shard(number).filter(pl.col("kind") == kind)
-        return dict(zip(rows["key"], rows["text"], strict=True))
+        return dict(self.shard(number).filter(kind=kind).select("key", "text").iter_rows())
 
     def texts(self, kind: str) -> dict[str, str]:
         """Return key and text of all answers of one kind."""
         shards = map(table.read, listed(self.folder, "*.parquet"))
-        rows = pl.concat([pl.DataFrame(schema=SCHEMA), *shards]).filter(pl.col("kind") == kind)
-        return dict(zip(rows["key"], rows["text"], strict=True))
+        rows = pl.concat([pl.DataFrame(schema=SCHEMA), *shards]).filter(kind=kind)
+        return dict(rows.select("key", "text").iter_rows())
 
 
 def versions(store: Store, stage: str) -> list[Version]:
@@ -129,16 +129,9 @@ class StageWorkerOptions:
     store: str  # folder or URL
     stage: str
     version: str  # name of the version that is written
-    job: Job
+    job: StageJob
     device: str | None  # None is a GPU if the worker has one
     cpus: int  # threads of the model
-
-
-@dataclass(frozen=True)
-class Task:
-    shard: int
-    rows: tuple[Item, ...]
-    failures: tuple[str, ...] = field(default=(), init=False)  # unknown before the work
 
 
 @dataclass(frozen=True)
@@ -146,36 +139,33 @@ class Answered:
     shard: int
     error: str | None = None  # why items were not answered
     done: int = 0  # items answered
-    busy: float = 0.0  # seconds that the model worked
-    seconds: float = 0.0  # seconds that the shard took
 
 
-class Worker:
+class StageWorker:
     """Answers one shard after another, as a Ray actor or in this process; a second thread may call `finished`."""
+
+    outcome = Answered
 
     def __init__(self, options: StageWorkerOptions) -> None:
         self._options, self._finished = options, 0
 
-    def run(self, task: Task) -> Answered:
+    def run(self, task: WorkPart) -> Answered:
         """Answer a shard, or what a worker that died left of it, and commit the answers also when the model fails."""
         try:
             return self._answer(task, self._annotator)
-        except StepDiffError as error:
-            return Answered(task.shard, error=str(error))
         finally:
             self._finished = 0
 
     def finished(self) -> int:
         return self._finished
 
-    def _answer(self, task: Task, annotator: Annotator) -> Answered:
-        begin, busy = time.monotonic(), annotator.busy
-        shard = _Shard(self._version, task.shard)
+    def _answer(self, task: WorkPart, annotator: Annotator) -> Answered:
+        shard = _ShardAnswers(self._version, task.shard)
         rows = [row for row in task.rows if row["key"] not in shard.answered]  # by a worker that died
         self._finished = len(task.rows) - len(rows)
         error = None
         try:
-            with shard.saved_regularly():
+            with regularly(shard.save, _COMMIT_EVERY, "save"):
                 for key, answer in annotator.annotate(rows):
                     shard.add(key, answer)
                     self._finished += 1
@@ -183,8 +173,7 @@ class Worker:
             error = str(problem)
         finally:  # after any other error too, such as a GPU without memory
             shard.commit()
-        worked, seconds = annotator.busy - busy, time.monotonic() - begin
-        return Answered(task.shard, error=error or shard.passing, done=shard.done, busy=worked, seconds=seconds)
+        return Answered(task.shard, error=error or shard.passing, done=shard.done)
 
     @cached_property
     def _version(self) -> Version:
@@ -205,7 +194,7 @@ class Worker:
         return options.job.load(device, options.cpus)
 
 
-class _Shard:
+class _ShardAnswers:
     def __init__(self, version: Version, number: int) -> None:
         self._version, self._number = version, number
         self._rows = [version.shard(number)]
@@ -239,23 +228,10 @@ class _Shard:
             self._version.write(self._number, self._rows[0], failed)
             self._changed = False
 
-    @contextmanager
-    def saved_regularly(self) -> Iterator[None]:
-        """Commit every _COMMIT_EVERY seconds within this block, however long one call of the model takes."""
-        stop = threading.Event()
-
-        def save() -> None:
-            while not stop.wait(_COMMIT_EVERY):
-                with suppress(StepDiffError):  # the commit at the end meets the error again, and raises it
-                    self.commit()
-
-        thread = threading.Thread(target=save, name="save", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+    def save(self) -> None:
+        """Commit, however long a call of the model takes."""
+        with suppress(StepDiffError):  # the commit at the end meets the error again, and raises it
+            self.commit()
 
 
 SHARD = 256  # rows of a shard
@@ -284,7 +260,7 @@ class Items:
             yield int(left["row"][0]) // SHARD, left
 
 
-def run_stage(options: StageOptions, name: str, job: Job, items: Items) -> dict[str, Any]:
+def run_stage(options: StageOptions, name: str, job: StageJob, items: Items) -> dict[str, Any]:
     """Answer the items of stage `name` that have no answer yet; return what `stepdiff.annotate.stages.job.show` prints.
 
     StepDiffError: another run writes the version, no cluster answers, or the store is a snapshot.
@@ -297,7 +273,7 @@ def run_stage(options: StageOptions, name: str, job: Job, items: Items) -> dict[
     version = Version(Store.open(absolute(options.store)), name, job.provenance())
     make_folder(version.folder)
     begin = time.monotonic()
-    done, working, busy = 0, 0.0, 0.0
+    done = 0
     errors: dict[str, None] = {}
     with locked(version.folder / "lock.json", wait=False):
         version.create()
@@ -306,7 +282,7 @@ def run_stage(options: StageOptions, name: str, job: Job, items: Items) -> dict[
         if shards:
             with _pool(options, version, job) as (pool, workers), progress(name, sum(shards), "items") as advance:
                 for outcome in pool.run(tasks, min(workers, len(shards)), advance):
-                    done, working, busy = done + outcome.done, working + outcome.seconds, busy + outcome.busy
+                    done += outcome.done
                     if outcome.error:
                         say(f"error: {outcome.error}")
                         errors[outcome.error] = None
@@ -317,8 +293,6 @@ def run_stage(options: StageOptions, name: str, job: Job, items: Items) -> dict[
             **_counts(version, items, done),
             "allowed": options.allow_failed,
             "seconds": round(time.monotonic() - begin, 3),
-            "working": round(working, 3),
-            "busy": round(busy / working, 4) if working else None,
             "errors": list(errors),
         }
 
@@ -333,26 +307,26 @@ def unanswered(version: Version, items: Items, retry_failed: bool) -> Iterator[t
             yield number, rows
 
 
-def pending(version: Version, items: Items, retry_failed: bool) -> Iterator[Task]:
+def pending(version: Version, items: Items, retry_failed: bool) -> Iterator[WorkPart]:
     """Yield the tasks of the shards with unanswered items, in order."""
     for number, rows in unanswered(version, items, retry_failed):
-        yield Task(number, tuple(items.complete(number, rows).drop("row").to_dicts()))
+        yield WorkPart(number, tuple(items.complete(number, rows).drop("row").to_dicts()))
 
 
 @contextmanager
-def _pool(options: StageOptions, version: Version, job: Job) -> Iterator[tuple[WorkerPool | Here, int]]:
+def _pool(options: StageOptions, version: Version, job: StageJob) -> Iterator[tuple[WorkerPool | Here, int]]:
     """Yield the workers of a stage, on Ray where there are several, and how many there are."""
     device = None if options.device == "auto" else options.device
     of_worker = partial(StageWorkerOptions, absolute(options.store), version.stage, version.name, job, device)
     if is_alone(options.workers, CPUS, options.address):
         import torch
 
-        yield Here(Worker, of_worker(min(torch.get_num_threads(), CPUS)), Answered), 1
+        yield Here(StageWorker, of_worker(min(torch.get_num_threads(), CPUS))), 1
         return
     with connected(options.address, "stepdiff.annotate") as joined:
         gpu = not options.served and has_gpu(device, joined)
         workers, cpus = pool_size(options.workers, CPUS, gpu, joined)
-        yield WorkerPool(Worker, of_worker(cpus), gpu, Answered, joined=joined, unit="items"), workers
+        yield WorkerPool(StageWorker, of_worker(cpus), gpu, joined=joined, unit="items"), workers
 
 
 def _counts(version: Version, items: Items, done: int) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from sqlalchemy import Connection
 
 from stepdiff.annotate import export
 from stepdiff.annotate.agreement import agreement, flags
-from stepdiff.annotate.people.answers import write_answers
-from stepdiff.annotate.people.form import ID, Answer
-from stepdiff.annotate.people.label_studio import placed_answers
+from stepdiff.annotate.forms.answers import write_answers
+from stepdiff.annotate.forms.form import ID, Answer
+from stepdiff.annotate.forms.label_studio import placed_answers
 from stepdiff.app.annotating import answers, people, service
 from stepdiff.app.annotating.answers import OTHER_WAY, Adjudication, Import
 from stepdiff.app.annotating.events import utc
@@ -175,7 +175,7 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
             if every:
                 write_answers(collected, every)
             files: dict[str, Any] = {"file": str(collected) if every else None, form.replace("-", "_"): str(out)}
-            export.run(export.ExportOptions(task=str(path), **files))
+            export.run(export.AnswerExportOptions(task=str(path), **files))
             response = download(FILES[form], out.read_bytes())
         response.headers["Left-Out"] = str(left_out)
         return response

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 from pydantic import Field
 from sqlalchemy import ColumnElement, Connection, case, func, select
 
-from stepdiff.annotate.people.form import CATEGORIES, HIGHEST, ID, Answer, Form, Side, Task, answer_of
-from stepdiff.annotate.people.label_studio import CORRECT, SKIPPED
+from stepdiff.annotate.forms.form import CATEGORIES, HIGHEST, ID, AnnotationTask, Answer, Form, Side, answer_of
+from stepdiff.annotate.forms.label_studio import CORRECT, SKIPPED
 from stepdiff.app.annotating.events import adjudications, assignments, pair_key, pairs, people, record
 from stepdiff.app.annotating.people import MOST_NAME, Person, checked_name, named
 from stepdiff.app.annotating.people import add as add_person
@@ -199,7 +199,7 @@ def suggestion(collected: Sequence[Answer], task: Form) -> dict[str, Any]:
 
 def take(
     connection: Connection,
-    task: Task,
+    task: AnnotationTask,
     answers: Iterable[tuple[str, Answer]],
     by: Person,
     now: float,
@@ -220,7 +220,7 @@ def take(
     return counts
 
 
-def _take(connection: Connection, task: Task, answer: Answer, by: Person, now: float) -> str:
+def _take(connection: Connection, task: AnnotationTask, answer: Answer, by: Person, now: float) -> str:
     key, values = pair_key(answer.pair), asdict(answer)
     if answer.kind == "adjudication":
         known = connection.execute(select(adjudications.c.answer).where(adjudications.c.pair == key)).scalar()
@@ -247,7 +247,7 @@ def _take(connection: Connection, task: Task, answer: Answer, by: Person, now: f
     return "taken"
 
 
-def adjudicate(connection: Connection, task: Task, by: Person, decision: Adjudication, now: float) -> Answer:
+def adjudicate(connection: Connection, task: AnnotationTask, by: Person, decision: Adjudication, now: float) -> Answer:
     """Record the answer that decides about a pair; its texts say how the other clip differs from the `left` one.
 
     UnknownError: the task has no such pair; RefusedError: the answer breaks rules of the task.

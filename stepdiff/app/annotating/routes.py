@@ -15,7 +15,7 @@ from fastapi import Path as InPath
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.background import BackgroundTask
 
-from stepdiff.annotate.people.form import FORM_TEXT, defaults
+from stepdiff.annotate.forms.form import FORM_TEXT, defaults
 from stepdiff.app.annotating import admin, answers, people, service, work
 from stepdiff.app.annotating.people import Name, Person
 from stepdiff.app.annotating.service import PATH, Annotating

@@ -21,7 +21,7 @@ from fastapi import Request
 from fastapi.responses import Response
 from sqlalchemy import Connection, delete, insert, select
 
-from stepdiff.annotate.people.form import Task, read_task
+from stepdiff.annotate.forms.form import AnnotationTask, read_task
 from stepdiff.app.annotating import people
 from stepdiff.app.annotating.database import Database, default_url
 from stepdiff.app.annotating.events import events, pair_key, pairs, record
@@ -65,7 +65,7 @@ class Limit:
 class Annotating:
     """What the annotation pages use. Make it with `open`."""
 
-    task: Task
+    task: AnnotationTask
     database: Database
     assigner: Assigner
     new_admin: str | None  # token of the admin link, where this start made it
@@ -95,7 +95,7 @@ def _seed(connection: Connection, now: float) -> str:
     return str(json.loads(created)["seed"])
 
 
-def _add_pairs(connection: Connection, task: Task, now: float) -> None:
+def _add_pairs(connection: Connection, task: AnnotationTask, now: float) -> None:
     """Make the table of pairs that of the task, which may have changed since the last start."""
     listed = sha256("\n".join(pair.id for pair in task.pairs).encode()).hexdigest()
     state = {"digest": listed, "pairs": len(task.pairs), "people": task.people}
@@ -106,7 +106,7 @@ def _add_pairs(connection: Connection, task: Task, now: float) -> None:
         list_pairs(connection, task)
 
 
-def list_pairs(connection: Connection, task: Task) -> None:
+def list_pairs(connection: Connection, task: AnnotationTask) -> None:
     """Give the pairs of the task their places; others lose theirs, and keep their count of used slots."""
     known = connection.execute(select(pairs.c.pair, pairs.c.taken))
     rows = {key: {"pair": key, "place": None, "taken": taken} for key, taken in known}

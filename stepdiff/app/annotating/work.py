@@ -21,7 +21,17 @@ from typing import Annotated, Any
 from pydantic import Field
 from sqlalchemy import Connection, exists, func, select
 
-from stepdiff.annotate.people.form import CATEGORIES, FORM_TEXT, HIGHEST, ID, LOWEST, Answer, Pair, Task, answer_of
+from stepdiff.annotate.forms.form import (
+    CATEGORIES,
+    FORM_TEXT,
+    HIGHEST,
+    ID,
+    LOWEST,
+    AnnotationTask,
+    Answer,
+    Pair,
+    answer_of,
+)
 from stepdiff.app.annotating.events import assignments, merged, pair_key, pairs, people, record, utc
 from stepdiff.app.annotating.people import Person
 from stepdiff.app.pages import markdown
@@ -85,7 +95,7 @@ class Assignment:
 class Assigner:
     """Assigns the pairs of one task. Its methods take a connection that writes, and the time."""
 
-    def __init__(self, task: Task, seed: str) -> None:
+    def __init__(self, task: AnnotationTask, seed: str) -> None:
         """Use the seed of the database."""
         self.task, self._seed = task, seed
         self._pairs = {pair_key(identity): pair for identity, pair in task.by_id.items()}
@@ -250,7 +260,7 @@ def undo(connection: Connection, assigner: Assigner, person: Person, now: float)
     return identity
 
 
-def feedback(task: Task, assignment: Assignment, answer: Answer) -> dict[str, Any] | None:
+def feedback(task: AnnotationTask, assignment: Assignment, answer: Answer) -> dict[str, Any] | None:
     """Return what a person learns after a pair, whose answer is then final: text, and scores next to the known ones.
 
     That is always so for training, and for gold where the task has a text for it. A rejected pair has no score: null.
@@ -293,7 +303,7 @@ def _refuse_excluded(connection: Connection, person: Person) -> None:
         raise RefusedError("your answers do not count at present: ask the person who collects them", 403)
 
 
-def _refuse_over_quota(connection: Connection, task: Task, person: Person) -> None:
+def _refuse_over_quota(connection: Connection, task: AnnotationTask, person: Person) -> None:
     """Raise RefusedError where the events of a person have as many bytes as the task allows."""
     written = connection.execute(select(people.c.written).where(people.c.id == person.id)).scalar_one()
     if written >= task.person_mib * 2**20:
@@ -304,7 +314,7 @@ def _refuse_over_quota(connection: Connection, task: Task, person: Person) -> No
         )
 
 
-def _checked(changes: dict[str, Any], task: Task) -> dict[str, Any]:
+def _checked(changes: dict[str, Any], task: AnnotationTask) -> dict[str, Any]:
     """Return changes that name categories of the task only."""
     for part in ("texts", "scores"):
         if unknown := [name for name in changes.get(part, {}) if name not in task.names]:
@@ -319,7 +329,7 @@ def head_of(pair: Pair, annotator: str, left: str, kind: str, now: float) -> dic
 
 
 def _answer(
-    task: Task, assignment: Assignment, person: Person, form: dict[str, Any], sent: Submission, now: float
+    task: AnnotationTask, assignment: Assignment, person: Person, form: dict[str, Any], sent: Submission, now: float
 ) -> Answer:
     since = now - assignment.opened
     about = head_of(assignment.pair, person.name, assignment.left, assignment.kind, now)

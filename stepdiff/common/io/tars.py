@@ -88,7 +88,7 @@ def members(file: IO[bytes], path: Path) -> Iterator[Member]:
         raise DamagedTar(f"{shown(path)} is damaged at byte {at:,}, after {count:,} members; copy it again")
 
 
-class Part(io.RawIOBase):
+class TarPart(io.RawIOBase):
     """A part of a file, as a file of its own; `name` is free to be set."""
 
     name: str
@@ -127,7 +127,7 @@ def split_member(path: Path) -> tuple[Path, str] | None:
     return None
 
 
-def open_member(path: Path) -> Part | None:
+def open_member(path: Path) -> TarPart | None:
     """Open the member that a path names. None: it names no member of an existing .tar file.
 
     StepDiffError: the tar file cannot be read or has no such member.
@@ -143,7 +143,7 @@ def open_member(path: Path) -> Part | None:
             names = _index(tar, (about.st_ino, about.st_size, about.st_mtime_ns))
         if name not in names:
             raise StepDiffError(f"{shown(tar)} has no member {name}: make the manifest again")
-        return Part(file, *names[name])
+        return TarPart(file, *names[name])
     except BaseException:
         file.close()
         raise

@@ -4,11 +4,14 @@ Guarantees
 - a worker that is killed is replaced, and its shard is done again; a shard whose workers die ATTEMPTS times is given up
 - a shard is given to a worker that has started, so workers that find no room delay nothing
 - where not even one worker has room, the run ends within a minute, except on a cluster with an autoscaler
+
+Ray restarts no actor and retries no call here. A call that Ray retries waits for its own actor, also where a lost node
+left no room for it while others are idle; Ray reports a dead actor and one out of reach alike (ActorUnavailableError),
+and restarts one that dies while it starts again and again without a word.
 """
 
 import os
 import sys
-import threading
 import time
 import traceback
 from collections import Counter, deque
@@ -20,7 +23,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from stepdiff.common.errors import StepDiffError, first_line
 from stepdiff.common.progress import Advance, lost, say, spent
-from stepdiff.common.threads import cores
+from stepdiff.common.threads import cores, regularly
 from stepdiff.common.workers.cluster import has_cluster
 
 ATTEMPTS = 3
@@ -43,7 +46,7 @@ _SAME_ERRORS = 3
 
 
 @runtime_checkable
-class Task(Protocol):
+class ShardTask(Protocol):
     """The work of one shard."""
 
     @property
@@ -56,6 +59,18 @@ class Task(Protocol):
     @property
     def failures(self) -> Sized:
         """known to be unusable"""
+
+
+@dataclass(frozen=True)
+class WorkPart:
+    """Rows that a worker computes together; a task of the pool."""
+
+    shard: int
+    """its number, from 0"""
+    rows: Any
+    about: Any = None
+    """what else the worker needs to know"""
+    failures: tuple[()] = field(default=(), init=False)
 
 
 def is_alone(workers: int | None, most_cpus: int, address: str | None, per_gpu: int = 1) -> bool:
@@ -147,32 +162,23 @@ def _lost_nodes() -> dict[str, str]:
 
 
 @dataclass
-class _State:
+class _WorkerState:
     """What a worker answers while it runs."""
 
     finished: int = 0
     """rows of its task"""
     stages: Mapping[str, float] = field(default_factory=dict)
     """seconds since it started, in each stage of its tasks, where it measures them"""
-    node: str = ""
-    process: int = 0
-    """its id; 0: it has not started yet"""
+    name: str = ""
+    """its process and the address of its node; empty: it has not started yet"""
 
     @staticmethod
-    def of(worker: Any) -> "_State":
+    def of(worker: Any) -> "_WorkerState":
         """Return the state of the worker of this process."""
         import ray
 
-        node = ray.get_runtime_context().get_node_id()
-        return _State(worker.finished(), dict(getattr(worker, "stages", {})), node, os.getpid())
-
-    @property
-    def name(self) -> str:
-        """The worker's process and the address of its node."""
-        import ray
-
-        addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
-        return f"process {self.process} on node {addresses.get(self.node, self.node)}"
+        name = f"process {os.getpid()} on node {ray.util.get_node_ip_address()}"
+        return _WorkerState(worker.finished(), dict(getattr(worker, "stages", {})), name)
 
 
 def _without_memory(error: BaseException) -> bool:
@@ -182,24 +188,25 @@ def _without_memory(error: BaseException) -> bool:
 
 def _task_error(shard: int, error: BaseException, lighter: str) -> str:
     """Return the error of a task in a line; `lighter` is what to do where memory was too little."""
+    if isinstance(error, StepDiffError):
+        return str(error)
     why = f"shard {shard}: {type(error).__name__}: {first_line(error)}"
     return f"{why}: {lighter}" if _without_memory(error) else why
 
 
 def _answered(method: str, ask: Callable[[], Any], lighter: str) -> Any:
-    """Return what `ask` does: a worker's answer to a call. StepDiffError: it is a text, its error, or a worker has too
-    little memory."""
+    """Return what `ask` does: a worker's answer to a call. StepDiffError: the worker's own, or it has too little
+    memory."""
     try:
-        answer = ask()
+        return ask()
     except Exception as error:
         cause = getattr(error, "cause", error)  # of Ray's error about an error in a worker
+        if isinstance(cause, StepDiffError):
+            raise cause from None
         if not _without_memory(cause):
             raise
         why = f"{type(cause).__name__}: {first_line(cause)}"
         raise StepDiffError(f"a worker had too little memory in {method} ({why}): {lighter}") from None
-    if isinstance(answer, str):
-        raise StepDiffError(answer)
-    return answer
 
 
 def _added(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
@@ -221,11 +228,11 @@ class _Slot:
         self._start()
 
     def _start(self) -> None:
-        self.worker, self.state = self._new(), _State()
+        self.worker, self.state = self._new(), _WorkerState()
         self.task: Any = None
         self.call: Any = None
         """the call of its task"""
-        self.question: Any = self.worker.__ray_call__.remote(_State.of)
+        self.question: Any = self.worker.__ray_call__.remote(_WorkerState.of)
         self.node_lost = False
 
     def replace(self) -> None:
@@ -240,7 +247,7 @@ class _Slot:
         """Return the seconds that its workers have spent in each stage."""
         return _added([self.before, self.state.stages])
 
-    def give(self, task: Task) -> None:
+    def give(self, task: ShardTask) -> None:
         """Start a task."""
         self.task, self.state.finished = task, 0
         self.call = self.worker.run.remote(task)
@@ -252,7 +259,7 @@ class _Slot:
 
         if self.question is None:
             if self.task:
-                self.question = self.worker.__ray_call__.remote(_State.of)
+                self.question = self.worker.__ray_call__.remote(_WorkerState.of)
         elif ray.wait([self.question], timeout=0)[0]:
             question, self.question = self.question, None
             try:
@@ -279,7 +286,7 @@ class _Slot:
         try:
             outcome = ray.get(self.call)
             with suppress(RayActorError, OutOfMemoryError, GetTimeoutError):  # a short task has not been asked yet
-                self.state = ray.get(self.worker.__ray_call__.remote(_State.of), timeout=_LOOK)
+                self.state = ray.get(self.worker.__ray_call__.remote(_WorkerState.of), timeout=_LOOK)
                 self.state.finished = 0
             return outcome
         except (RayActorError, OutOfMemoryError) as error:  # the latter: Ray ended it before the node had no memory
@@ -293,15 +300,15 @@ class _Slot:
 class Here:
     """The one worker of a run that needs no Ray: this process. It has the functions of `WorkerPool` that runs call."""
 
-    def __init__(self, worker: type, options: Any, failed: Callable[[int, str], Any], lighter: str = _FEWER) -> None:
+    def __init__(self, worker: Any, options: Any, lighter: str = _FEWER) -> None:
         """The arguments are those of `WorkerPool`."""
-        self._worker, self._failed, self._lighter = worker(options), failed, lighter
+        self._worker, self._lighter = worker(options), lighter
 
     def call(self, method: str, *arguments: object) -> Any:
         """Call a method of the worker, as `WorkerPool.call` does."""
         return _answered(method, partial(getattr(self._worker, method), *arguments), self._lighter)
 
-    def run(self, tasks: Iterable[Task], count: int, advance: Advance) -> Iterator[Any]:
+    def run(self, tasks: Iterable[ShardTask], count: int, advance: Advance) -> Iterator[Any]:
         """Yield the outcome of every task, as `WorkerPool.run` does; `count` is 1."""
         errors = 0
         for task in tasks:
@@ -309,34 +316,30 @@ class Here:
                 try:
                     outcome = self._worker.run(task)
                 except Exception as error:
-                    if not _without_memory(error):
+                    if not (isinstance(error, StepDiffError) or _without_memory(error)):
                         traceback.print_exc(file=sys.stderr)  # a defect
-                    outcome = self._failed(task.shard, _task_error(task.shard, error, self._lighter))
+                    outcome = self._worker.outcome(
+                        shard=task.shard, error=_task_error(task.shard, error, self._lighter)
+                    )
             errors = errors + 1 if outcome.error else 0
             yield outcome
             if errors == _SAME_ERRORS:
                 return
 
     @contextmanager
-    def _watched(self, task: Task, advance: Advance) -> Iterator[None]:
+    def _watched(self, task: ShardTask, advance: Advance) -> Iterator[None]:
         """Report how many rows of a task are finished while this block runs, and the others at its end."""
-        total, shown, done = len(task.rows) + len(task.failures), 0, threading.Event()
+        total, shown = len(task.rows) + len(task.failures), 0
 
-        def watch() -> None:
+        def look() -> None:
             nonlocal shown
-            while not done.wait(_LOOK):
-                finished = min(self._worker.finished(), total)
-                spent(getattr(self._worker, "stages", {}))
-                advance(max(finished - shown, 0))
-                shown = max(finished, shown)
+            finished = min(self._worker.finished(), total)
+            spent(getattr(self._worker, "stages", {}))
+            advance(max(finished - shown, 0))
+            shown = max(finished, shown)
 
-        thread = threading.Thread(target=watch, name="progress", daemon=True)
-        thread.start()
-        try:
+        with regularly(look, _LOOK, "progress"):
             yield
-        finally:
-            done.set()
-            thread.join()
         advance(total - shown)
 
 
@@ -345,10 +348,9 @@ class WorkerPool:
 
     def __init__(
         self,
-        worker: type,
+        worker: Any,
         options: Any,
         per_gpu: int,
-        failed: Callable[[int, str], Any],
         lighter: str = _FEWER,
         *,
         joined: bool,
@@ -358,12 +360,12 @@ class WorkerPool:
         """Start the first worker.
 
         Args:
-            worker: Class with `run(task)`, whose outcome has an `error` (why nothing was written, or None), and
-                `finished()`, the rows of the current task that are finished. Lines of progress show the shares of
-                `stages`, its seconds in each stage of all its tasks, where it has them.
+            worker: Class with `run(task)`, which returns an outcome or raises StepDiffError; `outcome`, the class of
+                these, with a `shard` and an `error` (why not all was written, or None); and `finished()`, the rows of
+                the current task that are finished. Lines of progress show the shares of `stages`, its seconds in each
+                stage of all its tasks, where it has them.
             options: The argument of each worker; `options.cpus` are the CPUs of one.
             per_gpu: Workers that share a GPU, 0 without one.
-            failed: Makes the outcome of a shard that was given up, from its number and the reason.
             lighter: What a user can do where a worker has too little memory.
             joined: Whether nodes may join; a Ray of our own, on this machine, starts no more.
             by_threads: Whether a worker has a CPU for each thread of this process.
@@ -377,7 +379,7 @@ class WorkerPool:
         )
         self._start = lambda: actor.remote(options)
         self._slots = [_Slot(self._start)]
-        self._failed, self._lighter, self._unit = failed, lighter, unit
+        self._outcome, self._lighter, self._unit = worker.outcome, lighter, unit
         self._cpus, self._per_gpu, self._joined = options.cpus, per_gpu, joined
         self._by_threads = by_threads and options.cpus > 1
 
@@ -394,7 +396,7 @@ class WorkerPool:
     def call(self, method: str, *arguments: object) -> Any:
         """Call a method of the first worker, which is replaced where it dies.
 
-        StepDiffError: ATTEMPTS workers died, one answers a text, its error, or one has too little memory.
+        StepDiffError: ATTEMPTS workers died, the method raised one, or a worker has too little memory.
         """
         import ray
         from ray.exceptions import RayActorError
@@ -412,7 +414,7 @@ class WorkerPool:
                 say(f"{why}: another does it again")
                 self._slots[0].replace()
 
-    def run(self, tasks: Iterable[Task], count: int, advance: Advance) -> Iterator[Any]:
+    def run(self, tasks: Iterable[ShardTask], count: int, advance: Advance) -> Iterator[Any]:
         """Yield the outcome of every task as it ends, done by `count` workers, or as many as have room.
 
         `advance` receives the number of newly finished rows, less those that start again where a worker died. Tasks
@@ -447,10 +449,10 @@ class WorkerPool:
                     "else see the logs of Ray's nodes"
                 )
             for slot in slots:
-                if slot.state.process and slot.task is None and (task := again.popleft() if again else next(new, None)):
+                if slot.state.name and slot.task is None and (task := again.popleft() if again else next(new, None)):
                     slot.give(task)
             busy = [slot for slot in slots if slot.task]
-            if not busy and any(slot.state.process for slot in slots):
+            if not busy and any(slot.state.name for slot in slots):
                 return
             if busy:
                 waiting = time.monotonic()
@@ -476,7 +478,7 @@ class WorkerPool:
                         continue
                     outcome = f"shard {task.shard}: {ATTEMPTS} workers died at it: if memory is short, {self._lighter}"
                 if isinstance(outcome, str):
-                    outcome = self._failed(task.shard, outcome)
+                    outcome = self._outcome(shard=task.shard, error=outcome)
                 finished += len(task.rows) + len(task.failures)
                 errors = errors + 1 if outcome.error else 0
                 yield outcome

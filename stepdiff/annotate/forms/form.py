@@ -83,7 +83,7 @@ class Category:
 
 @with_config(extra="forbid")
 @dataclass(frozen=True)
-class Difference:
+class Judgement:
     """How two clips differ in a category: 5 = not different, 1 = very different."""
 
     text: Text
@@ -100,7 +100,7 @@ class Answer:
     candidate: Clip
     annotator: Name
     keystep: Text
-    differences: Annotated[dict[Name, Difference], Field(max_length=CATEGORIES)]
+    differences: Annotated[dict[Name, Judgement], Field(max_length=CATEGORIES)]
     rejected: Annotated[str, Field(min_length=1, max_length=10_000)] | None = None
     left: Side | None = None
     seconds: Seconds | None = None
@@ -239,7 +239,7 @@ class Pair:
 
 @with_config(extra="forbid")
 @dataclass(frozen=True)
-class Known(Pair):
+class KnownPair(Pair):
     """A pair whose scores are known, and a text that explains them."""
 
     scores: Annotated[dict[str, Score], Field(min_length=1)] = field(kw_only=True)
@@ -247,31 +247,31 @@ class Known(Pair):
 
 
 @dataclass(frozen=True)
-class Check:
+class KnownScores:
     """Pairs with known scores, and how far a score may be from the known one."""
 
-    rows: tuple[Known, ...] = ()
+    rows: tuple[KnownPair, ...] = ()
     tolerance: int = 1
 
     def agrees(self, known: int, score: int) -> bool:
         return abs(known - score) <= self.tolerance
 
     @cached_property
-    def by_id(self) -> dict[str, Known]:
+    def by_id(self) -> dict[str, KnownPair]:
         return {row.id: row for row in self.rows}
 
 
 @with_config(extra="forbid")
 @dataclass(frozen=True)
-class Task(Form):
+class AnnotationTask(Form):
     """A form, and the pairs about which people fill it in. `read_task` reads it from a file."""
 
     pairs: tuple[Pair, ...] = ()
     people: Whole = 3
-    gold: Check = Check()
+    gold: KnownScores = KnownScores()
     gold_rate: Annotated[float, Strict(), Field(ge=0, le=1)] = 0.1
     """share of gold pairs in a person's work, as long as there are some that the person has not seen"""
-    training: Check = Check()
+    training: KnownScores = KnownScores()
     timeout_minutes: Positive = 30.0
     person_mib: Positive = 64.0
     """most MiB of a person's changes in the database. A pair takes 1 to 3 KB as people type: 64 MiB are 20,000 pairs"""
@@ -299,12 +299,12 @@ class _Category(BaseModel, extra="forbid"):
     rubric: dict[Annotated[int, Field(ge=LOWEST, le=SCORES[-1])], Criteria] | None = None
 
 
-class _Check(BaseModel, extra="forbid"):
+class _KnownFile(BaseModel, extra="forbid"):
     file: Printed
     tolerance: Annotated[int, Strict(), Field(ge=0, le=SCORES[-1] - LOWEST)] = 1
 
 
-_File = Annotated[_Check, BeforeValidator(lambda value: {"file": value} if isinstance(value, str) else value)]
+_File = Annotated[_KnownFile, BeforeValidator(lambda value: {"file": value} if isinstance(value, str) else value)]
 
 
 class _Guidelines(BaseModel, extra="forbid"):
@@ -316,7 +316,7 @@ _Given = Annotated[_Guidelines, BeforeValidator(lambda value: {"text": value} if
 _GUIDELINES = TypeAdapter(Printed).validate_python
 
 
-class _Keys(BaseModel, extra="allow"):
+class _TaskKeys(BaseModel, extra="allow"):
     """The keys that a task does not have as they are."""
 
     pairs: Printed
@@ -326,14 +326,14 @@ class _Keys(BaseModel, extra="allow"):
     guidelines: _Given = _Guidelines()
 
 
-_TASK = TypeAdapter(Task).validate_python
+_TASK = TypeAdapter(AnnotationTask).validate_python
 _CATEGORIES = TypeAdapter(tuple[_Category, ...]).validate_python
 
 
-def read_task(path: str | Path) -> Task:
+def read_task(path: str | Path) -> AnnotationTask:
     """Read a task and the files that it names. StepDiffError: the file, the key or line, and what it should be."""
     keys, usual = yaml_file.read(path), yaml_file.read(DEFAULTS)
-    file = checked(_Keys.model_validate, usual | keys if isinstance(keys, dict) else keys, f"{path}: ")
+    file = checked(_TaskKeys.model_validate, usual | keys if isinstance(keys, dict) else keys, f"{path}: ")
     folder, known = Path(path).parent, {category.name: category for category in defaults().categories}
     categories = tuple(_category(category, known) for category in file.categories)
     names = [category.name for category in categories]
@@ -388,12 +388,12 @@ def read_text(path: str | Path) -> str:
         raise StepDiffError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
 
 
-def _check(keys: _Check | None, folder: Path, categories: Sequence[str]) -> Check:
+def _check(keys: _KnownFile | None, folder: Path, categories: Sequence[str]) -> KnownScores:
     """Return pairs with known scores, and how far a score may be from the known one."""
     if keys is None:
-        return Check()
+        return KnownScores()
     path = folder / keys.file
-    rows: list[Known] = []
+    rows: list[KnownPair] = []
     for place, about in read_objects(path):
         row = checked(_KNOWN, about, f"{place}: ")
         if unknown := [name for name in row.scores if name not in categories]:
@@ -402,7 +402,7 @@ def _check(keys: _Check | None, folder: Path, categories: Sequence[str]) -> Chec
         rows.append(row)
     if not rows:
         raise StepDiffError(f"{path}: has no pairs; give one JSON object a line, or leave out its key")
-    return Check(tuple(rows), keys.tolerance)
+    return KnownScores(tuple(rows), keys.tolerance)
 
 
 def _given(keys: Any) -> Any:
@@ -416,7 +416,7 @@ def _named(pair: Any) -> Any:
 
 _RULES = BeforeValidator(_given), AfterValidator(_named), AfterValidator(two_clips)
 _PAIR = TypeAdapter(Annotated[Pair, *_RULES]).validate_python
-_KNOWN = TypeAdapter(Annotated[Known, *_RULES]).validate_python
+_KNOWN = TypeAdapter(Annotated[KnownPair, *_RULES]).validate_python
 
 
 def read_pairs(path: Path) -> tuple[Pair, ...]:
@@ -446,7 +446,7 @@ def read_pairs(path: Path) -> tuple[Pair, ...]:
     return tuple(checked(_PAIR, row, f"{path}: pair {number}: ") for number, row in enumerate(rows, 1))
 
 
-def _refuse_repetitions(task: Task, path: str | Path) -> None:
+def _refuse_repetitions(task: AnnotationTask, path: str | Path) -> None:
     """Raise StepDiffError where an id or the same two clips come twice in pairs, gold and training."""
     known: dict[str | frozenset[str], str] = {}
     for where, rows in (("pairs", task.pairs), ("gold", task.gold.rows), ("training", task.training.rows)):

@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 
 from pydantic import AfterValidator, BaseModel, Field, Strict
 
-from stepdiff.annotate.people.form import SCORES, Answer, Form, Task, answer_of, plain
+from stepdiff.annotate.forms.form import SCORES, AnnotationTask, Answer, Form, answer_of, plain
 from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
 
@@ -73,11 +73,11 @@ class _Result(BaseModel):
     value: _Value
 
 
-class _Annotation(BaseModel):
+class _Labels(BaseModel):
     result: list[_Result]
 
 
-def tasks_of(answers: Iterable[Answer], url: str, task: Task | None = None) -> list[dict[str, Any]]:
+def tasks_of(answers: Iterable[Answer], url: str, task: AnnotationTask | None = None) -> list[dict[str, Any]]:
     """Return one task for each pair and side, with its answers as annotations.
 
     Pairs of `task` that nobody answered are tasks too. Its categories come first; those of the answers follow. `url` is
@@ -85,7 +85,7 @@ def tasks_of(answers: Iterable[Answer], url: str, task: Task | None = None) -> l
     """
     if "{clip}" not in url:
         raise StepDiffError(f"{url}: a URL of videos has {{clip}} where the clip's id belongs")
-    answers, task = list(answers), task or Task(())
+    answers, task = list(answers), task or AnnotationTask(())
     names = list(dict.fromkeys([*task.names, *(name for answer in answers for name in answer.differences)]))
     tasks: dict[tuple[Any, ...], dict[str, Any]] = {}
 
@@ -158,7 +158,7 @@ def placed_answers(
         for number, annotation in enumerate(task.annotations, 1):
             at = f"{place}: annotation {_identity(annotation, number)}"
             try:
-                answer = _answer(task.data, annotation, checked(_Annotation.model_validate, annotation).result, records)
+                answer = _answer(task.data, annotation, checked(_Labels.model_validate, annotation).result, records)
             except StepDiffError as error:
                 if refused is None:
                     raise StepDiffError(f"{at}: {error}") from None
@@ -174,7 +174,10 @@ def _identity(keys: Any, number: int) -> int:
 
 
 def _answer(
-    data: _Data, annotation: dict[str, Any], results: list[_Result], records: dict[int, dict[str, Any]]
+    data: _Data,
+    annotation: dict[str, Any],
+    results: list[_Result],
+    records: dict[int, dict[str, Any]],
 ) -> Answer:
     """Return the answer in an annotation; the record of an answer that was imported there is taken from `records`."""
     values = {result.from_name: _text(result.value) for result in results}
@@ -183,10 +186,6 @@ def _answer(
         number = annotation.get("import_id" if "completed_by" in annotation else "id")
         record = records.pop(number, None) if type(number) is int else None
     unchanged = annotation.get("updated_by") is None
-    if record is None and unchanged and "record" in values:
-        raise StepDiffError(
-            "only its text 'record' names who answered, which anybody may change: export the tasks again"
-        )
     reference, candidate = data.reference or data.video1, data.candidate or data.video2
     pair = {"pair": data.pair or f"{reference} {candidate}", "reference": reference, "candidate": candidate}
     form = Form(tuple(map(plain, data.categories)), data.keystep_words)

@@ -1,6 +1,6 @@
 """Files of collected answers: JSON lines, CSV, a Label Studio export, and `user_inputs.json` of ConViS-Bench.
 
-JSON lines have one answer a line, as `stepdiff.annotate.people.form` describes it. The CSV is for spreadsheets: one
+JSON lines have one answer a line, as `stepdiff.annotate.forms.form` describes it. The CSV is for spreadsheets: one
 row for each pair, annotator and category; an answer without scores has one row without a category, and an empty
 `rejected`, `left`, `seconds` or `submitted` is null. A text that a spreadsheet would take for a formula has a quote
 before it.
@@ -17,8 +17,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from stepdiff.annotate.people.form import Answer, Difference, Kind, answer_of, read_text
-from stepdiff.annotate.people.label_studio import placed_answers
+from stepdiff.annotate.forms.form import Answer, Judgement, Kind, answer_of, read_text
+from stepdiff.annotate.forms.label_studio import placed_answers
 from stepdiff.common.checked import checked
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io.files import open_regular, write_pieces, write_text
@@ -29,7 +29,7 @@ HEAD = ("pair", "reference", "candidate", "annotator", "kind", "submitted", "lef
 COLUMNS = (*HEAD, "category", "score", "text")
 _CONVIS = {"user_id", "video_pair_id", "user_inputs"}
 _VIDEO = ".mp4"
-_DIFFERENCE = TypeAdapter(Difference).validate_python
+_DIFFERENCE = TypeAdapter(Judgement).validate_python
 
 
 def latest(answers: Iterable[Answer]) -> list[Answer]:

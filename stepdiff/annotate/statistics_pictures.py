@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from stepdiff.annotate.people.form import DIRECTION, HIGHEST, LOWEST, SCORES
+from stepdiff.annotate.forms.form import DIRECTION, HIGHEST, LOWEST, SCORES
 from stepdiff.annotate.statistics import BINS, Statistics
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
