@@ -166,7 +166,7 @@ def render_kitchen(folder: Path, videos: int) -> tuple[Path, pl.DataFrame]:
         Its folder, and its clips: clip, video (a path), start, end (seconds), split.
     """
     world = folder / f"kitchen_{videos}"
-    kitchen.run(kitchen.Options(world, videos=videos))
+    kitchen.run(kitchen.KitchenOptions(world, videos=videos))
     return world, pl.read_csv(world / "clips.csv").with_columns(video=pl.format("{}/{}", pl.lit(str(world)), "video"))
 
 

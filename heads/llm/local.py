@@ -3,7 +3,7 @@
 Guarantees
 - in float32 an answer generated in a batch is the same as one generated alone, also with sampling
 - the text of a message never becomes a control token
-- a conversation longer than the context is a Unanswered, and the reason says so
+- a conversation longer than the context is an Unanswered, and the reason says so
 """
 
 from collections.abc import Iterator, Sequence

@@ -47,7 +47,7 @@ class LLM(Protocol):
     def chat(
         self, conversations: Sequence[Sequence[Message]], sampling: Sampling
     ) -> Iterator[tuple[int, str | Unanswered]]:
-        """Yield place and answer of every conversation, in any order; a Unanswered for one that cannot be answered."""
+        """Yield place and answer of every conversation, in any order; an Unanswered for one that cannot be answered."""
 
 
 def is_url(endpoint: str) -> bool:

@@ -27,6 +27,7 @@ from typing import Any
 
 import polars as pl
 
+from heads.llm.model import Unanswered
 from stepdiff.annotate.stages.job import SHOWN, Annotator, Answer, StageJob, StageOptions, plain
 from stepdiff.common.errors import StepDiffError
 from stepdiff.common.io import sealed as table
