@@ -75,7 +75,7 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 weights: env
-	$(RUN) stepdiff.weights fetch $(WEIGHTS)
+	$(RUN) stepdiff_core.weights fetch $(WEIGHTS)
 
 # Your own world, a folder with the same files as the sample world, is not changed.
 OWN := $(if $(wildcard $(WORLD)/world.json),,$(wildcard $(WORLD)/clips.csv))

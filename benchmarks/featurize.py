@@ -41,8 +41,8 @@ from featurize.shard import featurize_shards
 from featurize.staging import Spent, batch_by_memory
 from featurize.video.decode import Clip, Source, decoded_clips
 from featurize.video.frames import chosen
-from stepdiff.common.cli import command
-from stepdiff.common.threads import cores
+from stepdiff_core.cli import command
+from stepdiff_core.threads import cores
 from store import Store
 
 BATCH = 4  # clips, on a CPU

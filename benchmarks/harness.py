@@ -18,10 +18,10 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import polars as pl
 
-from stepdiff.common.cli.options import parse
-from stepdiff.common.io.tables import print_table
-from stepdiff.common.threads import cores
 from stepdiff.kitchen import __main__ as kitchen
+from stepdiff_core.cli.options import parse
+from stepdiff_core.io.tables import print_table
+from stepdiff_core.threads import cores
 from store import Feature, Provenance, Store, View
 
 Row = Mapping[str, Any]

@@ -37,8 +37,8 @@ from benchmarks.harness import (
     random_features,
     write_view,
 )
-from stepdiff.common.cli import command
-from stepdiff.common.io.direct_io import aligned_empty
+from stepdiff_core.cli import command
+from stepdiff_core.io.direct_io import aligned_empty
 from store import Feature, Store, View
 from store.format.quantise import Quantised
 

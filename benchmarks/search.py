@@ -36,7 +36,7 @@ from retrieval.exact import search_exactly
 from retrieval.index.builder import GRAPH, INDEXED_FROM, build_index
 from retrieval.index.index import open_index
 from retrieval.vectors import compact, filled_rows
-from stepdiff.common.cli import command
+from stepdiff_core.cli import command
 from store import Feature, Store, View
 
 K = 10

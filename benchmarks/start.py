@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Row, benchmark, measured, race, races, render_kitchen, times
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import at_least
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.threads import cores
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import at_least
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.threads import cores
 from store import Store
 
 ROOT = Path(__file__).parents[1]

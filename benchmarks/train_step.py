@@ -37,7 +37,7 @@ from heads.training.log import ReadCounts, speed
 from heads.training.recipe import VideoLMRecipe, read_recipe
 from heads.training.sources import PairedSource, TrainingBatch
 from heads.training.video_task import answer_loss, build
-from stepdiff.common.cli import command
+from stepdiff_core.cli import command
 from store import Store
 
 RECIPE = Path(__file__).parents[1] / "heads/recipes/kitchen/stepdiff.yaml"

@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks.harness import CASES, WRITERS, Arrays, Row, benchmark, measured, race, random_features
-from stepdiff.common.cli import command
+from stepdiff_core.cli import command
 from store import Feature, Provenance, Store, View
 from store.format.quantise import quantise
 

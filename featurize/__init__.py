@@ -3,16 +3,16 @@
 Names are imported when they are first used. `featurize.encoders` has more for packages with encoders of their own.
 """
 
-import stepdiff
+import stepdiff_core
 
-stepdiff.enter("featurize")
+stepdiff_core.enter("featurize")
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from featurize.encoders import NAMES, Encoder, load
-    from stepdiff.common.errors import StepDiffError
+    from stepdiff_core.errors import StepDiffError
 
 __all__ = ["NAMES", "Encoder", "StepDiffError", "load"]
 
-__getattr__ = stepdiff.lazy(__name__)
+__getattr__ = stepdiff_core.lazy(__name__)

@@ -11,9 +11,9 @@ import json
 from dataclasses import asdict
 
 from featurize.options import Options
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import parse
-from stepdiff.common.progress import say
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import parse
+from stepdiff_core.progress import say
 
 INTERRUPTED = "finished rows are kept; run the same command for the rest"
 """what an interrupted run leaves and how to continue"""

@@ -18,10 +18,10 @@ import polars as pl
 
 from featurize.manifest import Manifest, unreadable
 from featurize.video.media_file import BYTES, DIGEST, Identity, identities
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io import sealed as table
-from stepdiff.common.io.files import listed
-from stepdiff.common.progress import say
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io import sealed as table
+from stepdiff_core.io.files import listed
+from stepdiff_core.progress import say
 from store import Store
 from store.view import OK
 

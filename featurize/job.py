@@ -28,13 +28,13 @@ from featurize.encoders import digest, find_weights, proper_name, split, statist
 from featurize.manifest import Windows, as_manifest, cut, one_window, read_windows, unreadable
 from featurize.options import Options
 from featurize.plan import BATCH, FORGOTTEN, Plan, Shards, known_status, shards_of, tasks, todo, together
-from stepdiff.common.cli.options import at_least, incomplete
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import place
-from stepdiff.common.progress import progress, say
-from stepdiff.common.threads import cores
-from stepdiff.common.workers.cluster import connected, refuse_relative
-from stepdiff.common.workers.pool import Here, WorkerPool, has_gpu, is_alone, pool_size
+from stepdiff_core.cli.options import at_least, incomplete
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import place
+from stepdiff_core.progress import progress, say
+from stepdiff_core.threads import cores
+from stepdiff_core.workers.cluster import connected, refuse_relative
+from stepdiff_core.workers.pool import Here, WorkerPool, has_gpu, is_alone, pool_size
 from store import Store, View
 from store.feature_store import shard_rows
 from store.format.pool import pool_of

@@ -32,7 +32,7 @@ from featurize.options import IdFrom
 from featurize.scratch import Buckets, Scratch
 from featurize.video.media_file import BYTES, DIGEST, why
 from featurize.video.stream import from_packets, opened
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import text_key
 from store.catalog.catalog import MOST_SECONDS, check_rows
 

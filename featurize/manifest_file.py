@@ -21,7 +21,7 @@ from typing import Any
 import polars as pl
 
 from featurize.scratch import Scratch
-from stepdiff.common.errors import StepDiffError, first_line
+from stepdiff_core.errors import StepDiffError, first_line
 
 _SEPARATORS = ",;\t"
 _HEADER_BYTES = 2**20

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from featurize.video.frames import Sampling
-from stepdiff.common.cli.options import FailureOptions, Mebibytes
+from stepdiff_core.cli.options import FailureOptions, Mebibytes
 
 IdFrom = Literal["stem", "path"]
 

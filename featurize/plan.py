@@ -20,7 +20,7 @@ from featurize.encoders import unusable
 from featurize.manifest import Manifest
 from featurize.scratch import Buckets
 from featurize.video.decode import Source
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Store, View
 from store.catalog.catalog import are_forgotten
 from store.io.records import writes_of_shard

@@ -26,8 +26,8 @@ from featurize.plan import Outcome, Shards, Task, blocks
 from featurize.staging import Batch, Computed, Gpu, Spent, batch_by_memory, in_parts, staged
 from featurize.video.decode import Clip, decoded_clips
 from featurize.video.picture import Crop
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.progress import timed
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.progress import timed
 from store import Feature, Provenance, Store, View
 from store.format.pool import TOKENS, pooled, pooled_view, square_grids
 

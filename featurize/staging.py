@@ -26,7 +26,7 @@ from jaxtyping import Float, Float32, UInt8
 
 from featurize.encoders import Encoder
 from featurize.video.picture import Bounded, Crop
-from stepdiff.common.threads import prefetched
+from stepdiff_core.threads import prefetched
 
 MOST_BYTES = 256 << 20  # of frames, in a batch whose size is chosen by memory: pinned memory holds three batches
 MEMORY_SHARE = 0.8  # of the GPU's memory that such a batch may need

@@ -3,9 +3,9 @@
 Names are imported when they are first used, because most of them import torch.
 """
 
-import stepdiff
+import stepdiff_core
 
-stepdiff.enter("heads")
+stepdiff_core.enter("heads")
 
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from heads.models.public.cached import load_cached
     from heads.training.recipe import TrainOptions, read_recipe
     from heads.training.run_record import load_contrastive, load_stepdiff, load_video_lm
-    from stepdiff.common.errors import StepDiffError
+    from stepdiff_core.errors import StepDiffError
 
 
 __all__ = [
@@ -38,4 +38,4 @@ __all__ = [
     "read_recipe",
 ]
 
-__getattr__ = stepdiff.lazy(__name__)
+__getattr__ = stepdiff_core.lazy(__name__)

@@ -1,7 +1,7 @@
 """The commands of this room: python -m heads."""
 
-from stepdiff.common.cli import command
-from stepdiff.common.cli.command import choose
+from stepdiff_core.cli import command
+from stepdiff_core.cli.command import choose
 
 VERBS = {
     "train": ("heads.train", "train a head on cached features"),

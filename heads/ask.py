@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heads.llm.model import CutOff
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import at_least, parse
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.prompts import PRESETS
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import at_least, parse
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.prompts import PRESETS
 
 if TYPE_CHECKING:
     from heads.evidence.fitting import Guard

@@ -10,8 +10,8 @@ from typing import Any
 
 from jsonargparse.typing import PositiveInt
 
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import parse
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import parse
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heads.evidence import UNLIKE
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import at_least, parse
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import at_least, parse
 
 if TYPE_CHECKING:
-    from stepdiff.common.workers.pool import WorkPart
+    from stepdiff_core.workers.pool import WorkPart
     from store.view import View
 
 BLOCK = 256
@@ -99,11 +99,11 @@ def run(options: EmbedOptions) -> dict[str, Any]:
     from heads.methods.registry import ENCODER, PAIRS
     from heads.training import run_record
     from heads.training.checkpoint import Run
-    from stepdiff.common.io.files import place
-    from stepdiff.common.progress import progress
-    from stepdiff.common.workers.cluster import refuse_relative
-    from stepdiff.common.workers.pool import WorkPart
-    from stepdiff.weights import fingerprint
+    from stepdiff_core.io.files import place
+    from stepdiff_core.progress import progress
+    from stepdiff_core.weights import fingerprint
+    from stepdiff_core.workers.cluster import refuse_relative
+    from stepdiff_core.workers.pool import WorkPart
     from store import Feature, Provenance
     from store.view import OK
 

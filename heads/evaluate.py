@@ -25,8 +25,8 @@ from typing import Any
 from heads.evaluation.options import EvaluateOptions
 from heads.evidence import UNLIKE
 from heads.workers import first_prints
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import parse
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import parse
 
 
 def run(options: EvaluateOptions) -> dict[str, Any]:

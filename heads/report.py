@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING
 
 from heads.methods.registry import is_control
 from heads.reporting.entries import BenchmarkEntry, Entry, Training, check_entries, score_record, trainings
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import at_least, parse
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import at_least, parse
 
 if TYPE_CHECKING:
     from heads.reporting.tables import Report
@@ -69,9 +69,9 @@ class ReportOptions:
 
 
 def run(options: ReportOptions) -> "Report":
-    from heads.evaluation.rows import load_truth
     from heads.reporting.figures import compare, measure
     from heads.reporting.tables import Report, read_scores
+    from stepdiff_core.tasks import registry
 
     at_least(options, bootstrap=0, seed=0, seeds=1)
     entries = [training for entry in options.predictions for training in entry.trainings(options.seeds)]
@@ -79,7 +79,7 @@ def run(options: ReportOptions) -> "Report":
         check_entries(entries, options.ours, options.controls, options.baselines)
     others = read_scores(options.benchmarks)
     known = trainings(options.methods, entries)
-    measured = measure(entries, options.bootstrap, options.seed, load_truth(options.truth))
+    measured = measure(entries, options.bootstrap, options.seed, registry.truth_of(options.truth))
     listed = {*options.ours, *options.controls, *options.baselines}
     unlisted = [entry for entry in entries if entry.method not in listed]
     recorded = dict.fromkeys(e.method for e in unlisted if is_control(score_record(e.predictions)))
@@ -104,7 +104,7 @@ def write(report: "Report", folder: str) -> None:
     from heads.reporting.grid import to_latex, to_markdown
     from heads.reporting.picture import draw
     from heads.reporting.tables import grids
-    from stepdiff.common.io.files import place, write_bytes, write_text
+    from stepdiff_core.io.files import place, write_bytes, write_text
 
     out = place(folder)
     tables, picture = grids(report), draw(report)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import WRITTEN, parse
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.progress import say
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import WRITTEN, parse
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.progress import say
 
 COUNTS = ("rows", "videos", "ties", "nan_rows", "within_step_rows", "no_difference_rows", "unparsed_rows")
 
@@ -63,9 +63,9 @@ def run(options: ScoreOptions) -> dict[str, Any]:
     from heads.evaluation.rows import score_rows
     from heads.methods.registry import is_control, regime_of, section
     from heads.reporting.entries import marked, score_record
-    from stepdiff.tasks import postprocess
-    from stepdiff.tasks.benchmarks.rows import read_answers
-    from stepdiff.tasks.testsets import published_task, read_with_similar
+    from stepdiff_core.tasks import postprocess
+    from stepdiff_core.tasks.benchmarks.rows import read_answers
+    from stepdiff_core.tasks.testsets import published_task, read_with_similar
 
     spec = check_task(options)
     if options.store is not None and not options.similarity:
@@ -106,8 +106,8 @@ def show(record: dict[str, Any]) -> None:
 
 
 def show_scores(task: str, scores: dict[str, Any], seen: dict[str, Any] | None = None) -> None:
-    """Print what stepdiff.tasks.scoring.score returned: a table of all rows with intervals, and one with a line per
-    category.
+    """Print what stepdiff_core.tasks.scoring.score returned: a table of all rows with intervals,
+    and one with a line per category.
 
     seen: counts of heads.data.training_clips.SeenClips, if the head was trained on clips or videos of the test set.
     """

@@ -23,10 +23,10 @@ from heads.methods.registry import regime_of, regime_words, title_of
 from heads.reporting import grid
 from heads.reporting.entries import CHANCE, MARK, TRUTH_METRICS, footnote, marked
 from heads.reporting.grid import Block, Cell, Grid, figure_cell
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import WRITTEN, parse
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.published import PUBLISHED
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import WRITTEN, parse
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.published import PUBLISHED
 
 COLUMNS: dict[str, dict[str, str]] = {
     task: {**spec.figures, **{figure: heading for figure, heading in spec.further.items() if heading}}
@@ -83,7 +83,7 @@ def run(options: TableOptions) -> dict[str, Any]:
         disclosed[name] = record["disclosed"]
     table = {"systems": systems, "disclosed": disclosed}
     if options.out is not None:
-        from stepdiff.common.io.files import write_text
+        from stepdiff_core.io.files import write_text
 
         write_text(Path(options.out), json.dumps(table, indent=1, allow_nan=False))
     return table

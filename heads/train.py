@@ -18,10 +18,10 @@ from typing import Any
 
 from heads.training.recipe import TrainingPlanOptions, TrainOptions
 from heads.workers import first_prints, is_first
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import parse
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.progress import say
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import parse
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.progress import say
 
 
 @dataclass(frozen=True)

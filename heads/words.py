@@ -12,11 +12,11 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import WRITTEN, at_least, parse
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import place
-from stepdiff.common.workers.cluster import refuse_relative
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import WRITTEN, at_least, parse
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import place
+from stepdiff_core.workers.cluster import refuse_relative
 
 MOST_FOLDS = 127
 """the fold of a clip is an int8"""

@@ -1,12 +1,12 @@
 """Nearest neighbours, near-duplicates, alignment and DiffMCQ hard negatives over a feature store."""
 
-import stepdiff
+import stepdiff_core
 
-stepdiff.enter("retrieval")
+stepdiff_core.enter("retrieval")
 
 from typing import TYPE_CHECKING
 
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 if TYPE_CHECKING:
     from retrieval.alignment import Alignment, align
@@ -37,4 +37,4 @@ __all__ = [
     "search_exactly",
 ]
 
-__getattr__ = stepdiff.lazy(__name__)
+__getattr__ = stepdiff_core.lazy(__name__)

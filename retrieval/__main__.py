@@ -8,8 +8,8 @@
     python -m retrieval duplicates --store data/features --view efficientnet-lite0 --against split
 """
 
-from stepdiff.common.cli import command
-from stepdiff.common.cli.command import choose
+from stepdiff_core.cli import command
+from stepdiff_core.cli.command import choose
 
 VERBS = {
     "build": ("retrieval.verbs.build", "build the index of a view, or add new rows to it"),

@@ -28,7 +28,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from numpy.typing import ArrayLike
 
 from retrieval.moments import Moments
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 FEWEST = 8
 """moments of a clip below which an alignment has a warning"""

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 
 from retrieval.index.index import FLAT_BELOW, exact_index, open_index
 from retrieval.vectors import compact, unit
-from stepdiff.common.streams import generator
+from stepdiff_core.streams import generator
 from store import Catalog, Store, View
 from store.view import OK
 

@@ -23,8 +23,8 @@ from jaxtyping import Float, Float32, Float64, Int64
 from threadpoolctl import ThreadpoolController
 
 from retrieval.vectors import Queries, Rows, Vectors, checked_norms, floats, stored_blocks, width
-from stepdiff.common import threads
-from stepdiff.common.threads import cores, each, prefetched, shares
+from stepdiff_core import threads
+from stepdiff_core.threads import cores, each, prefetched, shares
 from store import View
 from store.batches import Batch
 

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import View
 
 _CATALOG = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64}

@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from retrieval.vectors import Rows, Vectors, filled_rows, raw_blocks, unit
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.streams import generator
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.streams import generator
 from store import View
 
 PROJECTIONS = {"pca": "PCA", "umap": "UMAP"}  # name -> title

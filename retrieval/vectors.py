@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import Place
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import Place
 from store import View
 from store.batches import Batch, Batches
 from store.format.quantise import dequantise

@@ -1,12 +1,12 @@
 """The command `stepdiff`: all commands of the project, by what a user wants to do."""
 
-from stepdiff.common.cli import command
-from stepdiff.common.cli.command import choose
+from stepdiff_core.cli import command
+from stepdiff_core.cli.command import choose
 
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "get something to work on": {
         "kitchen": ("stepdiff.kitchen.__main__", "a rendered sample world with exact ground truth"),
-        "weights": ("stepdiff.weights.__main__", "fetch and check the weights of encoders and language models"),
+        "weights": ("stepdiff_core.weights.__main__", "fetch and check the weights of encoders and language models"),
     },
     "videos -> features -> neighbours": {
         "featurize": ("featurize.__main__", "run an encoder over videos, images or texts, on one machine or on Ray"),

@@ -3,14 +3,14 @@
 Names are imported when they are first used. `store.torch` has datasets of torch; no other module imports torch.
 """
 
-import stepdiff
+import stepdiff_core
 
-stepdiff.enter("store")
+stepdiff_core.enter("store")
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stepdiff.common.errors import StepDiffError
+    from stepdiff_core.errors import StepDiffError
     from store.batches import Batch, Batches
     from store.catalog.catalog import Catalog
     from store.feature_store import Store
@@ -20,4 +20,4 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Batches", "Catalog", "Feature", "Provenance", "StepDiffError", "Store", "View", "text_key"]
 
-__getattr__ = stepdiff.lazy(__name__)
+__getattr__ = stepdiff_core.lazy(__name__)

@@ -29,10 +29,10 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from stepdiff.common.cli import command
-from stepdiff.common.cli.command import choose
-from stepdiff.common.cli.options import parse
-from stepdiff.common.errors import some
+from stepdiff_core.cli import command
+from stepdiff_core.cli.command import choose
+from stepdiff_core.cli.options import parse
+from stepdiff_core.errors import some
 from store.verbs import options  # each command imports what it runs only then, so that --help is fast
 
 _SHOWN = 10
@@ -275,7 +275,7 @@ def _show_log(record: dict[str, Any]) -> None:
     from rich import box
     from rich.table import Table
 
-    from stepdiff.common.io.local import TEMPORARY
+    from stepdiff_core.io.local import TEMPORARY
 
     table = Table(box=box.SIMPLE_HEAD, padding=0)
     for head in ("snapshot", "made (UTC)", "view"):

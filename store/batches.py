@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.direct_io import aligned_empty
-from stepdiff.common.io.sealed import crc32c
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.direct_io import aligned_empty
+from stepdiff_core.io.sealed import crc32c
 from store.format.quantise import Quantised
 from store.io.reader import Check, known_check
 from store.view import OK, View, row_numbers

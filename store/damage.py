@@ -20,9 +20,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int, Int64, UInt32
 
-from stepdiff.common.errors import DamageError, StepDiffError
-from stepdiff.common.io.files import Place, listed
-from stepdiff.common.io.sealed import crc32c, is_sealed
+from stepdiff_core.errors import DamageError, StepDiffError
+from stepdiff_core.io.files import Place, listed
+from stepdiff_core.io.sealed import crc32c, is_sealed
 from store.format.layout import (
     MERGED_SHARDS,
     array_metadata,

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import Place, RemotePath, place
-from stepdiff.common.io.locks import locked
-from stepdiff.common.io.sealed import BLANK
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import Place, RemotePath, place
+from stepdiff_core.io.locks import locked
+from stepdiff_core.io.sealed import BLANK
 from store.catalog.catalog import Catalog, read_forgotten
 from store.format.layout import (
     ARRAYS,

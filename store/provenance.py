@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 DTYPES = ("float16", "float32", "int8")
 MOST_ROW_BYTES = 2**28

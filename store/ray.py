@@ -25,9 +25,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import stepdiff
+import stepdiff_core
 
-stepdiff.require("store.ray", "ray", ("ray", "pandas", "pyarrow"))
+stepdiff_core.require("store.ray", "ray", ("ray", "pandas", "pyarrow"))
 
 import numpy as np
 import polars as pl
@@ -38,8 +38,8 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.data.extensions import ArrowTensorArray
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.remote import RemotePath
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.remote import RemotePath
 from store.catalog.catalog import BLOCK
 from store.exchange.arrow import KEY, feature_fields, record_batches, row_values, schema
 from store.feature_store import Store

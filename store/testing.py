@@ -19,7 +19,7 @@ import os
 import numpy as np
 import polars as pl
 
-from stepdiff.common.io.remote import RemotePath
+from stepdiff_core.io.remote import RemotePath
 from store import Feature, Provenance, Store, text_key
 
 CLIPS, TEXTS = 6, ("crack", "whisk", "pour", "bake")

@@ -24,9 +24,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import stepdiff
+import stepdiff_core
 
-stepdiff.require("store.torch", "train", ("torch",))
+stepdiff_core.require("store.torch", "train", ("torch",))
 
 import numpy as np
 import polars as pl
@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store.batches import Batch, Batches
 from store.catalog.key_index import pack
 from store.format.quantise import BLOCK

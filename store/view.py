@@ -19,12 +19,12 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int, Int64, Shaped, UInt8, UInt32
 
-from stepdiff.common.errors import DamageError, StepDiffError
-from stepdiff.common.io import sealed as table
-from stepdiff.common.io.direct_io import aligned_empty, fill_memory
-from stepdiff.common.io.files import Place
-from stepdiff.common.io.local import Identity
-from stepdiff.common.io.sealed import BLANK
+from stepdiff_core.errors import DamageError, StepDiffError
+from stepdiff_core.io import sealed as table
+from stepdiff_core.io.direct_io import aligned_empty, fill_memory
+from stepdiff_core.io.files import Place
+from stepdiff_core.io.local import Identity
+from stepdiff_core.io.sealed import BLANK
 from store.catalog.catalog import Catalog, refuse_forgotten
 from store.format.layout import (
     ViewPaths,

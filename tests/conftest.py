@@ -60,8 +60,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def fetched(name: str) -> Path:
     """Return the folder of fetched weights; skip the test if they are not fetched."""
-    from stepdiff.common.errors import StepDiffError
-    from stepdiff.weights import resolve
+    from stepdiff_core.errors import StepDiffError
+    from stepdiff_core.weights import resolve
 
     try:
         return resolve(name)

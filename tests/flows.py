@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 from types import CodeType, FrameType
 
-from stepdiff import PACKAGES
+from stepdiff_core import PACKAGES
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = tuple(f"{ROOT / package}{os.sep}" for package in PACKAGES)

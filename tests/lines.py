@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 
-from stepdiff.common.workers.cluster import connected
+from stepdiff_core.workers.cluster import connected
 
 
 def run(line: str) -> None:

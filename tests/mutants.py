@@ -140,7 +140,7 @@ def survivors(root: Path, room: str, seed: int, count: int) -> list[str]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("room", help="folder of a room, or one below, e.g. store or stepdiff/tasks")
+    parser.add_argument("room", help="folder of a room, or one below, e.g. store or stepdiff_core/tasks")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=100)
     options = parser.parse_args()

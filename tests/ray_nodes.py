@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stepdiff.common.workers.cluster import connected
+from stepdiff_core.workers.cluster import connected
 
 HEALTH = {"health_check_period_ms": 500, "health_check_timeout_ms": 10_000, "health_check_failure_threshold": 3}
 """by default Ray notices after 25 s that a node is gone"""

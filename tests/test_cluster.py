@@ -29,8 +29,8 @@ from retrieval.index.builder import build_index
 from stepdiff.annotate.stages import stage
 from stepdiff.annotate.stages.job import StageOptions
 from stepdiff.annotate.stages.stage import Items, chosen, run_stage
-from stepdiff.common.workers import pool
-from stepdiff.common.workers.pool import WorkerPool
+from stepdiff_core.workers import pool
+from stepdiff_core.workers.pool import WorkerPool
 from store import Feature, Store
 
 from .featurize.conftest import tiny_clip, video, write_video

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from stepdiff import BELOW, PACKAGES
 from stepdiff.annotate.__main__ import VERBS as ANNOTATE
+from stepdiff_core import BELOW, PACKAGES
 from tests.journey.commands import PAGES as RUN
 from tests.journey.commands import ROOT, VERBS, blocks, commands, module, split_commands
 
@@ -69,7 +69,7 @@ def test_the_readme_has_at_most_200_lines() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
 
 
-@pytest.mark.parametrize("room", sorted(set(BELOW) - {"stepdiff.common"}))
+@pytest.mark.parametrize("room", sorted(set(BELOW) - {"stepdiff_core"}))
 def test_every_room_is_in_the_api_reference(room: str) -> None:
     reference = (ROOT / "docs/api/index.md").read_text(encoding="utf-8")
     assert f"\n## {room}\n\n::: {room}\n" in reference and f"| [{room}](#{room.replace('.', '')}) |" in reference
@@ -107,7 +107,7 @@ for name, *rest in json.load(sys.stdin):
     flags[" ".join([name, *rest[:-1]])] = flags.get(" ".join([name, *rest[:-1]]), "") + printed.getvalue()
 json.dump(flags, sys.stdout)
 """
-ROOMS_OF_VERBS = ("store", "retrieval", "stepdiff.weights", "stepdiff.app.people")
+ROOMS_OF_VERBS = ("store", "retrieval", "stepdiff_core.weights", "stepdiff.app.people")
 NESTED = (("heads.train", "video-lm"), ("heads.train", "contrastive"))
 OPTION = r"(?<![\w-])--[a-z][\w.-]*"
 

@@ -26,7 +26,7 @@ import zarr
 
 from heads.training.checkpoint import MADE_BY, write_sums
 from stepdiff.kitchen.__main__ import FORMAT
-from stepdiff.weights import fingerprint
+from stepdiff_core.weights import fingerprint
 from store import Store
 
 HERE = Path(__file__).parent / "golden"

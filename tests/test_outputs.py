@@ -17,9 +17,9 @@ from jsonargparse import capture_parser
 from heads.reporting.entries import Entry
 from heads.training.recipe import Schedule, VideoLMRecipe
 from stepdiff.__main__ import GROUPS
-from stepdiff.common.cli.options import flag, refuse_overwriting
-from stepdiff.common.cli.parser import Parser
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.cli.options import flag, refuse_overwriting
+from stepdiff_core.cli.parser import Parser
+from stepdiff_core.errors import StepDiffError
 
 COMMANDS = {
     " ".join(filter(None, (name, verb))): (module, [verb] if verb else [])

@@ -38,10 +38,10 @@ from stepdiff.annotate.grounding import RowSet, SpaceJob
 from stepdiff.app.compare.files import Library
 from stepdiff.app.explore.nearest import Searcher
 from stepdiff.app.site import Site
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.local import temporary
-from stepdiff.common.io.sealed import BLANK, seal
-from stepdiff.weights import resolve_of_data
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.local import temporary
+from stepdiff_core.io.sealed import BLANK, seal
+from stepdiff_core.weights import resolve_of_data
 from store import Feature, Provenance, Store, text_key
 from store.lineage.answers import write_record
 from tests.featurize.conftest import write_video

@@ -20,8 +20,8 @@ from jaxtyping import Float, Float32, UInt8
 from featurize.encoders.folder import load_tokenizer
 from featurize.video.frames import WORDS, Sampling
 from featurize.video.picture import Crop, Picture, Resample
-from stepdiff.common.errors import StepDiffError
-from stepdiff.weights import fingerprint
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.weights import fingerprint
 from store import Feature, Provenance
 
 STATISTICS = "statistics"

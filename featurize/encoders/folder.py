@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stepdiff.common.errors import StepDiffError, first_line
+from stepdiff_core.errors import StepDiffError, first_line
 
 if TYPE_CHECKING:  # a run with nothing to do needs no torch
     import torch

@@ -54,7 +54,7 @@ from featurize.encoders.preprocessing import (
     video_settings,
 )
 from featurize.video.picture import Bounded, Crop, Picture
-from stepdiff.common.errors import StepDiffError, first_line
+from stepdiff_core.errors import StepDiffError, first_line
 from store import Feature
 
 _FINER = 4  # times the pixels that the model sees: the processor's resize decides, not the decoder's

@@ -16,11 +16,11 @@ from pathlib import Path
 from featurize.encoders.base import Encoder, Statistics, version_digest
 from featurize.encoders.folder import checkpoint_file
 from featurize.video.frames import Sampling
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.plugins import installed
-from stepdiff.common.plugins import load as load_plugin
-from stepdiff.weights import NAMES as FETCHED
-from stepdiff.weights import fingerprint, resolve
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.plugins import installed
+from stepdiff_core.plugins import load as load_plugin
+from stepdiff_core.weights import NAMES as FETCHED
+from stepdiff_core.weights import fingerprint, resolve
 
 GROUP = "stepdiff.encoders"  # entry-point group of other packages' encoders
 _ENCODERS = {  # name -> file of this folder and class, imported on first use

@@ -22,7 +22,7 @@ from torch.nn.functional import pad
 
 from featurize.encoders.folder import loading
 from featurize.video.picture import Crop, Resample
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 FILTERS: dict[int, Resample] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # of the resize, by Pillow's numbers
 Settings = Mapping[str, Any]

@@ -14,7 +14,7 @@ from jaxtyping import Float32
 
 from featurize.encoders.base import Encoder, check_texts
 from featurize.encoders.folder import loading, read_config
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Feature
 
 _CHUNK = 16  # texts at once on a CPU, of similar length, so that little is padding

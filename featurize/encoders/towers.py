@@ -20,7 +20,7 @@ from featurize.encoders.folder import hidden_state, load_part, read_config
 from featurize.encoders.hf import HuggingFace
 from featurize.encoders.hf_families import ModelOutput
 from featurize.encoders.preprocessing import Settings, image_settings
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 _PLACE = r"(model\.)?(vision_tower|vision_model)\.(vision_model\.)?"  # of a tower's tensors, in checkpoints old and new
 _KEPT = ("do_rescale", "do_normalize", "rescale_factor", "resample", "image_mean", "image_std")

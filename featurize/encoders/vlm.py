@@ -32,8 +32,8 @@ from jaxtyping import Float, Float32, UInt8
 from featurize.encoders.base import FRAMES, Encoder, Whole
 from featurize.encoders.folder import load_model, loading
 from featurize.video.picture import Bounded, Picture
-from stepdiff.common.errors import StepDiffError, first_line
-from stepdiff.weights.resolving import uncapped
+from stepdiff_core.errors import StepDiffError, first_line
+from stepdiff_core.weights.resolving import uncapped
 from store import Feature
 from store.format.pool import Grids, pooled, pooled_layer
 

@@ -12,7 +12,7 @@ from PIL import Image
 from featurize.video.decode import Clip, read_clips
 from featurize.video.picture import Whole, pixels_of
 from featurize.video.stream import Video, opened
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 MOST_PIXELS = 960
 """of the long side of a cut clip"""

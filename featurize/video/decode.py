@@ -24,8 +24,8 @@ from featurize.video.frames import Sampling, chosen
 from featurize.video.media_file import why
 from featurize.video.picture import Picture, pixels_of
 from featurize.video.stream import Timeline, Video, by_decoding, decoded, from_packets, opened
-from stepdiff.common.io.files import shown
-from stepdiff.common.threads import prefetched
+from stepdiff_core.io.files import shown
+from stepdiff_core.threads import prefetched
 
 PAST_END = 1.0  # seconds by which a clip may end past its video: annotations are often in whole seconds
 CUT_SHORT = 0.5  # seconds by which a video may end before what its header promises; no clip may end past it then

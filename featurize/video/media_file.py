@@ -29,10 +29,10 @@ from typing import NamedTuple
 import av
 import av.container
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import shown
-from stepdiff.common.io.tars import TarPart, open_member
-from stepdiff.common.progress import progress
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import shown
+from stepdiff_core.io.tars import TarPart, open_member
+from stepdiff_core.progress import progress
 
 MAX_PIXELS = 1 << 27
 """pixels of a picture: 16384 x 8192, which is four frames of 8K video, and more than a photograph of 108 megapixels"""

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from stepdiff.common.threads import compiled
+from stepdiff_core.threads import compiled
 
 Resample = Literal["bicubic", "bilinear", "lanczos"]
 """Pillow's filters, by name"""

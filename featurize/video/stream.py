@@ -27,8 +27,8 @@ from av.video.stream import VideoStream
 from jaxtyping import Bool, Float64, Int64
 
 from featurize.video.media_file import MAX_PIXELS, content, opened_alone
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import shown
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import shown
 
 _CUT_SHORT = "is cut short: copy it again"
 _NO_VIDEO = "is not a video in a known format (playlists and other lists of files are refused): give a video file"

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int64, Integer
 
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Catalog
 
 Clips = pl.DataFrame | Catalog

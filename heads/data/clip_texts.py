@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io import sealed as table
-from stepdiff.common.io.files import write_bytes
-from stepdiff.common.io.jsonl import parse_object
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io import sealed as table
+from stepdiff_core.io.files import write_bytes
+from stepdiff_core.io.jsonl import parse_object
 
 COLUMNS = ("key", "kind", "text", "provenance")
 

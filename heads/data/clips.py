@@ -20,8 +20,8 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from heads.data.catalog_rows import blocks, need_columns
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.progress import say
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.progress import say
 from store import Catalog, Store
 from store.torch import dequantise
 from store.view import FAILED, OK

@@ -35,12 +35,12 @@ import polars as pl
 
 from heads.data.catalog_rows import Clips, blocks, of_keys
 from heads.data.clips import Features
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.sealed import copied
-from stepdiff.common.streams import sequence
-from stepdiff.tasks import registry
-from stepdiff.tasks.testsets import clips_of, parts_of, read_test_set, task_of
-from stepdiff.weights import fingerprint
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.sealed import copied
+from stepdiff_core.streams import sequence
+from stepdiff_core.tasks import registry
+from stepdiff_core.tasks.testsets import clips_of, parts_of, read_test_set, task_of
+from stepdiff_core.weights import fingerprint
 from store import Store
 
 By = Literal["video", "clip"]

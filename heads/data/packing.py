@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.prompts import PAIR_SYSTEM
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.prompts import PAIR_SYSTEM
 
 _VIDEO, _QUESTION = "@@video@@", "@@question@@"
 _BEFORE = ("\n", "x")  # a piece is cut after the first of them that the tokenizer does not join to it

@@ -19,10 +19,10 @@ from heads.data.catalog_rows import Clips, knows_splits, of_keys
 from heads.data.clips import Features
 from heads.data.hold_out import HoldOut
 from heads.data.packing import Turn
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.jsonl import read_objects
-from stepdiff.common.streams import generator
-from stepdiff.tasks.prompts import NO, VIDEOS, YES
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.jsonl import read_objects
+from stepdiff_core.streams import generator
+from stepdiff_core.tasks.prompts import NO, VIDEOS, YES
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Order:
     """
 
     def __init__(self, items: int, seed: int, purpose: str) -> None:
-        """items: their number; purpose: as in `stepdiff.common.streams`."""
+        """items: their number; purpose: as in `stepdiff_core.streams`."""
         self.items, self.seed, self.purpose = items, seed, purpose
         self._epoch: int | None = None
         self._places = np.empty(0, np.uint32)

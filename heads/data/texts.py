@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float64, Int64, Shaped, UInt32, UInt64
 
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 SORTED = 2**22  # clips that are sorted at a time
 _AT_ONCE = 2**16  # texts that are joined at a time

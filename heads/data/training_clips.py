@@ -33,11 +33,11 @@ from heads.data.catalog_rows import blocks as blocks_of
 from heads.data.catalog_rows import of_rows, united
 from heads.data.hold_out import COLUMNS, clip_times, identified, locate
 from heads.methods.registry import ENCODER
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io import sealed as table
-from stepdiff.common.io.files import Place, make_folder, write_bytes, write_changed
-from stepdiff.common.io.sealed import BLANK
-from stepdiff.tasks.testsets import clips_of
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io import sealed as table
+from stepdiff_core.io.files import Place, make_folder, write_bytes, write_changed
+from stepdiff_core.io.sealed import BLANK
+from stepdiff_core.tasks.testsets import clips_of
 from store import Catalog, Store
 from store.format.layout import read_json, write_json
 from store.lineage.trained_on import FILE, KINDS, Hashes, blocks, check, contained, hashes

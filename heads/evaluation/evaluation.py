@@ -30,7 +30,7 @@ from heads.data.training_clips import SeenClips, TrainedOn
 from heads.evaluation import judges
 from heads.evaluation.loading import ANSWERS, CLASSES, HEAD, answered_rows, load_method, needed, present_rows
 from heads.evaluation.options import VIDEO_LM, EvaluateOptions, check
-from heads.evaluation.rows import load_truth, read_asked, read_rows, score_rows
+from heads.evaluation.rows import read_asked, read_rows, score_rows
 from heads.evaluation.workers import PartWorker, computed, in_order, on_ray, worker_pool
 from heads.evidence import FILE
 from heads.evidence.head import WordHead
@@ -42,15 +42,14 @@ from heads.training import run_record
 from heads.training.checkpoint import Run
 from heads.training.recipe import read_recipe
 from heads.workers.group import ALONE, Group, joined, launched, own_device, world_size
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import write_text
-from stepdiff.common.io.jsonl import LineFile, parse_object
-from stepdiff.common.progress import Advance, progress, say
-from stepdiff.common.threads import shares
-from stepdiff.common.workers.pool import WorkPart
-from stepdiff.tasks.benchmarks.rows import write_answers
-from stepdiff.tasks.postprocess import parse
-from stepdiff.tasks.testsets import (
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import write_text
+from stepdiff_core.io.jsonl import LineFile, parse_object
+from stepdiff_core.progress import Advance, progress, say
+from stepdiff_core.tasks import registry
+from stepdiff_core.tasks.benchmarks.rows import write_answers
+from stepdiff_core.tasks.postprocess import parse
+from stepdiff_core.tasks.testsets import (
     DiffCap,
     DiffRank,
     Prediction,
@@ -64,8 +63,10 @@ from stepdiff.tasks.testsets import (
     write_predictions,
     write_test_set,
 )
-from stepdiff.weights import fingerprint
-from stepdiff.weights import resolve as resolve_weights
+from stepdiff_core.threads import shares
+from stepdiff_core.weights import fingerprint
+from stepdiff_core.weights import resolve as resolve_weights
+from stepdiff_core.workers.pool import WorkPart
 from store import Store
 
 Answer = Callable[[Sequence[WorkPart], Advance], Iterator[list[Any]]]
@@ -248,7 +249,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     judges.check(options)
     asked = read_asked(options)
     rows = read_rows(options, asked)
-    if (truth := load_truth(options.truth)) is not None:
+    if (truth := registry.truth_of(options.truth)) is not None:
         truth(rows, [""] * len(rows))  # refuses a file that lacks clips of the rows
     store = None if options.store is None else Store.open(options.store)
     seen = None if store is None else seen_by_head(options, rows, store)

@@ -18,10 +18,10 @@ import torch
 from heads.llm.model import LLM, LLMOptions, Sampling, Unanswered, shown
 from heads.methods.similarity import sentences
 from heads.models.language_model import pick_device
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks import registry
-from stepdiff.tasks.benchmarks.judging import Conversation, Judge, NoAnswer
-from stepdiff.weights import resolve
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks import registry
+from stepdiff_core.tasks.benchmarks.judging import Conversation, Judge, NoAnswer
+from stepdiff_core.weights import resolve
 
 LONGEST = 512
 """tokens of a judge's answer"""

@@ -25,11 +25,11 @@ from heads.models.public.cached import load_cached
 from heads.models.public.families import families, load_public
 from heads.training.run_record import disclosure, load_stepdiff
 from heads.workers.group import ALONE, Group
-from stepdiff.common import plugins
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
-from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of, read_predictions, read_test_set
-from stepdiff.weights import fingerprint
+from stepdiff_core import plugins
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
+from stepdiff_core.tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of, read_predictions, read_test_set
+from stepdiff_core.weights import fingerprint
 from store import Store
 from store.view import OK
 

@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 from heads.evaluation import judges
 from heads.evaluation.options import EvaluateOptions
 from heads.methods.similarity import sentences
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.streams import published
-from stepdiff.tasks import registry
-from stepdiff.tasks.benchmarks.rows import BenchmarkRow, Ranking, Rating
-from stepdiff.tasks.declining import agreeing
-from stepdiff.tasks.scoring import TruthFigures, score, score_asked
-from stepdiff.tasks.spec import Asked
-from stepdiff.tasks.testsets import DiffMCQ, drawn, published_task, read_test_set, reference_video
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.streams import published
+from stepdiff_core.tasks import registry
+from stepdiff_core.tasks.benchmarks.rows import BenchmarkRow, Ranking, Rating
+from stepdiff_core.tasks.declining import agreeing
+from stepdiff_core.tasks.scoring import score, score_asked
+from stepdiff_core.tasks.spec import Asked
+from stepdiff_core.tasks.testsets import DiffMCQ, drawn, published_task, read_test_set, reference_video
 
 AnyRow = TypeVar("AnyRow")
 
@@ -98,19 +98,10 @@ def score_rows(
     if task is None:
         return _benchmark_scores(options, asked, rows, predictions, Path(file))
     embed = sentences(options.store, options.device) if options.similarity else None
-    scores = score(task, rows, predictions, options.bootstrap, options.seed, embed, load_truth(options.truth))
+    scores = score(task, rows, predictions, options.bootstrap, options.seed, embed, registry.truth_of(options.truth))
     if similar is not None:
         scores["asked_first"] = score_asked(rows, predictions, similar, options.bootstrap, options.seed)
     return scores
-
-
-def load_truth(file: str | None) -> TruthFigures | None:
-    """Return the truth score by a world's attributes.jsonl, None without a file. StepDiffError: it cannot be read."""
-    if file is None:
-        return None
-    from stepdiff.kitchen.truth import truth_figures  # the sample world needs packages that heads do not
-
-    return truth_figures(file)
 
 
 def _benchmark_scores(

@@ -1,4 +1,4 @@
-"""Workers that compute what one process would, on the pool of stepdiff.common.workers.
+"""Workers that compute what one process would, on the pool of stepdiff_core.workers.
 
 Guarantees
 - a worker has the number of threads of the driver, because sums of another number of threads differ in their last bits
@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.progress import Advance
-from stepdiff.common.workers.cluster import connected, inside_job
-from stepdiff.common.workers.pool import WorkerPool, WorkPart, has_gpu, pool_size
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.progress import Advance
+from stepdiff_core.workers.cluster import connected, inside_job
+from stepdiff_core.workers.pool import WorkerPool, WorkPart, has_gpu, pool_size
 
 
 @dataclass(frozen=True)

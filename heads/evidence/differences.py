@@ -21,8 +21,8 @@ from heads.methods.word_evidence import LIKELY, SEEDED, WordEvidence
 from retrieval.differences import CLIP, Pool, Sample, chosen, embedded, nearest_pairs, sampled
 from retrieval.queries.search import row_of_clip
 from retrieval.vectors import compact, width
-from stepdiff.common.errors import StepDiffError, some
-from stepdiff.tasks.testsets import CATEGORIES
+from stepdiff_core.errors import StepDiffError, some
+from stepdiff_core.tasks.testsets import CATEGORIES
 from store import Store, View
 
 NEAR = {0.9: "very near", 0.8: "near", 0.6: "partly", -np.inf: "hardly"}

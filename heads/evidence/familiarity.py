@@ -22,10 +22,10 @@ import scipy.linalg
 from jaxtyping import Float, Float64
 from pydantic import BaseModel, Field, FiniteFloat
 
-from stepdiff.common.checked import checked
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import Place, place, write_pieces
-from stepdiff.common.io.sealed import BLANK, is_sealed, sealed_pieces
+from stepdiff_core.checked import checked
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import Place, place, write_pieces
+from stepdiff_core.io.sealed import BLANK, is_sealed, sealed_pieces
 
 FILE = "familiarity.safetensors"
 ARRAYS = ("mean", "scale", "factor")

@@ -36,14 +36,14 @@ from heads.evaluation.workers import results
 from heads.evidence.familiarity import Familiarity, Spread, penalty, standardised
 from heads.evidence.head import POOLING, READS, Evidence, Pooling, WordHead, channels_of, fold_of, pool, signed_roots
 from heads.evidence.wording import CLIPS, OF_ANSWERS, Wording, learn
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import make_folder, place, write_pieces
-from stepdiff.common.io.sealed import BLANK, is_sealed, sealed_pieces
-from stepdiff.common.progress import progress, say
-from stepdiff.common.workers.pool import WorkPart
-from stepdiff.tasks.prompts import MAIN_ACTION
-from stepdiff.tasks.testsets import HIGHEST_SCORE, DiffRank, clips_of, read_test_set
-from stepdiff.weights import fingerprint
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import make_folder, place, write_pieces
+from stepdiff_core.io.sealed import BLANK, is_sealed, sealed_pieces
+from stepdiff_core.progress import progress, say
+from stepdiff_core.tasks.prompts import MAIN_ACTION
+from stepdiff_core.tasks.testsets import HIGHEST_SCORE, DiffRank, clips_of, read_test_set
+from stepdiff_core.weights import fingerprint
+from stepdiff_core.workers.pool import WorkPart
 from store import Catalog, Store
 from store.lineage.answers import read_of, write_record
 

@@ -5,7 +5,7 @@ statistics of early maps, or in both.
     head.evidence(pool(tokens))  # [C, N, D] -> [C, terms]
 
     RUN/words.json             terms, categories, sides, calibration, the view, what trained it; names the weights' file
-                               with its size and sha256, and has a checksum of itself (stepdiff.common.io.sealed)
+                               with its size and sha256, and has a checksum of itself (stepdiff_core.io.sealed)
     RUN/words-*.safetensors    weights [1 + folds, terms, D] and bias: of all clips, then without each fold; and the
                                clips that it learned from (heads.evidence.familiarity)
 
@@ -32,11 +32,11 @@ from pydantic import BaseModel, Field, FiniteFloat
 from heads.evidence import FILE
 from heads.evidence.familiarity import About, Familiarity
 from heads.evidence.wording import OF_ANSWERS, pieces
-from stepdiff.common.checked import checked
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import place, write_bytes
-from stepdiff.common.io.sealed import BLANK, is_sealed, seal
-from stepdiff.tasks.prompts import MAIN_ACTION
+from stepdiff_core.checked import checked
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import place, write_bytes
+from stepdiff_core.io.sealed import BLANK, is_sealed, seal
+from stepdiff_core.tasks.prompts import MAIN_ACTION
 from store import Provenance, View
 
 COPY = "words"

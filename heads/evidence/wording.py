@@ -30,10 +30,10 @@ import numpy as np
 import scipy.sparse as sparse
 
 from heads.data.paired_qa import PairQuestions, kind
-from stepdiff.common.errors import StepDiffError, some
-from stepdiff.common.progress import say
-from stepdiff.tasks.clauses import AUXILIARIES, DETERMINERS, OBJECTS, PREPOSITIONS
-from stepdiff.tasks.prompts import VIDEOS
+from stepdiff_core.errors import StepDiffError, some
+from stepdiff_core.progress import say
+from stepdiff_core.tasks.clauses import AUXILIARIES, DETERMINERS, OBJECTS, PREPOSITIONS
+from stepdiff_core.tasks.prompts import VIDEOS
 
 CLIPS = 2**17
 """clips whose narration the terms are counted in, the first of the catalog"""

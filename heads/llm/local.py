@@ -14,8 +14,8 @@ from torch import Tensor
 
 from heads.llm.model import CutOff, Message, Sampling, Unanswered
 from heads.models.language_model import load_model, load_processor
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.streams import torch_seed
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.streams import torch_seed
 
 
 class LocalLLM:

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
-import stepdiff
-from stepdiff.common.errors import StepDiffError
+import stepdiff_core
+from stepdiff_core.errors import StepDiffError
 
 Message = dict[str, str]
 """role (system or user) and content"""
@@ -121,7 +121,7 @@ class LLMOptions:
 
     def provenance(self) -> dict[str, Any]:
         """Return model, weights and sampling; a served model has a name only."""
-        from stepdiff.weights import fingerprint, resolve
+        from stepdiff_core.weights import fingerprint, resolve
 
         weights = "as served" if self.endpoint else fingerprint(resolve(self.llm))
         record = {"model": self.llm, "weights": weights, "sampling": asdict(self.sampling)}
@@ -130,11 +130,11 @@ class LLMOptions:
     def load(self, device: str) -> LLM:
         """Load the model, or prepare to call the server. ImportError: a package of the extra annotate is missing."""
         if self.endpoint is not None:
-            stepdiff.require("--endpoint", "annotate", ("httpx2",))
+            stepdiff_core.require("--endpoint", "annotate", ("httpx2",))
             from heads.llm.server import ServedLLM
 
             return ServedLLM(self.endpoint, self.llm, self.batch, self.timeout, self.retries, self.requests_per_second)
-        stepdiff.require("a chat template", "annotate", ("jinja2",))
+        stepdiff_core.require("a chat template", "annotate", ("jinja2",))
         from heads.llm.local import LocalLLM
 
         return LocalLLM(self.llm, device, self.batch, self.precision)

@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl
 import httpx2
 
 from heads.llm.model import CutOff, Message, Sampling, Unanswered, is_url, shown
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 KEY = "OPENAI_API_KEY"
 _RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)  # statuses that may pass

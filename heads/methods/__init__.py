@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
-    from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank
+    from stepdiff_core.tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
+    from stepdiff_core.tasks.testsets import DiffCap, DiffMCQ, DiffRank
     from store import Store
 
 

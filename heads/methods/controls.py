@@ -22,11 +22,11 @@ import numpy as np
 from heads.data.catalog_rows import need_columns
 from heads.data.hold_out import NAMESAKE, held_out, read_test_clips
 from heads.data.paired_qa import kind, read_paired_qa
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.streams import generator
-from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating
-from stepdiff.tasks.postprocess import parse
-from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, answers_of, clips_of
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.streams import generator
+from stepdiff_core.tasks.benchmarks.rows import Choice, Ranking, Rating
+from stepdiff_core.tasks.postprocess import parse
+from stepdiff_core.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, answers_of, clips_of
 from store import Store
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 Regime = Literal["none", "s1", "supervised", "truth"]
 PairEmbedding = Literal["average", "reference", "candidate"]

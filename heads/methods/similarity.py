@@ -18,11 +18,11 @@ from jaxtyping import Float32
 
 from heads.data.clip_texts import ClipTexts
 from heads.data.clips import Features
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.progress import progress
-from stepdiff.tasks.benchmarks.rows import Ranking, Rating
-from stepdiff.tasks.testsets import DiffRank
-from stepdiff.weights import fingerprint, resolve
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.progress import progress
+from stepdiff_core.tasks.benchmarks.rows import Ranking, Rating
+from stepdiff_core.tasks.testsets import DiffRank
+from stepdiff_core.weights import fingerprint, resolve
 from store import Store, text_key
 
 MODEL = "mpnet-base"

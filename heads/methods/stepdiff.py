@@ -29,11 +29,10 @@ from heads.methods.word_evidence import LEFT_OUT, WordEvidence
 from heads.models.video_lm import Say, Tokens, VideoLM, Words
 from heads.training.recipe import EvidenceOptions
 from heads.workers.group import ALONE, Group
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.streams import generator
-from stepdiff.common.threads import shares
-from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
-from stepdiff.tasks.prompts import (
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.streams import generator
+from stepdiff_core.tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
+from stepdiff_core.tasks.prompts import (
     DIFFCAP_SEED,
     DIFFERENCE_QUESTION,
     DIFFMCQ_SEED,
@@ -42,7 +41,8 @@ from stepdiff.tasks.prompts import (
     SIMILAR_QUESTION,
     YES,
 )
-from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair
+from stepdiff_core.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair
+from stepdiff_core.threads import shares
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from torch.nn.functional import normalize
 
 from heads.data.clips import Features, Reads
 from heads.methods.registry import PairEmbedding
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating
-from stepdiff.tasks.testsets import DiffMCQ, DiffRank
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.benchmarks.rows import Choice, Ranking, Rating
+from stepdiff_core.tasks.testsets import DiffMCQ, DiffRank
 from store import Store, text_key
 
 

@@ -29,8 +29,8 @@ from heads.evidence.fitting import Guard, Pooled, evidence_of, training_videos
 from heads.evidence.head import Evidence, Terms, WordHead, clipped
 from heads.evidence.wording import Occurrence, is_about_both, occurrences, terms_of
 from retrieval.moments import frames_of, seconds_of
-from stepdiff.tasks.prompts import DIFFMCQ_SEED, NO_DIFFERENCE, VIDEOS
-from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, clips_of
+from stepdiff_core.tasks.prompts import DIFFMCQ_SEED, NO_DIFFERENCE, VIDEOS
+from stepdiff_core.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, clips_of
 from store import Store
 
 SEEDED = 2

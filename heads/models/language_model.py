@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from heads.data.packing import Chat
 from heads.models.packed_attention import NAME, PackedLayout, may_see, register
 from heads.training.recipe import Lora
-from stepdiff.common.errors import StepDiffError, first_line
-from stepdiff.common.streams import torch_seed
-from stepdiff.weights import resolve
-from stepdiff.weights.resolving import uncapped
+from stepdiff_core.errors import StepDiffError, first_line
+from stepdiff_core.streams import torch_seed
+from stepdiff_core.weights import resolve
+from stepdiff_core.weights.resolving import uncapped
 
 
 def load_processor(name: str, kind: str = "AutoProcessor") -> Any:

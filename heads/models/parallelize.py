@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from heads.data.packing import Chat
 from heads.models.language_model import LanguageModel, decoder_layers
-from stepdiff.common.errors import StepDiffError
-from stepdiff.weights import resolve
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.weights import resolve
 
 WHOLE = "set scaling.fsdp false, or evaluate without torchrun"
 """how a model is not divided"""

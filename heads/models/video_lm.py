@@ -21,8 +21,8 @@ from heads.data.packing import NO_TARGET, PADDING, TEXT, Packed, Packer, Turn
 from heads.llm.model import CutOff
 from heads.models.language_model import LanguageModel
 from heads.training.recipe import ProjectorOptions
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.prompts import system
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.prompts import system
 
 HELD = 24
 """characters"""

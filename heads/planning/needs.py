@@ -32,8 +32,8 @@ from heads.models.parallelize import divided_matrices
 from heads.models.video_lm import Projector
 from heads.training.recipe import Scaling, VideoLMRecipe
 from heads.training.sources import SEQUENCE
-from stepdiff.common.errors import StepDiffError, first_line
-from stepdiff.tasks.prompts import (
+from stepdiff_core.errors import StepDiffError, first_line
+from stepdiff_core.tasks.prompts import (
     CAPTION_QUESTION,
     DIFFERENCE_QUESTION,
     NARRATION_QUESTION,
@@ -41,7 +41,7 @@ from stepdiff.tasks.prompts import (
     PAIR_SYSTEM,
     SYSTEM,
 )
-from stepdiff.weights import registry, resolve
+from stepdiff_core.weights import registry, resolve
 
 KNOWN: dict[str, dict[str, Any]] = {  # published figures
     f"meta-llama/Llama-2-{name}-chat-hf": {

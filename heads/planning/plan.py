@@ -16,7 +16,7 @@ from heads.models.video_lm import Projector
 from heads.planning import needs
 from heads.planning.needs import Memory, batch, received, steps, weights
 from heads.training.recipe import TrainingPlanOptions, TrainOptions, VideoLMRecipe
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Feature, Store
 from store.format.layout import stored_features
 from store.verbs.plan import ENCODERS

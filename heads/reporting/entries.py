@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from heads.methods.registry import ORDER, PairEmbedding, Regime, regime_of, section
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.published import PUBLISHED
-from stepdiff.tasks.testsets import Task
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.published import PUBLISHED
+from stepdiff_core.tasks.testsets import Task
 
 Variant = Literal["V1", "V2", "V3"]
 

@@ -16,13 +16,13 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from heads.reporting.entries import TRUTH_METRICS, Entry, Setting, Trainings, comparable, marked, score_record
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.bootstrap import Resamples, holm, interval, paired_p
-from stepdiff.tasks.declining import asked_first
-from stepdiff.tasks.postprocess import parse
-from stepdiff.tasks.published import ASKED, PUBLISHED
-from stepdiff.tasks.scoring import Marks, TruthFigures, ordered, task_figures
-from stepdiff.tasks.testsets import Task, digest, read_test_set, read_with_similar, reference_video
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.bootstrap import Resamples, holm, interval, paired_p
+from stepdiff_core.tasks.declining import asked_first
+from stepdiff_core.tasks.postprocess import parse
+from stepdiff_core.tasks.published import ASKED, PUBLISHED
+from stepdiff_core.tasks.scoring import Marks, TruthFigures, ordered, task_figures
+from stepdiff_core.tasks.testsets import Task, digest, read_test_set, read_with_similar, reference_video
 
 COMPARED = {"BLEU", "CIDEr", "ROUGE-L", "accuracy", "ktau_all_rows", "ktau_within_step_all_rows"}
 

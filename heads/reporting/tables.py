@@ -31,11 +31,11 @@ from heads.reporting.entries import (
 )
 from heads.reporting.figures import Comparison, Place, Score
 from heads.reporting.grid import Block, Cell, Grid, Row, between, figure_cell, number
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks import registry
-from stepdiff.tasks.bootstrap import CONFIDENCE, paired_p
-from stepdiff.tasks.published import ASKED, PUBLISHED
-from stepdiff.tasks.testsets import published_task
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks import registry
+from stepdiff_core.tasks.bootstrap import CONFIDENCE, paired_p
+from stepdiff_core.tasks.published import ASKED, PUBLISHED
+from stepdiff_core.tasks.testsets import published_task
 
 ABOVE, BELOW = "*", "†"
 LEVEL = 1 - CONFIDENCE

@@ -29,9 +29,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from heads.workers.group import ALONE, Group
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import place, whole, write_text
-from stepdiff.common.io.local import TEMPORARY, LocalPath
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import place, whole, write_text
+from stepdiff_core.io.local import TEMPORARY, LocalPath
 
 SUMS = "SHA256SUMS"
 _SUM = re.compile(r"^([0-9a-f]{64})  ([^/\\\n]+)$", re.MULTILINE)

@@ -31,11 +31,11 @@ from heads.training.log import ReadCounts
 from heads.training.recipe import ContrastiveRecipe, PairsContrast
 from heads.training.validation import Division, HeldOutPairs, Validator
 from heads.workers.group import ALONE, Group
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.streams import generator, torch_seed
-from stepdiff.tasks.declining import declines
-from stepdiff.tasks.prompts import NO, YES
-from stepdiff.tasks.testsets import Pair
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.streams import generator, torch_seed
+from stepdiff_core.tasks.declining import declines
+from stepdiff_core.tasks.prompts import NO, YES
+from stepdiff_core.tasks.testsets import Pair
 from store import Store, text_key
 
 Differing = tuple[Pair, tuple[str, ...]]

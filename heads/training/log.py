@@ -34,11 +34,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import make_folder, write_bytes
-from stepdiff.common.io.jsonl import parse_object
-from stepdiff.common.io.local import named_errors
-from stepdiff.common.plugins import load
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import make_folder, write_bytes
+from stepdiff_core.io.jsonl import parse_object
+from stepdiff_core.io.local import named_errors
+from stepdiff_core.plugins import load
 
 GIGA = 1e9
 RAW = "#8c9bb0"

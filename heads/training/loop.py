@@ -23,11 +23,11 @@ from heads.training.checkpoint import Run, optimized
 from heads.training.log import Hook, ReadCounts, TrainingLog, draw_curve, read_metrics, speed
 from heads.training.recipe import Schedule
 from heads.workers.group import ALONE, Group
-from stepdiff.common.errors import HeldError, StepDiffError
-from stepdiff.common.io.files import make_folder
-from stepdiff.common.io.locks import locked
-from stepdiff.common.progress import say
-from stepdiff.common.streams import torch_seed
+from stepdiff_core.errors import HeldError, StepDiffError
+from stepdiff_core.io.files import make_folder
+from stepdiff_core.io.locks import locked
+from stepdiff_core.progress import say
+from stepdiff_core.streams import torch_seed
 
 LINE_EVERY = 10.0
 """seconds between two lines about the steps"""

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import jsonargparse
 
-from stepdiff.common.cli.options import WRITTEN
-from stepdiff.common.cli.parser import in_one_line
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io import yaml_file
+from stepdiff_core.cli.options import WRITTEN
+from stepdiff_core.cli.parser import in_one_line
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io import yaml_file
 
 
 def at_least(least: int, where: str, options: object, *names: str) -> None:

@@ -37,11 +37,11 @@ from heads.training.recipe import (
     read_recipe,
 )
 from heads.workers.group import ALONE, Group
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.jsonl import read_objects
-from stepdiff.common.progress import say
-from stepdiff.tasks.prompts import MAIN_ACTION, SIMILAR_QUESTION
-from stepdiff.weights import fingerprint, resolve, resolve_of_data
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.jsonl import read_objects
+from stepdiff_core.progress import say
+from stepdiff_core.tasks.prompts import MAIN_ACTION, SIMILAR_QUESTION
+from stepdiff_core.weights import fingerprint, resolve, resolve_of_data
 from store import Provenance, Store
 from store.lineage import trained_on as hashes
 from store.lineage.answers import RECORD, read_of, read_record, write_record

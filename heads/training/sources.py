@@ -25,9 +25,9 @@ from heads.methods.word_evidence import WordEvidence
 from heads.training.recipe import VideoLMRecipe
 from retrieval import nearest
 from retrieval.vectors import normalised
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.streams import generator
-from stepdiff.tasks.prompts import NEXT_VIDEO, PAIR_SYSTEM, SYSTEM, VIDEOS
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.streams import generator
+from stepdiff_core.tasks.prompts import NEXT_VIDEO, PAIR_SYSTEM, SYSTEM, VIDEOS
 from store import Catalog, Store
 
 SEQUENCE = 3  # clips of a video in a row (S3)

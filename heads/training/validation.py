@@ -23,11 +23,11 @@ from heads.data.clips import Features
 from heads.data.hold_out import HoldOut, drawn_clips
 from heads.data.paired_qa import PairQuestions, kind, read_divided
 from heads.training.recipe import Validation
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.streams import generator
-from stepdiff.tasks.declining import declines
-from stepdiff.tasks.scoring import score
-from stepdiff.tasks.testsets import OPTIONS, DiffMCQ, DiffRank, Pair, clips_of, drawn, read_test_set
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.streams import generator
+from stepdiff_core.tasks.declining import declines
+from stepdiff_core.tasks.scoring import score
+from stepdiff_core.tasks.testsets import OPTIONS, DiffMCQ, DiffRank, Pair, clips_of, drawn, read_test_set
 
 
 class Validator:

@@ -37,10 +37,10 @@ from heads.training.recipe import Scaling, VideoLMRecipe
 from heads.training.sources import SEQUENCE, HardNegatives, PairedSource, Sequences, TextedClips, TrainingBatch
 from heads.training.validation import Division, HeldOutPairs, Validator, need_rows
 from heads.workers.group import ALONE, Group
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.streams import generator, torch_seed
-from stepdiff.tasks.prompts import CAPTION_QUESTION, NARRATION_QUESTION
-from stepdiff.tasks.testsets import drawn
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.streams import generator, torch_seed
+from stepdiff_core.tasks.prompts import CAPTION_QUESTION, NARRATION_QUESTION
+from stepdiff_core.tasks.testsets import drawn
 from store import Store
 
 CLIPS_MINED = 32  # projected at a time

@@ -24,11 +24,11 @@ from heads.training.loop import train
 from heads.training.recipe import TrainOptions, as_yaml, differences, flat, read_recipe
 from heads.training.video_task import VideoTask
 from heads.workers.group import ALONE, Group
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import place, refuse_url
-from stepdiff.common.progress import say
-from stepdiff.common.workers.cluster import refuse_relative
-from stepdiff.weights import NAMES
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import place, refuse_url
+from stepdiff_core.progress import say
+from stepdiff_core.weights import NAMES
+from stepdiff_core.workers.cluster import refuse_relative
 from store import Store
 
 RECIPE = "recipe.yaml"

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from heads.training.recipe import Scaling
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")

@@ -23,12 +23,12 @@ from typing import Any
 
 from heads.training.recipe import TrainOptions
 from heads.workers.group import BACKEND, GONE, joined, own_device
-from stepdiff.common.errors import StepDiffError, first_line
-from stepdiff.common.io.files import make_folder
-from stepdiff.common.io.locks import locked
-from stepdiff.common.progress import say
-from stepdiff.common.workers.cluster import connected
-from stepdiff.common.workers.pool import autoscaled, has_gpu, need, nodes, room
+from stepdiff_core.errors import StepDiffError, first_line
+from stepdiff_core.io.files import make_folder
+from stepdiff_core.io.locks import locked
+from stepdiff_core.progress import say
+from stepdiff_core.workers.cluster import connected
+from stepdiff_core.workers.pool import autoscaled, has_gpu, need, nodes, room
 
 ATTEMPTS = 3
 """starts from one step after which the run ends"""

@@ -55,13 +55,13 @@ from retrieval.index.index_card import (
     write_card,
 )
 from retrieval.vectors import Rows, checked_norms, command, compact, filled_rows, raw_blocks, width
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import Place, local, make_folder, whole
-from stepdiff.common.io.locks import locked
-from stepdiff.common.progress import Advance, progress
-from stepdiff.common.streams import generator
-from stepdiff.common.workers.cluster import connected
-from stepdiff.common.workers.pool import WorkerPool, pool_size
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import Place, local, make_folder, whole
+from stepdiff_core.io.locks import locked
+from stepdiff_core.progress import Advance, progress
+from stepdiff_core.streams import generator
+from stepdiff_core.workers.cluster import connected
+from stepdiff_core.workers.pool import WorkerPool, pool_size
 from store import Store, View
 
 if TYPE_CHECKING:

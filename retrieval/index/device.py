@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Literal
 
-from stepdiff.common.errors import StepDiffError, first_line
+from stepdiff_core.errors import StepDiffError, first_line
 
 if TYPE_CHECKING:
     import faiss

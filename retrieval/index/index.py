@@ -32,9 +32,9 @@ from retrieval.exact import Found, check_directions, compiled, cosines, fill_cos
 from retrieval.index.device import MOST, Device, device_for, on_device
 from retrieval.index.index_card import Card, build_command, card_path, damaged, index_file, read_card, stale
 from retrieval.vectors import Queries, Rows, block_rows, filled_rows, width
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.direct_io import fill_memory
-from stepdiff.common.io.files import local_files
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.direct_io import fill_memory
+from stepdiff_core.io.files import local_files
 from store import Store, View
 from store.view import OK
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.vectors import Rows, command, filled_rows
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import LocalPath, Place, write_text
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import LocalPath, Place, write_text
 from store import Store, View
 
 VERSION = 2

@@ -23,7 +23,7 @@ from retrieval.index.device import Device
 from retrieval.index.index import Index, check_feature, open_index
 from retrieval.mining.neighbours import columns, refuse_own, video_numbers
 from retrieval.vectors import BLOCK, Rows, blocks, compact, filled_rows, width
-from stepdiff.common.progress import progress
+from stepdiff_core.progress import progress
 from store import Store, View
 
 HELD_BYTES = 2**32  # of rows that are held in memory and compared with all others

@@ -40,11 +40,12 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from retrieval.exact import compiled
 from retrieval.vectors import fill_command, normalised
 from retrieval.verbs.files import Negatives
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.tables import short
-from stepdiff.common.progress import progress
-from stepdiff.common.threads import each, shares
-from stepdiff.tasks.testsets import DiffMCQ, Pair, read_test_set, write_test_set
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.tables import short
+from stepdiff_core.progress import progress
+from stepdiff_core.tasks import registry
+from stepdiff_core.tasks.testsets import DiffMCQ, Pair, read_test_set, write_test_set
+from stepdiff_core.threads import each, shares
 from store import Store, View, text_key
 from store.view import OK
 
@@ -321,11 +322,7 @@ def write_questions(options: Negatives) -> dict[str, Any]:
     if not test_set.differences:
         raise StepDiffError(f"the test set {options.test_set} contains no difference text: name a DiffCap file")
     of_clips = _rows_of_clips(store, view, test_set.clips)
-    as_true = None
-    if options.truth is not None:
-        from stepdiff.kitchen.truth import as_true_by  # the sample world needs packages that retrieval does not
-
-        as_true = as_true_by(options.truth)
+    as_true = registry.truth_of(options.truth, "as_true_by")
     if variant == "V3":
         drawn = random_negatives(test_set, seed, as_true)
     else:

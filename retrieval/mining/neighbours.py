@@ -31,9 +31,9 @@ from retrieval.index.index import open_index
 from retrieval.index.index_card import digest
 from retrieval.vectors import BLOCK, Rows, Vectors, blocks, compact, filled_rows, width
 from retrieval.verbs.files import Neighbours
-from stepdiff.common.errors import StepDiffError, first_line
-from stepdiff.common.io.files import whole, write_text
-from stepdiff.common.progress import progress
+from stepdiff_core.errors import StepDiffError, first_line
+from stepdiff_core.io.files import whole, write_text
+from stepdiff_core.progress import progress
 from store import Store, View
 
 

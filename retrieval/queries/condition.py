@@ -25,8 +25,8 @@ from sqlglot import exp, parse_one, tokenize
 from sqlglot.errors import ErrorLevel, ParseError, TokenError
 from sqlglot.tokens import Token, TokenType
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.tables import short
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.tables import short
 from store import Store
 
 LONGEST = 10_000  # characters of a condition

@@ -11,7 +11,7 @@ import numpy as np
 
 from retrieval.queries.live import encoder_of, unit_vector
 from retrieval.queries.search import Query
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Store, View
 
 

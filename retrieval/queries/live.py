@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from retrieval.vectors import command, width
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.tables import short
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.tables import short
 from store import Provenance, Store, View
 from store.format.pool import unpooled
 from store.io.records import all_writes
@@ -171,7 +171,7 @@ def weights_of(provenance: Provenance, records: Sequence[Record]) -> str | None:
     """Return where the weights of an encoder are: a recorded place, or the encoder's own name; None: they are gone, or
     were never used here."""
     from featurize.encoders import digest
-    from stepdiff.weights import NAMES, resolve_of_data
+    from stepdiff_core.weights import NAMES, resolve_of_data
 
     fetched = [provenance.encoder] if provenance.encoder in NAMES else []
     for source in [*sources_of(records), *fetched]:

@@ -21,9 +21,9 @@ from jaxtyping import Float32, Int64
 from retrieval.index.index import FLAT_BELOW, Index, check_feature, exact_index, open_index
 from retrieval.index.index_card import card_path
 from retrieval.vectors import command, fill_command, filled_rows, normalised, width
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.sealed import copied
-from stepdiff.common.io.tables import short
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.sealed import copied
+from stepdiff_core.io.tables import short
 from store import Store, View, text_key
 from store.catalog.catalog import refuse_forgotten
 from store.view import FAILED, OK

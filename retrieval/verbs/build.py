@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
-from stepdiff.common.cli.options import parse
+from stepdiff_core.cli.options import parse
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
-from stepdiff.common.cli.options import WRITTEN, parse
+from stepdiff_core.cli.options import WRITTEN, parse
 
 SHOWN = 50  # rows of the printed table of duplicates
 NEGATIVES = """Make DiffMCQ questions from a DiffCap test set.
@@ -128,7 +128,7 @@ class Duplicates:
 def duplicates(options: Duplicates) -> int:
     """Run `duplicates`; returns the exit status."""
     from retrieval.mining.duplicates import duplicates
-    from stepdiff.common.io.tables import as_json, check_format, print_table, write_table
+    from stepdiff_core.io.tables import as_json, check_format, print_table, write_table
     from store import Store
 
     if options.out is not None:

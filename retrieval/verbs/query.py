@@ -17,8 +17,8 @@ from typing import Any
 
 from jsonargparse.typing import PositiveInt
 
-from stepdiff.common.cli.options import WRITTEN, parse
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.cli.options import WRITTEN, parse
+from stepdiff_core.errors import StepDiffError
 
 FIRST = ("step", "narration", "caption", "activity", "split")  # first columns of the table
 HIDDEN = ("video", "start", "end", "video_bytes", "video_digest")  # columns that the table omits: the id implies them
@@ -69,7 +69,7 @@ class QueryOptions:
 def run(options: QueryOptions) -> int:
     """Run the verb: resolve what is searched for, compute the neighbours, write them; returns the exit status."""
     from retrieval.queries.search import compute, resolve
-    from stepdiff.common.io.tables import check_format
+    from stepdiff_core.io.tables import check_format
     from store import Store
 
     if options.out is not None:
@@ -115,7 +115,7 @@ def write(search: Any, hits: Any, options: QueryOptions) -> None:
 
     `search` is a Search and `hits` a data frame: the parser would import their types for --help.
     """
-    from stepdiff.common.io.tables import as_json, print_table, write_table
+    from stepdiff_core.io.tables import as_json, print_table, write_table
 
     title = f"nearest to {search.query.title} in {options.view}"
     eligible = len(search)

@@ -3,9 +3,9 @@
 Names are imported when they are first used.
 """
 
-import stepdiff
+import stepdiff_core
 
-stepdiff.enter("stepdiff.annotate")
+stepdiff_core.enter("stepdiff.annotate")
 
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stepdiff.annotate.forms.form import Answer, answer_of, read_task
     from stepdiff.annotate.qa.prompts import DESCRIBE, PAIRQA
     from stepdiff.annotate.qa.questions import Question, read_questions
-    from stepdiff.common.errors import StepDiffError
+    from stepdiff_core.errors import StepDiffError
 
 __all__ = [
     "Agreement",
@@ -35,4 +35,4 @@ __all__ = [
     "write_answers",
 ]
 
-__getattr__ = stepdiff.lazy(__name__)
+__getattr__ = stepdiff_core.lazy(__name__)

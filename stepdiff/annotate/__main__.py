@@ -1,7 +1,7 @@
 """stepdiff annotate lists the commands, in the order in which a data set passes them."""
 
-from stepdiff.common.cli import command
-from stepdiff.common.cli.command import choose
+from stepdiff_core.cli import command
+from stepdiff_core.cli.command import choose
 
 VERBS = {
     "manifest": (

@@ -22,10 +22,10 @@ from heads.reporting.grid import Block, Cell, Grid, number, to_markdown
 from heads.reporting.grid import show as show_tables
 from stepdiff.annotate.forms.answers import latest, read_collected, show_refused
 from stepdiff.annotate.forms.form import DIRECTION, HIGHEST, LOWEST, AnnotationTask, Answer, read_task
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import WRITTEN, incomplete, parse
-from stepdiff.common.io.files import write_text
-from stepdiff.tasks.agreement import alpha
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import WRITTEN, incomplete, parse
+from stepdiff_core.io.files import write_text
+from stepdiff_core.tasks.agreement import alpha
 
 # Shape legend: R ratings; C couples, which are two ratings of one item by two people; U items; L levels of the score;
 # P pairs of people.

@@ -14,9 +14,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import WRITTEN, at_least, incomplete, parse
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import WRITTEN, at_least, incomplete, parse
+from stepdiff_core.errors import StepDiffError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,8 +59,8 @@ def run(options: AlignOptions) -> dict[str, Any]:
     from heads.training.checkpoint import Run
     from heads.training.run_record import load_contrastive
     from stepdiff.annotate.sources.narration import read_narration
-    from stepdiff.common.progress import progress
-    from stepdiff.weights import fingerprint
+    from stepdiff_core.progress import progress
+    from stepdiff_core.weights import fingerprint
     from store import Store
 
     store, device = Store.open(options.store), pick_device(options.device)

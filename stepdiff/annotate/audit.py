@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import WRITTEN, at_least, incomplete, parse
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import WRITTEN, at_least, incomplete, parse
+from stepdiff_core.errors import StepDiffError
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def run(options: AuditOptions) -> dict[str, Any]:
     from heads.data.hold_out import HoldOut, known_clips
     from stepdiff.annotate.qa.auditing import figures, leaks, overlap, page, read_record, samples
     from stepdiff.annotate.qa.questions import read_questions
-    from stepdiff.common.io.files import write_text
+    from stepdiff_core.io.files import write_text
     from store import Store
 
     hold_out = HoldOut(options.hold_out, options.hold_out_by)

@@ -32,12 +32,12 @@ from heads.training.run_record import load_video_lm
 from stepdiff.annotate.captions import CaptionOptions
 from stepdiff.annotate.qa.prompts import CaptionKind
 from stepdiff.annotate.stages.job import Answer, Item, Unanswered, plain
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import shown
-from stepdiff.common.io.tars import is_regular
-from stepdiff.common.threads import prefetched
-from stepdiff.tasks.prompts import SYSTEM
-from stepdiff.weights import fingerprint, resolve
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import shown
+from stepdiff_core.io.tars import is_regular
+from stepdiff_core.tasks.prompts import SYSTEM
+from stepdiff_core.threads import prefetched
+from stepdiff_core.weights import fingerprint, resolve
 from store import Provenance, Store
 
 FRAMES: dict[CaptionKind, int] = {"action": 8, "objects": 1}  # of a clip that a model sees (S1)

@@ -17,9 +17,9 @@ from typing import Any
 
 from stepdiff.annotate.qa.prompts import QUESTIONS, CaptionKind
 from stepdiff.annotate.stages.job import HINT, StageJob, StageOptions, show
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import at_least, incomplete, parse
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import at_least, incomplete, parse
+from stepdiff_core.errors import StepDiffError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def run(options: CaptionOptions) -> dict[str, Any]:
         raise StepDiffError("object captions read centre frames: give --view, made by featurize --sampling centre")
     from stepdiff.annotate.captioning import TokenJob, VideoJob, check_videos, with_videos
     from stepdiff.annotate.stages.stage import Items, absolute, clip_blocks, run_stage
-    from stepdiff.common.workers.cluster import refuse_relative
+    from stepdiff_core.workers.cluster import refuse_relative
     from store import Store
 
     given = [(f"--{name}", getattr(options, name)) for name in ("head", "videos")]

@@ -18,9 +18,9 @@ from typing import Any
 from heads.llm.model import LLM, CutOff, LLMOptions, Sampling
 from stepdiff.annotate.qa.prompts import DESCRIBE, NOTHING, Message, Prompt, read_prompt
 from stepdiff.annotate.stages.job import HINT, Answer, Item, StageOptions, Unanswered, plain, show
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import at_least, incomplete, parse
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import at_least, incomplete, parse
+from stepdiff_core.errors import StepDiffError
 
 STAGE, KIND = "describe", "step description"
 _NONE = "none"

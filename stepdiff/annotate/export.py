@@ -31,12 +31,12 @@ import numpy as np
 from stepdiff.annotate.forms.answers import latest, read_collected, show_refused, write_answers, write_table
 from stepdiff.annotate.forms.form import AnnotationTask, Answer, Form, defaults, plain, read_task
 from stepdiff.annotate.forms.label_studio import configuration, tasks_of
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import WRITTEN, incomplete, parse
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import write_text
-from stepdiff.common.streams import generator
-from stepdiff.tasks.testsets import OTHER_STEP, TARGETS, DiffCap, DiffRank, write_test_set
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import WRITTEN, incomplete, parse
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import write_text
+from stepdiff_core.streams import generator
+from stepdiff_core.tasks.testsets import OTHER_STEP, TARGETS, DiffCap, DiffRank, write_test_set
 
 OUTPUTS = ("diffcap", "diffrank", "answers", "csv", "label_studio", "label_studio_config")
 
@@ -211,7 +211,7 @@ def run(options: AnswerExportOptions) -> dict[str, Any]:
 
 def _of_mistakes(options: AnswerExportOptions) -> dict[str, Any]:
     """Write the mistakes of CaptainCook4D as DiffCap rows; return the record."""
-    from stepdiff.tasks.benchmarks import captaincook
+    from stepdiff_core.tasks.benchmarks import captaincook
 
     others = ("file", "task", "store", *(name for name in OUTPUTS if name != "diffcap"))
     if given := [name.replace("_", "-") for name in others if getattr(options, name) is not None]:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from stepdiff.annotate.stages.job import HINT, StageJob, StageOptions, show
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import incomplete, parse
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import incomplete, parse
+from stepdiff_core.errors import StepDiffError
 
 STAGE = "ground"
 CAPTIONS = "captions-objects"
@@ -57,7 +57,7 @@ def run(options: GroundOptions) -> dict[str, Any]:
     from stepdiff.annotate.captioning import check_videos, with_videos
     from stepdiff.annotate.grounding import DetectorJob, RowSet, SpaceJob, sha256_of_keys
     from stepdiff.annotate.stages.stage import Items, absolute, chosen, clip_blocks, run_stage
-    from stepdiff.common.workers.cluster import refuse_relative
+    from stepdiff_core.workers.cluster import refuse_relative
     from store import Store
 
     given = [(f"--{name}", getattr(options, name)) for name in ("head", "videos")]

@@ -34,9 +34,9 @@ from heads.training.checkpoint import Run
 from heads.training.run_record import load_contrastive
 from stepdiff.annotate.captioning import SHORT_SIDE, pictures
 from stepdiff.annotate.stages.job import Answer, Item, Unanswered
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.threads import prefetched
-from stepdiff.weights import fingerprint, resolve
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.threads import prefetched
+from stepdiff_core.weights import fingerprint, resolve
 from store import Catalog, Store
 
 _BYTES = 2**16  # of the bits that are unpacked at once

@@ -36,9 +36,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import WRITTEN, at_least, incomplete, parse
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import WRITTEN, at_least, incomplete, parse
+from stepdiff_core.errors import StepDiffError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -132,7 +132,7 @@ def run(options: ManifestOptions) -> dict[str, Any]:
 def _source(options: ManifestOptions) -> str:
     """Return the option that names the source of clips. StepDiffError: not one, or options that it does not use."""
     from stepdiff.annotate.sources.datasets import DATASETS
-    from stepdiff.tasks import registry
+    from stepdiff_core.tasks import registry
 
     given = [one.name for one in fields(options) if getattr(options, one.name) != one.default and one.name != "out"]
     source = next((name for name in reversed(_USES) if name in given), None)
@@ -193,7 +193,7 @@ def _of_test_sets(options: ManifestOptions) -> Iterator["pl.DataFrame"]:
     import polars as pl
 
     from heads.data.hold_out import read_test_clips
-    from stepdiff.tasks.testsets import split_clip
+    from stepdiff_core.tasks.testsets import split_clip
 
     clips = read_test_clips(options.test_sets)
     videos = pl.Series("video", [split_clip(clip)[0] for clip in clips["key"]], pl.String)
@@ -216,8 +216,8 @@ def _texts_of(options: ManifestOptions) -> dict[str, Any]:
     import polars as pl
 
     from stepdiff.annotate.sources.blocks import write_frames
-    from stepdiff.tasks import registry
-    from stepdiff.tasks.benchmarks.rows import Choice
+    from stepdiff_core.tasks import registry
+    from stepdiff_core.tasks.benchmarks.rows import Choice
 
     benchmark = registry.get(options.benchmark or "")
     rows = benchmark.read(Path(options.data or "")).rows

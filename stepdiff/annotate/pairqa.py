@@ -20,9 +20,9 @@ from typing import Any, Literal
 from heads.llm.model import LLMOptions, Sampling, shown
 from stepdiff.annotate.stages.job import HINT, StageOptions
 from stepdiff.annotate.stages.job import show as show_stage
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import incomplete, parse
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import incomplete, parse
+from stepdiff_core.errors import StepDiffError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +59,10 @@ def run(options: PairQAOptions) -> dict[str, Any]:
     from stepdiff.annotate.qa import questions
     from stepdiff.annotate.qa.prompts import PAIRQA
     from stepdiff.annotate.stages.stage import Items, Version, chosen, run_stage
-    from stepdiff.common.io.files import write_pieces, write_text
-    from stepdiff.common.io.jsonl import object_line
-    from stepdiff.common.progress import say
-    from stepdiff.weights import fingerprint
+    from stepdiff_core.io.files import write_pieces, write_text
+    from stepdiff_core.io.jsonl import object_line
+    from stepdiff_core.progress import say
+    from stepdiff_core.weights import fingerprint
     from store import Store
 
     hold_out = HoldOut(options.hold_out, options.hold_out_by)

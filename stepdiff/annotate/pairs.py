@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import WRITTEN, incomplete, parse
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import WRITTEN, incomplete, parse
+from stepdiff_core.errors import StepDiffError
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def run(options: PairsOptions) -> dict[str, Any]:
     from heads.data.hold_out import NAMESAKE, HoldOut
     from stepdiff.annotate.qa import pair_choice as choice
     from stepdiff.annotate.sources.blocks import write_frames
-    from stepdiff.common.streams import generator
+    from stepdiff_core.streams import generator
 
     hold_out = HoldOut(options.hold_out, options.hold_out_by)
     clips, left_out = choice.candidates(options.store, options.step, options.texts, hold_out)

@@ -23,11 +23,11 @@ from heads.reporting.grid import Block, Cell, Grid, escape_markdown, to_markdown
 from heads.reporting.grid import show as show_tables
 from stepdiff.annotate.forms.answers import first_byte, latest, read_collected, show_refused
 from stepdiff.annotate.forms.form import DIRECTION, SCORES, Answer
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import incomplete, parse
-from stepdiff.common.io.files import write_bytes, write_text
-from stepdiff.common.io.jsonl import read_objects
-from stepdiff.tasks.testsets import DiffCap, DiffRank, read_test_set
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import incomplete, parse
+from stepdiff_core.io.files import write_bytes, write_text
+from stepdiff_core.io.jsonl import read_objects
+from stepdiff_core.tasks.testsets import DiffCap, DiffRank, read_test_set
 
 BINS = 16  # of aggregate scores, from 1 to 5
 MOST_DOCUMENTS = 0.25

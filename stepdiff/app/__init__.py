@@ -3,17 +3,17 @@
 Names are imported when they are first used.
 """
 
-import stepdiff
+import stepdiff_core
 
-stepdiff.enter("stepdiff.app")
+stepdiff_core.enter("stepdiff.app")
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from stepdiff.app.server import create_app
     from stepdiff.app.site import Site
-    from stepdiff.common.errors import StepDiffError
+    from stepdiff_core.errors import StepDiffError
 
 __all__ = ["Site", "StepDiffError", "create_app"]
 
-__getattr__ = stepdiff.lazy(__name__)
+__getattr__ = stepdiff_core.lazy(__name__)

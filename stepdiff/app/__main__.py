@@ -8,10 +8,10 @@ stepdiff app ... --annotate data/annotation.yaml --public-url https://annotate.e
 import sys
 from dataclasses import dataclass
 
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import parse
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.progress import stages
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import parse
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.progress import stages
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")

@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse
 
 from featurize.video.cut import cut, filmstrip
 from stepdiff.app.site import Site
-from stepdiff.common.io.tars import stat_of
+from stepdiff_core.io.tars import stat_of
 
 _HEADERS = {"Cache-Control": "private, max-age=3600"}
 Key = Annotated[str, InPath(max_length=1000, description="clip id")]

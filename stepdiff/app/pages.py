@@ -20,7 +20,7 @@ from pydantic_core import to_jsonable_python
 from starlette.exceptions import HTTPException
 
 from stepdiff.app.site import RefusedError, Site, UnknownError
-from stepdiff.common.look import TEMPLATES
+from stepdiff_core.look import TEMPLATES
 
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
 

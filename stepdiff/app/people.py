@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stepdiff.common.cli import command
-from stepdiff.common.cli.command import choose
-from stepdiff.common.cli.options import parse
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.cli import command
+from stepdiff_core.cli.command import choose
+from stepdiff_core.cli.options import parse
+from stepdiff_core.errors import StepDiffError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -29,7 +29,7 @@ from stepdiff.app.notes import routes as notes
 from stepdiff.app.pages import STATIC, crashed, failed, malformed, missing, page
 from stepdiff.app.pair import routes as pair
 from stepdiff.app.site import LOCAL, Site
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 MOST_BODY = 2**20  # bytes of a request
 HEADERS = {
@@ -63,7 +63,7 @@ def create_app(site: Site) -> FastAPI:
     app.add_exception_handler(HTTPException, missing)
     app.add_exception_handler(Exception, crashed)
 
-    app.mount("/static", StaticFiles(directory=STATIC, packages=[("stepdiff.common", "static")]), name="static")
+    app.mount("/static", StaticFiles(directory=STATIC, packages=[("stepdiff_core", "static")]), name="static")
     for section in (annotating,) if public else (media, explore, pair, notes, compare, annotating):
         app.include_router(section.router(site))
 

@@ -11,10 +11,10 @@ import polars as pl
 from pydantic import AnyHttpUrl, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from stepdiff.app.cache import Cache
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.tars import is_regular
 from stepdiff.comparison.clips import clock
-from stepdiff.weights.registry import cache_folder
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.tars import is_regular
+from stepdiff_core.weights.registry import cache_folder
 from store import Store
 
 LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")  # names of this machine, which only itself reaches

@@ -8,16 +8,16 @@
 Names are imported when they are first used.
 """
 
-import stepdiff
+import stepdiff_core
 
-stepdiff.enter("stepdiff.comparison")
+stepdiff_core.enter("stepdiff.comparison")
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stepdiff.common.errors import StepDiffError
     from stepdiff.comparison.comparing import Comparison, Ranking, compare, rank
+    from stepdiff_core.errors import StepDiffError
 
 __all__ = ["Comparison", "Ranking", "StepDiffError", "compare", "rank"]
 
-__getattr__ = stepdiff.lazy(__name__)
+__getattr__ = stepdiff_core.lazy(__name__)

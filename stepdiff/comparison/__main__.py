@@ -17,10 +17,10 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from heads.ask import MOST_TOKENS
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import WRITTEN, at_least, parse
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.progress import stages
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import WRITTEN, at_least, parse
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.progress import stages
 
 if TYPE_CHECKING:
     from stepdiff.comparison.clips import FileClip
@@ -194,7 +194,7 @@ def show(comparison: "Comparison") -> None:
 
 def show_ranking(ranking: "Ranking") -> None:
     """Print which clip is most like the first, as a whole and by category."""
-    from stepdiff.tasks.declining import verdict
+    from stepdiff_core.tasks.declining import verdict
 
     _head(ranking)
     print(f"Most like Video 1 by the features of the whole clips: {_first(ranking)}\n")

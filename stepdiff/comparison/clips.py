@@ -12,7 +12,7 @@ from pathlib import Path
 from featurize.manifest import length
 from featurize.video.media_file import Identity, identity
 from featurize.video.stream import opened
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 UNLIKE = 4.0  # ratio of two lengths, or of two frame rates, from which a note says that they differ
 SPARSE = 5.0  # seconds between two frames that a model sees, from which a note says that it may miss actions

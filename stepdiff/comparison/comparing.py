@@ -19,13 +19,13 @@ from heads.models.video_lm import Say
 from retrieval import align, read_moments
 from retrieval.moments import has_frames
 from retrieval.vectors import embeddings, unit
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import Place, place
-from stepdiff.common.progress import say as report
-from stepdiff.common.progress import stages
 from stepdiff.comparison.clips import FileClip, notes, read_clip
 from stepdiff.comparison.models import Difference, Model, Moment, Reader, find_model
-from stepdiff.weights.registry import cache_folder
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import Place, place
+from stepdiff_core.progress import say as report
+from stepdiff_core.progress import stages
+from stepdiff_core.weights.registry import cache_folder
 from store import Store
 from store.format.pool import TOKENS
 from store.provenance import main_feature

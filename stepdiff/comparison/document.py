@@ -16,7 +16,7 @@ import jinja2
 
 from heads.ask import CUT
 from heads.llm.model import CutOff
-from stepdiff.common.look import TEMPLATES, look, script
+from stepdiff_core.look import TEMPLATES, look, script
 
 STYLE = """
 body { display: block; min-height: 0; }

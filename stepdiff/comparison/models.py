@@ -25,12 +25,12 @@ from heads.training.recipe import read_recipe
 from heads.training.run_record import load_stepdiff
 from heads.training.run_record import read as read_lineage
 from retrieval.queries.live import Record, loading_of, records_of, sources_of
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import place
 from stepdiff.comparison.naming import RECIPE, model_name
-from stepdiff.tasks.declining import UNSURE, Verdict, declines, verdict
-from stepdiff.tasks.prompts import DIFFCAP_SEED, GOES_ON
-from stepdiff.tasks.testsets import CATEGORIES, DiffCap, Pair
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import place
+from stepdiff_core.tasks.declining import UNSURE, Verdict, declines, verdict
+from stepdiff_core.tasks.prompts import DIFFCAP_SEED, GOES_ON
+from stepdiff_core.tasks.testsets import CATEGORIES, DiffCap, Pair
 from store import Provenance, Store
 from store.format.pool import TOKENS, pool_of, unpooled
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from heads.evidence import FILE
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 HEAD, WORDS = "runs/stepdiff", "runs/words"
 """models that are looked for where none is named"""

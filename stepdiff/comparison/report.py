@@ -11,12 +11,12 @@ from typing import Any
 
 from featurize.video.cut import cut, filmstrip, frame
 from heads.evidence.wording import pieces
-from stepdiff.common.io.files import whole
 from stepdiff.comparison.clips import FileClip, clock
 from stepdiff.comparison.comparing import Comparison
 from stepdiff.comparison.document import COLOURS, answered, document, inside, player
 from stepdiff.comparison.models import Moment
-from stepdiff.tasks.declining import UNSURE
+from stepdiff_core.io.files import whole
+from stepdiff_core.tasks.declining import UNSURE
 
 FRAMES, HEIGHT = 16, 90
 """of a strip"""

@@ -21,10 +21,10 @@ from typing import Any
 
 from heads import report
 from heads.report import ReportOptions
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import WRITTEN, at_least, parse
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.testsets import DiffCap, read_predictions, read_test_set
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import WRITTEN, at_least, parse
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.testsets import DiffCap, read_predictions, read_test_set
 
 RIGHT, WRONG, QUIET = "#007a55", "#b3411a", "#555555"
 FRAMES, HEIGHT = 3, 160
@@ -108,8 +108,8 @@ def write(path: Path, options: SheetOptions, rows: Sequence[DiffCap], answers: d
     from matplotlib import pyplot
     from matplotlib.backend_bases import FigureCanvasBase
 
-    from stepdiff.common.io.files import whole
     from stepdiff.kitchen.truth import read_world
+    from stepdiff_core.io.files import whole
 
     kinds = FigureCanvasBase.filetypes
     if path.suffix[1:].lower() not in kinds:

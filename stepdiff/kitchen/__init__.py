@@ -1,12 +1,12 @@
 """A small rendered how-to world with exact ground truth: the embedded sample data set."""
 
-import stepdiff
+import stepdiff_core
 
-stepdiff.enter("stepdiff.kitchen")
+stepdiff_core.enter("stepdiff.kitchen")
 
-from stepdiff.common.errors import StepDiffError
 from stepdiff.kitchen.attributes import Attributes, Difference, differences, score
 from stepdiff.kitchen.world import Clip, Video, make_world
+from stepdiff_core.errors import StepDiffError
 
 __all__ = [
     "Attributes",

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stepdiff.common.cli import command
-from stepdiff.common.cli.options import WRITTEN, parse
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.progress import Advance, progress
-from stepdiff.common.threads import cores
+from stepdiff_core.cli import command
+from stepdiff_core.cli.options import WRITTEN, parse
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.progress import Advance, progress
+from stepdiff_core.threads import cores
 
 if TYPE_CHECKING:
     from stepdiff.kitchen.world import Video
@@ -46,11 +46,11 @@ class KitchenOptions:
 
 def run(options: KitchenOptions) -> dict[str, Any]:
     """Render missing videos and write all files. StepDiffError: unusable options, or another world in the folder."""
-    from stepdiff.common.io.files import refuse_url
     from stepdiff.kitchen.drawing.video import render
     from stepdiff.kitchen.files.write import write_files
     from stepdiff.kitchen.steps import STEPS
     from stepdiff.kitchen.world import FEWEST, make_world
+    from stepdiff_core.io.files import refuse_url
 
     if options.videos < 1 or options.seconds < 2 or options.processes < 0:
         raise StepDiffError("--videos must be 1 or more, --seconds 2 or more, --processes 0 or more")
@@ -108,7 +108,7 @@ def _render_all(videos: list["Video"], out: Path, workers: int, advance: Advance
 
 def _claim(options: KitchenOptions) -> None:
     """Record the options in the folder. StepDiffError: it contains another world, or other files."""
-    from stepdiff.common.io.files import write_text
+    from stepdiff_core.io.files import write_text
 
     out = options.out
     ours: dict[str, object] = {"format": FORMAT}

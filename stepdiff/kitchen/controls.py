@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stepdiff.common.errors import StepDiffError
 from stepdiff.kitchen.attributes import Attributes, differences
 from stepdiff.kitchen.truth import details_of, named_details, read_world
-from stepdiff.tasks.testsets import DiffMCQ, DiffRank, Pair, clips_of
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.testsets import DiffMCQ, DiffRank, Pair, clips_of
 
 UNTRUE, OTHER_STEP = 100, 10_000
 """what a named detail counts that is not true, more than all that a text can leave out, and a pair of two steps"""

@@ -39,15 +39,15 @@ from typing import Literal
 
 import numpy as np
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.jsonl import read_objects
 from stepdiff.kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes, differences
 from stepdiff.kitchen.files.texts import wordings
 from stepdiff.kitchen.steps import MAIN, STEPS
-from stepdiff.tasks.bootstrap import Figure, ratio_figure
-from stepdiff.tasks.declining import declines
-from stepdiff.tasks.scoring import TruthFigures
-from stepdiff.tasks.testsets import DiffCap, Pair
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.jsonl import read_objects
+from stepdiff_core.tasks.bootstrap import Figure, ratio_figure
+from stepdiff_core.tasks.declining import declines
+from stepdiff_core.tasks.scoring import TruthFigures
+from stepdiff_core.tasks.testsets import DiffCap, Pair
 
 Side = Literal["reference", "candidate"]
 Detail = tuple[str, str, Side]

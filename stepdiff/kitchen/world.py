@@ -21,7 +21,7 @@ from statistics import fmean
 
 from stepdiff.kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes
 from stepdiff.kitchen.steps import ACTIVITIES, MAIN, STEPS, UNSEEN_ACTIVITIES, Step
-from stepdiff.tasks.testsets import CATEGORIES
+from stepdiff_core.tasks.testsets import CATEGORIES
 
 FPS = 12
 TICK = 0.25

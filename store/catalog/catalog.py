@@ -21,11 +21,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int, Int64, UInt64
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io import sealed as table
-from stepdiff.common.io.files import Place, place
-from stepdiff.common.io.local import Identity
-from stepdiff.common.io.remote import ReplacedError
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io import sealed as table
+from stepdiff_core.io.files import Place, place
+from stepdiff_core.io.local import Identity
+from stepdiff_core.io.remote import ReplacedError
 from store.catalog.key_index import DamagedFile, KeyIndex, PackedKeys, built, in_memory, joined, open_index, pack
 from store.format.layout import refuse_snapshot
 

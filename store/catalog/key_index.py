@@ -22,10 +22,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int, Int64, UInt8, UInt64
 
-from stepdiff.common.errors import DamageError
-from stepdiff.common.io.files import Place
-from stepdiff.common.io.local import Buffer
-from stepdiff.common.io.sealed import BLANK, crc32c, is_sealed, seal
+from stepdiff_core.errors import DamageError
+from stepdiff_core.io.files import Place
+from stepdiff_core.io.local import Buffer
+from stepdiff_core.io.sealed import BLANK, crc32c, is_sealed, seal
 
 HASH = "splitmix64 of length, then of state xor each little-endian word"
 """the hash function, as files name it"""

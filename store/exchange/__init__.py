@@ -1,5 +1,5 @@
 """Features that enter and leave a store: Arrow, Parquet, Lance, HDF5, Hugging Face datasets, WebDataset."""
 
-import stepdiff
+import stepdiff_core
 
-stepdiff.require("store.exchange", "export", ("pyarrow",))
+stepdiff_core.require("store.exchange", "export", ("pyarrow",))

@@ -30,8 +30,8 @@ import polars as pl
 import pyarrow as pa
 from jaxtyping import Bool, Int, Int64, Shaped, UInt32
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.sealed import crc32c
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.sealed import crc32c
 from store.catalog.catalog import Catalog
 from store.provenance import Feature
 from store.view import OK, Rows, View, row_numbers

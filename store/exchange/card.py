@@ -17,8 +17,8 @@ import pyarrow as pa
 import yaml
 from jaxtyping import Bool
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.sealed import BLANK, is_sealed, seal
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.sealed import BLANK, is_sealed, seal
 from store.exchange.arrow import CHECKSUM, KEY, catalog_digest, feature_fields
 from store.feature_store import Store
 from store.format.layout import FORMAT, VERSION

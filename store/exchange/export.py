@@ -39,12 +39,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool
 
-import stepdiff
-from stepdiff.common.errors import StepDiffError, some
-from stepdiff.common.io.files import place, write_text
-from stepdiff.common.io.local import LocalPath, sync_file, sync_folder
-from stepdiff.common.io.locks import locked
-from stepdiff.common.progress import progress
+import stepdiff_core
+from stepdiff_core.errors import StepDiffError, some
+from stepdiff_core.io.files import place, write_text
+from stepdiff_core.io.local import LocalPath, sync_file, sync_folder
+from stepdiff_core.io.locks import locked
+from stepdiff_core.progress import progress
 from store.exchange import card as cards
 from store.exchange.arrow import (
     CHECKSUM,
@@ -79,9 +79,9 @@ def check_schema(format: str, fields: pa.Schema) -> None:
             "--features or --columns"
         )
     if format == "lance":
-        stepdiff.require("the format lance", "export", ("lance",))
+        stepdiff_core.require("the format lance", "export", ("lance",))
     if format == "hdf5":
-        stepdiff.require("the format hdf5", "export", ("h5py",))
+        stepdiff_core.require("the format hdf5", "export", ("h5py",))
         features = feature_fields(fields)
         if clash := {KEYS, METADATA} & features.keys():
             raise StepDiffError(f"feature {min(clash)} has the name of another dataset: leave it out with --features")
@@ -90,10 +90,10 @@ def check_schema(format: str, fields: pa.Schema) -> None:
                 lacks = f"column {field.name} is {field.type}, which an HDF5 export lacks"
                 raise StepDiffError(f"{lacks}: leave it out with --columns")
     if format == "huggingface":
-        stepdiff.require("the format huggingface", "export", ("datasets",))
+        stepdiff_core.require("the format huggingface", "export", ("datasets",))
         datasets_schema(fields)
     if format == "webdataset":
-        stepdiff.require("the format webdataset", "export", ("webdataset",))
+        stepdiff_core.require("the format webdataset", "export", ("webdataset",))
         for name in feature_fields(fields):
             if name != name.lower():
                 raise StepDiffError(

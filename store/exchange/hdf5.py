@@ -27,9 +27,9 @@ import polars as pl
 import pyarrow as pa
 from jaxtyping import Int, Shaped
 
-import stepdiff
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import open_regular
+import stepdiff_core
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import open_regular
 from store.exchange.arrow import BATCH_BYTES, CHECKSUM, KEY, feature_fields, one_line, readable, row_texts, row_values
 from store.exchange.card import ExportCard, read_card
 from store.exchange.parquet_sizes import BYTES_PER_BYTE, FREE_BYTES
@@ -62,7 +62,7 @@ class Hdf5:
     null = "is missing, or has another shape or dtype than most"
 
     def __init__(self, path: Path, layout: Layout | None) -> None:
-        stepdiff.require("the format hdf5", "export", ("h5py",))
+        stepdiff_core.require("the format hdf5", "export", ("h5py",))
         import h5py
 
         self.versions = {"h5py": h5py.__version__}

@@ -19,9 +19,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import refuse_links_out
-from stepdiff.common.progress import progress
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import refuse_links_out
+from stepdiff_core.progress import progress
 from store.catalog.catalog import Catalog, are_forgotten, check_rows
 from store.exchange.arrow import SCALE
 from store.exchange.readers import FileRows, opened

@@ -10,7 +10,7 @@ from mmap import PROT_READ, mmap
 from pathlib import Path
 from typing import Any
 
-from stepdiff.common.io.files import open_regular
+from stepdiff_core.io.files import open_regular
 
 _MAGIC = b"PAR1"
 _TAIL = 8  # bytes: the length of the footer, and the magic

@@ -31,8 +31,8 @@ import pyarrow.compute  # noqa: F401, pa.compute
 import pyarrow.parquet as pq
 from jaxtyping import Int, Int64, Shaped, UInt32
 
-import stepdiff
-from stepdiff.common.errors import StepDiffError, some
+import stepdiff_core
+from stepdiff_core.errors import StepDiffError, some
 from store.exchange import card as cards
 from store.exchange.arrow import (
     BATCH_BYTES,
@@ -534,7 +534,7 @@ class _Lance:
     null = "is null"
 
     def __init__(self, path: Path) -> None:
-        stepdiff.require("the format lance", "export", ("lance",))
+        stepdiff_core.require("the format lance", "export", ("lance",))
         import lance
 
         self.versions = {"pylance": lance.__version__}

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from jaxtyping import Float32, Int8, UInt16
 
-from stepdiff.common.threads import compiled
+from stepdiff_core.threads import compiled
 
 BLOCK = 64
 _BIAS = np.int32(112 << 23)  # between the exponents of float16 and float32

@@ -21,11 +21,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import Place, place
-from stepdiff.common.io.locks import holds
-from stepdiff.common.io.remote import RemotePath, clear_errors, objects, split_url
-from stepdiff.common.io.sealed import BLANK, is_sealed, seal
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import Place, place
+from stepdiff_core.io.locks import holds
+from stepdiff_core.io.remote import RemotePath, clear_errors, objects, split_url
+from stepdiff_core.io.sealed import BLANK, is_sealed, seal
 from store.format.quantise import scale_shape
 from store.provenance import INTERNAL, Feature, Provenance, check_name, main_feature
 

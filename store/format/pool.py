@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float, Float32
 
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store.provenance import Feature, Provenance
 
 TOKENS = "tokens"

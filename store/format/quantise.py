@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float16, Int8
 
-from stepdiff.common.io.direct_io import aligned_empty
-from stepdiff.common.threads import cores, each, shares
+from stepdiff_core.io.direct_io import aligned_empty
+from stepdiff_core.threads import cores, each, shares
 
 BLOCK = 64
 _LEAST = 2**17  # channels worth a thread

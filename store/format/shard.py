@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8, UInt64
 
-from stepdiff.common.errors import DamageError
-from stepdiff.common.io.direct_io import reopened
-from stepdiff.common.io.files import Place, RemotePath
-from stepdiff.common.io.sealed import crc32c
+from stepdiff_core.errors import DamageError
+from stepdiff_core.io.direct_io import reopened
+from stepdiff_core.io.files import Place, RemotePath
+from stepdiff_core.io.sealed import crc32c
 
 MISSING = np.uint64(2**64 - 1)
 

@@ -22,13 +22,13 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8, UInt32
 
-from stepdiff.common.errors import DamageError, StepDiffError
-from stepdiff.common.io.direct_io import LEAST, read_direct
-from stepdiff.common.io.files import Place
-from stepdiff.common.io.local import Identity
-from stepdiff.common.io.remote import ReplacedError, pool
-from stepdiff.common.io.sealed import crc32c
-from stepdiff.common.threads import cores, each, shares
+from stepdiff_core.errors import DamageError, StepDiffError
+from stepdiff_core.io.direct_io import LEAST, read_direct
+from stepdiff_core.io.files import Place
+from stepdiff_core.io.local import Identity
+from stepdiff_core.io.remote import ReplacedError, pool
+from stepdiff_core.io.sealed import crc32c
+from stepdiff_core.threads import cores, each, shares
 from store.format.layout import ViewPaths, snapshot_of
 from store.format.shard import RemoteShard, ShardFile, by_shard, read_chunk
 

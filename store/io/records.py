@@ -15,11 +15,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int, UInt8
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io import sealed as table
-from stepdiff.common.io.files import Place, listed
-from stepdiff.common.io.local import Identity
-from stepdiff.common.io.sealed import BLANK
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io import sealed as table
+from stepdiff_core.io.files import Place, listed
+from stepdiff_core.io.local import Identity
+from stepdiff_core.io.sealed import BLANK
 from store.catalog.catalog import Catalog
 from store.format.layout import MERGED_SHARDS, ViewPaths, encode_json, read_json, shard_number, shard_numbers
 from store.format.shard import by_shard, read_chunk

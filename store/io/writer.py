@@ -28,13 +28,13 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int, Int64, Shaped, UInt8, UInt32
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.direct_io import LEAST, PAGE, aligned_empty, goes_direct, reopened, write_direct
-from stepdiff.common.io.files import Place, RemotePath
-from stepdiff.common.io.local import Buffer, make_names, named_errors, sync_folder, temporary, write_all
-from stepdiff.common.io.locks import check_held, locked
-from stepdiff.common.io.sealed import crc32c
-from stepdiff.common.threads import ahead
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.direct_io import LEAST, PAGE, aligned_empty, goes_direct, reopened, write_direct
+from stepdiff_core.io.files import Place, RemotePath
+from stepdiff_core.io.local import Buffer, make_names, named_errors, sync_folder, temporary, write_all
+from stepdiff_core.io.locks import check_held, locked
+from stepdiff_core.io.sealed import crc32c
+from stepdiff_core.threads import ahead
 from store.catalog.catalog import are_forgotten, check_rows, refuse_forgotten
 from store.format.quantise import misfits, quantise
 from store.format.shard import by_shard, encode_chunk, open_shard, pieces

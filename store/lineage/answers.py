@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from stepdiff.common.checked import checked
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import place, write_changed
-from stepdiff.common.io.sealed import BLANK, is_sealed
+from stepdiff_core.checked import checked
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import place, write_changed
+from stepdiff_core.io.sealed import BLANK, is_sealed
 from store.feature_store import Store
 from store.format.layout import encode_json
 from store.io.records import FAILED, OK, writes_of_shard

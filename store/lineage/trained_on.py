@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt64
 
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 FILE = "trained_on.safetensors"
 KINDS = ("clips", "videos", "names")

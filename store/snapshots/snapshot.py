@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8, UInt32
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import Place, RemotePath, listed
-from stepdiff.common.io.local import TEMPORARY, sync_tree
-from stepdiff.common.io.sealed import BLANK, crc32c
-from stepdiff.common.progress import progress
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import Place, RemotePath, listed
+from stepdiff_core.io.local import TEMPORARY, sync_tree
+from stepdiff_core.io.sealed import BLANK, crc32c
+from stepdiff_core.progress import progress
 from store.catalog.catalog import FOLDER as FORGOTTEN
 from store.catalog.catalog import Catalog, forgotten_path, is_part
 from store.damage import shard_files

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from stepdiff.common.errors import HeldError
-from stepdiff.common.io import sealed as table
-from stepdiff.common.io.files import Place, listed
-from stepdiff.common.io.local import Identity
-from stepdiff.common.io.locks import check_held, locked
-from stepdiff.common.progress import progress
+from stepdiff_core.errors import HeldError
+from stepdiff_core.io import sealed as table
+from stepdiff_core.io.files import Place, listed
+from stepdiff_core.io.local import Identity
+from stepdiff_core.io.locks import check_held, locked
+from stepdiff_core.progress import progress
 from store.catalog.catalog import MOST_ROWS, Catalog, is_part, part_name, read_part, rows_of_merged
 from store.feature_store import Store
 from store.format.layout import (

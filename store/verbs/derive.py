@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.progress import progress
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.progress import progress
 from store.feature_store import Store
 from store.format.pool import TOKENS, pooled, pooled_view
 from store.io.records import reasons_by_row

@@ -8,7 +8,7 @@ import polars as pl
 from rich import box
 from rich.table import Table
 
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store.feature_store import Store
 from store.provenance import check_entity
 from store.verbs.options import FailuresOptions, InfoOptions, RowsOptions
@@ -125,7 +125,7 @@ def _write_rows(options: FailuresOptions, frame: pl.DataFrame, total: int) -> in
 
     A frame that is printed as text may have only the first `--limit` of `total` rows.
     """
-    from stepdiff.common.io.tables import as_json, print_table, write_table
+    from stepdiff_core.io.tables import as_json, print_table, write_table
 
     if options.limit < 1:
         raise StepDiffError(f"--limit {options.limit} is too few: give 1 or more")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from stepdiff.common.cli.options import WRITTEN, Mebibytes
+from stepdiff_core.cli.options import WRITTEN, Mebibytes
 
 Entity = Literal["clips", "texts"]
 Dtype = Literal["float16", "float32", "int8"]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store.feature_store import Store, shard_rows
 from store.format.layout import MERGED_SHARDS, stored_features
 from store.format.pool import TOKENS, pool_of, pooled_view

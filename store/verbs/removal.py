@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import Place, listed
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import Place, listed
 from store.catalog.catalog import are_forgotten, forgotten_path, read_forgotten, write_forgotten
 from store.feature_store import Store
 from store.format.layout import ViewPaths

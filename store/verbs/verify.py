@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from stepdiff.common.errors import DamageError, StepDiffError
-from stepdiff.common.io.files import Place, listed
-from stepdiff.common.io.local import TEMPORARY
+from stepdiff_core.errors import DamageError, StepDiffError
+from stepdiff_core.io.files import Place, listed
+from stepdiff_core.io.local import TEMPORARY
 from store.catalog.catalog import Catalog, first_row, read_part
 from store.catalog.key_index import open_index
 from store.damage import CANNOT, unreadable, unsealed, view_damage, withdraw_damaged

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from stepdiff.common.workers.cluster import connected
+from stepdiff_core.workers.cluster import connected
 from store import Store
 from tests.llm_server import server as server
 

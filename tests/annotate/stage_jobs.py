@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stepdiff.annotate.stages.job import Answer, Item, Unanswered
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ from stepdiff.annotate.grounding import (
 from stepdiff.annotate.qa.prompts import CaptionKind
 from stepdiff.annotate.stages.job import Answer, Item, Unanswered
 from stepdiff.annotate.stages.stage import chosen
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Feature, Provenance, Store
 from tests.featurize import hf_models
 from tests.refusals import refuses

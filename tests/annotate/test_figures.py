@@ -20,8 +20,8 @@ from stepdiff.annotate.forms.answers import latest, read_collected, write_answer
 from stepdiff.annotate.forms.form import Answer, Judgement, read_task
 from stepdiff.annotate.statistics import BINS, Collection, aggregates, read_files, statistics_of, terms
 from stepdiff.annotate.statistics_pictures import clouds_figure, scores_figure
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.testsets import DiffCap, DiffRank, write_test_set
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.testsets import DiffCap, DiffRank, write_test_set
 from tests.refusals import refuses
 
 from .people_answers import answer, answers, task

@@ -16,9 +16,9 @@ from featurize.manifest import read_manifest
 from heads.data.hold_out import BY_ID
 from stepdiff.annotate import manifest
 from stepdiff.annotate.sources import datasets, images
-from stepdiff.common.errors import StepDiffError
 from stepdiff.kitchen.files.write import write_files
 from stepdiff.kitchen.world import make_world
+from stepdiff_core.errors import StepDiffError
 from tests.annotate.test_audit import write_video
 from tests.refusals import refuses
 from tests.tasks.viddiff_files import benchmark

@@ -37,9 +37,9 @@ from stepdiff.annotate.forms.form import (
 )
 from stepdiff.annotate.forms.label_studio import configuration, placed_answers, tasks_of
 from stepdiff.annotate.qa.pair_choice import SCHEMA
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.jsonl import object_line
-from stepdiff.tasks.testsets import TARGETS, DiffCap, DiffRank, read_test_set
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.jsonl import object_line
+from stepdiff_core.tasks.testsets import TARGETS, DiffCap, DiffRank, read_test_set
 from store import Store
 from tests.refusals import refuses
 

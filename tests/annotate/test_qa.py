@@ -39,10 +39,10 @@ from stepdiff.annotate.qa.questions import (
     rule_checked,
 )
 from stepdiff.annotate.qa.reading import QA, Dropped, Reading, named, names_one, read_pairs, read_yes_no, turned, unsure
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io import sealed as table
-from stepdiff.tasks.prompts import SYSTEM
-from stepdiff.weights import resolve
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io import sealed as table
+from stepdiff_core.tasks.prompts import SYSTEM
+from stepdiff_core.weights import resolve
 from store import Store
 from tests.llm_server import Reply, Server, said
 from tests.refusals import refuses

@@ -21,8 +21,8 @@ from stepdiff.annotate import align
 from stepdiff.annotate.align import assigned
 from stepdiff.annotate.sources.datasets import TaxonomyStep, read_annotations, read_splits, read_taxonomy
 from stepdiff.annotate.sources.narration import UNDECODED, UNUSABLE, SpokenPiece, entries, heard, read_narration
-from stepdiff.common.errors import StepDiffError
-from stepdiff.weights import fingerprint, resolve
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.weights import fingerprint, resolve
 from store import Feature, Provenance, Store, text_key
 from tests.refusals import refuses
 

@@ -30,10 +30,10 @@ from stepdiff.annotate.stages.stage import (
     run_stage,
     versions,
 )
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io import sealed as table
-from stepdiff.common.io.locks import locked
-from stepdiff.common.io.sealed import BLANK
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io import sealed as table
+from stepdiff_core.io.locks import locked
+from stepdiff_core.io.sealed import BLANK
 from store import Store
 from store.format.layout import write_json
 from store.io.records import REASONS

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stepdiff.tasks.scoring import score
-from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Task, write_predictions, write_test_set
+from stepdiff_core.tasks.scoring import score
+from stepdiff_core.tasks.testsets import DiffCap, DiffMCQ, DiffRank, Task, write_predictions, write_test_set
 
 CATEGORIES = ("Actions", "Visuals", "Technique")
 TOOLS = "whisk fork bowl egg sugar pan knife slow fast red".split()

@@ -25,7 +25,7 @@ from stepdiff.app.annotating.people import Person
 from stepdiff.app.annotating.service import Annotating
 from stepdiff.app.annotating.work import Assigner, Save, Submission
 from stepdiff.app.site import RefusedError, UnknownError
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from tests.app.annotation_tasks import CATEGORIES, EMPTY, Clock, history, names, opened, replayed, write_task
 
 LIMIT = 30 * 60.0

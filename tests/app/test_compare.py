@@ -24,8 +24,8 @@ from heads.reporting.figures import compare, measure
 from stepdiff.app.compare.files import Answers, Broken, Library
 from stepdiff.app.compare.select import Selection, choose
 from stepdiff.app.compare.sets import RESAMPLES, RIGHT, SEED, TestSet, Totals, grouped, supported
-from stepdiff.tasks.scoring import kendall_tau
-from stepdiff.tasks.testsets import DiffRank, Task, read_test_set, write_predictions, write_test_set
+from stepdiff_core.tasks.scoring import kendall_tau
+from stepdiff_core.tasks.testsets import DiffRank, Task, read_test_set, write_predictions, write_test_set
 from store import Store
 from tests.app.conftest import ROOT, Server, read_json
 from tests.app.predictions import guesses, random_rows, write

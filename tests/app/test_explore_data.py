@@ -16,7 +16,7 @@ from stepdiff.app.explore.clips import CATEGORIES, MISSING, SHADES, colours, ins
 from stepdiff.app.explore.maps import Maps, Shown, write_in_child
 from stepdiff.app.explore.nearest import Searcher
 from stepdiff.app.site import ClipRecord, Site, UnknownError
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Feature, Provenance, Store, View, text_key
 from tests.featurize import hf_models
 

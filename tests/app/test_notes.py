@@ -26,7 +26,7 @@ from stepdiff.app.notes.notebook import Note, Notebook
 from stepdiff.app.notes.routes import CUE, MOST_TEXT, ExportedNote, export, exported
 from stepdiff.app.server import create_app
 from stepdiff.app.site import RefusedError, Site, UnknownError
-from stepdiff.common.io.tables import escaped
+from stepdiff_core.io.tables import escaped
 from store import Store
 from tests.app.annotation_tasks import Clock
 from tests.app.conftest import Server

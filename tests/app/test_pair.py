@@ -39,10 +39,10 @@ from stepdiff.app.pair.stored import Stored
 from stepdiff.app.pair.worker import Events, Job, Worker
 from stepdiff.app.server import create_app, listener
 from stepdiff.app.site import Site, UnknownError
-from stepdiff.common.errors import StepDiffError
 from stepdiff.comparison.models import Reader
-from stepdiff.tasks.declining import verdict
-from stepdiff.tasks.testsets import CATEGORIES, DiffCap, Pair, read_predictions, read_test_set
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.declining import verdict
+from stepdiff_core.tasks.testsets import CATEGORIES, DiffCap, Pair, read_predictions, read_test_set
 from store import Feature, Provenance, Store
 from tests.app.conftest import Server, read_json, serious_findings
 from tests.app.pair_heads import HEADS, ROWS, Asked, write_head, write_runs, write_words

@@ -12,7 +12,7 @@ import pytest
 
 from stepdiff.app.pair.worker import Event, Job, Worker
 from stepdiff.app.site import RefusedError
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 
 @dataclass(frozen=True)

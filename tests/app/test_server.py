@@ -30,7 +30,7 @@ from stepdiff.app.cache import Cache
 from stepdiff.app.media import clip_file as made_media
 from stepdiff.app.server import HEADERS, MOST_BODY, create_app, listener
 from stepdiff.app.site import Site, UnknownError
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Store
 from tests.app.annotation_tasks import names, write_task
 from tests.app.conftest import Server

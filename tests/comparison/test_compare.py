@@ -23,8 +23,8 @@ from stepdiff.comparison.clips import FileClip, notes, read_clip
 from stepdiff.comparison.comparing import Comparison
 from stepdiff.comparison.models import Difference
 from stepdiff.comparison.report import write_report
-from stepdiff.tasks.declining import verdict
-from stepdiff.tasks.testsets import DiffCap
+from stepdiff_core.tasks.declining import verdict
+from stepdiff_core.tasks.testsets import DiffCap
 from store import Store
 from tests.refusals import refuses
 
@@ -93,7 +93,7 @@ def test_two_files_one_command(folder: Path, compare: Callable[..., Any], capsys
 
 
 def stepdiff_categories() -> tuple[str, ...]:
-    from stepdiff.tasks.testsets import CATEGORIES
+    from stepdiff_core.tasks.testsets import CATEGORIES
 
     return CATEGORIES
 

@@ -11,7 +11,7 @@ from stepdiff.__main__ import main
 from stepdiff.comparison.sheet import RIGHT, WRONG, _lines, draw
 from stepdiff.kitchen.steps import STEPS
 from stepdiff.kitchen.world import make_world
-from stepdiff.tasks.testsets import DiffCap, write_predictions, write_test_set
+from stepdiff_core.tasks.testsets import DiffCap, write_predictions, write_test_set
 from store import Store
 from tests.refusals import refuses
 

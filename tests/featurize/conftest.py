@@ -14,7 +14,7 @@ import pytest
 
 from featurize.__main__ import main
 from featurize.encoders import load
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 Writer = Callable[..., Path]
 Run = Callable[..., tuple[int, dict[str, object], str]]

@@ -12,9 +12,9 @@ import pytest
 from featurize.changes import compare
 from featurize.manifest import read_manifest
 from featurize.video.media_file import identity
-from stepdiff.common.errors import DamageError
-from stepdiff.common.io import sealed as table
-from stepdiff.common.io.files import place
+from stepdiff_core.errors import DamageError
+from stepdiff_core.io import sealed as table
+from stepdiff_core.io.files import place
 from store import Feature, Provenance, Store, View
 from store.__main__ import main as store_main
 from store.io.records import writes_of_shard

@@ -16,8 +16,8 @@ from PIL import Image
 
 from featurize.encoders import NAMES, Encoder, encoder_class, load, proper_name
 from featurize.video.picture import pixels_of
-from stepdiff.common.errors import StepDiffError
-from stepdiff.weights import fingerprint
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.weights import fingerprint
 from store import Store
 from tests.conftest import fetched
 

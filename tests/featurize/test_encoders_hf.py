@@ -24,7 +24,7 @@ from featurize.shard import featurize_shards
 from featurize.video.decode import Clip, read_clips
 from featurize.video.picture import pixels_of
 from retrieval.__main__ import main as retrieval
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Store
 from store.io.records import all_writes
 from tests.heads.public.vlms import save

@@ -23,8 +23,8 @@ import pytest
 import yaml
 
 from featurize.job import Options, requested
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.workers.cluster import connected, inside_job
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.workers.cluster import connected, inside_job
 from store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -126,7 +126,7 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 @pytest.mark.full
 def test_a_job_of_a_head_node(head: Head, tmp_path: Path, tiny_clip: Path, video: Callable[..., Path]) -> None:
     working = tmp_path / "working"  # the files of a checkout, without its environment
-    for room in ("stepdiff", "featurize", "store"):
+    for room in ("stepdiff_core", "featurize", "store"):
         shutil.copytree(ROOT / room, working / room, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "featurize.py", working)
     clip = str(video("job.mp4", g=10))
@@ -192,8 +192,8 @@ import time
 
 import ray
 
-from stepdiff.common.cli import command
-from stepdiff.common.workers.cluster import local_ray
+from stepdiff_core.cli import command
+from stepdiff_core.workers.cluster import local_ray
 
 
 def main():

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from featurize.encoders import Encoder, digest, load
 from featurize.encoders.internvideo.mm import InternVideo, InternVideoB16, load_model
 from featurize.encoders.internvideo.model import SIZES, InternVideoMM, Size, halve
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 TINY = Size(patch=16, width=128, layers=5, embedding=24, text_width=64, text_layers=2, image=48, vocabulary=515)
 NAME = "internvideo-mm-b16"

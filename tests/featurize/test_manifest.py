@@ -31,7 +31,7 @@ from featurize.manifest import (
 from featurize.manifest_file import open_file
 from featurize.plan import Plan, shards_of
 from featurize.scratch import Scratch
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Feature, Provenance, Store, text_key
 
 Writer = Callable[..., Path]

@@ -20,7 +20,7 @@ from featurize.shard import featurize_shards
 from featurize.staging import Computed, Gpu, Spent, batch_by_memory, doubled, halved
 from featurize.video.decode import Clip
 from featurize.video.picture import Bounded
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Feature, Store, View, text_key
 from store.__main__ import main as store_main
 from store.io.records import all_writes

@@ -22,7 +22,7 @@ from featurize.video.frames import Sampling, chosen
 from featurize.video.picture import Crop, Resample, Whole, pixels_of
 from featurize.video.resize import ROWS, resized_part
 from featurize.video.stream import by_decoding, from_packets, opened
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 Writer = Callable[..., Path]
 CROP = Crop(36, 32)

@@ -13,7 +13,7 @@ import yaml
 from heads import train
 from heads.reporting.entries import Entry
 from heads.reporting.figures import Measured, measure
-from stepdiff.tasks.testsets import ROWS, write_predictions, write_test_set
+from stepdiff_core.tasks.testsets import ROWS, write_predictions, write_test_set
 from store import Feature, Provenance, Store, text_key
 from tests.llm_server import server as server
 

@@ -14,7 +14,7 @@ import torch
 
 from heads import ask, evaluate, train
 from heads.training.checkpoint import Run, write_sums
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 from .conftest import Capture, recipe
 from .runs import SmallTask, assert_same_weights, train_small

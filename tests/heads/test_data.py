@@ -21,8 +21,8 @@ from heads.training.contrastive_task import PairContrast, contrast_pairs
 from heads.training.recipe import PairsContrast, ProjectorOptions, Validation
 from heads.training.sources import SEQUENCE, HardNegatives, Sequences, TextedClips
 from heads.training.validation import Division, Validator
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.prompts import NARRATION_QUESTION
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.prompts import NARRATION_QUESTION
 from store import Feature, Provenance, Store
 
 OUTPUTS = 4

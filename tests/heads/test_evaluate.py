@@ -26,12 +26,12 @@ from heads.models.language_model import autocast
 from heads.reporting.entries import Entry
 from heads.training.checkpoint import Run
 from heads.training.run_record import load_video_lm
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import place
-from stepdiff.tasks.declining import declines
-from stepdiff.tasks.postprocess import parse
-from stepdiff.tasks.prompts import DIFFERENCE_QUESTION, DIFFMCQ_SEED
-from stepdiff.tasks.testsets import (
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import place
+from stepdiff_core.tasks.declining import declines
+from stepdiff_core.tasks.postprocess import parse
+from stepdiff_core.tasks.prompts import DIFFERENCE_QUESTION, DIFFMCQ_SEED
+from stepdiff_core.tasks.testsets import (
     DiffCap,
     DiffMCQ,
     DiffRank,

@@ -13,11 +13,11 @@ from heads.evaluation.judges import Entailment, check, load
 from heads.methods.stepdiff import StepDiff
 from heads.score import ScoreOptions
 from heads.training.run_record import load_video_lm
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks import registry
-from stepdiff.tasks.benchmarks.judging import Inquiry, answers
-from stepdiff.tasks.benchmarks.rows import Choice, Writing
-from stepdiff.tasks.benchmarks.vidic import read
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks import registry
+from stepdiff_core.tasks.benchmarks.judging import Inquiry, answers
+from stepdiff_core.tasks.benchmarks.rows import Choice, Writing
+from stepdiff_core.tasks.benchmarks.vidic import read
 from store import Store
 from tests.llm_server import Reply, Server, said
 from tests.refusals import refuses

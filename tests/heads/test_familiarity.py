@@ -14,7 +14,7 @@ from heads.evidence.fitting import Pooled, pooled
 from heads.evidence.head import POOLING, WordHead, pool
 from heads.methods.word_evidence import WordEvidence
 from heads.training.run_record import load_stepdiff
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Store
 
 from .conftest import CHANNELS, CLIPS, Capture, recipe

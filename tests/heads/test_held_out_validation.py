@@ -22,7 +22,7 @@ from heads.training.recipe import HardNegativeOptions, Validation, read_recipe
 from heads.training.run_record import load_video_lm
 from heads.training.validation import HeldOutPairs, questions
 from heads.training.video_task import VideoTask
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Store
 
 from .conftest import CLIPS, SYSTEMS, Capture, add_texts, contrastive, evaluation, recipe, write_world

@@ -23,8 +23,8 @@ from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveTask, contrast_pairs
 from heads.training.recipe import HardNegativeOptions, read_recipe
 from heads.training.video_task import VideoTask
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.testsets import DiffRank, write_test_set
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.testsets import DiffRank, write_test_set
 from store import Store
 from store.lineage.trained_on import KINDS
 from tests.refusals import refuses

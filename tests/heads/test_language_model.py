@@ -21,9 +21,9 @@ from heads.models.packed_attention import PackedLayout, may_see, packed_attentio
 from heads.models.video_lm import Projector, Tokens, VideoLM
 from heads.training.recipe import ProjectorOptions
 from heads.training.run_record import load_video_lm
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.prompts import PRESETS
-from stepdiff.tasks.testsets import DiffCap
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.prompts import PRESETS
+from stepdiff_core.tasks.testsets import DiffCap
 from store import Store
 
 from .conftest import Capture

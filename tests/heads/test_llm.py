@@ -18,8 +18,8 @@ import torch
 from heads.llm.local import Draws, LocalLLM
 from heads.llm.model import LLM, CutOff, LLMOptions, Message, Sampling, Unanswered, is_url, shown
 from heads.llm.server import ServedLLM
-from stepdiff.common.errors import StepDiffError
-from stepdiff.weights import fingerprint
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.weights import fingerprint
 from tests.llm_server import Reply, Server, said
 
 

@@ -20,17 +20,17 @@ from heads.methods.controls import Chance, Rarest, StepOracle
 from heads.methods.similarity import MODEL, CaptionsCosine, Sentences
 from heads.methods.socratic import SocraticLM, load_socratic
 from heads.methods.vlemb import VLEmb
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io import sealed as table
-from stepdiff.tasks import registry
-from stepdiff.tasks.benchmarks.convis import CONCEPTS
-from stepdiff.tasks.benchmarks.rows import Choice, Ranking, Rating
-from stepdiff.tasks.captions import similarity_rows
-from stepdiff.tasks.postprocess import parse
-from stepdiff.tasks.prompts import SIMILAR_QUESTION
-from stepdiff.tasks.scoring import score
-from stepdiff.tasks.testsets import DiffCap, DiffMCQ, DiffRank, read_test_set, write_test_set
-from stepdiff.weights import fingerprint, resolve
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io import sealed as table
+from stepdiff_core.tasks import registry
+from stepdiff_core.tasks.benchmarks.convis import CONCEPTS
+from stepdiff_core.tasks.benchmarks.rows import Choice, Ranking, Rating
+from stepdiff_core.tasks.captions import similarity_rows
+from stepdiff_core.tasks.postprocess import parse
+from stepdiff_core.tasks.prompts import SIMILAR_QUESTION
+from stepdiff_core.tasks.scoring import score
+from stepdiff_core.tasks.testsets import DiffCap, DiffMCQ, DiffRank, read_test_set, write_test_set
+from stepdiff_core.weights import fingerprint, resolve
 from store import Feature, Provenance, Store, text_key
 from tests.refusals import refuses
 

@@ -25,7 +25,7 @@ from heads.training.recipe import Scaling, read_recipe
 from heads.training.run_record import division
 from heads.training.video_task import VideoTask
 from heads.workers.group import Group, joined
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Store
 from tests.refusals import refuses
 

@@ -31,8 +31,8 @@ from heads.training.recipe import (
     read_recipe,
 )
 from heads.training.sources import Sequences
-from stepdiff.tasks.prompts import DIFFERENCE_QUESTION, NARRATION_QUESTION, PAIR_SYSTEM, SYSTEM
-from stepdiff.weights import registry, resolve
+from stepdiff_core.tasks.prompts import DIFFERENCE_QUESTION, NARRATION_QUESTION, PAIR_SYSTEM, SYSTEM
+from stepdiff_core.weights import registry, resolve
 from store.testing import tiny_store
 from tests.refusals import refuses
 

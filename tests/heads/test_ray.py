@@ -22,9 +22,9 @@ from heads.training.log import read_metrics
 from heads.training.recipe import read_recipe
 from heads.workers.fit import refuse_relative_paths
 from heads.workers.launch import ATTEMPTS, LEFT_LOCK, PATIENCE, TrainingOutcome
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.locks import locked
-from stepdiff.common.workers.cluster import connected
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.locks import locked
+from stepdiff_core.workers.cluster import connected
 from store import Store
 from tests.refusals import refuses
 
@@ -128,7 +128,7 @@ def test_workers_that_die_at_the_same_step_again_and_again_end_the_run() -> None
 @pytest.mark.timeout(900)
 def test_a_training_is_submitted_as_a_job_to_a_head_node(head: Head, world: Path, tiny_lm: str, tmp_path: Path) -> None:
     working = tmp_path / "working"  # the files of a checkout, without its environment
-    for name in ("stepdiff", "store", "retrieval", "heads"):
+    for name in ("stepdiff_core", "store", "retrieval", "heads"):
         shutil.copytree(ROOT / name, working / name, ignore=shutil.ignore_patterns("__pycache__"))
     path = str(recipe(world, tiny_lm, tmp_path / "run", **RUNS))
     job = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", head.dashboard]

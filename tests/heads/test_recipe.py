@@ -15,8 +15,8 @@ from heads.evaluation.loading import CLASSES, method_class
 from heads.evaluation.options import EvaluateOptions, check
 from heads.methods.registry import REGISTRY, stated
 from heads.training.recipe import differences, read_recipe
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.testsets import read_predictions, read_test_set
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.testsets import read_predictions, read_test_set
 from store import Store
 
 from .conftest import SYSTEMS, Capture
@@ -142,9 +142,9 @@ import json
 
 import numpy as np
 
-from stepdiff.tasks.benchmarks.figures import score_choices
-from stepdiff.tasks.benchmarks.rows import Choice
-from stepdiff.tasks.spec import Asked, Published, TaskSpec
+from stepdiff_core.tasks.benchmarks.figures import score_choices
+from stepdiff_core.tasks.benchmarks.rows import Choice
+from stepdiff_core.tasks.spec import Asked, Published, TaskSpec
 
 
 def read(folder):
@@ -176,7 +176,7 @@ def package(tmp_path: Path) -> Path:
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: own\nVersion: 1.0\n")
     (installed / "entry_points.txt").write_text(
         "[stepdiff.methods]\nmean-tokens = own_package.methods:MeanTokens\n"
-        "[stepdiff.tasks]\nfaster = own_package.tasks:SPEC\n"
+        "[stepdiff_core.tasks]\nfaster = own_package.tasks:SPEC\n"
     )
     return tmp_path
 

@@ -19,13 +19,13 @@ from heads.reporting.grid import Block, Cell, Grid, escape_latex, to_latex, to_m
 from heads.reporting.tables import Report, grids
 from heads.training.recipe import read_recipe
 from heads.training.run_record import disclosure, regime
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.bootstrap import interval
-from stepdiff.tasks.postprocess import parse
-from stepdiff.tasks.prompts import SIMILAR_QUESTION
-from stepdiff.tasks.published import PUBLISHED
-from stepdiff.tasks.scoring import score
-from stepdiff.tasks.testsets import read_predictions, read_test_set, write_predictions, write_test_set
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.bootstrap import interval
+from stepdiff_core.tasks.postprocess import parse
+from stepdiff_core.tasks.prompts import SIMILAR_QUESTION
+from stepdiff_core.tasks.published import PUBLISHED
+from stepdiff_core.tasks.scoring import score
+from stepdiff_core.tasks.testsets import read_predictions, read_test_set, write_predictions, write_test_set
 from store.lineage.answers import write_record
 from tests.refusals import refuses
 

@@ -34,8 +34,8 @@ from heads.training.recipe import (
 )
 from heads.training.run_record import disclosure, load_video_lm
 from heads.training.video_task import VideoTask
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.locks import locked
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.locks import locked
 from store import Feature, Provenance, Store
 from store.__main__ import main
 from store.snapshots.snapshot import read_snapshot

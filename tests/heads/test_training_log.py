@@ -12,7 +12,7 @@ import torch
 from heads import train
 from heads.training.log import TrainingLog, hook, read_metrics
 from heads.training.recipe import Schedule
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from tests.refusals import refuses
 
 from .conftest import Capture, recipe

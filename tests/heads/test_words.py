@@ -29,11 +29,11 @@ from heads.models.language_model import LanguageModel
 from heads.models.video_lm import Projector, VideoLM
 from heads.training.recipe import EvidenceOptions, ProjectorOptions, read_recipe
 from heads.words import WordOptions
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.workers.cluster import connected
-from stepdiff.tasks.benchmarks.rows import Choice
-from stepdiff.tasks.prompts import DIFFCAP_SEED, MAIN_ACTION, NO_DIFFERENCE, SIMILAR_QUESTION
-from stepdiff.tasks.testsets import DiffCap, DiffRank, Pair, read_test_set
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.benchmarks.rows import Choice
+from stepdiff_core.tasks.prompts import DIFFCAP_SEED, MAIN_ACTION, NO_DIFFERENCE, SIMILAR_QUESTION
+from stepdiff_core.tasks.testsets import DiffCap, DiffRank, Pair, read_test_set
+from stepdiff_core.workers.cluster import connected
 from store import Feature, Store
 from tests.heads.conftest import CHANNELS, TOKENS, Capture, provenance, recipe
 from tests.heads.runs import assert_same_weights, interrupted_at

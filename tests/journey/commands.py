@@ -94,7 +94,7 @@ def run(folder: Path, command: Sequence[str], given: str = "") -> str:
 
 def run_lines(folder: Path, lines: Sequence[str]) -> None:
     """Run the lines in order; consecutive lines that start no processes except Ray's share one process."""
-    alone = ("stepdiff.kitchen", "stepdiff.weights fetch")
+    alone = ("stepdiff.kitchen", "stepdiff_core.weights fetch")
     for apart, group in groupby(lines, lambda line: module(line).startswith(alone)):
         if apart:
             for line in group:

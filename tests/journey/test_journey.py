@@ -229,7 +229,7 @@ def test_make_reproduce_runs_on_a_tiny_world(after_pages: Path, tiny_lm: str, tm
     arguments = ["VENV=venv", *(f"{name}={value}" for name, value in tiny.items())]
     printed = run(after_pages, ["make", "--dry-run", "--always-make", "reproduce", *arguments])
     made = [" ".join(line.split()).replace("venv/bin/", "") for line in printed.replace("\\\n", " ").splitlines()]
-    lines = [line for line in made if re.match("sed |python -m (?!pip|venv|stepdiff.weights)", line)]
+    lines = [line for line in made if re.match("sed |python -m (?!pip|venv|stepdiff_core.weights)", line)]
     (settings,) = [line for line in lines if line.startswith("sed")]
     lines.remove(settings)
     (tmp_path / "reproduce").mkdir()

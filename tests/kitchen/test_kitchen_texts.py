@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval.mining.negatives import Difference, TestSet, random_negatives
-from stepdiff.common.errors import StepDiffError
 from stepdiff.kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes, differences, score
 from stepdiff.kitchen.controls import UNTRUE, MostDifferences, TrueAttributes
 from stepdiff.kitchen.files import testsets
@@ -22,9 +21,10 @@ from stepdiff.kitchen.files.texts import Split, bank, changes, mentioned
 from stepdiff.kitchen.steps import MAIN, STEPS
 from stepdiff.kitchen.truth import Detail, as_true_by, details_of, judgements, truth_figures
 from stepdiff.kitchen.world import Clip, make_world
-from stepdiff.tasks.prompts import MAIN_ACTION
-from stepdiff.tasks.scoring import score as score_captions
-from stepdiff.tasks.testsets import CATEGORIES, TARGETS, DiffCap, DiffMCQ, Pair
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.prompts import MAIN_ACTION
+from stepdiff_core.tasks.scoring import score as score_captions
+from stepdiff_core.tasks.testsets import CATEGORIES, TARGETS, DiffCap, DiffMCQ, Pair
 
 WORLD = make_world(132, 0)
 CLIPS = {clip.id: clip for video in WORLD for clip in video.clips}

@@ -23,7 +23,7 @@ from stepdiff.kitchen.drawing.pen import HEIGHT, SCALE, WIDTH
 from stepdiff.kitchen.drawing.scenes import backdrop, frame, moment
 from stepdiff.kitchen.steps import ACTIVITIES, MAIN, STEPS, UNSEEN_ACTIVITIES, Step
 from stepdiff.kitchen.world import FPS, HELD_OUT_PAIRS, Look, held_out, make_world
-from stepdiff.tasks.testsets import CATEGORIES
+from stepdiff_core.tasks.testsets import CATEGORIES
 from tests.refusals import refuses
 
 WORLD = make_world(KitchenOptions.videos, KitchenOptions.seed)

@@ -21,7 +21,7 @@ from retrieval.queries.condition import (
     rows_where,
 )
 from retrieval.queries.search import compute, of_clips, resolve
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Store, View
 from tests.retrieval.conftest import Fill, error
 

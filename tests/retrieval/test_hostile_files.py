@@ -12,7 +12,7 @@ import pytest
 from retrieval.index.builder import build_index
 from retrieval.index.index import DamagedIndex, open_index, read_faiss
 from retrieval.index.index_card import Card, card_path, described, index_file, read_card, write_card
-from stepdiff.common.errors import DamageError, StepDiffError
+from stepdiff_core.errors import DamageError, StepDiffError
 from store import Store, View
 
 pytestmark = pytest.mark.full

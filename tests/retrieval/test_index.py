@@ -22,7 +22,7 @@ from retrieval.index.index import open_index
 from retrieval.index.index_card import card_path
 from retrieval.queries.search import compute, of_clips, resolve
 from retrieval.vectors import filled_rows, normalised
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Store, View
 from tests.retrieval.conftest import Fill, all_cosines
 

@@ -25,8 +25,8 @@ from retrieval.mining import negatives
 from retrieval.mining.negatives import AsTrue, random_negatives, write_questions
 from retrieval.mining.neighbours import join
 from retrieval.verbs.files import Negatives, Neighbours
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.testsets import Pair, read_test_set
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.testsets import Pair, read_test_set
 from store import Store, View
 from tests.retrieval.conftest import Fill, error
 

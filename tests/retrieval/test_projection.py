@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from retrieval.projection import pooled_feature, project, sample_rows
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Feature, Provenance, Store, View
 
 

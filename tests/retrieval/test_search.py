@@ -13,7 +13,7 @@ from retrieval.exact import cosines, nearest_of, search_exactly
 from retrieval.index.builder import build_index
 from retrieval.index.index import RowComparer
 from retrieval.vectors import filled_rows, normalised
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Store, View
 from tests.retrieval.conftest import Fill, all_cosines
 

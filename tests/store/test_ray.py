@@ -11,7 +11,7 @@ import pytest
 import ray.data
 from ray.data.datasource import ReadTask
 
-from stepdiff.common.workers.cluster import local_ray
+from stepdiff_core.workers.cluster import local_ray
 from store import Store, View
 from store.io.records import OK
 from store.ray import ViewDatasource, read_view

@@ -12,7 +12,7 @@ import ray.data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Feature, Store, View
 from store.format.layout import ViewPaths
 from store.io.records import OK

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurize.manifest import read_manifest, read_windows
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.local import LocalPath
-from stepdiff.common.io.remote import RemotePath
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.local import LocalPath
+from stepdiff_core.io.remote import RemotePath
 from store import Catalog, Feature, Store
 from store.catalog.key_index import BLOCK, KeyIndex, built, in_memory, joined, pack
 from store.exchange.intake import take_in

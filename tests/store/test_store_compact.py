@@ -13,8 +13,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.locks import locked
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.locks import locked
 from store import Store, View
 from store.__main__ import main
 from store.verbs.compact import compact

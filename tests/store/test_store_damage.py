@@ -12,9 +12,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io import sealed
-from stepdiff.common.io.sealed import BLANK
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io import sealed
+from stepdiff_core.io.sealed import BLANK
 from store import Feature, Store, View
 from store.damage import view_damage
 from store.format.layout import write_json

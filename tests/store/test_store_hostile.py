@@ -16,11 +16,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io import sealed as table
-from stepdiff.common.io.local import LocalPath
-from stepdiff.common.io.locks import locked
-from stepdiff.common.io.sealed import BLANK, crc32c, seal
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io import sealed as table
+from stepdiff_core.io.local import LocalPath
+from stepdiff_core.io.locks import locked
+from stepdiff_core.io.sealed import BLANK, crc32c, seal
 from store import Catalog, Store, View
 from store.__main__ import main
 from store.catalog.key_index import built, pack

@@ -21,9 +21,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io import remote as object_stores
-from stepdiff.common.io.files import place
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io import remote as object_stores
+from stepdiff_core.io.files import place
 from store import Feature, Provenance, Store, View
 from store.__main__ import main
 from store.verbs.compact import compact

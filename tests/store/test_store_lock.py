@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io import locks
-from stepdiff.common.io.files import place
-from stepdiff.common.io.locks import Lease, check_held, holds, locked
-from stepdiff.common.io.remote import RemotePath
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io import locks
+from stepdiff_core.io.files import place
+from stepdiff_core.io.locks import Lease, check_held, holds, locked
+from stepdiff_core.io.remote import RemotePath
 from store import Store
 from tests.store.conftest import ROOT
 

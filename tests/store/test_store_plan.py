@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from featurize.encoders import load
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Feature, Store, View
 from store.provenance import with_dtype
 from store.verbs.compact import compact

@@ -22,9 +22,9 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stepdiff.common.errors import DamageError, StepDiffError
-from stepdiff.common.io.direct_io import LEAST, PAGE, aligned_empty
-from stepdiff.common.io.sealed import BLANK
+from stepdiff_core.errors import DamageError, StepDiffError
+from stepdiff_core.io.direct_io import LEAST, PAGE, aligned_empty
+from stepdiff_core.io.sealed import BLANK
 from store import Feature, Store, View
 from store.format.layout import array_metadata
 from store.io.writer import CommitGroup
@@ -103,7 +103,7 @@ def test_a_missing_index_entry_of_an_ok_row_is_the_fill_value(make_view: Make, v
 MASKS = """
 import sys
 import numpy as np
-from stepdiff.common.errors import DamageError, StepDiffError
+from stepdiff_core.errors import DamageError, StepDiffError
 from store import Batches, Store
 from store.exchange.arrow import record_batches
 view = Store.open(sys.argv[1]).view("clips", "net")

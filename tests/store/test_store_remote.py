@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io import remote as object_stores
-from stepdiff.common.io.files import place
-from stepdiff.common.io.remote import RemotePath
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io import remote as object_stores
+from stepdiff_core.io.files import place
+from stepdiff_core.io.remote import RemotePath
 from store import Store, View
 from store.format.shard import index_bytes
 from store.verbs.verify import verify

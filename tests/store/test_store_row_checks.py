@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stepdiff.common.errors import DamageError, StepDiffError
+from stepdiff_core.errors import DamageError, StepDiffError
 from store import Feature, Store, View
 from store.__main__ import main
 from store.batches import Batches

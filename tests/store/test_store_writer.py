@@ -13,9 +13,9 @@ import polars as pl
 import pytest
 import torch
 
-from stepdiff.common.errors import HeldError, StepDiffError
-from stepdiff.common.io.direct_io import LEAST
-from stepdiff.common.io.local import temporary
+from stepdiff_core.errors import HeldError, StepDiffError
+from stepdiff_core.io.direct_io import LEAST
+from stepdiff_core.io.local import temporary
 from store import Feature, Provenance, Store, View
 from store.io.writer import CommitGroup
 from store.verbs.verify import verify

@@ -11,7 +11,7 @@ import pytest
 import tensorstore
 import xarray
 
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Feature, Store
 from store.format.layout import axis_names
 from store.snapshots.snapshot import delete_snapshot

@@ -22,7 +22,7 @@ import torch
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Feature, View
 from store.format.quantise import dequantise as on_cpu
 from store.format.quantise import quantise

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from stepdiff.common.streams import generator
-from stepdiff.tasks.agreement import alpha, spearman
-from stepdiff.tasks.benchmarks.convis import CONCEPTS, clip_of
-from stepdiff.tasks.benchmarks.rows import Rating
+from stepdiff_core.streams import generator
+from stepdiff_core.tasks.agreement import alpha, spearman
+from stepdiff_core.tasks.benchmarks.convis import CONCEPTS, clip_of
+from stepdiff_core.tasks.benchmarks.rows import Rating
 
 UNPARSED, NEUTRAL = 0.0, 3.0
 """what a published file contains for an answer without a score, and what the authors score instead"""

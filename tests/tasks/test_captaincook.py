@@ -14,9 +14,9 @@ import pytest
 
 from heads import evaluate
 from stepdiff.annotate import export
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks import registry
-from stepdiff.tasks.benchmarks.captaincook import (
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks import registry
+from stepdiff_core.tasks.benchmarks.captaincook import (
     SPLIT,
     Step,
     diffcap_rows,
@@ -24,8 +24,8 @@ from stepdiff.tasks.benchmarks.captaincook import (
     read_recorded,
     read_retrieval,
 )
-from stepdiff.tasks.spec import Asked
-from stepdiff.tasks.testsets import read_test_set, write_test_set
+from stepdiff_core.tasks.spec import Asked
+from stepdiff_core.tasks.testsets import read_test_set, write_test_set
 from store import Feature, Provenance, Store
 from tests.refusals import refuses
 

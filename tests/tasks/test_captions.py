@@ -12,11 +12,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stepdiff.tasks.clauses import finite, gerund
-from stepdiff.tasks.declining import UNSURE, agreeing, asked_first, declines, verdict
-from stepdiff.tasks.postprocess import names_video, parse
-from stepdiff.tasks.scoring import score
-from stepdiff.tasks.testsets import DiffCap, DiffRank
+from stepdiff_core.tasks.clauses import finite, gerund
+from stepdiff_core.tasks.declining import UNSURE, agreeing, asked_first, declines, verdict
+from stepdiff_core.tasks.postprocess import names_video, parse
+from stepdiff_core.tasks.scoring import score
+from stepdiff_core.tasks.testsets import DiffCap, DiffRank
 
 PHRASINGS = [json.loads(line) for line in (Path(__file__).parent / "phrasings.jsonl").read_text().splitlines()]
 # Plain results that are in no list and read well enough.

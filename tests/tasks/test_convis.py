@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks import registry
-from stepdiff.tasks.benchmarks.convis import CONCEPTS, clip_of, compare, export, read, read_answers, score
-from stepdiff.tasks.benchmarks.rows import Ranking
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks import registry
+from stepdiff_core.tasks.benchmarks.convis import CONCEPTS, clip_of, compare, export, read, read_answers, score
+from stepdiff_core.tasks.benchmarks.rows import Ranking
 from tests.tasks.convis_files import Predicted, ceilings, ordinal_alphas, read_published_predictions
 
 DATA = Path(__file__).parents[3] / "shared/data/convis"

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks import registry
-from stepdiff.tasks.benchmarks.crossvid import ERRORS, read, without_letters
-from stepdiff.tasks.benchmarks.figures import CUTS, first_right, groups_of, score_rankings, share_right
-from stepdiff.tasks.benchmarks.rows import Ranking
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks import registry
+from stepdiff_core.tasks.benchmarks.crossvid import ERRORS, read, without_letters
+from stepdiff_core.tasks.benchmarks.figures import CUTS, first_right, groups_of, score_rankings, share_right
+from stepdiff_core.tasks.benchmarks.rows import Ranking
 
 CC: list[dict[str, Any]] = [
     {

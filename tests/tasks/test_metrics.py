@@ -18,8 +18,8 @@ from pycocoevalcap.rouge.rouge import Rouge
 from scipy import stats
 from scipy.stats import kendalltau
 
-from stepdiff.tasks.agreement import alpha, kendall, spearman
-from stepdiff.tasks.bootstrap import (
+from stepdiff_core.tasks.agreement import alpha, kendall, spearman
+from stepdiff_core.tasks.bootstrap import (
     Figure,
     Resamples,
     draw_counts,
@@ -30,8 +30,8 @@ from stepdiff.tasks.bootstrap import (
     paired_p,
     tail_share,
 )
-from stepdiff.tasks.captions import bleu, bleu_parts, cider_rows, count_corpus, rouge_rows
-from stepdiff.tasks.scoring import kendall_tau
+from stepdiff_core.tasks.captions import bleu, bleu_parts, cider_rows, count_corpus, rouge_rows
+from stepdiff_core.tasks.scoring import kendall_tau
 
 # Few words, so that n-grams recur; spaces that split() and split(" ") treat differently.
 WORDS = ["the", "The", "pan", "pan,", "ein", "Öl", "油", "🍳", "e\u0301", "\ud800", "a"]

@@ -17,9 +17,9 @@ from heads import evaluate, report, table
 from heads.score import main
 from stepdiff.kitchen.files.testsets import diffcap
 from stepdiff.kitchen.world import make_world
-from stepdiff.tasks.captions import cider_rows, count_corpus
-from stepdiff.tasks.scoring import score
-from stepdiff.tasks.testsets import (
+from stepdiff_core.tasks.captions import cider_rows, count_corpus
+from stepdiff_core.tasks.scoring import score
+from stepdiff_core.tasks.testsets import (
     DiffCap,
     DiffMCQ,
     DiffRank,

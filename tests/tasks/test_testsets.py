@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.testsets import (
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.testsets import (
     DiffCap,
     DiffMCQ,
     DiffRank,

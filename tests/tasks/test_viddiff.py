@@ -10,14 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks import registry
-from stepdiff.tasks.benchmarks import viddiff as closed
-from stepdiff.tasks.benchmarks import viddiff_open as opened
-from stepdiff.tasks.benchmarks.judging import Conversation, Judge
-from stepdiff.tasks.benchmarks.viddiff import clips, read_samples
-from stepdiff.tasks.benchmarks.viddiff_open import match_by_cosine, parse_differences, parse_matching, parse_opposites
-from stepdiff.tasks.spec import Asked
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks import registry
+from stepdiff_core.tasks.benchmarks import viddiff as closed
+from stepdiff_core.tasks.benchmarks import viddiff_open as opened
+from stepdiff_core.tasks.benchmarks.judging import Conversation, Judge
+from stepdiff_core.tasks.benchmarks.viddiff import clips, read_samples
+from stepdiff_core.tasks.benchmarks.viddiff_open import (
+    match_by_cosine,
+    parse_differences,
+    parse_matching,
+    parse_opposites,
+)
+from stepdiff_core.tasks.spec import Asked
 from tests.tasks.viddiff_files import SPLITS, TRUTHS, benchmark, entry, write
 
 

@@ -10,10 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks import registry
-from stepdiff.tasks.benchmarks.judging import Conversation, Inquiry, Judge, NoAnswer, answers
-from stepdiff.tasks.benchmarks.vidic import clips, control, export, judge_template, judged, parse_answer, read, score
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks import registry
+from stepdiff_core.tasks.benchmarks.judging import Conversation, Inquiry, Judge, NoAnswer, answers
+from stepdiff_core.tasks.benchmarks.vidic import (
+    clips,
+    control,
+    export,
+    judge_template,
+    judged,
+    parse_answer,
+    read,
+    score,
+)
 from tests.tasks.vidic_files import PAIRS, write
 
 HUGE = "{description:>99999999999} {question}"

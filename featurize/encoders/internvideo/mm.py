@@ -33,8 +33,8 @@ from featurize.encoders.base import Encoder, check_texts
 from featurize.encoders.folder import checkpoint_file
 from featurize.encoders.internvideo.model import SIZES, InternVideoMM, Size, halve
 from featurize.encoders.preprocessing import encode_distinct
-from stepdiff.common.errors import StepDiffError, first_line
-from stepdiff.weights import fingerprint
+from stepdiff_core.errors import StepDiffError, first_line
+from stepdiff_core.weights import fingerprint
 from store import Feature, Provenance
 
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -31,9 +31,9 @@ from heads.data.packing import PADDING, TEXT, Chat, ChatPieces, Packed, Packer, 
 from heads.models.language_model import LanguageModel, load_model, load_processor
 from heads.models.public.families import FAMILIES, Blip2LM, check_view, load_public, model_type
 from heads.models.video_lm import VideoLM
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.prompts import PAIR_SYSTEM, system
-from stepdiff.weights import fingerprint, resolve
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.prompts import PAIR_SYSTEM, system
+from stepdiff_core.weights import fingerprint, resolve
 from store import Store
 from store.format.pool import unpooled
 

@@ -32,9 +32,9 @@ from heads.data.packing import PADDING, TEXT, Chat, ChatPieces, Packed, Packer, 
 from heads.models.language_model import LanguageModel, load_model, load_processor
 from heads.models.packed_attention import may_see
 from heads.models.video_lm import VideoLM, columns_to_front
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.prompts import SYSTEM
-from stepdiff.weights import fingerprint, resolve
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.prompts import SYSTEM
+from stepdiff_core.weights import fingerprint, resolve
 from store import Store, View
 
 IMAGE = "@@image@@"  # added to the tokenizer here, so that text around it is cut as around the model's own

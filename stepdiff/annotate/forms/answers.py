@@ -19,10 +19,10 @@ from pydantic import TypeAdapter
 
 from stepdiff.annotate.forms.form import Answer, Judgement, Kind, answer_of, read_text
 from stepdiff.annotate.forms.label_studio import placed_answers
-from stepdiff.common.checked import checked
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import open_regular, write_pieces, write_text
-from stepdiff.common.io.jsonl import object_line, read_objects
+from stepdiff_core.checked import checked
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import open_regular, write_pieces, write_text
+from stepdiff_core.io.jsonl import object_line, read_objects
 
 FORMS = "JSON lines or CSV of collected answers, a Label Studio export, or user_inputs.json of ConViS-Bench"
 HEAD = ("pair", "reference", "candidate", "annotator", "kind", "submitted", "left", "seconds", "keystep", "rejected")
@@ -106,7 +106,7 @@ def write_answers(path: str | Path, answers: Iterable[Answer]) -> None:
 
 
 def write_table(path: str | Path, answers: Iterable[Answer]) -> None:
-    from stepdiff.common.io.tables import escaped
+    from stepdiff_core.io.tables import escaped
 
     text = io.StringIO()
     # With another end of lines the module would not quote a text with a lone carriage return.
@@ -123,7 +123,7 @@ def write_table(path: str | Path, answers: Iterable[Answer]) -> None:
 
 def read_table(path: str | Path) -> list[Answer]:
     """Return the answers of a CSV, in the order of their first rows; rows may be in any order."""
-    from stepdiff.common.io.tables import unescaped
+    from stepdiff_core.io.tables import unescaped
 
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     try:

@@ -34,11 +34,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Strict, TypeAdapter, with_config
 
-from stepdiff.common.checked import checked
-from stepdiff.common.errors import StepDiffError, first_line
-from stepdiff.common.io import yaml_file
-from stepdiff.common.io.files import open_regular
-from stepdiff.common.io.jsonl import read_objects
+from stepdiff_core.checked import checked
+from stepdiff_core.errors import StepDiffError, first_line
+from stepdiff_core.io import yaml_file
+from stepdiff_core.io.files import open_regular
+from stepdiff_core.io.jsonl import read_objects
 
 LOWEST, HIGHEST = 1, 5
 DIRECTION = "5 = not different, 1 = very different"

@@ -23,8 +23,8 @@ from xml.etree import ElementTree
 from pydantic import AfterValidator, BaseModel, Field, Strict
 
 from stepdiff.annotate.forms.form import SCORES, AnnotationTask, Answer, Form, answer_of, plain
-from stepdiff.common.checked import checked
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.checked import checked
+from stepdiff_core.errors import StepDiffError
 
 SKIPPED = "skipped"  # the reason of a pair that was skipped in Label Studio
 CORRECT = "Correct this in Label Studio and export again."

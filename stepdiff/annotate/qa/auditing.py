@@ -28,11 +28,11 @@ from heads.data.hold_out import REASONS, HoldOut
 from stepdiff.annotate.forms.form import read_text
 from stepdiff.annotate.qa.questions import Question
 from stepdiff.annotate.qa.reading import names_one
-from stepdiff.common.checked import checked
-from stepdiff.common.io.jsonl import read_objects
-from stepdiff.common.look import look
-from stepdiff.common.streams import generator
-from stepdiff.tasks.prompts import NO, VIDEOS, YES
+from stepdiff_core.checked import checked
+from stepdiff_core.io.jsonl import read_objects
+from stepdiff_core.look import look
+from stepdiff_core.streams import generator
+from stepdiff_core.tasks.prompts import NO, VIDEOS, YES
 
 N_GRAMS = (2, 3, 4)
 OVERLAPPING = (1, 2, 3, 4)

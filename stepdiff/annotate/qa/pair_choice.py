@@ -13,8 +13,8 @@ from jaxtyping import Int64, Integer
 from heads.data.catalog_rows import knows_splits
 from heads.data.clip_texts import ClipTexts
 from heads.data.hold_out import REASONS, VIDEO, HoldOut, known_clips
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.streams import generator
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.streams import generator
 from store import Store
 
 SCHEMA = {

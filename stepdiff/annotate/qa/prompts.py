@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from heads.llm.model import Message
-from stepdiff.common.errors import StepDiffError, first_line
-from stepdiff.common.io import yaml_file
+from stepdiff_core.errors import StepDiffError, first_line
+from stepdiff_core.io import yaml_file
 
-# (S1) for a captioning model, after the system prompt (stepdiff.tasks.prompts.SYSTEM).
+# (S1) for a captioning model, after the system prompt (stepdiff_core.tasks.prompts.SYSTEM).
 ACTION_QUESTION = "In one short sentence, describe what the person is doing?"
 OBJECT_QUESTION = (
     "Give a very short list of all objects that are visible and their attributes, one per line. Only list objects "

@@ -24,11 +24,11 @@ from stepdiff.annotate.qa.pair_choice import SCHEMA
 from stepdiff.annotate.qa.prompts import PAIRQA
 from stepdiff.annotate.qa.reading import QA, Dropped, named, names_one, read_pairs, read_yes_no, turned, unsure
 from stepdiff.annotate.stages.job import Annotator, Answer, Item, Unanswered
-from stepdiff.common.checked import checked
-from stepdiff.common.errors import StepDiffError, first_line
-from stepdiff.common.io.jsonl import read_objects
-from stepdiff.tasks.captions import Embed
-from stepdiff.tasks.prompts import MAIN_ACTION, NO, SIMILAR_QUESTION, VIDEOS
+from stepdiff_core.checked import checked
+from stepdiff_core.errors import StepDiffError, first_line
+from stepdiff_core.io.jsonl import read_objects
+from stepdiff_core.tasks.captions import Embed
+from stepdiff_core.tasks.prompts import MAIN_ACTION, NO, SIMILAR_QUESTION, VIDEOS
 
 STAGE = "pairqa"
 KINDS = tuple(PAIRQA)

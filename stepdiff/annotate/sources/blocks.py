@@ -15,11 +15,11 @@ from typing import Any
 import polars as pl
 
 from heads.data.hold_out import HoldOut
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.files import make_folder, whole
-from stepdiff.common.io.tars import is_regular
-from stepdiff.common.progress import progress
-from stepdiff.tasks import registry
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import make_folder, whole
+from stepdiff_core.io.tars import is_regular
+from stepdiff_core.progress import progress
+from stepdiff_core.tasks import registry
 
 ROWS = 2**16  # of a block, about
 _CLIP = {"clip": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64, "split": pl.String}

@@ -24,10 +24,10 @@ import polars as pl
 from pydantic import BaseModel, TypeAdapter
 
 from stepdiff.annotate.sources.narration import heard, read_narration
-from stepdiff.common.checked import checked
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.benchmarks.captaincook import read_recorded
-from stepdiff.tasks.benchmarks.published_files import Text, read_entries, read_json
+from stepdiff_core.checked import checked
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.benchmarks.captaincook import read_recorded
+from stepdiff_core.tasks.benchmarks.published_files import Text, read_entries, read_json
 
 SPLITS = ("train", "val", "test")
 T = TypeVar("T")

@@ -21,10 +21,10 @@ from typing import IO, Any
 import polars as pl
 
 from stepdiff.annotate.sources.blocks import Clip, in_blocks
-from stepdiff.common.errors import StepDiffError, first_line
-from stepdiff.common.io.files import open_regular, refuse_links_out
-from stepdiff.common.io.tars import DamagedTar, Member, members, safe_name
-from stepdiff.common.progress import progress
+from stepdiff_core.errors import StepDiffError, first_line
+from stepdiff_core.io.files import open_regular, refuse_links_out
+from stepdiff_core.io.tars import DamagedTar, Member, members, safe_name
+from stepdiff_core.progress import progress
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp")
 MOST_CAPTION = 2**20  # bytes of a caption or of its .json, at most

@@ -26,7 +26,7 @@ import polars as pl
 
 from featurize.scratch import Buckets
 from stepdiff.annotate.sources.blocks import ROWS, Clip, in_blocks
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 PIECE = 2**22  # characters read at once
 LONGEST = 2**28  # characters of an entry, at most: beyond them the file counts as damaged

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from heads.llm.model import Unanswered
-from stepdiff.common.cli.options import FailureOptions
+from stepdiff_core.cli.options import FailureOptions
 
 SHOWN = 5  # failures in a record
 HINT = "answers so far are kept; run the same command for the rest"  # how to go on after an interrupt

@@ -29,15 +29,15 @@ import polars as pl
 
 from heads.llm.model import Unanswered
 from stepdiff.annotate.stages.job import SHOWN, Annotator, Answer, StageJob, StageOptions, plain
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io import sealed as table
-from stepdiff.common.io.files import Place, listed, make_folder, write_bytes
-from stepdiff.common.io.locks import locked
-from stepdiff.common.io.sealed import BLANK, copied
-from stepdiff.common.progress import progress, say
-from stepdiff.common.threads import regularly
-from stepdiff.common.workers.cluster import connected, refuse_relative
-from stepdiff.common.workers.pool import Here, WorkerPool, WorkPart, has_gpu, is_alone, pool_size
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io import sealed as table
+from stepdiff_core.io.files import Place, listed, make_folder, write_bytes
+from stepdiff_core.io.locks import locked
+from stepdiff_core.io.sealed import BLANK, copied
+from stepdiff_core.progress import progress, say
+from stepdiff_core.threads import regularly
+from stepdiff_core.workers.cluster import connected, refuse_relative
+from stepdiff_core.workers.pool import Here, WorkerPool, WorkPart, has_gpu, is_alone, pool_size
 from store import Store
 from store.format.layout import read_json, write_json
 from store.io.records import REASONS

@@ -29,7 +29,7 @@ from stepdiff.app.annotating.service import PATH, Annotating
 from stepdiff.app.media import clip_strip, clip_video
 from stepdiff.app.pages import download, page
 from stepdiff.app.site import Site, UnknownError
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 ROWS = 100  # rows of a table on one page
 First = Annotated[int, Query(ge=0, le=2**31, description="first row")]

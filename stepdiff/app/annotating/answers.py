@@ -22,7 +22,7 @@ from stepdiff.app.annotating.people import MOST_NAME, Person, checked_name, name
 from stepdiff.app.annotating.people import add as add_person
 from stepdiff.app.annotating.work import Category, Number, Reason, Score, Text, free_slot, head_of
 from stepdiff.app.site import NO_NUL, RefusedError, Sent, UnknownError
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 OTHER_WAY = "(Video 1 compared with Video 2) "
 """begins a text of a decision that says how the reference differs from the candidate"""

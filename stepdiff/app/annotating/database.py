@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Operati
 
 from stepdiff.app.annotating.events import METADATA, SAVED_AGAIN
 from stepdiff.app.site import RefusedError
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 URLS = "sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
 WAIT = 30.0  # seconds for which a writer waits for another process

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, func, select
 
 from stepdiff.app.annotating.events import assignments, people, record
 from stepdiff.app.site import NO_NUL, Sent
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 Role = Literal["annotator", "admin"]
 Origin = Literal["link", "name", "import"]

@@ -23,7 +23,7 @@ from stepdiff.app.annotating.work import Save, Submission
 from stepdiff.app.media import clip_video
 from stepdiff.app.pages import page
 from stepdiff.app.site import RefusedError, Site
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 Identity = Annotated[int, InPath(ge=1, le=2**62, description="number of an assignment")]
 _POINTS_HERE = "Please see the guidelines for detailed instructions and examples."

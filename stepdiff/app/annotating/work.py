@@ -36,7 +36,7 @@ from stepdiff.app.annotating.events import assignments, merged, pair_key, pairs,
 from stepdiff.app.annotating.people import Person
 from stepdiff.app.pages import markdown
 from stepdiff.app.site import NO_NUL, RefusedError, Sent, UnknownError
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 _EXPIRED_AT_ONCE = 1000
 Text = Annotated[str, Field(max_length=FORM_TEXT, pattern=NO_NUL)]

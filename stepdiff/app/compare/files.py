@@ -25,10 +25,10 @@ from weakref import WeakValueDictionary
 from heads.evaluation.options import VIDEO_LM
 from heads.methods.registry import is_control, regime_of, regime_words, section
 from heads.reporting.entries import MARK, PAIRS, footnote, marked, score_record
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.bootstrap import Figure
-from stepdiff.tasks.scoring import Marks, task_figures
-from stepdiff.tasks.testsets import (
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.bootstrap import Figure
+from stepdiff_core.tasks.scoring import Marks, task_figures
+from stepdiff_core.tasks.testsets import (
     DiffRank,
     Pair,
     Task,

@@ -22,10 +22,10 @@ from stepdiff.app.compare.select import Chosen, Selected, Selection, choose
 from stepdiff.app.compare.sets import Column, TestSet, grouped
 from stepdiff.app.pages import download, page, zipped
 from stepdiff.app.site import Site, UnknownError
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.jsonl import object_line
-from stepdiff.tasks.published import PUBLISHED
-from stepdiff.tasks.testsets import Task, prediction_line
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.jsonl import object_line
+from stepdiff_core.tasks.published import PUBLISHED
+from stepdiff_core.tasks.testsets import Task, prediction_line
 
 AnyTask = Annotated[Task, InPath(description="task: diffcap, diffmcq, diffrank")]
 

@@ -5,7 +5,7 @@ of its rows with the set. The n-th of several equal rows of a file is the n-th o
 
 A right order of DiffRank is one with a margin above 0.
 
-Totals are the figures of `stepdiff.tasks.scoring` over selected rows; an interval resamples the videos of their
+Totals are the figures of `stepdiff_core.tasks.scoring` over selected rows; an interval resamples the videos of their
 reference clips; methods are compared on the rows that both have answered, on the same resamples. CIDEr has the document
 frequencies of the rows that it is computed on.
 
@@ -31,11 +31,11 @@ from jaxtyping import Bool, Float64, Int8, Int64
 from heads.reporting.entries import AMONG, METRICS
 from heads.reporting.figures import defined_rows
 from stepdiff.app.compare.files import Answers, Method
-from stepdiff.tasks.bootstrap import Figure, Resamples, interval, paired_p
-from stepdiff.tasks.clauses import ADVERBS, AUXILIARIES, DETERMINERS, OBJECTS, PREPOSITIONS
-from stepdiff.tasks.published import PUBLISHED
-from stepdiff.tasks.scoring import cider_figure
-from stepdiff.tasks.testsets import DiffMCQ, DiffRank, Task
+from stepdiff_core.tasks.bootstrap import Figure, Resamples, interval, paired_p
+from stepdiff_core.tasks.clauses import ADVERBS, AUXILIARIES, DETERMINERS, OBJECTS, PREPOSITIONS
+from stepdiff_core.tasks.published import PUBLISHED
+from stepdiff_core.tasks.scoring import cider_figure
+from stepdiff_core.tasks.testsets import DiffMCQ, DiffRank, Task
 
 RIGHT, WRONG, NEITHER = 1, 0, -1
 """verdicts: NEITHER for a row without an answer, or whose answer is neither right nor wrong"""

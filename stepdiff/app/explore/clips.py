@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float32, Int32
 from retrieval.queries.condition import DURATION, parts_of, places_where, read_condition
 from stepdiff.app.explore.maps import Shown
 from stepdiff.app.site import RefusedError, UnknownError
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 MOST_CORNERS = 200  # of a lasso
 MOST_WORDS = 20

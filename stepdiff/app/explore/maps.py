@@ -31,7 +31,7 @@ from jaxtyping import Int64
 from retrieval.projection import MOST, PROJECTIONS, Advance, Map, missing, project, sample_rows
 from stepdiff.app.cache import LRUCache
 from stepdiff.app.site import RefusedError, Site, UnknownError
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Store, View
 
 _SPAWN = multiprocessing.get_context("spawn")  # a fork would copy locks that threads of the server hold

@@ -30,10 +30,10 @@ from retrieval.queries.search import Query, check_space, compute, of_clips, of_t
 from retrieval.vectors import normalised
 from stepdiff.app.pair.loading import Runs
 from stepdiff.app.site import BEST, MOST_RUNS, Site
-from stepdiff.common.errors import StepDiffError, some
-from stepdiff.common.io.tables import short
-from stepdiff.common.streams import generator
-from stepdiff.weights import fingerprint
+from stepdiff_core.errors import StepDiffError, some
+from stepdiff_core.io.tables import short
+from stepdiff_core.streams import generator
+from stepdiff_core.weights import fingerprint
 from store import Store, View, text_key
 from store.view import OK
 

@@ -20,9 +20,9 @@ from stepdiff.app.explore.maps import Maps, Shown
 from stepdiff.app.explore.nearest import MOST, Hits, Searcher
 from stepdiff.app.pages import page, plain
 from stepdiff.app.site import MOST_ROW, RefusedError, Site, UnknownError
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.tables import short
-from stepdiff.common.streams import generator
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.tables import short
+from stepdiff_core.streams import generator
 from store import View
 
 MOST_ROWS = 200  # of one page of the grid and the table

@@ -19,8 +19,8 @@ from sqlalchemy import BigInteger, Column, Connection, Float, Integer, MetaData,
 from stepdiff.app.annotating.database import Database
 from stepdiff.app.annotating.events import pair_key, utc
 from stepdiff.app.site import RefusedError, Site, UnknownError
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.testsets import Pair
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.testsets import Pair
 
 Video = Literal[1, 2]
 _METADATA = MetaData()

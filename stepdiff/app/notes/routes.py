@@ -25,8 +25,8 @@ from stepdiff.app.notes.card import MOST_ANSWER, MOST_NOTES, CardSide, card
 from stepdiff.app.notes.notebook import Note, Notebook
 from stepdiff.app.pages import download, zipped
 from stepdiff.app.site import MOST_SECONDS, Sent, Site
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.io.tables import escaped
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.tables import escaped
 
 MOST_TEXT = 500  # characters of a note
 CUE = 3.0  # seconds for which a player shows a note

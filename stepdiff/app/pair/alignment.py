@@ -13,8 +13,8 @@ import numpy as np
 from retrieval import align, read_moments
 from retrieval.moments import has_frames
 from stepdiff.app.site import Site
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.testsets import Pair
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.testsets import Pair
 from store import View
 from store.view import OK
 

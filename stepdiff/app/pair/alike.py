@@ -15,9 +15,9 @@ from stepdiff.app.cache import LRUCache
 from stepdiff.app.pair.loading import Loaded, RunHead
 from stepdiff.app.pair.worker import Job
 from stepdiff.app.site import Site
-from stepdiff.tasks.declining import verdict
-from stepdiff.tasks.prompts import PRESETS
-from stepdiff.tasks.testsets import CATEGORIES, Pair
+from stepdiff_core.tasks.declining import verdict
+from stepdiff_core.tasks.prompts import PRESETS
+from stepdiff_core.tasks.testsets import CATEGORIES, Pair
 from store.view import OK
 
 if TYPE_CHECKING:

@@ -24,10 +24,10 @@ from stepdiff.app.pair.alike import KeptOdds, embedding_views
 from stepdiff.app.pair.loading import RunHead
 from stepdiff.app.pair.stored import Stored
 from stepdiff.app.site import Site, UnknownError
-from stepdiff.common.errors import StepDiffError
-from stepdiff.common.streams import generator
-from stepdiff.tasks.declining import verdict
-from stepdiff.tasks.testsets import CATEGORIES, Pair
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.streams import generator
+from stepdiff_core.tasks.declining import verdict
+from stepdiff_core.tasks.testsets import CATEGORIES, Pair
 from store.view import OK
 
 MOST_CLIPS = 200  # clips that are compared with each other

@@ -13,8 +13,8 @@ from heads.evidence.head import COPY, WordHead
 from heads.training.recipe import read_recipe
 from stepdiff.app.cache import LRUCache
 from stepdiff.app.site import BEST, MOST_RUNS, Site, UnknownError
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.testsets import Pair
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.testsets import Pair
 
 if TYPE_CHECKING:
     from heads.evidence.fitting import Guard

@@ -18,10 +18,10 @@ from stepdiff.app.pair.finder import Finder, Result, Search
 from stepdiff.app.pair.loading import RunHead, Runs
 from stepdiff.app.pair.stored import Stored
 from stepdiff.app.site import ClipRecord, Site, UnknownError
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.declining import UNSURE
-from stepdiff.tasks.prompts import PRESETS, SIMILAR_QUESTION
-from stepdiff.tasks.testsets import CATEGORIES, Pair
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.declining import UNSURE
+from stepdiff_core.tasks.prompts import PRESETS, SIMILAR_QUESTION
+from stepdiff_core.tasks.testsets import CATEGORIES, Pair
 
 MOST_LISTED = 12  # pairs with the same difference
 MOST_STEPS = 2000  # steps that can be chosen

@@ -36,10 +36,10 @@ from stepdiff.app.pair.pages import MOST_LISTED, KeptCaptions, Pages, elsewhere_
 from stepdiff.app.pair.stored import Stored
 from stepdiff.app.pair.worker import Events, Job, Worker
 from stepdiff.app.site import Site, UnknownError
-from stepdiff.common.errors import StepDiffError
-from stepdiff.tasks.postprocess import parse
-from stepdiff.tasks.prompts import PRESETS
-from stepdiff.tasks.testsets import CATEGORIES, DiffCap, Pair
+from stepdiff_core.errors import StepDiffError
+from stepdiff_core.tasks.postprocess import parse
+from stepdiff_core.tasks.prompts import PRESETS
+from stepdiff_core.tasks.testsets import CATEGORIES, DiffCap, Pair
 
 MOST_TEXTS = 500  # whose words are asked for at once: captions, answers and words of a page
 MOST_WRITTEN = 1000  # pairs whose captions are kept

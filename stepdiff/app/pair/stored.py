@@ -18,7 +18,7 @@ from stepdiff.app.site import Site
 from stepdiff.kitchen.attributes import Attributes
 from stepdiff.kitchen.steps import MAIN
 from stepdiff.kitchen.truth import judgements, read_world
-from stepdiff.tasks.testsets import CATEGORIES, Pair, Task
+from stepdiff_core.tasks.testsets import CATEGORIES, Pair, Task
 
 MOST_METHODS = 12  # columns of captions
 

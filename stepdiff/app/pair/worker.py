@@ -26,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from stepdiff.app.pages import plain
 from stepdiff.app.site import RefusedError
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 
 _LOOK = 0.02  # seconds between two looks for events: a token of a model takes longer
 MOST_WAITING = 8  # jobs that may wait, apart from the one that runs

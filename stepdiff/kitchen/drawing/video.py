@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from stepdiff.common.io.files import whole
 from stepdiff.kitchen.drawing.pen import HEIGHT, SCALE, WIDTH
 from stepdiff.kitchen.drawing.scenes import backdrop, frame, moment
 from stepdiff.kitchen.steps import MAIN
 from stepdiff.kitchen.world import FPS, Clip, Video
+from stepdiff_core.io.files import whole
 
 _X264 = {"crf": "20", "preset": "veryfast", "threads": "1", "g": "24"}
 STILLS = (0.3, 0.75)

@@ -25,8 +25,8 @@ from typing import Literal
 from stepdiff.kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes, Difference, differences, score
 from stepdiff.kitchen.files import texts
 from stepdiff.kitchen.world import Clip, by_step
-from stepdiff.tasks.prompts import MAIN_ACTION, SIMILAR_QUESTION
-from stepdiff.tasks.testsets import CATEGORIES
+from stepdiff_core.tasks.prompts import MAIN_ACTION, SIMILAR_QUESTION
+from stepdiff_core.tasks.testsets import CATEGORIES
 
 Regime = Literal["s1", "supervised"]
 PAIRS = 1500

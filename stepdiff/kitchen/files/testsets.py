@@ -23,7 +23,7 @@ from math import ceil
 from stepdiff.kitchen.attributes import differences, score
 from stepdiff.kitchen.files.texts import Split, changes
 from stepdiff.kitchen.world import Clip, by_step
-from stepdiff.tasks.testsets import CATEGORIES, OTHER_STEP, TARGETS, DiffCap, DiffRank
+from stepdiff_core.tasks.testsets import CATEGORIES, OTHER_STEP, TARGETS, DiffCap, DiffRank
 
 Pair = tuple[Clip, Clip]
 

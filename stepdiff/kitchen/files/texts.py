@@ -23,7 +23,7 @@ from typing import Literal
 
 from stepdiff.kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes, Difference, differences
 from stepdiff.kitchen.steps import MAIN, STEPS
-from stepdiff.tasks.testsets import CATEGORIES
+from stepdiff_core.tasks.testsets import CATEGORIES
 
 Split = Literal["train", "val", "test"]
 

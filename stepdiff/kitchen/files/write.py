@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from stepdiff.common.io.files import write_text
 from stepdiff.kitchen.drawing.video import stills
 from stepdiff.kitchen.files import testsets
 from stepdiff.kitchen.files.narration import heard, narrate
 from stepdiff.kitchen.files.pairqa import caption, paired_questions
 from stepdiff.kitchen.steps import ACTIVITIES
 from stepdiff.kitchen.world import Video
+from stepdiff_core.io.files import write_text
 
 SUBSETS = ("test_seen", "test_unseen", "train", "val_seen", "val_unseen")
 """Of HT-Step's video_splits.json; those that end in `unseen` have the recipes that no training video follows."""

@@ -21,7 +21,7 @@ from heads.models.language_model import LanguageModel
 from heads.models.public.cached import PROVEN, CachedClips, CachedLM, headless, load_cached
 from heads.training.recipe import EvidenceOptions, HardNegativeOptions, Lora, Schedule, VideoLMRecipe
 from heads.training.video_task import VideoTask
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Feature, Provenance, Store
 from tests.refusals import refuses
 

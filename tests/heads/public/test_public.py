@@ -16,7 +16,7 @@ from heads.models.public.families import load_public
 from stepdiff.annotate import captions
 from stepdiff.annotate.captioning import caption
 from stepdiff.annotate.qa.prompts import QUESTIONS
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Store
 
 from .vlms import mean_log_likelihood

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from featurize.encoders import Encoder, load
-from stepdiff.tasks.prompts import system
+from stepdiff_core.tasks.prompts import system
 from store import Store
 
 from .vlm_models import MODELS

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Feature, Provenance, Store, View
 from store.__main__ import main
 from store.exchange.intake import take_in

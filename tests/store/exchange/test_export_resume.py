@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from stepdiff.common.errors import DamageError, StepDiffError
+from stepdiff_core.errors import DamageError, StepDiffError
 from store import Store, View
 from store.__main__ import main
 from store.exchange import card

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from stepdiff.common.errors import DamageError, StepDiffError
+from stepdiff_core.errors import DamageError, StepDiffError
 from store import Store, View
 from store.exchange import export as export_module
 from store.exchange.export import export

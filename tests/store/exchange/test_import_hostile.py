@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from stepdiff.annotate.sources.images import read_images
-from stepdiff.common.errors import StepDiffError
+from stepdiff_core.errors import StepDiffError
 from store import Store, View
 from store.exchange.intake import take_in
 from store.verbs.options import ImportOptions
