@@ -40,7 +40,8 @@ def run(options: TrainOptions) -> Any:
     --dry-run return its Plan (heads.planning.plan)."""
     from heads.models.language_model import pick_device
     from heads.training.log import hook
-    from heads.workers.fit import check, fit, refuse_relative_paths
+    from heads.training.recipe import check_recipe
+    from heads.workers.fit import fit, refuse_relative_paths
     from heads.workers.group import joined, launched, own_device
 
     address, option = None, "scaling.workers"
@@ -55,7 +56,7 @@ def run(options: TrainOptions) -> Any:
         options = TrainOptions(**{field.name: getattr(options, field.name) for field in fields(TrainOptions)})
     if launched():
         options = of_torchrun(options, address, option)
-    check(options)
+    check_recipe(options)
     if planned is not None:
         from heads.planning.plan import plan
 

@@ -37,6 +37,11 @@ class PairQuestions:
         return self.reference, self.candidate
 
 
+def clips_in(pairs: Iterable[Iterable[str]]) -> list[str]:
+    """Return the clips of pairs, or of rows with several clips, each once."""
+    return list(dict.fromkeys(clip for pair in pairs for clip in pair))
+
+
 def read_paired_qa(path: str, catalog: Clips) -> list[PairQuestions]:
     """Return the pairs of a file that all train; raises as `read_divided`."""
     return read_divided(path, catalog, HoldOut())[0]

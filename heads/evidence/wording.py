@@ -200,7 +200,7 @@ def learn_sides(examples: Sequence[Occurrence], labels: Sequence[float]) -> dict
 def _regression(rows: Sequence[set[str]], labels: Sequence[float]) -> dict[str, float]:
     """Fit a ridge regression; return the weight of each feature, "" is the constant."""
     counts = Counter(feature for row in rows for feature in row)
-    features = ["", *(feature for feature, count in counts.items() if count >= _LEAST)]
+    features = ["", *sorted(feature for feature, count in counts.items() if count >= _LEAST)]  # the same in any process
     columns = {feature: place for place, feature in enumerate(features)}
     cells = [(row, columns[name]) for row, names in enumerate(rows) for name in ("", *sorted(names)) if name in columns]
     at = tuple(np.array(cells, int).reshape(-1, 2).T)

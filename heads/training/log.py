@@ -59,22 +59,19 @@ def hook(name: str | None) -> Hook | None:
 
 @dataclass(frozen=True)
 class ReadCounts:
-    """What a task has read so far in this process; those of several processes add up."""
+    """What a task has read in a step; counts of several processes add up."""
 
-    samples: int = 0
+    samples: int | float = 0
     """clips, sequences, images or pairs"""
-    tokens: int = 0
+    tokens: int | float = 0
     """of the language model, without padding; 0: the task has none"""
-    clips: int = 0
+    clips: int | float = 0
     """clips whose features were read"""
-    waited: float = 0.0
+    waited: int | float = 0
     """seconds in which the step waited for a batch"""
 
     def __add__(self, other: "ReadCounts") -> "ReadCounts":
-        return ReadCounts(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
-
-    def __sub__(self, other: "ReadCounts") -> "ReadCounts":
-        return ReadCounts(*(a - b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+        return ReadCounts(*map(sum, zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
 def speed(done: ReadCounts, seconds: float) -> dict[str, float]:

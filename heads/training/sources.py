@@ -8,8 +8,10 @@ Guarantees
 - in a sequence, a text is predicted from its own clip and what precedes it, never from what follows
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -28,10 +30,11 @@ from retrieval.vectors import normalised
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.streams import generator
 from stepdiff_core.tasks.prompts import NEXT_VIDEO, PAIR_SYSTEM, SYSTEM, VIDEOS
+from stepdiff_core.tasks.testsets import Pair
 from store import Catalog, Store
 
 SEQUENCE = 3  # clips of a video in a row (S3)
-Questions = tuple[tuple[str, str], list[Turn]]
+Questions = tuple[Pair, list[Turn]]
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,23 @@ class TrainingBatch:
     rows: Packed
 
 
-class TextedClips:
-    """Single clips with a question that their text answers: the narration, or the caption of an image."""
+class Source(ABC):
+    """Batches of `size` items by number, each item once per epoch."""
+
+    def __init__(self, items: Sequence[Any], size: int, seed: int, purpose: str) -> None:
+        """purpose: of the random stream of their order."""
+        self.items, self.size, self.order = items, size, Order(len(items), seed, purpose)
+
+    def batch(self, number: int) -> TrainingBatch:
+        return self.of([self.items[place] for place in self.order.draw(self.size, number)])
+
+    @abstractmethod
+    def of(self, items: Sequence[Any]) -> TrainingBatch:
+        """Return the batch of some items."""
+
+
+class TextedClips(Source):
+    """Single clips (key, text) with a question that their text answers: the narration, or the caption of an image."""
 
     def __init__(
         self,
@@ -52,34 +70,28 @@ class TextedClips:
         outputs: int,
         size: int,
         seed: int,
-        order: str,
+        purpose: str,
     ) -> None:
-        """texts: key, text of clips with features; size: clips per batch; order: purpose of its random stream."""
         if not texts:
             raise StepDiffError("no clip of the train split has features and a text; featurize some")
-        self.items = texts
-        self.question, self.size, self.order = question, size, Order(len(texts), seed, order)
-        self.packer = chat.packer(outputs, SYSTEM)
+        super().__init__(texts, size, seed, purpose)
+        self.question, self.packer = question, chat.packer(outputs, SYSTEM)
 
-    def batch(self, number: int) -> TrainingBatch:
-        return self.of([self.items[i] for i in self.order.draw(self.size, number)])
-
-    def of(self, chosen: Sequence[tuple[str, str]]) -> TrainingBatch:
-        """Return the batch of some of its items (key, text)."""
-        clips = [key for key, _ in chosen]
-        return TrainingBatch(clips, self.packer.pack([[Turn(self.question, text)] for _, text in chosen], clips=clips))
+    def of(self, items: Sequence[tuple[str, str]]) -> TrainingBatch:
+        clips = [key for key, _ in items]
+        return TrainingBatch(clips, self.packer.pack([[Turn(self.question, text)] for _, text in items], clips=clips))
 
 
-class Sequences:
+class Sequences(Source):
     """Clip 1, its text, clip 2, its text, clip 3, its text (S3): clips of one video, sorted by end time."""
 
     def __init__(self, runs: Sequence[list[tuple[str, str]]], chat: Chat, outputs: int, size: int, seed: int) -> None:
-        """runs: of SEQUENCE clips; size: runs per batch."""
+        """runs: of SEQUENCE clips (key, text)."""
         if not runs:
             raise StepDiffError(
                 f"no video of the train split has {SEQUENCE} clips with features and narration; drop `sequences`"
             )
-        self.items, self.size, self.order = runs, size, Order(len(runs), seed, "order of sequences")
+        super().__init__(runs, size, seed, "order of sequences")
         self.chat, self.outputs = chat, outputs
         self.opening = chat.pieces(PAIR_SYSTEM).around_videos[0]
 
@@ -95,13 +107,9 @@ class Sequences:
             row.say(self.chat.text_ids("."), self.chat.text_ids(f" {text}"), 1, len(row.ids), number)
         return row
 
-    def batch(self, number: int) -> TrainingBatch:
-        return self.of([self.items[i] for i in self.order.draw(self.size, number)])
-
-    def of(self, chosen: Sequence[list[tuple[str, str]]]) -> TrainingBatch:
-        """Return the batch of some of its items, runs of (key, text)."""
-        rows = [self.row(place, run) for place, run in enumerate(chosen)]
-        return TrainingBatch([key for run in chosen for key, _ in run], collate(rows))
+    def of(self, items: Sequence[list[tuple[str, str]]]) -> TrainingBatch:
+        rows = [self.row(place, run) for place, run in enumerate(items)]
+        return TrainingBatch([key for run in items for key, _ in run], collate(rows))
 
 
 class HardNegatives:
@@ -135,7 +143,7 @@ class HardNegatives:
         """places of the clips of each step"""
 
     def embeddings(self, store: Store, view: str) -> Callable[[Integer[np.ndarray, " C"]], Float[np.ndarray, "C D"]]:
-        """Return what reads the view's embeddings of the clips at some places."""
+        """Return a function that reads the view's embeddings of the clips at some places."""
         return lambda places: normalised(store.view("clips", view), "embedding", self.rows[places])
 
     def mine(self, vectors: Callable[[Integer[np.ndarray, " C"]], Float[np.ndarray, "C D"]]) -> None:
@@ -175,6 +183,8 @@ class HardNegatives:
 
 
 class PairedSource:
+    """Pairs with their questions."""
+
     def __init__(
         self,
         recipe: VideoLMRecipe,
@@ -182,7 +192,7 @@ class PairedSource:
         chat: Chat,
         packs: bool,
         seed: int,
-        negatives: HardNegatives | None,
+        negatives: HardNegatives | None = None,
         words: WordEvidence | None = None,
     ) -> None:
         """pairs: those that train; packs: whether the language model can read packed questions; words: before them."""
@@ -192,26 +202,22 @@ class PairedSource:
         self.order = Order(len(pairs), seed, "order of pairs")
 
     def batch(self, number: int) -> TrainingBatch:
-        recipe = self.recipe
         rng = generator(self.seed, "questions of a pair", number)
-        pairs = [self.pairs[i] for i in self.order.draw(recipe.batch, number)]
-        questions: list[tuple[tuple[str, str], list[Turn]]] = [
-            (pair.clips, turns(pair, recipe.questions, rng)) for pair in pairs
-        ]
+        pairs = [self.pairs[place] for place in self.order.draw(self.recipe.batch, number)]
+        questions: list[Questions] = [(pair.clips, turns(pair, self.recipe.questions, rng)) for pair in pairs]
         if self.negatives is not None:
             questions = self.negatives.with_neighbours(questions, generator(self.seed, "hard negatives", number))
-        questions = [(pair, self._asked(pair, own)) for pair, own in questions]
-        clips = [clip for pair, _ in questions for clip in pair]
-        return TrainingBatch(clips, self.packer.pack([own for _, own in questions], self.packed, clips))
+        return self._packed(questions)
 
     def of(self, pairs: Sequence[PairQuestions]) -> Iterator[TrainingBatch]:
         """Yield batches of all questions of some pairs."""
-        queries = {pair.clips: dict.fromkeys(pair.turns) for pair in pairs}
-        for rows in packed_batches(queries):
-            clips = [clip for pair, _ in rows for clip in pair]
-            asked = [self._asked(pair, own) for pair, own in rows]
-            yield TrainingBatch(clips, self.packer.pack(asked, self.packed, clips))
+        return map(self._packed, packed_batches({pair.clips: dict.fromkeys(pair.turns) for pair in pairs}))
 
-    def _asked(self, pair: tuple[str, str], turns: Sequence[Turn]) -> list[Turn]:
-        """Return the questions about a pair, with the evidence of its words."""
-        return list(turns) if self.words is None else [self.words.asked(pair, turn) for turn in turns]
+    def _packed(self, questions: Sequence[tuple[Pair, Sequence[Turn]]]) -> TrainingBatch:
+        """Return the batch of some questions, with the evidence of their words."""
+        clips = [clip for pair, _ in questions for clip in pair]
+        asked = [
+            list(turns) if self.words is None else [self.words.asked(pair, turn) for turn in turns]
+            for pair, turns in questions
+        ]
+        return TrainingBatch(clips, self.packer.pack(asked, self.packed, clips))

@@ -45,10 +45,6 @@ class Group:
         """Whether this process writes."""
         return self.rank == 0
 
-    def own(self, batches: range) -> range:
-        """Return the batches of this process."""
-        return batches[self.rank :: self.size]
-
     def share(self, count: int) -> slice:
         """Return the rows of this process, of `count` rows of a batch."""
         first, end = (count * place // self.size for place in (self.rank, self.rank + 1))

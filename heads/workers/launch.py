@@ -114,12 +114,10 @@ def launch(options: TrainOptions, address: str | None) -> dict[str, Any]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from heads.workers.fit import fitting, lighter
-
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"  # else lines appear twice
     with connected(address, "heads") as cluster:
         gpu = has_gpu(None if options.device == "auto" else options.device, cluster)
-        cpus = cpus_of_each(options.scaling.workers, gpu, cluster, fitting(options))
+        cpus = cpus_of_each(options.scaling.workers, gpu, cluster, options.worker_counts)
         out = Path(options.out)
         make_folder(out)
         # The first worker locks the folder too, but workers of a second driver may wait for free CPUs until then.
@@ -127,7 +125,7 @@ def launch(options: TrainOptions, address: str | None) -> dict[str, Any]:
             # On the driver's node it is lost with the driver only.
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             actor: Any = ray.remote(TrainingOutcome).options(num_cpus=0, scheduling_strategy=here)  # type: ignore[attr-defined]
-            return _fit(options, actor.remote(lighter(options)), gpu, cpus, folder, cluster)
+            return _fit(options, actor.remote(options.lighter), gpu, cpus, folder, cluster)
 
 
 def cpus_of_each(workers: int, gpu: bool, cluster: bool, fitting: Sequence[int]) -> int:

@@ -73,7 +73,7 @@ def step(path: str, group: Group, scaling: Scaling) -> dict[str, Any]:
     task = VideoTask(options.video_lm, Store.open(options.store), 0, "cpu", None, group, scaling)
     task.module.train()
     total = 0.0
-    for batch in group.own(range(options.video_lm.schedule.accumulate)):
+    for batch in range(group.rank, options.video_lm.schedule.accumulate, group.size):
         loss = task.loss(batch) / options.video_lm.schedule.accumulate
         loss.backward()
         total += loss.item()
