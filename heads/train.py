@@ -47,12 +47,10 @@ def run(options: TrainOptions) -> Any:
     address, option = None, "scaling.workers"
     planned: TrainingPlanOptions | None = None
     if isinstance(options, Command):
+        planned, address = options if options.dry_run else None, options.address
         if options.workers is not None:
             option = "--workers"
             options = replace(options, scaling=replace(options.scaling, workers=options.workers))
-        address = options.address
-        if options.dry_run:
-            planned = options
         options = TrainOptions(**{field.name: getattr(options, field.name) for field in fields(TrainOptions)})
     if launched():
         options = of_torchrun(options, address, option)
