@@ -30,15 +30,14 @@ from jaxtyping import Bool, Float64, Int8, Int64, Integer
 from heads.data.catalog_rows import Clips, of_keys, of_rows, united
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import VIDEO, HoldOut, test_digest
-from heads.data.paired_qa import read_divided
+from heads.data.paired_qa import clips_in, read_divided
 from heads.data.training_clips import TrainedOn
 from heads.evaluation.workers import results
-from heads.evidence.familiarity import Familiarity, Spread, penalty, standardised
+from heads.evidence.familiarity import Familiarity, Spread, penalty, read_arrays, standardised, write_arrays
 from heads.evidence.head import POOLING, READS, Evidence, Pooling, WordHead, channels_of, fold_of, pool, signed_roots
 from heads.evidence.wording import CLIPS, OF_ANSWERS, Wording, learn
 from stepdiff_core.errors import StepDiffError
-from stepdiff_core.io.files import make_folder, place, write_pieces
-from stepdiff_core.io.sealed import BLANK, is_sealed, sealed_pieces
+from stepdiff_core.io.files import make_folder, place
 from stepdiff_core.progress import progress, say
 from stepdiff_core.tasks.prompts import MAIN_ACTION
 from stepdiff_core.tasks.testsets import HIGHEST_SCORE, DiffRank, clips_of, read_test_set
@@ -88,6 +87,9 @@ class Sums(NamedTuple):
         y, yy = (np.asarray(each.sum(axis=0), np.float64)[0] for each in (labels, labels.multiply(labels).tocsr()))
         xy = np.asarray(labels.T.tocsr() @ values)
         return cls(np.array(float(len(values))), values.sum(axis=0), values.T @ values, xy, y, yy)
+
+    def spread(self, ridge: float) -> Spread:
+        return Spread.of(float(self.clips), self.x, self.xx, ridge)
 
 
 def total(parts: Sequence[Sums]) -> Sums:
@@ -199,16 +201,15 @@ class Counting:
         texts = (
             text for block in of_rows(self.catalog, train[:CLIPS], column) for text in block[self.options.narration]
         )
-        keys = list(dict.fromkeys(clip for pair in self.pairs for clip in (pair.reference, pair.candidate)))
-        narrated = of_keys(self.catalog, keys, column).drop_nulls()
+        narrated = of_keys(self.catalog, clips_in(pair.clips for pair in self.pairs), column).drop_nulls()
         return learn(texts, dict(narrated.iter_rows()), self.pairs, self.options.least, self.options.most)
 
     def _shards(self) -> list[WorkPart]:
         """Return the shards in order, each about the groups of its clips."""
         numbers = self.rows // self.features.view.rows_per_shard
-        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
-        parts = zip(numbers[starts], np.split(self.rows, starts[1:]), np.split(self.groups, starts[1:]), strict=True)
-        return [WorkPart(int(number), rows, groups) for number, rows, groups in parts]
+        ends = np.flatnonzero(np.diff(numbers)) + 1
+        parts = zip(*(np.split(values, ends) for values in (numbers, self.rows, self.groups)), strict=True)
+        return [WorkPart(int(number[0]), rows, groups) for number, rows, groups in parts]
 
     def _narrated(self, shard: WorkPart) -> list[tuple[str, str]]:
         column = {"key": pl.String, self.options.narration: pl.String}
@@ -245,37 +246,27 @@ class Counting:
     def _load(self, digest: str) -> int:
         """Read the sums that a killed pass left; return the number of their shards. 0: there are none of this data."""
         from safetensors import SafetensorError
-        from safetensors.numpy import load
 
         path = self.folder / FILE
         if not path.exists():
             return 0
         try:
-            data = place(path).read_whole(_MOST_BYTES)
-            if not is_sealed(data):
-                raise ValueError("its checksum differs")
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            about, arrays = json.loads(header["__metadata__"]["about"]), load(data)
+            about, arrays = read_arrays(path, _MOST_BYTES)
             if about["digest"] != digest:
                 raise ValueError("it is of other clips, texts or options")
-            for place_of, sums in enumerate(self.sums):
-                for name, mine in sums._asdict().items():
-                    if (saved := arrays[f"{place_of}.{name}"]).shape != mine.shape:
-                        raise ValueError(f"{name} is {list(saved.shape)}, not {list(mine.shape)}")
-                    np.copyto(mine, saved, casting="no")
+            for group, sums in enumerate(self.sums):
+                for name, array in sums._asdict().items():
+                    np.copyto(array, arrays[f"{group}.{name}"].reshape(array.shape), casting="no")
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise StepDiffError(f"{path}: {error}; remove it, and the next run reads all clips") from error
         say(f"{self.folder}: continues after {about['shards']} shards")
         return int(about["shards"])
 
     def _save(self, digest: str, done: int) -> None:
-        from safetensors.numpy import save
-
         arrays = {
             f"{group}.{name}": array for group, sums in enumerate(self.sums) for name, array in sums._asdict().items()
         }
-        about = json.dumps({"digest": digest, "shards": done, "seal": BLANK})  # one field: several come in any order
-        write_pieces(self.folder / FILE, sealed_pieces(save(arrays, {"about": about})))
+        write_arrays(self.folder / FILE, {"digest": digest, "shards": done}, arrays)
 
     def forget(self) -> None:
         """Remove the saved sums, once the head is written."""
@@ -428,15 +419,10 @@ def _familiarity(counting: Counting, ridge: float) -> Familiarity:
     leverages = []
     for group, rest in tests:
         if len(rows := some_of(counting.rows[counting.groups == group])):
-            leverages.append(spread(rest, ridge).leverage(pooled(counting.features, rows)))
+            leverages.append(rest.spread(ridge).leverage(pooled(counting.features, rows)))
     rows, train = counting.rows[counting.groups < len(folds)], total(folds)
     steps = steps_of(counting.store.catalog("clips"), rows)
-    return Familiarity.learned(spread(train, ridge), len(rows), steps, np.concatenate(leverages), named)
-
-
-def spread(sums: Sums, ridge: float) -> Spread:
-    """Return the spread of the clips of `sums`."""
-    return Spread.of(float(sums.clips), sums.x, sums.xx, ridge)
+    return Familiarity.learned(train.spread(ridge), len(rows), steps, np.concatenate(leverages), named)
 
 
 def some_of(rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " m"]:
@@ -485,12 +471,16 @@ def declines(head: WordHead, features: Pooled, rows: Sequence[DiffRank], source:
     A category whose pairs all agree, or none, gets the distance of all pairs. That of the main action is None if the
     head has no words of it, or all pairs are of one step, or none. source: the file of the rows.
     """
-    evidence = evidence_of(head, features, list(dict.fromkeys(clip for row in rows for clip in clips_of(row))))
-    scored = [
-        (row.category, head.distance(evidence[row.reference], evidence[target], row.category), score == HIGHEST_SCORE)
+    evidence = evidence_of(head, features, clips_in(map(clips_of, rows)))
+    pairs = [
+        (row.category, evidence[row.reference], evidence[target], score)
         for row in rows
-        if row.category in head.known_categories
         for target, score in zip(row.targets, row.scores, strict=True)
+    ]
+    scored = [
+        (category, head.distance(one, other, category), score == HIGHEST_SCORE)
+        for category, one, other, score in pairs
+        if category in head.known_categories
     ]
     if len({agree for *_, agree in scored}) < 2:
         raise StepDiffError(
@@ -502,13 +492,11 @@ def declines(head: WordHead, features: Pooled, rows: Sequence[DiffRank], source:
         of_category = [(distance, agree) for name, distance, agree in scored if name == category]
         below[category] = _threshold(of_category) if len({agree for _, agree in of_category}) == 2 else of_all
         right += [(agree, (distance < below[category]) == agree) for distance, agree in of_category]
-    actions = [
-        (head.distance(evidence[row.reference], evidence[target], MAIN_ACTION), score > 0)
-        for row in rows
-        if MAIN_ACTION in head.known_categories
-        for target, score in zip(row.targets, row.scores, strict=True)
-    ]
-    other_action = _threshold(actions) if len({same for _, same in actions}) == 2 else None
+    other_action = None
+    if MAIN_ACTION in head.known_categories and len({score > 0 for *_, score in pairs}) == 2:
+        other_action = _threshold(
+            [(head.distance(one, other, MAIN_ACTION), score > 0) for _, one, other, score in pairs]
+        )
     shares = [np.mean([correct for agree, correct in right if agree == each]) for each in (True, False)]
     accuracy = round(float(np.mean(shares)), 4)
     return {"below": below, "other_action": other_action, "balanced_accuracy": accuracy, "rows": len(scored)}
@@ -610,6 +598,6 @@ def learn_familiarity(features: Pooled, parts: Iterable[Integer[np.ndarray, " _"
     parts_of = [np.flatnonzero(videos % PLAIN_FOLDS == fold) for fold in range(min(PLAIN_FOLDS, videos.max() + 1))]
     folds = [Sums.of(values[places], sparse.csr_matrix((len(places), 0))) for places in parts_of]
     tests = zip(without_each(folds), parts_of, strict=True)
-    leverages = np.concatenate([spread(rest, PLAIN_RIDGE).leverage(values[places]) for rest, places in tests])
+    leverages = np.concatenate([rest.spread(PLAIN_RIDGE).leverage(values[places]) for rest, places in tests])
     steps = steps_of(catalog, every)
-    return Familiarity.learned(spread(total(folds), PLAIN_RIDGE), len(every), steps, leverages, "left-out folds")
+    return Familiarity.learned(total(folds).spread(PLAIN_RIDGE), len(every), steps, leverages, "left-out folds")

@@ -122,7 +122,7 @@ class Occurrence:
         return {f"video {self.video}"} | context | {f"video {self.video} {name}" for name in context}
 
     def side(self, weights: Mapping[str, float]) -> float:
-        """Return the video that it is about, from -1 (surely Video 1) to 1 (surely Video 2). weights: `learn_sides`."""
+        """Return the video that it is about, from -1 (surely Video 1) to 1 (surely Video 2). weights: Wording.sides."""
         side = weights.get("", 0.0) + sum(weights.get(name, 0.0) for name in sorted(self.features()))
         return float(np.clip(_SLOPE * side, -1, 1))
 
@@ -192,12 +192,7 @@ def pieces(text: str, terms: Collection[str]) -> list[tuple[str, str]]:
     return [(part, term) for part, term in [*parts, (text[end:], "")] if part]
 
 
-def learn_sides(examples: Sequence[Occurrence], labels: Sequence[float]) -> dict[str, float]:
-    """Return the weight of each feature of an occurrence, "" is the constant. labels: 1 for Video 2, -1 for Video 1."""
-    return _regression([one.features() for one in examples], labels)
-
-
-def _regression(rows: Sequence[set[str]], labels: Sequence[float]) -> dict[str, float]:
+def regression(rows: Sequence[set[str]], labels: Sequence[float]) -> dict[str, float]:
     """Fit a ridge regression; return the weight of each feature, "" is the constant."""
     counts = Counter(feature for row in rows for feature in row)
     features = ["", *sorted(feature for feature, count in counts.items() if count >= _LEAST)]  # the same in any process
@@ -278,11 +273,10 @@ def learn(
     for text in islice(texts, CLIPS):
         counts.update(terms_of(text))
         clips += 1
-    said = Counter[str]()
-    for _, question, answer, _ in _asked(pairs):
+    said, asked = Counter[str](), list(_asked(pairs))
+    for _, question, answer, _ in asked:
         said.update(terms_of(question if answer in VIDEOS else answer))
-    often = {term for term, count in (counts | said).items() if count >= least}
-    often -= {term for term in often if counts[term] > _MOST_COMMON * clips}
+    often = [term for term, count in (counts | said).items() if least <= count and counts[term] <= _MOST_COMMON * clips]
     terms = sorted(often, key=lambda term: (-counts[term] - said[term], term))[:most]
     if not terms:
         raise StepDiffError(
@@ -290,7 +284,6 @@ def learn(
             "--least"
         )
     narrated = {term for term in terms if counts[term] >= least}
-    asked = list(_asked(pairs))
     errors, answers = _follow(asked, of_clip, narrated)
     followed = tuple(sorted(term for term in narrated if errors[term] > _FOLLOWS))
     examples, labels = [], []
@@ -308,9 +301,9 @@ def learn(
                 if narrations:
                     texts_of.append(words)
                     in_both.append(narrations - 1.0)
-    sides = learn_sides(examples, labels) if examples else LAST_MENTIONED
+    sides = regression([one.features() for one in examples], labels) if examples else LAST_MENTIONED
     usual = sum(in_both) / max(len(in_both), 1)
-    both = _regression(texts_of, [share - usual for share in in_both]) if texts_of else {}
+    both = regression(texts_of, [share - usual for share in in_both]) if texts_of else {}
     if not examples:
         say(f"no answer names {some(followed)} of exactly one clip" if followed else _too_few(errors, answers))
     sentences, categories = _sentences(asked, both, narrated), _categories(asked, set(terms))
