@@ -43,7 +43,7 @@ def load_divided(name: str, mesh: Any, device: str, frozen: torch.dtype, full: b
     empty.model._is_fsdp_managed_module = True  # generate(): no process stops while another one writes
     loaded = LanguageModel(empty.model, empty.chat)
     if full:
-        loaded.train_all()
+        loaded.model.requires_grad_(True)
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=frozen == torch.bfloat16):
         with torch.no_grad():  # what a first use in inference mode makes could never train
             empty.model.base_model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device))

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -149,12 +149,7 @@ def language_model(config: Any, recipe: VideoLMRecipe, dtype: torch.dtype) -> La
         lm = LanguageModel(model, Chat.__new__(Chat))  # without a tokenizer: nothing is packed
         if not (lm.packs and model._supports_attention_backend and decoder_layers(model)):
             raise StepDiffError(f"a plan of a {config.model_type} model is not known; train a step")
-        if recipe.lora is not None:
-            lm.add_lora(recipe.lora, seed=0)
-        if recipe.full:
-            lm.train_all()
-        if recipe.gradient_checkpointing:
-            lm.recompute_layers()
+        lm.train_as(recipe, seed=0)
     packed_attention.register()
     model.set_attn_implementation(packed_attention.NAME)
     return lm
@@ -238,8 +233,7 @@ def count(prompt: str) -> int:
     return math.ceil(len(prompt.replace("{video}", "").split()) * TOKENS_PER_WORD)
 
 
-@dataclass(frozen=True)
-class StepCost:
+class StepCost(NamedTuple):
     """A batch forward and backward, in one process."""
 
     activations: int
@@ -266,12 +260,11 @@ def steps(
             return three
         del stack[2:]
         two = {rows: step(lm, head, rows, clip, products) for rows in three}
-    more, whole = len(layers) - 3, {}
-    for rows, of_three in three.items():
-        of_two = two[rows]
-        each = of_three.activations - of_two.activations, of_three.operations - of_two.operations
-        whole[rows] = StepCost(of_three.activations + more * each[0], of_three.operations + more * each[1])
-    return whole
+    more = len(layers) - 3
+    return {
+        rows: StepCost(*(cost + more * (cost - less) for cost, less in zip(of_three, two[rows], strict=True)))
+        for rows, of_three in three.items()
+    }
 
 
 def step(

@@ -84,15 +84,10 @@ def build(
         lm = load_divided(name, group.mesh, device, dtype, recipe.full)
     else:
         lm = LanguageModel.load(name, device, exact=frozen == "float32")
-    if recipe.lora is not None:
-        with plain_weights(lm.model, device) if scaling.fsdp else nullcontext():
-            lm.add_lora(recipe.lora, seed)
-    if recipe.full:
-        lm.train_all()
+    with plain_weights(lm.model, device) if scaling.fsdp else nullcontext():
+        lm.train_as(recipe, seed)
     if frozen == "bfloat16" and not scaling.fsdp:
         lm.hold_frozen(torch.bfloat16)
-    if recipe.gradient_checkpointing:
-        lm.recompute_layers()
     if cached is not None:
         return cached
     torch.manual_seed(torch_seed(seed, "projector weights"))

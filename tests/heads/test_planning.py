@@ -153,7 +153,7 @@ def real(recipe: VideoLMRecipe) -> tuple[LanguageModel, nn.Module]:
     if recipe.lora is not None:
         lm.add_lora(recipe.lora, 0)
     if recipe.full:
-        lm.train_all()
+        lm.model.requires_grad_(True)
     return lm, Projector(recipe.projector, *CLIP, lm.width, 1.0)
 
 

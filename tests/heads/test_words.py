@@ -1,7 +1,10 @@
 """heads.words and the method word-evidence: sums, terms, the pass over a store, evidence in StepDiff."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import permutations, product
@@ -121,6 +124,19 @@ def test_terms_do_not_cross_punctuation_and_mentions() -> None:
     split = pieces(text, terms)
     assert split[1:4] == [("Red  pan", "red pan"), ("; ", ""), ("red", "red")] and split[-1] == ("😀", "")
     assert "".join(part for part, _ in split) == text and pieces("İ red", terms) == [("İ red", "")]
+
+
+def test_weights_of_words_are_the_same_in_any_process() -> None:
+    code = (
+        "from heads.evidence.wording import regression; print(regression([set('abcdefg'), set('abd')] * 6, range(12)))"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, check=True, stdout=subprocess.PIPE
+        ).stdout
+        for seed in "123"
+    }
+    assert len(printed) == 1
 
 
 def test_a_world_with_planted_words_is_solved(head: WordHead) -> None:
