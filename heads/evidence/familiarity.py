@@ -57,6 +57,11 @@ def write_arrays(path: Path | Place, about: Mapping[str, Any], arrays: dict[str,
     write_pieces(path, sealed_pieces(save(arrays, {"about": header})))
 
 
+def as_stored(values: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
+    """Return values as a file of float32 gives them back."""
+    return values.astype(np.float32).astype(np.float64)
+
+
 def standardised(
     clips: float, x: Float64[np.ndarray, " D"], xx: Float64[np.ndarray, "D D"]
 ) -> tuple[Float64[np.ndarray, " D"], Float64[np.ndarray, " D"], Float64[np.ndarray, "D D"]]:
@@ -103,7 +108,7 @@ class Spread:
         mean, scale, gram = standardised(clips, x, xx)
         triangle = scipy.linalg.cholesky(gram + penalty(ridge, gram) * np.eye(len(mean)), lower=True)
         factor = scipy.linalg.solve_triangular(triangle, np.eye(len(mean)), lower=True)
-        return cls(*(each.astype(np.float32).astype(np.float64) for each in (mean, scale, factor)))
+        return cls(*map(as_stored, (mean, scale, factor)))
 
     def leverage(self, features: Float[np.ndarray, "C D"]) -> Float64[np.ndarray, " C"]:
         """Return the leverage of clips from their pooled features."""

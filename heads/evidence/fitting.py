@@ -33,7 +33,7 @@ from heads.data.hold_out import VIDEO, HoldOut, test_digest
 from heads.data.paired_qa import clips_in, read_divided
 from heads.data.training_clips import TrainedOn
 from heads.evaluation.workers import results
-from heads.evidence.familiarity import Familiarity, Spread, penalty, read_arrays, standardised, write_arrays
+from heads.evidence.familiarity import Familiarity, Spread, as_stored, penalty, read_arrays, standardised, write_arrays
 from heads.evidence.head import POOLING, READS, Evidence, Pooling, WordHead, channels_of, fold_of, pool, signed_roots
 from heads.evidence.wording import CLIPS, OF_ANSWERS, Wording, learn
 from stepdiff_core.errors import StepDiffError
@@ -363,7 +363,7 @@ def fitted(counting: Counting, began: float) -> WordHead:
     of_categories = {term for shares in wording.categories.values() for term in shares}
     asked = np.array([term in of_categories for term in wording.terms])
     sizes = counting.features.sizes
-    ridge, chosen_on = _ridge(folds, val, asked, sizes)
+    ridge, chosen_on = _ridge(counting.sums, asked, sizes)
     models = [model for part in (train, *without_each(folds)) for model in fit(part, [ridge], sizes)]
     calibration = calibrate(models[1:], folds)
     visible = np.flatnonzero(calibration.distance >= options.least_distance)
@@ -397,9 +397,9 @@ def fitted(counting: Counting, began: float) -> WordHead:
         Path(options.out),
         about,
         terms,
-        np.stack([model.weights[visible] for model in odds]).astype(np.float32).astype(np.float64),
-        np.stack([model.bias[visible] for model in odds]).astype(np.float32).astype(np.float64),
-        (errors / train.clips / calibration.variance)[visible].astype(np.float32).astype(np.float64),
+        as_stored(np.stack([model.weights[visible] for model in odds])),
+        as_stored(np.stack([model.bias[visible] for model in odds])),
+        as_stored((errors / train.clips / calibration.variance)[visible]),
         familiarity,
         narrated=frozenset(wording.narrated).intersection(terms),
         **{name: getattr(wording, name) for name in OF_ANSWERS},
@@ -412,10 +412,8 @@ def fitted(counting: Counting, began: float) -> WordHead:
 
 def _familiarity(counting: Counting, ridge: float) -> Familiarity:
     """Return the familiarity of the training clips; clips of split val give its limit, or else the left-out folds."""
-    *folds, val = counting.sums
-    named, tests = "split val", [(len(folds), total(folds))]
-    if not val.clips:
-        named, tests = "left-out folds", list(enumerate(without_each(folds)))
+    *folds, _ = counting.sums
+    named, tests = left_out(counting.sums)
     leverages = []
     for group, rest in tests:
         if len(rows := some_of(counting.rows[counting.groups == group])):
@@ -436,29 +434,34 @@ def steps_of(catalog: Catalog, rows: Int64[np.ndarray, " n"]) -> dict[str, int]:
     return dict(steps.value_counts().iter_rows())
 
 
+def left_out(sums: Sequence[Sums]) -> tuple[str, list[tuple[int, Sums]]]:
+    """Return the name of the clips on which values are chosen, and for each group of them the sums over the other
+    training clips. sums: of each fold, and of split val."""
+    *folds, val = sums
+    if val.clips:
+        return "split val", [(len(folds), total(folds))]
+    return "left-out folds", list(enumerate(without_each(folds)))
+
+
 def without_each(folds: Sequence[Sums]) -> Iterator[Sums]:
     """Yield the sums without each fold."""
     return (total([other for other in folds if other is not fold]) for fold in folds)
 
 
-def _ridge(folds: Sequence[Sums], val: Sums, asked: Bool[np.ndarray, " V"], sizes: Sequence[int]) -> tuple[float, str]:
+def _ridge(sums: Sequence[Sums], asked: Bool[np.ndarray, " V"], sizes: Sequence[int]) -> tuple[float, str]:
     """Return the penalty with the least squared error, and the name of the clips that it is measured on.
 
     The error of a term is relative to that of its mean, and a term that cannot be predicted counts as its mean: most
     words cannot be seen, and all of them would choose the largest penalty.
     """
-    if val.clips:
-        tests, name = [val], "split val"
-        rests = iter([total(folds)])
-    else:
+    name, tests = left_out(sums)
+    if len(tests) > 1:
         say("no clip of split val: the ridge is chosen by the error on training clips, each fold left out once")
-        tests, name = list(folds), "left-out folds"
-        rests = without_each(folds)
     errors, of_means = np.zeros((len(RIDGES), len(asked))), np.zeros(len(asked))
-    for test, rest in zip(tests, rests, strict=True):
+    for group, rest in tests:
         means = Fit(np.zeros_like(rest.xy), rest.y / rest.clips)
-        of_means += squared_errors(means, test)
-        errors += [squared_errors(model, test) for model in fit(rest, RIDGES, sizes)]
+        of_means += squared_errors(means, sums[group])
+        errors += [squared_errors(model, sums[group]) for model in fit(rest, RIDGES, sizes)]
     known = asked & (of_means > 0)
     explained = np.maximum(1 - errors[:, known] / of_means[known], 0).sum(axis=1)
     return RIDGES[int(np.argmax(explained))], name

@@ -87,10 +87,8 @@ class PairContrast:
         """Select the pairs. StepDiffError: texts without features, or no pair of either kind."""
         self.options, self.clips, self.texts, self.seed, self.group = options, clips, texts, seed, group
         self.differing, self.judged = contrast_pairs(pairs, options.pairqa)
-        self.orders = (
-            Order(len(self.differing), seed, "contrastive order of differences"),
-            Order(len(self.judged), seed, "contrastive order of decisions"),
-        )
+        self.differences = Order(len(self.differing), seed, "contrastive order of differences")
+        self.decisions = Order(len(self.judged), seed, "contrastive order of decisions")
         keys = list(dict.fromkeys(text_key(text) for _, texts in self.differing for text in texts))
         lacking = int((~texts.has(keys)).sum())
         if lacking:
@@ -103,15 +101,14 @@ class PairContrast:
     def batch(self, number: int, device: str) -> PairBatch:
         """Return this process's share of the batch of that number; one text is drawn for a pair with several."""
         rng = generator(self.seed, "contrastive texts", number)
-        size, (differences, decisions) = self.size, self.orders
-        differing = [self.differing[place] for place in differences.draw(size, number)]
-        judged = [self.judged[place] for place in decisions.draw(size, number)]
+        differing = [self.differing[place] for place in self.differences.draw(self.size, number)]
+        judged = [self.judged[place] for place in self.decisions.draw(self.size, number)]
         texts = [answers[rng.integers(len(answers))] for _, answers in differing]
-        share = self.group.share(size)
+        share = self.group.share(self.size)
         return PairBatch(
-            self._read([pair for pair, _ in differing[share]], device),
+            self._read(differing[share], device),
             self.texts.read([text_key(text) for text in texts[share]], device),
-            self._read([pair for pair, _ in judged[share]], device),
+            self._read(judged[share], device),
             torch.tensor([alike for _, alike in judged], device=device),
         )
 
@@ -120,8 +117,8 @@ class PairContrast:
         """Pairs of each kind in a batch."""
         return min(self.options.pairs, len(self.differing), len(self.judged))
 
-    def _read(self, pairs: list[Pair], device: str) -> Float32[Tensor, "P 2 N D"]:
-        return self.clips.read([clip for pair in pairs for clip in pair], device).unflatten(0, (-1, 2))
+    def _read(self, pairs: list[tuple[Pair, Any]], device: str) -> Float32[Tensor, "P 2 N D"]:
+        return self.clips.read([clip for pair, _ in pairs for clip in pair], device).unflatten(0, (-1, 2))
 
 
 BLOCK = 64  # clips or texts embedded at a time
@@ -295,7 +292,7 @@ class ContrastiveTask:
 
     def _vlemb(self, rows: Validator | HeldOutPairs) -> VLEmb:
         """Return VLEmb over the head's current embeddings of the clips and texts of validation rows."""
-        texts = dict.fromkeys(text_key(row.difference) for row in rows.choices)
+        texts = {text_key(row.difference): None for row in rows.choices}
         return VLEmb(self._embedded_clips(rows.clips()), self._embedded_texts(list(texts)))
 
     def _embedded_clips(self, keys: Sequence[str]) -> "Embedded":

@@ -127,9 +127,7 @@ def test_terms_do_not_cross_punctuation_and_mentions() -> None:
 
 
 def test_weights_of_words_are_the_same_in_any_process() -> None:
-    code = (
-        "from heads.evidence.wording import regression; print(regression([set('abcdefg'), set('abd')] * 6, range(12)))"
-    )
+    code = "import heads.evidence.wording as w; print(w.regression([set('abcdefg'), set('abd')] * 6, range(12)))"
     printed = {
         subprocess.run(
             [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, check=True, stdout=subprocess.PIPE
