@@ -56,6 +56,8 @@ SAVE_EVERY = 60.0
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 PLAIN_RIDGE, PLAIN_FOLDS = 3.0, 5
 """of a head without evidence of words"""
+VAL, FOLDS = "split val", "left-out folds"
+"""names of the clips on which values are chosen"""
 UNRECORDED = "clips that an earlier version did not record, so that nothing tells which others it does not know"
 _MOST_BYTES = 2**36  # of the sums
 _AT_ONCE = 16
@@ -434,13 +436,11 @@ def steps_of(catalog: Catalog, rows: Int64[np.ndarray, " n"]) -> dict[str, int]:
     return dict(steps.value_counts().iter_rows())
 
 
-def left_out(sums: Sequence[Sums]) -> tuple[str, list[tuple[int, Sums]]]:
+def left_out(sums: Sequence[Sums]) -> tuple[str, Iterator[tuple[int, Sums]]]:
     """Return the name of the clips on which values are chosen, and for each group of them the sums over the other
     training clips. sums: of each fold, and of split val."""
     *folds, val = sums
-    if val.clips:
-        return "split val", [(len(folds), total(folds))]
-    return "left-out folds", list(enumerate(without_each(folds)))
+    return (VAL, iter([(len(folds), total(folds))])) if val.clips else (FOLDS, enumerate(without_each(folds)))
 
 
 def without_each(folds: Sequence[Sums]) -> Iterator[Sums]:
@@ -455,7 +455,7 @@ def _ridge(sums: Sequence[Sums], asked: Bool[np.ndarray, " V"], sizes: Sequence[
     words cannot be seen, and all of them would choose the largest penalty.
     """
     name, tests = left_out(sums)
-    if len(tests) > 1:
+    if name == FOLDS:
         say("no clip of split val: the ridge is chosen by the error on training clips, each fold left out once")
     errors, of_means = np.zeros((len(RIDGES), len(asked))), np.zeros(len(asked))
     for group, rest in tests:
@@ -603,4 +603,4 @@ def learn_familiarity(features: Pooled, parts: Iterable[Integer[np.ndarray, " _"
     tests = zip(without_each(folds), parts_of, strict=True)
     leverages = np.concatenate([rest.spread(PLAIN_RIDGE).leverage(values[places]) for rest, places in tests])
     steps = steps_of(catalog, every)
-    return Familiarity.learned(total(folds).spread(PLAIN_RIDGE), len(every), steps, leverages, "left-out folds")
+    return Familiarity.learned(total(folds).spread(PLAIN_RIDGE), len(every), steps, leverages, FOLDS)
