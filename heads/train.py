@@ -83,9 +83,9 @@ def of_torchrun(options: TrainOptions, address: str | None, option: str) -> Trai
             f"--address {address} starts workers on Ray, and torchrun has started its own: leave --address out, or "
             "start python -m heads.train without torchrun"
         )
-    size, given = world_size(), options.scaling.workers
-    if given != size and (given > 1 or option == "--workers") and is_first():
-        say(f"{option} {given} is not used: the workers are the {size} processes that torchrun started")
+    size, count = world_size(), options.scaling.workers
+    if count != size and (count > 1 or option == "--workers") and is_first():
+        say(f"{option} {count} is not used: the workers are the {size} processes that torchrun started")
     return replace(options, scaling=replace(options.scaling, workers=size))
 
 

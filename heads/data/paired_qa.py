@@ -82,8 +82,8 @@ def refuse_held_out(clips: Iterable[str], catalog: Clips, path: str) -> None:
     """Raise StepDiffError if a training clip is not of split train in a catalog with splits."""
     if not knows_splits(catalog):
         return
-    known = of_keys(catalog, list(dict.fromkeys(clips)), {"key": pl.String, "split": pl.String})
-    leaked = sorted(known.filter(pl.col("split").ne_missing("train"))["key"])
+    splits = of_keys(catalog, list(dict.fromkeys(clips)), {"key": pl.String, "split": pl.String})
+    leaked = sorted(splits.filter(pl.col("split").ne_missing("train"))["key"])
     if leaked:
         raise StepDiffError(
             f"{path}: {len(leaked)} clips are not of split train and would train, e.g. {leaked[0]}; remove their rows"

@@ -236,9 +236,9 @@ class Counting:
         shards = self._shards()
         digest = self._digest(shards)
         done, saved = self._load(digest), time.monotonic()
-        left = shards[done:]
-        with progress("words", sum(len(shard.rows) for shard in left), "clips") as advance:
-            for values in results(self.options, reader, reader(self.options), left, advance):
+        remaining = shards[done:]
+        with progress("words", sum(len(shard.rows) for shard in remaining), "clips") as advance:
+            for values in results(self.options, reader, reader(self.options), remaining, advance):
                 self._add(shards[done], values)
                 done += 1
                 if time.monotonic() - saved > SAVE_EVERY and done < len(shards):
@@ -363,14 +363,14 @@ def fitted(counting: Counting, began: float) -> WordHead:
     *folds, val = counting.sums
     train = total(folds)
     of_categories = {term for shares in wording.categories.values() for term in shares}
-    asked = np.array([term in of_categories for term in wording.terms])
+    of_category = np.array([term in of_categories for term in wording.terms])
     sizes = counting.features.sizes
-    ridge, chosen_on = _ridge(counting.sums, asked, sizes)
+    ridge, chosen_on = _ridge(counting.sums, of_category, sizes)
     models = [model for part in (train, *without_each(folds)) for model in fit(part, [ridge], sizes)]
     calibration = calibrate(models[1:], folds)
     visible = np.flatnonzero(calibration.distance >= options.least_distance)
-    if not asked[visible].any():
-        best = sorted(np.flatnonzero(asked), key=lambda place: -calibration.distance[place])[:3]
+    if not of_category[visible].any():
+        best = sorted(np.flatnonzero(of_category), key=lambda place: -calibration.distance[place])[:3]
         nearest = ", ".join(
             f"{wording.terms[place]} ({calibration.distance[place]:.2f}, in {train.y[place]:.0f} clips)"
             for place in best
@@ -448,7 +448,7 @@ def without_each(folds: Sequence[Sums]) -> Iterator[Sums]:
     return (total([other for other in folds if other is not fold]) for fold in folds)
 
 
-def _ridge(sums: Sequence[Sums], asked: Bool[np.ndarray, " V"], sizes: Sequence[int]) -> tuple[float, str]:
+def _ridge(sums: Sequence[Sums], of_category: Bool[np.ndarray, " V"], sizes: Sequence[int]) -> tuple[float, str]:
     """Return the penalty with the least squared error, and the name of the clips that it is measured on.
 
     The error of a term is relative to that of its mean, and a term that cannot be predicted counts as its mean: most
@@ -457,13 +457,13 @@ def _ridge(sums: Sequence[Sums], asked: Bool[np.ndarray, " V"], sizes: Sequence[
     name, tests = left_out(sums)
     if name == FOLDS:
         say("no clip of split val: the ridge is chosen by the error on training clips, each fold left out once")
-    errors, of_means = np.zeros((len(RIDGES), len(asked))), np.zeros(len(asked))
+    errors, of_means = np.zeros((len(RIDGES), len(of_category))), np.zeros(len(of_category))
     for group, rest in tests:
         means = Fit(np.zeros_like(rest.xy), rest.y / rest.clips)
         of_means += squared_errors(means, sums[group])
         errors += [squared_errors(model, sums[group]) for model in fit(rest, RIDGES, sizes)]
-    known = asked & (of_means > 0)
-    explained = np.maximum(1 - errors[:, known] / of_means[known], 0).sum(axis=1)
+    predictable = of_category & (of_means > 0)
+    explained = np.maximum(1 - errors[:, predictable] / of_means[predictable], 0).sum(axis=1)
     return RIDGES[int(np.argmax(explained))], name
 
 
@@ -523,8 +523,8 @@ def evidence_of(head: WordHead, features: Pooled, clips: Sequence[str]) -> dict[
 
 def training_videos(catalog: Clips, clips: Sequence[str]) -> dict[str, str]:
     """Return the video of each clip of split train."""
-    known = of_keys(catalog, clips, dict.fromkeys(("key", "split", "video"), pl.String))
-    return dict(known.filter(pl.col("split") == "train").select("key", pl.coalesce(VIDEO, "key")).iter_rows())
+    rows = of_keys(catalog, clips, dict.fromkeys(("key", "split", "video"), pl.String))
+    return dict(rows.filter(pl.col("split") == "train").select("key", pl.coalesce(VIDEO, "key")).iter_rows())
 
 
 def keep_lineage(counting: Counting) -> None:

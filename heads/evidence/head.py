@@ -318,10 +318,10 @@ class WordHead:
         """Places of the terms of each category, and their weights, which sum to 1."""
         places = {}
         for category, shares in self.categories.items():
-            known = {self.columns[term]: share for term, share in shares.items() if term in self.columns}
-            if known:
-                weights = np.array(list(known.values()))
-                places[category] = np.array(list(known)), weights / weights.sum()
+            share_of = {self.columns[term]: share for term, share in shares.items() if term in self.columns}
+            if share_of:
+                weights = np.array(list(share_of.values()))
+                places[category] = np.array(list(share_of)), weights / weights.sum()
         return places
 
     @property
@@ -332,10 +332,10 @@ class WordHead:
     def of_category(self, category: str) -> Terms:
         """Return the places of a category's terms and their weights, which sum to 1. StepDiffError: it has none."""
         if category not in self._of_category:
-            known = ", ".join(self._of_category) or "none"
+            categories = ", ".join(self._of_category) or "none"
             raise StepDiffError(
                 f"{self.folder}: no word of category {category!r} has evidence; the categories of its paired questions "
-                f"are {known}; leave such rows out with --subset"
+                f"are {categories}; leave such rows out with --subset"
             )
         return self._of_category[category]
 

@@ -114,10 +114,10 @@ def configuration(name: str) -> tuple[Any, str]:
     on this machine and no published figures are known, or transformers does not know the model."""
     from transformers import AutoConfig
 
-    known = name in registry.NAMES or Path(name).expanduser().exists()
+    is_here = name in registry.NAMES or Path(name).expanduser().exists()
     try:
         config = AutoConfig.from_pretrained(
-            resolve(name) if known else name, local_files_only=True, trust_remote_code=False
+            resolve(name) if is_here else name, local_files_only=True, trust_remote_code=False
         )
     except OSError as error:
         if name not in KNOWN:

@@ -61,8 +61,8 @@ class TrainingTask(Protocol):
 def rate_factor(schedule: Schedule, step: int) -> float:
     """Return the factor of the learning rates in step `step` (from 0): linear warm-up, cosine decay."""
     rising = min(1.0, (step + 1) / max(schedule.warmup, 1))
-    left = (schedule.steps - step) / max(schedule.decay * schedule.steps, 1e-9)
-    falling = 0.5 * (1 - math.cos(math.pi * min(1.0, left)))
+    remaining = (schedule.steps - step) / max(schedule.decay * schedule.steps, 1e-9)
+    falling = 0.5 * (1 - math.cos(math.pi * min(1.0, remaining)))
     return rising * falling
 
 
@@ -116,7 +116,7 @@ class _Training:
         self.state: dict[str, Any] = {"step": 0, "best_score": None, "best_step": None}
         self.log: TrainingLog | None = None
         """in the first process"""
-        self.begun = self.said = 0.0
+        self.begun = self.reported = 0.0
         """times of the first step, and of the last line about one"""
         self.resumed = 0
 
@@ -166,8 +166,8 @@ class _Training:
     def _report(self, loss: float) -> None:
         """Print a line about the step, with rate and time left, every few seconds."""
         step, total, now = self.state["step"], self.schedule.steps, time.monotonic()
-        if now - self.said >= LINE_EVERY or step == total:
-            self.said, rate = now, (step - self.resumed) / max(now - self.begun, 1e-9)
+        if now - self.reported >= LINE_EVERY or step == total:
+            self.reported, rate = now, (step - self.resumed) / max(now - self.begun, 1e-9)
             seconds = (total - step) / max(rate, 1e-9)
             self._say(f"step {step}/{total}, loss {loss:.3f}, {rate:.2f} steps/s, {seconds:.0f} s left")
 

@@ -333,5 +333,5 @@ def regime(recipe: VideoLMRecipe, init: dict[str, Any] | None) -> str | None:
         return before
     start, end = SIMILAR_QUESTION.split("{category}")
     questions = (str(row.get("question")) for _, row in read_objects(recipe.pairqa))
-    asked = {q.removeprefix(start).removesuffix(end) for q in questions if q.startswith(start) and q.endswith(end)}
-    return "supervised" if asked - {MAIN_ACTION} else before
+    categories = {q.removeprefix(start).removesuffix(end) for q in questions if q.startswith(start) and q.endswith(end)}
+    return "supervised" if categories - {MAIN_ACTION} else before

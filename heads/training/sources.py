@@ -125,8 +125,8 @@ class HardNegatives:
         drop = ", or drop video_lm.hard_negatives"
         need_columns(catalog, "split", "step", reader="hard negatives: ", otherwise=drop)
         dtypes = dict.fromkeys(("key", "split", "step"), pl.String)
-        asked = (pl.col("split") == "train") & pl.col("step").is_not_null()
-        train = (features.present(block.filter(asked)) for block in blocks(catalog, dtypes))
+        has_step = (pl.col("split") == "train") & pl.col("step").is_not_null()
+        train = (features.present(block.filter(has_step)) for block in blocks(catalog, dtypes))
         training = train if hold_out is None else hold_out.kept(train, "hard-negative mining")
         parts = [(clips["row"].to_numpy(writable=True), clips["step"].hash().to_numpy()) for clips in training]
         rows, steps = zip(*parts, strict=True)
@@ -216,8 +216,8 @@ class PairedSource:
     def _packed(self, questions: Sequence[tuple[Pair, Sequence[Turn]]]) -> TrainingBatch:
         """Return the batch of some questions, with the evidence of their words."""
         clips = [clip for pair, _ in questions for clip in pair]
-        asked = [
+        prompts = [
             list(turns) if self.words is None else [self.words.asked(pair, turn) for turn in turns]
             for pair, turns in questions
         ]
-        return TrainingBatch(clips, self.packer.pack(asked, self.packed, clips))
+        return TrainingBatch(clips, self.packer.pack(prompts, self.packed, clips))

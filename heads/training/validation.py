@@ -65,17 +65,17 @@ class Validator:
         }
 
 
-def need_rows(found: int, options: Validation, what: str, power: int = 1) -> None:
+def need_rows(count: int, options: Validation, what: str, power: int = 1) -> None:
     """Raise StepDiffError if fewer than `rows` of something are held out.
 
     power: of the share, with which their number grows; 2 for pairs of two held-out clips.
     """
-    if found < options.rows:
+    if count < options.rows:
         assert options.share is not None
-        enough = options.share * (options.rows / max(found, 1)) ** (1 / power)
+        enough = options.share * (options.rows / max(count, 1)) ** (1 / power)
         raise StepDiffError(
-            f"validation: its share of {options.share:g} holds out {found} {what}, and its rows are {options.rows}; "
-            f"raise the share{f' to {enough:.2g}' if found and enough < 1 else ''}, or lower rows"
+            f"validation: its share of {options.share:g} holds out {count} {what}, and its rows are {options.rows}; "
+            f"raise the share{f' to {enough:.2g}' if count and enough < 1 else ''}, or lower rows"
         )
 
 
@@ -149,9 +149,9 @@ def divide(
 
 
 def questions(
-    asked: Sequence[PairQuestions], pairs: Sequence[PairQuestions], steps: Mapping[str, str | None], seed: int
+    validating: Sequence[PairQuestions], pairs: Sequence[PairQuestions], steps: Mapping[str, str | None], seed: int
 ) -> Iterator[DiffMCQ]:
-    """Yield a question about each asked pair that has an open answer and three other options among all `pairs`.
+    """Yield a question about each validating pair that has an open answer and three other options among all `pairs`.
 
     steps: clip -> step, for the clips whose step is known.
     """
@@ -159,7 +159,7 @@ def questions(
     of_step: dict[tuple[str | None, ...], list[PairQuestions]] = {}
     for each in pairs:
         of_step.setdefault(tuple(map(steps.get, each.clips)), []).append(each)
-    for each in asked:
+    for each in validating:
         open_ones = [turn for turn in each.turns if kind(turn.answer) == "text" and not declines(turn.answer)]
         if not open_ones:
             continue
@@ -171,7 +171,7 @@ def questions(
                     other, pair = pool[place], pool[place].clips
                     common = len(set(each.clips).intersection(pair))
                     fits = common == shared and other.reference != other.candidate and pair not in others
-                    if fits and turn.answer not in (own.answer for own in other.turns):
+                    if fits and turn.answer not in (each_turn.answer for each_turn in other.turns):
                         others.append(pair)
                     if len(others) == OPTIONS - 1:
                         break

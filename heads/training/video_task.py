@@ -175,13 +175,13 @@ class VideoTask:
         texts = read(self.hold_out.kept(clips(), name))
         self.texts.append(texts)
         source: Source
-        given = chat, recipe.projector.outputs, recipe.batch, self.seed
+        shared = chat, recipe.projector.outputs, recipe.batch, self.seed
         if isinstance(texts, TextRuns):
-            source = Sequences(texts, *given)
+            source = Sequences(texts, *shared)
         elif name == "images":
-            source = TextedClips(texts, CAPTION_QUESTION, *given, "order of images")
+            source = TextedClips(texts, CAPTION_QUESTION, *shared, "order of images")
         else:
-            source = TextedClips(texts, NARRATION_QUESTION, *given, "order of clips")
+            source = TextedClips(texts, NARRATION_QUESTION, *shared, "order of clips")
         if (validation := recipe.validation) is not None and self.validator is None:
             held = read(self.hold_out.validates(clips()))
             need_rows(len(held), validation, name if name == "sequences" else f"texts of {name}")

@@ -40,8 +40,8 @@ def refuse_relative_paths(options: TrainOptions) -> None:
     for option, value in flat(as_yaml(options)):
         name = option.rpartition(".")[2]
         # A language model that is not a folder is a name or an id of the hub, see weights.resolve.
-        known = name == "language_model" and (value in NAMES or not Path(value).expanduser().exists())
-        if name in _PATHS and value is not None and not known and not place(value).remote:
+        is_name = name == "language_model" and (value in NAMES or not Path(value).expanduser().exists())
+        if name in _PATHS and value is not None and not is_name and not place(value).remote:
             refuse_relative([(f"--{option.replace('_', '-')}", value)])
     refuse_relative(("--hold-out", test_path(source)) for source in options.hold_out)
 

@@ -161,9 +161,9 @@ class Group:
         torch.distributed.all_gather_object(gathered, results)
         return [gathered[place % self.size][place // self.size] for place in range(len(items))]
 
-    def gather(self, own: Float[Tensor, "S D"], count: int) -> Float[Tensor, "C D"]:
-        """Return all rows of a batch, of which `own` are this process's share; gradients flow to their process."""
-        return own if self.size == 1 else _Gather.apply(own, self.share(count), count)
+    def gather(self, rows_here: Float[Tensor, "S D"], count: int) -> Float[Tensor, "C D"]:
+        """Return all rows of a batch; rows_here: this process's share, to which their gradients flow."""
+        return rows_here if self.size == 1 else _Gather.apply(rows_here, self.share(count), count)
 
 
 ALONE = Group()
@@ -180,10 +180,10 @@ class _Gather(torch.autograd.Function):
     """Rows of all processes; backwards, the gradient of this process's rows, summed over the processes."""
 
     @staticmethod
-    def forward(context: Any, own: Tensor, rows: slice, count: int) -> Tensor:
+    def forward(context: Any, rows_here: Tensor, rows: slice, count: int) -> Tensor:
         context.rows = rows
-        table = own.new_zeros(count, own.shape[1])
-        table[rows] = own
+        table = rows_here.new_zeros(count, rows_here.shape[1])
+        table[rows] = rows_here
         torch.distributed.all_reduce(table)  # shares differ in length by a row, so no all_gather
         return table
 

@@ -164,7 +164,7 @@ class Lack:
         self.workers, self.cpus, self.gpu = workers, cpus, gpu
         self.since: float | None = None
         """when something lacked for the first time; None: nothing does"""
-        self.said = ""
+        self.announced = ""
 
     def look(self, begun: bool) -> None:
         """Say what has been lacking for MISSING seconds. StepDiffError: nodes, and no autoscaler adds some.
@@ -185,8 +185,8 @@ class Lack:
                 f"{lack}: run the command again with nodes added or with fewer --workers, it resumes from the last "
                 "checkpoint"
             )
-        if lack != self.said:
-            self.said = lack
+        if lack != self.announced:
+            self.announced = lack
             say(lack if places >= self.workers else f"waiting for the autoscaler: {lack}")
 
 
@@ -196,8 +196,8 @@ def scratch(out: Path, cluster: bool) -> Iterator[Path]:
 
     The caller holds the lock of `out`'s drivers, so such folders of earlier drivers are of no use, and are removed.
     """
-    for left in out.glob(f"{OWN}*"):
-        shutil.rmtree(left, ignore_errors=True)  # a worker that has outlived its driver may still write
+    for earlier in out.glob(f"{OWN}*"):
+        shutil.rmtree(earlier, ignore_errors=True)  # a worker that has outlived its driver may still write
     with tempfile.TemporaryDirectory(prefix=OWN, dir=out if cluster else None, ignore_cleanup_errors=True) as folder:
         (Path(folder) / MARK).touch()
         yield Path(folder).absolute()
