@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from pydantic import BaseModel, Field, FiniteFloat
 
 from heads.evidence import FILE
@@ -339,14 +339,10 @@ class WordHead:
             )
         return self._of_category[category]
 
-    @cached_property
-    def _is_narrated(self) -> Bool[np.ndarray, " T"]:
-        return np.array([term in self.narrated for term in self.terms])
-
     def nameable(self, category: str) -> Terms:
         """Return what `of_category` does, of the terms that narrations have, if there are such."""
         places, weights = self.of_category(category)
-        narrated = self._is_narrated[places]
+        narrated = np.array([self.terms[place] in self.narrated for place in places])
         if not narrated.any():
             return places, weights
         return places[narrated], weights[narrated] / weights[narrated].sum()
@@ -357,18 +353,14 @@ class WordHead:
 
         Clips of different actions are 2 * MOST further apart in every category.
         """
-        far = 2 * MOST if self._differ_in_action(one, other) else 0.0
-        return self._distance(one, other, category) + far
+        least = (self.about["declines"] or {}).get("other_action")
+        acts = least is not None and MAIN_ACTION in self._of_category
+        far = acts and self._distance(one, other, MAIN_ACTION) >= float(least)
+        return self._distance(one, other, category) + 2 * MOST * far
 
     def margin(self, one: Evidence, other: Evidence, category: str) -> float:
         """Return how much further apart two clips are in a category than clips that agree; below 0 nothing differs."""
         return self.distance(one, other, category) - self.declines_below.get(category, 0.0)
-
-    def _differ_in_action(self, one: Evidence, other: Evidence) -> bool:
-        least = (self.about["declines"] or {}).get("other_action")
-        if least is None or MAIN_ACTION not in self._of_category:
-            return False
-        return self._distance(one, other, MAIN_ACTION) >= float(least)
 
     def _distance(self, one: Evidence, other: Evidence, category: str) -> float:
         places, weights = self.nameable(category)

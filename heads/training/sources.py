@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Int32, Int64, Integer
+from jaxtyping import Float, Int64, Integer
 
 from heads.data.catalog_rows import blocks, need_columns
 from heads.data.clips import Features
 from heads.data.hold_out import HoldOut
 from heads.data.packing import Chat, Packed, Row, Turn, collate
-from heads.data.paired_qa import Order, PairQuestions, turns
+from heads.data.paired_qa import Order, PairQuestions, clips_in, turns
 from heads.methods.stepdiff import batches as packed_batches
 from heads.methods.word_evidence import WordEvidence
 from heads.training.recipe import VideoLMRecipe
@@ -154,17 +154,13 @@ class HardNegatives:
             places, _ = nearest(unit, np.arange(len(group)), self.neighbours)
             self.near[group] = np.where(places < 0, -1, group.astype(np.int32)[places])
 
-    def near_to(self, clips: Sequence[str]) -> dict[str, Int32[np.ndarray, " K"]]:
-        """Return the places of the neighbours of some clips; a clip that is not among `rows` has none."""
-        rows = self.catalog.rows(clips)
-        places = np.searchsorted(self.rows, rows).clip(max=len(self.rows) - 1)
-        neighbours = np.where((self.rows[places] == rows)[:, None], self.near[places], -1)
-        return {clip: near[near >= 0] for clip, near in zip(clips, neighbours, strict=True)}
-
     def with_neighbours(self, questions: Sequence[Questions], rng: np.random.Generator) -> list[Questions]:
         """Move the questions that one video answers to a pair of that video and one of its neighbours."""
-        clips = list(dict.fromkeys(clip for pair, _ in questions for clip in pair))
-        neighbours = self.near_to(clips)
+        clips = clips_in(pair for pair, _ in questions)
+        rows = self.catalog.rows(clips)
+        places = np.searchsorted(self.rows, rows).clip(max=len(self.rows) - 1)
+        near_clips = np.where((self.rows[places] == rows)[:, None], self.near[places], -1)  # none for other clips
+        neighbours = {clip: near[near >= 0] for clip, near in zip(clips, near_clips, strict=True)}
         pairs_asked: list[tuple[tuple[str | int, str | int], list[Turn]]] = []  # ids of clips, and places of neighbours
         for pair, questions_of_pair in questions:
             staying, pairs = list(questions_of_pair), []

@@ -9,7 +9,7 @@ Guarantees
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -100,19 +100,6 @@ def answer_loss(model: VideoLM, rows: Packed, tokens: Float[Tensor, "C N D"]) ->
     """Return the mean loss over the answer tokens of a batch; tokens: of the rows' clips."""
     losses, _ = model.token_losses(rows.to(model.lm.device), model.project(tokens))
     return losses.sum() / losses.new_full((), len(losses))  # divided on the device: its last bit is the same everywhere
-
-
-@torch.no_grad()
-def mean_loss(model: VideoLM, features: Features, batches: Sequence[TrainingBatch], group: Group = ALONE) -> float:
-    """Return the mean loss over the answer tokens of some batches."""
-
-    def sums(batch: TrainingBatch) -> tuple[float, int]:
-        tokens = features.read(batch.clips, model.lm.device)
-        losses, _ = model.token_losses(batch.rows.to(model.lm.device), model.project(tokens))
-        return float(losses.sum()), len(losses)
-
-    totals, counts = zip(*group.spread(sums, batches), strict=True)
-    return sum(totals) / sum(counts)
 
 
 class VideoTask:
@@ -251,6 +238,13 @@ class VideoTask:
 
         self.negatives.mine(np.concatenate(self.group.spread(means, range(0, len(rows), CLIPS_MINED))).__getitem__)
 
+    @torch.no_grad()
+    def _held_losses(self, batch: TrainingBatch) -> tuple[float, int]:
+        """Return the sum of the losses over the answer tokens of a batch, and their number."""
+        tokens = self.features.read(batch.clips, self.module.lm.device)
+        losses, _ = self.module.token_losses(batch.rows.to(self.module.lm.device), self.module.project(tokens))
+        return float(losses.sum()), len(losses)
+
     def validate(self) -> dict[str, float | None]:
         method = StepDiff(self.module, self.features, group=self.group, words=self.words, evidence=self.recipe.evidence)
         with autocast(self.device, self.recipe.precision):
@@ -258,7 +252,8 @@ class VideoTask:
                 return self.validator.figures(method)
             if not self.held:
                 return {}
-            loss = mean_loss(self.module, self.features, self.held, self.group)
+            totals, counts = zip(*self.group.spread(self._held_losses, self.held), strict=True)
+            loss = sum(totals) / sum(counts)
             if self.validator is None:
                 return {"score": -loss, "loss": loss}
             return self.validator.figures(loss, partial(method.score_answers, about=self.validator.about))

@@ -310,15 +310,14 @@ class CachedLM(VideoLM):
         for _, same in groupby(range(len(shown)), shown.__getitem__):
             rows = list(same)
             if len(rows) == 1 or clips is None or torch.is_grad_enabled():
-                states += [self._alone(batch, row, clips) for row in rows]
+                for row in rows:
+                    alone = self.whole.base_model(**self._inputs(batch, row, clips), use_cache=False)
+                    state = alone.last_hidden_state[0]
+                    states.append(nn.functional.pad(state, (0, 0, 0, batch.ids.shape[1] - len(state))))
             else:
                 for first in range(0, len(rows), _ROWS):
                     states += self._together(batch, rows[first : first + _ROWS], clips)
         return torch.stack(states)
-
-    def _alone(self, batch: Packed, row: int, clips: Float[Tensor, "C H_N D"] | None) -> Float[Tensor, "S E"]:
-        states = self.whole.base_model(**self._inputs(batch, row, clips), use_cache=False).last_hidden_state[0]
-        return nn.functional.pad(states, (0, 0, 0, batch.ids.shape[1] - len(states)))
 
     def _together(
         self, batch: Packed, rows: Sequence[int], clips: Float[Tensor, "C H_N D"]
