@@ -159,25 +159,24 @@ def weights(lm: LanguageModel, head: nn.Module, scaling: Scaling) -> Weights:
     """Return the weights of a model."""
     layers, workers = decoder_layers(lm.model), scaling.workers
     inside = divided_matrices(lm.model) if scaling.fsdp else set[int]()
-    frozen = trained = copies = 0
-    frozen_bytes = trained_bytes = 0.0
+    copies, numbers, nbytes = 0, [0, 0], [0.0, 0.0]  # of frozen and of trained weights
     for name, weight in [*head.named_parameters(), *lm.model.named_parameters()]:
-        count, item, trains = weight.numel(), weight.element_size(), weight.requires_grad
+        count, trains = weight.numel(), weight.requires_grad
         divided = id(weight) in inside and "lora_" not in name  # LoRA is added to divided layers, whole
         share = math.ceil(weight.shape[0] / workers) * (count // weight.shape[0]) if divided else count
-        trained, frozen = trained + trains * count, frozen + (not trains) * count
         copies += trains * (not divided) * count
-        trained_bytes += trains * share * item
-        frozen_bytes += (not trains) * share * item
+        numbers[trains] += count
+        nbytes[trains] += share * weight.element_size()
+    frozen, trained = nbytes
     each = [sum(p.numel() * p.element_size() for p in layer.parameters()) for layer in layers]
     memory = Memory(
-        frozen=frozen_bytes,
-        trained=trained_bytes,
-        gradients=trained_bytes + (FLOAT * copies if workers > 1 else 0),
-        optimizer=2 * trained_bytes,
+        frozen=frozen,
+        trained=trained,
+        gradients=trained + (FLOAT * copies if workers > 1 else 0),
+        optimizer=2 * trained,
         gathered=float(GATHERED * max(each)) if scaling.fsdp else 0.0,
     )
-    return Weights(frozen, trained, float(sum(each)), copies, memory)
+    return Weights(*numbers, float(sum(each)), copies, memory)
 
 
 @dataclass(frozen=True)

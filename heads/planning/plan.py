@@ -86,7 +86,7 @@ class TrainingPlan:
 
 
 def plan(options: TrainOptions, how: TrainingPlanOptions) -> TrainingPlan:
-    """Return the plan of a recipe that was checked (heads.workers.fit.check).
+    """Return the plan of a recipe that was checked (heads.training.recipe.check_recipe).
 
     Raises:
         StepDiffError: a number is out of range; a test set that exists cannot be read; the card, the language model's

@@ -75,8 +75,10 @@ class Run:
 
     def check_made_by(self) -> None:
         """Compare recipe.yaml and lineage.json with SHA256SUMS. StepDiffError: one of them was changed."""
-        advice = "the weights were made with its earlier content: restore it from a copy, or train into a new folder"
         if (self.folder / SUMS).exists():
+            advice = (
+                "the weights were made with its earlier content: restore it from a copy, or train into a new folder"
+            )
             check_sums(self.folder, advice, MADE_BY)
 
     def write_made_by(self, recipe: str) -> None:

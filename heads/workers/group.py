@@ -67,9 +67,9 @@ class Group:
         if not copies:
             return
         # AdamW leaves a weight without gradient as it is, but decays one whose gradient is zero.
-        used = [torch.tensor([float(w.grad is not None) for w in copies], device=copies[0].device)]
+        used = torch.tensor([float(w.grad is not None) for w in copies], device=copies[0].device)
         parts = [torch.zeros_like(w) if w.grad is None else w.grad for w in copies]
-        flat = torch.cat([*used, *(part.flatten().float() for part in parts)])
+        flat = torch.cat([used, *(part.flatten().float() for part in parts)])
         torch.distributed.all_reduce(flat)
         place = len(copies)
         for weight, there in zip(copies, flat[:place].tolist(), strict=True):
