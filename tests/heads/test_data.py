@@ -25,6 +25,8 @@ from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks.prompts import NARRATION_QUESTION
 from store import Feature, Provenance, Store
 
+from .conftest import write_rows
+
 OUTPUTS = 4
 NARRATED = [
     [("a", "a whisk goes"), ("b", "then a fork"), ("c", "ends")],
@@ -214,8 +216,7 @@ SAID = "now the whisk goes around, number 0"  # has features
 
 def write_qa(path: Path, *said: tuple[str, str, str]) -> str:
     rows = [{"reference": a, "candidate": b, "question": "What?", "answer": answer} for a, b, answer in said]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
+    return write_rows(path, rows)
 
 
 @pytest.fixture
