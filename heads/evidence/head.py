@@ -354,8 +354,9 @@ class WordHead:
         Clips of different actions are 2 * MOST further apart in every category.
         """
         least = (self.about["declines"] or {}).get("other_action")
-        acts = least is not None and MAIN_ACTION in self._of_category
-        far = acts and self._distance(one, other, MAIN_ACTION) >= float(least)
+        far = False
+        if least is not None and MAIN_ACTION in self._of_category:
+            far = self._distance(one, other, MAIN_ACTION) >= float(least)
         return self._distance(one, other, category) + 2 * MOST * far
 
     def margin(self, one: Evidence, other: Evidence, category: str) -> float:

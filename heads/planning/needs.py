@@ -176,7 +176,7 @@ def weights(lm: LanguageModel, head: nn.Module, scaling: Scaling) -> Weights:
         optimizer=2 * trained,
         gathered=float(GATHERED * max(each)) if scaling.fsdp else 0.0,
     )
-    return Weights(*numbers, float(sum(each)), copies, memory)
+    return Weights(numbers[False], numbers[True], float(sum(each)), copies, memory)
 
 
 @dataclass(frozen=True)
