@@ -50,8 +50,8 @@ def run(options: DifferencesOptions) -> dict[str, Any]:
 def show(record: dict[str, Any]) -> None:
     """Print the pairs, one a line."""
     category = f" ({record['category']})" if record["category"] else ""
-    said = record["words"] or "the difference of whole clips"
-    print(f"{said}{category}: {len(record['pairs'])} pairs of {record['clips']:,} clips")
+    difference = record["words"] or "the difference of whole clips"
+    print(f"{difference}{category}: {len(record['pairs'])} pairs of {record['clips']:,} clips")
     for pair in record["pairs"]:
         clips = f"{pair['reference']}  {pair['candidate']}"
         print(f"{pair['score']:+.2f} {pair['near']:<9}  {clips}  {pair['words']}".rstrip())

@@ -40,22 +40,29 @@ def run(options: TrainOptions) -> Any:
     --dry-run return its Plan (heads.planning.plan)."""
     from heads.models.language_model import pick_device
     from heads.training.log import hook
-    from heads.workers.fit import check, fit, refuse_relative_paths
-    from heads.workers.group import joined, launched, own_device
+    from heads.training.recipe import check_recipe
+    from heads.workers.fit import fit, refuse_relative_paths
+    from heads.workers.group import joined, launched, own_device, world_size
 
     address, option = None, "scaling.workers"
     planned: TrainingPlanOptions | None = None
     if isinstance(options, Command):
+        planned, address = options if options.dry_run else None, options.address
         if options.workers is not None:
             option = "--workers"
             options = replace(options, scaling=replace(options.scaling, workers=options.workers))
-        address = options.address
-        if options.dry_run:
-            planned = options
         options = TrainOptions(**{field.name: getattr(options, field.name) for field in fields(TrainOptions)})
     if launched():
-        options = of_torchrun(options, address, option)
-    check(options)
+        size, count = world_size(), options.scaling.workers
+        if address is not None:
+            raise StepDiffError(
+                f"--address {address} starts workers on Ray, and torchrun has started its own: leave --address out, or "
+                "start python -m heads.train without torchrun"
+            )
+        if count != size and (count > 1 or option == "--workers") and is_first():  # a recipe may say 1
+            say(f"{option} {count} is not used: the workers are the {size} processes that torchrun started")
+        options = replace(options, scaling=replace(options.scaling, workers=size))
+    check_recipe(options)
     if planned is not None:
         from heads.planning.plan import plan
 
@@ -72,22 +79,6 @@ def run(options: TrainOptions) -> Any:
     device = own_device(pick_device(options.device))
     with joined(options.scaling, device) as group:
         return fit(options, device, group)
-
-
-def of_torchrun(options: TrainOptions, address: str | None, option: str) -> TrainOptions:
-    """Return the options with torchrun's processes as workers; say so where `option` gave another number of them, which
-    1 in a recipe does not. StepDiffError: the address of a Ray cluster was given."""
-    from heads.workers.group import world_size
-
-    if address is not None:
-        raise StepDiffError(
-            f"--address {address} starts workers on Ray, and torchrun has started its own: leave --address out, or "
-            "start python -m heads.train without torchrun"
-        )
-    size, given = world_size(), options.scaling.workers
-    if given != size and (given > 1 or option == "--workers") and is_first():
-        say(f"{option} {given} is not used: the workers are the {size} processes that torchrun started")
-    return replace(options, scaling=replace(options.scaling, workers=size))
 
 
 def show(record: Any) -> None:

@@ -39,8 +39,8 @@ def of_keys(clips: Clips, keys: Sequence[str] | pl.Series, dtypes: Mapping[str, 
     """Return these columns of the clips with these keys, in the order of the catalog; unknown keys are left out."""
     if isinstance(clips, Catalog):
         return pl.concat(of_rows(clips, clips.rows(keys), dtypes)).drop("row")
-    wanted = pl.Series(keys, dtype=pl.String) if isinstance(keys, Sequence) else keys
-    return _like(clips.filter(pl.col("key").is_in(wanted.implode())), dtypes)
+    names = pl.Series(keys, dtype=pl.String) if isinstance(keys, Sequence) else keys
+    return _like(clips.filter(pl.col("key").is_in(names.implode())), dtypes)
 
 
 def of_rows(catalog: Catalog, rows: Integer[np.ndarray, " R"], dtypes: Mapping[str, Any]) -> Iterator[pl.DataFrame]:

@@ -80,7 +80,13 @@ def write_texts(path: str | Path, kind: str, texts: Mapping[str, str], provenanc
 def _frame(path: Path) -> pl.DataFrame:
     """Return the rows of a file or folder of texts."""
     if path.suffix == ".json":
-        return _published(path, _object(path))
+        try:
+            texts = parse_object(path.read_bytes())
+        except OSError as error:
+            raise StepDiffError(f"{path}: cannot be read ({error.strerror}); correct --texts") from error
+        except StepDiffError as error:
+            raise StepDiffError(f"{path}: {error}") from error
+        return _published(path, texts)
     if not path.is_dir():
         return _read(path)
     if files := sorted(path.glob("*.parquet")):
@@ -97,16 +103,6 @@ def _published(path: Path, texts: Mapping[str, Any]) -> pl.DataFrame:
         raise StepDiffError(f"{path}: not one object {{clip: text}} with at least one text; correct the file")
     rows = [(key, "text", text, None) for key, text in texts.items()]
     return pl.DataFrame(rows, schema=dict.fromkeys(COLUMNS, pl.String), orient="row")
-
-
-def _object(path: Path) -> Mapping[str, Any]:
-    try:
-        texts = parse_object(path.read_bytes())
-    except OSError as error:
-        raise StepDiffError(f"{path}: cannot be read ({error.strerror}); correct --texts") from error
-    except StepDiffError as error:
-        raise StepDiffError(f"{path}: {error}") from error
-    return texts
 
 
 def _text(path: Path) -> str:

@@ -146,17 +146,13 @@ class ReadAhead(Generic[Made]):
     def take(self, number: int, following: int | None = None) -> Made:
         """Return the batch of that number, and begin to read the following one, if there is one."""
         if self._next is None or self._next[0] != number:
-            self._start(number)
-        assert self._next is not None
+            self._next = number, self._thread.submit(self._made, number)
         # Memory of the side stream is given out again when its tensor goes, also while another stream reads it. The
         # batch is therefore held until the next one is taken: the loop has then waited for its loss.
         self._used, self._next = self._next[1].result(), None
         if following is not None:
-            self._start(following)
+            self._next = following, self._thread.submit(self._made, following)
         return self._used
-
-    def _start(self, number: int) -> None:
-        self._next = number, self._thread.submit(self._made, number)
 
     def _made(self, number: int) -> Made:
         if self._stream is None:

@@ -127,8 +127,8 @@ def locate(catalog: Clips, test: pl.DataFrame) -> pl.DataFrame:
 
     A test clip with a file has no stem: its id names its video, and `<uid>/video.mp4` would give all videos one name.
     """
-    known = identified(of_keys(catalog, test["key"], COLUMNS))
-    located = test.rename({name: f"{name}_of_id" for name in _TIMES}).join(known, on="key", how="left")
+    in_catalog = identified(of_keys(catalog, test["key"], COLUMNS))
+    located = test.rename({name: f"{name}_of_id" for name in _TIMES}).join(in_catalog, on="key", how="left")
     times = [pl.coalesce(name, f"{name}_of_id").alias(name) for name in _TIMES]
     located = located.with_columns(*times, uid=UID, stem=pl.when(pl.col("file").is_null()).then("stem"))
     return located.select("key", *_TIMES, "file", "uid", "stem")
@@ -143,11 +143,11 @@ def held_out(catalog: Clips, test: pl.DataFrame, by: By = "video") -> pl.DataFra
     theirs, point = _points(tests), ["what", "is_file"]
     one_has_only_names = pl.any_horizontal(pl.col("file", "file_right").is_null())
     apart = pl.any_horizontal(pl.col("start") >= pl.col("end_right"), pl.col("end") <= pl.col("start_right"))
-    found = {"of_video": pl.col("is_file") | one_has_only_names, "overlaps": ~apart.fill_null(False)}
+    matches = {"of_video": pl.col("is_file") | one_has_only_names, "overlaps": ~apart.fill_null(False)}
     parts = []
     for block in blocks(catalog, COLUMNS):
         pairs = _points(identified(block)).join(theirs, on=point)  # of a clip and a test clip at the same point
-        parts.append(copied(pairs.select("key", **found).unique().collect(engine="streaming")))
+        parts.append(copied(pairs.select("key", **matches).unique().collect(engine="streaming")))
     met = pl.concat(parts)
     reasons = [
         tests.select("key", reason=pl.lit(BY_ID)),
@@ -264,8 +264,8 @@ class HoldOut:
     @staticmethod
     def _reasons_of(clips: pl.DataFrame, pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
         """Return key and reason of the `clips` that are in a pair."""
-        wanted = pl.Series(list({clip for pair in pairs for clip in pair}), dtype=pl.String)
-        return dict(clips.filter(pl.col("key").is_in(wanted.implode())).iter_rows())
+        keys = pl.Series(list({clip for pair in pairs for clip in pair}), dtype=pl.String)
+        return dict(clips.filter(pl.col("key").is_in(keys.implode())).iter_rows())
 
     def _count(self, source: str, total: int, reasons: pl.Series, namesakes: int, example: str) -> None:
         """Record what a source dropped, and the namesakes that it kept. StepDiffError: nothing is left."""

@@ -138,10 +138,10 @@ class Row:
         """Append the tokens of a clip of the batch."""
         self._add([0] * outputs, range(clip * outputs, (clip + 1) * outputs), segment, len(self.ids))
 
-    def say(self, given: Sequence[int], answer: Sequence[int], segment: int, start: int, turn: int) -> None:
+    def say(self, before: Sequence[int], answer: Sequence[int], segment: int, start: int, turn: int) -> None:
         """Append text from position `start` on, and an answer that is scored or learned."""
-        ids = [*given, *answer]
-        first = len(self.ids) + len(given) - 1
+        ids = [*before, *answer]
+        first = len(self.ids) + len(before) - 1
         self._add(ids, [TEXT] * len(ids), segment, start)
         self.targets[first : first + len(answer)] = answer
         self.turn[-len(ids) :] = [turn] * len(ids)
@@ -198,8 +198,8 @@ class Packer:
 
     def _add(self, into: Row, turn: Turn, number: int, segment: int, start: int) -> None:
         pieces, chat = self.pieces, self.chat
-        given = pieces.before_answer + turn.given if turn.given else ""
-        question = chat.text_ids(pieces.before_question + turn.question) + pieces.to_answer + chat.text_ids(given)
+        seed_text = pieces.before_answer + turn.given if turn.given else ""
+        question = chat.text_ids(pieces.before_question + turn.question) + pieces.to_answer + chat.text_ids(seed_text)
         # The space between seed and answer belongs to the answer: tokenizers join it to the next word.
         # Without an answer there is no such space: a model continues differently after a space than after a word.
         space = " " if turn.given else pieces.before_answer

@@ -37,6 +37,11 @@ class PairQuestions:
         return self.reference, self.candidate
 
 
+def clips_in(pairs: Iterable[Iterable[str]]) -> list[str]:
+    """Return the clips of pairs, or of rows with several clips, each once."""
+    return list(dict.fromkeys(clip for pair in pairs for clip in pair))
+
+
 def read_paired_qa(path: str, catalog: Clips) -> list[PairQuestions]:
     """Return the pairs of a file that all train; raises as `read_divided`."""
     return read_divided(path, catalog, HoldOut())[0]
@@ -47,9 +52,8 @@ def read_divided(
 ) -> tuple[list[PairQuestions], list[PairQuestions]]:
     """Return the pairs that train and those that validate, of rows `{"reference", "candidate", "question", "answer"}`.
 
-    hold_out: has looked up the catalog, which has key and, if known, split; features: those that every clip
-    needs, None for none. StepDiffError: an invalid row, a clip of
-    another split than train, or no pair that may train.
+    hold_out: has looked up the catalog, which has key and, if known, split; features: every clip needs them, None for
+    none. StepDiffError: an invalid row, a clip of another split than train, or no pair that may train.
     """
     pairs: dict[tuple[str, str], list[Turn]] = {}
     for place, row in read_objects(path):
@@ -69,20 +73,15 @@ def read_divided(
     every_pair = [PairQuestions(*pair, tuple(questions)) for pair, questions in pairs.items()]
     train = list(compress(every_pair, hold_out.keep_pairs(list(pairs), "pairs")))
     validate = list(compress(every_pair, hold_out.validating_pairs(list(pairs))))
-    refuse_held_out((clip for each in (*train, *validate) for clip in each.clips), catalog, path)
+    if knows_splits(catalog):
+        clips = clips_in(pair.clips for pair in (*train, *validate))
+        splits = of_keys(catalog, clips, {"key": pl.String, "split": pl.String})
+        if leaked := sorted(splits.filter(pl.col("split").ne_missing("train"))["key"]):
+            raise StepDiffError(
+                f"{path}: {len(leaked)} clips are not of split train and would train, e.g. {leaked[0]}; remove their "
+                "rows"
+            )
     return train, validate
-
-
-def refuse_held_out(clips: Iterable[str], catalog: Clips, path: str) -> None:
-    """Raise StepDiffError if a training clip is not of split train in a catalog with splits."""
-    if not knows_splits(catalog):
-        return
-    known = of_keys(catalog, list(dict.fromkeys(clips)), {"key": pl.String, "split": pl.String})
-    leaked = sorted(known.filter(pl.col("split").ne_missing("train"))["key"])
-    if leaked:
-        raise StepDiffError(
-            f"{path}: {len(leaked)} clips are not of split train and would train, e.g. {leaked[0]}; remove their rows"
-        )
 
 
 class Order:

@@ -11,7 +11,7 @@ Guarantees
 
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import index
 from typing import Any
 
@@ -167,8 +167,7 @@ class TextRuns(Sequence[list[tuple[str, str]]]):
             )
             part_places = part_places[np.lexsort((ends[part_places], videos[part_places]))]
             same = _repeats(ends[part_places]) & _repeats(videos[part_places])
-            for start, end in _stretches(same):
-                part_places[start:end] = sorted(part_places[start:end].tolist(), key=self._texts.key)
+            _order_equal(part_places, same, self._texts.key)
             if len(part_places):
                 yield part_places
 
@@ -176,10 +175,7 @@ class TextRuns(Sequence[list[tuple[str, str]]]):
         """Return the order of clips, one of each video, by end and key."""
         end = ends[places]
         order = np.argsort(end, kind="stable")
-        for start, stop in _stretches(_repeats(end[order])):
-            order[start:stop] = sorted(
-                order[start:stop].tolist(), key=lambda video: self._texts.key(int(places[video]))
-            )
+        _order_equal(order, _repeats(end[order]), lambda video: self._texts.key(int(places[video])))
         return order
 
 
@@ -188,8 +184,8 @@ def _repeats(values: np.ndarray) -> Bool[np.ndarray, " _"]:
     return values[1:] == values[:-1]
 
 
-def _stretches(same: Bool[np.ndarray, " _"]) -> Iterator[tuple[int, int]]:
-    """Yield start and end of stretches of equal elements; same [N - 1]: whether an element equals the next one."""
+def _order_equal(places: np.ndarray, same: Bool[np.ndarray, " _"], key: Callable[[int], str]) -> None:
+    """Sort stretches of N equal elements in place by their keys; same [N - 1]: whether an element equals the next."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
-    for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-        yield start, end + 1
+    for start, last in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        places[start : last + 1] = sorted(places[start : last + 1].tolist(), key=key)

@@ -125,11 +125,10 @@ class TrainedOn:
         """Return the hashes of clips (key and, if known, video), given in blocks."""
         growing = {kind: bytearray() for kind in KINDS}  # which moves its pages where np.concatenate copies gigabytes
         for block in clips:
-            (known,) = blocks_of(block, COLUMNS)
-            known = identified(known)
-            filed, unfiled = known.filter(pl.col("file").is_not_null()), known.filter(pl.col("file").is_null())
+            names = identified(next(blocks_of(block, COLUMNS)))
+            filed, unfiled = names.filter(pl.col("file").is_not_null()), names.filter(pl.col("file").is_null())
             texts = {
-                "clips": known["key"],
+                "clips": names["key"],
                 "videos": pl.concat([filed["file"], unfiled["uid"], unfiled["stem"]]),
                 "names": pl.concat([filed["uid"], filed["stem"]]),
             }
@@ -204,8 +203,8 @@ class TrainedOn:
         tests = locate(store.catalog("clips"), clip_times(clip for row in rows for clip in clips_of(row)))
         for kind, column in _LOOKED_UP:
             there = np.zeros(tests.height, bool)
-            known = tests[column].is_not_null().to_numpy()
-            there[known] = contained(hashes(tests[column].drop_nulls()), [self.arrays[kind]])
+            has_value = tests[column].is_not_null().to_numpy()
+            there[has_value] = contained(hashes(tests[column].drop_nulls()), [self.arrays[kind]])
             tests = tests.with_columns(pl.Series(f"{column} in {kind}", there))
         named = pl.any_horizontal("uid in names", "stem in names")
         nameless = pl.any_horizontal("uid in videos", "stem in videos")  # the training clip had only a name

@@ -70,13 +70,13 @@ class WordDifference:
     category: str = ""
 
     @classmethod
-    def of_clips(cls, method: WordEvidence, wanted: DifferencesOptions) -> "WordDifference":
+    def of_clips(cls, method: WordEvidence, options: DifferencesOptions) -> "WordDifference":
         """Return the difference of the mean evidence of two groups. StepDiffError: nothing differs in the category."""
         head = method.head
-        ends = np.stack([np.mean(method.evidence(clips), axis=0) for clips in (wanted.reference, wanted.candidate)])
-        known = [name for name in head.known_categories if name in CATEGORIES] or head.known_categories
-        apart = {c: head.margin(ends[0], ends[1], c) for c in known}
-        category = wanted.category or max(apart, key=lambda c: apart[c])
+        ends = np.stack([np.mean(method.evidence(clips), axis=0) for clips in (options.reference, options.candidate)])
+        categories = [name for name in head.known_categories if name in CATEGORIES] or head.known_categories
+        apart = {c: head.margin(ends[0], ends[1], c) for c in categories}
+        category = options.category or max(apart, key=lambda c: apart[c])
         if category not in head.known_categories:
             of = ", ".join(head.known_categories)
             raise StepDiffError(f"category {category[:100]!r}: the words of {head.folder} are of {of}")
@@ -89,14 +89,14 @@ class WordDifference:
     def of_text(cls, method: WordEvidence, text: str) -> "WordDifference":
         """Return the difference that a sentence about Video 2 states. StepDiffError: it has no word of the head."""
         head, ends = method.head, np.zeros((2, len(method.head.terms)))
-        said = occurrences(text, head.columns, SEEDED)
-        for one in said:
+        named = occurrences(text, head.columns, SEEDED)
+        for one in named:
             side = one.side(head.sides)
             ends[:, head.columns[one.term]] = -MOST * side, MOST * side
-        if not said:
-            known = some([term for term in head.terms if term in head.narrated])
-            raise StepDiffError(f"no word of {text[:200]!r} has evidence; the words of {head.folder} are {known}")
-        places = np.unique([head.columns[one.term] for one in said])
+        if not named:
+            words = some([term for term in head.terms if term in head.narrated])
+            raise StepDiffError(f"no word of {text[:200]!r} has evidence; the words of {head.folder} are {words}")
+        places = np.unique([head.columns[one.term] for one in named])
         terms = places, np.ones(len(places))
         return cls(method, ends, terms, terms)
 
@@ -113,45 +113,45 @@ class WordDifference:
         return f"{second} instead of {first}" if first and second else second or (first and f"no {first}")
 
 
-def find(store: Store, by: WordEvidence | View, wanted: DifferencesOptions, sample: Sample | None = None) -> Same:
+def find(store: Store, by: WordEvidence | View, options: DifferencesOptions, sample: Sample | None = None) -> Same:
     """Return the pairs whose difference is nearest. by: a head of words, or a view; sample: of the store's catalog.
 
     Raises:
         StepDiffError: There is no such clip, step, category or word, or nothing differs.
     """
-    sides, catalog = (wanted.reference, wanted.candidate), store.catalog("clips")
-    if bool(wanted.reference) != bool(wanted.candidate) or bool(wanted.reference) == bool(wanted.text.strip()):
+    sides, catalog = (options.reference, options.candidate), store.catalog("clips")
+    if bool(options.reference) != bool(options.candidate) or bool(options.reference) == bool(options.text.strip()):
         raise StepDiffError("give a reference and a candidate, or a sentence such as 'a fork instead of a whisk'")
-    if wanted.text and isinstance(by, View):
+    if options.text and isinstance(by, View):
         raise StepDiffError("a sentence is compared by its words: give a head of python -m heads.words")
     sample = sample or sampled(catalog)
-    if wanted.step and wanted.step not in sample.steps:
-        raise StepDiffError(sample.lacks(wanted.step))
+    if options.step and options.step not in sample.steps:
+        raise StepDiffError(sample.lacks(options.step))
     view = by if isinstance(by, View) else by.features.view
     rows = [np.array([row_of_clip(store, view, key) for key in keys], np.int64) for keys in sides]
-    given = catalog.select(np.concatenate(rows), pl.DataFrame(schema=CLIP))
-    apart = given["video"].drop_nulls().to_list() if given.height == 2 else []
-    drawn = sample.drawn(view, wanted.step, sorted(set(given["step"].drop_nulls())))
+    clips_given = catalog.select(np.concatenate(rows), pl.DataFrame(schema=CLIP))
+    apart = clips_given["video"].drop_nulls().to_list() if clips_given.height == 2 else []
+    drawn = sample.drawn(view, options.step, sorted(set(clips_given["step"].drop_nulls())))
     words = None
     if isinstance(by, View):
         width(by, "embedding")
         ends = np.stack([compact(by, "embedding", group).mean(axis=0, dtype=np.float64) for group in rows])
         pool, vectors = embedded(store, by, drawn, ends[1] - ends[0], apart)
     else:
-        words = WordDifference.of_text(by, wanted.text) if wanted.text else WordDifference.of_clips(by, wanted)
+        words = WordDifference.of_text(by, options.text) if options.text else WordDifference.of_clips(by, options)
         ends, pool = words.vectors(words.ends), Pool.of(catalog, drawn, drawn, apart)
         vectors = words.vectors(np.stack(by.evidence(catalog.keys(pool.rows))))
     if (ends[0] == ends[1]).all():
         raise StepDiffError("both have the same features, so nothing differs: give others")
     pairs, scores = nearest_pairs(vectors, pool, ends[1] - ends[0])
-    best = chosen(pairs, scores, wanted.k, 1)
+    best = chosen(pairs, scores, options.k, 1)
     names = catalog.select(pool.rows[pairs[best].ravel()], pl.DataFrame(schema=CLIP))
     of_row = {row: (key, step) for row, key, step in names.select("row", "key", "step").iter_rows()}
-    found = []
+    same_pairs = []
     for place in best:
         (one, step), (other, _) = (of_row[row] for row in pool.rows[pairs[place]].tolist())
         near = next(name for least, name in NEAR.items() if scores[place] >= least)
         shared = "" if words is None else words.shared(*words.method.evidence((one, other)))
-        found.append(SamePair(one, other, step, round(float(scores[place]), 4), near, shared))
-    said = ("", "") if words is None else (words.category, words.shared(*words.ends))
-    return Same(*said, found, len(pool.rows))
+        same_pairs.append(SamePair(one, other, step, round(float(scores[place]), 4), near, shared))
+    title = ("", "") if words is None else (words.category, words.shared(*words.ends))
+    return Same(*title, same_pairs, len(pool.rows))

@@ -15,7 +15,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import scipy.linalg
@@ -35,6 +35,31 @@ STEPS = 6
 """steps that are named, the most frequent ones"""
 _MOST_BYTES = 2**32
 _CONSTANT = 1e-12  # of a variance next to the mean square
+
+
+def read_arrays(path: Path, most: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return what `write_arrays` wrote. Raises OSError, SafetensorError, ValueError, KeyError, TypeError or
+    RecursionError for another file. most: bytes."""
+    from safetensors.numpy import load
+
+    data = place(path).read_whole(most)
+    if not is_sealed(data):
+        raise ValueError("its checksum differs")
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return json.loads(header["__metadata__"]["about"]), load(data)
+
+
+def write_arrays(path: Path | Place, about: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Write a sealed safetensors file with arrays and JSON about them."""
+    from safetensors.numpy import save
+
+    header = json.dumps({**about, "seal": BLANK})  # one field: several come in any order
+    write_pieces(path, sealed_pieces(save(arrays, {"about": header})))
+
+
+def as_stored(values: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
+    """Return values as a file of float32 gives them back."""
+    return values.astype(np.float32).astype(np.float64)
 
 
 def standardised(
@@ -83,7 +108,7 @@ class Spread:
         mean, scale, gram = standardised(clips, x, xx)
         triangle = scipy.linalg.cholesky(gram + penalty(ridge, gram) * np.eye(len(mean)), lower=True)
         factor = scipy.linalg.solve_triangular(triangle, np.eye(len(mean)), lower=True)
-        return cls(*(each.astype(np.float32).astype(np.float64) for each in (mean, scale, factor)))
+        return cls(*map(as_stored, (mean, scale, factor)))
 
     def leverage(self, features: Float[np.ndarray, "C D"]) -> Float64[np.ndarray, " C"]:
         """Return the leverage of clips from their pooled features."""
@@ -132,16 +157,12 @@ class Familiarity(Spread):
         """Read the file of a run, which may be a stranger's. None: there is none, as in a run of an earlier version.
         StepDiffError: it is damaged."""
         from safetensors import SafetensorError
-        from safetensors.numpy import load
 
         path = folder / FILE
         try:
-            data = place(path).read_whole(_MOST_BYTES)
-            if not is_sealed(data):
-                raise ValueError("its checksum differs")
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            written = json.dumps(json.loads(header["__metadata__"]["about"])["about"]).encode()
-            return cls.from_arrays(checked(About.model_validate_json, written, f"{path}: ", ""), load(data))
+            about, arrays = read_arrays(path, _MOST_BYTES)
+            written = json.dumps(about["about"]).encode()
+            return cls.from_arrays(checked(About.model_validate_json, written, f"{path}: ", ""), arrays)
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -149,10 +170,7 @@ class Familiarity(Spread):
 
     def save(self, folder: Path | Place) -> None:
         """Write the file of a run."""
-        from safetensors.numpy import save
-
-        about = json.dumps({"about": self.about.model_dump(), "seal": BLANK})
-        write_pieces(folder / FILE, sealed_pieces(save(self.arrays, {"about": about})))
+        write_arrays(folder / FILE, {"about": self.about.model_dump()}, self.arrays)
 
     @property
     def knows(self) -> str:

@@ -30,15 +30,14 @@ from jaxtyping import Bool, Float64, Int8, Int64, Integer
 from heads.data.catalog_rows import Clips, of_keys, of_rows, united
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import VIDEO, HoldOut, test_digest
-from heads.data.paired_qa import read_divided
+from heads.data.paired_qa import clips_in, read_divided
 from heads.data.training_clips import TrainedOn
 from heads.evaluation.workers import results
-from heads.evidence.familiarity import Familiarity, Spread, penalty, standardised
+from heads.evidence.familiarity import Familiarity, Spread, as_stored, penalty, read_arrays, standardised, write_arrays
 from heads.evidence.head import POOLING, READS, Evidence, Pooling, WordHead, channels_of, fold_of, pool, signed_roots
 from heads.evidence.wording import CLIPS, OF_ANSWERS, Wording, learn
 from stepdiff_core.errors import StepDiffError
-from stepdiff_core.io.files import make_folder, place, write_pieces
-from stepdiff_core.io.sealed import BLANK, is_sealed, sealed_pieces
+from stepdiff_core.io.files import make_folder, place
 from stepdiff_core.progress import progress, say
 from stepdiff_core.tasks.prompts import MAIN_ACTION
 from stepdiff_core.tasks.testsets import HIGHEST_SCORE, DiffRank, clips_of, read_test_set
@@ -57,6 +56,8 @@ SAVE_EVERY = 60.0
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 PLAIN_RIDGE, PLAIN_FOLDS = 3.0, 5
 """of a head without evidence of words"""
+VAL, FOLDS = "split val", "left-out folds"
+"""names of the clips on which values are chosen"""
 UNRECORDED = "clips that an earlier version did not record, so that nothing tells which others it does not know"
 _MOST_BYTES = 2**36  # of the sums
 _AT_ONCE = 16
@@ -88,6 +89,9 @@ class Sums(NamedTuple):
         y, yy = (np.asarray(each.sum(axis=0), np.float64)[0] for each in (labels, labels.multiply(labels).tocsr()))
         xy = np.asarray(labels.T.tocsr() @ values)
         return cls(np.array(float(len(values))), values.sum(axis=0), values.T @ values, xy, y, yy)
+
+    def spread(self, ridge: float) -> Spread:
+        return Spread.of(float(self.clips), self.x, self.xx, ridge)
 
 
 def total(parts: Sequence[Sums]) -> Sums:
@@ -199,16 +203,15 @@ class Counting:
         texts = (
             text for block in of_rows(self.catalog, train[:CLIPS], column) for text in block[self.options.narration]
         )
-        keys = list(dict.fromkeys(clip for pair in self.pairs for clip in (pair.reference, pair.candidate)))
-        narrated = of_keys(self.catalog, keys, column).drop_nulls()
+        narrated = of_keys(self.catalog, clips_in(pair.clips for pair in self.pairs), column).drop_nulls()
         return learn(texts, dict(narrated.iter_rows()), self.pairs, self.options.least, self.options.most)
 
     def _shards(self) -> list[WorkPart]:
         """Return the shards in order, each about the groups of its clips."""
         numbers = self.rows // self.features.view.rows_per_shard
-        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
-        parts = zip(numbers[starts], np.split(self.rows, starts[1:]), np.split(self.groups, starts[1:]), strict=True)
-        return [WorkPart(int(number), rows, groups) for number, rows, groups in parts]
+        ends = np.flatnonzero(np.diff(numbers)) + 1
+        parts = zip(*(np.split(values, ends) for values in (numbers, self.rows, self.groups)), strict=True)
+        return [WorkPart(int(number[0]), rows, groups) for number, rows, groups in parts]
 
     def _narrated(self, shard: WorkPart) -> list[tuple[str, str]]:
         column = {"key": pl.String, self.options.narration: pl.String}
@@ -233,9 +236,9 @@ class Counting:
         shards = self._shards()
         digest = self._digest(shards)
         done, saved = self._load(digest), time.monotonic()
-        left = shards[done:]
-        with progress("words", sum(len(shard.rows) for shard in left), "clips") as advance:
-            for values in results(self.options, reader, reader(self.options), left, advance):
+        remaining = shards[done:]
+        with progress("words", sum(len(shard.rows) for shard in remaining), "clips") as advance:
+            for values in results(self.options, reader, reader(self.options), remaining, advance):
                 self._add(shards[done], values)
                 done += 1
                 if time.monotonic() - saved > SAVE_EVERY and done < len(shards):
@@ -245,37 +248,27 @@ class Counting:
     def _load(self, digest: str) -> int:
         """Read the sums that a killed pass left; return the number of their shards. 0: there are none of this data."""
         from safetensors import SafetensorError
-        from safetensors.numpy import load
 
         path = self.folder / FILE
         if not path.exists():
             return 0
         try:
-            data = place(path).read_whole(_MOST_BYTES)
-            if not is_sealed(data):
-                raise ValueError("its checksum differs")
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            about, arrays = json.loads(header["__metadata__"]["about"]), load(data)
+            about, arrays = read_arrays(path, _MOST_BYTES)
             if about["digest"] != digest:
                 raise ValueError("it is of other clips, texts or options")
-            for place_of, sums in enumerate(self.sums):
-                for name, mine in sums._asdict().items():
-                    if (saved := arrays[f"{place_of}.{name}"]).shape != mine.shape:
-                        raise ValueError(f"{name} is {list(saved.shape)}, not {list(mine.shape)}")
-                    np.copyto(mine, saved, casting="no")
+            for group, sums in enumerate(self.sums):
+                for name, array in sums._asdict().items():
+                    np.copyto(array, arrays[f"{group}.{name}"].reshape(array.shape), casting="no")
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise StepDiffError(f"{path}: {error}; remove it, and the next run reads all clips") from error
         say(f"{self.folder}: continues after {about['shards']} shards")
         return int(about["shards"])
 
     def _save(self, digest: str, done: int) -> None:
-        from safetensors.numpy import save
-
         arrays = {
             f"{group}.{name}": array for group, sums in enumerate(self.sums) for name, array in sums._asdict().items()
         }
-        about = json.dumps({"digest": digest, "shards": done, "seal": BLANK})  # one field: several come in any order
-        write_pieces(self.folder / FILE, sealed_pieces(save(arrays, {"about": about})))
+        write_arrays(self.folder / FILE, {"digest": digest, "shards": done}, arrays)
 
     def forget(self) -> None:
         """Remove the saved sums, once the head is written."""
@@ -370,14 +363,14 @@ def fitted(counting: Counting, began: float) -> WordHead:
     *folds, val = counting.sums
     train = total(folds)
     of_categories = {term for shares in wording.categories.values() for term in shares}
-    asked = np.array([term in of_categories for term in wording.terms])
+    of_category = np.array([term in of_categories for term in wording.terms])
     sizes = counting.features.sizes
-    ridge, chosen_on = _ridge(folds, val, asked, sizes)
+    ridge, chosen_on = _ridge(counting.sums, of_category, sizes)
     models = [model for part in (train, *without_each(folds)) for model in fit(part, [ridge], sizes)]
     calibration = calibrate(models[1:], folds)
     visible = np.flatnonzero(calibration.distance >= options.least_distance)
-    if not asked[visible].any():
-        best = sorted(np.flatnonzero(asked), key=lambda place: -calibration.distance[place])[:3]
+    if not of_category[visible].any():
+        best = sorted(np.flatnonzero(of_category), key=lambda place: -calibration.distance[place])[:3]
         nearest = ", ".join(
             f"{wording.terms[place]} ({calibration.distance[place]:.2f}, in {train.y[place]:.0f} clips)"
             for place in best
@@ -406,9 +399,9 @@ def fitted(counting: Counting, began: float) -> WordHead:
         Path(options.out),
         about,
         terms,
-        np.stack([model.weights[visible] for model in odds]).astype(np.float32).astype(np.float64),
-        np.stack([model.bias[visible] for model in odds]).astype(np.float32).astype(np.float64),
-        (errors / train.clips / calibration.variance)[visible].astype(np.float32).astype(np.float64),
+        as_stored(np.stack([model.weights[visible] for model in odds])),
+        as_stored(np.stack([model.bias[visible] for model in odds])),
+        as_stored((errors / train.clips / calibration.variance)[visible]),
         familiarity,
         narrated=frozenset(wording.narrated).intersection(terms),
         **{name: getattr(wording, name) for name in OF_ANSWERS},
@@ -421,22 +414,15 @@ def fitted(counting: Counting, began: float) -> WordHead:
 
 def _familiarity(counting: Counting, ridge: float) -> Familiarity:
     """Return the familiarity of the training clips; clips of split val give its limit, or else the left-out folds."""
-    *folds, val = counting.sums
-    named, tests = "split val", [(len(folds), total(folds))]
-    if not val.clips:
-        named, tests = "left-out folds", list(enumerate(without_each(folds)))
+    *folds, _ = counting.sums
+    named, tests = left_out(counting.sums)
     leverages = []
     for group, rest in tests:
         if len(rows := some_of(counting.rows[counting.groups == group])):
-            leverages.append(spread(rest, ridge).leverage(pooled(counting.features, rows)))
+            leverages.append(rest.spread(ridge).leverage(pooled(counting.features, rows)))
     rows, train = counting.rows[counting.groups < len(folds)], total(folds)
     steps = steps_of(counting.store.catalog("clips"), rows)
-    return Familiarity.learned(spread(train, ridge), len(rows), steps, np.concatenate(leverages), named)
-
-
-def spread(sums: Sums, ridge: float) -> Spread:
-    """Return the spread of the clips of `sums`."""
-    return Spread.of(float(sums.clips), sums.x, sums.xx, ridge)
+    return Familiarity.learned(train.spread(ridge), len(rows), steps, np.concatenate(leverages), named)
 
 
 def some_of(rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " m"]:
@@ -450,31 +436,34 @@ def steps_of(catalog: Catalog, rows: Int64[np.ndarray, " n"]) -> dict[str, int]:
     return dict(steps.value_counts().iter_rows())
 
 
+def left_out(sums: Sequence[Sums]) -> tuple[str, Iterator[tuple[int, Sums]]]:
+    """Return the name of the clips on which values are chosen, and for each group of them the sums over the other
+    training clips. sums: of each fold, and of split val."""
+    *folds, val = sums
+    return (VAL, iter([(len(folds), total(folds))])) if val.clips else (FOLDS, enumerate(without_each(folds)))
+
+
 def without_each(folds: Sequence[Sums]) -> Iterator[Sums]:
     """Yield the sums without each fold."""
     return (total([other for other in folds if other is not fold]) for fold in folds)
 
 
-def _ridge(folds: Sequence[Sums], val: Sums, asked: Bool[np.ndarray, " V"], sizes: Sequence[int]) -> tuple[float, str]:
+def _ridge(sums: Sequence[Sums], of_category: Bool[np.ndarray, " V"], sizes: Sequence[int]) -> tuple[float, str]:
     """Return the penalty with the least squared error, and the name of the clips that it is measured on.
 
     The error of a term is relative to that of its mean, and a term that cannot be predicted counts as its mean: most
     words cannot be seen, and all of them would choose the largest penalty.
     """
-    if val.clips:
-        tests, name = [val], "split val"
-        rests = iter([total(folds)])
-    else:
+    name, tests = left_out(sums)
+    if name == FOLDS:
         say("no clip of split val: the ridge is chosen by the error on training clips, each fold left out once")
-        tests, name = list(folds), "left-out folds"
-        rests = without_each(folds)
-    errors, of_means = np.zeros((len(RIDGES), len(asked))), np.zeros(len(asked))
-    for test, rest in zip(tests, rests, strict=True):
+    errors, of_means = np.zeros((len(RIDGES), len(of_category))), np.zeros(len(of_category))
+    for group, rest in tests:
         means = Fit(np.zeros_like(rest.xy), rest.y / rest.clips)
-        of_means += squared_errors(means, test)
-        errors += [squared_errors(model, test) for model in fit(rest, RIDGES, sizes)]
-    known = asked & (of_means > 0)
-    explained = np.maximum(1 - errors[:, known] / of_means[known], 0).sum(axis=1)
+        of_means += squared_errors(means, sums[group])
+        errors += [squared_errors(model, sums[group]) for model in fit(rest, RIDGES, sizes)]
+    predictable = of_category & (of_means > 0)
+    explained = np.maximum(1 - errors[:, predictable] / of_means[predictable], 0).sum(axis=1)
     return RIDGES[int(np.argmax(explained))], name
 
 
@@ -485,12 +474,16 @@ def declines(head: WordHead, features: Pooled, rows: Sequence[DiffRank], source:
     A category whose pairs all agree, or none, gets the distance of all pairs. That of the main action is None if the
     head has no words of it, or all pairs are of one step, or none. source: the file of the rows.
     """
-    evidence = evidence_of(head, features, list(dict.fromkeys(clip for row in rows for clip in clips_of(row))))
-    scored = [
-        (row.category, head.distance(evidence[row.reference], evidence[target], row.category), score == HIGHEST_SCORE)
+    evidence = evidence_of(head, features, clips_in(map(clips_of, rows)))
+    pairs = [
+        (row.category, evidence[row.reference], evidence[target], score)
         for row in rows
-        if row.category in head.known_categories
         for target, score in zip(row.targets, row.scores, strict=True)
+    ]
+    scored = [
+        (category, head.distance(one, other, category), score == HIGHEST_SCORE)
+        for category, one, other, score in pairs
+        if category in head.known_categories
     ]
     if len({agree for *_, agree in scored}) < 2:
         raise StepDiffError(
@@ -502,13 +495,11 @@ def declines(head: WordHead, features: Pooled, rows: Sequence[DiffRank], source:
         of_category = [(distance, agree) for name, distance, agree in scored if name == category]
         below[category] = _threshold(of_category) if len({agree for _, agree in of_category}) == 2 else of_all
         right += [(agree, (distance < below[category]) == agree) for distance, agree in of_category]
-    actions = [
-        (head.distance(evidence[row.reference], evidence[target], MAIN_ACTION), score > 0)
-        for row in rows
-        if MAIN_ACTION in head.known_categories
-        for target, score in zip(row.targets, row.scores, strict=True)
-    ]
-    other_action = _threshold(actions) if len({same for _, same in actions}) == 2 else None
+    other_action = None
+    if MAIN_ACTION in head.known_categories and len({score > 0 for *_, score in pairs}) == 2:
+        other_action = _threshold(
+            [(head.distance(one, other, MAIN_ACTION), score > 0) for _, one, other, score in pairs]
+        )
     shares = [np.mean([correct for agree, correct in right if agree == each]) for each in (True, False)]
     accuracy = round(float(np.mean(shares)), 4)
     return {"below": below, "other_action": other_action, "balanced_accuracy": accuracy, "rows": len(scored)}
@@ -532,8 +523,8 @@ def evidence_of(head: WordHead, features: Pooled, clips: Sequence[str]) -> dict[
 
 def training_videos(catalog: Clips, clips: Sequence[str]) -> dict[str, str]:
     """Return the video of each clip of split train."""
-    known = of_keys(catalog, clips, dict.fromkeys(("key", "split", "video"), pl.String))
-    return dict(known.filter(pl.col("split") == "train").select("key", pl.coalesce(VIDEO, "key")).iter_rows())
+    rows = of_keys(catalog, clips, dict.fromkeys(("key", "split", "video"), pl.String))
+    return dict(rows.filter(pl.col("split") == "train").select("key", pl.coalesce(VIDEO, "key")).iter_rows())
 
 
 def keep_lineage(counting: Counting) -> None:
@@ -610,6 +601,6 @@ def learn_familiarity(features: Pooled, parts: Iterable[Integer[np.ndarray, " _"
     parts_of = [np.flatnonzero(videos % PLAIN_FOLDS == fold) for fold in range(min(PLAIN_FOLDS, videos.max() + 1))]
     folds = [Sums.of(values[places], sparse.csr_matrix((len(places), 0))) for places in parts_of]
     tests = zip(without_each(folds), parts_of, strict=True)
-    leverages = np.concatenate([spread(rest, PLAIN_RIDGE).leverage(values[places]) for rest, places in tests])
+    leverages = np.concatenate([rest.spread(PLAIN_RIDGE).leverage(values[places]) for rest, places in tests])
     steps = steps_of(catalog, every)
-    return Familiarity.learned(spread(total(folds), PLAIN_RIDGE), len(every), steps, leverages, "left-out folds")
+    return Familiarity.learned(total(folds).spread(PLAIN_RIDGE), len(every), steps, leverages, FOLDS)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from pydantic import BaseModel, Field, FiniteFloat
 
 from heads.evidence import FILE
@@ -318,10 +318,10 @@ class WordHead:
         """Places of the terms of each category, and their weights, which sum to 1."""
         places = {}
         for category, shares in self.categories.items():
-            known = {self.columns[term]: share for term, share in shares.items() if term in self.columns}
-            if known:
-                weights = np.array(list(known.values()))
-                places[category] = np.array(list(known)), weights / weights.sum()
+            share_of = {self.columns[term]: share for term, share in shares.items() if term in self.columns}
+            if share_of:
+                weights = np.array(list(share_of.values()))
+                places[category] = np.array(list(share_of)), weights / weights.sum()
         return places
 
     @property
@@ -332,21 +332,17 @@ class WordHead:
     def of_category(self, category: str) -> Terms:
         """Return the places of a category's terms and their weights, which sum to 1. StepDiffError: it has none."""
         if category not in self._of_category:
-            known = ", ".join(self._of_category) or "none"
+            categories = ", ".join(self._of_category) or "none"
             raise StepDiffError(
                 f"{self.folder}: no word of category {category!r} has evidence; the categories of its paired questions "
-                f"are {known}; leave such rows out with --subset"
+                f"are {categories}; leave such rows out with --subset"
             )
         return self._of_category[category]
-
-    @cached_property
-    def _is_narrated(self) -> Bool[np.ndarray, " T"]:
-        return np.array([term in self.narrated for term in self.terms])
 
     def nameable(self, category: str) -> Terms:
         """Return what `of_category` does, of the terms that narrations have, if there are such."""
         places, weights = self.of_category(category)
-        narrated = self._is_narrated[places]
+        narrated = np.array([self.terms[place] in self.narrated for place in places])
         if not narrated.any():
             return places, weights
         return places[narrated], weights[narrated] / weights[narrated].sum()
@@ -357,18 +353,15 @@ class WordHead:
 
         Clips of different actions are 2 * MOST further apart in every category.
         """
-        far = 2 * MOST if self._differ_in_action(one, other) else 0.0
-        return self._distance(one, other, category) + far
+        least = (self.about["declines"] or {}).get("other_action")
+        far = False
+        if least is not None and MAIN_ACTION in self._of_category:
+            far = self._distance(one, other, MAIN_ACTION) >= float(least)
+        return self._distance(one, other, category) + 2 * MOST * far
 
     def margin(self, one: Evidence, other: Evidence, category: str) -> float:
         """Return how much further apart two clips are in a category than clips that agree; below 0 nothing differs."""
         return self.distance(one, other, category) - self.declines_below.get(category, 0.0)
-
-    def _differ_in_action(self, one: Evidence, other: Evidence) -> bool:
-        least = (self.about["declines"] or {}).get("other_action")
-        if least is None or MAIN_ACTION not in self._of_category:
-            return False
-        return self._distance(one, other, MAIN_ACTION) >= float(least)
 
     def _distance(self, one: Evidence, other: Evidence, category: str) -> float:
         places, weights = self.nameable(category)

@@ -122,7 +122,7 @@ class Occurrence:
         return {f"video {self.video}"} | context | {f"video {self.video} {name}" for name in context}
 
     def side(self, weights: Mapping[str, float]) -> float:
-        """Return the video that it is about, from -1 (surely Video 1) to 1 (surely Video 2). weights: `learn_sides`."""
+        """Return the video that it is about, from -1 (surely Video 1) to 1 (surely Video 2). weights: Wording.sides."""
         side = weights.get("", 0.0) + sum(weights.get(name, 0.0) for name in sorted(self.features()))
         return float(np.clip(_SLOPE * side, -1, 1))
 
@@ -192,15 +192,10 @@ def pieces(text: str, terms: Collection[str]) -> list[tuple[str, str]]:
     return [(part, term) for part, term in [*parts, (text[end:], "")] if part]
 
 
-def learn_sides(examples: Sequence[Occurrence], labels: Sequence[float]) -> dict[str, float]:
-    """Return the weight of each feature of an occurrence, "" is the constant. labels: 1 for Video 2, -1 for Video 1."""
-    return _regression([one.features() for one in examples], labels)
-
-
-def _regression(rows: Sequence[set[str]], labels: Sequence[float]) -> dict[str, float]:
+def regression(rows: Sequence[set[str]], labels: Sequence[float]) -> dict[str, float]:
     """Fit a ridge regression; return the weight of each feature, "" is the constant."""
     counts = Counter(feature for row in rows for feature in row)
-    features = ["", *(feature for feature, count in counts.items() if count >= _LEAST)]
+    features = ["", *sorted(feature for feature, count in counts.items() if count >= _LEAST)]  # the same in any process
     columns = {feature: place for place, feature in enumerate(features)}
     cells = [(row, columns[name]) for row, names in enumerate(rows) for name in ("", *sorted(names)) if name in columns]
     at = tuple(np.array(cells, int).reshape(-1, 2).T)
@@ -278,25 +273,24 @@ def learn(
     for text in islice(texts, CLIPS):
         counts.update(terms_of(text))
         clips += 1
-    said = Counter[str]()
-    for _, question, answer, _ in _asked(pairs):
-        said.update(terms_of(question if answer in VIDEOS else answer))
-    often = {term for term, count in (counts | said).items() if count >= least}
-    often -= {term for term in often if counts[term] > _MOST_COMMON * clips}
-    terms = sorted(often, key=lambda term: (-counts[term] - said[term], term))[:most]
+    answered, questions = Counter[str](), list(_asked(pairs))
+    for _, question, answer, _ in questions:
+        answered.update(terms_of(question if answer in VIDEOS else answer))
+    most_common = _MOST_COMMON * clips
+    often = [term for term, count in (counts | answered).items() if count >= least and counts[term] <= most_common]
+    terms = sorted(often, key=lambda term: (-counts[term] - answered[term], term))[:most]
     if not terms:
         raise StepDiffError(
             f"no word is in {least} narrations of training clips or in {least} answers: give more clips, or a smaller "
             "--least"
         )
     narrated = {term for term in terms if counts[term] >= least}
-    asked = list(_asked(pairs))
-    errors, answers = _follow(asked, of_clip, narrated)
+    errors, answers = _follow(questions, of_clip, narrated)
     followed = tuple(sorted(term for term in narrated if errors[term] > _FOLLOWS))
     examples, labels = [], []
     texts_of: list[set[str]] = []
     in_both: list[float] = []
-    for pair, question, answer, _ in asked:
+    for pair, question, answer, _ in questions:
         if answer not in VIDEOS:
             reference, candidate = (terms_of(of_clip.get(clip, "")) for clip in (pair.reference, pair.candidate))
             words = _words_of(question, answer, narrated)
@@ -308,12 +302,12 @@ def learn(
                 if narrations:
                     texts_of.append(words)
                     in_both.append(narrations - 1.0)
-    sides = learn_sides(examples, labels) if examples else LAST_MENTIONED
+    sides = regression([one.features() for one in examples], labels) if examples else LAST_MENTIONED
     usual = sum(in_both) / max(len(in_both), 1)
-    both = _regression(texts_of, [share - usual for share in in_both]) if texts_of else {}
+    both = regression(texts_of, [share - usual for share in in_both]) if texts_of else {}
     if not examples:
         say(f"no answer names {some(followed)} of exactly one clip" if followed else _too_few(errors, answers))
-    sentences, categories = _sentences(asked, both, narrated), _categories(asked, set(terms))
+    sentences, categories = _sentences(questions, both, narrated), _categories(questions, set(terms))
     return Wording(tuple(terms), tuple(sorted(narrated)), followed, sides, both, sentences, categories)
 
 
@@ -351,20 +345,20 @@ def _asked(pairs: Iterable[PairQuestions]) -> Iterator[_Asked]:
                 yield pair, turn.question, turn.answer, turn.about
 
 
-def _follow(asked: Sequence[_Asked], of_clip: Mapping[str, str], terms: set[str]) -> tuple[dict[str, float], int]:
+def _follow(questions: Sequence[_Asked], of_clip: Mapping[str, str], terms: set[str]) -> tuple[dict[str, float], int]:
     """Return by how many standard errors answers have each term more often if the narration of exactly one clip has it
     (a z-test), and the number of answers."""
     one, both, said_of_one, said_of_none, answers = Counter[str](), Counter[str](), Counter[str](), Counter[str](), 0
-    for pair, _, answer, _ in asked:
+    for pair, _, answer, _ in questions:
         if answer in VIDEOS or not {pair.reference, pair.candidate} <= of_clip.keys():
             continue
         answers += 1
         reference, candidate = (terms_of(of_clip[clip]) & terms for clip in (pair.reference, pair.candidate))
-        said = terms_of(answer) & terms
+        answered = terms_of(answer) & terms
         one.update(reference ^ candidate)
         both.update(reference & candidate)
-        said_of_one.update(said & (reference ^ candidate))
-        said_of_none.update(said - reference - candidate)
+        said_of_one.update(answered & (reference ^ candidate))
+        said_of_none.update(answered - reference - candidate)
     errors: dict[str, float] = {}
     for term in terms:
         none = answers - one[term] - both[term]
@@ -378,11 +372,13 @@ def _follow(asked: Sequence[_Asked], of_clip: Mapping[str, str], terms: set[str]
     return errors, answers
 
 
-def _sentences(asked: Sequence[_Asked], both: Mapping[str, float], narrated: Collection[str]) -> dict[str, list[str]]:
+def _sentences(
+    questions: Sequence[_Asked], both: Mapping[str, float], narrated: Collection[str]
+) -> dict[str, list[str]]:
     """Return category -> the first SENTENCES that its answers say of Video 2 alone, with a narrated term: what follows
     "in Video 2," up to the end of the answer."""
     of_category = defaultdict[str, dict[str, None]](dict)
-    for _, question, answer, category in asked:
+    for _, question, answer, category in questions:
         sentences = of_category[category]
         match = _OF_SECOND.search(answer)
         if match and category and len(sentences) < SENTENCES and not is_about_both(both, question, answer, narrated):
@@ -393,10 +389,10 @@ def _sentences(asked: Sequence[_Asked], both: Mapping[str, float], narrated: Col
     return {category: list(sentences) for category, sentences in sorted(of_category.items()) if sentences}
 
 
-def _categories(asked: Sequence[_Asked], terms: set[str]) -> dict[str, dict[str, float]]:
+def _categories(questions: Sequence[_Asked], terms: set[str]) -> dict[str, dict[str, float]]:
     """Return category -> term -> share of its answers that have the term, for the terms that belong to it."""
     answers, counts = Counter[str](), defaultdict[str, Counter[str]](Counter)
-    for _, question, answer, category in asked:
+    for _, question, answer, category in questions:
         if category:
             answers[category] += 1
             counts[category].update(terms_of(question if answer in VIDEOS else answer) & terms)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from heads.data.packing import Chat
 from heads.models.packed_attention import NAME, PackedLayout, may_see, register
-from heads.training.recipe import Lora
+from heads.training.recipe import Lora, VideoLMRecipe
 from stepdiff_core.errors import StepDiffError, first_line
 from stepdiff_core.streams import torch_seed
 from stepdiff_core.weights import resolve
@@ -216,12 +216,14 @@ class LanguageModel(nn.Module):
             if "lora_" in name:
                 parameter.data = parameter.data.float()
 
-    def train_all(self) -> None:
-        """Train every weight."""
-        self.model.requires_grad_(True)
-
-    def recompute_layers(self) -> None:
-        """Use gradient checkpointing: keep each layer's input, and recompute the layer in the backward pass."""
+    def train_as(self, recipe: VideoLMRecipe, seed: int) -> None:
+        """Train what a recipe trains: nothing, LoRA or every weight, with or without gradient checkpointing."""
+        if recipe.lora is not None:
+            self.add_lora(recipe.lora, seed)
+        if recipe.full:
+            self.model.requires_grad_(True)
+        if not recipe.gradient_checkpointing:
+            return
         self.recomputed = decoder_layers(self.model)
         if not self.recomputed:
             raise StepDiffError(

@@ -130,15 +130,15 @@ def packed_attention(
     grouped = query.unflatten(1, (-1, group)), key[:, :, None], value[:, :, None]
     flat = [x[0].permute(2, 1, 0, 3) for x in grouped]
     for block in layout.blocks:
-        own, own_key, own_value = (
+        block_query, block_key, block_value = (
             x.index_select(0, block.places.flatten()).unflatten(0, block.places.shape).flatten(1, 2).transpose(1, 2)
             for x in flat
         )
         keys, values = (
             torch.cat([prefix.index_select(0, block.rows), x], dim=2)
-            for prefix, x in ((first_key, own_key), (first_value, own_value))
+            for prefix, x in ((first_key, block_key), (first_value, block_value))
         )
-        seen = attend(own, keys, values, block.may_see.repeat_interleave(group, dim=0), scaling, layout.fused)
+        seen = attend(block_query, keys, values, block.may_see.repeat_interleave(group, dim=0), scaling, layout.fused)
         parts.append(seen.transpose(1, 2).unflatten(1, (-1, group)).transpose(2, 3).flatten(0, 1).flatten(1, 2))
     return torch.cat(parts).index_select(0, layout.order)[None], None
 

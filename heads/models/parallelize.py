@@ -43,7 +43,7 @@ def load_divided(name: str, mesh: Any, device: str, frozen: torch.dtype, full: b
     empty.model._is_fsdp_managed_module = True  # generate(): no process stops while another one writes
     loaded = LanguageModel(empty.model, empty.chat)
     if full:
-        loaded.train_all()
+        loaded.model.requires_grad_(True)
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=frozen == torch.bfloat16):
         with torch.no_grad():  # what a first use in inference mode makes could never train
             empty.model.base_model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device))
@@ -92,8 +92,9 @@ class _OnMeta:
         self.model.tie_weights()  # on the meta device each use got a tensor of its own
         if (self.folder / "generation_config.json").exists():
             self.model.generation_config = GenerationConfig.from_pretrained(self.folder)
-        linear = {id(own) for layer in layers(self.model) for own in matrices_of(layer)}
-        self.precision = {key: frozen if id(own) in linear else rest for key, own in self.model.named_parameters()}
+        linear = {id(weight) for layer in layers(self.model) for weight in matrices_of(layer)}
+        named = self.model.named_parameters()
+        self.precision = {key: frozen if id(weight) in linear else rest for key, weight in named}
 
     def fill(self) -> None:
         """Read this process's share of each weight."""
@@ -124,7 +125,7 @@ def matrices_of(layer: nn.Module) -> Iterator[nn.Parameter]:
 
 def divided_matrices(model: Any) -> set[int]:
     """Return the id() of the weights that `divide_layers` divides: the matrices of the decoder layers."""
-    return {id(own) for layer in layers(model) for own in matrices_of(layer) if own.ndim > 1}
+    return {id(weight) for layer in layers(model) for weight in matrices_of(layer) if weight.ndim > 1}
 
 
 def divide_layers(model: Any, mesh: Any) -> None:
@@ -133,7 +134,7 @@ def divide_layers(model: Any, mesh: Any) -> None:
 
     every = layers(model)
     divided = divided_matrices(model)
-    whole = {own for own in model.parameters() if id(own) not in divided}
+    whole = {weight for weight in model.parameters() if id(weight) not in divided}
     for layer in every:
         fully_shard(layer, mesh=mesh, ignored_params=whole)
         layer.set_gradient_divide_factor(1.0)  # type: ignore[operator]

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -114,10 +114,10 @@ def configuration(name: str) -> tuple[Any, str]:
     on this machine and no published figures are known, or transformers does not know the model."""
     from transformers import AutoConfig
 
-    known = name in registry.NAMES or Path(name).expanduser().exists()
+    is_here = name in registry.NAMES or Path(name).expanduser().exists()
     try:
         config = AutoConfig.from_pretrained(
-            resolve(name) if known else name, local_files_only=True, trust_remote_code=False
+            resolve(name) if is_here else name, local_files_only=True, trust_remote_code=False
         )
     except OSError as error:
         if name not in KNOWN:
@@ -149,12 +149,7 @@ def language_model(config: Any, recipe: VideoLMRecipe, dtype: torch.dtype) -> La
         lm = LanguageModel(model, Chat.__new__(Chat))  # without a tokenizer: nothing is packed
         if not (lm.packs and model._supports_attention_backend and decoder_layers(model)):
             raise StepDiffError(f"a plan of a {config.model_type} model is not known; train a step")
-        if recipe.lora is not None:
-            lm.add_lora(recipe.lora, seed=0)
-        if recipe.full:
-            lm.train_all()
-        if recipe.gradient_checkpointing:
-            lm.recompute_layers()
+        lm.train_as(recipe, seed=0)
     packed_attention.register()
     model.set_attn_implementation(packed_attention.NAME)
     return lm
@@ -164,25 +159,24 @@ def weights(lm: LanguageModel, head: nn.Module, scaling: Scaling) -> Weights:
     """Return the weights of a model."""
     layers, workers = decoder_layers(lm.model), scaling.workers
     inside = divided_matrices(lm.model) if scaling.fsdp else set[int]()
-    frozen = trained = copies = 0
-    frozen_bytes = trained_bytes = 0.0
+    copies, numbers, nbytes = 0, [0, 0], [0.0, 0.0]  # of frozen and of trained weights
     for name, weight in [*head.named_parameters(), *lm.model.named_parameters()]:
-        count, item, trains = weight.numel(), weight.element_size(), weight.requires_grad
+        count, trains = weight.numel(), weight.requires_grad
         divided = id(weight) in inside and "lora_" not in name  # LoRA is added to divided layers, whole
         share = math.ceil(weight.shape[0] / workers) * (count // weight.shape[0]) if divided else count
-        trained, frozen = trained + trains * count, frozen + (not trains) * count
         copies += trains * (not divided) * count
-        trained_bytes += trains * share * item
-        frozen_bytes += (not trains) * share * item
+        numbers[trains] += count
+        nbytes[trains] += share * weight.element_size()
+    frozen, trained = nbytes
     each = [sum(p.numel() * p.element_size() for p in layer.parameters()) for layer in layers]
     memory = Memory(
-        frozen=frozen_bytes,
-        trained=trained_bytes,
-        gradients=trained_bytes + (FLOAT * copies if workers > 1 else 0),
-        optimizer=2 * trained_bytes,
+        frozen=frozen,
+        trained=trained,
+        gradients=trained + (FLOAT * copies if workers > 1 else 0),
+        optimizer=2 * trained,
         gathered=float(GATHERED * max(each)) if scaling.fsdp else 0.0,
     )
-    return Weights(frozen, trained, float(sum(each)), copies, memory)
+    return Weights(numbers[False], numbers[True], float(sum(each)), copies, memory)
 
 
 @dataclass(frozen=True)
@@ -238,8 +232,7 @@ def count(prompt: str) -> int:
     return math.ceil(len(prompt.replace("{video}", "").split()) * TOKENS_PER_WORD)
 
 
-@dataclass(frozen=True)
-class StepCost:
+class StepCost(NamedTuple):
     """A batch forward and backward, in one process."""
 
     activations: int
@@ -266,12 +259,11 @@ def steps(
             return three
         del stack[2:]
         two = {rows: step(lm, head, rows, clip, products) for rows in three}
-    more, whole = len(layers) - 3, {}
-    for rows, of_three in three.items():
-        of_two = two[rows]
-        each = of_three.activations - of_two.activations, of_three.operations - of_two.operations
-        whole[rows] = StepCost(of_three.activations + more * each[0], of_three.operations + more * each[1])
-    return whole
+    more = len(layers) - 3
+    return {
+        rows: StepCost(*(cost + more * (cost - less) for cost, less in zip(of_three, two[rows], strict=True)))
+        for rows, of_three in three.items()
+    }
 
 
 def step(

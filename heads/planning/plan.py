@@ -15,7 +15,7 @@ from heads.data.hold_out import read_test_clips, test_path
 from heads.models.video_lm import Projector
 from heads.planning import needs
 from heads.planning.needs import Memory, batch, received, steps, weights
-from heads.training.recipe import TrainingPlanOptions, TrainOptions, VideoLMRecipe
+from heads.training.recipe import TrainingPlanOptions, TrainOptions
 from stepdiff_core.errors import StepDiffError
 from store import Feature, Store
 from store.format.layout import stored_features
@@ -43,7 +43,6 @@ CARDS = {
     "l40s": GpuCard(44 * GIB, 362 * TERA, 91.6 * TERA),
     "rtx4090": GpuCard(23.5 * GIB, 165 * TERA, 82.6 * TERA),
 }
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 RESERVE = 0.08
 """share of a card for the CUDA context, communication buffers and fragmentation"""
 
@@ -87,7 +86,7 @@ class TrainingPlan:
 
 
 def plan(options: TrainOptions, how: TrainingPlanOptions) -> TrainingPlan:
-    """Return the plan of a recipe that was checked (heads.workers.fit.check).
+    """Return the plan of a recipe that was checked (heads.training.recipe.check_recipe).
 
     Raises:
         StepDiffError: a number is out of range; a test set that exists cannot be read; the card, the language model's
@@ -107,11 +106,6 @@ def plan(options: TrainOptions, how: TrainingPlanOptions) -> TrainingPlan:
             "--dry-run does not estimate a video_lm.public model, whose prompts depend on the clips; train a step"
         )
     read_test_clips([source for source in options.hold_out if Path(test_path(source)).exists()])
-    return _plan(options, recipe, how)
-
-
-def _plan(options: TrainOptions, recipe: VideoLMRecipe, how: TrainingPlanOptions) -> TrainingPlan:
-    """Build the recipe's model without memory, run its steps, and return the plan."""
     config, origin = needs.configuration(recipe.language_model)
     gpu, scaling, schedule = CARDS[how.card], options.scaling, recipe.schedule
     tokens, shape_of = clip_tokens(options, recipe.view)
@@ -122,10 +116,10 @@ def _plan(options: TrainOptions, recipe: VideoLMRecipe, how: TrainingPlanOptions
     largest = [batch(recipe, source, recipe.words) for source in recipe.sources]
     usual = [batch(recipe, source, how.mean_words or recipe.words) for source in recipe.sources]
     with torch.device("meta"):
-        lm = needs.language_model(config, recipe, PRECISIONS[frozen])
+        lm = needs.language_model(config, recipe, getattr(torch, frozen))
         head = Projector(recipe.projector, *clip, lm.width, 1.0)
     held = weights(lm, head, scaling)
-    measured = steps(lm, head, [*largest, *usual], clip, PRECISIONS[precision])
+    measured = steps(lm, head, [*largest, *usual], clip, getattr(torch, precision))
     activations = float(max(measured[rows].activations for rows in largest))
     memory = replace(held.memory, activations=activations, reserve=RESERVE * gpu.memory)
     work = sum(measured[rows].operations for rows in usual) / len(usual)
@@ -193,16 +187,8 @@ def lines(plan: TrainingPlan) -> Iterator[str]:
     step = f"{plan.samples:,.0f} samples, {plan.step_operations / TERA:,.1f} TFLOP"
     yield f"  step              {step}; at most {plan.batch_tokens:,} tokens in a batch"
     yield "  each of the processes, in GB:"
-    parts = {
-        "frozen weights": memory.frozen,
-        "trained weights": memory.trained,
-        "gradients": memory.gradients,
-        "optimiser state": memory.optimizer,
-        "gathered layers": memory.gathered,
-        "activations": memory.activations,
-        "reserve": memory.reserve,
-    }
-    for label, nbytes in parts.items():
+    labels = "frozen weights", "trained weights", "gradients", "optimiser state", "gathered layers", "activations"
+    for label, nbytes in zip((*labels, "reserve"), vars(memory).values(), strict=True):
         yield f"    {label:<16}{nbytes / GIGA:>8.2f}"
     yield f"    {'sum':<16}{memory.card / GIGA:>8.2f} of {plan.memory_limit / GIGA:.2f}"
     yield f"  received per step {plan.received / GIGA:,.2f} GB per process, {rate(plan.received)}"

@@ -19,7 +19,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -49,23 +50,6 @@ def trainable(module: nn.Module) -> dict[str, Tensor]:
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{index}.{name}": value.contiguous()
-        for index, state in optimizer.state_dict()["state"].items()
-        for name, value in state.items()
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Restore AdamW from its tensors, named `<number of the weight>.<name of the state>`."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        number, _, name = key.partition(".")
-        state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
 def optimized(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     """Return the optimiser's weights, in the order of their numbers."""
     return [weight for group in optimizer.param_groups for weight in group["params"]]
@@ -87,13 +71,14 @@ class Run:
 
     def reached(self) -> int:
         """Return the step of the latest checkpoint, 0 without one."""
-        latest = self.latest()
-        return 0 if latest is None else step_of(latest)
+        return max(map(step_of, self.checkpoints()), default=0)
 
     def check_made_by(self) -> None:
         """Compare recipe.yaml and lineage.json with SHA256SUMS. StepDiffError: one of them was changed."""
-        advice = "the weights were made with its earlier content: restore it from a copy, or train into a new folder"
         if (self.folder / SUMS).exists():
+            advice = (
+                "the weights were made with its earlier content: restore it from a copy, or train into a new folder"
+            )
             check_sums(self.folder, advice, MADE_BY)
 
     def write_made_by(self, recipe: str) -> None:
@@ -148,7 +133,9 @@ class Run:
         group: Group = ALONE,
     ) -> Path:
         """Write a checkpoint, in the first process of the group. StepDiffError: it cannot be written."""
-        weights, moments = group.whole(trainable(module)), group.whole(optimizer_tensors(optimizer))
+        state_of = optimizer.state_dict()["state"]
+        every = {f"{index}.{name}": value for index, of in state_of.items() for name, value in of.items()}
+        weights, moments = group.whole(trainable(module)), group.whole(every)
         return group.from_first(lambda: self._write(step, weights, moments, state))
 
     def _write(self, step: int, weights: dict[str, Tensor], moments: dict[str, Tensor], state: dict[str, Any]) -> Path:
@@ -178,53 +165,52 @@ class Run:
     ) -> dict[str, Any]:
         """Read a checkpoint into the module and the optimiser; return its state. The group's first process reads.
         StepDiffError: a damaged file, or the weights of another recipe."""
-        wanted = trainable(module)
+        weights = trainable(module)
         stored: dict[str, Tensor] = {}
         moments: dict[str, Tensor] = {}
 
         def read() -> tuple[dict[str, Any], list[str]]:
             _check(checkpoint)
             stored.update(_read_tensors(checkpoint / "head.safetensors"))
-            if odd := sorted(wanted.keys() ^ stored.keys()):
+            if odd := sorted(weights.keys() ^ stored.keys()):
                 raise StepDiffError(
                     f"{checkpoint}: made by another recipe ({len(odd)} weights differ, e.g. {odd[0]}); train into a "
                     "new folder"
                 )
-            _check_shapes(stored, wanted, checkpoint, "train into a new folder")
+            _check_shapes(stored, weights, checkpoint, "train into a new folder")
             if optimizer is not None:
                 moments.update(_read_tensors(checkpoint / "optimizer.safetensors"))
             return _read_state(checkpoint), sorted(moments)
 
         state, names = group.from_first(read)
-        for name in sorted(wanted):
-            group.fill(wanted[name], stored.get(name))
+        for name in sorted(weights):
+            group.fill(weights[name], stored.get(name))
         if optimizer is not None:
-            restored = moments
-            if group.size > 1:
-                weights = optimized(optimizer)
-                restored = {}
-                for name in names:
-                    number, _, kind = name.partition(".")
-                    restored[name] = torch.zeros(()) if kind == "step" else torch.zeros_like(weights[int(number)])
-                    group.fill(restored[name], moments.get(name))
-            restore_optimizer(optimizer, restored)
+            order, restored = optimized(optimizer), defaultdict[int, dict[str, Tensor]](dict)
+            for name in names:
+                number, _, kind = name.partition(".")
+                value = torch.zeros(()) if kind == "step" else torch.zeros_like(order[int(number)])
+                group.fill(value, moments.get(name))
+                restored[int(number)][kind] = value
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": restored, "param_groups": groups})
         return state
 
     def start(self, module: nn.Module) -> Path:
         """Copy the weights of the best checkpoint into the module and return it. StepDiffError: a damaged file, weights
         that the module does not train, or weights of another shape."""
         self.check_made_by()
-        checkpoint, wanted = self.best(), trainable(module)
+        checkpoint, weights = self.best(), trainable(module)
         _check(checkpoint)
         stored = _read_tensors(checkpoint / "head.safetensors")
-        if odd := sorted(stored.keys() - wanted.keys()):
+        if odd := sorted(stored.keys() - weights.keys()):
             raise StepDiffError(
                 f"{checkpoint}: holds {len(odd)} weights that this recipe does not train, e.g. {odd[0]}; give it the "
                 "lora, full and projector of that run"
             )
-        _check_shapes(stored, wanted, checkpoint, "give the recipe the projector and lora of that run")
+        _check_shapes(stored, weights, checkpoint, "give the recipe the projector and lora of that run")
         for name, value in stored.items():
-            ALONE.fill(wanted[name], value)
+            ALONE.fill(weights[name], value)
         return checkpoint
 
     def name_best(self, checkpoint: Path, step: int, score: float | None) -> None:
@@ -247,12 +233,12 @@ class Run:
                 shutil.rmtree(rest)
 
 
-def _check_shapes(stored: dict[str, Tensor], wanted: dict[str, Tensor], checkpoint: Path, advice: str) -> None:
-    """Raise StepDiffError if a tensor has a non-finite number, or not the shape of the wanted tensor of its name."""
+def _check_shapes(stored: dict[str, Tensor], weights: dict[str, Tensor], checkpoint: Path, advice: str) -> None:
+    """Raise StepDiffError if a tensor has a non-finite number, or not the shape of the weight of its name."""
     for name, value in stored.items():
-        shape, needed = tuple(value.shape), tuple(wanted[name].shape)
-        if shape != needed:
-            raise StepDiffError(f"{checkpoint}: {name} is {shape}, the recipe's is {needed}; {advice}")
+        shape, expected = tuple(value.shape), tuple(weights[name].shape)
+        if shape != expected:
+            raise StepDiffError(f"{checkpoint}: {name} is {shape}, the recipe's is {expected}; {advice}")
         if not value.isfinite().all():
             raise StepDiffError(f"{checkpoint}: {name} has numbers that are not finite; train into a new folder")
 

@@ -23,13 +23,13 @@ from torch.nn import functional
 
 from heads.data.clips import Features, ReadAhead, split_texts
 from heads.data.hold_out import HoldOut
-from heads.data.paired_qa import Order, PairQuestions, kind
+from heads.data.paired_qa import Order, PairQuestions, clips_in, kind
 from heads.data.texts import Texts
 from heads.methods.vlemb import VLEmb
 from heads.models.video_lm import Projector
 from heads.training.log import ReadCounts
 from heads.training.recipe import ContrastiveRecipe, PairsContrast
-from heads.training.validation import Division, HeldOutPairs, Validator
+from heads.training.validation import HeldOutPairs, Validator, divide
 from heads.workers.group import ALONE, Group
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.streams import generator, torch_seed
@@ -87,10 +87,8 @@ class PairContrast:
         """Select the pairs. StepDiffError: texts without features, or no pair of either kind."""
         self.options, self.clips, self.texts, self.seed, self.group = options, clips, texts, seed, group
         self.differing, self.judged = contrast_pairs(pairs, options.pairqa)
-        self.orders = (
-            Order(len(self.differing), seed, "contrastive order of differences"),
-            Order(len(self.judged), seed, "contrastive order of decisions"),
-        )
+        self.differences = Order(len(self.differing), seed, "contrastive order of differences")
+        self.decisions = Order(len(self.judged), seed, "contrastive order of decisions")
         keys = list(dict.fromkeys(text_key(text) for _, texts in self.differing for text in texts))
         lacking = int((~texts.has(keys)).sum())
         if lacking:
@@ -100,22 +98,17 @@ class PairContrast:
                 f"{texts.view.provenance.encoder} on the store"
             )
 
-    def pair_clips(self) -> list[str]:
-        """Return the clips of all its pairs, each once."""
-        return list(dict.fromkeys(clip for pair, _ in (*self.differing, *self.judged) for clip in pair))
-
     def batch(self, number: int, device: str) -> PairBatch:
         """Return this process's share of the batch of that number; one text is drawn for a pair with several."""
         rng = generator(self.seed, "contrastive texts", number)
-        size, (differences, decisions) = self.size, self.orders
-        differing = [self.differing[place] for place in differences.draw(size, number)]
-        judged = [self.judged[place] for place in decisions.draw(size, number)]
+        differing = [self.differing[place] for place in self.differences.draw(self.size, number)]
+        judged = [self.judged[place] for place in self.decisions.draw(self.size, number)]
         texts = [answers[rng.integers(len(answers))] for _, answers in differing]
-        share = self.group.share(size)
+        share = self.group.share(self.size)
         return PairBatch(
-            self._read([pair for pair, _ in differing[share]], device),
+            self._read(differing[share], device),
             self.texts.read([text_key(text) for text in texts[share]], device),
-            self._read([pair for pair, _ in judged[share]], device),
+            self._read(judged[share], device),
             torch.tensor([alike for _, alike in judged], device=device),
         )
 
@@ -124,8 +117,8 @@ class PairContrast:
         """Pairs of each kind in a batch."""
         return min(self.options.pairs, len(self.differing), len(self.judged))
 
-    def _read(self, pairs: list[Pair], device: str) -> Float32[Tensor, "P 2 N D"]:
-        return self.clips.read([clip for pair in pairs for clip in pair], device).unflatten(0, (-1, 2))
+    def _read(self, pairs: list[tuple[Pair, Any]], device: str) -> Float32[Tensor, "P 2 N D"]:
+        return self.clips.read([clip for pair, _ in pairs for clip in pair], device).unflatten(0, (-1, 2))
 
 
 BLOCK = 64  # clips or texts embedded at a time
@@ -187,6 +180,8 @@ def build(recipe: ContrastiveRecipe, store: Store, seed: int) -> ContrastiveHead
 
 
 class ContrastiveTask:
+    divides_rows = True
+
     def __init__(
         self,
         recipe: ContrastiveRecipe,
@@ -204,8 +199,7 @@ class ContrastiveTask:
         self.texts = Features(store, recipe.text_view, "embedding", "texts")
         self.catalog = catalog = store.catalog("clips")
         pairqa, validation = (None, None) if recipe.pairs is None else (recipe.pairs.pairqa, recipe.pairs.validation)
-        division = Division(pairqa, validation, hold_out, catalog, seed, self.features)
-        self.validator = division.validator
+        pairs, self.validator = divide(pairqa, validation, hold_out, catalog, seed, self.features)
         texts = partial(split_texts, catalog, recipe.text, self.features)
         self.train = Texts(hold_out.kept(texts("train"), "clips"))
         shared = isinstance(self.validator, HeldOutPairs)
@@ -225,31 +219,34 @@ class ContrastiveTask:
             contrast = partial(
                 PairContrast, recipe.pairs, clips=self.features, texts=self.texts, seed=seed, group=group
             )
-            self.pairs = contrast(division.pairs)
+            self.pairs = contrast(pairs)
             if isinstance(self.validator, HeldOutPairs):
                 self.held = contrast(self.validator.pairs)
+        rows = self.size if self.pairs is None else min(self.size, self.pairs.size)
+        if rows < group.size:
+            raise StepDiffError(
+                f"{group.size} workers divide the rows of a batch among themselves, and it has {rows}: give at most "
+                f"{rows} workers, or larger contrastive.clips and contrastive.pairs.pairs"
+            )
         self.module = build(recipe, store, seed).to(device)
         self.module.group = group
         self.ahead = ReadAhead(self.read, device)
 
     def trained_rows(self) -> list[np.ndarray]:
         """Return the rows of the clips that batches may hold, in parts."""
-        pairs = self.catalog.rows([] if self.pairs is None else self.pairs.pair_clips())
-        return [self.train.rows, pairs]
+        pairs = [] if self.pairs is None else [pair for pair, _ in (*self.pairs.differing, *self.pairs.judged)]
+        return [self.train.rows, self.catalog.rows(clips_in(pairs))]
 
     def groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.module.parameters())}]
 
-    def prepare(self, say: Callable[[str], None]) -> None:
-        say(f"{len(self.train)} (clip, text) pairs train, {len(self.val)} validate")
-        if self.pairs is not None:
-            if isinstance(self.validator, HeldOutPairs):
-                say(self.validator.line())
-            say(f"{len(self.pairs.differing)} pairs with a difference and {len(self.pairs.judged)} with YES or NO")
-
-    def own(self, batches: range) -> range:
-        """Return all batches of a step: each process computes its share of the rows."""
-        return batches
+    def prepare(self) -> list[str]:
+        lines = [f"{len(self.train)} (clip, text) pairs train, {len(self.val)} validate"]
+        if isinstance(self.validator, HeldOutPairs):
+            lines.append(str(self.validator))
+        if (pairs := self.pairs) is not None:
+            lines.append(f"{len(pairs.differing)} pairs with a difference and {len(pairs.judged)} with YES or NO")
+        return lines
 
     def read(self, batch: int) -> tuple[Tensor, Tensor, PairBatch | None]:
         """Return this process's share of a training batch on the device: clips, their texts, and pairs."""
@@ -295,7 +292,7 @@ class ContrastiveTask:
 
     def _vlemb(self, rows: Validator | HeldOutPairs) -> VLEmb:
         """Return VLEmb over the head's current embeddings of the clips and texts of validation rows."""
-        texts = dict.fromkeys(text_key(row.difference) for row in rows.choices)
+        texts = {text_key(row.difference): None for row in rows.choices}
         return VLEmb(self._embedded_clips(rows.clips()), self._embedded_texts(list(texts)))
 
     def _embedded_clips(self, keys: Sequence[str]) -> "Embedded":

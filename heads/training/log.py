@@ -32,7 +32,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
 
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.files import make_folder, write_bytes
@@ -59,22 +58,19 @@ def hook(name: str | None) -> Hook | None:
 
 @dataclass(frozen=True)
 class ReadCounts:
-    """What a task has read so far in this process; those of several processes add up."""
+    """What a task has read in a step; counts of several processes add up."""
 
-    samples: int = 0
+    samples: int | float = 0
     """clips, sequences, images or pairs"""
-    tokens: int = 0
+    tokens: int | float = 0
     """of the language model, without padding; 0: the task has none"""
-    clips: int = 0
+    clips: int | float = 0
     """clips whose features were read"""
-    waited: float = 0.0
+    waited: int | float = 0
     """seconds in which the step waited for a batch"""
 
     def __add__(self, other: "ReadCounts") -> "ReadCounts":
-        return ReadCounts(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
-
-    def __sub__(self, other: "ReadCounts") -> "ReadCounts":
-        return ReadCounts(*(a - b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+        return ReadCounts(*map(sum, zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
 def speed(done: ReadCounts, seconds: float) -> dict[str, float]:
@@ -107,13 +103,21 @@ class TrainingLog:
 
         StepDiffError: a damaged line, or metrics.jsonl cannot be written.
         """
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+
         make_folder(folder)
         self.folder, self.log_to = folder, log_to
         self.path, self.speed_path = folder / "metrics.jsonl", folder / "speed.jsonl"
         for path in (self.path, self.speed_path):
             records = [record for record in read_metrics(path) if record["step"] <= step]
             write_bytes(path, b"".join(map(_line, records)))
-        self.events = TensorBoardEvents(folder / "tensorboard", purge_step=step + 1)
+        now = time.time_ns()
+        name = f"events.out.tfevents.{now // 10**9:010d}.{socket.gethostname()}.{os.getpid()}.{now}"
+        make_folder(folder / "tensorboard")
+        self.events_path = folder / "tensorboard" / name
+        self._write_event(file_version="brain.Event:2")
+        # TensorBoard hides the events of this step and later ones in earlier files.
+        self._write_event(step=step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def step(self, step: int, figures: Mapping[str, float], speed: Mapping[str, float]) -> None:
         """Append the records of a step, from 1. figures: depend on recipe and data only; speed: on the machine."""
@@ -127,9 +131,21 @@ class TrainingLog:
         self._show(step, {name: value for name, value in values.items() if value is not None})
 
     def _show(self, step: int, values: dict[str, float]) -> None:
-        self.events.add(step, values)
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        shown = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._write_event(step=step, summary=Summary(value=shown))
         if self.log_to is not None:
             self.log_to(self.folder, step, values)
+
+    def _write_event(self, **event: Any) -> None:
+        """Append one record to the TensorBoard events, which is in the file when the call returns."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        record = io.BytesIO()
+        RecordWriter(record).write(Event(wall_time=time.time(), **event).SerializeToString())
+        append(self.events_path, record.getvalue())
 
 
 def append(path: Path, data: bytes) -> None:
@@ -137,35 +153,6 @@ def append(path: Path, data: bytes) -> None:
     with named_errors(path, len(data)), open(path, "ab", buffering=0) as file:
         while data:
             data = data[file.write(data) :]
-
-
-class TensorBoardEvents:
-    """One TensorBoard events file. A record is in the file when the call returns."""
-
-    def __init__(self, folder: Path, purge_step: int) -> None:
-        """purge_step: TensorBoard hides the events of this step and later ones in earlier files."""
-        from tensorboard.compat.proto.event_pb2 import SessionLog
-
-        make_folder(folder)
-        now = time.time_ns()
-        self.path = folder / f"events.out.tfevents.{now // 10**9:010d}.{socket.gethostname()}.{os.getpid()}.{now}"
-        self._write(file_version="brain.Event:2")
-        self._write(step=purge_step, session_log=SessionLog(status=SessionLog.START))
-
-    def add(self, step: int, values: dict[str, float]) -> None:
-        """Append one event with all values."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        shown = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._write(step=step, summary=Summary(value=shown))
-
-    def _write(self, **event: Any) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        record = io.BytesIO()
-        RecordWriter(record).write(Event(wall_time=time.time(), **event).SerializeToString())
-        append(self.path, record.getvalue())
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
@@ -221,7 +208,8 @@ def draw_curve(records: list[dict[str, Any]], path: Path, title: str) -> None:
         steps, values = np.array(losses).T
         axes[0].plot(steps, values, color=RAW, linewidth=0.9, label="loss of each step")
         if (window := len(values) // 20) > 1:
-            middles, means = running_mean(steps, values, window)
+            # The mean of steps too, so that the curve does not lag.
+            middles, means = (np.convolve(each, np.ones(window) / window, mode="valid") for each in (steps, values))
             # The white edge separates the mean from the raw line, which it does not cover.
             edge = [patheffects.Stroke(linewidth=3, foreground="white"), patheffects.Normal()]
             axes[0].plot(middles, means, color=COLOURS[0], linewidth=1.4, path_effects=edge, label=f"mean of {window}")
@@ -241,11 +229,3 @@ def draw_curve(records: list[dict[str, Any]], path: Path, title: str) -> None:
     figure.savefig(picture, format="png", dpi=120)
     pyplot.close(figure)
     write_bytes(path, picture.getvalue())
-
-
-def running_mean(
-    steps: Shaped[np.ndarray, " S"], values: Float[np.ndarray, " S"], window: int
-) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
-    """Return the mean of each `window` consecutive values and the mean of their steps, so that it does not lag."""
-    each = np.ones(window) / window
-    return np.convolve(steps, each, mode="valid"), np.convolve(values, each, mode="valid")

@@ -11,7 +11,6 @@ Guarantees
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -39,18 +38,18 @@ class TrainingTask(Protocol):
     defined), of which the largest "score" chooses the checkpoint, or none at all."""
 
     counts: ReadCounts
-    """what `loss` has read so far"""
+    """what `loss` has read since the loop set it"""
+    divides_rows: bool
+    """whether each process computes its rows of all batches of a step, not some of the batches"""
 
     @property
     def module(self) -> nn.Module: ...
 
-    def own(self, batches: range) -> range:
-        """Return which of a step's batches this process computes, whole or its rows of them."""
-        ...
-
     def groups(self) -> list[dict[str, Any]]: ...
 
-    def prepare(self, say: Callable[[str], None]) -> None: ...
+    def prepare(self) -> list[str]:
+        """Make a new run's weights ready; return lines about what trains."""
+        ...
 
     def loss(self, batch: int, following: int | None = None) -> Tensor:
         """Return the loss of a batch, and begin to read the `following` one."""
@@ -59,28 +58,11 @@ class TrainingTask(Protocol):
     def validate(self) -> dict[str, float | None]: ...
 
 
-def step_lines(name: str, total: int, done: int = 0) -> Callable[[int, float], None]:
-    """Return a function that receives (step, loss) and prints a line with rate and time left every few seconds."""
-    started, last = time.monotonic(), 0.0
-
-    def report(step: int, loss: float) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last < LINE_EVERY and step < total:
-            return
-        last = now
-        rate = (step - done) / max(now - started, 1e-9)
-        left = (total - step) / max(rate, 1e-9)
-        say(f"{name}: step {step}/{total}, loss {loss:.3f}, {rate:.2f} steps/s, {left:.0f} s left")
-
-    return report
-
-
 def rate_factor(schedule: Schedule, step: int) -> float:
     """Return the factor of the learning rates in step `step` (from 0): linear warm-up, cosine decay."""
     rising = min(1.0, (step + 1) / max(schedule.warmup, 1))
-    left = (schedule.steps - step) / max(schedule.decay * schedule.steps, 1e-9)
-    falling = 0.5 * (1 - math.cos(math.pi * min(1.0, left)))
+    remaining = (schedule.steps - step) / max(schedule.decay * schedule.steps, 1e-9)
+    falling = 0.5 * (1 - math.cos(math.pi * min(1.0, remaining)))
     return rising * falling
 
 
@@ -120,15 +102,9 @@ class _Training:
     """A run in progress: its state, and what the first process writes."""
 
     def __init__(
-        self,
-        task: TrainingTask,
-        schedule: Schedule,
-        folder: Path,
-        seed: int,
-        group: Group,
-        log_to: Hook | None,
+        self, task: TrainingTask, schedule: Schedule, folder: Path, seed: int, group: Group, log_to: Hook | None
     ) -> None:
-        self.task, self.schedule, self.name, self.seed, self.group = task, schedule, folder.name, seed, group
+        self.task, self.schedule, self.seed, self.group, self.log_to = task, schedule, seed, group, log_to
         self.kept = Run(folder)
         self.optimizer = torch.optim.AdamW(
             task.groups(),
@@ -138,42 +114,38 @@ class _Training:
         )
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.state: dict[str, Any] = {"step": 0, "best_score": None, "best_step": None}
-        self.log_to = log_to
-        self.logs: list[TrainingLog] = []
-        """the log, in the first process"""
+        self.log: TrainingLog | None = None
+        """in the first process"""
+        self.begun = self.reported = 0.0
+        """times of the first step, and of the last line about one"""
+        self.resumed = 0
 
     def run(self) -> dict[str, Any]:
-        schedule = self.schedule
-        self._begin()
-        report = step_lines(self.name, schedule.steps, self.state["step"])
-        while self.state["step"] < schedule.steps:
-            total = self._step()
-            step = self.state["step"]
-            if self.group.first:
-                report(step, total)
-            if self._validates(step):
-                self._validate()
-            elif schedule.save_every and step % schedule.save_every == 0:
-                self.kept.save(step, self.task.module, self.optimizer, self.state, self.group)
-                self.group.from_first(self.kept.prune)
-        self._draw()
-        return {"step": self.state["best_step"], "score": self.state["best_score"]}
-
-    def _begin(self) -> None:
-        """Resume the run in the folder, or start it."""
-        kept, group = self.kept, self.group
+        schedule, kept, task, group = self.schedule, self.kept, self.task, self.group
         latest = group.from_first(kept.latest)
         if latest is not None:
-            self.state = kept.load(latest, self.task.module, self.optimizer, group)
+            self.state = kept.load(latest, task.module, self.optimizer, group)
         group.from_first(lambda: self._open(latest))
         if latest is None:
-            self.task.prepare(lambda line: self._say(line))
+            for line in task.prepare():
+                self._say(line)
             group.copy_from_first(optimized(self.optimizer))
             self._validate()
             if self.state["best_score"] is None:
                 self._say("no validation chooses a checkpoint; the last one is the best")
-        elif self.state["step"] < self.schedule.steps:
+        elif self.state["step"] < schedule.steps:
             self._say(f"resumes from {latest.name}")
+        self.begun, self.resumed = time.monotonic(), self.state["step"]
+        while self.state["step"] < schedule.steps:
+            self._step()
+            step = self.state["step"]
+            if self._validates(step):
+                self._validate()
+            elif schedule.save_every and step % schedule.save_every == 0:
+                kept.save(step, task.module, self.optimizer, self.state, group)
+                group.from_first(kept.prune)
+        self._draw()
+        return {"step": self.state["best_step"], "score": self.state["best_score"]}
 
     def _open(self, latest: Path | None) -> None:
         """Clean the folder and open the log."""
@@ -181,16 +153,23 @@ class _Training:
             if self.state["best_step"] == self.state["step"]:  # the run may have died before it named this checkpoint
                 self.kept.name_best(latest, self.state["step"], self.state["best_score"])
             self.kept.prune()
-        step = self.state["step"] if latest is not None else -1
-        self.logs.append(TrainingLog(self.kept.folder, step, self.log_to))
+        self.log = TrainingLog(self.kept.folder, self.state["step"] if latest is not None else -1, self.log_to)
 
     def _draw(self) -> None:
-        for log in self.logs:
-            draw_curve(read_metrics(log.path), self.kept.folder / "loss.png", self.name)
+        if self.log is not None:
+            draw_curve(read_metrics(self.log.path), self.kept.folder / "loss.png", self.kept.folder.name)
 
     def _say(self, line: str) -> None:
         if self.group.first:
-            say(f"{self.name}: {line}")
+            say(f"{self.kept.folder.name}: {line}")
+
+    def _report(self, loss: float) -> None:
+        """Print a line about the step, with rate and time left, every few seconds."""
+        step, total, now = self.state["step"], self.schedule.steps, time.monotonic()
+        if now - self.reported >= LINE_EVERY or step == total:
+            self.reported, rate = now, (step - self.resumed) / max(now - self.begun, 1e-9)
+            seconds = (total - step) / max(rate, 1e-9)
+            self._say(f"step {step}/{total}, loss {loss:.3f}, {rate:.2f} steps/s, {seconds:.0f} s left")
 
     def _validates(self, step: int) -> bool:
         """Whether the run validates after `step` steps."""
@@ -198,20 +177,21 @@ class _Training:
 
     def _batches(self, step: int) -> range:
         """Return the batches of step `step` (from 0) that this process computes."""
-        return self.task.own(range(step * self.schedule.accumulate, (step + 1) * self.schedule.accumulate))
+        batches = range(step * self.schedule.accumulate, (step + 1) * self.schedule.accumulate)
+        return batches if self.task.divides_rows else batches[self.group.rank :: self.group.size]
 
-    def _step(self) -> float:
-        """Compute a step; return its loss."""
+    def _step(self) -> None:
+        """Compute a step."""
         task, schedule, group, optimizer = self.task, self.schedule, self.group, self.optimizer
-        step, started, before = self.state["step"], time.monotonic(), self.task.counts
+        step, started, task.counts = self.state["step"], time.monotonic(), ReadCounts()
         task.module.train()
         for part, rate in zip(optimizer.param_groups, self.base_rates, strict=True):
             part["lr"] = rate * rate_factor(schedule, step)
         optimizer.zero_grad()
         total = 0.0
-        own = self._batches(step)
+        batches = self._batches(step)
         after = None if self._validates(step + 1) else self._batches(step + 1)[0]  # validation reads features too
-        for batch, following in zip(own, [*own[1:], after], strict=True):
+        for batch, following in zip(batches, [*batches[1:], after], strict=True):
             # Each batch has its own stream, so that a resumed run draws the same, in any process.
             torch.manual_seed(torch_seed(self.seed, "dropout", batch))
             loss = task.loss(batch, following) / schedule.accumulate
@@ -219,9 +199,7 @@ class _Training:
             total += loss.item()
         weights = optimized(optimizer)
         group.sum_gradients(weights)
-        done = task.counts - before
-        total, *counted = group.sum([total, *vars(done).values()])
-        done = ReadCounts(*(type(one)(every) for one, every in zip(vars(done).values(), counted, strict=True)))
+        total, *counts = group.sum([total, *vars(task.counts).values()])
         norm = group.clip(weights, schedule.clip_norm)
         if not math.isfinite(total + norm):
             raise StepDiffError(
@@ -231,19 +209,19 @@ class _Training:
         optimizer.step()
         self.state["step"] = step + 1
         rates = {f"learning_rate/{place}": part["lr"] for place, part in enumerate(optimizer.param_groups)}
-        for log in self.logs:
+        if self.log is not None:
             figures = {"loss": total, "gradient_norm": norm, **rates}
-            log.step(step + 1, figures, speed(done, time.monotonic() - started))
-        return total
+            self.log.step(step + 1, figures, speed(ReadCounts(*counts), time.monotonic() - started))
+        self._report(total)
 
     def _validate(self) -> None:
         """Validate, write a checkpoint and name it if it is the best so far."""
-        figures = self.task.validate()
-        figures = self.group.from_first(lambda: figures)  # processes on other devices may differ in last bits
+        computed = self.task.validate()
+        figures = self.group.from_first(lambda: computed)  # processes on other devices may differ in last bits
         step, score = self.state["step"], figures.get("score")
         if figures:
-            for log in self.logs:
-                log.add(step, **{f"val_{key}": value for key, value in figures.items()})
+            if self.log is not None:
+                self.log.add(step, **{f"val_{key}": value for key, value in figures.items()})
             shown = ", ".join(f"{k} {'-' if v is None else f'{v:.3f}'}" for k, v in figures.items())
             self._say(f"step {step} val {shown}")
         better = self.state["best_step"] in (None, 0) or score is None or score > self.state["best_score"]

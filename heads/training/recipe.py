@@ -6,6 +6,7 @@ this file, so it imports no torch.
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +18,27 @@ from stepdiff_core.cli.options import WRITTEN
 from stepdiff_core.cli.parser import in_one_line
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io import yaml_file
+from stepdiff_core.io.files import refuse_url
+
+COUNTS = {
+    *("accumulate", "validate_every", "rows", "width", "layers", "heads", "frames", "outputs", "batch", "questions"),
+    *("words", "rank", "neighbours", "clips", "pairs", "workers", "timeout"),
+}
+"""options of which 0 is too small"""
 
 
-def at_least(least: int, where: str, options: object, *names: str) -> None:
-    """Raise StepDiffError where one of the options' numbers is smaller than `least`."""
-    for name in names:
-        if (value := getattr(options, name)) < least:
-            raise StepDiffError(f"{where}.{name} is {value}; it must be {least} or more")
+def check_recipe(options: Any, where: str = "") -> None:
+    """Raise StepDiffError for a negative number, a count of 0, or options that contradict each other.
+
+    where: name of the options in the recipe, with a dot at its end.
+    """
+    for name, value in vars(options).items():
+        if dataclasses.is_dataclass(value):
+            check_recipe(value, f"{where}{name}.")
+        elif isinstance(value, int | float) and value < (least := int(name in COUNTS)):
+            raise StepDiffError(f"{where}{name} is {value}; it must be {least} or more")
+    if hasattr(options, "check"):
+        options.check(where)
 
 
 @dataclass(frozen=True)
@@ -53,9 +68,8 @@ class ProjectorOptions:
 
     def check(self, where: str) -> None:
         """Raise StepDiffError for numbers that no Perceiver can have."""
-        at_least(1, where, self, *vars(self))
         if self.width % self.heads:
-            raise StepDiffError(f"{where}.heads {self.heads} does not divide {where}.width {self.width}")
+            raise StepDiffError(f"{where}heads {self.heads} does not divide {where}width {self.width}")
 
 
 @dataclass(frozen=True)
@@ -76,14 +90,14 @@ class Validation:
 
     def check(self, where: str) -> None:
         """Raise StepDiffError unless there are either two files or a share."""
-        at_least(1, where, self, "rows")
         files = [name for name in ("diffmcq", "diffrank") if getattr(self, name) is not None]
-        if self.share is not None and files:
-            raise StepDiffError(f"{where} has a share and {' and '.join(files)}; set the share, or the files, to null")
         if self.share is None and len(files) < 2:
-            raise StepDiffError(f"{where} needs a share of the videos to hold out, or both diffmcq and diffrank")
+            raise StepDiffError(f"{where[:-1]} needs a share of the videos to hold out, or both diffmcq and diffrank")
+        if self.share is not None and files:
+            also = " and ".join(files)
+            raise StepDiffError(f"{where[:-1]} has a share and {also}; set the share, or the files, to null")
         if self.share is not None and not 0 < self.share < 1:
-            raise StepDiffError(f"{where}.share is {self.share:g}; it must be above 0 and below 1")
+            raise StepDiffError(f"{where}share is {self.share:g}; it must be above 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -108,10 +122,6 @@ class Schedule:
     """steps between validations; each writes a checkpoint"""
     save_every: int = 0
     """steps between additional checkpoints, from which only a killed run resumes; 0: none"""
-
-    def check(self, where: str) -> None:
-        at_least(0, where, self, "steps", "warmup", "learning_rate", "save_every")
-        at_least(1, where, self, "accumulate", "validate_every")
 
 
 @dataclass(frozen=True)
@@ -201,13 +211,8 @@ class VideoLMRecipe:
             return "StepDiff"
         return "Interleaved" if "sequences" in self.sources else "VCLM"
 
-    def check(self) -> None:
-        """Raise StepDiffError for options that contradict each other, or a number that is too small."""
-        self.schedule.check("video_lm.schedule")
-        if self.validation is not None:
-            self.validation.check("video_lm.validation")
-        self.projector.check("video_lm.projector")
-        at_least(1, "video_lm", self, "batch", "questions", "words")
+    def check(self, where: str) -> None:
+        """Raise StepDiffError for options that contradict each other."""
         if not self.sources:
             raise StepDiffError("video_lm.sources is empty; name clips, sequences, images or pairs")
         if self.full and self.lora is not None:
@@ -216,17 +221,10 @@ class VideoLMRecipe:
             raise StepDiffError("the source `pairs` needs video_lm.pairqa, a file of paired QA")
         if self.hard_negatives is not None and "pairs" not in self.sources:
             raise StepDiffError("video_lm.hard_negatives are for the source `pairs`; add it or drop them")
-        if self.hard_negatives is not None:
-            at_least(1, "video_lm.hard_negatives", self.hard_negatives, "neighbours")
-            at_least(0, "video_lm.hard_negatives", self.hard_negatives, "mine_every")
-        if self.lora is not None:
-            at_least(1, "video_lm.lora", self.lora, "rank")
         if self.public and self.hard_negatives is not None:
             raise StepDiffError("video_lm.public has its own projector and prompts: leave out hard_negatives")
-        if self.evidence is not None:
-            if self.public:
-                raise StepDiffError("video_lm.evidence is for a projector; leave it out with video_lm.public")
-            at_least(0, "video_lm.evidence", self.evidence, "choice", "alike", "sentences")
+        if self.public and self.evidence is not None:
+            raise StepDiffError("video_lm.evidence is for a projector; leave it out with video_lm.public")
         if self.public and "sequences" in self.sources:
             raise StepDiffError("video_lm.public has prompts of its own: leave sequences out of sources")
         if self.public and self.lora is None and not self.full:
@@ -278,16 +276,6 @@ class ContrastiveRecipe:
     pairs: PairsContrast | None = None
     """null: train on clips and their texts only"""
 
-    def check(self) -> None:
-        """Raise StepDiffError for a number that is too small."""
-        self.schedule.check("contrastive.schedule")
-        self.projector.check("contrastive.projector")
-        at_least(1, "contrastive", self, "width", "clips")
-        if self.pairs is not None:
-            if self.pairs.validation is not None:
-                self.pairs.validation.check("contrastive.pairs.validation")
-            at_least(1, "contrastive.pairs", self.pairs, "pairs")
-
 
 @dataclass(frozen=True)
 class Scaling:
@@ -302,10 +290,6 @@ class Scaling:
     """precision of weights that do not train; auto: bfloat16 on GPUs, else that of the recipe's products"""
     timeout: int = 1800
     """seconds that a worker waits for the others, before the run ends"""
-
-    def check(self) -> None:
-        """Raise StepDiffError for a number that is too small."""
-        at_least(1, "scaling", self, "workers", "timeout")
 
 
 @dataclass(frozen=True)
@@ -335,6 +319,48 @@ class TrainOptions:
     log_to: str | None = None
     """MODULE:FUNCTION, called as FUNCTION(folder, step, figures) with all figures: an experiment tracker of yours"""
 
+    @property
+    def schedule(self) -> Schedule:
+        recipe = self.video_lm or self.contrastive
+        assert recipe is not None
+        return recipe.schedule
+
+    @property
+    def worker_counts(self) -> list[int]:
+        """Numbers of workers that can train the recipe; of a contrastive head those up to its own number."""
+        if self.video_lm is None:
+            return [*range(1, self.scaling.workers + 1)]
+        batches = self.schedule.accumulate
+        return [n for n in range(1, batches + 1) if batches % n == 0]
+
+    @property
+    def lighter(self) -> str:
+        """What to do if a worker has too little memory for the recipe."""
+        if self.contrastive is not None:
+            pairs = "" if self.contrastive.pairs is None else " and contrastive.pairs.pairs"
+            return f"lower contrastive.clips{pairs}, or give more workers"
+        return (
+            "halve batch and double schedule.accumulate, set video_lm.gradient_checkpointing, or divide the language "
+            "model with scaling.fsdp"
+        )
+
+    def check(self, where: str) -> None:
+        """Raise StepDiffError for a recipe that its number of workers cannot train, or with a URL as its folder."""
+        refuse_url("--out", self.out)
+        if (self.video_lm is None) == (self.contrastive is None):
+            raise StepDiffError(
+                "a recipe has one of video_lm and contrastive, as kitchen/stepdiff and kitchen/align do"
+            )
+        if self.video_lm is None and self.scaling.fsdp:
+            raise StepDiffError("scaling.fsdp divides a language model; a contrastive head has none")
+        if (workers := self.scaling.workers) not in self.worker_counts:
+            counts, batches = " or ".join(map(str, self.worker_counts)), self.schedule.accumulate
+            raise StepDiffError(
+                f"video_lm.schedule.accumulate {batches}, the batches of a step, does not divide among {workers} "
+                f"workers; give {counts} workers, or set accumulate to a multiple of {workers} and reduce batch by the "
+                "same factor"
+            )
+
 
 @dataclass(frozen=True)
 class TrainingPlanOptions:
@@ -363,7 +389,7 @@ def read_recipe(path: Path) -> TrainOptions:
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         why = in_one_line(str(error), TrainOptions)
         raise StepDiffError(f"{path}: damaged, or of another version ({why}); train into a new folder") from error
-    return TrainOptions(**{name: getattr(parsed, name) for name in TrainOptions.__dataclass_fields__})
+    return TrainOptions(**vars(parsed))
 
 
 def as_yaml(options: TrainOptions) -> dict[str, Any]:
@@ -377,9 +403,7 @@ def differences(old: TrainOptions, new: TrainOptions) -> list[str]:
     return [
         f"{name} is {before.get(name)} there and {after.get(name)} here"
         for name in {**before, **after}
-        if before.get(name) != after.get(name)
-        and not name.endswith("schedule.save_every")
-        and not name.startswith(("scaling.", "log_to"))
+        if before.get(name) != after.get(name) and not re.match(r"scaling\.|log_to|.*schedule\.save_every$", name)
     ]
 
 

@@ -28,14 +28,7 @@ from heads.models.video_lm import VideoLM
 from heads.training import contrastive_task, video_task
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveHead
-from heads.training.recipe import (
-    ContrastiveRecipe,
-    Scaling,
-    Schedule,
-    TrainOptions,
-    VideoLMRecipe,
-    read_recipe,
-)
+from heads.training.recipe import ContrastiveRecipe, Scaling, TrainOptions, VideoLMRecipe, read_recipe
 from heads.workers.group import ALONE, Group
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.jsonl import read_objects
@@ -62,7 +55,7 @@ def load_video_lm(
     features = video_task.clips_of(recipe, store)
     check(folder, options, store)
     model = video_task.build(recipe, features, options.seed, device, division(folder, group.size), group)
-    _load(Run(folder), model, recipe.schedule, group)
+    _load(folder, model, recipe.schedule.steps, group)
     return model.eval(), features, recipe
 
 
@@ -125,7 +118,7 @@ def load_contrastive(folder: Path, store: Store, device: str = "cpu") -> tuple[C
         raise StepDiffError(f"{folder}: holds no contrastive head; train heads/recipes/kitchen/align.yaml")
     check(folder, options, store)
     head = contrastive_task.build(recipe, store, options.seed).to(device)
-    _load(Run(folder), head, recipe.schedule)
+    _load(folder, head, recipe.schedule.steps)
     return head.eval(), recipe
 
 
@@ -141,10 +134,12 @@ def _recipe(folder: Path) -> TrainOptions:
     return options
 
 
-def _load(run: Run, module: nn.Module, schedule: Schedule, group: Group = ALONE) -> None:
+def _load(folder: Path, module: nn.Module, steps: int, group: Group = ALONE) -> None:
+    """Read the best checkpoint of a run of that many steps."""
+    run = Run(folder)
     best, reached = run.best(), run.reached()
-    if reached < schedule.steps and group.first:
-        say(f"{run.folder}: trained {reached} of {schedule.steps} steps so far; {best.name} is the best of them")
+    if reached < steps and group.first:
+        say(f"{folder}: trained {reached} of {steps} steps so far; {best.name} is the best of them")
     run.load(best, module, group=group)
 
 
@@ -265,14 +260,13 @@ def _check_validating(start: Path, recipe: VideoLMRecipe, store: Store, hold_out
 
 def data(options: TrainOptions) -> dict[str, str]:
     """Return a sha256 of each file or test set that training reads in addition to the store."""
+    digests = {source: test_digest(source) for source in options.hold_out}
     recipe = options.contrastive.pairs if options.contrastive is not None else options.video_lm
-    files: list[str | None] = []
     if recipe is not None:
-        files.append(recipe.pairqa)
-        if recipe.validation is not None:
-            files += [recipe.validation.diffmcq, recipe.validation.diffrank]
-    held = {source: test_digest(source) for source in options.hold_out}
-    return held | {file: fingerprint(file) for file in files if file is not None}
+        validation = recipe.validation
+        files = [recipe.pairqa, *((validation.diffmcq, validation.diffrank) if validation is not None else ())]
+        digests |= {file: fingerprint(file) for file in files if file is not None}
+    return digests
 
 
 def _check_resumed(folder: Path, options: TrainOptions, trained: TrainedOn) -> None:
@@ -284,8 +278,7 @@ def _check_resumed(folder: Path, options: TrainOptions, trained: TrainedOn) -> N
                 f"{folder}: its training began with another {file}, so it cannot be resumed; restore that file, or "
                 "train into a new folder"
             )
-    recipe = options.video_lm or options.contrastive
-    if record.get("trained_on") is None or recipe is None or Run(folder).reached() >= recipe.schedule.steps:
+    if record.get("trained_on") is None or Run(folder).reached() >= options.schedule.steps:
         return
     hashes.check(folder, record["trained_on"])
     if new := int((~hashes.contained(trained.arrays["clips"], hashes.blocks(folder, "clips"))).sum()):
@@ -340,5 +333,5 @@ def regime(recipe: VideoLMRecipe, init: dict[str, Any] | None) -> str | None:
         return before
     start, end = SIMILAR_QUESTION.split("{category}")
     questions = (str(row.get("question")) for _, row in read_objects(recipe.pairqa))
-    asked = {q.removeprefix(start).removesuffix(end) for q in questions if q.startswith(start) and q.endswith(end)}
-    return "supervised" if asked - {MAIN_ACTION} else before
+    categories = {q.removeprefix(start).removesuffix(end) for q in questions if q.startswith(start) and q.endswith(end)}
+    return "supervised" if categories - {MAIN_ACTION} else before

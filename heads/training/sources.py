@@ -8,18 +8,20 @@ Guarantees
 - in a sequence, a text is predicted from its own clip and what precedes it, never from what follows
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Int32, Int64, Integer
+from jaxtyping import Float, Int64, Integer
 
 from heads.data.catalog_rows import blocks, need_columns
 from heads.data.clips import Features
 from heads.data.hold_out import HoldOut
 from heads.data.packing import Chat, Packed, Row, Turn, collate
-from heads.data.paired_qa import Order, PairQuestions, turns
+from heads.data.paired_qa import Order, PairQuestions, clips_in, turns
 from heads.methods.stepdiff import batches as packed_batches
 from heads.methods.word_evidence import WordEvidence
 from heads.training.recipe import VideoLMRecipe
@@ -28,10 +30,11 @@ from retrieval.vectors import normalised
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.streams import generator
 from stepdiff_core.tasks.prompts import NEXT_VIDEO, PAIR_SYSTEM, SYSTEM, VIDEOS
+from stepdiff_core.tasks.testsets import Pair
 from store import Catalog, Store
 
 SEQUENCE = 3  # clips of a video in a row (S3)
-Questions = tuple[tuple[str, str], list[Turn]]
+Questions = tuple[Pair, list[Turn]]
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,23 @@ class TrainingBatch:
     rows: Packed
 
 
-class TextedClips:
-    """Single clips with a question that their text answers: the narration, or the caption of an image."""
+class Source(ABC):
+    """Batches of `size` items by number, each item once per epoch."""
+
+    def __init__(self, items: Sequence[Any], size: int, seed: int, purpose: str) -> None:
+        """purpose: of the random stream of their order."""
+        self.items, self.size, self.order = items, size, Order(len(items), seed, purpose)
+
+    def batch(self, number: int) -> TrainingBatch:
+        return self.of([self.items[place] for place in self.order.draw(self.size, number)])
+
+    @abstractmethod
+    def of(self, items: Sequence[Any]) -> TrainingBatch:
+        """Return the batch of some items."""
+
+
+class TextedClips(Source):
+    """Single clips (key, text) with a question that their text answers: the narration, or the caption of an image."""
 
     def __init__(
         self,
@@ -52,34 +70,28 @@ class TextedClips:
         outputs: int,
         size: int,
         seed: int,
-        order: str,
+        purpose: str,
     ) -> None:
-        """texts: key, text of clips with features; size: clips per batch; order: purpose of its random stream."""
         if not texts:
             raise StepDiffError("no clip of the train split has features and a text; featurize some")
-        self.items = texts
-        self.question, self.size, self.order = question, size, Order(len(texts), seed, order)
-        self.packer = chat.packer(outputs, SYSTEM)
+        super().__init__(texts, size, seed, purpose)
+        self.question, self.packer = question, chat.packer(outputs, SYSTEM)
 
-    def batch(self, number: int) -> TrainingBatch:
-        return self.of([self.items[i] for i in self.order.draw(self.size, number)])
-
-    def of(self, chosen: Sequence[tuple[str, str]]) -> TrainingBatch:
-        """Return the batch of some of its items (key, text)."""
-        clips = [key for key, _ in chosen]
-        return TrainingBatch(clips, self.packer.pack([[Turn(self.question, text)] for _, text in chosen], clips=clips))
+    def of(self, items: Sequence[tuple[str, str]]) -> TrainingBatch:
+        clips = [key for key, _ in items]
+        return TrainingBatch(clips, self.packer.pack([[Turn(self.question, text)] for _, text in items], clips=clips))
 
 
-class Sequences:
+class Sequences(Source):
     """Clip 1, its text, clip 2, its text, clip 3, its text (S3): clips of one video, sorted by end time."""
 
     def __init__(self, runs: Sequence[list[tuple[str, str]]], chat: Chat, outputs: int, size: int, seed: int) -> None:
-        """runs: of SEQUENCE clips; size: runs per batch."""
+        """runs: of SEQUENCE clips (key, text)."""
         if not runs:
             raise StepDiffError(
                 f"no video of the train split has {SEQUENCE} clips with features and narration; drop `sequences`"
             )
-        self.items, self.size, self.order = runs, size, Order(len(runs), seed, "order of sequences")
+        super().__init__(runs, size, seed, "order of sequences")
         self.chat, self.outputs = chat, outputs
         self.opening = chat.pieces(PAIR_SYSTEM).around_videos[0]
 
@@ -95,13 +107,9 @@ class Sequences:
             row.say(self.chat.text_ids("."), self.chat.text_ids(f" {text}"), 1, len(row.ids), number)
         return row
 
-    def batch(self, number: int) -> TrainingBatch:
-        return self.of([self.items[i] for i in self.order.draw(self.size, number)])
-
-    def of(self, chosen: Sequence[list[tuple[str, str]]]) -> TrainingBatch:
-        """Return the batch of some of its items, runs of (key, text)."""
-        rows = [self.row(place, run) for place, run in enumerate(chosen)]
-        return TrainingBatch([key for run in chosen for key, _ in run], collate(rows))
+    def of(self, items: Sequence[list[tuple[str, str]]]) -> TrainingBatch:
+        rows = [self.row(place, run) for place, run in enumerate(items)]
+        return TrainingBatch([key for run in items for key, _ in run], collate(rows))
 
 
 class HardNegatives:
@@ -117,8 +125,8 @@ class HardNegatives:
         drop = ", or drop video_lm.hard_negatives"
         need_columns(catalog, "split", "step", reader="hard negatives: ", otherwise=drop)
         dtypes = dict.fromkeys(("key", "split", "step"), pl.String)
-        asked = (pl.col("split") == "train") & pl.col("step").is_not_null()
-        train = (features.present(block.filter(asked)) for block in blocks(catalog, dtypes))
+        has_step = (pl.col("split") == "train") & pl.col("step").is_not_null()
+        train = (features.present(block.filter(has_step)) for block in blocks(catalog, dtypes))
         training = train if hold_out is None else hold_out.kept(train, "hard-negative mining")
         parts = [(clips["row"].to_numpy(writable=True), clips["step"].hash().to_numpy()) for clips in training]
         rows, steps = zip(*parts, strict=True)
@@ -135,7 +143,7 @@ class HardNegatives:
         """places of the clips of each step"""
 
     def embeddings(self, store: Store, view: str) -> Callable[[Integer[np.ndarray, " C"]], Float[np.ndarray, "C D"]]:
-        """Return what reads the view's embeddings of the clips at some places."""
+        """Return a function that reads the view's embeddings of the clips at some places."""
         return lambda places: normalised(store.view("clips", view), "embedding", self.rows[places])
 
     def mine(self, vectors: Callable[[Integer[np.ndarray, " C"]], Float[np.ndarray, "C D"]]) -> None:
@@ -146,17 +154,13 @@ class HardNegatives:
             places, _ = nearest(unit, np.arange(len(group)), self.neighbours)
             self.near[group] = np.where(places < 0, -1, group.astype(np.int32)[places])
 
-    def near_to(self, clips: Sequence[str]) -> dict[str, Int32[np.ndarray, " K"]]:
-        """Return the places of the neighbours of some clips; a clip that is not among `rows` has none."""
-        rows = self.catalog.rows(clips)
-        places = np.searchsorted(self.rows, rows).clip(max=len(self.rows) - 1)
-        neighbours = np.where((self.rows[places] == rows)[:, None], self.near[places], -1)
-        return {clip: near[near >= 0] for clip, near in zip(clips, neighbours, strict=True)}
-
     def with_neighbours(self, questions: Sequence[Questions], rng: np.random.Generator) -> list[Questions]:
         """Move the questions that one video answers to a pair of that video and one of its neighbours."""
-        clips = list(dict.fromkeys(clip for pair, _ in questions for clip in pair))
-        neighbours = self.near_to(clips)
+        clips = clips_in(pair for pair, _ in questions)
+        rows = self.catalog.rows(clips)
+        places = np.searchsorted(self.rows, rows).clip(max=len(self.rows) - 1)
+        near_clips = np.where((self.rows[places] == rows)[:, None], self.near[places], -1)  # none for other clips
+        neighbours = {clip: near[near >= 0] for clip, near in zip(clips, near_clips, strict=True)}
         pairs_asked: list[tuple[tuple[str | int, str | int], list[Turn]]] = []  # ids of clips, and places of neighbours
         for pair, questions_of_pair in questions:
             staying, pairs = list(questions_of_pair), []
@@ -175,6 +179,8 @@ class HardNegatives:
 
 
 class PairedSource:
+    """Pairs with their questions."""
+
     def __init__(
         self,
         recipe: VideoLMRecipe,
@@ -182,7 +188,7 @@ class PairedSource:
         chat: Chat,
         packs: bool,
         seed: int,
-        negatives: HardNegatives | None,
+        negatives: HardNegatives | None = None,
         words: WordEvidence | None = None,
     ) -> None:
         """pairs: those that train; packs: whether the language model can read packed questions; words: before them."""
@@ -192,26 +198,22 @@ class PairedSource:
         self.order = Order(len(pairs), seed, "order of pairs")
 
     def batch(self, number: int) -> TrainingBatch:
-        recipe = self.recipe
         rng = generator(self.seed, "questions of a pair", number)
-        pairs = [self.pairs[i] for i in self.order.draw(recipe.batch, number)]
-        questions: list[tuple[tuple[str, str], list[Turn]]] = [
-            (pair.clips, turns(pair, recipe.questions, rng)) for pair in pairs
-        ]
+        pairs = [self.pairs[place] for place in self.order.draw(self.recipe.batch, number)]
+        questions: list[Questions] = [(pair.clips, turns(pair, self.recipe.questions, rng)) for pair in pairs]
         if self.negatives is not None:
             questions = self.negatives.with_neighbours(questions, generator(self.seed, "hard negatives", number))
-        questions = [(pair, self._asked(pair, own)) for pair, own in questions]
-        clips = [clip for pair, _ in questions for clip in pair]
-        return TrainingBatch(clips, self.packer.pack([own for _, own in questions], self.packed, clips))
+        return self._packed(questions)
 
     def of(self, pairs: Sequence[PairQuestions]) -> Iterator[TrainingBatch]:
         """Yield batches of all questions of some pairs."""
-        queries = {pair.clips: dict.fromkeys(pair.turns) for pair in pairs}
-        for rows in packed_batches(queries):
-            clips = [clip for pair, _ in rows for clip in pair]
-            asked = [self._asked(pair, own) for pair, own in rows]
-            yield TrainingBatch(clips, self.packer.pack(asked, self.packed, clips))
+        return map(self._packed, packed_batches({pair.clips: dict.fromkeys(pair.turns) for pair in pairs}))
 
-    def _asked(self, pair: tuple[str, str], turns: Sequence[Turn]) -> list[Turn]:
-        """Return the questions about a pair, with the evidence of its words."""
-        return list(turns) if self.words is None else [self.words.asked(pair, turn) for turn in turns]
+    def _packed(self, questions: Sequence[tuple[Pair, Sequence[Turn]]]) -> TrainingBatch:
+        """Return the batch of some questions, with the evidence of their words."""
+        clips = [clip for pair, _ in questions for clip in pair]
+        prompts = [
+            list(turns) if self.words is None else [self.words.asked(pair, turn) for turn in turns]
+            for pair, turns in questions
+        ]
+        return TrainingBatch(clips, self.packer.pack(prompts, self.packed, clips))

@@ -21,7 +21,7 @@ import polars as pl
 from heads.data.catalog_rows import Clips, of_keys
 from heads.data.clips import Features
 from heads.data.hold_out import HoldOut, drawn_clips
-from heads.data.paired_qa import PairQuestions, kind, read_divided
+from heads.data.paired_qa import PairQuestions, clips_in, kind, read_divided
 from heads.training.recipe import Validation
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.streams import generator
@@ -42,8 +42,7 @@ class Validator:
 
     def clips(self) -> list[str]:
         """Return the clips of its rows, each once."""
-        rows: list[DiffMCQ | DiffRank] = [*self.choices, *self.ranks]
-        return list(dict.fromkeys(clip for row in rows for clip in clips_of(row)))
+        return clips_in(clips_of(row) for row in (*self.choices, *self.ranks))
 
     def leave_out(self, clips: Sequence[str]) -> None:
         """Leave out the rows of clips without features. StepDiffError: none of a task is left."""
@@ -66,17 +65,17 @@ class Validator:
         }
 
 
-def need_rows(found: int, options: Validation, what: str, power: int = 1) -> None:
+def need_rows(count: int, options: Validation, what: str, power: int = 1) -> None:
     """Raise StepDiffError if fewer than `rows` of something are held out.
 
     power: of the share, with which their number grows; 2 for pairs of two held-out clips.
     """
-    if found < options.rows:
+    if count < options.rows:
         assert options.share is not None
-        enough = options.share * (options.rows / max(found, 1)) ** (1 / power)
+        enough = options.share * (options.rows / max(count, 1)) ** (1 / power)
         raise StepDiffError(
-            f"validation: its share of {options.share:g} holds out {found} {what}, and its rows are {options.rows}; "
-            f"raise the share{f' to {enough:.2g}' if found and enough < 1 else ''}, or lower rows"
+            f"validation: its share of {options.share:g} holds out {count} {what}, and its rows are {options.rows}; "
+            f"raise the share{f' to {enough:.2g}' if count and enough < 1 else ''}, or lower rows"
         )
 
 
@@ -88,20 +87,18 @@ class HeldOutPairs:
         need_rows(len(pairs), options, "pairs of two such clips", 2)
         self.pairs: list[PairQuestions] = drawn(pairs, options.rows, generator(seed, "validation pairs"))
         """the pairs whose answers give the loss"""
-        clips = list(dict.fromkeys(clip for own in pairs for clip in own.clips))
+        clips = clips_in(pair.clips for pair in pairs)
         steps: dict[str, str | None] = dict(of_keys(catalog, clips, {"key": pl.String, "step": pl.String}).iter_rows())
         self.choices = list(questions(self.pairs, pairs, steps, seed))
         """a question for each of them, if there is one; its category is the question of the paired QA"""
-        self.about = {turn.question: turn.about for own in self.pairs for turn in own.turns}
+        self.about = {turn.question: turn.about for pair in self.pairs for turn in pair.turns}
         """category of each question"""
 
     def clips(self) -> list[str]:
         """Return the clips of its pairs and options, each once."""
-        pairs = [clip for own in self.pairs for clip in own.clips]
-        return list(dict.fromkeys([*pairs, *(clip for row in self.choices for clip in clips_of(row))]))
+        return clips_in([*(pair.clips for pair in self.pairs), *map(clips_of, self.choices)])
 
-    def line(self) -> str:
-        """Return what validates, in words."""
+    def __str__(self) -> str:
         return f"{len(self.pairs)} held-out pairs validate, with {len(self.choices)} questions about them"
 
     def figures(
@@ -114,54 +111,47 @@ class HeldOutPairs:
         return {"score": -loss, "loss": loss, "accuracy": accuracy}
 
 
-class Division:
-    """The pairs of a recipe's paired QA that train, and what validates the run."""
+def divide(
+    pairqa: str | None,
+    options: Validation | None,
+    hold_out: HoldOut,
+    catalog: Clips,
+    seed: int,
+    features: Features,
+    pairs_validate: bool = True,
+) -> tuple[list[PairQuestions], Validator | HeldOutPairs | None]:
+    """Find what is held out; return the pairs that train, and what validates the run.
 
-    def __init__(
-        self,
-        pairqa: str | None,
-        options: Validation | None,
-        hold_out: HoldOut,
-        catalog: Clips,
-        seed: int,
-        features: Features,
-        pairs_validate: bool = True,
-    ) -> None:
-        """Find what is held out, and read the pairs. StepDiffError: an invalid file, too few pairs for validation, a
-        clip that trains and is in a validation file, or one without features.
+    pairqa: None for a recipe without; pairs_validate: whether held-out pairs do if a share is held out. Without a
+    validator nothing chooses the checkpoint, or texts of the share do.
 
-        pairqa: None for a recipe without; pairs_validate: whether held-out pairs do where a share is held out.
-        """
-        share = None if options is None else options.share
-        chosen = None
-        if options is not None and share is not None:
-            chosen = drawn_clips(catalog, share, options.by, seed)
-        hold_out.look_up(catalog, chosen)
-        self.pairs: list[PairQuestions] = []
-        held: list[PairQuestions] = []
-        if pairqa is not None:
-            self.pairs, held = read_divided(pairqa, catalog, hold_out, features)
-        self.clips = list(dict.fromkeys(clip for pair in self.pairs for clip in pair.clips))
-        """of the pairs that train"""
-        self.validator: Validator | HeldOutPairs | None = None
-        """None: nothing chooses the checkpoint, or texts of a share of the videos do"""
-        if options is not None and share is None:
-            self.validator = Validator(options, seed)
-            if shared := sorted(set(self.clips).intersection(self.validator.clips())):
-                raise StepDiffError(
-                    f"{pairqa}: {len(shared)} training clips are in the val test sets, e.g. {shared[0]}; remove their "
-                    "rows from either"
-                )
-            if absent := features.lacking(self.validator.clips(), hold_out.skip_missing):
-                self.validator.leave_out(absent)
-        elif options is not None and pairqa is not None and pairs_validate:
-            self.validator = HeldOutPairs(options, held, catalog, seed)
+    Raises:
+        StepDiffError: An invalid file, too few pairs for validation, a clip that trains and is in a validation file, or
+            one without features.
+    """
+    share = None if options is None else options.share
+    chosen = None if options is None or share is None else drawn_clips(catalog, share, options.by, seed)
+    hold_out.look_up(catalog, chosen)
+    pairs, held = ([], []) if pairqa is None else read_divided(pairqa, catalog, hold_out, features)
+    if options is None:
+        return pairs, None
+    if share is not None:
+        return pairs, HeldOutPairs(options, held, catalog, seed) if pairqa is not None and pairs_validate else None
+    validator = Validator(options, seed)
+    if shared := sorted(set(clips_in(pair.clips for pair in pairs)).intersection(validator.clips())):
+        raise StepDiffError(
+            f"{pairqa}: {len(shared)} training clips are in the val test sets, e.g. {shared[0]}; remove their rows "
+            "from either"
+        )
+    if absent := features.lacking(validator.clips(), hold_out.skip_missing):
+        validator.leave_out(absent)
+    return pairs, validator
 
 
 def questions(
-    asked: Sequence[PairQuestions], pairs: Sequence[PairQuestions], steps: Mapping[str, str | None], seed: int
+    validating: Sequence[PairQuestions], pairs: Sequence[PairQuestions], steps: Mapping[str, str | None], seed: int
 ) -> Iterator[DiffMCQ]:
-    """Yield a question about each asked pair that has an open answer and three other options among all `pairs`.
+    """Yield a question about each validating pair that has an open answer and three other options among all `pairs`.
 
     steps: clip -> step, for the clips whose step is known.
     """
@@ -169,7 +159,7 @@ def questions(
     of_step: dict[tuple[str | None, ...], list[PairQuestions]] = {}
     for each in pairs:
         of_step.setdefault(tuple(map(steps.get, each.clips)), []).append(each)
-    for each in asked:
+    for each in validating:
         open_ones = [turn for turn in each.turns if kind(turn.answer) == "text" and not declines(turn.answer)]
         if not open_ones:
             continue
@@ -181,7 +171,7 @@ def questions(
                     other, pair = pool[place], pool[place].clips
                     common = len(set(each.clips).intersection(pair))
                     fits = common == shared and other.reference != other.candidate and pair not in others
-                    if fits and turn.answer not in (own.answer for own in other.turns):
+                    if fits and turn.answer not in (each_turn.answer for each_turn in other.turns):
                         others.append(pair)
                     if len(others) == OPTIONS - 1:
                         break

@@ -9,7 +9,7 @@ Guarantees
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from heads.data.catalog_rows import need_columns
 from heads.data.clips import Features, ReadAhead, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.packing import Packed
+from heads.data.paired_qa import clips_in
 from heads.data.texts import TextRuns, Texts
 from heads.methods.stepdiff import StepDiff
 from heads.methods.word_evidence import WordEvidence
@@ -34,8 +35,16 @@ from heads.models.video_lm import Projector, VideoLM
 from heads.training.checkpoint import Run
 from heads.training.log import ReadCounts
 from heads.training.recipe import Scaling, VideoLMRecipe
-from heads.training.sources import SEQUENCE, HardNegatives, PairedSource, Sequences, TextedClips, TrainingBatch
-from heads.training.validation import Division, HeldOutPairs, Validator, need_rows
+from heads.training.sources import (
+    SEQUENCE,
+    HardNegatives,
+    PairedSource,
+    Sequences,
+    Source,
+    TextedClips,
+    TrainingBatch,
+)
+from heads.training.validation import HeldOutPairs, Validator, divide, need_rows
 from heads.workers.group import ALONE, Group
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.streams import generator, torch_seed
@@ -75,15 +84,10 @@ def build(
         lm = load_divided(name, group.mesh, device, dtype, recipe.full)
     else:
         lm = LanguageModel.load(name, device, exact=frozen == "float32")
-    if recipe.lora is not None:
-        with plain_weights(lm.model, device) if scaling.fsdp else nullcontext():
-            lm.add_lora(recipe.lora, seed)
-    if recipe.full:
-        lm.train_all()
+    with plain_weights(lm.model, device) if scaling.fsdp else nullcontext():
+        lm.train_as(recipe, seed)
     if frozen == "bfloat16" and not scaling.fsdp:
         lm.hold_frozen(torch.bfloat16)
-    if recipe.gradient_checkpointing:
-        lm.recompute_layers()
     if cached is not None:
         return cached
     torch.manual_seed(torch_seed(seed, "projector weights"))
@@ -98,20 +102,9 @@ def answer_loss(model: VideoLM, rows: Packed, tokens: Float[Tensor, "C N D"]) ->
     return losses.sum() / losses.new_full((), len(losses))  # divided on the device: its last bit is the same everywhere
 
 
-@torch.no_grad()
-def mean_loss(model: VideoLM, features: Features, batches: Sequence[TrainingBatch], group: Group = ALONE) -> float:
-    """Return the mean loss over the answer tokens of some batches."""
-
-    def sums(batch: TrainingBatch) -> tuple[float, int]:
-        tokens = features.read(batch.clips, model.lm.device)
-        losses, _ = model.token_losses(batch.rows.to(model.lm.device), model.project(tokens))
-        return float(losses.sum()), len(losses)
-
-    totals, counts = zip(*group.spread(sums, batches), strict=True)
-    return sum(totals) / sum(counts)
-
-
 class VideoTask:
+    divides_rows = False
+
     def __init__(
         self,
         recipe: VideoLMRecipe,
@@ -131,11 +124,12 @@ class VideoTask:
         self.recipe, self.store, self.seed, self.device, self.words = recipe, store, seed, device, words
         self.catalog = store.catalog("clips")
         self.features = clips_of(recipe, store)
-        validation, pairs_validate = recipe.validation, "pairs" in recipe.sources
-        division = Division(recipe.pairqa, validation, self.hold_out, self.catalog, seed, self.features, pairs_validate)
-        self.pairs, self.validator = division.pairs, division.validator
-        self.trained = [self.features.rows(division.clips).astype(np.int32)]
+        held_out = recipe.validation, self.hold_out, self.catalog, seed, self.features
+        self.pairs, self.validator = divide(recipe.pairqa, *held_out, "pairs" in recipe.sources)
+        self.trained = [self.features.rows(clips_in(pair.clips for pair in self.pairs)).astype(np.int32)]
         """rows that may train, without those of texts"""
+        self.texts: list[Texts | TextRuns] = []
+        """texts that train"""
         self.negatives: HardNegatives | None = None
         if recipe.hard_negatives is not None:
             neighbours = recipe.hard_negatives.neighbours
@@ -151,12 +145,11 @@ class VideoTask:
         self.mined: int | None = None
         """step of the last search for neighbours"""
 
-    def _source(self, name: str) -> PairedSource | TextedClips | Sequences:
-        recipe, validation = self.recipe, self.recipe.validation
+    def _source(self, name: str) -> PairedSource | Source:
+        recipe, chat = self.recipe, self.module.lm.chat
         if name == "pairs":
-            chat, packs = self.module.lm.chat, self.module.lm.packs
             words = self.words if recipe.evidence is not None and recipe.evidence.asked else None
-            paired = PairedSource(recipe, self.pairs, chat, packs, self.seed, self.negatives, words)
+            paired = PairedSource(recipe, self.pairs, chat, self.module.lm.packs, self.seed, self.negatives, words)
             if isinstance(self.validator, HeldOutPairs):
                 self.held += paired.of(self.validator.pairs)
             return paired
@@ -166,30 +159,26 @@ class VideoTask:
             need_columns(self.catalog, "video", "end")
             read = partial(TextRuns, length=SEQUENCE, words=recipe.words)
         clips = partial(split_texts, self.catalog, column, self.features, "train")
-        source = self._texted(name, read(self.hold_out.kept(clips(), name)))
-        if validation is not None and self.validator is None:
-            held_texts = read(self.hold_out.validates(clips()))
-            need_rows(len(held_texts), validation, name if name == "sequences" else f"texts of {name}")
-            held = self._texted(name, held_texts)
-            chosen = drawn(held.items, validation.rows, generator(self.seed, "validation texts", name))
-            self.held += [held.of(chosen[i : i + held.size]) for i in range(0, len(chosen), held.size)]
-        return source
-
-    def _texted(self, name: str, texts: Texts | TextRuns) -> TextedClips | Sequences:
-        """Return the source of that name of these texts."""
-        recipe, chat, outputs = self.recipe, self.module.lm.chat, self.recipe.projector.outputs
+        texts = read(self.hold_out.kept(clips(), name))
+        self.texts.append(texts)
+        source: Source
+        shared = chat, recipe.projector.outputs, recipe.batch, self.seed
         if isinstance(texts, TextRuns):
-            return Sequences(texts, chat, outputs, recipe.batch, self.seed)
-        question, order = NARRATION_QUESTION, "order of clips"
-        if name == "images":
-            question, order = CAPTION_QUESTION, "order of images"
-        return TextedClips(texts, question, chat, outputs, recipe.batch, self.seed, order)
+            source = Sequences(texts, *shared)
+        elif name == "images":
+            source = TextedClips(texts, CAPTION_QUESTION, *shared, "order of images")
+        else:
+            source = TextedClips(texts, NARRATION_QUESTION, *shared, "order of clips")
+        if (validation := recipe.validation) is not None and self.validator is None:
+            held = read(self.hold_out.validates(clips()))
+            need_rows(len(held), validation, name if name == "sequences" else f"texts of {name}")
+            chosen = drawn(held, validation.rows, generator(self.seed, "validation texts", name))
+            self.held += [source.of(chosen[i : i + source.size]) for i in range(0, len(chosen), source.size)]
+        return source
 
     def trained_rows(self) -> list[np.ndarray]:
         """Return the rows of the clips that the sources may draw, in parts."""
-        texts = (getattr(source, "items", None) for source in self.sources.values())  # pairs are among `trained`
-        texted = (items.rows for items in texts if isinstance(items, Texts | TextRuns))
-        return [*self.trained, *texted]
+        return [*self.trained, *(texts.rows for texts in self.texts)]
 
     def groups(self) -> list[dict[str, Any]]:
         rate, lora = self.recipe.schedule.learning_rate, self.recipe.lora
@@ -200,12 +189,10 @@ class VideoTask:
             groups.append({"params": trained, "lr": rate if lora is None else lora.learning_rate})
         return groups
 
-    def prepare(self, say: Callable[[str], None]) -> None:
-        if self.recipe.init is not None:
-            checkpoint = Run(Path(self.recipe.init)).start(self.module)
-            say(f"starts from {checkpoint}")
-        if isinstance(self.validator, HeldOutPairs):
-            say(self.validator.line())
+    def prepare(self) -> list[str]:
+        start = self.recipe.init
+        lines = [] if start is None else [f"starts from {Run(Path(start)).start(self.module)}"]
+        return [*lines, str(self.validator)] if isinstance(self.validator, HeldOutPairs) else lines
 
     def batch(self, number: int) -> TrainingBatch:
         """Return the training batch of that number."""
@@ -213,10 +200,6 @@ class VideoTask:
         turn, place = divmod(number, len(names))
         nth = turn * names.count(names[place]) + names[:place].count(names[place])  # a source may have several places
         return self.sources[names[place]].batch(nth)
-
-    def own(self, batches: range) -> range:
-        """Return the batches of a step that this process computes."""
-        return self.group.own(batches)
 
     def read(self, batch: int) -> tuple[TrainingBatch, Tensor]:
         """Return a training batch, and the features of its clips on the device."""
@@ -232,12 +215,8 @@ class VideoTask:
         if following is not None and self._mines(following):  # it depends on the neighbours that are found then
             following = None
         drawn_batch, tokens = self.ahead.take(batch, following)
-        self.counts += ReadCounts(
-            self.recipe.batch,
-            drawn_batch.rows.tokens,
-            len(drawn_batch.clips),
-            time.monotonic() - started,
-        )
+        waited = time.monotonic() - started
+        self.counts += ReadCounts(self.recipe.batch, drawn_batch.rows.tokens, len(drawn_batch.clips), waited)
         with autocast(self.device, self.recipe.precision):
             return answer_loss(self.module, drawn_batch.rows, tokens)
 
@@ -259,6 +238,13 @@ class VideoTask:
 
         self.negatives.mine(np.concatenate(self.group.spread(means, range(0, len(rows), CLIPS_MINED))).__getitem__)
 
+    @torch.no_grad()
+    def _held_losses(self, batch: TrainingBatch) -> tuple[float, int]:
+        """Return the sum of the losses over the answer tokens of a batch, and their number."""
+        tokens = self.features.read(batch.clips, self.module.lm.device)
+        losses, _ = self.module.token_losses(batch.rows.to(self.module.lm.device), self.module.project(tokens))
+        return float(losses.sum()), len(losses)
+
     def validate(self) -> dict[str, float | None]:
         method = StepDiff(self.module, self.features, group=self.group, words=self.words, evidence=self.recipe.evidence)
         with autocast(self.device, self.recipe.precision):
@@ -266,7 +252,8 @@ class VideoTask:
                 return self.validator.figures(method)
             if not self.held:
                 return {}
-            loss = mean_loss(self.module, self.features, self.held, self.group)
+            totals, counts = zip(*self.group.spread(self._held_losses, self.held), strict=True)
+            loss = sum(totals) / sum(counts)
             if self.validator is None:
                 return {"score": -loss, "loss": loss}
             return self.validator.figures(loss, partial(method.score_answers, about=self.validator.about))

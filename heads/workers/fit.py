@@ -17,7 +17,7 @@ from heads.data.training_clips import TrainedOn
 from heads.evidence.fitting import Pooled, learn_familiarity
 from heads.evidence.head import POOLING
 from heads.training import run_record
-from heads.training.checkpoint import Run
+from heads.training.checkpoint import MADE_BY, Run
 from heads.training.contrastive_task import ContrastiveTask
 from heads.training.log import hook
 from heads.training.loop import train
@@ -25,54 +25,14 @@ from heads.training.recipe import TrainOptions, as_yaml, differences, flat, read
 from heads.training.video_task import VideoTask
 from heads.workers.group import ALONE, Group
 from stepdiff_core.errors import StepDiffError
-from stepdiff_core.io.files import place, refuse_url
+from stepdiff_core.io.files import place
 from stepdiff_core.progress import say
 from stepdiff_core.weights import NAMES
 from stepdiff_core.workers.cluster import refuse_relative
 from store import Store
 
-RECIPE = "recipe.yaml"
 _PATHS = ("out", "store", "pairqa", "init", "head", "diffmcq", "diffrank", "language_model")
 """options that are paths"""
-
-
-def check(options: TrainOptions) -> None:
-    """Raise StepDiffError for a recipe that its number of workers cannot train, or that names a URL as its folder."""
-    refuse_url("--out", options.out)
-    scaling, recipe, workers = options.scaling, options.video_lm, options.scaling.workers
-    if (recipe is None) == (options.contrastive is None):
-        raise StepDiffError("a recipe has one of video_lm and contrastive, as kitchen/stepdiff and kitchen/align do")
-    scaling.check()
-    if options.contrastive is not None:
-        options.contrastive.check()
-    if recipe is None:
-        if scaling.fsdp:
-            raise StepDiffError("scaling.fsdp divides a language model; a contrastive head has none")
-        return
-    recipe.check()
-    if workers not in (accepted := fitting(options)):
-        raise StepDiffError(
-            f"video_lm.schedule.accumulate {recipe.schedule.accumulate}, the batches of a step, does not divide among "
-            f"{workers} workers; give {' or '.join(map(str, accepted))} workers, or set accumulate to a multiple of "
-            f"{workers} and reduce batch by the same factor"
-        )
-
-
-def fitting(options: TrainOptions) -> list[int]:
-    """Return the numbers of workers that can train a recipe; of a contrastive head those up to its own number."""
-    if options.video_lm is None:
-        return [*range(1, options.scaling.workers + 1)]
-    batches = options.video_lm.schedule.accumulate
-    return [n for n in range(1, batches + 1) if batches % n == 0]
-
-
-def refuse_other(options: TrainOptions, folder: Path) -> None:
-    """Raise StepDiffError if the folder holds a run of another recipe."""
-    path = folder / RECIPE
-    if path.exists() and (changes := differences(read_recipe(path), options)):
-        raise StepDiffError(
-            f"{folder}: holds a run of another recipe ({'; '.join(changes)}); give another --out, or remove the folder"
-        )
 
 
 def refuse_relative_paths(options: TrainOptions) -> None:
@@ -80,8 +40,8 @@ def refuse_relative_paths(options: TrainOptions) -> None:
     for option, value in flat(as_yaml(options)):
         name = option.rpartition(".")[2]
         # A language model that is not a folder is a name or an id of the hub, see weights.resolve.
-        known = name == "language_model" and (value in NAMES or not Path(value).expanduser().exists())
-        if name in _PATHS and value is not None and not known and not place(value).remote:
+        is_name = name == "language_model" and (value in NAMES or not Path(value).expanduser().exists())
+        if name in _PATHS and value is not None and not is_name and not place(value).remote:
             refuse_relative([(f"--{option.replace('_', '-')}", value)])
     refuse_relative(("--hold-out", test_path(source)) for source in options.hold_out)
 
@@ -97,18 +57,7 @@ def fit(options: TrainOptions, device: str, group: Group = ALONE, patience: floa
         memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
         if group is ALONE or not memory:
             raise
-        raise StepDiffError(f"worker {group.rank} is out of memory: {lighter(options)}") from error
-
-
-def lighter(options: TrainOptions) -> str:
-    """Return what to do where a worker has too little memory for the recipe."""
-    if options.contrastive is not None:
-        pairs = "" if options.contrastive.pairs is None else " and contrastive.pairs.pairs"
-        return f"lower contrastive.clips{pairs}, or give more workers"
-    return (
-        "halve batch and double schedule.accumulate, set video_lm.gradient_checkpointing, or divide the language model "
-        "with scaling.fsdp"
-    )
+        raise StepDiffError(f"worker {group.rank} is out of memory: {options.lighter}") from error
 
 
 def _fit(options: TrainOptions, device: str, group: Group, patience: float) -> dict[str, Any]:
@@ -119,23 +68,21 @@ def _fit(options: TrainOptions, device: str, group: Group, patience: float) -> d
 
     def accept() -> None:
         run.check_made_by()
-        refuse_other(options, folder)
+        path = folder / MADE_BY[0]
+        if path.exists() and (changes := differences(read_recipe(path), options)):
+            raise StepDiffError(
+                f"{folder}: holds a run of another recipe ({'; '.join(changes)}); give another --out, or remove the "
+                "folder"
+            )
 
     group.from_first(accept)
     task: VideoTask | ContrastiveTask
     if options.video_lm is not None:
-        schedule, words = options.video_lm.schedule, run_record.words_of(folder, options.video_lm, store)
+        words = run_record.words_of(folder, options.video_lm, store)
         task = VideoTask(options.video_lm, store, options.seed, device, hold_out, group, options.scaling, words)
     else:
         assert options.contrastive is not None
-        schedule = options.contrastive.schedule
         task = ContrastiveTask(options.contrastive, store, options.seed, device, hold_out, group)
-        rows = min(task.size, task.size if task.pairs is None else task.pairs.size)
-        if rows < group.size:
-            raise StepDiffError(
-                f"{group.size} workers divide the rows of a batch among themselves, and it has {rows}: give at "
-                f"most {rows} workers, or larger contrastive.clips and contrastive.pairs.pairs"
-            )
 
     def record() -> None:
         if run.latest() is None:
@@ -150,4 +97,4 @@ def _fit(options: TrainOptions, device: str, group: Group, patience: float) -> d
         run.write_made_by(yaml.safe_dump(as_yaml(options), sort_keys=False))
 
     group.from_first(record)
-    return train(task, schedule, folder, options.seed, group, patience, hook(options.log_to))
+    return train(task, options.schedule, folder, options.seed, group, patience, hook(options.log_to))

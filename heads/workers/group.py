@@ -45,10 +45,6 @@ class Group:
         """Whether this process writes."""
         return self.rank == 0
 
-    def own(self, batches: range) -> range:
-        """Return the batches of this process."""
-        return batches[self.rank :: self.size]
-
     def share(self, count: int) -> slice:
         """Return the rows of this process, of `count` rows of a batch."""
         first, end = (count * place // self.size for place in (self.rank, self.rank + 1))
@@ -71,9 +67,9 @@ class Group:
         if not copies:
             return
         # AdamW leaves a weight without gradient as it is, but decays one whose gradient is zero.
-        used = [torch.tensor([float(w.grad is not None) for w in copies], device=copies[0].device)]
+        used = torch.tensor([float(w.grad is not None) for w in copies], device=copies[0].device)
         parts = [torch.zeros_like(w) if w.grad is None else w.grad for w in copies]
-        flat = torch.cat([*used, *(part.flatten().float() for part in parts)])
+        flat = torch.cat([used, *(part.flatten().float() for part in parts)])
         torch.distributed.all_reduce(flat)
         place = len(copies)
         for weight, there in zip(copies, flat[:place].tolist(), strict=True):
@@ -165,9 +161,9 @@ class Group:
         torch.distributed.all_gather_object(gathered, results)
         return [gathered[place % self.size][place // self.size] for place in range(len(items))]
 
-    def gather(self, own: Float[Tensor, "S D"], count: int) -> Float[Tensor, "C D"]:
-        """Return all rows of a batch, of which `own` are this process's share; gradients flow to their process."""
-        return own if self.size == 1 else _Gather.apply(own, self.share(count), count)
+    def gather(self, rows_here: Float[Tensor, "S D"], count: int) -> Float[Tensor, "C D"]:
+        """Return all rows of a batch; rows_here: this process's share, to which their gradients flow."""
+        return rows_here if self.size == 1 else _Gather.apply(rows_here, self.share(count), count)
 
 
 ALONE = Group()
@@ -184,10 +180,10 @@ class _Gather(torch.autograd.Function):
     """Rows of all processes; backwards, the gradient of this process's rows, summed over the processes."""
 
     @staticmethod
-    def forward(context: Any, own: Tensor, rows: slice, count: int) -> Tensor:
+    def forward(context: Any, rows_here: Tensor, rows: slice, count: int) -> Tensor:
         context.rows = rows
-        table = own.new_zeros(count, own.shape[1])
-        table[rows] = own
+        table = rows_here.new_zeros(count, rows_here.shape[1])
+        table[rows] = rows_here
         torch.distributed.all_reduce(table)  # shares differ in length by a row, so no all_gather
         return table
 

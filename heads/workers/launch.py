@@ -114,12 +114,10 @@ def launch(options: TrainOptions, address: str | None) -> dict[str, Any]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from heads.workers.fit import fitting, lighter
-
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"  # else lines appear twice
     with connected(address, "heads") as cluster:
         gpu = has_gpu(None if options.device == "auto" else options.device, cluster)
-        cpus = cpus_of_each(options.scaling.workers, gpu, cluster, fitting(options))
+        cpus = cpus_of_each(options.scaling.workers, gpu, cluster, options.worker_counts)
         out = Path(options.out)
         make_folder(out)
         # The first worker locks the folder too, but workers of a second driver may wait for free CPUs until then.
@@ -127,7 +125,7 @@ def launch(options: TrainOptions, address: str | None) -> dict[str, Any]:
             # On the driver's node it is lost with the driver only.
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             actor: Any = ray.remote(TrainingOutcome).options(num_cpus=0, scheduling_strategy=here)  # type: ignore[attr-defined]
-            return _fit(options, actor.remote(lighter(options)), gpu, cpus, folder, cluster)
+            return _fit(options, actor.remote(options.lighter), gpu, cpus, folder, cluster)
 
 
 def cpus_of_each(workers: int, gpu: bool, cluster: bool, fitting: Sequence[int]) -> int:
@@ -166,7 +164,7 @@ class Lack:
         self.workers, self.cpus, self.gpu = workers, cpus, gpu
         self.since: float | None = None
         """when something lacked for the first time; None: nothing does"""
-        self.said = ""
+        self.announced = ""
 
     def look(self, begun: bool) -> None:
         """Say what has been lacking for MISSING seconds. StepDiffError: nodes, and no autoscaler adds some.
@@ -187,8 +185,8 @@ class Lack:
                 f"{lack}: run the command again with nodes added or with fewer --workers, it resumes from the last "
                 "checkpoint"
             )
-        if lack != self.said:
-            self.said = lack
+        if lack != self.announced:
+            self.announced = lack
             say(lack if places >= self.workers else f"waiting for the autoscaler: {lack}")
 
 
@@ -198,8 +196,8 @@ def scratch(out: Path, cluster: bool) -> Iterator[Path]:
 
     The caller holds the lock of `out`'s drivers, so such folders of earlier drivers are of no use, and are removed.
     """
-    for left in out.glob(f"{OWN}*"):
-        shutil.rmtree(left, ignore_errors=True)  # a worker that has outlived its driver may still write
+    for earlier in out.glob(f"{OWN}*"):
+        shutil.rmtree(earlier, ignore_errors=True)  # a worker that has outlived its driver may still write
     with tempfile.TemporaryDirectory(prefix=OWN, dir=out if cluster else None, ignore_cleanup_errors=True) as folder:
         (Path(folder) / MARK).touch()
         yield Path(folder).absolute()

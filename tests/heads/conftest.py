@@ -1,6 +1,7 @@
 """A small store with planted differences, shared by the tests of heads."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,16 @@ TOOLS = ("whisk", "spoon", "fork")
 SYSTEMS = {"VCLM": ("clips",), "Interleaved": ("sequences", "images"), "StepDiff": ("sequences", "images", "pairs")}
 CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)]
 """of the world, in its order"""
+
+
+def write_rows(path: Path, rows: Iterable[Any]) -> str:
+    """Write JSON lines; return the path as text."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def read_rows(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def provenance(encoder: str) -> Provenance:
@@ -78,7 +89,7 @@ def write_world(folder: Path, clips: list[str]) -> Path:
         side.write_shard(0, np.arange(24), {"embedding": words}, {})
 
     def write(name: str, rows: list[dict]) -> None:
-        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(folder / name, rows)
 
     pairs = [(i, j) for i in range(12) for j in range(12) if i != j]
     questions = []

@@ -129,6 +129,8 @@ SCHEDULE = Schedule(6, accumulate=2, warmup=2, validate_every=2)
 class SmallTask:
     """A linear fit to planted points, which records the dropout mask of each batch."""
 
+    divides_rows = False
+
     def __init__(self, scores: list[float] | None = None, group: Group = ALONE) -> None:
         torch.manual_seed(7)
         self.module = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 1))
@@ -137,14 +139,11 @@ class SmallTask:
         self.counts, self.group = ReadCounts(), group
         self.scores = None if scores is None else iter(scores)
 
-    def own(self, batches: range) -> range:
-        return self.group.own(batches)
-
     def groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.module.parameters())}]
 
-    def prepare(self, say: Callable[[str], None]) -> None:
-        say("nothing to prepare")
+    def prepare(self) -> list[str]:
+        return ["nothing to prepare"]
 
     def loss(self, batch: int, following: int | None = None) -> Tensor:
         self.counts += ReadCounts(samples=3, tokens=30, clips=3)

@@ -13,7 +13,7 @@ from store import Store
 from store.view import OK
 from tests.refusals import refuses
 
-from .conftest import Capture, add_texts, contrastive, evaluation
+from .conftest import Capture, add_texts, contrastive, evaluation, read_rows
 from .runs import change_lineage, unsealed
 
 
@@ -81,7 +81,7 @@ def test_pairs_are_validated_as_vlemb_evaluates_the_view(world: Path, tmp_path: 
     features = str(tmp_path / "features")
     shutil.copytree(world / "features", features)
     store = Store.open(features)
-    qa = [json.loads(line) for line in (world / "pairqa.jsonl").read_text().splitlines()]
+    qa = read_rows(world / "pairqa.jsonl")
     answers = list(dict.fromkeys(row["answer"] for row in qa if row["type"] == 1))
     sets = {task: str(world / f"{task}_val.jsonl") for task in ("diffmcq", "diffrank")}
     pairs = {"pairqa": str(world / "pairqa.jsonl"), "pairs": 16, "validation": sets}

@@ -20,10 +20,12 @@ from heads.models.video_lm import Projector, VideoLM
 from heads.training.contrastive_task import PairContrast, contrast_pairs
 from heads.training.recipe import PairsContrast, ProjectorOptions, Validation
 from heads.training.sources import SEQUENCE, HardNegatives, Sequences, TextedClips
-from heads.training.validation import Division, Validator
+from heads.training.validation import HeldOutPairs, Validator, divide
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks.prompts import NARRATION_QUESTION
 from store import Feature, Provenance, Store
+
+from .conftest import write_rows
 
 OUTPUTS = 4
 NARRATED = [
@@ -214,8 +216,7 @@ SAID = "now the whisk goes around, number 0"  # has features
 
 def write_qa(path: Path, *said: tuple[str, str, str]) -> str:
     rows = [{"reference": a, "candidate": b, "question": "What?", "answer": answer} for a, b, answer in said]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
+    return write_rows(path, rows)
 
 
 @pytest.fixture
@@ -285,10 +286,10 @@ def test_no_clip_that_trains_chooses_the_checkpoint(world: Path, store: Store, t
     files = str(world / "diffmcq_val.jsonl"), str(world / "diffrank_val.jsonl")
     features, catalog = Features(store, "visual", "tokens"), store.catalog("clips").frame().drop("split")
 
-    def divided(pairqa: Path) -> Division:
-        return Division(str(pairqa), Validation(*files, 2), HoldOut(), catalog, 0, features)
+    def divided(pairqa: Path) -> Validator | HeldOutPairs | None:
+        return divide(str(pairqa), Validation(*files, 2), HoldOut(), catalog, 0, features)[1]
 
-    validator = divided(world / "pairqa.jsonl").validator
+    validator = divided(world / "pairqa.jsonl")
     assert isinstance(validator, Validator)
     shared = validator.clips()[0]
     row = {"reference": "video-_0_0.0_1.5", "candidate": shared, "question": "q", "answer": "a"}

@@ -10,7 +10,7 @@ from heads.evidence.head import WordHead
 from heads.evidence.wording import occurrences
 from tests.refusals import refuses
 
-from .conftest import Capture
+from .conftest import Capture, read_rows, write_rows
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from .conftest import Capture
 def test_a_head_of_words_that_could_not_be_used_is_refused(
     world: Path, tmp_path: Path, capsys: Capture, more: list[str], message: str
 ) -> None:
-    plain, rows = tmp_path / "plain.jsonl", map(json.loads, (world / "pairqa.jsonl").read_text().splitlines())
+    plain, rows = tmp_path / "plain.jsonl", read_rows(world / "pairqa.jsonl")
     plain.write_text("".join(json.dumps(row | {"category": None}) + "\n" for row in rows))
     given = ["--store", str(world / "features"), "--view", "visual", "--pairqa", str(world / "pairqa.jsonl")]
     given += ["--out", str(tmp_path / "words"), "--least", "3", "--folds", "3"]
@@ -34,8 +34,8 @@ def test_a_head_of_words_that_could_not_be_used_is_refused(
 
 def test_few_answers_fit_a_head_and_say_what_is_missing(world: Path, tmp_path: Path, capsys: Capture) -> None:
     """Ten answers show of no word that they follow a narration: a word is about the video that is mentioned last."""
-    few, rows = tmp_path / "few.jsonl", map(json.loads, (world / "pairqa.jsonl").read_text().splitlines())
-    few.write_text("".join(json.dumps(row) + "\n" for row in [row for row in rows if row["type"] == 1][:10]))
+    few, rows = tmp_path / "few.jsonl", read_rows(world / "pairqa.jsonl")
+    write_rows(few, [row for row in rows if row["type"] == 1][:10])
     given = ["--store", str(world / "features"), "--view", "visual", "--pairqa", str(few)]
     assert words.main([*given, "--out", str(tmp_path / "words"), "--least", "3", "--folds", "3"]) == 0
     said = capsys.readouterr().err

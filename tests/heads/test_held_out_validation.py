@@ -25,7 +25,18 @@ from heads.training.video_task import VideoTask
 from stepdiff_core.errors import StepDiffError
 from store import Store
 
-from .conftest import CLIPS, SYSTEMS, Capture, add_texts, contrastive, evaluation, recipe, write_world
+from .conftest import (
+    CLIPS,
+    SYSTEMS,
+    Capture,
+    add_texts,
+    contrastive,
+    evaluation,
+    read_rows,
+    recipe,
+    write_rows,
+    write_world,
+)
 from .runs import assert_same_weights, interrupted_at
 
 SHARE = {"share": 0.4, "rows": 4}
@@ -229,7 +240,7 @@ def test_clips_may_have_any_ids(world: Path, tiny_lm: str, tmp_path: Path) -> No
         assert evaluate.main(asked) == 0
     with pytest.raises(StepDiffError, match="hold_out leaves nothing of pairs"):
         rows = [{"reference": ids[i], "candidate": ids[20], "category": "x", "text": ["x"]} for i in (0, 4, 8)]
-        (tmp_path / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(tmp_path / "all.jsonl", rows)
         made = read_recipe(out / "recipe.yaml").video_lm
         assert made is not None
         VideoTask(made, Store.open(other / "features"), SEED, "cpu", HoldOut([str(tmp_path / "all.jsonl")]))
@@ -238,7 +249,7 @@ def test_clips_may_have_any_ids(world: Path, tiny_lm: str, tmp_path: Path) -> No
 @pytest.mark.full
 def test_held_out_pairs_validate_a_contrastive_head(world: Path, tmp_path: Path) -> None:
     other = write_world(tmp_path, CLIPS)
-    qa = [json.loads(line) for line in (other / "pairqa.jsonl").read_text().splitlines()]
+    qa = read_rows(other / "pairqa.jsonl")
     answers = list(dict.fromkeys(row["answer"] for row in qa if row["type"] == 1))
     store = Store.open(other / "features")
     add_texts(store, answers, np.random.default_rng(0).standard_normal((len(answers), 8)))
@@ -252,8 +263,11 @@ def test_held_out_pairs_validate_a_contrastive_head(world: Path, tmp_path: Path)
     task = ContrastiveTask(made, store, SEED, "cpu")
     held = held_clips(other)
     assert task.pairs is not None and task.held is not None
-    assert set(task.pairs.pair_clips()) == {key for key, _ in task.train} == set(CLIPS[:12]) - held
-    assert {key for key, _ in task.val} == held and set(task.held.pair_clips()) <= held
+    trained, validating = (
+        {clip for pair, _ in (*source.differing, *source.judged) for clip in pair} for source in (task.pairs, task.held)
+    )
+    assert trained == {key for key, _ in task.train} == set(CLIPS[:12]) - held
+    assert {key for key, _ in task.val} == held and validating <= held
     off = yaml.safe_load(path.read_text())
     off["contrastive"]["pairs"]["validation"] = None
     (tmp_path / "off.yaml").write_text(yaml.safe_dump(off | {"out": str(tmp_path / "off")}))

@@ -29,17 +29,12 @@ from store import Store
 from store.lineage.trained_on import KINDS
 from tests.refusals import refuses
 
-from .conftest import CLIPS, SYSTEMS, Capture, contrastive, recipe
+from .conftest import CLIPS, SYSTEMS, Capture, contrastive, recipe, write_rows
 from .runs import assert_same_weights, change_lineage, unsealed
 
 CAP = {"reference": "v_-1_10_20", "candidate": "w_5.0_7.50", "category": "Visuals", "text": ["redder"]}
 SHARED = Path(__file__).parents[3] / "shared/data"
 SCHEMA = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64}
-
-
-def write(path: Path, *rows: Any) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
 
 
 # clip, its file, start, end -> why v_-1_10_20 and w_5.0_7.50, which are not in the catalog, hold it out
@@ -71,7 +66,7 @@ def found(clips: Any, test: pl.DataFrame, by: By = "video") -> dict[str, str]:
 
 @pytest.mark.parametrize("together", [True, False])
 def test_clips_that_overlap_a_test_clip_are_held_out(tmp_path: Path, together: bool) -> None:
-    test = read_test_clips([write(tmp_path / "c.jsonl", CAP)])
+    test = read_test_clips([write_rows(tmp_path / "c.jsonl", [CAP])])
     expected = {clip[0]: reason for clip, reason in SPANS.items() if reason is not None}
     for batch in [list(SPANS)] if together else [[clip] for clip in SPANS]:
         keys = {clip[0] for clip in batch}
@@ -83,13 +78,13 @@ def test_clips_that_overlap_a_test_clip_are_held_out(tmp_path: Path, together: b
 def test_known_files_decide_and_namesakes_are_kept_and_counted(
     tmp_path: Path,
 ) -> None:
-    test = read_test_clips([write(tmp_path / "c.jsonl", CAP)])
+    test = read_test_clips([write_rows(tmp_path / "c.jsonl", [CAP])])
     expected = {clip[0]: reason for clip, reason in (SPANS | KNOWN).items() if reason is not None} | OF_ANOTHER_FILE
     assert found({**SPANS, **KNOWN}, test) == expected
     files = [("video_0_5.000", "a/video.mp4", 0.0, 5.0), ("video_0_7.000", "b/video.mp4", 0.0, 7.0)]
     more = [("x", "a/video.mp4", 5.0, 9.0), ("y", "b/video.mp4", 0.0, 5.0), ("video_1_2", None, 1.0, 2.0)]
     row = CAP | {"reference": "video_0_5.000", "candidate": "other_0_1"}
-    test = read_test_clips([write(tmp_path / "files.jsonl", row)])
+    test = read_test_clips([write_rows(tmp_path / "files.jsonl", [row])])
     assert found([*files, *more], test) == {
         "video_0_5.000": BY_ID,
         "x": BY_VIDEO,
@@ -106,7 +101,7 @@ def test_known_files_decide_and_namesakes_are_kept_and_counted(
 
 
 def test_times_come_from_the_catalog_or_else_from_the_id(tmp_path: Path) -> None:
-    test = read_test_clips([write(tmp_path / "c.jsonl", CAP)])
+    test = read_test_clips([write_rows(tmp_path / "c.jsonl", [CAP])])
     clips = [("v_-1_10_20", "v.mp4", 50.0, 60.0), ("one", "v.mp4", 12.0, 18.0), ("two", "v.mp4", 59.0, 70.0)]
     assert found(clips, test, "clip") == {"v_-1_10_20": BY_ID, "two": BY_OVERLAP}
     clips[0] = ("v_-1_10_20", "v.mp4", None, None)
@@ -115,7 +110,7 @@ def test_times_come_from_the_catalog_or_else_from_the_id(tmp_path: Path) -> None
 
 
 def test_unknown_times_overlap_every_clip_of_the_video(tmp_path: Path) -> None:
-    test = read_test_clips([write(tmp_path / "c.jsonl", CAP | {"reference": "a", "candidate": "ü/x"})])
+    test = read_test_clips([write_rows(tmp_path / "c.jsonl", [CAP | {"reference": "a", "candidate": "ü/x"}])])
     assert test["start"].to_list() == [None, None]
     clips = [("a", "v.mp4", None, None), ("b", "v.mp4", 5.0, 6.0), ("ü/x", "w.mp4", 1.0, 2.0), ("c", "w.mp4", 3.0, 4.0)]
     assert found(clips, test, "clip") == {"a": BY_ID, "ü/x": BY_ID, "b": BY_OVERLAP}
@@ -126,7 +121,7 @@ def test_overlap_equals_a_comparison_of_all_pairs(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     spans = {(int(a), int(a + n)) for a, n in zip(random.integers(0, 900, 60), random.integers(1, 40, 60), strict=True)}
     rows = [CAP | {"reference": f"v{a % 3}_{a}_{b}", "candidate": "w_0_1"} for a, b in sorted(spans)]
-    test = read_test_clips([write(tmp_path / "c.jsonl", *rows)])
+    test = read_test_clips([write_rows(tmp_path / "c.jsonl", rows)])
     clips = [(f"c{i}", f"x/v{i % 4}.mp4", float(a), float(a + 3)) for i, a in enumerate(random.integers(0, 950, 400))]
     expected = {
         key
@@ -172,7 +167,7 @@ def test_no_published_diffrank_clip_of_a_train_video_trains() -> None:
 
 
 def write_diffcap(path: Path, *clips: str) -> str:
-    return write(path, *(CAP | {"reference": clip, "candidate": CLIPS[20]} for clip in clips))
+    return write_rows(path, (CAP | {"reference": clip, "candidate": CLIPS[20]} for clip in clips))
 
 
 def first_eight_bytes_of_blake2b(*texts: str) -> list[int]:

@@ -30,7 +30,7 @@ from store import Store
 from tests.refusals import refuses
 
 from . import runs
-from .conftest import CLIPS, TOOLS, Capture, contrastive, evaluation, recipe
+from .conftest import CLIPS, TOOLS, Capture, contrastive, evaluation, read_rows, recipe, write_rows
 from .runs import RUNS, assert_same_weights, command, in_processes, near, weights
 
 pytestmark = pytest.mark.timeout(1000)
@@ -73,7 +73,7 @@ def step(path: str, group: Group, scaling: Scaling) -> dict[str, Any]:
     task = VideoTask(options.video_lm, Store.open(options.store), 0, "cpu", None, group, scaling)
     task.module.train()
     total = 0.0
-    for batch in group.own(range(options.video_lm.schedule.accumulate)):
+    for batch in range(group.rank, options.video_lm.schedule.accumulate, group.size):
         loss = task.loss(batch) / options.video_lm.schedule.accumulate
         loss.backward()
         total += loss.item()
@@ -167,7 +167,7 @@ def paired(world: Path, folder: Path) -> dict[str, Any]:
         for answer in (f"now the {TOOLS[i % 3]} goes around, number {i}", "YES" if i % 2 else "NO"):
             rows.append(both | {"answer": answer})
     path = folder / "pairs.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(path, rows)
     return {"pairqa": str(path), "pairs": 5}
 
 
@@ -292,11 +292,11 @@ def full(world: Path, tiny_lm: str) -> Path:
 def commands(world: Path, head: Path, out: Path) -> list[list[str]]:
     """Return one evaluation for each task."""
     more, captions = ["--head", str(head), "--rows-at-once", "9"], out / "captions.jsonl"
-    rows = [json.loads(line) for line in (world / "diffmcq_test.jsonl").read_text().splitlines()]
+    rows = read_rows(world / "diffmcq_test.jsonl")
     pairs = [*dict.fromkeys((a, b) for row in rows for a, b in row["options"])]
     pairs = pairs[::2] + pairs[1::2]  # of `full`, the second process's captions end early
     asked = [{"reference": a, "candidate": b, "category": "Visuals", "text": ["a spoon"]} for a, b in pairs]
-    captions.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    write_rows(captions, asked)
     found = [evaluation(world, task, method, out / f"{task}.jsonl", *more) for task, method in METHODS.items()]
     found[list(METHODS).index("diffcap")].append("--ask-similar")
     return [[str(captions) if given.endswith("diffcap_test.jsonl") else given for given in one] for one in found]
@@ -327,9 +327,7 @@ def test_a_divided_head_answers_as_a_whole_one(
         lengths = {len(json.loads(line)["generated_text"]) for line in (one / "diffcap.jsonl").read_text().splitlines()}
         assert len(lengths) > 1
     for task in METHODS:
-        rows = [
-            [json.loads(line) for line in (folder / f"{task}.jsonl").read_text().splitlines()] for folder in (one, two)
-        ]
+        rows = [read_rows(folder / f"{task}.jsonl") for folder in (one, two)]
         assert len(rows[0]) == len(rows[1]) > 0
         for whole, divided in zip(*rows, strict=True):
             assert whole.keys() == divided.keys()

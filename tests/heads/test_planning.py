@@ -152,10 +152,7 @@ def language_model(request: pytest.FixtureRequest, tiny_lm: str) -> str:
 def real(recipe: VideoLMRecipe) -> tuple[LanguageModel, nn.Module]:
     """Return the recipe's language model with its weights, and what trains next to it."""
     lm = LanguageModel.load(recipe.language_model)
-    if recipe.lora is not None:
-        lm.add_lora(recipe.lora, 0)
-    if recipe.full:
-        lm.train_all()
+    lm.train_as(recipe, 0)
     return lm, Projector(recipe.projector, *CLIP, lm.width, 1.0)
 
 

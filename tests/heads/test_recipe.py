@@ -14,7 +14,7 @@ from heads import train
 from heads.evaluation.loading import CLASSES, method_class
 from heads.evaluation.options import EvaluateOptions, check
 from heads.methods.registry import REGISTRY, stated
-from heads.training.recipe import differences, read_recipe
+from heads.training.recipe import check_recipe, differences, read_recipe
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks.testsets import read_predictions, read_test_set
 from store import Store
@@ -31,7 +31,7 @@ RECIPES = Path(train.__file__).parent / "recipes"
 def test_the_recipes_have_the_published_figures(name: str, system: str, batch: int, steps: int) -> None:
     options = read_recipe(RECIPES / f"{name}.yaml").video_lm
     assert options is not None
-    options.check()
+    check_recipe(options)
     assert (options.system, options.sources) == (system, SYSTEMS[system])
     assert (options.batch * options.schedule.accumulate, options.schedule.steps) == (batch, steps)
     assert options.schedule.learning_rate == 1e-4 and (options.projector.layers, options.projector.outputs) == (2, 32)

@@ -85,7 +85,7 @@ def test_what_was_logged_after_a_checkpoint_is_logged_once(tmp_path: Path) -> No
     log.add(2, loss=0.25)
     first = {"step": 1, "loss": 1.0, "val_ktau": None, "val_score": 0.5}
     assert read_metrics(log.path) == [first, {"step": 2, "loss": 0.25}]
-    with open(log.events.path, "ab") as file:
+    with open(log.events_path, "ab") as file:
         file.write(b"half a record")  # as after a kill
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()

@@ -1,7 +1,10 @@
 """heads.words and the method word-evidence: sums, terms, the pass over a store, evidence in StepDiff."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import permutations, product
@@ -35,7 +38,7 @@ from stepdiff_core.tasks.prompts import DIFFCAP_SEED, MAIN_ACTION, NO_DIFFERENCE
 from stepdiff_core.tasks.testsets import DiffCap, DiffRank, Pair, read_test_set
 from stepdiff_core.workers.cluster import connected
 from store import Feature, Store
-from tests.heads.conftest import CHANNELS, TOKENS, Capture, provenance, recipe
+from tests.heads.conftest import CHANNELS, TOKENS, Capture, provenance, read_rows, recipe, write_rows
 from tests.heads.runs import assert_same_weights, interrupted_at
 from tests.refusals import refuses
 
@@ -121,6 +124,17 @@ def test_terms_do_not_cross_punctuation_and_mentions() -> None:
     split = pieces(text, terms)
     assert split[1:4] == [("Red  pan", "red pan"), ("; ", ""), ("red", "red")] and split[-1] == ("😀", "")
     assert "".join(part for part, _ in split) == text and pieces("İ red", terms) == [("İ red", "")]
+
+
+def test_weights_of_words_are_the_same_in_any_process() -> None:
+    code = "import heads.evidence.wording as w; print(w.regression([set('abcdefg'), set('abd')] * 6, range(12)))"
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, check=True, stdout=subprocess.PIPE
+        ).stdout
+        for seed in "123"
+    }
+    assert len(printed) == 1
 
 
 def test_a_world_with_planted_words_is_solved(head: WordHead) -> None:
@@ -745,9 +759,9 @@ def test_a_run_keeps_its_head_of_words_and_resumes_exactly(
 ) -> None:
     source = shutil.copytree(head.folder, tmp_path / "words")
     pairs = tmp_path / "pairqa.jsonl"  # of the first six clips; the head of words was trained on twelve
-    rows = map(json.loads, (world / "pairqa.jsonl").read_text().splitlines())
+    rows = read_rows(world / "pairqa.jsonl")
     few = {clip(place) for place in range(6)}
-    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows if {row["reference"], row["candidate"]} <= few))
+    write_rows(pairs, (row for row in rows if {row["reference"], row["candidate"]} <= few))
     more = {"evidence": {"head": str(source)}, "pairqa": str(pairs), "precision": "float32"}
     whole, stopped = (recipe(world, tiny_lm, tmp_path / name, **more) for name in ("whole", "stopped"))
     assert train.main(["--config", str(whole)]) == 0

@@ -103,7 +103,7 @@ class ShownPrompt:
     """whether a place takes a token of a clip"""
     slot: str
     """of mm_encoder_outputs: image or video"""
-    given: dict[str, Tensor]
+    inputs: dict[str, Tensor]
     """what else the processor gives to the model: sizes of grids [items, ...], types of tokens [1, len(ids)]"""
 
 
@@ -147,15 +147,15 @@ class ProcessorChat(Chat):
         """Return a prompt that shows clips at the {video} marks of `system`. StepDiffError: the processor makes another
         number of places than the clips have tokens."""
         before = self._written(system, 1 if self.as_videos else len(clips[0].seconds))[0]
-        given: dict[str, Any] = {"text": [before.rstrip(" ")], **self._begins(before)}
+        inputs: dict[str, Any] = {"text": [before.rstrip(" ")], **self._begins(before)}
         if self.as_videos:
-            given |= {"videos": [clip.blank for clip in clips], "do_sample_frames": False}
-            given["video_metadata"] = [clip.metadata for clip in clips]
+            inputs |= {"videos": [clip.blank for clip in clips], "do_sample_frames": False}
+            inputs["video_metadata"] = [clip.metadata for clip in clips]
         else:
             from PIL import Image
 
-            given["images"] = [Image.fromarray(frame) for clip in clips for frame in clip.blank]
-        processed = dict(self.processor(**given, return_tensors="pt"))
+            inputs["images"] = [Image.fromarray(frame) for clip in clips for frame in clip.blank]
+        processed = dict(self.processor(**inputs, return_tensors="pt"))
         ids = tuple(processed.pop("input_ids")[0].tolist())
         is_token = tuple(token in self.places for token in ids)
         expected = sum(clip.tokens for clip in clips)
@@ -179,16 +179,16 @@ class ProcessorChat(Chat):
         for place, text in enumerate(f"{system} {_QUESTION}".split("{video}")):
             content += [{"type": "video" if self.as_videos else "image"}] * (count if place else 0)
             content.append({"type": "text", "text": text})
-        asked = {"role": "user", "content": content}
-        said = {"role": "assistant", "content": [{"type": "text", "text": _ANSWER}]}
-        written = self.processor.apply_chat_template([asked], tokenize=False, add_generation_prompt=True)
+        question = {"role": "user", "content": content}
+        answer = {"role": "assistant", "content": [{"type": "text", "text": _ANSWER}]}
+        written = self.processor.apply_chat_template([question], tokenize=False, add_generation_prompt=True)
         before, mark, to_answer = written.partition(_QUESTION)
         if not mark or str(content[-1]) in written:
             raise StepDiffError(
                 f"{self.tokenizer.name_or_path}: its chat template drops a text, or takes no clips; use another "
                 "checkpoint"
             )
-        whole = self.processor.apply_chat_template([asked, said], tokenize=False)
+        whole = self.processor.apply_chat_template([question, answer], tokenize=False)
         return before, to_answer, whole.partition(_ANSWER)[2]
 
     def _begins(self, before: str) -> dict[str, bool]:
@@ -294,10 +294,10 @@ class CachedLM(VideoLM):
     ) -> tuple[Packed, Float[Tensor, "C H_N D"] | None]:
         """See VideoLM; a row is one question, whatever `packed` says."""
         if clips is None:
-            asked = system(_USUAL if count is None else count)
-            return Packer(self.chat, 0, asked).pack(prompts, packed=False).to(self.lm.device), None
-        asked = system(len(clips) // len(prompts) if count is None else count)
-        rows = ClipPacker(self.chat, asked).pack_layouts(prompts, self.clips.layouts_of(clips))
+            prompt = system(_USUAL if count is None else count)
+            return Packer(self.chat, 0, prompt).pack(prompts, packed=False).to(self.lm.device), None
+        prompt = system(len(clips) // len(prompts) if count is None else count)
+        rows = ClipPacker(self.chat, prompt).pack_layouts(prompts, self.clips.layouts_of(clips))
         return rows.to(self.lm.device), clips
 
     def hidden(self, batch: Packed, clips: Float[Tensor, "C H_N D"] | None) -> Float[Tensor, "B S E"]:
@@ -310,15 +310,14 @@ class CachedLM(VideoLM):
         for _, same in groupby(range(len(shown)), shown.__getitem__):
             rows = list(same)
             if len(rows) == 1 or clips is None or torch.is_grad_enabled():
-                states += [self._alone(batch, row, clips) for row in rows]
+                for row in rows:
+                    alone = self.whole.base_model(**self._inputs(batch, row, clips), use_cache=False)
+                    state = alone.last_hidden_state[0]
+                    states.append(nn.functional.pad(state, (0, 0, 0, batch.ids.shape[1] - len(state))))
             else:
                 for first in range(0, len(rows), _ROWS):
                     states += self._together(batch, rows[first : first + _ROWS], clips)
         return torch.stack(states)
-
-    def _alone(self, batch: Packed, row: int, clips: Float[Tensor, "C H_N D"] | None) -> Float[Tensor, "S E"]:
-        states = self.whole.base_model(**self._inputs(batch, row, clips), use_cache=False).last_hidden_state[0]
-        return nn.functional.pad(states, (0, 0, 0, batch.ids.shape[1] - len(states)))
 
     def _together(
         self, batch: Packed, rows: Sequence[int], clips: Float[Tensor, "C H_N D"]
@@ -336,8 +335,8 @@ class CachedLM(VideoLM):
         prompt = self.whole.base_model(**inputs, cache=cache, use_cache=True).last_hidden_state[0]
         cache.batch_repeat_interleave(len(rows))
         # Without a mask: what follows a token is not seen by it, padding included.
-        asked = self.whole.base_model(input_ids=batch.ids[list(rows), common:], cache=cache, use_cache=True)
-        for states in asked.last_hidden_state:
+        answered = self.whole.base_model(input_ids=batch.ids[list(rows), common:], cache=cache, use_cache=True)
+        for states in answered.last_hidden_state:
             yield torch.cat([prompt, states])
 
     def go_on(self, batch: Packed, clips: Float[Tensor, "C H_N D"] | None, **how: Any) -> list[str]:
@@ -357,17 +356,17 @@ class CachedLM(VideoLM):
         inputs: dict[str, Any] = {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
         if clips is None:
             return inputs
-        own = clips[list(self._shown(batch, row))]
-        layouts = self.clips.layouts_of(own)
-        shown = self.chat.shown(system(len(own)), tuple(layouts))
-        for name, value in shown.given.items():
+        shown_clips = clips[list(self._shown(batch, row))]
+        layouts = self.clips.layouts_of(shown_clips)
+        shown = self.chat.shown(system(len(shown_clips)), tuple(layouts))
+        for name, value in shown.inputs.items():
             if name in self._accepted:
                 by_token = value.shape == (1, len(shown.ids))
                 filled = nn.functional.pad(value, (0, len(ids) - len(shown.ids))) if by_token else value
                 inputs[name] = filled.to(ids.device)
         tokens = [
             clip[self.clips.header : self.clips.header + layout.tokens].to(self.whole.dtype)
-            for clip, layout in zip(own, layouts, strict=True)
+            for clip, layout in zip(shown_clips, layouts, strict=True)
         ]
         return inputs | {"mm_encoder_outputs": {shown.slot: self._encoded(tokens)}}
 

@@ -111,7 +111,13 @@ class PublicLM(VideoLM, ABC):
         self.whole, self.frames = whole, frames
         if clips == 1:
             self.packer, self.blind_packer = Packer(chat, outputs, SYSTEM), Packer(chat, 0, SYSTEM)
-        self._check_room()
+        prefix = len(self.packer.prefix(0).ids)
+        room = getattr(whole.config.get_text_config(), "max_position_embeddings", None)
+        if room is not None and prefix >= room:
+            raise StepDiffError(
+                f"{self.packer.clips} frames of clips are {prefix} tokens, and the language model has {room} places: "
+                "featurize with fewer --frames"
+            )
         if self.attends_apart:
             self.lm.attend_apart()
         setattr(self.body(whole), self.tower, None)
@@ -146,15 +152,6 @@ class PublicLM(VideoLM, ABC):
     def language_model(whole: Any) -> Any:
         """Return the module that maps input embeddings to logits."""
         return whole
-
-    def _check_room(self) -> None:
-        prefix = len(self.packer.prefix(0).ids)
-        room = getattr(self.whole.config.get_text_config(), "max_position_embeddings", None)
-        if room is not None and prefix >= room:
-            raise StepDiffError(
-                f"{self.packer.clips} frames of clips are {prefix} tokens, and the language model has {room} places: "
-                "featurize with fewer --frames"
-            )
 
     def project(self, tokens: Float[Tensor, "C T_N D"]) -> Float[Tensor, "C T_L E"]:
         """Return the language model's inputs for each clip."""

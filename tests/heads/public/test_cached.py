@@ -19,7 +19,14 @@ from heads import evaluate, train
 from heads.data.packing import Chat, Turn
 from heads.models.language_model import LanguageModel
 from heads.models.public.cached import PROVEN, CachedClips, CachedLM, headless, load_cached
-from heads.training.recipe import EvidenceOptions, HardNegativeOptions, Lora, Schedule, VideoLMRecipe
+from heads.training.recipe import (
+    EvidenceOptions,
+    HardNegativeOptions,
+    Lora,
+    Schedule,
+    VideoLMRecipe,
+    check_recipe,
+)
 from heads.training.video_task import VideoTask
 from stepdiff_core.errors import StepDiffError
 from store import Feature, Provenance, Store
@@ -357,11 +364,11 @@ def test_a_run_trains_and_answers(small: Get, tmp_path: Path) -> None:
 def test_what_a_public_model_does_not_have_is_refused(small: Get, tmp_path: Path, capsys: Any) -> None:
     path = pairqa(tmp_path / "pairs.jsonl")
     with pytest.raises(StepDiffError, match="leave sequences out of sources"):
-        options(small("qwen3_vl"), path, sources=("sequences", "pairs")).check()
+        check_recipe(options(small("qwen3_vl"), path, sources=("sequences", "pairs")))
     with pytest.raises(StepDiffError, match="has its own projector and prompts: leave out hard_negatives"):
-        options(small("qwen3_vl"), path, hard_negatives=HardNegativeOptions()).check()
+        check_recipe(options(small("qwen3_vl"), path, hard_negatives=HardNegativeOptions()))
     with pytest.raises(StepDiffError, match="video_lm.evidence is for a projector"):
-        options(small("qwen3_vl"), path, evidence=EvidenceOptions()).check()
+        check_recipe(options(small("qwen3_vl"), path, evidence=EvidenceOptions()))
     with pytest.raises(StepDiffError, match="trains nothing without video_lm.lora or video_lm.full"):
-        options(small("qwen3_vl"), path, lora=None).check()
+        check_recipe(options(small("qwen3_vl"), path, lora=None))
     refuses(train.main, ["--config", "qwen3-vl", "--dry-run"], capsys, "does not estimate a video_lm.public model")
