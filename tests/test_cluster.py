@@ -54,6 +54,8 @@ def losing(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         module, name = worker.__module__, worker.__name__
 
         class OnItsWay:  # Ray pickles it, but no class with checked types
+            outcome = getattr(import_module(module), name).outcome
+
             def __init__(self, options: Any) -> None:
                 self._own = getattr(import_module(module), name)(options)
 

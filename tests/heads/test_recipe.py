@@ -176,7 +176,7 @@ def package(tmp_path: Path) -> Path:
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: own\nVersion: 1.0\n")
     (installed / "entry_points.txt").write_text(
         "[stepdiff.methods]\nmean-tokens = own_package.methods:MeanTokens\n"
-        "[stepdiff_core.tasks]\nfaster = own_package.tasks:SPEC\n"
+        "[stepdiff.tasks]\nfaster = own_package.tasks:SPEC\n"
     )
     return tmp_path
 
