@@ -254,11 +254,11 @@ def test_each_clip_has_its_own_in_and_out_which_loop_warp_and_address_obey(opene
     opened.wait_for_url("**time=0.5*")
     ranges = opened.evaluate(f"{PLAYER}.ranges")
     opened.reload()
-    opened.wait_for_function(f"() => {PLAYER}.ready && {PLAYER}.time > 0")
+    opened.wait_for_function(f"() => {PLAYER}?.ready && {PLAYER}.time > 0")
     assert np.array(opened.evaluate(f"{PLAYER}.ranges")) == pytest.approx(np.array(ranges), abs=0.001)
     offsets, before = opened.evaluate(f"{PLAYER}.offsets"), opened.evaluate(times)
     opened.keyboard.press("x")
-    opened.wait_for_function(f"() => {PLAYER}.ready && {PLAYER}.ranges[0][1] > 2 && {PLAYER}.time > 0")
+    opened.wait_for_function(f"() => {PLAYER}?.ready && {PLAYER}.ranges[0][1] > 2 && {PLAYER}.time > 0")
     assert np.array(opened.evaluate(f"{PLAYER}.ranges")) == pytest.approx(np.array(ranges[::-1]), abs=0.001)
     assert opened.evaluate(f"{PLAYER}.offsets") == pytest.approx(offsets[::-1], abs=0.001)
     assert opened.evaluate(times) == pytest.approx(before[::-1], abs=0.002)
@@ -284,7 +284,7 @@ def test_the_address_opens_what_another_person_sees(opened: "Page", browser: "Br
     with browser.new_context() as context:
         page = context.new_page()
         page.goto(opened.url)
-        page.wait_for_function(f"() => {PLAYER}.ready && {PLAYER}.alignment && {PLAYER}.time > 0")
+        page.wait_for_function(f"() => {PLAYER}?.ready && {PLAYER}.alignment && {PLAYER}.time > 0")
         state, other = (each.evaluate(f"{PLAYER}.state") for each in (page, opened))
         assert np.array(state.pop("ranges")) == pytest.approx(np.array(other.pop("ranges")), abs=0.001)
         assert state == other
@@ -304,7 +304,7 @@ def test_a_click_leaves_space_to_the_player_and_reduced_motion_leaves_it_paused(
     assert opened.evaluate(f"[{PLAYER}.playing, {PLAYER}.looping]") == [False, True]
     opened.emulate_media(reduced_motion="reduce")
     opened.reload()
-    opened.wait_for_function(f"() => {PLAYER}.ready && {PLAYER}.length > 0")
+    opened.wait_for_function(f"() => {PLAYER}?.ready && {PLAYER}.length > 0")
     assert not opened.evaluate(f"{PLAYER}.playing || {PLAYER}.wanted")
 
 

@@ -173,7 +173,7 @@ def test_notes_and_a_card_in_the_browser(
         page.on("dialog", lambda dialog: dialog.accept())
         page.goto(server.url + address)
         page.get_by_text("No notes yet.").wait_for()
-        page.wait_for_function(f"() => {PLAYER}.ready")
+        page.wait_for_function(f"() => {PLAYER}?.ready")
         for seconds, video, words in (
             (2.0, 2, ODD[0]),
             (1.0, 1, "wrist too stiff"),

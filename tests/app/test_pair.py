@@ -453,7 +453,7 @@ def test_a_word_is_a_link_to_its_clearest_moment_in_each_clip(
     }
     tab.emulate_media(reduced_motion="reduce")
     tab.goto(word_server.url + address(word_pair))
-    tab.wait_for_function("() => document.querySelector('[data-player]').player.ready")
+    tab.wait_for_function("() => document.querySelector('[data-player]').player?.ready")
     before = tab.url
     times = "document.querySelector('[data-player]').player.videos.map((video) => video.currentTime)"
     for number, term in enumerate(terms, start=1):
@@ -484,7 +484,7 @@ def test_a_word_is_a_link_to_its_clearest_moment_in_each_clip(
     with browser.new_context(reduced_motion="reduce") as context:  # as a link that is opened in another tab
         page = context.new_page()
         page.goto(f"{word_server.url}{link.get_attribute('href')}")
-        page.wait_for_function(f"() => document.querySelector('[data-player]').player.ready && {times}.some(Boolean)")
+        page.wait_for_function(f"() => document.querySelector('[data-player]').player?.ready && {times}.some(Boolean)")
         assert page.evaluate(times) == pytest.approx(places[terms[1]], abs=0.005)
         alone = next(term for term in terms if None in shown[term])
         without = shown[alone].index(None)
@@ -921,7 +921,7 @@ def test_the_page_fits_its_window(
     with browser.new_context(viewport={"width": width, "height": 780}, reduced_motion="reduce") as context:
         page = context.new_page()
         page.goto(server.url + address(pair))
-        page.wait_for_function("() => document.querySelector('[data-player]').player.ready")
+        page.wait_for_function("() => document.querySelector('[data-player]').player?.ready")
         page.locator("#words a").first.focus()
         page.keyboard.press("Enter")
         page.locator(".tracks .flag").first.wait_for()
