@@ -22,7 +22,7 @@
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import groupby
@@ -35,6 +35,7 @@ from stepdiff_core.cli.options import parse
 from stepdiff_core.errors import some
 from store.verbs import options  # each command imports what it runs only then, so that --help is fast
 
+_TEXT = {"overflow": "fold"}
 _SHOWN = 10
 _FILES_SHOWN = 3
 _DIGITS = 12  # of a sha256 that are shown
@@ -42,13 +43,26 @@ _SECONDS = len("2026-11-29T12:00:00")
 
 
 def _show_info(found: dict[str, Any]) -> None:
-    from store.verbs.info import info_table
-
     gone = {entity: f" ({count:,} forgotten)" for entity, count in found["forgotten"].items()}
     rows = ", ".join(f"{count:,} {entity}{gone.get(entity, '')}" for entity, count in found["rows"].items())
     print(f"{found['path']}: {rows or 'empty'}")
-    if found["views"]:
-        _print_table(info_table(found["views"]))
+    if not found["views"]:
+        return
+    texts = {"view": _TEXT | {"min_width": 9}, "encoder": _TEXT | {"min_width": 7}, "features": {"no_wrap": True}}
+    table, counted = _table(texts, ("ok", "failed", "absent", "shards", "size")), ("ok", "failed", "absent", "shards")
+    for view in found["views"]:
+        features = (f"{name} {'x'.join(map(str, f['shape']))} {f['dtype']}" for name, f in view["features"].items())
+        named = (f"{view['entity']}/{view['view']}", view["provenance"]["encoder"], "\n".join(features))
+        table.add_row(*named, *(f"{view[name]:,}" for name in counted), readable_bytes(view["bytes"]))
+    _print_table(table)
+
+
+def readable_bytes(count: int) -> str:
+    """Return `count` bytes with a binary unit."""
+    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:.0f} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
 
 
 def _verify(given: options.VerifyOptions) -> dict[str, Any]:
@@ -93,8 +107,6 @@ def _show_forgotten(done: dict[str, Any]) -> None:
 
 
 def _show_dropped(found: dict[str, Any]) -> None:
-    from store.verbs.info import readable_bytes
-
     size = f"{readable_bytes(found['bytes'])}, {found['files']:,} files"
     what = f"view {found['view']} of {found['entity']} in {found['store']}: {size}"
     print(f"dropped {what}" if found["dropped"] else f"would drop {what}; give --yes to do it")
@@ -103,8 +115,6 @@ def _show_dropped(found: dict[str, Any]) -> None:
 
 
 def _show_compacted(done: dict[str, Any]) -> None:
-    from store.verbs.info import readable_bytes
-
     text = (
         "{store}: {catalog_parts:,} catalog parts and {failure_files:,} files of failures and {records:,} records of "
         "writers merged, {locks:,} unused locks deleted, {orphans:,} orphan files deleted"
@@ -133,15 +143,8 @@ def _show_plan(planned: dict[str, Any]) -> None:
 
 
 def _sizes_table(planned: dict[str, Any]) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    from store.verbs.info import readable_bytes
-
-    table = Table(box=box.SIMPLE_HEAD, padding=0)
-    table.add_column("dtype")
-    for head in ("bytes a row", "bytes", "size", "rows a shard", "shards", "files", "compacted"):
-        table.add_column(head, justify="right", no_wrap=True)
+    heads = ("bytes a row", "bytes", "size", "rows a shard", "shards", "files", "compacted")
+    table = _table({"dtype": {}}, heads)
     for size in planned["sizes"]:
         chosen = size["dtype"] == planned["dtype"] and len(planned["sizes"]) > 1
         table.add_row(
@@ -157,8 +160,6 @@ def _sizes_table(planned: dict[str, Any]) -> Any:
 
 def _advice(planned: dict[str, Any]) -> Iterator[str]:
     """Yield the recommended setting, and in numbers whether to keep features or to encode again."""
-    from store.verbs.info import readable_bytes
-
     if (advised := planned["setting"]) is not None:
         flags = f"--pool {advised['pool']} " * (advised["pool"] > 1) + f"--dtype {advised['dtype']}"
         yield f"recommended: {flags}, {readable_bytes(round(advised['bytes_per_row']))} a clip; {advised['cost']}"
@@ -179,8 +180,6 @@ def _advice(planned: dict[str, Any]) -> Iterator[str]:
 
 
 def _show_export(done: dict[str, Any]) -> None:
-    from store.verbs.info import readable_bytes
-
     left = [f"{done[name]:,} {name}" for name in ("failed", "absent", "forgotten") if done[name]]
     out = f" (left out: {', '.join(left)})" if left else ""
     before = "complete already, " if done["already"] == done["parts"] else ""
@@ -272,18 +271,10 @@ def _entries(store: Any) -> Iterator[dict[str, Any]]:
 
 
 def _show_log(record: dict[str, Any]) -> None:
-    from rich import box
-    from rich.table import Table
-
     from stepdiff_core.io.local import TEMPORARY
 
-    table = Table(box=box.SIMPLE_HEAD, padding=0)
-    for head in ("snapshot", "made (UTC)", "view"):
-        table.add_column(head, overflow="fold")
-    for head in ("ok", "change", "failed"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for head in ("commit", "note"):
-        table.add_column(head, overflow="fold")
+    texts, more = (dict.fromkeys(heads, _TEXT) for heads in (("snapshot", "made (UTC)", "view"), ("commit", "note")))
+    table = _table(texts, ("ok", "change", "failed"), more)
     for (name, created, note), entries in groupby(record["entries"], itemgetter("name", "created", "note")):
         first = (name, created[:_SECONDS].replace("T", " "))
         for one in entries:
@@ -351,6 +342,17 @@ def _show_head(head: dict[str, Any]) -> None:
         print(f"  data: {file} ({digest[:_DIGITS]})")
     if head["starts_from"]:
         print(f"  starts from: {' <- '.join(head['starts_from'])}")
+
+
+def _table(texts: dict[str, Any], numbers: Iterable[str], more: Mapping[str, Any] = {}) -> Any:
+    """Return an empty table of columns of texts, with their options, of numbers, and of more texts."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
+    for head, looks in (texts | dict.fromkeys(numbers, {"justify": "right", "no_wrap": True}) | more).items():
+        table.add_column(head, **looks)
+    return table
 
 
 def _print_table(table: Any, width: int = 120) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int, Int64, UInt32
+from jaxtyping import Int64, UInt32
 
 from stepdiff_core.errors import DamageError, StepDiffError
 from stepdiff_core.io.files import Place, listed
@@ -36,6 +36,7 @@ from store.format.layout import (
 from store.format.shard import encode_chunk, open_shard, read_chunk
 from store.io.records import ABSENT, FAILED, OK, Write, encode_writes
 from store.io.writer import ShardWriter
+from store.provenance import RowNumbers
 from store.view import View
 
 CANNOT = "cannot be read ("
@@ -134,7 +135,7 @@ def _damage(
     path: Place,
     what: str,
     kind: Kind,
-    rows: Int64[np.ndarray, " R"] | None,
+    rows: RowNumbers | None,
     shard: int | None = None,
     error: Exception | None = None,
 ) -> FileDamage:
@@ -152,7 +153,7 @@ def shards_of(view: View, length: int) -> list[int]:
     return [shard for shard in shard_numbers(names) if shard * view.rows_per_shard < length]
 
 
-def _failed_in(view: View, group: int, length: int) -> Int64[np.ndarray, " rows"]:
+def _failed_in(view: View, group: int, length: int) -> RowNumbers:
     """Return the rows whose failures are in the merged file of a group of shards."""
     rows = [_NO_ROWS]
     for shard in (shard for shard in shards_of(view, length) if shard // MERGED_SHARDS == group):
@@ -184,7 +185,7 @@ def shard_damage(view: View, shard: int, length: int) -> Iterator[FileDamage]:
         yield from row_damage(view, shard, ok)
 
 
-def rows_of_shard(view: View, shard: int, length: int) -> Int64[np.ndarray, " rows"]:
+def rows_of_shard(view: View, shard: int, length: int) -> RowNumbers:
     """Return all rows of a shard of a view of `length` rows."""
     first = shard * view.rows_per_shard
     return np.arange(first, min(first + view.rows_per_shard, length))
@@ -199,7 +200,7 @@ def _own_or_merged(path: Place, merged: Place, needed: bool) -> list[tuple[Place
     return []
 
 
-def row_damage(view: View, shard: int, rows: Int[np.ndarray, " R"]) -> Iterator[FileDamage]:
+def row_damage(view: View, shard: int, rows: RowNumbers) -> Iterator[FileDamage]:
     """Yield the files of a shard in which some of R rows differ from their checksums."""
     path = view.paths.checksum(shard)
     try:
@@ -215,7 +216,7 @@ def row_damage(view: View, shard: int, rows: Int[np.ndarray, " R"]) -> Iterator[
 
 
 def _array_damage(
-    view: View, name: str, shard: int, sums: UInt32[np.ndarray, " slots"], rows: Int[np.ndarray, " R"]
+    view: View, name: str, shard: int, sums: UInt32[np.ndarray, " slots"], rows: RowNumbers
 ) -> Iterator[FileDamage]:
     """Yield the shard file of an array if some of R rows differ from their checksums."""
     path, fill = view.shard_path(name, shard), bytes(view.stored[name].row_bytes)

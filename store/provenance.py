@@ -8,8 +8,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int, Shaped
 
 from stepdiff_core.errors import StepDiffError
+
+RowNumbers = Int[np.ndarray, " R"]
+"""numbers of rows of a catalog"""
+RowValues = Shaped[np.ndarray, "R ..."]
+"""of an array"""
 
 DTYPES = ("float16", "float32", "int8")
 MOST_ROW_BYTES = 2**28

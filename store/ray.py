@@ -45,7 +45,7 @@ from store.exchange.arrow import KEY, feature_fields, record_batches, row_values
 from store.feature_store import Store
 from store.format.layout import shard_numbers
 from store.io.reader import Check
-from store.provenance import Feature
+from store.provenance import Feature, RowNumbers
 from store.view import Rows, View, row_numbers
 
 _COLUMN_BYTES = 32
@@ -202,7 +202,7 @@ class _ShardReader:
                 stop = min(start + BLOCK, end)
                 yield from self._read(self.given[start:stop] if self.given.ndim == 1 else np.arange(start, stop))
 
-    def _read(self, rows: Int[np.ndarray, " R"]) -> Iterator[pa.Table]:
+    def _read(self, rows: RowNumbers) -> Iterator[pa.Table]:
         """Yield blocks of the finished ones of R ascending rows that fulfil the filter."""
         view = self._open()
         if self.filter is not None:
@@ -258,7 +258,7 @@ def _shards(view: View) -> Spans:
     return np.stack([first, np.minimum(first + view.rows_per_shard, length)], axis=1)
 
 
-def _parts_of(rows: Int64[np.ndarray, " R"], view: View) -> Spans:
+def _parts_of(rows: RowNumbers, view: View) -> Spans:
     """Return where the rows of each shard begin and end among ascending `rows`; StepDiffError for an unknown row."""
     known = len(view.catalog)
     if len(rows) and rows[-1] >= known:

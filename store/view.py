@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int, Int64, Shaped, UInt8, UInt32
+from jaxtyping import Int, Shaped, UInt8, UInt32
 
 from stepdiff_core.errors import DamageError, StepDiffError
 from stepdiff_core.io import sealed as table
@@ -42,7 +42,7 @@ from store.format.quantise import Quantised, dequantise
 from store.format.shard import by_shard
 from store.io.reader import Check, Checksums, RemoteReader, RowChecks, RowReader, known_check, read_together, remedy
 from store.io.records import ABSENT, FAILED, OK, Statuses, failures_of_shards
-from store.provenance import Feature
+from store.provenance import Feature, RowNumbers, RowValues
 
 if TYPE_CHECKING:
     from zarr import Array
@@ -51,7 +51,7 @@ Keys = str | Sequence[str] | Shaped[np.ndarray, " B"] | pl.Series
 Rows = Sequence[int] | Int[np.ndarray, " B"] | pl.Series
 
 
-def row_numbers(rows: Rows) -> Int64[np.ndarray, " B"]:
+def row_numbers(rows: Rows) -> RowNumbers:
     """Return row numbers as an array. StepDiffError where they are not a list of integers, or one is negative."""
     numbers = np.asarray(rows)
     if not numbers.size:
@@ -142,8 +142,8 @@ class View:
                 metadata["attributes"]["seal"] = BLANK
                 write_json(path, metadata)
 
-    def status(self, rows: Int[np.ndarray, " K"] | None = None) -> UInt8[np.ndarray, " rows"]:
-        """Return the status of every row, or of K `rows`, whose shards alone are read: ABSENT, OK or FAILED."""
+    def status(self, rows: RowNumbers | None = None) -> UInt8[np.ndarray, " rows"]:
+        """Return the status of every row, or of R `rows`, whose shards alone are read: ABSENT, OK or FAILED."""
         if rows is not None:
             return np.where(rows < len(self), self._statuses.of_rows(rows), np.uint8(ABSENT))
         status = np.zeros(len(self.catalog), np.uint8)
@@ -157,7 +157,7 @@ class View:
         """Return the current status of every slot of a shard."""
         return self._statuses.of_shard(shard)
 
-    def rows(self, keys: Keys) -> Int64[np.ndarray, " K"]:
+    def rows(self, keys: Keys) -> RowNumbers:
         """Return the row of each key; StepDiffError names the first key that the catalog does not have."""
         keys = [keys] if isinstance(keys, str) else keys.tolist() if isinstance(keys, np.ndarray) else keys
         rows = self.catalog.rows(keys)
@@ -173,28 +173,28 @@ class View:
         self,
         feature: str,
         rows: Rows | None = None,
-        out: Shaped[np.ndarray, "B ..."] | None = None,
+        out: RowValues | None = None,
         direct: bool = False,
         check: Check | None = None,
         *,
         keys: Keys | None = None,
         dtype: str | None = None,
-    ) -> Shaped[np.ndarray, "B ..."]:
+    ) -> RowValues:
         """Read rows of a feature, in the order of `rows` or `keys`.
 
         Args:
             feature: a name in `features`.
             rows: row numbers of the catalog. Give these or `keys`.
-            out: C-contiguous memory [B, ...] in the stored dtype, filled and returned.
+            out: C-contiguous memory [R, ...] in the stored dtype, filled and returned.
             direct: read large rows that are not in memory past the page cache: faster, unless they are read again soon.
             check: when to compare rows with their stored checksums: "always", at their "first" read, or "never". By
                 default as the view says.
-            keys: a key, or B keys as a list, an array or a Polars series.
+            keys: a key, or R keys as a list, an array or a Polars series.
             dtype: "float16" or "float32"; int8 is dequantised. By default the stored dtype (int8: without its scales,
                 which `read_quantised` also returns).
 
         Returns:
-            [B, *shape of a row].
+            [R, *shape of a row].
 
         Raises:
             StepDiffError: unknown feature or key, unsuitable `rows`, `out` or `dtype`; a row that is absent or failed.
@@ -236,9 +236,7 @@ class View:
         self.check_not_dropped()
         return open_zarr(self.paths.store, f"{self.entity}/{self.name}/{array}")
 
-    def in_place(
-        self, feature: str, rows: Int[np.ndarray, " B"], check: Check | None = None
-    ) -> Shaped[np.ndarray, "B ..."] | None:
+    def in_place(self, feature: str, rows: RowNumbers, check: Check | None = None) -> RowValues | None:
         """Return what `read` returns as a read-only part of a mapped file, without a copy. Raises as `read` does.
 
         None if the rows are not consecutive rows of one shard, are not in memory or are in an object store, or if one
@@ -260,7 +258,7 @@ class View:
     def read_quantised(
         self,
         feature: str,
-        rows: Int[np.ndarray, " B"],
+        rows: RowNumbers,
         out: Quantised | None = None,
         direct: bool = False,
         check: Check | None = None,
@@ -275,7 +273,7 @@ class View:
         scale, levels = self._read(rows, {"scale": scale, feature: levels}, direct, check)  # what is small first
         return Quantised(levels, scale)
 
-    def checksums(self, rows: Int[np.ndarray, " R"]) -> UInt32[np.ndarray, "R arrays"]:
+    def checksums(self, rows: RowNumbers) -> UInt32[np.ndarray, "R arrays"]:
         """Return the current stored crc32c of finished rows, a column for each array of `checksummed`.
 
         Raises DamageError if they are damaged or missing.
@@ -295,8 +293,8 @@ class View:
     def write_shard(
         self,
         shard: int,
-        rows: Int[np.ndarray, " K"],
-        features: Mapping[str, Shaped[np.ndarray, "K ..."]],
+        rows: RowNumbers,
+        features: Mapping[str, RowValues],
         failures: Mapping[int, str],
         info: dict[str, Any] | None = None,
     ) -> None:
@@ -306,7 +304,7 @@ class View:
 
         Args:
             shard: the shard's number. Every shard has one writer at a time.
-            rows: K row numbers of the shard.
+            rows: R row numbers of the shard.
             features: float32 or float16 values of every feature, which the view casts or quantises. A row with NaN,
                 infinity or (stored as float16 or int8) a magnitude past float16 becomes failed, with that reason. An
                 int8 feature may also be given as stored: its levels, and `scale`.
@@ -321,8 +319,8 @@ class View:
         refuse_snapshot(self.paths.store)
         ShardWriter(self, shard).write(rows, features, failures, info)
 
-    def withdraw(self, rows: Int[np.ndarray, " K"]) -> int:
-        """Make K rows absent, because they are forgotten or the catalog is about to name another video for them.
+    def withdraw(self, rows: RowNumbers) -> int:
+        """Make R rows absent, because they are forgotten or the catalog is about to name another video for them.
 
         The next run computes those that are not forgotten again.
 
@@ -341,8 +339,8 @@ class View:
         self._statuses.forget()
         return count
 
-    def failures(self, rows: Int[np.ndarray, " F"] | None = None) -> pl.DataFrame:
-        """Return key and reason of the rows that failed, in the order of the catalog; or of F `rows` that failed."""
+    def failures(self, rows: RowNumbers | None = None) -> pl.DataFrame:
+        """Return key and reason of the rows that failed, in the order of the catalog; or of R `rows` that failed."""
         table.check_threads("read failures")
         rows = np.flatnonzero(self.status() == FAILED) if rows is None else rows
         frame = pl.DataFrame({"key": self.catalog.keys(rows)}, schema={"key": pl.String})
@@ -360,7 +358,7 @@ class View:
             there = ", ".join(known)
             raise StepDiffError(f"no feature {feature!r} in view {self.name} of {self.entity}: it has {there}")
 
-    def check_ok(self, rows: Int[np.ndarray, " B"]) -> None:
+    def check_ok(self, rows: RowNumbers) -> None:
         """Raise StepDiffError, naming the key, if a row is absent or failed."""
         if found := self._statuses.first_not_ok(rows):
             row, status = found
@@ -377,11 +375,11 @@ class View:
 
     def _read(
         self,
-        rows: Int[np.ndarray, " B"],
-        wanted: Mapping[str, Shaped[np.ndarray, "B ..."] | None],
+        rows: RowNumbers,
+        wanted: Mapping[str, RowValues | None],
         direct: bool = False,
         check: Check | None = None,
-    ) -> list[Shaped[np.ndarray, "B ..."]]:
+    ) -> list[RowValues]:
         """Read rows of stored arrays, into the memory that is given."""
         check = known_check(self.check if check is None else check)
         filled = {name: self._room(name, len(rows), out) for name, out in wanted.items()}
@@ -397,7 +395,7 @@ class View:
         return list(filled.values())
 
     def _fill(
-        self, rows: Int[np.ndarray, " B"], filled: Mapping[str, Shaped[np.ndarray, "B ..."]], direct: bool, check: Check
+        self, rows: RowNumbers, filled: Mapping[str, RowValues], direct: bool, check: Check
     ) -> tuple[list[str], list[int]] | None:
         """Fill arrays with rows; return the arrays and the places of rows that differ from their checksums."""
         pairs = [(self._readers[name], out) for name, out in filled.items()]
@@ -411,7 +409,7 @@ class View:
         wrong = {name: of_array for name, of_array in zip(filled, places, strict=True) if of_array}
         return (list(wrong), sorted(set(chain(*wrong.values())))) if wrong else None
 
-    def damage(self, arrays: Sequence[str], rows: Int[np.ndarray, " R"]) -> DamageError:
+    def damage(self, arrays: Sequence[str], rows: RowNumbers) -> DamageError:
         """Return the error for rows that differ from their checksums in these arrays."""
         rows = np.unique(rows)
         shard = int(rows[0]) // self.rows_per_shard
@@ -421,7 +419,7 @@ class View:
             f"{self.entity} (shard {shard}) is not as it was written: {remedy(self.paths.store)}"
         )
 
-    def _room(self, name: str, count: int, out: Shaped[np.ndarray, "B ..."] | None) -> Shaped[np.ndarray, "B ..."]:
+    def _room(self, name: str, count: int, out: RowValues | None) -> RowValues:
         """Return `out`, or new memory, for `count` rows of a stored array."""
         stored = self.stored[name]
         shape, dtype = (count, *stored.shape), np.dtype(stored.dtype).newbyteorder("<")

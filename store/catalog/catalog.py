@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Int, Int64, UInt64
+from jaxtyping import Bool, Int64, UInt64
 
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io import sealed as table
@@ -28,6 +28,7 @@ from stepdiff_core.io.local import Identity
 from stepdiff_core.io.remote import ReplacedError
 from store.catalog.key_index import DamagedFile, KeyIndex, PackedKeys, built, in_memory, joined, open_index, pack
 from store.format.layout import refuse_snapshot
+from store.provenance import RowNumbers
 
 Answer = TypeVar("Answer")
 BLOCK = 2**18
@@ -229,8 +230,8 @@ class Catalog:
                 yield from block.iter_slices(BLOCK)
                 row = int(block["row"][-1]) + 1
 
-    def select(self, rows: Int[np.ndarray, " K"], like: pl.DataFrame | None = None) -> pl.DataFrame:
-        """Return `row` and other columns of K rows in the order of the catalog, reading only the parts that hold them.
+    def select(self, rows: RowNumbers, like: pl.DataFrame | None = None) -> pl.DataFrame:
+        """Return `row` and other columns of R rows in the order of the catalog, reading only the parts that hold them.
 
         Args:
             rows: row numbers, in any order; -1 and unknown rows are left out.
@@ -239,7 +240,7 @@ class Catalog:
         """
         return self._settled(lambda parts: self._select(parts, rows, like))
 
-    def _select(self, parts: Parts, rows: Int[np.ndarray, " K"], like: pl.DataFrame | None) -> pl.DataFrame:
+    def _select(self, parts: Parts, rows: RowNumbers, like: pl.DataFrame | None) -> pl.DataFrame:
         frames = [pl.DataFrame(schema={"row": pl.Int64(), **({"key": pl.String()} if like is None else like.schema)})]
         wanted = np.unique(rows[rows >= 0])
         columns = None if like is None else ["row", *like.columns]
@@ -333,7 +334,7 @@ class Catalog:
             part.put([data], len(data))
         return changed
 
-    def rows(self, keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
+    def rows(self, keys: Sequence[str] | pl.Series) -> RowNumbers:
         """Return the row of each key, -1 where it has none.
 
         Raises StepDiffError where a part that no index covers is damaged or missing.
@@ -342,7 +343,7 @@ class Catalog:
         hashes = wanted.hashes()
         return self._settled(lambda parts: self._find(parts, wanted, hashes))
 
-    def keys(self, rows: Int[np.ndarray, " K"]) -> list[str]:
+    def keys(self, rows: RowNumbers) -> list[str]:
         """Return the key of each row; StepDiffError where the catalog has no such row, and as `rows`."""
         return self._settled(lambda parts: self._keys(parts, rows.astype(np.int64, copy=False)))
 
@@ -386,7 +387,7 @@ class Catalog:
             rows[left] = index.find(wanted, hashes, left)
         return rows
 
-    def _keys(self, parts: Parts, rows: Int64[np.ndarray, " K"]) -> list[str]:
+    def _keys(self, parts: Parts, rows: RowNumbers) -> list[str]:
         indexes = self._indexes(parts)
         beyond = (rows < 0) | (rows >= _end_of(indexes))
         if beyond.any():
@@ -551,13 +552,13 @@ def write_forgotten(store: Place, entity: str, frame: pl.DataFrame) -> None:
     path.put([data], len(data))
 
 
-def are_forgotten(store: Place, entity: str, rows: Int[np.ndarray, " K"]) -> Bool[np.ndarray, " K"]:
-    """Return which of K rows are forgotten."""
+def are_forgotten(store: Place, entity: str, rows: RowNumbers) -> Bool[np.ndarray, " R"]:
+    """Return which of R rows are forgotten."""
     return np.isin(rows, read_forgotten(store, entity)["row"].to_numpy())
 
 
-def refuse_forgotten(store: Place, entity: str, rows: Int[np.ndarray, " K"], name: Callable[[int], str]) -> None:
-    """Raise StepDiffError that names the first forgotten row, if any of K rows is; `name` returns the key of a row."""
+def refuse_forgotten(store: Place, entity: str, rows: RowNumbers, name: Callable[[int], str]) -> None:
+    """Raise StepDiffError that names the first forgotten row, if any of R rows is; `name` returns the key of a row."""
     gone = rows[are_forgotten(store, entity, rows)]
     if len(gone):
         more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""

@@ -26,6 +26,7 @@ from stepdiff_core.errors import DamageError
 from stepdiff_core.io.files import Place
 from stepdiff_core.io.local import Buffer
 from stepdiff_core.io.sealed import BLANK, crc32c, is_sealed, seal
+from store.provenance import RowNumbers
 
 HASH = "splitmix64 of length, then of state xor each little-endian word"
 """the hash function, as files name it"""
@@ -246,7 +247,7 @@ class KeyIndex:
         pairs = zip(sought.tolist(), wanted.encoded(places), strict=True)
         return [rows_by_key.get(pair, -1) for pair in pairs]
 
-    def keys(self, rows: Int64[np.ndarray, " rows"]) -> list[str]:
+    def keys(self, rows: RowNumbers) -> list[str]:
         """Return the key of each of `rows`, all of this index."""
         places = rows - self.first
         self._check_keys(places)

@@ -28,12 +28,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from jaxtyping import Bool, Int, Int64, Shaped, UInt32
+from jaxtyping import Bool, UInt32
 
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.sealed import crc32c
 from store.catalog.catalog import Catalog
-from store.provenance import Feature
+from store.provenance import Feature, RowNumbers, RowValues
 from store.view import OK, Rows, View, row_numbers
 
 KEY = "key"
@@ -124,15 +124,15 @@ def feature_fields(fields: pa.Schema) -> dict[str, Feature]:
     }
 
 
-def list_array(values: Shaped[np.ndarray, "B ..."]) -> pa.FixedSizeListArray:
+def list_array(values: RowValues) -> pa.FixedSizeListArray:
     """Return rows as an array of fixed-size lists that shares their memory."""
     flat = np.ascontiguousarray(values).reshape(-1)
     primitive = pa.Array.from_buffers(_PRIMITIVE[flat.dtype.name], len(flat), [None, pa.py_buffer(flat)])
     return pa.FixedSizeListArray.from_arrays(primitive, math.prod(values.shape[1:]))
 
 
-def row_values(batch: pa.RecordBatch, name: str, shape: Sequence[int]) -> Shaped[np.ndarray, "B ..."]:
-    """Return a feature column as an array [B, *shape of a row] that shares its memory."""
+def row_values(batch: pa.RecordBatch, name: str, shape: Sequence[int]) -> RowValues:
+    """Return a feature column as an array [R, *shape of a row] that shares its memory."""
     return batch.column(name).flatten().to_numpy(zero_copy_only=True).reshape(batch.num_rows, *shape)
 
 
@@ -180,7 +180,7 @@ def text_checksums(frame: pl.DataFrame) -> UInt32[np.ndarray, " B"]:
     return np.array([crc32c(text.encode()) for text in row_texts(frame)], np.uint32)
 
 
-def checksums(values: Shaped[np.ndarray, "B ..."]) -> UInt32[np.ndarray, " B"]:
+def checksums(values: RowValues) -> UInt32[np.ndarray, " R"]:
     """Return the crc32c of each row."""
     return np.array([crc32c(row) for row in values], np.uint32)
 
@@ -291,7 +291,7 @@ def _as_json(name: str, dtype: Any) -> pl.Expr:
     return column.hash() if dtype.is_nested() and "Binary" in repr(dtype) else column
 
 
-def _metadata(catalog: Catalog, rows: Int64[np.ndarray, " W"], like: pl.DataFrame, fields: pa.Schema) -> pa.RecordBatch:
+def _metadata(catalog: Catalog, rows: RowNumbers, like: pl.DataFrame, fields: pa.Schema) -> pa.RecordBatch:
     """Return key and metadata of rows, in their order."""
     frame = catalog.select(rows, like)
     order = np.searchsorted(frame["row"].to_numpy(), rows)
@@ -314,7 +314,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _parts(rows: Int[np.ndarray, " W"], shard_rows: int, count: int) -> Iterator[slice]:
+def _parts(rows: RowNumbers, shard_rows: int, count: int) -> Iterator[slice]:
     """Yield parts of at most `count` rows; those of ascending rows end where their shard does."""
     ascending = bool((np.diff(rows) > 0).all())
     ends = (np.flatnonzero(np.diff(rows // shard_rows)) + 1).tolist() if ascending else []
@@ -325,7 +325,7 @@ def _parts(rows: Int[np.ndarray, " W"], shard_rows: int, count: int) -> Iterator
         start = end
 
 
-def _arrays(view: View, name: str, rows: Int64[np.ndarray, " B"], dtype: str | None) -> list[pa.Array]:
+def _arrays(view: View, name: str, rows: RowNumbers, dtype: str | None) -> list[pa.Array]:
     """Return the columns of a feature."""
     stored = view.features[name].dtype
     if dtype is None and stored == "int8":

@@ -33,6 +33,7 @@ from stepdiff_core.io.files import open_regular
 from store.exchange.arrow import BATCH_BYTES, CHECKSUM, KEY, feature_fields, one_line, readable, row_texts, row_values
 from store.exchange.card import ExportCard, read_card
 from store.exchange.parquet_sizes import BYTES_PER_BYTE, FREE_BYTES
+from store.provenance import RowValues
 from store.verbs.options import Layout
 
 KEYS, METADATA, CARD, SCHEMA = "keys", "metadata", "stepdiff", "arrow_schema"
@@ -180,7 +181,7 @@ class Hdf5:
             return pa.array(texts, pa.binary()).cast(pa.string())
         return _array(field.type, values, missing)
 
-    def _rows(self, path: str, places: Int[np.ndarray, " K"]) -> Shaped[np.ndarray, "K ..."]:
+    def _rows(self, path: str, places: Int[np.ndarray, " R"]) -> RowValues:
         """Return rows of an array at ascending places; neighbours are read together."""
         dataset = self._file[path]
         values = np.empty((len(places), *dataset.shape[1:]), _native(dataset.dtype))
@@ -301,9 +302,7 @@ def _kind(field: pa.Field) -> tuple[np.dtype, tuple[int, ...]]:
     return np.dtype(leaf.to_pandas_dtype()), shape
 
 
-def _array(
-    kind: pa.DataType, values: Shaped[np.ndarray, "B ..."], missing: Shaped[np.ndarray, " B"] | None = None
-) -> pa.Array:
+def _array(kind: pa.DataType, values: RowValues, missing: Shaped[np.ndarray, " R"] | None = None) -> pa.Array:
     if not pa.types.is_fixed_size_list(kind):
         return pa.array(values, kind, mask=missing)
     mask = None if missing is None else pa.array(missing)

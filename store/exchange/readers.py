@@ -29,7 +29,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute  # noqa: F401, pa.compute
 import pyarrow.parquet as pq
-from jaxtyping import Int, Int64, Shaped, UInt32
+from jaxtyping import Int, Int64, UInt32
 
 import stepdiff_core
 from stepdiff_core.errors import StepDiffError, some
@@ -53,7 +53,7 @@ from store.exchange.card import ExportCard, read_card
 from store.exchange.export import UNFINISHED
 from store.exchange.hdf5 import Hdf5
 from store.exchange.parquet_sizes import BYTES_PER_BYTE, FREE_ROWS, ROWS_PER_BYTE, ImplausibleSizes, check_sizes
-from store.provenance import Feature, check_name
+from store.provenance import Feature, RowValues, check_name
 from store.verbs.options import Layout
 
 _RESERVED = (KEY, "row")  # columns that a store gives its catalog
@@ -152,9 +152,7 @@ def feature_columns(schema: pa.Schema) -> list[str]:
     return [name for name, (lengths, leaf) in types.items() if lengths and leaf in _DTYPES]
 
 
-def rows_of(
-    array: pa.Array, column: FeatureColumn, null: str = "is null"
-) -> tuple[Shaped[np.ndarray, "B ..."], dict[int, str]]:
+def rows_of(array: pa.Array, column: FeatureColumn, null: str = "is null") -> tuple[RowValues, dict[int, str]]:
     """Return a feature column as an array, and why some of its rows do not fit: place -> reason."""
     count = len(array)
     out = np.zeros((count, math.prod(column.sizes)), column.feature.dtype)

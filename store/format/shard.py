@@ -23,6 +23,7 @@ from stepdiff_core.errors import DamageError
 from stepdiff_core.io.direct_io import reopened
 from stepdiff_core.io.files import Place, RemotePath
 from stepdiff_core.io.sealed import crc32c
+from store.provenance import RowNumbers, RowValues
 
 MISSING = np.uint64(2**64 - 1)
 
@@ -108,7 +109,7 @@ def open_shard(path: Place, slots: int) -> ShardFile | RemoteShard | None:
 def pieces(
     old: ShardFile | RemoteShard | None,
     keep: Bool[np.ndarray, " slots"],
-    new: Iterable[tuple[Int[np.ndarray, " G"], Shaped[np.ndarray, "G ..."]]],
+    new: Iterable[tuple[Int[np.ndarray, " R"], RowValues]],
     row_bytes: int,
     check: Callable[[int, bytes | memoryview], None],
 ) -> Iterator[bytes | memoryview | np.ndarray]:
@@ -181,7 +182,7 @@ def index_bytes(present: Bool[np.ndarray, " slots"], row_bytes: int) -> bytes:
     return data + crc32c(data).to_bytes(4, "little")
 
 
-def by_shard(rows: Int[np.ndarray, " R"], shard_rows: int) -> list[tuple[int, Int[np.ndarray, " _"]]]:
+def by_shard(rows: RowNumbers, shard_rows: int) -> list[tuple[int, Int[np.ndarray, " _"]]]:
     """Return each shard that has some of R rows, ascending, with their places in `rows`, in order."""
     shards = rows // shard_rows
     order = np.argsort(shards, kind="stable")

@@ -31,6 +31,7 @@ from stepdiff_core.io.sealed import crc32c
 from stepdiff_core.threads import cores, each, shares
 from store.format.layout import ViewPaths, snapshot_of
 from store.format.shard import RemoteShard, ShardFile, by_shard, read_chunk
+from store.provenance import RowNumbers, RowValues
 
 Check = Literal["always", "first", "never"]
 """when a row is compared with its checksum: at every read, at the first one through an open view, or never"""
@@ -60,7 +61,7 @@ class Checksums:
         self._shape = (rows_per_shard, arrays)
         self._chunks: OrderedDict[int, UInt32[np.ndarray, "slots arrays"]] = OrderedDict()
 
-    def of_rows(self, rows: Int[np.ndarray, " R"]) -> UInt32[np.ndarray, "R arrays"]:
+    def of_rows(self, rows: RowNumbers) -> UInt32[np.ndarray, "R arrays"]:
         """Return the checksums of rows of status 1. DamageError where a chunk is damaged or missing."""
         parts = by_shard(rows, self._shape[0])
         sums = np.empty((len(rows), self._shape[1]), np.uint32)
@@ -122,8 +123,8 @@ class RowChecks:
         return np.flatnonzero(missing & (sums != crc32c(bytes(self._row_bytes)))).tolist()
 
     def to_check(
-        self, rows: Int[np.ndarray, " B"], versions: Versions, check: Check
-    ) -> tuple[Bool[np.ndarray, " B"], UInt32[np.ndarray, " B"]]:
+        self, rows: RowNumbers, versions: Versions, check: Check
+    ) -> tuple[Bool[np.ndarray, " R"], UInt32[np.ndarray, " R"]]:
         """Return which rows, about to be read from shard files of these versions, to check now, and their checksums.
 
         Checksums of other rows are 0. DamageError where they cannot be read.
@@ -149,7 +150,7 @@ class RowChecks:
             sums[now] = self._checksums.of_rows(rows[now])[:, self._column]
         return now, sums
 
-    def passed(self, rows: Int[np.ndarray, " R"], versions: Versions) -> None:
+    def passed(self, rows: RowNumbers, versions: Versions) -> None:
         """Remember that rows of shard files of these versions were right."""
         if not len(rows):
             return
@@ -179,7 +180,7 @@ def remedy(store: Place) -> str:
 FILL_AGAIN = "repeat the command that filled the view: it computes what is absent"
 
 
-def _mask(rows: Int[np.ndarray, " R"]) -> UInt8[np.ndarray, " R"]:
+def _mask(rows: RowNumbers) -> UInt8[np.ndarray, " R"]:
     """Return the bit of each row in its byte."""
     return np.left_shift(1, rows & 7).astype(np.uint8)
 
@@ -272,9 +273,7 @@ class RowReader(_FeatureReader):
             self._open.clear()
         return self._with_files(do, what, again=False)
 
-    def _wanted(
-        self, rows: Int[np.ndarray, " B"], out: Shaped[np.ndarray, "B ..."], check: Check
-    ) -> tuple[list[_Run], _Checked]:
+    def _wanted(self, rows: RowNumbers, out: RowValues, check: Check) -> tuple[list[_Run], _Checked]:
         """Return the reads of the rows, and which rows are checked.
 
         A row that its shard omits is filled in `out`, and checked, at once.
@@ -305,7 +304,7 @@ class RowReader(_FeatureReader):
         order = wanted[np.lexsort((offsets[wanted], shards[wanted]))]
         return self._runs(order, shards, offsets, files, checked), checked
 
-    def in_place(self, rows: Int[np.ndarray, " B"], check: Check) -> UInt8[np.ndarray, " bytes"] | None:
+    def in_place(self, rows: RowNumbers, check: Check) -> UInt8[np.ndarray, " bytes"] | None:
         """Return a read-only part of the mapped file, if the rows are neighbours in one shard and in memory.
 
         None otherwise, or where one differs from its checksum.
@@ -374,8 +373,8 @@ class RowReader(_FeatureReader):
 
 
 def read_together(
-    rows: Int[np.ndarray, " B"],
-    wanted: Sequence[tuple[RowReader, Shaped[np.ndarray, "B ..."]]],
+    rows: RowNumbers,
+    wanted: Sequence[tuple[RowReader, RowValues]],
     direct: bool = False,
     check: Check = "first",
 ) -> list[list[int]]:
@@ -543,7 +542,7 @@ class RemoteReader(_FeatureReader):
     Safe to share between threads.
     """
 
-    def read(self, rows: Int[np.ndarray, " B"], out: Shaped[np.ndarray, "B ..."], check: Check = "first") -> list[int]:
+    def read(self, rows: RowNumbers, out: RowValues, check: Check = "first") -> list[int]:
         """Fill `out`, C-contiguous, with the rows, all of status 1.
 
         Returns the places of rows that were checked and differ from their checksums.

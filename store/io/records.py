@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io import sealed as table
@@ -23,6 +23,7 @@ from stepdiff_core.io.sealed import BLANK
 from store.catalog.catalog import Catalog
 from store.format.layout import MERGED_SHARDS, ViewPaths, encode_json, read_json, shard_number, shard_numbers
 from store.format.shard import by_shard, read_chunk
+from store.provenance import RowNumbers
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,8 @@ class Statuses:
         """Return the current status of every slot of a shard."""
         return self._chunk(shard, self._paths.status(shard).identity())
 
-    def of_rows(self, rows: Int[np.ndarray, " K"]) -> UInt8[np.ndarray, " K"]:
-        """Return the status of K rows. An object store gets all its requests at once."""
+    def of_rows(self, rows: RowNumbers) -> UInt8[np.ndarray, " R"]:
+        """Return the status of R rows. An object store gets all its requests at once."""
         status = np.zeros(len(rows), np.uint8)
         parts = by_shard(rows, self._slots)
         chunks = self._paths.store.map(self._read, [shard for shard, _ in parts])
@@ -151,7 +152,7 @@ class Statuses:
             if (shard := shard_number(name)) is not None and (chunk := self._read(shard)) is not None:
                 yield shard, chunk
 
-    def first_not_ok(self, rows: Int[np.ndarray, " B"]) -> tuple[int, int] | None:
+    def first_not_ok(self, rows: RowNumbers) -> tuple[int, int] | None:
         """Return a row that is not ok and its status; None if all are ok.
 
         A row that was ok is taken to be ok still: if it was withdrawn, its checksum differs when it is read.

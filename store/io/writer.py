@@ -49,7 +49,7 @@ from store.io.records import (
     reasons_by_row,
     writes_of_shard,
 )
-from store.provenance import Feature
+from store.provenance import Feature, RowNumbers, RowValues
 from store.view import View
 
 _THREADS = 8
@@ -171,7 +171,7 @@ class StoredRows(NamedTuple):
 
 
 def stored_rows(
-    slots: Int[np.ndarray, " K"], given: Mapping[str, Shaped[np.ndarray, "K ..."]], features: Mapping[str, Feature]
+    slots: Int[np.ndarray, " R"], given: Mapping[str, RowValues], features: Mapping[str, Feature]
 ) -> Iterator[StoredRows]:
     """Yield the rows of `slots` as `features` are stored, in parts, in order; int8 comes as floats, or with `scale`."""
     row_bytes = sum(features[name].row_bytes for name in given)
@@ -184,8 +184,8 @@ def stored_rows(
 
 
 def _part(
-    slots: Int[np.ndarray, " K"],
-    given: Mapping[str, Shaped[np.ndarray, "K ..."]],
+    slots: Int[np.ndarray, " R"],
+    given: Mapping[str, RowValues],
     features: Mapping[str, Feature],
     compiled: bool,
     part: slice,
@@ -261,7 +261,7 @@ class ViewWriter:
         wanted = (status[rows] == ABSENT) & ~are_forgotten(self.view.paths.store, self.view.entity, rows)
         return [key for key, want in zip(keys, wanted.tolist(), strict=True) if want]
 
-    def add(self, frame: pl.DataFrame) -> Int64[np.ndarray, " K"]:
+    def add(self, frame: pl.DataFrame) -> RowNumbers:
         """Give rows to new keys, with their metadata, and return the row of every key of `frame`.
 
         Args:
@@ -326,7 +326,7 @@ class ViewWriter:
 
     def fill(
         self,
-        rows: Int[np.ndarray, " R"],
+        rows: RowNumbers,
         make: Callable[[Int64[np.ndarray, " S"]], tuple[Values, Mapping[int, str]]],
         advance: Callable[[int], None] = lambda count: None,
     ) -> None:
@@ -358,7 +358,7 @@ class ShardWriter:
 
     def write(
         self,
-        rows: Int[np.ndarray, " K"],
+        rows: RowNumbers,
         features: Values,
         failures: Mapping[int, str],
         info: dict[str, Any] | None,
@@ -395,7 +395,7 @@ class ShardWriter:
                 with CommitGroup(held) as files:
                     self._write_failures(files, still | reasons)
 
-    def withdraw(self, rows: Int[np.ndarray, " K"]) -> int:
+    def withdraw(self, rows: RowNumbers) -> int:
         """See `View.withdraw`; `rows` are of this shard."""
         with self.locked() as held:
             status = self.view.shard_status(self.shard).copy()
@@ -418,7 +418,7 @@ class ShardWriter:
             self.view.check_not_dropped()
             yield partial(check_held, lock)
 
-    def _check(self, rows: Int[np.ndarray, " K"], features: Values, failures: Mapping[int, str]) -> None:
+    def _check(self, rows: RowNumbers, features: Values, failures: Mapping[int, str]) -> None:
         view, where = self.view, f"shard {self.shard} of view {self.view.name} ({self.view.entity})"
         every = np.concatenate([rows, np.array(list(failures), np.int64)]).astype(np.int64)
         last = min(self.first + view.rows_per_shard, len(view))
@@ -493,7 +493,7 @@ class ShardWriter:
         if reasons or path.exists():
             files.put(path, encode_failures(self.view.catalog, reasons))
 
-    def _write_info(self, files: CommitGroup, rows: Int[np.ndarray, " W"], info: dict[str, Any]) -> None:
+    def _write_info(self, files: CommitGroup, rows: RowNumbers, info: dict[str, Any]) -> None:
         """Record what wrote `rows`, next to what wrote the others."""
         writes = writes_of_shard(self.view.paths, self.shard, self.view.rows_per_shard)
         new, today = frozenset(rows.tolist()), datetime.now(UTC).date().isoformat()

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8, UInt32
+from jaxtyping import UInt8, UInt32
 
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.files import Place, RemotePath, listed
@@ -31,7 +31,7 @@ from store.catalog.catalog import Catalog, forgotten_path, is_part
 from store.damage import shard_files
 from store.format.layout import ABOUT, ARRAYS, SNAPSHOTS, read_json, shard_numbers, write_json
 from store.io.records import FAILED, OK
-from store.provenance import ENTITIES, check_name
+from store.provenance import ENTITIES, RowNumbers, check_name
 from store.view import View
 
 NOW = "now"
@@ -266,7 +266,7 @@ def figures_of(view: View) -> Figures:
     return Figures(count, ok, failed, hashlib.sha256(b"".join(groups[:filled])).hexdigest()[:16])
 
 
-def _state_of(view: View, rows: Int[np.ndarray, " R"]) -> tuple[UInt8[np.ndarray, " R"], UInt32[np.ndarray, " R"]]:
+def _state_of(view: View, rows: RowNumbers) -> tuple[UInt8[np.ndarray, " R"], UInt32[np.ndarray, " R"]]:
     """Return status and digest of rows as they were together: read again where one was withdrawn in between."""
     while True:
         status, digests = view.status(rows), np.zeros(len(rows), np.uint32)

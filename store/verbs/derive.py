@@ -17,15 +17,15 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
 
+from stepdiff_core.cli.options import at_least
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.progress import progress
 from store.feature_store import Store
 from store.format.pool import TOKENS, pooled, pooled_view
 from store.io.records import reasons_by_row
 from store.io.writer import Values
-from store.provenance import Feature, Provenance, main_feature, with_dtype
+from store.provenance import Feature, Provenance, RowNumbers, main_feature, with_dtype
 from store.verbs.options import DeriveOptions, PoolOptions, RequantiseOptions
 from store.view import ABSENT, FAILED, OK, View
 
@@ -45,8 +45,7 @@ def pool(options: PoolOptions) -> dict[str, Any]:
     """Pool the missing rows. StepDiffError where the old view cannot be pooled, or the new one has another source."""
     store = Store.open(options.path)
     old = store.view(options.entity, options.view, check="always")
-    if options.pool < 2:
-        raise StepDiffError(f"--pool {options.pool} averages nothing: give 2 or more")
+    at_least(options, pool=2)
     provenance, features, grids = pooled_view(old.provenance, old.features, options.pool)
     before, dtype = old.features[TOKENS].dtype, options.dtype or old.features[TOKENS].dtype
     if (before, dtype) != ("float32", "float32"):  # the old view's tokens were rounded before they are averaged
@@ -89,7 +88,7 @@ def _derive(
         todo = np.flatnonzero(((source == OK) & (before != OK)) | ((source == FAILED) & (before == ABSENT)))
         reasons = reasons_by_row(old.catalog, old.failures())
 
-        def copied(rows: Int64[np.ndarray, " S"]) -> tuple[Values, Mapping[int, str]]:
+        def copied(rows: RowNumbers) -> tuple[Values, Mapping[int, str]]:
             good, failed = rows[source[rows] == OK], rows[source[rows] == FAILED]
             dtypes = {name: "float32" if made.dtype == "int8" else None for name, made in old.features.items()}
             values = {name: old.read(name, good, dtype=dtype) for name, dtype in dtypes.items()}

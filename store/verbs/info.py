@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from rich import box
-from rich.table import Table
 
+from stepdiff_core.cli.options import at_least
 from stepdiff_core.errors import StepDiffError
 from store.feature_store import Store
 from store.provenance import check_entity
@@ -48,30 +47,6 @@ def _figures(view: View) -> dict[str, Any]:
         "shards": len(np.unique(np.flatnonzero(status) // view.rows_per_shard)),
         "bytes": sum(view.paths.group.files().values()),
     }
-
-
-def info_table(views: list[dict[str, Any]]) -> Table:
-    """Return the figures as a table, one view a row."""
-    table = Table(box=box.SIMPLE_HEAD, padding=0)
-    table.add_column("view", overflow="fold", min_width=9)
-    table.add_column("encoder", overflow="fold", min_width=7)
-    table.add_column("features", no_wrap=True)
-    for heading in ("ok", "failed", "absent", "shards", "size"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for view in views:
-        features = (f"{name} {'x'.join(map(str, f['shape']))} {f['dtype']}" for name, f in view["features"].items())
-        counts = (f"{view[name]:,}" for name in ("ok", "failed", "absent", "shards"))
-        texts = (f"{view['entity']}/{view['view']}", view["provenance"]["encoder"], "\n".join(features))
-        table.add_row(*texts, *counts, readable_bytes(view["bytes"]))
-    return table
-
-
-def readable_bytes(count: int) -> str:
-    """Return `count` bytes with a binary unit."""
-    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
-    while size >= 1024 and len(units) > 1:
-        size, units = size / 1024, units[1:]
-    return f"{size:.0f} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
 
 
 WORDS = ("absent", "ok", "failed", "forgotten")
@@ -127,8 +102,7 @@ def _write_rows(options: FailuresOptions, frame: pl.DataFrame, total: int) -> in
     """
     from stepdiff_core.io.tables import as_json, print_table, write_table
 
-    if options.limit < 1:
-        raise StepDiffError(f"--limit {options.limit} is too few: give 1 or more")
+    at_least(options, limit=1)
     if options.out is not None:
         write_table(options.out, frame)
     if options.json:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from stepdiff_core.cli.options import at_least
 from stepdiff_core.errors import StepDiffError
 from store.feature_store import Store, shard_rows
 from store.format.layout import MERGED_SHARDS, stored_features
@@ -108,8 +109,7 @@ def plan(options: StorePlanOptions) -> dict[str, Any]:
     if not options.clips >= 1 or options.clips % 1:
         raise StepDiffError(f"--clips {options.clips} is not a whole number of at least 1")
     rows = int(options.clips)
-    if options.workers < 1:
-        raise StepDiffError(f"--workers {options.workers} is not 1 or more")
+    at_least(options, workers=1)
     if (options.encoder is None) == (options.like is None):
         raise StepDiffError(f"give either --encoder ({', '.join(ENCODERS)}) or --like STORE/VIEW")
     if options.like:
@@ -122,8 +122,6 @@ def plan(options: StorePlanOptions) -> dict[str, Any]:
             raise StepDiffError(f"encoder {options.encoder!r} is not known: give one of {names}, or --like")
         entity, made = known.entity, Provenance(known.name, "", "", known.frames, "", {})
         features = {name: Feature(shape, "float32") for name, shape in known.features.items()}
-    if (rate := options.read_mb_per_second) is not None and not 0 < rate < math.inf:
-        raise StepDiffError(f"--read-mb-per-second {rate} is not above 0")
     setting = _setting(made, features)
     statistics = next((each.statistics for each in ENCODERS.values() if each.name == made.encoder), ())
     if options.pool != 1:
@@ -138,7 +136,7 @@ def plan(options: StorePlanOptions) -> dict[str, Any]:
     ]
     chosen = next((size for size in planned if size.dtype == options.dtype), planned[0])
     hours = _hours(options, rows, entity, made, source)
-    rate = rate or (read_rate(Store.open(source), entity, made) if source else None)
+    rate = options.read_mb_per_second or (read_rate(Store.open(source), entity, made) if source else None)
     return {
         "rows": rows,
         "entity": entity,
@@ -254,8 +252,6 @@ def _hours(
 ) -> list[dict[str, Any]]:
     """Return the hours at the given rate (of device `worker`), or at the rates of each device that a store records."""
     if (rate := options.clips_per_second) is not None:
-        if not 0 < rate < math.inf:
-            raise StepDiffError(f"--clips-per-second {rate} is not above 0")
         measured = [(rate, "worker", "as given")]
     else:
         rates = {} if where is None else measured_rates(Store.open(where), entity, made.encoder, made.weights)

@@ -20,7 +20,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 
 from stepdiff_core.errors import DamageError, StepDiffError
 from stepdiff_core.io.files import Place, listed
@@ -39,6 +38,7 @@ from store.format.layout import (
     read_json,
 )
 from store.io.reader import FILL_AGAIN, remedy
+from store.provenance import RowNumbers
 from store.snapshots.snapshot import figures_of, folder_of, names, read_snapshot
 from store.verbs.removal import wrongly_forgotten
 from store.view import View
@@ -218,7 +218,7 @@ class _Keys:
         self.rows = max(self.known, default=-1) + 1
         """of the catalog, as far as is known"""
 
-    def __call__(self, rows: Int[np.ndarray, " rows"]) -> list[str]:
+    def __call__(self, rows: RowNumbers) -> list[str]:
         return [self.known.get(row, f"row {row}") for row in rows.tolist()]
 
 
