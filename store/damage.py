@@ -34,7 +34,8 @@ from store.format.layout import (
     write_json,
 )
 from store.format.shard import encode_chunk, open_shard, read_chunk
-from store.io.records import ABSENT, FAILED, OK, Write, encode_writes
+from store.io.reader import ABSENT, FAILED, OK
+from store.io.records import Write, encode_writes
 from store.io.writer import ShardWriter
 from store.provenance import RowNumbers
 from store.view import View

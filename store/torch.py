@@ -40,8 +40,7 @@ from stepdiff_core.errors import StepDiffError
 from store.batches import Batch, Batches
 from store.catalog.key_index import pack
 from store.format.quantise import BLOCK
-from store.io.reader import Check
-from store.io.records import OK
+from store.io.reader import OK, Check
 from store.view import Keys, View
 
 KEY = "key"

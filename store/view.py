@@ -40,8 +40,21 @@ from store.format.layout import (
 )
 from store.format.quantise import Quantised, dequantise
 from store.format.shard import by_shard
-from store.io.reader import Check, Checksums, RemoteReader, RowChecks, RowReader, known_check, read_together, remedy
-from store.io.records import ABSENT, FAILED, OK, Statuses, failures_of_shards
+from store.io.reader import (
+    ABSENT,
+    FAILED,
+    OK,
+    Check,
+    Checksums,
+    RemoteReader,
+    RowChecks,
+    RowReader,
+    Statuses,
+    known_check,
+    read_together,
+    remedy,
+)
+from store.io.records import failures_of_shards
 from store.provenance import Feature, RowNumbers, RowValues
 
 if TYPE_CHECKING:

@@ -47,7 +47,7 @@ MOST_INDEXED = 2**23
 """rows of an index, which is sorted in memory: about 60 bytes of a file each"""
 _DIGITS = 12
 _ROWS_PER_BYTE = 8  # of parts: keys differ from row to row, and take a bit at least
-_NAME = re.compile(rf"[0-9]{{{_DIGITS}}}(-[0-9]{{{_DIGITS}}})?\.parquet")
+_NAME = re.compile(rf"([0-9]{{{_DIGITS}}})(?:-([0-9]{{{_DIGITS}}}))?\.parquet")
 Parts = tuple[Place, ...]
 _Version = tuple[Place, Identity | None]
 
@@ -57,9 +57,10 @@ def part_name(first: int, end: int | None = None) -> str:
     return f"{first:0{_DIGITS}d}.parquet" if end is None else f"{first:0{_DIGITS}d}-{end:0{_DIGITS}d}.parquet"
 
 
-def is_part(path: Place) -> bool:
-    """Return whether a file has the name of a part."""
-    return _NAME.fullmatch(path.name) is not None
+def span_of(path: Place) -> tuple[int, int] | None:
+    """Return the first row of a part and the row after a merged part, else the first again; None for other files."""
+    name = _NAME.fullmatch(path.name)
+    return (int(name[1]), int(name[2] or name[1])) if name else None
 
 
 def first_row(part: Place) -> int:
@@ -83,12 +84,8 @@ def with_ends(parts: Parts) -> Iterator[tuple[Place, int]]:
 
 def rows_of_merged(part: Place) -> int:
     """Return the number of rows of a merged part, from its name; 0 for another part."""
-    return _end(part) - first_row(part)
-
-
-def _end(part: Place) -> int:
-    """Return the row after the last of a merged part; the first row of another part."""
-    return int(part.stem.split("-")[-1])
+    first, end = span_of(part) or (0, 0)
+    return end - first
 
 
 def read_part(part: Place, columns: Sequence[str] | None = None) -> pl.DataFrame:
@@ -113,10 +110,6 @@ def read_part(part: Place, columns: Sequence[str] | None = None) -> pl.DataFrame
     if why is not None:
         raise StepDiffError(f"{part} is not a part of a catalog ({why}): restore the file")
     return frame if columns is None else frame.select([n for n in dict.fromkeys(columns) if n in frame.columns])
-
-
-def _end_of(chain: Sequence[KeyIndex]) -> int:
-    return chain[-1].end if chain else 0
 
 
 def _unindexed(parts: Parts, end: int) -> Iterator[tuple[pl.Series, int, list[str]]]:
@@ -155,12 +148,12 @@ class Catalog:
     def parts(self) -> Parts:
         """Return the part files that together contain every row once, by first row."""
         current: list[Place] = []
-        end = 0  # of the rows in merged parts so far
-        parts = [part for part in self.folder.glob("*.parquet") if is_part(part)]
-        for part in sorted(parts, key=lambda part: (first_row(part), -_end(part))):
-            if first_row(part) >= end:
+        rows = 0  # in merged parts so far
+        spans = [(*span, part) for part in self.folder.glob("*.parquet") if (span := span_of(part))]
+        for first, end, part in sorted(spans, key=lambda span: (span[0], -span[1])):
+            if first >= rows:
                 current.append(part)
-                end = max(end, _end(part))
+                rows = max(rows, end)
         return tuple(current)
 
     def __len__(self) -> int:
@@ -170,7 +163,7 @@ class Catalog:
     def _count(self, parts: Parts) -> int:
         """Return the number of rows of `parts`, from the indexes or the last part; build no index."""
         if parts != self._counted[0]:
-            end = _end_of(self._existing(parts)[0])
+            end = max((index.end for index in self._existing(parts)[0]), default=0)
             if parts and first_row(parts[-1]) >= end:
                 end = first_row(parts[-1]) + read_part(parts[-1], ["row"]).height
             if end > MOST_ROWS:
@@ -389,10 +382,11 @@ class Catalog:
 
     def _keys(self, parts: Parts, rows: RowNumbers) -> list[str]:
         indexes = self._indexes(parts)
-        beyond = (rows < 0) | (rows >= _end_of(indexes))
+        ends = [index.end for index in indexes]
+        beyond = (rows < 0) | (rows >= max(ends, default=0))
         if beyond.any():
             raise StepDiffError(f"no row {rows[beyond][0]} in the catalog of {self.entity} in {self.folder}")
-        which = np.searchsorted([index.end for index in indexes], rows, side="right")
+        which = np.searchsorted(ends, rows, side="right")
         keys = np.empty(len(rows), object)
         for number in np.unique(which).tolist():
             here = which == number
@@ -408,7 +402,7 @@ class Catalog:
         if parts == self._indexed[0]:
             return self._indexed[1]
         indexes, seals = self._existing(parts)
-        for keys, first, names in _unindexed(parts, _end_of(indexes)):
+        for keys, first, names in _unindexed(parts, indexes[-1].end if indexes else 0):
             part_seals, packed, rows = {name: seals[name] for name in names}, [pack(keys)], len(keys)
             while indexes and len(indexes[-1]) < RATIO * rows and len(indexes[-1]) + rows <= MOST_INDEXED:
                 last = indexes.pop()
@@ -436,9 +430,10 @@ class Catalog:
                 return self._existing(parts)
         self._opened = opened
         usable = [index for index in (*opened.values(), *self._kept) if index and index.parts.items() <= seals.items()]
-        indexes: list[KeyIndex] = []
-        while following := [index for index in usable if index.first == _end_of(indexes)]:
+        indexes, end = list[KeyIndex](), 0
+        while following := [index for index in usable if index.first == end]:
             indexes.append(max(following, key=len))
+            end = indexes[-1].end
         return indexes, seals
 
     def _write_index(self, first: int, keys: PackedKeys, seals: dict[str, str]) -> KeyIndex:

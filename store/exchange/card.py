@@ -23,7 +23,7 @@ from store.exchange.arrow import CHECKSUM, KEY, catalog_digest, feature_fields
 from store.feature_store import Store
 from store.format.layout import FORMAT, VERSION
 from store.format.quantise import BLOCK
-from store.io.records import ABSENT, FAILED
+from store.io.reader import ABSENT, FAILED
 from store.provenance import Feature, Provenance
 from store.view import View
 

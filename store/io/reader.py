@@ -15,7 +15,7 @@ import errno
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
@@ -29,7 +29,7 @@ from stepdiff_core.io.local import Identity
 from stepdiff_core.io.remote import ReplacedError, pool
 from stepdiff_core.io.sealed import crc32c
 from stepdiff_core.threads import cores, each, shares
-from store.format.layout import ViewPaths, snapshot_of
+from store.format.layout import ViewPaths, shard_number, snapshot_of
 from store.format.shard import RemoteShard, ShardFile, by_shard, read_chunk
 from store.provenance import RowNumbers, RowValues
 
@@ -50,6 +50,81 @@ def known_check(check: str) -> Check:
         if check == known:
             return known
     raise StepDiffError(f"check={check!r} is not known: give one of {', '.join(get_args(Check))}")
+
+
+ABSENT, OK, FAILED = 0, 1, 2
+"""the values of the array `status`"""
+
+
+class Statuses:
+    """The status chunks of a view. A chunk is read when it is first needed, and again once its file changed."""
+
+    def __init__(self, paths: ViewPaths, rows_per_shard: int) -> None:
+        self._paths = paths
+        self._slots = rows_per_shard
+        self._chunks: dict[int, tuple[Identity | None, np.ndarray]] = {}
+
+    def of_shard(self, shard: int) -> UInt8[np.ndarray, " slots"]:
+        """Return the current status of every slot of a shard."""
+        return self._chunk(shard, self._paths.status(shard).identity())
+
+    def of_rows(self, rows: RowNumbers) -> UInt8[np.ndarray, " R"]:
+        """Return the status of R rows. An object store gets all its requests at once."""
+        status = np.zeros(len(rows), np.uint8)
+        parts = by_shard(rows, self._slots)
+        chunks = self._paths.store.map(self._read, [shard for shard, _ in parts])
+        for (_, here), chunk in zip(parts, chunks, strict=True):
+            if chunk is not None:
+                status[here] = chunk[rows[here] % self._slots]
+        return status
+
+    def existing(self) -> Iterator[tuple[int, UInt8[np.ndarray, " slots"]]]:
+        """Yield every shard that has a status, with it. An object store gets all its requests at once."""
+        folder = self._paths.status(0).parent
+        if folder.remote:
+            now = folder.identities()
+            shards = [shard for name in now if (shard := shard_number(name)) is not None]
+            yield from zip(shards, folder.map(lambda n: self._chunk(n, now[str(n)]), shards), strict=True)
+            return
+        for name in os.listdir(str(folder)) if folder.is_dir() else ():  # there may be millions: none is kept
+            if (shard := shard_number(name)) is not None and (chunk := self._read(shard)) is not None:
+                yield shard, chunk
+
+    def first_not_ok(self, rows: RowNumbers) -> tuple[int, int] | None:
+        """Return a row that is not ok and its status; None if all are ok.
+
+        A row that was ok is taken to be ok still: if it was withdrawn, its checksum differs when it is read.
+        """
+        parts = by_shard(rows, self._slots)
+        new = [shard for shard, _ in parts if shard not in self._chunks]
+        list(self._paths.store.map(self.of_shard, new))  # of an object store all at the same time
+        for shard, places in parts:
+            slots = rows[places] % self._slots
+            if shard in self._chunks and (self._chunks[shard][1][slots] == OK).all():
+                continue
+            status = self.of_shard(shard)[slots]
+            if (status != OK).any():
+                first = int(np.argmax(status != OK))
+                return int(rows[places[first]]), int(status[first])
+        return None
+
+    def forget(self, shards: Iterable[int] | None = None) -> None:
+        """Read the chunks of these shards, or of all, again when they are next needed."""
+        for shard in list(self._chunks) if shards is None else shards:
+            self._chunks.pop(shard, None)
+
+    def _chunk(self, shard: int, now: Identity | None) -> UInt8[np.ndarray, " slots"]:
+        """Return the chunk of a shard whose file is `now`."""
+        known = self._chunks.get(shard)
+        if known is None or known[0] != now:
+            chunk = None if now is None else self._read(shard)
+            if chunk is None:
+                chunk = np.zeros(self._slots, np.uint8)
+            self._chunks[shard] = known = (now, chunk)
+        return known[1]
+
+    def _read(self, shard: int) -> UInt8[np.ndarray, " slots"] | None:
+        return read_chunk(self._paths.status(shard), (self._slots,), "uint8")
 
 
 class Checksums:

@@ -38,10 +38,8 @@ from stepdiff_core.threads import ahead
 from store.catalog.catalog import are_forgotten, check_rows, refuse_forgotten
 from store.format.quantise import misfits, quantise
 from store.format.shard import by_shard, encode_chunk, open_shard, pieces
+from store.io.reader import ABSENT, FAILED, OK
 from store.io.records import (
-    ABSENT,
-    FAILED,
-    OK,
     Write,
     encode_failures,
     encode_writes,

@@ -19,7 +19,8 @@ from stepdiff_core.io.files import place, write_changed
 from stepdiff_core.io.sealed import BLANK, is_sealed
 from store.feature_store import Store
 from store.format.layout import encode_json
-from store.io.records import FAILED, OK, writes_of_shard
+from store.io.reader import FAILED, OK
+from store.io.records import writes_of_shard
 from store.lineage import trained_on
 from store.provenance import Provenance
 from store.snapshots.snapshot import figures_of

@@ -27,10 +27,10 @@ from stepdiff_core.io.local import TEMPORARY, sync_tree
 from stepdiff_core.io.sealed import BLANK, crc32c
 from stepdiff_core.progress import progress
 from store.catalog.catalog import FOLDER as FORGOTTEN
-from store.catalog.catalog import Catalog, forgotten_path, is_part
+from store.catalog.catalog import Catalog, forgotten_path, span_of
 from store.damage import shard_files
 from store.format.layout import ABOUT, ARRAYS, SNAPSHOTS, read_json, shard_numbers, write_json
-from store.io.records import FAILED, OK
+from store.io.reader import FAILED, OK
 from store.provenance import ENTITIES, RowNumbers, check_name
 from store.view import View
 
@@ -206,7 +206,7 @@ def _settled(store: Place, views: Sequence[View]) -> dict[str, object]:
     for entity in ENTITIES:
         settled[f"forgotten {entity}"] = forgotten_path(store, entity).identity()
         parts = (store / "catalog" / entity).identities()
-        settled |= {f"{entity} {name}": version for name, version in parts.items() if is_part(store / name)}
+        settled |= {f"{entity} {name}": version for name, version in parts.items() if span_of(store / name)}
     for view in views:
         files = (file for folder in view.paths.beside for file in folder.identities().items())
         merged = sorted((name, version) for name, version in files if name.startswith("merged"))

@@ -21,7 +21,7 @@ from stepdiff_core.io.files import Place, listed
 from stepdiff_core.io.local import Identity
 from stepdiff_core.io.locks import check_held, locked
 from stepdiff_core.progress import progress
-from store.catalog.catalog import MOST_ROWS, Catalog, is_part, part_name, read_part, rows_of_merged
+from store.catalog.catalog import MOST_ROWS, Catalog, part_name, read_part, rows_of_merged, span_of
 from store.feature_store import Store
 from store.format.layout import (
     ARRAYS,
@@ -83,7 +83,7 @@ def _merge_parts(catalog: Catalog, done: Done) -> None:
         run.append(frame)
     _merge(catalog, run)
     current = catalog.parts()
-    hidden = {path for path in catalog.folder.glob("*.parquet") if is_part(path)} - set(current)
+    hidden = set(filter(span_of, catalog.folder.glob("*.parquet"))) - set(current)
     for part in filter(rows_of_merged, current if hidden else ()):
         read_part(part)  # delete others only if the merged part is sound
     for part in hidden:

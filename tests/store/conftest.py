@@ -42,7 +42,11 @@ Run = Callable[..., Ended]
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> Ended:
     """Run `python -m store` with these words."""
-    return Ended(main([str(word) for word in words]), *capsys.readouterr())
+    try:
+        status = main([str(word) for word in words])
+    except SystemExit as ending:  # of the parser
+        status = int(ending.code or 0)
+    return Ended(status, *capsys.readouterr())
 
 
 @pytest.fixture(name="run")

@@ -13,7 +13,7 @@ from ray.data.datasource import ReadTask
 
 from stepdiff_core.workers.cluster import local_ray
 from store import Store, View
-from store.io.records import OK
+from store.io.reader import OK
 from store.ray import ViewDatasource, read_view
 from tests.store.test_ray_plan import ABOUT, KEYS, write
 

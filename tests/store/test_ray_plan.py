@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from stepdiff_core.errors import StepDiffError
 from store import Feature, Store, View
 from store.format.layout import ViewPaths
-from store.io.records import OK
+from store.io.reader import OK
 from store.ray import ViewDatasource
 from store.verbs.options import DropOptions
 from store.verbs.removal import drop

@@ -49,6 +49,7 @@ def bad_options(view: View) -> list[tuple[list[str], str]]:
         (["plan", "--clips", "5", "--encoder", "resnet"], "encoder 'resnet' is not known"),
         (["plan", "--clips", "5", "--like", f"{path}/gone"], "no view 'gone'"),
         (["plan", "--clips", "5", "--encoder", "efficientnet-lite0", "--pool", "2"], "does not divide 7 x 7"),
+        (["import", "f", "--store", path, "--view", "v", "--weights-sha256", "12"], "--weights-sha256 expects"),
         ([*plan, "--clips-per-second", "0"], "--clips-per-second"),
         ([*plan, "--read-mb-per-second", "inf"], "--read-mb-per-second"),
         ([*plan, "--workers", "0"], "--workers 0 is too small: give 1 or more"),

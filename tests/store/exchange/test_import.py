@@ -283,7 +283,6 @@ INT8 = pa.array([[1, 2], [3, 4], [5, 127]], pa.list_(pa.int8(), 2))
         ({"key": ABC, "x": INT8, "x_scale": FLOATS}, {}, "x_scale are not its scales: give float16 of shape [1]"),
         ({"key": ABC, "x": pa.array([None] * 3, pa.list_(pa.float32()))}, {}, "has no values in its first rows"),
         ({"key": ABC, "a b": FLOATS}, {}, "feature name 'a b' is refused"),
-        ({"key": ABC, "x": FLOATS}, {"weights_sha256": "12"}, "--weights-sha256 '12' is not a sha256"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_in_one_line(
