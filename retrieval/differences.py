@@ -1,7 +1,7 @@
 """Pairs of clips whose difference, candidate minus reference, is near a given one.
 
 A pair with difference e is as near to d as the geometric mean of their cosine and of d.e / d.d, the share of d that it
-has: 1 where they are equal, 0 where they have nothing in common, less where they are opposite.
+has: 1 if they are equal, 0 if they have nothing in common, less where they are opposite.
 
 Guarantees
 - both clips of a pair show one step, if the store knows steps, and are of different videos
@@ -67,8 +67,8 @@ class Sample:
 
     def drawn(self, view: View, step: str = "", first: Sequence[str] = ()) -> Int64[np.ndarray, " clips"]:
         """Return about REFERENCES rows with features in a view. first: steps that at most half of them are of."""
-        own = [] if step else first
-        groups = [self.groups(name, REFERENCES // 2 // len(own))[0] for name in own if name in self.steps]
+        preferred = [] if step else first
+        groups = [self.groups(name, REFERENCES // 2 // len(preferred))[0] for name in preferred if name in self.steps]
         rows = np.unique(np.concatenate([*groups, *self.groups(step, REFERENCES - sum(map(len, groups)))]))
         return rows[view.status(rows) == OK]
 

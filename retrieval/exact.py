@@ -129,9 +129,9 @@ def _table(near: Near, queries: int, k: int) -> Found:
     """Return the k best rows of each query and their scores, best first; -1 and -inf where there are fewer."""
     query, rows, scores = _best([near], k)
     place = query, np.arange(len(query)) - np.searchsorted(query, query)
-    found = np.full((queries, k), -1, np.int64), np.full((queries, k), -np.inf, np.float32)
-    found[0][place], found[1][place] = rows, scores
-    return found
+    table = np.full((queries, k), -1, np.int64), np.full((queries, k), -np.inf, np.float32)
+    table[0][place], table[1][place] = rows, scores
+    return table
 
 
 def _multiply(vectors: Vectors, queries: Queries) -> tuple[Scores, Squares]:
@@ -230,8 +230,8 @@ def cosines(view: View, feature: str, queries: Queries, query: Pairs, rows: Pair
         part = order[start : start + COMPARED]
         near, places = np.unique(rows[part], return_inverse=True)
         vectors, exact = view.read(feature, near, dtype="float32"), np.empty(len(part))
-        given = vectors, places, queries, query[part]
-        each(lambda share: compiled(fill_cosines)(*given, *share, exact), shares(len(part)))  # noqa: B023
+        pairs = vectors, places, queries, query[part]
+        each(lambda share: compiled(fill_cosines)(*pairs, *share, exact), shares(len(part)))  # noqa: B023
         check_directions(view, feature, rows[part], exact)
         out[part] = exact
     return out

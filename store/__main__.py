@@ -42,15 +42,15 @@ _DIGITS = 12  # of a sha256 that are shown
 _SECONDS = len("2026-11-29T12:00:00")
 
 
-def _show_info(found: dict[str, Any]) -> None:
-    gone = {entity: f" ({count:,} forgotten)" for entity, count in found["forgotten"].items()}
-    rows = ", ".join(f"{count:,} {entity}{gone.get(entity, '')}" for entity, count in found["rows"].items())
-    print(f"{found['path']}: {rows or 'empty'}")
-    if not found["views"]:
+def _show_info(record: dict[str, Any]) -> None:
+    gone = {entity: f" ({count:,} forgotten)" for entity, count in record["forgotten"].items()}
+    rows = ", ".join(f"{count:,} {entity}{gone.get(entity, '')}" for entity, count in record["rows"].items())
+    print(f"{record['path']}: {rows or 'empty'}")
+    if not record["views"]:
         return
     texts = {"view": _TEXT | {"min_width": 9}, "encoder": _TEXT | {"min_width": 7}, "features": {"no_wrap": True}}
     table, counted = _table(texts, ("ok", "failed", "absent", "shards", "size")), ("ok", "failed", "absent", "shards")
-    for view in found["views"]:
+    for view in record["views"]:
         features = (f"{name} {'x'.join(map(str, f['shape']))} {f['dtype']}" for name, f in view["features"].items())
         named = (f"{view['entity']}/{view['view']}", view["provenance"]["encoder"], "\n".join(features))
         table.add_row(*named, *(f"{view[name]:,}" for name in counted), readable_bytes(view["bytes"]))
@@ -65,34 +65,34 @@ def readable_bytes(count: int) -> str:
     return f"{size:.0f} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
 
 
-def _verify(given: options.VerifyOptions) -> dict[str, Any]:
+def _verify(chosen: options.VerifyOptions) -> dict[str, Any]:
     from store.feature_store import Store
     from store.verbs.verify import NOT_COVERED, uncovered, verify
 
-    store = Store.open(given.path)
-    with store.lock(given.wait) if given.withdraw else nullcontext():
-        damage = verify(store, given.withdraw)
+    store = Store.open(chosen.path)
+    with store.lock(chosen.wait) if chosen.withdraw else nullcontext():
+        damage = verify(store, chosen.withdraw)
     return {
         "path": str(store.path),
-        "ok": all(found.withdrawn for found in damage),
-        "damage": [asdict(found) for found in damage],
-        "clips": sorted({clip for found in damage for clip in found.clips}),
+        "ok": all(one.withdrawn for one in damage),
+        "damage": [asdict(one) for one in damage],
+        "clips": sorted({clip for one in damage for clip in one.clips}),
         "not_covered": {"files": uncovered(store), "never": NOT_COVERED},
     }
 
 
 def _show_damage(record: dict[str, Any]) -> None:
-    damage, left = record["damage"], record["not_covered"]["files"]
-    for found in damage:
-        clips = some(found["clips"], _SHOWN) if found["clips"] else "no clips"
-        print(f"{found['path']} {found['what']}: {clips}")
-    withdrawn = sum(found["withdrawn"] for found in damage)
+    damage, uncovered = record["damage"], record["not_covered"]["files"]
+    for one in damage:
+        clips = some(one["clips"], _SHOWN) if one["clips"] else "no clips"
+        print(f"{one['path']} {one['what']}: {clips}")
+    withdrawn = sum(one["withdrawn"] for one in damage)
     damaged = f"damaged files: {len(damage)}, clips: {len(record['clips'])}"
     damaged += f"; withdrawn: {withdrawn} files" if withdrawn else ""
     print(damaged if damage else f"{record['path']} is whole")
-    for remedy in dict.fromkeys(found["remedy"] for found in damage):
+    for remedy in dict.fromkeys(one["remedy"] for one in damage):
         print(f"what to do: {remedy}")
-    files = f"{len(left):,} files without a checksum ({some(left, _FILES_SHOWN)}); " if left else ""
+    files = f"{len(uncovered):,} files without a checksum ({some(uncovered, _FILES_SHOWN)}); " if uncovered else ""
     print(f"not covered: {files}{'; '.join(record['not_covered']['never'])}")
 
 
@@ -106,12 +106,12 @@ def _show_forgotten(done: dict[str, Any]) -> None:
         print(f"  {card} is stale: run python -m retrieval build")
 
 
-def _show_dropped(found: dict[str, Any]) -> None:
-    size = f"{readable_bytes(found['bytes'])}, {found['files']:,} files"
-    what = f"view {found['view']} of {found['entity']} in {found['store']}: {size}"
-    print(f"dropped {what}" if found["dropped"] else f"would drop {what}; give --yes to do it")
-    for path in found["stale"]:
-        print(f"  {path} was built from it" + (": remove it too" if found["dropped"] else ""))
+def _show_dropped(record: dict[str, Any]) -> None:
+    size = f"{readable_bytes(record['bytes'])}, {record['files']:,} files"
+    what = f"view {record['view']} of {record['entity']} in {record['store']}: {size}"
+    print(f"dropped {what}" if record["dropped"] else f"would drop {what}; give --yes to do it")
+    for path in record["stale"]:
+        print(f"  {path} was built from it" + (": remove it too" if record["dropped"] else ""))
 
 
 def _show_compacted(done: dict[str, Any]) -> None:
@@ -180,8 +180,8 @@ def _advice(planned: dict[str, Any]) -> Iterator[str]:
 
 
 def _show_export(done: dict[str, Any]) -> None:
-    left = [f"{done[name]:,} {name}" for name in ("failed", "absent", "forgotten") if done[name]]
-    out = f" (left out: {', '.join(left)})" if left else ""
+    omitted = [f"{done[name]:,} {name}" for name in ("failed", "absent", "forgotten") if done[name]]
+    out = f" (left out: {', '.join(omitted)})" if omitted else ""
     before = "complete already, " if done["already"] == done["parts"] else ""
     size = readable_bytes(done["bytes"])
     print("{rows:,} {entity} of view {view} in {path}, ".format(**done) + f"{before}{done['format']}, {size}{out}")
@@ -204,7 +204,7 @@ def _show_import(done: dict[str, Any]) -> None:
 
 
 def _live(path: str) -> Any:
-    """Return the store in `path`; StepDiffError where it is a snapshot."""
+    """Return the store in `path`; StepDiffError if it is a snapshot."""
     from store.feature_store import Store
 
     store = Store.open(path)
@@ -212,14 +212,14 @@ def _live(path: str) -> Any:
     return store
 
 
-def _tag(given: options.TagOptions) -> dict[str, Any]:
+def _tag(chosen: options.TagOptions) -> dict[str, Any]:
     from store.snapshots import snapshot
 
-    store = _live(given.path)
-    if given.delete:
-        snapshot.delete_snapshot(store.path, given.name)
-        return {"path": str(store.path), "name": given.name, "deleted": True}
-    return {"path": str(store.path), **asdict(snapshot.tag(store.path, given.name, given.note)), "deleted": False}
+    store = _live(chosen.path)
+    if chosen.delete:
+        snapshot.delete_snapshot(store.path, chosen.name)
+        return {"path": str(store.path), "name": chosen.name, "deleted": True}
+    return {"path": str(store.path), **asdict(snapshot.tag(store.path, chosen.name, chosen.note)), "deleted": False}
 
 
 def _show_tag(made: dict[str, Any]) -> None:
@@ -234,10 +234,10 @@ def _show_tag(made: dict[str, Any]) -> None:
     print(f"read it with Store.open({made['path']!r}, at={made['name']!r}), or as {made['path']}@{made['name']}")
 
 
-def _log(given: options.LogOptions) -> dict[str, Any]:
+def _log(chosen: options.LogOptions) -> dict[str, Any]:
     from store.snapshots.snapshot import names
 
-    store = _live(given.path)
+    store = _live(chosen.path)
     begun = names(store.path)[1]  # temporary names, but in object stores their own
     entries = list(_entries(store))[::-1]
     return {"path": str(store.path), "entries": entries, "unfinished": bool(begun), "begun": begun}
@@ -392,7 +392,7 @@ VERBS = {
     "rows": Verb(options.RowsOptions, "store.verbs.info:list_rows"),
     "forget": Verb(options.ForgetOptions, "store.verbs.removal:forget", _show_forgotten, ("path", "keys")),
     "drop": Verb(
-        options.DropOptions, "store.verbs.removal:drop", _show_dropped, status=lambda found: int(not found["dropped"])
+        options.DropOptions, "store.verbs.removal:drop", _show_dropped, status=lambda record: int(not record["dropped"])
     ),
     "compact": Verb(options.CompactOptions, "store.verbs.compact:compact", _show_compacted),
     "tag": Verb(options.TagOptions, _tag, _show_tag, ("path", "name")),

@@ -138,18 +138,18 @@ class ViewDatasource(Datasource):
     ) -> list[Any]:  # of ReadTask, whose bases beartype refuses
         """Return about `parallelism` tasks in the order of their rows; fewer, if blocks would be very small."""
         context = data_context or ray.data.DataContext.get_current()
-        wanted = max(self.estimate_inmemory_data_size() / max(parallelism, 1), context.target_min_block_size)
-        given = divide(self._spans, max(int(wanted / self._row_bytes), 1)) or [self._spans]  # one task has the schema
-        return [self._task(spans, per_task_row_limit) for spans in given]
+        size = max(self.estimate_inmemory_data_size() / max(parallelism, 1), context.target_min_block_size)
+        tasks = divide(self._spans, max(int(size / self._row_bytes), 1)) or [self._spans]  # one task has the schema
+        return [self._task(spans, per_task_row_limit) for spans in tasks]
 
     def _task(self, spans: Spans, limit: int | None) -> Any:
         size = int(np.diff(spans).sum()) * self._row_bytes
-        given = spans if self._rows is None or not len(spans) else self._rows[spans[0, 0] : spans[-1, 1]]
+        rows = spans if self._rows is None or not len(spans) else self._rows[spans[0, 0] : spans[-1, 1]]
         about = BlockMetadata(num_rows=None, size_bytes=size, input_files=None, exec_stats=None)
-        return ReadTask(self._read_task(given), about, self._schema, limit)
+        return ReadTask(self._read_task(rows), about, self._schema, limit)
 
 
-def divide(shards: Spans, wanted: int) -> list[Spans]:
+def divide(shards: Spans, rows: int) -> list[Spans]:
     """Divide shards (rows from first to end, ascending) among tasks of about `wanted` rows each, in their order.
 
     A shard of more than `wanted` rows is cut into equal parts; others are never cut.
@@ -157,13 +157,13 @@ def divide(shards: Spans, wanted: int) -> list[Spans]:
     if not len(shards):
         return []
     first, count = shards[:, 0], shards[:, 1] - shards[:, 0]
-    parts = -(-count // wanted)
+    parts = -(-count // rows)
     shard = np.repeat(np.arange(len(shards)), parts)
     part = np.arange(len(shard)) - np.repeat(np.cumsum(parts) - parts, parts)
     starts = first[shard] + count[shard] * part // parts[shard]
     ends = first[shard] + count[shard] * (part + 1) // parts[shard]
     before = np.cumsum(ends - starts) - (ends - starts)
-    task = (2 * before + ends - starts) // (2 * wanted)  # that of the middle of each part
+    task = (2 * before + ends - starts) // (2 * rows)  # that of the middle of each part
     cuts = np.flatnonzero(np.diff(task)) + 1
     return [_joined(spans) for spans in np.split(np.stack([starts, ends], axis=1), cuts)]
 
@@ -260,15 +260,15 @@ def _shards(view: View) -> Spans:
 
 def _parts_of(rows: RowNumbers, view: View) -> Spans:
     """Return where the rows of each shard begin and end among ascending `rows`; StepDiffError for an unknown row."""
-    known = len(view.catalog)
-    if len(rows) and rows[-1] >= known:
-        raise StepDiffError(f"no row {rows[-1]} in the catalog of {view.entity}: it has rows 0 to {known - 1}")
+    length = len(view.catalog)
+    if len(rows) and rows[-1] >= length:
+        raise StepDiffError(f"no row {rows[-1]} in the catalog of {view.entity}: it has rows 0 to {length - 1}")
     _, first = np.unique(rows // view.rows_per_shard, return_index=True)
     return np.stack([first, np.append(first, len(rows))[1:]], axis=1)
 
 
 def _checked_filter(filter: pl.Expr, view: View) -> pl.DataFrame:
-    """Return an empty frame with the columns of a filter; StepDiffError where it fits no part of the catalog."""
+    """Return an empty frame with the columns of a filter; StepDiffError if it fits no part of the catalog."""
     every = filter.meta.has_multiple_outputs()  # columns by pattern
     named = sorted(set(filter.meta.root_names()) - {KEY, "row"})
     fields = schema(view, columns=None if every else named)

@@ -128,8 +128,8 @@ class _Selection:
         self.rows = np.flatnonzero(status == OK) if keys is None else view.rows(keys)
         if keys is not None:
             view.check_ok(self.rows)
-        asked = [pl.col(label) if isinstance(label, str) else label for label in labels]
-        expressions = asked if where is None else [where, *asked]
+        columns = [pl.col(label) if isinstance(label, str) else label for label in labels]
+        expressions = columns if where is None else [where, *columns]
         named = {KEY, "row"}.union(*(expression.meta.root_names() for expression in expressions))
         frame = view.catalog.frame(sorted(named))
         if missing := named - set(frame.columns):
@@ -139,7 +139,7 @@ class _Selection:
             )
         try:
             chosen = frame[self.rows] if where is None else frame[self.rows].filter(where)
-            table = chosen.select(asked)
+            table = chosen.select(columns)
         except pl.exceptions.PolarsError as error:
             raise StepDiffError(f"where clause or labels do not fit the catalog of {view.entity}: {error}") from error
         self.rows = chosen["row"].to_numpy().astype(np.int64)

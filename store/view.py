@@ -65,7 +65,7 @@ Rows = Sequence[int] | Int[np.ndarray, " B"] | pl.Series
 
 
 def row_numbers(rows: Rows) -> RowNumbers:
-    """Return row numbers as an array. StepDiffError where they are not a list of integers, or one is negative."""
+    """Return row numbers as an array. StepDiffError if they are not a list of integers, or one is negative."""
     numbers = np.asarray(rows)
     if not numbers.size:
         numbers = numbers.astype(np.int64)
@@ -134,10 +134,10 @@ class View:
         path = self.paths.metadata("status")
         now = path.identity()
         if self._length[0] != now:
-            rows, known = array_shape(path, read_json(path))[0], len(self.catalog)
-            if rows > known:
+            rows, length = array_shape(path, read_json(path))[0], len(self.catalog)
+            if rows > length:
                 raise StepDiffError(
-                    f"{path} has {rows} rows and the catalog of {self.entity} has {known}: "
+                    f"{path} has {rows} rows and the catalog of {self.entity} has {length}: "
                     "a part of the catalog is lost, or the file is from another store; restore it"
                 )
             self._length = (now, rows)
@@ -161,9 +161,9 @@ class View:
             return np.where(rows < len(self), self._statuses.of_rows(rows), np.uint8(ABSENT))
         status = np.zeros(len(self.catalog), np.uint8)
         room = min(len(self), len(status))
-        for shard, known in self._statuses.existing():
+        for shard, chunk in self._statuses.existing():
             part = status[shard * self.rows_per_shard : room][: self.rows_per_shard]
-            part[:] = known[: len(part)]
+            part[:] = chunk[: len(part)]
         return status
 
     def shard_status(self, shard: int) -> UInt8[np.ndarray, " slots"]:
@@ -365,16 +365,16 @@ class View:
         """Return the shard file of a stored array."""
         return self.paths.shard(array, shard, 1 + len(self.stored[array].shape))
 
-    def check_feature(self, feature: str, known: Collection[str] | None = None) -> None:
+    def check_feature(self, feature: str, names: Collection[str] | None = None) -> None:
         """Raise StepDiffError, naming those that exist, where `feature` is not `known`: by default, of the view."""
-        if feature not in (known := known or self.features):
-            there = ", ".join(known)
+        if feature not in (names := names or self.features):
+            there = ", ".join(names)
             raise StepDiffError(f"no feature {feature!r} in view {self.name} of {self.entity}: it has {there}")
 
     def check_ok(self, rows: RowNumbers) -> None:
         """Raise StepDiffError, naming the key, if a row is absent or failed."""
-        if found := self._statuses.first_not_ok(rows):
-            row, status = found
+        if unfit := self._statuses.first_not_ok(rows):
+            row, status = unfit
             self.check_not_dropped()
             state = "failed" if status == FAILED else "absent"
             if (snapshot := snapshot_of(self.paths.store)) is not None:
@@ -389,13 +389,13 @@ class View:
     def _read(
         self,
         rows: RowNumbers,
-        wanted: Mapping[str, RowValues | None],
+        arrays: Mapping[str, RowValues | None],
         direct: bool = False,
         check: Check | None = None,
     ) -> list[RowValues]:
         """Read rows of stored arrays, into the memory that is given."""
         check = known_check(self.check if check is None else check)
-        filled = {name: self._room(name, len(rows), out) for name, out in wanted.items()}
+        filled = {name: self._room(name, len(rows), out) for name, out in arrays.items()}
         wrong = self._fill(rows, filled, direct, check)
         if wrong:  # the shard may have been computed again since its status was read: its checksums differ then
             shards = np.unique(rows[wrong[1]] // self.rows_per_shard).tolist()

@@ -75,7 +75,7 @@ class Questions(NamedTuple):
 def walk(
     questions: Questions, averages: Float64[np.ndarray, "pairs dim"], most_shared: int, threshold: float
 ) -> tuple[Int64[np.ndarray, "questions 3"], Bool[np.ndarray, " questions"]]:
-    """Return the positions of the first three pairs that each question's walk keeps, -1 where there are fewer, and
+    """Return the positions of the first three pairs that each question's walk keeps, -1 if there are fewer, and
     whether it passed a pair of which the text is as true.
 
     A pair is kept if it is not the true pair, shares at most `most_shared` clips with it, none of its texts in the
@@ -92,8 +92,8 @@ def walk(
             limits, certain = _reach(estimates, averages.shape[1])
 
             def some(part: tuple[int, int]) -> None:
-                given = (array[slice(*part)] for array in (estimates, limits, certain))  # noqa: B023
-                _walk_some(start + part[0], *given, averages, *questions, most_shared, threshold, negatives, passed)  # noqa: B023
+                arrays = (array[slice(*part)] for array in (estimates, limits, certain))  # noqa: B023
+                _walk_some(start + part[0], *arrays, averages, *questions, most_shared, threshold, negatives, passed)  # noqa: B023
 
             each(some, shares(len(estimates)))
             advance(len(estimates))
@@ -247,10 +247,10 @@ def hard_negatives(
     pairs = np.array([[place[clip] for clip in pair] for pair in test_set.pairs])
     averages = (clips[pairs[:, 0]] + clips[pairs[:, 1]]) / 2
     arrays, order = _arrays(test_set, pairs, texts, as_true)
-    found = np.empty((len(order), NEGATIVES), np.int64)
-    found[order], passed = walk(arrays, averages, 2 if allow_reversed else MOST_SHARED[variant], threshold)
+    drawn = np.empty((len(order), NEGATIVES), np.int64)
+    drawn[order], passed = walk(arrays, averages, 2 if allow_reversed else MOST_SHARED[variant], threshold)
     questions = []
-    for one, negatives in zip(test_set.differences, found.tolist(), strict=True):
+    for one, negatives in zip(test_set.differences, drawn.tolist(), strict=True):
         if negatives[-1] >= 0:
             questions.append(_question(one, [test_set.pairs[at] for at in negatives], _source(seed, one)))
     return Drawn(questions, len(test_set.differences) - len(questions), int(passed.sum()))
@@ -337,10 +337,10 @@ def write_questions(options: Negatives) -> dict[str, Any]:
         )
     write_test_set("diffmcq", options.out, drawn.questions)
     counts = {"questions": len(drawn.questions), "dropped": drawn.dropped}
-    given = {"variant": variant, "seed": seed, "threshold": options.threshold}
+    settings = {"variant": variant, "seed": seed, "threshold": options.threshold}
     reversed_ = {"allow_reversed": True} if options.allow_reversed else {}
     truth = {} if as_true is None else {"as_true_passed": drawn.passed, "truth": str(options.truth)}
-    return {**counts, **given, **reversed_, **truth, "out": str(options.out)}
+    return {**counts, **settings, **reversed_, **truth, "out": str(options.out)}
 
 
 def _rows_of_clips(store: Store, view: View, clips: Sequence[str]) -> Int64[np.ndarray, " clips"]:
@@ -371,9 +371,9 @@ def _texts(store: Store, name: str, test_set: StatedDifferences, file: Path) -> 
 
 
 def _filled(view: View, rows: Int64[np.ndarray, " rows"]) -> np.ndarray:
-    known = rows >= 0
-    known[known] = view.status()[rows[known]] == OK
-    return known
+    filled = rows >= 0
+    filled[filled] = view.status()[rows[filled]] == OK
+    return filled
 
 
 def _and_more(first: str, count: int) -> str:

@@ -88,7 +88,7 @@ def encoder_of(
 
     Args:
         weights: Folder, name or hub id; None: what is recorded with the view, or the encoder's own.
-        device: As PyTorch names it; None is a GPU where there is one.
+        device: As PyTorch names it; None is a GPU if there is one.
         encoder: Its package.module:Class, which only the user may name; None: ours, or of an installed package.
 
     Raises:

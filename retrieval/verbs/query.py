@@ -91,8 +91,8 @@ def source_of(options: QueryOptions) -> Callable[..., Any]:
     from retrieval.queries.search import of_clips, of_text
 
     pair = [clip for clip in (options.reference, options.candidate) if clip is not None]
-    given = [options.clip, options.text, options.file, pair or None]
-    if sum(one is not None for one in given) != 1 or len(pair) == 1:
+    sources = [options.clip, options.text, options.file, pair or None]
+    if sum(one is not None for one in sources) != 1 or len(pair) == 1:
         raise StepDiffError(
             "a query is one of a clip, a pair, a text or a file: give --clip ID, --reference ID and --candidate ID, "
             "--text WORDS or --file VIDEO"
@@ -128,8 +128,8 @@ def write(search: Any, hits: Any, options: QueryOptions) -> None:
         write_table(options.out, hits)
     if options.json:
         names = ("clip", "reference", "candidate", "text", "file", "where")
-        given = {name: str(value) for name in names if (value := getattr(options, name)) is not None}
-        print(json.dumps({**given, "view": options.view, "hits": as_json(hits)}))
+        words = {name: str(value) for name in names if (value := getattr(options, name)) is not None}
+        print(json.dumps({**words, "view": options.view, "hits": as_json(hits)}))
     elif options.out is None:
         shown = [name for name in hits.columns if name not in HIDDEN]
         shown.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))

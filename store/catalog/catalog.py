@@ -69,7 +69,7 @@ def first_row(part: Place) -> int:
 
 
 def check_follows(part: Place, row: int) -> None:
-    """Raise StepDiffError where a part does not begin with `row`."""
+    """Raise StepDiffError if a part does not begin with `row`."""
     if first_row(part) != row:
         raise StepDiffError(
             f"catalog of {part.parent.name} has no part for rows {row} to {first_row(part) - 1} in {part.parent}: "
@@ -94,8 +94,8 @@ def read_part(part: Place, columns: Sequence[str] | None = None) -> pl.DataFrame
     Raises:
         StepDiffError: the file is damaged, or no part of a catalog with that name.
     """
-    wanted = None if columns is None else ["row", *(name for name in columns if name != "row")]
-    frame = table.read(part, wanted, strict=False)
+    names = None if columns is None else ["row", *(name for name in columns if name != "row")]
+    frame = table.read(part, names, strict=False)
     first, count = first_row(part), frame.height
     rows = pl.int_range(first, first + count, dtype=pl.Int64, eager=True)
     why = None
@@ -179,7 +179,7 @@ class Catalog:
     def frame(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Return all rows in order: key, row, and every column that any part has (null elsewhere).
 
-        With `columns`, only those. Raises StepDiffError where a part is damaged or missing.
+        With `columns`, only those. Raises StepDiffError if a part is damaged or missing.
         """
         return self._settled(lambda parts: self._frame(parts, columns))
 
@@ -229,16 +229,16 @@ class Catalog:
         Args:
             rows: row numbers, in any order; -1 and unknown rows are left out.
             like: an empty frame with the wanted columns. A column that no part has is null; a value of another dtype
-                is cast, and is null where that is not possible. By default all columns that those parts have.
+                is cast, and is null if that is not possible. By default all columns that those parts have.
         """
         return self._settled(lambda parts: self._select(parts, rows, like))
 
     def _select(self, parts: Parts, rows: RowNumbers, like: pl.DataFrame | None) -> pl.DataFrame:
         frames = [pl.DataFrame(schema={"row": pl.Int64(), **({"key": pl.String()} if like is None else like.schema)})]
-        wanted = np.unique(rows[rows >= 0])
+        numbers = np.unique(rows[rows >= 0])
         columns = None if like is None else ["row", *like.columns]
         for part, end in with_ends(parts):
-            here = pl.Series(wanted[slice(*np.searchsorted(wanted, (first_row(part), end)))])
+            here = pl.Series(numbers[slice(*np.searchsorted(numbers, (first_row(part), end)))])
             if len(here):
                 where = pl.col("row").is_in(here.implode())
                 frame = table.copied(table.read(part, columns, strict=False, where=where))
@@ -257,13 +257,13 @@ class Catalog:
         return sum(map(self._append, self._checked(frame).iter_slices(MOST_ROWS)))
 
     def _check_dtypes(self, frame: pl.DataFrame) -> None:
-        """Raise StepDiffError where a column has a type that does not go together with that of the catalog."""
+        """Raise StepDiffError if a column has a type that does not go together with that of the catalog."""
         if set(frame.columns) - self._dtypes.keys():
             self._dtypes |= self.schema()
         for name, dtype in frame.schema.items():
-            if not _go_together(known := self._dtypes.get(name, dtype), dtype):
+            if not _go_together(before := self._dtypes.get(name, dtype), dtype):
                 raise StepDiffError(
-                    f"column {name!r} of {self.entity} is {known} in the catalog and {dtype} here: give values "
+                    f"column {name!r} of {self.entity} is {before} in the catalog and {dtype} here: give values "
                     "of its type, or another name"
                 )
 
@@ -272,8 +272,8 @@ class Catalog:
         hashes = keys.hashes()
         while True:
             # one look at the parts: what is known, and where it ends
-            known, row = self._settled(lambda parts: (self._find(parts, keys, hashes) >= 0, self._count(parts)))
-            new = frame.filter(pl.Series(~known, dtype=pl.Boolean))
+            existing, row = self._settled(lambda parts: (self._find(parts, keys, hashes) >= 0, self._count(parts)))
+            new = frame.filter(pl.Series(~existing, dtype=pl.Boolean))
             if not new.height:
                 return 0
             data = table.encode(
@@ -300,22 +300,24 @@ class Catalog:
         frame = self._checked(frame)
         names = [name for name in frame.columns if name != "key"]
         rows = self.rows(frame["key"])
-        known = frame.with_columns(row=pl.Series(rows)).filter(pl.col("row") >= 0)
+        updates = frame.with_columns(row=pl.Series(rows)).filter(pl.col("row") >= 0)
         changed = 0
         for part, end in with_ends(self.parts()):
-            here = known.filter(pl.col("row").is_between(first_row(part), end, closed="left"))
+            here = updates.filter(pl.col("row").is_between(first_row(part), end, closed="left"))
             if here.height and names:
                 changed += self._rewrite(part, here, names)
         if changed:
             self.index()
         return changed
 
-    def _rewrite(self, part: Place, known: pl.DataFrame, names: Sequence[str]) -> int:
-        """Update one part; leave it alone where nothing changes."""
+    def _rewrite(self, part: Place, updates: pl.DataFrame, names: Sequence[str]) -> int:
+        """Update one part; leave it alone if nothing changes."""
         old = read_part(part)
         try:
-            new = pl.concat([old, known.select("row", *names).clear()], how="diagonal_relaxed")
-            update = pl.concat([new.clear().select("row", *names), known.select("row", *names)], how="vertical_relaxed")
+            new = pl.concat([old, updates.select("row", *names).clear()], how="diagonal_relaxed")
+            update = pl.concat(
+                [new.clear().select("row", *names), updates.select("row", *names)], how="vertical_relaxed"
+            )
             new = new.update(update, on="row", how="left")
         except pl.exceptions.PolarsError as error:
             raise StepDiffError(f"{part} cannot take the new metadata ({error}): give values of its type") from error
@@ -328,20 +330,20 @@ class Catalog:
         return changed
 
     def rows(self, keys: Sequence[str] | pl.Series) -> RowNumbers:
-        """Return the row of each key, -1 where it has none.
+        """Return the row of each key, -1 if it has none.
 
-        Raises StepDiffError where a part that no index covers is damaged or missing.
+        Raises StepDiffError if a part that no index covers is damaged or missing.
         """
-        wanted = pack(keys)
-        hashes = wanted.hashes()
-        return self._settled(lambda parts: self._find(parts, wanted, hashes))
+        packed = pack(keys)
+        hashes = packed.hashes()
+        return self._settled(lambda parts: self._find(parts, packed, hashes))
 
     def keys(self, rows: RowNumbers) -> list[str]:
-        """Return the key of each row; StepDiffError where the catalog has no such row, and as `rows`."""
+        """Return the key of each row; StepDiffError if the catalog has no such row, and as `rows`."""
         return self._settled(lambda parts: self._keys(parts, rows.astype(np.int64, copy=False)))
 
     def name(self, row: int) -> str:
-        """Return the key of a row for a message, `row N` where it is not known."""
+        """Return the key of a row for a message, `row N` if it is not known."""
         try:
             return self.keys(np.array([row]))[0]
         except StepDiffError:
@@ -359,7 +361,7 @@ class Catalog:
                 path.unlink(missing_ok=True)
 
     def _settled(self, read: Callable[[Parts], Answer]) -> Answer:
-        """Return `read(parts)`; repeat it where a part or an index was replaced meanwhile, or an index is damaged."""
+        """Return `read(parts)`; repeat it if a part or an index was replaced meanwhile, or an index is damaged."""
         while True:
             parts = self.parts()
             try:
@@ -373,11 +375,11 @@ class Catalog:
                 if self.parts() == parts:
                     raise
 
-    def _find(self, parts: Parts, wanted: PackedKeys, hashes: UInt64[np.ndarray, " K"]) -> Int64[np.ndarray, " K"]:
-        rows = np.full(len(wanted), -1, np.int64)
+    def _find(self, parts: Parts, packed: PackedKeys, hashes: UInt64[np.ndarray, " K"]) -> Int64[np.ndarray, " K"]:
+        rows = np.full(len(packed), -1, np.int64)
         for index in self._indexes(parts):
-            left = np.flatnonzero(rows < 0)
-            rows[left] = index.find(wanted, hashes, left)
+            places = np.flatnonzero(rows < 0)
+            rows[places] = index.find(packed, hashes, places)
         return rows
 
     def _keys(self, parts: Parts, rows: RowNumbers) -> list[str]:
@@ -437,7 +439,7 @@ class Catalog:
         return indexes, seals
 
     def _write_index(self, first: int, keys: PackedKeys, seals: dict[str, str]) -> KeyIndex:
-        """Write the index of rows from `first` on, or keep it in memory where it cannot be written."""
+        """Write the index of rows from `first` on, or keep it in memory if it cannot be written."""
         end = first + len(keys)
         path = self.folder / f"{first:0{_DIGITS}d}-{end:0{_DIGITS}d}.keys"
         try:
@@ -496,7 +498,7 @@ def check_rows(frame: pl.DataFrame, where: str, first: int = 0) -> None:
 
 
 def _like(frame: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
-    """Return `row` and the columns of `like`: null where the frame has none, or a value that cannot be cast."""
+    """Return `row` and the columns of `like`: null if the frame has none, or a value that cannot be cast."""
     dtypes = {"row": pl.Int64(), **like.schema}
     padded = frame.with_columns(pl.lit(None).alias(name) for name in dtypes if name not in frame.columns)
     return padded.select(pl.col(name).cast(dtype, strict=False) for name, dtype in dtypes.items())
@@ -525,7 +527,7 @@ def forgotten_path(store: Place, entity: str) -> Place:
 
 
 def read_forgotten(store: Place, entity: str) -> pl.DataFrame:
-    """Return row, key and reason of the forgotten rows, by row. StepDiffError where the list is damaged.
+    """Return row, key and reason of the forgotten rows, by row. StepDiffError if the list is damaged.
 
     Their status is absent in every view, and no writer fills them until they are recalled. They keep their numbers and
     their places in the catalog, because rows never move.

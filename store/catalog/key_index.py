@@ -100,8 +100,8 @@ class PackedKeys:
         for at in range(0, len(every), _CACHED):
             batch = every[at : at + _CACHED]
             batch = batch[_longest_first(lengths[batch])]
-            left, right = self._words(starts[batch], lengths[batch]), others._words(begins[batch], lengths[batch])
-            for one, two in zip(left, right, strict=True):
+            pairs = self._words(starts[batch], lengths[batch]), others._words(begins[batch], lengths[batch])
+            for one, two in zip(*pairs, strict=True):
                 same[batch[: len(one)]] &= one == two
         return same
 
@@ -164,7 +164,7 @@ class KeyIndex:
     def __init__(
         self, path: Place, data: bytes | memoryview | mmap.mmap, fetch: Callable[[Spans], None] | None = None
     ) -> None:
-        """Open the file whose bytes are `data`; DamagedFile where its head is damaged, or it uses another hash.
+        """Open the file whose bytes are `data`; DamagedFile if its head is damaged, or it uses another hash.
 
         `fetch` fills blocks of `data` that were not checked yet.
         """
@@ -205,9 +205,9 @@ class KeyIndex:
         return self.end - self.first
 
     def find(
-        self, wanted: PackedKeys, hashes: UInt64[np.ndarray, " all"], places: Int64[np.ndarray, " K"]
+        self, packed: PackedKeys, hashes: UInt64[np.ndarray, " all"], places: Int64[np.ndarray, " K"]
     ) -> Int64[np.ndarray, " K"]:
-        """Return the row of the key at each of `places` of `wanted` (hashes: `hashes`), -1 where it has none."""
+        """Return the row of the key at each of `places` of `packed` (hashes: `hashes`), -1 if it has none."""
         order = np.argsort((hashes[places] >> _HIGH).astype(np.uint16), kind="stable")  # a search for nearly
         # rising hashes stays in the processor's cache, and takes a fifth of the time
         places = places[order]
@@ -224,19 +224,19 @@ class KeyIndex:
         by_order = np.full(len(places), -1, np.int64)
         hits = np.flatnonzero((at < len(self)) & (self._hashes[here] == sought))
         rows = self._checked_rows(at[hits])
-        same = self.packed.equal(rows, wanted, places[hits])
+        same = self.packed.equal(rows, packed, places[hits])
         by_order[hits[same]] = self.first + rows[same]
         if not same.all():
             others = hits[~same]  # by chance there are none
-            by_order[others] = self._among_equal(wanted, places[others], sought[others])
+            by_order[others] = self._among_equal(packed, places[others], sought[others])
         by_place = np.empty_like(by_order)
         by_place[order] = by_order
         return by_place
 
     def _among_equal(
-        self, wanted: PackedKeys, places: Int64[np.ndarray, " P"], sought: UInt64[np.ndarray, " P"]
+        self, packed: PackedKeys, places: Int64[np.ndarray, " P"], sought: UInt64[np.ndarray, " P"]
     ) -> list[int]:
-        """Return the row of each key, -1 where it has none, among all keys of its hash: as many as someone made."""
+        """Return the row of each key, -1 if it has none, among all keys of its hash: as many as someone made."""
         rows_by_key: dict[tuple[int, bytes], int] = {}
         for number in np.unique(sought):
             low, high = (int(np.searchsorted(self._hashes, number, side)) for side in ("left", "right"))
@@ -244,7 +244,7 @@ class KeyIndex:
             rows = self._checked_rows(np.arange(low, high))
             keys = [(int(number), key) for key in self.packed.encoded(rows)]
             rows_by_key.update(zip(keys, (self.first + rows).tolist(), strict=True))
-        pairs = zip(sought.tolist(), wanted.encoded(places), strict=True)
+        pairs = zip(sought.tolist(), packed.encoded(places), strict=True)
         return [rows_by_key.get(pair, -1) for pair in pairs]
 
     def keys(self, rows: RowNumbers) -> list[str]:
@@ -272,7 +272,7 @@ class KeyIndex:
         return rows
 
     def _check_keys(self, places: Int64[np.ndarray, " P"]) -> None:
-        """Check the keys at `places`; DamagedFile where one is damaged or not inside the file."""
+        """Check the keys at `places`; DamagedFile if one is damaged or not inside the file."""
         self._check(_OFFSETS, places, places + 1)
         starts, ends = self.packed.offsets[places], self.packed.offsets[places + 1]
         if (starts < 0).any() or (ends < starts).any() or (ends > len(self.packed.data) - SPARE).any():
@@ -280,7 +280,7 @@ class KeyIndex:
         self._check(_KEYS, starts, np.maximum(ends - 1, starts))
 
     def _check(self, name: str, first: Int[np.ndarray, " P"], last: Int[np.ndarray, " P"]) -> None:
-        """Check the elements from each `first` to its `last` of an array; DamagedFile where one differs."""
+        """Check the elements from each `first` to its `last` of an array; DamagedFile if one differs."""
         if self._checked.all():
             return
         size = {_KEYS: 1}.get(name, _WORD)
@@ -312,7 +312,7 @@ def _blocks(dtype: str, count: int) -> int:
 
 
 def open_index(path: Place) -> KeyIndex:
-    """Open the index in `path`. FileNotFoundError; DamagedFile. Later ReplacedError where an object was replaced."""
+    """Open the index in `path`. FileNotFoundError; DamagedFile. Later ReplacedError if an object was replaced."""
     return KeyIndex(path, *path.pages(_end_bytes))
 
 

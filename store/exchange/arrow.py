@@ -6,7 +6,7 @@
 
 A feature is a fixed-size list of its flattened row; its shape is in the metadata of the field (`shape`, JSON). float16
 and float32 keep their dtype. int8 is as stored, with its float16 scales in the column `NAME_scale`, unless a dtype is
-given. The columns of the catalog's metadata are those of all parts, null where a row has none.
+given. The columns of the catalog's metadata are those of all parts, null if a row has none.
 
 The memory of a zero-copy batch is a read-only part of the mapped shard file: it remains valid after the view is closed,
 and when a writer replaces the shard.
@@ -72,7 +72,7 @@ def record_batches(
         StepDiffError: unknown feature, column or dtype, unsuitable `rows`, or a value past float16.
         DamageError: a row that differs from its checksum.
     """
-    fields, wanted, names = _plan(view, features, columns, dtype)
+    fields, like, names = _plan(view, features, columns, dtype)
     numbers = None if rows is None else row_numbers(rows)
     status = view.status(numbers)
     finished = np.flatnonzero(status == OK) if numbers is None else numbers[status == OK]
@@ -82,7 +82,7 @@ def record_batches(
         raise StepDiffError(f"batch_rows {count} is refused: give 1 or more")
     for start in range(0, len(finished), _WINDOW):
         window = finished[start : start + _WINDOW]
-        metadata = _metadata(view.catalog, window, wanted, fields)
+        metadata = _metadata(view.catalog, window, like, fields)
         for part in _parts(window, view.rows_per_shard, count):
             arrays = metadata.slice(part.start, part.stop - part.start).columns
             for name in names:
@@ -137,7 +137,7 @@ def row_values(batch: pa.RecordBatch, name: str, shape: Sequence[int]) -> RowVal
 
 
 def unnested(kind: pa.DataType) -> tuple[list[int | None], pa.DataType]:
-    """Return the lengths of nested lists, None where the type does not say it, and the type of the values in them."""
+    """Return the lengths of nested lists, None if the type does not say it, and the type of the values in them."""
     lengths: list[int | None] = []
     while True:
         kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
@@ -272,13 +272,13 @@ def _frame_like(catalog: Catalog, columns: Sequence[str] | None) -> pl.DataFrame
     """Return an empty frame of key and metadata columns."""
     texts = (pl.Null, pl.Categorical, pl.Enum)  # Arrow readers differ in these
     dtypes = {name: dtype for name, dtype in catalog.schema().items() if name not in (KEY, "row")}
-    known = {name: pl.String() if isinstance(dtype, texts) else dtype for name, dtype in dtypes.items()}
-    if unknown := [name for name in columns or () if name not in known]:
+    schema = {name: pl.String() if isinstance(dtype, texts) else dtype for name, dtype in dtypes.items()}
+    if unknown := [name for name in columns or () if name not in schema]:
         raise StepDiffError(
-            f"no column {unknown[0]!r} in the catalog of {catalog.entity}: it has {', '.join(known) or 'only keys'}"
+            f"no column {unknown[0]!r} in the catalog of {catalog.entity}: it has {', '.join(schema) or 'only keys'}"
         )
-    wanted = known if columns is None else columns
-    return pl.DataFrame(schema={KEY: pl.String(), **{name: known[name] for name in wanted if name != KEY}})
+    chosen = schema if columns is None else columns
+    return pl.DataFrame(schema={KEY: pl.String(), **{name: schema[name] for name in chosen if name != KEY}})
 
 
 def _as_json(name: str, dtype: Any) -> pl.Expr:

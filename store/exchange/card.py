@@ -96,7 +96,7 @@ class ExportCard:
         return seal(json.dumps(card, ensure_ascii=False, indent=1).encode()).decode()
 
     def difference(self, other: "ExportCard") -> str:
-        """Return the first field that differs in another export, shortened; empty where both have the same content.
+        """Return the first field that differs in another export, shortened; empty if both have the same content.
 
         The order of features and columns counts: Lance numbers the columns of each part by it.
         """
@@ -163,7 +163,7 @@ class ExportCard:
 
 
 def read_card(data: bytes) -> ExportCard:
-    """Return the card for programs; StepDiffError where it is not one."""
+    """Return the card for programs; StepDiffError if it is not one."""
     try:
         values = json.loads(data)
         if values["kind"] != "stepdiff-export" or values["version"] != _VERSION:

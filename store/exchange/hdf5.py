@@ -160,7 +160,7 @@ class Hdf5:
         return pa.RecordBatch.from_arrays(arrays, schema=taken)
 
     def _array(self, field: pa.Field, places: Int[np.ndarray, " K"]) -> pa.Array:
-        """Return some rows of a column; null where a clip has no dataset of the column's shape and dtype."""
+        """Return some rows of a column; null if a clip has no dataset of the column's shape and dtype."""
         if self.layout == "array":
             path = str(self._places[field.name][0])
             if pa.types.is_string(field.type):
@@ -207,7 +207,7 @@ class Hdf5:
 
 
 def _datasets(path: Path, file: Any) -> list[_Dataset]:
-    """Return the datasets of a file, by path. StepDiffError where one, or a link, leads elsewhere or is unusable."""
+    """Return the datasets of a file, by path. StepDiffError if one, or a link, leads elsewhere or is unusable."""
     from h5py import h5d, h5g, h5l, h5o
 
     datasets, groups, entered = [], [b"/"], {h5o.get_info(file["/"].id).addr}
@@ -265,7 +265,7 @@ def _dataset(path: Path, name: str, dataset: Any) -> _Dataset:
 
 
 def _layout(path: Path, datasets: Sequence[_Dataset]) -> Layout:
-    """Return the layout of a file; StepDiffError where it cannot be seen."""
+    """Return the layout of a file; StepDiffError if it cannot be seen."""
     if not datasets:
         raise StepDiffError(f"{path} has no datasets")
     rows = [dataset for dataset in datasets if dataset.shape]
@@ -319,7 +319,7 @@ def _bytes(text: Any) -> bytes:
 
 
 def _attribute(file: Any, name: str) -> str | None:
-    """Return an attribute that is one text; None where it does not exist or is something else."""
+    """Return an attribute that is one text; None if it does not exist or is something else."""
     from h5py import h5a, h5t
 
     if name not in file.attrs or h5a.open(file.id, name.encode()).get_type().get_class() != h5t.STRING:

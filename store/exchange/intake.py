@@ -38,7 +38,7 @@ _PROVENANCE = ("encoder", "weights_sha256", "layer", "frames", "crop")
 
 
 def take_in(options: ImportOptions) -> dict[str, Any]:
-    """Import what is missing. StepDiffError where the files, the store or the view cannot be used.
+    """Import what is missing. StepDiffError if the files, the store or the view cannot be used.
 
     Returns how many rows were `asked` for, `done` by this run, there `already`, `failed` in this run or an earlier one,
     and left out because they were `forgotten`; key and reason of `failures`; columns that were `left_out`.
@@ -88,7 +88,7 @@ def take_in(options: ImportOptions) -> dict[str, Any]:
 
 
 def format_of(path: Path) -> Readable:
-    """Return the format of files, by suffix and content; StepDiffError where neither says it, or they do not exist."""
+    """Return the format of files, by suffix and content; StepDiffError if neither says it, or they do not exist."""
     if not path.exists():
         raise StepDiffError(f"{path} does not exist")
     if (path / "_versions").is_dir():
@@ -105,7 +105,7 @@ def format_of(path: Path) -> Readable:
 
 
 def _scales(kinds: Mapping[str, Feature]) -> dict[str, str]:
-    """Return int8 feature -> the array of its scales; StepDiffError where their shape or dtype is wrong."""
+    """Return int8 feature -> the array of its scales; StepDiffError if their shape or dtype is wrong."""
     scales = {name: name + SCALE for name, kind in kinds.items() if kind.dtype == "int8"}
     for name, scale in scales.items():
         shape = scale_shape(kinds[name].shape)
@@ -115,18 +115,18 @@ def _scales(kinds: Mapping[str, Feature]) -> dict[str, str]:
 
 
 def _provenance(path: Path, options: ImportOptions, features: Mapping[str, Feature], files: FileRows) -> Provenance:
-    """Return the provenance of the view; StepDiffError where an option is missing or contradicts the files."""
+    """Return the provenance of the view; StepDiffError if an option is missing or contradicts the files."""
     card = files.card
     noted: dict[str, Any] = card.provenance if card else {**files.source.noted, "dtypes": {}}
     values: dict[str, Any] = {}
     for option in _PROVENANCE:
         name, flag = option.removesuffix("_sha256"), f"--{option.replace('_', '-')}"
-        given, there = getattr(options, option), noted.get(name)
-        if given is None and there is None:
+        value, there = getattr(options, option), noted.get(name)
+        if value is None and there is None:
             raise StepDiffError(f"{flag} must be given: {path} does not say how its features were computed")
-        if None not in (given, there) and given != there:
-            raise StepDiffError(f"{flag} {given!r} contradicts {path}, which says {there!r}: leave it out")
-        values[name] = there if given is None else given
+        if None not in (value, there) and value != there:
+            raise StepDiffError(f"{flag} {value!r} contradicts {path}, which says {there!r}: leave it out")
+        values[name] = there if value is None else value
     dtypes: dict[str, str] = {}
     for name, feature in features.items():
         before = noted["dtypes"].get(name, feature.dtype)
@@ -137,7 +137,7 @@ def _provenance(path: Path, options: ImportOptions, features: Mapping[str, Featu
 def _checked_columns(files: FileRows) -> pl.DataFrame:
     """Read the metadata once, before the store's lock is held, and return their columns without rows.
 
-    Raises StepDiffError where they are damaged, or `check_rows` refuses one.
+    Raises StepDiffError if they are damaged, or `check_rows` refuses one.
     """
     columns, first = pl.DataFrame(), 0
     for block in files.metadata():
@@ -196,7 +196,7 @@ def _import(
 
 
 def _check_keys(path: Path, keys: pl.Series) -> None:
-    """Raise StepDiffError where keys are missing or occur twice, or `check_rows` refuses one."""
+    """Raise StepDiffError if keys are missing or occur twice, or `check_rows` refuses one."""
     missing = keys.is_null() | (keys == "")
     if missing.any():
         raise StepDiffError(f"{path} has no key for row {missing.arg_max()}: give every row one")

@@ -101,10 +101,10 @@ def to_float32(
     for row in range(levels.shape[0]):
         for block in range(scale.shape[1]):
             start = block * BLOCK
-            given, made = levels[row, start : start + BLOCK], out[row, start : start + BLOCK]
+            values, made = levels[row, start : start + BLOCK], out[row, start : start + BLOCK]
             step = np.float32(_from_float16(scale[row, block]))
-            for d in range(len(given)):
-                made[d] = np.float32(given[d]) * step
+            for d in range(len(values)):
+                made[d] = np.float32(values[d]) * step
 
 
 @compiled
@@ -115,10 +115,10 @@ def to_float16(
     for row in range(levels.shape[0]):
         for block in range(scale.shape[1]):
             start = block * BLOCK
-            given, made = levels[row, start : start + BLOCK], out[row, start : start + BLOCK]
+            values, made = levels[row, start : start + BLOCK], out[row, start : start + BLOCK]
             step = np.float32(_from_float16(scale[row, block]))
-            for d in range(len(given)):
-                made[d] = _float16_bits(np.float32(given[d]) * step, _LARGEST)
+            for d in range(len(values)):
+                made[d] = _float16_bits(np.float32(values[d]) * step, _LARGEST)
 
 
 @compiled

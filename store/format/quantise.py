@@ -45,10 +45,10 @@ def quantise(values: Float[np.ndarray, "*axes D"], threads: int | None = None) -
 
     quantised = Quantised(aligned_empty(values.shape, np.int8), np.empty(scale_shape(values.shape), np.float16))
     if values.dtype == np.float16:
-        kernel, given = kernels.quantise_float16, np.ascontiguousarray(values).view(np.uint16)
+        kernel, floats = kernels.quantise_float16, np.ascontiguousarray(values).view(np.uint16)
     else:
-        kernel, given = kernels.quantise_float32, np.ascontiguousarray(values, np.float32)
-    _shared_out(threads, kernel, given, quantised.levels, quantised.scale.view(np.uint16))
+        kernel, floats = kernels.quantise_float32, np.ascontiguousarray(values, np.float32)
+    _shared_out(threads, kernel, floats, quantised.levels, quantised.scale.view(np.uint16))
     return quantised
 
 
@@ -71,11 +71,11 @@ def dequantise(
     """
     from store.format import kernels
 
-    values, given = np.empty(levels.shape, dtype), (np.ascontiguousarray(levels), np.ascontiguousarray(scale))
+    values, stored = np.empty(levels.shape, dtype), (np.ascontiguousarray(levels), np.ascontiguousarray(scale))
     if values.dtype == np.float32:
-        _shared_out(None, kernels.to_float32, given[0], given[1].view(np.uint16), values)
+        _shared_out(None, kernels.to_float32, stored[0], stored[1].view(np.uint16), values)
     else:
-        _shared_out(None, kernels.to_float16, given[0], given[1].view(np.uint16), values.view(np.uint16))
+        _shared_out(None, kernels.to_float16, stored[0], stored[1].view(np.uint16), values.view(np.uint16))
     return values
 
 

@@ -36,7 +36,7 @@ from store.provenance import RowNumbers, RowValues
 Check = Literal["always", "first", "never"]
 """when a row is compared with its checksum: at every read, at the first one through an open view, or never"""
 Versions = Mapping[int, Identity | None]
-"""shard -> the identity of the shard file that was opened, None where it does not exist"""
+"""shard -> the identity of the shard file that was opened, None if it does not exist"""
 MOST_BYTES = 64 * 2**20
 _CHUNK_BYTES = 200  # of a chunk in memory besides its values, about
 _guard = threading.RLock()  # of every reader's open files, bits and checksums
@@ -45,10 +45,10 @@ NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 def known_check(check: str) -> Check:
-    """Return `check`, or StepDiffError where it is not a `Check`."""
-    for known in get_args(Check):
-        if check == known:
-            return known
+    """Return `check`, or StepDiffError if it is not a `Check`."""
+    for name in get_args(Check):
+        if check == name:
+            return name
     raise StepDiffError(f"check={check!r} is not known: give one of {', '.join(get_args(Check))}")
 
 
@@ -115,13 +115,13 @@ class Statuses:
 
     def _chunk(self, shard: int, now: Identity | None) -> UInt8[np.ndarray, " slots"]:
         """Return the chunk of a shard whose file is `now`."""
-        known = self._chunks.get(shard)
-        if known is None or known[0] != now:
+        cached = self._chunks.get(shard)
+        if cached is None or cached[0] != now:
             chunk = None if now is None else self._read(shard)
             if chunk is None:
                 chunk = np.zeros(self._slots, np.uint8)
-            self._chunks[shard] = known = (now, chunk)
-        return known[1]
+            self._chunks[shard] = cached = (now, chunk)
+        return cached[1]
 
     def _read(self, shard: int) -> UInt8[np.ndarray, " slots"] | None:
         return read_chunk(self._paths.status(shard), (self._slots,), "uint8")
@@ -137,7 +137,7 @@ class Checksums:
         self._chunks: OrderedDict[int, UInt32[np.ndarray, "slots arrays"]] = OrderedDict()
 
     def of_rows(self, rows: RowNumbers) -> UInt32[np.ndarray, "R arrays"]:
-        """Return the checksums of rows of status 1. DamageError where a chunk is damaged or missing."""
+        """Return the checksums of rows of status 1. DamageError if a chunk is damaged or missing."""
         parts = by_shard(rows, self._shape[0])
         sums = np.empty((len(rows), self._shape[1]), np.uint32)
         chunks = self._paths.store.map(self._chunk, [shard for shard, _ in parts])
@@ -202,7 +202,7 @@ class RowChecks:
     ) -> tuple[Bool[np.ndarray, " R"], UInt32[np.ndarray, " R"]]:
         """Return which rows, about to be read from shard files of these versions, to check now, and their checksums.
 
-        Checksums of other rows are 0. DamageError where they cannot be read.
+        Checksums of other rows are 0. DamageError if they cannot be read.
         """
         now, sums = np.full(len(rows), check == "always"), np.zeros(len(rows), np.uint32)
         if check == "never":
@@ -239,9 +239,9 @@ class RowChecks:
 def wrong_rows(
     data: UInt8[np.ndarray, "B bytes"], sums: UInt32[np.ndarray, " B"], places: Int[np.ndarray, " R"]
 ) -> list[int]:
-    """Return those of `places` where a row of `data` differs from its checksum."""
-    known = zip(places.tolist(), sums[places].tolist(), strict=True)
-    return [place for place, total in known if crc32c(data[place]) != total]
+    """Return those of `places` if a row of `data` differs from its checksum."""
+    pairs = zip(places.tolist(), sums[places].tolist(), strict=True)
+    return [place for place, total in pairs if crc32c(data[place]) != total]
 
 
 def remedy(store: Place) -> str:
@@ -287,7 +287,7 @@ class _Run(NamedTuple):
     target: np.ndarray  # uint8
     place: int  # in the batch, of the first row
     rows: int
-    checked: _Checked | None  # None where these rows are not checked
+    checked: _Checked | None  # None if these rows are not checked
 
     def after(self, count: int) -> "_Run":
         """Return the rest of the run after `count` bytes; its rows are the same."""
@@ -316,7 +316,7 @@ class RowReader(_FeatureReader):
     """Reads rows of one feature from local files. Safe to share between threads, and across a fork."""
 
     def shard(self, shard: int) -> ShardFile | None:
-        """Return the shard's file as it is now, None where it does not exist."""
+        """Return the shard's file as it is now, None if it does not exist."""
         path = self._path(shard)
         now = path.identity()
         with _guard:
@@ -335,7 +335,7 @@ class RowReader(_FeatureReader):
             return file
 
     def _with_files(self, do: Callable[[], Answer], what: object, again: bool = True) -> Answer:
-        """Return `do()`; close the files of this reader and repeat it where the process may open no more."""
+        """Return `do()`; close the files of this reader and repeat it if the process may open no more."""
         try:
             return do()
         except OSError as error:
@@ -375,14 +375,14 @@ class RowReader(_FeatureReader):
         now, sums = self._with_files(lambda: self.checks.to_check(rows, versions, check), "the checksums")
         target = out.reshape(-1).view(np.uint8).reshape(len(rows), self._row_bytes)
         checked = _Checked(now, versions, target, sums.tolist(), self.checks.wrong_zeros(missing & now, sums))
-        wanted = np.flatnonzero(~missing)
-        order = wanted[np.lexsort((offsets[wanted], shards[wanted]))]
+        present = np.flatnonzero(~missing)
+        order = present[np.lexsort((offsets[present], shards[present]))]
         return self._runs(order, shards, offsets, files, checked), checked
 
     def in_place(self, rows: RowNumbers, check: Check) -> UInt8[np.ndarray, " bytes"] | None:
         """Return a read-only part of the mapped file, if the rows are neighbours in one shard and in memory.
 
-        None otherwise, or where one differs from its checksum.
+        None otherwise, or if one differs from its checksum.
         """
         shards, slots = np.divmod(rows, self._shard_rows)
         if not len(rows) or not _NOWAIT or (shards != shards[0]).any():
@@ -449,7 +449,7 @@ class RowReader(_FeatureReader):
 
 def read_together(
     rows: RowNumbers,
-    wanted: Sequence[tuple[RowReader, RowValues]],
+    readers: Sequence[tuple[RowReader, RowValues]],
     direct: bool = False,
     check: Check = "first",
 ) -> list[list[int]]:
@@ -460,14 +460,14 @@ def read_together(
     """
     runs: list[_Run] = []
     checked: list[_Checked] = []
-    for reader, out in wanted:
+    for reader, out in readers:
         of_array, of_reader = reader._wanted(rows, out, check)
         runs += of_array
         checked.append(of_reader)
     a_core = max(sum(len(run.target) for run in runs) // cores(), _TASK_BYTES)
-    left = [run for rest in each(_take_resident, _shares(runs, a_core)) for run in rest]
-    each(_take_direct if direct else _take, _shares(left, _TASK_BYTES))
-    for (reader, _), (now, versions, _, _, wrong) in zip(wanted, checked, strict=True):
+    cold = [run for rest in each(_take_resident, _shares(runs, a_core)) for run in rest]
+    each(_take_direct if direct else _take, _shares(cold, _TASK_BYTES))
+    for (reader, _), (now, versions, _, _, wrong) in zip(readers, checked, strict=True):
         now[wrong] = False
         reader.checks.passed(rows[now], versions)
     return [of_reader.wrong for of_reader in checked]
@@ -567,7 +567,7 @@ def _take(runs: list[_Run]) -> None:
 
 def _take_direct(runs: list[_Run]) -> None:
     """Read large runs past the page cache, and through it what is small or could not be read so."""
-    left = []
+    small = []
     for run in runs:
         count, fd = 0, run.file.direct_fd if len(run.target) >= LEAST else None
         if fd is not None:
@@ -576,10 +576,10 @@ def _take_direct(runs: list[_Run]) -> None:
             except OSError as error:
                 raise _failed(run.file, error.strerror) from error
         if count < len(run.target):
-            left.append(run.after(count))
+            small.append(run.after(count))
         else:
             run.compare()
-    _take(left)
+    _take(small)
 
 
 def _failed(file: ShardFile, reason: str | None) -> StepDiffError:
@@ -625,13 +625,13 @@ class RemoteReader(_FeatureReader):
         if not len(rows):
             return []
         slots = rows % self._shard_rows
-        wanted, parts = zip(*by_shard(rows, self._shard_rows), strict=True)
+        shards, parts = zip(*by_shard(rows, self._shard_rows), strict=True)
         target = out.reshape(-1).view(np.uint8).reshape(len(rows), self._row_bytes)
         tries = 0
         while True:
             try:
-                opened = list(pool().map(self._shard, wanted))
-                versions = {n: shard.identity if shard else None for n, shard in zip(wanted, opened, strict=True)}
+                opened = list(pool().map(self._shard, shards))
+                versions = {n: shard.identity if shard else None for n, shard in zip(shards, opened, strict=True)}
                 now, sums = self.checks.to_check(rows, versions, check)
                 pairs = zip(opened, parts, strict=True)
                 requests = [r for shard, places in pairs for r in self._requests(shard, places, slots, target)]
@@ -649,11 +649,11 @@ class RemoteReader(_FeatureReader):
                 if tries == _TRIES:
                     raise
                 with _guard:
-                    for n in wanted:
+                    for n in shards:
                         self._open.pop(n, None)
 
     def _shard(self, shard: int) -> RemoteShard | None:
-        """Return the shard's index, as far as is known; None where it does not exist."""
+        """Return the shard's index, as far as is known; None if it does not exist."""
         with _guard:
             if shard in self._open:
                 self._open.move_to_end(shard)

@@ -33,7 +33,7 @@ class Write:
 
 
 def writes_of_shard(paths: ViewPaths, shard: int, rows_per_shard: int) -> list[Write]:
-    """Return the record of a shard, empty where it has none. StepDiffError where it is damaged."""
+    """Return the record of a shard, empty if it has none. StepDiffError if it is damaged."""
     with suppress(FileNotFoundError):
         return _writes(paths.info(shard), read_json(paths.info(shard)).get("writes"), shard, rows_per_shard)
     with suppress(FileNotFoundError):
@@ -42,7 +42,7 @@ def writes_of_shard(paths: ViewPaths, shard: int, rows_per_shard: int) -> list[W
 
 
 def read_merged_writes(path: Place, rows_per_shard: int) -> dict[int, list[Write]]:
-    """Return the records of a group of shards, by shard. StepDiffError where the file is damaged."""
+    """Return the records of a group of shards, by shard. StepDiffError if the file is damaged."""
     shards = read_json(path).get("shards")
     records: dict[int, list[Write]] = {}
     for name, writes in shards.items() if isinstance(shards, dict) else ():
@@ -53,7 +53,7 @@ def read_merged_writes(path: Place, rows_per_shard: int) -> dict[int, list[Write
 
 
 def all_writes(paths: ViewPaths, rows_per_shard: int) -> Iterator[tuple[int, list[Write]]]:
-    """Yield every shard that has a record, with it. StepDiffError where one is damaged."""
+    """Yield every shard that has a record, with it. StepDiffError if one is damaged."""
     names = {path.stem for path in listed(paths.info(0).parent, "*.json")}
     shards = shard_numbers(names)
     yield from ((shard, writes_of_shard(paths, shard, rows_per_shard)) for shard in shards)
@@ -73,7 +73,7 @@ def encode_merged_writes(shards: Mapping[int, Iterable[Write]]) -> bytes:
 
 
 def _writes(path: Place, writes: Any, shard: int, rows_per_shard: int) -> list[Write]:
-    """Return the record of a shard, parsed. StepDiffError where it names rows of others."""
+    """Return the record of a shard, parsed. StepDiffError if it names rows of others."""
     first, parsed = shard * rows_per_shard, []
     try:
         if not isinstance(writes, list):
@@ -110,7 +110,7 @@ REASONS = {"key": pl.String, "reason": pl.String}
 
 
 def failures_of_shard(paths: ViewPaths, shard: int) -> pl.DataFrame:
-    """Return key and reason of rows that failed in a shard, maybe of others too; StepDiffError where damaged.
+    """Return key and reason of rows that failed in a shard, maybe of others too; StepDiffError if damaged.
 
     A shard's own file has all its reasons; a merged file is for shards that have none.
     """
@@ -146,7 +146,7 @@ def failures_of_shards(paths: ViewPaths, shards: Iterable[int]) -> pl.DataFrame:
 
 
 def _read(path: Place) -> pl.DataFrame | None:
-    """Return the frame in `path`, None where it does not exist. StepDiffError where it is damaged."""
+    """Return the frame in `path`, None if it does not exist. StepDiffError if it is damaged."""
     try:
         frame = table.read(path)
     except StepDiffError:

@@ -76,7 +76,7 @@ class CommitGroup:
     def replace(self, path: Path | Place, pieces: Iterable[Buffer], nbytes: int) -> None:
         """Write `pieces` (about `nbytes` bytes) as the file `path`, which replaces any old one at the end of the block.
 
-        Raises StepDiffError where the disk is full or refuses. An object is put at once and is not visible before.
+        Raises StepDiffError if the disk is full or refuses. An object is put at once and is not visible before.
         """
         if isinstance(path, RemotePath):
             return path.put(pieces, nbytes, self._check)
@@ -169,33 +169,33 @@ class StoredRows(NamedTuple):
 
 
 def stored_rows(
-    slots: Int[np.ndarray, " R"], given: Mapping[str, RowValues], features: Mapping[str, Feature]
+    slots: Int[np.ndarray, " R"], floats: Mapping[str, RowValues], features: Mapping[str, Feature]
 ) -> Iterator[StoredRows]:
     """Yield the rows of `slots` as `features` are stored, in parts, in order; int8 comes as floats, or with `scale`."""
-    row_bytes = sum(features[name].row_bytes for name in given)
+    row_bytes = sum(features[name].row_bytes for name in floats)
     size = max(_PART_BYTES // max(row_bytes, 1), 1)
-    fill = max(PAGE // gcd(features[name].row_bytes, PAGE) for name in given)  # rows that end at a page boundary
+    fill = max(PAGE // gcd(features[name].row_bytes, PAGE) for name in floats)  # rows that end at a page boundary
     size -= size % fill if size > fill else 0
     parts = [slice(at, at + size) for at in range(0, len(slots), size)]
-    compiled = sum(values.nbytes for values in given.values() if values.dtype == np.float32) >= _COMPILED_BYTES
-    return ahead(partial(_part, slots, given, features, compiled), parts)
+    compiled = sum(values.nbytes for values in floats.values() if values.dtype == np.float32) >= _COMPILED_BYTES
+    return ahead(partial(_part, slots, floats, features, compiled), parts)
 
 
 def _part(
     slots: Int[np.ndarray, " R"],
-    given: Mapping[str, RowValues],
+    floats: Mapping[str, RowValues],
     features: Mapping[str, Feature],
     compiled: bool,
     part: slice,
 ) -> StoredRows:
     slots = slots[part]
-    given = {name: values[part] for name, values in sorted(given.items())}
+    floats = {name: values[part] for name, values in sorted(floats.items())}
     arrays: dict[str, np.ndarray] = {}
     reasons: dict[int, str] = {}
-    for name, values in given.items():
+    for name, values in floats.items():
         dtype = features[name].dtype
-        if dtype == "int8" and "scale" in given:
-            arrays[name], unfit = np.ascontiguousarray(values, np.int8), misfits(name, values, given["scale"])
+        if dtype == "int8" and "scale" in floats:
+            arrays[name], unfit = np.ascontiguousarray(values, np.int8), misfits(name, values, floats["scale"])
         elif dtype == "int8":
             arrays[name], scale = quantise(values, threads=1)  # other parts are prepared at the same time
             arrays["scale"], unfit = np.ascontiguousarray(scale, "<f2"), _unfit(name, values, narrow=True)
@@ -219,7 +219,7 @@ def _part(
 
 
 def _unfit(name: str, values: Float[np.ndarray, "S ..."], narrow: bool) -> dict[int, str]:
-    """Return why rows of a feature cannot be stored, as float16 or int8 where `narrow`: place -> reason."""
+    """Return why rows of a feature cannot be stored, as float16 or int8 if `narrow`: place -> reason."""
     flat = values.reshape(len(values), -1)
     if values.dtype == np.float16:  # as integers they compare alike, many times as fast
         below_zero = (flat.view(np.uint16).max(1) & 0x7FFF).astype(np.int16)
@@ -256,8 +256,8 @@ class ViewWriter:
         """Return those of `keys` that are neither ok nor failed nor forgotten, in their order."""
         rows = self.view.catalog.rows(keys)
         status = np.append(self.view.status(), np.uint8(ABSENT))  # the last is that of unknown keys, whose row is -1
-        wanted = (status[rows] == ABSENT) & ~are_forgotten(self.view.paths.store, self.view.entity, rows)
-        return [key for key, want in zip(keys, wanted.tolist(), strict=True) if want]
+        absent = (status[rows] == ABSENT) & ~are_forgotten(self.view.paths.store, self.view.entity, rows)
+        return [key for key, want in zip(keys, absent.tolist(), strict=True) if want]
 
     def add(self, frame: pl.DataFrame) -> RowNumbers:
         """Give rows to new keys, with their metadata, and return the row of every key of `frame`.
@@ -288,9 +288,9 @@ class ViewWriter:
         check_rows(pl.DataFrame({"key": list(failures or ())}, schema={"key": pl.String}), "the failures to write")
         copies = {name: np.array(np.asarray(values)) for name, values in features.items()}
         shapes = {name: (keys.height, *feature.shape) for name, feature in self.view.features.items()}
-        given = {name: values.shape for name, values in copies.items()}
-        if keys.height and given != shapes:
-            raise StepDiffError(f"view {self.view.name} of {self.view.entity} takes {shapes}, got {given}")
+        got = {name: values.shape for name, values in copies.items()}
+        if keys.height and got != shapes:
+            raise StepDiffError(f"view {self.view.name} of {self.view.entity} takes {shapes}, got {got}")
         self._waiting.append((keys, copies, dict(failures or {})))
         self._count += keys.height
         if self._count >= self.view.rows_per_shard - len(self.view.catalog) % self.view.rows_per_shard:
@@ -423,8 +423,8 @@ class ShardWriter:
         if len(np.unique(every)) != len(every):
             raise StepDiffError(f"{where}: a row is given twice, or both with features and as failed")
         if len(every) and (every.min() < self.first or every.max() >= last):
-            given = f"{where} takes rows {self.first} to {last - 1}, got {every.min()} to {every.max()}"
-            raise StepDiffError(f"{given}: call resize() after the catalog grew")
+            got = f"{where} takes rows {self.first} to {last - 1}, got {every.min()} to {every.max()}"
+            raise StepDiffError(f"{got}: call resize() after the catalog grew")
         takes = view.stored if "scale" in features else view.features
         if len(rows) and set(features) != set(takes):
             raise StepDiffError(f"{where} takes {sorted(takes)}, got {sorted(features)}")

@@ -114,7 +114,7 @@ def _named(store: Store, entity: str, rows: np.ndarray) -> dict[int, list[str]]:
 
 def _trained(folder: Path, keys: list[str]) -> tuple[dict[str, list[str]], list[str]]:
     """Return for each key the runs in `folder` that may have drawn it, and the runs of which that is unknown."""
-    wanted, unknown = trained_on.hashes(keys), list[str]()
+    hashes, unknown = trained_on.hashes(keys), list[str]()
     drawn: dict[str, list[str]] = {key: [] for key in keys}
     levels = ("/".join(["*"] * depth + [RECORD]) for depth in range(_DEPTH + 1))
     for run in sorted({path.parent for level in levels for path in folder.glob(level)}):
@@ -123,7 +123,7 @@ def _trained(folder: Path, keys: list[str]) -> tuple[dict[str, list[str]], list[
             if record is None:
                 raise StepDiffError("it states no clips")
             trained_on.check(run, record)
-            there = trained_on.contained(wanted, trained_on.blocks(run, "clips"))
+            there = trained_on.contained(hashes, trained_on.blocks(run, "clips"))
             if record.get("unrecorded"):
                 unknown.append(f"{run} (it started from {', '.join(record['unrecorded'])}, which states no clips)")
         except StepDiffError as error:
@@ -142,8 +142,8 @@ def _head(run: Path) -> dict[str, Any]:
         init = init.get("init")
     trained = record.get("trained_on")
     clips = trained.get("clips") if isinstance(trained, dict) else None
-    known = {"store": record.get("store"), "reads": record.get("reads") or {}, "data": record.get("data") or {}}
-    return {"run": str(run), **known, "clips": clips, "starts_from": before}
+    recorded = {"store": record.get("store"), "reads": record.get("reads") or {}, "data": record.get("data") or {}}
+    return {"run": str(run), **recorded, "clips": clips, "starts_from": before}
 
 
 class _Store(BaseModel, strict=True):

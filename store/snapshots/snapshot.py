@@ -68,7 +68,7 @@ class Snapshot:
 
 
 def folder_of(store: Place, name: str) -> Place:
-    """Return the folder of a snapshot; StepDiffError where no snapshot can have that name."""
+    """Return the folder of a snapshot; StepDiffError if no snapshot can have that name."""
     return store / SNAPSHOTS / check_name("snapshot", name)
 
 
@@ -83,12 +83,12 @@ def names(store: Place) -> tuple[list[str], list[str]]:
 
 
 def snapshots(store: Place) -> list[Snapshot]:
-    """Return all snapshots, the oldest first. StepDiffError where one is damaged."""
+    """Return all snapshots, the oldest first. StepDiffError if one is damaged."""
     return sorted((read_snapshot(store, name) for name in names(store)[0]), key=lambda one: (one.created, one.name))
 
 
 def read_snapshot(store: Place, name: str) -> Snapshot:
-    """Return a snapshot. StepDiffError where it is damaged, or does not exist: then it lists the others."""
+    """Return a snapshot. StepDiffError if it is damaged, or does not exist: then it lists the others."""
     folder = folder_of(store, name)
     try:
         about = read_json(folder / ABOUT)
@@ -120,7 +120,7 @@ def delete_snapshot(store: Place, name: str) -> None:
 
 
 def tag(store: Place, name: str, note: str = "") -> Snapshot:
-    """Make a snapshot of all catalogs and views; it takes no lock. StepDiffError where the name is taken."""
+    """Make a snapshot of all catalogs and views; it takes no lock. StepDiffError if the name is taken."""
     if name == NOW:
         raise StepDiffError(f"snapshot name {NOW} is refused: store log calls the current state so; give another name")
     target = folder_of(store, name)
@@ -267,7 +267,7 @@ def figures_of(view: View) -> Figures:
 
 
 def _state_of(view: View, rows: RowNumbers) -> tuple[UInt8[np.ndarray, " R"], UInt32[np.ndarray, " R"]]:
-    """Return status and digest of rows as they were together: read again where one was withdrawn in between."""
+    """Return status and digest of rows as they were together: read again if one was withdrawn in between."""
     while True:
         status, digests = view.status(rows), np.zeros(len(rows), np.uint32)
         ok = np.flatnonzero(status == OK)

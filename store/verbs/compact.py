@@ -44,12 +44,12 @@ holds, `orphans` deleted, files that nothing referred to, and their `orphan_byte
 
 
 def compact(options: CompactOptions) -> dict[str, Any]:
-    """Compact a store; return the counts of `Done`. StepDiffError where it is damaged, or another run is writing."""
+    """Compact a store; return the counts of `Done`. StepDiffError if it is damaged, or another run is writing."""
     store = Store.open(options.path)
     done = Done(catalog_parts=0, failure_files=0, records=0, locks=0, orphans=0, orphan_bytes=0)
-    left = [(path, path.files()) for path in store.path.temporaries()]
+    temporaries = [(path, path.files()) for path in store.path.temporaries()]
     with store.lock(options.wait):  # removes temporary files of dead runs
-        for path, files in left:
+        for path, files in temporaries:
             if not path.exists():
                 _count_orphans(done, files)
         _remove_dropped(store, done)
@@ -94,7 +94,7 @@ def _merge_parts(catalog: Catalog, done: Done) -> None:
 
 def _follows(run: list[pl.DataFrame], frame: pl.DataFrame) -> bool:
     """Return whether `frame` begins where `run` ends, with the same dtypes."""
-    dtypes = {name: dtype for known in run for name, dtype in known.schema.items()}
+    dtypes = {name: dtype for parts in run for name, dtype in parts.schema.items()}
     same = all(dtypes.get(name, dtype) == dtype for name, dtype in frame.schema.items())
     return same and frame["row"][0] == run[-1]["row"][-1] + 1
 
@@ -128,9 +128,9 @@ def _merge_records(view: View, done: Done) -> None:
     """Merge the records of shards' writers, group by group, and delete their locks."""
     path = view.paths.info
     for merged, identities in _mergeable(path, "*.json", view.paths.merged_info):
-        known = read_merged_writes(merged, view.rows_per_shard) if merged.exists() else {}
-        known |= {shard: writes_of_shard(view.paths, shard, view.rows_per_shard) for shard in identities}
-        data = encode_merged_writes(known)
+        records = read_merged_writes(merged, view.rows_per_shard) if merged.exists() else {}
+        records |= {shard: writes_of_shard(view.paths, shard, view.rows_per_shard) for shard in identities}
+        data = encode_merged_writes(records)
         if len(data) > _MOST_RECORD_BYTES:
             continue
         merged.put([data], len(data))

@@ -31,7 +31,7 @@ from store.view import ABSENT, FAILED, OK, View
 
 
 def requantise(options: RequantiseOptions) -> dict[str, Any]:
-    """Convert the missing rows. StepDiffError where the old view does not exist, or the new one has another source."""
+    """Convert the missing rows. StepDiffError if the old view does not exist, or the new one has another source."""
     store = Store.open(options.path)
     old = store.view(options.entity, options.view, check="always")
     main = main_feature(old.features)
@@ -42,7 +42,7 @@ def requantise(options: RequantiseOptions) -> dict[str, Any]:
 
 
 def pool(options: PoolOptions) -> dict[str, Any]:
-    """Pool the missing rows. StepDiffError where the old view cannot be pooled, or the new one has another source."""
+    """Pool the missing rows. StepDiffError if the old view cannot be pooled, or the new one has another source."""
     store = Store.open(options.path)
     old = store.view(options.entity, options.view, check="always")
     at_least(options, pool=2)

@@ -18,7 +18,7 @@ def store_info(options: InfoOptions) -> dict[str, Any]:
     """Return the figures of a store: rows and forgotten rows of each entity, and its `views`.
 
     Of a view: its `rows` in the catalog, which are ok, failed or absent; the `shards` committed so far; the `bytes` of
-    its files. StepDiffError where one is damaged.
+    its files. StepDiffError if one is damaged.
     """
     store = Store.open(options.path)
     rows = {entity: len(store.catalog(entity)) for entity in store.entities()}
@@ -76,13 +76,13 @@ def list_rows(options: RowsOptions) -> int:
     gone = np.isin(np.arange(count), forgotten["row"].to_numpy())
     status = {view.name: np.full(count, ABSENT) for view in views}
     for view in views:
-        known = view.status()[:count]  # others were appended meanwhile
-        status[view.name][: len(known)] = known
+        now = view.status()[:count]  # others were appended meanwhile
+        status[view.name][: len(now)] = now
         status[view.name][gone] = _FORGOTTEN
     chosen = np.ones(count, bool)
     if options.status is not None:
-        wanted = WORDS.index(options.status)
-        chosen = np.any([gone & (wanted == _FORGOTTEN), *(values == wanted for values in status.values())], axis=0)
+        value = WORDS.index(options.status)
+        chosen = np.any([gone & (value == _FORGOTTEN), *(values == value for values in status.values())], axis=0)
     places = np.flatnonzero(chosen)
     total, has_reasons = len(places), gone[places].any()
     if options.out is None and not options.json:
@@ -112,15 +112,15 @@ def _write_rows(options: FailuresOptions, frame: pl.DataFrame, total: int) -> in
     elif not total:
         print("no such rows")
     else:
-        left = total - options.limit
+        more = total - options.limit
         print_table(frame.head(options.limit), frame.columns[:2], f"{total:,} rows of {options.path}")
-        if left > 0:
-            print(f"... and {left:,} more: give --limit, or --out FILE for all")
+        if more > 0:
+            print(f"... and {more:,} more: give --limit, or --out FILE for all")
     return 0
 
 
 def _views(store: Store, entity: str, name: str | None) -> list[View]:
-    """Return the named view of an entity, or all. StepDiffError where it does not exist."""
+    """Return the named view of an entity, or all. StepDiffError if it does not exist."""
     names = store.views(check_entity(entity)) if name is None else [name]
     if not names and not len(store.catalog(entity)):
         raise StepDiffError(f"{store.path} has no {entity}")

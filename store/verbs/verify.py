@@ -66,11 +66,11 @@ class Damage:
     what: str
     """what is wrong with it"""
     clips: tuple[str, ...]
-    """keys of the rows that it affects, `row N` where the key is not known"""
+    """keys of the rows that it affects, `row N` if the key is not known"""
     remedy: str
     """what to do about it"""
     withdrawn: bool = False
-    """whether its rows are absent now; where only what wrote them is lost, whether that is recorded"""
+    """whether its rows are absent now; if only what wrote them is lost, whether that is recorded"""
 
 
 def verify(store: Store, withdraw: bool = False) -> list[Damage]:
@@ -297,15 +297,15 @@ def _damaged_files(path: Place, named: dict[str, Any] | None) -> Iterator[_Found
     """Yield the card at `path` if it is damaged, or those of the files `named` in it that differ from it."""
     if named is None:
         yield path, "is not as it was written", ()
-    for name, known in (named or {}).items():
+    for name, entry in (named or {}).items():
         if not _FILE.fullmatch(name):
             yield path, f"names a file {name[:100]!r} that is not in its folder", ()
-        elif (why := _differs(path.parent / name, known)) is not None:
+        elif (why := _differs(path.parent / name, entry)) is not None:
             yield path.parent / name, why, ()
 
 
 def _named_files(path: Place) -> dict[str, Any] | None:
-    """Return the files that a card names, None where it is damaged: its seal is the sha256 of the rest."""
+    """Return the files that a card names, None if it is damaged: its seal is the sha256 of the rest."""
     try:
         card = json.loads(path.read_whole(_MOST_CARD))
         seal = card.pop("seal", None) if isinstance(card, dict) else None
@@ -316,12 +316,12 @@ def _named_files(path: Place) -> dict[str, Any] | None:
         return None
 
 
-def _differs(path: Place, known: object) -> str | None:
-    """Return what is wrong with a file of an index, None where it matches its card."""
-    if not isinstance(known, Mapping) or not isinstance(known.get("sha256"), str):
+def _differs(path: Place, entry: object) -> str | None:
+    """Return what is wrong with a file of an index, None if it matches its card."""
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("sha256"), str):
         return "has no sha256 in its card"
     try:
-        return None if path.sha256() == known["sha256"] else "is not as it was written"
+        return None if path.sha256() == entry["sha256"] else "is not as it was written"
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
