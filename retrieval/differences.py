@@ -54,7 +54,7 @@ class Sample:
         return f"no clip of step {step[:200]!r} among {len(self.rows):,} rows of the catalog"
 
     def groups(self, step: str, most: int) -> list[Int64[np.ndarray, " clips"]]:
-        """Return about `most` rows drawn at random, those of each step apart. step: a known one; empty: any."""
+        """Return about `most` rows drawn at random, step by step. step: a known one; empty: any."""
         rng = generator(0, "clips of a step", step)
         if step or not self.steps:
             return [_some(self.steps[step] if step else self.rows, most, rng)]

@@ -86,7 +86,7 @@ def unit(vectors: Float[np.ndarray, "rows dim"]) -> Float64[np.ndarray, "rows di
 
 
 def block_rows(view: View, feature: str) -> int:
-    """Return the rows of a block: a power of two, as those of a shard, so few blocks cross a shard."""
+    """Return the rows of a block: a power of two, as the rows of a shard, so few blocks cross a shard."""
     most = min(max(BLOCK_BYTES // (4 * math.prod(view.features[feature].shape)), 1), BLOCK_ROWS)
     return 1 << (most.bit_length() - 1)
 

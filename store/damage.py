@@ -64,7 +64,7 @@ class FileDamage:
 
 
 def unsealed(paths: Iterable[Place]) -> Iterator[tuple[Place, str]]:
-    """Yield those of the sealed files `paths` that are missing or damaged, with what is wrong."""
+    """Yield the missing and damaged files among the sealed `paths`, with what is wrong."""
     for path in paths:
         what = unreadable(path) if path.exists() else "is missing"
         if what is not None:
@@ -86,8 +86,8 @@ def unreadable(path: Place) -> str | None:
 def view_damage(view: View, length: int, same: Sequence[View] = ()) -> Iterator[FileDamage]:
     """Yield the damage of a view; its catalog has `length` rows, if the view claims more.
 
-    A shard whose files are those of one of the views `same`, which were read before, is not read again: a snapshot has
-    links to files of its store.
+    A shard that has the same files in one of the views `same`, which were read before, is not read again: a snapshot
+    has links to files of its store.
     """
     broken = [damage for array in view.arrays if (damage := _metadata_damage(view, array))]
     yield from broken
@@ -147,7 +147,7 @@ def _damage(
 
 
 def shards_of(view: View, length: int) -> list[int]:
-    """Return the shards of a view of `length` rows of which a file exists."""
+    """Return the shards of a view of `length` rows that have a file."""
     names = [path.name for path in listed(view.paths.status(0).parent, "*")]
     names += [path.stem for folder in view.paths.beside for path in listed(folder, "*")]
     return [shard for shard in shard_numbers(names) if shard * view.rows_per_shard < length]

@@ -12,7 +12,7 @@ neither the catalog nor the status of rows is read before the tasks run. The dat
 while it is read.
 
 Guarantees
-- rows, order and values equal those of View.read
+- View.read returns the same rows, order and values
 - each finished row is read once, also when a worker is killed in the middle
 - the plan depends on the number of shards, not of rows
 """
@@ -163,7 +163,7 @@ def divide(shards: Spans, rows: int) -> list[Spans]:
     starts = first[shard] + count[shard] * part // parts[shard]
     ends = first[shard] + count[shard] * (part + 1) // parts[shard]
     before = np.cumsum(ends - starts) - (ends - starts)
-    task = (2 * before + ends - starts) // (2 * rows)  # that of the middle of each part
+    task = (2 * before + ends - starts) // (2 * rows)  # by the middle of each part
     cuts = np.flatnonzero(np.diff(task)) + 1
     return [_joined(spans) for spans in np.split(np.stack([starts, ends], axis=1), cuts)]
 

@@ -192,7 +192,7 @@ class FeatureDataset(Dataset):
         labels: Labels = (),
         check: Check | None = None,
     ) -> None:
-        """Choose rows and labels; the arguments are those of `FeatureStream`."""
+        """Choose rows and labels; with the arguments of `FeatureStream`."""
         self._selection = _Selection(view, features, keys, where, labels)
         self._batches = Batches(view, features, self._selection.rows, batch_size=1, shuffle=False, check=check)
 
@@ -234,12 +234,12 @@ class FeatureStream(IterableDataset):
         Args:
             view: the view to read.
             features: one or more of its features.
-            keys: the rows to read; by default all that are ok, or those of them that `where` selects.
+            keys: the rows to read; by default all that are ok and, if given, that `where` selects.
             where: a Polars expression over the catalog's columns, such as `pl.col("split") == "train"`.
             labels: columns of the catalog, or Polars expressions over them, that each batch also has: numbers and
                 booleans as a tensor [B], anything else as a list.
             rank: the part of the rows to read; by default the rank in `torch.distributed`, else $RANK, else 0.
-            world: the number of ranks; by default that of `torch.distributed`, else $WORLD_SIZE, else 1.
+            world: the number of ranks; by default as in `torch.distributed`, else $WORLD_SIZE, else 1.
             options: of `Batches`: `batch_size` (of one rank), `shuffle`, `seed`, `drop_last`, `ahead` (in every
                 process), `check`.
         """

@@ -234,9 +234,9 @@ class View:
     def zarr(self, array: str) -> "Array":
         """Return a stored array as zarr-python's, read-only: for dask, napari and others.
 
-        Rows are those of the catalog. A row is a feature only if its "status" is 1. Absent rows (0) and failed rows (2)
-        are the fill value, 0, but what a killed run wrote, or what was withdrawn or forgotten, is there until another
-        row of its shard is written. Nothing is compared with checksums.
+        Rows are numbered as in the catalog. A row is a feature only if its "status" is 1. Absent rows (0) and failed
+        rows (2) are the fill value, 0, but what a killed run wrote, or what was withdrawn or forgotten, is there until
+        another row of its shard is written. Nothing is compared with checksums.
 
         Args:
             array: a feature as stored; "scale" of an int8 feature, float16 [rows, ..., blocks of 64 channels], by which

@@ -6,7 +6,7 @@ merge the whole index.
 
 Guarantees
 - an index is written under its own name, then its card; an interrupted build keeps the old index, and resumes: existing
-  parts are not computed again, and the index equals that of an uninterrupted build
+  parts are not computed again, and the index equals an uninterrupted build's
 - newer rows are added to the existing index, which is neither trained nor read again
 - every row is compared with its stored checksum when it is read into an index
 """

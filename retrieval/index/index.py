@@ -182,7 +182,7 @@ class RowComparer:
         return exact
 
     def _vectors(self, run: int, count: int, versions: dict[int, Any]) -> Float32[np.ndarray, "run dim"] | None:
-        """Return a mapped run, of which `count` rows are compared, or None. `versions`: of shards, in this search."""
+        """Return a mapped run, or None; `count` of its rows are compared. `versions`: of shards, in this search."""
         view, feature = self._view, self._feature
         shard = int(self._starts[run]) // view.rows_per_shard
         if shard not in versions:

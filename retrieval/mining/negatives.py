@@ -64,19 +64,19 @@ class Questions(NamedTuple):
 
     clips: Int64[np.ndarray, "pairs 2"]  # positions of each pair's reference and candidate among the clips
     bounds: Int64[np.ndarray, " groups_and_one"]
-    """questions bounds[p * categories + c] to bounds[p * categories + c + 1] are those of pair p in category c, and
+    """questions bounds[p * categories + c] to bounds[p * categories + c + 1] belong to pair p in category c, and
     thereby all difference texts of that pair in that category"""
     text: Int64[np.ndarray, " questions"]  # position of each question's text among the texts
     texts: Float64[np.ndarray, "texts text_dim"]  # normalised embeddings
     as_true: Bool[np.ndarray, "questions pairs_or_none"]
-    """of which pairs each question's text is as true as of its own; no column: unknown"""
+    """whether each question's text is as true of a pair as of its own; no column: unknown"""
 
 
 def walk(
     questions: Questions, averages: Float64[np.ndarray, "pairs dim"], most_shared: int, threshold: float
 ) -> tuple[Int64[np.ndarray, "questions 3"], Bool[np.ndarray, " questions"]]:
     """Return the positions of the first three pairs that each question's walk keeps, -1 if there are fewer, and
-    whether it passed a pair of which the text is as true.
+    whether it passed a pair that the text is as true of.
 
     A pair is kept if it is not the true pair, shares at most `most_shared` clips with it, none of its texts in the
     question's category has a cosine above `threshold` to the question's text, and the text is not as true of it.

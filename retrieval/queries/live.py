@@ -1,8 +1,8 @@
 """The encoder that made a view, loaded again to encode a text or a file as the view was.
 
 Guarantees
-- weights are those that featurize recorded with the view's rows, or those of the encoder's name, if their sha256 is
-  that of the provenance and they were used here before; else --weights names them
+- weights come from the place that featurize recorded with the view's rows, or are the encoder's own, if the provenance
+  has their sha256 and they were used here before; else --weights names them
 - a text that the store lacks gets the embedding that featurize computes
 """
 

@@ -57,7 +57,7 @@ class Negatives:
     seed: int = 0
     """decides the order of the options and the draws of V3"""
     truth: Path | None = None
-    """attributes.jsonl of the sample world: no wrong option is a pair of which the text is as true as of the right one:
+    """attributes.jsonl of the sample world: the text is less true of every wrong option than of the right one:
     all that it states is true of it, and it leaves out no more of it"""
 
 

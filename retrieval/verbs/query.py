@@ -49,7 +49,7 @@ class QueryOptions:
     """second at which it ends"""
     weights: str | None = None
     """weights of the view's encoder for --text and --file: a folder, name or hub id; by default those that featurize
-    recorded with the view, or those of the encoder's name"""
+    recorded with the view, or the weights of the encoder's name"""
     encoder: str | None = None
     """the view's encoder for --text and --file, package.module:Class, if it is your own and its package is not
     installed with an entry point"""

@@ -257,7 +257,7 @@ class Catalog:
         return sum(map(self._append, self._checked(frame).iter_slices(MOST_ROWS)))
 
     def _check_dtypes(self, frame: pl.DataFrame) -> None:
-        """Raise StepDiffError if a column has a type that does not go together with that of the catalog."""
+        """Raise StepDiffError if the type of a column does not fit the catalog's."""
         if set(frame.columns) - self._dtypes.keys():
             self._dtypes |= self.schema()
         for name, dtype in frame.schema.items():
@@ -473,7 +473,7 @@ class Catalog:
 
 
 def check_rows(frame: pl.DataFrame, where: str, first: int = 0) -> None:
-    """Raise StepDiffError, naming the row, where a key, path or time is none that a catalog takes.
+    """Raise StepDiffError, naming the row, if a catalog cannot take its key, path or time.
 
     Every way into a catalog has this check: manifests, imports and appends. Rows that a catalog has are not checked
     again. The first row of the frame is number `first` of `where`.

@@ -47,7 +47,7 @@ Spans = Sequence[tuple[int, int]]
 
 
 class DamagedFile(DamageError):
-    """An index of which some byte differs from what was written."""
+    """An index in which a byte was changed."""
 
     def __init__(self, path: Place) -> None:
         super().__init__(f"{path} is not as it was written: run python -m store verify")
@@ -122,7 +122,7 @@ class PackedKeys:
 
 
 def _longest_first(lengths: Int64[np.ndarray, " P"]) -> Int64[np.ndarray, " P"]:
-    """Return an order of keys in which those of more words come first."""
+    """Return an order of keys: keys of more words come first."""
     fewer = lengths.max(initial=0) // _WORD + 1 - -(-lengths // _WORD)
     # numbers of 16 bits are sorted six times as fast
     return np.argsort(fewer.astype(np.uint16) if fewer.max(initial=0) < 2**16 else fewer, kind="stable")
@@ -317,7 +317,7 @@ def open_index(path: Place) -> KeyIndex:
 
 
 def _end_bytes(end: bytes, size: int) -> int:
-    """Return bytes after the blocks of a file of `size` bytes, of which `end` are the last."""
+    """Return the bytes after the blocks of a file of `size` bytes that ends with `end`."""
     head = int.from_bytes(end[-_LENGTH:], "little") + _LENGTH
     return min(size - (size - head) // (BLOCK + 4) * BLOCK, size) if head <= size else len(end)
 

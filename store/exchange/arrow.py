@@ -6,7 +6,7 @@
 
 A feature is a fixed-size list of its flattened row; its shape is in the metadata of the field (`shape`, JSON). float16
 and float32 keep their dtype. int8 is as stored, with its float16 scales in the column `NAME_scale`, unless a dtype is
-given. The columns of the catalog's metadata are those of all parts, null if a row has none.
+given. The columns of the catalog's metadata are the columns of all parts, null if a row has none.
 
 The memory of a zero-copy batch is a read-only part of the mapped shard file: it remains valid after the view is closed,
 and when a writer replaces the shard.
@@ -63,7 +63,7 @@ def record_batches(
         features: names. By default all.
         rows: R row numbers, in any order. Rows that are absent or failed are left out. By default all finished rows,
             in the order of the catalog.
-        batch_rows: rows of a batch, at most: consecutive rows never share a batch with those of another shard. By
+        batch_rows: rows of a batch, at most: consecutive rows of different shards never share a batch. By
             default as many as have 32 MiB of features.
         columns: metadata columns of the catalog. By default all; () for none. `key` is always the first column.
         dtype: "float16" or "float32", which int8 is dequantised to, and floats are cast to. By default as stored.
@@ -165,7 +165,7 @@ def is_plain(kind: pa.DataType) -> bool:
 
 
 def covered(fields: pa.Schema, columns: Iterable[str]) -> list[str]:
-    """Return the key and those of `columns` that an import can take: the first checksum of a row is of their values."""
+    """Return the key and the `columns` that an import can take: the first checksum of a row is of their values."""
     return [KEY, *(name for name in columns if is_plain(fields.field(name).type))]
 
 
@@ -253,7 +253,7 @@ def _plan(
 
 
 def _features(view: View, names: Sequence[str], dtype: str | None) -> dict[str, Feature]:
-    """Return the feature columns of the batches, by name, with shape and dtype: for int8 also that of its scales."""
+    """Return the feature columns of the batches, by name, with shape and dtype; int8 brings its scales."""
     columns: dict[str, Feature] = {}
     for name in names:
         feature = view.features[name]
@@ -315,7 +315,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def _parts(rows: RowNumbers, shard_rows: int, count: int) -> Iterator[slice]:
-    """Yield parts of at most `count` rows; those of ascending rows end where their shard does."""
+    """Yield parts of at most `count` rows; parts of ascending rows end with their shard."""
     ascending = bool((np.diff(rows) > 0).all())
     ends = (np.flatnonzero(np.diff(rows // shard_rows)) + 1).tolist() if ascending else []
     start = 0

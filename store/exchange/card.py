@@ -109,7 +109,7 @@ class ExportCard:
         return ""
 
     def readme(self, path: str, more: dict[str, Any]) -> str:
-        """Return the card for readers, with the header that Hugging Face reads, of which `more` is a part."""
+        """Return the card for readers, with the header that Hugging Face reads; `more` is added to it."""
         header: dict[str, Any] = {"license": self.license, "tags": ["features", "embeddings", "stepdiff"], **more}
         if self.format == "huggingface":
             files = [{"split": "train", "path": "data/*.parquet"}]

@@ -287,7 +287,7 @@ class FileRows:
     keys: pl.Series
     source: "_Parquet | _Lance | Hdf5"
     sums: dict[str, int]
-    """column of a feature -> place of its checksum among those of a row; empty in files of others"""
+    """column of a feature -> place of its checksum among the checksums of a row; empty in files of others"""
 
     @property
     def kinds(self) -> dict[str, Feature]:
@@ -466,7 +466,7 @@ class _Parquet:
             yield from self._opened(number).iter_batches(rows, columns=list(columns))
 
     def end(self, places: Int[np.ndarray, " P"], start: int, size: int) -> int:
-        """Return where those of P ascending places end that are read with place number `start`: damage fails all."""
+        """Return the end of the places (P, ascending) that are read with place number `start`: damage fails all."""
         group = np.searchsorted(self._starts, places[start], "right")
         return int(np.searchsorted(places, self._starts[group]))
 

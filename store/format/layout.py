@@ -5,9 +5,9 @@ arrays.zarr/ENTITY/VIEW/ARRAY/        a plain Zarr v3 hierarchy
 catalog/ENTITY/FIRST_ROW.parquet      key -> row; FIRST_ROW-END.parquet replaces several such parts
 catalog/ENTITY/FIRST_ROW-END.keys     hash of a key -> row, built from the parts and rebuilt where lost
 forgotten/ENTITY.parquet              row, key, reason of forgotten rows
-failures/ENTITY/VIEW/SHARD.parquet    key, reason; merged-GROUP.parquet has those of many shards
-shards/ENTITY/VIEW/SHARD.json         the record of the shard's writer: library versions, device; merged-GROUP.json has
-                                      those of many shards
+failures/ENTITY/VIEW/SHARD.parquet    key, reason; merged-GROUP.parquet: of many shards
+shards/ENTITY/VIEW/SHARD.json         the record of the shard's writer: library versions, device; merged-GROUP.json:
+                                      of many shards
 snapshots/NAME/                       arrays.zarr, catalog, failures, forgotten, shards as they were; about.json
 
 A store may come from a stranger: metadata are checked when they are read, before they size an allocation.

@@ -192,7 +192,7 @@ class RowChecks:
         self._versions: dict[int, Identity | None] = {}
 
     def wrong_zeros(self, missing: Bool[np.ndarray, " B"], sums: UInt32[np.ndarray, " B"]) -> list[int]:
-        """Return the places of rows that the shard file leaves out, although their checksums are not those of zeros."""
+        """Return the places of rows that the shard file leaves out, although they are not zeros by their checksums."""
         if not missing.any():
             return []
         return np.flatnonzero(missing & (sums != crc32c(bytes(self._row_bytes)))).tolist()
@@ -239,7 +239,7 @@ class RowChecks:
 def wrong_rows(
     data: UInt8[np.ndarray, "B bytes"], sums: UInt32[np.ndarray, " B"], places: Int[np.ndarray, " R"]
 ) -> list[int]:
-    """Return those of `places` if a row of `data` differs from its checksum."""
+    """Return the `places` of rows of `data` that differ from their checksums."""
     pairs = zip(places.tolist(), sums[places].tolist(), strict=True)
     return [place for place, total in pairs if crc32c(data[place]) != total]
 

@@ -253,9 +253,9 @@ class ViewWriter:
         view.resize()
 
     def missing(self, keys: Sequence[str] | pl.Series) -> list[str]:
-        """Return those of `keys` that are neither ok nor failed nor forgotten, in their order."""
+        """Return the `keys` that are neither ok nor failed nor forgotten, in their order."""
         rows = self.view.catalog.rows(keys)
-        status = np.append(self.view.status(), np.uint8(ABSENT))  # the last is that of unknown keys, whose row is -1
+        status = np.append(self.view.status(), np.uint8(ABSENT))  # the last is for unknown keys, whose row is -1
         absent = (status[rows] == ABSENT) & ~are_forgotten(self.view.paths.store, self.view.entity, rows)
         return [key for key, want in zip(keys, absent.tolist(), strict=True) if want]
 

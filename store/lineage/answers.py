@@ -113,7 +113,7 @@ def _named(store: Store, entity: str, rows: np.ndarray) -> dict[int, list[str]]:
 
 
 def _trained(folder: Path, keys: list[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Return for each key the runs in `folder` that may have drawn it, and the runs of which that is unknown."""
+    """Return for each key the runs in `folder` that may have drawn it, and the runs that do not state it."""
     hashes, unknown = trained_on.hashes(keys), list[str]()
     drawn: dict[str, list[str]] = {key: [] for key in keys}
     levels = ("/".join(["*"] * depth + [RECORD]) for depth in range(_DEPTH + 1))
@@ -176,7 +176,7 @@ def write_record(run: Path, record: dict[str, Any]) -> None:
 
 
 def _is_summed(run: Path, data: bytes) -> bool:
-    """Return whether SHA256SUMS of the run has this content of its record: those of earlier versions have no seal."""
+    """Return whether SHA256SUMS of the run has this content of its record: earlier versions wrote no seal."""
     try:
         sums = place(run / SUMS).read_whole(_MOST_BYTES)
     except (OSError, StepDiffError):

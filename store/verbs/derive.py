@@ -1,8 +1,8 @@
 """New views made from existing ones: the largest feature in another dtype, or tokens of neighbouring patches averaged.
 
 The provenance records the source: int8 made from float16 is not int8 made from float32. Tokens that are pooled from
-float32 and stored as float32 are bit for bit those of `featurize --pool P --dtype float32`, with its provenance, so
-that featurize may add rows.
+float32 and stored as float32 equal the output of `featurize --pool P --dtype float32` bit for bit, with its
+provenance, so that featurize may add rows.
 
 Guarantees
 - features that are not converted keep every bit; failed rows are failed in the new view too, for the same reason
@@ -74,10 +74,10 @@ def _derive(
     verb: str,
     convert: Callable[[Values], Values],
 ) -> dict[str, Any]:
-    """Write the missing rows of a view of that provenance and those features, of which `feature` is converted.
+    """Write the missing rows of a view; its `feature` is converted.
 
     The record of each shard names the old view as `VERB_from`. `convert` makes the features of rows of the new view
-    from those of the old one, which are floats that keep every stored bit. Returns the rows that are `done` by this
+    from the old view's features, as floats that keep every stored bit. Returns the rows that are `done` by this
     run, were `already`, and `failed` in the old view or because they do not fit the dtype.
     """
     begin = time.monotonic()

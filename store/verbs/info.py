@@ -86,7 +86,7 @@ def list_rows(options: RowsOptions) -> int:
     places = np.flatnonzero(chosen)
     total, has_reasons = len(places), gone[places].any()
     if options.out is None and not options.json:
-        places = places[: options.limit]  # before keys are read: those of a large store are gigabytes
+        places = places[: options.limit]  # before keys are read: a large store has gigabytes of keys
     frame = pl.DataFrame({"row": places, "key": catalog.keys(places)}, schema={"row": pl.Int64, "key": pl.String})
     words = np.array(WORDS, object)
     frame = frame.with_columns(pl.Series(name, words[values[places]], pl.String) for name, values in status.items())

@@ -191,7 +191,7 @@ class StoreExportOptions(OfEntity):
     """Copy the finished rows of a view, with the catalog's metadata, into the files of another library.
 
     Failed and absent rows are left out and counted. A killed export continues with the same command (hdf5: begins
-    again), if the rows are the same: those of a snapshot (--store STORE@NAME) always are. A card in the result
+    again), if the rows are the same: a snapshot (--store STORE@NAME) never changes. A card in the result
     describes encoder, provenance, counts and how to open it."""
 
     path: str = field(metadata=WRITTEN)

@@ -1,7 +1,7 @@
 """The disk space and hours that a view of n rows takes, before it is computed.
 
 Guarantees
-- planned sizes equal those of a store to the byte
+- planned sizes equal a store's sizes to the byte
 """
 
 import math

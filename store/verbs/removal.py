@@ -72,7 +72,7 @@ def _withdraw(store: Store, entity: str, rows: np.ndarray) -> dict[str, int]:
 
 
 def wrongly_forgotten(store: Store, entity: str) -> Iterator[tuple[Place, str, list[str]]]:
-    """Yield, for verify, a damaged list, and the keys of forgotten rows of which a view has features."""
+    """Yield, for verify, a damaged list, and the keys of forgotten rows that have features in a view."""
     path = forgotten_path(store.folder, entity)
     if not path.exists():
         return

@@ -223,7 +223,7 @@ class _Keys:
 
 
 def _unsealed(paths: Iterable[Place], clips: Iterable[str]) -> Iterator[_Found]:
-    """Yield those of the sealed files `paths` that are missing or damaged, with the clips that they affect."""
+    """Yield the missing and damaged files among the sealed `paths`, with the clips that they affect."""
     yield from ((path, what, clips) for path, what in unsealed(paths))
 
 
@@ -294,7 +294,7 @@ def _cards(root: Place) -> Iterator[_Found]:
 
 
 def _damaged_files(path: Place, named: dict[str, Any] | None) -> Iterator[_Found]:
-    """Yield the card at `path` if it is damaged, or those of the files `named` in it that differ from it."""
+    """Yield the card at `path` if it is damaged, else the files `named` in it that differ from it."""
     if named is None:
         yield path, "is not as it was written", ()
     for name, entry in (named or {}).items():
