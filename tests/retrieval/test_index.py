@@ -15,7 +15,6 @@ import faiss
 import numpy as np
 import pytest
 
-from retrieval.__main__ import main
 from retrieval.index import device
 from retrieval.index.builder import build_index, factory_for
 from retrieval.index.index import open_index
@@ -25,6 +24,7 @@ from retrieval.vectors import filled_rows, normalised
 from stepdiff_core.errors import StepDiffError
 from store import Store, View
 from tests.retrieval.conftest import Fill, all_cosines
+from tests.store.conftest import Run
 
 
 def test_similarities_are_exact_and_ids_are_rows_of_the_store(store: Store, clips: View) -> None:
@@ -321,14 +321,12 @@ def test_a_second_build_adds_nothing(store: Store, clustered: View) -> None:
     assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files(store)} == before
 
 
-def test_a_low_recall_is_reported(store: Store, clustered: View, capsys: pytest.CaptureFixture[str]) -> None:
-    common = ["build", "--store", str(store.path), "--view", "tiny", "--factory", "IVF4,PQ1x2", "--workers", "1"]
-    assert main([*common, "--min-recall", "0.999", "--json"]) == 1
-    printed = capsys.readouterr()
-    assert json.loads(printed.out)["recall"] < 0.999
-    assert "is below --min-recall 0.999" in printed.err and printed.err.count("\n") == 1
-    assert main(common[:5]) == 0
-    assert "Flat over 1333 rows" in capsys.readouterr().out
+def test_a_low_recall_is_reported(store: Store, clustered: View, run: Run) -> None:
+    build = "build", "--store", store.path, "--view", "tiny"
+    ended = run(*build, "--factory", "IVF4,PQ1x2", "--workers", 1, "--min-recall", 0.999, "--json")
+    assert ended.status == 1 and ended.json["recall"] < 0.999
+    assert "is below --min-recall 0.999" in ended.errors and ended.errors.count("\n") == 1
+    assert "Flat over 1333 rows" in run(*build).out
 
 
 @pytest.mark.full
@@ -382,15 +380,13 @@ def test_the_factory_depends_on_the_number_of_rows(rows: int, dim: int, factory:
     assert factory_for(rows, dim) == factory
 
 
-def test_an_index_in_an_object_store(bucket: str, fill: Fill, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_index_in_an_object_store(bucket: str, fill: Fill, run: Run) -> None:
     url = f"{bucket}/features"
     store = Store.open(url, create=True)
     vectors = np.random.default_rng(0).normal(size=(30, 16)).astype(np.float32)
     fill(store, vectors, [f"c{n}" for n in range(30)], failed=[4])
-    assert main(["build", "--store", url, "--view", "tiny", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["rows"] == 29
-    assert main(["query", "--store", url, "--view", "tiny", "--clip", "c7", "-k", "3", "--json"]) == 0
-    hits = json.loads(capsys.readouterr().out)["hits"]
+    assert run("build", "--store", url, "--view", "tiny", "--json").json["rows"] == 29
+    hits = run("query", "--store", url, "--view", "tiny", "--clip", "c7", "-k", 3, "--json").json["hits"]
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = unit @ unit[7]
     cosines[[4, 7]] = -1

@@ -20,7 +20,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval import Drawn, StatedDifference, StatedDifferences, build_index, duplicates, hard_negatives
-from retrieval.__main__ import main
 from retrieval.mining import negatives
 from retrieval.mining.negatives import AsTrue, random_negatives, write_questions
 from retrieval.mining.neighbours import join
@@ -29,6 +28,7 @@ from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks.testsets import Pair, read_test_set
 from store import Store, View
 from tests.retrieval.conftest import Fill, error
+from tests.store.conftest import Run
 
 
 @pytest.fixture
@@ -139,20 +139,15 @@ def test_a_group_has_only_duplicates_of_its_first_clip(store: Store, fill: Fill,
     assert leaking.filter(split="train")["clip"].to_list() == ["A", "B", "C"], "chains count across splits"
 
 
-def test_duplicates_from_the_command_line(
-    store: Store, copied: View, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    start = ["duplicates", "--store", str(store.path), "--view", "tiny", "--threshold", "0.9"]
+def test_duplicates_from_the_command_line(store: Store, copied: View, tmp_path: Path, run: Run) -> None:
+    start, out = ["duplicates", "--store", store.path, "--view", "tiny", "--threshold", 0.9], tmp_path / "d.parquet"
     groups, _, nearest = naive_groups(store, copied, 0.9)
-    assert main([*start, "--json"]) == 0
-    answer = json.loads(capsys.readouterr().out)
+    answer = run(*start, "--json").json
     assert answer["groups"] == len(groups) and {one["clip"] for one in answer["clips"]} == set(nearest)
-    assert main([*start, "--out", str(tmp_path / "duplicates.parquet")]) == 0
     title = f"{len(groups)} groups, {len(nearest)} clips with a copy at 0.9 or above in tiny"
-    assert capsys.readouterr().out == f"{tmp_path / 'duplicates.parquet'}: {title}\n"
-    assert set(pl.read_parquet(tmp_path / "duplicates.parquet")["clip"]) == set(nearest)
-    assert main(start) == 0
-    printed = capsys.readouterr().out
+    assert run(*start, "--out", out) == (0, f"{out}: {title}\n", "")
+    assert set(pl.read_parquet(out)["clip"]) == set(nearest)
+    printed = run(*start).out
     assert title in printed and "clip_50_0_1" in printed
     refused = {
         ("--against", "fold"): "clips have no column 'fold': the catalog has key, row, video, split",
@@ -162,9 +157,9 @@ def test_duplicates_from_the_command_line(
         ("--out", "duplicates.txt"): "duplicates.txt is none of .parquet, .csv, .jsonl",
     }
     for words, why in refused.items():
-        assert why in error(capsys, *start, *words)
+        assert why in error(run, *start, *words)
     build_index(store, copied)
-    assert "compares embedding, not tokens" in error(capsys, *start, "--by", "index", "--feature", "tokens")
+    assert "compares embedding, not tokens" in error(run, *start, "--by", "index", "--feature", "tokens")
 
 
 STEPS = ["chop"] * 40 + ["whisk"] * 7 + ["lone"] + [None] * 3 + ["fry"] * 21
@@ -274,16 +269,13 @@ def test_a_killed_run_resumes_with_the_same_file(store: Store, fill: Fill, tmp_p
     assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes() and not folder.exists()
 
 
-def test_neighbours_from_the_command_line(
-    store: Store, steps: View, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    start = ["neighbours", "--store", str(store.path), "--view", "tiny", "--out", str(tmp_path / "n.parquet")]
-    assert main([*start, "-k", "3", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["clips"] == 67
-    check_neighbours(tmp_path / "n.parquet", naive_neighbours(store, steps, 3))
-    assert main([*start, "--within", "video", "--other-videos"]) == 0
-    assert pl.read_parquet(tmp_path / "n.parquet")["neighbours"].list.len().max() == 0
-    capsys.readouterr()
+def test_neighbours_from_the_command_line(store: Store, steps: View, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "n.parquet"
+    start = ["neighbours", "--store", store.path, "--view", "tiny", "--out", out]
+    assert run(*start, "-k", 3, "--json").json["clips"] == 67
+    check_neighbours(out, naive_neighbours(store, steps, 3))
+    assert run(*start, "--within", "video", "--other-videos").status == 0
+    assert pl.read_parquet(out)["neighbours"].list.len().max() == 0
     refused = {
         ("--within", "stop"): "clips have no column 'stop': the catalog has key, row, step, video",
         ("--within", "key"): "--within key: the output needs that name itself",
@@ -292,7 +284,7 @@ def test_neighbours_from_the_command_line(
         ("--feature", "tokens"): "has no embedding called tokens",
     }
     for words, why in refused.items():
-        assert why in error(capsys, *start, *words)
+        assert why in error(run, *start, *words)
 
 
 CATEGORIES = ["Actions", "Visuals", "Tools/Equipment"]

@@ -167,7 +167,7 @@ def test_files_that_cannot_have_more_links_are_copied(
 
 @pytest.mark.parametrize("change", ["metadata", "forgotten", "compacted"])
 def test_a_tag_begins_again_where_the_store_changed_meanwhile(
-    store: Store, values: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, change: str
+    store: Store, values: Make, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     """A snapshot never has the features of one video with the metadata of another, nor a forgotten row."""
     link, calls = os.link, list[Any]()

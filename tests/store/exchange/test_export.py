@@ -2,10 +2,8 @@
 
 import gc
 import io
-import json
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,10 @@ import yaml
 from store import View
 from store.exchange.arrow import record_batches
 from store.format.quantise import dequantise
-from tests.store.conftest import opened
+from tests.store.conftest import Run, opened
 
 from .conftest import ABSENT, FAILED, FORGOTTEN, FORMATS, KEYS
 
-Run = Callable[..., int]
 pytestmark = pytest.mark.usefixtures("small_parts")
 
 
@@ -110,11 +107,9 @@ LIBRARIES = {
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_an_export_opens_in_its_own_libraries(
-    view: View, finished: np.ndarray, run: Run, tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
+    view: View, finished: np.ndarray, save: Run, tmp_path: Path, format: str
 ) -> None:
-    capsys.readouterr()
-    assert run("out", "--format", format, "--license", "cc-by-4.0", "--json") == 0
-    record = json.loads(capsys.readouterr().out)
+    record = save("out", "--format", format, "--license", "cc-by-4.0", "--json").json
     assert [record[name] for name in ("rows", "failed", "absent", "forgotten", "parts")] == [10, 1, 1, 1, 4]
     held, catalog = LIBRARIES[format](tmp_path / "out"), view.catalog.frame()
     for name in LABELS:
@@ -127,8 +122,8 @@ def test_an_export_opens_in_its_own_libraries(
         assert (read == values).all(), name
 
 
-def test_a_dtype_dequantises(view: View, finished: np.ndarray, run: Run, tmp_path: Path) -> None:
-    assert run("out.parquet", "--dtype", "float16", "--features", "q", "--columns", "video") == 0
+def test_a_dtype_dequantises(view: View, finished: np.ndarray, save: Run, tmp_path: Path) -> None:
+    assert save("out.parquet", "--dtype", "float16", "--features", "q", "--columns", "video").status == 0
     frame = pl.read_parquet(tmp_path / "out.parquet/data/*.parquet")
     assert frame.columns == ["key", "video", "q", "crc32c"]
     floats, expected = frame["q"].to_numpy().reshape(-1, 2, 70), view.read("q", finished, dtype="float16")
@@ -137,12 +132,8 @@ def test_a_dtype_dequantises(view: View, finished: np.ndarray, run: Run, tmp_pat
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_the_card_says_what_was_exported_and_how_to_open_it(
-    view: View, run: Run, tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run("out", "--format", format) == 0
-    out = capsys.readouterr().out
-    assert "(left out: 1 failed, 1 absent, 1 forgotten)" in out
+def test_the_card_says_what_was_exported_and_how_to_open_it(save: Run, tmp_path: Path, format: str) -> None:
+    assert "(left out: 1 failed, 1 absent, 1 forgotten)" in save("out", "--format", format).out
     card = (tmp_path / "out" / ("_README.md" if format == "parquet" else "README.md")).read_text()
     for text in ("- encoder: `net`", "0" * 64, "rows 10, failed 1, absent 1, forgotten 1", "stepdiff-store 1"):
         assert text in card, text

@@ -22,12 +22,11 @@ from store.exchange import card
 from store.exchange import export as export_module
 from store.exchange.export import export
 from store.verbs.options import StoreExportOptions
-from tests.store.conftest import ROOT
+from tests.store.conftest import ROOT, Run
 from tests.store.forks import Forks
 
 from .conftest import ABSENT, FORMATS, KEYS
 
-Run = Callable[..., int]
 pytestmark = pytest.mark.usefixtures("small_parts", "one_date")
 
 
@@ -115,10 +114,10 @@ def forks() -> Iterator[Forks]:
 @pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_killed_export_continues_to_the_same_content(
-    view: View, run: Run, forks: Forks, tmp_path: Path, format: str
+    view: View, save: Run, forks: Forks, tmp_path: Path, format: str
 ) -> None:
     """Each run is killed by SIGKILL when it is about to make its next file but three durable."""
-    assert run("whole", "--format", format) == 0
+    assert save("whole", "--format", format).status == 0
     whole, out = content(tmp_path / "whole", format), tmp_path / "out"
     command = ["export", str(out), "--format", format, "--store", str(view.paths.store), "--view", "net"]
     runs = 0
@@ -133,20 +132,18 @@ def test_a_killed_export_continues_to_the_same_content(
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_half_an_export_looks_empty_and_continues(
-    view: View, run: Run, tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
+    view: View, save: Run, load: Run, tmp_path: Path, format: str
 ) -> None:
     out = tmp_path / "out"
-    assert run("whole", "--format", format) == 0
+    assert save("whole", "--format", format).status == 0
     begin(view, options(view, out, format))
     assert not export_module.is_whole(out, format) and not list(out.glob("*README.md"))  # type: ignore[arg-type]
     if format == "parquet":
         assert len(pytest.importorskip("pandas").read_parquet(out)) == 0
-        capsys.readouterr()
-        assert main(["import", str(out), "--store", str(tmp_path / "b"), "--view", "net"]) == 2
-        assert "is an export that is not complete: repeat its command first" in capsys.readouterr().err
+        assert "is an export that is not complete: repeat its command first" in load("out").errors
     assert export(options(view, out, format))["already"] == 1
     assert content(out, format) == content(tmp_path / "whole", format)
-    assert run("out", "--format", format) == 0 and "complete already" in capsys.readouterr().out
+    assert "complete already" in save("out", "--format", format).out
 
 
 OTHER_OPTIONS = [
@@ -283,16 +280,13 @@ def test_a_complete_export_of_which_a_file_is_missing_is_refused(view: View, tmp
     assert export(given)["already"] == 4
 
 
-def test_impossible_exports_are_refused_in_one_line(
-    view: View, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_impossible_exports_are_refused_in_one_line(view: View, save: Run, run: Run, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
     (tmp_path / "file.parquet").write_text("mine")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/_export.json").write_text('{"kind": "stepdiff-export", "version": 1, "rows": 3}')
     view.catalog.append(pl.DataFrame({"key": ["later"], "tokens": ["text"], "many": [{"a": [1]}]}))
-    capsys.readouterr()
     for name, arguments, message in (
         ("out", (), "has no known suffix: give --format parquet|lance|huggingface|webdataset|hdf5"),
         ("full", ("--format", "parquet", "--columns", "video"), "holds other files: give the name of a new folder"),
@@ -302,22 +296,21 @@ def test_impossible_exports_are_refused_in_one_line(
         ("a.parquet", ("--columns", "nothing"), "no column 'nothing' in the catalog of clips"),
         ("a.parquet", (), "tokens is a feature of view net and a column of the catalog"),
     ):
-        assert run(name, *arguments) == 2, name
-        error = capsys.readouterr().err
-        assert error.startswith("error: ") and message in error and error.count("\n") == 1, error
-    assert main(["export", "s3://bucket/a.parquet", "--store", str(view.paths.store), "--view", "net"]) == 2
-    assert "is not a local path: export to a folder" in capsys.readouterr().err
+        status, _, error = save(name, *arguments)
+        assert status == 2 and error.startswith("error: ") and message in error and error.count("\n") == 1, error
+    remote = run("export", "s3://bucket/a.parquet", "--store", view.paths.store, "--view", "net")
+    assert remote.status == 2 and "is not a local path: export to a folder" in remote.errors
     with Store.open(view.paths.store).lock():
         view.withdraw(np.arange(13))
-    assert run("a.parquet", "--columns", "video") == 2
-    assert "view net of clips has no finished rows: run featurize first" in capsys.readouterr().err
+    empty = save("a.parquet", "--columns", "video")
+    assert empty.status == 2 and "view net of clips has no finished rows: run featurize first" in empty.errors
     assert not (tmp_path / "a.parquet").exists()
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_full_disk_is_reported_in_one_line(view: View, run: Run, tmp_path: Path, format: str) -> None:
+def test_a_full_disk_is_reported_in_one_line(view: View, save: Run, tmp_path: Path, format: str) -> None:
     script = (
         "import resource, signal, sys; import store.exchange.export; from store.__main__ import main;"
         "store.exchange.export.PART_BYTES = 1;"
@@ -329,4 +322,4 @@ def test_a_full_disk_is_reported_in_one_line(view: View, run: Run, tmp_path: Pat
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("error: ")
     assert not list((tmp_path / "out").glob("*README.md"))
-    assert run("out", "--format", format) == 0
+    assert save("out", "--format", format).status == 0
