@@ -15,7 +15,7 @@ import errno
 from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int64, UInt32
@@ -63,12 +63,12 @@ class FileDamage:
     """None: the file is of several shards"""
 
 
-def unsealed(paths: Iterable[Place]) -> Iterator[tuple[Place, str]]:
-    """Yield the missing and damaged files among the sealed `paths`, with what is wrong."""
+def unsealed(paths: Iterable[Place], *more: Any) -> Iterator[tuple[Any, ...]]:
+    """Yield the missing and damaged files among the sealed `paths`, with what is wrong, and `more`."""
     for path in paths:
         what = unreadable(path) if path.exists() else "is missing"
         if what is not None:
-            yield path, what
+            yield path, what, *more
 
 
 def unreadable(path: Place) -> str | None:
@@ -191,7 +191,7 @@ def rows_of_shard(view: View, shard: int, length: int) -> RowNumbers:
     return np.arange(first, min(first + view.rows_per_shard, length))
 
 
-def _own_or_merged(path: Place, merged: Place, needed: bool) -> list[tuple[Place, str]]:
+def _own_or_merged(path: Place, merged: Place, needed: bool) -> list[tuple[Any, ...]]:
     """Return the damage of a shard's own file, which may be missing if it was merged into another."""
     if path.exists() or (needed and not merged.exists()):
         damage = list(unsealed([path]))

@@ -141,7 +141,6 @@ class Catalog:
         self._counted: tuple[Parts, int] = ((), 0)  # the parts, and their rows
         self._indexed: tuple[Parts, list[KeyIndex]] = ((), [])  # the parts, and the indexes of their rows, consecutive
         self._opened: dict[_Version, KeyIndex | None] = {}  # None: unusable
-        self._kept: list[KeyIndex] = []  # indexes in memory
         self._seals: dict[_Version, str] = {}
         self._dtypes: dict[str, Any] = {}  # of columns, as far as an append had to know them
 
@@ -431,7 +430,8 @@ class Catalog:
             except FileNotFoundError:  # another process replaced it since it was listed
                 return self._existing(parts)
         self._opened = opened
-        usable = [index for index in (*opened.values(), *self._kept) if index and index.parts.items() <= seals.items()]
+        every = (*opened.values(), *self._indexed[1])  # the second: also those that could not be written
+        usable = [index for index in every if index and index.parts.items() <= seals.items()]
         indexes, end = list[KeyIndex](), 0
         while following := [index for index in usable if index.first == end]:
             indexes.append(max(following, key=len))
@@ -445,9 +445,7 @@ class Catalog:
         try:
             path.put(built(first, keys, seals))
         except StepDiffError:  # a read-only folder, or a full disk
-            self._kept = [kept for kept in self._kept if kept.first < first]
-            self._kept.append(in_memory(path, built(first, keys, seals)))
-            return self._kept[-1]
+            return in_memory(path, built(first, keys, seals))
         try:
             index = open_index(path)
         except FileNotFoundError:

@@ -78,10 +78,10 @@ def check_schema(format: str, fields: pa.Schema) -> None:
             f"{CHECKSUM} is the column of checksums in an export: leave out the feature or column of that name with "
             "--features or --columns"
         )
-    if format == "lance":
-        stepdiff_core.require("the format lance", "export", ("lance",))
+    if format != "parquet":
+        module = {"hdf5": "h5py", "huggingface": "datasets"}.get(format, format)
+        stepdiff_core.require(f"the format {format}", "export", (module,))
     if format == "hdf5":
-        stepdiff_core.require("the format hdf5", "export", ("h5py",))
         features = feature_fields(fields)
         if clash := {KEYS, METADATA} & features.keys():
             raise StepDiffError(f"feature {min(clash)} has the name of another dataset: leave it out with --features")
@@ -90,10 +90,8 @@ def check_schema(format: str, fields: pa.Schema) -> None:
                 lacks = f"column {field.name} is {field.type}, which an HDF5 export lacks"
                 raise StepDiffError(f"{lacks}: leave it out with --columns")
     if format == "huggingface":
-        stepdiff_core.require("the format huggingface", "export", ("datasets",))
         datasets_schema(fields)
     if format == "webdataset":
-        stepdiff_core.require("the format webdataset", "export", ("webdataset",))
         for name in feature_fields(fields):
             if name != name.lower():
                 raise StepDiffError(

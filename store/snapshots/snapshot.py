@@ -222,7 +222,7 @@ def _link_shards(view: View, folder: Place) -> None:
 
 def _link(files: Sequence[Place], store: Place, folder: Place) -> None:
     """Link those files that exist below `folder`, as they were together at one moment."""
-    targets = [moved(file, store, folder) for file in files]
+    targets: list[Any] = [folder / str(file.relative_to(store)) for file in files]  # type: ignore[arg-type]
     while True:
         before = [file.identity() for file in files]
         try:
@@ -235,11 +235,6 @@ def _link(files: Sequence[Place], store: Place, folder: Place) -> None:
             return
         for target in targets:
             target.unlink(missing_ok=True)
-
-
-def moved(path: Place, store: Place, to: Place) -> Place:
-    """Return the path below `to` of the file that is `path` below `store`."""
-    return to / str(path.relative_to(store))  # type: ignore[operator,arg-type]  # both local, or both remote
 
 
 def row_digests(sums: UInt32[np.ndarray, "R arrays"]) -> UInt32[np.ndarray, " R"]:

@@ -83,7 +83,7 @@ def verify(store: Store, withdraw: bool = False) -> list[Damage]:
     read: dict[tuple[str, str], list[View]] = {}
     withdrawn = set[Place]()
     damage = [
-        *_unsealed([store.path / "store.json"], ()),
+        *unsealed([store.path / "store.json"], ()),
         *_catalogs_and_views(store, read, withdrawn if withdraw else None),
         *_annotations(store.path / "annotations"),
         *_cards(store.path / "indexes"),
@@ -142,7 +142,7 @@ def _catalogs_and_views(
         read: Views whose files were read. Those of `store` are added.
         withdrawn: Receives the files whose damaged rows were made absent. None: no row is.
     """
-    yield from _unsealed([store.folder / ARRAYS / "zarr.json"], ())
+    yield from unsealed([store.folder / ARRAYS / "zarr.json"], ())
     for entity in store.entities():
         while True:
             keys = _Keys(store.catalog(entity))
@@ -154,10 +154,10 @@ def _catalogs_and_views(
         root = store.folder / ARRAYS / entity
         folders = [folder for folder in listed(root, "*") if folder.is_dir() and not half_made(folder)]
         if folders or (root / "zarr.json").exists():
-            yield from _unsealed([root / "zarr.json"], ())
+            yield from unsealed([root / "zarr.json"], ())
         for folder in folders:
             group = folder / "zarr.json"
-            yield from (broken := list(_unsealed([group], keys.all)))
+            yield from (broken := list(unsealed([group], keys.all)))
             if broken:
                 continue
             try:
@@ -222,11 +222,6 @@ class _Keys:
         return [self.known.get(row, f"row {row}") for row in rows.tolist()]
 
 
-def _unsealed(paths: Iterable[Place], clips: Iterable[str]) -> Iterator[_Found]:
-    """Yield the missing and damaged files among the sealed `paths`, with the clips that they affect."""
-    yield from ((path, what, clips) for path, what in unsealed(paths))
-
-
 def _catalog(store: Store, entity: str, keys: _Keys) -> Iterator[_Found]:
     starts = [first_row(part) for part in keys.parts]
     row = 0
@@ -236,7 +231,7 @@ def _catalog(store: Store, entity: str, keys: _Keys) -> Iterator[_Found]:
             yield part.parent, f"has no part for rows {row} to {start - 1}", keys(lost)
         height = keys.heights.get(part) or max(end - start, 1)
         clips = keys(np.arange(start, start + min(height, _MOST_NAMED)))
-        broken = list(_unsealed([part], clips))
+        broken = list(unsealed([part], clips))
         if part in keys.refused and not broken:
             broken = [(part, f"is refused ({keys.refused[part]})", clips)]
         yield from broken
