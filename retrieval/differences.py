@@ -41,7 +41,7 @@ _TINY = 1e-12  # squared length of a difference that counts as 0
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class StepRows:
     """Rows of a catalog with their steps."""
 
     total: int
@@ -73,7 +73,7 @@ class Sample:
         return rows[view.status(rows) == OK]
 
 
-def sampled(catalog: Catalog) -> Sample:
+def sampled(catalog: Catalog) -> StepRows:
     """Return the rows of a catalog with their steps; of a large one, those at a few places."""
     total, rows = len(catalog), np.arange(min(len(catalog), MOST_ROWS))
     if total > MOST_ROWS:
@@ -82,7 +82,7 @@ def sampled(catalog: Catalog) -> Sample:
         rows = np.concatenate([np.arange(each) + start * each for start in sorted(starts.tolist())])
     clips = catalog.select(rows, pl.DataFrame(schema={"step": pl.String})).drop_nulls("step").sort("row")
     groups = clips.group_by("step", maintain_order=True)
-    return Sample(total, rows, dict(sorted((str(step[0]), group["row"].to_numpy()) for step, group in groups)))
+    return StepRows(total, rows, dict(sorted((str(step[0]), group["row"].to_numpy()) for step, group in groups)))
 
 
 def _some(rows: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:

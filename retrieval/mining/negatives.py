@@ -58,16 +58,20 @@ MOST_SHARED = {"V1": 0, "V2": 1}  # clips that a negative may share with the tru
 AsTrue = Callable[[str, str, Pair, Pair], bool]
 """text, category, its pair, another pair -> whether the text is as true of the other pair"""
 
+Texts = Float64[np.ndarray, "texts text_dim"]
+PairClips = Int64[np.ndarray, "pairs 2"]
+OfQuestions = Int64[np.ndarray, " questions"]
+
 
 class Questions(NamedTuple):
     """The questions of a test set as arrays, sorted by pair and category."""
 
-    clips: Int64[np.ndarray, "pairs 2"]  # positions of each pair's reference and candidate among the clips
+    clips: PairClips  # positions of each pair's reference and candidate among the clips
     bounds: Int64[np.ndarray, " groups_and_one"]
     """questions bounds[p * categories + c] to bounds[p * categories + c + 1] belong to pair p in category c, and
     thereby all difference texts of that pair in that category"""
-    text: Int64[np.ndarray, " questions"]  # position of each question's text among the texts
-    texts: Float64[np.ndarray, "texts text_dim"]  # normalised embeddings
+    text: OfQuestions  # position of each question's text among the texts
+    texts: Texts  # normalised embeddings
     as_true: Bool[np.ndarray, "questions pairs_or_none"]
     """whether each question's text is as true of a pair as of its own; no column: unknown"""
 
@@ -126,10 +130,10 @@ def _walk_some(
     limits: Float64[np.ndarray, " some"],
     certain: Float64[np.ndarray, " some"],
     averages: Float64[np.ndarray, "pairs dim"],
-    clips: Int64[np.ndarray, "pairs 2"],
+    clips: PairClips,
     bounds: Int64[np.ndarray, " groups_and_one"],
-    text: Int64[np.ndarray, " questions"],
-    texts: Float64[np.ndarray, "texts text_dim"],
+    text: OfQuestions,
+    texts: Texts,
     as_true: Bool[np.ndarray, "questions pairs_or_none"],
     most_shared: int,
     threshold: float,
@@ -184,9 +188,7 @@ def _shared(one: Int64[np.ndarray, " 2"], other: Int64[np.ndarray, " 2"]) -> int
 
 
 @compiled
-def _alike(
-    texts: Float64[np.ndarray, "texts text_dim"], text: int, others: Int64[np.ndarray, " others"], threshold: float
-) -> bool:
+def _alike(texts: Texts, text: int, others: Int64[np.ndarray, " others"], threshold: float) -> bool:
     """Return whether the cosine of a text to one of the others is above the threshold."""
     for other in others:
         cosine = 0.0
@@ -232,7 +234,7 @@ class Drawn:
 def hard_negatives(
     test_set: StatedDifferences,
     clips: Float64[np.ndarray, "clips dim"],
-    texts: Float64[np.ndarray, "texts text_dim"],
+    texts: Texts,
     variant: Literal["V1", "V2"],
     threshold: float,
     seed: int,
@@ -258,10 +260,10 @@ def hard_negatives(
 
 def _arrays(
     test_set: StatedDifferences,
-    pairs: Int64[np.ndarray, "pairs 2"],
-    texts: Float64[np.ndarray, "texts text_dim"],
+    pairs: PairClips,
+    texts: Texts,
     as_true: AsTrue | None,
-) -> tuple[Questions, Int64[np.ndarray, " questions"]]:
+) -> tuple[Questions, OfQuestions]:
     """Return the questions as arrays, and the difference of each."""
     pair = {name: at for at, name in enumerate(test_set.pairs)}
     text = {words: at for at, words in enumerate(test_set.texts)}
@@ -311,8 +313,8 @@ def write_questions(options: Negatives) -> dict[str, Any]:
 
     Raises StepDiffError: no question has three negatives, or features are missing; it names the command that adds them.
     """
-    store, variant, seed = Store.open(options.store), options.variant, options.seed
-    view = store.view("clips", options.view)
+    store, view = options.opened()
+    variant, seed = options.variant, options.seed
     if options.allow_reversed and variant != "V2":
         raise StepDiffError(f"--allow-reversed is for V2; {variant} never has the true pair reversed")
     rows = read_test_set("diffcap", options.test_set)
@@ -356,7 +358,7 @@ def _rows_of_clips(store: Store, view: View, clips: Sequence[str]) -> Int64[np.n
     return rows
 
 
-def _texts(store: Store, name: str, test_set: StatedDifferences, file: Path) -> Float64[np.ndarray, "texts text_dim"]:
+def _texts(store: Store, name: str, test_set: StatedDifferences, file: Path) -> Texts:
     view = store.view("texts", name) if name in store.views("texts") else None
     rows = store.catalog("texts").rows([text_key(text) for text in test_set.texts])
     missing = np.flatnonzero(~_filled(view, rows)) if view is not None else np.arange(len(rows))

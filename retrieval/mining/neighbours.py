@@ -98,8 +98,9 @@ class Sorted:
 
 def join(options: Neighbours) -> dict[str, Any]:
     """Write clip, `within`, neighbours and similarities of every clip as Parquet; return the number of clips."""
-    store, out, within, k = Store.open(options.store), options.out, options.within, options.k
-    view, feature, other_videos = store.view("clips", options.view), options.feature, options.other_videos
+    store, view = options.opened()
+    out, within, k = options.out, options.within, options.k
+    feature, other_videos = options.feature, options.other_videos
     refuse_own("--within", within, ("key", "row", "clip", "neighbours", "similarities"))
     frame = columns(store, "clips", ["key", within, *(["video"] if other_videos else [])])
     filled = filled_rows(view)

@@ -1,5 +1,7 @@
 """Find the clips nearest to a clip, a pair, a text or a file, among all clips or those that a condition selects.
 
+Beyond 100,000 clips the view needs an index (python -m retrieval build).
+
 python -m retrieval query --store data/features --view efficientnet-lite0 --clip ID -k 10
 python -m retrieval query --store data/features --view efficientnet-lite0 --reference ID --candidate ID
 python -m retrieval query --store data/features --view clip --text "whisk the eggs"
@@ -17,6 +19,7 @@ from typing import Any
 
 from jsonargparse.typing import PositiveInt
 
+from retrieval.verbs.files import OfClips
 from stepdiff_core.cli.options import WRITTEN, parse
 from stepdiff_core.errors import StepDiffError
 
@@ -25,13 +28,9 @@ HIDDEN = ("video", "start", "end", "video_bytes", "video_digest")  # columns tha
 
 
 @dataclass(frozen=True)
-class QueryOptions:
+class QueryOptions(OfClips):
     """Find the clips nearest to a clip, a pair, a text or a file, by cosine."""
 
-    store: Path
-    """folder of the feature store"""
-    view: str
-    """feature view of the clips; beyond 100,000 clips it needs an index (python -m retrieval build)"""
     clip: str | None = None
     """id of the clip whose neighbours are wanted"""
     reference: str | None = None
@@ -70,13 +69,10 @@ def run(options: QueryOptions) -> int:
     """Run the verb: resolve what is searched for, compute the neighbours, write them; returns the exit status."""
     from retrieval.queries.search import compute, resolve
     from stepdiff_core.io.tables import check_format
-    from store import Store
 
     if options.out is not None:
         check_format(options.out)
-    store = Store.open(options.store)
-    view = store.view("clips", options.view)
-    search = resolve(store, view, source_of(options), options.where, options.feature)
+    search = resolve(*options.opened(), source_of(options), options.where, options.feature)
     hits = compute(search, options.k)
     write(search, hits, options)
     return 0
@@ -113,7 +109,7 @@ def source_of(options: QueryOptions) -> Callable[..., Any]:
 def write(search: Any, hits: Any, options: QueryOptions) -> None:
     """Write the files of the options, and print the neighbours and how many were missing.
 
-    `search` is a Search and `hits` a data frame: the parser would import their types for --help.
+    `search` is a PlannedSearch and `hits` a data frame: the parser would import their types for --help.
     """
     from stepdiff_core.io.tables import as_json, print_table, write_table
 
