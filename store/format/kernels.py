@@ -82,15 +82,19 @@ def quantise_float16(
     values: UInt16[np.ndarray, "R D"], levels: Int8[np.ndarray, "R D"], scale: UInt16[np.ndarray, "R blocks"]
 ) -> None:
     """Fill `levels` and `scale` from the bits of finite float16 values."""
-    floats = np.empty(BLOCK, np.float32)
     for row in range(values.shape[0]):
         for block in range(scale.shape[1]):
             start = block * BLOCK
-            bits, made = values[row, start : start + BLOCK], levels[row, start : start + BLOCK]
-            for d in range(len(bits)):
-                size = _from_float16(np.int32(bits[d] & 0x7FFF))
-                floats[d] = -size if bits[d] > 0x7FFF else size
-            scale[row, block] = _quantise_block(floats[: len(bits)], made)
+            halves, made = values[row, start : start + BLOCK], levels[row, start : start + BLOCK]
+            peak = np.int32(0)
+            for d in range(len(halves)):
+                peak = max(peak, np.int32(halves[d] & 0x7FFF))
+            bits = _scale_bits(np.float32(_from_float16(peak) / np.float32(127)))
+            step = np.float32(_from_float16(bits))
+            for d in range(len(halves)):
+                size = _from_float16(np.int32(halves[d] & 0x7FFF))
+                made[d] = np.int8(np.rint((-size if halves[d] > 0x7FFF else size) / step))
+            scale[row, block] = bits
 
 
 @compiled
