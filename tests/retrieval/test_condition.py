@@ -247,7 +247,7 @@ def test_a_selection_hides_all_other_rows_of_an_index(store: Store, cut: View) -
         rows, _ = index.search(cut.read("embedding", np.array([3, 40]), dtype="float32"), 4, among)
         assert set(rows.ravel().tolist()) <= {0, 7, 19, 41, -1}, factory
         if factory != "HNSW8":  # the search of a graph ends before it has visited every row
-            assert all(set(found) == {0, 7, 19, 41} for found in rows.tolist()), factory
+            assert all(set(hits) == {0, 7, 19, 41} for hits in rows.tolist()), factory
     build_index(store, cut, factory="PQ4x2")
     with pytest.raises(StepDiffError, match="cannot search only some rows of an index 'PQ4x2': build one"):
         open_index(store, cut).search(cut.read("embedding", np.array([3]), dtype="float32"), 4, among)

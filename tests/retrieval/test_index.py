@@ -53,10 +53,10 @@ def test_similarities_of_approximate_indexes_are_exact(store: Store, fill: Fill,
     index = open_index(store, view)
     rows, cosines = all_cosines(view)
     queries = normalised(view, "embedding", rows[:50]).astype(np.float32)
-    found, similarities = index.search(queries, 10)
-    np.testing.assert_allclose(similarities, np.take_along_axis(cosines[:50], found, 1), atol=1e-6)
+    hits, similarities = index.search(queries, 10)
+    np.testing.assert_allclose(similarities, np.take_along_axis(cosines[:50], hits, 1), atol=1e-6)
     best = np.argsort(-cosines[:50], axis=1)[:, :10]
-    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, best, strict=True)])
+    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(hits, best, strict=True)])
     assert recall > 0.9
 
 
@@ -195,9 +195,9 @@ def test_an_index_of_a_card_finds_what_one_of_the_cpu_finds(
     kind = {"SQfp16": "IndexIVFScalarQuantizer False", "PQ4": "IndexIVFPQ True"}[factory[6:]]
     assert copies == ["IndexFlatIP False", *[kind] * 6] and again["rows"] == card["rows"]
     opened = open_index(store, clustered, "cuda")
-    found = opened.search(queries, 20)
-    np.testing.assert_array_equal(found[1], similarities)
-    np.testing.assert_array_equal(found[0], rows)
+    hits = opened.search(queries, 20)
+    np.testing.assert_array_equal(hits[1], similarities)
+    np.testing.assert_array_equal(hits[0], rows)
     opened.search(queries, 3000)
     assert len(copies) == 8, "more hits than a card returns are found on the CPU"
     monkeypatch.setattr(device, "LARGE", 2000)
@@ -235,8 +235,8 @@ def true_recall(store: Store, view: View, k: int = 10) -> float:
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -2)
     best = rows[np.argsort(-cosines, axis=1)[:, :k]]
-    found, _ = open_index(store, view).search(unit.astype(np.float32), k + 1)
-    return float(np.mean([len(set(f) & set(b)) / k for f, b in zip(found, best, strict=True)]))
+    hits, _ = open_index(store, view).search(unit.astype(np.float32), k + 1)
+    return float(np.mean([len(set(f) & set(b)) / k for f, b in zip(hits, best, strict=True)]))
 
 
 def test_recall_is_measured(store: Store, clustered: View) -> None:
@@ -250,14 +250,14 @@ def test_recall_is_measured(store: Store, clustered: View) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("factory", [FACTORY, "IVF8,PQ4x4", "PCA8,IVF8,SQ8", "IVF16_HNSW8,Flat", "IVF200,SQ8"])
 def test_parts_equal_one_build(tmp_path: Path, fill: Fill, factory: str, capfd: pytest.CaptureFixture[str]) -> None:
-    found = []
+    searches = []
     for name, size in (("parts", PART), ("whole", 10**6)):
         store = Store.open(tmp_path / name, create=True)
         view = fill(store, clusters(1500, 0), [f"c{at}" for at in range(1500)], shard=128)
         build_index(store, view, factory=factory, workers=1, part_rows=size)
-        found.append(open_index(store, view).search(normalised(view, "embedding", np.arange(99)).astype("f4"), 9))
-    np.testing.assert_array_equal(found[0][0], found[1][0])
-    np.testing.assert_array_equal(found[0][1], found[1][1])
+        searches.append(open_index(store, view).search(normalised(view, "embedding", np.arange(99)).astype("f4"), 9))
+    np.testing.assert_array_equal(searches[0][0], searches[1][0])
+    np.testing.assert_array_equal(searches[0][1], searches[1][1])
     assert capfd.readouterr().out == ""
 
 

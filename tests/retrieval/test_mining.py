@@ -78,17 +78,17 @@ def naive_groups(
     return {frozenset(group) for group in firsts.values()}, of_chains, nearest
 
 
-def grouped(found: pl.DataFrame) -> set[frozenset[str]]:
-    return {frozenset(clips) for clips in found.group_by("group").agg("clip")["clip"]}
+def grouped(clips: pl.DataFrame) -> set[frozenset[str]]:
+    return {frozenset(clips) for clips in clips.group_by("group").agg("clip")["clip"]}
 
 
 @pytest.mark.parametrize("threshold", [0.9, 0.98, 1.0])
 def test_groups_equal_those_of_all_pairs(store: Store, copied: View, threshold: float) -> None:
-    found = duplicates(store, store.view("clips", "tiny"), threshold)
+    clips = duplicates(store, store.view("clips", "tiny"), threshold)
     groups, chains, nearest = naive_groups(store, copied, threshold)
-    assert len(chains) > 0 and grouped(found) == groups
-    assert found["group"].unique().to_list() == list(range(1, len(groups) + 1))
-    assert dict(zip(found["clip"], found["similarity"], strict=True)) == pytest.approx(nearest, abs=1e-6)
+    assert len(chains) > 0 and grouped(clips) == groups
+    assert clips["group"].unique().to_list() == list(range(1, len(groups) + 1))
+    assert dict(zip(clips["clip"], clips["similarity"], strict=True)) == pytest.approx(nearest, abs=1e-6)
 
 
 @pytest.mark.full
@@ -99,16 +99,16 @@ def test_copies_in_other_blocks_are_found(store: Store, fill: Fill) -> None:
     order = rng.permutation(4500)
     columns = {"video": [f"v{at}.mp4" for at in range(9000)]}
     fill(store, np.concatenate([first, first[order]]), [f"c{at}" for at in range(9000)], columns=columns, shard=4096)
-    found = duplicates(store, store.view("clips", "tiny"), 0.9999)
+    clips = duplicates(store, store.view("clips", "tiny"), 0.9999)
     expected = {frozenset({f"c{one}", f"c{4500 + at}"}) for at, one in enumerate(order.tolist())}
-    assert grouped(found) == expected
+    assert grouped(clips) == expected
 
 
 def test_clips_of_one_video_are_not_duplicates_of_each_other(store: Store, fill: Fill) -> None:
     vectors = np.ones((5, 4), np.float32)
     fill(store, vectors, list("abcde"), columns={"video": ["one", "one", None, None, "one"]})
-    found = duplicates(store, store.view("clips", "tiny"))
-    assert sorted(found["clip"]) == list("abcde")  # connected by the clips of unknown video
+    clips = duplicates(store, store.view("clips", "tiny"))
+    assert sorted(clips["clip"]) == list("abcde")  # connected by the clips of unknown video
     store_of_one = Store.open(store.path.with_name("other"), create=True)
     fill(store_of_one, vectors, list("abcde"), columns={"video": ["one"] * 5})
     assert duplicates(store_of_one, store_of_one.view("clips", "tiny")).height == 0
@@ -119,9 +119,9 @@ def test_against_split_keeps_the_groups_that_leak(store: Store, copied: View) ->
     groups, chains, _ = naive_groups(store, copied, 0.9)
     leaking = {chain for chain in chains if len({split[clip] for clip in chain} - {None}) > 1}
     assert 0 < len(leaking) < len(chains)
-    found = duplicates(store, store.view("clips", "tiny"), 0.9, against="split")
-    assert grouped(found) == {group for group in groups if any(group <= chain for chain in leaking)}
-    assert dict(found.select("clip", "split").iter_rows()) == {c: split[c] for chain in leaking for c in chain}
+    clips = duplicates(store, store.view("clips", "tiny"), 0.9, against="split")
+    assert grouped(clips) == {group for group in groups if any(group <= chain for chain in leaking)}
+    assert dict(clips.select("clip", "split").iter_rows()) == {c: split[c] for chain in leaking for c in chain}
 
 
 @pytest.mark.parametrize("by", ["exact", "index"])
@@ -132,8 +132,8 @@ def test_a_group_has_only_duplicates_of_its_first_clip(store: Store, fill: Fill,
     columns = {"video": ["one", "two", "one", "three"], "split": ["train", "train", "train", "test"]}
     view = fill(store, vectors, list("ABCD"), columns=columns)
     build_index(store, view)
-    found = duplicates(store, store.view("clips", "tiny"), 0.9, by=by)
-    rows = found.select("group", "clip", "copy").rows()
+    clips = duplicates(store, store.view("clips", "tiny"), 0.9, by=by)
+    rows = clips.select("group", "clip", "copy").rows()
     assert rows == [(1, "A", "D"), (1, "D", "A"), (1, "B", "D"), (2, "C", "B")]
     leaking = duplicates(store, store.view("clips", "tiny"), 0.9, "split", by)
     assert leaking.filter(split="train")["clip"].to_list() == ["A", "B", "C"], "chains count across splits"
@@ -186,18 +186,18 @@ def naive_neighbours(
         if status[row] == 1:
             vector = view.read("embedding", np.array([row]), dtype="float32")[0].astype(np.float64)
             unit[key] = vector / np.sqrt(np.sum(vector * vector))
-    known = {row["key"]: row for row in frame.iter_rows(named=True) if row["key"] in unit and row["step"]}
-    found = {}
-    for one, mine in known.items():
+    filled = {row["key"]: row for row in frame.iter_rows(named=True) if row["key"] in unit and row["step"]}
+    neighbours = {}
+    for one, mine in filled.items():
         others = [
             (float(np.sum(unit[one] * unit[other])), theirs["row"], other)
-            for other, theirs in known.items()
+            for other, theirs in filled.items()
             if other != one and mine["step"] == theirs["step"]
             if not (other_videos and mine["video"] is not None and mine["video"] == theirs["video"])
         ]
         others.sort(key=lambda at: (-at[0], at[1]))
-        found[one] = [(other, cosine) for cosine, _, other in others[:k]]
-    return found
+        neighbours[one] = [(other, cosine) for cosine, _, other in others[:k]]
+    return neighbours
 
 
 def check_neighbours(out: Path, expected: dict[str, list[tuple[str, float]]]) -> None:
@@ -306,7 +306,7 @@ def naive_negatives(
 
     unit_text = {words: unit(vector) for words, vector in text.items()}
     average = {(a, b): (unit(clip[a]) + unit(clip[b])) / 2 for a, b in pairs}
-    found = []
+    negatives_of = []
     for row in rows:
         distances = []
         for place, pair in enumerate(pairs):
@@ -329,8 +329,8 @@ def naive_negatives(
             chosen.append(pairs[place])
             if len(chosen) == 3:
                 break
-        found.append(chosen)
-    return found
+        negatives_of.append(chosen)
+    return negatives_of
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
@@ -404,7 +404,7 @@ def big_world(
     near[::5] = near[rng.integers(pairs, size=len(near[::5]))]
     says = rng.normal(size=(12, 32))
     texts = [f"text {at}" for at in range(2 * pairs)]
-    said = says[rng.integers(12, size=2 * pairs)] + 0.45 * rng.normal(size=(2 * pairs, 32))
+    vectors = says[rng.integers(12, size=2 * pairs)] + 0.45 * rng.normal(size=(2 * pairs, 32))
     rows = []
     for _ in range(pairs):
         one, other = rng.choice(pairs, 2, replace=False)
@@ -413,7 +413,7 @@ def big_world(
             category = CATEGORIES[rng.integers(3)]
             rows.append(StatedDifference((clips[one], clips[other]), category, words))
     clip = dict(zip(clips, near.astype(np.float32), strict=True))
-    return rows, clip, dict(zip(texts, said.astype(np.float32), strict=True))
+    return rows, clip, dict(zip(texts, vectors.astype(np.float32), strict=True))
 
 
 def as_true_by_number(text: str, category: str, own: Pair, other: Pair) -> bool:
@@ -480,7 +480,7 @@ def test_the_threshold_is_strict() -> None:
 def naive_random(rows: list[StatedDifference], seed: int) -> list[list[tuple[str, str]]]:
     """Return V3 negatives by the protocol, drawn from the same random source in the same order."""
     clips = list(dict.fromkeys(clip for row in rows for clip in row.pair))
-    found = []
+    triples = []
     for row in rows:
         source = random.Random(json.dumps([seed, *row.pair, row.category, row.text]))
         keep_reference = source.random() < 0.5
@@ -490,8 +490,8 @@ def naive_random(rows: list[StatedDifference], seed: int) -> list[list[tuple[str
             if pair[0] == pair[1] or pair in (row.pair, row.pair[::-1]) or len(chosen) == 3:
                 continue
             chosen.append(pair)
-        found.append(chosen)
-    return found
+        triples.append(chosen)
+    return triples
 
 
 def test_v3_equals_the_naive_draw() -> None:

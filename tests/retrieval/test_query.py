@@ -86,10 +86,10 @@ def test_a_table_shows_whole_ids(query: tuple, store: Store, fill: Fill, run: Ru
 @pytest.mark.parametrize(("clip", "twin"), [(5, 6), (6, 5)])
 def test_a_row_is_never_its_own_neighbour(query: tuple, run: Run, clip: int, twin: int) -> None:
     hits = run(*query, "--clip", f"video_{clip}_0_{clip + 1}", "-k", 26, "--json").json["hits"]
-    found = [hit["clip"] for hit in hits]
-    assert found[0] == f"video_{twin}_0_{twin + 1}"
-    assert len(set(found)) == 26
-    assert f"video_{clip}_0_{clip + 1}" not in found
+    ids = [hit["clip"] for hit in hits]
+    assert ids[0] == f"video_{twin}_0_{twin + 1}"
+    assert len(set(ids)) == 26
+    assert f"video_{clip}_0_{clip + 1}" not in ids
 
 
 def test_a_clip_without_features(query: tuple, store: Store, run: Run, fill: Fill) -> None:
@@ -258,7 +258,7 @@ def filled(path: Path, encoder: Encoder, info: dict[str, object] | None = None) 
     return store
 
 
-def asked(run: Run, store: Store, *words: object) -> Ended:
+def query_space(run: Run, store: Store, *words: object) -> Ended:
     return run("query", "--store", store.path, "--view", "space", *words)
 
 
@@ -266,7 +266,7 @@ def test_a_live_text_equals_a_stored_one(tiny_clip: Path, tmp_path: Path, run: R
     """No text was featurized. Then this one is, and the hits are the same."""
     encoder = load("clip", str(tiny_clip), "cpu", frames=2)
     store, words = filled(tmp_path / "store", encoder), "whisk the eggs"
-    ended = asked(run, store, "--text", words, "-k", 10, "--json", "--weights", tiny_clip)
+    ended = query_space(run, store, "--text", words, "-k", 10, "--json", "--weights", tiny_clip)
     live = ended.json["hits"]
     assert ended.status == 0 and sorted(hit["clip"] for hit in live) == KEYS
     assert ended.errors == "-k 10: there are only 4 clips to choose from\n"
@@ -278,7 +278,7 @@ def test_a_live_text_equals_a_stored_one(tiny_clip: Path, tmp_path: Path, run: R
     assert np.ptp(cosines) > 0.01
     with store.writer("texts", "space", encoder.provenance("texts"), encoder.features("texts")) as writer:
         writer.write(pl.DataFrame({"key": [text_key(words)], "text": [words]}), {"embedding": vector[None]})
-    stored = asked(run, store, "--text", words, "-k", 10, "--json").json["hits"]  # needs no weights now
+    stored = query_space(run, store, "--text", words, "-k", 10, "--json").json["hits"]  # needs no weights now
     assert [hit["clip"] for hit in stored] == [hit["clip"] for hit in live]
     np.testing.assert_allclose([hit["similarity"] for hit in stored], np.sort(cosines)[::-1], atol=1e-6)
 
@@ -291,7 +291,7 @@ def test_a_text_queries_a_view_made_from_another(
     name, *words = verb
     assert store_main([name, str(store.path), "--view", "space", "--to", "smaller", *words]) == 0
     capsys.readouterr()
-    ask = partial(asked, run, store, "--text", "whisk", "--json", "--weights", tiny_clip, "--view")
+    ask = partial(query_space, run, store, "--text", "whisk", "--json", "--weights", tiny_clip, "--view")
     assert ask("smaller").json["hits"] == ask("space").json["hits"]
 
 
@@ -301,21 +301,21 @@ def test_weights_are_those_that_a_view_records(tiny_clip: Path, tmp_path: Path, 
     encoder = load("clip", str(tiny_clip), "cpu", layer=1, frames=2)
     choices = {"layer": 1, "frames": 2, "odd": 7, "sampling": 3}
     store = filled(tmp_path / "store", encoder, {"weights": str(tiny_clip), "choices": choices})
-    assert asked(run, store, "--text", "whisk").status == 0
+    assert query_space(run, store, "--text", "whisk").status == 0
     for name, source in (("gone", str(tmp_path / "gone")), ("other", str(tmp_path)), ("none", None)):
         (tmp_path / "file").write_text("not these")
         lost = filled(tmp_path / name / "store", encoder, {"weights": source, "choices": choices})
-        status, out, err = asked(run, lost, "--text", "whisk")
+        status, out, err = query_space(run, lost, "--text", "whisk")
         assert (status, out) == (2, "") and err.count("\n") == 1
         assert f"the weights of view clips/space (hf, sha256 {encoder.fingerprint[:12]}) are not found" in err
         assert (source is None or f" at {source}, or were never used here: " in err) and "--weights" in err
-        assert asked(run, lost, "--text", "whisk", "--weights", tiny_clip).status == 0
+        assert query_space(run, lost, "--text", "whisk", "--weights", tiny_clip).status == 0
 
 
 def test_an_encoder_without_texts_says_what_to_query(tmp_path: Path, run: Run) -> None:
     by = made_by("llava", embedding="float32")
     write_view(tmp_path / "store", KEYS, {"embedding": Feature((4,), "float32")}, name="space", by=by)
-    status, _, err = asked(run, Store.open(tmp_path / "store"), "--text", "whisk")
+    status, _, err = query_space(run, Store.open(tmp_path / "store"), "--text", "whisk")
     assert status == 2 and "llava encodes no texts: query a view of an encoder that does" in err
 
 

@@ -74,8 +74,8 @@ def test_each_row_is_read_once_though_a_worker_is_killed(view: View, tmp_path: P
     class Killing(ViewDatasource):
         """Its second and third task end their worker once, after some of their blocks."""
 
-        def get_read_tasks(self, *given: Any, **more: Any) -> list[Any]:
-            tasks = super().get_read_tasks(*given, **more)
+        def get_read_tasks(self, *arguments: Any, **more: Any) -> list[Any]:
+            tasks = super().get_read_tasks(*arguments, **more)
             return [ReadTask(killing(task, number), task.metadata, task.schema) for number, task in enumerate(tasks)]
 
     def killing(task: Any, number: int) -> Any:

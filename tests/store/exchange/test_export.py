@@ -59,8 +59,8 @@ def with_lance(out: Path) -> Held:
     table = dataset.to_table()
     assert dataset.version == 1 and dataset.count_rows() == len(table)
     dataset.create_index("embedding", "IVF_FLAT", num_partitions=1, metric="l2")
-    wanted = np.array(table["embedding"][3].as_py(), np.float32)
-    nearest = dataset.to_table(nearest={"column": "embedding", "q": wanted, "k": 1})
+    query = np.array(table["embedding"][3].as_py(), np.float32)
+    nearest = dataset.to_table(nearest={"column": "embedding", "q": query, "k": 1})
     assert nearest["key"].to_pylist() == table["key"].to_pylist()[3:4]
     arrays = {name: table[name].combine_chunks().flatten().to_numpy() for name in ARRAYS}
     return {name: table[name].to_pylist() for name in LABELS} | arrays
@@ -180,8 +180,8 @@ def test_finished_rows_are_returned_in_the_order_of_the_request(view: View, fini
     levels, scale = view.read_quantised("q", finished)
     assert values(batches, "q", (2, 70)).tobytes() == levels.tobytes()
     assert values(batches, "q_scale", (2, 2)).tobytes() == scale.tobytes()
-    wanted = [12, FAILED, 0, ABSENT, 5, FORGOTTEN, 0, 99]
-    some = list(record_batches(view, "tokens", rows=wanted, batch_rows=3, columns=["step"]))
+    rows = [12, FAILED, 0, ABSENT, 5, FORGOTTEN, 0, 99]
+    some = list(record_batches(view, "tokens", rows=rows, batch_rows=3, columns=["step"]))
     assert [b.num_rows for b in some] == [3, 1]
     assert [key for b in some for key in b["key"].to_pylist()] == [KEYS[row] for row in (12, 0, 5, 0)]
     assert [step for b in some for step in b["step"].to_pylist()] == [None, 0, 5, 0]

@@ -90,7 +90,7 @@ def test_what_was_changed_after_the_export_is_noticed(view: View, save: Run, tmp
     assert done["done"] == len(table) - 1 and done["left_out"] == []
     remedy = "as it was exported: export it again, or remove the column crc32c if you changed it"
     assert done["failures"] == [{"key": KEYS[2], "reason": f"embedding is not {remedy}"}]
-    given = dict.fromkeys(MADE_BY)
+    nothing = dict.fromkeys(MADE_BY)
     for column, values in (
         ("key", pa.array([*KEYS[:2], "c2", KEYS[3]])),
         ("step", pa.array([0, 1, 3, None])),
@@ -101,14 +101,14 @@ def test_what_was_changed_after_the_export_is_noticed(view: View, save: Run, tmp
         pq.write_table(changed(column, values), path)
         assert (
             f"{path}: key or metadata of {('c2' if column == 'key' else KEYS[2 + (column == 'start')])!r} are not"
-            in (refused(path, **given))
+            in (refused(path, **nothing))
         )
     card = table.schema.metadata[b"stepdiff"]
     metadata = {**table.schema.metadata, b"stepdiff": card.replace(b"centre 224", b"centre 225")}
     pq.write_table(table.replace_schema_metadata(metadata), path)
-    assert "the card is damaged (its checksum differs)" in refused(path, **given)
+    assert "the card is damaged (its checksum differs)" in refused(path, **nothing)
     pq.write_table(table.drop_columns(["tokens"]), path)
-    assert "has no column 'tokens', which its card names: export it again, or name" in refused(path, **given)
+    assert "has no column 'tokens', which its card names: export it again, or name" in refused(path, **nothing)
     pq.write_table(changed("embedding", lists(tokens)).drop_columns(["crc32c"]), path)
     assert taken(path)["failed"] == 0
 
@@ -216,8 +216,8 @@ def test_exports_and_imports_hold_one_shard_in_memory(tmp_path: Path) -> None:
     for rows in (64, 1600):
         values = {"tokens": np.random.default_rng(0).random((rows, 128, 256), np.float32)}
         write_view(tmp_path / f"s{rows}", rows, {"tokens": Feature((128, 256), "float32")}, values, shard=64)
-        given = [str(tmp_path / f"s{rows}"), str(tmp_path / f"o{rows}.parquet"), str(tmp_path / f"t{rows}")]
-        done = subprocess.run([sys.executable, "-c", PEAK, *given], cwd=ROOT, capture_output=True, text=True)
+        words = [str(tmp_path / f"s{rows}"), str(tmp_path / f"o{rows}.parquet"), str(tmp_path / f"t{rows}")]
+        done = subprocess.run([sys.executable, "-c", PEAK, *words], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout.splitlines()[-1]) * 1024)
     assert peaks[1] - peaks[0] < 100 * 2**20
