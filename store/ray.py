@@ -39,6 +39,7 @@ from ray.data.datasource import Datasource, ReadTask
 from ray.data.extensions import ArrowTensorArray
 
 from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import Place
 from stepdiff_core.io.remote import RemotePath
 from store.catalog.catalog import BLOCK
 from store.exchange.arrow import KEY, feature_fields, record_batches, row_values, schema
@@ -90,7 +91,7 @@ def read_view(
             only a task can know, such as a damaged row, is raised when the dataset is read.
     """
     names = [features] if isinstance(features, str) else features
-    source = ViewDatasource(_shared(store), entity, view, names, filter, columns, rows, dtype, check)
+    source = ViewDatasource(_shared(store).view(entity, view, check), names, filter, columns, rows, dtype)
     return ray.data.read_datasource(source, **options)
 
 
@@ -99,31 +100,27 @@ class ViewDatasource(Datasource):
 
     def __init__(
         self,
-        store: Store,
-        entity: str,
-        view: str,
+        view: View,
         features: Sequence[str] | None,
-        filter: pl.Expr | None,
-        columns: Sequence[str] | None,
-        rows: Rows | None,
-        dtype: str | None,
-        check: Check,
+        filter: pl.Expr | None = None,
+        columns: Sequence[str] | None = None,
+        rows: Rows | None = None,
+        dtype: str | None = None,
     ) -> None:
         super().__init__()
-        opened = store.view(entity, view, check)
-        fields = schema(opened, features, columns, dtype)
+        fields = schema(view, features, columns, dtype)
         tensors = feature_fields(fields)
         about = [name for name in fields.names if name not in tensors]
-        names = list(dict.fromkeys(features or opened.features))
-        like = None if filter is None else _checked_filter(filter, opened)
-        made = _made(opened)
-        task = partial(_ShardReader, store, entity, view, check, made, names, about[1:], dtype, filter, like, tensors)
+        names = list(dict.fromkeys(features or view.features))
+        like = None if filter is None else _checked_filter(filter, view)
+        place = view.paths.store, view.entity, view.name, view.check, _made(view)
+        task = partial(_ShardReader, *place, names, about[1:], dtype, filter, like, tensors)
         self._read_task: Callable[[np.ndarray], _ShardReader] = task
         arrays = {f: ArrowTensorArray.from_numpy(np.empty((0, *t.shape), t.dtype)) for f, t in tensors.items()}
         self._schema = pa.schema([pa.field(f.name, arrays[f.name].type) if f.name in arrays else f for f in fields])
         self._row_bytes = sum(tensor.row_bytes for tensor in tensors.values()) + _COLUMN_BYTES * len(about)
         self._rows = None if rows is None else np.unique(row_numbers(rows))
-        self._spans = _shards(opened) if self._rows is None else _parts_of(self._rows, opened)
+        self._spans = _shards(view) if self._rows is None else _parts_of(self._rows, view)
 
     def get_name(self) -> str:
         """Return the name that Ray shows."""
@@ -179,7 +176,8 @@ class _ShardReader:
     """A read task."""
 
     __name__ = "read_view"  # in Ray's messages
-    store: Store
+    store: Place
+    """folder of the store, or of a snapshot"""
     entity: str
     view: str
     check: Check
@@ -191,16 +189,16 @@ class _ShardReader:
     like: pl.DataFrame | None
     """empty frame with the columns of the filter"""
     tensors: dict[str, Feature]
-    given: Int[np.ndarray, "..."]
+    chosen: Int[np.ndarray, "..."]
     """spans of rows, or rows"""
 
     def __call__(self) -> Iterator[pa.Table]:
         """Yield the blocks of the task."""
-        spans = self.given.tolist() if self.given.ndim == 2 else [(0, len(self.given))]
+        spans = self.chosen.tolist() if self.chosen.ndim == 2 else [(0, len(self.chosen))]
         for first, end in spans:
             for start in range(first, end, BLOCK):
                 stop = min(start + BLOCK, end)
-                yield from self._read(self.given[start:stop] if self.given.ndim == 1 else np.arange(start, stop))
+                yield from self._read(self.chosen[start:stop] if self.chosen.ndim == 1 else np.arange(start, stop))
 
     def _read(self, rows: RowNumbers) -> Iterator[pa.Table]:
         """Yield blocks of the finished ones of R ascending rows that fulfil the filter."""
@@ -223,7 +221,7 @@ class _ShardReader:
     def _open(self) -> View:
         """Return the view in a worker; StepDiffError if the node does not see it, or if it is another one now."""
         try:
-            view = Store.open(self.store.path, at=self.store.at).view(self.entity, self.view, self.check)
+            view = Store.open(self.store).view(self.entity, self.view, self.check)
         except StepDiffError as error:
             raise StepDiffError(
                 f"node {socket.gethostname()} does not see the view: {error}; a view must exist until the dataset is "
@@ -231,7 +229,7 @@ class _ShardReader:
             ) from None
         if _made(view) != self.made:
             raise StepDiffError(
-                f"view {self.view} of {self.entity} in {self.store.path} was dropped and made differently: call "
+                f"view {self.view} of {self.entity} in {self.store} was dropped and made differently: call "
                 "read_view again"
             )
         return view

@@ -76,6 +76,14 @@ class Questions(NamedTuple):
     """whether each question's text is as true of a pair as of its own; no column: unknown"""
 
 
+class Estimates(NamedTuple):
+    """Of some true pairs to all pairs."""
+
+    squares: Float32[np.ndarray, "true pairs"]  # of their distances
+    limits: Float64[np.ndarray, " true"]  # up to which pairs are sorted
+    certain: Float64[np.ndarray, " true"]  # the distance up to which the order is then complete
+
+
 def walk(
     questions: Questions, averages: Float64[np.ndarray, "pairs dim"], most_shared: int, threshold: float
 ) -> tuple[Int64[np.ndarray, "questions 3"], Bool[np.ndarray, " questions"]]:
@@ -92,15 +100,14 @@ def walk(
     other = np.column_stack([averages, ones, squares]).astype(np.float32)  # one @ other is the squared distance
     with progress("walked pairs", len(averages)) as advance:
         for start in range(0, len(averages), BLOCK):
-            estimates = one[start : start + BLOCK] @ other.T
-            limits, certain = _reach(estimates, averages.shape[1])
+            estimates = _reach(one[start : start + BLOCK] @ other.T, averages.shape[1])
 
             def some(part: tuple[int, int]) -> None:
-                arrays = (array[slice(*part)] for array in (estimates, limits, certain))  # noqa: B023
-                _walk_some(start + part[0], *arrays, averages, *questions, most_shared, threshold, negatives, passed)  # noqa: B023
+                near = Estimates(*(array[slice(*part)] for array in estimates))  # noqa: B023
+                _walk_some(start + part[0], near, averages, questions, most_shared, threshold, negatives, passed)  # noqa: B023
 
-            each(some, shares(len(estimates)))
-            advance(len(estimates))
+            each(some, shares(len(estimates.squares)))
+            advance(len(estimates.squares))
     return negatives, passed
 
 
@@ -112,41 +119,34 @@ def error_of(dim: int) -> float:
     return 8 * (dim + 8) * 2.0**-24
 
 
-def _reach(
-    estimates: Float32[np.ndarray, "true pairs"], dim: int
-) -> tuple[Float64[np.ndarray, " true"], Float64[np.ndarray, " true"]]:
-    """Return the estimate up to which pairs are sorted, and the distance up to which the order is then complete."""
+def _reach(estimates: Float32[np.ndarray, "true pairs"], dim: int) -> Estimates:
+    """Return the estimates, and how far they reach."""
     limits = np.full(len(estimates), np.inf)
     if SHORTLIST < estimates.shape[1]:
         limits = np.partition(estimates, SHORTLIST, axis=1)[:, SHORTLIST].astype(np.float64)
     squares = limits - error_of(dim)
-    return limits, np.where(squares > 0, np.sqrt(np.abs(squares)), -1.0)
+    return Estimates(estimates, limits, np.where(squares > 0, np.sqrt(np.abs(squares)), -1.0))
 
 
 @compiled
 def _walk_some(
     first: int,
-    estimates: Float32[np.ndarray, "some pairs"],
-    limits: Float64[np.ndarray, " some"],
-    certain: Float64[np.ndarray, " some"],
+    near: Estimates,
     averages: Float64[np.ndarray, "pairs dim"],
-    clips: PairClips,
-    bounds: Int64[np.ndarray, " groups_and_one"],
-    text: OfQuestions,
-    texts: Texts,
-    as_true: Bool[np.ndarray, "questions pairs_or_none"],
+    questions: Questions,
     most_shared: int,
     threshold: float,
     negatives: Int64[np.ndarray, "questions 3"],
     passed: Bool[np.ndarray, " questions"],
 ) -> None:
     """Fill `negatives` and `passed` for the questions of some true pairs, those from `first`."""
+    clips, bounds, text, texts, as_true = questions
     categories = (len(bounds) - 1) // len(clips)
-    for at in range(len(estimates)):
-        pair, limit, reach, filled = first + at, limits[at], certain[at], False
+    for at in range(len(near.squares)):
+        pair, limit, reach, filled = first + at, near.limits[at], near.certain[at], False
         while not filled:
-            near = np.flatnonzero(estimates[at] <= limit)
-            distances = np.array([distance(averages[other], averages[pair]) for other in near])
+            others = np.flatnonzero(near.squares[at] <= limit)
+            distances = np.array([distance(averages[other], averages[pair]) for other in others])
             order = np.argsort(distances, kind="mergesort")  # stable: equal distances keep the order of the pairs
             filled = True
             for category in range(categories):
@@ -156,7 +156,7 @@ def _walk_some(
                     for place in order:
                         if count == negatives.shape[1] or distances[place] > reach:
                             break
-                        other = near[place]
+                        other = others[place]
                         theirs = other * categories + category
                         if (
                             other != pair

@@ -69,7 +69,7 @@ def test_batches_are_arrays_of_the_stored_shape_and_dtype(
 
 
 def test_each_row_is_read_once_though_a_worker_is_killed(view: View, tmp_path: Path) -> None:
-    store, kills, done = Store.open(view.paths.store), tmp_path, np.flatnonzero(view.status() == OK)
+    kills, done = tmp_path, np.flatnonzero(view.status() == OK)
 
     class Killing(ViewDatasource):
         """Its second and third task end their worker once, after some of their blocks."""
@@ -91,7 +91,7 @@ def test_each_row_is_read_once_though_a_worker_is_killed(view: View, tmp_path: P
 
         return read_view
 
-    source = Killing(store, "clips", "net", ["embedding"], None, (), None, None, "first")
+    source = Killing(view, ["embedding"], columns=())
     arrays = joined(ray.data.read_datasource(source, override_num_blocks=4))
     assert sorted(path.name for path in kills.iterdir()) == ["1", "2"]
     assert arrays["key"].tolist() == [KEYS[row] for row in done]

@@ -61,8 +61,8 @@ def context() -> Iterator[ray.data.DataContext]:
 
 
 def source(store: Store, view: str = "small", features: Any = None, **options: Any) -> ViewDatasource:
-    arguments = {"filter": None, "columns": None, "rows": None, "dtype": None, "check": "first", **options}
-    return ViewDatasource(store, "clips", view, features, **arguments)
+    check = options.pop("check", "first")
+    return ViewDatasource(store.view("clips", view, check), features, **options)
 
 
 def blocks(reading: ViewDatasource, parallelism: int) -> list[list[pa.Table]]:
