@@ -176,13 +176,13 @@ class KeyIndex:
             described = json.loads(head) if is_sealed(head) else {}
             about, arrays = described["about"], described["arrays"]
             self.first, self.end, self.parts = about["first"], about["end"], about["parts"]
-            counts = [count for _, _, count in arrays]
-            numbers = all(type(number) is int for number in (self.first, self.end, described["sums"], *counts))
-            if not numbers or arrays != _layout(len(self), counts[-1]) or about["hash"] != HASH:
+            nbytes = arrays[-1][2]
+            numbers = all(type(number) is int for number in (self.first, self.end, nbytes))
+            if not numbers or arrays != _layout(len(self), nbytes) or about["hash"] != HASH:
                 raise ValueError("it is no index of keys")
             blocks = sum(_blocks(dtype, count) for _, dtype, count in arrays)
             whole = len(data) == blocks * (BLOCK + 4) + size + _LENGTH
-            if not whole or counts[-1] < SPARE or not 0 <= self.first < self.end:
+            if not whole or nbytes < SPARE or not 0 <= self.first < self.end:
                 raise ValueError("its arrays do not fit")
             self._sums = np.frombuffer(data, "<u4", blocks, blocks * BLOCK)
             if crc32c(self._sums) != described["sums"] or not isinstance(self.parts, dict):

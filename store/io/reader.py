@@ -17,7 +17,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8, UInt32
@@ -46,10 +46,9 @@ NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)
 
 def known_check(check: str) -> Check:
     """Return `check`, or StepDiffError if it is not a `Check`."""
-    for name in get_args(Check):
-        if check == name:
-            return name
-    raise StepDiffError(f"check={check!r} is not known: give one of {', '.join(get_args(Check))}")
+    if check not in get_args(Check):
+        raise StepDiffError(f"check={check!r} is not known: give one of {', '.join(get_args(Check))}")
+    return cast(Check, check)
 
 
 ABSENT, OK, FAILED = 0, 1, 2
