@@ -63,7 +63,7 @@ class FileDamage:
     """None: the file is of several shards"""
 
 
-def unsealed(paths: Iterable[Place], *more: Any) -> Iterator[tuple[Any, ...]]:
+def unsealed(paths: Iterable[Place], *more: Any) -> Iterator[Any]:
     """Yield the missing and damaged files among the sealed `paths`, with what is wrong, and `more`."""
     for path in paths:
         what = unreadable(path) if path.exists() else "is missing"
@@ -191,7 +191,7 @@ def rows_of_shard(view: View, shard: int, length: int) -> RowNumbers:
     return np.arange(first, min(first + view.rows_per_shard, length))
 
 
-def _own_or_merged(path: Place, merged: Place, needed: bool) -> list[tuple[Any, ...]]:
+def _own_or_merged(path: Place, merged: Place, needed: bool) -> list[tuple[Place, str]]:
     """Return the damage of a shard's own file, which may be missing if it was merged into another."""
     if path.exists() or (needed and not merged.exists()):
         damage = list(unsealed([path]))

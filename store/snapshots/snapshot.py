@@ -222,7 +222,7 @@ def _link_shards(view: View, folder: Place) -> None:
 
 def _link(files: Sequence[Place], store: Place, folder: Place) -> None:
     """Link those files that exist below `folder`, as they were together at one moment."""
-    targets: list[Any] = [folder / str(file.relative_to(store)) for file in files]  # type: ignore[arg-type]
+    targets = [folder / str(file.relative_to(store)) for file in files]  # type: ignore[operator,arg-type]
     while True:
         before = [file.identity() for file in files]
         try:

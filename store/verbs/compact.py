@@ -83,7 +83,7 @@ def _merge_parts(catalog: Catalog, done: Done) -> None:
         run.append(frame)
     _merge(catalog, run)
     current = catalog.parts()
-    hidden = set(filter(span_of, catalog.folder.glob("*.parquet"))) - set(current)
+    hidden = {path for path in catalog.folder.glob("*.parquet") if span_of(path)} - set(current)
     for part in filter(rows_of_merged, current if hidden else ()):
         read_part(part)  # delete others only if the merged part is sound
     for part in hidden:
