@@ -22,7 +22,7 @@
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import groupby
@@ -344,7 +344,7 @@ def _show_head(head: dict[str, Any]) -> None:
         print(f"  starts from: {' <- '.join(head['starts_from'])}")
 
 
-def _table(texts: dict[str, Any], numbers: Iterable[str], more: Mapping[str, Any] = {}) -> Any:
+def _table(texts: dict[str, Any], numbers: Iterable[str], more: dict[str, Any] = {}) -> Any:
     """Return an empty table of columns of texts, with their options, of numbers, and of more texts."""
     from rich import box
     from rich.table import Table

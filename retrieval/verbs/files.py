@@ -137,8 +137,8 @@ def duplicates(options: Duplicates) -> int:
 
     if options.out is not None:
         check_format(options.out)
-    chosen = options.threshold, options.against, options.by, options.feature, options.device
-    clips = duplicates(*options.opened(), *chosen)
+    store, view = options.opened()
+    clips = duplicates(store, view, options.threshold, options.against, options.by, options.feature, options.device)
     groups = clips["group"].n_unique()
     of = f" that chains of duplicates connect with another {options.against}" if options.against else ""
     title = (
