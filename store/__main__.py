@@ -22,7 +22,7 @@
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import groupby
@@ -344,13 +344,13 @@ def _show_head(head: dict[str, Any]) -> None:
         print(f"  starts from: {' <- '.join(head['starts_from'])}")
 
 
-def _table(texts: dict[str, Any], numbers: Iterable[str], more: dict[str, Any] = {}) -> Any:
+def _table(texts: dict[str, Any], numbers: Iterable[str], more: Mapping[str, Any] = {}) -> Any:
     """Return an empty table of columns of texts, with their options, of numbers, and of more texts."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=0)
-    for head, looks in (texts | dict.fromkeys(numbers, {"justify": "right", "no_wrap": True}) | more).items():
+    for head, looks in {**texts, **dict.fromkeys(numbers, {"justify": "right", "no_wrap": True}), **more}.items():
         table.add_column(head, **looks)
     return table
 
