@@ -36,7 +36,7 @@ def bad_options(view: View) -> list[tuple[list[str], str]]:
         ([*requantise[:3], "small", "--to", "other", "--dtype", "int8"], "tokens of view small is int8 already"),
         ([*requantise[:3], "gone", "--to", "other", "--dtype", "int8"], "no view 'gone'"),
         (["pool", path, "--view", "net", "--to", "pooled", "--pool", "2"], "no square grids"),
-        (["pool", path, "--view", "net", "--to", "pooled", "--pool", "1"], "averages nothing"),
+        (["pool", path, "--view", "net", "--to", "pooled", "--pool", "1"], "--pool 1 is too small: give 2 or more"),
         (["failures", path, "--entity", "texts"], "has no texts"),
         (["failures", path, "--view", "none"], "no view 'none'"),
         (["forget", path, "c2", "c99"], "no key 'c99' among the clips"),
@@ -49,8 +49,10 @@ def bad_options(view: View) -> list[tuple[list[str], str]]:
         (["plan", "--clips", "5", "--encoder", "resnet"], "encoder 'resnet' is not known"),
         (["plan", "--clips", "5", "--like", f"{path}/gone"], "no view 'gone'"),
         (["plan", "--clips", "5", "--encoder", "efficientnet-lite0", "--pool", "2"], "does not divide 7 x 7"),
-        ([*plan, "--clips-per-second", "0"], "is not above 0"),
-        ([*plan, "--workers", "0"], "is not 1 or more"),
+        (["import", "f", "--store", path, "--view", "v", "--weights-sha256", "12"], "--weights-sha256 expects"),
+        ([*plan, "--clips-per-second", "0"], "--clips-per-second"),
+        ([*plan, "--read-mb-per-second", "inf"], "--read-mb-per-second"),
+        ([*plan, "--workers", "0"], "--workers 0 is too small: give 1 or more"),
         ([*plan, "--shard-size", "0"], "--shard-size 0B is too small"),
         ([*plan, "--measured-in", path], "has no measured rate of net on clips"),
     ]
@@ -285,7 +287,7 @@ def test_a_forgotten_row_is_absent_in_every_view(
     (store / "indexes" / "clips" / "net.json").unlink()
     for view in (opened.view("clips", "net"), opened.view("clips", "second")):
         assert view.status(np.array([2, 6, 9])).tolist() == [0, 0, 0]
-        assert not {2, 6, 9} & set(Batches(view, "tokens", batch_size=2).rows.tolist())
+        assert not {2, 6, 9} & {row for batch in Batches(view, "tokens", batch_size=2) for row in batch.rows.tolist()}
         with pytest.raises(StepDiffError, match="c2 of clips was forgotten: leave it out, or recall it"):
             view.read("tokens", keys="c2")
     np.testing.assert_array_equal(reader.read("tokens", keys=["c1", "c3"]), kept)

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 from fastapi import Query
 
-from retrieval.differences import Sample, chosen, sampled
+from retrieval.differences import StepRows, chosen, sampled
 from retrieval.vectors import unit
 from stepdiff.app.pair.alike import KeptOdds, embedding_views
 from stepdiff.app.pair.loading import RunHead
@@ -63,9 +63,9 @@ class Result:
 class Finder:
     def __init__(self, site: Site, stored: Stored, kept: KeptOdds) -> None:
         self._site, self._stored, self._kept = site, stored, kept
-        self._sample: Sample | None = None
+        self._sample: StepRows | None = None
 
-    def sample(self) -> Sample:
+    def sample(self) -> StepRows:
         """Return rows of the catalog with their steps; they are read again where the catalog has grown."""
         catalog = self._site.store.catalog("clips")
         if self._sample is None or self._sample.total != len(catalog):

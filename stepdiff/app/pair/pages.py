@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from featurize.video.stream import opened
 from heads.differences import DifferencesOptions
 from heads.evidence.differences import find
-from retrieval.differences import Sample
+from retrieval.differences import StepRows
 from stepdiff.app.cache import LRUCache
 from stepdiff.app.pair.alike import PRESET_CATEGORIES, KeptOdds, cosines, embedding_views, similarity
 from stepdiff.app.pair.finder import Finder, Result, Search
@@ -128,7 +128,7 @@ class Pages:
         }
 
 
-def elsewhere_page(site: Site, runs: Runs, sample: Sample, wanted: DifferencesOptions) -> dict[str, Any]:
+def elsewhere_page(site: Site, runs: Runs, sample: StepRows, wanted: DifferencesOptions) -> dict[str, Any]:
     """Return the page of pairs that differ as two clips, two groups or a sentence do.
 
     The first head of words compares them; without one, the first view with one embedding a clip. UnknownError: the
