@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -24,13 +25,12 @@ from featurize.manifest import (
     as_manifest,
     columns_of_interest,
     cut,
-    parsed,
     read_manifest,
     read_windows,
 )
 from featurize.manifest_file import open_file
 from featurize.plan import Plan, shards_of
-from featurize.scratch import Scratch
+from featurize.scratch import Buckets, Scratch
 from stepdiff_core.errors import StepDiffError
 from store import Feature, Provenance, Store, text_key
 
@@ -415,12 +415,6 @@ def mixed_clips(seed: int, rows: int = 60, videos: int = 9) -> pl.DataFrame:
     )
 
 
-def in_order(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return the clips in video order: what a manifest has where nothing is sorted."""
-    order = parsed(frame, Path("unused.parquet"), None).rows.with_row_index("n").select("n", clip="key")
-    return frame.join(order, on="clip").sort("n").drop("n")
-
-
 def check_equal(windows: Windows, whole: Manifest, most: int | None = None) -> int:
     """Check that windows together are the manifest; return how many there are."""
     parts = list(windows)
@@ -460,13 +454,21 @@ def test_a_manifest_in_windows_is_refused_whole(tmp_path: Path) -> None:
         assert reason in str(error.value) and str(path) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_manifest_that_changes_is_refused(tmp_path: Path) -> None:
-    path = written(in_order(mixed_clips(1)), tmp_path / "clips.parquet")
-    windows = iter(read_windows(path, window=WINDOW))
-    next(windows)
-    written(in_order(mixed_clips(2)), path)
+def test_a_manifest_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(mixed_clips(1), tmp_path / "clips.parquet")
+    whole, windows = read_manifest(path), read_windows(path, window=WINDOW)
+    written(mixed_clips(2), path)
+    check_equal(windows, whole)  # they were copied
+    add = Buckets.add
+
+    def add_and_change(*arguments: Any) -> None:
+        written(mixed_clips(3), path)
+        add(*arguments)
+
+    monkeypatch.setattr(Buckets, "add", add_and_change)
+    monkeypatch.setattr("featurize.manifest._BATCH", WINDOW)
     with pytest.raises(StepDiffError, match="changed while it was read"):
-        list(windows)
+        read_windows(path, window=WINDOW)
 
 
 def test_windows_of_texts_are_by_length_and_have_each_text_once(tmp_path: Path) -> None:
