@@ -27,7 +27,7 @@ from featurize.changes import Changes, compare
 from featurize.encoders import digest, find_weights, proper_name, split, statistics_in, view_name
 from featurize.manifest import Windows, as_manifest, cut, one_window, read_windows, unreadable
 from featurize.options import Options
-from featurize.plan import BATCH, FORGOTTEN, Plan, Shards, known_status, shards_of, tasks, todo, together
+from featurize.plan import BATCH, FORGOTTEN, UNASKED, Plan, Shards, known_status, shards_of, tasks, todo, together
 from stepdiff_core.cli.options import at_least, incomplete
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.files import place
@@ -153,7 +153,7 @@ def run(options: Options, asked: Windows) -> Summary:
         view = _known_view(store, options, asked.entity, weights)
         if view is not None:
             options = replace(options, statistics=statistics_in(view.provenance))
-        plan = None if view is None else Plan(view, options.retry_failed)
+        plan = None if view is None else Plan(view, asked.rows, options.retry_failed)
         for changes in windows:
             changes.refuse(options.replace)
             if plan is None or changes.changed.height or not plan.is_finished(changes.asked):
@@ -167,7 +167,7 @@ def run(options: Options, asked: Windows) -> Summary:
             _refuse_hopeless(store, options, asked, changes)
         with workers_of(options, asked.entity, asked.rows) as (pool, count, cpus, in_a_row):
             view = _described_view(store, options, pool, asked, count)
-            plan = plan or Plan(view, options.retry_failed)
+            plan = plan or Plan(view, asked.rows, options.retry_failed)
             planned = plan.rows(changes, windows, store, options.replace)
             first, total, gpu = next(planned), asked.rows, in_a_row > 1
             if changes.asked.last:
@@ -310,7 +310,8 @@ def compute(
 def _summary(store: Store, plan: Plan, done: Computed) -> Summary:
     view = plan.view
     now = view.status()
-    asked, before = plan.before(len(now))
+    before = plan.before[: len(now)]
+    asked = before != UNASKED
     failed = np.flatnonzero(asked & (now == FAILED))
     return Summary(
         entity=view.entity,

@@ -3,7 +3,7 @@
 Guarantees
 - a row that is ok or forgotten is not computed again, a failed one only with `retry_failed`
 - a shard has one task for each batch size, however many windows name its rows
-- in memory are a byte for each row of the catalog, and the rows of one window and one shard; others wait on disk
+- in memory are a byte for each row of the catalog, and the rows of two windows or one shard; others wait on disk
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int64, UInt8
 
 from featurize.changes import Changes
 from featurize.encoders import unusable
-from featurize.manifest import Manifest
+from featurize.manifest import WINDOW, Manifest
 from featurize.scratch import Buckets
 from featurize.video.decode import Source
 from stepdiff_core.errors import StepDiffError
@@ -27,8 +27,9 @@ from store.io.records import writes_of_shard
 from store.view import ABSENT, FAILED
 
 FORGOTTEN = 3  # takes the place of the status of a row that was forgotten, which is absent in the store
-_NEVER = 255  # status of a row that no window has named
+UNASKED = 255  # status of a row that no window has named
 _SPAN = 2**22  # rows whose waiting ones are read together
+_ON_DISK = np.iinfo(np.int64).min // 2  # takes the place of the named rows of a shard that waits on disk
 _PENDING = {"row": pl.Int64, "place": pl.String, "start": pl.Float64, "end": pl.Float64, "reason": pl.String}
 """a row to compute: its clip's file and interval, or why it cannot be computed"""
 
@@ -60,25 +61,21 @@ def pending(asked: Manifest, rows: Int64[np.ndarray, " asked"], wanted: Bool[np.
 class Plan:
     """The rows that a run is asked for, window by window: their status before it, and what is to compute."""
 
-    def __init__(self, view: View, retry_failed: bool = False) -> None:
+    def __init__(self, view: View, most: int, retry_failed: bool = False) -> None:
+        """Plan no row yet. most: new rows that windows may append to the catalog."""
         self.view = view
         self.refused: StepDiffError | None = None  # why a window of `rows` was refused
         self._size, self._retry_failed = view.rows_per_shard, retry_failed
-        self._before = np.empty(0, np.uint8)  # status of each row of the catalog before the run
-        self._named = np.zeros(0, np.int32)  # rows of each shard that were named so far
-        self._carried = pl.DataFrame(schema=_PENDING)  # rows of the last shard, which the next window may complete
-        self._waiting = Buckets()
-        self._put_off = np.zeros(0, np.int64)  # shards that have waiting rows
+        most += len(view.catalog)
+        self.before = np.full(most, UNASKED, np.uint8)  # status of each row of the catalog before the run
+        self._named = np.zeros(most // self._size + 1, np.int64)  # rows of each shard that were named so far
+        self._held = pl.DataFrame(schema=_PENDING)  # rows of shards that the next windows may complete
+        self._waiting = Buckets()  # of shards of which many were held
 
     def is_finished(self, window: Manifest) -> bool:
         """Return whether all rows of a window are in the catalog, and none of them is to compute."""
         rows = self.view.catalog.rows(window.rows["key"])
         return not (rows < 0).any() and not todo(known_status(self.view, rows), self._retry_failed).any()
-
-    def before(self, rows: int) -> tuple[Bool[np.ndarray, " rows"], UInt8[np.ndarray, " rows"]]:
-        """Return which of the first `rows` rows were asked for, and their status before the run."""
-        status = _longer(self._before, rows, _NEVER)[:rows]
-        return status != _NEVER, status
 
     def rows(self, accepted: Changes, later: Iterator[Changes], store: Store, replace: bool) -> Iterator[pl.DataFrame]:
         """Write windows to the catalog; yield the rows to compute, shards whole: of each window, and last what is left.
@@ -99,8 +96,8 @@ class Plan:
 
     def rest(self) -> Iterator[pl.DataFrame]:
         """Yield the rows of shards that no window completed, some whole shards at a time."""
-        if self._carried.height:  # the last window was refused
-            yield self._carried
+        if self._held.height:  # the last window was refused
+            yield self._held
         for bucket in self._waiting:
             yield self._waiting.read(bucket).sort("row")
 
@@ -112,30 +109,19 @@ class Plan:
         self.view.resize()
         rows = self.view.catalog.rows(window.rows["key"])
         status = known_status(self.view, rows)
-        self._before = _longer(self._before, int(rows.max(initial=-1)) + 1, _NEVER)
-        new = self._before[rows] == _NEVER  # `cut` may give one key in two windows
-        self._before[rows[new]] = status[new]
-        shards, counts = np.unique(rows[new] // self._size, return_counts=True)
-        self._named = _longer(self._named, int(shards.max(initial=-1)) + 1, 0)
-        self._named[shards] += counts.astype(np.int32)
-        computed = new & todo(status, self._retry_failed)
-        wanted = pl.concat([self._carried, pending(window, rows, computed)]).sort("row")
-        shards = wanted["row"].to_numpy() // self._size
-        waiting = np.isin(shards, self._put_off)
-        complete = ~waiting & (window.last | (self._named[shards] == self._size))
-        carried = ~complete & ~waiting & (shards == shards.max(initial=0)) & (not window.last)
-        left = ~complete & ~carried
-        self._carried = wanted.filter(pl.Series(carried, dtype=pl.Boolean))
-        if left.any():
-            self._put_off = np.union1d(self._put_off, shards[left])
-            self._waiting.add(wanted.filter(pl.Series(left)), shards[left] // max(_SPAN // self._size, 1))
-        return wanted.filter(pl.Series(complete, dtype=pl.Boolean))
-
-
-def _longer(values: np.ndarray, length: int, fill: int) -> np.ndarray:
-    """Return an array of `length` or more: at least twice as long where it grows."""
-    missing = length - len(values)
-    return values if missing <= 0 else np.append(values, np.full(max(missing, len(values)), fill, values.dtype))
+        new = self.before[rows] == UNASKED  # `cut` may give one key in two windows
+        self.before[rows[new]] = status[new]
+        np.add.at(self._named, rows[new] // self._size, 1)
+        rows_to_do = pending(window, rows, new & todo(status, self._retry_failed))
+        held = pl.concat([self._held, rows_to_do]).sort("row")
+        shards = held["row"].to_numpy() // self._size
+        complete = (self._named[shards] == self._size) | (window.last & (self._named[shards] > 0))
+        if np.count_nonzero(~complete) > max(WINDOW, self._size):
+            self._named[shards[~complete]] = _ON_DISK
+        on_disk = self._named[shards] < 0
+        self._waiting.add(held.filter(pl.Series(on_disk)), shards[on_disk] // max(_SPAN // self._size, 1))
+        self._held = held.filter(pl.Series(~complete & ~on_disk))
+        return held.filter(pl.Series(complete))
 
 
 def shards_of(rows: pl.DataFrame, size: int) -> Iterator[tuple[int, pl.DataFrame]]:

@@ -348,53 +348,54 @@ def _sided(part: list[_Token], about: Side, first: bool) -> tuple[list[_Named], 
         waiting.clear()
 
     for token in part:
-        kind = token.kind
-        if kind == "value":
-            listed = token.listed and bool(values) and values[-1].attribute == token.said[0]
-            listed |= token.either and bool(values) and values[-1].flip == "absent"
-            # "the timer isn't set": both words name the timer
-            again = before.kind == "gone" and bool(values) and (values[-1].attribute, values[-1].value) == token.said
-            named = _Named(*token.said, token.at, flip or (values[-1].flip if listed or again else ""))
-            values.append(named)
-            waiting.append(named)
-            clause.append(named)
-            flip = ""
-            if lead is not None:
-                settle(lead)
-        elif kind == "name":
-            last = lead or here
-            side: Side = _OTHER[last] if token.said[0] == "other" else token.said[0]  # type: ignore[assignment]
-            flips = {named.flip for named in waiting}
-            if before.kind == "against":
-                settle(_OTHER[side])
-                lead, flip = (side if token.said[1] else lead or _OTHER[side]), ""
-            elif not waiting or before.kind in ("comma", "and", "but"):
-                settle(here)
-                lead, clause = side, []
-            elif flips == {"contrast"}:
-                settle(_OTHER[side])
-                here = side
-            else:  # "a whisk instead of a fork in Video 1" is about the candidate
-                settle("candidate" if "contrast" in flips else side)
-                here = side
-        elif kind in ("contrast", "absent", "against"):
-            flip = "absent" if kind == "absent" else "contrast"
-        elif kind in ("gone", "passive") and clause and before.kind in ("value", "name"):
-            for named in clause:
-                if named in waiting or lead is not None:
+        match token.kind:
+            case "value":
+                last = values[-1] if values else _Named("", "", 0)
+                continues = (
+                    (token.listed and last.attribute == token.said[0])
+                    or (token.either and last.flip == "absent")
+                    # "the timer isn't set": both words name the timer
+                    or (before.kind == "gone" and (last.attribute, last.value) == token.said)
+                )
+                named = _Named(*token.said, token.at, flip or (last.flip if continues else ""))
+                for values_so_far in (values, waiting, clause):
+                    values_so_far.append(named)
+                flip = ""
+                if lead is not None:
+                    settle(lead)
+            case "name":
+                side: Side = _OTHER[lead or here] if token.said[0] == "other" else token.said[0]  # type: ignore[assignment]
+                flips = {named.flip for named in waiting}
+                if before.kind == "against":
+                    settle(_OTHER[side])
+                    lead, flip = (side if token.said[1] else lead or _OTHER[side]), ""
+                elif not waiting or before.kind in ("comma", "and", "but"):
+                    settle(here)
+                    lead, clause = side, []
+                else:  # "a whisk instead of a fork in Video 1" is about the candidate
+                    settle(_OTHER[side] if flips == {"contrast"} else "candidate" if "contrast" in flips else side)
+                    here = side
+            case "contrast" | "against" | "absent":
+                flip = "absent" if token.kind == "absent" else "contrast"
+            case "gone" | "passive" if clause and before.kind in ("value", "name"):
+                for named in (named for named in clause if named in waiting or lead is not None):
                     named.flip = "" if named.flip else "absent"
                     named.side = None if named.side is None else _OTHER[named.side]
-        elif kind == "gone" or (kind == "instead" and values):
-            flip = "absent" if kind == "gone" else "contrast"
-        elif kind in ("exchanged", "preferred"):
-            mode, flip = kind, "contrast" if kind == "exchanged" else ""
-        elif kind == "turn" and mode:
-            mode, flip = "", "" if mode == "exchanged" else "contrast"
-        elif kind in ("comma", "and", "but") and not mode:
-            flip = ""
-            if kind != "and":
-                clause = []
-        before = token if kind not in ("turn", "first", "before", "after") else before
+            case "gone":
+                flip = "absent"
+            case "instead" if values:
+                flip = "contrast"
+            case "exchanged":
+                mode, flip = "exchanged", "contrast"
+            case "preferred":
+                mode, flip = "preferred", ""
+            case "turn" if mode:
+                mode, flip = "", "" if mode == "exchanged" else "contrast"
+            case "comma" | "but" if not mode:
+                flip, clause = "", []
+            case "and" if not mode:
+                flip = ""
+        before = token if token.kind not in ("turn", "first", "before", "after") else before
     settle(here)
     return values, (about if names == 0 else lead if lead is not None and names == 1 else "candidate")
 

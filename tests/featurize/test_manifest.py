@@ -29,7 +29,7 @@ from featurize.manifest import (
     read_windows,
 )
 from featurize.manifest_file import open_file
-from featurize.plan import Plan, shards_of
+from featurize.plan import UNASKED, Plan, shards_of
 from featurize.scratch import Buckets, Scratch
 from stepdiff_core.errors import StepDiffError
 from store import Feature, Provenance, Store, text_key
@@ -504,7 +504,7 @@ def opened(folder: Path, size: int, known: set[int]) -> Store:
 
 def plan_all(store: Store, windows: list[np.ndarray]) -> tuple[Plan, Planned]:
     """Plan windows of clips."""
-    plan, planned = Plan(store.view("clips", "net")), []
+    plan, planned = Plan(store.view("clips", "net"), 0), []
     size = plan.view.rows_per_shard
     with store.lock():
         for number, rows in enumerate(windows):
@@ -517,9 +517,13 @@ def plan_all(store: Store, windows: list[np.ndarray]) -> tuple[Plan, Planned]:
     return plan, planned
 
 
+@pytest.mark.parametrize("held", [WINDOW_ROWS, 9])
 @pytest.mark.parametrize("size", [1, 4, 64])
 @pytest.mark.parametrize("seed", range(4))
-def test_each_shard_is_planned_once_with_all_its_rows(tmp_path: Path, size: int, seed: int) -> None:
+def test_each_shard_is_planned_once_with_all_its_rows(
+    tmp_path: Path, size: int, seed: int, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featurize.plan.WINDOW", held)  # more rows wait on disk
     draw = np.random.default_rng(seed)
     rows = np.arange(200) if seed == 0 else draw.permutation(PLANNED_ROWS)[:200]
     known = set() if seed < 2 else set(draw.permutation(PLANNED_ROWS)[:90].tolist())
@@ -532,9 +536,8 @@ def test_each_shard_is_planned_once_with_all_its_rows(tmp_path: Path, size: int,
     assert all(part == sorted(part) and {row // size for row in part} == {shard} for shard, part in planned)
     if seed == 0:
         assert [shard for shard, _ in planned] == sorted(shard for shard, _ in planned)
-    asked, before = plan.before(PLANNED_ROWS + 5)
-    assert np.flatnonzero(asked).tolist() == sorted(rows.tolist())
-    assert before[rows].tolist() == [int(row in known) for row in rows.tolist()]
+    assert np.flatnonzero(plan.before != UNASKED).tolist() == sorted(rows.tolist())
+    assert plan.before[rows].tolist() == [int(row in known) for row in rows.tolist()]
 
 
 @pytest.mark.full
