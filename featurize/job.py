@@ -187,7 +187,7 @@ def run(options: Options, asked: Windows) -> Summary:
             jobs = (
                 job
                 for rows in chain([first], planned)
-                for job in together(tasks(store, view, rows, batch, max(cpus - 1, 1), as_before), in_a_row)
+                for job in together(tasks(view, rows, batch, max(cpus - 1, 1), as_before), in_a_row)
             )
             done = compute(pool, jobs, count, f"{proper_name(options.encoder)} on {asked.entity}", total, asked.entity)
         if plan.refused:

@@ -200,9 +200,7 @@ class Outcome:
     error: str | None = None  # why nothing of it was written
 
 
-def tasks(
-    store: Store, view: View, planned: pl.DataFrame, batch_size: int, threads: int, as_before: bool = False
-) -> Iterator[Task]:
+def tasks(view: View, planned: pl.DataFrame, batch_size: int, threads: int, as_before: bool = False) -> Iterator[Task]:
     """Yield the tasks of planned rows, which are ascending, shard by shard.
 
     `as_before`: a row that was computed before, and is absent now, has the bits of then. It is computed in batches of
@@ -212,7 +210,7 @@ def tasks(
         sizes = _sizes_before(view, shard) if as_before else {}
         of_rows = np.array([sizes.get(row, batch_size) for row in rows["row"]] if sizes else [batch_size] * rows.height)
         for size in np.unique(of_rows).tolist():
-            yield _task(store, view, shard, rows.filter(pl.Series(of_rows == size)), size, threads)
+            yield _task(view, shard, rows.filter(pl.Series(of_rows == size)), size, threads)
 
 
 def _sizes_before(view: View, shard: int) -> dict[int, int]:
@@ -226,7 +224,7 @@ def _sizes_before(view: View, shard: int) -> dict[int, int]:
     return sizes
 
 
-def _task(store: Store, view: View, shard: int, rows: pl.DataFrame, batch_size: int, threads: int) -> Task:
+def _task(view: View, shard: int, rows: pl.DataFrame, batch_size: int, threads: int) -> Task:
     failures = dict(rows.select("row", "reason").drop_nulls().iter_rows())
     good = rows.filter(pl.col("reason").is_null())
     usable = tuple(good["row"])
@@ -236,10 +234,12 @@ def _task(store: Store, view: View, shard: int, rows: pl.DataFrame, batch_size: 
     else:
         first = shard * view.rows_per_shard
         span = np.arange(first, first + view.rows_per_shard)
-        known = store.catalog("texts").select(span, pl.DataFrame(schema={"text": pl.String})).sort("row")["text"]
+        known = view.catalog.select(span, pl.DataFrame(schema={"text": pl.String})).sort("row")["text"]
         texts = {
             first + place: FILLER if unusable(text) else text
             for block in blocks(usable, first, batch_size)
             for place, text in enumerate(known[block * batch_size : (block + 1) * batch_size], block * batch_size)
         }
-    return Task(str(store.path), view.entity, view.name, shard, usable, failures, batch_size, clips, texts, threads)
+    return Task(
+        str(view.paths.store), view.entity, view.name, shard, usable, failures, batch_size, clips, texts, threads
+    )

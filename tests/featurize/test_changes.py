@@ -24,7 +24,7 @@ from store.verbs.verify import verify
 from tests.store.conftest import flip
 from tests.store.forks import Forks
 
-from .conftest import Run, Writer
+from .conftest import Run, Writer, write_clips
 
 
 @pytest.fixture
@@ -47,8 +47,7 @@ def run(tmp_path: Path, tiny_clip: Path, featurize: Run) -> Run:
 
 
 def manifest(path: Path, *rows: tuple[str, str, float, float]) -> Path:
-    pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row").write_csv(path)
-    return path
+    return write_clips(path, rows)
 
 
 def view_of(videos: Path, name: str = "clip") -> View:
@@ -199,11 +198,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, video: Writer, tiny_clip: Pa
         shutil.copy(video(name, **options), folder / name)
     rows = [(f"c{n}", ("good.mp4", "other.mp4")[n % 2], n * 0.1, n * 0.1 + 0.9) for n in range(CLIPS)]
     rows[FAILED] = (f"c{FAILED}", "gone.mp4", 0, 1)
-    manifest = pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row")
-    # rows are in video order: one file a video keeps the order of the list
-    manifest = manifest.sort("video", maintain_order=True)
-    manifest.head(CLIPS - 1).write_csv(folder / "first.csv")
-    manifest.write_csv(folder / "clips.csv")
+    rows.sort(key=lambda row: row[1])  # rows are in video order
+    write_clips(folder / "first.csv", rows[:-1])
+    write_clips(folder / "clips.csv", rows)
     status, summary, message = featurize(*options_of(folder, "first.csv", tiny_clip), "--batch-size", 3)
     assert (status, summary["done"], summary["failed"]) == (1, CLIPS - 2, 1), message
     store = Store.open(folder / "store")
@@ -463,7 +460,7 @@ def test_no_kill_leaves_old_features(tmp_path: Path, video: Writer, forks: Forks
     file = tmp_path / "clip.mp4"
     file.write_bytes(old.read_bytes())
     rows = [("one", str(file), 0, 1), ("two", str(file), 1, 2), ("three", str(old), 0, 1)]
-    pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row").write_csv(tmp_path / "clips.csv")
+    write_clips(tmp_path / "clips.csv", rows)
     asked = read_manifest(tmp_path / "clips.csv")
     store = Store.open(tmp_path / "store", create=True)
     with store.lock():
@@ -471,7 +468,7 @@ def test_no_kill_leaves_old_features(tmp_path: Path, video: Writer, forks: Forks
         fill(store, 1.0)
     file.write_bytes(new.read_bytes())
     rows[1] = ("two", str(file), 0.5, 2)
-    pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row").write_csv(tmp_path / "clips.csv")
+    write_clips(tmp_path / "clips.csv", rows)
     identities = identity(old), identity(new)
     assert identities[0] is not None and identities[1] is not None
     values: dict[object, float] = {identities[0].digest: 1.0, identities[1].digest: 2.0}

@@ -8,7 +8,6 @@ from typing import Any
 
 import av
 import numpy as np
-import polars as pl
 import pytest
 import timm
 import torch
@@ -18,8 +17,6 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from featurize.encoders import Encoder, load
 from featurize.encoders.preprocessing import preprocessing_of, timm_settings
 from featurize.encoders.vlm import Vlm
-from featurize.manifest import Manifest
-from featurize.plan import pending, tasks
 from featurize.shard import featurize_shards
 from featurize.video.decode import Clip, read_clips
 from featurize.video.picture import pixels_of
@@ -30,7 +27,7 @@ from store.io.records import all_writes
 from tests.heads.public.vlms import save
 
 from . import hf_models as models
-from .conftest import Run, Writer, refusal
+from .conftest import Run, Writer, clips_of, new_view, planned, refusal, write_clips
 
 NORMAL = ([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
 PLAIN = ([0.0] * 3, [1.0] * 3)
@@ -455,17 +452,9 @@ def test_clips_of_several_shapes(vlm_encoder: Vlm, video: Callable[..., Path], t
     shapes = {"wide.mp4": (96, 64), "high.mp4": (48, 80), "strip.mp4": (1024, 4)}
     paths = {name: video(f"vlm-{name}", size=size) for name, size in shapes.items()}
     rows = [(f"{name}_0.5_1.5", name, 0.5, 1.5) for name in shapes]
-    asked = Manifest("clips", pl.DataFrame(rows, ["key", "video", "start", "end"], orient="row"), paths, {})
-    store = Store.open(tmp_path / "store", create=True)
-    with store.lock():
-        store.catalog("clips").append(asked.rows)
-        features = vlm_encoder.features("clips", "float32")
-        view = store.create_view("clips", "vlm", vlm_encoder.provenance("clips", "float32"), features, 4)
-        view.resize()
-    known = store.catalog("clips").rows(asked.rows["key"])
-    wanted = pending(asked, known, np.ones(3, bool)).sort("row")
-    (task,) = tasks(store, view, wanted, 4, threads=1)
-    featurize_shards([task], vlm_encoder, "cpu", lambda rows: None)
+    asked = clips_of(rows, paths)
+    view = new_view(tmp_path / "store", vlm_encoder, asked, 4, "float32")
+    featurize_shards(planned(view, asked, 4), vlm_encoder, "cpu", lambda rows: None)
     assert view.status().tolist() == [1, 1, 2]
     ((key, reason),) = view.failures().rows()
     assert key == "strip.mp4_0.5_1.5" and reason.startswith("Qwen3VLProcessor refuses its frames (absolute aspect")
@@ -501,7 +490,7 @@ def test_a_store_of_hf_is_asked_by_words_and_files(
     path.mkdir()
     models.shaken(models.VIDEOS["videoprism"](path)).save_pretrained(path)
     rows = [(f"clip_{n}", str(source), n / 2, n / 2 + 0.5) for n in range(4)]
-    pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row").write_csv(tmp_path / "clips.csv")
+    write_clips(tmp_path / "clips.csv", rows)
     given = ["--manifest", tmp_path / "clips.csv", "--store", store, "--encoder", f"hf:{path}"]
     status, summary, message = featurize(*given, "--frames", 8, "--window", 4, "--sampling", "segment-centres")
     assert status == 0 and summary["view"] == "video-prism", message

@@ -29,7 +29,7 @@ from store import Store, View
 from store.__main__ import main as store_main
 from store.verbs.verify import verify
 
-from .conftest import Run, Writer
+from .conftest import Run, Writer, write_clips
 
 ROOT = Path(__file__).parents[2]
 NICENESS = "RAY_worker_niceness"  # as tests/conftest.py sets it
@@ -88,7 +88,7 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory, video: Writer, audio: Path
         ("empty_0_1", "empty.mp4", "0", "1", "empty"),
         ("sound_0_1", "sound.mp4", "0", "1", "audio"),
     ]
-    pl.DataFrame(rows, ["clip", "video", "start", "end", "step"], orient="row").write_csv(folder / "clips.csv")
+    write_clips(folder / "clips.csv", rows, "step")
     return folder
 
 
@@ -249,8 +249,7 @@ def test_retry_failed_computes_fixed_clips(store: Path, kitchen: Path, tiny_clip
 @pytest.mark.full
 def test_metadata_is_updated(store: Path, tmp_path: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [("good_0_1", "good.mp4", 0, 1, "whisk slowly", "test"), ("good_1_2", "good.mp4", 1, 2, "whisk", None)]
-    columns = ["clip", "video", "start", "end", "step", "split"]
-    pl.DataFrame(rows, columns, orient="row").write_csv(tmp_path / "clips.csv")
+    write_clips(tmp_path / "clips.csv", rows, "step", "split")
     given = [str(option) for option in options(tmp_path, store, tiny_clip)]
     assert main(given) == 0 and "metadata of 1 clips in the store updated" in capsys.readouterr().err
     clips = Store.open(store).catalog("clips").frame()
@@ -276,9 +275,7 @@ def many(folder: Path, video: Writer) -> Path:
     for name in ("one", "two", "three"):
         path = video(f"{name}-long.mp4", frames=80, g=10, size=(320, 240))
         rows += [(f"{name}_{i / 4}_{i / 4 + 1}", str(path), i / 4, i / 4 + 1) for i in range(8)]
-    frame = pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row")
-    frame.write_csv(folder / "many.csv")
-    return folder / "many.csv"
+    return write_clips(folder / "many.csv", rows)
 
 
 def prepared(path: Path, tiny_clip: Path) -> View:
@@ -361,7 +358,7 @@ def test_a_forgotten_clip_is_not_computed_until_it_is_recalled(
 ) -> None:
     source, store = video("good.mp4", g=10), tmp_path / "features"
     rows = [(f"clip_{n}", str(source), n / 2, n / 2 + 0.5) for n in range(3)]
-    pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row").write_csv(tmp_path / "clips.csv")
+    write_clips(tmp_path / "clips.csv", rows)
     given = options(tmp_path, store, tiny_clip)
     assert featurize(*given)[0] == 0
     before = Store.open(store).view("clips", "clip").read("tokens", keys=["clip_0", "clip_1", "clip_2"])
@@ -390,7 +387,7 @@ def test_a_run_into_an_object_store_writes_the_same_as_one_into_a_folder(
 ) -> None:
     path = str(video("good.mp4", g=10))
     rows = [("good_0_1", path, 0, 1), ("good_1_2", path, 1, 2), ("gone_0_1", str(tmp_path / "gone.mp4"), 0, 1)]
-    pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row").write_csv(tmp_path / "clips.csv")
+    write_clips(tmp_path / "clips.csv", rows)
     url = f"{bucket}/features"
     summaries = []
     for store in (url, tmp_path / "features"):

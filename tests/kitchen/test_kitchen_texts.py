@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.mining.negatives import Difference, TestSet, random_negatives
+from retrieval.mining.negatives import StatedDifference, StatedDifferences, random_negatives
 from stepdiff.kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes, differences, score
 from stepdiff.kitchen.controls import UNTRUE, MostDifferences, TrueAttributes
 from stepdiff.kitchen.files import testsets
@@ -329,7 +329,9 @@ def test_all_questions_can_be_answered_from_true_attributes(tmp_path: Path) -> N
     store: Any = Catalog(tmp_path / "features", columns | {"step": [c.truth.step for c in clips]})
     reader, as_true = TrueAttributes(store, None, "cpu"), as_true_by(tmp_path / "world/attributes.jsonl")
     rows = [row for row in testsets.diffcap(clips, 60, 0, "test") if row.category == "Ingredients"]
-    test_set = TestSet(Difference((row.reference, row.candidate), row.category, row.text[0]) for row in rows)
+    test_set = StatedDifferences(
+        StatedDifference((row.reference, row.candidate), row.category, row.text[0]) for row in rows
+    )
     drawn = random_negatives(test_set, 0, as_true)
     for questions, at_least in ((random_negatives(test_set, 0).questions, 1), (drawn.questions, 0)):
         options = [(row, option) for row in questions for option in row.options if option != row.answer]
