@@ -95,15 +95,11 @@ class Summary:
         if self.absent:
             lines.append(f"{self.absent} of {self.asked} {self.entity} are not done: run the same command again")
         if self.failed:
-            lines += failed_lines(f"{self.failed} of {self.asked} {self.entity} failed:", self.failed, self.failures)
+            lines += [f"{self.failed} of {self.asked} {self.entity} failed:"]
+            lines += [f"  {failure['key']}: {failure['reason']}" for failure in self.failures[:SHOWN]]
+            lines += [f"  ... and {self.failed - SHOWN} more"] if self.failed > SHOWN else []
             lines.append(f"  all reasons: {self.failures_in}; correct the cause, then run it again with --retry-failed")
         return lines
-
-
-def failed_lines(title: str, count: int, failures: list[dict[str, str]]) -> list[str]:
-    """Return a title and the first reasons of `count` failures."""
-    shown = [f"  {failure['key']}: {failure['reason']}" for failure in failures[:SHOWN]]
-    return [title, *shown, *([f"  ... and {count - SHOWN} more"] if count > SHOWN else [])]
 
 
 def requested(options: Options) -> Windows:
@@ -123,21 +119,17 @@ def requested(options: Options) -> Windows:
     if options.manifest is not None:
         named.append(("--manifest", options.manifest))
     refuse_relative(named)
-    asked = _asked(options)
-    return asked if options.windows is None else cut(asked, options.windows)
-
-
-def _asked(options: Options) -> Windows:
     if options.manifest is None:
-        return one_window(as_manifest([Path(video).expanduser() for video in options.videos], options.id_from))
-    if options.id_from != "stem":
+        asked = one_window(as_manifest([Path(video).expanduser() for video in options.videos], options.id_from))
+    elif options.id_from != "stem":
         raise StepDiffError("--id-from is for video files: the clips of a manifest have their own ids")
-    asked = read_windows(Path(options.manifest).expanduser(), options.column)
+    else:
+        asked = read_windows(Path(options.manifest).expanduser(), options.column)
     of_clips = {"--replace": options.replace, "--compile": options.compile, "--statistics": bool(options.statistics)}
     for name, is_given in of_clips.items():
         if is_given and asked.entity != "clips":
             raise StepDiffError(f"{name} is for clips: {options.manifest} is one of texts")
-    return asked
+    return asked if options.windows is None else cut(asked, options.windows)
 
 
 def run(options: Options, asked: Windows) -> Summary:

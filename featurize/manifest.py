@@ -290,8 +290,13 @@ def _check_clips(frame: pl.DataFrame, path: Path) -> None:
 def _clips(frame: pl.DataFrame, path: Path, last: bool = True) -> Manifest:
     """Return rows that were checked, in video order; column `row` is the place of each in the file."""
     frame = frame.rename({"clip": "key"}).with_columns(pl.col("video").str.strip_chars())
-    start, end = (_in_seconds(frame[name]) for name in ("start", "end"))
-    frame, seconds = frame.with_columns(start, end), pl.DataFrame([_numbers(start), _numbers(end)])
+    frame = frame.with_columns(  # durations as seconds
+        frame[name].to_physical() / _UNITS[frame[name].dtype.time_unit]
+        for name in ("start", "end")
+        if isinstance(frame[name].dtype, pl.Duration)
+    )
+    start, end = frame["start"], frame["end"]
+    seconds = pl.DataFrame([_numbers(start), _numbers(end)])
     good = seconds.select(_USABLE)[:, 0]
     columns = (frame["row"], frame["key"], start, end, *seconds)
     failures = {
@@ -314,11 +319,6 @@ def _in_video_order(frame: pl.DataFrame) -> pl.DataFrame:
 _USABLE = ((pl.col("start") >= 0) & (pl.col("end") > pl.col("start")) & (pl.col("end") < MOST_SECONDS)).fill_null(
     False
 )  # whether an interval in numbers can be featurized
-
-
-def _in_seconds(times: pl.Series) -> pl.Series:
-    """Return durations as numbers of seconds, any other column as it is."""
-    return times.to_physical() / _UNITS[times.dtype.time_unit] if isinstance(times.dtype, pl.Duration) else times
 
 
 def _numbers(times: pl.Series) -> pl.Series:

@@ -128,10 +128,19 @@ class _Shard:
         arrays = {name: array[: len(done)] for name, array in self.arrays.items()}
         if (np.diff(order) < 0).any():
             arrays = {name: array[order] for name, array in arrays.items()}
-        took = {"rows": len(done), "seconds": round(seconds + time.monotonic() - begin, 3)}
-        if self.forward_rows:
-            took["forward_rows"] = self.forward_rows
-        info = {**_info(self._task, self.encoder, self._device), **took}
+        info = {  # recorded with the shard, and never a reason to refuse a run
+            "weights": self.encoder.source,
+            "choices": dict(self.encoder.chosen),
+            "batch_size": self._task.batch_size,
+            "device": self._device,
+            "threads": torch.get_num_threads(),
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("av", "numpy", "pillow", "torch", "transformers")},
+            "rows": len(done),
+            "seconds": round(seconds + time.monotonic() - begin, 3),
+            **({"forward_rows": self.forward_rows} if self.forward_rows else {}),
+        }
         self._view.write_shard(self._task.shard, done, arrays, self.failures, info)
         self._spent["write"] += time.monotonic() - begin
         return Outcome(self._task.shard, self.repeated, _truncated(self._task, self.encoder))
@@ -223,20 +232,6 @@ def _truncated(task: Task, encoder: Encoder) -> int:
     if not long:  # a token has a character or more
         return 0
     return sum(len(tokens) > most for tokens in encoder.tokenizer(long, verbose=False)["input_ids"])
-
-
-def _info(task: Task, encoder: Encoder, device: str) -> dict[str, Any]:
-    """Return what computed a shard, which is recorded with it and never a reason to refuse a run."""
-    return {
-        "weights": encoder.source,
-        "choices": dict(encoder.chosen),
-        "batch_size": task.batch_size,
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        **{package: version(package) for package in ("av", "numpy", "pillow", "torch", "transformers")},
-    }
 
 
 @dataclass(frozen=True)

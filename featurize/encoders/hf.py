@@ -106,7 +106,9 @@ class HuggingFace(Encoder):
         self._prepare(settings)
         self.frames = frames or (families.frames_of(self._model) if self._clips else None) or FRAMES
         self._window = self._checked_window(window)
-        self.statistics = self._checked_statistics(statistics)
+        if statistics is not None and (self._clips or not isinstance(self.picture, Crop)):
+            raise StepDiffError(f"{self._title} does not see square frames one by one: leave --statistics out")
+        self.statistics = statistics
         self._hidden: int | None = None
         if layer is not None:
             seen = self._probed(hidden=True)  # the one pass that `_shape` needs too
@@ -171,11 +173,6 @@ class HuggingFace(Encoder):
                 f"{self._title} sees {step} frames as one, and {window} are no multiple: change --frames or --window"
             )
         return window
-
-    def _checked_statistics(self, statistics: Statistics | None) -> Statistics | None:
-        if statistics is not None and (self._clips or not isinstance(self.picture, Crop)):
-            raise StepDiffError(f"{self._title} does not see square frames one by one: leave --statistics out")
-        return statistics
 
     def _checked_layer(self, layer: int, seen: families.ModelOutput) -> int:
         state = seen.hidden
