@@ -557,6 +557,14 @@ def _spread_path(name: str, u: Real) -> Pose:
     return Pose(30 * math.cos(math.floor(u) * 2.2), 14 * math.sin(math.floor(u) * 2.2), 60 * up)
 
 
+def _crumbs(stage: Stage, rx: Real, ry: Real, far: Real, colour: Colour) -> None:
+    """Draw crumbs that fly off around an ellipse."""
+    for k in range(10):
+        a = math.tau * k / 10 + stage.at.turns
+        r = 1.0 + far * ((stage.at.turns * 2 + k * 0.37) % 1)
+        stage.pen.oval(rx * r * math.cos(a), ry * r * math.sin(a), 5, 4, colour)
+
+
 def roll(stage: Stage) -> None:
     """Dough under a rolling pin."""
     pen, truth, hue = stage.pen, stage.truth, stage.hue
@@ -598,10 +606,7 @@ def roll(stage: Stage) -> None:
             else:
                 for off in (d, -d):
                     pen.line([-60, pose.y + off, 60, pose.y + off], STREAK, 5)
-        for k in range(10):
-            a = math.tau * k / 10 + stage.at.turns
-            r = 1.0 + 0.3 * ((stage.at.turns * 2 + k * 0.37) % 1)
-            pen.oval(94 * r * math.cos(a), 50 * r * math.sin(a), 5, 4, lighter(hue, 0.5))
+        _crumbs(stage, 94, 50, 0.3, lighter(hue, 0.5))
     TOOLS[truth.tool](pen.at(pose.x, pose.y - pose.lift, pose.turn))
     a = math.radians(pose.turn)
     ends = [(86 * math.cos(a), 86 * math.sin(a))]
@@ -642,10 +647,7 @@ def grate(stage: Stage) -> None:
                 pen.line([-84, -50 + d, 84, -50 + d], (*WHITE, 200), 6)
             else:
                 base.arc(18, -44, 44 + d, 44 + d, 0, 300, STREAK, 5)
-        for k in range(10):
-            a = math.tau * k / 10 + stage.at.turns
-            r = 1.0 + 0.26 * ((stage.at.turns * 2 + k * 0.37) % 1)
-            pen.oval(88 * r * math.cos(a), 48 * r * math.sin(a), 5, 4, hue)
+        _crumbs(stage, 88, 48, 0.26, hue)
     food.SOURCES[truth.main](block.at(0, 0, -lean, 0.62), hue)
     people.hand(block.at(24, 4, -lean), stage.look, truth.gloves)
     other_hand(stage)

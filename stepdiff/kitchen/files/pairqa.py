@@ -173,12 +173,9 @@ def _pairs(clips: list[Clip], balance: Balance | None, rng: random.Random) -> It
             yield left.pop()
         elif left and balance is not None:
             places = rng.sample(range(len(left)), min(CANDIDATES, len(left)))
-            yield left.pop(min(places, key=lambda i: _cost(*left[i], balance)))
-
-
-def _cost(one: Clip, two: Clip, balance: Balance) -> int:
-    answers = _similar(one.truth, two.truth)
-    return balance.excess(answers) - PLAIN_ANSWER * len(answers)
+            answers = {place: _similar(*(clip.truth for clip in left[place])) for place in places}
+            costs = {place: balance.excess(said) - PLAIN_ANSWER * len(said) for place, said in answers.items()}
+            yield left.pop(min(places, key=costs.__getitem__))
 
 
 def _similar(a: Attributes, b: Attributes) -> dict[str, str]:
