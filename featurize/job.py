@@ -148,10 +148,10 @@ def run(options: Options, asked: Windows) -> Summary:
         plan = None if view is None else Plan(view, asked.rows, options.retry_failed)
         for changes in windows:
             changes.refuse(options.replace)
-            if plan is None or changes.changed.height or not plan.is_finished(changes.asked):
+            if plan is None or changes.changed.height or not plan.is_finished(changes.window):
                 break
             changes.write(store)
-            plan.add(changes.asked)
+            plan.add(changes.window)
         else:
             assert plan is not None  # a manifest has a window
             return _summary(store, plan, Computed())
@@ -162,7 +162,7 @@ def run(options: Options, asked: Windows) -> Summary:
             plan = plan or Plan(view, asked.rows, options.retry_failed)
             planned = plan.rows(changes, windows, store, options.replace)
             first, total, gpu = next(planned), asked.rows, in_a_row > 1
-            if changes.asked.last:
+            if changes.window.last:
                 shards = sum(1 for _ in shards_of(first, view.rows_per_shard))
                 if shards < min(count, first.height):
                     idle = f"{count - shards} of {count} workers have no work"
@@ -189,9 +189,9 @@ def run(options: Options, asked: Windows) -> Summary:
 
 def resolved(options: Options) -> Options:
     """Return options whose encoder and weights are apart (`hf:ID`), with the name of the view."""
-    name, given = split(options.encoder, options.weights)
+    name, weights = split(options.encoder, options.weights)
     view = options.view or view_name(options.encoder, options.weights)
-    return replace(options, encoder=name, weights=given, view=view)
+    return replace(options, encoder=name, weights=weights, view=view)
 
 
 def _known_view(store: Store, options: Options, entity: str, weights: Path | None) -> View | None:
@@ -235,7 +235,7 @@ def workers_of(options: Options, entity: str, rows: int) -> Iterator[tuple[Worke
     weights, lighter = options.weights, "try a smaller --batch-size"
     if weights is not None and Path(weights).expanduser().exists():
         weights = str(Path(weights).expanduser().absolute())  # workers start elsewhere
-    given = replace(options, weights=weights, videos=())
+    options = replace(options, weights=weights, videos=())
 
     workers = 1 if options.workers is None and rows <= FEW[entity] else options.workers
     if workers == 0 or is_alone(workers, CPUS[entity], options.address, options.workers_per_gpu):
@@ -248,7 +248,7 @@ def workers_of(options: Options, entity: str, rows: int) -> Iterator[tuple[Worke
             cpus = max(cores() // torch.cuda.device_count(), 1)
         _check_shared(options, gpu)
         try:
-            yield Here(Worker, WorkerOptions(given, cpus), lighter), 1, cpus, IN_A_ROW if gpu else 1
+            yield Here(Worker, WorkerOptions(options, cpus), lighter), 1, cpus, IN_A_ROW if gpu else 1
         finally:
             torch.set_num_threads(threads)  # of what this process does next
         return
@@ -258,7 +258,7 @@ def workers_of(options: Options, entity: str, rows: int) -> Iterator[tuple[Worke
         per_gpu = options.workers_per_gpu if gpu else 0
         count, cpus = pool_size(options.workers, CPUS[entity], per_gpu, joined)
         lighter += ", or fewer --workers on one node"
-        how = WorkerOptions(given, cpus)
+        how = WorkerOptions(options, cpus)
         pool = WorkerPool(Worker, how, per_gpu, lighter, joined=joined, unit=entity)
         yield pool, count, cpus, IN_A_ROW if per_gpu else 1
 

@@ -75,19 +75,19 @@ def one_window(manifest: Manifest) -> Windows:
     return Windows(manifest.entity, manifest.rows.height, lambda: iter([manifest]))
 
 
-def cut(asked: Windows, seconds: float) -> Windows:
+def cut(source: Windows, seconds: float) -> Windows:
     """Return clips of so many seconds that follow one another within each clip; the last has a rest below half of that.
 
     A clip whose id ends in its interval, as `whisk_0_12.500`, makes `whisk_0.000_2.000`; the clip `a` makes
     `a_0.000_2.000`. One that is not cut keeps its id. StepDiffError: texts, no length, or two videos get one id.
     """
-    if asked.entity != "clips":
+    if source.entity != "clips":
         raise StepDiffError("--windows is for clips, not for texts: leave it out")
     if not 0.01 <= seconds < MOST_SECONDS:
         raise StepDiffError(f"--windows {seconds:g} is no length of a clip: give 0.01 seconds or more")
 
     def windows() -> Iterator[Manifest]:
-        for manifest in asked:
+        for manifest in source:
             parts, long = _parts(manifest.rows, seconds)
             why = f"it is more than {WINDOW:,} windows long: correct its end"
             failures = manifest.failures | dict.fromkeys(manifest.rows["key"].filter(long), why)
@@ -97,7 +97,7 @@ def cut(asked: Windows, seconds: float) -> Windows:
                 here = {key: failures[key] for key in rows["key"] if key in failures}
                 yield replace(manifest, rows=rows, failures=here, last=manifest.last and end == len(parts))
 
-    return Windows("clips", sum(int(_parts(manifest.rows, seconds)[0].sum()) for manifest in asked), windows)
+    return Windows("clips", sum(int(_parts(manifest.rows, seconds)[0].sum()) for manifest in source), windows)
 
 
 def _parts(rows: pl.DataFrame, seconds: float) -> tuple[pl.Series, pl.Series]:

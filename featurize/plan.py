@@ -45,9 +45,11 @@ def todo(status: UInt8[np.ndarray, " rows"], retry_failed: bool = False) -> Bool
     return (status == ABSENT) | (status == FAILED) if retry_failed else status == ABSENT
 
 
-def pending(asked: Manifest, rows: Int64[np.ndarray, " asked"], wanted: Bool[np.ndarray, " asked"]) -> pl.DataFrame:
+def pending(
+    asked: Manifest, rows: Int64[np.ndarray, " asked"], computed_rows: Bool[np.ndarray, " asked"]
+) -> pl.DataFrame:
     """Return the `wanted` rows of a manifest as they are planned; `rows` are their places in the catalog."""
-    frame = asked.rows.with_columns(row=pl.Series(rows, dtype=pl.Int64)).filter(pl.Series(wanted))
+    frame = asked.rows.with_columns(row=pl.Series(rows, dtype=pl.Int64)).filter(pl.Series(computed_rows))
     if asked.entity == "clips":
         names = pl.Series(list(asked.paths), dtype=pl.String)
         places = pl.Series(list(map(str, asked.paths.values())), dtype=pl.String)
@@ -85,7 +87,7 @@ class Plan:
         changes: Changes | None = accepted
         while changes is not None:
             changes.write(store)
-            yield self.add(changes.asked)
+            yield self.add(changes.window)
             try:
                 changes = next(later, None)
                 if changes is not None:
@@ -184,8 +186,8 @@ class Shards:
 
 def together(tasks: Iterable[Task], count: int) -> Iterator[Shards]:
     """Yield tasks, `count` at a time."""
-    left = iter(tasks)
-    while some := tuple(islice(left, count)):
+    remaining = iter(tasks)
+    while some := tuple(islice(remaining, count)):
         yield Shards(some)
 
 
@@ -234,11 +236,11 @@ def _task(view: View, shard: int, rows: pl.DataFrame, batch_size: int, threads: 
     else:
         first = shard * view.rows_per_shard
         span = np.arange(first, first + view.rows_per_shard)
-        known = view.catalog.select(span, pl.DataFrame(schema={"text": pl.String})).sort("row")["text"]
+        span_texts = view.catalog.select(span, pl.DataFrame(schema={"text": pl.String})).sort("row")["text"]
         texts = {
             first + place: FILLER if unusable(text) else text
             for block in blocks(usable, first, batch_size)
-            for place, text in enumerate(known[block * batch_size : (block + 1) * batch_size], block * batch_size)
+            for place, text in enumerate(span_texts[block * batch_size : (block + 1) * batch_size], block * batch_size)
         }
     return Task(
         str(view.paths.store), view.entity, view.name, shard, usable, failures, batch_size, clips, texts, threads

@@ -154,8 +154,8 @@ class _Shard:
         size, texts = self._task.batch_size, self._task.texts
         for block, rows in self._blocks.items():
             start = self._first + block * size
-            given = [texts[row] for row in range(start, start + size) if row in texts]
-            yield Batch(self, len(rows), rows, tuple(row - start for row in rows), given)
+            how = [texts[row] for row in range(start, start + size) if row in texts]
+            yield Batch(self, len(rows), rows, tuple(row - start for row in rows), how)
 
     def _clips(self, buffer: Callable[[tuple[int, ...]], np.ndarray]) -> Iterator[Batch]:
         """Yield batches of squares, where other rows than those to compute are black, or of whole pictures."""
@@ -175,7 +175,7 @@ class _Shard:
         """Yield each batch's number and its clips by row, without those that failed."""
         task, encoder = self._task, self.encoder
         clips: dict[int, dict[int, Clip]] = {block: {} for block in self._blocks}
-        left = {block: len(rows) for block, rows in self._blocks.items()}
+        remaining = {block: len(rows) for block, rows in self._blocks.items()}
         frames = decoded_clips(task.clips, encoder.frames, encoder.picture, task.threads, encoder.sampling)
         for row, done in timed(frames, self._spent, "decode"):
             block = (row - self._first) // task.batch_size
@@ -184,8 +184,8 @@ class _Shard:
                 self.repeated += done.repeats
             else:
                 self.failures[row] = done.reason
-            left[block] -= 1
-            if not left[block]:
+            remaining[block] -= 1
+            if not remaining[block]:
                 yield block, dict(sorted(clips.pop(block).items()))
 
     def _encode(self, data: Any) -> Computed | list[Any]:
@@ -247,8 +247,8 @@ class Worker:
 
     outcome = Outcome
 
-    def __init__(self, given: WorkerOptions) -> None:
-        self._options, self._cpus, self._finished = given.options, given.cpus, 0
+    def __init__(self, how: WorkerOptions) -> None:
+        self._options, self._cpus, self._finished = how.options, how.cpus, 0
         self._spent = Spent()
         self.stages = self._spent.working
         """seconds of all shards in each stage"""

@@ -265,17 +265,17 @@ class HuggingFace(Encoder):
 
     def features(self, entity: str, dtype: str = "float16") -> dict[str, Feature]:
         self.check_entity(entity)
-        shape, found = self._shape, {}
+        shape, shapes = self._shape, {}
         if entity == "texts":
             self._check_texts()
         else:
             times = self.frames // self._window if self._clips else self.frames
-            found["tokens"] = Feature((times * shape.tokens, shape.channels), dtype)
+            shapes["tokens"] = Feature((times * shape.tokens, shape.channels), dtype)
         if shape.width is not None:
             if entity == "clips" and not self._clips:
-                found["frame_embedding"] = Feature((self.frames, shape.width), "float32")
-            found["embedding"] = Feature((shape.width,), "float32")
-        return self.declared(found) if entity == "clips" else found
+                shapes["frame_embedding"] = Feature((self.frames, shape.width), "float32")
+            shapes["embedding"] = Feature((shape.width,), "float32")
+        return self.declared(shapes) if entity == "clips" else shapes
 
     @torch.inference_mode()
     def forward_clips(self, frames: UInt8[torch.Tensor, "B T size size 3"]) -> dict[str, Float[torch.Tensor, "B ..."]]:
@@ -377,8 +377,8 @@ class NaFlex(HuggingFace):
         )
 
     def features(self, entity: str, dtype: str = "float16") -> dict[str, Feature]:
-        found = super().features(entity, dtype)
-        return {**found, "grid": Feature((2,), "float32")} if entity == "clips" else found
+        shapes = super().features(entity, dtype)
+        return {**shapes, "grid": Feature((2,), "float32")} if entity == "clips" else shapes
 
     def encode_clips(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> dict[str, Float32[np.ndarray, "B ..."]]:
         raise self._refusal("squares of clips")

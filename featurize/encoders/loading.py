@@ -89,8 +89,8 @@ def of_data(name: str, typed: str | None = None) -> str:
         StepDiffError: no encoder here has that name, or `typed` is another one.
     """
     if typed is not None:
-        if (given := proper_name(typed)) != name:
-            raise StepDiffError(f"--encoder {typed} is {given}, and the features are of {name}: give that one")
+        if (choices_made := proper_name(typed)) != name:
+            raise StepDiffError(f"--encoder {typed} is {choices_made}, and the features are of {name}: give that one")
         return typed
     if name in _ENCODERS or name in (others := installed(GROUP)):
         return name
@@ -172,9 +172,9 @@ def load(
     """
     name, weights = split(name, weights)
     kind = encoder_class(name)
-    given = {"layer": layer, "frames": frames, "pooling": pooling, "window": window, "pixels": pixels}
-    given["statistics"] = statistics
-    chosen = {key: value for key, value in given.items() if value is not None}
+    choices_made = {"layer": layer, "frames": frames, "pooling": pooling, "window": window, "pixels": pixels}
+    choices_made["statistics"] = statistics
+    chosen = {key: value for key, value in choices_made.items() if value is not None}
     refused = [choice for choice in chosen if choice not in kind.choices]
     if sampling is not None and "clips" not in kind.entities:
         refused.append("sampling")

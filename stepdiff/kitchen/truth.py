@@ -189,13 +189,17 @@ def as_true_by(file: str | Path) -> Callable[[str, str, Pair, Pair], bool]:
         return named_details(text, *_of_one_step(world, file, category, pair))
 
     def as_true(text: str, category: str, own: Pair, other: Pair) -> bool:
-        said, theirs = stated(text, category, own), details(category, other)
-        has_order = any(attribute == "order" for attribute, *_ in said)  # of a pair without both actions it names them
-        if not theirs or not (has_order or said <= theirs):
+        meaning, theirs = stated(text, category, own), details(category, other)
+        has_order = any(
+            attribute == "order" for attribute, *_ in meaning
+        )  # of a pair without both actions it names them
+        if not theirs or not (has_order or meaning <= theirs):
             return False
         read = stated(text, category, other)
-        is_true = bool(said) and len(read) >= len(said) and read <= theirs  # of another step a word may mean nothing
-        return is_true and len(theirs - read) <= len(details(category, own) - said)
+        is_true = (
+            bool(meaning) and len(read) >= len(meaning) and read <= theirs
+        )  # of another step a word may mean nothing
+        return is_true and len(theirs - read) <= len(details(category, own) - meaning)
 
     return as_true
 
@@ -295,7 +299,7 @@ class _Token:
     kind: str
     at: int
     end: int
-    said: tuple[str, str] = ("", "")
+    meaning: tuple[str, str] = ("", "")
     """of a value: attribute and value; of a name: the side or "other", and "who" if a clause about it follows"""
     listed: bool = False
     """of a value: only a comma or "and" separates it from the value before it"""
@@ -309,22 +313,24 @@ def _parts(text: str, category: str, step: str) -> Iterator[list[_Token]]:
     part: list[_Token] = []
     end = 0
     for match in pattern.finditer(text):
-        kind, said = str(match.lastgroup), ("", "")
+        kind, meaning = str(match.lastgroup), ("", "")
         if kind[0] == "v" and kind[1:].isdigit():
-            kind, said = "value", values[int(kind[1:])]
+            kind, meaning = "value", values[int(kind[1:])]
         elif kind == "name":
             named = next(group for group, words in match.groupdict().items() if words and group[1:].isdigit())
             goes_on = re.match(r",? (?:who|where|which)\b", text[match.end() :])
-            said = ({"r": "reference", "c": "candidate", "o": "other"}[named[0]], "who" if goes_on else "")
+            meaning = ({"r": "reference", "c": "candidate", "o": "other"}[named[0]], "who" if goes_on else "")
         if kind in ("while", "stop") and part:
             yield part
             part = []
         if kind != "stop":
             between = text[end : match.start()]
-            joined = bool(said[0] and _LISTED.fullmatch(between))
+            joined = bool(meaning[0] and _LISTED.fullmatch(between))
             either = joined and re.search(r"\bor\b", between) is not None
             part.append(
-                _Token(kind, match.start(), match.end(), said, joined and said[0] in ("extras", "subaction"), either)
+                _Token(
+                    kind, match.start(), match.end(), meaning, joined and meaning[0] in ("extras", "subaction"), either
+                )
             )
         end = match.end() if kind == "value" else end
     if part:

@@ -36,22 +36,24 @@ def clips_of(rows: Rows, paths: Mapping[str, Path]) -> Manifest:
     return Manifest("clips", pl.DataFrame(rows, ["key", "video", "start", "end"], orient="row"), dict(paths), {})
 
 
-def new_view(folder: Path, encoder: Encoder, asked: Manifest, shard: int, dtype: str = "float16") -> View:
+def new_view(folder: Path, encoder: Encoder, requested: Manifest, shard: int, dtype: str = "float16") -> View:
     """Return a view of the rows of a manifest, all of them absent; `shard`: rows of a shard."""
     store = Store.open(folder, create=True)
     with store.lock():
-        store.catalog(asked.entity).append(asked.rows)
-        described = encoder.provenance(asked.entity, dtype), encoder.features(asked.entity, dtype)
-        view = store.create_view(asked.entity, "tiny", *described, shard)
+        store.catalog(requested.entity).append(requested.rows)
+        described = encoder.provenance(requested.entity, dtype), encoder.features(requested.entity, dtype)
+        view = store.create_view(requested.entity, "tiny", *described, shard)
         view.resize()
     return view
 
 
-def planned(view: View, asked: Manifest, batch: int, rows: Iterable[int] | None = None, threads: int = 1) -> list[Task]:
+def planned(
+    view: View, requested: Manifest, batch: int, rows: Iterable[int] | None = None, threads: int = 1
+) -> list[Task]:
     """Return the tasks of some rows of a view, by default of all."""
-    places = view.catalog.rows(asked.rows["key"])
+    places = view.catalog.rows(requested.rows["key"])
     computed = np.isin(places, places if rows is None else list(rows))
-    return list(tasks(view, pending(asked, places, computed).sort("row"), batch, threads))
+    return list(tasks(view, pending(requested, places, computed).sort("row"), batch, threads))
 
 
 def refusal(name: str, weights: object = None, device: str | None = "cpu", **choices: Any) -> str:

@@ -257,15 +257,15 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, state: State) 
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("given, asked", [SIZES, list(SIZES)[::-1]])
-def test_the_message_for_a_model_of_another_size_names_the_size(tmp_path: Path, given: str, asked: str) -> None:
+@pytest.mark.parametrize("held, requested", [SIZES, list(SIZES)[::-1]])
+def test_the_message_for_a_model_of_another_size_names_the_size(tmp_path: Path, held: str, requested: str) -> None:
     path = tmp_path / "model.ckpt"
     with torch.device("meta"):
-        shapes = InternVideoMM(SIZES[given]).state_dict()
+        shapes = InternVideoMM(SIZES[held]).state_dict()
     one = torch.zeros(())  # every tensor repeats one number: the file stays small
     torch.save({"state_dict": {f"clip.{name}": one.expand(values.shape) for name, values in shapes.items()}}, path)
-    with pytest.raises(StepDiffError, match=f"holds {given}, not {asked}: give --encoder {given}"):
-        load_model(path, asked, SIZES[asked], torch.device("cpu"))
+    with pytest.raises(StepDiffError, match=f"holds {held}, not {requested}: give --encoder {held}"):
+        load_model(path, requested, SIZES[requested], torch.device("cpu"))
 
 
 @pytest.mark.full
@@ -313,8 +313,8 @@ by_hand = pytest.mark.skipif("STEPDIFF_GOLDEN_L14" not in os.environ, reason="ta
 
 
 def shapes(name: str) -> dict[str, tuple[int, ...]]:
-    found = json.loads((GOLDEN / f"{name.replace('-', '_')}_state_dict.json").read_text())
-    return {tensor: tuple(shape) for tensor, shape in found.items()}
+    result = json.loads((GOLDEN / f"{name.replace('-', '_')}_state_dict.json").read_text())
+    return {tensor: tuple(shape) for tensor, shape in result.items()}
 
 
 def golden_tensor(tensor: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -344,7 +344,7 @@ def test_outputs_equal_those_of_the_published_model(name: str) -> None:
     expected = np.load(GOLDEN / f"{name.replace('-', '_')}.npz")
     pixels = torch.from_numpy(np.random.default_rng(7).standard_normal((2, 3, 8, 224, 224)).astype(np.float32))
     seen: list[tuple[torch.Tensor, ...]] = []
-    model.visual.register_forward_hook(lambda module, given, states: seen.append(states))
+    model.visual.register_forward_hook(lambda module, arguments, states: seen.append(states))
     with torch.inference_mode():
         embedding, tokens = model.encode_video(pixels)
         texts = model.encode_text(torch.from_numpy(expected["text_tokens"]))

@@ -189,8 +189,8 @@ def test_clips_are_cut_into_windows(tmp_path: Path) -> None:
         "start": ["1", "0", "4", "9", "1"],
         "end": ["8.25", "5", "6.9", "8", "6"],
     }
-    asked = cut(read_windows(written(pl.DataFrame(rows), tmp_path / "clips.csv")), 2.0)
-    (manifest,) = asked
+    requested = cut(read_windows(written(pl.DataFrame(rows), tmp_path / "clips.csv")), 2.0)
+    (manifest,) = requested
     intervals = {row["key"]: (row["start"], row["end"]) for row in manifest.rows.iter_rows(named=True)}
     assert intervals == {
         "a_1.000_3.000": (1, 3),
@@ -204,16 +204,18 @@ def test_clips_are_cut_into_windows(tmp_path: Path) -> None:
         "short": (4, 6.9),
         "bad": (None, None),
     }
-    assert asked.rows == manifest.rows.height + 2 and set(manifest.failures) == {"bad"}  # two are windows of two clips
+    assert requested.rows == manifest.rows.height + 2 and set(manifest.failures) == {
+        "bad"
+    }  # two are windows of two clips
     assert manifest.rows["start"].to_list()[:5] == sorted(manifest.rows["start"].to_list()[:5])
     for seconds, entity in ((0.0, "clips"), (math.nan, "clips"), (2.0, "texts")):
         with pytest.raises(StepDiffError, match="--windows"):
-            cut(Windows(entity, 0, asked.make), seconds)
+            cut(Windows(entity, 0, requested.make), seconds)
     far = {"clip": ["u", "typed", "v", "w_0_12.346"], "video": ["u.mp4", "u.mp4", "v.mp4", "w.mp4"], "start": ["0"] * 4}
     far["end"] = ["250000", "9e8", "250000", "12.345678"]
-    parts = list(asked := cut(read_windows(written(pl.DataFrame(far), tmp_path / "long.csv")), 2.2))
+    parts = list(requested := cut(read_windows(written(pl.DataFrame(far), tmp_path / "long.csv")), 2.2))
     assert [part.last for part in parts] == [False] * (len(parts) - 1) + [True] and len(parts) > 1
-    assert max(part.rows.height for part in parts) <= 2 * WINDOW_ROWS and asked.rows == sum(
+    assert max(part.rows.height for part in parts) <= 2 * WINDOW_ROWS and requested.rows == sum(
         p.rows.height for p in parts
     )
     assert {key: why for part in parts for key, why in part.failures.items()}.keys() == {"typed"}
@@ -364,13 +366,13 @@ def test_names_are_read_as_written(tmp_path: Path, suffix: str, rows: list[tuple
     written = [[clip, video, str(start), str(end), "s"] for clip, video, start, end in rows]
     manifest = read(tmp_path, suffix, WRITERS[suffix](written))
     assert manifest is not None and manifest.entity == "clips"
-    found = {key: (video, start, end) for key, video, start, end in manifest.rows.select(
+    result = {key: (video, start, end) for key, video, start, end in manifest.rows.select(
         "key", "video", "start", "end").iter_rows()}  # fmt: skip
     expected = {
         clip: (video.strip(), float(start), float(end)) if start < end else (video.strip(), None, None)
         for clip, video, start, end in rows
     }
-    assert found == expected
+    assert result == expected
 
 
 ODD = {
@@ -487,7 +489,7 @@ Planned = list[tuple[int, list[int]]]
 """shards and their rows, in the order in which they are planned"""
 
 
-def opened(folder: Path, size: int, known: set[int]) -> Store:
+def opened(folder: Path, size: int, present: set[int]) -> Store:
     """Return a store with a view of ROWS clips of which the `known` ones are there."""
     store = Store.open(folder, create=True)
     with store.lock():
@@ -496,8 +498,8 @@ def opened(folder: Path, size: int, known: set[int]) -> Store:
             "clips", "net", Provenance("net", "0", "l", "f", "c", {}), {"x": Feature((1,), "float32")}, size
         )
         view.resize()
-        for shard in {row // size for row in known}:
-            rows = np.array(sorted(row for row in known if row // size == shard))
+        for shard in {row // size for row in present}:
+            rows = np.array(sorted(row for row in present if row // size == shard))
             view.write_shard(shard, rows, {"x": np.ones((len(rows), 1), np.float32)}, {})
     return store
 
@@ -526,18 +528,18 @@ def test_each_shard_is_planned_once_with_all_its_rows(
     monkeypatch.setattr("featurize.plan.WINDOW", held)  # more rows wait on disk
     draw = np.random.default_rng(seed)
     rows = np.arange(200) if seed == 0 else draw.permutation(PLANNED_ROWS)[:200]
-    known = set() if seed < 2 else set(draw.permutation(PLANNED_ROWS)[:90].tolist())
+    present = set() if seed < 2 else set(draw.permutation(PLANNED_ROWS)[:90].tolist())
     windows = np.split(rows, sorted(draw.integers(0, 200, 9).tolist()))
     if seed % 2:  # `cut` gives some rows of a window again in the next one
         windows[1:] = [np.append(before[-3:], window) for before, window in pairwise(windows)]
-    plan, planned = plan_all(opened(tmp_path / "store", size, known), windows)
+    plan, planned = plan_all(opened(tmp_path / "store", size, present), windows)
     assert len({shard for shard, _ in planned}) == len(planned)
-    assert sorted(row for _, part in planned for row in part) == sorted(set(rows.tolist()) - known)
+    assert sorted(row for _, part in planned for row in part) == sorted(set(rows.tolist()) - present)
     assert all(part == sorted(part) and {row // size for row in part} == {shard} for shard, part in planned)
     if seed == 0:
         assert [shard for shard, _ in planned] == sorted(shard for shard, _ in planned)
     assert np.flatnonzero(plan.before != UNASKED).tolist() == sorted(rows.tolist())
-    assert plan.before[rows].tolist() == [int(row in known) for row in rows.tolist()]
+    assert plan.before[rows].tolist() == [int(row in present) for row in rows.tolist()]
 
 
 @pytest.mark.full

@@ -39,9 +39,9 @@ def clips(video: Writer) -> Manifest:
     return clips_of(rows, paths)
 
 
-def do(view: View, asked: Manifest, encoder: Encoder, rows: Iterable[int] | None = None, pool: int = 1) -> Outcome:
+def do(view: View, requested: Manifest, encoder: Encoder, rows: Iterable[int] | None = None, pool: int = 1) -> Outcome:
     """Featurize some rows of a view, by default all."""
-    return featurize_shards(planned(view, asked, 4, rows, threads=2), encoder, "cpu", lambda rows: None, pool)
+    return featurize_shards(planned(view, requested, 4, rows, threads=2), encoder, "cpu", lambda rows: None, pool)
 
 
 @pytest.mark.full
@@ -113,13 +113,13 @@ def test_frames_and_sampling_are_passed_to_the_decoder(tmp_path: Path, tiny_clip
 def test_a_part_of_the_texts_gives_the_same_bits(tmp_path: Path, encoder: Encoder) -> None:
     texts = ["whisk", "chop the onion", "", "pour the batter slowly " * 20, "flip", "wait", "serve"]
     keys = [text_key(text) for text in texts]
-    asked = Manifest("texts", pl.DataFrame({"key": keys, "text": texts}), {}, {keys[2]: "it is empty"})
-    whole = new_view(tmp_path / "whole", encoder, asked, ROWS)
-    assert do(whole, asked, encoder).truncated == 1
+    requested = Manifest("texts", pl.DataFrame({"key": keys, "text": texts}), {}, {keys[2]: "it is empty"})
+    whole = new_view(tmp_path / "whole", encoder, requested, ROWS)
+    assert do(whole, requested, encoder).truncated == 1
     assert whole.failures().rows() == [(keys[2], "it is empty")]
-    parts = new_view(tmp_path / "parts", encoder, asked, ROWS)
+    parts = new_view(tmp_path / "parts", encoder, requested, ROWS)
     for rows in ([5, 0], [2, 3], [1, 4, 6]):
-        do(parts, asked, encoder, rows)
+        do(parts, requested, encoder, rows)
     good = [0, 1, 3, 4, 5, 6]
     np.testing.assert_array_equal(arrays(parts, good)["embedding"], arrays(whole, good)["embedding"])
 
@@ -131,14 +131,14 @@ def test_an_unusual_file_fails_only_its_own_clips(tmp_path: Path, encoder: Encod
     Image.new("1", (200_000, 1)).save(narrow)
     paths = {"good.mp4": video("good.mp4", g=10), "nul.mp4": tmp_path / "nul\0.mp4", "narrow.png": narrow}
     rows = [(f"{name}_{i}", name, i / 2, i / 2 + 1) for i in range(2) for name in paths]
-    asked = clips_of(rows, paths)
-    view = new_view(tmp_path / "store", encoder, asked, ROWS)
-    assert do(view, asked, encoder).error is None
+    requested = clips_of(rows, paths)
+    view = new_view(tmp_path / "store", encoder, requested, ROWS)
+    assert do(view, requested, encoder).error is None
     assert np.flatnonzero(view.status() == 1).tolist() == [0, 3]
     reasons = dict(view.failures().rows())
     assert sorted(reasons) == ["narrow.png_0", "narrow.png_1", "nul.mp4_0", "nul.mp4_1"]
     assert "embedded null byte" in reasons["nul.mp4_0"]
     assert f"{narrow} cannot be decoded (ValueError: a picture of 200000 x 1 is too narrow" in reasons["narrow.png_0"]
-    alone = new_view(tmp_path / "alone", encoder, asked, ROWS)
-    do(alone, asked, encoder, [0, 3])
+    alone = new_view(tmp_path / "alone", encoder, requested, ROWS)
+    do(alone, requested, encoder, [0, 3])
     np.testing.assert_array_equal(arrays(view, [0, 3])["tokens"], arrays(alone, [0, 3])["tokens"])

@@ -90,9 +90,11 @@ def clips(video: Writer) -> Manifest:
     return clips_of(rows, paths)
 
 
-def view_and_tasks(folder: Path, encoder: Encoder, asked: Manifest, shard: int, batch: int) -> tuple[View, list[Task]]:
-    view = new_view(folder, encoder, asked, shard)
-    return view, planned(view, asked, batch)
+def view_and_tasks(
+    folder: Path, encoder: Encoder, requested: Manifest, shard: int, batch: int
+) -> tuple[View, list[Task]]:
+    view = new_view(folder, encoder, requested, shard)
+    return view, planned(view, requested, batch)
 
 
 def read(view: View) -> dict[str, np.ndarray]:
@@ -141,9 +143,9 @@ def test_stages_overlap(tmp_path: Path, clips: Manifest, monkeypatch: pytest.Mon
     frames = np.zeros((encoder.frames, 8, 8, 3), np.uint8)
 
     def timed(stage: str, work: Callable[..., Any]) -> Callable[..., Any]:
-        def work_of(*given: Any) -> Any:
+        def work_of(*inputs: Any) -> Any:
             begin = time.monotonic()
-            done = work(*given)
+            done = work(*inputs)
             worked.setdefault(stage, []).append((begin, time.monotonic()))
             return done
 
@@ -222,10 +224,10 @@ def roomy(encoder: Encoder) -> Iterator[Encoder]:
 
 
 @pytest.mark.parametrize(
-    ("room", "asked", "left"), [(4, [4] * 6, None), (3, [4, *[2] * 12], 2), (1, [4, 2, *[1] * 24], 1)]
+    ("room", "requested", "remaining"), [(4, [4] * 6, None), (3, [4, *[2] * 12], 2), (1, [4, 2, *[1] * 24], 1)]
 )
 def test_a_batch_without_memory_is_computed_in_halves(
-    tmp_path: Path, roomy: Encoder, clips: Manifest, room: int, asked: list[int], left: int | None
+    tmp_path: Path, roomy: Encoder, clips: Manifest, room: int, requested: list[int], remaining: int | None
 ) -> None:
     """Later batches are halved at once; features are those of whole batches, within what float16 rounds of tokens."""
     whole, jobs = view_and_tasks(tmp_path / "whole", roomy, clips, 8, 4)
@@ -234,9 +236,9 @@ def test_a_batch_without_memory_is_computed_in_halves(
     told: list[int] = []
     device = SlowDevice(roomy, seconds=0, room=room)
     outcome = featurize_shards(jobs, roomy, "cpu", told.append, stages=device)
-    assert device.asked == asked and outcome.forward_rows == roomy.forward_rows == left
+    assert device.asked == requested and outcome.forward_rows == roomy.forward_rows == remaining
     assert sum(told) == 21 and view.failures().equals(whole.failures())
-    assert [recorded(view, row).get("forward_rows") for row in (0, 8, 20)] == [left] * 3
+    assert [recorded(view, row).get("forward_rows") for row in (0, 8, 20)] == [remaining] * 3
     assert view.status().tolist() == whole.status().tolist()
     expected = read(whole)
     for name, values in read(view).items():
@@ -312,15 +314,15 @@ def test_too_little_memory_is_said_once(
     with store.lock():
         tight = load("tight:Tight", device="cpu")
         store.create_view("clips", "tight", tight.provenance("clips"), tight.features("clips"), 4)
-    given = ["--manifest", str(tmp_path / "clips.csv"), "--store", str(tmp_path / "store"), "--encoder", "tight:Tight"]
-    assert main([*given, "--batch-size", "4"]) == 0
+    flags = ["--manifest", str(tmp_path / "clips.csv"), "--store", str(tmp_path / "store"), "--encoder", "tight:Tight"]
+    assert main([*flags, "--batch-size", "4"]) == 0
     line = "a GPU has no memory for a whole batch: from now on at most 1 clips at once"
     assert capsys.readouterr().err.count(line) == 1
     view = Store.open(tmp_path / "store").view("clips", "tight")
     assert [recorded(view, row)["forward_rows"] for row in (0, 7)] == [1, 1]
     before = read(view)["embedding"]
     flip(Path(str(view.paths.shard("embedding", 0, 2))), 3)
-    assert store_main(["verify", str(tmp_path / "store"), "--withdraw"]) == 0 and main(given) == 0
+    assert store_main(["verify", str(tmp_path / "store"), "--withdraw"]) == 0 and main(flags) == 0
     assert capsys.readouterr().err.count(line) == 0
     np.testing.assert_array_equal(read(Store.open(tmp_path / "store").view("clips", "tight"))["embedding"], before)
 
@@ -378,12 +380,12 @@ def test_a_compiled_encoder_has_its_own_provenance(
     assert compiled.provenance("clips").layer == f"{encoder.provenance('clips').layer}; torch.compile"
     assert compiled.provenance("texts") == encoder.provenance("texts")
     path = video("compiled.mp4")
-    given = [str(path), "--store", str(tmp_path / "store"), "--encoder", "clip", "--weights", str(tiny_clip)]
-    assert main([*given, "--compile", "--batch-size", "2"]) == 0
+    flags = [str(path), "--store", str(tmp_path / "store"), "--encoder", "clip", "--weights", str(tiny_clip)]
+    assert main([*flags, "--compile", "--batch-size", "2"]) == 0
     view = Store.open(tmp_path / "store").view("clips", "clip")
     assert view.provenance.layer.endswith("; torch.compile") and recorded(view, 0)["choices"] == {"compile": True}
     capsys.readouterr()
-    assert main([str(video("another.mp4", g=5)), *given]) == 2 and "torch.compile" in capsys.readouterr().err
+    assert main([str(video("another.mp4", g=5)), *flags]) == 2 and "torch.compile" in capsys.readouterr().err
 
 
 def test_an_encoder_without_a_forward_pass_is_not_compiled(tmp_path: Path) -> None:

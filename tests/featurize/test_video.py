@@ -68,10 +68,10 @@ def check(path: Path, frames: list[tuple[float, np.ndarray]], sampling: Sampling
     draw = random.Random(0)
     end = max(seconds for seconds, _ in frames)
     starts = [draw.uniform(0, end) for _ in range(20)]
-    asked = [(0.0, end), *((start, min(start + draw.choice([0.1, 0.5, 1, 2, 5]), end)) for start in starts)]
-    got = {done.index: done for done in read_clips(path, asked, count, CROP, sampling=sampling)}
-    assert sorted(got) == list(range(len(asked)))
-    for index, (start, behind) in enumerate(asked):
+    intervals = [(0.0, end), *((start, min(start + draw.choice([0.1, 0.5, 1, 2, 5]), end)) for start in starts)]
+    got = {done.index: done for done in read_clips(path, intervals, count, CROP, sampling=sampling)}
+    assert sorted(got) == list(range(len(intervals)))
+    for index, (start, behind) in enumerate(intervals):
         inside = [pixels for seconds, pixels in frames if start <= seconds < behind]
         done, n = got[index], len(inside)
         if not inside:
@@ -306,10 +306,10 @@ def test_damage_fails_only_the_damaged_clips(tmp_path: Path, video: Writer) -> N
             assert packet.pos is not None
             data[packet.pos : packet.pos + packet.size] = bytes(packet.size)
     path.write_bytes(data)
-    asked = [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0)]
-    first, damaged, last = sorted(read_clips(path, asked, 8, CROP), key=lambda done: done.index)
+    intervals = [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0)]
+    first, damaged, last = sorted(read_clips(path, intervals, 8, CROP), key=lambda done: done.index)
     assert isinstance(damaged, Failure) and "is damaged between 1 and 2 s" in damaged.reason
-    for done, (start, end) in ((first, asked[0]), (last, asked[2])):
+    for done, (start, end) in ((first, intervals[0]), (last, intervals[2])):
         (expected,) = read_clips(source, [(start, end)], 8, CROP)
         assert isinstance(done, Clip) and isinstance(expected, Clip)
         np.testing.assert_array_equal(done.frames, expected.frames)

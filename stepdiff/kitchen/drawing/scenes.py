@@ -50,15 +50,15 @@ def moment(sequence: tuple[str, ...], speed: str, duration: Real, now: Real) -> 
     """What happens `now` seconds into a clip of `duration` seconds."""
     others = len(sequence) - 1
     each = _SHARE[others] * duration
-    own = duration - others * each
+    action_seconds = duration - others * each
     start = 0.0
     begin_own = sequence.index(MAIN) * each
-    done = min(max(now - begin_own, 0.0), own)
+    done = min(max(now - begin_own, 0.0), action_seconds)
     for action in sequence:
-        length = own if action == MAIN else each
+        length = action_seconds if action == MAIN else each
         if now < start + length or action == sequence[-1]:
             u = min(1.0, (now - start) / length)
-            return Instant(action, u, now, done * TURNS_PER_SECOND[speed], done / own)
+            return Instant(action, u, now, done * TURNS_PER_SECOND[speed], done / action_seconds)
         start += length
     raise AssertionError("a sequence is never empty")
 
