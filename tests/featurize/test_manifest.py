@@ -1,8 +1,6 @@
 """Manifests: every form is read correctly or refused in one line, whole or in windows; shards are planned once."""
 
-import csv
 import io
-import json
 import math
 import random
 import shutil
@@ -286,27 +284,9 @@ GOOD = [
 LINES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def as_csv(rows: list[list[str]]) -> bytes:
-    file = io.StringIO()
-    csv.writer(file).writerows([COLUMNS, *rows])
-    return file.getvalue().encode()
-
-
-def as_jsonl(rows: list[list[str]]) -> bytes:
-    return "".join(json.dumps(dict(zip(COLUMNS, row, strict=True))) + "\n" for row in rows).encode()
-
-
-def as_parquet(rows: list[list[str]]) -> bytes:
-    file = io.BytesIO()
-    pl.DataFrame(rows, COLUMNS, orient="row").write_parquet(file)
-    return file.getvalue()
-
-
-WRITERS: dict[str, Callable[[list[list[str]]], bytes]] = {
-    ".csv": as_csv,
-    ".parquet": as_parquet,
-    ".jsonl": as_jsonl,
-}
+def encoded(rows: list[list[str]], path: Path) -> bytes:
+    """Return the content of a manifest in the format of a path."""
+    return written(pl.DataFrame(rows, COLUMNS, orient="row"), path).read_bytes()
 
 
 def read(folder: Path, suffix: str, data: bytes) -> Manifest | None:
@@ -342,7 +322,7 @@ def test_random_bytes_are_a_manifest_or_refused_in_one_line(tmp_path: Path, suff
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @given(data=st.data())
 def test_a_damaged_manifest_is_read_correctly_or_refused(tmp_path: Path, suffix: str, data: st.DataObject) -> None:
-    good = WRITERS[suffix](GOOD)
+    good = encoded(GOOD, tmp_path / f"good{suffix}")
     at = data.draw(st.integers(0, len(good) - 1))
     cut = data.draw(st.sampled_from([0, 1, 1, 7, len(good)]))
     read(tmp_path, suffix, good[:at] + data.draw(st.binary(max_size=4)) + good[at + cut :])
@@ -363,8 +343,8 @@ RANDOM_ROWS = st.lists(
 @given(rows=RANDOM_ROWS)
 @example(rows=[("007", "1e5", 0, 1), ("null", "true", 0, 1), ('"', ",", 0, 1)])
 def test_names_are_read_as_written(tmp_path: Path, suffix: str, rows: list[tuple[str, str, int, int]]) -> None:
-    written = [[clip, video, str(start), str(end), "s"] for clip, video, start, end in rows]
-    manifest = read(tmp_path, suffix, WRITERS[suffix](written))
+    texts = [[clip, video, str(start), str(end), "s"] for clip, video, start, end in rows]
+    manifest = read(tmp_path, suffix, encoded(texts, tmp_path / f"names{suffix}"))
     assert manifest is not None and manifest.entity == "clips"
     result = {key: (video, start, end) for key, video, start, end in manifest.rows.select(
         "key", "video", "start", "end").iter_rows()}  # fmt: skip
