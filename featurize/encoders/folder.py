@@ -67,6 +67,13 @@ def load_model(kind: Any, folder: Path, device: "torch.device", contents: str, a
     return model.eval().requires_grad_(False).to(device)
 
 
+def half_products(device: "torch.device") -> "torch.autocast":
+    """Return a context in which a GPU has matrix products in bf16; a CPU computes in float32."""
+    import torch
+
+    return torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda")
+
+
 def load_tokenizer(folder: Path, contents: str) -> Any:
     """Return the folder's tokenizer. StepDiffError where it has none that can be loaded here."""
     from transformers import AutoTokenizer

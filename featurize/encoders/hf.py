@@ -41,7 +41,7 @@ from torch.nn.functional import normalize
 
 from featurize.encoders import hf_families as families
 from featurize.encoders.base import FRAMES, STATISTICS, Encoder, Statistics, check_texts
-from featurize.encoders.folder import hidden_state, load_model, loading
+from featurize.encoders.folder import half_products, hidden_state, load_model, loading
 from featurize.encoders.preprocessing import (
     Settings,
     encode_distinct,
@@ -209,7 +209,7 @@ class HuggingFace(Encoder):
     def _see(self, frames: UInt8[torch.Tensor, "*N H W 3"], hidden: bool) -> families.ModelOutput:
         """Return what the model gives for frames [N, H, W, 3], or clips [N, W, H, W, 3] of a video model."""
         pixels = self._preprocessing.normalised(frames)
-        with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
+        with half_products(self._device):
             if self._clips:
                 return families.see_clips(self._model, hidden, pixels)
             return families.see_pictures(self._model, hidden, pixel_values=pixels)
@@ -322,7 +322,7 @@ class HuggingFace(Encoder):
         inputs = self.tokenizer(
             texts, padding=padding, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).to(self._device)
-        with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
+        with half_products(self._device):
             embedded = families.see_texts(self._model, inputs)
         return {"embedding": normalize(embedded.float(), dim=-1).cpu().numpy()}
 
@@ -403,7 +403,7 @@ class NaFlex(HuggingFace):
 
     def _see_whole(self, frames: UInt8[np.ndarray, "T H W 3"], hidden: bool) -> tuple[families.ModelOutput, Any]:
         inputs = self._processor(list(frames), return_tensors="pt", input_data_format="channels_last").to(self._device)
-        with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
+        with half_products(self._device):
             return families.see_pictures(self._model, hidden, **inputs), inputs
 
     def _black(self, hidden: bool) -> families.ModelOutput:

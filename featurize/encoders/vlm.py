@@ -30,7 +30,7 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 
 from featurize.encoders.base import FRAMES, Encoder, Whole
-from featurize.encoders.folder import load_model, loading
+from featurize.encoders.folder import half_products, load_model, loading
 from featurize.video.picture import Bounded, Picture
 from stepdiff_core.errors import StepDiffError, first_line
 from stepdiff_core.weights.resolving import uncapped
@@ -136,7 +136,7 @@ class Vlm(Encoder):
         except ValueError as problem:  # such as an aspect that the processor refuses
             reason = first_line(problem)
             raise StepDiffError(f"{type(self._processor).__name__} refuses its frames ({reason})") from None
-        with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
+        with half_products(self._device):
             _, output = self._encoded(inputs)
         tokens = torch.cat([_flat(part) for part in _parts(output)], dim=-1).float().cpu().numpy()
         expected = self._count(inputs)
