@@ -179,7 +179,7 @@ class _File:
         self.path, self._scratch = path, Scratch()
         with readable(path):
             self._seen = self._identity()
-            rows = open_file(path, columns_of_interest(column), self._scratch)
+            rows = open_file(path, (*CLIP_COLUMNS, _TEXT) if column is None else (column,), self._scratch)
             head = rows.head(0).collect()
             self.count: int = rows.select(pl.len()).collect().item()
         if not self.count:
@@ -256,11 +256,6 @@ def _texts_of(file: _File) -> _Parts:
         rows = texts.cast(pl.String).fill_null("").to_frame()
         length = pl.col("text").str.len_chars()
         yield rows, rows.select(group=length, order=length)
-
-
-def columns_of_interest(column: str | None) -> tuple[str, ...]:
-    """Return the columns of a file that are read as text; `column` is that of the texts, if the user named one."""
-    return (*CLIP_COLUMNS, _TEXT) if column is None else (column,)
 
 
 def _of_clips(names: Sequence[str], column: str | None) -> bool:
