@@ -189,17 +189,17 @@ def as_true_by(file: str | Path) -> Callable[[str, str, Pair, Pair], bool]:
         return named_details(text, *_of_one_step(world, file, category, pair))
 
     def as_true(text: str, category: str, own: Pair, other: Pair) -> bool:
-        meaning, theirs = stated(text, category, own), details(category, other)
+        stated_details, theirs = stated(text, category, own), details(category, other)
         has_order = any(
-            attribute == "order" for attribute, *_ in meaning
+            attribute == "order" for attribute, *_ in stated_details
         )  # of a pair without both actions it names them
-        if not theirs or not (has_order or meaning <= theirs):
+        if not theirs or not (has_order or stated_details <= theirs):
             return False
         read = stated(text, category, other)
         is_true = (
-            bool(meaning) and len(read) >= len(meaning) and read <= theirs
+            bool(stated_details) and len(read) >= len(stated_details) and read <= theirs
         )  # of another step a word may mean nothing
-        return is_true and len(theirs - read) <= len(details(category, own) - meaning)
+        return is_true and len(theirs - read) <= len(details(category, own) - stated_details)
 
     return as_true
 
@@ -358,23 +358,23 @@ def _sided(part: list[_Token], about: Side, first: bool) -> tuple[list[_Named], 
             case "value":
                 last = values[-1] if values else _Named("", "", 0)
                 continues = (
-                    (token.listed and last.attribute == token.said[0])
+                    (token.listed and last.attribute == token.meaning[0])
                     or (token.either and last.flip == "absent")
                     # "the timer isn't set": both words name the timer
-                    or (before.kind == "gone" and (last.attribute, last.value) == token.said)
+                    or (before.kind == "gone" and (last.attribute, last.value) == token.meaning)
                 )
-                named = _Named(*token.said, token.at, flip or (last.flip if continues else ""))
+                named = _Named(*token.meaning, token.at, flip or (last.flip if continues else ""))
                 for values_so_far in (values, waiting, clause):
                     values_so_far.append(named)
                 flip = ""
                 if lead is not None:
                     settle(lead)
             case "name":
-                side: Side = _OTHER[lead or here] if token.said[0] == "other" else token.said[0]  # type: ignore[assignment]
+                side: Side = _OTHER[lead or here] if token.meaning[0] == "other" else token.meaning[0]  # type: ignore[assignment]
                 flips = {named.flip for named in waiting}
                 if before.kind == "against":
                     settle(_OTHER[side])
-                    lead, flip = (side if token.said[1] else lead or _OTHER[side]), ""
+                    lead, flip = (side if token.meaning[1] else lead or _OTHER[side]), ""
                 elif not waiting or before.kind in ("comma", "and", "but"):
                     settle(here)
                     lead, clause = side, []
