@@ -37,7 +37,7 @@ from store.catalog.catalog import MOST_SECONDS, check_rows
 
 CLIP_COLUMNS = ("clip", "video", "start", "end")
 WINDOW = 2**17  # rows of a window: few enough that the video files of the first one are compared within a minute
-_BATCH = 2**20  # rows that are looked at together
+_BATCH = 2**19  # rows that are looked at together
 _OWN = ("key", "row", BYTES, DIGEST)  # the catalog's own columns
 _TEXT = "text"  # the column of texts by default
 _MEANT = 3  # so many of the four columns, or alike, make a manifest one of clips
@@ -152,8 +152,8 @@ def read_windows(path: Path, column: str | None = None, window: int = WINDOW) ->
     groups = pl.DataFrame(schema={"group": pl.UInt64, "order": pl.Int64, "rows": pl.Int64})
     for _, seen in first_look(file):
         counts = seen.group_by("group").agg(pl.col("order").min(), rows=pl.len())
-        groups = pl.concat([groups, counts], how="vertical_relaxed").group_by("group")
-        groups = groups.agg(pl.col("order").min(), pl.col("rows").sum())
+        both = pl.concat([groups, counts], how="vertical_relaxed").group_by("group")
+        groups = both.agg(pl.col("order").min(), pl.col("rows").sum())
     total = int(groups["rows"].sum())
     if total <= window:
         return one_window(parse(pl.concat([rows for rows, _ in parts(file)]), path))
@@ -285,11 +285,9 @@ def _check_clips(frame: pl.DataFrame, path: Path) -> None:
 def _clips(frame: pl.DataFrame, path: Path, last: bool = True) -> Manifest:
     """Return rows that were checked, in video order; column `row` is the place of each in the file."""
     frame = frame.rename({"clip": "key"}).with_columns(pl.col("video").str.strip_chars())
-    frame = frame.with_columns(  # durations as seconds
-        frame[name].to_physical() / _UNITS[frame[name].dtype.time_unit]
-        for name in ("start", "end")
-        if isinstance(frame[name].dtype, pl.Duration)
-    )
+    for name in ("start", "end"):
+        if isinstance(dtype := frame[name].dtype, pl.Duration):
+            frame = frame.with_columns(frame[name].to_physical() / _UNITS[dtype.time_unit])
     start, end = frame["start"], frame["end"]
     seconds = pl.DataFrame([_numbers(start), _numbers(end)])
     good = seconds.select(_USABLE)[:, 0]
