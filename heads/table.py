@@ -26,7 +26,7 @@ from heads.reporting.grid import Block, Cell, Grid, figure_cell
 from stepdiff_core.cli import command
 from stepdiff_core.cli.options import WRITTEN, parse
 from stepdiff_core.errors import StepDiffError
-from stepdiff_core.tasks.published import PUBLISHED
+from stepdiff_core.tasks.scoring import PUBLISHED
 
 COLUMNS: dict[str, dict[str, str]] = {
     task: {**spec.figures, **{figure: heading for figure, heading in spec.further.items() if heading}}

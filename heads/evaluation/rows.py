@@ -18,8 +18,8 @@ from stepdiff_core.streams import published
 from stepdiff_core.tasks import registry
 from stepdiff_core.tasks.benchmarks.rows import BenchmarkRow, Ranking, Rating
 from stepdiff_core.tasks.declining import agreeing
+from stepdiff_core.tasks.registry import Asked
 from stepdiff_core.tasks.scoring import score, score_asked
-from stepdiff_core.tasks.spec import Asked
 from stepdiff_core.tasks.testsets import DiffMCQ, drawn, published_task, read_test_set, reference_video
 
 AnyRow = TypeVar("AnyRow")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from heads.methods.registry import ORDER, PairEmbedding, Regime, regime_of, section
 from stepdiff_core.errors import StepDiffError
-from stepdiff_core.tasks.published import PUBLISHED
+from stepdiff_core.tasks.scoring import PUBLISHED
 from stepdiff_core.tasks.testsets import Task
 
 Variant = Literal["V1", "V2", "V3"]

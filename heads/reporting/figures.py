@@ -20,8 +20,7 @@ from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks.bootstrap import Resamples, holm, interval, paired_p
 from stepdiff_core.tasks.declining import asked_first
 from stepdiff_core.tasks.postprocess import parse
-from stepdiff_core.tasks.published import ASKED, PUBLISHED
-from stepdiff_core.tasks.scoring import Marks, TruthFigures, ordered, task_figures
+from stepdiff_core.tasks.scoring import ASKED, PUBLISHED, Marks, TruthFigures, ordered, task_figures
 from stepdiff_core.tasks.testsets import Task, digest, read_test_set, read_with_similar, reference_video
 
 COMPARED = {"BLEU", "CIDEr", "ROUGE-L", "accuracy", "ktau_all_rows", "ktau_within_step_all_rows"}

@@ -6,7 +6,7 @@ from typing import Any
 from heads.reporting.entries import AMONG, CHANCE, MARK, METRICS, Training
 from heads.reporting.figures import Place
 from heads.reporting.tables import CAPTIONS, CHOICES, RANK, TABLE_S3, TABLE_S4, WITHIN, Report, heading, with_mark
-from stepdiff_core.tasks.published import PUBLISHED
+from stepdiff_core.tasks.scoring import PUBLISHED
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73")  # safe for colour-blind readers (Okabe and Ito)
 MARKERS = ("o", "s", "D")

@@ -34,7 +34,7 @@ from heads.reporting.grid import Block, Cell, Grid, Row, between, figure_cell, n
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks import registry
 from stepdiff_core.tasks.bootstrap import CONFIDENCE, paired_p
-from stepdiff_core.tasks.published import ASKED, PUBLISHED
+from stepdiff_core.tasks.scoring import ASKED, PUBLISHED
 from stepdiff_core.tasks.testsets import published_task
 
 ABOVE, BELOW = "*", "†"

@@ -84,7 +84,7 @@ class Resamples:
         """Draw; `groups` [rows] names the group of each row. Fewer than two groups have no resamples."""
         numbers: dict[str, int] = {}
         self.member = np.array([numbers.setdefault(group, len(numbers)) for group in groups], np.int64)
-        self.groups = len(numbers)
+        self.groups, self.resamples = len(numbers), resamples
         self.counts = draw_counts(self.groups, resamples if self.groups > 1 else 0, seed)
 
     def values(self, figure: Figure) -> Float64[np.ndarray, " resamples"]:
@@ -92,6 +92,11 @@ class Resamples:
         parts = np.rint(figure.parts / GRID) * GRID
         sums = np.stack([np.bincount(self.member, part, self.groups) for part in parts.T], axis=1)
         return figure.value(self.counts @ sums)
+
+    def intervals(self, figures: Mapping[str, Figure]) -> dict[str, list[float] | None]:
+        """Return [low, high] of each figure; nothing without resamples."""
+        both = {name: interval(self.values(figure), self.groups) for name, figure in figures.items() if self.resamples}
+        return {name: None if ends is None else list(ends) for name, ends in both.items()}
 
 
 def tail_share(groups: int) -> float:
@@ -118,18 +123,6 @@ def interval(values: Float64[np.ndarray, " resamples"], groups: int) -> tuple[fl
     tail = tail_share(groups)
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
-
-
-def intervals(
-    figures: Mapping[str, Figure], groups: Sequence[str], resamples: int = 1000, seed: int = 0
-) -> dict[str, list[float] | None]:
-    """Return [low, high] of each figure, from one set of draws; nothing without resamples.
-
-    `groups` [rows] names the group of each row.
-    """
-    draws = Resamples(groups, resamples, seed)
-    both = {name: interval(draws.values(figure), draws.groups) for name, figure in figures.items() if resamples}
-    return {name: None if ends is None else list(ends) for name, ends in both.items()}
 
 
 def values_and_counts(figures: Mapping[str, Figure], counts: Mapping[str, Mask], rows: Mask) -> dict[str, Any]:

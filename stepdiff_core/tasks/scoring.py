@@ -26,17 +26,20 @@ Guarantees
 - ties gain a method nothing: one that orders no row has no ktau_all_rows, one that prefers no option no accuracy
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64
 
 from stepdiff_core.errors import StepDiffError
-from stepdiff_core.tasks.bootstrap import Figure, intervals, mean_figure, values_and_counts
+from stepdiff_core.tasks.bootstrap import Figure, Resamples, mean_figure, values_and_counts
 from stepdiff_core.tasks.captions import Embed, bleu, bleu_parts, cider_rows, count_corpus, rouge_rows, similarity_rows
 from stepdiff_core.tasks.declining import asked_first, declines
 from stepdiff_core.tasks.postprocess import names_video
+from stepdiff_core.tasks.registry import Asked, TaskSpec
 from stepdiff_core.tasks.testsets import (
     ROWS,
     DiffCap,
@@ -46,10 +49,13 @@ from stepdiff_core.tasks.testsets import (
     Row,
     Task,
     check_prediction,
+    read_test_set,
     reference_video,
 )
 
 PAIRS_AT_ONCE = 1 << 20
+ASKED = "_asked"
+"""ends the figures of captions that decline where the method, asked first, finds the clips similar"""
 
 
 def kendall_tau(
@@ -127,7 +133,7 @@ def score(
         "task": task,
         **values_and_counts(figures, marks, np.ones(len(rows), bool)),
         "videos": len(set(videos)),
-        "intervals": intervals(figures, videos, bootstrap, seed),
+        "intervals": Resamples(videos, bootstrap, seed).intervals(figures),
         "per_category": {
             name: values_and_counts(figures, marks, categories == name) for name in sorted(set(categories))
         },
@@ -245,3 +251,49 @@ def _on_all_rows(tau: Float64[np.ndarray, " rows"], counted: Bool[np.ndarray, " 
 
 
 _TASKS: dict[Task, Any] = {"diffcap": _diffcap, "diffmcq": _diffmcq, "diffrank": _diffrank}
+
+
+def _read(task: Task, file: Path) -> Asked:
+    return Asked(read_test_set(task, file), {})
+
+
+def _score(
+    task: Task, rows: Sequence[Any], predictions: Sequence[Any], truth: Mapping[str, Any], bootstrap: int, seed: int
+) -> dict[str, Any]:
+    return score(task, rows, predictions, bootstrap, seed)
+
+
+DIFFCAP = TaskSpec(
+    name="diffcap",
+    title="DiffCap",
+    figures={"BLEU": "DiffCap BLEU", "CIDEr": "CIDEr", "ROUGE-L": "ROUGE-L"},
+    further=dict.fromkeys(("declined", "invented", f"declined{ASKED}", f"invented{ASKED}"), ""),
+    main="CIDEr",
+    read=partial(_read, "diffcap"),
+    score=partial(_score, "diffcap"),
+    test_set=True,
+    options=("no_difference", "similarity", "truth", "parse", "seeded", "decline_at", "ask_similar"),
+)
+DIFFMCQ = TaskSpec(
+    name="diffmcq",
+    title="DiffMCQ",
+    figures={"accuracy": "DiffMCQ accuracy"},
+    main="accuracy",
+    read=partial(_read, "diffmcq"),
+    score=partial(_score, "diffmcq"),
+    chance={"accuracy": 0.25},
+    test_set=True,
+    options=("pair_embedding",),
+)
+DIFFRANK = TaskSpec(
+    name="diffrank",
+    title="DiffRank",
+    figures={"ktau_all_rows": "DiffRank tau"},
+    further={"ktau_within_step_all_rows": "tau within step"},
+    main="ktau_all_rows",
+    read=partial(_read, "diffrank"),
+    score=partial(_score, "diffrank"),
+    chance={"ktau_all_rows": 0.0, "ktau_within_step_all_rows": 0.0},
+    test_set=True,
+)
+PUBLISHED: dict[Task, TaskSpec] = {"diffcap": DIFFCAP, "diffmcq": DIFFMCQ, "diffrank": DIFFRANK}

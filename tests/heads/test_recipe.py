@@ -144,7 +144,8 @@ import numpy as np
 
 from stepdiff_core.tasks.benchmarks.figures import score_choices
 from stepdiff_core.tasks.benchmarks.rows import Choice
-from stepdiff_core.tasks.spec import Asked, Published, TaskSpec
+from stepdiff_core.tasks.bootstrap import Resamples
+from stepdiff_core.tasks.registry import Asked, Published, TaskSpec
 
 
 def read(folder):
@@ -156,7 +157,7 @@ def read(folder):
 
 def score(rows, predictions, truth, bootstrap, seed):
     answers, groups = [truth[row.key] for row in rows], [row.clips[0] for row in rows]
-    return score_choices("faster", rows, predictions, answers, groups, {}, {}, bootstrap, seed)
+    return score_choices("faster", rows, predictions, answers, Resamples(groups, bootstrap, seed))
 
 
 SPEC = TaskSpec(name="faster", title="Which is faster", figures={"accuracy": "accuracy"}, read=read, score=score,

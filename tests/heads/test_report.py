@@ -23,8 +23,7 @@ from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks.bootstrap import interval
 from stepdiff_core.tasks.postprocess import parse
 from stepdiff_core.tasks.prompts import SIMILAR_QUESTION
-from stepdiff_core.tasks.published import PUBLISHED
-from stepdiff_core.tasks.scoring import score
+from stepdiff_core.tasks.scoring import PUBLISHED, score
 from stepdiff_core.tasks.testsets import read_predictions, read_test_set, write_predictions, write_test_set
 from store.lineage.answers import write_record
 from tests.refusals import refuses

@@ -18,13 +18,13 @@ from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks import registry
 from stepdiff_core.tasks.benchmarks.captaincook import (
     SPLIT,
-    Step,
+    PerformedStep,
     diffcap_rows,
     read_mistakes,
     read_recorded,
     read_retrieval,
 )
-from stepdiff_core.tasks.spec import Asked
+from stepdiff_core.tasks.registry import Asked
 from stepdiff_core.tasks.testsets import read_test_set, write_test_set
 from store import Feature, Provenance, Store
 from tests.refusals import refuses
@@ -264,7 +264,7 @@ def test_bad_annotations_are_refused_in_one_line(write: Callable[..., Path], rec
     ],
 )
 def test_a_description_becomes_an_instruction(description: str, instruction: str) -> None:
-    assert Step("1_1", "1", "3", description, "1_1_0_1", 0.0, 1.0, ()).instruction == instruction
+    assert PerformedStep("1_1", "1", "3", description, "1_1_0_1", 0.0, 1.0, ()).instruction == instruction
 
 
 @pytest.mark.full

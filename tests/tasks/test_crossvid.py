@@ -16,6 +16,7 @@ from stepdiff_core.tasks import registry
 from stepdiff_core.tasks.benchmarks.crossvid import ERRORS, read, without_letters
 from stepdiff_core.tasks.benchmarks.figures import CUTS, first_right, groups_of, score_rankings, share_right
 from stepdiff_core.tasks.benchmarks.rows import Ranking
+from stepdiff_core.tasks.bootstrap import Resamples
 
 CC: list[dict[str, Any]] = [
     {
@@ -193,11 +194,11 @@ def test_a_constant_prediction_scores_chance() -> None:
     rows = [Ranking("a", "r_0_1", tuple("bcdef"), "step"), Ranking("b", "s_0_1", tuple("ghij"), "step")]
     right = [{"c", "f"}, {"g"}]
     groups = ["one", "two"]
-    scores = score_rankings("any", rows, [[0.5] * 5, [7] * 4], right, groups, {}, 100, 0)
+    scores = score_rankings("any", rows, [[0.5] * 5, [7] * 4], right, Resamples(groups, 100, 0))
     assert scores["chance"] == {name: scores[name] for name in scores["chance"]}
     assert scores["recall@1"] == pytest.approx((2 / 5 + 1 / 4) / 2) and scores["mean_rank"] == (6 / 3 + 5 / 2) / 2
     assert scores["rows_with_ties"] == 2
-    best = score_rankings("any", rows, [[0, 9, 0, 0, 0], [1, 0, 0, 0]], right, groups, {}, 0, 0)
+    best = score_rankings("any", rows, [[0, 9, 0, 0, 0], [1, 0, 0, 0]], right, Resamples(groups, 0, 0))
     assert best["recall@1"] == best["MRR"] == best["mean_rank"] == 1 and best["chance"] == scores["chance"]
 
 

@@ -25,7 +25,6 @@ from stepdiff_core.tasks.bootstrap import (
     draw_counts,
     holm,
     interval,
-    intervals,
     mean_figure,
     paired_p,
     tail_share,
@@ -180,7 +179,7 @@ def test_an_interval_is_that_of_recomputing_the_figure_on_each_resample() -> Non
         ]
         again = bleu_parts(count_corpus([references[row] for row in rows], [captions[row] for row in rows]))
         values.append(bleu(again.sum(axis=0)))
-    bounds = intervals({"BLEU": Figure(parts, bleu)}, groups, 100, seed=3)["BLEU"]
+    bounds = Resamples(groups, 100, seed=3).intervals({"BLEU": Figure(parts, bleu)})["BLEU"]
     tail = tail_share(9)
     assert tail < 0.025
     assert bounds == pytest.approx(tuple(np.quantile(values, [tail, 1 - tail])), rel=1e-12)
@@ -201,18 +200,18 @@ def test_an_interval_of_few_groups_is_as_wide_as_students(groups: int) -> None:
 
 def test_rows_of_one_group_are_drawn_together() -> None:
     values = np.repeat(normal(50), 20)
-    alone = intervals({"x": mean_figure(values)}, [str(i) for i in range(1000)])["x"]
-    together = intervals({"x": mean_figure(values)}, [str(i // 20) for i in range(1000)])["x"]
+    alone = Resamples([str(i) for i in range(1000)], 1000, 0).intervals({"x": mean_figure(values)})["x"]
+    together = Resamples([str(i // 20) for i in range(1000)], 1000, 0).intervals({"x": mean_figure(values)})["x"]
     assert alone is not None and together is not None
     assert together[1] - together[0] > 3 * (alone[1] - alone[0])
 
 
 def test_no_interval_where_there_is_nothing_to_resample() -> None:
-    assert intervals({"x": mean_figure(normal(3))}, ["one", "one", "one"]) == {"x": None}
+    assert Resamples(["one"] * 3, 1000, 0).intervals({"x": mean_figure(normal(3))}) == {"x": None}
     nowhere = mean_figure(normal(3), np.zeros(3, bool))
     assert np.isnan(nowhere.of())
-    assert intervals({"x": nowhere}, ["a", "b", "c"]) == {"x": None}
-    assert intervals({"x": mean_figure(np.array([1.0, np.nan]))}, ["a", "b"]) == {"x": None}
+    assert Resamples(["a", "b", "c"], 1000, 0).intervals({"x": nowhere}) == {"x": None}
+    assert Resamples(["a", "b"], 1000, 0).intervals({"x": mean_figure(np.array([1.0, np.nan]))}) == {"x": None}
 
 
 def test_p_is_that_of_counting_resample_by_resample() -> None:

@@ -22,7 +22,7 @@ from stepdiff_core.tasks.benchmarks.viddiff_open import (
     parse_matching,
     parse_opposites,
 )
-from stepdiff_core.tasks.spec import Asked
+from stepdiff_core.tasks.registry import Asked
 from tests.tasks.viddiff_files import SPLITS, TRUTHS, benchmark, entry, write
 
 

@@ -38,10 +38,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictIn
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.streams import generator
 from stepdiff_core.tasks.benchmarks.figures import RANKING, Mask, score_choices, score_rankings, truths_of
-from stepdiff_core.tasks.benchmarks.published_files import Text, entry, read_entries, read_json
-from stepdiff_core.tasks.benchmarks.rows import Choice, Ranking, check_keys
+from stepdiff_core.tasks.benchmarks.rows import Choice, Ranking, Text, check_keys, entry, read_entries, read_json
+from stepdiff_core.tasks.bootstrap import Resamples
 from stepdiff_core.tasks.prompts import VIDEOS
-from stepdiff_core.tasks.spec import Asked, ClipFile, TaskSpec
+from stepdiff_core.tasks.registry import Asked, ClipFile, TaskSpec
 from stepdiff_core.tasks.testsets import DiffCap, Prediction
 
 SOURCE = "github.com/CaptainCook4D/annotations"
@@ -106,7 +106,7 @@ class _Recording(BaseModel):
 
 
 @dataclass(frozen=True)
-class Step:
+class PerformedStep:
     """One performance of one step of a recipe; times in seconds."""
 
     recording: str
@@ -142,7 +142,7 @@ class Step:
 class Recorded:
     """The clips of a part of a split, in the order of the file."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[PerformedStep, ...]
     left_out: Mapping[str, int]
     """reason -> number of steps"""
 
@@ -152,7 +152,7 @@ class Recorded:
 
 
 @dataclass(frozen=True)
-class Truth:
+class MistakeTruth:
     """What a row is scored against."""
 
     recipe: str
@@ -172,7 +172,7 @@ def read_recorded(folder: Path, part: str = PART) -> Recorded:
     if not recordings:
         raise StepDiffError(f"{split}: {part!r} has no recordings; choose another file of {split.parent}")
     path = split.parent.parent / "annotation_json" / "error_annotations.json"
-    steps: list[Step] = []
+    steps: list[PerformedStep] = []
     left_out: Counter[str] = Counter()
     unknown = dict.fromkeys(recordings)
     for recording in read_entries(path, SOURCE, "recording", _Recording.model_validate):
@@ -196,15 +196,15 @@ def read_recorded(folder: Path, part: str = PART) -> Recorded:
                 clip = f"{recording.recording_id}_{start!r}_{end!r}"
                 names = str(recording.activity_id), str(annotation.step_id), annotation.description
                 times = float(start), float(end)
-                steps.append(Step(recording.recording_id, *names, clip, *times, annotation.errors))
+                steps.append(PerformedStep(recording.recording_id, *names, clip, *times, annotation.errors))
     if unknown:
         raise StepDiffError(f"{split}: {next(iter(unknown))!r} is not in {path}; get both files from {SOURCE}")
     return Recorded(tuple(steps), dict(left_out))
 
 
-def _alike(steps: Sequence[Step]) -> list[tuple[list[Step], list[Step]]]:
+def _alike(steps: Sequence[PerformedStep]) -> list[tuple[list[PerformedStep], list[PerformedStep]]]:
     """Return, for each step of a recipe, the performances done right and those with a mistake."""
-    groups: dict[tuple[str, str, str], tuple[list[Step], list[Step]]] = {}
+    groups: dict[tuple[str, str, str], tuple[list[PerformedStep], list[PerformedStep]]] = {}
     for step in steps:
         groups.setdefault(step.name, ([], []))[bool(step.mistakes)].append(step)
     return list(groups.values())
@@ -214,14 +214,14 @@ def read_mistakes(folder: Path, part: str = PART) -> Asked:
     """Return a question for each pair of a right and a flawed performance of a step in two recordings."""
     recorded = read_recorded(folder, part)
     rows: list[Choice] = []
-    truth: dict[str, Truth] = {}
+    truth: dict[str, MistakeTruth] = {}
     for right, flawed in _alike(recorded.steps):
         for mistake, other in ((one, two) for one in flawed for two in right if one.recording != two.recording):
             pair = [mistake.clip, other.clip]
             pair.sort(reverse=bool(generator(0, "order of compared videos", " ".join(sorted(pair))).integers(2)))
             key = f"{mistake.step_id} {' '.join(pair)}"
             rows.append(Choice(key, tuple(pair), QUESTION.format(step=mistake.instruction), VIDEOS))
-            truth[key] = Truth(mistake.recipe, mistake.tags, pair.index(mistake.clip))
+            truth[key] = MistakeTruth(mistake.recipe, mistake.tags, pair.index(mistake.clip))
     return _asked(rows, truth, recorded.notes, f"{folder}: no step in {part!r} is done right and with a mistake")
 
 
@@ -232,7 +232,7 @@ def read_retrieval(folder: Path, part: str = PART, flawed: bool = False) -> Aske
     """
     recorded = read_recorded(folder, part)
     rows: list[Ranking] = []
-    truth: dict[str, Truth] = {}
+    truth: dict[str, MistakeTruth] = {}
     without = 0
     for step in (step for step in recorded.steps if step.mistakes):
         others = [one for one in recorded.steps if one.recipe == step.recipe and one.recording != step.recording]
@@ -243,13 +243,13 @@ def read_retrieval(folder: Path, part: str = PART, flawed: bool = False) -> Aske
         key = f"{step.step_id} {step.clip}"
         targets = (one.clip for one in others if not one.mistakes or (flawed and one.tags != UNSEEN))
         rows.append(Ranking(key, step.clip, tuple(dict.fromkeys(targets)), CONCEPT))
-        truth[key] = Truth(step.recipe, step.tags, right=right)
+        truth[key] = MistakeTruth(step.recipe, step.tags, right=right)
     notes = recorded.notes + ((f"left out: {without} mistakes whose step nobody does right",) if without else ())
     return _asked(rows, truth, notes, f"{folder}: no step in {part!r} is done with a mistake and done right by others")
 
 
 def _asked(
-    rows: Sequence[Choice] | Sequence[Ranking], truth: Mapping[str, Truth], notes: tuple[str, ...], nothing: str
+    rows: Sequence[Choice] | Sequence[Ranking], truth: Mapping[str, MistakeTruth], notes: tuple[str, ...], nothing: str
 ) -> Asked:
     if not rows:
         raise StepDiffError(f"{nothing}; choose another file of data_splits")
@@ -258,16 +258,19 @@ def _asked(
 
 
 def _score_mistakes(
-    rows: Sequence[Choice], predictions: Sequence[Prediction], truth: Mapping[str, Truth], bootstrap: int, seed: int
+    rows: Sequence[Choice],
+    predictions: Sequence[Prediction],
+    truth: Mapping[str, MistakeTruth],
+    bootstrap: int,
+    seed: int,
 ) -> dict[str, Any]:
     truths = truths_of(rows, truth)
-    answers, recipes = [own.answer for own in truths], [own.recipe for own in truths]
+    answers, draws = [own.answer for own in truths], Resamples([own.recipe for own in truths], bootstrap, seed)
     seen = {"accuracy_without_order": np.array([own.tags != UNSEEN for own in truths])}
-    given = answers, recipes, seen, _tags(truths), bootstrap, seed
-    return score_choices("captaincook-mistake", rows, predictions, *given)
+    return score_choices("captaincook-mistake", rows, predictions, answers, draws, seen, _tags(truths))
 
 
-def _tags(truths: Sequence[Truth]) -> dict[str, Mask]:
+def _tags(truths: Sequence[MistakeTruth]) -> dict[str, Mask]:
     return {tag: np.array([tag in own.tags for own in truths]) for tag in CATEGORIES}
 
 
@@ -322,13 +325,13 @@ def _retrieval(name: str, title: str, flawed: bool) -> TaskSpec:
     def score(
         rows: Sequence[Ranking],
         predictions: Sequence[Prediction],
-        truth: Mapping[str, Truth],
+        truth: Mapping[str, MistakeTruth],
         bootstrap: int,
         seed: int,
     ) -> dict[str, Any]:
         truths = truths_of(rows, truth)
-        right, recipes = [own.right for own in truths], [own.recipe for own in truths]
-        return score_rankings(name, rows, predictions, right, recipes, _tags(truths), bootstrap, seed)
+        right, draws = [own.right for own in truths], Resamples([own.recipe for own in truths], bootstrap, seed)
+        return score_rankings(name, rows, predictions, right, draws, _tags(truths))
 
     read = partial(read_retrieval, flawed=flawed)
     return TaskSpec(

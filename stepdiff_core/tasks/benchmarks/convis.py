@@ -44,10 +44,9 @@ from stepdiff_core.io.files import write_text
 from stepdiff_core.io.jsonl import read_objects
 from stepdiff_core.tasks.agreement import kendall, spearman
 from stepdiff_core.tasks.benchmarks.figures import scores_of, summary, truths_of
-from stepdiff_core.tasks.benchmarks.published_files import entry, find, read_entries, read_json
-from stepdiff_core.tasks.benchmarks.rows import Ranking, Rating
+from stepdiff_core.tasks.benchmarks.rows import Ranking, Rating, entry, find, read_entries, read_json
 from stepdiff_core.tasks.bootstrap import Resamples, interval, mean_figure
-from stepdiff_core.tasks.spec import Asked, ClipFile, TaskSpec, published
+from stepdiff_core.tasks.registry import Asked, ClipFile, TaskSpec, published
 from stepdiff_core.tasks.testsets import Pair, Prediction, parts_of
 
 SOURCE = "github.com/benedettaliberatori/convisbench"
@@ -255,8 +254,8 @@ def score_retrieval(
     chance = {name: mean_figure(100 * level[:, i]) for i, name in enumerate(FIGURES[:3])}
     figures["tau"], chance["tau"] = mean_figure(100 * values[:, 3], defined), mean_figure(np.zeros(len(rows)))
     concepts = {c.name: np.array([row.concept == c.name for row in rows]) for c in CONCEPTS}
-    lists, counts = [row.reference for row in rows], {"rows_with_tau": defined}
-    scores = summary("convis-retrieval", rows, figures, chance, lists, counts, concepts, bootstrap, seed)
+    draws = Resamples([row.reference for row in rows], bootstrap, seed)
+    scores = summary("convis-retrieval", rows, figures, draws, chance, {"rows_with_tau": defined}, concepts)
     return scores | {"videos": _videos(rows)}
 
 

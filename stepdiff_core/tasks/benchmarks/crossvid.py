@@ -24,9 +24,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictIn
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.files import write_text
 from stepdiff_core.tasks.benchmarks.figures import chosen, groups_of, score_choices, scores_of, truths_of
-from stepdiff_core.tasks.benchmarks.published_files import Text, read_entries
-from stepdiff_core.tasks.benchmarks.rows import BenchmarkRow, Choice, check_keys
-from stepdiff_core.tasks.spec import Asked, ClipFile, TaskSpec, published
+from stepdiff_core.tasks.benchmarks.rows import BenchmarkRow, Choice, Text, check_keys, read_entries
+from stepdiff_core.tasks.bootstrap import Resamples
+from stepdiff_core.tasks.registry import Asked, ClipFile, TaskSpec, published
 from stepdiff_core.tasks.testsets import Prediction
 
 Name = Literal["CC", "PEA"]
@@ -96,7 +96,7 @@ class _TimedQuestion(_Question):
         return self
 
 
-class Truth(NamedTuple):
+class QuestionTruth(NamedTuple):
     """What a question is scored against."""
 
     answer: int
@@ -131,7 +131,7 @@ def read(folder: Path, name: Name) -> Asked:
             continue
         text = f"{ERRORS if name == 'PEA' else ''} {question.question.strip()}".strip()
         rows.append(Choice(json.dumps(question.id), tuple(clip.clip for clip in shown), text, question.options))
-        truth[rows[-1].key] = Truth(LETTERS.index(question.answer), question.videos)
+        truth[rows[-1].key] = QuestionTruth(LETTERS.index(question.answer), question.videos)
     if not rows:
         raise StepDiffError(f"{path}: none of its {left_out} questions can be asked; get it again from {SOURCE}")
     check_keys(rows, str(path))
@@ -156,13 +156,13 @@ def _score(
     name: str,
     rows: Sequence[Choice],
     predictions: Sequence[Prediction],
-    truth: Mapping[str, Truth],
+    truth: Mapping[str, QuestionTruth],
     bootstrap: int,
     seed: int,
 ) -> dict[str, Any]:
     truths = truths_of(rows, truth)
-    answers, groups = [own.answer for own in truths], groups_of([own.videos for own in truths])
-    return score_choices(name, rows, predictions, answers, groups, {}, {}, bootstrap, seed)
+    draws = Resamples(groups_of([own.videos for own in truths]), bootstrap, seed)
+    return score_choices(name, rows, predictions, [own.answer for own in truths], draws)
 
 
 def export(

@@ -19,6 +19,7 @@ Guarantees
 import math
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,7 +28,7 @@ from scipy.sparse.csgraph import connected_components
 
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks.benchmarks.rows import BenchmarkRow, Choice, Ranking
-from stepdiff_core.tasks.bootstrap import Figure, Mask, intervals, mean_figure, values_and_counts, values_of
+from stepdiff_core.tasks.bootstrap import Figure, Mask, Resamples, mean_figure, values_and_counts, values_of
 from stepdiff_core.tasks.testsets import Prediction, check_prediction, video_of
 
 Truth = TypeVar("Truth")
@@ -89,11 +90,9 @@ def score_choices(
     rows: Sequence[Choice],
     predictions: Sequence[Prediction],
     answers: Sequence[int],
-    groups: Sequence[str],
-    parts: Mapping[str, Mask],
-    categories: Mapping[str, Mask],
-    bootstrap: int,
-    seed: int,
+    draws: Resamples,
+    parts: Mapping[str, Mask] = MappingProxyType({}),
+    categories: Mapping[str, Mask] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Return accuracy and its chance, as `summary`.
 
@@ -102,11 +101,9 @@ def score_choices(
         rows: Its rows, or a part of them.
         predictions: The scores of each row's options.
         answers: The position of each row's right option.
-        groups: The group of each row, which is drawn whole for the intervals.
+        draws: Of the rows' groups, for the intervals.
         parts: Further figures: name -> the rows whose accuracy it is.
         categories: Category -> its rows.
-        bootstrap: Resamples; 0 omits the intervals.
-        seed: Seed of the resamples.
     """
     scores = scores_of(rows, predictions)
     right = np.array([share_right(own, answer) for own, answer in zip(scores, answers, strict=True)])
@@ -114,7 +111,7 @@ def score_choices(
     masks = {"accuracy": np.ones(len(rows), bool), **parts}
     figures, chance = ({name: mean_figure(own, mask) for name, mask in masks.items()} for own in (right, level))
     ties = np.array([own.count(max(own)) > 1 for own in scores])
-    return summary(task, rows, figures, chance, groups, {"ties": ties}, categories, bootstrap, seed)
+    return summary(task, rows, figures, draws, chance, {"ties": ties}, categories)
 
 
 def first_right(scores: Sequence[float], right: Sequence[bool]) -> dict[str, float]:
@@ -142,10 +139,8 @@ def score_rankings(
     rows: Sequence[Ranking],
     predictions: Sequence[Prediction],
     right: Sequence[Collection[str]],
-    groups: Sequence[str],
-    categories: Mapping[str, Mask],
-    bootstrap: int,
-    seed: int,
+    draws: Resamples,
+    categories: Mapping[str, Mask] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Return the figures of RANKING and their chance, as `score_choices`; right: the right targets of each row."""
     scores = scores_of(rows, predictions)
@@ -156,19 +151,17 @@ def score_rankings(
     )
     figures, chance = ({name: mean_figure(np.array([row[name] for row in part])) for name in RANKING} for part in each)
     counts = {"rows_with_ties": np.array([len(set(own)) < len(own) for own in scores])}
-    return summary(task, rows, figures, chance, groups, counts, categories, bootstrap, seed)
+    return summary(task, rows, figures, draws, chance, counts, categories)
 
 
 def summary(
     task: str,
     rows: Sequence[BenchmarkRow],
     figures: Mapping[str, Figure],
-    chance: Mapping[str, Figure],
-    groups: Sequence[str],
-    counts: Mapping[str, Mask],
-    categories: Mapping[str, Mask],
-    bootstrap: int,
-    seed: int,
+    draws: Resamples,
+    chance: Mapping[str, Figure] = MappingProxyType({}),
+    counts: Mapping[str, Mask] = MappingProxyType({}),
+    categories: Mapping[str, Mask] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Return the scores as a dict for JSON; the arguments are those of `score_choices`.
 
@@ -179,9 +172,9 @@ def summary(
         "task": task,
         **values_and_counts(figures, counts, np.ones(len(rows), bool)),
         "videos": len({video_of(clip) for row in rows for clip in row.clips}),
-        "groups": len(set(groups)),
+        "groups": draws.groups,
         "chance": values_of(chance),
-        "intervals": intervals(figures, groups, bootstrap, seed),
+        "intervals": draws.intervals(figures),
         "per_category": {
             name: values_and_counts(figures, counts, mask) for name, mask in categories.items() if mask.any()
         },

@@ -24,10 +24,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Json, Strict
 from stepdiff_core.errors import StepDiffError, first_line
 from stepdiff_core.io.files import write_text
 from stepdiff_core.tasks.benchmarks.figures import Mask, check_count, chosen, scores_of, share_right, summary, truths_of
-from stepdiff_core.tasks.benchmarks.published_files import Text, entry
-from stepdiff_core.tasks.benchmarks.rows import BenchmarkRow, Choice, Writing, check_keys
-from stepdiff_core.tasks.bootstrap import Figure, mean_figure, ratio_figure
-from stepdiff_core.tasks.spec import Asked, ClipFile, TaskSpec, published
+from stepdiff_core.tasks.benchmarks.rows import BenchmarkRow, Choice, Text, Writing, check_keys, entry
+from stepdiff_core.tasks.bootstrap import Figure, Resamples, mean_figure, ratio_figure
+from stepdiff_core.tasks.registry import Asked, ClipFile, TaskSpec, published
 from stepdiff_core.tasks.testsets import Prediction
 
 SOURCE = "jmhb/VidDiffBench on Hugging Face"
@@ -99,7 +98,7 @@ class Statement:
 
 
 @dataclass(frozen=True)
-class Sample:
+class VideoPair:
     """A pair of videos with its annotated statements."""
 
     key: str
@@ -119,7 +118,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Truth:
+class StatementTruth:
     """What a statement of the closed setting is true of."""
 
     letter: Letter
@@ -128,7 +127,7 @@ class Truth:
     domain: str
 
 
-def read_samples(folder: Path) -> list[Sample]:
+def read_samples(folder: Path) -> list[VideoPair]:
     """Return the pairs in published order."""
     files = sorted(folder.glob("test-*.parquet")) or sorted(folder.glob("data/test-*.parquet"))
     if not files:
@@ -148,7 +147,7 @@ def read_samples(folder: Path) -> list[Sample]:
     return samples
 
 
-def _sample(row: _Row) -> Sample:
+def _sample(row: _Row) -> VideoPair:
     statements = {
         name: Statement(row.differences_annotated[name].description, letter)
         for name, letter in row.differences_gt.items()
@@ -157,7 +156,7 @@ def _sample(row: _Row) -> Sample:
     domain = row.domain or row.source_dataset
     videos = _clip(row.videos.first, domain), _clip(row.videos.second, domain)
     most = row.n_differences_open_prediction
-    return Sample(row.sample_key, row.action_description, row.split, domain, videos, statements, most)
+    return VideoPair(row.sample_key, row.action_description, row.split, domain, videos, statements, most)
 
 
 def _clip(video: _Video, domain: str) -> ClipFile:
@@ -173,14 +172,14 @@ def clips(folder: Path) -> Iterator[ClipFile]:
     yield from {clip.clip: clip for sample in read_samples(folder) for clip in sample.videos}.values()
 
 
-def describe(samples: Sequence[Sample]) -> str:
+def describe(samples: Sequence[VideoPair]) -> str:
     """Return a note with the numbers of pairs and statements."""
     letters = [statement.truth for sample in samples for statement in sample.statements.values()]
     counts = ", ".join(f"{letters.count(letter)} {letter}" for letter in LETTERS)
     return f"{len(samples)} pairs, {len(letters)} annotated statements ({counts}; c is not scored)"
 
 
-def digest(samples: Sequence[Sample]) -> str:
+def digest(samples: Sequence[VideoPair]) -> str:
     """Return a sha256 of the pairs and their statements."""
     return hashlib.sha256(json.dumps([asdict(sample) for sample in samples]).encode()).hexdigest()
 
@@ -238,7 +237,7 @@ def read(folder: Path) -> Asked:
             if statement.truth != "c":
                 question = QUESTION.format(action=sample.action.rstrip(". "), statement=statement.description)
                 rows.append(Choice(f"{sample.key}/{name}", sample.clips, question, OPTIONS, statement.description))
-                truth[rows[-1].key] = Truth(statement.truth, sample.key, sample.split, sample.domain)
+                truth[rows[-1].key] = StatementTruth(statement.truth, sample.key, sample.split, sample.domain)
     check_keys(rows, str(folder))
     if not rows:
         raise StepDiffError(f"{folder}: no statement is truer of one video; get the files again from {SOURCE}")
@@ -249,7 +248,7 @@ def read(folder: Path) -> Asked:
 def score(
     rows: Sequence[Choice],
     predictions: Sequence[Prediction | None],
-    truth: Mapping[str, Truth],
+    truth: Mapping[str, StatementTruth],
     bootstrap: int,
     seed: int,
 ) -> dict[str, Any]:
@@ -273,8 +272,8 @@ def score(
     )
     missing = np.array([prediction is None for prediction in predictions])
     counts = {"ties": ties} | ({"missing": missing} if missing.any() else {})
-    pairs = [own.pair for own in truths]
-    return without_splits(summary("viddiff-closed", rows, figures, chance, pairs, counts, domains, bootstrap, seed))
+    draws = Resamples([own.pair for own in truths], bootstrap, seed)
+    return without_splits(summary("viddiff-closed", rows, figures, draws, chance, counts, domains))
 
 
 def export(

@@ -34,12 +34,11 @@ from jaxtyping import Float
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks.benchmarks.figures import check_count, summary, truths_of
 from stepdiff_core.tasks.benchmarks.judging import Inquiry, Judge, answers, json_values, sha256
-from stepdiff_core.tasks.benchmarks.published_files import read_whole
-from stepdiff_core.tasks.benchmarks.rows import Writing
+from stepdiff_core.tasks.benchmarks.rows import Writing, read_whole
 from stepdiff_core.tasks.benchmarks.viddiff import (
     LICENCE,
     SOURCE,
-    Sample,
+    VideoPair,
     clips,
     describe,
     digest,
@@ -49,9 +48,9 @@ from stepdiff_core.tasks.benchmarks.viddiff import (
     without_splits,
     write_published,
 )
-from stepdiff_core.tasks.bootstrap import Figure, ratio_figure
+from stepdiff_core.tasks.bootstrap import Figure, Resamples, ratio_figure
 from stepdiff_core.tasks.captions import Embed
-from stepdiff_core.tasks.spec import Asked, TaskSpec, published
+from stepdiff_core.tasks.registry import Asked, TaskSpec, published
 
 _LETTERS = {"1": "a", "2": "b", "a": "a", "b": "b"}
 THRESHOLD = 0.5
@@ -106,7 +105,7 @@ _FIRST = re.compile(r"video\s*(?P<video>[12ab])\s*[:|,-]\s*(?P<text>.+)", re.IGN
 
 
 @dataclass(frozen=True)
-class Difference:
+class WrittenDifference:
     description: str
     letter: str
     """a: more true of the first video; b: of the second"""
@@ -114,7 +113,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Parsed:
-    differences: tuple[Difference, ...]
+    differences: tuple[WrittenDifference, ...]
     unparsed: int
     """entries or lines that are not a difference"""
     excess: int
@@ -150,22 +149,22 @@ def _entries(values: list[Any]) -> list[Any]:
     return []
 
 
-def _of_entry(entry: Any) -> Difference | None:
+def _of_entry(entry: Any) -> WrittenDifference | None:
     if not isinstance(entry, dict):
         return None
     description, video = entry.get("description"), entry.get("video", entry.get("prediction"))
     named = _VIDEO.fullmatch(str(video))
     if not isinstance(description, str) or not description.strip() or named is None:
         return None
-    return Difference(" ".join(description.split()), _LETTERS[named[1].lower()])
+    return WrittenDifference(" ".join(description.split()), _LETTERS[named[1].lower()])
 
 
-def _of_line(line: str) -> Difference | None:
+def _of_line(line: str) -> WrittenDifference | None:
     plain = " ".join(_BULLET.sub("", line).split())  # long runs of spaces would cost _LAST quadratic time
     match = _FIRST.fullmatch(plain) or _LAST.fullmatch(plain)
     if match is None or not (description := match["text"].strip()):
         return None
-    return Difference(description, _LETTERS[match["video"].lower()])
+    return WrittenDifference(description, _LETTERS[match["video"].lower()])
 
 
 def read(folder: Path) -> Asked:
@@ -207,7 +206,7 @@ def judge_prompts(folder: Path) -> tuple[dict[str, str], str]:
 
 
 def match_by_model(
-    asked: Asked, samples: Sequence[Sample], written: Sequence[Sequence[Difference]], judge: Judge
+    asked: Asked, samples: Sequence[VideoPair], written: Sequence[Sequence[WrittenDifference]], judge: Judge
 ) -> Matches:
     template = asked.prompts["matching"]
     inquiries = {}
@@ -249,7 +248,9 @@ def parse_matching(text: str | None, keys: Sequence[str], predicted: int) -> dic
     return {key: free.pop(str(answer[key]), None) if key in answer else ERROR for key in ordered}
 
 
-def match_by_sentences(samples: Sequence[Sample], written: Sequence[Sequence[Difference]], embed: Embed) -> Matches:
+def match_by_sentences(
+    samples: Sequence[VideoPair], written: Sequence[Sequence[WrittenDifference]], embed: Embed
+) -> Matches:
     statements = [[statement.description for statement in sample.statements.values()] for sample in samples]
     predicted = [[difference.description for difference in differences] for differences in written]
     places = {text: place for place, text in enumerate(dict.fromkeys(chain(*statements, *predicted)))}
@@ -272,8 +273,8 @@ def match_by_cosine(cosine: Float[np.ndarray, "statements predictions"], least: 
 
 def letters_of(
     asked: Asked,
-    samples: Sequence[Sample],
-    written: Sequence[Sequence[Difference]],
+    samples: Sequence[VideoPair],
+    written: Sequence[Sequence[WrittenDifference]],
     matches: Matches,
     judge: Judge,
     entails: bool,
@@ -368,7 +369,7 @@ def judged(asked: Asked, predictions: Sequence[str | None], judge: Judge) -> lis
 def score(
     rows: Sequence[Writing],
     predictions: Sequence[Any],
-    truth: Mapping[str, Sample],
+    truth: Mapping[str, VideoPair],
     bootstrap: int,
     seed: int,
 ) -> dict[str, Any]:
@@ -383,12 +384,12 @@ def score(
         if all(way in own for own in predictions):
             letters = [own[way] for own in predictions]
             figures |= {name + ending: figure for name, figure in _figures(samples, letters).items()}
-    keys, domains = [row.key for row in rows], of_domains([own.domain for own in samples])
-    scores = summary("viddiff-open", rows, figures, {}, keys, {}, domains, bootstrap, seed)
+    draws = Resamples([row.key for row in rows], bootstrap, seed)
+    scores = summary("viddiff-open", rows, figures, draws, categories=of_domains([own.domain for own in samples]))
     return without_splits(scores) | {name: sum(own[name] for own in predictions) for name in ("unparsed", "excess")}
 
 
-def _figures(samples: Sequence[Sample], letters: Sequence[Letters]) -> dict[str, Figure]:
+def _figures(samples: Sequence[VideoPair], letters: Sequence[Letters]) -> dict[str, Figure]:
     names = ("recall", "err_nomatch", "err_flipped", "err_judge")
     counts = np.zeros((len(samples), len(names)))
     for number, (sample, own) in enumerate(zip(samples, letters, strict=True)):

@@ -27,10 +27,9 @@ from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.files import write_text
 from stepdiff_core.tasks.benchmarks.figures import check_count, summary, truths_of
 from stepdiff_core.tasks.benchmarks.judging import Inquiry, Judge, answers, sha256
-from stepdiff_core.tasks.benchmarks.published_files import Text, find, read_entries, read_whole
-from stepdiff_core.tasks.benchmarks.rows import BenchmarkRow, Writing, check_keys
-from stepdiff_core.tasks.bootstrap import Figure, ratio_figure, values_of
-from stepdiff_core.tasks.spec import Asked, ClipFile, TaskSpec, published
+from stepdiff_core.tasks.benchmarks.rows import BenchmarkRow, Text, Writing, check_keys, find, read_entries, read_whole
+from stepdiff_core.tasks.bootstrap import Figure, Resamples, ratio_figure, values_of
+from stepdiff_core.tasks.registry import Asked, ClipFile, TaskSpec, published
 
 SOURCE = "NJU-LINK/ViDiC-1K on Hugging Face (checklist) and on GitHub (prompts)"
 Section = Literal["Similarities", "Differences"]
@@ -209,7 +208,7 @@ def score(
         if isinstance(verdict, str) or len(verdict) != len(own):
             raise StepDiffError(f"pair {row.key!r}: no verdict on its {len(own)} questions; judge its text first")
     figures = _figures(checks, predictions)
-    scores = summary("vidic", rows, figures, {}, [row.key for row in rows], {}, {}, bootstrap, seed)
+    scores = summary("vidic", rows, figures, Resamples([row.key for row in rows], bootstrap, seed))
     scores["questions"] = sum(map(len, predictions))
     scores["errors"] = sum(answer == ERROR for verdict in predictions for answer in verdict)
     scores["per_category"] = {
