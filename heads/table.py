@@ -22,7 +22,7 @@ from typing import Any
 from heads.methods.registry import regime_of, regime_words, title_of
 from heads.reporting import grid
 from heads.reporting.entries import CHANCE, MARK, TRUTH_METRICS, footnote, marked
-from heads.reporting.grid import Block, Cell, Grid, figure_cell
+from heads.reporting.grid import Block, Cell, Grid, Result, Row, pivot
 from stepdiff_core.cli import command
 from stepdiff_core.cli.options import WRITTEN, parse
 from stepdiff_core.errors import StepDiffError
@@ -124,14 +124,16 @@ def show(record: dict[str, Any]) -> None:
 
 def table(title: str, headings: Mapping[str, str], systems: Mapping[str, Any], notes: Sequence[str] = ()) -> Grid:
     """Return a table with a row for each system, and a column for each figure."""
-    rows: list[grid.Row] = []
-    for name, row in systems.items():
-        given = (row.get(metric) for metric in headings)
-        cells = [
-            None if figure is None else figure_cell(figure["value"], figure.get("interval"), ends=".2f")
-            for figure in given
-        ]
-        rows.append((f"{name} {MARK}" if "seen" in row else name, [Cell(regime_words(row["regime"])), *cells]))
+    results = [
+        Result(name, figure, row[figure]["value"], row[figure].get("interval"))
+        for name, row in systems.items()
+        for figure in headings
+        if figure in row
+    ]
+    rows: list[Row] = [
+        (f"{name} {MARK}" if "seen" in systems[name] else name, [Cell(regime_words(systems[name]["regime"])), *cells])
+        for name, cells in pivot(results, headings, ends=".2f").items()
+    ]
     columns = [("", heading) for heading in ("regime", *headings.values())]
     return Grid(title, "system", columns, [Block("", rows)], notes)
 

@@ -31,7 +31,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Entry:
+class PredictionEntry:
     method: str
     """name of the method: its row in the tables"""
     task: Task
@@ -50,7 +50,7 @@ class Entry:
     seed: int | None = None
     """number of the training; the tables show the mean of entries that differ only in it"""
 
-    def trainings(self, count: int) -> "list[Entry]":
+    def trainings(self, count: int) -> "list[PredictionEntry]":
         """Return the entry, or one for each training 0, 1, ... if {seed} is in the name of its predictions."""
         if "{seed}" not in self.predictions:
             return [self]
@@ -74,7 +74,7 @@ class BenchmarkEntry:
 
 
 @dataclass(frozen=True)
-class Training:
+class MethodTraining:
     """How a method was trained."""
 
     method: str
@@ -90,11 +90,11 @@ class Training:
     steps and chosen are by default those of the score records next to the predictions"""
 
 
-Trainings = Mapping[str, Training]
+Trainings = Mapping[str, MethodTraining]
 
 
 def check_entries(
-    entries: Sequence[Entry], ours: Sequence[str], controls: Sequence[str], baselines: Sequence[str] = ()
+    entries: Sequence[PredictionEntry], ours: Sequence[str], controls: Sequence[str], baselines: Sequence[str] = ()
 ) -> None:
     """Raise StepDiffError for an invalid entry, or a method without one."""
     if not entries:
@@ -130,14 +130,14 @@ def score_record(predictions: str) -> Any:
         raise StepDiffError(f"{path}: not a score record of heads.evaluate ({error}); evaluate again") from error
 
 
-def trainings(given: Sequence[Training], entries: Sequence[Entry]) -> dict[str, Training]:
+def trainings(given: Sequence[MethodTraining], entries: Sequence[PredictionEntry]) -> dict[str, MethodTraining]:
     """Return the training of every method of the entries. StepDiffError: a method without predictions or with two
     trainings, or what a score record contradicts."""
-    known = {entry.method: Training(entry.method) for entry in entries}
+    known = {entry.method: MethodTraining(entry.method) for entry in entries}
     for training in given:
         if training.method not in known:
             raise StepDiffError(f"methods: {training.method!r} has no predictions; it is not {', '.join(known)}")
-        if known[training.method] != Training(training.method):
+        if known[training.method] != MethodTraining(training.method):
             raise StepDiffError(f"methods: {training.method!r} is listed twice; remove one of them")
         known[training.method] = training
     chosen: dict[str, dict[int, int]] = {}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from heads.reporting.entries import TRUTH_METRICS, Entry, Setting, Trainings, comparable, marked, score_record
+from heads.reporting.entries import TRUTH_METRICS, PredictionEntry, Setting, Trainings, comparable, marked, score_record
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks.bootstrap import Resamples, holm, interval, paired_p
 from stepdiff_core.tasks.declining import asked_first
@@ -58,7 +58,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class BaselineComparison:
     """One of our methods and the best baseline on the same rows."""
 
     method: str
@@ -80,7 +80,9 @@ class Comparison:
 Measured = list[tuple[Score, Float64[np.ndarray, " resamples"]]]
 
 
-def measure(entries: Sequence[Entry], resamples: int, seed: int, truth: TruthFigures | None = None) -> Measured:
+def measure(
+    entries: Sequence[PredictionEntry], resamples: int, seed: int, truth: TruthFigures | None = None
+) -> Measured:
     """Return scores in the order of the entries, each with its values on the resamples. StepDiffError: a missing or
     damaged file, or a prediction that does not fit its row (file and line).
 
@@ -191,7 +193,7 @@ def compare(
     controls: Sequence[str],
     known: Trainings | None = None,
     baselines: Sequence[str] = (),
-) -> list[Comparison]:
+) -> list[BaselineComparison]:
     """Compare each figure of ours with the best baseline's, corrected for their number; not declining and truth.
 
     Of VLEmb's pair embeddings only the average is a baseline.
@@ -202,7 +204,7 @@ def compare(
     """
     figures = [(score, values) for score, values in measured if score.value is not None]
     rivals_of_all = baselines or {score.method for score, _ in figures} - {*ours, *controls}
-    comparisons: list[Comparison] = []
+    comparisons: list[BaselineComparison] = []
     for score, values in figures:
         if score.method not in ours or score.setting.pair != "average" or score.metric not in COMPARED:
             continue
@@ -221,6 +223,6 @@ def compare(
             continue
         assert score.value is not None and best.value is not None
         gain, within = score.value - best.value, interval(values - theirs, score.videos)
-        comparisons.append(Comparison(score.method, best.method, *score.place, gain, within, p, p))
+        comparisons.append(BaselineComparison(score.method, best.method, *score.place, gain, within, p, p))
     corrected = holm([comparison.p for comparison in comparisons])
     return [replace(each, corrected_p=p) for each, p in zip(comparisons, corrected, strict=True)]

@@ -22,6 +22,7 @@ A package adds a task with an entry point whose object is a TaskSpec; `package.m
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ class ClipFile:
 
 @dataclass(frozen=True)
 class Published:
-    """A published row of a benchmark's table."""
+    """A published row of a table."""
 
     method: str
     figures: Mapping[str, float]
@@ -94,9 +95,14 @@ class Published:
     """paper or repository, with its table or file"""
 
 
+@cache
+def _tables() -> dict[str, Any]:
+    return yaml_file.read(Path(__file__).with_name("benchmarks") / "published.yaml")
+
+
 def published(table: str) -> tuple[Published, ...]:
     """Return the rows of a table of benchmarks/published.yaml."""
-    about = yaml_file.read(Path(__file__).with_name("benchmarks") / "published.yaml")[table]
+    about = _tables()[table]
     names, unit = about["figures"], about["unit"]
     return tuple(
         Published(method, {name: value / unit for name, value in zip(names, values, strict=True)}, about["source"])

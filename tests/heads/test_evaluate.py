@@ -23,7 +23,7 @@ from heads.evaluation.rows import named, select
 from heads.methods.stepdiff import StepDiff
 from heads.methods.vlemb import VLEmb
 from heads.models.language_model import autocast
-from heads.reporting.entries import Entry
+from heads.reporting.entries import PredictionEntry
 from heads.training.checkpoint import Run
 from heads.training.run_record import load_video_lm
 from stepdiff_core.errors import StepDiffError
@@ -501,7 +501,7 @@ def test_ask_answers_and_refuses_in_one_line(trained: Path, world: Path, tmp_pat
 
 
 def test_a_report_in_an_object_store_leaves_no_local_folder(
-    entries: list[Entry], bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    entries: list[PredictionEntry], bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = config(entries, tmp_path / "report.yaml")
     (tmp_path / "here").mkdir()
