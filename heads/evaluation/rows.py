@@ -25,13 +25,9 @@ from stepdiff_core.tasks.testsets import DiffMCQ, drawn, published_task, read_te
 AnyRow = TypeVar("AnyRow")
 
 
-def read_asked(options: EvaluateOptions) -> Asked:
-    """Read the test set, or the folder of a benchmark."""
-    return registry.get(options.task).read(Path(options.source))
-
-
-def read_rows(options: EvaluateOptions, asked: Asked) -> list[Any]:
-    """Return the rows that the options select among those of `read_asked`."""
+def read_rows(options: EvaluateOptions) -> tuple[Asked, list[Any]]:
+    """Read the test set, or the folder of a benchmark, and the rows that the options select."""
+    asked = registry.get(options.task).read(Path(options.source))
     groups: list[list[Any]] = [asked.rows]
     if options.no_difference is not None:
         groups.append(agreeing(read_test_set("diffrank", options.no_difference)))
@@ -40,7 +36,7 @@ def read_rows(options: EvaluateOptions, asked: Asked) -> list[Any]:
         groups = [select(rows, names) for rows in groups]
     if options.rows is not None:
         groups = [drawn(rows, options.rows, published(options.seed)) for rows in groups]
-    return [row for group in groups for row in group]
+    return asked, [row for group in groups for row in group]
 
 
 def named(rows: Sequence[Any], subset: str) -> list[str]:

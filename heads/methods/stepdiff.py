@@ -148,13 +148,26 @@ def protocol(
     return how | caption | {"most_tokens": MOST_TOKENS, "declines": "; ".join(declines) or None}
 
 
+@dataclass(frozen=True)
+class Answering:
+    """How a method answers, whatever its model."""
+
+    control: Control = "none"
+    """blind: the model gets no video tokens; shuffled: those of another clip, drawn by seed"""
+    seed: int = 0
+    seeded: bool = True
+    """whether captions continue from their seed, which is part of them"""
+    decline_at: float | None = None
+    """answer "no difference" where a pair is similar by more than this; None: never"""
+
+
+AS_TRAINED = Answering()
+
+
 class StepDiff:
     """A video language model as a method.
 
     Args:
-        control: "blind" gives the model no video tokens, "shuffled" those of another clip drawn by seed.
-        seeded: captions continue from their seed, which is part of them.
-        decline_at: answer "no difference" where a pair is similar by more than this; None: never.
         group: processes with the same model, which compute the batches in turn.
         words: evidence of words, next to what the model reads; None: nothing but the tokens.
         evidence: how it is used.
@@ -165,18 +178,15 @@ class StepDiff:
         self,
         model: VideoLM,
         features: Reads,
-        control: Control = "none",
-        seed: int = 0,
-        seeded: bool = True,
-        decline_at: float | None = None,
+        how: Answering = AS_TRAINED,
         group: Group = ALONE,
         words: WordEvidence | None = None,
         evidence: EvidenceOptions | None = None,
         guard: Guard | None = None,
     ) -> None:
         self.model, self.features, self.group = model.eval(), features, group
-        self.control, self.seed, self.seeded, self.decline_at = control, seed, seeded, decline_at
-        self.words = None if control == "blind" else words
+        self.how, self.control = how, how.control
+        self.words = None if how.control == "blind" else words
         self.guard = guard if words is None else words.guard
         self.evidence = evidence or EvidenceOptions()
         self.projected: dict[str, Tensor] = {}
@@ -193,7 +203,7 @@ class StepDiff:
                 f"a shuffled control of {len(wanted)} clips only swaps them; evaluate more rows, or more at once "
                 "(--rows-at-once)"
             )
-        cycle = list(generator(self.seed, "shuffled control").permutation(wanted))
+        cycle = list(generator(self.how.seed, "shuffled control").permutation(wanted))
         self.stand_in = dict(zip(cycle, cycle[1:] + cycle[:1], strict=True))
         self.projected = {}
         for start in range(0, len(wanted), 32):
@@ -334,10 +344,10 @@ class StepDiff:
         self._prepare(clip for pair, _ in pairs for clip in pair)
         agree = [self._agree(pair, category) for pair, category in pairs]
         differing = list(compress(pairs, np.logical_not(agree)))
-        captions = self._captions(differing, DIFFCAP_SEED if self.seeded else "", streamer)
+        captions = self._captions(differing, DIFFCAP_SEED if self.how.seeded else "", streamer)
         of_pair = dict(zip(differing, captions, strict=True))
-        if self.decline_at is not None:
-            agree = [one or score > self.decline_at for one, score in zip(agree, self.alike(pairs), strict=True)]
+        if (least := self.how.decline_at) is not None:
+            agree = [one or score > least for one, score in zip(agree, self.alike(pairs), strict=True)]
         return [
             NO_DIFFERENCE.format(category=pair[1]) if one else of_pair[pair]
             for pair, one in zip(pairs, agree, strict=True)
