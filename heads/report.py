@@ -85,7 +85,7 @@ def run(options: ReportOptions) -> "Report":
     if entries or not options.benchmarks:
         check_entries(entries, options.ours, options.controls, options.baselines)
     others = read_scores(options.benchmarks)
-    known = trainings(options.methods, entries)
+    methods = trainings(options.methods, entries)
     measured = measure(entries, options.bootstrap, options.seed, registry.truth_of(options.truth))
     listed = {*options.ours, *options.controls, *options.baselines}
     unlisted = [entry for entry in entries if entry.method not in listed]
@@ -93,11 +93,11 @@ def run(options: ReportOptions) -> "Report":
     controls = (*options.controls, *recorded)
     report = Report(
         [score for score, _ in measured],
-        compare(measured, options.ours, controls, known, options.baselines),
+        compare(measured, options.ours, controls, methods, options.baselines),
         controls,
         options.bootstrap,
         options.paper,
-        known,
+        methods,
         options.baselines,
         others,
     )

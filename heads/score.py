@@ -75,8 +75,8 @@ def run(options: ScoreOptions) -> dict[str, Any]:
     if options.export is not None and Path(options.export).resolve() in Path(options.predictions).resolve().parents:
         raise StepDiffError(f"--export {options.export}: --predictions are in this folder; name another")
     record = score_record(options.predictions)
-    asked = spec.read(Path(options.test_set or options.data or ""))
-    task, rows, similar = published_task(options.task), asked.rows, None
+    task_data = spec.read(Path(options.test_set or options.data or ""))
+    task, rows, similar = published_task(options.task), task_data.rows, None
     predictions: list[Any]
     if task is None:
         rows, predictions = read_answers(options.predictions, rows)
@@ -85,15 +85,15 @@ def run(options: ScoreOptions) -> dict[str, Any]:
     if options.parse:
         predictions = [postprocess.parse(str(text)) for text in predictions]
     if task is None:
-        given = {row.key: prediction for row, prediction in zip(rows, predictions, strict=True)}
-        of_all = [given.get(row.key) for row in asked.rows]
+        by_key = {row.key: prediction for row, prediction in zip(rows, predictions, strict=True)}
+        of_all = [by_key.get(row.key) for row in task_data.rows]
         if options.export is not None and spec.export is not None:
-            for path in spec.export(Path(str(options.data)), asked.rows, of_all, Path(options.export)):
+            for path in spec.export(Path(str(options.data)), task_data.rows, of_all, Path(options.export)):
                 say(f"exported: {path}")
         if spec.missing_is_wrong and record is None:  # heads.evaluate answers the rows that its options ask for
-            rows, predictions = asked.rows, of_all
+            rows, predictions = task_data.rows, of_all
     judges.check(options)  # the authors' scorers, which read what is exported, have their own
-    scores = score_rows(options, asked, rows, predictions, options.predictions, similar)
+    scores = score_rows(options, task_data, rows, predictions, options.predictions, similar)
     if (seen := marked(record)) is not None:
         scores["seen"] = seen
     if "method" in section(record, "options"):

@@ -57,11 +57,11 @@ def run(options: TableOptions) -> dict[str, Any]:
     for path in options.scores:
         try:
             record = json.loads(Path(path).read_text(encoding="utf-8"))
-            given, scores = record["options"], record["scores"]
-            task = given["task"]
+            evaluated, scores = record["options"], record["scores"]
+            task = evaluated["task"]
             if task not in COLUMNS:
                 raise StepDiffError(f"{path}: {task} is a benchmark of others; python -m heads.report has its table")
-            form, name = variant(given), title_of(record)
+            form, name = variant(evaluated), title_of(record)
             figures = {
                 metric + form: {"value": scores[metric], "interval": (scores["intervals"] or {}).get(metric)}
                 for metric in (*COLUMNS[task], *(metric for metric in TRUTH_METRICS if metric in scores))

@@ -107,8 +107,8 @@ class Answerer:
             lm = loaded.method.model.lm
             precision = {"precision": "bfloat16" if loaded.precision == "bfloat16" else lm.precision}
             evidence = None if loaded.method.words is None else loaded.method.evidence
-            asked = protocol(ANSWERS[type(rows[0])], options.seeded, options.decline_at, evidence)
-            disclosed["protocol"] = asked | precision
+            how = protocol(ANSWERS[type(rows[0])], options.seeded, options.decline_at, evidence)
+            disclosed["protocol"] = how | precision
             if options.ask_similar:
                 disclosed["protocol"]["similar"] = protocol("rank", evidence=evidence)
         self.method = MethodFacts(rows, absent, disclosed)
@@ -247,7 +247,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     """
     check(options)
     judges.check(options)
-    asked, rows = read_rows(options)
+    task_data, rows = read_rows(options)
     if (truth := registry.truth_of(options.truth)) is not None:
         truth(rows, [""] * len(rows))  # refuses a file that lacks clips of the rows
     store = None if options.store is None else Store.open(options.store)
@@ -284,7 +284,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
                 "disclosed": method.disclosed,
                 "skipped": {"clips": method.absent, "rows": dropped},
                 "seen": None if seen is None else seen.counts(present),
-                "scores": score_rows(options, asked, present, predictions, options.out, similar),
+                "scores": score_rows(options, task_data, present, predictions, options.out, similar),
             }
             write_text(out.with_suffix(".scores.json"), json.dumps(record, indent=1, allow_nan=False))
             kept.keep([])
@@ -298,14 +298,14 @@ def answered(
     # Of similar size, because a small last batch would make a poor shuffled control.
     spans = shares(len(rows), ceil(len(rows) / options.rows_at_once))
     answers = [] if kept is None else kept.resume(rows, [start for start, _ in spans])
-    left = [
+    parts = [
         WorkPart(number, tuple(rows[start:end])) for number, (start, end) in enumerate(spans) if start >= len(answers)
     ]
     what = "similar" if kept is None else f"{options.task}, {options.method}, control {options.control}"
     if answers:
         say(f"{what}: {len(answers)} of {len(rows)} answers exist already")
     with progress(what, len(rows) - len(answers)) as advance:
-        for more in answer(left, advance):
+        for more in answer(parts, advance):
             if kept is not None:
                 kept.add(more)
             answers += more

@@ -189,9 +189,9 @@ def present_rows(
     if absent and not options.skip_missing:
         if texts is not None:
             texts.check(absent)
-        wanted = f"{view} features" if view is not None else "such clip"
+        missing = f"{view} features" if view is not None else "such clip"
         raise StepDiffError(
-            f"{absent[0]}: no {wanted} in {options.store} (absent: {len(absent)} clips of these rows); run "
+            f"{absent[0]}: no {missing} in {options.store} (absent: {len(absent)} clips of these rows); run "
             "python -m featurize with a manifest that contains them, or pass --skip-missing"
         )
     present = [row for row in rows if not set(absent).intersection(clips_of(row))]

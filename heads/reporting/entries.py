@@ -130,16 +130,16 @@ def score_record(predictions: str) -> Any:
         raise StepDiffError(f"{path}: not a score record of heads.evaluate ({error}); evaluate again") from error
 
 
-def trainings(given: Sequence[MethodTraining], entries: Sequence[PredictionEntry]) -> dict[str, MethodTraining]:
+def trainings(listed: Sequence[MethodTraining], entries: Sequence[PredictionEntry]) -> dict[str, MethodTraining]:
     """Return the training of every method of the entries. StepDiffError: a method without predictions or with two
     trainings, or what a score record contradicts."""
-    known = {entry.method: MethodTraining(entry.method) for entry in entries}
-    for training in given:
-        if training.method not in known:
-            raise StepDiffError(f"methods: {training.method!r} has no predictions; it is not {', '.join(known)}")
-        if known[training.method] != MethodTraining(training.method):
+    by_method = {entry.method: MethodTraining(entry.method) for entry in entries}
+    for training in listed:
+        if training.method not in by_method:
+            raise StepDiffError(f"methods: {training.method!r} has no predictions; it is not {', '.join(by_method)}")
+        if by_method[training.method] != MethodTraining(training.method):
             raise StepDiffError(f"methods: {training.method!r} is listed twice; remove one of them")
-        known[training.method] = training
+        by_method[training.method] = training
     chosen: dict[str, dict[int, int]] = {}
     for entry in entries:
         record = score_record(entry.predictions)
@@ -147,27 +147,27 @@ def trainings(given: Sequence[MethodTraining], entries: Sequence[PredictionEntry
         steps, trained, checkpoint = (recipe.get(name) for name in ("optimiser_steps", "trained", "checkpoint"))
         of_record: dict[str, Any] = {"regime": regime_of(record), "steps": steps}
         for name, recorded in of_record.items():
-            stated = getattr(known[entry.method], name)
+            stated = getattr(by_method[entry.method], name)
             if recorded is not None and stated not in (None, recorded):
                 raise StepDiffError(
                     f"methods: {entry.method} has {name} {stated}, but the score record of {entry.predictions} has "
                     f"{recorded}; correct the config"
                 )
             if recorded is not None:
-                known[entry.method] = replace(known[entry.method], **{name: recorded})
+                by_method[entry.method] = replace(by_method[entry.method], **{name: recorded})
         if steps is not None and trained is not None and isinstance(checkpoint, str):
             before_best = int(steps) - int(trained) + int(checkpoint.rpartition("-")[2])
             chosen.setdefault(entry.method, {})[entry.seed or 0] = before_best
     for method, by_seed in chosen.items():
         steps_of_each = tuple(by_seed[seed] for seed in sorted(by_seed))
-        if set(steps_of_each) != {known[method].steps}:
-            known[method] = replace(known[method], chosen=steps_of_each)
-    return known
+        if set(steps_of_each) != {by_method[method].steps}:
+            by_method[method] = replace(by_method[method], chosen=steps_of_each)
+    return by_method
 
 
-def comparable(method: str, baseline: str, known: Trainings) -> bool:
+def comparable(method: str, baseline: str, by_method: Trainings) -> bool:
     """Return whether the baseline had no more supervision than the method, as far as is known."""
-    ours, theirs = (known[name].regime if name in known else None for name in (method, baseline))
+    ours, theirs = (by_method[name].regime if name in by_method else None for name in (method, baseline))
     return ours is None or theirs is None or ORDER.index(theirs) <= ORDER.index(ours)
 
 

@@ -115,17 +115,17 @@ def measure(
             if truth is not None and task == "diffcap" and setting.parsed:
                 figures |= truth(rows, answers)
             if similar is not None:
-                asked, _ = task_figures(task, rows, asked_first(rows, answers, similar))
-                figures |= {metric + ASKED: figure for metric, figure in asked.items()}
+                asked_figures, _ = task_figures(task, rows, asked_first(rows, answers, similar))
+                figures |= {metric + ASKED: figure for metric, figure in asked_figures.items()}
             for metric in _metrics(setting, rows):
                 if metric not in figures:
                     continue
                 figure, counted = figures[metric], defined_rows(metric, rows)
                 value, values = figure.of(), draws.values(figure)
                 groups = len(set(compress(videos, counted)))
-                within, known = interval(values, groups), value if math.isfinite(value) else None
+                within, finite = interval(values, groups), value if math.isfinite(value) else None
                 counts = int(counted.sum()), groups, _undecided(metric, marks, counted)
-                measured.append((Score(entry.method, setting, metric, known, within, *counts, name, *seen_of), values))
+                measured.append((Score(entry.method, setting, metric, finite, within, *counts, name, *seen_of), values))
     return over_seeds(measured)
 
 
@@ -172,16 +172,16 @@ def over_seeds(measured: Measured) -> Measured:
         if odd := [score.test_set for score in scores if score.test_set != first.test_set]:
             raise StepDiffError(f"{method}, {setting.task}: seeds on different rows ({first.test_set}, {odd[0]})")
         resampled = np.mean([values for _, values in group], axis=0)
-        known = [score.value for score in scores if score.value is not None]
+        of_seeds = [score.value for score in scores if score.value is not None]
         most = max(scores, key=lambda score: score.seen_clips)
         mean = replace(
             first,
-            value=sum(known) / len(known) if len(known) == len(scores) else None,
+            value=sum(of_seeds) / len(of_seeds) if len(of_seeds) == len(scores) else None,
             interval=interval(resampled, first.videos),
             undecided_rows=max(score.undecided_rows for score in scores),
             seen_clips=most.seen_clips,
             test_clips=most.test_clips,
-            seeds=tuple(known),
+            seeds=tuple(of_seeds),
         )
         means.append((mean, resampled))
     return means
@@ -191,7 +191,7 @@ def compare(
     measured: Measured,
     ours: Sequence[str],
     controls: Sequence[str],
-    known: Trainings | None = None,
+    methods: Trainings | None = None,
     baselines: Sequence[str] = (),
 ) -> list[BaselineComparison]:
     """Compare each figure of ours with the best baseline's, corrected for their number; not declining and truth.
@@ -199,7 +199,7 @@ def compare(
     Of VLEmb's pair embeddings only the average is a baseline.
 
     Args:
-        known: regime of each method; a baseline with more supervision than ours is not compared with it.
+        methods: regime of each method; a baseline with more supervision than ours is not compared with it.
         baselines: the methods to compare with; none: all that are neither ours nor controls.
     """
     figures = [(score, values) for score, values in measured if score.value is not None]
@@ -212,7 +212,7 @@ def compare(
             (other, theirs)
             for other, theirs in figures
             if other.method in rivals_of_all
-            and comparable(score.method, other.method, known or {})
+            and comparable(score.method, other.method, methods or {})
             and (other.place, other.test_set) == (score.place, score.test_set)
         ]
         if not rivals:

@@ -67,7 +67,7 @@ CHOICES: list[Place] = [(Setting("diffmcq", variant), "accuracy") for variant in
 RANK: Place = (Setting("diffrank"), "ktau_all_rows")
 WITHIN: Place = (Setting("diffrank"), "ktau_within_step_all_rows")
 DECLINING: list[Place] = [
-    (Setting("diffcap"), metric + asked) for metric in ("invented", "declined") for asked in ("", ASKED)
+    (Setting("diffcap"), metric + ending) for metric in ("invented", "declined") for ending in ("", ASKED)
 ]
 TRUTH: list[Place] = [(Setting("diffcap"), metric) for metric in TRUTH_METRICS]
 
@@ -172,8 +172,8 @@ def _layout_grid(report: Report, layout: Layout) -> Grid:
     """Return a layout's table, one row per method."""
     marks = {(c.method, c.place): _mark(c) for c in report.comparisons}
     shown = [score for score in report.scores if score.place in layout.columns]
-    asked = {score.place for score in shown if score.metric.endswith(ASKED)}
-    places = [place for place in layout.columns if place in asked or not place[1].endswith(ASKED)]
+    asked_places = {score.place for score in shown if score.metric.endswith(ASKED)}
+    places = [place for place in layout.columns if place in asked_places or not place[1].endswith(ASKED)]
     best = {place: _best(report, (s for s in shown if s.place == place)) for place in places if layout.ranked}
     results = [
         Result(s.method, s.place, s.value, s.interval, s in best.get(s.place, ()), marks.get((s.method, s.place), ""))
@@ -193,7 +193,7 @@ def _layout_grid(report: Report, layout: Layout) -> Grid:
         regime = [Cell("")] * len(report.regimes)
         published_rows = [(method, [*regime, *cells]) for method, cells in pivot(results, places).items()]
         blocks.append(Block(layout.published[0].source, published_rows))
-    notes = [*_sizes(shown), *_seen_notes(shown), *([_ASKED] if asked else []), _legend(report, layout.ranked)]
+    notes = [*_sizes(shown), *_seen_notes(shown), *([_ASKED] if asked_places else []), _legend(report, layout.ranked)]
     return Grid(layout.title, "method", [*report.regimes, *map(heading, places)], blocks, notes)
 
 
@@ -362,7 +362,7 @@ def read_scores(entries: Sequence[BenchmarkEntry]) -> list[BenchmarkScore]:
             )
         if entry.task not in (None, task):
             raise StepDiffError(f"{entry.predictions}: its record is of {task}, not of {entry.task}; correct the task")
-        if entry.task is None and task not in registry.known():  # a record may be a stranger's
+        if entry.task is None and task not in registry.names():  # a record may be a stranger's
             raise StepDiffError(
                 f"{entry.predictions}: its record names the task {task}, which is none of ours and of no installed "
                 f"package; if it is yours, give the entry the task {task}"

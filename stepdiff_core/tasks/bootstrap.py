@@ -146,13 +146,13 @@ def paired_p(differences: Float64[np.ndarray, " resamples"], groups: int) -> flo
     set itself, is converted to a distance from zero of a normal variable; p is twice Student's tail beyond it,
     corrected as in `tail_share`.
     """
-    known = differences[np.isfinite(differences)]
-    if len(known) == 0 or groups < 2:
+    defined = differences[np.isfinite(differences)]
+    if len(defined) == 0 or groups < 2:
         return None
-    fewer = min(np.sum(known <= TIE), np.sum(known >= -TIE))
+    fewer = min(np.sum(defined <= TIE), np.sum(defined >= -TIE))
     from scipy import stats
 
-    distance = stats.norm.ppf(min(0.5, (1 + fewer) / (1 + len(known))))
+    distance = stats.norm.ppf(min(0.5, (1 + fewer) / (1 + len(defined))))
     return float(2 * stats.t.cdf(distance * math.sqrt((groups - 1) / groups), groups - 1))
 
 

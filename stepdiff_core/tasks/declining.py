@@ -59,10 +59,10 @@ _FORMS, _CONTRASTS = (re.compile("|".join(patterns), re.I | re.S) for patterns i
 
 def declines(caption: str) -> bool:
     """Return whether the caption states that nothing differs; an empty caption does not."""
-    said = _AGAINST.sub(r"\1", parse(caption))
-    if _CONTRASTS.search(said) or _THAN.search(caption):  # post-processing drops "than in Video 1"
+    plain = _AGAINST.sub(r"\1", parse(caption))
+    if _CONTRASTS.search(plain) or _THAN.search(caption):  # post-processing drops "than in Video 1"
         return False
-    sentences = [sentence for sentence in _SENTENCE.split(said) if re.search(r"\w", sentence)]
+    sentences = [sentence for sentence in _SENTENCE.split(plain) if re.search(r"\w", sentence)]
     return bool(sentences) and all(_FORMS.search(sentence) for sentence in sentences)
 
 

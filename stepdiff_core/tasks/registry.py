@@ -5,14 +5,14 @@ columns of its table, its published figures and its videos. The folder of a benc
 under the names that they give. `read` returns rows and truth apart, so that no method can read the truth.
 
     spec = registry.get("convis")
-    asked = spec.read(Path("data/convis"))
-    scores = spec.score(asked.rows, predictions, asked.truth, 1000, 0)
+    data = spec.read(Path("data/convis"))
+    scores = spec.score(data.rows, predictions, data.truth, 1000, 0)
 
 Texts of some benchmarks cannot be scored by rules. A judge compares them with the truth first, and its verdicts are
 scored instead of the texts:
 
-    verdicts = spec.judge(asked, texts, judge)
-    scores = spec.score(asked.rows, verdicts, asked.truth, 1000, 0)
+    verdicts = spec.judge(data, texts, judge)
+    scores = spec.score(data.rows, verdicts, data.truth, 1000, 0)
 
 A package adds a task with an entry point whose object is a TaskSpec; `package.module:SPEC` names one without it:
 
@@ -53,7 +53,7 @@ BUILT_IN = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class TaskData:
     """What a folder of a benchmark or a test set asks, and what is true."""
 
     rows: list[Any]
@@ -117,7 +117,7 @@ class TaskSpec:
     title: str
     figures: Mapping[str, str]
     """figure of `score` -> heading of its column; together they are the table"""
-    read: Callable[[Path], Asked]
+    read: Callable[[Path], TaskData]
     """Read the published files in a folder, or a test set. Raises StepDiffError: one is missing or damaged; it says
     where to get it"""
     score: Callable[[Sequence[Any], Sequence[Any], Mapping[str, Any], int, int], dict[str, Any]]
@@ -126,7 +126,7 @@ class TaskSpec:
     value}}}. rows may be a part of those read"""
     clips: Callable[[Path], Iterator[ClipFile]] | None = None
     """Yield the clips of a folder's rows, each once, with their files; None: the task has no manifest of its own"""
-    judge: Callable[[Asked, Sequence[str | None], Judge], list[Any]] | None = None
+    judge: Callable[[TaskData, Sequence[str | None], Judge], list[Any]] | None = None
     """Return a verdict on each text, which `score` takes instead of the texts; None: texts are scored, or scores.
     Raises StepDiffError: the judge lacks a part that the benchmark needs, or stopped; the next run continues"""
     export: Callable[[Path, Sequence[BenchmarkRow], Sequence[Prediction | None], Path], list[Path]] | None = None
@@ -154,7 +154,7 @@ class TaskSpec:
     """the figure that pages compare methods by, if no other is chosen"""
 
 
-def known() -> list[str]:
+def names() -> list[str]:
     """Return the names that data may give, such as a score record: the tasks of this package and installed ones."""
     return list(dict.fromkeys([*BUILT_IN, *installed(GROUP)]))
 
@@ -165,8 +165,8 @@ def get(name: str, flag: str = "--task") -> TaskSpec:
     Raises:
         StepDiffError: No such task, or its module cannot be imported.
     """
-    if ":" not in name and name not in known():
-        raise StepDiffError(f"{flag} {name}: no such task; give one of {', '.join(known())}, or package.module:SPEC")
+    if ":" not in name and name not in names():
+        raise StepDiffError(f"{flag} {name}: no such task; give one of {', '.join(names())}, or package.module:SPEC")
     place, spec = load(BUILT_IN.get(name, name), GROUP, flag)
     if not isinstance(spec, TaskSpec):
         raise StepDiffError(f"{flag} {name}: {place} is not a stepdiff_core.tasks.registry.TaskSpec")

@@ -39,7 +39,7 @@ from stepdiff_core.tasks.bootstrap import Figure, Resamples, mean_figure, values
 from stepdiff_core.tasks.captions import Embed, bleu, bleu_parts, cider_rows, count_corpus, rouge_rows, similarity_rows
 from stepdiff_core.tasks.declining import asked_first, declines
 from stepdiff_core.tasks.postprocess import names_video
-from stepdiff_core.tasks.registry import Asked, TaskSpec
+from stepdiff_core.tasks.registry import TaskData, TaskSpec
 from stepdiff_core.tasks.testsets import (
     ROWS,
     DiffCap,
@@ -67,14 +67,15 @@ def kendall_tau(
     rows, targets = first.shape
     if counted is None:
         counted = np.ones(first.shape, bool)
-    left, right = np.triu_indices(targets, 1)
-    step = max(1, PAIRS_AT_ONCE // max(len(left), 1))
+    earlier, later = np.triu_indices(targets, 1)
+    step = max(1, PAIRS_AT_ONCE // max(len(earlier), 1))
     tau = np.empty(rows)
     for start in range(0, rows, step):
         part = slice(start, start + step)
-        both = counted[part, left] & counted[part, right]
+        both = counted[part, earlier] & counted[part, later]
         signs = [
-            (values[part, left] > values[part, right]).astype(np.int8) - (values[part, left] < values[part, right])
+            (values[part, earlier] > values[part, later]).astype(np.int8)
+            - (values[part, earlier] < values[part, later])
             for values in (first, second)
         ]
         agreement = (signs[0] * signs[1] * both).sum(axis=1, dtype=np.int64)
@@ -221,14 +222,14 @@ def _accuracy(sums: Float64[np.ndarray, "*batch 3"]) -> Float64[np.ndarray, "*ba
 
 def _diffrank(rows: Sequence[DiffRank], predictions: Sequence[list[float]]) -> tuple[dict[str, Figure], Marks]:
     width = max(len(row.scores) for row in rows)
-    truth, said = np.zeros((2, len(rows), width))
+    truth, predicted = np.zeros((2, len(rows), width))
     there = np.zeros((len(rows), width), bool)
     for number, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
         truth[number, : len(prediction)] = row.scores
-        said[number, : len(prediction)] = prediction
+        predicted[number, : len(prediction)] = prediction
         there[number, : len(prediction)] = True
-    tau = kendall_tau(said, truth, there)
-    within = kendall_tau(said, truth, there & (truth > 0))
+    tau = kendall_tau(predicted, truth, there)
+    within = kendall_tau(predicted, truth, there & (truth > 0))
     undefined, inside = np.isnan(tau), ~np.isnan(within)
     return {
         "ktau": mean_figure(tau),
@@ -246,15 +247,15 @@ def ordered(rows: Sequence[DiffRank], least: int) -> Bool[np.ndarray, " rows"]:
 
 def _on_all_rows(tau: Float64[np.ndarray, " rows"], counted: Bool[np.ndarray, " rows"]) -> Figure:
     """The mean tau of the counted rows; a row without a tau counts 0, as by chance."""
-    given = ~np.isnan(tau)
-    return mean_figure(np.where(given, tau, 0.0), counted & given.any())
+    defined = ~np.isnan(tau)
+    return mean_figure(np.where(defined, tau, 0.0), counted & defined.any())
 
 
 _TASKS: dict[Task, Any] = {"diffcap": _diffcap, "diffmcq": _diffmcq, "diffrank": _diffrank}
 
 
-def _read(task: Task, file: Path) -> Asked:
-    return Asked(read_test_set(task, file), {})
+def _read(task: Task, file: Path) -> TaskData:
+    return TaskData(read_test_set(task, file), {})
 
 
 def _score(

@@ -24,7 +24,7 @@ from stepdiff_core.tasks.benchmarks.captaincook import (
     read_recorded,
     read_retrieval,
 )
-from stepdiff_core.tasks.registry import Asked
+from stepdiff_core.tasks.registry import TaskData
 from stepdiff_core.tasks.testsets import read_test_set, write_test_set
 from store import Feature, Provenance, Store
 from tests.refusals import refuses
@@ -160,7 +160,7 @@ def test_targets_are_of_the_same_recipe_and_other_recordings(write: Callable[...
     assert flawed.truth == asked.truth
 
 
-def naive(asked: Asked, predictions: list[list[float]]) -> dict[str, float]:
+def naive(asked: TaskData, predictions: list[list[float]]) -> dict[str, float]:
     """Return recall and mean rank over all orders of tied targets."""
     ranks = []
     for row, scores in zip(asked.rows, predictions, strict=True):

@@ -22,7 +22,7 @@ from stepdiff_core.tasks.benchmarks.viddiff_open import (
     parse_matching,
     parse_opposites,
 )
-from stepdiff_core.tasks.registry import Asked
+from stepdiff_core.tasks.registry import TaskData
 from tests.tasks.viddiff_files import SPLITS, TRUTHS, benchmark, entry, write
 
 
@@ -308,7 +308,7 @@ def test_predictions_match_statements_one_to_one() -> None:
         assert sum(cosine[pair] for pair in matches.items()) == pytest.approx(best)
 
 
-def naive_recall(asked: Asked, letters: list[dict[str, str | None]], split: str | None) -> list[float]:
+def naive_recall(asked: TaskData, letters: list[dict[str, str | None]], split: str | None) -> list[float]:
     """Recall, no match, wrong video and judge's errors over gt in {a, b}."""
     counts = [0, 0, 0, 0]
     for row, own in zip(asked.rows, letters, strict=True):

@@ -41,7 +41,7 @@ from stepdiff_core.tasks.benchmarks.figures import RANKING, Mask, score_choices,
 from stepdiff_core.tasks.benchmarks.rows import Choice, Ranking, Text, check_keys, entry, read_entries, read_json
 from stepdiff_core.tasks.bootstrap import Resamples
 from stepdiff_core.tasks.prompts import VIDEOS
-from stepdiff_core.tasks.registry import Asked, ClipFile, TaskSpec
+from stepdiff_core.tasks.registry import ClipFile, TaskData, TaskSpec
 from stepdiff_core.tasks.testsets import DiffCap, Prediction
 
 SOURCE = "github.com/CaptainCook4D/annotations"
@@ -210,7 +210,7 @@ def _alike(steps: Sequence[PerformedStep]) -> list[tuple[list[PerformedStep], li
     return list(groups.values())
 
 
-def read_mistakes(folder: Path, part: str = PART) -> Asked:
+def read_mistakes(folder: Path, part: str = PART) -> TaskData:
     """Return a question for each pair of a right and a flawed performance of a step in two recordings."""
     recorded = read_recorded(folder, part)
     rows: list[Choice] = []
@@ -225,7 +225,7 @@ def read_mistakes(folder: Path, part: str = PART) -> Asked:
     return _asked(rows, truth, recorded.notes, f"{folder}: no step in {part!r} is done right and with a mistake")
 
 
-def read_retrieval(folder: Path, part: str = PART, flawed: bool = False) -> Asked:
+def read_retrieval(folder: Path, part: str = PART, flawed: bool = False) -> TaskData:
     """Return a ranking for each flawed performance of a step: of clips of the same recipe from other recordings.
 
     flawed: Rank flawed performances too, except those whose only mistake is the order of the steps.
@@ -250,11 +250,11 @@ def read_retrieval(folder: Path, part: str = PART, flawed: bool = False) -> Aske
 
 def _asked(
     rows: Sequence[Choice] | Sequence[Ranking], truth: Mapping[str, MistakeTruth], notes: tuple[str, ...], nothing: str
-) -> Asked:
+) -> TaskData:
     if not rows:
         raise StepDiffError(f"{nothing}; choose another file of data_splits")
     check_keys(rows, "step_annotations")
-    return Asked(list(rows), truth, notes)
+    return TaskData(list(rows), truth, notes)
 
 
 def _score_mistakes(
@@ -265,13 +265,14 @@ def _score_mistakes(
     seed: int,
 ) -> dict[str, Any]:
     truths = truths_of(rows, truth)
-    answers, draws = [own.answer for own in truths], Resamples([own.recipe for own in truths], bootstrap, seed)
-    seen = {"accuracy_without_order": np.array([own.tags != UNSEEN for own in truths])}
+    answers = [mistake.answer for mistake in truths]
+    draws = Resamples([mistake.recipe for mistake in truths], bootstrap, seed)
+    seen = {"accuracy_without_order": np.array([mistake.tags != UNSEEN for mistake in truths])}
     return score_choices("captaincook-mistake", rows, predictions, answers, draws, seen, _tags(truths))
 
 
 def _tags(truths: Sequence[MistakeTruth]) -> dict[str, Mask]:
-    return {tag: np.array([tag in own.tags for own in truths]) for tag in CATEGORIES}
+    return {tag: np.array([tag in mistake.tags for mistake in truths]) for tag in CATEGORIES}
 
 
 def diffcap_rows(folder: Path, part: str = PART) -> tuple[list[DiffCap], dict[str, int]]:
@@ -295,16 +296,19 @@ def diffcap_rows(folder: Path, part: str = PART) -> tuple[list[DiffCap], dict[st
                 left_out["mistakes whose step nobody does right"] += sum(map(len, texts.values()))
             elif texts:
                 drawn = generator(0, "right clip of a mistake", step.clip).integers(len(references))
-                rows += [DiffCap(references[drawn], step.clip, name, tuple(own)) for name, own in texts.items()]
+                rows += [
+                    DiffCap(references[drawn], step.clip, name, tuple(descriptions))
+                    for name, descriptions in texts.items()
+                ]
     return rows, dict(left_out)
 
 
-def clips(folder: Path, read: Callable[[Path], Asked]) -> Iterator[ClipFile]:
+def clips(folder: Path, read: Callable[[Path], TaskData]) -> Iterator[ClipFile]:
     """Yield the clips of the rows that `read` returns, each once, with their videos of 360 lines."""
-    wanted = {clip for row in read(folder).rows for clip in row.clips}
+    remaining = {clip for row in read(folder).rows for clip in row.clips}
     for step in read_recorded(folder).steps:
-        if step.clip in wanted:
-            wanted.remove(step.clip)
+        if step.clip in remaining:
+            remaining.remove(step.clip)
             more = {"step": step.instruction, "step_id": step.step_id, "activity": step.recipe}
             yield ClipFile(step.clip, f"{step.recording}_360p.mp4", step.start, step.end, more)
 
@@ -330,7 +334,8 @@ def _retrieval(name: str, title: str, flawed: bool) -> TaskSpec:
         seed: int,
     ) -> dict[str, Any]:
         truths = truths_of(rows, truth)
-        right, draws = [own.right for own in truths], Resamples([own.recipe for own in truths], bootstrap, seed)
+        right = [mistake.right for mistake in truths]
+        draws = Resamples([mistake.recipe for mistake in truths], bootstrap, seed)
         return score_rankings(name, rows, predictions, right, draws, _tags(truths))
 
     read = partial(read_retrieval, flawed=flawed)

@@ -41,9 +41,9 @@ def scores_of(rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction]) -
     """Return the scores of each row. StepDiffError: no rows, or predictions that do not fit them."""
     check_count(rows, predictions)
     scores = []
-    for row, said in zip(rows, predictions, strict=True):
+    for row, prediction in zip(rows, predictions, strict=True):
         try:
-            scores.append(list(map(float, check_prediction(row, said))))
+            scores.append(list(map(float, check_prediction(row, prediction))))
         except StepDiffError as error:
             raise StepDiffError(f"row {row.key!r}: {error}") from error
     return scores
@@ -106,11 +106,11 @@ def score_choices(
         categories: Category -> its rows.
     """
     scores = scores_of(rows, predictions)
-    right = np.array([share_right(own, answer) for own, answer in zip(scores, answers, strict=True)])
+    right = np.array([share_right(values, answer) for values, answer in zip(scores, answers, strict=True)])
     level = np.array([1 / len(row.options) for row in rows])
     masks = {"accuracy": np.ones(len(rows), bool), **parts}
-    figures, chance = ({name: mean_figure(own, mask) for name, mask in masks.items()} for own in (right, level))
-    ties = np.array([own.count(max(own)) > 1 for own in scores])
+    figures, chance = ({name: mean_figure(values, mask) for name, mask in masks.items()} for values in (right, level))
+    ties = np.array([values.count(max(values)) > 1 for values in scores])
     return summary(task, rows, figures, draws, chance, {"ties": ties}, categories)
 
 
@@ -121,10 +121,10 @@ def first_right(scores: Sequence[float], right: Sequence[bool]) -> dict[str, flo
     wrong. Of t targets in the tie, r of them right, it comes first at place j of the tie in C(t - j, r - 1) of
     C(t, r) orders.
     """
-    best = max(score for score, own in zip(scores, right, strict=True) if own)
+    best = max(score for score, is_right in zip(scores, right, strict=True) if is_right)
     above = sum(score > best for score in scores)
     tied = sum(score == best for score in scores)
-    among = sum(own for score, own in zip(scores, right, strict=True) if score == best)
+    among = sum(is_right for score, is_right in zip(scores, right, strict=True) if score == best)
     places = range(1, tied - among + 2)
     chances = {above + j: math.comb(tied - j, among - 1) / math.comb(tied, among) for j in places}
     return {
@@ -144,13 +144,13 @@ def score_rankings(
 ) -> dict[str, Any]:
     """Return the figures of RANKING and their chance, as `score_choices`; right: the right targets of each row."""
     scores = scores_of(rows, predictions)
-    marks = [[target in own for target in row.targets] for row, own in zip(rows, right, strict=True)]
+    marks = [[target in of_row for target in row.targets] for row, of_row in zip(rows, right, strict=True)]
     each = (
         [first_right(*both) for both in zip(scores, marks, strict=True)],
         [first_right([0.0] * len(m), m) for m in marks],
     )
     figures, chance = ({name: mean_figure(np.array([row[name] for row in part])) for name in RANKING} for part in each)
-    counts = {"rows_with_ties": np.array([len(set(own)) < len(own) for own in scores])}
+    counts = {"rows_with_ties": np.array([len(set(of_row)) < len(of_row) for of_row in scores])}
     return summary(task, rows, figures, draws, chance, counts, categories)
 
 

@@ -119,16 +119,16 @@ def read_answers(path: str | Path, rows: Sequence[BenchmarkRow]) -> tuple[list[A
 
     StepDiffError: a fault in the file, a line of an unknown row, a second one of a row, or no lines.
     """
-    known = {row.key: row for row in rows}
+    row_of = {row.key: row for row in rows}
     by_key: dict[str, Prediction] = {}
     for place, line in read_objects(path):
         key = line.get("key")
-        if not isinstance(key, str) or key not in known:
+        if not isinstance(key, str) or key not in row_of:
             raise StepDiffError(f"{place}: no row of the benchmark has the key {key!r}; is it of another benchmark?")
         if key in by_key:
             raise StepDiffError(f"{place}: a second line of the row {key!r}; remove one of them")
         try:
-            by_key[key] = prediction_of(known[key], line)
+            by_key[key] = prediction_of(row_of[key], line)
         except StepDiffError as error:
             raise StepDiffError(f"{place}: {error}") from error
     if not by_key:
@@ -139,7 +139,7 @@ def read_answers(path: str | Path, rows: Sequence[BenchmarkRow]) -> tuple[list[A
 
 def write_answers(path: Path, rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction]) -> None:
     """Write one line for each row. StepDiffError: a prediction of another form, NaN or infinity."""
-    lines = (prediction_line(said, {"key": row.key}) for row, said in zip(rows, predictions, strict=True))
+    lines = (prediction_line(prediction, {"key": row.key}) for row, prediction in zip(rows, predictions, strict=True))
     write_text(path, "".join(lines))
 
 

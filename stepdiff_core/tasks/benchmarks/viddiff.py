@@ -26,7 +26,7 @@ from stepdiff_core.io.files import write_text
 from stepdiff_core.tasks.benchmarks.figures import Mask, check_count, chosen, scores_of, share_right, summary, truths_of
 from stepdiff_core.tasks.benchmarks.rows import BenchmarkRow, Choice, Text, Writing, check_keys, entry
 from stepdiff_core.tasks.bootstrap import Figure, Resamples, mean_figure, ratio_figure
-from stepdiff_core.tasks.registry import Asked, ClipFile, TaskSpec, published
+from stepdiff_core.tasks.registry import ClipFile, TaskData, TaskSpec, published
 from stepdiff_core.tasks.testsets import Prediction
 
 SOURCE = "jmhb/VidDiffBench on Hugging Face"
@@ -193,17 +193,17 @@ def write_published(predictions: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def split_figures(
-    right: Float64[np.ndarray, " rows"], asked: Float64[np.ndarray, " rows"], splits: Sequence[str]
+    right: Float64[np.ndarray, " rows"], statements: Float64[np.ndarray, " rows"], splits: Sequence[str]
 ) -> dict[str, Figure]:
     """Return right / asked over the rows of each split, and `average`, the plain mean of those.
 
     Args:
         right: How many statements of a row are right.
-        asked: How many statements a row has.
+        statements: How many statements a row has.
         splits: The split of each row.
     """
-    masks = {name: np.array([own == name for own in splits]) for name in SPLITS}
-    each = {name: ratio_figure(right * mask, asked * mask) for name, mask in masks.items()}
+    masks = {name: np.array([split == name for split in splits]) for name in SPLITS}
+    each = {name: ratio_figure(right * mask, statements * mask) for name, mask in masks.items()}
     parts = np.concatenate([figure.parts for figure in each.values()], axis=1)
     return {"average": Figure(parts, _mean_of_ratios), **each}
 
@@ -216,7 +216,7 @@ def _mean_of_ratios(sums: np.ndarray) -> np.ndarray:
 
 def of_domains(domains: Sequence[str]) -> dict[str, Mask]:
     """Return the rows of each domain, from the domain of each row."""
-    return {name: np.array([own == name for own in domains]) for name in sorted(set(domains))}
+    return {name: np.array([domain == name for domain in domains]) for name in sorted(set(domains))}
 
 
 def without_splits(scores: dict[str, Any]) -> dict[str, Any]:
@@ -224,11 +224,13 @@ def without_splits(scores: dict[str, Any]) -> dict[str, Any]:
     dropped = {name + ending for name in ("average", *SPLITS) for ending in ("", "_ours")}
     parts = scores["per_category"].items()
     return scores | {
-        "per_category": {name: {key: own for key, own in part.items() if key not in dropped} for name, part in parts}
+        "per_category": {
+            name: {key: value for key, value in part.items() if key not in dropped} for name, part in parts
+        }
     }
 
 
-def read(folder: Path) -> Asked:
+def read(folder: Path) -> TaskData:
     """Read the statements with a video."""
     samples = read_samples(folder)
     rows, truth = [], {}
@@ -242,7 +244,7 @@ def read(folder: Path) -> Asked:
     if not rows:
         raise StepDiffError(f"{folder}: no statement is truer of one video; get the files again from {SOURCE}")
     notes = (describe(samples), "the question is ours; the authors ask about all statements of a pair at once")
-    return Asked(rows, truth, notes, digest=digest(samples))
+    return TaskData(rows, truth, notes, digest=digest(samples))
 
 
 def score(
@@ -260,19 +262,19 @@ def score(
     check_count(rows, predictions)
     truths = truths_of(rows, truth)
     right, ties = np.zeros(len(rows)), np.zeros(len(rows), bool)
-    for place, (row, prediction, own) in enumerate(zip(rows, predictions, truths, strict=True)):
+    for place, (row, prediction, statement) in enumerate(zip(rows, predictions, truths, strict=True)):
         if prediction is not None:
             ((one, two),) = scores_of([row], [prediction])
-            right[place] = share_right((one, two), LETTERS.index(own.letter))
+            right[place] = share_right((one, two), LETTERS.index(statement.letter))
             ties[place] = one == two
-    splits, domains = [own.split for own in truths], of_domains([own.domain for own in truths])
+    splits, domains = [statement.split for statement in truths], of_domains([statement.domain for statement in truths])
     figures, chance = (
         split_figures(values, np.ones(len(rows)), splits) | {"accuracy": mean_figure(values)}
         for values in (right, np.full(len(rows), 0.5))
     )
     missing = np.array([prediction is None for prediction in predictions])
     counts = {"ties": ties} | ({"missing": missing} if missing.any() else {})
-    draws = Resamples([own.pair for own in truths], bootstrap, seed)
+    draws = Resamples([statement.pair for statement in truths], bootstrap, seed)
     return without_splits(summary("viddiff-closed", rows, figures, draws, chance, counts, domains))
 
 
