@@ -158,7 +158,7 @@ class Answering:
     seeded: bool = True
     """whether captions continue from their seed, which is part of them"""
     decline_at: float | None = None
-    """answer "no difference" where a pair is similar by more than this; None: never"""
+    """answer "no difference" if a pair is similar by more than this; None: never"""
 
 
 AS_TRAINED = Answering()

@@ -70,7 +70,7 @@ class BenchmarkEntry:
     predictions: str
     """file that heads.evaluate wrote, with its score record next to it"""
     task: str | None = None
-    """package.module:SPEC, where the record names such a task; null: the task of the record, ours or installed"""
+    """package.module:SPEC, if the record names such a task; null: the task of the record, ours or installed"""
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ class Grid:
 
 
 def show(grids: Iterable[Grid], width: int = 160) -> None:
-    """Print tables, `width` columns wide where standard output is no terminal."""
+    """Print tables, `width` columns wide if standard output is no terminal."""
     console = Console(width=None if sys.stdout.isatty() else width)
     for grid in grids:
         console.print(_text(grid))

@@ -91,7 +91,7 @@ def _count_pairs(
 def _look_up(
     keys: Int64[np.ndarray, " E"], values: Shaped[np.ndarray, " E"], sought: Int64[np.ndarray, " W"]
 ) -> Shaped[np.ndarray, " W"]:
-    """The value of each wanted key, 0 where it is not among the sorted keys."""
+    """The value of each wanted key, 0 if it is not among the sorted keys."""
     if len(keys) == 0:
         return np.zeros(len(sought), values.dtype)
     place = np.searchsorted(keys, sought).clip(max=len(keys) - 1)

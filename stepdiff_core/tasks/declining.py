@@ -75,7 +75,7 @@ def verdict(log_odds: float) -> Verdict:
 
 
 def asked_first(rows: Sequence[DiffCap], captions: Sequence[str], similar: Sequence[float]) -> list[str]:
-    """Return the captions with "no difference" where the method finds two clips similar.
+    """Return the captions with "no difference" if the method finds two clips similar.
 
     similar: log p(YES) - log p(NO) that the clips share a similar category; YES is likelier above 0.
     """

@@ -176,7 +176,7 @@ def names_video(caption: str) -> bool:
 
 
 def parse(caption: str) -> str:
-    """Return the caption in the form of human texts, or the caption itself where it fits no pattern."""
+    """Return the caption in the form of human texts, or the caption itself if it fits no pattern."""
     marked = _NAME.sub(_mark, _ORDINAL.sub(r"the \2 in the \1 video", caption))
     named = set(re.findall(_V, marked))
     if not named and not re.match(rf"{_SEED}[^.]{{0,80}}? (?:is|are) that\b", caption.strip(), re.I):

@@ -59,7 +59,7 @@ class TaskData:
     rows: list[Any]
     """BenchmarkRow, or a row of a published task, in the order of the files"""
     truth: Mapping[str, Any]
-    """row's key -> what its answer is scored against; empty where rows contain it"""
+    """row's key -> what its answer is scored against; empty if rows contain it"""
     notes: tuple[str, ...] = ()
     """printed and recorded next to the scores: rows left out and why, the digest of a checklist, published rules"""
     prompts: Mapping[str, str] = field(default_factory=dict)

@@ -264,37 +264,33 @@ def _score(
     return score(task, rows, predictions, bootstrap, seed)
 
 
-DIFFCAP = TaskSpec(
-    name="diffcap",
-    title="DiffCap",
-    figures={"BLEU": "DiffCap BLEU", "CIDEr": "CIDEr", "ROUGE-L": "ROUGE-L"},
+def _published(task: Task, title: str, figures: dict[str, str], main: str, **more: Any) -> TaskSpec:
+    read, score_rows = partial(_read, task), partial(_score, task)
+    return TaskSpec(task, title, figures, read, score_rows, main=main, test_set=True, **more)
+
+
+DIFFCAP = _published(
+    "diffcap",
+    "DiffCap",
+    {"BLEU": "DiffCap BLEU", "CIDEr": "CIDEr", "ROUGE-L": "ROUGE-L"},
+    "CIDEr",
     further=dict.fromkeys(("declined", "invented", f"declined{ASKED}", f"invented{ASKED}"), ""),
-    main="CIDEr",
-    read=partial(_read, "diffcap"),
-    score=partial(_score, "diffcap"),
-    test_set=True,
     options=("no_difference", "similarity", "truth", "parse", "seeded", "decline_at", "ask_similar"),
 )
-DIFFMCQ = TaskSpec(
-    name="diffmcq",
-    title="DiffMCQ",
-    figures={"accuracy": "DiffMCQ accuracy"},
-    main="accuracy",
-    read=partial(_read, "diffmcq"),
-    score=partial(_score, "diffmcq"),
+DIFFMCQ = _published(
+    "diffmcq",
+    "DiffMCQ",
+    {"accuracy": "DiffMCQ accuracy"},
+    "accuracy",
     chance={"accuracy": 0.25},
-    test_set=True,
     options=("pair_embedding",),
 )
-DIFFRANK = TaskSpec(
-    name="diffrank",
-    title="DiffRank",
-    figures={"ktau_all_rows": "DiffRank tau"},
+DIFFRANK = _published(
+    "diffrank",
+    "DiffRank",
+    {"ktau_all_rows": "DiffRank tau"},
+    "ktau_all_rows",
     further={"ktau_within_step_all_rows": "tau within step"},
-    main="ktau_all_rows",
-    read=partial(_read, "diffrank"),
-    score=partial(_score, "diffrank"),
     chance={"ktau_all_rows": 0.0, "ktau_within_step_all_rows": 0.0},
-    test_set=True,
 )
 PUBLISHED: dict[Task, TaskSpec] = {"diffcap": DIFFCAP, "diffmcq": DIFFMCQ, "diffrank": DIFFRANK}

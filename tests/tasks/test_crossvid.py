@@ -77,14 +77,14 @@ def broken(index: int = 0, of: list[dict[str, Any]] = CC, **values: Any) -> list
 
 
 def test_options_have_no_letters_and_the_answer_is_one_of_them(tmp_path: Path) -> None:
-    asked = registry.get("crossvid-cc").read(folder_of(tmp_path, CC=CC))
-    assert [row.key for row in asked.rows] == ["7", '"late"', "9"]
-    assert asked.rows[0].clips == ("cook/a", "cook/b-_1", "cook/c", "cook/d")
-    assert asked.rows[0].options == ("Video 1", "Video 2", "Video 3", "Video 4")
-    assert asked.rows[1].options == ("Only one fries.", "Only one boils: A. slowly")
-    assert asked.rows[1].question == "How do the videos differ?"
-    assert asked.rows[2].options == ("both", "neither", "only in Video 2")
-    right = [row.options[asked.truth[row.key].answer] for row in asked.rows]
+    task_data = registry.get("crossvid-cc").read(folder_of(tmp_path, CC=CC))
+    assert [row.key for row in task_data.rows] == ["7", '"late"', "9"]
+    assert task_data.rows[0].clips == ("cook/a", "cook/b-_1", "cook/c", "cook/d")
+    assert task_data.rows[0].options == ("Video 1", "Video 2", "Video 3", "Video 4")
+    assert task_data.rows[1].options == ("Only one fries.", "Only one boils: A. slowly")
+    assert task_data.rows[1].question == "How do the videos differ?"
+    assert task_data.rows[2].options == ("both", "neither", "only in Video 2")
+    right = [row.options[task_data.truth[row.key].answer] for row in task_data.rows]
     assert right == ["Video 3", "Only one fries.", "only in Video 2"]
 
 
@@ -109,24 +109,24 @@ def test_times_are_cut_to_whole_seconds_and_the_errors_precede_the_question(tmp_
 
 
 def test_a_segment_without_a_whole_second_is_left_out_and_counted(tmp_path: Path) -> None:
-    asked = read(folder_of(tmp_path, PEA=PEA), "PEA")
-    assert len(asked.rows) == 1 and any("left out: 1 questions" in note for note in asked.notes)
+    task_data = read(folder_of(tmp_path, PEA=PEA), "PEA")
+    assert len(task_data.rows) == 1 and any("left out: 1 questions" in note for note in task_data.notes)
     with pytest.raises(StepDiffError, match="none of its 1 questions can be asked"):
         read(folder_of(tmp_path, PEA=PEA[1:]), "PEA")
 
 
 def test_accuracy_equals_the_count_of_right_letters(tmp_path: Path) -> None:
     benchmark = registry.get("crossvid-cc")
-    asked = benchmark.read(folder_of(tmp_path, CC=CC))
+    task_data = benchmark.read(folder_of(tmp_path, CC=CC))
     predictions = [[0.0, -1.0, 5.0, 2.0], [-3.0, -2.0], [-1.0, -9.0, -1.0]]
-    scores = benchmark.score(asked.rows, predictions, asked.truth, 100, 0)
+    scores = benchmark.score(task_data.rows, predictions, task_data.truth, 100, 0)
     assert scores["accuracy"] == pytest.approx((1 + 0 + 1 / 2) / 3)
     assert scores["chance"]["accuracy"] == pytest.approx((1 / 4 + 1 / 2 + 1 / 3) / 3)
     assert (scores["rows"], scores["ties"], scores["videos"], scores["groups"]) == (3, 1, 7, 2)
     assert scores["intervals"]["accuracy"][0] <= scores["accuracy"] <= scores["intervals"]["accuracy"][1]
-    part = benchmark.score(asked.rows[:2], predictions[:2], asked.truth, 100, 0)
+    part = benchmark.score(task_data.rows[:2], predictions[:2], task_data.truth, 100, 0)
     assert part["accuracy"] == 1 / 2 and part["intervals"]["accuracy"] is None, "one group: nothing to resample"
-    assert "accuracy" not in benchmark.score(asked.rows, predictions, asked.truth, 0, 0)["intervals"]
+    assert "accuracy" not in benchmark.score(task_data.rows, predictions, task_data.truth, 0, 0)["intervals"]
 
 
 def test_an_export_has_the_ids_and_letters_of_the_published_file(tmp_path: Path) -> None:

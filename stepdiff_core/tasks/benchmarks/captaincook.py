@@ -71,7 +71,7 @@ _SPLIT = TypeAdapter(dict[str, list[str]])
 
 
 def _seconds(time: Any) -> Any:
-    """Return a time as written, None where it is missing."""
+    """Return a time as written, None if it is missing."""
     if time is not None and (isinstance(time, bool) or not isinstance(time, int | float) or not abs(time) < 1e9):
         raise ValueError(f"is {time!r:.60}, not a number of seconds")
     return time

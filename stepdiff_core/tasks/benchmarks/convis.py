@@ -229,7 +229,7 @@ def read_retrieval(folder: Path) -> TaskData:
 
 
 def compare(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float, float]:
-    """Return precision, recall and F1 of the best targets, and tau-b, which is NaN where all values of a side tie."""
+    """Return precision, recall and F1 of the best targets, and tau-b, which is NaN if all values of a side tie."""
     best, right = ({i for i, value in enumerate(side) if value == max(side)} for side in (ours, theirs))
     hits = len(best & right)
     precision, recall = hits / len(best), hits / len(right)

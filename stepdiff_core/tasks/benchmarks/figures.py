@@ -75,7 +75,7 @@ def groups_of(videos: Sequence[Collection[str]]) -> list[str]:
 
 
 def share_right(scores: Sequence[float], answer: int) -> float:
-    """Return the probability that the answer is chosen: a share where several options have the highest score."""
+    """Return the probability that the answer is chosen: a share if several options have the highest score."""
     best = max(scores)
     return (scores[answer] == best) / list(scores).count(best)
 

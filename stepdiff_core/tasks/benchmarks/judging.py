@@ -70,7 +70,7 @@ def sha256(text: str) -> str:
 
 
 def answers(judge: Judge, inquiries: Sequence[Inquiry], recorded: Mapping[str, str]) -> list[str | None]:
-    """Return the judge's answer to each inquiry, None where it has none.
+    """Return the judge's answer to each inquiry, None if it has none.
 
     Args:
         judge: With `ask`.

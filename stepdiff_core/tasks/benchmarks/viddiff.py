@@ -105,7 +105,7 @@ class VideoPair:
     action: str
     split: str
     domain: str
-    """the domain, or the source of the videos where the file names no domain"""
+    """the domain, or the source of the videos if the file names no domain"""
     videos: tuple[ClipFile, ClipFile]
     statements: Mapping[str, Statement]
     """key -> statement"""

@@ -13,7 +13,7 @@ statements with a video that have a match with the same video. There are two way
 - a language model matches and finds opposites, six pairs in a question, as the authors do with GPT-4o. The prompts are
   the authors' if their eval_viddiff.py is in the folder, else ours. An answer of another form is an error
 - ours: Hungarian matching on the cosine of sentence embeddings, at least THRESHOLD; opposites by an entailment model,
-  or by the language model where no entailment model is given
+  or by the language model without an entailment model
 
 Guarantees
 - recall and errors sum to one
@@ -279,7 +279,7 @@ def letters_of(
     judge: Judge,
     entails: bool,
 ) -> list[Letters]:
-    """Return the video of each statement's match, exchanged where the two state opposites."""
+    """Return the video of each statement's match, exchanged if the two state opposites."""
     letters: list[Letters] = []
     matched, texts = [], []
     for number, (sample, differences, places) in enumerate(zip(samples, written, matches, strict=True)):
@@ -303,7 +303,7 @@ def letters_of(
 def _opposites(
     task_data: TaskData, texts: Sequence[tuple[str, str]], judge: Judge, together: int = TOGETHER
 ) -> list[bool | None]:
-    """Return whether each pair of texts states opposites, None where the model's answer has another form.
+    """Return whether each pair of texts states opposites, None if the model's answer has another form.
 
     A question whose answer has another form is asked again, each pair alone.
     """
