@@ -380,29 +380,23 @@ def test_a_training_is_supervised_if_it_or_an_earlier_one_asks_diffranks_questio
     assert of("main action", {}) is None and of("Visuals", {}) == "supervised"
 
 
-def record(path: Path, task: str, **scores: float) -> str:
-    options = {"task": task, "method": "vlemb", "view": "aligned", "head": None}
-    by_place = {"options": options, "disclosed": {}, "scores": {**scores, "intervals": {}, "rows": 9}}
-    path.write_text(json.dumps(by_place))
-    return str(path)
-
-
-def test_each_cell_has_one_figure(tmp_path: Path, capsys: Capture) -> None:
-    """Tasks of one method share a row; a second test set of a task does not silently replace the first."""
-    rank = record(tmp_path / "r.scores.json", "diffrank", ktau_all_rows=0.25, ktau_within_step_all_rows=0.125)
-    first = record(tmp_path / "v1.scores.json", "diffmcq", accuracy=0.4)
-    other = record(tmp_path / "v2.scores.json", "diffmcq", accuracy=0.3)
-    assert table.main([first, rank, "--json"]) == 0
-    (row,) = [row for name, row in json.loads(capsys.readouterr().out)["systems"].items() if name != "chance"]
-    assert (row["accuracy"]["value"], row["ktau_all_rows"]["value"]) == (0.4, 0.25)
-    refuses(table.main, [first, rank, other], capsys, "v2.scores.json: a second diffmcq of VLEmb (aligned)")
-
-
 def written(path: Path, options: dict, disclosed: dict, scores: dict) -> str:
     given = {"task": "diffmcq", "view": None, "head": None, "control": "none", "test_set": "diffmcq_test.jsonl"}
     record = {"options": given | options, "disclosed": disclosed, "scores": {**scores, "intervals": {}, "rows": 9}}
     path.write_text(json.dumps(record))
     return str(path)
+
+
+def test_each_cell_has_one_figure(tmp_path: Path, capsys: Capture) -> None:
+    """Tasks of one method share a row; a second test set of a task does not silently replace the first."""
+    method, taus = {"method": "vlemb", "view": "aligned"}, {"ktau_all_rows": 0.25, "ktau_within_step_all_rows": 0.125}
+    rank = written(tmp_path / "r.scores.json", method | {"task": "diffrank"}, {}, taus)
+    first = written(tmp_path / "v1.scores.json", method, {}, {"accuracy": 0.4})
+    other = written(tmp_path / "v2.scores.json", method, {}, {"accuracy": 0.3})
+    assert table.main([first, rank, "--json"]) == 0
+    (row,) = [row for name, row in json.loads(capsys.readouterr().out)["systems"].items() if name != "chance"]
+    assert (row["accuracy"]["value"], row["ktau_all_rows"]["value"]) == (0.4, 0.25)
+    refuses(table.main, [first, rank, other], capsys, "v2.scores.json: a second diffmcq of VLEmb (aligned)")
 
 
 def test_test_sets_of_one_task_differ_in_the_variant_in_the_name_of_their_file(tmp_path: Path, capsys: Capture) -> None:
