@@ -118,9 +118,7 @@ def choices(world: Path, head: Path, path: Path) -> list[str]:
     return [*given, "--test-set", str(path), "--rows-at-once", "3", "--bootstrap", "0", "--allow-seen"]
 
 
-def test_the_score_of_a_text_is_that_of_its_pair_alone_and_without_video_all_options_tie(
-    world: Path, frozen: Path, tmp_path: Path
-) -> None:
+def test_a_text_is_scored_by_its_pair_and_ties_without_video(world: Path, frozen: Path, tmp_path: Path) -> None:
     given = [*choices(world, frozen, tmp_path / "mcq.jsonl"), "--out", str(tmp_path / "p.jsonl")]
     assert evaluate.main(given) == 0
     rows = read_test_set("diffmcq", tmp_path / "mcq.jsonl")
@@ -164,9 +162,7 @@ def test_an_option_that_is_not_read_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["set.jsonl"]
 
 
-def test_answers_of_other_features_or_of_another_language_model_are_not_used(
-    world: Path, tiny_lm: str, tmp_path: Path
-) -> None:
+def test_answers_of_other_features_or_models_are_not_used(world: Path, tiny_lm: str, tmp_path: Path) -> None:
     features = str(shutil.copytree(world / "features", tmp_path / "features"))
     shutil.copytree(tiny_lm, tmp_path / "lm")
     (tmp_path / "texts.parquet").write_bytes(b"texts")
@@ -192,9 +188,7 @@ def test_no_file_that_is_read_is_written(world: Path, tmp_path: Path, capsys: Ca
     assert [path.name for path in tmp_path.iterdir()] == [name] and test_set.read_bytes() == before
 
 
-def test_a_clip_that_the_store_lacks_is_reported_before_anything_is_predicted(
-    world: Path, tmp_path: Path, capsys: Capture
-) -> None:
+def test_an_absent_clip_is_reported_at_once(world: Path, tmp_path: Path, capsys: Capture) -> None:
     lacking = DiffRank(CLIPS[0], (CLIPS[1], "no_0_1", "never_0_1", CLIPS[2]), "Visuals", (1, 2, 3, 4))
     test_set = ranking(tmp_path / "set.jsonl", [lacking, lacking])
     given = command(world, test_set, tmp_path / "p.jsonl")
@@ -302,7 +296,7 @@ def whole_file(tmp_path: Path) -> bytes:
 
 @pytest.mark.full
 @given(st.integers(0, 10_000), st.sampled_from([b"", b"\0\0\0", b"{", b'{"scores": [1]}\n', b"\xff\n"]))
-def test_whatever_the_end_of_the_partial_file_the_result_is_the_same(
+def test_any_end_of_the_partial_file_gives_the_same_result(
     tmp_path_factory: pytest.TempPathFactory, cut: int, rubbish: bytes
 ) -> None:
     folder = tmp_path_factory.mktemp("torn")
@@ -363,7 +357,7 @@ def test_every_name_selects_a_row_or_is_refused() -> None:
 
 
 @pytest.mark.full
-def test_an_unfinished_training_prints_a_notice_and_starts_no_other(
+def test_an_unfinished_training_is_named_and_starts_no_other(
     trained: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: Capture
 ) -> None:
     half = tmp_path / "half"
@@ -412,7 +406,7 @@ def test_controls_change_what_is_seen(trained: Path, world: Path, tmp_path: Path
 
 
 @pytest.mark.full
-def test_decline_at_answers_no_difference_for_similar_pairs_and_changes_no_other_caption(
+def test_decline_at_changes_the_captions_of_similar_pairs_only(
     trained: Path, world: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     out = tmp_path / "p.jsonl"
@@ -448,9 +442,7 @@ def test_decline_at_answers_no_difference_for_similar_pairs_and_changes_no_other
 
 
 @pytest.mark.full
-def test_with_ask_similar_the_captions_are_those_without_it_to_the_byte(
-    frozen: Path, world: Path, tmp_path: Path, capsys: Capture
-) -> None:
+def test_ask_similar_changes_no_caption(frozen: Path, world: Path, tmp_path: Path, capsys: Capture) -> None:
     plain, asked = tmp_path / "plain.jsonl", tmp_path / "asked.jsonl"
     more = ["--head", str(frozen), "--json", "--rows-at-once", "2"]
     more += ["--no-difference", str(world / "diffrank_test.jsonl"), "--bootstrap", "20"]

@@ -81,7 +81,7 @@ def test_a_line_of_a_benchmarks_predictions_names_its_row(
     assert [json.loads(line)["key"] for line in part.read_text().splitlines()] == ["2", "5"]
 
 
-def test_an_option_is_scored_as_the_answer_to_a_prompt_that_shows_its_clips(seeing: StepDiff) -> None:
+def test_an_option_is_scored_as_an_answer_about_its_clips(seeing: StepDiff) -> None:
     rows = [Choice(str(count), tuple(CLIPS[:count]), "Which tool?", OPTIONS) for count in (3, 1, 2)]
     with torch.inference_mode():
         chosen = seeing.choose(rows)
@@ -157,9 +157,7 @@ def test_an_export_of_some_rows_keeps_the_places_of_all(tmp_path: Path, capsys: 
 
 
 @pytest.mark.full
-def test_texts_are_judged_by_a_language_model_and_its_answers_are_kept(
-    world: Path, frozen: Path, tiny_lm: str, tmp_path: Path
-) -> None:
+def test_answers_of_a_judge_are_kept(world: Path, frozen: Path, tiny_lm: str, tmp_path: Path) -> None:
     pairs = [pair(number, 1, 2) for number in range(3)]
     for number, own in enumerate(pairs):
         own |= {"video1_path": CLIPS[number], "video2_path": CLIPS[number + 1]}

@@ -56,7 +56,7 @@ def test_figures_and_intervals_are_those_of_heads_score(entries: list[Prediction
     assert not by_place
 
 
-def test_ours_are_compared_with_the_highest_baseline_on_the_same_resamples(measured: Measured) -> None:
+def test_ours_are_compared_with_the_highest_baseline(measured: Measured) -> None:
     values = {(s.method, s.setting, s.metric): (s, v) for s, v in measured}
     comparisons = compare(measured, ["StepDiff"], ["no video"])
     assert len(comparisons) == 9  # raw and parsed captions of three figures, V1, both ranks; V3 has no baseline
@@ -125,9 +125,7 @@ def test_a_method_of_several_seeds_has_the_mean_of_its_figures(entries: list[Pre
         measure([own, trainings[0]], 20, 0)
 
 
-def test_seed_in_the_name_of_predictions_is_replaced_by_each_training(
-    entries: list[PredictionEntry], tmp_path: Path
-) -> None:
+def test_seed_in_a_file_name_is_replaced_by_each_training(entries: list[PredictionEntry], tmp_path: Path) -> None:
     entry = next(e for e in entries if (e.task, e.method, e.variant) == ("diffmcq", "StepDiff", "V1"))
     for seed in range(2):
         shutil.copy(entry.predictions, tmp_path / f"said_{seed}.jsonl")
@@ -301,9 +299,7 @@ KNOWN = [
 ]
 
 
-def test_a_method_is_compared_only_with_baselines_that_had_no_more_supervision(
-    entries: list[PredictionEntry], measured: Measured
-) -> None:
+def test_baselines_had_no_more_supervision(entries: list[PredictionEntry], measured: Measured) -> None:
     def compared(methods: list[MethodTraining]) -> list[BaselineComparison]:
         return compare(measured, ["StepDiff"], ["no video"], trainings(methods, entries))
 
@@ -319,9 +315,7 @@ def test_a_method_is_compared_only_with_baselines_that_had_no_more_supervision(
     assert "A baseline with more supervision than ours is not compared" in note
 
 
-def test_a_number_of_steps_or_a_regime_that_a_score_record_contradicts_is_refused(
-    entries: list[PredictionEntry], tmp_path: Path
-) -> None:
+def test_steps_or_a_regime_against_the_record_are_refused(entries: list[PredictionEntry], tmp_path: Path) -> None:
     entry = next(e for e in entries if (e.method, e.task, e.variant) == ("StepDiff", "diffmcq", "V1"))
     said, record = tmp_path / "said.jsonl", tmp_path / "said.scores.json"
     said.write_bytes(Path(entry.predictions).read_bytes())
@@ -363,9 +357,7 @@ def test_the_disclosure_counts_the_steps_of_earlier_runs(trained: Path) -> None:
         lineage.write_text(before)
 
 
-def test_a_training_is_supervised_if_it_or_an_earlier_one_asks_diffranks_question(
-    trained: Path, tmp_path: Path
-) -> None:
+def test_a_training_with_diffranks_question_is_supervised(trained: Path, tmp_path: Path) -> None:
     recipe = read_recipe(trained / "recipe.yaml").video_lm
     assert recipe is not None
     path = tmp_path / "pairqa.jsonl"
@@ -399,7 +391,7 @@ def test_each_cell_has_one_figure(tmp_path: Path, capsys: Capture) -> None:
     refuses(table.main, [first, rank, other], capsys, "v2.scores.json: a second diffmcq of VLEmb (aligned)")
 
 
-def test_test_sets_of_one_task_differ_in_the_variant_in_the_name_of_their_file(tmp_path: Path, capsys: Capture) -> None:
+def test_the_name_of_a_test_sets_file_gives_its_variant(tmp_path: Path, capsys: Capture) -> None:
     paths = [
         written(tmp_path / f"{number}.scores.json", {"method": "random", "test_set": name}, {}, {"accuracy": value})
         for number, (name, value) in enumerate(

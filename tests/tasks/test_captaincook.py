@@ -80,7 +80,7 @@ def changed(**values: Any) -> list[dict[str, Any]]:
     return [first | {"step_annotations": [new, *steps]}, *others]
 
 
-def test_skipped_steps_and_missing_times_are_counted_and_are_no_clips(write: Callable[..., Path]) -> None:
+def test_skipped_steps_and_missing_times_are_counted(write: Callable[..., Path]) -> None:
     recorded = read_recorded(write(changed(end_time=None)))
     assert recorded.left_out == {
         "steps without times": 1,

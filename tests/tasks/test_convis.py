@@ -116,7 +116,7 @@ def test_a_prediction_of_0_0_is_a_score(folder: Path) -> None:
     assert ours["rho main action"] < 0
 
 
-def test_exported_predictions_read_back_in_the_same_order_zeros_too(folder: Path, tmp_path: Path) -> None:
+def test_exported_predictions_read_back_in_order_zeros_too(folder: Path, tmp_path: Path) -> None:
     task_data = read(folder)
     ours = [[-1.0], [0.0], [0.25], [0.0]]
     action = [row for row in task_data.rows if row.concept == ACTION]
@@ -199,9 +199,7 @@ PUBLISHED_FILES = [
 
 @pytest.mark.full
 @pytest.mark.parametrize(("method", "files"), PUBLISHED_FILES)
-def test_figures_of_the_published_predictions_equal_the_published_table_to_its_digit(
-    published_folder: Path, method: str, files: str
-) -> None:
+def test_published_predictions_have_the_published_figures(published_folder: Path, method: str, files: str) -> None:
     task_data = read(published_folder)
     found = read_published_predictions(str(published_folder / files), task_data.rows)
     result = score(found.rows, found.predictions, task_data.truth, 0)
@@ -251,7 +249,7 @@ def test_targets_with_equal_scores_share_a_rank() -> None:
             assert tau == pytest.approx(stats.kendalltau(ours, theirs).statistic)
 
 
-def test_a_clip_with_a_pair_that_people_did_not_score_is_not_a_row(folder: Path) -> None:
+def test_a_clip_with_an_unscored_pair_is_not_a_row(folder: Path) -> None:
     task_data = RETRIEVAL.read(folder)
     assert {(row.reference, row.targets) for row in task_data.rows} == {("1_000", ("2_000", "3_001"))}
     assert len(task_data.rows) == 5 and task_data.truth["1_000: main action"] == [5.0, 1.5]

@@ -95,7 +95,7 @@ def test_rows_do_not_contain_the_truth(tmp_path: Path) -> None:
     assert read(folders[1], "CC").rows == first
 
 
-def test_times_are_cut_to_whole_seconds_and_the_errors_precede_the_question(tmp_path: Path) -> None:
+def test_times_are_whole_seconds_and_errors_precede_questions(tmp_path: Path) -> None:
     benchmark = registry.get("crossvid-pea")
     (row,) = benchmark.read(folder_of(tmp_path, PEA=PEA)).rows
     assert row.clips == ("assembly/u_3_10", "assembly/v_4_9", "assembly/u_0_8")
@@ -108,7 +108,7 @@ def test_times_are_cut_to_whole_seconds_and_the_errors_precede_the_question(tmp_
     ]
 
 
-def test_a_segment_without_a_whole_second_is_left_out_and_counted(tmp_path: Path) -> None:
+def test_a_segment_without_a_whole_second_is_counted(tmp_path: Path) -> None:
     task_data = read(folder_of(tmp_path, PEA=PEA), "PEA")
     assert len(task_data.rows) == 1 and any("left out: 1 questions" in note for note in task_data.notes)
     with pytest.raises(StepDiffError, match="none of its 1 questions can be asked"):

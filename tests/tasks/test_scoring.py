@@ -103,7 +103,7 @@ def test_equal_to_the_published_evaluation(task: Task) -> None:
             assert own[name] == pytest.approx(alone[name], rel=1e-12)
 
 
-def test_a_categorys_cider_keeps_the_document_frequencies_of_the_whole_test_set() -> None:
+def test_cider_of_a_category_keeps_all_document_frequencies() -> None:
     rows, predictions = world("diffcap")
     references = [row.text for row in rows]
     scores = score("diffcap", rows, predictions, bootstrap=0)["per_category"]["Actions"]["CIDEr"]
@@ -204,7 +204,7 @@ def command(tmp_path: Path) -> list[str]:
         (['{"scores": [1, 0]}'] * 3, ["--store", "features"], "--store is read only with --similarity"),
     ],
 )
-def test_predictions_that_do_not_fit_and_options_that_are_not_read_are_refused_in_one_line(
+def test_unfit_predictions_and_unread_options_are_refused(
     command: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -232,9 +232,7 @@ def rendered(tmp_path: Path) -> Path:
 
 
 @pytest.mark.full
-def test_the_truth_score_is_the_same_in_scores_tables_and_reports(
-    rendered: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_truth_score_is_the_same_everywhere(rendered: Path, capsys: pytest.CaptureFixture[str]) -> None:
     truth, given = (str(rendered / "attributes.jsonl"), (str(rendered / "set.jsonl"), str(rendered / "said.jsonl")))
     command = ["--task", "diffcap", "--test-set", given[0], "--predictions", given[1], "--truth", truth]
     assert main([*command, "--json"]) == 0
@@ -264,9 +262,7 @@ def test_the_truth_score_is_the_same_in_scores_tables_and_reports(
         assert reported[f"truth_{name}"]["interval"] == record["intervals"][f"truth_{name}"]
 
 
-def test_rows_of_another_world_are_refused_before_anything_is_predicted(
-    rendered: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rows_of_another_world_are_refused_at_once(rendered: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = (rendered / "attributes.jsonl").read_text().splitlines(keepends=True)
     (rendered / "attributes.jsonl").write_text("".join(lines[:9]))
     command = [

@@ -79,7 +79,7 @@ def naive_accuracy(said: dict[str, str], split: str | None) -> float:
     return right / total
 
 
-def test_accuracy_is_pooled_over_statements_and_averaged_over_splits(folder: Path) -> None:
+def test_accuracy_is_pooled_and_averaged_over_splits(folder: Path) -> None:
     task_data = closed.read(folder)
     rng = np.random.default_rng(0)
     for _ in range(20):
@@ -191,7 +191,7 @@ def test_what_cannot_be_parsed_is_counted() -> None:
     assert [parse_differences(text).unparsed for text in (*none, "[1]")] == [0, 0, 0, 0, 0, 1]
 
 
-def test_differences_of_a_line_each_or_of_a_list_that_was_cut_off_are_read() -> None:
+def test_differences_in_lines_or_in_a_cut_list_are_read() -> None:
     one, two = '{"description": "low", "video": 1}', '{"description": "fast", "video": 2}'
     for text in (f"{one}\n{two}", f"```json\n[{one},\n{two},\n" + '{"description": "no', f"{one} and {two} [2]"):
         parsed = parse_differences(text)
@@ -284,7 +284,7 @@ def test_both_ways_match_and_exchange_opposites(tmp_path: Path) -> None:
         opened.score(task_data.rows, [TEXT], task_data.truth, 0, 0)  # type: ignore[list-item]
 
 
-def test_a_statement_without_a_difference_takes_its_match_and_is_not_scored(tmp_path: Path) -> None:
+def test_a_statement_without_a_difference_is_not_scored(tmp_path: Path) -> None:
     """With one prediction, which is about the statement without a difference, nothing else is matched."""
     task_data = opened.read(sample_folder(tmp_path))
     text = json.dumps([{"description": "far", "video": 1}])
