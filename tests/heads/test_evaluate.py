@@ -62,8 +62,8 @@ def ranking(path: Path, extra: list[DiffRank] | None = None) -> Path:
 
 
 def command(world: Path, test_set: Path, out: Path, *more: str) -> list[str]:
-    given = ["--task", "diffrank", "--method", "vlemb", "--view", "visual", "--store", str(world / "features")]
-    return [*given, "--test-set", str(test_set), "--out", str(out), "--bootstrap", "20", *more]
+    arguments = ["--task", "diffrank", "--method", "vlemb", "--view", "visual", "--store", str(world / "features")]
+    return [*arguments, "--test-set", str(test_set), "--out", str(out), "--bootstrap", "20", *more]
 
 
 class Dying:
@@ -83,12 +83,12 @@ class Dying:
 def test_a_killed_evaluation_ends_with_the_same_predictions(world: Path, tmp_path: Path) -> None:
     shutil.copytree(world / "features", tmp_path / "features")
     test_set = ranking(tmp_path / "set.jsonl")
-    given = command(tmp_path, test_set, tmp_path / "killed.jsonl", "--rows-at-once", "3")
-    given = [sys.executable, "-m", "heads.evaluate", *given, "--method", f"{__name__}:Dying"]
+    arguments = command(tmp_path, test_set, tmp_path / "killed.jsonl", "--rows-at-once", "3")
+    arguments = [sys.executable, "-m", "heads.evaluate", *arguments, "--method", f"{__name__}:Dying"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    assert subprocess.run(given, stderr=subprocess.DEVNULL, env=environment).returncode == -signal.SIGKILL
+    assert subprocess.run(arguments, stderr=subprocess.DEVNULL, env=environment).returncode == -signal.SIGKILL
     assert len((tmp_path / "killed.partial.jsonl").read_bytes().splitlines()) == 1 + 6
-    assert subprocess.run(given, env=environment).returncode == 0
+    assert subprocess.run(arguments, env=environment).returncode == 0
     assert (tmp_path / "asked").read_text().split() == ["3"] * 5, "after the kill only the rows that were missing"
     assert evaluate.main(command(world, test_set, tmp_path / "whole.jsonl", "--rows-at-once", "3")) == 0
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
@@ -114,13 +114,13 @@ def choices(world: Path, head: Path, path: Path) -> list[str]:
         for options in [tuple(pairs[(i + 2 * place) % 8] for place in range(4))]
     ]
     write_test_set("diffmcq", path, rows)
-    given = ["--task", "diffmcq", "--method", "video-lm", "--head", str(head), "--store", str(world / "features")]
-    return [*given, "--test-set", str(path), "--rows-at-once", "3", "--bootstrap", "0", "--allow-seen"]
+    arguments = ["--task", "diffmcq", "--method", "video-lm", "--head", str(head), "--store", str(world / "features")]
+    return [*arguments, "--test-set", str(path), "--rows-at-once", "3", "--bootstrap", "0", "--allow-seen"]
 
 
 def test_a_text_is_scored_by_its_pair_and_ties_without_video(world: Path, frozen: Path, tmp_path: Path) -> None:
-    given = [*choices(world, frozen, tmp_path / "mcq.jsonl"), "--out", str(tmp_path / "p.jsonl")]
-    assert evaluate.main(given) == 0
+    arguments = [*choices(world, frozen, tmp_path / "mcq.jsonl"), "--out", str(tmp_path / "p.jsonl")]
+    assert evaluate.main(arguments) == 0
     rows = read_test_set("diffmcq", tmp_path / "mcq.jsonl")
     predictions = read_predictions("diffmcq", tmp_path / "p.jsonl", rows)
     model, features, _ = load_video_lm(frozen, Store.open(world / "features"))
@@ -131,7 +131,7 @@ def test_a_text_is_scored_by_its_pair_and_ties_without_video(world: Path, frozen
                 clips = model.project(features.read(list(pair)))
                 assert value == pytest.approx(model.log_likelihoods([[turn]], clips, mean=True)[0][0], abs=1e-4)
     assert len({value for scores in predictions for value in scores}) == 8 * 23, "eight pairs, 23 texts each"
-    assert evaluate.main([*given, "--control", "blind"]) == 0
+    assert evaluate.main([*arguments, "--control", "blind"]) == 0
     assert all(len(set(scores)) == 1 for scores in read_predictions("diffmcq", tmp_path / "p.jsonl", rows))
 
 
@@ -191,16 +191,16 @@ def test_no_file_that_is_read_is_written(world: Path, tmp_path: Path, capsys: Ca
 def test_an_absent_clip_is_reported_at_once(world: Path, tmp_path: Path, capsys: Capture) -> None:
     lacking = DiffRank(CLIPS[0], (CLIPS[1], "no_0_1", "never_0_1", CLIPS[2]), "Visuals", (1, 2, 3, 4))
     test_set = ranking(tmp_path / "set.jsonl", [lacking, lacking])
-    given = command(world, test_set, tmp_path / "p.jsonl")
-    refuses(evaluate.main, given, capsys, "error: no_0_1: no visual features in ", "(absent: 2 clips")
+    arguments = command(world, test_set, tmp_path / "p.jsonl")
+    refuses(evaluate.main, arguments, capsys, "error: no_0_1: no visual features in ", "(absent: 2 clips")
     assert not (tmp_path / "p.jsonl").exists() and not list(tmp_path.glob("*.partial*"))
-    assert evaluate.main([*given, "--skip-missing", "--json"]) == 0
+    assert evaluate.main([*arguments, "--skip-missing", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["skipped"] == {"clips": 2, "rows": 2} and record["scores"]["rows"] == 12
     rows = read_test_set("diffrank", tmp_path / "p.rows.jsonl")
     assert len(rows) == len(read_predictions("diffrank", tmp_path / "p.jsonl", rows)) == 12
     write_test_set("diffrank", test_set, [lacking])
-    refuses(evaluate.main, [*given, "--skip-missing"], capsys, "every row has a clip that")
+    refuses(evaluate.main, [*arguments, "--skip-missing"], capsys, "every row has a clip that")
 
 
 def test_only_a_named_subset_is_answered(world: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -231,9 +231,9 @@ class Writer:
 @pytest.fixture
 def captions(world: Path, tmp_path: Path) -> list[str]:
     """The command that evaluates a method whose captions are all RAW."""
-    given = ["--task", "diffcap", "--method", f"{__name__}:Writer", "--store", str(world / "features")]
-    given += ["--bootstrap", "20", "--test-set", str(world / "diffcap_test.jsonl")]
-    return [*given, "--out", str(tmp_path / "p.jsonl")]
+    arguments = ["--task", "diffcap", "--method", f"{__name__}:Writer", "--store", str(world / "features")]
+    arguments += ["--bootstrap", "20", "--test-set", str(world / "diffcap_test.jsonl")]
+    return [*arguments, "--out", str(tmp_path / "p.jsonl")]
 
 
 def test_captions_are_post_processed_by_evaluate_or_by_score(
@@ -246,12 +246,12 @@ def test_captions_are_post_processed_by_evaluate_or_by_score(
     raw = json.loads(capsys.readouterr().out)["scores"]
     assert json.loads((tmp_path / "p.jsonl").read_text())["generated_text"] == RAW
     assert raw["BLEU"] != parsed["BLEU"]
-    given = ["--task", "diffcap", "--test-set", str(world / "diffcap_test.jsonl"), "--bootstrap", "20", "--json"]
-    given += ["--predictions", str(tmp_path / "p.jsonl")]
+    arguments = ["--task", "diffcap", "--test-set", str(world / "diffcap_test.jsonl"), "--bootstrap", "20", "--json"]
+    arguments += ["--predictions", str(tmp_path / "p.jsonl")]
     method = {"method": {"regime": None, "control": False}}
-    assert score.main(given) == 0
+    assert score.main(arguments) == 0
     assert json.loads(capsys.readouterr().out) == raw | method
-    assert score.main([*given, "--parse"]) == 0
+    assert score.main([*arguments, "--parse"]) == 0
     assert json.loads(capsys.readouterr().out) == parsed | method
 
 
@@ -465,15 +465,15 @@ def test_ask_similar_changes_no_caption(frozen: Path, world: Path, tmp_path: Pat
     expected = np.mean([not d for d, a in zip(declined, agree, strict=True) if a])
     assert record["scores"]["asked_first"]["invented"] == expected
     assert "Do the two videos share" in record["disclosed"]["protocol"]["similar"]["question"]
-    given = ["--task", "diffcap", "--test-set", str(asked.with_suffix(".rows.jsonl")), "--bootstrap", "20"]
-    given += ["--predictions", str(asked)]
-    assert score.main([*given, "--json"]) == 0
+    arguments = ["--task", "diffcap", "--test-set", str(asked.with_suffix(".rows.jsonl")), "--bootstrap", "20"]
+    arguments += ["--predictions", str(asked)]
+    assert score.main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["asked_first"] == record["scores"]["asked_first"]
-    assert score.main(given) == 0
+    assert score.main(arguments) == 0
     assert "invented, asked first" in capsys.readouterr().out
     both = [*more, "--ask-similar", "--decline-at", "0"]
-    given = evaluation(world, "diffcap", "video-lm", tmp_path / "x.jsonl", *both)
-    refuses(evaluate.main, given, capsys, "--ask-similar keeps captions as written")
+    arguments = evaluation(world, "diffcap", "video-lm", tmp_path / "x.jsonl", *both)
+    refuses(evaluate.main, arguments, capsys, "--ask-similar keeps captions as written")
 
 
 def test_ask_answers_and_refuses_in_one_line(trained: Path, world: Path, tmp_path: Path, capsys: Capture) -> None:

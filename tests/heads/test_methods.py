@@ -50,8 +50,8 @@ def choices(count: int = 40) -> list[DiffMCQ]:
 
 def ranks(count: int = 40) -> list[DiffRank]:
     random = np.random.default_rng(2)
-    found = [[str(clip) for clip in random.choice(CLIPS, 6, replace=False)] for _ in range(count)]
-    return [DiffRank(clips[0], tuple(clips[1:]), "Tools/Equipment", (0, 1, 2, 3, 5)) for clips in found]
+    results = [[str(clip) for clip in random.choice(CLIPS, 6, replace=False)] for _ in range(count)]
+    return [DiffRank(clips[0], tuple(clips[1:]), "Tools/Equipment", (0, 1, 2, 3, 5)) for clips in results]
 
 
 def all_differ(scores: list[list[float]]) -> bool:
@@ -105,8 +105,8 @@ def answers(path: Path) -> list[Any]:
 def test_rarest_counts_clips_among_the_rows_that_are_evaluated(world: Path, tmp_path: Path) -> None:
     write_test_set("diffmcq", tmp_path / "set.jsonl", choices())
     out = tmp_path / "p.jsonl"
-    given = evaluation(world, "diffmcq", "rarest", out, "--test-set", str(tmp_path / "set.jsonl"), "--rows", "25")
-    assert evaluate.main(given) == 0
+    arguments = evaluation(world, "diffmcq", "rarest", out, "--test-set", str(tmp_path / "set.jsonl"), "--rows", "25")
+    assert evaluate.main(arguments) == 0
     rows = read_test_set("diffmcq", out.with_suffix(".rows.jsonl"))
     every = [clip for row in rows for option in row.options for clip in option]
     for row, scores in zip(rows, answers(out), strict=True):
@@ -121,30 +121,30 @@ def written_captions(tmp_path: Path) -> tuple[list[DiffCap], Path]:
         for j in range(3)
     ]
     write_test_set("diffcap", tmp_path / "said.rows.jsonl", rows)
-    said = [{"generated_text": f"caption {number}"} for number in range(len(rows))]
-    (tmp_path / "said.jsonl").write_text("".join(json.dumps(line) + "\n" for line in said))
+    replies = [{"generated_text": f"caption {number}"} for number in range(len(rows))]
+    (tmp_path / "said.jsonl").write_text("".join(json.dumps(line) + "\n" for line in replies))
     return rows, tmp_path / "said.jsonl"
 
 
 def test_shuffled_captions_are_of_other_rows_each_used_once(world: Path, tmp_path: Path, capsys: Capture) -> None:
-    rows, said = written_captions(tmp_path)
-    test_set = ("--test-set", str(tmp_path / "said.rows.jsonl"), "--texts", str(said))
-    given = evaluation(world, "diffcap", "shuffled-captions", tmp_path / "p.jsonl", *test_set)
-    found = []
+    rows, replies = written_captions(tmp_path)
+    test_set = ("--test-set", str(tmp_path / "said.rows.jsonl"), "--texts", str(replies))
+    arguments = evaluation(world, "diffcap", "shuffled-captions", tmp_path / "p.jsonl", *test_set)
+    results = []
     for seed in ("0", "1"):
-        assert evaluate.main([*given, "--seed", seed]) == 0
-        found.append([int(text.split()[1]) for text in answers(tmp_path / "p.jsonl")])
-        assert sorted(found[-1]) == list(range(len(rows)))
-        for own, other in enumerate(found[-1]):
+        assert evaluate.main([*arguments, "--seed", seed]) == 0
+        results.append([int(text.split()[1]) for text in answers(tmp_path / "p.jsonl")])
+        assert sorted(results[-1]) == list(range(len(rows)))
+        for own, other in enumerate(results[-1]):
             assert own != other and rows[own].category == rows[other].category
-    assert found[0] != found[1]
-    given += ["--test-set", str(tmp_path / "set.jsonl")]
+    assert results[0] != results[1]
+    arguments += ["--test-set", str(tmp_path / "set.jsonl")]
     for others, message in (
         (rows[:1], "Visuals: only one pair of clips, so no caption of another"),
         ([*rows, replace(rows[0], candidate=CLIPS[20])], f"for 1 of 10 rows, e.g. {CLIPS[18]} and {CLIPS[20]}"),
     ):
         write_test_set("diffcap", tmp_path / "set.jsonl", others)
-        refuses(evaluate.main, given, capsys, message)
+        refuses(evaluate.main, arguments, capsys, message)
 
 
 def f1(one: str, other: str) -> float:
@@ -154,15 +154,15 @@ def f1(one: str, other: str) -> float:
 
 @pytest.mark.full
 def test_medoid_answers_one_open_answer_a_category(world: Path, tmp_path: Path) -> None:
-    given = evaluation(world, "diffcap", "medoid", tmp_path / "p.jsonl", "--texts", str(world / "pairqa.jsonl"))
+    arguments = evaluation(world, "diffcap", "medoid", tmp_path / "p.jsonl", "--texts", str(world / "pairqa.jsonl"))
     (row,) = read_test_set("diffcap", world / "diffcap_test.jsonl")
     write_test_set("diffcap", tmp_path / "set.jsonl", [replace(row, category="Tools/Equipment")])
-    assert evaluate.main([*given, "--test-set", str(tmp_path / "set.jsonl")]) == 0
+    assert evaluate.main([*arguments, "--test-set", str(tmp_path / "set.jsonl")]) == 0
     questions = [json.loads(line) for line in (world / "pairqa.jsonl").read_text().splitlines()]
     texts = [parse(q["answer"]) for q in questions if q["answer"] not in ("YES", "NO", "Video 1", "Video 2")]
     means = {text: sum(f1(text, other) for other in texts) for text in texts}
-    (said,) = answers(tmp_path / "p.jsonl")
-    assert means[said] == pytest.approx(max(means.values()), rel=1e-5)
+    (replies,) = answers(tmp_path / "p.jsonl")
+    assert means[replies] == pytest.approx(max(means.values()), rel=1e-5)
 
 
 @pytest.fixture
@@ -183,17 +183,17 @@ def test_medoid_reads_no_clip_of_the_tests_videos(world: Path, tmp_path: Path, s
         row |= {"answer": "a spoon", "category": "Visuals"}
         leaking = tmp_path / "leaking.jsonl"
         leaking.write_text(similar.read_text() + json.dumps(row) + "\n")
-        given = evaluation(world, "diffcap", "medoid", tmp_path / "p.jsonl", "--texts", str(leaking))
-        assert evaluate.main(given) == 2
+        arguments = evaluation(world, "diffcap", "medoid", tmp_path / "p.jsonl", "--texts", str(leaking))
+        assert evaluate.main(arguments) == 2
         error = capsys.readouterr().err.strip()
         assert re.search(f"1 clips are (of the test set's videos|not of split train).* {clip}", error)
         assert "\n" not in error
     write_test_set("diffcap", tmp_path / "of_val.jsonl", [DiffCap(CLIPS[12], CLIPS[13], "Tools/Equipment", ("",))])
     agreeing = tmp_path / "agreeing.jsonl"
     write_test_set("diffrank", agreeing, [DiffRank(CLIPS[0], (CLIPS[1],), "Tools/Equipment", (5,))])
-    given = evaluation(world, "diffcap", "medoid", tmp_path / "p.jsonl", "--texts", str(world / "pairqa.jsonl"))
-    given += ["--test-set", str(tmp_path / "of_val.jsonl"), "--no-difference", str(agreeing)]
-    refuses(evaluate.main, given, capsys, "4 clips are of the test set's videos")
+    arguments = evaluation(world, "diffcap", "medoid", tmp_path / "p.jsonl", "--texts", str(world / "pairqa.jsonl"))
+    arguments += ["--test-set", str(tmp_path / "of_val.jsonl"), "--no-difference", str(agreeing)]
+    refuses(evaluate.main, arguments, capsys, "4 clips are of the test set's videos")
 
 
 def test_paired_qa_without_open_answers_is_refused(world: Path, tmp_path: Path, similar: Path, capsys: Capture) -> None:

@@ -101,7 +101,7 @@ def test_a_method_of_several_seeds_has_the_mean_of_its_figures(entries: list[Pre
     trainings = [replace(own, seed=0), replace(weak, method="StepDiff", seed=1)]
     apart = [measure([entry], 200, 0)[0] for entry in trainings]
     ((score, values),) = measure(trainings, 200, 0)
-    assert score.seeds == tuple(found.value for found, _ in apart)
+    assert score.seeds == tuple(results.value for results, _ in apart)
     assert score.value == sum(score.seeds) / 2
     mean = (apart[0][1] + apart[1][1]) / 2
     assert np.allclose(values, mean, rtol=0, atol=1e-15) and score.interval == interval(values, score.videos)
@@ -143,7 +143,7 @@ def test_an_invalid_entry_is_refused(entries: list[PredictionEntry], tmp_path: P
     short, path = tmp_path / "said.jsonl", tmp_path / "report.yaml"
     short.write_text("\n".join(Path(choice.predictions).read_text().splitlines()[:7]) + "\n")
     ours = PredictionEntry("StepDiff", "diffmcq", "t", "p")
-    for given, more, message in (
+    for arguments, more, message in (
         ([replace(ours, task="diffrank", variant="V2")], {}, "entry 1 (StepDiff, p): variant and pair are for diffmcq"),
         ([replace(ours, parsed=False)], {}, "entry 1 (StepDiff, p): only captions of diffcap"),
         ([ours, replace(ours, predictions="q")], {}, "entry 2 (StepDiff, q): entry 1 has the same place"),
@@ -152,7 +152,7 @@ def test_an_invalid_entry_is_refused(entries: list[PredictionEntry], tmp_path: P
         ([replace(choice, method="StepDiff", predictions=str(short))], {}, "said.jsonl:8: no such line"),
         (entries, {"controls": ["no video"], "baselines": ["StepDiff"]}, "listed as ours and as a baseline"),
     ):
-        refuses(report.main, ["--config", config(given, path, **{"controls": []} | more)], capsys, message)
+        refuses(report.main, ["--config", config(arguments, path, **{"controls": []} | more)], capsys, message)
 
 
 def test_a_figure_that_is_undefined_says_so(entries: list[PredictionEntry], tmp_path: Path) -> None:
@@ -214,13 +214,13 @@ def test_every_published_number_is_that_of_the_supplement() -> None:
     }
     names = {"$V_r$ only": "reference", "$V_c$ only": "candidate", "$avg(V_r, V_c)$": "average"}
     for name in blocks:
-        ours, found = {row.method: tuple(row.figures.values()) for row in published(name)}, {}
+        ours, results = {row.method: tuple(row.figures.values()) for row in published(name)}, {}
         for line in blocks[name].strip().splitlines():
             method, *values = re.sub(r"</?b>|<b>", "", line).split("\t")
             method = names.get(method, re.sub(r" \[\d+\]$", "", method))
             if name != "S2" or method in names.values():
-                found[method.replace("Step desc.", "step desc.")] = tuple(map(float, values))
-        assert found == ours and list(found) == list(ours)
+                results[method.replace("Step desc.", "step desc.")] = tuple(map(float, values))
+        assert results == ours and list(results) == list(ours)
 
 
 ODD = r"a|b_*c* [d]\e <f> ~^ & % $x_1$ # {g} --- $\tau$ `h` \\ é ~~x~~ &amp; ``y'' ?`"
@@ -310,19 +310,19 @@ def test_baselines_had_no_more_supervision(entries: list[PredictionEntry], measu
     assert baseline("supervised", "supervised") == baseline("supervised", "s1") == baseline("s1", "none") == "VLEmb"
     assert baseline("s1", "supervised") == baseline("none", "s1") == "weak | $x_1$", "VLEmb is the best"
     assert comparable("a", "b", {"b": MethodTraining("b", "supervised")}), "unknown regimes are compared"
-    scores, known = [score for score, _ in measured], trainings(KNOWN, entries)
-    note = " ".join(grids(Report(scores, compared(KNOWN), ["no video"], 200, True, known))[-1].notes)
+    scores, expected = [score for score, _ in measured], trainings(KNOWN, entries)
+    note = " ".join(grids(Report(scores, compared(KNOWN), ["no video"], 200, True, expected))[-1].notes)
     assert "A baseline with more supervision than ours is not compared" in note
 
 
 def test_steps_or_a_regime_against_the_record_are_refused(entries: list[PredictionEntry], tmp_path: Path) -> None:
     entry = next(e for e in entries if (e.method, e.task, e.variant) == ("StepDiff", "diffmcq", "V1"))
-    said, record = tmp_path / "said.jsonl", tmp_path / "said.scores.json"
-    said.write_bytes(Path(entry.predictions).read_bytes())
-    given = [replace(entry, predictions=str(said))]
+    texts, record = tmp_path / "said.jsonl", tmp_path / "said.scores.json"
+    texts.write_bytes(Path(entry.predictions).read_bytes())
+    arguments = [replace(entry, predictions=str(texts))]
     record.write_text(json.dumps({"disclosed": {"recipe": {"optimiser_steps": 1990}}}))
-    assert trainings([], given) == {"StepDiff": MethodTraining("StepDiff", steps=1990)}, "from the record"
-    assert trainings(KNOWN[:1], given) == {"StepDiff": KNOWN[0]}
+    assert trainings([], arguments) == {"StepDiff": MethodTraining("StepDiff", steps=1990)}, "from the record"
+    assert trainings(KNOWN[:1], arguments) == {"StepDiff": KNOWN[0]}
     supervised = {"disclosed": {"recipe": {"regime": "supervised"}}}
     for recorded, methods, message in (
         (
@@ -337,7 +337,7 @@ def test_steps_or_a_regime_against_the_record_are_refused(entries: list[Predicti
         if recorded:
             record.write_text(json.dumps(recorded))
         with pytest.raises(StepDiffError, match=message):
-            trainings(methods, given)
+            trainings(methods, arguments)
 
 
 def test_the_disclosure_counts_the_steps_of_earlier_runs(trained: Path) -> None:
@@ -373,8 +373,8 @@ def test_a_training_with_diffranks_question_is_supervised(trained: Path, tmp_pat
 
 
 def written(path: Path, options: dict, disclosed: dict, scores: dict) -> str:
-    given = {"task": "diffmcq", "view": None, "head": None, "control": "none", "test_set": "diffmcq_test.jsonl"}
-    record = {"options": given | options, "disclosed": disclosed, "scores": {**scores, "intervals": {}, "rows": 9}}
+    arguments = {"task": "diffmcq", "view": None, "head": None, "control": "none", "test_set": "diffmcq_test.jsonl"}
+    record = {"options": arguments | options, "disclosed": disclosed, "scores": {**scores, "intervals": {}, "rows": 9}}
     path.write_text(json.dumps(record))
     return str(path)
 

@@ -94,13 +94,13 @@ def test_skipped_steps_and_missing_times_are_counted(write: Callable[..., Path])
 
 def test_a_pair_has_one_step_two_recordings_and_one_mistake(write: Callable[..., Path]) -> None:
     task_data = registry.get("captaincook-mistake").read(write())
-    found = set()
+    results = set()
     for row in task_data.rows:
         truth = task_data.truth[row.key]
         flawed, right = row.clips[truth.answer], row.clips[1 - truth.answer]
-        found.add((flawed, right, truth.tags))
+        results.add((flawed, right, truth.tags))
         assert row.options == ("Video 1", "Video 2") and "mistake" in row.question
-    assert found == {
+    assert results == {
         ("1_7_2_8", "1_10_0.5_9", ("Preparation",)),
         ("1_7_2_8", "1_8_1_5", ("Preparation",)),
         ("1_7_2_8", "1_9_3_7", ("Preparation",)),

@@ -37,8 +37,8 @@ def dump(path: Path, content: object) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    given = [(0, "a", 5), (0, "b", 5), (1, "a", 1), (1, "b", 2), (2, "a", 3), (3, "b", 1), (3, "a", 3)]
-    answers = [answer(PAIRS[place], person, action) for place, person, action in given]
+    arguments = [(0, "a", 5), (0, "b", 5), (1, "a", 1), (1, "b", 2), (2, "a", 3), (3, "b", 1), (3, "a", 3)]
+    answers = [answer(PAIRS[place], person, action) for place, person, action in arguments]
     dump(tmp_path / "human_annotations/vicos.user_inputs.json", answers)
     rankings = {"1_000.mp4": ["2_000.mp4", "3_001.mp4"], "4_000.mp4": ["4_002.mp4", "1_000.mp4"]}
     dump(tmp_path / "human_annotations/to_be_ranked.json", rankings)
@@ -201,13 +201,13 @@ PUBLISHED_FILES = [
 @pytest.mark.parametrize(("method", "files"), PUBLISHED_FILES)
 def test_published_predictions_have_the_published_figures(published_folder: Path, method: str, files: str) -> None:
     task_data = read(published_folder)
-    found = read_published_predictions(str(published_folder / files), task_data.rows)
-    result = score(found.rows, found.predictions, task_data.truth, 0)
+    results = read_published_predictions(str(published_folder / files), task_data.rows)
+    result = score(results.rows, results.predictions, task_data.truth, 0)
     (row,) = [row for row in registry.get("convis").published if row.method == method]
     assert {name: round(result[name], 1) for name in row.figures} == row.figures
     without = 337 if method == "Gemini-2.0-Flash" else 0
     assert (result["missing"], result["per_category"][LOCATION]["rows"]) == (without, 610 - without)
-    assert found.missing == ({LOCATION: 337} if without else {})
+    assert results.missing == ({LOCATION: 337} if without else {})
 
 
 @pytest.mark.full

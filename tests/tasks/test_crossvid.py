@@ -100,8 +100,8 @@ def test_times_are_whole_seconds_and_errors_precede_questions(tmp_path: Path) ->
     (row,) = benchmark.read(folder_of(tmp_path, PEA=PEA)).rows
     assert row.clips == ("assembly/u_3_10", "assembly/v_4_9", "assembly/u_0_8")
     assert row.question == f"{ERRORS} What is wrong in Video 2?"
-    found = [(clip.clip, clip.video, clip.start, clip.end) for clip in benchmark.clips(tmp_path)]
-    assert found == [
+    results = [(clip.clip, clip.video, clip.start, clip.end) for clip in benchmark.clips(tmp_path)]
+    assert results == [
         ("assembly/u_3_10", "videos/assembly/u.mp4", 3, 10),
         ("assembly/v_4_9", "videos/assembly/v.mp4", 4, 9),
         ("assembly/u_0_8", "videos/assembly/u.mp4", 0, 8),

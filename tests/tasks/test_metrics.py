@@ -260,7 +260,7 @@ def test_p_and_interval_are_near_those_of_scipy() -> None:
     assert 0.001 < expected < 0.1
     assert paired_p(differences, 400) == pytest.approx(expected, rel=0.35)
     assert stats.ttest_ind(ours, theirs).pvalue > 2 * expected, "only the paired test finds the difference"
-    found = stats.bootstrap(
+    results = stats.bootstrap(
         (ours, theirs),
         lambda a, b, axis: (a - b).mean(axis=axis),
         paired=True,
@@ -268,7 +268,7 @@ def test_p_and_interval_are_near_those_of_scipy() -> None:
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    assert interval(differences, 400) == pytest.approx((found.low, found.high), abs=0.006)
+    assert interval(differences, 400) == pytest.approx((results.low, results.high), abs=0.006)
 
 
 @pytest.mark.full

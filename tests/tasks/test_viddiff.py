@@ -85,11 +85,11 @@ def test_accuracy_is_pooled_and_averaged_over_splits(folder: Path) -> None:
     for _ in range(20):
         scores = rng.normal(size=(len(task_data.rows), 2))
         figures = closed.score(task_data.rows, scores.tolist(), task_data.truth, 50, 0)
-        said = {row.key: "ab"[own.argmax()] for row, own in zip(task_data.rows, scores, strict=True)}
-        each = [naive_accuracy(said, split) for split in SPLITS]
+        replies = {row.key: "ab"[own.argmax()] for row, own in zip(task_data.rows, scores, strict=True)}
+        each = [naive_accuracy(replies, split) for split in SPLITS]
         assert [figures[split] for split in SPLITS] == pytest.approx(each)
         assert figures["average"] == pytest.approx(np.mean(each))
-        assert figures["accuracy"] == pytest.approx(naive_accuracy(said, None))
+        assert figures["accuracy"] == pytest.approx(naive_accuracy(replies, None))
         assert figures["per_category"]["fitness"]["accuracy"] == pytest.approx(each[0])
         assert (
             figures["per_category"].keys() == {"fitness", "surgery"}
@@ -315,8 +315,8 @@ def naive_recall(task_data: TaskData, letters: list[dict[str, str | None]], spli
         sample = task_data.truth[row.key]
         for key, statement in sample.statements.items():
             if statement.truth in ("a", "b") and split in (None, sample.split):
-                said = own[key]
-                place = 0 if said == statement.truth else 1 if said is None else 3 if said == "error" else 2
+                replies = own[key]
+                place = 0 if replies == statement.truth else 1 if replies is None else 3 if replies == "error" else 2
                 counts[place] += 1
     return [count / sum(counts) for count in counts]
 
@@ -407,8 +407,10 @@ def test_exported_differences_are_those_of_the_texts(folder: Path, tmp_path: Pat
         json.loads(opened.export(folder, task_data.rows, [None, *texts[:5]], tmp_path / "part")[0].read_text())[0] == {}
     )
     listed, by_key = (json.loads(file.read_text()) for file in opened.export(folder, task_data.rows, texts, tmp_path))
-    said = [{"description": "the knees bend less", "prediction": "b"}, {"description": "arms up", "prediction": "a"}]
-    assert listed == [{"0": said[0], "1": said[1]}, *[{}] * 5] and list(by_key) == [row.key for row in task_data.rows]
+    replies = [{"description": "the knees bend less", "prediction": "b"}, {"description": "arms up", "prediction": "a"}]
+    assert listed == [{"0": replies[0], "1": replies[1]}, *[{}] * 5] and list(by_key) == [
+        row.key for row in task_data.rows
+    ]
     many = "\n".join(f"{number} knees (Video 1)" for number in range(4))
     assert len(json.loads(opened.export(folder, task_data.rows, [many] * 6, tmp_path)[0].read_text())[0]) == 3
     assert listed[0]["0"] == {"description": "the knees bend less", "prediction": "b"} and listed[1] == {}
