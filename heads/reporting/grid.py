@@ -50,7 +50,7 @@ class Result:
     system: str
     figure: Hashable
     """names the column of a table"""
-    value: float | None
+    value: float | int | None
     """None: undefined; an int is a count"""
     interval: Sequence[float] | None = None
     bold: bool = False
@@ -59,7 +59,7 @@ class Result:
 
 
 def results_of(
-    system: str, values: Mapping[Any, float | None], intervals: Mapping[Any, Any] = MappingProxyType({})
+    system: str, values: Mapping[Any, float | int | None], intervals: Mapping[Any, Any] = MappingProxyType({})
 ) -> list[Result]:
     """Return the results of a system from its figures and their intervals."""
     return [Result(system, figure, value, intervals.get(figure)) for figure, value in values.items()]

@@ -390,7 +390,8 @@ def _benchmark(scores: Sequence[BenchmarkScore]) -> Grid:
         name = score.method if count == most else f"{score.method} ({count} rows)"
         if seen is not None:
             notes.append(f"{MARK} {score.method}: {footnote(seen)}.")
-        results += results_of(f"{name} {MARK}" if seen else name, score.scores, score.scores["intervals"])
+        figures = {figure: score.scores[figure] for figure in benchmark.figures if figure in score.scores}
+        results += results_of(f"{name} {MARK}" if seen else name, figures, score.scores["intervals"])
         for note in dict.fromkeys(score.scores.get("notes", ())):
             methods_of_note.setdefault(note, []).append(score.method)
     for note, methods in methods_of_note.items():
