@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from heads import report, score, table
-from heads.reporting.entries import Entry
+from heads.reporting.entries import PredictionEntry
 from heads.reporting.figures import compare, measure
 from stepdiff.app.compare.files import Answers, Broken, Library
 from stepdiff.app.compare.select import Selection, choose
@@ -207,7 +207,7 @@ def test_totals_equal_the_report_of_the_rows(tests: TestSet, given: dict[str, An
     for column in tests.columns[:2]:
         path = tmp_path / f"{column.method.id}_selected.jsonl"
         write_predictions(tests.task, path, [column.said(place) for place in places])
-        entries.append(Entry(column.method.id, tests.task, str(tmp_path / "selected.jsonl"), str(path)))
+        entries.append(PredictionEntry(column.method.id, tests.task, str(tmp_path / "selected.jsonl"), str(path)))
     measured = measure(entries, RESAMPLES, SEED)
     expected = {(score.method, score.metric): score for score, _ in measured}
     mine = Totals(tests, chosen.mask)

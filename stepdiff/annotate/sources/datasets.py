@@ -27,7 +27,7 @@ from stepdiff.annotate.sources.narration import heard, read_narration
 from stepdiff_core.checked import checked
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks.benchmarks.captaincook import read_recorded
-from stepdiff_core.tasks.benchmarks.published_files import Text, read_entries, read_json
+from stepdiff_core.tasks.benchmarks.rows import Text, read_entries, read_json
 
 SPLITS = ("train", "val", "test")
 T = TypeVar("T")

@@ -13,8 +13,7 @@ from heads.reporting.entries import CHANCE
 from stepdiff.app.compare.select import ROWS_AT_ONCE, Chosen, Selection, Where, counted, related
 from stepdiff.app.compare.sets import NEITHER, RIGHT, WRONG, Column, TestSet, Totals, names, supported
 from stepdiff.app.site import ClipRecord, Site
-from stepdiff_core.tasks.published import PUBLISHED
-from stepdiff_core.tasks.scoring import kendall_tau
+from stepdiff_core.tasks.scoring import PUBLISHED, kendall_tau
 from stepdiff_core.tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of
 
 MOST_TEXT = 2000  # characters of a text that are shown

@@ -24,7 +24,7 @@ from stepdiff.app.pages import download, page, zipped
 from stepdiff.app.site import Site, UnknownError
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.jsonl import object_line
-from stepdiff_core.tasks.published import PUBLISHED
+from stepdiff_core.tasks.scoring import PUBLISHED
 from stepdiff_core.tasks.testsets import Task, prediction_line
 
 AnyTask = Annotated[Task, InPath(description="task: diffcap, diffmcq, diffrank")]

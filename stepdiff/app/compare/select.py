@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stepdiff.app.compare.sets import RIGHT, WRONG, Column, TestSet
 from stepdiff.app.site import UnknownError
-from stepdiff_core.tasks.published import PUBLISHED
+from stepdiff_core.tasks.scoring import PUBLISHED
 
 ROWS_AT_ONCE = 50  # rows of a page
 MOST_METHODS = 10  # methods that are shown if none are chosen

@@ -33,8 +33,7 @@ from heads.reporting.figures import defined_rows
 from stepdiff.app.compare.files import Answers, Method
 from stepdiff_core.tasks.bootstrap import Figure, Resamples, interval, paired_p
 from stepdiff_core.tasks.clauses import ADVERBS, AUXILIARIES, DETERMINERS, OBJECTS, PREPOSITIONS
-from stepdiff_core.tasks.published import PUBLISHED
-from stepdiff_core.tasks.scoring import cider_figure
+from stepdiff_core.tasks.scoring import PUBLISHED, cider_figure
 from stepdiff_core.tasks.testsets import DiffMCQ, DiffRank, Task
 
 RIGHT, WRONG, NEITHER = 1, 0, -1
