@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from stepdiff.app.server import HEADERS
+from stepdiff.app.site import Site
 
 MOST = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 3)
 """in all; each may have a video open, and the store has files of its own"""
@@ -33,7 +34,7 @@ def server(app: FastAPI) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http=type("Connection", (Connection,), {"trusted": app.state.site.trusts}),
+        http=type("Connection", (Connection,), {"trusted": app.state.kept[Site].trusts}),
         ws="none",
         backlog=AT_ONCE,
         log_level="warning",

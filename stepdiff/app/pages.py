@@ -8,10 +8,10 @@ import zipfile
 from functools import partial
 from mimetypes import guess_type
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jinja2
-from fastapi import Request
+from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from markdown_it import MarkdownIt  # a dependency of rich, which every install has
@@ -63,10 +63,9 @@ def page(request: Request, template: str, record: dict[str, Any], status: int = 
     headers = {"Vary": "Accept", "Cache-Control": "no-store"}
     if wants_json(request):
         return JSONResponse(plain(record), status, headers)
-    site, public = request.app.state.site, request.app.state.public
     html = _TEMPLATES.get_template(template).render(
         page=record,
-        sections=sections(site, public),
+        sections=sections(request.app.state.kept[Site]),
         path=request.url.path,
         plain=plain,
         sheet=template.split("_")[0].removesuffix(".html"),
@@ -74,10 +73,22 @@ def page(request: Request, template: str, record: dict[str, Any], status: int = 
     return HTMLResponse(html, status, headers)
 
 
-def sections(site: Site, public: bool) -> list[tuple[str, str]]:
-    """Return address and name of the sections that this site has; public: other machines reach it."""
+def kept(kind: type) -> Any:
+    """Return the dependency whose value is the application's object of a class: the site, or the state of a section."""
+
+    async def of_application(request: Request) -> Any:  # not async, it would wait for a thread
+        return request.app.state.kept[kind]
+
+    return Depends(of_application)
+
+
+OfSite = Annotated[Site, kept(Site)]
+
+
+def sections(site: Site) -> list[tuple[str, str]]:
+    """Return address and name of the sections that a site has."""
     annotate = [("/annotate", "Annotate")] if site.annotate is not None else []
-    if public:
+    if site.public_url is not None:
         return annotate
     compare = [("/compare", "Compare")] if site.predictions else []
     return [("/explore", "Explore"), ("/pair", "Pair"), *compare, *annotate, ("/docs", "API")]
@@ -120,7 +131,7 @@ def missing(request: Request, error: Exception) -> Response:
     address = request.url.path
     if error.status_code != 404:
         why = f"{address[:200]}: {error.detail}"
-    elif address.startswith("/annotate") and request.app.state.site.annotate is None:
+    elif address.startswith("/annotate") and request.app.state.kept[Site].annotate is None:
         why = "no annotation task: start the server with --annotate TASK"
     else:
         why = f"nothing has the address {address[:200]}"

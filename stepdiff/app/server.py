@@ -9,6 +9,7 @@ Guarantees
 import socket
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import swagger_ui_bundle
@@ -23,11 +24,14 @@ from starlette.types import Message, Receive, Scope, Send
 
 from stepdiff.app import media
 from stepdiff.app.annotating import routes as annotating
+from stepdiff.app.annotating.service import Annotating
 from stepdiff.app.compare import routes as compare
 from stepdiff.app.explore import routes as explore
 from stepdiff.app.notes import routes as notes
+from stepdiff.app.notes.notebook import Notebook
 from stepdiff.app.pages import STATIC, crashed, failed, malformed, missing, page
 from stepdiff.app.pair import routes as pair
+from stepdiff.app.pair.pages import Pairs
 from stepdiff.app.site import LOCAL, Site
 from stepdiff_core.errors import StepDiffError
 
@@ -57,15 +61,20 @@ def create_app(site: Site) -> FastAPI:
         openapi_url=None if public else "/openapi.json",
     )
     app.openapi_version = "3.0.2"  # the newest that the packaged Swagger UI shows
-    app.state.site, app.state.public = site, public
+    app.state.kept = state = dict[type, Any]({Site: site})
     app.add_exception_handler(StepDiffError, failed)
     app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(HTTPException, missing)
     app.add_exception_handler(Exception, crashed)
 
     app.mount("/static", StaticFiles(directory=STATIC, packages=[("stepdiff_core", "static")]), name="static")
-    for section in (annotating,) if public else (media, explore, pair, notes, compare, annotating):
-        app.include_router(section.router(site))
+    sections = [] if public else [media, explore, pair, notes, compare]
+    state |= {} if public else {kind: kind(site) for kind in (explore.Explorer, Pairs, Notebook, compare.Shelf)}
+    if site.annotate is not None:
+        sections.append(annotating)
+        state[Annotating] = Annotating.of_site(site)
+    for section in sections:
+        app.include_router(section.router)
 
     @app.get("/", include_in_schema=False)
     def start() -> Response:
@@ -115,7 +124,7 @@ class _App(FastAPI):
             await send(message)
 
         request = Request(scope)
-        if refusal := _refusal(request, self.state.site.public_url):
+        if refusal := _refusal(request, self.state.kept[Site].public_url):
             await Response(refusal[1] + "\n", refusal[0], media_type="text/plain")(scope, receive, with_headers)
             return
         await super().__call__(scope, _bounded(receive), with_headers)

@@ -11,10 +11,11 @@ from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
 from stepdiff.annotate.forms.answers import read_answers
+from stepdiff.app.annotating.accounts import add, link, named, revoke
 from stepdiff.app.annotating.database import Database, default_url
 from stepdiff.app.annotating.events import events
-from stepdiff.app.annotating.people import add, link, named, revoke
 from stepdiff.app.annotating.service import ADDRESS_BURST, PERSON_BURST
+from stepdiff.app.options import AppOptions
 from stepdiff.app.server import MOST_BODY, create_app
 from stepdiff.app.site import Site
 from store import Store
@@ -36,7 +37,7 @@ class Place:
         self.pairs = [(clips[place], clips[place + 1]) for place in range(0, 12, 2)]
         self.task = task or write_task(folder, self.pairs, **{"people": 1, **options})
         store, videos = str(world / "features"), str(world / "kitchen")
-        site = Site.open(store, videos, annotate=str(self.task), cache=str(folder), public_url=public_url)
+        site = Site(AppOptions(store, videos, annotate=str(self.task), cache=str(folder), public_url=public_url))
         self.app = create_app(site)
         self.database = Database.open(default_url(self.task))
 

@@ -31,6 +31,7 @@ from heads.llm.model import CutOff
 from heads.methods.word_evidence import WordEvidence
 from retrieval import align, read_moments
 from stepdiff.app.cache import LRUCache
+from stepdiff.app.options import AppOptions
 from stepdiff.app.pair.alignment import pair_alignment
 from stepdiff.app.pair.alike import MOST_KEPT, declines
 from stepdiff.app.pair.finder import Finder, Result, Search
@@ -69,7 +70,7 @@ def inside(world: Path, tiny_lm: str, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("pair")
     runs, said = write_runs(world, tiny_lm, folder)
     store, videos, cache = str(world / "features"), str(world / "kitchen"), str(folder / "cache")
-    site = Site.open(store, videos, str(runs), [str(said)], cache=cache, device="cpu")
+    site = Site(AppOptions(store, videos, str(runs), predictions=(str(said),), cache=cache, device="cpu"))
     socket = listener("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(create_app(site), log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
@@ -115,7 +116,7 @@ def test_a_streamed_answer_is_that_of_ask(inside: Inside, pair: dict[str, str], 
 def test_a_public_model_answers_as_ask_does(tmp_path: Path) -> None:
     small = featurized("qwen3_vl", tmp_path / "model", tmp_path / "store")
     weights, (one, two) = str(small.folder), CLIPS[:2]
-    site = Site.open(str(small.store.path), models=[weights], cache=str(tmp_path / "cache"), device="cpu")
+    site = Site(AppOptions(str(small.store.path), models=(weights,), cache=str(tmp_path / "cache"), device="cpu"))
     runs = Runs(site)
     (head,) = runs.heads()
     assert (head.name, head.view, runs.words()) == (weights, "float32", [])
@@ -126,7 +127,7 @@ def test_a_public_model_answers_as_ask_does(tmp_path: Path) -> None:
     assert ask.answered(ask.AskOptions(one, two, "What differs?", **where))["answer"] == answer
     with pytest.raises(StepDiffError, match="no view of clips was made by"):
         save("smolvlm", tmp_path / "other")
-        Runs(replace(site, models=(str(tmp_path / "other"),)))
+        Runs(Site(replace(site.options, models=(str(tmp_path / "other"),))))
 
 
 def test_one_model_is_in_memory_and_another_one_is_loaded_on_request(inside: Inside, pair: dict[str, str]) -> None:
@@ -195,7 +196,7 @@ def test_heads_of_one_name_are_named_with_the_folders_of_their_files(inside: Ins
     folders = tuple(tmp_path / seed for seed in ("seed0", "seed1"))
     for folder in folders:
         shutil.copytree(inside.said, folder)
-    stored = Stored(replace(inside.site, predictions=folders))
+    stored = Stored(Site(replace(inside.site.options, predictions=tuple(map(str, folders)))))
     row = read_test_set("diffcap", inside.said / "diffcap_small.rows.jsonl")[0]
     assert stored.captions((row.reference, row.candidate))["methods"] == ["seed0/small", "seed1/small"]
     row = read_test_set("diffrank", inside.said / "diffrank_small.rows.jsonl")[0]
@@ -217,7 +218,7 @@ def test_details_of_a_caption_are_checked_against_the_attributes_of_both_clips(i
     assert stored.caption(pair, row.category, "no difference", {})["details"] == []
     videos = tmp_path / "videos"
     videos.mkdir()
-    elsewhere = Stored(replace(inside.site, videos=videos))
+    elsewhere = Stored(Site(replace(inside.site.options, videos=str(videos))))
     assert elsewhere.caption(pair, row.category, row.text[0], {})["details"] == [], "not the sample world"
     (videos / "world.json").write_text("{}")
     lines = (inside.site.videos / "attributes.jsonl").read_text()  # type: ignore[operator]
@@ -246,7 +247,7 @@ def test_a_head_is_not_asked_about_clips_that_it_does_not_know(
     shutil.copytree(inside.runs / "small", tmp_path / "runs" / "small")
     known = Familiarity.load(inside.runs / "small")
     replace(known, about=known.about.model_copy(update={"limit": 1e-9})).save(tmp_path / "runs" / "small")
-    client = TestClient(create_app(replace(inside.site, runs=tmp_path / "runs")), "http://localhost")
+    client = TestClient(create_app(Site(replace(inside.site.options, runs=str(tmp_path / "runs")))), "http://localhost")
     json_of = {"Accept": "application/json"}
     (narrow,) = client.get("/pair", params=pair, headers=json_of).json()["knowledge"]
     assert narrow["heads"] == "small" and narrow["knows"] == known.knows
@@ -300,7 +301,7 @@ def word_runs(world: Path, tiny_lm: str, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def word_pair(world: Path, word_runs: Path) -> Pair:
     """Two clips like those that the heads learned from, each with words of its own."""
-    evidence = Runs(Site.open(str(world / "features"), runs=str(word_runs))).evidence("words")
+    evidence = Runs(Site(AppOptions(str(world / "features"), runs=str(word_runs)))).evidence("words")
     rows = read_test_set("diffcap", world / "kitchen/diffcap_test.jsonl")
     pairs = [(row.reference, row.candidate) for row in rows]
     return next(pair for pair in pairs if not evidence.guard.doubt(pair) and all(evidence.why(*pair)))
@@ -343,7 +344,7 @@ def test_a_head_of_words_says_how_alike_clips_are(
     replace(head, folder=tmp_path / "words", about=about).save()
     server = serve("--runs", str(tmp_path))
     similar = read_json(server.url + address(word_pair, "/pair/words", head="words"))["similar"]
-    evidence = Runs(Site.open(str(world / "features"), runs=str(tmp_path))).evidence("words")
+    evidence = Runs(Site(AppOptions(str(world / "features"), runs=str(tmp_path)))).evidence("words")
     compared = Reader(evidence, evidence).differences(word_pair)
     said = [(each["category"], round(each["log_odds"], 4), each["verdict"]) for each in similar]
     assert said == [(each.category, each.alike, each.verdict) for each in compared]
@@ -532,7 +533,7 @@ def test_an_alignment_has_times_of_the_clips_and_says_why_it_is_missing_or_short
     columns = {"video": ["v", "w"], "start": [1.0, None], "end": [3.0, None]}
     made_by = Provenance("net", "0" * 64, "last", "4 at segment centres", "crop", {"tokens": "float32"})
     store = Store.open(tmp_path / "features", create=True)
-    site = replace(inside.site, store=store)
+    site = Site(replace(inside.site.options, store=str(store.path)))
     with store.lock():
         store.catalog("clips").append(pl.DataFrame({"key": ["a", "b"], **columns}))
         assert "no view of the store" in pair_alignment(site, ("a", "a"))["problem"]
@@ -740,7 +741,7 @@ def head_runs(world: Path, tiny_lm: str, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def site(world: Path, tmp_path: Path) -> Site:
-    return Site.open(str(world / "features"), str(world / "kitchen"), cache=str(tmp_path))
+    return Site(AppOptions(str(world / "features"), str(world / "kitchen"), cache=str(tmp_path)))
 
 
 @pytest.fixture
@@ -910,7 +911,7 @@ def test_the_page_fits_its_window(
 ) -> None:
     """With many heads and captions of three methods, after a word was pressed."""
     rows = read_test_set("diffrank", many / "diffrank_small.rows.jsonl")
-    evidence = Runs(replace(site, runs=word_runs)).evidence("words")
+    evidence = Runs(Site(replace(site.options, runs=str(word_runs)))).evidence("words")
     pair = next(each for row in rows for target in row.targets if any(evidence.why(*(each := (row.reference, target)))))
     for name in ("first", "second", "third"):
         row = {"reference": pair[0], "candidate": pair[1], "category": "Actions", "text": ["uses a fork"]}

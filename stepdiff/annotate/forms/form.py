@@ -281,6 +281,10 @@ class AnnotationTask(Form):
     def by_id(self) -> dict[str, Pair]:
         return {pair.id: pair for pair in (*self.pairs, *self.gold.rows, *self.training.rows)}
 
+    @cached_property
+    def clips(self) -> set[str]:
+        return {clip for pair in self.by_id.values() for clip in (pair.reference, pair.candidate)}
+
     def knows(self, answer: Answer) -> bool:
         """Return whether an answer is about a pair of the task, with its clips."""
         pair = self.by_id.get(answer.pair)

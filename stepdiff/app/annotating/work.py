@@ -32,8 +32,8 @@ from stepdiff.annotate.forms.form import (
     Pair,
     answer_of,
 )
+from stepdiff.app.annotating.accounts import Person
 from stepdiff.app.annotating.events import assignments, merged, pair_key, pairs, people, record, utc
-from stepdiff.app.annotating.people import Person
 from stepdiff.app.pages import markdown
 from stepdiff.app.site import NO_NUL, RefusedError, Sent, UnknownError
 from stepdiff_core.errors import StepDiffError

@@ -160,19 +160,19 @@ class Searcher:
             return unit_vector(self._encoders[name](text), f"the text {short(text)!r}")
 
     def _device(self) -> str | None:
-        return None if self._site.device == "auto" else self._site.device
+        return None if (device := self._site.options.device) == "auto" else device
 
     def _encoder(self, texts: View) -> Encode:
         """Return the encoder of featurize that made a view."""
         if texts.entity == "clips":
-            own = encoder_of(self._site.store, texts, self._site.weights, self._device())
+            own = encoder_of(self._site.store, texts, self._site.options.weights, self._device())
             return lambda text: own.encode_texts([text])["embedding"][0]
         made = texts.provenance
         try:
             name = of_data(made.encoder)
         except StepDiffError as error:
             raise StepDiffError(f"the text is not in texts/{texts.name}: {error}") from None
-        weights = self._site.weights or loading_of(name, made, records_of(texts))[0]
+        weights = self._site.options.weights or loading_of(name, made, records_of(texts))[0]
         if weights is None and version_of(name) is None:
             raise StepDiffError(
                 f"the text is not in texts/{texts.name}, and to encode it needs weights of {made.encoder}: start the "
@@ -192,7 +192,7 @@ class Searcher:
         from heads.models.language_model import pick_device
         from heads.training.run_record import load_contrastive
 
-        folder, device = self._run(texts), pick_device(self._site.device)
+        folder, device = self._run(texts), pick_device(self._site.options.device)
         head, recipe = load_contrastive(folder, self._site.store, device)
         source = self._encoder(self._site.store.view("texts", recipe.text_view))
 

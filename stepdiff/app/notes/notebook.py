@@ -67,7 +67,7 @@ class Notebook:
     """The notes of a site. The database is opened, and created, with the first note."""
 
     def __init__(self, site: Site, clock: Callable[[], float] = time.time) -> None:
-        self._url, self._store, self._clock = site.database, site.store.path, clock
+        self._url, self._store, self._clock = site.options.database, site.store.path, clock
         self._lock = threading.Lock()
         self._database: Database | None = None
 

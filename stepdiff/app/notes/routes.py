@@ -15,15 +15,15 @@ from dataclasses import asdict, dataclass, fields
 from html import escape
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from fastapi import Path as InPath
 from fastapi.responses import HTMLResponse, Response
 from pydantic import AfterValidator, Field
 
-from stepdiff.app.annotating.people import MOST_NAME
+from stepdiff.app.annotating.accounts import MOST_NAME
 from stepdiff.app.notes.card import MOST_ANSWER, MOST_NOTES, CardSide, card
 from stepdiff.app.notes.notebook import Note, Notebook
-from stepdiff.app.pages import download, zipped
+from stepdiff.app.pages import OfSite, download, kept, zipped
 from stepdiff.app.site import MOST_SECONDS, Sent, Site
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.tables import escaped
@@ -85,59 +85,67 @@ class CardBody(Sent):
     answer: Annotated[str, Field(max_length=MOST_ANSWER)] = ""
 
 
-def router(site: Site) -> APIRouter:
-    routes = APIRouter(prefix="/notes", tags=["notes"])
-    notebook = Notebook(site)
+router = APIRouter(prefix="/notes", tags=["notes"])
+OfNotebook = Annotated[Notebook, kept(Notebook)]
 
-    def chosen(reference: str | None, candidate: str | None) -> list[Note]:
-        if reference is None and candidate is None:
-            return notebook.every()
-        if reference is None or candidate is None:
-            raise StepDiffError("a pair has two clips: give reference and candidate, or neither for all notes")
-        return notebook.of_pair((reference, candidate))
 
-    @routes.get("")
-    def notes(reference: Clip = None, candidate: Clip = None) -> dict[str, list[Note]]:
-        """Return the notes of a pair by their moments, or all notes."""
-        return {"notes": chosen(reference, candidate)}
+def chosen_notes(notebook: OfNotebook, reference: Clip = None, candidate: Clip = None) -> list[Note]:
+    """Return the notes of a pair by their moments, or all notes."""
+    if reference is None and candidate is None:
+        return notebook.every()
+    if reference is None or candidate is None:
+        raise StepDiffError("a pair has two clips: give reference and candidate, or neither for all notes")
+    return notebook.of_pair((reference, candidate))
 
-    @routes.get("/export", response_class=Response)
-    def file(form: Form, reference: Clip = None, candidate: Clip = None) -> Response:
-        """Return the notes of a pair, or all notes, as a file."""
-        return download(*export(form, exported(site, chosen(reference, candidate))))
 
-    @routes.post("")
-    def add(sent: NewNote) -> Note:
-        """Store a note."""
-        pair = sent.reference, sent.candidate
-        clip = site.clips(pair)[sent.video - 1]
-        if clip.start is not None and clip.end is not None and sent.seconds > clip.end - clip.start + PAST_END:
-            raise StepDiffError(f"Video {sent.video} has {clip.end - clip.start:.2f} s, not {sent.seconds:.2f} s")
-        return notebook.add(pair, sent.video, round(sent.seconds, 3), sent.author, sent.text)
+Chosen = Annotated[list[Note], Depends(chosen_notes)]
 
-    @routes.post("/{identity}/edit")
-    def edit(identity: Identity, sent: Edit) -> Note:
-        """Store another text of a note."""
-        return notebook.edit(identity, sent.author, sent.text)
 
-    @routes.post("/{identity}/delete")
-    def delete(identity: Identity, sent: Deletion) -> dict[str, str]:
-        """Remove a note from the list; the database keeps its texts."""
-        notebook.delete(identity, sent.author)
-        return {"done": "the note is deleted"}
+@router.get("")
+def notes(chosen: Chosen) -> dict[str, list[Note]]:
+    """Return the notes of a pair by their moments, or all notes."""
+    return {"notes": chosen}
 
-    @routes.post("/card", response_class=HTMLResponse)
-    def coach_card(sent: CardBody) -> Response:
-        """Return a pair at two moments as one HTML file: frames, the parts around them, notes, question and answer."""
-        pair = sent.reference, sent.candidate
-        listed = [note for note in notebook.of_pair(pair) if note.id in sent.notes]
-        sides = [_side(site, key, moment) for key, moment in zip(pair, sent.moments, strict=True)]
-        steps = {clip.step for clip in site.clips(pair)}
-        step = (steps.pop() if len(steps) == 1 else None) or "two clips"
-        title = step[0].upper() + step[1:]
-        return download("card.html", card(title, sides, listed, sent.question, sent.answer))
 
-    return routes
+@router.get("/export", response_class=Response)
+def file(site: OfSite, form: Form, chosen: Chosen) -> Response:
+    """Return the notes of a pair, or all notes, as a file."""
+    return download(*export(form, exported(site, chosen)))
+
+
+@router.post("")
+def add(site: OfSite, notebook: OfNotebook, sent: NewNote) -> Note:
+    """Store a note."""
+    pair = sent.reference, sent.candidate
+    clip = site.clips(pair)[sent.video - 1]
+    if clip.start is not None and clip.end is not None and sent.seconds > clip.end - clip.start + PAST_END:
+        raise StepDiffError(f"Video {sent.video} has {clip.end - clip.start:.2f} s, not {sent.seconds:.2f} s")
+    return notebook.add(pair, sent.video, round(sent.seconds, 3), sent.author, sent.text)
+
+
+@router.post("/{identity}/edit")
+def edit(notebook: OfNotebook, identity: Identity, sent: Edit) -> Note:
+    """Store another text of a note."""
+    return notebook.edit(identity, sent.author, sent.text)
+
+
+@router.post("/{identity}/delete")
+def delete(notebook: OfNotebook, identity: Identity, sent: Deletion) -> dict[str, str]:
+    """Remove a note from the list; the database keeps its texts."""
+    notebook.delete(identity, sent.author)
+    return {"done": "the note is deleted"}
+
+
+@router.post("/card", response_class=HTMLResponse)
+def coach_card(site: OfSite, notebook: OfNotebook, sent: CardBody) -> Response:
+    """Return a pair at two moments as one HTML file: frames, the parts around them, notes, question and answer."""
+    pair = sent.reference, sent.candidate
+    listed = [note for note in notebook.of_pair(pair) if note.id in sent.notes]
+    sides = [_side(site, key, moment) for key, moment in zip(pair, sent.moments, strict=True)]
+    steps = {clip.step for clip in site.clips(pair)}
+    step = (steps.pop() if len(steps) == 1 else None) or "two clips"
+    title = step[0].upper() + step[1:]
+    return download("card.html", card(title, sides, listed, sent.question, sent.answer))
 
 
 def _side(site: Site, key: str, moment: float) -> CardSide:

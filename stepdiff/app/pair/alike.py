@@ -43,9 +43,9 @@ Odds = dict[str, float]  # category -> log-odds, of those that were computed
 KeptOdds = LRUCache[tuple[RunHead, Pair], Odds]
 
 
-def similarity(category: str, log_odds: float) -> dict[str, Any]:
-    """Return the log-odds of a category with their verdict."""
-    return {"category": category, "log_odds": log_odds, "verdict": verdict(log_odds)}
+def similarities(odds: Odds) -> list[dict[str, Any]]:
+    """Return the log-odds of each category with their verdict."""
+    return [{"category": name, "log_odds": value, "verdict": verdict(value)} for name, value in odds.items()]
 
 
 def by_words(evidence: "WordEvidence", pair: Pair) -> list[dict[str, Any]]:
@@ -55,7 +55,7 @@ def by_words(evidence: "WordEvidence", pair: Pair) -> list[dict[str, Any]]:
     reader = Reader(evidence, evidence)
     categories = reader.categories if evidence.head.declines_below else ()
     values = reader.alike([(pair, category) for category in categories])
-    return [similarity(*each) for each in zip(categories, values, strict=True)]
+    return similarities(dict(zip(categories, values, strict=True)))
 
 
 def odds(loaded: Loaded, kept: KeptOdds, pair: Pair, categories: Sequence[str] = CATEGORIES) -> Odds:

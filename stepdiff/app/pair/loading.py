@@ -54,7 +54,7 @@ class Runs:
         self._site = site
         self._words: LRUCache[tuple[Path, int], WordEvidence] = LRUCache(MOST_WORDS)
         self._lock = threading.Lock()
-        self._models = list(map(self._model, site.models))
+        self._models = list(map(self._model, site.options.models))
 
     def heads(self) -> list[RunHead]:
         """Return what answers questions: StepDiff heads, other heads, public models; runs that cannot be read are left
@@ -79,7 +79,7 @@ class Runs:
         from heads.models.language_model import pick_device
         from heads.training.run_record import load_stepdiff
 
-        device = pick_device(self._site.device)
+        device = pick_device(self._site.options.device)
         if head in self._models:
             from heads.methods.stepdiff import StepDiff
             from heads.models.public.cached import load_for_pairs

@@ -11,12 +11,12 @@ from urllib.parse import urlencode
 from featurize.video.stream import opened
 from heads.differences import DifferencesOptions
 from heads.evidence.differences import find
-from retrieval.differences import Sample
 from stepdiff.app.cache import LRUCache
-from stepdiff.app.pair.alike import PRESET_CATEGORIES, KeptOdds, cosines, embedding_views, similarity
+from stepdiff.app.pair.alike import MOST_KEPT, PRESET_CATEGORIES, KeptOdds, cosines, embedding_views, similarities
 from stepdiff.app.pair.finder import Finder, Result, Search
 from stepdiff.app.pair.loading import RunHead, Runs
 from stepdiff.app.pair.stored import Stored
+from stepdiff.app.pair.worker import Worker
 from stepdiff.app.site import ClipRecord, Site, UnknownError
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks.declining import UNSURE
@@ -28,42 +28,44 @@ MOST_STEPS = 2000  # steps that can be chosen
 MOST_CHARACTERS = 2000  # of a value of the catalog
 RATE, SIZE = 25.0, (160, 90)
 """where the video file is not known"""
-KeptCaptions = LRUCache[tuple[RunHead, Pair], list[dict[str, Any]]]  # captions that a head has written on request
+MOST_WRITTEN = 1000  # pairs whose captions are kept
 
 
-class Pages:
-    def __init__(
-        self, site: Site, runs: Runs, stored: Stored, finder: Finder, kept: KeptOdds, captions: KeptCaptions
-    ) -> None:
-        self._site, self._runs, self._stored, self._finder = site, runs, stored, finder
-        self._kept, self._captions = kept, captions
+class Pairs:
+    """Runs and predictions of a site, results of heads that are kept, and the worker that has a head in memory."""
 
-    def pair(
-        self, pair: Pair, search: Search | None, at: int, heads: list[RunHead], loaded: str | None, words: list[str]
-    ) -> dict[str, Any]:
+    def __init__(self, site: Site) -> None:
+        self.site, self.runs, self.stored = site, Runs(site), Stored(site)
+        self.odds: KeptOdds = LRUCache(MOST_KEPT)
+        self.captions: LRUCache[tuple[RunHead, Pair], list[dict[str, Any]]] = LRUCache(MOST_WRITTEN)
+        self.finder = Finder(site, self.stored, self.odds)
+        self.worker = Worker(self.runs.load)
+
+    def page(self, pair: Pair, search: Search | None, at: int) -> dict[str, Any]:
         """Return the page of a pair. search, at: the list that it is shown from, and its place there."""
-        first, second = self._site.clips(pair)
+        heads, words, in_memory = self.runs.heads(), self.runs.words(), getattr(self.worker.head, "name", "")
+        first, second = self.site.clips(pair)
         swapped = {"reference": pair[1], "candidate": pair[0]}
-        written = [(head.name, self._captions.get((head, pair))) for head in heads]
+        written = [(head.name, self.captions.get((head, pair))) for head in heads]
         return {
             "title": first.step if first.step and first.step == second.step else "A pair",
-            "reference": shown(self._site, first),
-            "candidate": shown(self._site, second),
+            "reference": shown(self.site, first),
+            "candidate": shown(self.site, second),
             "swapped": "/pair?" + urlencode(swapped) if search is None else search.address(**swapped, at=at),
             "listed": None if search is None else self._listed(pair, search, at, heads),
-            "columns": columns(self._site, pair),
+            "columns": columns(self.site, pair),
             "attributes": self._attributes(pair),  # exact, of the sample world, those that differ first
             "categories": list(CATEGORIES),
-            "heads": [{"name": head.name, "title": _title(head), "loaded": head.name == loaded} for head in heads],
+            "heads": [{"name": head.name, "title": _title(head), "loaded": head.name == in_memory} for head in heads],
             "words": words,  # heads of words, whose evidence `/pair/words` returns
-            "knowledge": self._runs.knowledge(pair, heads, words),
+            "knowledge": self.runs.knowledge(pair, heads, words),
             "similar": self._similar(pair, heads),
-            "truth": self._stored.truth(pair),
-            "cosines": cosines(self._site, pair),
+            "truth": self.stored.truth(pair),
+            "cosines": cosines(self.site, pair),
             "question": SIMILAR_QUESTION,  # what heads are asked for `similar`; {category} is replaced
             "unsure": UNSURE,
-            "captions": self._stored.captions(pair),
-            "checked": self._stored.truth_of(pair) is not None,  # whether details of captions are
+            "captions": self.stored.captions(pair),
+            "checked": self.stored.truth_of(pair) is not None,  # whether details of captions are
             "written": [{"head": name, "captions": captions} for name, captions in written if captions is not None],
             "presets": [
                 {"name": name, "question": question, "category": PRESET_CATEGORIES[name]}
@@ -71,31 +73,62 @@ class Pages:
             ],
         }
 
-    def finder(self, search: Search, heads: list[RunHead]) -> dict[str, Any]:
+    def finder_page(self, search: Search) -> dict[str, Any]:
         """Return the page of a search for pairs, with its list or the reason why it has none."""
-        problem, result = "", Result([], "", "")
+        problem, result, heads = "", Result([], "", ""), self.runs.heads()
         try:
-            result = self._finder.search(search, heads)
+            result = self.finder.search(search, heads)
         except UnknownError as error:
             problem = str(error)
-        methods = [(f"cosine:{view}", f"cosine of {view} (whole clips)") for view in embedding_views(self._site)]
+        methods = [(f"cosine:{view}", f"cosine of {view} (whole clips)") for view in embedding_views(self.site)]
         methods += [(f"head:{head.name}", f"log-odds of {head.name} (computed)") for head in heads]
-        rankings = self._stored.rankings()
+        rankings = self.stored.rankings()
         methods += [(f"stored:{name}", f"predictions of {title}") for name, title in rankings]
         methods += [("truth", "true scores (DiffRank)")] if rankings else []
         return {
             "title": "Find a pair",
             "search": search,
             "result": result,
-            "titles": _titles(self._site, (pair[side] for pair in result.pairs for side in ("reference", "candidate"))),
+            "titles": _titles(self.site, (pair[side] for pair in result.pairs for side in ("reference", "candidate"))),
             "problem": problem,
-            "steps": [(step, len(rows)) for step, rows in self._finder.sample().steps.items()][:MOST_STEPS],
+            "steps": [(step, len(rows)) for step, rows in self.finder.sample().steps.items()][:MOST_STEPS],
             "categories": list(CATEGORIES),
             "methods": methods,  # value of `by` and its title
         }
 
+    def elsewhere_page(self, wanted: DifferencesOptions) -> dict[str, Any]:
+        """Return the page of pairs that differ as two clips, two groups or a sentence do.
+
+        The first head of words compares them; without one, the first view with one embedding a clip. UnknownError: the
+        store has no such clip.
+        """
+        self.site.clips([*wanted.reference, *wanted.candidate])
+        same, problem, words, views = None, "", self.runs.words(), embedding_views(self.site)
+        try:
+            if not words and not views:
+                why = "no head of words, and no view with one embedding a clip"
+                raise StepDiffError(f"{why}: start the server with --runs")
+            by = self.runs.evidence(words[0]) if words else self.site.store.view("clips", views[0])
+            same = find(self.site.store, by, wanted, self.finder.sample())
+        except StepDiffError as error:
+            problem = str(error)
+        pairs = () if same is None else same.pairs
+        listed = (clip for pair in pairs for clip in (pair.reference, pair.candidate))
+        return {
+            "title": "The same difference elsewhere",
+            "text": wanted.text,
+            "reference": wanted.reference,
+            "candidate": wanted.candidate,
+            "category": same.category if same else wanted.category,
+            "categories": list(CATEGORIES),
+            "same": same,
+            "titles": _titles(self.site, (*wanted.reference, *wanted.candidate, *listed)),
+            "lacks": [_lacks(same.words, pair.words) for pair in pairs] if same else [],
+            "problem": problem,
+        }
+
     def _attributes(self, pair: Pair) -> list[dict[str, Any]]:
-        truth = self._stored.truth_of(pair)
+        truth = self.stored.truth_of(pair)
         if truth is None:
             return []
         one, two = map(asdict, truth)
@@ -104,15 +137,15 @@ class Pages:
 
     def _similar(self, pair: Pair, heads: list[RunHead]) -> list[dict[str, Any]]:
         """Return the log-odds of a pair that were computed, and those of stored predictions where they were not."""
-        known = {head.name: dict(odds) for head in heads if (odds := self._kept.get((head, pair))) is not None}
-        for name, odds in self._stored.similar(pair).items():
+        known = {head.name: dict(odds) for head in heads if (odds := self.odds.get((head, pair))) is not None}
+        for name, odds in self.stored.similar(pair).items():
             known[name] = odds | known.get(name, {})
-        return [{"head": name, "values": [similarity(*each) for each in odds.items()]} for name, odds in known.items()]
+        return [{"head": name, "values": similarities(odds)} for name, odds in known.items()]
 
     def _listed(self, pair: Pair, search: Search, at: int, heads: list[RunHead]) -> dict[str, Any]:
         """Return where a pair is in the list of a search; number 0: it is not, or the list has to be computed again."""
         try:
-            pairs = self._finder.search(search, heads).pairs
+            pairs = self.finder.search(search, heads).pairs
         except UnknownError:  # the runs or predictions of the list are gone
             pairs = []
         places = [place for place, each in enumerate(pairs) if {each["reference"], each["candidate"]} == set(pair)]
@@ -126,37 +159,6 @@ class Pages:
             "back": search.address(),
             "search": search,
         }
-
-
-def elsewhere_page(site: Site, runs: Runs, sample: Sample, wanted: DifferencesOptions) -> dict[str, Any]:
-    """Return the page of pairs that differ as two clips, two groups or a sentence do.
-
-    The first head of words compares them; without one, the first view with one embedding a clip. UnknownError: the
-    store has no such clip.
-    """
-    site.clips([*wanted.reference, *wanted.candidate])
-    same, problem, words, views = None, "", runs.words(), embedding_views(site)
-    try:
-        if not words and not views:
-            raise StepDiffError("no head of words, and no view with one embedding a clip: start the server with --runs")
-        by = runs.evidence(words[0]) if words else site.store.view("clips", views[0])
-        same = find(site.store, by, wanted, sample)
-    except StepDiffError as error:
-        problem = str(error)
-    pairs = () if same is None else same.pairs
-    listed = (clip for pair in pairs for clip in (pair.reference, pair.candidate))
-    return {
-        "title": "The same difference elsewhere",
-        "text": wanted.text,
-        "reference": wanted.reference,
-        "candidate": wanted.candidate,
-        "category": same.category if same else wanted.category,
-        "categories": list(CATEGORIES),
-        "same": same,
-        "titles": _titles(site, (*wanted.reference, *wanted.candidate, *listed)),
-        "lacks": [_lacks(same.words, pair.words) for pair in pairs] if same else [],
-        "problem": problem,
-    }
 
 
 def _titles(site: Site, clips: Iterable[str]) -> dict[str, str]:

@@ -17,9 +17,9 @@ from sqlalchemy import ColumnElement, Connection, case, func, select
 
 from stepdiff.annotate.forms.form import CATEGORIES, HIGHEST, ID, AnnotationTask, Answer, Form, Side, answer_of
 from stepdiff.annotate.forms.label_studio import CORRECT, SKIPPED
+from stepdiff.app.annotating.accounts import MOST_NAME, Person, checked_name, named
+from stepdiff.app.annotating.accounts import add as add_person
 from stepdiff.app.annotating.events import adjudications, assignments, pair_key, pairs, people, record
-from stepdiff.app.annotating.people import MOST_NAME, Person, checked_name, named
-from stepdiff.app.annotating.people import add as add_person
 from stepdiff.app.annotating.work import Category, Number, Reason, Score, Text, free_slot, head_of
 from stepdiff.app.site import NO_NUL, RefusedError, Sent, UnknownError
 from stepdiff_core.errors import StepDiffError
