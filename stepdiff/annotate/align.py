@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float
 
-    from stepdiff.annotate.sources.narration import SpokenPiece
+    from stepdiff.annotate.sources.narration import SpeechPiece
 
 KIND = "narration"
 _VIDEOS_AT_ONCE = 256
@@ -105,7 +105,7 @@ def run(options: AlignOptions) -> dict[str, Any]:
 
 
 def assigned(
-    pieces: "Sequence[SpokenPiece]",
+    pieces: "Sequence[SpeechPiece]",
     clips: Sequence[tuple[float, float]],
     cosine: "Float[np.ndarray, 'P C']",
     window: float,

@@ -32,6 +32,7 @@ from heads.training.run_record import load_video_lm
 from stepdiff.annotate.captions import CaptionOptions
 from stepdiff.annotate.qa.prompts import CaptionKind
 from stepdiff.annotate.stages.job import Answer, Item, Unanswered, plain
+from stepdiff.annotate.stages.stage import Items, clip_blocks
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.files import shown
 from stepdiff_core.io.tars import is_regular
@@ -64,13 +65,20 @@ def with_videos(items: pl.DataFrame, folder: str) -> pl.DataFrame:
     return items.with_columns(video=pl.Series(paths, dtype=pl.String))
 
 
-def check_videos(blocks: Iterable[pl.DataFrame], folder: str) -> None:
-    """Raise StepDiffError if the first video of some items, given in blocks, does not exist in `folder`."""
-    known = (items.filter(pl.col("video").is_not_null()).head(1) for items in blocks)
-    first = next((with_videos(items, folder)["video"][0] for items in known if items.height), None)
+def clip_items(store: Store, split: str | None, folder: str | None) -> Items:
+    """Return the clips of a split (None: all) as items, with `video`, `start` and `end` if `folder` has their videos.
+
+    StepDiffError: the first video does not exist in `folder`.
+    """
+    items = Items(lambda: clip_blocks(store, split, ["video", "start", "end"] if folder else []))
+    if folder is None:
+        return items
+    with_video = (block.filter(pl.col("video").is_not_null()).head(1) for block in items.blocks())
+    first = next((with_videos(rows, folder)["video"][0] for rows in with_video if rows.height), None)
     if first is None or not is_regular(Path(first)):
         missing = "the video of every clip" if first is None else shown(Path(first))
         raise StepDiffError(f"{missing} does not exist: give --videos, the folder that the manifest's paths begin in")
+    return Items(items.blocks, lambda shard, rows: with_videos(rows, folder))
 
 
 def pictures(

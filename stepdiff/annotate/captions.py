@@ -60,8 +60,8 @@ def run(options: CaptionOptions) -> dict[str, Any]:
         raise StepDiffError("--head reads cached tokens, not videos: leave out --videos")
     if options.head is not None and options.kind == "objects" and options.view is None:
         raise StepDiffError("object captions read centre frames: give --view, made by featurize --sampling centre")
-    from stepdiff.annotate.captioning import TokenJob, VideoJob, check_videos, with_videos
-    from stepdiff.annotate.stages.stage import Items, absolute, clip_blocks, run_stage
+    from stepdiff.annotate.captioning import TokenJob, VideoJob, clip_items
+    from stepdiff.annotate.stages.stage import absolute, run_stage
     from stepdiff_core.workers.cluster import refuse_relative
     from store import Store
 
@@ -73,11 +73,7 @@ def run(options: CaptionOptions) -> dict[str, Any]:
     else:
         head = options.head and str(Path(options.head).expanduser().absolute())
         job = TokenJob(replace(options, store=absolute(options.store), head=head))
-    columns = ["video", "start", "end"] if folder else []
-    items = Items(lambda: clip_blocks(Store.open(options.store), options.split, columns))
-    if folder is not None:
-        check_videos(items.blocks(), folder)
-        items = Items(items.blocks, lambda shard, rows: with_videos(rows, folder))
+    items = clip_items(Store.open(options.store), options.split, folder)
     return run_stage(options, f"captions-{options.kind}", job, items)
 
 

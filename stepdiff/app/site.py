@@ -11,6 +11,7 @@ import polars as pl
 from pydantic import AnyHttpUrl, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from stepdiff.app.cache import Cache
+from stepdiff.app.compare.files import Library
 from stepdiff.app.options import AppOptions
 from stepdiff.comparison.clips import clock
 from stepdiff_core.errors import StepDiffError
@@ -85,7 +86,8 @@ class Site:
         self.store = Store.open(options.store)
         self.videos = None if options.videos is None else _folder(options.videos, "videos")
         self.runs = None if options.runs is None else _folder(options.runs, "runs")
-        self.predictions = tuple(_folder(path, "predictions") for path in options.predictions)
+        self.predictions = [_folder(path, "predictions") for path in options.predictions]
+        self.library = Library(self.predictions, [] if self.videos is None else [self.videos])
         self.annotate = None if options.annotate is None else Path(options.annotate)
         self.cache = Cache(folder, options.cache_mib * 2**20)
         self.public_url = None if options.public_url is None else _origin(options.public_url)

@@ -289,7 +289,7 @@ def test_wrong_types_are_refused_and_change_nothing(place: Place) -> None:
     assert place.count() == before
 
 
-def test_a_file_that_is_no_export_of_label_studio_changes_nothing(place: Place) -> None:
+def test_a_file_that_is_no_export_changes_nothing(place: Place) -> None:
     admin = place.visit("admin")
     before = place.count()
     for tasks in ([5], [{}], [{"data": {}, "annotations": [{}]}], [[[[]]]], "x", [{"data": 1}] * 10_001):
@@ -331,7 +331,7 @@ def test_nobody_writes_more_than_the_task_allows(world: Path, tmp_path: Path) ->
     assert submit(bob).json()["done"], "others go on"
 
 
-def test_guessing_tokens_is_429_and_people_of_the_same_address_go_on(place: Place) -> None:
+def test_guessing_tokens_is_429_and_people_go_on(place: Place) -> None:
     stranger, ann = place.visit(), place.visit("Ann")
     codes = {stranger.get(f"/annotate/as/guess{number}").status_code for number in range(int(ADDRESS_BURST) + 20)}
     assert codes == {401, 429} and ann.get("/annotate").status_code == 200
@@ -346,7 +346,7 @@ def test_names_are_closed_once_somebody_has_a_link(place: Place) -> None:
     assert place.visit().get("/annotate").json() == {"title": "Annotate", "names_open": False}
 
 
-def test_a_server_for_other_machines_has_the_annotation_pages_only(world: Path, tmp_path: Path) -> None:
+def test_a_public_server_has_annotation_pages_only(world: Path, tmp_path: Path) -> None:
     place = Place(world, tmp_path, "https://127.0.0.1")
     clip = place.pairs[0][0]
     for address in ("/explore", "/pair", "/compare", "/docs", "/openapi.json", f"/media/video/{clip}", "/redoc"):

@@ -416,7 +416,7 @@ def test_an_imported_answer_keeps_the_rules_of_the_form(made: Callable[..., Any]
     assert taken(annotating, person, skipped) == {"taken": 1}
 
 
-def test_an_answer_about_a_pair_that_is_not_part_of_the_task_is_left_out(made: Callable[..., Any]) -> None:
+def test_an_answer_about_another_pair_is_left_out(made: Callable[..., Any]) -> None:
     annotating, person = made()
     assert taken(annotating, person, answered(("other", "clips"), "Bob")) == {"not a pair of the task": 1}
     turned = replace(answered(names(1)[0], "Bob"), reference="clip_0b", candidate="clip_0a")

@@ -77,7 +77,7 @@ def test_the_start_page_shows_every_clip(opened: "Page", clips: pl.DataFrame) ->
     assert pictures.count() == min(clips.height, 60)
 
 
-def test_hover_shows_the_filmstrip_and_two_clicks_lead_to_the_pair(opened: "Page", clips: pl.DataFrame) -> None:
+def test_hover_shows_the_filmstrip_and_two_clicks_the_pair(opened: "Page", clips: pl.DataFrame) -> None:
     first, second = (opened.evaluate(f"explorer.map.pick(...explorer.map.place({n}))") for n in (0, 7))
     opened.mouse.move(*at(opened, first))
     opened.locator("#hover img").wait_for()

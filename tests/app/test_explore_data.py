@@ -92,7 +92,7 @@ def test_an_empty_result_names_the_part_that_excluded_all(shown: Shown, where: s
     assert not found.any() and why == reason
 
 
-def test_a_lasso_chooses_the_points_that_are_inside_by_the_even_odd_rule(shown: Shown) -> None:
+def test_a_lasso_chooses_by_the_even_odd_rule(shown: Shown) -> None:
     random = np.random.default_rng(8)
     for corners in (3, 5, 40):
         polygon = [tuple(corner) for corner in random.uniform(-1, 1, (corners, 2)).tolist()]
@@ -119,7 +119,7 @@ def test_a_damaged_lasso_is_refused(text: str) -> None:
         read_lasso(text)
 
 
-def test_the_counts_of_the_legend_add_up_and_its_conditions_select_the_clips_that_it_counts(shown: Shown) -> None:
+def test_the_legend_counts_what_its_conditions_select(shown: Shown) -> None:
     for column in ("step", "video", "good", "narration"):
         legend, codes = colours(shown, column)
         assert sum(entry.count for entry in legend.entries) + legend.others + legend.missing == CLIPS

@@ -32,12 +32,12 @@ from heads.methods.word_evidence import WordEvidence
 from retrieval import align, read_moments
 from stepdiff.app.cache import LRUCache
 from stepdiff.app.options import AppOptions
-from stepdiff.app.pair.alignment import pair_alignment
 from stepdiff.app.pair.alike import MOST_KEPT, declines
-from stepdiff.app.pair.finder import Finder, Result, Search
+from stepdiff.app.pair.finder import Finder, PairSearch, Result
 from stepdiff.app.pair.loading import RunHead, Runs
+from stepdiff.app.pair.pages import pair_alignment
 from stepdiff.app.pair.stored import Stored
-from stepdiff.app.pair.worker import Events, Job, Worker
+from stepdiff.app.pair.worker import Events, Job, ModelWorker
 from stepdiff.app.server import create_app, listener
 from stepdiff.app.site import Site, UnknownError
 from stepdiff.comparison.models import Reader
@@ -130,7 +130,7 @@ def test_a_public_model_answers_as_ask_does(tmp_path: Path) -> None:
         Runs(Site(replace(site.options, models=(str(tmp_path / "other"),))))
 
 
-def test_one_model_is_in_memory_and_another_one_is_loaded_on_request(inside: Inside, pair: dict[str, str]) -> None:
+def test_one_model_is_in_memory(inside: Inside, pair: dict[str, str]) -> None:
     found = {name: list(Asked(inside.url, "/pair/load", head=name).events()) for name in ("small", "other")}
     assert [name for name, _ in found["other"]] == ["load", "loaded", "start", "done"]
     answers = [question(inside, pair, head=name).last()[1]["answer"] for name in HEADS]
@@ -150,7 +150,7 @@ def test_what_cannot_be_asked_is_refused_before_it_waits(inside: Inside, pair: d
         Runs(inside.site).head("other/../small")
 
 
-def test_the_log_odds_of_a_pair_are_those_that_diffrank_is_scored_with(inside: Inside) -> None:
+def test_log_odds_of_a_pair_are_those_of_diffrank(inside: Inside) -> None:
     rows = read_test_set("diffrank", inside.said / "diffrank_small.rows.jsonl")
     scores = read_predictions("diffrank", inside.said / "diffrank_small.jsonl", rows)
     stored = Stored(inside.site)
@@ -176,7 +176,7 @@ def test_captions_that_are_written_are_those_of_heads_evaluate(inside: Inside) -
     assert [isinstance(text, CutOff) for text in texts] == [each["cut"] for each in written.values()]
 
 
-def test_a_caption_is_shown_with_the_references_of_its_pair_and_category(inside: Inside) -> None:
+def test_a_caption_is_shown_with_its_references(inside: Inside) -> None:
     stored = Stored(inside.site)
     rows = read_test_set("diffcap", inside.said / "diffcap_small.rows.jsonl")
     captions = read_predictions("diffcap", inside.said / "diffcap_small.jsonl", rows)
@@ -192,7 +192,7 @@ def test_a_caption_is_shown_with_the_references_of_its_pair_and_category(inside:
         assert all(piece.text.lower() in words for piece in pieces if piece.supported)
 
 
-def test_heads_of_one_name_are_named_with_the_folders_of_their_files(inside: Inside, tmp_path: Path) -> None:
+def test_heads_of_one_name_are_named_with_folders(inside: Inside, tmp_path: Path) -> None:
     folders = tuple(tmp_path / seed for seed in ("seed0", "seed1"))
     for folder in folders:
         shutil.copytree(inside.said, folder)
@@ -206,7 +206,7 @@ def test_heads_of_one_name_are_named_with_the_folders_of_their_files(inside: Ins
     assert list(stored.similar((row.reference, row.targets[0]))) == ["small"]
 
 
-def test_details_of_a_caption_are_checked_against_the_attributes_of_both_clips(inside: Inside, tmp_path: Path) -> None:
+def test_details_of_a_caption_are_checked_against_attributes(inside: Inside, tmp_path: Path) -> None:
     stored = Stored(inside.site)
     row = next(row for row in read_test_set("diffcap", inside.said / "diffcap_small.rows.jsonl") if row.text)
     pair = row.reference, row.candidate
@@ -226,7 +226,7 @@ def test_details_of_a_caption_are_checked_against_the_attributes_of_both_clips(i
     assert elsewhere.truth_of(pair) is None, "another world with clips of the same names"
 
 
-def test_predictions_of_a_pair_in_the_other_order_are_not_shown_as_this_pairs(inside: Inside) -> None:
+def test_predictions_of_the_other_order_are_not_shown(inside: Inside) -> None:
     stored = Stored(inside.site)
     row = read_test_set("diffcap", inside.said / "diffcap_small.rows.jsonl")[0]
     assert not stored.captions((row.reference, row.candidate))["swapped"]
@@ -270,7 +270,7 @@ def test_a_request_whose_client_has_gone_cancels_its_job() -> None:
     async def send(message: Message) -> None:
         assert message["type"].startswith("http.response")
 
-    worker, begun = Worker(lambda head: None), threading.Event()
+    worker, begun = ModelWorker(lambda head: None), threading.Event()
 
     def work(model: Any, job: Job) -> dict[str, Any]:
         begun.set()
@@ -512,9 +512,7 @@ def minutes(seconds: float) -> str:
     return f"{tenths // 600}:{tenths % 600 // 10:02}.{tenths % 10}"
 
 
-def test_an_alignment_has_times_of_the_clips_and_says_why_it_is_missing_or_short(
-    inside: Inside, tmp_path: Path
-) -> None:
+def test_an_alignment_has_times_of_the_clips_or_a_reason(inside: Inside, tmp_path: Path) -> None:
     view = inside.site.store.view("clips", "efficientnet-lite0")
     frame = inside.site.store.catalog("clips").frame(["key", "start"])
     pair, starts = (frame["key"][1], frame["key"][5]), (frame["start"][1], frame["start"][5])
@@ -591,9 +589,7 @@ def test_each_section_says_what_it_waits_for(word_server: Server, tab: "Page", w
     tab.get_by_text("By frames of").wait_for()
 
 
-def test_a_question_that_waits_says_for_what_and_an_answer_that_is_cut_off_says_so(
-    word_server: Server, tab: "Page", word_pair: Pair
-) -> None:
+def test_a_waiting_question_and_a_cut_answer_say_so(word_server: Server, tab: "Page", word_pair: Pair) -> None:
     one, two = word_pair[::-1]  # no other test asks about them in this order
     tab.goto(word_server.url + address((one, two)))
     assert tab.get_by_text("Not computed yet.").is_visible() and tab.locator("#captions").is_hidden()
@@ -767,7 +763,7 @@ def sets(result: Result) -> list[frozenset[str]]:
 
 @pytest.mark.parametrize("order", ["different", "alike"])
 def test_the_pairs_of_a_step_are_those_of_a_naive_search(site: Site, finder: Finder, order: str) -> None:
-    result = finder.search(Search("whisk the eggs", order=order, by=f"cosine:{VIEW}"), [])  # type: ignore[arg-type]
+    result = finder.search(PairSearch("whisk the eggs", order=order, by=f"cosine:{VIEW}"), [])  # type: ignore[arg-type]
     expected = naive(site, "whisk the eggs")[:: 1 if order == "different" else -1]
     cosines = {pair: cosine for cosine, pair in expected}
     assert len(result.pairs) > 10 and sets(result)[0] == expected[0][1]
@@ -778,9 +774,9 @@ def test_the_pairs_of_a_step_are_those_of_a_naive_search(site: Site, finder: Fin
 
 
 @pytest.mark.parametrize(
-    "search", [Search("no step"), Search(by="cosine:none"), Search(by="head:none"), Search(by="x")]
+    "search", [PairSearch("no step"), PairSearch(by="cosine:none"), PairSearch(by="head:none"), PairSearch(by="x")]
 )
-def test_an_unknown_name_is_refused(finder: Finder, search: Search) -> None:
+def test_an_unknown_name_is_refused(finder: Finder, search: PairSearch) -> None:
     with pytest.raises(UnknownError):
         finder.search(search, [])
 

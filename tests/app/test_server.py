@@ -115,7 +115,7 @@ def public(world: Path, tmp_path: Path) -> Iterator[tuple[int, Path]]:
 
 
 @pytest.mark.full
-def test_the_server_answers_while_1100_half_sent_requests_are_open(public: tuple[int, Path]) -> None:
+def test_the_server_answers_during_1100_half_sent_requests(public: tuple[int, Path]) -> None:
     port, log = public
     before = len(log.read_text().splitlines())
     with contextlib.ExitStack() as opened:
@@ -215,9 +215,7 @@ def test_every_response_has_the_security_headers(port: int) -> None:
             assert own == [value.lower()] or (header == "Cache-Control" and own == ["no-store"]), (name, header)
 
 
-def test_an_unexpected_error_is_a_page_with_a_reference_into_the_log(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unexpected_error_is_a_page_with_a_reference(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     app = create_app(Site(AppOptions(str(Store.open(tmp_path / "features", create=True).path), cache=str(tmp_path))))
     app.add_api_route("/breaks", lambda: {}["a defect"])
     client = TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
@@ -445,7 +443,7 @@ def test_a_cut_clip_has_exactly_its_frames(video: Path, tmp_path: Path, start: f
         assert np.abs(pixels.astype(int) - wanted).mean() < 6, "H.264 loses a little"
 
 
-def test_a_cut_clip_is_never_larger_than_most_pixels_on_its_long_side(tmp_path: Path) -> None:
+def test_a_cut_clip_has_most_pixels_on_its_long_side(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "wide.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=10)
         stream.width, stream.height, stream.pix_fmt = 1922, 202, "yuv420p"
@@ -525,7 +523,7 @@ def test_a_file_that_several_requests_need_is_made_once(tmp_path: Path) -> None:
     assert len(made_media) == 1
 
 
-def test_after_a_file_is_added_the_folder_is_at_most_as_large_as_its_limit(tmp_path: Path) -> None:
+def test_the_cache_folder_stays_within_its_limit(tmp_path: Path) -> None:
     """The files that were read longest ago go first."""
     import os
 
@@ -543,7 +541,7 @@ def test_after_a_file_is_added_the_folder_is_at_most_as_large_as_its_limit(tmp_p
     assert not cache._making
 
 
-def test_files_and_folders_of_others_are_left_in_the_cache_folder(tmp_path: Path) -> None:
+def test_files_of_others_stay_in_the_cache_folder(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / f"{'0' * 40}.mp4").mkdir()
     (tmp_path / "thesis.mp4").write_bytes(bytes(100))

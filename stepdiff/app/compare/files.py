@@ -17,7 +17,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -90,7 +90,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Method:
+class PredictionMethod:
     """What made the predictions of a file, as its record discloses it."""
 
     id: str
@@ -109,7 +109,7 @@ class Method:
 class Answers:
     """A file of predictions."""
 
-    method: Method
+    method: PredictionMethod
     test_set: str
     of: Rows
     said: list[Any]
@@ -238,9 +238,6 @@ class Library:
             raise StepDiffError(f"{path}: has {size:,} bytes; at most {most:,} are read")
 
 
-library = cache(Library)  # one for all pages
-
-
 def _stems(folder: Path) -> list[str]:
     """Return the names of predictions, without suffix, by the files next to them."""
     suffixes = (".scores.json", ".rows.jsonl")
@@ -262,10 +259,10 @@ def _signature(paths: Sequence[Path]) -> Signature:
     return tuple(map(state, paths))
 
 
-def _method(path: Path, name: str, task: Task, record: dict[str, Any]) -> Method:
+def _method(path: Path, name: str, task: Task, record: dict[str, Any]) -> PredictionMethod:
     options, regime = section(record, "options"), regime_of(record)
     steps = section(section(record, "disclosed"), "recipe").get("optimiser_steps")
-    return Method(
+    return PredictionMethod(
         id=name,
         name=", ".join(_names(path, options))[:120],
         file=str(path),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from heads.reporting.entries import CHANCE
-from stepdiff.app.compare.select import ROWS_AT_ONCE, Chosen, Selection, Where, counted, related
+from stepdiff.app.compare.select import ROWS_AT_ONCE, ChosenRows, Selection, Where, counted, related
 from stepdiff.app.compare.sets import NEITHER, RIGHT, WRONG, Column, TestSet, Totals, names, supported
 from stepdiff.app.site import ClipRecord, Site
 from stepdiff_core.tasks.published import PUBLISHED
@@ -42,7 +42,7 @@ def set_line(tests: TestSet) -> dict[str, Any]:
     }
 
 
-def rows_page(site: Site, chosen: Chosen, others: list[tuple[str, str]], path: str) -> dict[str, Any]:
+def rows_page(site: Site, chosen: ChosenRows, others: list[tuple[str, str]], path: str) -> dict[str, Any]:
     """Return the rows of a test set that an address selects. others: address and name of the task's other sets."""
     tests, selection, order = chosen.tests, chosen.selection, chosen.order
     pages = max(1, -(-len(order) // ROWS_AT_ONCE))
@@ -88,7 +88,7 @@ def rows_page(site: Site, chosen: Chosen, others: list[tuple[str, str]], path: s
     }
 
 
-def _method(chosen: Chosen, column: Column, totals: Totals, path: str) -> dict[str, Any]:
+def _method(chosen: ChosenRows, column: Column, totals: Totals, path: str) -> dict[str, Any]:
     """Return a method in the header of the rows. What is null is not shown, or is method A itself."""
     base, shown = column is chosen.a, column in chosen.shown
 
@@ -129,7 +129,7 @@ def _reference(row: Any) -> str:
     return str(row.answer[0] if isinstance(row, DiffMCQ) else row.reference)
 
 
-def _row(site: Site, chosen: Chosen, place: int, known: Known, path: str) -> dict[str, Any]:
+def _row(site: Site, chosen: ChosenRows, place: int, known: Known, path: str) -> dict[str, Any]:
     """Return a row with its answers."""
     row, key = chosen.tests.rows[place], chosen.tests.keys[place]
 
@@ -166,7 +166,7 @@ def _row(site: Site, chosen: Chosen, place: int, known: Known, path: str) -> dic
     }
 
 
-def _reply(chosen: Chosen, column: Column, place: int, order: list[int]) -> dict[str, Any]:
+def _reply(chosen: ChosenRows, column: Column, place: int, order: list[int]) -> dict[str, Any]:
     """Return a method's answer to the row at a place. order: the place in the row of each option that is shown."""
     task, row, said = chosen.tests.task, chosen.tests.rows[place], column.said(place)
     value = column.margins[place] if task == "diffmcq" else column.values(chosen.metric)[place]

@@ -16,9 +16,9 @@ from fastapi import APIRouter, Request
 from fastapi import Path as InPath
 from fastapi.responses import Response
 
-from stepdiff.app.compare.files import Answers, Broken, library
+from stepdiff.app.compare.files import Answers, Broken
 from stepdiff.app.compare.pages import rows_page, set_line, steps_of
-from stepdiff.app.compare.select import Chosen, Selected, Selection, choose
+from stepdiff.app.compare.select import ChosenRows, Selected, Selection, choose
 from stepdiff.app.compare.sets import Column, TestSet, grouped
 from stepdiff.app.pages import download, kept, page, zipped
 from stepdiff.app.site import Site, UnknownError
@@ -35,20 +35,19 @@ class Shelf:
 
     def __init__(self, site: Site) -> None:
         self.site = site
-        self._library = library(site.predictions, () if site.videos is None else (site.videos,))
         self._read: tuple[tuple[Answers | Broken, ...], list[TestSet], list[Broken]] = ((), [], [])
         self._lock = threading.Lock()
 
     def read(self) -> tuple[list[TestSet], list[Broken]]:
         """Return the test sets and the files that are not shown."""
-        files = self._library.read()
+        files = self.site.library.read()
         with self._lock:
             if files != self._read[0]:
                 sets = grouped([file for file in files if isinstance(file, Answers)])
                 self._read = files, sets, [file for file in files if isinstance(file, Broken)]
             return self._read[1], self._read[2]
 
-    def choose(self, task: Task, selection: Selection) -> Chosen:
+    def choose(self, task: Task, selection: Selection) -> ChosenRows:
         """Return what a selection means. Raises UnknownError where the predictions have no such test set."""
         known = [tests for tests in self.read()[0] if tests.task == task]
         if not known:
@@ -91,7 +90,7 @@ def export(shelf: OfShelf, task: AnyTask, selection: Selected) -> Response:
     return download(*archive(chosen, chosen.selection.address(f"/compare/{task}")))
 
 
-def archive(chosen: Chosen, address: str) -> tuple[str, bytes]:
+def archive(chosen: ChosenRows, address: str) -> tuple[str, bytes]:
     """Return the name of a selection's archive and its bytes. address: of the page."""
     tests, places = chosen.tests, np.sort(chosen.order).tolist()
     if not places:
@@ -127,7 +126,7 @@ def archive(chosen: Chosen, address: str) -> tuple[str, bytes]:
     return f"{folder}.zip", zipped({f"{folder}/{name}": text for name, text in files.items()})
 
 
-def _rows(chosen: Chosen, places: list[int]) -> str:
+def _rows(chosen: ChosenRows, places: list[int]) -> str:
     return "".join(object_line(asdict(chosen.tests.rows[place])) for place in places)
 
 

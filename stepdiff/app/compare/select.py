@@ -66,7 +66,7 @@ Selected = Annotated[Selection, Query()]
 
 
 @dataclass(frozen=True, eq=False)
-class Chosen:
+class ChosenRows:
     """The rows and methods of a test set that an address selects."""
 
     selection: Selection
@@ -130,10 +130,10 @@ class Chosen:
 
     def filters(self, path: str) -> list[dict[str, Any]]:
         """Return the filters, each with the rows that it leaves by itself, and the address of the page without it."""
-        empty = {"where": "", "category": "", "step": "", "text": "", "common": False}
+        default = Selection()
         return [
             {"name": name, "words": words, "rows": int(mask.sum())}
-            | {"without": self.selection.address(path, **{name: empty[name]})}
+            | {"without": self.selection.address(path, **{name: getattr(default, name)})}
             for name, (words, mask) in self.masks.items()
         ]
 
@@ -153,7 +153,7 @@ class Chosen:
         return a.values(self.metric) if sort == "value" else -a.margins if sort == "-margin" else a.margins
 
 
-def choose(tests: TestSet, selection: Selection, steps: Sequence[str | None] = ()) -> Chosen:
+def choose(tests: TestSet, selection: Selection, steps: Sequence[str | None] = ()) -> ChosenRows:
     """Return what a selection means on a test set; UnknownError where the set has no such method or figure.
 
     steps: of each row; needed only where the selection has a step.
@@ -168,7 +168,7 @@ def choose(tests: TestSet, selection: Selection, steps: Sequence[str | None] = (
         if selection.metric:
             raise UnknownError(f"metric {metric[:60]!r} is not one of {', '.join(tests.metrics)}")
         metric = tests.metrics[0]
-    return Chosen(selection, tests, shown, a, b, metric, steps)
+    return ChosenRows(selection, tests, shown, a, b, metric, steps)
 
 
 def related(where: Where, a: Column, b: Column | None, metric: str) -> Mask:

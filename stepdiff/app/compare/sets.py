@@ -30,7 +30,7 @@ from jaxtyping import Bool, Float64, Int8, Int64
 
 from heads.reporting.entries import AMONG, METRICS
 from heads.reporting.figures import defined_rows
-from stepdiff.app.compare.files import Answers, Method
+from stepdiff.app.compare.files import Answers, PredictionMethod
 from stepdiff_core.tasks.bootstrap import Figure, Resamples, interval, paired_p
 from stepdiff_core.tasks.clauses import ADVERBS, AUXILIARIES, DETERMINERS, OBJECTS, PREPOSITIONS
 from stepdiff_core.tasks.published import PUBLISHED
@@ -46,7 +46,7 @@ class Column:
     """A method on a test set: one entry for each row of the set."""
 
     letter: str
-    method: Method
+    method: PredictionMethod
     answers: Answers
     place: Int64[np.ndarray, " rows"]  # line of the answer, from 0; -1: the method does not answer the row
     _values: dict[str, Float64[np.ndarray, " rows"]] = field(default_factory=dict)

@@ -110,7 +110,7 @@ def _count(mask: Mask) -> str:
 
 
 @dataclass(frozen=True)
-class Entry:
+class LegendEntry:
     """A value of the legend."""
 
     label: str
@@ -124,7 +124,7 @@ class Legend:
 
     column: str | None
     kind: Kind | None
-    entries: tuple[Entry, ...] = ()  # code n is entry n
+    entries: tuple[LegendEntry, ...] = ()  # code n is entry n
     others: int = 0
     missing: int = 0
     low: float | None = None  # value of shade 0, and of all below it
@@ -175,7 +175,7 @@ def _categories(column: str, values: pl.Series) -> tuple[Legend, Int32[np.ndarra
     values = values.alias("value")
     counts = values.drop_nulls().value_counts().sort(["count", "value"], descending=[True, False])
     best = counts.head(CATEGORIES)
-    entries = tuple(Entry(str(value), count, _condition(column, value)) for value, count in best.iter_rows())
+    entries = tuple(LegendEntry(str(value), count, _condition(column, value)) for value, count in best.iter_rows())
     known = pl.DataFrame({"value": best["value"], "code": pl.Series(range(best.height), dtype=pl.Int32)})
     joined = values.to_frame().join(known, on="value", how="left", maintain_order="left")
     code = pl.when(pl.col("value").is_null()).then(MISSING).otherwise(pl.col("code").fill_null(CATEGORIES))

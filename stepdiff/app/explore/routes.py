@@ -32,7 +32,7 @@ _UNFINISHED: dict[int | str, dict[str, Any]] = {202: {"description": "the map is
 
 
 @dataclass(frozen=True)
-class Choice:
+class ClipChoice:
     """The part of the address that decides which clips are chosen."""
 
     view: Annotated[str, Query(description="view of clips whose map is shown")]
@@ -47,11 +47,11 @@ class Choice:
     k: Annotated[int, Query(ge=1, le=MOST, description="number of neighbours")] = 50
 
 
-Choices = Annotated[Choice, Depends()]
+Choices = Annotated[ClipChoice, Depends()]
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenClips:
     """The clips that a choice selects."""
 
     shown: Shown
@@ -73,11 +73,11 @@ class Explorer:
     def __init__(self, site: Site) -> None:
         self.site, self.maps, self.searcher = site, Maps(site), Searcher(site)
 
-    def choose(self, choice: Choice) -> Chosen:
+    def choose(self, choice: ClipChoice) -> ChosenClips:
         shown = self.maps.get(choice.view, choice.projection)
         return shown.remembered(choice, lambda: self._chosen(choice, shown))
 
-    def _chosen(self, choice: Choice, shown: Shown) -> Chosen:
+    def _chosen(self, choice: ClipChoice, shown: Shown) -> ChosenClips:
         passed, why = passing(shown, choice.where, choice.words)
         selected, hits = np.zeros(len(passed), bool), None
         if choice.lasso:
@@ -90,10 +90,10 @@ class Explorer:
             selected = np.zeros(len(passed), bool)
             selected[places[places >= 0]] = True
         narrowed = bool(choice.lasso) or hits is not None
-        return Chosen(shown, passed, selected if narrowed else passed, narrowed, hits, why)
+        return ChosenClips(shown, passed, selected if narrowed else passed, narrowed, hits, why)
 
     def _nearest(
-        self, choice: Choice, rows: Int64[np.ndarray, " rows"], among: Int64[np.ndarray, " some"] | None
+        self, choice: ClipChoice, rows: Int64[np.ndarray, " rows"], among: Int64[np.ndarray, " some"] | None
     ) -> Hits:
         """Return the clips nearest to the text, the clips or else the rows of a choice. among: None for all clips."""
         by = self.maps.view(choice.by or choice.view)
@@ -243,7 +243,7 @@ def clip(
     return JSONResponse(plain(explorer.records(shown, np.array([row]))[0]))
 
 
-def _listed(chosen: Chosen, sort: str, offset: int, limit: int) -> tuple[pl.DataFrame, int]:
+def _listed(chosen: ChosenClips, sort: str, offset: int, limit: int) -> tuple[pl.DataFrame, int]:
     """Return a page of what the grid and the table list, row and similarity (null unless it is a hit), and its length.
 
     Only the page is sorted completely: a million clips take a tenth of the time of a whole sort.

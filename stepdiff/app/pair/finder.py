@@ -38,7 +38,7 @@ Text = Annotated[str, Query(max_length=500)]
 
 
 @dataclass(frozen=True)
-class Search:
+class PairSearch:
     """What is searched, as it is written in addresses."""
 
     step: Text = ""  # empty: any step, but one for both clips
@@ -105,7 +105,7 @@ class Finder:
             note = f"{len(pairs)} pairs, drawn at random from {note}"
         return pairs, note
 
-    def search(self, search: Search, heads: Sequence[RunHead]) -> Result:
+    def search(self, search: PairSearch, heads: Sequence[RunHead]) -> Result:
         """Return the list of a search. heads: those that may be named; UnknownError: what it names does not exist."""
         kind, _, name = search.by.partition(":")
         if kind in ("", "cosine"):
@@ -118,7 +118,7 @@ class Finder:
             return self._by_stored(search, name if kind == "stored" else None)
         raise UnknownError(f"by {search.by[:200]!r}: give cosine:VIEW, head:NAME, stored:FILE or truth")
 
-    def _by_cosine(self, search: Search, name: str) -> Result:
+    def _by_cosine(self, search: PairSearch, name: str) -> Result:
         views = embedding_views(self._site)
         if not views:
             raise UnknownError("the store has no view with one embedding a clip: featurize with another encoder")
@@ -135,7 +135,7 @@ class Finder:
         note += f", by the cosine of {name}, which compares whole clips and not one category"
         return self._ranked(search, pairs, scores, note, lambda score: f"cosine {score:.3g}")
 
-    def _by_head(self, search: Search, head: RunHead | None) -> Result:
+    def _by_head(self, search: PairSearch, head: RunHead | None) -> Result:
         if head is None:
             raise UnknownError(f"by {search.by[:200]!r}: no such head among the runs")
         pairs, note = self.scored_pairs(search.step, head.view)
@@ -146,7 +146,7 @@ class Finder:
         note += f", by the log-odds of {head.name} that they are alike in {search.category}"
         return self._ranked(search, pairs, np.array(known), note, lambda odds: f"{verdict(odds)}, {odds:+.2f}")
 
-    def _by_stored(self, search: Search, method: str | None) -> Result:
+    def _by_stored(self, search: PairSearch, method: str | None) -> Result:
         scores = self._stored.ranked(method, search.category)
         known = self._site.known(chain(*scores))
         steps = {key: clip.step for key, clip in known.items()}
@@ -161,7 +161,7 @@ class Finder:
         return self._ranked(search, pairs, np.array([scores[pair] for pair in pairs]), note, said.format)
 
     def _ranked(
-        self, search: Search, pairs: list[Pair], scores: np.ndarray, note: str, say: Callable[[float], str]
+        self, search: PairSearch, pairs: list[Pair], scores: np.ndarray, note: str, say: Callable[[float], str]
     ) -> Result:
         """Return the list of the best of some pairs. say: what a score means."""
         best = chosen(pairs, scores if search.order == "alike" else -scores, MOST_FOUND, TIMES)

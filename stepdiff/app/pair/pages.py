@@ -1,4 +1,8 @@
-"""The pages of a pair and of the finder: what the catalog, the videos, heads and predictions say about two clips."""
+"""The pages of a pair and of the finder: what the catalog, the videos, heads and predictions say about two clips.
+
+Guarantees
+- the `warp` of an alignment never goes back in time, and covers Video 1 from its begin to its end
+"""
 
 import re
 from collections.abc import Iterable
@@ -8,20 +12,26 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import numpy as np
+
 from featurize.video.stream import opened
 from heads.differences import DifferencesOptions
 from heads.evidence.differences import find
+from retrieval import align, read_moments
+from retrieval.moments import has_frames
 from stepdiff.app.cache import LRUCache
 from stepdiff.app.pair.alike import MOST_KEPT, PRESET_CATEGORIES, KeptOdds, cosines, embedding_views, similarities
-from stepdiff.app.pair.finder import Finder, Result, Search
+from stepdiff.app.pair.finder import Finder, PairSearch, Result
 from stepdiff.app.pair.loading import RunHead, Runs
 from stepdiff.app.pair.stored import Stored
-from stepdiff.app.pair.worker import Worker
+from stepdiff.app.pair.worker import ModelWorker
 from stepdiff.app.site import ClipRecord, Site, UnknownError
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks.declining import UNSURE
 from stepdiff_core.tasks.prompts import PRESETS, SIMILAR_QUESTION
 from stepdiff_core.tasks.testsets import CATEGORIES, Pair
+from store import View
+from store.view import OK
 
 MOST_LISTED = 12  # pairs with the same difference
 MOST_STEPS = 2000  # steps that can be chosen
@@ -39,9 +49,9 @@ class Pairs:
         self.odds: KeptOdds = LRUCache(MOST_KEPT)
         self.captions: LRUCache[tuple[RunHead, Pair], list[dict[str, Any]]] = LRUCache(MOST_WRITTEN)
         self.finder = Finder(site, self.stored, self.odds)
-        self.worker = Worker(self.runs.load)
+        self.worker = ModelWorker(self.runs.load)
 
-    def page(self, pair: Pair, search: Search | None, at: int) -> dict[str, Any]:
+    def page(self, pair: Pair, search: PairSearch | None, at: int) -> dict[str, Any]:
         """Return the page of a pair. search, at: the list that it is shown from, and its place there."""
         heads, words, in_memory = self.runs.heads(), self.runs.words(), getattr(self.worker.head, "name", "")
         first, second = self.site.clips(pair)
@@ -73,7 +83,7 @@ class Pairs:
             ],
         }
 
-    def finder_page(self, search: Search) -> dict[str, Any]:
+    def finder_page(self, search: PairSearch) -> dict[str, Any]:
         """Return the page of a search for pairs, with its list or the reason why it has none."""
         problem, result, heads = "", Result([], "", ""), self.runs.heads()
         try:
@@ -142,7 +152,7 @@ class Pairs:
             known[name] = odds | known.get(name, {})
         return [{"head": name, "values": similarities(odds)} for name, odds in known.items()]
 
-    def _listed(self, pair: Pair, search: Search, at: int, heads: list[RunHead]) -> dict[str, Any]:
+    def _listed(self, pair: Pair, search: PairSearch, at: int, heads: list[RunHead]) -> dict[str, Any]:
         """Return where a pair is in the list of a search; number 0: it is not, or the list has to be computed again."""
         try:
             pairs = self.finder.search(search, heads).pairs
@@ -214,3 +224,52 @@ def _column(name: str, one: Any, two: Any) -> dict[str, Any]:
 def _text(value: Any) -> str:
     text = "" if value is None else ", ".join(value) if isinstance(value, tuple) else str(value)
     return text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + " ..."
+
+
+def pair_alignment(site: Site, pair: Pair, preferred: str = "") -> dict[str, Any]:
+    """Align two clips by the preferred view if it has frames of both, or else by the first view that has.
+
+    Times are seconds of the clips, as the player has them, not of their videos.
+
+    Returns:
+        view: its name; problem: why there is no alignment, or else ""; warning: why not to rely on it, or "";
+        path: moments that go together, with `first` and `second` in seconds and `cost`, their cosine distance;
+        warp: corners of a line, [seconds in Video 1, seconds in Video 2];
+        times, costs: seconds in Video 1 of its moments, and the mean cost of each on the path;
+        only_first, only_second: begin and end of parts that look like nothing in the other video.
+    """
+    alignment: dict[str, Any] = {"view": "", "problem": "", "warning": ""}
+    alignment |= {name: [] for name in ("path", "warp", "times", "costs", "only_first", "only_second")}
+    view = _view_of_frames(site, pair, preferred)
+    if view is None:
+        missing = "no view of the store has several frames of both clips"
+        return alignment | {"problem": f"no alignment: {missing}; run python -m featurize with such an encoder"}
+    alignment["view"] = view.name
+    try:
+        aligned = align(read_moments(view, pair[0]), read_moments(view, pair[1]))
+    except StepDiffError as error:  # the catalog has no times, or a frame has no direction
+        return alignment | {"problem": f"no alignment: {error}"}
+    (start, end), (start_2, end_2) = ((clip.start or 0.0, clip.end or 0.0) for clip in site.clips(pair))
+    times, times_2 = aligned.first.seconds - start, aligned.second.seconds - start_2
+    one, two = aligned.path.T
+    corners = dict(zip(times.tolist(), (aligned.warp(aligned.first.seconds) - start_2).tolist(), strict=True))
+    matches = zip(times[one].tolist(), times_2[two].tolist(), aligned.cost.tolist(), strict=True)
+    return alignment | {
+        "warning": aligned.warning,
+        "path": [{"first": first, "second": second, "cost": cost} for first, second, cost in matches],
+        "warp": sorted(({0.0: 0.0, end - start: end_2 - start_2} | corners).items()),
+        "times": times.tolist(),
+        "costs": (np.bincount(one, aligned.cost) / np.bincount(one)).tolist(),
+        "only_first": [(first - start, last - start) for first, last in aligned.only_first],
+        "only_second": [(first - start_2, last - start_2) for first, last in aligned.only_second],
+    }
+
+
+def _view_of_frames(site: Site, pair: Pair, preferred: str) -> View | None:
+    """Return a view with frames of both clips, the preferred one first."""
+    rows = site.store.catalog("clips").rows(list(pair))
+    for name in sorted(site.store.views("clips"), key=lambda name: (name != preferred, name)):
+        view = site.store.view("clips", name)
+        if has_frames(view) and (view.status(rows) == OK).all():
+            return view
+    return None

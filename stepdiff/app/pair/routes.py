@@ -18,11 +18,10 @@ from heads.differences import DifferencesOptions
 from heads.llm.model import CutOff
 from stepdiff.app.explore.routes import MOST_OF_GROUP
 from stepdiff.app.pages import kept, page
-from stepdiff.app.pair.alignment import pair_alignment
 from stepdiff.app.pair.alike import PRESET_CATEGORIES, by_words, declines, odds, score_pairs, similarities
-from stepdiff.app.pair.finder import Search, Text
+from stepdiff.app.pair.finder import PairSearch, Text
 from stepdiff.app.pair.loading import Loaded, moments_of, words_of
-from stepdiff.app.pair.pages import MOST_LISTED, Pairs
+from stepdiff.app.pair.pages import MOST_LISTED, Pairs, pair_alignment
 from stepdiff.app.pair.worker import Events, Job
 from stepdiff.app.site import UnknownError
 from stepdiff_core.errors import StepDiffError
@@ -115,7 +114,7 @@ def _check_words(pairs: Pairs, pair: Pair, head: str) -> None:
 def pair(
     request: Request,
     pairs: OfPairs,
-    search: Annotated[Search, Depends()],
+    search: Annotated[PairSearch, Depends()],
     reference: Clip | None = None,
     candidate: Clip | None = None,
     at: Annotated[int, Query(ge=-1, le=10_000, description="place in the list of the search")] = -1,
@@ -289,7 +288,7 @@ def find(pairs: OfPairs, body: FindBody) -> Response:
     head = pairs.runs.head(body.head)
     if body.category not in CATEGORIES:
         raise StepDiffError(f"no category {body.category[:100]!r}; there are {', '.join(CATEGORIES)}")
-    search = Search(body.step, body.category, body.order, f"head:{head.name}")
+    search = PairSearch(body.step, body.category, body.order, f"head:{head.name}")
     candidates, _ = pairs.finder.scored_pairs(body.step, head.view)
 
     def work(loaded: Loaded, job: Job) -> dict[str, Any]:

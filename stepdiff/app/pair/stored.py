@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from stepdiff.app.compare.files import Answers, Lines, library
+from stepdiff.app.compare.files import Answers, Lines
 from stepdiff.app.compare.sets import supported
 from stepdiff.app.pair.alike import Odds
 from stepdiff.app.site import Site
@@ -28,7 +28,6 @@ class Stored:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._library = library(site.predictions, () if site.videos is None else (site.videos,))
 
     def captions(self, pair: Pair) -> dict[str, Any]:
         """Return the captions of a pair in all files, one column a file; files without it are left out.
@@ -129,7 +128,7 @@ class Stored:
 
         Methods of one name, such as one head of several seeds, are named with the folders of their files.
         """
-        files = [each for each in self._library.read() if isinstance(each, Answers) and each.of.task == task]
+        files = [each for each in self._site.library.read() if isinstance(each, Answers) and each.of.task == task]
         names = Counter(answers.method.name for answers in files)
         for answers in sorted(files, key=lambda each: (each.method.control, not each.method.trained)):
             name = answers.method.name
