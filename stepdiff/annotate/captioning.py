@@ -54,8 +54,8 @@ def caption(kind: CaptionKind, text: str) -> Answer:
 
 def batches(items: Iterable[T], size: int) -> Iterator[Sequence[T]]:
     """Yield lists of at most `size`, as itertools.batched of Python 3.12."""
-    left = iter(items)
-    while batch := list(islice(left, size)):
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
         yield batch
 
 
@@ -123,7 +123,7 @@ class TokenJob:
         of_view = Store.open(options.store).view("clips", view).provenance
         if options.kind == "objects":
             check_centre(view, of_view)
-        prompt = {"system": SYSTEM, "question": options.asked, "max_tokens": options.max_tokens}
+        prompt = {"system": SYSTEM, "question": options.prompt, "max_tokens": options.max_tokens}
         return {**model, "weights": weights, "view": of_view.as_dict(), "asked": prompt}
 
     def load(self, device: str, threads: int) -> "TokenCaptioner":
@@ -164,7 +164,7 @@ class TokenCaptioner:
                 yield key, caption(self.options.kind, text)
 
     def write(self, tokens: Float32[Tensor, "C N D"]) -> list[str]:
-        turns = [Turn(self.options.asked, "", ends=False)] * len(tokens)
+        turns = [Turn(self.options.prompt, "", ends=False)] * len(tokens)
         with torch.inference_mode(), autocast(self.device, self.precision):
             return self.model.generate(turns, self.model.project(tokens), self.options.max_tokens)
 
@@ -179,18 +179,18 @@ def check_centre(view: str, made: Provenance) -> None:
         )
 
 
-def _other_frames(trained: Features, given: Features) -> Features:
+def _other_frames(trained: Features, features: Features) -> Features:
     """Return `given`. StepDiffError if it differs from `trained` in more than the frames of a clip."""
-    trained_on, other = trained.view.provenance, given.view.provenance
+    trained_on, other = trained.view.provenance, features.view.provenance
     differs = trained_on.difference(replace(other, frames=trained_on.frames, dtypes=trained_on.dtypes))
-    if trained.shape != given.shape:
-        differs = differs or f"tokens {list(trained.shape)} against {list(given.shape)}"
+    if trained.shape != features.shape:
+        differs = differs or f"tokens {list(trained.shape)} against {list(features.shape)}"
     if differs:
         raise StepDiffError(
-            f"view {given.view.name} is not one that the head can read ({differs}): featurize with the same encoder "
+            f"view {features.view.name} is not one that the head can read ({differs}): featurize with the same encoder "
             "and another --sampling"
         )
-    return given
+    return features
 
 
 _WORDLESS = ("blip", "git")  # model types that read no question
@@ -204,7 +204,7 @@ class VideoJob:
 
     def provenance(self) -> dict[str, Any]:
         shown = {"frames": shown_frames(self.options.kind, load_processor(self.model)), "short_side": SHORT_SIDE}
-        prompt = {"system": SYSTEM, "question": self.options.asked, "max_tokens": self.options.max_tokens}
+        prompt = {"system": SYSTEM, "question": self.options.prompt, "max_tokens": self.options.max_tokens}
         return {"model": self.model, "weights": fingerprint(resolve(self.model)), "shown": shown, "asked": prompt}
 
     def load(self, device: str, threads: int) -> "VideoCaptioner":
@@ -243,14 +243,14 @@ class VideoCaptioner:
         """Return what the model's own processor makes of each clip's pictures and the question."""
         if self.chats:
             shown = [{"type": "image"}] * self.frames
-            after = f"{_AFTER} {self.options.asked}"
+            after = f"{_AFTER} {self.options.prompt}"
             words = [{"type": "text", "text": _BEFORE.strip()}, *shown, {"type": "text", "text": after}]
             text = self.processor.apply_chat_template([{"role": "user", "content": words}], add_generation_prompt=True)
             return self.processor(images=list(clips), text=[text] * len(clips), padding=True, return_tensors="pt")
         single = [shown[0] for shown in clips]
         if self.model.config.model_type in _WORDLESS:
             return self.processor(images=single, return_tensors="pt")
-        text = f"Question: {self.options.asked} Answer:"
+        text = f"Question: {self.options.prompt} Answer:"
         return self.processor(images=single, text=[text] * len(clips), padding=True, return_tensors="pt")
 
     def write(self, inputs: Any) -> list[str]:

@@ -44,7 +44,7 @@ class CaptionOptions(StageOptions):
     """clips captioned at once"""
 
     @property
-    def asked(self) -> str:
+    def prompt(self) -> str:
         """The question that the captioner gets."""
         return self.question or QUESTIONS[self.kind]
 
@@ -65,8 +65,8 @@ def run(options: CaptionOptions) -> dict[str, Any]:
     from stepdiff_core.workers.cluster import refuse_relative
     from store import Store
 
-    given = [(f"--{name}", getattr(options, name)) for name in ("head", "videos")]
-    refuse_relative([(name, path) for name, path in given if path is not None])
+    folders = [(f"--{name}", getattr(options, name)) for name in ("head", "videos")]
+    refuse_relative([(name, path) for name, path in folders if path is not None])
     job: StageJob
     if options.model is not None and folder is not None:
         job = VideoJob(options, options.model)

@@ -60,8 +60,8 @@ def run(options: GroundOptions) -> dict[str, Any]:
     from stepdiff_core.workers.cluster import refuse_relative
     from store import Store
 
-    given = [(f"--{name}", getattr(options, name)) for name in ("head", "videos")]
-    refuse_relative([(name, path) for name, path in given if path is not None])
+    folders = [(f"--{name}", getattr(options, name)) for name in ("head", "videos")]
+    refuse_relative([(name, path) for name, path in folders if path is not None])
     store = Store.open(options.store)
     captions = chosen(store, CAPTIONS, options.captions)
     clips = clip_items(store, options.split, options.videos)

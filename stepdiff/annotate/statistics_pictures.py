@@ -58,14 +58,14 @@ def _aggregates(axis: Any, record: Statistics) -> None:
     axis.bar(places, record.aggregates, width=width * 0.92, color="#9aa5b4")
     mean = record.aggregate or 0.0
     axis.axvline(mean, color="#222222", linewidth=1.2, linestyle="--")
-    left = mean > (LOWEST + HIGHEST) / 2
+    to_the_left = mean > (LOWEST + HIGHEST) / 2
     axis.annotate(
         f"mean {mean:.2f}",
         (mean, 1),
         xycoords=("data", "axes fraction"),
-        xytext=(-5 if left else 5, -2),
+        xytext=(-5 if to_the_left else 5, -2),
         textcoords="offset points",
-        ha="right" if left else "left",
+        ha="right" if to_the_left else "left",
         va="top",
         fontsize=8,
     )
@@ -128,8 +128,8 @@ def cloud(weights: Mapping[str, float], ink: str) -> UInt8[np.ndarray, "H W 3"]:
     path = findfont(FONT)
     font = get_font(path)
     words = (word for word in sorted(weights) if len(word) <= LONGEST)
-    known = {word: weights[word] for word in words if all(font.get_char_index(ord(letter)) for letter in word)}
-    if not known:
+    drawable = {word: weights[word] for word in words if all(font.get_char_index(ord(letter)) for letter in word)}
+    if not drawable:
         return np.full((*SIZE[::-1], 3), 255, np.uint8)
     drawing = WordCloud(
         font_path=path,
@@ -146,7 +146,7 @@ def cloud(weights: Mapping[str, float], ink: str) -> UInt8[np.ndarray, "H W 3"]:
         color_func=lambda *_, **__: ink,
         random_state=0,
     )
-    return drawing.generate_from_frequencies(known).to_array()
+    return drawing.generate_from_frequencies(drawable).to_array()
 
 
 def _colour(record: Statistics, name: str) -> str:

@@ -84,19 +84,19 @@ def _changed(verb: str, options: Any, connection: "Connection") -> Iterator[dict
     from stepdiff.app.annotating import accounts
     from stepdiff.app.annotating.service import link
 
-    for given in (accounts.ADMIN,) if verb == "admin" else options.names:
-        name, now = accounts.checked_name(given), time.time()
-        known = accounts.named(connection, name)
-        if verb in ("link", "revoke") and (known is None or known.role == "admin"):
+    for entered in (accounts.ADMIN,) if verb == "admin" else options.names:
+        name, now = accounts.checked_name(entered), time.time()
+        person = accounts.named(connection, name)
+        if verb in ("link", "revoke") and (person is None or person.role == "admin"):
             raise StepDiffError(f"there is no person {name!r:.80}: stepdiff people list shows them")
-        if known is None or verb == "add":
+        if person is None or verb == "add":
             _, token = accounts.add(connection, name, now, role="admin" if verb == "admin" else "annotator")
         elif verb == "revoke":
-            accounts.revoke(connection, known, now)
+            accounts.revoke(connection, person, now)
             yield {"name": name}
             continue
         else:
-            token = accounts.link(connection, known, now)
+            token = accounts.link(connection, person, now)
         yield {"name": name, "link": link(token, options.url)}
 
 

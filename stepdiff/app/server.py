@@ -140,8 +140,9 @@ def _refusal(request: Request, public_url: str | None) -> tuple[int, str] | None
     if length.isdecimal() and int(length) > MOST_BODY:
         return 413, f"the request has more than {MOST_BODY:,} bytes"
     origin = request.headers.get("origin")
-    own = public_url or f"{request.scope['scheme']}://{request.headers.get('host')}"
-    if origin not in (None, own) or request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+    here = public_url or f"{request.scope['scheme']}://{request.headers.get('host')}"
+    fetched_from = request.headers.get("sec-fetch-site", "same-origin")
+    if origin not in (None, here) or fetched_from not in ("same-origin", "none"):
         return 403, "only this site's own pages may change something"
     return None
 

@@ -97,10 +97,10 @@ class Site:
     def trusts(self, address: str) -> bool:
         """Return whether an address is that of a proxy whose X-Forwarded-For counts."""
         try:
-            known = ipaddress.ip_address(address)
+            client = ipaddress.ip_address(address)
         except ValueError:  # of a client that has gone
             return False
-        return any(known in network for network in self._proxies)
+        return any(client in network for network in self._proxies)
 
     def clip(self, key: str) -> ClipRecord:
         """Return a clip of the catalog. Raises UnknownError where it has none of that id."""
@@ -108,13 +108,13 @@ class Site:
 
     def clips(self, keys: Sequence[str]) -> list[ClipRecord]:
         """Return clips of the catalog in the order of `keys`. Raises UnknownError where it has none of an id."""
-        known = self.known(keys)
+        records = self.clips_by_id(keys)
         for key in keys:
-            if key not in known:
+            if key not in records:
                 raise UnknownError(f"the store has no clip {key[:200]!r}")
-        return [known[key] for key in keys]
+        return [records[key] for key in keys]
 
-    def known(self, keys: Iterable[str]) -> dict[str, ClipRecord]:
+    def clips_by_id(self, keys: Iterable[str]) -> dict[str, ClipRecord]:
         """Return the clips of the catalog among `keys`, by id."""
         catalog = self.store.catalog("clips")
         frame = catalog.select(catalog.rows(list(dict.fromkeys(keys))), pl.DataFrame(schema=CLIP))

@@ -65,14 +65,14 @@ def test_rows_of_methods_are_aligned_by_content_not_by_place(tests: TestSet) -> 
         for place, row in enumerate(tests.rows):
             if column.answered[place]:
                 assert own.of.rows[column.place[place]] == row
-                assert column.said(place) == own.said[column.place[place]]
+                assert column.prediction(place) == own.said[column.place[place]]
         assert column.answered.sum() == len(own.of.rows)  # the equal rows too
 
 
 def test_margins_and_losses_equal_a_loop_over_the_options(tests: TestSet) -> None:
     column = tests.columns[0]
     for place, row in enumerate(tests.rows):
-        said = column.said(place)
+        said = column.prediction(place)
         if tests.task == "diffmcq":
             truth = row.options.index(row.answer)
             others = [score for number, score in enumerate(said) if number != truth]
@@ -112,7 +112,7 @@ def test_filters_equal_a_loop_over_the_rows(tests: TestSet, given: dict[str, Any
     assert b is not None and b is not a
     expected = []
     for place, row in enumerate(tests.rows):
-        where, mine, other = given.get("where"), a.said(place), b.said(place)
+        where, mine, other = given.get("where"), a.prediction(place), b.prediction(place)
         value, theirs = a.values(chosen.metric)[place], b.values(chosen.metric)[place]
         keep = {
             None: True,
@@ -127,7 +127,7 @@ def test_filters_equal_a_loop_over_the_rows(tests: TestSet, given: dict[str, Any
         if "text" in given:
             words = json.dumps(vars(row))
             if tests.task == "diffcap":
-                words += json.dumps([column.said(place) for column in chosen.shown])
+                words += json.dumps([column.prediction(place) for column in chosen.shown])
             keep = keep and given["text"].lower() in words.lower()
         if "step" in given:
             keep = keep and steps[place] == given["step"]
@@ -206,7 +206,7 @@ def test_totals_equal_the_report_of_the_rows(tests: TestSet, given: dict[str, An
     write_test_set(tests.task, tmp_path / "selected.jsonl", [tests.rows[place] for place in places])
     for column in tests.columns[:2]:
         path = tmp_path / f"{column.method.id}_selected.jsonl"
-        write_predictions(tests.task, path, [column.said(place) for place in places])
+        write_predictions(tests.task, path, [column.prediction(place) for place in places])
         entries.append(Entry(column.method.id, tests.task, str(tmp_path / "selected.jsonl"), str(path)))
     measured = measure(entries, RESAMPLES, SEED)
     expected = {(score.method, score.metric): score for score, _ in measured}

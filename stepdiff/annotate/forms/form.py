@@ -55,10 +55,10 @@ ID = 2 * CLIP + 1  # characters of the id of a pair, person or category, at most
 
 def _utc(value: str) -> str:
     try:
-        known = datetime.fromisoformat(value).utcoffset() == timedelta(0)
+        is_utc = datetime.fromisoformat(value).utcoffset() == timedelta(0)
     except ValueError:
-        known = False
-    if not known:
+        is_utc = False
+    if not is_utc:
         raise ValueError(f"should be a time in UTC such as 2026-11-28T09:30:00Z, not {value!r:.80}")
     return value
 
@@ -253,8 +253,8 @@ class KnownScores:
     rows: tuple[KnownPair, ...] = ()
     tolerance: int = 1
 
-    def agrees(self, known: int, score: int) -> bool:
-        return abs(known - score) <= self.tolerance
+    def agrees(self, true: int, score: int) -> bool:
+        return abs(true - score) <= self.tolerance
 
     @cached_property
     def by_id(self) -> dict[str, KnownPair]:
@@ -338,8 +338,8 @@ def read_task(path: str | Path) -> AnnotationTask:
     """Read a task and the files that it names. StepDiffError: the file, the key or line, and what it should be."""
     keys, usual = yaml_file.read(path), yaml_file.read(DEFAULTS)
     file = checked(_TaskKeys.model_validate, usual | keys if isinstance(keys, dict) else keys, f"{path}: ")
-    folder, known = Path(path).parent, {category.name: category for category in defaults().categories}
-    categories = tuple(_category(category, known) for category in file.categories)
+    folder, usual_categories = Path(path).parent, {category.name: category for category in defaults().categories}
+    categories = tuple(_category(category, usual_categories) for category in file.categories)
     names = [category.name for category in categories]
     guidelines = file.guidelines.text
     if file.guidelines.file is not None:
@@ -368,9 +368,9 @@ def plain(name: str) -> Category:
     return Category(name, name, dict.fromkeys(SCORES, ()))
 
 
-def _category(keys: _Category, known: dict[str, Category]) -> Category:
+def _category(keys: _Category, usual_categories: dict[str, Category]) -> Category:
     """Return a category; title and rubric that one of a default name does not state are the default ones."""
-    usual = known.get(keys.name, plain(keys.name))
+    usual = usual_categories.get(keys.name, plain(keys.name))
     rubric = usual.rubric if keys.rubric is None else {score: keys.rubric.get(score, ()) for score in SCORES[::-1]}
     return Category(keys.name, keys.title or usual.title, rubric)
 
@@ -452,13 +452,14 @@ def read_pairs(path: Path) -> tuple[Pair, ...]:
 
 def _refuse_repetitions(task: AnnotationTask, path: str | Path) -> None:
     """Raise StepDiffError where an id or the same two clips come twice in pairs, gold and training."""
-    known: dict[str | frozenset[str], str] = {}
+    places: dict[str | frozenset[str], str] = {}
     for where, rows in (("pairs", task.pairs), ("gold", task.gold.rows), ("training", task.training.rows)):
         for pair in rows:
             both = frozenset((pair.reference, pair.candidate))
-            if both in known:
+            if both in places:
                 named = f"{pair.reference!r:.80} and {pair.candidate!r:.80}"
-                raise StepDiffError(f"{path}: {where}: {named} are in {known[both]} already; keep one, in any order")
-            if pair.id in known:
-                raise StepDiffError(f"{path}: {where}: the id {pair.id!r} is in {known[pair.id]} already; give another")
-            known[pair.id] = known[both] = where
+                raise StepDiffError(f"{path}: {where}: {named} are in {places[both]} already; keep one, in any order")
+            if pair.id in places:
+                why = f"the id {pair.id!r} is in {places[pair.id]} already"
+                raise StepDiffError(f"{path}: {where}: {why}; give another")
+            places[pair.id] = places[both] = where

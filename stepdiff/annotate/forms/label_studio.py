@@ -220,10 +220,10 @@ def _controls(kind: str, data: _Data, values: Mapping[str, str]) -> Iterator[tup
 
 
 def _text(value: _Value) -> str:
-    given = [part for part in (value.rating, value.text, value.choices) if part is not None]
-    if not given:
+    parts = [part for part in (value.rating, value.text, value.choices) if part is not None]
+    if not parts:
         raise StepDiffError("a value has text, choices or rating, and this one has none")
-    return "\n".join(given[0]) if isinstance(given[0], list) else str(given[0])
+    return "\n".join(parts[0]) if isinstance(parts[0], list) else str(parts[0])
 
 
 def _native(annotation: dict[str, Any]) -> dict[str, Any]:

@@ -51,9 +51,9 @@ def figures(rows: Sequence[Question]) -> dict[str, Any]:
         "clips": len({clip for pair in pairs for clip in pair}),
         "types": dict(sorted(Counter(str(row.type) for row in rows).items())),
         "answers": _answers(rows),
-        "words": {name: _lengths([len(text.split()) for text in own]) for name, own in texts.items()},
-        "different": {name: len(set(own)) for name, own in texts.items()},
-        "n_grams": {name: {str(n): _n_grams(own, n) for n in N_GRAMS} for name, own in texts.items()},
+        "words": {name: _lengths([len(text.split()) for text in of_name]) for name, of_name in texts.items()},
+        "different": {name: len(set(of_name)) for name, of_name in texts.items()},
+        "n_grams": {name: {str(n): _n_grams(of_name, n) for n in N_GRAMS} for name, of_name in texts.items()},
     }
 
 

@@ -247,9 +247,9 @@ def compose(
     """
     rest = iter(pairs)
     while batch := list(islice(rest, PAIRS_AT_ONCE)):
-        asked = [_questions(pair, written, cut, ledger) for pair in batch]
-        compared = [[qa.question for kind, qa in of_pair if kind != 3] for of_pair in asked]
-        for pair, of_pair, flags in zip(batch, asked, first_of_alike(compared, embed, threshold), strict=True):
+        questions = [_questions(pair, written, cut, ledger) for pair in batch]
+        compared = [[qa.question for kind, qa in of_pair if kind != 3] for of_pair in questions]
+        for pair, of_pair, flags in zip(batch, questions, first_of_alike(compared, embed, threshold), strict=True):
             stays = iter(flags)
             unlike: list[tuple[int, QA]] = []
             for kind, qa in of_pair:

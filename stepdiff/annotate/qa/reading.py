@@ -234,12 +234,12 @@ def read_yes_no(text: str) -> str | Dropped:
     line = _MARKER.sub("", _one_line(text), count=1)
     if not line:
         return Dropped(EMPTY, line)
-    said = set(re.findall(r"\b(?:YES|NO(?!\.?\s*\d))\b", line))
-    if (first := _YES_OR_NO.match(line)) and said <= {first[1].upper()}:
+    words = set(re.findall(r"\b(?:YES|NO(?!\.?\s*\d))\b", line))
+    if (first := _YES_OR_NO.match(line)) and words <= {first[1].upper()}:
         return first[1].upper()
-    said = said or set(re.findall(r"answer is:?\W*(yes|no)\b", line.lower()))
-    if len(said) == 1 and not re.match(r"\W*(?:yes|no)\b", line, re.IGNORECASE):
-        return said.pop().upper()
+    words = words or set(re.findall(r"answer is:?\W*(yes|no)\b", line.lower()))
+    if len(words) == 1 and not re.match(r"\W*(?:yes|no)\b", line, re.IGNORECASE):
+        return words.pop().upper()
     return Dropped(REFUSAL if _REFUSAL.search(line) else NOT_YES_NO, line)
 
 

@@ -36,9 +36,9 @@ TWICE = "images of a key that has one already"
 _RANGE = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
 
 
-def read_images(given: Sequence[str], folder: Path, left_out: Counter[str]) -> Iterator[pl.DataFrame]:
+def read_images(sources: Sequence[str], folder: Path, left_out: Counter[str]) -> Iterator[pl.DataFrame]:
     """Yield blocks of images with captions; their videos are paths from `folder`, where the manifest will be."""
-    files = _files(given)
+    files = _files(sources)
 
     def images() -> Iterator[list[Clip]]:
         with progress("tar files and tables", len(files), "files") as advance:
@@ -51,8 +51,8 @@ def read_images(given: Sequence[str], folder: Path, left_out: Counter[str]) -> I
     return in_blocks(images(), "caption")
 
 
-def _files(given: Iterable[str]) -> list[Path]:
-    files = [file for one in given for name in _expanded(one) for file in _in_folder(Path(name))]
+def _files(sources: Iterable[str]) -> list[Path]:
+    files = [file for one in sources for name in _expanded(one) for file in _in_folder(Path(name))]
     seen: dict[str, Path] = {}
     for file in files:
         if file.suffix not in (".tar", ".parquet"):

@@ -250,15 +250,15 @@ class Items:
     """adds the fields that the job's model reads to the items of a shard that are to be answered"""
 
     def shards(self) -> Iterator[tuple[int, pl.DataFrame]]:
-        left: pl.DataFrame | None = None
+        rest: pl.DataFrame | None = None
         for block in self.blocks():
-            if left is not None:
-                block = pl.concat([left, block])
+            if rest is not None:
+                block = pl.concat([rest, block])
             shards = [rows for _, rows in block.group_by(pl.col("row") // SHARD, maintain_order=True)]
             yield from ((int(rows["row"][0]) // SHARD, rows) for rows in shards[:-1])
-            left = copied(shards[-1]) if shards else None
-        if left is not None:
-            yield int(left["row"][0]) // SHARD, left
+            rest = copied(shards[-1]) if shards else None
+        if rest is not None:
+            yield int(rest["row"][0]) // SHARD, rest
 
 
 def run_stage(options: StageOptions, name: str, job: StageJob, items: Items) -> dict[str, Any]:
@@ -332,16 +332,16 @@ def _pool(options: StageOptions, version: Version, job: StageJob) -> Iterator[tu
 
 def _counts(version: Version, items: Items, done: int) -> dict[str, Any]:
     """Count the items that have an answer, a failure or neither; `done` are those that this run answered."""
-    asked = answered = failed = 0
+    total = answered = failed = 0
     failures: list[dict[str, str]] = []
     for number, rows in items.shards():
-        asked += rows.height
+        total += rows.height
         answered += rows.join(version.shard(number), on="key", how="semi").height
         shard_failures = rows.select("key").join(version.shard_failures(number), on="key", maintain_order="left")
         failed += shard_failures.height
         failures += shard_failures.head(SHOWN - len(failures)).to_dicts()
-    absent = asked - answered - failed
-    counts = {"asked": asked, "done": done, "already": answered - done, "failed": failed, "absent": absent}
+    absent = total - answered - failed
+    counts = {"asked": total, "done": done, "already": answered - done, "failed": failed, "absent": absent}
     return {**counts, "failures": failures}
 
 
@@ -357,10 +357,10 @@ def clip_blocks(store: Store, split: str | None, columns: Sequence[str] = ()) ->
     StepDiffError: no such column, or no clips.
     """
     schema = store.catalog("clips").schema()
-    wanted = [*columns, *(["split"] if split is not None else [])]
-    if missing := [name for name in wanted if name not in schema]:
+    needed = [*columns, *(["split"] if split is not None else [])]
+    if missing := [name for name in needed if name not in schema]:
         raise StepDiffError(f"{store.path}: no column {missing[0]!r} in its catalog; featurize a manifest that has it")
-    dtypes = {name: schema[name] for name in ("key", *wanted, *(["step"] if "step" in schema else []))}
+    dtypes = {name: schema[name] for name in ("key", *needed, *(["step"] if "step" in schema else []))}
     empty = True
     for block in store.catalog("clips").blocks(pl.DataFrame(schema=dtypes)):
         if "step" in schema:

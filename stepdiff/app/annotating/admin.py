@@ -63,22 +63,22 @@ def overview(request: Request, annotating: OfAnnotating, sort: Column | None = N
         names_open = accounts.names_are_open(connection)
     agreed = agreement(counted, task)
     # The figures of an excluded person compare with everybody.
-    figures = agreement([*counted, *left_out], task).annotators if left_out else []
-    figures_of = {person.annotator: person for person in (*figures, *agreed.annotators)}
+    with_excluded = agreement([*counted, *left_out], task).annotators if left_out else []
+    figures_of = {person.annotator: person for person in (*with_excluded, *agreed.annotators)}
     rows = []
     for person in everyone:
         if person.role != "admin":
-            own, done = figures_of.get(person.name), progress.get(person.id, NOTHING)
+            figures, done = figures_of.get(person.name), progress.get(person.id, NOTHING)
             row: dict[str, Any] = {"person": person, "name": person.name, "done": done["submitted"]}
             row |= {"training": done["training"], "open": done["open"]}
-            row |= {name: own and getattr(own, name) for name in ("seconds", "distance", "gold", "gold_scores")}
+            row |= {name: figures and getattr(figures, name) for name in ("seconds", "distance", "gold", "gold_scores")}
             row["excluded"] = None if person.excluded is None else utc(person.excluded)
-            rows.append(row | {"flags": flags(own, agreed.annotators) if own else []})
+            rows.append(row | {"flags": flags(figures, agreed.annotators) if figures else []})
     if sort is not None:  # those without a value last; of flags, their number counts
         value: Callable[[Any], Any] = str.casefold if sort == "name" else len if sort == "flags" else float
-        known = [row for row in rows if row[sort] is not None]
-        unknown = [row for row in rows if row[sort] is None]
-        rows = sorted(known, key=lambda row: value(row[sort]), reverse=falling) + unknown
+        with_value = [row for row in rows if row[sort] is not None]
+        without_value = [row for row in rows if row[sort] is None]
+        rows = sorted(with_value, key=lambda row: value(row[sort]), reverse=falling) + without_value
     record = {"title": "Collection", "totals": totals, "per_pair": task.people, "people": rows}
     record |= {"columns": COLUMNS, "sort": sort, "falling": falling, "left_out": len(left_out)}
     record |= {"agreement": agreed, "names_open": names_open, "files": FILES}
@@ -118,15 +118,15 @@ def pair(request: Request, annotating: OfAnnotating, id: Annotated[str, Query(ma
     if id not in task.by_id:
         raise UnknownError(f"the task has no pair {id[:200]!r}")
     every, pair = _collected(annotating), task.by_id[id]
-    own = [answer for answer in every if answer.pair == id]
+    of_pair = [answer for answer in every if answer.pair == id]
     others = [row["pair"] for row in collected.disagreements(every) if not row["adjudicated"] and row["pair"] != id]
     record = {
         "title": "One pair",
         "pair": pair,
         "videos": [f"{PATH}/admin/media/{clip}" for clip in (pair.reference, pair.candidate)],
-        "answers": own,
+        "answers": of_pair,
         "categories": [(category.name, category.title) for category in task.categories],
-        "suggested": collected.suggestion(own, task),
+        "suggested": collected.suggestion(of_pair, task),
         "other_way": OTHER_WAY,
         "reject_reasons": task.reject_reasons,
         "next": next(iter(others), None),
@@ -186,9 +186,9 @@ def exported(site: OfSite, annotating: OfAnnotating, form: Form) -> Response:
 def imported(annotating: OfAnnotating, sent: Import, by: Admin) -> dict[str, Any]:
     """Take the answers of tasks of a Label Studio export: one line for each refused one, the others are taken."""
     refused: list[str] = []
-    given = list(placed_answers(sent.tasks, "the file", refused.append, sent.first))
+    imported_answers = list(placed_answers(sent.tasks, "the file", refused.append, sent.first))
     with annotating.database.write() as connection:
-        left_out = collected.take(connection, annotating.task, given, by, annotating.clock(), refused.append)
+        left_out = collected.take(connection, annotating.task, imported_answers, by, annotating.clock(), refused.append)
     taken = left_out.pop("taken", 0)
     words = [f"{taken} answers taken", *(f"{count} left out: {why}" for why, count in left_out.items())]
     words += [f"{len(refused)} refused"] if refused else []

@@ -95,7 +95,7 @@ def progress(connection: Connection) -> dict[int, dict[str, int]]:
         "open": func.count(case((assignments.c.state == "open", 1))),
     }
     rows = connection.execute(select(assignments.c.person, *columns.values()).group_by(assignments.c.person))
-    return {person: dict(zip(columns, own, strict=True)) for person, *own in rows}
+    return {person: dict(zip(columns, counts, strict=True)) for person, *counts in rows}
 
 
 def own_progress(connection: Connection, person: int, per_pair: int) -> tuple[int, int, float | None]:
@@ -114,11 +114,11 @@ def own_progress(connection: Connection, person: int, per_pair: int) -> tuple[in
     active = connection.execute(select(func.count()).where(may_annotate)).scalar_one()
     had = select(func.count()).select_from(assignments).join(pairs, pairs.c.pair == assignments.c.pair)
     had = had.where(mine, free, assignments.c.state != "expired")
-    left = connection.execute(select(func.count()).where(free)).scalar_one() - connection.execute(had).scalar_one()
+    unseen = connection.execute(select(func.count()).where(free)).scalar_one() - connection.execute(had).scalar_one()
     last = select(assignments.c.answer).where(submitted).order_by(assignments.c.done.desc()).limit(50)
     times = [json.loads(answer)["seconds"] for answer in connection.execute(last).scalars()]
     seconds = [time for time in times if time is not None]
-    share = min(begun + left, max(begun, -(-(begun + int(slots)) // max(active, 1))))
+    share = min(begun + unseen, max(begun, -(-(begun + int(slots)) // max(active, 1))))
     return count, count + share, median_high(seconds) if seconds else None
 
 
@@ -133,18 +133,18 @@ def disagreements(collected: list[Answer]) -> list[dict[str, Any]]:
         if answer.kind == "work":
             by_pair[answer.pair].append(answer)
     rows = []
-    for pair, given in by_pair.items():
+    for pair, of_pair in by_pair.items():
         scores: dict[str, list[int]] = defaultdict(list)
-        for answer in given:
+        for answer in of_pair:
             for name, difference in answer.differences.items():
                 scores[name].append(difference.score)
         spreads = {name: max(each) - min(each) for name, each in scores.items()}
         widest = max(spreads, key=lambda name: spreads[name], default=None)
         spread = 0 if widest is None else spreads[widest]
-        rejections = sum(answer.rejected is not None for answer in given)
-        if spread or 0 < rejections < len(given):
-            row: dict[str, Any] = {"pair": pair, "reference": given[0].reference, "candidate": given[0].candidate}
-            row |= {"people": len(given), "spread": spread, "widest": widest, "rejections": rejections}
+        rejections = sum(answer.rejected is not None for answer in of_pair)
+        if spread or 0 < rejections < len(of_pair):
+            row: dict[str, Any] = {"pair": pair, "reference": of_pair[0].reference, "candidate": of_pair[0].candidate}
+            row |= {"people": len(of_pair), "spread": spread, "widest": widest, "rejections": rejections}
             rows.append(row | {"adjudicated": pair in adjudicated})
     return sorted(rows, key=lambda row: (row["adjudicated"], -row["spread"], -row["rejections"], row["pair"]))
 
@@ -174,14 +174,14 @@ def suggestion(collected: Sequence[Answer], task: Form) -> dict[str, Any]:
     accepting = [answer for answer in answers if answer.rejected is None]
     rejected = None
     if 2 * len(accepting) <= len(answers) and answers:
-        known = Counter(answer.rejected for answer in answers if answer.rejected in task.reject_reasons)
-        rejected = max(known, key=lambda reason: known[reason], default=task.reject_reasons[-1])
+        reasons = Counter(answer.rejected for answer in answers if answer.rejected in task.reject_reasons)
+        rejected = max(reasons, key=lambda reason: reasons[reason], default=task.reject_reasons[-1])
     chosen, scores = {}, {}
     for name in task.names:
-        given = [answer for answer in accepting if name in answer.differences]
-        if given:
-            score = scores[name] = int(median(answer.differences[name].score for answer in given))
-            described = [answer for answer in given if answer.differences[name].text.strip()]
+        judging = [answer for answer in accepting if name in answer.differences]
+        if judging:
+            score = scores[name] = int(median(answer.differences[name].score for answer in judging))
+            described = [answer for answer in judging if answer.differences[name].text.strip()]
             if described and (decided or score < HIGHEST):
                 chosen[name] = min(described, key=lambda answer: abs(answer.differences[name].score - score))
     turned = bool(chosen) and all(answer.left == "candidate" for answer in chosen.values())
@@ -223,8 +223,8 @@ def take(
 def _take(connection: Connection, task: AnnotationTask, answer: Answer, by: Person, now: float) -> str:
     key, values = pair_key(answer.pair), asdict(answer)
     if answer.kind == "adjudication":
-        known = connection.execute(select(adjudications.c.answer).where(adjudications.c.pair == key)).scalar()
-        if known is not None:
+        decided = connection.execute(select(adjudications.c.answer).where(adjudications.c.pair == key)).scalar()
+        if decided is not None:
             return "adjudicated already"
         record(connection, "adjudicated", now, by.id, answer=values)
         return "taken"

@@ -54,13 +54,13 @@ class Limit:
         """Take one request; return 0, or after how many seconds there is one again."""
         now = time.monotonic()
         with self._lock:
-            left, at = self._left.pop(key, (self._burst, now))
-            left = min(self._burst, left + (now - at) * self._rate)
-            passed = left >= 1
-            self._left[key] = (left - 1 if passed else left, now)
+            tokens, at = self._left.pop(key, (self._burst, now))
+            tokens = min(self._burst, tokens + (now - at) * self._rate)
+            passed = tokens >= 1
+            self._left[key] = (tokens - 1 if passed else tokens, now)
             while len(self._left) > _KEYS:
                 self._left.popitem(last=False)
-        return 0 if passed else math.ceil((1 - left) / self._rate)
+        return 0 if passed else math.ceil((1 - tokens) / self._rate)
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,8 @@ def _add_pairs(connection: Connection, task: AnnotationTask, now: float) -> None
 
 def list_pairs(connection: Connection, task: AnnotationTask) -> None:
     """Give the pairs of the task their places; others lose theirs, and keep their count of used slots."""
-    known = connection.execute(select(pairs.c.pair, pairs.c.taken))
-    rows = {key: {"pair": key, "place": None, "taken": taken} for key, taken in known}
+    listed = connection.execute(select(pairs.c.pair, pairs.c.taken))
+    rows = {key: {"pair": key, "place": None, "taken": taken} for key, taken in listed}
     for place, pair in enumerate(task.pairs):
         key = pair_key(pair.id)
         rows[key] = {"taken": 0} | rows.get(key, {}) | {"pair": key, "place": place}

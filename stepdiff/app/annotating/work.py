@@ -266,18 +266,18 @@ def feedback(task: AnnotationTask, assignment: Assignment, answer: Answer) -> di
     That is always so for training, and for gold where the task has a text for it. A rejected pair has no score: null.
     """
     check = task.training if assignment.pair.id in task.training.by_id else task.gold
-    known = check.by_id.get(assignment.pair.id)
-    if known is None or (check is task.gold and not known.feedback):
+    check_pair = check.by_id.get(assignment.pair.id)
+    if check_pair is None or (check is task.gold and not check_pair.feedback):
         return None
     judged = []
     for category in task.categories:
-        if category.name in known.scores:
-            right, difference = known.scores[category.name], answer.differences.get(category.name)
+        if category.name in check_pair.scores:
+            right, difference = check_pair.scores[category.name], answer.differences.get(category.name)
             yours = None if difference is None else difference.score
             agrees = yours is not None and check.agrees(right, yours)
             judged.append({"category": category.name, "title": category.title, "yours": yours, "known": right})
             judged[-1]["agrees"] = agrees
-    return {"scores": judged, "html": markdown(known.feedback)}
+    return {"scores": judged, "html": markdown(check_pair.feedback)}
 
 
 def _open(

@@ -112,13 +112,13 @@ class Answers:
     method: PredictionMethod
     test_set: str
     of: Rows
-    said: list[Any]
+    predictions: list[Any]
     similar: list[float] | None  # diffcap: log p(YES) - log p(NO) that the clips are similar, if the file has it
 
     @cached_property
     def measured(self) -> tuple[dict[str, Figure], Marks]:
         """Figures and marks over the rows of the file."""
-        return task_figures(self.of.task, self.of.rows, self.said)
+        return task_figures(self.of.task, self.of.rows, self.predictions)
 
 
 @dataclass
@@ -143,9 +143,9 @@ class Library:
         """Return all files in the order of folders and names. Equal objects mean files that have not changed."""
         with self._lock:
             paths, skipped = self._paths()
-            known = {path: self._current(path, name) for name, path in paths.items()}
-            self._known = known
-            return (*(entry.result for entry in known.values()), *skipped)
+            entries = {path: self._current(path, name) for name, path in paths.items()}
+            self._known = entries
+            return (*(entry.result for entry in entries.values()), *skipped)
 
     def _paths(self) -> tuple[dict[str, Path], list[Broken]]:
         """Return the files of predictions by their names in addresses, and what is left out."""
@@ -160,9 +160,9 @@ class Library:
         return paths, []
 
     def _current(self, path: Path, name: str) -> _Known:
-        known = self._known.get(path)
-        if known is not None and known.signature == _signature(known.watched):
-            return known
+        entry = self._known.get(path)
+        if entry is not None and entry.signature == _signature(entry.watched):
+            return entry
         watched = [path, path.with_suffix(".rows.jsonl"), path.with_suffix(".scores.json")]
         signature = _signature(watched)  # before reading, so that a change while it is read is seen
         try:
@@ -192,8 +192,8 @@ class Library:
             raise StepDiffError(f"{record_path}: has no task; evaluate again")
         of = self._rows(task, rows_path) if exists else self._whole(task, options, record, watched)
         test_set = Path(str(options.get("test_set") or path.stem)).stem
-        said, similar = read_with_similar(task, path, of.rows)
-        answers = Answers(_method(path, name, task, record), test_set, of, said, similar)
+        predictions, similar = read_with_similar(task, path, of.rows)
+        answers = Answers(_method(path, name, task, record), test_set, of, predictions, similar)
         if note := _other_figures(answers, record):
             answers = replace(answers, method=replace(answers.method, notes=(*answers.method.notes, note)))
         return answers

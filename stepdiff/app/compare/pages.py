@@ -53,7 +53,7 @@ def rows_page(site: Site, chosen: ChosenRows, others: list[tuple[str, str]], pat
     selection = selection.model_copy(update={"page": number})
     start = (number - 1) * ROWS_AT_ONCE
     here = order[start : start + ROWS_AT_ONCE].tolist()
-    known = site.known(clip for place in here for clip in clips_of(tests.rows[place]))
+    clips = site.clips_by_id(clip for place in here for clip in clips_of(tests.rows[place]))
     totals = Totals(tests, chosen.mask)
     return {
         "title": f"{PUBLISHED[tests.task].title}, {tests.id}",
@@ -84,7 +84,7 @@ def rows_page(site: Site, chosen: ChosenRows, others: list[tuple[str, str]], pat
             "previous": selection.address(path, page=number - 1) if number > 1 else "",
             "next": selection.address(path, page=number + 1) if number < pages else "",
         },
-        "rows": [_row(site, chosen, place, known, path) for place in here],
+        "rows": [_row(site, chosen, place, clips, path) for place in here],
     }
 
 
@@ -115,12 +115,12 @@ def _method(chosen: ChosenRows, column: Column, totals: Totals, path: str) -> di
 
 def steps_of(site: Site, tests: TestSet) -> list[str | None]:
     """Return the step of each row's reference clip, None where the store does not know it."""
-    known = site.known(map(_reference, tests.rows))
-    return [_step(known, row) for row in tests.rows]
+    clips = site.clips_by_id(map(_reference, tests.rows))
+    return [_step(clips, row) for row in tests.rows]
 
 
-def _step(known: Known, row: Any) -> str | None:
-    clip = known.get(_reference(row))
+def _step(clips: Known, row: Any) -> str | None:
+    clip = clips.get(_reference(row))
     return None if clip is None else clip.step
 
 
@@ -129,12 +129,12 @@ def _reference(row: Any) -> str:
     return str(row.answer[0] if isinstance(row, DiffMCQ) else row.reference)
 
 
-def _row(site: Site, chosen: ChosenRows, place: int, known: Known, path: str) -> dict[str, Any]:
+def _row(site: Site, chosen: ChosenRows, place: int, clips: Known, path: str) -> dict[str, Any]:
     """Return a row with its answers."""
     row, key = chosen.tests.rows[place], chosen.tests.keys[place]
 
     def note(clip: str) -> dict[str, Any]:
-        there = known.get(clip)
+        there = clips.get(clip)
         pictures = site.videos is not None and there is not None and there.video is not None
         title = clip if there is None else there.title
         return {"key": clip, "title": title, "known": there is not None, "pictures": pictures}
@@ -154,7 +154,7 @@ def _row(site: Site, chosen: ChosenRows, place: int, known: Known, path: str) ->
         "id": key,
         "number": place + 1,
         "category": row.category,
-        "step": _step(known, row),
+        "step": _step(clips, row),
         "question": _short(question),  # what the table shows of the row
         "references": [_short(text) for text in texts],
         "options": [
@@ -168,27 +168,27 @@ def _row(site: Site, chosen: ChosenRows, place: int, known: Known, path: str) ->
 
 def _reply(chosen: ChosenRows, column: Column, place: int, order: list[int]) -> dict[str, Any]:
     """Return a method's answer to the row at a place. order: the place in the row of each option that is shown."""
-    task, row, said = chosen.tests.task, chosen.tests.rows[place], column.said(place)
+    task, row, answer = chosen.tests.task, chosen.tests.rows[place], column.prediction(place)
     value = column.margins[place] if task == "diffmcq" else column.values(chosen.metric)[place]
     text = "" if np.isnan(value) else f"{value:.2f}" if task == "diffcap" else signed(value)
     reply: dict[str, Any] = {"letter": column.letter, "name": column.method.name, "most": "", "places": []}
     reply |= {"caption": [], "similar": None, "tie": task == "diffmcq" and bool(value == 0)}
-    if isinstance(row, DiffMCQ) and said is not None:
+    if isinstance(row, DiffMCQ) and answer is not None:
         choice = column.choice(place)
-        reply["places"] = [_place(number, score, number - 1 == choice) for number, score in enumerate(said, 1)]
-    elif isinstance(row, DiffRank) and said is not None:
-        numbers = sorted(range(1, len(order) + 1), key=lambda number: -said[order[number - 1]])
+        reply["places"] = [_place(number, score, number - 1 == choice) for number, score in enumerate(answer, 1)]
+    elif isinstance(row, DiffRank) and answer is not None:
+        numbers = sorted(range(1, len(order) + 1), key=lambda number: -answer[order[number - 1]])
         truth = [row.scores[order[number - 1]] for number in numbers]
         reply["places"] = [
-            _place(number, said[order[number - 1]], above=truth[at] < max(truth[at:]))
+            _place(number, answer[order[number - 1]], above=truth[at] < max(truth[at:]))
             for at, number in enumerate(numbers)
         ]
-        reply["most"] = highest_tau(row, said, chosen.metric) if text else ""
+        reply["most"] = highest_tau(row, answer, chosen.metric) if text else ""
         text = text or "no order"
-    elif isinstance(row, DiffCap) and said is not None:
-        reply["caption"] = supported(_short(said), row.text, chosen.tests.frequent_words)
+    elif isinstance(row, DiffCap) and answer is not None:
+        reply["caption"] = supported(_short(answer), row.text, chosen.tests.frequent_words)
         reply["similar"] = column.answers.similar[column.place[place]] if column.answers.similar else None
-    return reply | {"text": text, "verdict": "absent" if said is None else _VERDICTS[int(column.verdicts[place])]}
+    return reply | {"text": text, "verdict": "absent" if answer is None else _VERDICTS[int(column.verdicts[place])]}
 
 
 def _place(number: int, score: float, chosen: bool = False, above: bool = False) -> dict[str, Any]:
@@ -199,12 +199,12 @@ def _place(number: int, score: float, chosen: bool = False, above: bool = False)
     return {"number": number, "score": score, "chosen": chosen, "above": above}
 
 
-def highest_tau(row: DiffRank, said: Sequence[float], metric: str) -> str:
+def highest_tau(row: DiffRank, scores: Sequence[float], metric: str) -> str:
     """Return the tau of the scores in the order of the truth; empty if it is 1 or undefined."""
     least = 1 if metric.startswith("ktau_within_step") else 0
-    counted = [(true, score) for true, score in zip(row.scores, said, strict=True) if true >= least]
-    truth, scores = (np.array([sorted(values)], float) for values in zip(*counted, strict=True))
-    tau = kendall_tau(scores, truth)[0]
+    counted = [(true, score) for true, score in zip(row.scores, scores, strict=True) if true >= least]
+    truth, sorted_scores = (np.array([sorted(values)], float) for values in zip(*counted, strict=True))
+    tau = kendall_tau(sorted_scores, truth)[0]
     return "" if np.isnan(tau) or tau > 0.995 else f"{tau:.2f}"
 
 

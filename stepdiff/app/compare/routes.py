@@ -49,13 +49,13 @@ class Shelf:
 
     def choose(self, task: Task, selection: Selection) -> ChosenRows:
         """Return what a selection means. Raises UnknownError where the predictions have no such test set."""
-        known = [tests for tests in self.read()[0] if tests.task == task]
-        if not known:
+        of_task = [tests for tests in self.read()[0] if tests.task == task]
+        if not of_task:
             raise UnknownError(f"no predictions of {task}: give folders of heads.evaluate with --predictions")
-        for tests in known:
+        for tests in of_task:
             if selection.set in ("", tests.id):
                 return choose(tests, selection, steps_of(self.site, tests))
-        names = ", ".join(tests.id for tests in known[:20])
+        names = ", ".join(tests.id for tests in of_task[:20])
         raise UnknownError(f"{task} has no test set {selection.set[:200]!r}; it has {names}")
 
 
@@ -132,8 +132,10 @@ def _rows(chosen: ChosenRows, places: list[int]) -> str:
 
 def _predictions(column: Column, places: list[int]) -> str:
     similar = column.answers.similar
-    more = [{} if similar is None else {"similar": similar[column.place[place]]} for place in places]
-    return "".join(prediction_line(column.said(place), own) for place, own in zip(places, more, strict=True))
+    return "".join(
+        prediction_line(column.prediction(place), {} if similar is None else {"similar": similar[column.place[place]]})
+        for place in places
+    )
 
 
 def _plain(name: str) -> str:

@@ -188,20 +188,20 @@ def related(where: Where, a: Column, b: Column | None, metric: str) -> Mask:
 
 
 def _answer(column: Column, row: int) -> object:
-    said = column.said(row)
+    prediction = column.prediction(row)
     if column.answers.of.task == "diffmcq":
         return column.choice(row)
     if column.answers.of.task == "diffrank":
-        levels = {score: level for level, score in enumerate(sorted(set(said)))}
-        return tuple(levels[score] for score in said)
-    return said
+        levels = {score: level for level, score in enumerate(sorted(set(prediction)))}
+        return tuple(levels[score] for score in prediction)
+    return prediction
 
 
 def _column(tests: TestSet, name: str) -> Column:
     column = next((column for column in tests.columns if column.method.id == name), None)
     if column is None:
-        known = ", ".join(column.method.id for column in tests.columns[:20])
-        raise UnknownError(f"{tests.id} has no method {name[:200]!r}; it has {known}")
+        names = ", ".join(column.method.id for column in tests.columns[:20])
+        raise UnknownError(f"{tests.id} has no method {name[:200]!r}; it has {names}")
     return column
 
 

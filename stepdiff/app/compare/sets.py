@@ -55,14 +55,14 @@ class Column:
     def answered(self) -> Bool[np.ndarray, " rows"]:
         return self.place >= 0
 
-    def said(self, row: int) -> Any:
+    def prediction(self, row: int) -> Any:
         """Return the prediction for a row, None if there is none."""
-        return self.answers.said[self.place[row]] if self.place[row] >= 0 else None
+        return self.answers.predictions[self.place[row]] if self.place[row] >= 0 else None
 
     @cached_property
     def captions(self) -> list[str]:
         """The caption of each row without case, for searching; empty for a row without an answer."""
-        return [(self.said(row) or "").casefold() for row in range(len(self.place))]
+        return [(self.prediction(row) or "").casefold() for row in range(len(self.place))]
 
     @cached_property
     def figures(self) -> dict[str, Figure]:
@@ -90,8 +90,8 @@ class Column:
 
     def choice(self, row: int) -> int | None:
         """Return the option that DiffMCQ's answer to a row chooses, None without an answer or a choice."""
-        said = self.said(row)
-        return said.index(max(said)) if said is not None and self.chooses else None
+        scores = self.prediction(row)
+        return scores.index(max(scores)) if scores is not None and self.chooses else None
 
     @cached_property
     def verdicts(self) -> Int8[np.ndarray, " rows"]:
@@ -135,13 +135,13 @@ class Column:
     def undecided(self) -> Bool[np.ndarray, " rows"]:
         """The rows whose highest score several options share, or to which the method gives no order."""
         marks = self.answers.measured[1]
-        unclear = marks.get("ties", marks.get("nan_rows", np.zeros(len(self.answers.said), bool)))
+        unclear = marks.get("ties", marks.get("nan_rows", np.zeros(len(self.answers.predictions), bool)))
         return self._spread(unclear.astype(float), 0.0) > 0
 
     def _per_row(self, function: Callable[[Any, Sequence[float]], float]) -> Float64[np.ndarray, " rows"]:
         if self.answers.of.task == "diffcap":
             return np.full(len(self.place), np.nan)
-        values = [function(row, said) for row, said in zip(self.answers.of.rows, self.answers.said, strict=True)]
+        values = list(map(function, self.answers.of.rows, self.answers.predictions))
         return self._spread(np.array(values, float), np.nan)
 
     def _spread(self, of_file: np.ndarray, empty: float) -> np.ndarray:
@@ -254,7 +254,7 @@ class Totals:
         if metric == "CIDEr" and not np.array_equal(mask, column.answered):  # document frequencies of the marked rows
             if (column, key) not in self._rarities:
                 rows = [self._tests.rows[place] for place in places]
-                self._rarities[column, key] = cider_figure(rows, [column.said(place) for place in places])
+                self._rarities[column, key] = cider_figure(rows, [column.prediction(place) for place in places])
             figure = self._rarities[column, key]
         if key not in self._draws:
             self._draws[key] = Resamples([self._tests.videos[place] for place in places], RESAMPLES, SEED)
@@ -266,13 +266,13 @@ def names(metrics: Sequence[str]) -> dict[str, str]:
     return {metric: METRICS[metric].removesuffix(", as written") + AMONG.get(metric, "") for metric in metrics}
 
 
-def margin(row: DiffMCQ | DiffRank, said: Sequence[float]) -> float:
+def margin(row: DiffMCQ | DiffRank, scores: Sequence[float]) -> float:
     """Return the margin of one answer, as `Column.margins`."""
     if isinstance(row, DiffMCQ):
         truth = row.options.index(row.answer)
-        return said[truth] - max(score for place, score in enumerate(said) if place != truth)
+        return scores[truth] - max(score for place, score in enumerate(scores) if place != truth)
     levels: dict[int, list[float]] = {}
-    for true, score in zip(row.scores, said, strict=True):
+    for true, score in zip(row.scores, scores, strict=True):
         levels.setdefault(true, []).append(score)
     gaps, highest = list[float](), -float("inf")
     for level in sorted(levels):
@@ -281,9 +281,9 @@ def margin(row: DiffMCQ | DiffRank, said: Sequence[float]) -> float:
     return min(gaps[1:], default=float("nan"))
 
 
-def cross_entropy(row: DiffMCQ, said: Sequence[float]) -> float:
+def cross_entropy(row: DiffMCQ, scores: Sequence[float]) -> float:
     """Return -log softmax(scores)[answer]."""
-    return float(np.logaddexp.reduce(said) - said[row.options.index(row.answer)])
+    return float(np.logaddexp.reduce(scores) - scores[row.options.index(row.answer)])
 
 
 def grouped(files: Sequence[Answers]) -> list[TestSet]:
@@ -386,11 +386,11 @@ def supported(caption: str, references: Sequence[str], common: Collection[str] =
 
     common: words that are not marked, as `frequent` returns.
     """
-    known = _words(references) - _GRAMMAR - set(common)
+    marked = _words(references) - _GRAMMAR - set(common)
     pieces: list[Piece] = []
     end = 0
     for word in _WORD.finditer(caption):
-        if word[0].casefold() in known:
+        if word[0].casefold() in marked:
             if word.start() > end:
                 pieces.append(Piece(caption[end : word.start()], False))
             pieces.append(Piece(word[0], True))

@@ -48,12 +48,12 @@ def excluded(parts: Sequence[tuple[str, Mask]]) -> str:
     alone = [name for name, mask in parts if not mask.any()]
     if alone:
         return f"no clip has {' and none has '.join(alone)}"
-    left = np.ones_like(parts[0][1])
+    passing_all = np.ones_like(parts[0][1])
     for at, (name, mask) in enumerate(parts):
-        if not (left & mask).any():
+        if not (passing_all & mask).any():
             before = " AND ".join(other for other, _ in parts[:at])
-            return f"{before} selects {_count(left)}, {name} selects {_count(mask)}, and no clip has both"
-        left &= mask
+            return f"{before} selects {_count(passing_all)}, {name} selects {_count(mask)}, and no clip has both"
+        passing_all &= mask
     raise AssertionError("the parts select clips")
 
 
@@ -176,8 +176,8 @@ def _categories(column: str, values: pl.Series) -> tuple[Legend, Int32[np.ndarra
     counts = values.drop_nulls().value_counts().sort(["count", "value"], descending=[True, False])
     best = counts.head(CATEGORIES)
     entries = tuple(LegendEntry(str(value), count, _condition(column, value)) for value, count in best.iter_rows())
-    known = pl.DataFrame({"value": best["value"], "code": pl.Series(range(best.height), dtype=pl.Int32)})
-    joined = values.to_frame().join(known, on="value", how="left", maintain_order="left")
+    coded = pl.DataFrame({"value": best["value"], "code": pl.Series(range(best.height), dtype=pl.Int32)})
+    joined = values.to_frame().join(coded, on="value", how="left", maintain_order="left")
     code = pl.when(pl.col("value").is_null()).then(MISSING).otherwise(pl.col("code").fill_null(CATEGORIES))
     codes = joined.select(code.cast(pl.Int32).alias("code"))["code"].to_numpy()
     others = int(counts["count"].sum()) - sum(entry.count for entry in entries)

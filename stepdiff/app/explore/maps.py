@@ -55,8 +55,8 @@ def write_in_child(
     check: called several times a second. What it raises ends the computation, and is raised here.
     """
     here, there = _SPAWN.Pipe(duplex=False)
-    given = (there, store, view, rows, projection, str(path))
-    child = _SPAWN.Process(target=_compute, args=given, name=f"map of {view}", daemon=True)
+    arguments = (there, store, view, rows, projection, str(path))
+    child = _SPAWN.Process(target=_compute, args=arguments, name=f"map of {view}", daemon=True)
     child.start()
     there.close()
     try:

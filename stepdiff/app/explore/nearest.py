@@ -115,8 +115,8 @@ class Searcher:
         head, view, catalog = evidence.head, evidence.features.view, self._site.store.catalog("clips")
         terms = list(dict.fromkeys(one.term for one in occurrences(text, head.narrated)))
         if not terms:
-            known = some([term for term in head.terms if term in head.narrated])
-            raise StepDiffError(f"no word of {short(text)!r} has evidence; the words of {name} are {known}")
+            examples = some([term for term in head.terms if term in head.narrated])
+            raise StepDiffError(f"no word of {short(text)!r} has evidence; the words of {name} are {examples}")
         rows = np.arange(len(view)) if among is None else among
         rows = rows[rows < len(view)]
         rows = rows[view.status(rows) == OK]
@@ -165,8 +165,8 @@ class Searcher:
     def _encoder(self, texts: View) -> Encode:
         """Return the encoder of featurize that made a view."""
         if texts.entity == "clips":
-            own = encoder_of(self._site.store, texts, self._site.options.weights, self._device())
-            return lambda text: own.encode_texts([text])["embedding"][0]
+            encoder_of_view = encoder_of(self._site.store, texts, self._site.options.weights, self._device())
+            return lambda text: encoder_of_view.encode_texts([text])["embedding"][0]
         made = texts.provenance
         try:
             name = of_data(made.encoder)

@@ -111,7 +111,7 @@ class Explorer:
         places = shown.places(rows)
         frame = self.site.store.catalog("clips").select(rows, shown.like.drop("row")).select(shown.like.columns)
         by_row = {record["row"]: record for record in frame.to_dicts()}
-        clips = self.site.known(record["key"] for record in by_row.values())
+        clips = self.site.clips_by_id(record["key"] for record in by_row.values())
         records = []
         for row, place in zip(rows.tolist(), places.tolist(), strict=True):
             values = {name: _plain(value) for name, value in by_row[row].items()}

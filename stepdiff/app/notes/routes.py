@@ -165,10 +165,10 @@ class ExportedNote(Note):
 
 def exported(site: Site, notes: Sequence[Note]) -> list[ExportedNote]:
     """Return notes with their moments in the video files."""
-    known = site.known(note.clip for note in notes)
+    clips = site.clips_by_id(note.clip for note in notes)
     rows = []
     for note in notes:
-        clip, place = known.get(note.clip), dict[str, Any]()
+        clip, place = clips.get(note.clip), dict[str, Any]()
         if clip is not None and clip.video is not None and clip.start is not None:
             place = {"file": clip.video, "file_seconds": round(clip.start + note.seconds, 3)}
         rows.append(ExportedNote(**asdict(note), **place))
@@ -207,7 +207,7 @@ def webvtt(notes: Sequence[ExportedNote]) -> str:
     cues = []
     for note in notes:
         start = note.seconds if note.file_seconds is None else note.file_seconds
-        voice, text = (escape(said, quote=False) for said in (note.author, note.text))
+        voice, text = (escape(part, quote=False) for part in (note.author, note.text))
         cues.append((start, f"{_stamp(start)} --> {_stamp(start + CUE)}\n<v {voice}>{text}\n"))
     return "\n".join(["WEBVTT\n", *(cue for _, cue in sorted(cues, key=lambda cue: cue[0]))])
 

@@ -60,8 +60,8 @@ def by_words(evidence: "WordEvidence", pair: Pair) -> list[dict[str, Any]]:
 
 def odds(loaded: Loaded, kept: KeptOdds, pair: Pair, categories: Sequence[str] = CATEGORIES) -> Odds:
     """Return the log-odds of a pair, at least in these categories; those that are kept are not computed again."""
-    known = kept.get((loaded.head, pair)) or {}
-    _keep(loaded, kept, [(pair, category) for category in categories if category not in known])
+    computed = kept.get((loaded.head, pair)) or {}
+    _keep(loaded, kept, [(pair, category) for category in categories if category not in computed])
     return kept.get((loaded.head, pair)) or {}
 
 
@@ -83,9 +83,9 @@ def _keep(loaded: Loaded, kept: KeptOdds, queries: Sequence[tuple[Pair, str]]) -
             kept.put((loaded.head, pair), (kept.get((loaded.head, pair)) or {}) | {category: value})
 
 
-def declines(known: Odds, category: str | None) -> str:
+def declines(log_odds: Odds, category: str | None) -> str:
     """Return why a difference that a head names in a category (None: in any) is doubtful, empty: it is not."""
-    least = min(known.values()) if category is None else known[category]
+    least = min(log_odds.values()) if category is None else log_odds[category]
     if verdict(least) != "alike":
         return ""
     return f"asked whether the clips are alike in {category or 'each category'}, the model says yes"

@@ -140,16 +140,16 @@ class Finder:
             raise UnknownError(f"by {search.by[:200]!r}: no such head among the runs")
         pairs, note = self.scored_pairs(search.step, head.view)
         odds = [self._kept.get((head, pair)) for pair in pairs]
-        known = [scores[search.category] for scores in odds if scores is not None and search.category in scores]
-        if len(known) < len(pairs):
+        log_odds = [scores[search.category] for scores in odds if scores is not None and search.category in scores]
+        if len(log_odds) < len(pairs):
             return Result([], note, head.name)
         note += f", by the log-odds of {head.name} that they are alike in {search.category}"
-        return self._ranked(search, pairs, np.array(known), note, lambda odds: f"{verdict(odds)}, {odds:+.2f}")
+        return self._ranked(search, pairs, np.array(log_odds), note, lambda odds: f"{verdict(odds)}, {odds:+.2f}")
 
     def _by_stored(self, search: PairSearch, method: str | None) -> Result:
         scores = self._stored.ranked(method, search.category)
-        known = self._site.known(chain(*scores))
-        steps = {key: clip.step for key, clip in known.items()}
+        clips = self._site.clips_by_id(chain(*scores))
+        steps = {key: clip.step for key, clip in clips.items()}
         pairs = [
             (one, two)
             for one, two in scores
@@ -157,8 +157,8 @@ class Finder:
         ]
         by = "the true scores of the test sets, 5 = most similar" if method is None else f"the scores of {method}"
         note = f"{len(pairs):,} pairs of the DiffRank predictions, by {by}"
-        said = "true score {:g} of 5" if method is None else "score {:+.2f}"
-        return self._ranked(search, pairs, np.array([scores[pair] for pair in pairs]), note, said.format)
+        form = "true score {:g} of 5" if method is None else "score {:+.2f}"
+        return self._ranked(search, pairs, np.array([scores[pair] for pair in pairs]), note, form.format)
 
     def _ranked(
         self, search: PairSearch, pairs: list[Pair], scores: np.ndarray, note: str, say: Callable[[float], str]

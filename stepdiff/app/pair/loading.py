@@ -123,13 +123,13 @@ class Runs:
     def knowledge(self, pair: Pair, heads: Sequence[RunHead], words: Sequence[str]) -> list[dict[str, str]]:
         """Return what the first head and the first head of words know, and why what they say about a pair means
         nothing. A public model is left out, and so are heads that cannot be used, which say why when they are."""
-        known: dict[tuple[str, str], list[str]] = {}
+        names: dict[tuple[str, str], list[str]] = {}
         for name in [*(head.name for head in heads[:1] if head not in self._models), *words[:1]]:
             with suppress(StepDiffError):
                 guard = self.guard(name)
-                known.setdefault((guard.knows, guard.doubt(pair)), []).append(name)
+                names.setdefault((guard.knows, guard.doubt(pair)), []).append(name)
         return [
-            {"heads": " and ".join(names), "knows": knows, "unlike": doubt} for (knows, doubt), names in known.items()
+            {"heads": " and ".join(listed), "knows": knows, "unlike": doubt} for (knows, doubt), listed in names.items()
         ]
 
     def _name(self, folder: Path) -> str:

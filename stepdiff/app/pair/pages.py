@@ -106,33 +106,33 @@ class Pairs:
             "methods": methods,  # value of `by` and its title
         }
 
-    def elsewhere_page(self, wanted: DifferencesOptions) -> dict[str, Any]:
+    def elsewhere_page(self, options: DifferencesOptions) -> dict[str, Any]:
         """Return the page of pairs that differ as two clips, two groups or a sentence do.
 
         The first head of words compares them; without one, the first view with one embedding a clip. UnknownError: the
         store has no such clip.
         """
-        self.site.clips([*wanted.reference, *wanted.candidate])
+        self.site.clips([*options.reference, *options.candidate])
         same, problem, words, views = None, "", self.runs.words(), embedding_views(self.site)
         try:
             if not words and not views:
                 why = "no head of words, and no view with one embedding a clip"
                 raise StepDiffError(f"{why}: start the server with --runs")
             by = self.runs.evidence(words[0]) if words else self.site.store.view("clips", views[0])
-            same = find(self.site.store, by, wanted, self.finder.sample())
+            same = find(self.site.store, by, options, self.finder.sample())
         except StepDiffError as error:
             problem = str(error)
         pairs = () if same is None else same.pairs
         listed = (clip for pair in pairs for clip in (pair.reference, pair.candidate))
         return {
             "title": "The same difference elsewhere",
-            "text": wanted.text,
-            "reference": wanted.reference,
-            "candidate": wanted.candidate,
-            "category": same.category if same else wanted.category,
+            "text": options.text,
+            "reference": options.reference,
+            "candidate": options.candidate,
+            "category": same.category if same else options.category,
             "categories": list(CATEGORIES),
             "same": same,
-            "titles": _titles(self.site, (*wanted.reference, *wanted.candidate, *listed)),
+            "titles": _titles(self.site, (*options.reference, *options.candidate, *listed)),
             "lacks": [_lacks(same.words, pair.words) for pair in pairs] if same else [],
             "problem": problem,
         }
@@ -142,15 +142,15 @@ class Pairs:
         if truth is None:
             return []
         one, two = map(asdict, truth)
-        known = [_column(name, one[name], two[name]) for name in one if one[name] or two[name]]
-        return sorted(known, key=lambda column: not column["differs"])
+        attributes = [_column(name, one[name], two[name]) for name in one if one[name] or two[name]]
+        return sorted(attributes, key=lambda column: not column["differs"])
 
     def _similar(self, pair: Pair, heads: list[RunHead]) -> list[dict[str, Any]]:
         """Return the log-odds of a pair that were computed, and those of stored predictions where they were not."""
-        known = {head.name: dict(odds) for head in heads if (odds := self.odds.get((head, pair))) is not None}
+        odds_of = {head.name: dict(odds) for head in heads if (odds := self.odds.get((head, pair))) is not None}
         for name, odds in self.stored.similar(pair).items():
-            known[name] = odds | known.get(name, {})
-        return [{"head": name, "values": similarities(odds)} for name, odds in known.items()]
+            odds_of[name] = odds | odds_of.get(name, {})
+        return [{"head": name, "values": similarities(odds)} for name, odds in odds_of.items()]
 
     def _listed(self, pair: Pair, search: PairSearch, at: int, heads: list[RunHead]) -> dict[str, Any]:
         """Return where a pair is in the list of a search; number 0: it is not, or the list has to be computed again."""
@@ -173,12 +173,12 @@ class Pairs:
 
 def _titles(site: Site, clips: Iterable[str]) -> dict[str, str]:
     """Return the files and times of clips, by id."""
-    return {key: clip.title for key, clip in site.known(clips).items()}
+    return {key: clip.title for key, clip in site.clips_by_id(clips).items()}
 
 
-def _lacks(wanted: str, words: str) -> str:
+def _lacks(difference: str, words: str) -> str:
     """Return the words of a difference that those of another one lack, "" for none: "bowl" is part of "blue bowl"."""
-    one, other = (re.split(r", | instead of ", each.removeprefix("no ")) for each in (wanted, words))
+    one, other = (re.split(r", | instead of ", each.removeprefix("no ")) for each in (difference, words))
     return ", ".join(word for word in one if not any(f" {word} " in f" {each} " for each in other))
 
 

@@ -139,8 +139,8 @@ def elsewhere(
     step: Text = "",
 ) -> Response:
     """Pairs that differ as two clips do, as the means of two groups of clips do, or as a sentence says."""
-    wanted = DifferencesOptions(text.strip(), reference, candidate, category, step, k=MOST_LISTED)
-    return page(request, "pair_elsewhere.html", pairs.elsewhere_page(wanted))
+    options = DifferencesOptions(text.strip(), reference, candidate, category, step, k=MOST_LISTED)
+    return page(request, "pair_elsewhere.html", pairs.elsewhere_page(options))
 
 
 @router.get("/words")

@@ -38,7 +38,7 @@ class Stored:
         texts: list[dict[str, str]] = []  # of each method by category
         references, swapped = self.references(pair), False
         for name, answers, lines in self._files("diffcap"):
-            captions = {answers.of.rows[line].category: answers.said[line] for line, _ in lines.get(pair, ())}
+            captions = {answers.of.rows[line].category: answers.predictions[line] for line, _ in lines.get(pair, ())}
             swapped |= (pair[1], pair[0]) in lines
             if captions and len(methods) < MOST_METHODS:
                 methods.append(name)
@@ -93,7 +93,7 @@ class Stored:
             if not answers.method.log_odds or answers.method.control:
                 continue
             for line, place in lines.get(pair, ()):
-                value = answers.said[line][place] if answers.of.task == "diffrank" else None
+                value = answers.predictions[line][place] if answers.of.task == "diffrank" else None
                 value = answers.similar[line] if answers.similar is not None else value
                 if value is not None:
                     odds.setdefault(name, {})[answers.of.rows[line].category] = value
@@ -120,7 +120,7 @@ class Stored:
                     for line, place in places:
                         row = answers.of.rows[line]
                         if row.category == category:
-                            scores[pair] = row.scores[place] if method is None else answers.said[line][place]
+                            scores[pair] = row.scores[place] if method is None else answers.predictions[line][place]
         return scores
 
     def _files(self, task: Task) -> Iterator[tuple[str, Answers, Lines]]:
