@@ -231,7 +231,7 @@ def _kappas(
 
 
 def from_others(ratings: Ratings) -> Float[np.ndarray, " R"]:
-    """Return the distance of each rating from the median of the other ratings of its item; NaN where it is alone."""
+    """Return the distance of each rating from the median of the other ratings of its item; NaN if it is alone."""
     places = defaultdict(list)
     for place, item in enumerate(ratings.item.tolist()):
         places[item].append(place)
@@ -350,7 +350,7 @@ def grids(record: dict[str, Any]) -> list[Grid]:
 
 
 def cell(value: int | float | None, form: str) -> Cell | None:
-    """Return a figure's cell, None where it is not defined."""
+    """Return a figure's cell, None if it is not defined."""
     return None if value is None else Cell(f"{value:{form}}" if form in (",", ".0%") else number(value, form))
 
 

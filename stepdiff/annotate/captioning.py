@@ -86,7 +86,7 @@ def pictures(
 ) -> Iterator[tuple[str, list[Image.Image]]]:
     """Yield key and `count` pictures of each clip, in the order of their videos; `failed` receives the others.
 
-    items: key, video (path), start, end (seconds). A single picture is that of the clip's centre.
+    items: key, video (path), start, end (seconds). A single picture shows the clip's centre.
     """
     clips = {}
     for place, item in enumerate(items):
@@ -240,7 +240,7 @@ class VideoCaptioner:
         yield from failed.items()
 
     def inputs(self, clips: Sequence[list[Image.Image]]) -> Any:
-        """Return what the model's own processor makes of each clip's pictures and the question."""
+        """Return the inputs that the model's processor makes of each clip's pictures and the question."""
         if self.chats:
             shown = [{"type": "image"}] * self.frames
             after = f"{_AFTER} {self.options.prompt}"

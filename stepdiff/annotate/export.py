@@ -43,7 +43,7 @@ OUTPUTS = ("diffcap", "diffrank", "answers", "csv", "label_studio", "label_studi
 
 @dataclass(frozen=True)
 class Decided:
-    """What people found about a pair together."""
+    """The result of all answers about a pair."""
 
     reference: str
     candidate: str
@@ -55,7 +55,7 @@ class Decided:
 
 
 def decide(answers: Iterable[Answer]) -> tuple[list[Decided], list[str]]:
-    """Return what was decided about each pair, and the ids of rejected pairs.
+    """Return the decision about each pair, and the ids of rejected pairs.
 
     Only work counts, an adjudication wins over it, and a pair that at least half of its people reject is rejected. A
     score is the median over people, a half rounded down: where two people disagree about a difference, there is one.
@@ -101,7 +101,7 @@ def diffcap_rows(decided: Iterable[Decided]) -> list[DiffCap]:
 
 
 def diffrank_rows(decided: Sequence[Decided], steps: Mapping[str, str] | None = None, seed: int = 0) -> list[DiffRank]:
-    """Return rows of DiffRank, those of one reference next to each other.
+    """Return rows of DiffRank, sorted by reference.
 
     A score has no direction, so each clip of a pair is a reference. It has the same targets, TARGETS at most, in every
     category in which all of them have a score. A category in which all targets have the same score is left out, because

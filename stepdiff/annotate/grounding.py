@@ -230,7 +230,7 @@ class Detector:
         yield from failed.items()
 
     def inputs(self, picture: Image.Image, names: Sequence[str]) -> Any:
-        """Return what the model's own processor makes of a picture and its objects."""
+        """Return the inputs that the model's processor makes of a picture and its objects."""
         how: dict[str, Any] = {"truncation": True, "return_tensors": "pt"}
         if self.many:
             return self.processor(text=[[*names]], images=[picture], **how)

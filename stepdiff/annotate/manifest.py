@@ -170,7 +170,7 @@ def _pattern(options: ManifestOptions, source: str) -> str:
 def _blocks(
     options: ManifestOptions, source: str, selection: "ClipSelection", faults: Counter[str]
 ) -> Iterator["pl.DataFrame"]:
-    """Return the clips of a source, in blocks; count what is left out."""
+    """Return the clips of a source, in blocks; count omitted ones by reason."""
     from stepdiff.annotate.sources import datasets, images, narration
     from stepdiff.annotate.sources.blocks import benchmark_clips
 

@@ -95,7 +95,7 @@ def _finish(axis: Any, title: str, x: str, y: str, lines: str) -> None:
 
 
 def clouds_figure(record: Statistics) -> bytes | None:
-    """Return Fig. S6 as PNG: the terms of each category as a word cloud; None where no category has any."""
+    """Return Fig. S6 as PNG: the terms of each category as a word cloud; None if no category has any."""
     names = [name for name, category in record.categories.items() if category.terms]
     if not names:
         return None
@@ -120,7 +120,7 @@ def clouds_figure(record: Statistics) -> bytes | None:
 def cloud(weights: Mapping[str, float], ink: str) -> UInt8[np.ndarray, "H W 3"]:
     """Return a word cloud of at most WORDS words, whose sizes follow their weights.
 
-    Words of more than LONGEST letters and those that the font cannot draw are left out.
+    Words of more than LONGEST letters and words that the font cannot draw are left out.
     """
     from matplotlib.font_manager import findfont, get_font
     from wordcloud import WordCloud

@@ -1,4 +1,4 @@
-"""A page: a record that is shown as HTML, or as JSON where the client asks for it. An error is a page too."""
+"""A page: a record that is shown as HTML, or as JSON if the client asks for it. An error is a page too."""
 
 import hashlib
 import io
@@ -39,7 +39,7 @@ STATIC = _HERE / "static"
 
 
 def _printable(value: Any) -> Any:
-    """Refuse a method where a value of that name is meant: `page.clear` is one of dict."""
+    """Refuse a method instead of a value of that name: `page.clear` is one of dict."""
     if callable(value) and not isinstance(value, jinja2.Undefined):  # `x if y` without else prints nothing
         raise TypeError(f"a template prints {value!r}")
     return value
@@ -107,7 +107,7 @@ def download(name: str, content: str | bytes) -> Response:
 
 
 def zipped(files: dict[str, str]) -> bytes:
-    """Return a ZIP archive of texts by their names; that of equal files is equal."""
+    """Return a ZIP archive of texts by their names; archives of equal files are equal."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as out:
         for name, text in files.items():
@@ -116,7 +116,7 @@ def zipped(files: dict[str, str]) -> bytes:
 
 
 def failed(request: Request, error: Exception) -> Response:
-    """Return the page of a StepDiffError: status 404 where an address names something unknown, else 400 or its own."""
+    """Return the page of a StepDiffError: status 404 if an address names something unknown, else 400 or its own."""
     if not isinstance(error, RefusedError):
         return _refused(request, 404 if isinstance(error, UnknownError) else 400, str(error))
     response = _refused(request, error.status, str(error), "Not now", **error.more)
@@ -149,7 +149,7 @@ def malformed(request: Request, error: Exception) -> Response:
 
 
 def crashed(request: Request, error: Exception) -> Response:
-    """Return the page of an unexpected error. Its reference is that of the line before the traceback in the log; the
+    """Return the page of an unexpected error. Its reference is in the line before the traceback in the log; the
     same defect has the same reference."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{type(error).__name__} {last.filename}:{last.lineno}"

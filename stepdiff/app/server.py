@@ -50,7 +50,7 @@ HEADERS = {
 
 
 def create_app(site: Site) -> FastAPI:
-    """Return the application of the pages; those of annotation only, where other machines can reach the site."""
+    """Return the application of the pages; of the annotation pages only, if other machines can reach the site."""
     public = site.public_url is not None
     app = _App(
         title="StepDiff",
@@ -96,7 +96,7 @@ def create_app(site: Site) -> FastAPI:
 
 
 def listener(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on an address. Raises StepDiffError where that is not possible."""
+    """Return a socket that listens on an address. Raises StepDiffError if that is not possible."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=2048)
@@ -131,7 +131,7 @@ class _App(FastAPI):
 
 
 def _refusal(request: Request, public_url: str | None) -> tuple[int, str] | None:
-    """Return status and reason where a request is refused before it is read."""
+    """Return status and reason if a request is refused before it is read."""
     if "\0" in request.scope["path"] or b"%00" in request.scope["query_string"]:
         return 400, "the address has a NUL character"
     if request.method in ("GET", "HEAD", "OPTIONS"):
@@ -148,7 +148,7 @@ def _refusal(request: Request, public_url: str | None) -> tuple[int, str] | None
 
 
 def _bounded(receive: Receive) -> Receive:
-    """Return `receive` that ends a body which is longer than MOST_BODY, also where its length was not given."""
+    """Return `receive` that ends a body which is longer than MOST_BODY, even if its length was not sent."""
     taken = 0
 
     async def bounded() -> Message:

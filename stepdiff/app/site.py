@@ -1,4 +1,4 @@
-"""What the pages show: the store, the folder of its videos, runs and predictions. Opened once, before the server."""
+"""The content of the pages: store, videos, runs and predictions. Opened once, before the server."""
 
 import ipaddress
 import re
@@ -42,7 +42,7 @@ class UnknownError(StepDiffError):
 class RefusedError(StepDiffError):
     """A request that is refused with a status; it may succeed after `retry_after` seconds.
 
-    more: what the page learns besides the message, such as the `field` that it marks.
+    more: keys of the page besides the message, such as the `field` that it marks.
     """
 
     def __init__(self, message: str, status: int, retry_after: int | None = None, **more: object) -> None:
@@ -62,7 +62,7 @@ class ClipRecord:
 
     @property
     def title(self) -> str:
-        """Its file and its times in it, or its id where they are unknown: the id of a file's clip is a hash."""
+        """Its file and its times in it, or its id if they are unknown: the id of a file's clip is a hash."""
         if self.video is None or self.start is None or self.end is None:
             return self.key
         return f"{PurePath(self.video).name}, {clock(self.start)} to {clock(self.end)}"
@@ -72,7 +72,7 @@ class Site:
     """Everything that the pages read."""
 
     def __init__(self, options: AppOptions) -> None:
-        """Open what the pages show.
+        """Open everything that the options name.
 
         Raises:
             StepDiffError: Something that is named does not exist or cannot be read.
@@ -95,7 +95,7 @@ class Site:
         self._proxies = tuple(map(_network, options.trust_proxy))  # addresses that set X-Forwarded-For
 
     def trusts(self, address: str) -> bool:
-        """Return whether an address is that of a proxy whose X-Forwarded-For counts."""
+        """Return whether an address belongs to a proxy whose X-Forwarded-For counts."""
         try:
             client = ipaddress.ip_address(address)
         except ValueError:  # of a client that has gone
@@ -103,11 +103,11 @@ class Site:
         return any(client in network for network in self._proxies)
 
     def clip(self, key: str) -> ClipRecord:
-        """Return a clip of the catalog. Raises UnknownError where it has none of that id."""
+        """Return a clip of the catalog. Raises UnknownError if it has none of that id."""
         return self.clips([key])[0]
 
     def clips(self, keys: Sequence[str]) -> list[ClipRecord]:
-        """Return clips of the catalog in the order of `keys`. Raises UnknownError where it has none of an id."""
+        """Return clips of the catalog in the order of `keys`. Raises UnknownError if it has none of an id."""
         records = self.clips_by_id(keys)
         for key in keys:
             if key not in records:

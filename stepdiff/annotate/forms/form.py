@@ -74,7 +74,7 @@ Time = Annotated[str, Field(max_length=40), AfterValidator(_utc)]
 
 @dataclass(frozen=True)
 class Category:
-    """What people compare: its published name, its title on the form, and the criteria of each score."""
+    """A category of differences: its published name, its title on the form, and the criteria of each score."""
 
     name: str
     title: str
@@ -93,7 +93,7 @@ class Judgement:
 @with_config(extra="forbid")
 @dataclass(frozen=True)
 class Answer:
-    """What one person answered about one pair. `answer_of` checks it."""
+    """The answer of one person about one pair. `answer_of` checks it."""
 
     pair: PairId
     reference: Clip
@@ -129,7 +129,7 @@ _ANSWER = TypeAdapter(Annotated[Answer, AfterValidator(two_clips)]).validate_pyt
 
 
 def answer_of(keys: Any, where: str = "") -> Answer:
-    """Return the answer in a JSON object. StepDiffError: `where`, and the key and what it should be, in one line."""
+    """Return the answer in a JSON object. StepDiffError: one line of `where`, the key and its expected form."""
     return checked(_ANSWER, keys, where)
 
 
@@ -158,7 +158,7 @@ Criteria = Annotated[Once, BeforeValidator(lambda rows: rows or ())]
 
 @dataclass(frozen=True)
 class Form:
-    """What people fill in about a pair: a keystep, for each category a text and a score, or a reason to reject."""
+    """A form about a pair: a keystep, for each category a text and a score, or a reason to reject."""
 
     categories: tuple[Category, ...]
     keystep_words: Whole = 9  # words of a keystep, at most: fewer than 10 (Fig. S2)
@@ -172,7 +172,7 @@ class Form:
     def filled(
         self, keystep: str, texts: Mapping[str, str], scores: Mapping[str, Any], rejected: str | None
     ) -> dict[str, Any]:
-        """Return what was filled in, as keys of an answer.
+        """Return the filled fields as keys of an answer.
 
         A text that was left empty means score 5. A category with neither text nor score, or with words and no score,
         has no score that somebody chose: it is left out.
@@ -184,7 +184,7 @@ class Form:
         return {"keystep": " ".join(keystep.split()), "differences": differences, "rejected": rejected}
 
     def problems(self, answer: Answer) -> list[str]:
-        """Return what is wrong with an answer, as sentences for the person who answered; empty if nothing is."""
+        """Return the faults of an answer, as sentences for the person who answered."""
         return [sentence for _, sentence in self.faults(answer)]
 
     def faults(self, answer: Answer) -> Iterator[tuple[str, str]]:
@@ -291,7 +291,7 @@ class AnnotationTask(Form):
         return pair is not None and (pair.reference, pair.candidate) == (answer.reference, answer.candidate)
 
     def faults(self, answer: Answer) -> Iterator[tuple[str, str]]:
-        """Yield the faults of the form, and first that of a pair that the task does not have."""
+        """Yield first the fault of a pair that the task does not have, then the faults of the form."""
         if not self.knows(answer):
             yield "pair", f"The pair {answer.pair} with these two clips is not part of the task."
         yield from super().faults(answer)
@@ -335,7 +335,7 @@ _CATEGORIES = TypeAdapter(tuple[_Category, ...]).validate_python
 
 
 def read_task(path: str | Path) -> AnnotationTask:
-    """Read a task and the files that it names. StepDiffError: the file, the key or line, and what it should be."""
+    """Read a task and the files that it names. StepDiffError: the file, the key or line, and the expected form."""
     keys, usual = yaml_file.read(path), yaml_file.read(DEFAULTS)
     file = checked(_TaskKeys.model_validate, usual | keys if isinstance(keys, dict) else keys, f"{path}: ")
     folder, usual_categories = Path(path).parent, {category.name: category for category in defaults().categories}
@@ -410,7 +410,7 @@ def _check(keys: _KnownFile | None, folder: Path, categories: Sequence[str]) -> 
 
 
 def _given(keys: Any) -> Any:
-    """Leave out keys that are null, and give an empty id where there is none."""
+    """Leave out keys that are null, and add an empty id if there is none."""
     return {"id": ""} | {key: value for key, value in keys.items() if value is not None}
 
 
@@ -424,7 +424,7 @@ _KNOWN = TypeAdapter(Annotated[KnownPair, *_RULES]).validate_python
 
 
 def read_pairs(path: Path) -> tuple[Pair, ...]:
-    """Return the pairs of a CSV or Parquet file, without those of different steps of stepdiff annotate pairs."""
+    """Return the pairs of a CSV or Parquet file, without pairs of different steps of stepdiff annotate pairs."""
     import polars as pl
 
     data = read_whole(path)
@@ -451,7 +451,7 @@ def read_pairs(path: Path) -> tuple[Pair, ...]:
 
 
 def _refuse_repetitions(task: AnnotationTask, path: str | Path) -> None:
-    """Raise StepDiffError where an id or the same two clips come twice in pairs, gold and training."""
+    """Raise StepDiffError if an id or the same two clips come twice in pairs, gold and training."""
     places: dict[str | frozenset[str], str] = {}
     for where, rows in (("pairs", task.pairs), ("gold", task.gold.rows), ("training", task.training.rows)):
         for pair in rows:

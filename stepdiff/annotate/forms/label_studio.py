@@ -80,8 +80,8 @@ class _Labels(BaseModel):
 def tasks_of(answers: Iterable[Answer], url: str, task: AnnotationTask | None = None) -> list[dict[str, Any]]:
     """Return one task for each pair and side, with its answers as annotations.
 
-    Pairs of `task` that nobody answered are tasks too. Its categories come first; those of the answers follow. `url` is
-    that of a clip's video, with {clip} in it. StepDiffError: no {clip}.
+    Pairs of `task` that nobody answered are tasks too. Its categories come first, then further ones of the answers.
+    `url` is the address of a clip's video, with {clip} in it. StepDiffError: no {clip}.
     """
     if "{clip}" not in url:
         raise StepDiffError(f"{url}: a URL of videos has {{clip}} where the clip's id belongs")

@@ -240,7 +240,7 @@ def compose(
     threshold: float,
     ledger: Ledger,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the training file, pair by pair in both orders; `ledger` counts what is kept and dropped.
+    """Yield the rows of the training file, pair by pair in both orders; `ledger` counts kept and dropped texts.
 
     pairs: rows of stepdiff annotate pairs; written: item_key -> text; cut: keys of the texts that the limit of tokens
     ended; threshold: cosine from which on two questions of a pair count as one.

@@ -190,7 +190,7 @@ _HOLLOW = re.compile(r"[\[<{(][^\]>})]*[\]>})]")
 
 
 def read_pairs(text: str, cut: bool = False) -> Reading:
-    """Return the pairs of question and answer in the text, in order, and what was dropped.
+    """Return the pairs of question and answer in the text, in order, and the dropped texts.
 
     cut: whether the limit of tokens ended the text, so that its last answer is not whole.
     """
@@ -269,7 +269,7 @@ def _is_cut_off(text: str, pairs: list[QA]) -> bool:
 
 
 def _cleaned(text: str) -> str:
-    """Return the text up to where the model should have stopped, with Unix line ends."""
+    """Return the text up to the first control token, with Unix line ends."""
     text = "\n".join(text.replace("\u2028", "\n").splitlines()).strip()
     while (token := _CONTROL.match(text)) is not None:  # before it begins
         text = text[token.end() :].strip()

@@ -144,7 +144,7 @@ def read_htstep(
 
 
 def _read(path: str | Path, validate: Callable[[Any], T]) -> T:
-    """Return what a JSON file of HT-Step has; numbers with a point stay as they are written."""
+    """Return the content of a JSON file of HT-Step; numbers with a point stay as they are written."""
     try:
         keys = json.loads(Path(path).read_text(encoding="utf-8"), parse_float=str)
     except (OSError, ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Captioned images as clips: webdataset tar files, and what img2dataset writes.
+"""Captioned images as clips: webdataset tar files, and the output of img2dataset.
 
     00000.tar                   members KEY.jpg (jpeg, png, webp, bmp) with KEY.txt, or KEY.json with "caption"
     00000.parquet               img2dataset's table (key, caption, status) of the images in 00000.tar or in 00000/
@@ -6,7 +6,7 @@
     images-{00000..00999}.tar   the files from 00000 to 00999
 
 An image is a clip of one second whose one frame every encoder repeats. Its id is `<stem of the file>/<key>`, never a
-position. Its video is the path `FILE.tar/MEMBER`, which is read where it is. The key of a member is its name up
+position. Its video is the path `FILE.tar/MEMBER`, which is read in place. The key of a member is its name up
 to the first dot after the last slash, as webdataset has it.
 """
 
@@ -37,7 +37,7 @@ _RANGE = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
 
 
 def read_images(sources: Sequence[str], folder: Path, left_out: Counter[str]) -> Iterator[pl.DataFrame]:
-    """Yield blocks of images with captions; their videos are paths from `folder`, where the manifest will be."""
+    """Yield blocks of images with captions; their videos are paths from `folder`, the folder of the manifest."""
     files = _files(sources)
 
     def images() -> Iterator[list[Clip]]:

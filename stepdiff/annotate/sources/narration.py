@@ -2,13 +2,13 @@
 
     a .json object by video   {"start": [s, ...], "end": [s, ...], "text": [str, ...]}: caption.json, raw_caption.json,
                               sentencified_htm_*.json
-                              [[alignable, start, end, text], ...]: htm_align.json; only what is alignable counts
+                              [[alignable, start, end, text], ...]: htm_align.json; only alignable sentences count
     a .csv file               vid, timestamp, text: htm_aa_v1.csv, a sentence at one second, videos in any order
     a folder                  VIDEO.csv of start, end, text for each video: raw_caption_csv
 
 Memory is bounded by the longest entry of a file. A JSON file is not read by ijson, which refuses HowTo100M's files:
 they contain NaN for missing texts, control characters and bytes that are not UTF-8. Sentences are not merged, as
-neither HTM-AA nor the recipe of VCLM does so; those of one interval are one clip.
+neither HTM-AA nor the recipe of VCLM does so; sentences of one interval are one clip.
 """
 
 import csv
@@ -99,7 +99,7 @@ class SpeechPiece(NamedTuple):
 def read_narration(
     path: str | Path, videos: Collection[str], faults: Counter[str]
 ) -> Iterator[tuple[str, list[SpeechPiece]]]:
-    """Yield video and speech, sorted by time, of those of `videos` that have any; `faults` counts what was left out."""
+    """Yield each of `videos` that has speech with its speech, sorted by time; `faults` counts omitted pieces."""
     path = Path(path)
     if path.is_dir():
         for video in videos:
@@ -186,7 +186,7 @@ def _videos(path: Path, faults: Counter[str]) -> Iterator[tuple[str, list[Speech
 def _of_csv(
     path: Path, faults: Counter[str], videos: Collection[str] | None = None
 ) -> Iterator[tuple[str, list[SpeechPiece]]]:
-    """Yield video and speech of those of `videos` that have any (None: all); rows of a video may be anywhere."""
+    """Yield each of `videos` (None: all) that has speech with its speech; rows of a video may be anywhere."""
     buckets = Buckets()
     parts = np.uint64(path.stat().st_size // _PART + 1) if path.exists() else np.uint64(1)
     read = (row for row in rows_of(path, "vid", "timestamp") if videos is None or row["vid"] in videos)

@@ -1,8 +1,8 @@
 """Collected answers: progress, disagreements and their decisions, and answers of other tools.
 
 Guarantees
-- an answer appears once, as it was submitted last; those of excluded people do not appear and are counted
-- imported answers keep the rules of the form and those of assignment; importing a file twice changes nothing
+- an answer appears once, as it was submitted last; answers of excluded people do not appear and are counted
+- imported answers keep the rules of the form and of assignment; importing a file twice changes nothing
 """
 
 import json
@@ -68,7 +68,7 @@ def _submitted(connection: Connection, whose: ColumnElement[bool]) -> Iterator[A
 
 
 def totals(connection: Connection, per_pair: int) -> dict[str, int]:
-    """Return the progress of all work, where `per_pair` people annotate each pair, by the names of the admin page."""
+    """Return the progress of all work by the names of the admin page. per_pair: people who annotate each pair."""
     listed = pairs.c.place.is_not(None)
     complete = func.count(case((pairs.c.taken >= per_pair, 1)))
     row = connection.execute(select(func.count().label("all"), complete.label("complete")).where(listed)).one()
@@ -163,11 +163,11 @@ def people_of(connection: Connection, shown: Sequence[str]) -> dict[str, tuple[l
 
 
 def suggestion(collected: Sequence[Answer], task: Form) -> dict[str, Any]:
-    """Return the form to begin a decision with, which can be confirmed as it is: the last decision, or what people say.
+    """Return the form to begin a decision with, which can be confirmed as it is: the last decision, or a summary.
 
-    That is a rejection where at least half of them reject. Else it has the median score of each category with the text
-    of the nearest score, where the median is below 5. Texts say how the candidate differs from the reference, unless
-    all of them were written the other way; one of several that was begins with OTHER_WAY.
+    The summary is a rejection if at least half of the people reject. Else it has the median score of each category
+    with the text of the nearest score, if the median is below 5. Texts say how the candidate differs from the
+    reference, unless all of them were written the other way; one of several that was begins with OTHER_WAY.
     """
     decided = [answer for answer in collected if answer.kind == "adjudication"]
     answers = decided[-1:] or list(collected)

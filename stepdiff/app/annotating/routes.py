@@ -1,8 +1,8 @@
 """The pages of people who annotate, at /annotate.
 
 Guarantees
-- the page has no clip names, and its media are those of the person: by the number of the assignment and the side
-- the page of a gold pair is like that of any other pair
+- the page has no clip names; its media have the number of the person's assignment, and a side
+- the page of a gold pair is like the page of any other pair
 - names are closed once somebody has a link; a server for other machines always needs one
 """
 

@@ -1,7 +1,7 @@
 """A task, its database and its limits, opened once for a server; and who sends a request: the token in a cookie.
 
 Guarantees
-- the cookie is HttpOnly and SameSite=Strict, and Secure where the public URL is https
+- the cookie is HttpOnly and SameSite=Strict, and Secure if the public URL is https
 - too many requests of a person, or guesses of an address, are 429, and others are not concerned
 """
 
@@ -65,7 +65,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Annotating:
-    """What the annotation pages use. Make it with `open`."""
+    """The task, its database and its limits. Make it with `open`."""
 
     task: AnnotationTask
     database: Database
@@ -109,7 +109,7 @@ def _seed(connection: Connection, now: float) -> str:
 
 
 def _add_pairs(connection: Connection, task: AnnotationTask, now: float) -> None:
-    """Make the table of pairs that of the task, which may have changed since the last start."""
+    """Write the pairs of the task, which may have changed since the last start, to the table of pairs."""
     listed = sha256("\n".join(pair.id for pair in task.pairs).encode()).hexdigest()
     state = {"digest": listed, "pairs": len(task.pairs), "people": task.people}
     latest = select(events.c.data).where(events.c.kind == "task").order_by(events.c.seq.desc()).limit(1)

@@ -7,7 +7,7 @@
 Guarantees
 - a file that cannot be used is listed with its reason, and the others are shown
 - a file that has not changed is not read again, and rows of equal files are kept once
-- no file outside the given folders is read, and none that is larger than its limit
+- no file outside the given folders is read, and no file above its limit
 """
 
 import hashlib
@@ -91,7 +91,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class PredictionMethod:
-    """What made the predictions of a file, as its record discloses it."""
+    """The method that made the predictions of a file, as its record discloses it."""
 
     id: str
     name: str
@@ -123,7 +123,7 @@ class Answers:
 
 @dataclass
 class _Known:
-    """A file of predictions that has been read, and what it depended on."""
+    """A file of predictions that has been read, and the files that it depended on."""
 
     watched: list[Path]
     signature: Signature
@@ -148,7 +148,7 @@ class Library:
             return (*(entry.result for entry in entries.values()), *skipped)
 
     def _paths(self) -> tuple[dict[str, Path], list[Broken]]:
-        """Return the files of predictions by their names in addresses, and what is left out."""
+        """Return the files of predictions by their names in addresses, and the omitted folders."""
         paths: dict[str, Path] = {}
         for path in dict.fromkeys(folder / f"{stem}.jsonl" for folder in self._folders for stem in _stems(folder)):
             if len(paths) == MOST_FILES:
@@ -277,7 +277,7 @@ def _method(path: Path, name: str, task: Task, record: dict[str, Any]) -> Predic
 
 
 def _names(path: Path, options: dict[str, Any]) -> Iterator[str]:
-    """Yield the run or method, and what else tells it from other predictions."""
+    """Yield the run or method, and further differences from other predictions."""
     method, head = str(options.get("method") or ""), options.get("head")
     if head:
         yield Path(str(head)).name + (f" ({method})" if method not in VIDEO_LM else "")
@@ -300,7 +300,7 @@ def _notes(task: Task, options: dict[str, Any], record: dict[str, Any]) -> tuple
 
 
 def _other_figures(answers: Answers, record: dict[str, Any]) -> str:
-    """Return a note where the record's figures are not those of the files."""
+    """Return a note if the figures of the record and of the files differ."""
     recorded = section(record, "scores")
     for name, figure in answers.measured[0].items():
         value = recorded.get(name)

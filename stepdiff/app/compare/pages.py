@@ -89,7 +89,7 @@ def rows_page(site: Site, chosen: ChosenRows, others: list[tuple[str, str]], pat
 
 
 def _method(chosen: ChosenRows, column: Column, totals: Totals, path: str) -> dict[str, Any]:
-    """Return a method in the header of the rows. What is null is not shown, or is method A itself."""
+    """Return a method in the header of the rows. A value of null is not shown, or belongs to method A itself."""
     base, shown = column is chosen.a, column in chosen.shown
 
     def link(where: Where, a: Column, b: Column | None = None) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def _method(chosen: ChosenRows, column: Column, totals: Totals, path: str) -> di
 
 
 def steps_of(site: Site, tests: TestSet) -> list[str | None]:
-    """Return the step of each row's reference clip, None where the store does not know it."""
+    """Return the step of each row's reference clip, None if the store does not know it."""
     clips = site.clips_by_id(map(_reference, tests.rows))
     return [_step(clips, row) for row in tests.rows]
 
@@ -125,7 +125,7 @@ def _step(clips: Known, row: Any) -> str | None:
 
 
 def _reference(row: Any) -> str:
-    """Return the reference clip of a row; of DiffMCQ that of the answer."""
+    """Return the reference clip of a row, in DiffMCQ of the answer."""
     return str(row.answer[0] if isinstance(row, DiffMCQ) else row.reference)
 
 
@@ -209,7 +209,7 @@ def highest_tau(row: DiffRank, scores: Sequence[float], metric: str) -> str:
 
 
 def signed(value: float) -> str:
-    """Return a number with its sign, to three digits: margins of log-likelihoods are small, those of logits large."""
+    """Return a number with its sign, to three digits: margins of log-likelihoods are small, margins of logits large."""
     if abs(value) >= 0.1 or value == 0:
         return f"{value:+.2f}"
     return f"{value:+.1g}" if abs(value) < 0.01 else f"{value:+.3f}"

@@ -48,7 +48,7 @@ class Shelf:
             return self._read[1], self._read[2]
 
     def choose(self, task: Task, selection: Selection) -> ChosenRows:
-        """Return what a selection means. Raises UnknownError where the predictions have no such test set."""
+        """Return the rows and methods of a selection. Raises UnknownError if the predictions have no such test set."""
         of_task = [tests for tests in self.read()[0] if tests.task == task]
         if not of_task:
             raise UnknownError(f"no predictions of {task}: give folders of heads.evaluate with --predictions")

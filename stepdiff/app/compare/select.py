@@ -1,9 +1,9 @@
-"""What an address selects: methods, rows, their order, and the page.
+"""The selection of an address: methods, rows, their order, and the page.
 
 Guarantees
 - an address that a page gives leads to the same selection
 - a selection without rows says which of its filters excludes them
-- the order of rows with equal values is that of the test set
+- rows with equal values keep the order of the test set
 """
 
 from collections import Counter
@@ -31,7 +31,7 @@ Name = Annotated[str, Field(max_length=300)]
 
 
 class Selection(BaseModel):
-    """The query of an address. Values that are left out are those of the first page of all rows."""
+    """The query of an address. Without a query, it is the first page of all rows."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -110,7 +110,7 @@ class ChosenRows:
 
     @cached_property
     def mask(self) -> Mask:
-        """The selected rows: those that some method shown answers and all filters leave."""
+        """The selected rows, which some method shown answers and all filters leave."""
         return self.outer & self.masks["where"][1] if "where" in self.masks else self.outer
 
     @cached_property
@@ -154,9 +154,9 @@ class ChosenRows:
 
 
 def choose(tests: TestSet, selection: Selection, steps: Sequence[str | None] = ()) -> ChosenRows:
-    """Return what a selection means on a test set; UnknownError where the set has no such method or figure.
+    """Return the selected rows and methods of a test set; UnknownError if it has no such method or figure.
 
-    steps: of each row; needed only where the selection has a step.
+    steps: of each row; needed only if the selection has a step.
     """
     shown = [_column(tests, name) for name in selection.show] or tests.columns[:MOST_METHODS]
     shown = [column for column in tests.columns if column in shown]

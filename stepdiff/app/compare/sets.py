@@ -1,7 +1,7 @@
 """Test sets, the methods that answer them, and their totals. Rows are equal by content, whatever their place in a file.
 
-Files of one task belong to one test set where they name the same one and share a row, or where one of them shares half
-of its rows with the set. The n-th of several equal rows of a file is the n-th of those of another file.
+Files of one task belong to one test set if they name the same one and share a row, or if one of them shares half
+of its rows with the set. The n-th of several equal rows of a file is the n-th of them in another file.
 
 A right order of DiffRank is one with a margin above 0.
 
@@ -71,7 +71,7 @@ class Column:
         return {name: Figure(self._spread(figure.parts, 0.0), figure.value) for name, figure in figures.items()}
 
     def values(self, metric: str) -> Float64[np.ndarray, " rows"]:
-        """Return a figure of each row by itself, NaN where it is undefined."""
+        """Return a figure of each row by itself, NaN if it is undefined."""
         if metric not in self.figures:  # defined on none of the rows that the method answers
             return np.full(len(self.place), np.nan)
         if metric not in self._values:
@@ -99,7 +99,7 @@ class Column:
 
         DiffMCQ: whether the choice is the answer; NEITHER for a method that prefers no option in any row. DiffRank:
         whether all pairs of targets that the truth orders are in that order. DiffCap: whether a caption declines that
-        should, or does where the clips differ; all others NEITHER.
+        should, or does although the clips differ; all others NEITHER.
         """
         task = self.answers.of.task
         verdicts = np.full(len(self.place), NEITHER, np.int8)
@@ -117,16 +117,16 @@ class Column:
 
     @cached_property
     def margins(self) -> Float64[np.ndarray, " rows"]:
-        """How clear the answer is: above 0 it is right. NaN where it has no margin.
+        """How clear the answer is: above 0 it is right. NaN if it has no margin.
 
-        DiffMCQ: score of the answer less the highest other score. DiffRank: the smallest score of a target less that of
-        one which is less similar in truth.
+        DiffMCQ: score of the answer less the highest other score. DiffRank: the smallest score of a target less the
+        score of a target that is less similar in truth.
         """
         return self._per_row(margin)
 
     @cached_property
     def losses(self) -> Float64[np.ndarray, " rows"]:
-        """DiffMCQ: cross entropy of the softmax of the scores, in nats. DiffRank: 1 - tau. NaN where undefined."""
+        """DiffMCQ: cross entropy of the softmax of the scores, in nats. DiffRank: 1 - tau. NaN if undefined."""
         if self.answers.of.task == "diffrank":
             return 1 - self.values("ktau_all_rows")
         return self._per_row(cross_entropy)
@@ -183,7 +183,7 @@ class TestSet:
 
     @cached_property
     def texts(self) -> list[str]:
-        """What a search for words looks at in each row: its clips, category and texts, without case."""
+        """The words of each row that a search reads: its clips, category and texts, without case."""
         return [" ".join(_strings(asdict(row))).casefold() for row in self.rows]
 
     @cached_property
@@ -382,7 +382,7 @@ def _words(texts: Iterable[str]) -> set[str]:
 
 
 def supported(caption: str, references: Sequence[str], common: Collection[str] = ()) -> list[Piece]:
-    """Return a caption in pieces: each word of content that a reference has, and what is between them.
+    """Return a caption in pieces: each word of content that a reference has, and the texts between them.
 
     common: words that are not marked, as `frequent` returns.
     """

@@ -28,7 +28,7 @@ Kind = Literal["text", "numbers"]
 
 
 def passing(shown: Shown, where: str, words: str) -> tuple[Mask, str | None]:
-    """Return the clips of a map that have `where` and `words`, and where no clip has, the part that excluded all.
+    """Return the clips of a map that have `where` and `words`, and if there are none, the part that excluded all.
 
     Args:
         where: A condition as `retrieval query --where` takes it, or nothing.
@@ -65,7 +65,7 @@ def inside(xy: Float32[np.ndarray, "clips 2"], corners: Sequence[tuple[float, fl
 
 
 def read_lasso(text: str) -> list[tuple[float, float]]:
-    """Return the corners of `x,y,x,y,...`. StepDiffError where it is not such a list."""
+    """Return the corners of `x,y,x,y,...`. StepDiffError if it is not such a list."""
     try:
         numbers = [float(number) for number in text.split(",")] if text else []
     except ValueError:
@@ -120,7 +120,7 @@ class LegendEntry:
 
 @dataclass(frozen=True)
 class Legend:
-    """What the codes of a map mean."""
+    """The meaning of the codes of a map."""
 
     column: str | None
     kind: Kind | None
@@ -132,7 +132,7 @@ class Legend:
 
 
 def columns_of(like: pl.DataFrame) -> dict[str, Kind]:
-    """Return the columns of a frame that can be a colour and be sorted, with the duration where it can be computed."""
+    """Return the columns of a frame that can be a colour and be sorted, with the duration if it can be computed."""
     columns: dict[str, Kind] = {}
     for name, dtype in like.schema.items():
         if name not in _HIDDEN and (dtype.is_numeric() or dtype in (pl.String, pl.Boolean, pl.Categorical)):
@@ -193,7 +193,7 @@ def _condition(column: str, value: object) -> str:
 
 
 def _written(column: str) -> str:
-    """Return a column's name as a condition writes it: in quotes where it would be read as something else."""
+    """Return a column's name as a condition writes it: in quotes if it would be read as something else."""
     try:
         if column.isidentifier() and read_condition(f"{column} = 1").columns == {column}:
             return column

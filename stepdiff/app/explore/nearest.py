@@ -5,7 +5,7 @@ or a contrastive head of the site's runs over such an encoder. It is loaded once
 first head of words among the runs compares the clips by the words of the text that it knows.
 
 Guarantees
-- neighbours are those of `retrieval query`, among the clips that pass the filter
+- neighbours are the same as from `retrieval query`, among the clips that pass the filter
 - a text is encoded as the texts of the view were, or not at all: the error says why
 - words are searched among at most AMONG clips, drawn by a seed, and the title says so
 """
@@ -88,7 +88,7 @@ class Searcher:
         return self._search(view, average, k, among)
 
     def of_text(self, view: View, text: str, k: int, among: Int64[np.ndarray, " some"] | None) -> Hits:
-        """Return the clips nearest to a text, encoded now if the store has no embedding of it; or those with its words.
+        """Return the clips nearest to a text, encoded now if the store has no embedding of it; or clips with its words.
 
         StepDiffError: the text is empty, or the encoder, its weights or its head cannot be found here, or the text has
         no word that the head of words knows.

@@ -63,7 +63,7 @@ class ChosenClips:
 
     @property
     def rows(self) -> Int64[np.ndarray, " listed"]:
-        """The rows of the listed clips, those of hits from the nearest on."""
+        """The rows of the listed clips; hits begin with the nearest."""
         return self.shown.map.rows[self.listed] if self.hits is None else self.hits.rows
 
 
@@ -244,7 +244,7 @@ def clip(
 
 
 def _listed(chosen: ChosenClips, sort: str, offset: int, limit: int) -> tuple[pl.DataFrame, int]:
-    """Return a page of what the grid and the table list, row and similarity (null unless it is a hit), and its length.
+    """Return a page of the list of the grid and the table: row, similarity (null: no hit), and the list's length.
 
     Only the page is sorted completely: a million clips take a tenth of the time of a whole sort.
     """

@@ -1,7 +1,7 @@
 """Notes about a pair, their files (CSV, JSON, WebVTT with one file for each video), and the coach's card, at /notes.
 
 Guarantees
-- CSV and JSON have every field of every note exactly, and where the moment is in the video file
+- CSV and JSON have every field of every note exactly, and the moment in the video file
 - a cue of WebVTT begins at the note's moment in the video file, so that a player shows the notes over the whole video
 """
 
@@ -176,7 +176,7 @@ def exported(site: Site, notes: Sequence[Note]) -> list[ExportedNote]:
 
 
 def export(form: Form, notes: Sequence[ExportedNote]) -> tuple[str, bytes]:
-    """Return name and bytes of a file of notes; that of WebVTT is an archive."""
+    """Return name and bytes of a file of notes; the file of WebVTT is an archive."""
     if form == "csv":
         out = io.StringIO()
         rows = csv.DictWriter(out, [field.name for field in fields(ExportedNote)])

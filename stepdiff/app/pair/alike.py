@@ -4,7 +4,7 @@ A head is asked SIMILAR_QUESTION, as in DiffRank; its answer is log p(YES) - log
 A head of words compares a distance with the one below which nothing differs.
 
 Guarantees
-- the log-odds of a pair are those that DiffRank is scored with
+- DiffRank is scored with the same log-odds of a pair
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ def similarities(odds: Odds) -> list[dict[str, Any]]:
 
 
 def by_words(evidence: "WordEvidence", pair: Pair) -> list[dict[str, Any]]:
-    """Return what `stepdiff compare` does with a head of words; nothing if it was fitted without --validation."""
+    """Return the same as `stepdiff compare` with a head of words; nothing if it was fitted without --validation."""
     from stepdiff.comparison.models import Reader
 
     reader = Reader(evidence, evidence)
@@ -59,7 +59,7 @@ def by_words(evidence: "WordEvidence", pair: Pair) -> list[dict[str, Any]]:
 
 
 def odds(loaded: Loaded, kept: KeptOdds, pair: Pair, categories: Sequence[str] = CATEGORIES) -> Odds:
-    """Return the log-odds of a pair, at least in these categories; those that are kept are not computed again."""
+    """Return the log-odds of a pair, at least in these categories; kept ones are not computed again."""
     computed = kept.get((loaded.head, pair)) or {}
     _keep(loaded, kept, [(pair, category) for category in categories if category not in computed])
     return kept.get((loaded.head, pair)) or {}

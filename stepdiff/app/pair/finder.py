@@ -4,7 +4,7 @@ Work is bounded: of a large catalog a sample of rows is read, of a large step a 
 scores a sample of pairs. The note of the result says so.
 
 Guarantees
-- the pairs of a small step are those of a comparison of all its pairs; two clips of one video are no pair
+- the pairs of a small step are the result of comparing all its pairs; two clips of one video are no pair
 - equal searches have equal results: the next pair of a list is always the same
 """
 
@@ -39,7 +39,7 @@ Text = Annotated[str, Query(max_length=500)]
 
 @dataclass(frozen=True)
 class PairSearch:
-    """What is searched, as it is written in addresses."""
+    """The options of a search, as they are written in addresses."""
 
     step: Text = ""  # empty: any step, but one for both clips
     category: Text = CATEGORIES[0]
@@ -66,14 +66,14 @@ class Finder:
         self._sample: Sample | None = None
 
     def sample(self) -> Sample:
-        """Return rows of the catalog with their steps; they are read again where the catalog has grown."""
+        """Return rows of the catalog with their steps; they are read again if the catalog has grown."""
         catalog = self._site.store.catalog("clips")
         if self._sample is None or self._sample.total != len(catalog):
             self._sample = sampled(catalog)
         return self._sample
 
     def candidates(self, step: str, view: str) -> tuple[list[Pair], str]:
-        """Return pairs of one step with features in a view, and a note on what they are."""
+        """Return pairs of one step with features in a view, and a note about them."""
         sample = self.sample()
         if step and step not in sample.steps:
             raise UnknownError(sample.lacks(step))
@@ -97,7 +97,7 @@ class Finder:
         return pairs, note
 
     def scored_pairs(self, step: str, view: str) -> tuple[list[Pair], str]:
-        """Return the pairs that a head scores, and a note on what they are."""
+        """Return the pairs that a head scores, and a note about them."""
         pairs, note = self.candidates(step, view)
         if len(pairs) > MOST_SCORED:
             drawn = generator(0, "scored pairs", step).permutation(len(pairs))[:MOST_SCORED]
@@ -106,7 +106,7 @@ class Finder:
         return pairs, note
 
     def search(self, search: PairSearch, heads: Sequence[RunHead]) -> Result:
-        """Return the list of a search. heads: those that may be named; UnknownError: what it names does not exist."""
+        """Return the list of a search. heads: may be named; UnknownError: the search names something else."""
         kind, _, name = search.by.partition(":")
         if kind in ("", "cosine"):
             return self._by_cosine(search, name)
@@ -163,7 +163,7 @@ class Finder:
     def _ranked(
         self, search: PairSearch, pairs: list[Pair], scores: np.ndarray, note: str, say: Callable[[float], str]
     ) -> Result:
-        """Return the list of the best of some pairs. say: what a score means."""
+        """Return the list of the best of some pairs. say: returns a score in words."""
         best = chosen(pairs, scores if search.order == "alike" else -scores, MOST_FOUND, TIMES)
         listed = []
         for at, place in enumerate(best):

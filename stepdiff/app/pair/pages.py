@@ -1,4 +1,4 @@
-"""The pages of a pair and of the finder: what the catalog, the videos, heads and predictions say about two clips.
+"""The pages of a pair and of the finder: facts of the catalog, the videos, heads and predictions about two clips.
 
 Guarantees
 - the `warp` of an alignment never goes back in time, and covers Video 1 from its begin to its end
@@ -146,14 +146,14 @@ class Pairs:
         return sorted(attributes, key=lambda column: not column["differs"])
 
     def _similar(self, pair: Pair, heads: list[RunHead]) -> list[dict[str, Any]]:
-        """Return the log-odds of a pair that were computed, and those of stored predictions where they were not."""
+        """Return the computed log-odds of a pair, and for heads without them the stored ones."""
         odds_of = {head.name: dict(odds) for head in heads if (odds := self.odds.get((head, pair))) is not None}
         for name, odds in self.stored.similar(pair).items():
             odds_of[name] = odds | odds_of.get(name, {})
         return [{"head": name, "values": similarities(odds)} for name, odds in odds_of.items()]
 
     def _listed(self, pair: Pair, search: PairSearch, at: int, heads: list[RunHead]) -> dict[str, Any]:
-        """Return where a pair is in the list of a search; number 0: it is not, or the list has to be computed again."""
+        """Return the place of a pair in the list of a search; number 0: the list lacks it, or has to be computed."""
         try:
             pairs = self.finder.search(search, heads).pairs
         except UnknownError:  # the runs or predictions of the list are gone
@@ -177,7 +177,7 @@ def _titles(site: Site, clips: Iterable[str]) -> dict[str, str]:
 
 
 def _lacks(difference: str, words: str) -> str:
-    """Return the words of a difference that those of another one lack, "" for none: "bowl" is part of "blue bowl"."""
+    """Return the words of a difference that another one lacks, "" for none: "bowl" is part of "blue bowl"."""
     one, other = (re.split(r", | instead of ", each.removeprefix("no ")) for each in (difference, words))
     return ", ".join(word for word in one if not any(f" {word} " in f" {each} " for each in other))
 
@@ -187,7 +187,7 @@ def _title(head: RunHead) -> str:
 
 
 def shown(site: Site, clip: ClipRecord) -> dict[str, Any]:
-    """Return a clip with its frame rate; usual values, and the reason, where its video cannot be opened."""
+    """Return a clip with its frame rate; usual values, and the reason, if its video cannot be opened."""
     path = "" if clip.video is None else str(Path(site.videos or "") / clip.video)
     about = {"clip": clip, "path": path, "missing": ""}
     try:
@@ -207,7 +207,7 @@ def _picture(path: Path, _changed: int) -> dict[str, float]:
 
 
 def columns(site: Site, pair: Pair) -> list[dict[str, Any]]:
-    """Return all columns of the catalog for two clips, empty where it has no value."""
+    """Return all columns of the catalog for two clips, empty if it has no value."""
     catalog = site.store.catalog("clips")
     records = {row["key"]: row for row in catalog.select(catalog.rows(list(pair))).drop("row").to_dicts()}
     one, two = (records[key] for key in pair)
@@ -215,7 +215,7 @@ def columns(site: Site, pair: Pair) -> list[dict[str, Any]]:
 
 
 def _column(name: str, one: Any, two: Any) -> dict[str, Any]:
-    """Return a column of both clips. of_file: it identifies a video file, and does not say what the clip shows."""
+    """Return a column of both clips. of_file: it identifies a video file, and says nothing about its content."""
     of_file = name.endswith(("_bytes", "_digest"))
     values = {"name": name, "reference": _text(one), "candidate": _text(two)}
     return values | {"differs": one != two, "of_file": of_file}

@@ -1,7 +1,7 @@
 """A pair of clips, and the search for pairs, at /pair.
 
 Guarantees
-- a streamed answer is that of heads.ask to the byte, and captions are post-processed as `heads.evaluate` does
+- a streamed answer equals the answer of heads.ask to the byte, and captions are post-processed as `heads.evaluate` does
 - a cancelled answer stops before its next token
 """
 

@@ -1,4 +1,4 @@
-"""What the given predictions say about a pair: captions, log-odds that it is similar, and the true scores.
+"""The predictions of a site about a pair: captions, log-odds that it is similar, and the true scores.
 
 Guarantees
 - predictions of a pair in the other order are not shown as this pair's
@@ -55,7 +55,7 @@ class Stored:
     def caption(self, pair: Pair, category: str, text: str, references: dict[str, list[str]]) -> dict[str, Any]:
         """Return a caption of a pair with the words that references have.
 
-        details: those that it names for a video, checked against the exact attributes of both in a sample world.
+        details: named for a video, checked against the exact attributes of both in a sample world.
         """
         truth = self.truth_of(pair)
         judged = judgements(text, category, *truth) if truth and category in CATEGORIES else {}
@@ -124,7 +124,7 @@ class Stored:
         return scores
 
     def _files(self, task: Task) -> Iterator[tuple[str, Answers, Lines]]:
-        """Yield the files of a task, those of trained heads first and controls last: name, answers, lines of pairs.
+        """Yield the files of a task, trained heads first and controls last: name, answers, lines of pairs.
 
         Methods of one name, such as one head of several seeds, are named with the folders of their files.
         """

@@ -1,12 +1,12 @@
-"""One thread that computes with one model; what it is asked for waits in a bounded queue.
+"""One thread that computes with one model; its jobs wait in a bounded queue.
 
-A job names the head that it needs. The worker loads it where another one, or none, is in memory.
+A job names the head that it needs. The worker loads it if another one, or none, is in memory.
 
 Guarantees
 - at most one model is in memory: the other one is dropped before a model is loaded
 - jobs run one at a time, in the order in which they were submitted
-- a cancelled job that waits never starts, and one that runs ends at its next check; that of a client that has gone is
-  cancelled
+- a cancelled job that waits never starts, and one that runs ends at its next check; the job of a client that has gone
+  is cancelled
 """
 
 import asyncio
@@ -60,7 +60,7 @@ class Job:
     _events: deque[JobEvent] = field(default_factory=deque)
 
     def check(self) -> None:
-        """Raise CancelledError where the job was cancelled."""
+        """Raise CancelledError if the job was cancelled."""
         if self.cancelled.is_set():
             raise CancelledError
 
@@ -176,7 +176,7 @@ class Events(StreamingResponse):
         super().__init__(self._lines(), headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events; the job is cancelled where the client has gone."""
+        """Send the events; the job is cancelled if the client has gone."""
         try:
             await super().__call__(scope, receive, send)
         finally:
