@@ -43,7 +43,7 @@ class Place:
 
     def visit(self, name: str | None = None) -> TestClient:
         """Return a browser, with the link of a person who is added where there is none of this name."""
-        base = self.app.state.site.public_url or "http://127.0.0.1"
+        base = self.app.state.kept[Site].public_url or "http://127.0.0.1"
         client = TestClient(self.app, base, raise_server_exceptions=False, follow_redirects=False)
         client.headers["Accept"] = "application/json"
         if name is not None:
@@ -80,7 +80,7 @@ def submit(client: TestClient, number: int = 1, rejected: str | None = None, **c
 
 def posts(place: Place) -> list[str]:
     """Return all addresses that change something."""
-    found = create_app(place.app.state.site).openapi()["paths"]
+    found = create_app(place.app.state.kept[Site]).openapi()["paths"]
     paths = [path for path, about in found.items() if "post" in about and "annotate" in path]
     return [path.format(identity=1, act="exclude") for path in paths]
 

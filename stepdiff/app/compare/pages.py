@@ -19,7 +19,7 @@ from stepdiff_core.tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of
 
 MOST_TEXT = 2000  # characters of a text that are shown
 _VERDICTS = {RIGHT: "right", WRONG: "wrong", NEITHER: ""}
-Known = Mapping[str, ClipRecord]  # clips that the store has, by id
+ClipsById = Mapping[str, ClipRecord]  # clips that the store has, by id
 
 
 def set_line(tests: TestSet) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def steps_of(site: Site, tests: TestSet) -> list[str | None]:
     return [_step(clips, row) for row in tests.rows]
 
 
-def _step(clips: Known, row: Any) -> str | None:
+def _step(clips: ClipsById, row: Any) -> str | None:
     clip = clips.get(_reference(row))
     return None if clip is None else clip.step
 
@@ -129,7 +129,7 @@ def _reference(row: Any) -> str:
     return str(row.answer[0] if isinstance(row, DiffMCQ) else row.reference)
 
 
-def _row(site: Site, chosen: ChosenRows, place: int, clips: Known, path: str) -> dict[str, Any]:
+def _row(site: Site, chosen: ChosenRows, place: int, clips: ClipsById, path: str) -> dict[str, Any]:
     """Return a row with its answers."""
     row, key = chosen.tests.rows[place], chosen.tests.keys[place]
 
