@@ -69,7 +69,8 @@ def create_app(site: Site) -> FastAPI:
 
     app.mount("/static", StaticFiles(directory=STATIC, packages=[("stepdiff_core", "static")]), name="static")
     sections = [] if public else [media, explore, pair, notes, compare]
-    state |= {} if public else {kind: kind(site) for kind in (explore.Explorer, Pairs, Notebook, compare.Shelf)}
+    kinds: tuple[Any, ...] = () if public else (explore.Explorer, Pairs, Notebook, compare.Shelf)
+    state |= {kind: kind(site) for kind in kinds}
     if site.annotate is not None:
         sections.append(annotating)
         state[Annotating] = Annotating.of_site(site)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -292,24 +291,15 @@ def test_a_clip_that_cannot_be_decoded_fails_alone(models: dict[str, Path], vide
 @pytest.mark.full
 def test_videos_are_found_in_the_given_folder(video: Path, tmp_path: Path) -> None:
     store = Store.open(tmp_path / "features", create=True)
-    names = [video.name, "n" * 300 + ".mp4", "nul\0.mp4"]
-    rows = {
-        "key": ["a", "b", "c"],
-        "video": names,
-        "split": ["train", "long", "nul"],
-        "start": [0.0] * 3,
-        "end": [1.0] * 3,
-    }
-    with store.lock():
-        store.catalog("clips").append(pl.DataFrame(rows))
+    rows = {"key": ["a", "b"], "video": [video.name, "n" * 300 + ".mp4"], "split": ["train", "long"]}
+    store.catalog("clips").append(pl.DataFrame(rows).with_columns(start=0.0, end=1.0))
     items = clip_items(store, "train", str(video.parent))
     ((shard, block),) = items.shards()
     assert items.complete(shard, block)["video"].to_list() == [str(video)]
     with pytest.raises(StepDiffError, match="video.mp4 does not exist: give --videos"):
         clip_items(store, "train", str(tmp_path))
-    for split, named in (("long", "n.mp4 does not exist"), ("nul", "nul\\x00.mp4' does not exist")):
-        with pytest.raises(StepDiffError, match=re.escape(named)):
-            clip_items(store, split, str(video.parent))
+    with pytest.raises(StepDiffError, match="n.mp4 does not exist"):
+        clip_items(store, "long", str(video.parent))
 
 
 NAMES = ["a red egg", "whisk", "bowl of a very long name that no text tower reads to its end at all"]

@@ -474,8 +474,7 @@ def collected(tmp_path: Path) -> Path:
 def test_one_command_writes_all_forms(collected: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store.open(collected / "features", create=True)
     frame = pl.DataFrame({"key": ["hub", "c0", "c1", "c2"], "step": ["a", "a", "a", None]})
-    with store.lock():
-        store.catalog("clips").append(frame)
+    store.catalog("clips").append(frame)
     names = ("diffcap", "diffrank", "answers", "csv", "label-studio", "label-studio-config")
     flags = [part for name in names for part in (f"--{name}", str(collected / f"made/{name}"))]
     assert command.main([str(collected / "answers.jsonl"), *flags, "--store", str(collected / "features")]) == 0

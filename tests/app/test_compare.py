@@ -65,7 +65,7 @@ def test_rows_of_methods_are_aligned_by_content_not_by_place(tests: TestSet) -> 
         for place, row in enumerate(tests.rows):
             if column.answered[place]:
                 assert own.of.rows[column.place[place]] == row
-                assert column.prediction(place) == own.said[column.place[place]]
+                assert column.prediction(place) == own.predictions[column.place[place]]
         assert column.answered.sum() == len(own.of.rows)  # the equal rows too
 
 

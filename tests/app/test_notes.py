@@ -309,8 +309,7 @@ def test_the_title_of_a_card_is_the_step_of_both_clips(
         "end": 1.0,
         "step": pl.Series(steps, dtype=pl.String),
     }
-    with store.lock():
-        store.catalog("clips").append(pl.DataFrame(clips))
+    store.catalog("clips").append(pl.DataFrame(clips))
     notes, cache = f"sqlite:///{tmp_path}/notes.db", str(tmp_path / "cache")
     site = Site(AppOptions(str(store.path), str(portrait.parent), database=notes, cache=cache))
     client = TestClient(create_app(site), "http://127.0.0.1")

@@ -559,8 +559,7 @@ def test_no_path_leads_out_of_the_folder_of_videos(tmp_path: Path, video: str) -
     (tmp_path / "secret.mp4").write_bytes(b"secret")
     (tmp_path / "videos" / "link.mp4").symlink_to(tmp_path / "secret.mp4")
     store = Store.open(tmp_path / "features", create=True)
-    with store.lock():
-        store.catalog("clips").append(pl.DataFrame({"key": ["x"], "video": [video], "start": [0.0], "end": [1.0]}))
+    store.catalog("clips").append(pl.DataFrame({"key": ["x"], "video": [video], "start": [0.0], "end": [1.0]}))
     site = Site(AppOptions(str(tmp_path / "features"), str(tmp_path / "videos"), cache=str(tmp_path / "cache")))
     with pytest.raises(UnknownError, match="is not a file in the folder of videos"):
         site.file(site.clip("x"))
@@ -576,8 +575,7 @@ def test_an_image_in_a_tar_file_is_shown(tmp_path: Path) -> None:
     (folder / "link.tar").symlink_to(tmp_path / "outside.tar")
     store = Store.open(tmp_path / "features", create=True)
     videos = ["00000.tar/red.png", "link.tar/red.png", "gone.tar/red.png"]
-    with store.lock():
-        store.catalog("clips").append(pl.DataFrame({"key": videos, "video": videos, "start": 0.0, "end": 1.0}))
+    store.catalog("clips").append(pl.DataFrame({"key": videos, "video": videos, "start": 0.0, "end": 1.0}))
     site = Site(AppOptions(str(tmp_path / "features"), str(folder), cache=str(tmp_path / "cache")))
 
     def strip(key: str) -> Path:
