@@ -179,7 +179,7 @@ def test_video_2_follows_the_alignment_within_a_frame(
     assert place == pytest.approx(alignment.warp(first.seconds[0] + time) - second.seconds[0], abs=0.01)
 
 
-def test_a_clip_is_moved_alone_and_both_begin_and_loop_where_they_are_set(opened: "Page") -> None:
+def test_a_clip_is_moved_alone_and_both_loop_where_set(opened: "Page") -> None:
     opened.keyboard.press("Space")
     opened.evaluate(f"{PLAYER}.seek(1)")
     strip = opened.get_by_role("slider", name="Place in Video 2")
@@ -216,7 +216,7 @@ PLAYED = """async (frames) => {
 """[clock, time of Video 1, time of Video 2] of pictures, to the begin of a loop"""
 
 
-def test_each_clip_has_its_own_in_and_out_which_loop_warp_and_address_obey(opened: "Page") -> None:
+def test_loop_warp_and_address_obey_in_and_out_of_each_clip(opened: "Page") -> None:
     """With the keyboard alone."""
     times = f"{PLAYER}.videos.map((video) => video.currentTime)"
 
@@ -295,7 +295,7 @@ def test_the_address_opens_what_another_person_sees(opened: "Page", browser: "Br
         assert page.evaluate(f"[{PLAYER}.speed, {PLAYER}.ranges[0]]") == [1, [None, 1.5]]
 
 
-def test_a_click_leaves_space_to_the_player_and_reduced_motion_leaves_it_paused(opened: "Page") -> None:
+def test_space_plays_after_a_click_and_reduced_motion_pauses(opened: "Page") -> None:
     opened.get_by_role("button", name="Loop").click()
     opened.keyboard.press("Space")
     assert opened.evaluate(f"[{PLAYER}.playing, {PLAYER}.looping]") == [False, False]
