@@ -142,7 +142,7 @@ def show_scores(task: str, scores: dict[str, Any], seen: dict[str, Any] | None =
 
     sizes = ", ".join(f"{scores[name]} {name}" for name in counts)
     mark = "" if seen is None else f" {MARK}"
-    grids = [table(f"{task}{mark}: {sizes}", "figure", results, {name: name for name in columns})]
+    grids = [table(f"{task}{mark}: {sizes}", "figure", results, {str(name): str(name) for name in columns})]
     categories: dict[str, dict[str, Any]] = scores["per_category"]
     results = [each for category, values in categories.items() for each in results_of(category, values)]
     measured = {result.figure for result in results} - {"videos"}
