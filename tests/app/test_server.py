@@ -298,7 +298,7 @@ def test_no_request_ends_in_500(world: Path, tmp_path: Path) -> None:
     rows = random_rows("diffmcq", 6, clips=keys)
     write(tmp_path / "said", "diffmcq_one", "diffmcq", rows, guesses("diffmcq", rows, 0), control="none")
     task = write_task(tmp_path / "task", [(keys[0], key) for key in keys[1:]])
-    said, videos = [str(tmp_path / "said")], str(world / "kitchen")
+    said, videos = (str(tmp_path / "said"),), str(world / "kitchen")
     app = create_app(
         Site(AppOptions(store, videos, predictions=said, annotate=str(task), cache=str(tmp_path / "cache")))
     )
