@@ -43,6 +43,7 @@ _COMPARISONS: _Signs = {exp.EQ: "=", exp.NEQ: "<>", exp.LT: "<", exp.LTE: "<=", 
 _LIKE: _Signs = {exp.Like: "LIKE", exp.ILike: "ILIKE"}
 _ARITHMETIC: _Signs = {exp.Add: "+", exp.Sub: "-", exp.Mul: "*", exp.Div: "/", exp.Mod: "%"}
 _BINARY: _Signs = {**_COMPARISONS, **_LIKE, **_ARITHMETIC, exp.And: "AND", exp.Or: "OR", exp.Is: "IS"}
+_UNFINISHED = {*_BINARY.values(), "!=", "NOT", "IN", "BETWEEN"}  # something follows each
 _FUNCTIONS: _Signs = {exp.Lower: "LOWER", exp.Upper: "UPPER", exp.Length: "LENGTH"}
 _BOOLEAN = (exp.And, exp.Or, exp.Not, exp.Paren)  # of which NOT may be a part
 _ARGUMENTS = {"this", "expression", "expressions", "low", "high", "negate", "is_string", "quoted"}  # of allowed nodes
@@ -121,8 +122,11 @@ def read_condition(text: str, option: str = "--where") -> Condition:
     try:
         tree = parse_one(text, into=exp.Condition)
     except ParseError as error:
-        place = next((repr(each["highlight"]) for each in error.errors if each["highlight"]), "its end")
-        raise not_a_condition(option, text, f"it cannot be read at {place}" if tokens else "it is empty") from None
+        place = next((each["highlight"] for each in error.errors if each["highlight"]), "")
+        why = f"it cannot be read at {repr(place) if place else 'its end'}" if tokens else "it is empty"
+        if tokens and place == tokens[-1].text and place.upper() in _UNFINISHED:
+            why = "it ends too early"
+        raise not_a_condition(option, text, why) from None
     sql = _written(tree, option)
     columns = frozenset(column.name for column in tree.find_all(exp.Column))
     # sqlglot adds parentheses where it reads IS as nearer than Polars does, drops a + and accepts BETWEEN without AND

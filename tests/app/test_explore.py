@@ -145,7 +145,7 @@ def test_a_refused_value_marks_its_field(serve: Callable[..., Server], browser: 
         for marked, value, reason in (
             ("where", "size > 3", "names no column of the clips: size; the catalog has key, video, start, end"),
             ("where", "step = ", "is not a condition (it ends too early)"),
-            ("where", "step > 3 AND", "step > 3 AND"),
+            ("where", "step > 3 AND", "; the catalog has key, video, start, end"),
             ("words", "a " + " ".join(map(str, range(20))), "the search has 21 words: give at most 20"),
         ):
             page.fill("#where", "duration > 0")

@@ -263,6 +263,8 @@ def test_a_selection_hides_all_other_rows_of_an_index(store: Store, cut: View) -
         ("start + 1", "is not a condition ("),
         ("start > 'late'", "is not a condition ("),
         ("", "is not a condition (it is empty"),
+        ("step = ", "is not a condition (it ends too early)"),
+        ("step = 'a' and", "is not a condition (it ends too early)"),
         ("step ~ '(a+)+$'", "is not a condition (it cannot be read at '~')"),
         ("step = 'a' escape", "is not a condition (it cannot be read at 'escape')"),
         ("step = \\0", "is not a condition (it cannot be read at '\\\\')"),
