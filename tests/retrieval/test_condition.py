@@ -259,11 +259,10 @@ def test_a_selection_hides_all_other_rows_of_an_index(store: Store, cut: View) -
     ("where", "why"),
     [
         ("colour = 'red'", "names no column of the clips: colour; the catalog has key, step, split, start, end, dur"),
-        ("step = ", "is not a condition ("),
+        ("step = ", "is not a condition (it ends too early)"),
         ("start + 1", "is not a condition ("),
         ("start > 'late'", "is not a condition ("),
         ("", "is not a condition (it is empty"),
-        ("step = ", "is not a condition (it ends too early)"),
         ("step = 'a' and", "is not a condition (it ends too early)"),
         ("step ~ '(a+)+$'", "is not a condition (it cannot be read at '~')"),
         ("step = 'a' escape", "is not a condition (it cannot be read at 'escape')"),
