@@ -36,11 +36,11 @@ def outdated(store: Store, replaced: pl.DataFrame, views: Sequence[str]) -> list
     """
     lines = []
     # a key of annotations is a clip's id, or `TYPE ID ID` of a pair
-    wanted = (" " + replaced["key"] + " ").implode()
+    replaced_keys = (" " + replaced["key"] + " ").implode()
     for stage in listed(store.path / "annotations", "*"):
         for version in listed(stage, "*"):
             keys = (table.read(part, ["key"])["key"] for part in listed(version, "*.parquet"))
-            about = [part.filter((" " + part + " ").str.contains_any(wanted)) for part in keys]
+            about = [part.filter((" " + part + " ").str.contains_any(replaced_keys)) for part in keys]
             if count := pl.concat([pl.Series(dtype=pl.String), *about]).n_unique():
                 lines.append(
                     f"out of date: {count} answers about replaced clips in annotations/{stage.name}/{version.name}; "
@@ -72,7 +72,7 @@ class Changes:
     as the catalog says, `file` and `interval` (whether they differ), `ok` (whether a view has features).
     """
 
-    asked: Manifest
+    window: Manifest
     files: Mapping[str, Identity | None]  # of each video, by the name that the manifest gives it
     changed: pl.DataFrame  # clips whose file or interval differs
     unknown: pl.DataFrame  # clips of which the catalog has no identity although their file is there
@@ -82,8 +82,8 @@ class Changes:
         """Raise StepDiffError if a clip that has features changed, or with `replace`, if it could not be computed."""
         for clip in self.changed.filter("ok").iter_rows(named=True):
             if not replace:
-                raise StepDiffError(difference(self.asked, clip, int(self.changed["ok"].sum())))
-            reason = self.asked.failures.get(clip["key"]) or unreadable(self.asked.paths[clip["video"]])
+                raise StepDiffError(difference(self.window, clip, int(self.changed["ok"].sum())))
+            reason = self.window.failures.get(clip["key"]) or unreadable(self.window.paths[clip["video"]])
             if reason:
                 raise StepDiffError(f"clip {clip['key']!r} cannot be replaced, its features are kept: {reason}")
 
@@ -91,21 +91,21 @@ class Changes:
         """Make changed clips absent in every view, then update the catalog. The caller has called `refuse`."""
         if self.changed.height:
             self._withdraw(store)
-        catalog = store.catalog(self.asked.entity)
+        catalog = store.catalog(self.window.entity)
         recorded = pl.concat([self.unknown, self.changed]).unique("key").drop_nulls(BYTES)
         if recorded.height:
             catalog.update(recorded.select("key", BYTES, DIGEST))
         if unchecked := self.unknown["ok"].sum():
             say(f"{unchecked} clips had no record of their video file: it is recorded now, and was not compared")
-        rows = self.asked.rows
+        rows = self.window.rows
         new = rows.filter(pl.Series(catalog.rows(rows["key"]) < 0, dtype=pl.Boolean))
         if self.kept.height:
             say(f"{self.kept.height} clips keep their path in the catalog: the file at their new path does not exist")
             keeps_path = pl.col("key").is_in(self.kept["key"].implode())
             rows = rows.with_columns(video=pl.when(~keeps_path).then("video"))
         if updated := catalog.update(rows):
-            say(f"metadata of {updated} {self.asked.entity} in the store updated from the manifest")
-        catalog.append(_identified(new, self.files) if self.asked.entity == "clips" else new)
+            say(f"metadata of {updated} {self.window.entity} in the store updated from the manifest")
+        catalog.append(_identified(new, self.files) if self.window.entity == "clips" else new)
 
     def _withdraw(self, store: Store) -> None:
         """Make the rows of changed clips absent in every view, and say what else was made from the old ones."""
@@ -122,7 +122,7 @@ class Changes:
             say(f"{free} clips without features take their new file or interval from the manifest")
 
 
-def difference(asked: Manifest, clip: Mapping[str, Any], count: int) -> str:
+def difference(window: Manifest, clip: Mapping[str, Any], count: int) -> str:
     """Return how a clip differs, as one of `count` clips, and what to do."""
     more = f" (and {count - 1} more clips differ)" if count > 1 else ""
     if not clip["file"]:
@@ -134,16 +134,16 @@ def difference(asked: Manifest, clip: Mapping[str, Any], count: int) -> str:
     return (
         f"clip {clip['key']!r} was made from another file: {clip['video_known']} "
         f"({Identity(clip[f'{BYTES}_known'], clip[f'{DIGEST}_known'])}) in the store, "
-        f"{asked.paths[clip['video']]} ({Identity(clip[BYTES], clip[DIGEST])}) now{more}: give the new file "
+        f"{window.paths[clip['video']]} ({Identity(clip[BYTES], clip[DIGEST])}) now{more}: give the new file "
         "an id of its own in the manifest (of video files: with --id-from path), or replace the old features "
         "with --replace"
     )
 
 
-def compare(store: Store, asked: Manifest, quiet: bool = False) -> Changes:
+def compare(store: Store, window: Manifest, quiet: bool = False) -> Changes:
     """Compare the files, whose ends are read, and intervals of a manifest with the catalog. The store is locked."""
-    files = identities(asked.paths, quiet)
-    both = differing(store, asked, files)
+    files = identities(window.paths, quiet)
+    both = differing(store, window, files)
     rows = both["row"].to_numpy()
     ok = np.zeros(len(rows), bool)  # whether a view has features of the clip
     for name in store.views("clips") if len(rows) else ():
@@ -152,16 +152,16 @@ def compare(store: Store, asked: Manifest, quiet: bool = False) -> Changes:
         interval=pl.col("interval") | (pl.col("filled") & ~pl.col("ok"))
     )
     changed, unknown = both.filter(pl.col("file") | pl.col("interval")), both.filter("lacking")
-    return Changes(asked, files, changed, unknown, both.filter("moved", "ok"))
+    return Changes(window, files, changed, unknown, both.filter("moved", "ok"))
 
 
-def differing(store: Store, asked: Manifest, files: Mapping[str, Identity | None]) -> pl.DataFrame:
+def differing(store: Store, window: Manifest, files: Mapping[str, Identity | None]) -> pl.DataFrame:
     """Return the clips of which catalog and manifest differ, and whether in `file`, `interval`, or what is `filled`."""
-    catalog = store.catalog(asked.entity)
-    rows = asked.rows if asked.entity == "clips" else pl.DataFrame(schema={"key": pl.String, **_KNOWN})
+    catalog = store.catalog(window.entity)
+    rows = window.rows if window.entity == "clips" else pl.DataFrame(schema={"key": pl.String, **_KNOWN})
     now = _identified(rows, files).select("key", *_KNOWN).with_columns(row=catalog.rows(rows["key"]))
-    known = catalog.select(now["row"].to_numpy(), pl.DataFrame(schema=_KNOWN))
-    both = now.join(known, on="row", suffix="_known", maintain_order="left")
+    recorded_rows = catalog.select(now["row"].to_numpy(), pl.DataFrame(schema=_KNOWN))
+    both = now.join(recorded_rows, on="row", suffix="_known", maintain_order="left")
     identified = pl.all_horizontal(pl.col(BYTES, DIGEST, f"{BYTES}_known", f"{DIGEST}_known").is_not_null())
     differs = pl.any_horizontal(pl.col(name) != pl.col(f"{name}_known") for name in (BYTES, DIGEST))
     far = [(pl.col(time) - pl.col(f"{time}_known")).abs() > _SAME for time in ("start", "end")]
@@ -180,5 +180,5 @@ def differing(store: Store, asked: Manifest, files: Mapping[str, Identity | None
 def _identified(rows: pl.DataFrame, files: Mapping[str, Identity | None]) -> pl.DataFrame:
     """Return `rows`, which have a column `video`, with the identity of their files; null for a file that is missing."""
     schema = {"video": pl.String, BYTES: pl.Int64, DIGEST: pl.String}
-    known = pl.DataFrame([(video, *(file or (None, None))) for video, file in files.items()], schema, orient="row")
-    return rows.join(known, on="video", how="left", maintain_order="left")
+    identified = pl.DataFrame([(video, *(file or (None, None))) for video, file in files.items()], schema, orient="row")
+    return rows.join(identified, on="video", how="left", maintain_order="left")

@@ -27,7 +27,7 @@ from featurize.changes import Changes, compare
 from featurize.encoders import digest, find_weights, proper_name, split, statistics_in, view_name
 from featurize.manifest import Windows, as_manifest, cut, one_window, read_windows, unreadable
 from featurize.options import Options
-from featurize.plan import BATCH, FORGOTTEN, Plan, Shards, known_status, shards_of, tasks, todo, together
+from featurize.plan import BATCH, FORGOTTEN, UNASKED, Plan, Shards, known_status, shards_of, tasks, todo, together
 from stepdiff_core.cli.options import at_least, incomplete
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.files import place
@@ -95,15 +95,11 @@ class Summary:
         if self.absent:
             lines.append(f"{self.absent} of {self.asked} {self.entity} are not done: run the same command again")
         if self.failed:
-            lines += failed_lines(f"{self.failed} of {self.asked} {self.entity} failed:", self.failed, self.failures)
+            lines += [f"{self.failed} of {self.asked} {self.entity} failed:"]
+            lines += [f"  {failure['key']}: {failure['reason']}" for failure in self.failures[:SHOWN]]
+            lines += [f"  ... and {self.failed - SHOWN} more"] if self.failed > SHOWN else []
             lines.append(f"  all reasons: {self.failures_in}; correct the cause, then run it again with --retry-failed")
         return lines
-
-
-def failed_lines(title: str, count: int, failures: list[dict[str, str]]) -> list[str]:
-    """Return a title and the first reasons of `count` failures."""
-    shown = [f"  {failure['key']}: {failure['reason']}" for failure in failures[:SHOWN]]
-    return [title, *shown, *([f"  ... and {count - SHOWN} more"] if count > SHOWN else [])]
 
 
 def requested(options: Options) -> Windows:
@@ -123,21 +119,17 @@ def requested(options: Options) -> Windows:
     if options.manifest is not None:
         named.append(("--manifest", options.manifest))
     refuse_relative(named)
-    asked = _asked(options)
-    return asked if options.windows is None else cut(asked, options.windows)
-
-
-def _asked(options: Options) -> Windows:
     if options.manifest is None:
-        return one_window(as_manifest([Path(video).expanduser() for video in options.videos], options.id_from))
-    if options.id_from != "stem":
+        asked = one_window(as_manifest([Path(video).expanduser() for video in options.videos], options.id_from))
+    elif options.id_from != "stem":
         raise StepDiffError("--id-from is for video files: the clips of a manifest have their own ids")
-    asked = read_windows(Path(options.manifest).expanduser(), options.column)
+    else:
+        asked = read_windows(Path(options.manifest).expanduser(), options.column)
     of_clips = {"--replace": options.replace, "--compile": options.compile, "--statistics": bool(options.statistics)}
     for name, is_given in of_clips.items():
         if is_given and asked.entity != "clips":
             raise StepDiffError(f"{name} is for clips: {options.manifest} is one of texts")
-    return asked
+    return asked if options.windows is None else cut(asked, options.windows)
 
 
 def run(options: Options, asked: Windows) -> Summary:
@@ -153,13 +145,13 @@ def run(options: Options, asked: Windows) -> Summary:
         view = _known_view(store, options, asked.entity, weights)
         if view is not None:
             options = replace(options, statistics=statistics_in(view.provenance))
-        plan = None if view is None else Plan(view, options.retry_failed)
+        plan = None if view is None else Plan(view, asked.rows, options.retry_failed)
         for changes in windows:
             changes.refuse(options.replace)
-            if plan is None or changes.changed.height or not plan.is_finished(changes.asked):
+            if plan is None or changes.changed.height or not plan.is_finished(changes.window):
                 break
             changes.write(store)
-            plan.add(changes.asked)
+            plan.add(changes.window)
         else:
             assert plan is not None  # a manifest has a window
             return _summary(store, plan, Computed())
@@ -167,10 +159,10 @@ def run(options: Options, asked: Windows) -> Summary:
             _refuse_hopeless(store, options, asked, changes)
         with workers_of(options, asked.entity, asked.rows) as (pool, count, cpus, in_a_row):
             view = _described_view(store, options, pool, asked, count)
-            plan = plan or Plan(view, options.retry_failed)
+            plan = plan or Plan(view, asked.rows, options.retry_failed)
             planned = plan.rows(changes, windows, store, options.replace)
             first, total, gpu = next(planned), asked.rows, in_a_row > 1
-            if changes.asked.last:
+            if changes.window.last:
                 shards = sum(1 for _ in shards_of(first, view.rows_per_shard))
                 if shards < min(count, first.height):
                     idle = f"{count - shards} of {count} workers have no work"
@@ -187,7 +179,7 @@ def run(options: Options, asked: Windows) -> Summary:
             jobs = (
                 job
                 for rows in chain([first], planned)
-                for job in together(tasks(store, view, rows, batch, max(cpus - 1, 1), as_before), in_a_row)
+                for job in together(tasks(view, rows, batch, max(cpus - 1, 1), as_before), in_a_row)
             )
             done = compute(pool, jobs, count, f"{proper_name(options.encoder)} on {asked.entity}", total, asked.entity)
         if plan.refused:
@@ -197,9 +189,9 @@ def run(options: Options, asked: Windows) -> Summary:
 
 def resolved(options: Options) -> Options:
     """Return options whose encoder and weights are apart (`hf:ID`), with the name of the view."""
-    name, given = split(options.encoder, options.weights)
+    name, weights = split(options.encoder, options.weights)
     view = options.view or view_name(options.encoder, options.weights)
-    return replace(options, encoder=name, weights=given, view=view)
+    return replace(options, encoder=name, weights=weights, view=view)
 
 
 def _known_view(store: Store, options: Options, entity: str, weights: Path | None) -> View | None:
@@ -243,7 +235,7 @@ def workers_of(options: Options, entity: str, rows: int) -> Iterator[tuple[Worke
     weights, lighter = options.weights, "try a smaller --batch-size"
     if weights is not None and Path(weights).expanduser().exists():
         weights = str(Path(weights).expanduser().absolute())  # workers start elsewhere
-    given = replace(options, weights=weights, videos=())
+    options = replace(options, weights=weights, videos=())
 
     workers = 1 if options.workers is None and rows <= FEW[entity] else options.workers
     if workers == 0 or is_alone(workers, CPUS[entity], options.address, options.workers_per_gpu):
@@ -256,7 +248,7 @@ def workers_of(options: Options, entity: str, rows: int) -> Iterator[tuple[Worke
             cpus = max(cores() // torch.cuda.device_count(), 1)
         _check_shared(options, gpu)
         try:
-            yield Here(Worker, WorkerOptions(given, cpus), lighter), 1, cpus, IN_A_ROW if gpu else 1
+            yield Here(Worker, WorkerOptions(options, cpus), lighter), 1, cpus, IN_A_ROW if gpu else 1
         finally:
             torch.set_num_threads(threads)  # of what this process does next
         return
@@ -266,7 +258,7 @@ def workers_of(options: Options, entity: str, rows: int) -> Iterator[tuple[Worke
         per_gpu = options.workers_per_gpu if gpu else 0
         count, cpus = pool_size(options.workers, CPUS[entity], per_gpu, joined)
         lighter += ", or fewer --workers on one node"
-        how = WorkerOptions(given, cpus)
+        how = WorkerOptions(options, cpus)
         pool = WorkerPool(Worker, how, per_gpu, lighter, joined=joined, unit=entity)
         yield pool, count, cpus, IN_A_ROW if per_gpu else 1
 
@@ -310,7 +302,8 @@ def compute(
 def _summary(store: Store, plan: Plan, done: Computed) -> Summary:
     view = plan.view
     now = view.status()
-    asked, before = plan.before(len(now))
+    before = plan.before[: len(now)]
+    asked = before != UNASKED
     failed = np.flatnonzero(asked & (now == FAILED))
     return Summary(
         entity=view.entity,

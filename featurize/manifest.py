@@ -5,15 +5,15 @@ folder), `start` and `end` in seconds (or as durations of Parquet), and any othe
 or one whose column of texts is named, is one of texts: a text or a list of texts a row. A video file without a manifest
 is one clip.
 
-A window has about WINDOW rows. A file in video order is read where it is; any other is first sorted into buckets on
-disk. Memory of the whole manifest: 8 bytes a clip, for ids that occur twice, and 40 bytes a video.
+A window has about WINDOW rows. A file of more is first copied to the disk, into buckets of whole videos, or of texts of
+one length. Memory of the whole manifest: 8 bytes a clip, for ids that occur twice, and 40 bytes a video.
 
 Guarantees
 - a manifest that cannot be trusted (unreadable, a column missing, a clip twice, two files of one stem) is refused
   whole, in one line, before its first window; one bad row, or a file that cannot be opened, fails alone
 - clips are in video order: videos as they first appear, their clips by start; texts by length, so that a batch holds
   few tokens that only fill it. Windows together have that order too
-- windows of a file that changes between two of them are refused
+- a file that changes while it is read is refused; the windows are those of one version of it
 """
 
 import os
@@ -25,7 +25,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float64, Int64, UInt64
 
 from featurize.manifest_file import folded, nearest, open_file, readable, refuse_twins, renamed
 from featurize.options import IdFrom
@@ -38,7 +37,7 @@ from store.catalog.catalog import MOST_SECONDS, check_rows
 
 CLIP_COLUMNS = ("clip", "video", "start", "end")
 WINDOW = 2**17  # rows of a window: few enough that the video files of the first one are compared within a minute
-_BATCH = 2**20  # rows that are looked at together
+_BATCH = 2**19  # rows that are looked at together
 _OWN = ("key", "row", BYTES, DIGEST)  # the catalog's own columns
 _TEXT = "text"  # the column of texts by default
 _MEANT = 3  # so many of the four columns, or alike, make a manifest one of clips
@@ -76,19 +75,19 @@ def one_window(manifest: Manifest) -> Windows:
     return Windows(manifest.entity, manifest.rows.height, lambda: iter([manifest]))
 
 
-def cut(asked: Windows, seconds: float) -> Windows:
+def cut(source: Windows, seconds: float) -> Windows:
     """Return clips of so many seconds that follow one another within each clip; the last has a rest below half of that.
 
     A clip whose id ends in its interval, as `whisk_0_12.500`, makes `whisk_0.000_2.000`; the clip `a` makes
     `a_0.000_2.000`. One that is not cut keeps its id. StepDiffError: texts, no length, or two videos get one id.
     """
-    if asked.entity != "clips":
+    if source.entity != "clips":
         raise StepDiffError("--windows is for clips, not for texts: leave it out")
     if not 0.01 <= seconds < MOST_SECONDS:
         raise StepDiffError(f"--windows {seconds:g} is no length of a clip: give 0.01 seconds or more")
 
     def windows() -> Iterator[Manifest]:
-        for manifest in asked:
+        for manifest in source:
             parts, long = _parts(manifest.rows, seconds)
             why = f"it is more than {WINDOW:,} windows long: correct its end"
             failures = manifest.failures | dict.fromkeys(manifest.rows["key"].filter(long), why)
@@ -98,7 +97,7 @@ def cut(asked: Windows, seconds: float) -> Windows:
                 here = {key: failures[key] for key in rows["key"] if key in failures}
                 yield replace(manifest, rows=rows, failures=here, last=manifest.last and end == len(parts))
 
-    return Windows("clips", sum(int(_parts(manifest.rows, seconds)[0].sum()) for manifest in asked), windows)
+    return Windows("clips", sum(int(_parts(manifest.rows, seconds)[0].sum()) for manifest in source), windows)
 
 
 def _parts(rows: pl.DataFrame, seconds: float) -> tuple[pl.Series, pl.Series]:
@@ -148,52 +147,59 @@ def read_windows(path: Path, column: str | None = None, window: int = WINDOW) ->
     Raises StepDiffError where it is refused whole.
     """
     file = _File(path, column)
-    if file.count <= window:
-        return one_window(parsed(file.read(0, file.count), path, column))
-    if not _of_clips(file.head.columns, column):
-        return _text_windows(file, column or _TEXT, window)
-    head = renamed(file.head, CLIP_COLUMNS, path)
-    _check_clips(head, path)
-    return _clip_windows(file, dict(zip(file.head.columns, head.columns, strict=True)), window)
+    clips = file.column is None
+    parts, parse, first_look = (_clips_of, _clips, _checked) if clips else (_texts_of, _texts, _texts_of)
+    groups = pl.DataFrame(schema={"group": pl.UInt64, "order": pl.Int64, "rows": pl.Int64})
+    for _, seen in first_look(file):
+        counts = seen.group_by("group").agg(pl.col("order").min(), rows=pl.len())
+        both = pl.concat([groups, counts], how="vertical_relaxed").group_by("group")
+        groups = both.agg(pl.col("order").min(), pl.col("rows").sum())
+    total = int(groups["rows"].sum())
+    if total <= window:
+        return one_window(parse(pl.concat([rows for rows, _ in parts(file)]), path))
+    groups = groups.sort("order").with_columns(bucket=(pl.col("rows").cum_sum() - pl.col("rows")) // window)
+    buckets = Buckets()
+    for rows, seen in parts(file):
+        buckets.add(rows, seen["group"].replace_strict(groups["group"], groups["bucket"]).to_numpy())
 
+    def windows() -> Iterator[Manifest]:
+        for number, bucket in enumerate(buckets, 1):
+            yield parse(buckets.read(bucket), path, number == len(buckets))
 
-def parsed(frame: pl.DataFrame, path: Path, column: str | None) -> Manifest:
-    """Return the manifest of all rows of the file `path`. StepDiffError where it is refused whole."""
-    if not frame.height:
-        raise StepDiffError(f"{path} has no row: write one for each clip or text")
-    if _of_clips(frame.columns, column):
-        frame = renamed(frame, CLIP_COLUMNS, path)
-        _check_clips(frame, path)
-        _refuse_twice(frame["clip"], path)
-        return _clips(frame.with_row_index("row"), path)
-    return _texts(_texts_in(frame, path, column or _TEXT), path)
+    return Windows("clips" if clips else "texts", total, windows)
 
 
 class _File:
-    """The file of a manifest, read part by part. StepDiffError where it changes after it was opened."""
+    """The file of a manifest, read part by part. StepDiffError where it changes meanwhile.
+
+    column: of its texts; None of a manifest of clips.
+    """
 
     def __init__(self, path: Path, column: str | None) -> None:
-        self.path = path
-        self._scratch = Scratch()
+        self.path, self._scratch = path, Scratch()
         with readable(path):
             self._seen = self._identity()
-            self._rows = open_file(path, columns_of_interest(column), self._scratch)
-            self.head = self._rows.head(0).collect()
-            self.count: int = self._rows.select(pl.len()).collect().item()
+            rows = open_file(path, (*CLIP_COLUMNS, _TEXT) if column is None else (column,), self._scratch)
+            head = rows.head(0).collect()
+            self.count: int = rows.select(pl.len()).collect().item()
+        if not self.count:
+            raise StepDiffError(f"{path} has no row: write one for each clip or text")
+        self.column = None if _of_clips(head.columns, column) else column or _TEXT
+        names = renamed(head, CLIP_COLUMNS if self.column is None else (self.column,), path)
+        if self.column is None:
+            _check_clips(names, path)
+        changed = {old: new for old, new in zip(head.columns, names.columns, strict=True) if old != new}
+        self._rows = rows.rename(changed)
 
-    def read(self, first: int, count: int, columns: list[str] | None = None) -> pl.DataFrame:
-        """Return `count` rows from `first` on."""
-        rows = self._rows.slice(first, count)
-        with readable(self.path):
-            self._check_unchanged()
-            frame = (rows if columns is None else rows.select(columns)).collect()
-            self._check_unchanged()
-        return frame
-
-    def batches(self, columns: list[str] | None = None) -> Iterator[tuple[int, pl.DataFrame]]:
-        """Yield all rows with the number of the first, _BATCH at a time."""
+    def batches(self, columns: Sequence[str] = ()) -> Iterator[tuple[int, pl.DataFrame]]:
+        """Yield all rows, or some columns of them, with the number of the first, _BATCH at a time."""
         for first in range(0, self.count, _BATCH):
-            yield first, self.read(first, _BATCH, columns)
+            rows = self._rows.slice(first, _BATCH)
+            with readable(self.path):
+                self._check_unchanged()
+                batch = (rows.select(columns) if columns else rows).collect()
+                self._check_unchanged()
+            yield first, batch
 
     def _check_unchanged(self) -> None:
         if self._identity() != self._seen:
@@ -204,9 +210,52 @@ class _File:
         return state.st_ino, state.st_mtime_ns, state.st_size
 
 
-def columns_of_interest(column: str | None) -> tuple[str, ...]:
-    """Return the columns of a file that are read as text; `column` is that of the texts, if the user named one."""
-    return (*CLIP_COLUMNS, _TEXT) if column is None else (column,)
+_Parts = Iterator[tuple[pl.DataFrame, pl.DataFrame]]
+"""rows, and of each `group`, whose rows are in one window, and `order`, whose least is the place of the group"""
+
+
+def _clips_of(file: _File, columns: Sequence[str] = ()) -> _Parts:
+    """Yield clips with their places in the file. Videos of one hash are one group: no row is lost."""
+    for first, batch in file.batches(columns):
+        batch = batch.with_row_index("row", first)
+        yield batch, batch.select(group=pl.col("video").str.strip_chars().hash(), order="row")
+
+
+def _checked(file: _File) -> _Parts:
+    """Yield ids and videos of clips. StepDiffError: a row has none of these, or an id occurs twice."""
+    hashes = np.empty(file.count, np.uint64)
+    for batch, seen in _clips_of(file, ("clip", "video")):
+        first = batch["row"][0]
+        for name in ("clip", "video"):
+            empty = batch[name].fill_null("").str.strip_chars() == ""
+            if empty.any():
+                raise StepDiffError(f"row {first + empty.arg_true()[0] + 1} of {file.path} has no {name}: give it one")
+        check_rows(batch.drop("row"), str(file.path), first + 1)
+        hashes[first : first + batch.height] = batch["clip"].hash().to_numpy()
+        yield batch, seen
+    hashes.sort()
+    if len(again := pl.Series(np.unique(hashes[1:][hashes[1:] == hashes[:-1]]), dtype=pl.UInt64)):
+        alike = (
+            batch["clip"].filter(batch["clip"].hash().is_in(again.implode())) for _, batch in file.batches(["clip"])
+        )
+        clips = pl.concat(alike)  # of equal hashes the ids are compared
+        if len(twice := clips.filter(clips.is_duplicated())):
+            raise StepDiffError(f"clip {twice[0]!r} is in {file.path} twice: clip ids are unique")
+
+
+def _texts_of(file: _File) -> _Parts:
+    """Yield texts, repeated ones too, by length; null is an empty text."""
+    for _, batch in file.batches([str(file.column)]):
+        texts = batch.to_series().alias("text")
+        while isinstance(texts.dtype, pl.List):
+            texts = texts.filter(texts.list.len() > 0).explode()
+        if texts.dtype not in (pl.String, pl.Null):
+            raise StepDiffError(
+                f"column {file.column!r} of {file.path} holds {texts.dtype}: give a column of texts with --column"
+            )
+        rows = texts.cast(pl.String).fill_null("").to_frame()
+        length = pl.col("text").str.len_chars()
+        yield rows, rows.select(group=length, order=length)
 
 
 def _of_clips(names: Sequence[str], column: str | None) -> bool:
@@ -220,37 +269,27 @@ def _of_clips(names: Sequence[str], column: str | None) -> bool:
 
 
 def _check_clips(frame: pl.DataFrame, path: Path) -> None:
+    """Raise StepDiffError where columns of clips have unusable names or types."""
     refuse_twins(frame.columns, path)
     for name in frame.columns:
         if folded(name) in _OWN:
             raise StepDiffError(f"column {name!r} of {path} is the store's own: rename it")
-    _check_names(frame, path)
+    for name in ("clip", "video"):
+        if frame[name].dtype != pl.String:
+            raise StepDiffError(f"column {name!r} of {path} holds {frame[name].dtype}: write text")
     for name in ("start", "end"):
         if frame[name].dtype.is_nested() or frame[name].dtype in (pl.Binary, pl.Time, pl.Datetime, pl.Date):
             raise StepDiffError(f"column {name!r} of {path} holds {frame[name].dtype}: write seconds")
 
 
-def _check_names(frame: pl.DataFrame, path: Path, first: int = 0) -> None:
-    """Refuse a row without a usable clip or video; `first` is the place of the first row."""
-    for name in ("clip", "video"):
-        if frame[name].dtype != pl.String:
-            raise StepDiffError(f"column {name!r} of {path} holds {frame[name].dtype}: write text")
-        empty = frame[name].fill_null("").str.strip_chars() == ""
-        if empty.any():
-            raise StepDiffError(f"row {first + empty.arg_true()[0] + 1} of {path} has no {name}: give it one")
-    check_rows(frame.select("clip", "video"), str(path), first + 1)
-
-
-def _refuse_twice(clips: pl.Series, path: Path) -> None:
-    if len(twice := clips.filter(clips.is_duplicated())):
-        raise StepDiffError(f"clip {twice[0]!r} is in {path} twice: clip ids are unique")
-
-
 def _clips(frame: pl.DataFrame, path: Path, last: bool = True) -> Manifest:
     """Return rows that were checked, in video order; column `row` is the place of each in the file."""
     frame = frame.rename({"clip": "key"}).with_columns(pl.col("video").str.strip_chars())
-    start, end = (_in_seconds(frame[name]) for name in ("start", "end"))
-    frame, seconds = frame.with_columns(start, end), pl.DataFrame([_numbers(start), _numbers(end)])
+    for name in ("start", "end"):
+        if isinstance(dtype := frame[name].dtype, pl.Duration):
+            frame = frame.with_columns(frame[name].to_physical() / _UNITS[dtype.time_unit])
+    start, end = frame["start"], frame["end"]
+    seconds = pl.DataFrame([_numbers(start), _numbers(end)])
     good = seconds.select(_USABLE)[:, 0]
     columns = (frame["row"], frame["key"], start, end, *seconds)
     failures = {
@@ -275,11 +314,6 @@ _USABLE = ((pl.col("start") >= 0) & (pl.col("end") > pl.col("start")) & (pl.col(
 )  # whether an interval in numbers can be featurized
 
 
-def _in_seconds(times: pl.Series) -> pl.Series:
-    """Return durations as numbers of seconds, any other column as it is."""
-    return times.to_physical() / _UNITS[times.dtype.time_unit] if isinstance(times.dtype, pl.Duration) else times
-
-
 def _numbers(times: pl.Series) -> pl.Series:
     """Return times as numbers, null where one is not written as a number."""
     if times.dtype == pl.Float64 or times.dtype.is_integer():
@@ -296,129 +330,13 @@ def _fault(start: object, end: object, first: float | None, last: float | None) 
     return f"start {first:g} is before the video" if first < 0 else f"end {last:g} is not after start {first:g}"
 
 
-def _clip_windows(file: _File, names: dict[str, str], window: int) -> Windows:
-    """Return the windows of a manifest of clips; `names` are its columns by their names in the file."""
-    columns = [name for name, known in names.items() if known in CLIP_COLUMNS]
-    ids, order = np.empty(file.count, np.uint64), _Order()
-    for first, batch in file.batches(columns):
-        batch = batch.rename({name: names[name] for name in columns})
-        _check_names(batch, file.path, first)
-        ids[first : first + batch.height] = batch["clip"].hash().to_numpy()
-        times = pl.DataFrame([_numbers(_in_seconds(batch[name])).alias(name) for name in ("start", "end")])
-        times = times.select(pl.when(_USABLE).then(pl.col("start", "end")).otherwise(float("inf")))
-        order.add(_video_hashes(batch["video"]), times["start"].to_numpy(), times["end"].to_numpy())
-    ids.sort()
-    twice = pl.Series(np.unique(ids[1:][ids[1:] == ids[:-1]]), dtype=pl.UInt64)
-    if len(twice):  # of equal hashes the ids are compared
-        column = next(name for name in columns if names[name] == "clip")
-        suspects = (clips[column] for _, clips in file.batches([column]))
-        _refuse_twice(pl.concat([clips.filter(clips.hash().is_in(twice.implode())) for clips in suspects]), file.path)
-    del ids  # 8 bytes a clip
-    buckets = None if order.is_kept() else _sorted_by_video(file, names, window)
-
-    def windows() -> Iterator[Manifest]:
-        if buckets is None:
-            for first in range(0, file.count, window):
-                frame = file.read(first, window).rename(names).with_row_index("row", first)
-                yield _clips(frame, file.path, last=first + window >= file.count)
-            return
-        for number, bucket in enumerate(buckets, 1):
-            yield _clips(buckets.read(bucket), file.path, last=number == len(buckets))
-
-    return Windows("clips", file.count, windows)
-
-
-def _video_hashes(videos: pl.Series) -> UInt64[np.ndarray, " rows"]:
-    """Return a number for each video. Clips of two videos with one number are sorted as of one: no row is lost."""
-    return videos.str.strip_chars().hash().to_numpy()
-
-
-class _Order:
-    """Whether the rows are in video order: each video's clips one after another, by start and end."""
-
-    def __init__(self) -> None:
-        self._last: tuple[np.ndarray, ...] | None = None
-        self._videos: list[UInt64[np.ndarray, " some"]] = []  # of each run of one video
-        self._ascending = True
-
-    def add(self, *rows: UInt64[np.ndarray, " rows"] | Float64[np.ndarray, " rows"]) -> None:
-        """Add the videos, starts and ends of more rows."""
-        video, start, end = rows if self._last is None else map(np.concatenate, zip(self._last, rows, strict=True))
-        same = video[1:] == video[:-1]
-        later = (start[1:] > start[:-1]) | ((start[1:] == start[:-1]) & (end[1:] >= end[:-1]))
-        self._ascending &= bool((later | ~same).all())
-        if self._last is None:
-            self._videos.append(video[:1])
-        self._videos.append(video[1:][~same])
-        self._last = video[-1:], start[-1:], end[-1:]
-
-    def is_kept(self) -> bool:
-        """Return whether the rows so far are in order."""
-        videos = np.concatenate(self._videos)
-        return self._ascending and len(np.unique(videos)) == len(videos)
-
-
-def _sorted_by_video(file: _File, names: dict[str, str], window: int) -> Buckets:
-    """Return the rows in buckets of whole videos, which are in the order of their first rows."""
-    (column,) = (name for name, known in names.items() if known == "video")
-    known = pl.DataFrame(schema={"video": pl.UInt64, "first": pl.Int64, "rows": pl.Int64})
-    for first, batch in file.batches([column]):
-        rows = pl.DataFrame({"video": _video_hashes(batch[column])}).with_row_index("first", first)
-        new = rows.group_by("video").agg(pl.col("first").min().cast(pl.Int64), rows=pl.len().cast(pl.Int64))
-        known = pl.concat([known, new]).group_by("video").agg(pl.col("first").min(), pl.col("rows").sum())
-    known = known.sort("first").with_columns(bucket=(pl.col("rows").cum_sum() - pl.col("rows")) // window).sort("video")
-    videos, bucket = known["video"].to_numpy(), known["bucket"].to_numpy()
-    buckets = Buckets()
-    for first, batch in file.batches():
-        batch = batch.rename(names).with_row_index("row", first)
-        buckets.add(batch, bucket[np.searchsorted(videos, _video_hashes(batch["video"]))])
-    return buckets
-
-
-def _texts_in(frame: pl.DataFrame, path: Path, column: str) -> pl.Series:
-    """Return the texts of a file in its order, repeated ones too; null is an empty text."""
-    texts = renamed(frame, (column,), path).select(pl.col(column).alias("text"))
-    while isinstance(texts["text"].dtype, pl.List | pl.Array):
-        texts = texts.filter(pl.col("text").list.len() > 0).explode("text")
-    if texts["text"].dtype not in (pl.String, pl.Null):
-        raise StepDiffError(
-            f"column {column!r} of {path} holds {texts['text'].dtype}: give a column of texts with --column"
-        )
-    return texts["text"].cast(pl.String).fill_null("")
-
-
-def _texts(texts: pl.Series, path: Path, last: bool = True) -> Manifest:
+def _texts(rows: pl.DataFrame, path: Path, last: bool = True) -> Manifest:
     """Return each text once, by length."""
-    texts = texts.unique(maintain_order=True)
+    texts = rows["text"].unique(maintain_order=True)
     keys = pl.Series("key", [text_key(text) for text in texts], dtype=pl.String)
     rows = pl.DataFrame([keys, texts.alias("text")]).sort(pl.col("text").str.len_chars(), maintain_order=True)
     blank = rows.filter(pl.col("text").str.strip_chars() == "")["key"]
     return Manifest("texts", rows, {}, {key: f"a text of {path} is empty: write one" for key in blank}, last)
-
-
-def _text_windows(file: _File, name: str, window: int) -> Windows:
-    """Return the windows of a manifest of texts: buckets of lengths, so that equal texts are in one."""
-    column = file.head.columns[renamed(file.head, (name,), file.path).columns.index(name)]
-    counts = np.zeros(_BATCH + 1, np.int64)
-    for _, batch in file.batches([column]):
-        counts += np.bincount(_lengths(_texts_in(batch, file.path, name)), minlength=len(counts))
-    bucket = (np.cumsum(counts) - counts) // window
-    buckets = Buckets()
-    for _, batch in file.batches([column]):
-        texts = _texts_in(batch, file.path, name)
-        if len(texts):
-            buckets.add(texts.to_frame("text"), bucket[_lengths(texts)])
-
-    def windows() -> Iterator[Manifest]:
-        for number, one in enumerate(buckets, 1):
-            yield _texts(buckets.read(one)["text"], file.path, last=number == len(buckets))
-
-    return Windows("texts", int(counts.sum()), windows)
-
-
-def _lengths(texts: pl.Series) -> Int64[np.ndarray, " texts"]:
-    """Return the characters of each text, at most _BATCH."""
-    return texts.str.len_chars().clip(upper_bound=_BATCH).to_numpy().astype(np.int64)
 
 
 def as_manifest(files: Sequence[Path], id_from: IdFrom = "stem") -> Manifest:

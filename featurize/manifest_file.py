@@ -31,7 +31,7 @@ _WHOLE_BYTES = 64 * 2**20  # of a text file that is read in one piece
 _GROUP_ROWS = 2**17  # of the copy of a large one
 
 
-def open_file(path: Path, wanted: Sequence[str], scratch: Scratch) -> pl.LazyFrame:
+def open_file(path: Path, text_columns: Sequence[str], scratch: Scratch) -> pl.LazyFrame:
     """Return the rows of a .csv, .parquet or .jsonl file. StepDiffError: it is missing, damaged, or of another format.
 
     Args:
@@ -44,7 +44,7 @@ def open_file(path: Path, wanted: Sequence[str], scratch: Scratch) -> pl.LazyFra
         if path.suffix == ".parquet":
             return pl.scan_parquet(path, glob=False)
         if path.suffix == ".csv":
-            return _open_csv(path, wanted, scratch, large)
+            return _open_csv(path, text_columns, scratch, large)
         if path.suffix in (".jsonl", ".ndjson"):
             text = _plain_text(path, None, scratch)
             if large:
@@ -85,8 +85,8 @@ def renamed(frame: pl.DataFrame, columns: Sequence[str], path: Path) -> pl.DataF
 
     StepDiffError: one of them is missing, or there twice.
     """
-    wanted = set(map(folded, columns))
-    refuse_twins([name for name in frame.columns if folded(name) in wanted], path)
+    text_columns = set(map(folded, columns))
+    refuse_twins([name for name in frame.columns if folded(name) in text_columns], path)
     there = {folded(name): name for name in frame.columns}
     if missing := [name for name in columns if folded(name) not in there]:
         near = {name: like for name in missing if (like := nearest(folded(name), frame.columns)) is not None}
@@ -114,20 +114,20 @@ def nearest(name: str, there: Iterable[str]) -> str | None:
     return names[alike[0]] if alike else None
 
 
-def _open_csv(path: Path, wanted: Sequence[str], scratch: Scratch, large: bool) -> pl.LazyFrame:
+def _open_csv(path: Path, text_columns: Sequence[str], scratch: Scratch, large: bool) -> pl.LazyFrame:
     with open(path, encoding=_encoding(path) or "utf-8", newline="\n") as file:
         lines = (line.strip("\r\n") for line in iter(partial(file.readline, _HEADER_BYTES), ""))
         header = next(filter(None, lines), "")
     if "\0" in header:
         raise StepDiffError(f"manifest {path} holds NUL characters: save it as UTF-8")
-    separator = _separator(header, wanted, path)
+    separator = _separator(header, text_columns, path)
     names = _fields(header, separator)
-    refuse_twins([name for name in names if folded(name) in map(folded, wanted)], path)
+    refuse_twins([name for name in names if folded(name) in map(folded, text_columns)], path)
     spaces = any(name != name.strip() for name in names)
     source = _plain_text(path, separator if spaces else None, scratch)
     if not large:
         columns = pl.read_csv(source, n_rows=0, separator=separator, glob=False).columns
-        texts = {name: pl.String for name in columns if folded(name) in map(folded, wanted)}
+        texts = {name: pl.String for name in columns if folded(name) in map(folded, text_columns)}
         return pl.read_csv(
             source, schema_overrides=texts, infer_schema_length=None, separator=separator, glob=False
         ).lazy()
@@ -135,7 +135,7 @@ def _open_csv(path: Path, wanted: Sequence[str], scratch: Scratch, large: bool) 
     as_text = partial(pl.scan_csv, source, infer_schema_length=0, separator=separator, glob=False)
     text = scratch.folder / "text.parquet"
     rows = _copied(as_text(), text)
-    others = [name for name in rows.collect_schema() if folded(name) not in map(folded, wanted)]
+    others = [name for name in rows.collect_schema() if folded(name) not in map(folded, text_columns)]
     types = {name: dtype for name, dtype in _types(rows, others).items() if dtype != pl.String}
     if not types:
         return rows
@@ -188,10 +188,12 @@ def _encoding(path: Path) -> str | None:
     return next((encoding for mark, encoding in _MARKS if head.startswith(mark)), None)
 
 
-def _separator(header: str, wanted: Sequence[str], path: Path) -> str:
+def _separator(header: str, text_columns: Sequence[str], path: Path) -> str:
     """What separates the values: the separator that makes most of the wanted columns of the first line."""
     names = {separator: _fields(header, separator) for separator in _SEPARATORS}
-    fits = {separator: len({*map(folded, columns)} & {*map(folded, wanted)}) for separator, columns in names.items()}
+    fits = {
+        separator: len({*map(folded, columns)} & {*map(folded, text_columns)}) for separator, columns in names.items()
+    }
     best = max(fits.values())
     splitting = [separator for separator in _SEPARATORS if fits[separator] == best and len(names[separator]) > 1]
     if best and len(splitting) > 1:

@@ -3,7 +3,7 @@
 Guarantees
 - a row that is ok or forgotten is not computed again, a failed one only with `retry_failed`
 - a shard has one task for each batch size, however many windows name its rows
-- in memory are a byte for each row of the catalog, and the rows of one window and one shard; others wait on disk
+- in memory are a byte for each row of the catalog, and the rows of two windows or one shard; others wait on disk
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int64, UInt8
 
 from featurize.changes import Changes
 from featurize.encoders import unusable
-from featurize.manifest import Manifest
+from featurize.manifest import WINDOW, Manifest
 from featurize.scratch import Buckets
 from featurize.video.decode import Source
 from stepdiff_core.errors import StepDiffError
@@ -27,8 +27,9 @@ from store.io.records import writes_of_shard
 from store.view import ABSENT, FAILED
 
 FORGOTTEN = 3  # takes the place of the status of a row that was forgotten, which is absent in the store
-_NEVER = 255  # status of a row that no window has named
+UNASKED = 255  # status of a row that no window has named
 _SPAN = 2**22  # rows whose waiting ones are read together
+_ON_DISK = np.iinfo(np.int64).min // 2  # takes the place of the named rows of a shard that waits on disk
 _PENDING = {"row": pl.Int64, "place": pl.String, "start": pl.Float64, "end": pl.Float64, "reason": pl.String}
 """a row to compute: its clip's file and interval, or why it cannot be computed"""
 
@@ -44,9 +45,11 @@ def todo(status: UInt8[np.ndarray, " rows"], retry_failed: bool = False) -> Bool
     return (status == ABSENT) | (status == FAILED) if retry_failed else status == ABSENT
 
 
-def pending(asked: Manifest, rows: Int64[np.ndarray, " asked"], wanted: Bool[np.ndarray, " asked"]) -> pl.DataFrame:
+def pending(
+    asked: Manifest, rows: Int64[np.ndarray, " asked"], computed_rows: Bool[np.ndarray, " asked"]
+) -> pl.DataFrame:
     """Return the `wanted` rows of a manifest as they are planned; `rows` are their places in the catalog."""
-    frame = asked.rows.with_columns(row=pl.Series(rows, dtype=pl.Int64)).filter(pl.Series(wanted))
+    frame = asked.rows.with_columns(row=pl.Series(rows, dtype=pl.Int64)).filter(pl.Series(computed_rows))
     if asked.entity == "clips":
         names = pl.Series(list(asked.paths), dtype=pl.String)
         places = pl.Series(list(map(str, asked.paths.values())), dtype=pl.String)
@@ -60,25 +63,21 @@ def pending(asked: Manifest, rows: Int64[np.ndarray, " asked"], wanted: Bool[np.
 class Plan:
     """The rows that a run is asked for, window by window: their status before it, and what is to compute."""
 
-    def __init__(self, view: View, retry_failed: bool = False) -> None:
+    def __init__(self, view: View, most: int, retry_failed: bool = False) -> None:
+        """Plan no row yet. most: new rows that windows may append to the catalog."""
         self.view = view
         self.refused: StepDiffError | None = None  # why a window of `rows` was refused
         self._size, self._retry_failed = view.rows_per_shard, retry_failed
-        self._before = np.empty(0, np.uint8)  # status of each row of the catalog before the run
-        self._named = np.zeros(0, np.int32)  # rows of each shard that were named so far
-        self._carried = pl.DataFrame(schema=_PENDING)  # rows of the last shard, which the next window may complete
-        self._waiting = Buckets()
-        self._put_off = np.zeros(0, np.int64)  # shards that have waiting rows
+        most += len(view.catalog)
+        self.before = np.full(most, UNASKED, np.uint8)  # status of each row of the catalog before the run
+        self._named = np.zeros(most // self._size + 1, np.int64)  # rows of each shard that were named so far
+        self._held = pl.DataFrame(schema=_PENDING)  # rows of shards that the next windows may complete
+        self._waiting = Buckets()  # of shards of which many were held
 
     def is_finished(self, window: Manifest) -> bool:
         """Return whether all rows of a window are in the catalog, and none of them is to compute."""
         rows = self.view.catalog.rows(window.rows["key"])
         return not (rows < 0).any() and not todo(known_status(self.view, rows), self._retry_failed).any()
-
-    def before(self, rows: int) -> tuple[Bool[np.ndarray, " rows"], UInt8[np.ndarray, " rows"]]:
-        """Return which of the first `rows` rows were asked for, and their status before the run."""
-        status = _longer(self._before, rows, _NEVER)[:rows]
-        return status != _NEVER, status
 
     def rows(self, accepted: Changes, later: Iterator[Changes], store: Store, replace: bool) -> Iterator[pl.DataFrame]:
         """Write windows to the catalog; yield the rows to compute, shards whole: of each window, and last what is left.
@@ -88,7 +87,7 @@ class Plan:
         changes: Changes | None = accepted
         while changes is not None:
             changes.write(store)
-            yield self.add(changes.asked)
+            yield self.add(changes.window)
             try:
                 changes = next(later, None)
                 if changes is not None:
@@ -99,8 +98,8 @@ class Plan:
 
     def rest(self) -> Iterator[pl.DataFrame]:
         """Yield the rows of shards that no window completed, some whole shards at a time."""
-        if self._carried.height:  # the last window was refused
-            yield self._carried
+        if self._held.height:  # the last window was refused
+            yield self._held
         for bucket in self._waiting:
             yield self._waiting.read(bucket).sort("row")
 
@@ -112,30 +111,19 @@ class Plan:
         self.view.resize()
         rows = self.view.catalog.rows(window.rows["key"])
         status = known_status(self.view, rows)
-        self._before = _longer(self._before, int(rows.max(initial=-1)) + 1, _NEVER)
-        new = self._before[rows] == _NEVER  # `cut` may give one key in two windows
-        self._before[rows[new]] = status[new]
-        shards, counts = np.unique(rows[new] // self._size, return_counts=True)
-        self._named = _longer(self._named, int(shards.max(initial=-1)) + 1, 0)
-        self._named[shards] += counts.astype(np.int32)
-        computed = new & todo(status, self._retry_failed)
-        wanted = pl.concat([self._carried, pending(window, rows, computed)]).sort("row")
-        shards = wanted["row"].to_numpy() // self._size
-        waiting = np.isin(shards, self._put_off)
-        complete = ~waiting & (window.last | (self._named[shards] == self._size))
-        carried = ~complete & ~waiting & (shards == shards.max(initial=0)) & (not window.last)
-        left = ~complete & ~carried
-        self._carried = wanted.filter(pl.Series(carried, dtype=pl.Boolean))
-        if left.any():
-            self._put_off = np.union1d(self._put_off, shards[left])
-            self._waiting.add(wanted.filter(pl.Series(left)), shards[left] // max(_SPAN // self._size, 1))
-        return wanted.filter(pl.Series(complete, dtype=pl.Boolean))
-
-
-def _longer(values: np.ndarray, length: int, fill: int) -> np.ndarray:
-    """Return an array of `length` or more: at least twice as long where it grows."""
-    missing = length - len(values)
-    return values if missing <= 0 else np.append(values, np.full(max(missing, len(values)), fill, values.dtype))
+        new = self.before[rows] == UNASKED  # `cut` may give one key in two windows
+        self.before[rows[new]] = status[new]
+        np.add.at(self._named, rows[new] // self._size, 1)
+        rows_to_do = pending(window, rows, new & todo(status, self._retry_failed))
+        held = pl.concat([self._held, rows_to_do]).sort("row")
+        shards = held["row"].to_numpy() // self._size
+        complete = (self._named[shards] == self._size) | (window.last & (self._named[shards] > 0))
+        if np.count_nonzero(~complete) > max(WINDOW, self._size):
+            self._named[shards[~complete]] = _ON_DISK
+        on_disk = self._named[shards] < 0
+        self._waiting.add(held.filter(pl.Series(on_disk)), shards[on_disk] // max(_SPAN // self._size, 1))
+        self._held = held.filter(pl.Series(~complete & ~on_disk))
+        return held.filter(pl.Series(complete))
 
 
 def shards_of(rows: pl.DataFrame, size: int) -> Iterator[tuple[int, pl.DataFrame]]:
@@ -198,8 +186,8 @@ class Shards:
 
 def together(tasks: Iterable[Task], count: int) -> Iterator[Shards]:
     """Yield tasks, `count` at a time."""
-    left = iter(tasks)
-    while some := tuple(islice(left, count)):
+    remaining = iter(tasks)
+    while some := tuple(islice(remaining, count)):
         yield Shards(some)
 
 
@@ -214,9 +202,7 @@ class Outcome:
     error: str | None = None  # why nothing of it was written
 
 
-def tasks(
-    store: Store, view: View, planned: pl.DataFrame, batch_size: int, threads: int, as_before: bool = False
-) -> Iterator[Task]:
+def tasks(view: View, planned: pl.DataFrame, batch_size: int, threads: int, as_before: bool = False) -> Iterator[Task]:
     """Yield the tasks of planned rows, which are ascending, shard by shard.
 
     `as_before`: a row that was computed before, and is absent now, has the bits of then. It is computed in batches of
@@ -226,7 +212,7 @@ def tasks(
         sizes = _sizes_before(view, shard) if as_before else {}
         of_rows = np.array([sizes.get(row, batch_size) for row in rows["row"]] if sizes else [batch_size] * rows.height)
         for size in np.unique(of_rows).tolist():
-            yield _task(store, view, shard, rows.filter(pl.Series(of_rows == size)), size, threads)
+            yield _task(view, shard, rows.filter(pl.Series(of_rows == size)), size, threads)
 
 
 def _sizes_before(view: View, shard: int) -> dict[int, int]:
@@ -240,7 +226,7 @@ def _sizes_before(view: View, shard: int) -> dict[int, int]:
     return sizes
 
 
-def _task(store: Store, view: View, shard: int, rows: pl.DataFrame, batch_size: int, threads: int) -> Task:
+def _task(view: View, shard: int, rows: pl.DataFrame, batch_size: int, threads: int) -> Task:
     failures = dict(rows.select("row", "reason").drop_nulls().iter_rows())
     good = rows.filter(pl.col("reason").is_null())
     usable = tuple(good["row"])
@@ -250,10 +236,12 @@ def _task(store: Store, view: View, shard: int, rows: pl.DataFrame, batch_size: 
     else:
         first = shard * view.rows_per_shard
         span = np.arange(first, first + view.rows_per_shard)
-        known = store.catalog("texts").select(span, pl.DataFrame(schema={"text": pl.String})).sort("row")["text"]
+        span_texts = view.catalog.select(span, pl.DataFrame(schema={"text": pl.String})).sort("row")["text"]
         texts = {
             first + place: FILLER if unusable(text) else text
             for block in blocks(usable, first, batch_size)
-            for place, text in enumerate(known[block * batch_size : (block + 1) * batch_size], block * batch_size)
+            for place, text in enumerate(span_texts[block * batch_size : (block + 1) * batch_size], block * batch_size)
         }
-    return Task(str(store.path), view.entity, view.name, shard, usable, failures, batch_size, clips, texts, threads)
+    return Task(
+        str(view.paths.store), view.entity, view.name, shard, usable, failures, batch_size, clips, texts, threads
+    )

@@ -128,10 +128,19 @@ class _Shard:
         arrays = {name: array[: len(done)] for name, array in self.arrays.items()}
         if (np.diff(order) < 0).any():
             arrays = {name: array[order] for name, array in arrays.items()}
-        took = {"rows": len(done), "seconds": round(seconds + time.monotonic() - begin, 3)}
-        if self.forward_rows:
-            took["forward_rows"] = self.forward_rows
-        info = {**_info(self._task, self.encoder, self._device), **took}
+        info = {  # recorded with the shard, and never a reason to refuse a run
+            "weights": self.encoder.source,
+            "choices": dict(self.encoder.chosen),
+            "batch_size": self._task.batch_size,
+            "device": self._device,
+            "threads": torch.get_num_threads(),
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("av", "numpy", "pillow", "torch", "transformers")},
+            "rows": len(done),
+            "seconds": round(seconds + time.monotonic() - begin, 3),
+            **({"forward_rows": self.forward_rows} if self.forward_rows else {}),
+        }
         self._view.write_shard(self._task.shard, done, arrays, self.failures, info)
         self._spent["write"] += time.monotonic() - begin
         return Outcome(self._task.shard, self.repeated, _truncated(self._task, self.encoder))
@@ -145,8 +154,8 @@ class _Shard:
         size, texts = self._task.batch_size, self._task.texts
         for block, rows in self._blocks.items():
             start = self._first + block * size
-            given = [texts[row] for row in range(start, start + size) if row in texts]
-            yield Batch(self, len(rows), rows, tuple(row - start for row in rows), given)
+            how = [texts[row] for row in range(start, start + size) if row in texts]
+            yield Batch(self, len(rows), rows, tuple(row - start for row in rows), how)
 
     def _clips(self, buffer: Callable[[tuple[int, ...]], np.ndarray]) -> Iterator[Batch]:
         """Yield batches of squares, where other rows than those to compute are black, or of whole pictures."""
@@ -166,7 +175,7 @@ class _Shard:
         """Yield each batch's number and its clips by row, without those that failed."""
         task, encoder = self._task, self.encoder
         clips: dict[int, dict[int, Clip]] = {block: {} for block in self._blocks}
-        left = {block: len(rows) for block, rows in self._blocks.items()}
+        remaining = {block: len(rows) for block, rows in self._blocks.items()}
         frames = decoded_clips(task.clips, encoder.frames, encoder.picture, task.threads, encoder.sampling)
         for row, done in timed(frames, self._spent, "decode"):
             block = (row - self._first) // task.batch_size
@@ -175,8 +184,8 @@ class _Shard:
                 self.repeated += done.repeats
             else:
                 self.failures[row] = done.reason
-            left[block] -= 1
-            if not left[block]:
+            remaining[block] -= 1
+            if not remaining[block]:
                 yield block, dict(sorted(clips.pop(block).items()))
 
     def _encode(self, data: Any) -> Computed | list[Any]:
@@ -225,20 +234,6 @@ def _truncated(task: Task, encoder: Encoder) -> int:
     return sum(len(tokens) > most for tokens in encoder.tokenizer(long, verbose=False)["input_ids"])
 
 
-def _info(task: Task, encoder: Encoder, device: str) -> dict[str, Any]:
-    """Return what computed a shard, which is recorded with it and never a reason to refuse a run."""
-    return {
-        "weights": encoder.source,
-        "choices": dict(encoder.chosen),
-        "batch_size": task.batch_size,
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        **{package: version(package) for package in ("av", "numpy", "pillow", "torch", "transformers")},
-    }
-
-
 @dataclass(frozen=True)
 class WorkerOptions:
     """What every worker of a run receives."""
@@ -252,8 +247,8 @@ class Worker:
 
     outcome = Outcome
 
-    def __init__(self, given: WorkerOptions) -> None:
-        self._options, self._cpus, self._finished = given.options, given.cpus, 0
+    def __init__(self, how: WorkerOptions) -> None:
+        self._options, self._cpus, self._finished = how.options, how.cpus, 0
         self._spent = Spent()
         self.stages = self._spent.working
         """seconds of all shards in each stage"""

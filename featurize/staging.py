@@ -169,7 +169,10 @@ def in_parts(forward: Work, batch: Batch) -> Iterator[Batch]:
 
 def batch_by_memory(encoder: Encoder, device: str, rows: int, workers: int = 1) -> int:
     """Return the clips of a batch that a GPU of so many workers has memory for: a power of two, of at most `rows`."""
-    clip = _noise(encoder)
+    picture = encoder.picture
+    # the largest shape that the encoder sees often, in frames that differ from each other
+    side = math.isqrt(picture.pixels) if isinstance(picture, Bounded) else encoder.size
+    clip = np.random.default_rng(0).integers(0, 256, (encoder.frames, side, side, 3), dtype=np.uint8)
     most = min(rows, max(MOST_BYTES // clip.nbytes, 1))
     share = MEMORY_SHARE * torch.cuda.get_device_properties(device).total_memory / workers
 
@@ -177,7 +180,7 @@ def batch_by_memory(encoder: Encoder, device: str, rows: int, workers: int = 1) 
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         try:
-            if isinstance(encoder.picture, Crop):
+            if isinstance(picture, Crop):
                 encoder.encode_clips(np.broadcast_to(clip, (size, *clip.shape)).copy())
             else:
                 encoder.encode_wholes([(clip, np.arange(len(clip), dtype=np.float64))] * size)
@@ -198,10 +201,3 @@ def doubled(fits: Callable[[int], bool], most: int) -> int:
     while 2 * size <= most and fits(2 * size):
         size *= 2
     return size
-
-
-def _noise(encoder: Encoder) -> UInt8[np.ndarray, "T H W 3"]:
-    """Return frames of a clip that differ from each other, in the largest shape that the encoder sees often."""
-    picture = encoder.picture
-    side = math.isqrt(picture.pixels) if isinstance(picture, Bounded) else encoder.size
-    return np.random.default_rng(0).integers(0, 256, (encoder.frames, side, side, 3), dtype=np.uint8)

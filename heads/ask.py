@@ -157,7 +157,7 @@ class Streaming:
         print(words, end="", flush=True)
 
     def end(self, answer: str) -> None:
-        """End the answer, of which no word may have come, and say so where the model did not end it."""
+        """End the answer, of which no word may have come, and say so if the model did not end it."""
         print("" if self._said else f"Q: {self.question}\nA: {answer}")
         if isinstance(answer, CutOff):
             print(f"({CUT})")

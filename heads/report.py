@@ -28,7 +28,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heads.methods.registry import is_control
-from heads.reporting.entries import BenchmarkEntry, Entry, Training, check_entries, score_record, trainings
+from heads.reporting.entries import (
+    BenchmarkEntry,
+    MethodTraining,
+    PredictionEntry,
+    check_entries,
+    score_record,
+    trainings,
+)
 from stepdiff_core.cli import command
 from stepdiff_core.cli.options import at_least, parse
 
@@ -41,7 +48,7 @@ FILES = ("/report.md", "/report.tex", "/report.png", "/report.json")
 
 @dataclass(frozen=True)
 class ReportOptions:
-    predictions: tuple[Entry, ...] = ()
+    predictions: tuple[PredictionEntry, ...] = ()
     """method, task, test_set, predictions; variant and pair (diffmcq) and parsed (diffcap) if not the defaults"""
     benchmarks: tuple[BenchmarkEntry, ...] = ()
     """method and predictions of heads.evaluate on a benchmark, with the score record next to them"""
@@ -52,7 +59,7 @@ class ReportOptions:
     record is that of a control are among them, unless they are listed as ours or as baselines"""
     baselines: tuple[str, ...] = ()
     """methods to compare ours with; none: all that are neither ours nor controls"""
-    methods: tuple[Training, ...] = ()
+    methods: tuple[MethodTraining, ...] = ()
     """how methods were trained: method, regime (none, s1, supervised, truth), learns_from, steps"""
     seeds: int = 1
     """number of trainings, from 0, that {seed} in the name of predictions is replaced by; the tables show their mean"""
@@ -78,7 +85,7 @@ def run(options: ReportOptions) -> "Report":
     if entries or not options.benchmarks:
         check_entries(entries, options.ours, options.controls, options.baselines)
     others = read_scores(options.benchmarks)
-    known = trainings(options.methods, entries)
+    methods = trainings(options.methods, entries)
     measured = measure(entries, options.bootstrap, options.seed, registry.truth_of(options.truth))
     listed = {*options.ours, *options.controls, *options.baselines}
     unlisted = [entry for entry in entries if entry.method not in listed]
@@ -86,11 +93,11 @@ def run(options: ReportOptions) -> "Report":
     controls = (*options.controls, *recorded)
     report = Report(
         [score for score, _ in measured],
-        compare(measured, options.ours, controls, known, options.baselines),
+        compare(measured, options.ours, controls, methods, options.baselines),
         controls,
         options.bootstrap,
         options.paper,
-        known,
+        methods,
         options.baselines,
         others,
     )

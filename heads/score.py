@@ -75,8 +75,8 @@ def run(options: ScoreOptions) -> dict[str, Any]:
     if options.export is not None and Path(options.export).resolve() in Path(options.predictions).resolve().parents:
         raise StepDiffError(f"--export {options.export}: --predictions are in this folder; name another")
     record = score_record(options.predictions)
-    asked = spec.read(Path(options.test_set or options.data or ""))
-    task, rows, similar = published_task(options.task), asked.rows, None
+    task_data = spec.read(Path(options.test_set or options.data or ""))
+    task, rows, similar = published_task(options.task), task_data.rows, None
     predictions: list[Any]
     if task is None:
         rows, predictions = read_answers(options.predictions, rows)
@@ -85,15 +85,15 @@ def run(options: ScoreOptions) -> dict[str, Any]:
     if options.parse:
         predictions = [postprocess.parse(str(text)) for text in predictions]
     if task is None:
-        given = {row.key: prediction for row, prediction in zip(rows, predictions, strict=True)}
-        of_all = [given.get(row.key) for row in asked.rows]
+        by_key = {row.key: prediction for row, prediction in zip(rows, predictions, strict=True)}
+        of_all = [by_key.get(row.key) for row in task_data.rows]
         if options.export is not None and spec.export is not None:
-            for path in spec.export(Path(str(options.data)), asked.rows, of_all, Path(options.export)):
+            for path in spec.export(Path(str(options.data)), task_data.rows, of_all, Path(options.export)):
                 say(f"exported: {path}")
         if spec.missing_is_wrong and record is None:  # heads.evaluate answers the rows that its options ask for
-            rows, predictions = asked.rows, of_all
+            rows, predictions = task_data.rows, of_all
     judges.check(options)  # the authors' scorers, which read what is exported, have their own
-    scores = score_rows(options, asked, rows, predictions, options.predictions, similar)
+    scores = score_rows(options, task_data, rows, predictions, options.predictions, similar)
     if (seen := marked(record)) is not None:
         scores["seen"] = seen
     if "method" in section(record, "options"):
@@ -113,36 +113,43 @@ def show_scores(task: str, scores: dict[str, Any], seen: dict[str, Any] | None =
     """
     from heads.reporting import grid
     from heads.reporting.entries import MARK, footnote
-    from heads.reporting.grid import Block, Cell, Grid, Row, figure_cell
+    from heads.reporting.grid import Block, Grid, Result, pivot, results_of
 
-    def figures(values: dict[str, Any]) -> list[str]:
-        return [name for name, value in values.items() if value is None or isinstance(value, float)]
-
-    def cell(values: dict[str, Any], name: str) -> Cell | None:
-        if name not in values:
-            return None
-        value, intervals = values[name], values.get("intervals", {})
-        return Cell(str(value)) if isinstance(value, int) else figure_cell(value, intervals.get(name), ".4f")
+    def figures(values: dict[str, Any]) -> dict[str, float | None]:
+        return {name: value for name, value in values.items() if value is None or isinstance(value, float)}
 
     integers = [name for name, value in scores.items() if isinstance(value, int)]
     counts = sorted(integers, key=lambda name: COUNTS.index(name) if name in COUNTS else len(COUNTS))
     chance = scores.get("chance", {})
-    columns = [("", "value [95 % interval]"), *([("", "chance")] if chance else [])]
-    rows: list[Row] = [
-        (name + after, [cell(values, name), *([cell(chance, name)] if chance else [])])
-        for values, after in ((scores, ""), (scores.get("asked_first", {}), ", asked first"))
-        for name in figures(values)
+    results = [
+        Result(name + after, column, value, values.get("intervals", {}).get(name))
+        for values, after, column in (
+            (scores, "", "value [95 % interval]"),
+            (scores.get("asked_first", {}), ", asked first", "value [95 % interval]"),
+            (chance, "", "chance"),
+        )
+        for name, value in figures(values).items()
     ]
+    columns = list(dict.fromkeys(result.figure for result in results))
+
+    def table(title: str, first: str, results: list[Result], names: dict[str, str]) -> Grid:
+        return Grid(
+            title,
+            first,
+            [("", name) for name in names.values()],
+            [Block("", list(pivot(results, names, ".4f").items()))],
+        )
+
     sizes = ", ".join(f"{scores[name]} {name}" for name in counts)
-    grids = [Grid(f"{task}{'' if seen is None else f' {MARK}'}: {sizes}", "figure", columns, [Block("", rows)])]
+    mark = "" if seen is None else f" {MARK}"
+    grids = [table(f"{task}{mark}: {sizes}", "figure", results, {str(name): str(name) for name in columns})]
     categories: dict[str, dict[str, Any]] = scores["per_category"]
-    known = {name for values in categories.values() for name in values} - {"videos"}
-    for checked in (False, True):
-        names = [n for n in (*figures(scores), *counts) if n in known and n.startswith("truth_") == checked]
-        if names:
-            headings = [("", name.replace("_", " ")) for name in names]  # wrap between words
-            rows = [(category, [cell(values, name) for name in names]) for category, values in categories.items()]
-            grids.append(Grid("by category", "category", headings, [Block("", rows)]))
+    results = [each for category, values in categories.items() for each in results_of(category, values)]
+    measured = {result.figure for result in results} - {"videos"}
+    for of_truth in (False, True):
+        names = [n for n in (*figures(scores), *counts) if n in measured and n.startswith("truth_") == of_truth]
+        if names:  # words wrap where they have spaces
+            grids.append(table("by category", "category", results, {name: name.replace("_", " ") for name in names}))
     notes = list(scores.get("notes", ()))
     if method := scores.get("method"):
         kind = "a control, " if method["control"] else ""

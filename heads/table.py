@@ -22,11 +22,11 @@ from typing import Any
 from heads.methods.registry import regime_of, regime_words, title_of
 from heads.reporting import grid
 from heads.reporting.entries import CHANCE, MARK, TRUTH_METRICS, footnote, marked
-from heads.reporting.grid import Block, Cell, Grid, figure_cell
+from heads.reporting.grid import Block, Cell, Grid, Result, Row, pivot
 from stepdiff_core.cli import command
 from stepdiff_core.cli.options import WRITTEN, parse
 from stepdiff_core.errors import StepDiffError
-from stepdiff_core.tasks.published import PUBLISHED
+from stepdiff_core.tasks.scoring import PUBLISHED
 
 COLUMNS: dict[str, dict[str, str]] = {
     task: {**spec.figures, **{figure: heading for figure, heading in spec.further.items() if heading}}
@@ -57,11 +57,11 @@ def run(options: TableOptions) -> dict[str, Any]:
     for path in options.scores:
         try:
             record = json.loads(Path(path).read_text(encoding="utf-8"))
-            given, scores = record["options"], record["scores"]
-            task = given["task"]
+            evaluated, scores = record["options"], record["scores"]
+            task = evaluated["task"]
             if task not in COLUMNS:
                 raise StepDiffError(f"{path}: {task} is a benchmark of others; python -m heads.report has its table")
-            form, name = variant(given), title_of(record)
+            form, name = variant(evaluated), title_of(record)
             figures = {
                 metric + form: {"value": scores[metric], "interval": (scores["intervals"] or {}).get(metric)}
                 for metric in (*COLUMNS[task], *(metric for metric in TRUTH_METRICS if metric in scores))
@@ -124,14 +124,16 @@ def show(record: dict[str, Any]) -> None:
 
 def table(title: str, headings: Mapping[str, str], systems: Mapping[str, Any], notes: Sequence[str] = ()) -> Grid:
     """Return a table with a row for each system, and a column for each figure."""
-    rows: list[grid.Row] = []
-    for name, row in systems.items():
-        given = (row.get(metric) for metric in headings)
-        cells = [
-            None if figure is None else figure_cell(figure["value"], figure.get("interval"), ends=".2f")
-            for figure in given
-        ]
-        rows.append((f"{name} {MARK}" if "seen" in row else name, [Cell(regime_words(row["regime"])), *cells]))
+    results = [
+        Result(name, figure, row[figure]["value"], row[figure].get("interval"))
+        for name, row in systems.items()
+        for figure in headings
+        if figure in row
+    ]
+    rows: list[Row] = [
+        (f"{name} {MARK}" if "seen" in systems[name] else name, [Cell(regime_words(systems[name]["regime"])), *cells])
+        for name, cells in pivot(results, headings, ends=".2f").items()
+    ]
     columns = [("", heading) for heading in ("regime", *headings.values())]
     return Grid(title, "system", columns, [Block("", rows)], notes)
 

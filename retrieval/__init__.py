@@ -11,7 +11,7 @@ from stepdiff_core.errors import StepDiffError
 if TYPE_CHECKING:
     from retrieval.alignment import Alignment, align
     from retrieval.exact import search_exactly
-    from retrieval.index.builder import build_index
+    from retrieval.index.builder import IndexOptions, build_index
     from retrieval.index.index import Index, open_index
     from retrieval.mining.duplicates import duplicates
     from retrieval.mining.negatives import Drawn, StatedDifference, StatedDifferences, hard_negatives
@@ -22,6 +22,7 @@ __all__ = [
     "Alignment",
     "Drawn",
     "Index",
+    "IndexOptions",
     "Moments",
     "StatedDifference",
     "StatedDifferences",

@@ -13,7 +13,7 @@ path only goes forward.
 A moment is in one clip only if the other clip has nothing similar at any time: the distance to its nearest moment there
 is more than `margin` above the median of these distances, over the moments of both clips. What differs all the time,
 such as another bowl, is part of the median. The path is not used, so an action at another time is not missing. The path
-reaches both ends, so `warp` has no meaning where one clip has something that the other lacks.
+reaches both ends, so `warp` has no meaning if one clip has something that the other lacks.
 
 Guarantees
 - no other path costs less
@@ -101,11 +101,11 @@ def cheapest_path(costs: Float64[np.ndarray, "T U"]) -> Int64[np.ndarray, "P 2"]
     total[0, 0] = 0.0
     step = np.zeros((rows, columns), np.int64)  # 0 both go on, 1 the first, 2 the second
     for row, values in enumerate(costs.tolist()):
-        above, left = total[row].tolist(), np.inf
+        above, behind = total[row].tolist(), np.inf
         for column, cost in enumerate(values):
-            ways = (above[column], above[column + 1], left)
+            ways = (above[column], above[column + 1], behind)
             step[row, column] = way = ways.index(min(ways))
-            total[row + 1, column + 1] = left = ways[way] + cost
+            total[row + 1, column + 1] = behind = ways[way] + cost
     row, column = rows - 1, columns - 1
     path = [(row, column)]
     while row or column:

@@ -1,7 +1,7 @@
 """Pairs of clips whose difference, candidate minus reference, is near a given one.
 
 A pair with difference e is as near to d as the geometric mean of their cosine and of d.e / d.d, the share of d that it
-has: 1 where they are equal, 0 where they have nothing in common, less where they are opposite.
+has: 1 if they are equal, 0 if they have nothing in common, less where they are opposite.
 
 Guarantees
 - both clips of a pair show one step, if the store knows steps, and are of different videos
@@ -41,7 +41,7 @@ _TINY = 1e-12  # squared length of a difference that counts as 0
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class StepRows:
     """Rows of a catalog with their steps."""
 
     total: int
@@ -54,7 +54,7 @@ class Sample:
         return f"no clip of step {step[:200]!r} among {len(self.rows):,} rows of the catalog"
 
     def groups(self, step: str, most: int) -> list[Int64[np.ndarray, " clips"]]:
-        """Return about `most` rows drawn at random, those of each step apart. step: a known one; empty: any."""
+        """Return about `most` rows drawn at random, step by step. step: a known one; empty: any."""
         rng = generator(0, "clips of a step", step)
         if step or not self.steps:
             return [_some(self.steps[step] if step else self.rows, most, rng)]
@@ -67,13 +67,13 @@ class Sample:
 
     def drawn(self, view: View, step: str = "", first: Sequence[str] = ()) -> Int64[np.ndarray, " clips"]:
         """Return about REFERENCES rows with features in a view. first: steps that at most half of them are of."""
-        own = [] if step else first
-        groups = [self.groups(name, REFERENCES // 2 // len(own))[0] for name in own if name in self.steps]
+        preferred = [] if step else first
+        groups = [self.groups(name, REFERENCES // 2 // len(preferred))[0] for name in preferred if name in self.steps]
         rows = np.unique(np.concatenate([*groups, *self.groups(step, REFERENCES - sum(map(len, groups)))]))
         return rows[view.status(rows) == OK]
 
 
-def sampled(catalog: Catalog) -> Sample:
+def sampled(catalog: Catalog) -> StepRows:
     """Return the rows of a catalog with their steps; of a large one, those at a few places."""
     total, rows = len(catalog), np.arange(min(len(catalog), MOST_ROWS))
     if total > MOST_ROWS:
@@ -82,7 +82,7 @@ def sampled(catalog: Catalog) -> Sample:
         rows = np.concatenate([np.arange(each) + start * each for start in sorted(starts.tolist())])
     clips = catalog.select(rows, pl.DataFrame(schema={"step": pl.String})).drop_nulls("step").sort("row")
     groups = clips.group_by("step", maintain_order=True)
-    return Sample(total, rows, dict(sorted((str(step[0]), group["row"].to_numpy()) for step, group in groups)))
+    return StepRows(total, rows, dict(sorted((str(step[0]), group["row"].to_numpy()) for step, group in groups)))
 
 
 def _some(rows: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:

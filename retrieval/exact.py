@@ -5,7 +5,7 @@ the rows whose estimates are within twice that bound of the k-th best are compar
 searches vectors that are in memory, in float32.
 
 Guarantees
-- the k nearest rows are those of a float64 comparison of all rows, best first; among rows with the same embedding, the
+- the k nearest rows equal a float64 comparison of all rows, best first; among rows with the same embedding, the
   lower row comes first
 - at most a few blocks of the view are in memory, and the scores of one tile for each thread
 """
@@ -120,7 +120,7 @@ def _best(near: list[Near], k: int, margin: float = 0.0) -> Near:
     order = np.lexsort((rows, -scores, query))
     query, rows, scores = query[order], rows[order], scores[order]
     first = np.searchsorted(query, query)
-    last = scores[np.minimum(first + k, len(query)) - 1]  # those of a query with fewer are all kept
+    last = scores[np.minimum(first + k, len(query)) - 1]  # of a query with fewer, all are kept
     kept = (np.arange(len(query)) - first < k) | (scores > last - margin)
     return query[kept], rows[kept], scores[kept]
 
@@ -129,9 +129,9 @@ def _table(near: Near, queries: int, k: int) -> Found:
     """Return the k best rows of each query and their scores, best first; -1 and -inf where there are fewer."""
     query, rows, scores = _best([near], k)
     place = query, np.arange(len(query)) - np.searchsorted(query, query)
-    found = np.full((queries, k), -1, np.int64), np.full((queries, k), -np.inf, np.float32)
-    found[0][place], found[1][place] = rows, scores
-    return found
+    table = np.full((queries, k), -1, np.int64), np.full((queries, k), -np.inf, np.float32)
+    table[0][place], table[1][place] = rows, scores
+    return table
 
 
 def _multiply(vectors: Vectors, queries: Queries) -> tuple[Scores, Squares]:
@@ -188,7 +188,7 @@ def nearest_of(
 ) -> Found:
     """Return the k best candidates of each query and their cosines in float32, best first.
 
-    Candidates are given in parts, their rows rising. One whose `apart` equals that of the query is skipped. Where fewer
+    Candidates are given in parts, their rows rising. One whose `apart` equals the query's is skipped. If fewer
     exist, the row is -1 and the cosine -inf.
     """
     tiles = [slice(start, start + QUERIES) for start in range(0, max(len(queries), 1), QUERIES)]
@@ -230,8 +230,8 @@ def cosines(view: View, feature: str, queries: Queries, query: Pairs, rows: Pair
         part = order[start : start + COMPARED]
         near, places = np.unique(rows[part], return_inverse=True)
         vectors, exact = view.read(feature, near, dtype="float32"), np.empty(len(part))
-        given = vectors, places, queries, query[part]
-        each(lambda share: compiled(fill_cosines)(*given, *share, exact), shares(len(part)))  # noqa: B023
+        pairs = vectors, places, queries, query[part]
+        each(lambda share: compiled(fill_cosines)(*pairs, *share, exact), shares(len(part)))  # noqa: B023
         check_directions(view, feature, rows[part], exact)
         out[part] = exact
     return out

@@ -1,7 +1,7 @@
 """Moments of a clip or video: vectors with times, of its frames or of its consecutive clips.
 
 Guarantees
-- the moments of a clip are in the order of time, and their times are those of the video
+- the moments of a clip are in the order of time, and their times are seconds of the video
 - moments with NaN, infinity or only zeros are refused, and the error names the clip and the moment
 """
 

@@ -5,7 +5,7 @@ mapped by the mean of each clip's tokens. PCA takes its axes from a sample of ro
 block. UMAP (`pip install 'stepdiff[umap]'`) needs all rows in memory and takes minutes for 100,000.
 
 Guarantees
-- if all rows are in the sample, coordinates are those of an eigendecomposition of all rows
+- if all rows are in the sample, coordinates equal an eigendecomposition of all rows
 - a map is the same on every run: the sample is seeded, and the largest weight of each axis is positive
 """
 
@@ -26,7 +26,7 @@ from store import View
 PROJECTIONS = {"pca": "PCA", "umap": "UMAP"}  # name -> title
 MOST = {"pca": 1_000_000, "umap": 100_000}  # rows of a map; of a larger view, a seeded sample is mapped
 FIT = 20_000  # rows from which the axes of PCA are computed
-REDUCED = 50  # channels that UMAP reads, those of the largest variance
+REDUCED = 50  # channels that UMAP reads, of the largest variance
 SEED = 0
 _BLOCK = 4096  # rows of a block, at most
 

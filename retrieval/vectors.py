@@ -39,11 +39,11 @@ def embeddings(view: View) -> list[str]:
 
 def width(view: View, feature: str) -> int:
     """Return the number of channels D. Raises StepDiffError unless `feature` is one of the `embeddings`."""
-    known = embeddings(view)
-    if feature in known:
+    names = embeddings(view)
+    if feature in names:
         return view.features[feature].shape[0]
-    remedy = f"it has {', '.join(known)} (name one with --feature)"
-    if not known:
+    remedy = f"it has {', '.join(names)} (name one with --feature)"
+    if not names:
         fill = fill_command(view.paths.store, "NAME", view.provenance.encoder, f"{view.entity.upper()}.csv")
         remedy = f"it has none; make a view that has one with {fill}"
     raise StepDiffError(f"view {view.entity}/{view.name} has no embedding called {feature}: {remedy}")
@@ -86,7 +86,7 @@ def unit(vectors: Float[np.ndarray, "rows dim"]) -> Float64[np.ndarray, "rows di
 
 
 def block_rows(view: View, feature: str) -> int:
-    """Return the rows of a block: a power of two, as those of a shard, so few blocks cross a shard."""
+    """Return the rows of a block: a power of two, as the rows of a shard, so few blocks cross a shard."""
     most = min(max(BLOCK_BYTES // (4 * math.prod(view.features[feature].shape)), 1), BLOCK_ROWS)
     return 1 << (most.bit_length() - 1)
 

@@ -22,7 +22,7 @@
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import groupby
@@ -35,50 +35,64 @@ from stepdiff_core.cli.options import parse
 from stepdiff_core.errors import some
 from store.verbs import options  # each command imports what it runs only then, so that --help is fast
 
+_TEXT = {"overflow": "fold"}
 _SHOWN = 10
 _FILES_SHOWN = 3
 _DIGITS = 12  # of a sha256 that are shown
 _SECONDS = len("2026-11-29T12:00:00")
 
 
-def _show_info(found: dict[str, Any]) -> None:
-    from store.verbs.info import info_table
+def _show_info(record: dict[str, Any]) -> None:
+    gone = {entity: f" ({count:,} forgotten)" for entity, count in record["forgotten"].items()}
+    rows = ", ".join(f"{count:,} {entity}{gone.get(entity, '')}" for entity, count in record["rows"].items())
+    print(f"{record['path']}: {rows or 'empty'}")
+    if not record["views"]:
+        return
+    texts = {"view": _TEXT | {"min_width": 9}, "encoder": _TEXT | {"min_width": 7}, "features": {"no_wrap": True}}
+    table, counted = _table(texts, ("ok", "failed", "absent", "shards", "size")), ("ok", "failed", "absent", "shards")
+    for view in record["views"]:
+        features = (f"{name} {'x'.join(map(str, f['shape']))} {f['dtype']}" for name, f in view["features"].items())
+        named = (f"{view['entity']}/{view['view']}", view["provenance"]["encoder"], "\n".join(features))
+        table.add_row(*named, *(f"{view[name]:,}" for name in counted), readable_bytes(view["bytes"]))
+    _print_table(table)
 
-    gone = {entity: f" ({count:,} forgotten)" for entity, count in found["forgotten"].items()}
-    rows = ", ".join(f"{count:,} {entity}{gone.get(entity, '')}" for entity, count in found["rows"].items())
-    print(f"{found['path']}: {rows or 'empty'}")
-    if found["views"]:
-        _print_table(info_table(found["views"]))
+
+def readable_bytes(count: int) -> str:
+    """Return `count` bytes with a binary unit."""
+    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:.0f} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
 
 
-def _verify(given: options.VerifyOptions) -> dict[str, Any]:
+def _verify(chosen: options.VerifyOptions) -> dict[str, Any]:
     from store.feature_store import Store
     from store.verbs.verify import NOT_COVERED, uncovered, verify
 
-    store = Store.open(given.path)
-    with store.lock(given.wait) if given.withdraw else nullcontext():
-        damage = verify(store, given.withdraw)
+    store = Store.open(chosen.path)
+    with store.lock(chosen.wait) if chosen.withdraw else nullcontext():
+        damage = verify(store, chosen.withdraw)
     return {
         "path": str(store.path),
-        "ok": all(found.withdrawn for found in damage),
-        "damage": [asdict(found) for found in damage],
-        "clips": sorted({clip for found in damage for clip in found.clips}),
+        "ok": all(one.withdrawn for one in damage),
+        "damage": [asdict(one) for one in damage],
+        "clips": sorted({clip for one in damage for clip in one.clips}),
         "not_covered": {"files": uncovered(store), "never": NOT_COVERED},
     }
 
 
 def _show_damage(record: dict[str, Any]) -> None:
-    damage, left = record["damage"], record["not_covered"]["files"]
-    for found in damage:
-        clips = some(found["clips"], _SHOWN) if found["clips"] else "no clips"
-        print(f"{found['path']} {found['what']}: {clips}")
-    withdrawn = sum(found["withdrawn"] for found in damage)
+    damage, uncovered = record["damage"], record["not_covered"]["files"]
+    for one in damage:
+        clips = some(one["clips"], _SHOWN) if one["clips"] else "no clips"
+        print(f"{one['path']} {one['what']}: {clips}")
+    withdrawn = sum(one["withdrawn"] for one in damage)
     damaged = f"damaged files: {len(damage)}, clips: {len(record['clips'])}"
     damaged += f"; withdrawn: {withdrawn} files" if withdrawn else ""
     print(damaged if damage else f"{record['path']} is whole")
-    for remedy in dict.fromkeys(found["remedy"] for found in damage):
+    for remedy in dict.fromkeys(one["remedy"] for one in damage):
         print(f"what to do: {remedy}")
-    files = f"{len(left):,} files without a checksum ({some(left, _FILES_SHOWN)}); " if left else ""
+    files = f"{len(uncovered):,} files without a checksum ({some(uncovered, _FILES_SHOWN)}); " if uncovered else ""
     print(f"not covered: {files}{'; '.join(record['not_covered']['never'])}")
 
 
@@ -92,19 +106,15 @@ def _show_forgotten(done: dict[str, Any]) -> None:
         print(f"  {card} is stale: run python -m retrieval build")
 
 
-def _show_dropped(found: dict[str, Any]) -> None:
-    from store.verbs.info import readable_bytes
-
-    size = f"{readable_bytes(found['bytes'])}, {found['files']:,} files"
-    what = f"view {found['view']} of {found['entity']} in {found['store']}: {size}"
-    print(f"dropped {what}" if found["dropped"] else f"would drop {what}; give --yes to do it")
-    for path in found["stale"]:
-        print(f"  {path} was built from it" + (": remove it too" if found["dropped"] else ""))
+def _show_dropped(record: dict[str, Any]) -> None:
+    size = f"{readable_bytes(record['bytes'])}, {record['files']:,} files"
+    what = f"view {record['view']} of {record['entity']} in {record['store']}: {size}"
+    print(f"dropped {what}" if record["dropped"] else f"would drop {what}; give --yes to do it")
+    for path in record["stale"]:
+        print(f"  {path} was built from it" + (": remove it too" if record["dropped"] else ""))
 
 
 def _show_compacted(done: dict[str, Any]) -> None:
-    from store.verbs.info import readable_bytes
-
     text = (
         "{store}: {catalog_parts:,} catalog parts and {failure_files:,} files of failures and {records:,} records of "
         "writers merged, {locks:,} unused locks deleted, {orphans:,} orphan files deleted"
@@ -133,15 +143,8 @@ def _show_plan(planned: dict[str, Any]) -> None:
 
 
 def _sizes_table(planned: dict[str, Any]) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    from store.verbs.info import readable_bytes
-
-    table = Table(box=box.SIMPLE_HEAD, padding=0)
-    table.add_column("dtype")
-    for head in ("bytes a row", "bytes", "size", "rows a shard", "shards", "files", "compacted"):
-        table.add_column(head, justify="right", no_wrap=True)
+    heads = ("bytes a row", "bytes", "size", "rows a shard", "shards", "files", "compacted")
+    table = _table({"dtype": {}}, heads)
     for size in planned["sizes"]:
         chosen = size["dtype"] == planned["dtype"] and len(planned["sizes"]) > 1
         table.add_row(
@@ -157,8 +160,6 @@ def _sizes_table(planned: dict[str, Any]) -> Any:
 
 def _advice(planned: dict[str, Any]) -> Iterator[str]:
     """Yield the recommended setting, and in numbers whether to keep features or to encode again."""
-    from store.verbs.info import readable_bytes
-
     if (advised := planned["setting"]) is not None:
         flags = f"--pool {advised['pool']} " * (advised["pool"] > 1) + f"--dtype {advised['dtype']}"
         yield f"recommended: {flags}, {readable_bytes(round(advised['bytes_per_row']))} a clip; {advised['cost']}"
@@ -179,10 +180,8 @@ def _advice(planned: dict[str, Any]) -> Iterator[str]:
 
 
 def _show_export(done: dict[str, Any]) -> None:
-    from store.verbs.info import readable_bytes
-
-    left = [f"{done[name]:,} {name}" for name in ("failed", "absent", "forgotten") if done[name]]
-    out = f" (left out: {', '.join(left)})" if left else ""
+    omitted = [f"{done[name]:,} {name}" for name in ("failed", "absent", "forgotten") if done[name]]
+    out = f" (left out: {', '.join(omitted)})" if omitted else ""
     before = "complete already, " if done["already"] == done["parts"] else ""
     size = readable_bytes(done["bytes"])
     print("{rows:,} {entity} of view {view} in {path}, ".format(**done) + f"{before}{done['format']}, {size}{out}")
@@ -205,7 +204,7 @@ def _show_import(done: dict[str, Any]) -> None:
 
 
 def _live(path: str) -> Any:
-    """Return the store in `path`; StepDiffError where it is a snapshot."""
+    """Return the store in `path`; StepDiffError if it is a snapshot."""
     from store.feature_store import Store
 
     store = Store.open(path)
@@ -213,14 +212,14 @@ def _live(path: str) -> Any:
     return store
 
 
-def _tag(given: options.TagOptions) -> dict[str, Any]:
+def _tag(chosen: options.TagOptions) -> dict[str, Any]:
     from store.snapshots import snapshot
 
-    store = _live(given.path)
-    if given.delete:
-        snapshot.delete_snapshot(store.path, given.name)
-        return {"path": str(store.path), "name": given.name, "deleted": True}
-    return {"path": str(store.path), **asdict(snapshot.tag(store.path, given.name, given.note)), "deleted": False}
+    store = _live(chosen.path)
+    if chosen.delete:
+        snapshot.delete_snapshot(store.path, chosen.name)
+        return {"path": str(store.path), "name": chosen.name, "deleted": True}
+    return {"path": str(store.path), **asdict(snapshot.tag(store.path, chosen.name, chosen.note)), "deleted": False}
 
 
 def _show_tag(made: dict[str, Any]) -> None:
@@ -235,10 +234,10 @@ def _show_tag(made: dict[str, Any]) -> None:
     print(f"read it with Store.open({made['path']!r}, at={made['name']!r}), or as {made['path']}@{made['name']}")
 
 
-def _log(given: options.LogOptions) -> dict[str, Any]:
+def _log(chosen: options.LogOptions) -> dict[str, Any]:
     from store.snapshots.snapshot import names
 
-    store = _live(given.path)
+    store = _live(chosen.path)
     begun = names(store.path)[1]  # temporary names, but in object stores their own
     entries = list(_entries(store))[::-1]
     return {"path": str(store.path), "entries": entries, "unfinished": bool(begun), "begun": begun}
@@ -272,18 +271,10 @@ def _entries(store: Any) -> Iterator[dict[str, Any]]:
 
 
 def _show_log(record: dict[str, Any]) -> None:
-    from rich import box
-    from rich.table import Table
-
     from stepdiff_core.io.local import TEMPORARY
 
-    table = Table(box=box.SIMPLE_HEAD, padding=0)
-    for head in ("snapshot", "made (UTC)", "view"):
-        table.add_column(head, overflow="fold")
-    for head in ("ok", "change", "failed"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for head in ("commit", "note"):
-        table.add_column(head, overflow="fold")
+    texts, more = (dict.fromkeys(heads, _TEXT) for heads in (("snapshot", "made (UTC)", "view"), ("commit", "note")))
+    table = _table(texts, ("ok", "change", "failed"), more)
     for (name, created, note), entries in groupby(record["entries"], itemgetter("name", "created", "note")):
         first = (name, created[:_SECONDS].replace("T", " "))
         for one in entries:
@@ -353,6 +344,17 @@ def _show_head(head: dict[str, Any]) -> None:
         print(f"  starts from: {' <- '.join(head['starts_from'])}")
 
 
+def _table(texts: dict[str, Any], numbers: Iterable[str], more: Mapping[str, Any] = {}) -> Any:
+    """Return an empty table of columns of texts, with their options, of numbers, and of more texts."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
+    for head, looks in {**texts, **dict.fromkeys(numbers, {"justify": "right", "no_wrap": True}), **more}.items():
+        table.add_column(head, **looks)
+    return table
+
+
 def _print_table(table: Any, width: int = 120) -> None:
     from rich.console import Console
 
@@ -390,7 +392,7 @@ VERBS = {
     "rows": Verb(options.RowsOptions, "store.verbs.info:list_rows"),
     "forget": Verb(options.ForgetOptions, "store.verbs.removal:forget", _show_forgotten, ("path", "keys")),
     "drop": Verb(
-        options.DropOptions, "store.verbs.removal:drop", _show_dropped, status=lambda found: int(not found["dropped"])
+        options.DropOptions, "store.verbs.removal:drop", _show_dropped, status=lambda record: int(not record["dropped"])
     ),
     "compact": Verb(options.CompactOptions, "store.verbs.compact:compact", _show_compacted),
     "tag": Verb(options.TagOptions, _tag, _show_tag, ("path", "name")),

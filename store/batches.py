@@ -30,6 +30,7 @@ from stepdiff_core.io.direct_io import aligned_empty
 from stepdiff_core.io.sealed import crc32c
 from store.format.quantise import Quantised
 from store.io.reader import Check, known_check
+from store.provenance import RowNumbers
 from store.view import OK, View, row_numbers
 
 _READERS = 2  # batches that are read at once, so that the disk is never idle
@@ -196,7 +197,7 @@ class Batches:
             for name, form in self.view.arrays_of(self.features).items()
         }
 
-    def read(self, rows: Int[np.ndarray, " B"], buffer: Mapping[str, np.ndarray] | None = None) -> Batch:
+    def read(self, rows: RowNumbers, buffer: Mapping[str, np.ndarray] | None = None) -> Batch:
         """Read a batch of any rows, into `buffer` or into new memory."""
         if buffer is None and not self.in_place:
             buffer = self._buffer(len(rows))

@@ -15,10 +15,10 @@ import errno
 from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int, Int64, UInt32
+from jaxtyping import Int64, UInt32
 
 from stepdiff_core.errors import DamageError, StepDiffError
 from stepdiff_core.io.files import Place, listed
@@ -34,8 +34,10 @@ from store.format.layout import (
     write_json,
 )
 from store.format.shard import encode_chunk, open_shard, read_chunk
-from store.io.records import ABSENT, FAILED, OK, Write, encode_writes
+from store.io.reader import ABSENT, FAILED, OK
+from store.io.records import Write, encode_writes
 from store.io.writer import ShardWriter
+from store.provenance import RowNumbers
 from store.view import View
 
 CANNOT = "cannot be read ("
@@ -61,16 +63,16 @@ class FileDamage:
     """None: the file is of several shards"""
 
 
-def unsealed(paths: Iterable[Place]) -> Iterator[tuple[Place, str]]:
-    """Yield those of the sealed files `paths` that are missing or damaged, with what is wrong."""
+def unsealed(paths: Iterable[Place], *more: Any) -> Iterator[Any]:
+    """Yield the missing and damaged files among the sealed `paths`, with what is wrong, and `more`."""
     for path in paths:
         what = unreadable(path) if path.exists() else "is missing"
         if what is not None:
-            yield path, what
+            yield path, what, *more
 
 
 def unreadable(path: Place) -> str | None:
-    """Return why a sealed file cannot be read, or that it is not as it was written; None where it is sound or gone."""
+    """Return why a sealed file cannot be read, or that it is not as it was written; None if it is sound or gone."""
     try:
         return None if is_sealed(path.read_whole(_MOST_SEALED)) else "is not as it was written"
     except FileNotFoundError:
@@ -81,15 +83,14 @@ def unreadable(path: Place) -> str | None:
         return f"{CANNOT}{error})"
 
 
-def view_damage(view: View, known: int, same: Sequence[View] = ()) -> Iterator[FileDamage]:
-    """Yield the damage of a view whose catalog has `known` rows, for a view that is longer.
+def view_damage(view: View, length: int, same: Sequence[View] = ()) -> Iterator[FileDamage]:
+    """Yield the damage of a view; its catalog has `length` rows, if the view claims more.
 
-    A shard whose files are those of one of the views `same`, which were read before, is not read again: a snapshot has
-    links to files of its store.
+    A shard that has the same files in one of the views `same`, which were read before, is not read again: a snapshot
+    has links to files of its store.
     """
     broken = [damage for array in view.arrays if (damage := _metadata_damage(view, array))]
     yield from broken
-    length = known
     if all(damage.path != view.paths.metadata("status") for damage in broken):
         try:
             length = len(view)
@@ -125,8 +126,8 @@ def _metadata_damage(view: View, array: str) -> FileDamage | None:
     except StepDiffError as error:
         return FileDamage(path, f"is refused ({error})", "metadata", None)
     expected = array_metadata(view.entity, array, 0, view.stored, view.rows_per_shard)
-    known = {**metadata, "shape": [0, *metadata["shape"][1:]]}
-    differs = [name for name in ("shape", "data_type", "chunk_grid") if known.get(name) != expected[name]]
+    emptied = {**metadata, "shape": [0, *metadata["shape"][1:]]}
+    differs = [name for name in ("shape", "data_type", "chunk_grid") if emptied.get(name) != expected[name]]
     return FileDamage(path, f"differs from the view in {', '.join(differs)}", "metadata", None) if differs else None
 
 
@@ -134,7 +135,7 @@ def _damage(
     path: Place,
     what: str,
     kind: Kind,
-    rows: Int64[np.ndarray, " R"] | None,
+    rows: RowNumbers | None,
     shard: int | None = None,
     error: Exception | None = None,
 ) -> FileDamage:
@@ -146,13 +147,13 @@ def _damage(
 
 
 def shards_of(view: View, length: int) -> list[int]:
-    """Return the shards of a view of `length` rows of which a file exists."""
+    """Return the shards of a view of `length` rows that have a file."""
     names = [path.name for path in listed(view.paths.status(0).parent, "*")]
     names += [path.stem for folder in view.paths.beside for path in listed(folder, "*")]
     return [shard for shard in shard_numbers(names) if shard * view.rows_per_shard < length]
 
 
-def _failed_in(view: View, group: int, length: int) -> Int64[np.ndarray, " rows"]:
+def _failed_in(view: View, group: int, length: int) -> RowNumbers:
     """Return the rows whose failures are in the merged file of a group of shards."""
     rows = [_NO_ROWS]
     for shard in (shard for shard in shards_of(view, length) if shard // MERGED_SHARDS == group):
@@ -184,14 +185,14 @@ def shard_damage(view: View, shard: int, length: int) -> Iterator[FileDamage]:
         yield from row_damage(view, shard, ok)
 
 
-def rows_of_shard(view: View, shard: int, length: int) -> Int64[np.ndarray, " rows"]:
+def rows_of_shard(view: View, shard: int, length: int) -> RowNumbers:
     """Return all rows of a shard of a view of `length` rows."""
     first = shard * view.rows_per_shard
     return np.arange(first, min(first + view.rows_per_shard, length))
 
 
 def _own_or_merged(path: Place, merged: Place, needed: bool) -> list[tuple[Place, str]]:
-    """Return the damage of a shard's own file, which may be missing where it was merged into another."""
+    """Return the damage of a shard's own file, which may be missing if it was merged into another."""
     if path.exists() or (needed and not merged.exists()):
         damage = list(unsealed([path]))
         if path.exists() or not merged.exists():  # else it was merged in the meantime
@@ -199,7 +200,7 @@ def _own_or_merged(path: Place, merged: Place, needed: bool) -> list[tuple[Place
     return []
 
 
-def row_damage(view: View, shard: int, rows: Int[np.ndarray, " R"]) -> Iterator[FileDamage]:
+def row_damage(view: View, shard: int, rows: RowNumbers) -> Iterator[FileDamage]:
     """Yield the files of a shard in which some of R rows differ from their checksums."""
     path = view.paths.checksum(shard)
     try:
@@ -215,7 +216,7 @@ def row_damage(view: View, shard: int, rows: Int[np.ndarray, " R"]) -> Iterator[
 
 
 def _array_damage(
-    view: View, name: str, shard: int, sums: UInt32[np.ndarray, " slots"], rows: Int[np.ndarray, " R"]
+    view: View, name: str, shard: int, sums: UInt32[np.ndarray, " slots"], rows: RowNumbers
 ) -> Iterator[FileDamage]:
     """Yield the shard file of an array if some of R rows differ from their checksums."""
     path, fill = view.shard_path(name, shard), bytes(view.stored[name].row_bytes)
@@ -248,19 +249,19 @@ def withdraw_damaged(view: View, damage: Iterable[FileDamage]) -> list[FileDamag
     """Make the rows of `damage`, which `view_damage` returned, absent; replace damaged files about rows.
 
     Returns what of it was withdrawn: all but unreadable files and the other damage of their shards. Raises
-    StepDiffError where the store's lock is not held, an array is longer than the catalog, or the disk is full: then the
+    StepDiffError if the store's lock is not held, an array is longer than the catalog, or the disk is full: then the
     same call does the rest.
     """
     check_locked(view.paths.store, f"rows of view {view.name} of {view.entity} are withdrawn")
     damage = list(damage)
-    left = {one.shard for one in damage if one.kind == "unreadable"} - {None}
-    damage = [one for one in damage if one.kind != "unreadable" and one.shard not in left]
+    skipped = {one.shard for one in damage if one.kind == "unreadable"} - {None}
+    damage = [one for one in damage if one.kind != "unreadable" and one.shard not in skipped]
     _rewrite_metadata(view, {str(one.path) for one in damage if one.kind == "metadata"})
     merged = [one for one in damage if one.shard is None and one.kind in ("reasons", "record")]
     groups = {(shard_number(one.path.stem.removeprefix("merged-")), one.kind) for one in merged}
     shards = {one.shard for one in damage if one.shard is not None}
     if groups:
-        shards |= {shard for shard in shards_of(view, len(view)) if shard // MERGED_SHARDS in dict(groups)} - left
+        shards |= {shard for shard in shards_of(view, len(view)) if shard // MERGED_SHARDS in dict(groups)} - skipped
     for shard in sorted(shards):
         _withdraw_shard(view, shard, {kind for group, kind in groups if group == shard // MERGED_SHARDS})
     for one in merged:  # no row needs it any more
@@ -285,7 +286,7 @@ def _rewrite_metadata(view: View, damaged: set[str]) -> None:
 def _withdraw_shard(view: View, shard: int, merged: Set[Kind]) -> None:
     """Look at a shard again, under its lock, and make its damaged rows absent.
 
-    merged: kinds of damaged files of its group, which matter where the shard has no file of its own.
+    merged: kinds of damaged files of its group, which matter if the shard has no file of its own.
     """
     paths, first = view.paths, shard * view.rows_per_shard
     with ShardWriter(view, shard).locked() as held:
@@ -293,8 +294,8 @@ def _withdraw_shard(view: View, shard: int, merged: Set[Kind]) -> None:
         lost: set[Kind] = {one.kind for one in damage}
         if "unreadable" in lost:
             return
-        own: dict[Kind, Place] = {"reasons": paths.failures(shard), "record": paths.info(shard)}
-        lost |= {kind for kind in merged if not own[kind].exists()}
+        files: dict[Kind, Place] = {"reasons": paths.failures(shard), "record": paths.info(shard)}
+        lost |= {kind for kind in merged if not files[kind].exists()}
         before = np.full(view.rows_per_shard, ABSENT, np.uint8) if "status" in lost else view.shard_status(shard)
         status = before.copy()
         for one in damage:
@@ -309,4 +310,4 @@ def _withdraw_shard(view: View, shard: int, merged: Set[Kind]) -> None:
         if "status" in lost or (status != before).any():
             paths.status(shard).put([encode_chunk(status)], len(status), held)
         if "reasons" in lost:
-            own["reasons"].unlink(missing_ok=True)
+            files["reasons"].unlink(missing_ok=True)

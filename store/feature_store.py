@@ -171,11 +171,13 @@ class Store:
         `check` says when reads compare rows with their stored checksums: "always", at their "first" read through the
         returned object, or "never".
         """
-        if name not in self.views(entity):
+        try:
+            view = View(self.folder, self.catalog(entity), entity, name, check)
+        except (FileNotFoundError, NotADirectoryError):
             there = ", ".join(self.views(entity)) or "none yet"
-            raise StepDiffError(f"no view {name!r} of {entity} in {self.location}: there is {there}")
+            raise StepDiffError(f"no view {name!r} of {entity} in {self.location}: there is {there}") from None
         check_name("view", name)
-        return View(self.folder, self.catalog(entity), entity, name, check)
+        return view
 
     def zarr(self) -> "Group":
         """Return all arrays as a read-only group of zarr-python, `ENTITY/VIEW/ARRAY`, for xarray, dask and others.

@@ -8,8 +8,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int, Shaped
 
 from stepdiff_core.errors import StepDiffError
+
+RowNumbers = Int[np.ndarray, " R"]
+"""numbers of rows of a catalog"""
+RowValues = Shaped[np.ndarray, "R ..."]
+"""of an array"""
 
 DTYPES = ("float16", "float32", "int8")
 MOST_ROW_BYTES = 2**28
@@ -27,7 +33,7 @@ class Feature:
     """float16, float32, or int8 (quantised, with a float16 scale for every 64 channels)"""
 
     def __post_init__(self) -> None:
-        """Raise StepDiffError where rows of that shape and dtype cannot be stored."""
+        """Raise StepDiffError if rows of that shape and dtype cannot be stored."""
         if self.dtype not in DTYPES:
             raise StepDiffError(f"dtype {_short(self.dtype)} is refused: features are {', '.join(DTYPES)}")
         if not self.shape or min(self.shape) < 1:
@@ -83,7 +89,7 @@ class Provenance:
 
     @classmethod
     def from_dict(cls, values: Any) -> "Provenance":
-        """Return the inverse of `as_dict`; StepDiffError where fields are missing or unknown."""
+        """Return the inverse of `as_dict`; StepDiffError if fields are missing or unknown."""
         names = {field.name for field in fields(cls)}
         if odd := sorted(names ^ set(values) if isinstance(values, dict) else names):
             raise StepDiffError(f"provenance with missing or unknown fields: {_short(odd)[1:-1]}")
@@ -93,7 +99,7 @@ class Provenance:
         return cls(**{**values, "dtypes": dict(dtypes)})
 
     def difference(self, other: "Provenance") -> str:
-        """Return the fields that differ, with both values: `layer 'a' against 'b'`; empty where none do."""
+        """Return the fields that differ, with both values: `layer 'a' against 'b'`; empty if none do."""
         pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
         return ", ".join(f"{name} {a!r} against {b!r}" for name, a, b in pairs if a != b)
 
@@ -109,14 +115,14 @@ def text_key(text: str) -> str:
 
 
 def check_entity(entity: str) -> str:
-    """Return `entity` itself; StepDiffError where it is not one of ENTITIES."""
+    """Return `entity` itself; StepDiffError if it is not one of ENTITIES."""
     if entity not in ENTITIES:
         raise StepDiffError(f"no entity {entity!r}: a store has rows for {' and '.join(ENTITIES)}")
     return entity
 
 
 def check_name(what: str, name: str) -> str:
-    """Return `name` itself; StepDiffError where it could not be a folder on every file system."""
+    """Return `name` itself; StepDiffError if it could not be a folder on every file system."""
     if not _SAFE.fullmatch(name):
         raise StepDiffError(
             f"{what} name {name!r} is refused: use up to 100 letters, digits, '-' and '_', a letter or digit first"

@@ -12,7 +12,7 @@ neither the catalog nor the status of rows is read before the tasks run. The dat
 while it is read.
 
 Guarantees
-- rows, order and values equal those of View.read
+- View.read returns the same rows, order and values
 - each finished row is read once, also when a worker is killed in the middle
 - the plan depends on the number of shards, not of rows
 """
@@ -39,13 +39,14 @@ from ray.data.datasource import Datasource, ReadTask
 from ray.data.extensions import ArrowTensorArray
 
 from stepdiff_core.errors import StepDiffError
+from stepdiff_core.io.files import Place
 from stepdiff_core.io.remote import RemotePath
 from store.catalog.catalog import BLOCK
 from store.exchange.arrow import KEY, feature_fields, record_batches, row_values, schema
 from store.feature_store import Store
 from store.format.layout import shard_numbers
 from store.io.reader import Check
-from store.provenance import Feature
+from store.provenance import Feature, RowNumbers
 from store.view import Rows, View, row_numbers
 
 _COLUMN_BYTES = 32
@@ -90,7 +91,7 @@ def read_view(
             only a task can know, such as a damaged row, is raised when the dataset is read.
     """
     names = [features] if isinstance(features, str) else features
-    source = ViewDatasource(_shared(store), entity, view, names, filter, columns, rows, dtype, check)
+    source = ViewDatasource(_shared(store).view(entity, view, check), names, filter, columns, rows, dtype)
     return ray.data.read_datasource(source, **options)
 
 
@@ -99,31 +100,27 @@ class ViewDatasource(Datasource):
 
     def __init__(
         self,
-        store: Store,
-        entity: str,
-        view: str,
+        view: View,
         features: Sequence[str] | None,
-        filter: pl.Expr | None,
-        columns: Sequence[str] | None,
-        rows: Rows | None,
-        dtype: str | None,
-        check: Check,
+        filter: pl.Expr | None = None,
+        columns: Sequence[str] | None = None,
+        rows: Rows | None = None,
+        dtype: str | None = None,
     ) -> None:
         super().__init__()
-        opened = store.view(entity, view, check)
-        fields = schema(opened, features, columns, dtype)
+        fields = schema(view, features, columns, dtype)
         tensors = feature_fields(fields)
         about = [name for name in fields.names if name not in tensors]
-        names = list(dict.fromkeys(features or opened.features))
-        like = None if filter is None else _checked_filter(filter, opened)
-        made = _made(opened)
-        task = partial(_ShardReader, store, entity, view, check, made, names, about[1:], dtype, filter, like, tensors)
+        names = list(dict.fromkeys(features or view.features))
+        like = None if filter is None else _checked_filter(filter, view)
+        place = view.paths.store, view.entity, view.name, view.check, _made(view)
+        task = partial(_ShardReader, *place, names, about[1:], dtype, filter, like, tensors)
         self._read_task: Callable[[np.ndarray], _ShardReader] = task
         arrays = {f: ArrowTensorArray.from_numpy(np.empty((0, *t.shape), t.dtype)) for f, t in tensors.items()}
         self._schema = pa.schema([pa.field(f.name, arrays[f.name].type) if f.name in arrays else f for f in fields])
         self._row_bytes = sum(tensor.row_bytes for tensor in tensors.values()) + _COLUMN_BYTES * len(about)
         self._rows = None if rows is None else np.unique(row_numbers(rows))
-        self._spans = _shards(opened) if self._rows is None else _parts_of(self._rows, opened)
+        self._spans = _shards(view) if self._rows is None else _parts_of(self._rows, view)
 
     def get_name(self) -> str:
         """Return the name that Ray shows."""
@@ -138,18 +135,18 @@ class ViewDatasource(Datasource):
     ) -> list[Any]:  # of ReadTask, whose bases beartype refuses
         """Return about `parallelism` tasks in the order of their rows; fewer, if blocks would be very small."""
         context = data_context or ray.data.DataContext.get_current()
-        wanted = max(self.estimate_inmemory_data_size() / max(parallelism, 1), context.target_min_block_size)
-        given = divide(self._spans, max(int(wanted / self._row_bytes), 1)) or [self._spans]  # one task has the schema
-        return [self._task(spans, per_task_row_limit) for spans in given]
+        size = max(self.estimate_inmemory_data_size() / max(parallelism, 1), context.target_min_block_size)
+        tasks = divide(self._spans, max(int(size / self._row_bytes), 1)) or [self._spans]  # one task has the schema
+        return [self._task(spans, per_task_row_limit) for spans in tasks]
 
     def _task(self, spans: Spans, limit: int | None) -> Any:
         size = int(np.diff(spans).sum()) * self._row_bytes
-        given = spans if self._rows is None or not len(spans) else self._rows[spans[0, 0] : spans[-1, 1]]
+        rows = spans if self._rows is None or not len(spans) else self._rows[spans[0, 0] : spans[-1, 1]]
         about = BlockMetadata(num_rows=None, size_bytes=size, input_files=None, exec_stats=None)
-        return ReadTask(self._read_task(given), about, self._schema, limit)
+        return ReadTask(self._read_task(rows), about, self._schema, limit)
 
 
-def divide(shards: Spans, wanted: int) -> list[Spans]:
+def divide(shards: Spans, rows: int) -> list[Spans]:
     """Divide shards (rows from first to end, ascending) among tasks of about `wanted` rows each, in their order.
 
     A shard of more than `wanted` rows is cut into equal parts; others are never cut.
@@ -157,13 +154,13 @@ def divide(shards: Spans, wanted: int) -> list[Spans]:
     if not len(shards):
         return []
     first, count = shards[:, 0], shards[:, 1] - shards[:, 0]
-    parts = -(-count // wanted)
+    parts = -(-count // rows)
     shard = np.repeat(np.arange(len(shards)), parts)
     part = np.arange(len(shard)) - np.repeat(np.cumsum(parts) - parts, parts)
     starts = first[shard] + count[shard] * part // parts[shard]
     ends = first[shard] + count[shard] * (part + 1) // parts[shard]
     before = np.cumsum(ends - starts) - (ends - starts)
-    task = (2 * before + ends - starts) // (2 * wanted)  # that of the middle of each part
+    task = (2 * before + ends - starts) // (2 * rows)  # by the middle of each part
     cuts = np.flatnonzero(np.diff(task)) + 1
     return [_joined(spans) for spans in np.split(np.stack([starts, ends], axis=1), cuts)]
 
@@ -179,7 +176,8 @@ class _ShardReader:
     """A read task."""
 
     __name__ = "read_view"  # in Ray's messages
-    store: Store
+    store: Place
+    """folder of the store, or of a snapshot"""
     entity: str
     view: str
     check: Check
@@ -191,18 +189,18 @@ class _ShardReader:
     like: pl.DataFrame | None
     """empty frame with the columns of the filter"""
     tensors: dict[str, Feature]
-    given: Int[np.ndarray, "..."]
+    chosen: Int[np.ndarray, "..."]
     """spans of rows, or rows"""
 
     def __call__(self) -> Iterator[pa.Table]:
         """Yield the blocks of the task."""
-        spans = self.given.tolist() if self.given.ndim == 2 else [(0, len(self.given))]
+        spans = self.chosen.tolist() if self.chosen.ndim == 2 else [(0, len(self.chosen))]
         for first, end in spans:
             for start in range(first, end, BLOCK):
                 stop = min(start + BLOCK, end)
-                yield from self._read(self.given[start:stop] if self.given.ndim == 1 else np.arange(start, stop))
+                yield from self._read(self.chosen[start:stop] if self.chosen.ndim == 1 else np.arange(start, stop))
 
-    def _read(self, rows: Int[np.ndarray, " R"]) -> Iterator[pa.Table]:
+    def _read(self, rows: RowNumbers) -> Iterator[pa.Table]:
         """Yield blocks of the finished ones of R ascending rows that fulfil the filter."""
         view = self._open()
         if self.filter is not None:
@@ -223,7 +221,7 @@ class _ShardReader:
     def _open(self) -> View:
         """Return the view in a worker; StepDiffError if the node does not see it, or if it is another one now."""
         try:
-            view = Store.open(self.store.path, at=self.store.at).view(self.entity, self.view, self.check)
+            view = Store.open(self.store).view(self.entity, self.view, self.check)
         except StepDiffError as error:
             raise StepDiffError(
                 f"node {socket.gethostname()} does not see the view: {error}; a view must exist until the dataset is "
@@ -231,7 +229,7 @@ class _ShardReader:
             ) from None
         if _made(view) != self.made:
             raise StepDiffError(
-                f"view {self.view} of {self.entity} in {self.store.path} was dropped and made differently: call "
+                f"view {self.view} of {self.entity} in {self.store} was dropped and made differently: call "
                 "read_view again"
             )
         return view
@@ -258,17 +256,17 @@ def _shards(view: View) -> Spans:
     return np.stack([first, np.minimum(first + view.rows_per_shard, length)], axis=1)
 
 
-def _parts_of(rows: Int64[np.ndarray, " R"], view: View) -> Spans:
+def _parts_of(rows: RowNumbers, view: View) -> Spans:
     """Return where the rows of each shard begin and end among ascending `rows`; StepDiffError for an unknown row."""
-    known = len(view.catalog)
-    if len(rows) and rows[-1] >= known:
-        raise StepDiffError(f"no row {rows[-1]} in the catalog of {view.entity}: it has rows 0 to {known - 1}")
+    length = len(view.catalog)
+    if len(rows) and rows[-1] >= length:
+        raise StepDiffError(f"no row {rows[-1]} in the catalog of {view.entity}: it has rows 0 to {length - 1}")
     _, first = np.unique(rows // view.rows_per_shard, return_index=True)
     return np.stack([first, np.append(first, len(rows))[1:]], axis=1)
 
 
 def _checked_filter(filter: pl.Expr, view: View) -> pl.DataFrame:
-    """Return an empty frame with the columns of a filter; StepDiffError where it fits no part of the catalog."""
+    """Return an empty frame with the columns of a filter; StepDiffError if it fits no part of the catalog."""
     every = filter.meta.has_multiple_outputs()  # columns by pattern
     named = sorted(set(filter.meta.root_names()) - {KEY, "row"})
     fields = schema(view, columns=None if every else named)

@@ -40,8 +40,7 @@ from stepdiff_core.errors import StepDiffError
 from store.batches import Batch, Batches
 from store.catalog.key_index import pack
 from store.format.quantise import BLOCK
-from store.io.reader import Check
-from store.io.records import OK
+from store.io.reader import OK, Check
 from store.view import Keys, View
 
 KEY = "key"
@@ -129,8 +128,8 @@ class _Selection:
         self.rows = np.flatnonzero(status == OK) if keys is None else view.rows(keys)
         if keys is not None:
             view.check_ok(self.rows)
-        asked = [pl.col(label) if isinstance(label, str) else label for label in labels]
-        expressions = asked if where is None else [where, *asked]
+        columns = [pl.col(label) if isinstance(label, str) else label for label in labels]
+        expressions = columns if where is None else [where, *columns]
         named = {KEY, "row"}.union(*(expression.meta.root_names() for expression in expressions))
         frame = view.catalog.frame(sorted(named))
         if missing := named - set(frame.columns):
@@ -140,7 +139,7 @@ class _Selection:
             )
         try:
             chosen = frame[self.rows] if where is None else frame[self.rows].filter(where)
-            table = chosen.select(asked)
+            table = chosen.select(columns)
         except pl.exceptions.PolarsError as error:
             raise StepDiffError(f"where clause or labels do not fit the catalog of {view.entity}: {error}") from error
         self.rows = chosen["row"].to_numpy().astype(np.int64)
@@ -193,7 +192,7 @@ class FeatureDataset(Dataset):
         labels: Labels = (),
         check: Check | None = None,
     ) -> None:
-        """Choose rows and labels; the arguments are those of `FeatureStream`."""
+        """Choose rows and labels; with the arguments of `FeatureStream`."""
         self._selection = _Selection(view, features, keys, where, labels)
         self._batches = Batches(view, features, self._selection.rows, batch_size=1, shuffle=False, check=check)
 
@@ -235,12 +234,12 @@ class FeatureStream(IterableDataset):
         Args:
             view: the view to read.
             features: one or more of its features.
-            keys: the rows to read; by default all that are ok, or those of them that `where` selects.
+            keys: the rows to read; by default all that are ok and, if given, that `where` selects.
             where: a Polars expression over the catalog's columns, such as `pl.col("split") == "train"`.
             labels: columns of the catalog, or Polars expressions over them, that each batch also has: numbers and
                 booleans as a tensor [B], anything else as a list.
             rank: the part of the rows to read; by default the rank in `torch.distributed`, else $RANK, else 0.
-            world: the number of ranks; by default that of `torch.distributed`, else $WORLD_SIZE, else 1.
+            world: the number of ranks; by default as in `torch.distributed`, else $WORLD_SIZE, else 1.
             options: of `Batches`: `batch_size` (of one rank), `shuffle`, `seed`, `drop_last`, `ahead` (in every
                 process), `check`.
         """

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int, Int64, Shaped, UInt8, UInt32
+from jaxtyping import Int, Shaped, UInt8, UInt32
 
 from stepdiff_core.errors import DamageError, StepDiffError
 from stepdiff_core.io import sealed as table
@@ -40,9 +40,22 @@ from store.format.layout import (
 )
 from store.format.quantise import Quantised, dequantise
 from store.format.shard import by_shard
-from store.io.reader import Check, Checksums, RemoteReader, RowChecks, RowReader, known_check, read_together, remedy
-from store.io.records import ABSENT, FAILED, OK, Statuses, failures_of_shards
-from store.provenance import Feature
+from store.io.reader import (
+    ABSENT,
+    FAILED,
+    OK,
+    Check,
+    Checksums,
+    RemoteReader,
+    RowChecks,
+    RowReader,
+    Statuses,
+    known_check,
+    read_together,
+    remedy,
+)
+from store.io.records import failures_of_shards
+from store.provenance import Feature, RowNumbers, RowValues
 
 if TYPE_CHECKING:
     from zarr import Array
@@ -51,8 +64,8 @@ Keys = str | Sequence[str] | Shaped[np.ndarray, " B"] | pl.Series
 Rows = Sequence[int] | Int[np.ndarray, " B"] | pl.Series
 
 
-def row_numbers(rows: Rows) -> Int64[np.ndarray, " B"]:
-    """Return row numbers as an array. StepDiffError where they are not a list of integers, or one is negative."""
+def row_numbers(rows: Rows) -> RowNumbers:
+    """Return row numbers as an array. StepDiffError if they are not a list of integers, or one is negative."""
     numbers = np.asarray(rows)
     if not numbers.size:
         numbers = numbers.astype(np.int64)
@@ -121,10 +134,10 @@ class View:
         path = self.paths.metadata("status")
         now = path.identity()
         if self._length[0] != now:
-            rows, known = array_shape(path, read_json(path))[0], len(self.catalog)
-            if rows > known:
+            rows, length = array_shape(path, read_json(path))[0], len(self.catalog)
+            if rows > length:
                 raise StepDiffError(
-                    f"{path} has {rows} rows and the catalog of {self.entity} has {known}: "
+                    f"{path} has {rows} rows and the catalog of {self.entity} has {length}: "
                     "a part of the catalog is lost, or the file is from another store; restore it"
                 )
             self._length = (now, rows)
@@ -142,22 +155,22 @@ class View:
                 metadata["attributes"]["seal"] = BLANK
                 write_json(path, metadata)
 
-    def status(self, rows: Int[np.ndarray, " K"] | None = None) -> UInt8[np.ndarray, " rows"]:
-        """Return the status of every row, or of K `rows`, whose shards alone are read: ABSENT, OK or FAILED."""
+    def status(self, rows: RowNumbers | None = None) -> UInt8[np.ndarray, " rows"]:
+        """Return the status of every row, or of R `rows`, whose shards alone are read: ABSENT, OK or FAILED."""
         if rows is not None:
             return np.where(rows < len(self), self._statuses.of_rows(rows), np.uint8(ABSENT))
         status = np.zeros(len(self.catalog), np.uint8)
         room = min(len(self), len(status))
-        for shard, known in self._statuses.existing():
+        for shard, chunk in self._statuses.existing():
             part = status[shard * self.rows_per_shard : room][: self.rows_per_shard]
-            part[:] = known[: len(part)]
+            part[:] = chunk[: len(part)]
         return status
 
     def shard_status(self, shard: int) -> UInt8[np.ndarray, " slots"]:
         """Return the current status of every slot of a shard."""
         return self._statuses.of_shard(shard)
 
-    def rows(self, keys: Keys) -> Int64[np.ndarray, " K"]:
+    def rows(self, keys: Keys) -> RowNumbers:
         """Return the row of each key; StepDiffError names the first key that the catalog does not have."""
         keys = [keys] if isinstance(keys, str) else keys.tolist() if isinstance(keys, np.ndarray) else keys
         rows = self.catalog.rows(keys)
@@ -173,28 +186,28 @@ class View:
         self,
         feature: str,
         rows: Rows | None = None,
-        out: Shaped[np.ndarray, "B ..."] | None = None,
+        out: RowValues | None = None,
         direct: bool = False,
         check: Check | None = None,
         *,
         keys: Keys | None = None,
         dtype: str | None = None,
-    ) -> Shaped[np.ndarray, "B ..."]:
+    ) -> RowValues:
         """Read rows of a feature, in the order of `rows` or `keys`.
 
         Args:
             feature: a name in `features`.
             rows: row numbers of the catalog. Give these or `keys`.
-            out: C-contiguous memory [B, ...] in the stored dtype, filled and returned.
+            out: C-contiguous memory [R, ...] in the stored dtype, filled and returned.
             direct: read large rows that are not in memory past the page cache: faster, unless they are read again soon.
             check: when to compare rows with their stored checksums: "always", at their "first" read, or "never". By
                 default as the view says.
-            keys: a key, or B keys as a list, an array or a Polars series.
+            keys: a key, or R keys as a list, an array or a Polars series.
             dtype: "float16" or "float32"; int8 is dequantised. By default the stored dtype (int8: without its scales,
                 which `read_quantised` also returns).
 
         Returns:
-            [B, *shape of a row].
+            [R, *shape of a row].
 
         Raises:
             StepDiffError: unknown feature or key, unsuitable `rows`, `out` or `dtype`; a row that is absent or failed.
@@ -221,9 +234,9 @@ class View:
     def zarr(self, array: str) -> "Array":
         """Return a stored array as zarr-python's, read-only: for dask, napari and others.
 
-        Rows are those of the catalog. A row is a feature only if its "status" is 1. Absent rows (0) and failed rows (2)
-        are the fill value, 0, but what a killed run wrote, or what was withdrawn or forgotten, is there until another
-        row of its shard is written. Nothing is compared with checksums.
+        Rows are numbered as in the catalog. A row is a feature only if its "status" is 1. Absent rows (0) and failed
+        rows (2) are the fill value, 0, but what a killed run wrote, or what was withdrawn or forgotten, is there until
+        another row of its shard is written. Nothing is compared with checksums.
 
         Args:
             array: a feature as stored; "scale" of an int8 feature, float16 [rows, ..., blocks of 64 channels], by which
@@ -236,9 +249,7 @@ class View:
         self.check_not_dropped()
         return open_zarr(self.paths.store, f"{self.entity}/{self.name}/{array}")
 
-    def in_place(
-        self, feature: str, rows: Int[np.ndarray, " B"], check: Check | None = None
-    ) -> Shaped[np.ndarray, "B ..."] | None:
+    def in_place(self, feature: str, rows: RowNumbers, check: Check | None = None) -> RowValues | None:
         """Return what `read` returns as a read-only part of a mapped file, without a copy. Raises as `read` does.
 
         None if the rows are not consecutive rows of one shard, are not in memory or are in an object store, or if one
@@ -260,7 +271,7 @@ class View:
     def read_quantised(
         self,
         feature: str,
-        rows: Int[np.ndarray, " B"],
+        rows: RowNumbers,
         out: Quantised | None = None,
         direct: bool = False,
         check: Check | None = None,
@@ -275,7 +286,7 @@ class View:
         scale, levels = self._read(rows, {"scale": scale, feature: levels}, direct, check)  # what is small first
         return Quantised(levels, scale)
 
-    def checksums(self, rows: Int[np.ndarray, " R"]) -> UInt32[np.ndarray, "R arrays"]:
+    def checksums(self, rows: RowNumbers) -> UInt32[np.ndarray, "R arrays"]:
         """Return the current stored crc32c of finished rows, a column for each array of `checksummed`.
 
         Raises DamageError if they are damaged or missing.
@@ -295,8 +306,8 @@ class View:
     def write_shard(
         self,
         shard: int,
-        rows: Int[np.ndarray, " K"],
-        features: Mapping[str, Shaped[np.ndarray, "K ..."]],
+        rows: RowNumbers,
+        features: Mapping[str, RowValues],
         failures: Mapping[int, str],
         info: dict[str, Any] | None = None,
     ) -> None:
@@ -306,7 +317,7 @@ class View:
 
         Args:
             shard: the shard's number. Every shard has one writer at a time.
-            rows: K row numbers of the shard.
+            rows: R row numbers of the shard.
             features: float32 or float16 values of every feature, which the view casts or quantises. A row with NaN,
                 infinity or (stored as float16 or int8) a magnitude past float16 becomes failed, with that reason. An
                 int8 feature may also be given as stored: its levels, and `scale`.
@@ -321,8 +332,8 @@ class View:
         refuse_snapshot(self.paths.store)
         ShardWriter(self, shard).write(rows, features, failures, info)
 
-    def withdraw(self, rows: Int[np.ndarray, " K"]) -> int:
-        """Make K rows absent, because they are forgotten or the catalog is about to name another video for them.
+    def withdraw(self, rows: RowNumbers) -> int:
+        """Make R rows absent, because they are forgotten or the catalog is about to name another video for them.
 
         The next run computes those that are not forgotten again.
 
@@ -341,8 +352,8 @@ class View:
         self._statuses.forget()
         return count
 
-    def failures(self, rows: Int[np.ndarray, " F"] | None = None) -> pl.DataFrame:
-        """Return key and reason of the rows that failed, in the order of the catalog; or of F `rows` that failed."""
+    def failures(self, rows: RowNumbers | None = None) -> pl.DataFrame:
+        """Return key and reason of the rows that failed, in the order of the catalog; or of R `rows` that failed."""
         table.check_threads("read failures")
         rows = np.flatnonzero(self.status() == FAILED) if rows is None else rows
         frame = pl.DataFrame({"key": self.catalog.keys(rows)}, schema={"key": pl.String})
@@ -354,16 +365,16 @@ class View:
         """Return the shard file of a stored array."""
         return self.paths.shard(array, shard, 1 + len(self.stored[array].shape))
 
-    def check_feature(self, feature: str, known: Collection[str] | None = None) -> None:
+    def check_feature(self, feature: str, names: Collection[str] | None = None) -> None:
         """Raise StepDiffError, naming those that exist, where `feature` is not `known`: by default, of the view."""
-        if feature not in (known := known or self.features):
-            there = ", ".join(known)
+        if feature not in (names := names or self.features):
+            there = ", ".join(names)
             raise StepDiffError(f"no feature {feature!r} in view {self.name} of {self.entity}: it has {there}")
 
-    def check_ok(self, rows: Int[np.ndarray, " B"]) -> None:
+    def check_ok(self, rows: RowNumbers) -> None:
         """Raise StepDiffError, naming the key, if a row is absent or failed."""
-        if found := self._statuses.first_not_ok(rows):
-            row, status = found
+        if unfit := self._statuses.first_not_ok(rows):
+            row, status = unfit
             self.check_not_dropped()
             state = "failed" if status == FAILED else "absent"
             if (snapshot := snapshot_of(self.paths.store)) is not None:
@@ -377,14 +388,14 @@ class View:
 
     def _read(
         self,
-        rows: Int[np.ndarray, " B"],
-        wanted: Mapping[str, Shaped[np.ndarray, "B ..."] | None],
+        rows: RowNumbers,
+        arrays: Mapping[str, RowValues | None],
         direct: bool = False,
         check: Check | None = None,
-    ) -> list[Shaped[np.ndarray, "B ..."]]:
+    ) -> list[RowValues]:
         """Read rows of stored arrays, into the memory that is given."""
         check = known_check(self.check if check is None else check)
-        filled = {name: self._room(name, len(rows), out) for name, out in wanted.items()}
+        filled = {name: self._room(name, len(rows), out) for name, out in arrays.items()}
         wrong = self._fill(rows, filled, direct, check)
         if wrong:  # the shard may have been computed again since its status was read: its checksums differ then
             shards = np.unique(rows[wrong[1]] // self.rows_per_shard).tolist()
@@ -397,7 +408,7 @@ class View:
         return list(filled.values())
 
     def _fill(
-        self, rows: Int[np.ndarray, " B"], filled: Mapping[str, Shaped[np.ndarray, "B ..."]], direct: bool, check: Check
+        self, rows: RowNumbers, filled: Mapping[str, RowValues], direct: bool, check: Check
     ) -> tuple[list[str], list[int]] | None:
         """Fill arrays with rows; return the arrays and the places of rows that differ from their checksums."""
         pairs = [(self._readers[name], out) for name, out in filled.items()]
@@ -411,7 +422,7 @@ class View:
         wrong = {name: of_array for name, of_array in zip(filled, places, strict=True) if of_array}
         return (list(wrong), sorted(set(chain(*wrong.values())))) if wrong else None
 
-    def damage(self, arrays: Sequence[str], rows: Int[np.ndarray, " R"]) -> DamageError:
+    def damage(self, arrays: Sequence[str], rows: RowNumbers) -> DamageError:
         """Return the error for rows that differ from their checksums in these arrays."""
         rows = np.unique(rows)
         shard = int(rows[0]) // self.rows_per_shard
@@ -421,7 +432,7 @@ class View:
             f"{self.entity} (shard {shard}) is not as it was written: {remedy(self.paths.store)}"
         )
 
-    def _room(self, name: str, count: int, out: Shaped[np.ndarray, "B ..."] | None) -> Shaped[np.ndarray, "B ..."]:
+    def _room(self, name: str, count: int, out: RowValues | None) -> RowValues:
         """Return `out`, or new memory, for `count` rows of a stored array."""
         stored = self.stored[name]
         shape, dtype = (count, *stored.shape), np.dtype(stored.dtype).newbyteorder("<")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from jsonargparse import capture_parser
 
-from heads.reporting.entries import Entry
+from heads.reporting.entries import PredictionEntry
 from heads.training.recipe import Schedule, VideoLMRecipe
 from stepdiff.__main__ import GROUPS
 from stepdiff_core.cli.options import flag, refuse_overwriting
@@ -148,7 +148,7 @@ def test_a_command_refuses_before_it_starts(name: str, tmp_path: Path, capsys: p
         ("annotate pairqa", {"out": "new.jsonl", "texts": "new.record.json"}),
         ("annotate statistics", {"out": ".", "files": ("new.jsonl", "statistics.json")}),
         ("train", {"out": "new.jsonl", "video_lm": VideoLMRecipe(Schedule(1), pairqa="new.jsonl")}),
-        ("report", {"out": ".", "predictions": (Entry("a", "diffcap", "new.jsonl", "report.json"),)}),
+        ("report", {"out": ".", "predictions": (PredictionEntry("a", "diffcap", "new.jsonl", "report.json"),)}),
     ],
 )
 def test_files_next_to_an_output_and_nested_options_count(

@@ -37,6 +37,7 @@ from stepdiff.__main__ import GROUPS, main
 from stepdiff.annotate.grounding import RowSet, SpaceJob
 from stepdiff.app.compare.files import Library
 from stepdiff.app.explore.nearest import Searcher
+from stepdiff.app.options import AppOptions
 from stepdiff.app.site import Site
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.local import temporary
@@ -295,7 +296,7 @@ def test_no_command_imports_or_asks_what_data_name(
 
 
 def test_the_pages_import_nothing_that_data_name(planted: Path) -> None:
-    site = Site.open(str(planted / "store"), runs=str(planted / "runs"), cache=str(planted / "cache"))
+    site = Site(AppOptions(str(planted / "store"), runs=str(planted / "runs"), cache=str(planted / "cache")))
     for view in ("planted", "both"):
         with pytest.raises(StepDiffError, match="give|no word of 'whisk' has evidence|your own is named by --encoder"):
             Searcher(site).of_text(site.store.view("clips", view), "whisk", 2, None)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from featurize.encoders.base import FRAMES, STATISTICS, Encoder, Statistics
-from featurize.encoders.folder import load_part, read_config
+from featurize.encoders.folder import half_products, load_part, read_config
 from featurize.encoders.preprocessing import encode_distinct, statistics_of, summaries
 from store import Feature
 
@@ -72,7 +72,7 @@ class EfficientNetLite0(Encoder):
         """Return the last maps [N, 7, 7, 1280], and the summaries of early ones where they have statistics."""
         pixels = frames.permute(0, 3, 1, 2)  # seen through N size size 3: channels last without a copy
         values = (pixels.to(self._device).float() - self._mean) / self._std
-        with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
+        with half_products(self._device):
             model = self._model  # its `extract_features`, which returns no other maps
             maps, early = model._swish(model._bn0(model._conv_stem(values))), []
             for number, block in enumerate(model._blocks):

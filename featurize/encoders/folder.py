@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # a run with nothing to do needs no torch
     import torch
 
 
-def read_config(folder: Path, wanted: str, key: str, value: str) -> dict[str, Any]:
+def read_config(folder: Path, contents: str, key: str, value: str) -> dict[str, Any]:
     """Return the folder's config.json, which must have `key`: `value`; `wanted` is what it should hold, in words.
 
     Raises StepDiffError: no such file, no JSON, or it is another model's.
@@ -27,16 +27,16 @@ def read_config(folder: Path, wanted: str, key: str, value: str) -> dict[str, An
     try:
         config = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
-        raise StepDiffError(f"{folder} holds no config.json: give {wanted}") from None
+        raise StepDiffError(f"{folder} holds no config.json: give {contents}") from None
     except ValueError as problem:
-        raise StepDiffError(f"{path} is no JSON ({problem}): give {wanted}") from None
+        raise StepDiffError(f"{path} is no JSON ({problem}): give {contents}") from None
     written = config.get(key) if isinstance(config, dict) else None
     if written != value:
-        raise StepDiffError(f"{path} has {key} {written!r}, not {value!r}: give {wanted}")
+        raise StepDiffError(f"{path} has {key} {written!r}, not {value!r}: give {contents}")
     return config
 
 
-def load_model(kind: Any, folder: Path, device: "torch.device", wanted: str, attention: str | None = "sdpa") -> Any:
+def load_model(kind: Any, folder: Path, device: "torch.device", contents: str, attention: str | None = "sdpa") -> Any:
     """Return a model of transformers in float32, frozen.
 
     Args:
@@ -51,7 +51,7 @@ def load_model(kind: Any, folder: Path, device: "torch.device", wanted: str, att
     """
     import torch
 
-    with loading(folder, wanted):
+    with loading(folder, contents):
         model, report = kind.from_pretrained(
             folder,
             dtype=torch.float32,
@@ -63,15 +63,22 @@ def load_model(kind: Any, folder: Path, device: "torch.device", wanted: str, att
     if report["missing_keys"]:  # transformers would go on with random numbers in their place
         missing = sorted(report["missing_keys"])
         what = type(model).__name__.removesuffix("Model")
-        raise StepDiffError(f"{folder} lacks {len(missing)} tensors of a {what}, first {missing[0]}: give {wanted}")
+        raise StepDiffError(f"{folder} lacks {len(missing)} tensors of a {what}, first {missing[0]}: give {contents}")
     return model.eval().requires_grad_(False).to(device)
 
 
-def load_tokenizer(folder: Path, wanted: str) -> Any:
+def half_products(device: "torch.device") -> "torch.autocast":
+    """Return a context in which a GPU has matrix products in bf16; a CPU computes in float32."""
+    import torch
+
+    return torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda")
+
+
+def load_tokenizer(folder: Path, contents: str) -> Any:
     """Return the folder's tokenizer. StepDiffError where it has none that can be loaded here."""
     from transformers import AutoTokenizer
 
-    with loading(folder, wanted, "has no tokenizer that can be loaded"):
+    with loading(folder, contents, "has no tokenizer that can be loaded"):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
@@ -85,7 +92,7 @@ def hidden_state(layer: int, blocks: int, what: str) -> int:
 
 
 @contextmanager
-def loading(folder: Path, wanted: str, fault: str = "cannot be loaded") -> Iterator[None]:
+def loading(folder: Path, contents: str, fault: str = "cannot be loaded") -> Iterator[None]:
     """Turn an error about the files of `folder` into one line: its `fault`, why, and what is `wanted` in its place."""
     from safetensors import SafetensorError
     from transformers.utils import logging
@@ -95,7 +102,7 @@ def loading(folder: Path, wanted: str, fault: str = "cannot be loaded") -> Itera
     try:
         yield
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as problem:
-        raise StepDiffError(f"{folder} {fault} ({first_line(problem)}): give {wanted}") from None
+        raise StepDiffError(f"{folder} {fault} ({first_line(problem)}): give {contents}") from None
     except ImportError as problem:  # a package that only some models need, such as timm
         raise StepDiffError(f"{folder} {fault} here: {' '.join(str(problem).split())}") from None
     finally:
@@ -119,7 +126,7 @@ def checkpoint_file(weights: Path) -> Path:
 _BUFFERS = ("position_ids",)  # that old checkpoints hold and that are computed
 
 
-def load_part(module: "torch.nn.Module", folder: Path, wanted: str, prefix: str = "") -> None:
+def load_part(module: "torch.nn.Module", folder: Path, contents: str, prefix: str = "") -> None:
     """Fill a module from those safetensors of a folder whose names begin with a prefix, which are exactly its tensors.
 
     Args:
@@ -134,7 +141,7 @@ def load_part(module: "torch.nn.Module", folder: Path, wanted: str, prefix: str 
     from safetensors import SafetensorError, safe_open
 
     begin, expected = re.compile(prefix), module.state_dict()
-    left, index = set(expected), folder / "model.safetensors.index.json"
+    missing_names, index = set(expected), folder / "model.safetensors.index.json"
     try:
         files = {"model.safetensors"}
         if index.is_file():
@@ -147,11 +154,13 @@ def load_part(module: "torch.nn.Module", folder: Path, wanted: str, prefix: str 
                     name = key[place.end() :] if place else ""
                     if not place or name.endswith(_BUFFERS):
                         continue
-                    if name not in left or tuple(tensors.get_slice(key).get_shape()) != expected[name].shape:
-                        raise StepDiffError(f"{folder / file}: {key} is unknown or of another shape: give {wanted}")
+                    if name not in missing_names or tuple(tensors.get_slice(key).get_shape()) != expected[name].shape:
+                        raise StepDiffError(f"{folder / file}: {key} is unknown or of another shape: give {contents}")
                     expected[name].copy_(tensors.get_tensor(key))
-                    left.remove(name)
+                    missing_names.remove(name)
     except (OSError, SafetensorError, ValueError, KeyError) as problem:
-        raise StepDiffError(f"the weights in {folder} cannot be read ({problem}): give {wanted}") from None
-    if left:
-        raise StepDiffError(f"{folder} lacks {len(left)} of the tensors, first {min(left)}: give {wanted}")
+        raise StepDiffError(f"the weights in {folder} cannot be read ({problem}): give {contents}") from None
+    if missing_names:
+        raise StepDiffError(
+            f"{folder} lacks {len(missing_names)} of the tensors, first {min(missing_names)}: give {contents}"
+        )

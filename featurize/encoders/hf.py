@@ -41,7 +41,7 @@ from torch.nn.functional import normalize
 
 from featurize.encoders import hf_families as families
 from featurize.encoders.base import FRAMES, STATISTICS, Encoder, Statistics, check_texts
-from featurize.encoders.folder import hidden_state, load_model, loading
+from featurize.encoders.folder import half_products, hidden_state, load_model, loading
 from featurize.encoders.preprocessing import (
     Settings,
     encode_distinct,
@@ -106,7 +106,9 @@ class HuggingFace(Encoder):
         self._prepare(settings)
         self.frames = frames or (families.frames_of(self._model) if self._clips else None) or FRAMES
         self._window = self._checked_window(window)
-        self.statistics = self._checked_statistics(statistics)
+        if statistics is not None and (self._clips or not isinstance(self.picture, Crop)):
+            raise StepDiffError(f"{self._title} does not see square frames one by one: leave --statistics out")
+        self.statistics = statistics
         self._hidden: int | None = None
         if layer is not None:
             seen = self._probed(hidden=True)  # the one pass that `_shape` needs too
@@ -172,11 +174,6 @@ class HuggingFace(Encoder):
             )
         return window
 
-    def _checked_statistics(self, statistics: Statistics | None) -> Statistics | None:
-        if statistics is not None and (self._clips or not isinstance(self.picture, Crop)):
-            raise StepDiffError(f"{self._title} does not see square frames one by one: leave --statistics out")
-        return statistics
-
     def _checked_layer(self, layer: int, seen: families.ModelOutput) -> int:
         state = seen.hidden
         if state is None:
@@ -212,7 +209,7 @@ class HuggingFace(Encoder):
     def _see(self, frames: UInt8[torch.Tensor, "*N H W 3"], hidden: bool) -> families.ModelOutput:
         """Return what the model gives for frames [N, H, W, 3], or clips [N, W, H, W, 3] of a video model."""
         pixels = self._preprocessing.normalised(frames)
-        with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
+        with half_products(self._device):
             if self._clips:
                 return families.see_clips(self._model, hidden, pixels)
             return families.see_pictures(self._model, hidden, pixel_values=pixels)
@@ -268,17 +265,17 @@ class HuggingFace(Encoder):
 
     def features(self, entity: str, dtype: str = "float16") -> dict[str, Feature]:
         self.check_entity(entity)
-        shape, found = self._shape, {}
+        shape, shapes = self._shape, {}
         if entity == "texts":
             self._check_texts()
         else:
             times = self.frames // self._window if self._clips else self.frames
-            found["tokens"] = Feature((times * shape.tokens, shape.channels), dtype)
+            shapes["tokens"] = Feature((times * shape.tokens, shape.channels), dtype)
         if shape.width is not None:
             if entity == "clips" and not self._clips:
-                found["frame_embedding"] = Feature((self.frames, shape.width), "float32")
-            found["embedding"] = Feature((shape.width,), "float32")
-        return self.declared(found) if entity == "clips" else found
+                shapes["frame_embedding"] = Feature((self.frames, shape.width), "float32")
+            shapes["embedding"] = Feature((shape.width,), "float32")
+        return self.declared(shapes) if entity == "clips" else shapes
 
     @torch.inference_mode()
     def forward_clips(self, frames: UInt8[torch.Tensor, "B T size size 3"]) -> dict[str, Float[torch.Tensor, "B ..."]]:
@@ -325,7 +322,7 @@ class HuggingFace(Encoder):
         inputs = self.tokenizer(
             texts, padding=padding, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).to(self._device)
-        with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
+        with half_products(self._device):
             embedded = families.see_texts(self._model, inputs)
         return {"embedding": normalize(embedded.float(), dim=-1).cpu().numpy()}
 
@@ -380,8 +377,8 @@ class NaFlex(HuggingFace):
         )
 
     def features(self, entity: str, dtype: str = "float16") -> dict[str, Feature]:
-        found = super().features(entity, dtype)
-        return {**found, "grid": Feature((2,), "float32")} if entity == "clips" else found
+        shapes = super().features(entity, dtype)
+        return {**shapes, "grid": Feature((2,), "float32")} if entity == "clips" else shapes
 
     def encode_clips(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> dict[str, Float32[np.ndarray, "B ..."]]:
         raise self._refusal("squares of clips")
@@ -406,7 +403,7 @@ class NaFlex(HuggingFace):
 
     def _see_whole(self, frames: UInt8[np.ndarray, "T H W 3"], hidden: bool) -> tuple[families.ModelOutput, Any]:
         inputs = self._processor(list(frames), return_tensors="pt", input_data_format="channels_last").to(self._device)
-        with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
+        with half_products(self._device):
             return families.see_pictures(self._model, hidden, **inputs), inputs
 
     def _black(self, hidden: bool) -> families.ModelOutput:

@@ -121,5 +121,5 @@ def tubelet_of(model: Any) -> int:
 def _taken(call: Callable[..., Any], inputs: Any) -> dict[str, torch.Tensor]:
     """Return those inputs that a function takes by name."""
     function = call.forward if isinstance(call, torch.nn.Module) else inspect.unwrap(call)
-    known = inspect.signature(function).parameters
-    return {name: value for name, value in inputs.items() if name in known}
+    accepted = inspect.signature(function).parameters
+    return {name: value for name, value in inputs.items() if name in accepted}

@@ -12,8 +12,9 @@ import re
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from featurize.encoders.base import Encoder, Statistics, version_digest
+from featurize.encoders.base import Encoder, version_digest
 from featurize.encoders.folder import checkpoint_file
 from featurize.video.frames import Sampling
 from stepdiff_core.errors import StepDiffError
@@ -89,8 +90,8 @@ def of_data(name: str, typed: str | None = None) -> str:
         StepDiffError: no encoder here has that name, or `typed` is another one.
     """
     if typed is not None:
-        if (given := proper_name(typed)) != name:
-            raise StepDiffError(f"--encoder {typed} is {given}, and the features are of {name}: give that one")
+        if (choices_made := proper_name(typed)) != name:
+            raise StepDiffError(f"--encoder {typed} is {choices_made}, and the features are of {name}: give that one")
         return typed
     if name in _ENCODERS or name in (others := installed(GROUP)):
         return name
@@ -141,14 +142,9 @@ def load(
     name: str,
     weights: str | None = None,
     device: str | None = None,
-    layer: int | None = None,
-    frames: int | None = None,
     sampling: Sampling | None = None,
-    pooling: str | None = None,
-    window: int | None = None,
-    pixels: int | None = None,
-    statistics: Statistics | None = None,
     compile: bool | None = None,
+    **choices: Any,
 ) -> Encoder:
     """Load an encoder and its weights.
 
@@ -157,31 +153,26 @@ def load(
         weights: a folder, a name that `stepdiff weights list` shows, or a hub id; None is the
             encoder's own name, where weights of that name can be fetched, or of an encoder without weights.
         device: as PyTorch names it, "cpu" or "cuda:0"; None is a GPU where there is one.
-        layer: the hidden state whose tokens are kept; this and the others are taken by encoders that have them among
-            their `choices`, and None is the encoder's own choice.
-        frames: T of a clip.
-        sampling: the rule that picks them.
-        pooling: how an embedding is made.
-        window: frames that a model sees at once.
-        pixels: of a frame that a model's own processor is given, at most.
-        statistics: whether statistics of early maps are a feature, next to the others or alone.
+        sampling: the rule that picks the frames of a clip.
         compile: whether the forward pass of clips is compiled by torch.compile.
+        choices: taken by encoders that have them among their `choices`; None is the encoder's own choice. `layer`: the
+            hidden state whose tokens are kept. `frames`: T of a clip. `pooling`: how an embedding is made. `window`:
+            frames that a model sees at once. `pixels`: of a frame that a model's own processor is given, at most.
+            `statistics`: whether statistics of early maps are a feature, next to the others or alone.
 
     Raises:
         StepDiffError: no such encoder or device, no weights, weights of another model, or a choice that is not given.
     """
     name, weights = split(name, weights)
     kind = encoder_class(name)
-    given = {"layer": layer, "frames": frames, "pooling": pooling, "window": window, "pixels": pixels}
-    given["statistics"] = statistics
-    chosen = {key: value for key, value in given.items() if value is not None}
+    chosen = {key: value for key, value in choices.items() if value is not None}
     refused = [choice for choice in chosen if choice not in kind.choices]
     if sampling is not None and "clips" not in kind.entities:
         refused.append("sampling")
     if refused:
         raise StepDiffError(f"encoder {name} has no choice of {' or '.join(refused)}: leave it out")
-    if frames is not None and frames < 1:
-        raise StepDiffError(f"{frames} frames of a clip are too few: give 1 or more")
+    if chosen.get("frames", 1) < 1:
+        raise StepDiffError(f"{chosen['frames']} frames of a clip are too few: give 1 or more")
     folder = find_weights(name, weights)
 
     import torch

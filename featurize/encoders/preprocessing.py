@@ -50,17 +50,17 @@ class Preprocessing:
         return (frames.movedim(-1, -3).to(self.mean.device).float() - self.mean) / self.std
 
 
-def read_processor(folder: Path, wanted: str) -> Any:
+def read_processor(folder: Path, contents: str) -> Any:
     """The image processor that the folder describes, in Pillow's way. StepDiffError where there is none."""
     from transformers import AutoImageProcessor
 
-    with loading(folder, wanted, "has no image processor"):
+    with loading(folder, contents, "has no image processor"):
         return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
 
 
-def image_settings(folder: Path, wanted: str) -> Settings:
+def image_settings(folder: Path, contents: str) -> Settings:
     """Return the settings of a folder's image processor. StepDiffError where it has none."""
-    settings = read_processor(folder, wanted).to_dict()
+    settings = read_processor(folder, contents).to_dict()
     settings = {name: value for name, value in settings.items() if value is not None}
     if str(settings.get("image_processor_type")).startswith("ConvNext"):  # its crop is a share of the picture
         side, share = int(settings["size"]["shortest_edge"]), settings.pop("crop_pct", 224 / 256)
@@ -70,7 +70,7 @@ def image_settings(folder: Path, wanted: str) -> Settings:
     return settings
 
 
-def video_settings(folder: Path, wanted: str, defaults: Settings) -> Settings | None:
+def video_settings(folder: Path, contents: str, defaults: Settings) -> Settings | None:
     """Return the settings of a folder's video processor over `defaults`, None without one. StepDiffError: damaged."""
     for name, part in (("video_preprocessor_config.json", None), ("processor_config.json", "video_processor")):
         path = folder / name
@@ -81,14 +81,14 @@ def video_settings(folder: Path, wanted: str, defaults: Settings) -> Settings | 
         except FileNotFoundError:
             continue
         except (OSError, ValueError, AttributeError) as problem:
-            raise StepDiffError(f"{path} cannot be read ({problem!r}): give {wanted}") from None
+            raise StepDiffError(f"{path} cannot be read ({problem!r}): give {contents}") from None
         if isinstance(settings, dict):
-            known = {**defaults, **{name: value for name, value in settings.items() if value is not None}}
-            kind = str(known.get("video_processor_type"))
-            known = {**_COMMON, **_DEFAULTS.get(kind, {}), **known}
+            complete = {**defaults, **{name: value for name, value in settings.items() if value is not None}}
+            kind = str(complete.get("video_processor_type"))
+            complete = {**_COMMON, **_DEFAULTS.get(kind, {}), **complete}
             if kind == "VJEPA2VideoProcessor":  # it derives the size from its crop, whatever its file says
-                known["size"] = {"shortest_edge": int((_side(known["crop_size"]) or 256) * 256 / 224)}
-            return known
+                complete["size"] = {"shortest_edge": int((_side(complete["crop_size"]) or 256) * 256 / 224)}
+            return complete
     return None
 
 
@@ -148,8 +148,8 @@ def _side(crop: Any) -> int | None:
     """Return the side of a square crop, None where it is none."""
     if isinstance(crop, int):
         return crop
-    given = dict(crop or {})
-    return given.get("height") if given.get("height") == given.get("width") else None
+    sides = dict(crop or {})
+    return sides.get("height") if sides.get("height") == sides.get("width") else None
 
 
 Encode = Callable[[UInt8[torch.Tensor, "chunk H W 3"]], tuple[torch.Tensor, ...]]

@@ -95,10 +95,10 @@ class LlavaTower(Tower):
     def _build(self, vision: Any) -> torch.nn.Module:
         from transformers import AutoModel
 
-        known = ("clip_vision_model", "siglip_vision_model")
-        if vision.model_type not in known:
+        kinds = ("clip_vision_model", "siglip_vision_model")
+        if vision.model_type not in kinds:
             raise StepDiffError(
-                f"the image tower of {self.weights} is {vision.model_type}, not {' or '.join(known)}: "
+                f"the image tower of {self.weights} is {vision.model_type}, not {' or '.join(kinds)}: "
                 f"give {self.wanted}"
             )
         return AutoModel.from_config(vision, dtype=torch.float32, attn_implementation="sdpa")

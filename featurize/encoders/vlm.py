@@ -30,7 +30,7 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 
 from featurize.encoders.base import FRAMES, Encoder, Whole
-from featurize.encoders.folder import load_model, loading
+from featurize.encoders.folder import half_products, load_model, loading
 from featurize.video.picture import Bounded, Picture
 from stepdiff_core.errors import StepDiffError, first_line
 from stepdiff_core.weights.resolving import uncapped
@@ -136,7 +136,7 @@ class Vlm(Encoder):
         except ValueError as problem:  # such as an aspect that the processor refuses
             reason = first_line(problem)
             raise StepDiffError(f"{type(self._processor).__name__} refuses its frames ({reason})") from None
-        with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
+        with half_products(self._device):
             _, output = self._encoded(inputs)
         tokens = torch.cat([_flat(part) for part in _parts(output)], dim=-1).float().cpu().numpy()
         expected = self._count(inputs)
@@ -168,7 +168,7 @@ class Vlm(Encoder):
 
         if self._video:
             metadata = {"fps": 1, "frames_indices": list(range(self.frames)), "total_num_frames": self.frames}
-            given: dict[str, Any] = {
+            processor_inputs: dict[str, Any] = {
                 "text": [self._processor.video_token * len(clips)],
                 "videos": list(clips),
                 "do_sample_frames": False,
@@ -176,10 +176,10 @@ class Vlm(Encoder):
             }
         else:
             images = [Image.fromarray(frame) for clip in clips for frame in clip]
-            given = {"text": [self._processor.image_token * len(images)], "images": images}
+            processor_inputs = {"text": [self._processor.image_token * len(images)], "images": images}
         return {
             key: value.to(self._device) if isinstance(value, torch.Tensor) else value
-            for key, value in self._processor(**given, return_tensors="pt").items()
+            for key, value in self._processor(**processor_inputs, return_tensors="pt").items()
         }
 
     def _blank(self, shape: tuple[int, int]) -> dict[str, Any]:
@@ -231,14 +231,16 @@ class Vlm(Encoder):
 
     def _encoded(self, inputs: dict[str, Any]) -> tuple[str, Any]:
         """Return the name of the model's function that encodes these inputs, and its output."""
-        body, given = self._model.base_model, dict(inputs)
-        videos = given.get("pixel_values_videos")
+        body, processor_inputs = self._model.base_model, dict(inputs)
+        videos = processor_inputs.get("pixel_values_videos")
         name = "get_image_features" if videos is None else "get_video_features"
         if not hasattr(body, name):  # PerceptionLM encodes videos as images
-            name, given["pixel_values"] = "get_image_features", videos
+            name, processor_inputs["pixel_values"] = "get_image_features", videos
         function = getattr(body, name)
         accepted = inspect.signature(function).parameters
-        return name, function(**{key: value for key, value in given.items() if key in accepted}, return_dict=True)
+        return name, function(
+            **{key: value for key, value in processor_inputs.items() if key in accepted}, return_dict=True
+        )
 
 
 Part = torch.Tensor | list[torch.Tensor] | tuple[torch.Tensor, ...]

@@ -79,7 +79,7 @@ def read_clips(
     path: Path, intervals: Sequence[tuple[float, float]], count: int, crop: Picture, sampling: Sampling = "linspace"
 ) -> Iterator[Clip | Failure]:
     """Yield `count` frames of each interval (start, end in seconds) of a video, as each becomes complete."""
-    left = set(range(len(intervals)))
+    remaining = set(range(len(intervals)))
     reason = f"{shown(path)} shows other frames when it is read again: convert it"
     try:
         for timeline in (from_packets, by_decoding):  # the second if packets do not identify the frames
@@ -87,13 +87,15 @@ def read_clips(
             if timeline is from_packets and not line.exact:
                 continue
             with suppress(_PacketsDisagree):
-                for done in _read(path, line, {clip: intervals[clip] for clip in sorted(left)}, count, crop, sampling):
-                    left.discard(done.index)
+                for done in _read(
+                    path, line, {clip: intervals[clip] for clip in sorted(remaining)}, count, crop, sampling
+                ):
+                    remaining.discard(done.index)
                     yield done
                 break
     except Exception as error:  # FFmpeg, PyAV and Pillow raise anything on odd files, which must not fail their shard
         reason = why(path, error)
-    yield from (Failure(index, reason) for index in sorted(left))
+    yield from (Failure(index, reason) for index in sorted(remaining))
 
 
 class _PacketsDisagree(Exception):
@@ -108,7 +110,7 @@ def _read(
     crop: Picture,
     sampling: Sampling,
 ) -> Iterator[Clip | Failure]:
-    wanted: dict[int, list[tuple[int, int]]] = defaultdict(list)  # frame -> (clip, place in it)
+    picked: dict[int, list[tuple[int, int]]] = defaultdict(list)  # frame -> (clip, place in it)
     missing: dict[int, int] = {}  # clip -> places still to fill
     repeats: dict[int, bool] = {}
     seconds: dict[int, Float64[np.ndarray, " frames"]] = {}
@@ -121,11 +123,11 @@ def _read(
         seconds[clip] = line.times[frames] - interval[0]
         repeats[clip] = not line.still and sampling != "centre" and len(np.unique(frames)) < count
         for place, frame in enumerate(frames.tolist()):
-            wanted[frame].append((clip, place))
+            picked[frame].append((clip, place))
     pictures: dict[int, UInt8[np.ndarray, "frames height width 3"]] = {}
-    for index, frame in _pick(path, line, sorted(wanted)):
+    for index, frame in _pick(path, line, sorted(picked)):
         pixels = pixels_of(frame, crop)
-        for clip, place in wanted[index]:
+        for clip, place in picked[index]:
             if clip not in pictures:
                 pictures[clip] = np.empty((count, *pixels.shape), np.uint8)
             pictures[clip][place] = pixels
@@ -153,17 +155,17 @@ def _frames_of(
     return first + chosen(end_frame - first, count, sampling)
 
 
-def _pick(path: Path, line: Timeline, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+def _pick(path: Path, line: Timeline, picked: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
     """Yield the wanted frames (ascending numbers), in the order in which they are decoded."""
-    if not wanted:
+    if not picked:
         return
     with opened(path) as video:
         if line.exact:
-            decoder = _Decoder(video, line, wanted)
-            for index in wanted:
+            decoder = _Decoder(video, line, picked)
+            for index in picked:
                 yield index, decoder.frame(index)
             return
-        ask = {int(line.pts[index]): index for index in wanted}
+        ask = {int(line.pts[index]): index for index in picked}
         last = max(ask)
         frames = (frame for frame in decoded(video) if frame is not None)
         for number, frame in enumerate(frames):
@@ -176,10 +178,10 @@ def _pick(path: Path, line: Timeline, wanted: list[int]) -> Iterator[tuple[int, 
 class _Decoder:
     """Goes forward through a video, entering it at keyframes."""
 
-    def __init__(self, video: Video, line: Timeline, wanted: list[int]) -> None:
+    def __init__(self, video: Video, line: Timeline, picked: list[int]) -> None:
         self._video = video
         self._line = line
-        self._wanted = set(line.pts[wanted].tolist())
+        self._wanted = set(line.pts[picked].tolist())
         self._skips = video.stream.codec_context.name == "h264"
         self._keys = np.flatnonzero(line.keyframes)
         self._fed = -1  # the latest keyframe given to the decoder

@@ -93,8 +93,8 @@ def why(path: Path, error: Exception) -> str:
     """Return why a file fails, in one line that names it, whatever FFmpeg, PyAV or Pillow raised."""
     if isinstance(error, StepDiffError):
         return str(error)
-    said = " ".join(f"{type(error).__name__}: {error}".split()).encode("utf-8", "backslashreplace").decode()
-    return f"{shown(path)} cannot be decoded ({said}): convert it"
+    description = " ".join(f"{type(error).__name__}: {error}".split()).encode("utf-8", "backslashreplace").decode()
+    return f"{shown(path)} cannot be decoded ({description}): convert it"
 
 
 def content(path: Path) -> io.FileIO | TarPart:

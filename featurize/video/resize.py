@@ -46,18 +46,18 @@ def resized_part(
 
 @lru_cache(256)
 def weights_of(
-    given: int, size: int, first: int, end: int, resample: Resample
+    count_before: int, size: int, first: int, end: int, resample: Resample
 ) -> tuple[Int32[np.ndarray, " outputs"], Int32[np.ndarray, "outputs taps"]]:
     """Return for the outputs from `first` to `end`, of `size`, the first of `given` inputs and the inputs' weights."""
     curve, reach = _CURVES[resample]
-    scale = given / size
+    scale = count_before / size
     stretch = max(scale, 1.0)
     reach *= stretch
     starts: list[int] = []
     weights: list[list[int]] = []
     for output in range(first, end):
         centre = (output + 0.5) * scale
-        start, stop = max(int(centre - reach + 0.5), 0), min(int(centre + reach + 0.5), given)
+        start, stop = max(int(centre - reach + 0.5), 0), min(int(centre + reach + 0.5), count_before)
         exact = [curve((place - centre + 0.5) * (1.0 / stretch)) for place in range(start, stop)]
         total = 0.0
         for weight in exact:  # one by one: sum() rounds otherwise
@@ -67,7 +67,7 @@ def weights_of(
         weights.append([int(math.copysign(0.5, share) + share * (1 << PLACES)) for share in shares])
     taps = max(map(len, weights))
     for number, start in enumerate(starts):  # all with as many weights, none past the inputs
-        more = max(min(start, start + taps - given), 0)
+        more = max(min(start, start + taps - count_before), 0)
         starts[number] -= more
         weights[number] = [0] * more + weights[number] + [0] * (taps - more - len(weights[number]))
     return np.array(starts, np.int32), np.array(weights, np.int32)

@@ -170,8 +170,8 @@ def from_packets(path: Path) -> Timeline:
         ]
         if not packets:
             raise StepDiffError(f"{shown(path)} is cut short, no frame is left: copy it again")
-        known = [pts for pts, *_ in packets if pts is not None]
-        pts = np.array(known if len(known) == len(packets) else range(len(packets)), np.int64)
+        timestamps = [pts for pts, *_ in packets if pts is not None]
+        pts = np.array(timestamps if len(timestamps) == len(packets) else range(len(packets)), np.int64)
         order = np.argsort(pts, kind="stable")
         steps = np.diff(pts[order])
         last = packets[order[-1]][2] or (int(np.median(steps)) if len(steps) else 0)
@@ -180,7 +180,7 @@ def from_packets(path: Path) -> Timeline:
             end=float(_seconds(pts[order[-1:]] + last, video)[0]),
             promised=video.promised,
             still=video.is_still,
-            exact=len(known) == len(packets) and bool((steps > 0).all()) and video.tells_order,
+            exact=len(timestamps) == len(packets) and bool((steps > 0).all()) and video.tells_order,
             pts=pts[order],
             dts=np.where([p[1] is None for p in packets], pts, [p[1] or 0 for p in packets])[order],
             keyframes=np.array([keyframe for *_, keyframe in packets])[order],
@@ -205,10 +205,10 @@ def by_decoding(path: Path) -> Timeline:
         order = np.arange(len(pts))
         times = order / float(video.rate)
         if None not in pts:
-            known = np.array(pts, np.int64)
-            if (np.diff(known) > 0).all() or (video.tells_order and not video.is_broadcast):
-                order = np.argsort(known, kind="stable")
-                times = _seconds(known[order], video)
+            timestamps = np.array(pts, np.int64)
+            if (np.diff(timestamps) > 0).all() or (video.tells_order and not video.is_broadcast):
+                order = np.argsort(timestamps, kind="stable")
+                times = _seconds(timestamps[order], video)
         places = np.append(np.argsort(order), len(order))  # the place of each decoded frame, and of the end
         step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / float(video.rate)
         return Timeline(

@@ -30,7 +30,7 @@ from heads.data.training_clips import SeenClips, TrainedOn
 from heads.evaluation import judges
 from heads.evaluation.loading import ANSWERS, CLASSES, HEAD, answered_rows, load_method, needed, present_rows
 from heads.evaluation.options import VIDEO_LM, EvaluateOptions, check
-from heads.evaluation.rows import read_asked, read_rows, score_rows
+from heads.evaluation.rows import read_rows, score_rows
 from heads.evaluation.workers import PartWorker, computed, in_order, on_ray, worker_pool
 from heads.evidence import FILE
 from heads.evidence.head import WordHead
@@ -69,7 +69,7 @@ from stepdiff_core.weights import resolve as resolve_weights
 from stepdiff_core.workers.pool import WorkPart
 from store import Store
 
-Answer = Callable[[Sequence[WorkPart], Advance], Iterator[list[Any]]]
+AnswerBatches = Callable[[Sequence[WorkPart], Advance], Iterator[list[Any]]]
 """yields the answers of each batch, in order. StepDiffError: a batch cannot be answered"""
 
 
@@ -107,8 +107,8 @@ class Answerer:
             lm = loaded.method.model.lm
             precision = {"precision": "bfloat16" if loaded.precision == "bfloat16" else lm.precision}
             evidence = None if loaded.method.words is None else loaded.method.evidence
-            asked = protocol(ANSWERS[type(rows[0])], options.seeded, options.decline_at, evidence)
-            disclosed["protocol"] = asked | precision
+            how = protocol(ANSWERS[type(rows[0])], options.seeded, options.decline_at, evidence)
+            disclosed["protocol"] = how | precision
             if options.ask_similar:
                 disclosed["protocol"]["similar"] = protocol("rank", evidence=evidence)
         self.method = MethodFacts(rows, absent, disclosed)
@@ -141,13 +141,13 @@ class AnswerWorker(PartWorker):
 def load(options: EvaluateOptions) -> Answerer:
     """Return what answers batches in a worker."""
     store = None if options.store is None else Store.open(options.store)
-    return Answerer(options, store, read_rows(options, read_asked(options)))
+    return Answerer(options, store, read_rows(options)[1])
 
 
 @contextmanager
 def answering(
     options: EvaluateOptions, store: Store | None, rows: list[Any]
-) -> Iterator[tuple[MethodFacts, Answer] | None]:
+) -> Iterator[tuple[MethodFacts, AnswerBatches] | None]:
     """Load the method, here, on workers or with torchrun's other processes; None: the first of those has it.
     StepDiffError: it cannot be used, or Ray does not start."""
     if launched():
@@ -165,7 +165,7 @@ def answering(
 @contextmanager
 def _answering_together(
     options: EvaluateOptions, store: Store | None, rows: list[Any]
-) -> Iterator[tuple[MethodFacts, Answer] | None]:
+) -> Iterator[tuple[MethodFacts, AnswerBatches] | None]:
     """Load this process's share of a head; the others than the first compute what it passes them. StepDiffError: the
     method has no language model that can be divided among so many processes; or no such head."""
     if options.method not in VIDEO_LM or on_ray(options):
@@ -247,8 +247,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     """
     check(options)
     judges.check(options)
-    asked = read_asked(options)
-    rows = read_rows(options, asked)
+    task_data, rows = read_rows(options)
     if (truth := registry.truth_of(options.truth)) is not None:
         truth(rows, [""] * len(rows))  # refuses a file that lacks clips of the rows
     store = None if options.store is None else Store.open(options.store)
@@ -285,26 +284,28 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
                 "disclosed": method.disclosed,
                 "skipped": {"clips": method.absent, "rows": dropped},
                 "seen": None if seen is None else seen.counts(present),
-                "scores": score_rows(options, asked, present, predictions, options.out, similar),
+                "scores": score_rows(options, task_data, present, predictions, options.out, similar),
             }
             write_text(out.with_suffix(".scores.json"), json.dumps(record, indent=1, allow_nan=False))
             kept.keep([])
     return record
 
 
-def answered(options: EvaluateOptions, answer: Answer, rows: Sequence[Any], kept: Partial | None = None) -> list[Any]:
+def answered(
+    options: EvaluateOptions, answer: AnswerBatches, rows: Sequence[Any], kept: Partial | None = None
+) -> list[Any]:
     """Return all answers; those in the partial file are not computed again, and others are appended to it."""
     # Of similar size, because a small last batch would make a poor shuffled control.
     spans = shares(len(rows), ceil(len(rows) / options.rows_at_once))
     answers = [] if kept is None else kept.resume(rows, [start for start, _ in spans])
-    left = [
+    parts = [
         WorkPart(number, tuple(rows[start:end])) for number, (start, end) in enumerate(spans) if start >= len(answers)
     ]
     what = "similar" if kept is None else f"{options.task}, {options.method}, control {options.control}"
     if answers:
         say(f"{what}: {len(answers)} of {len(rows)} answers exist already")
     with progress(what, len(rows) - len(answers)) as advance:
-        for more in answer(left, advance):
+        for more in answer(parts, advance):
             if kept is not None:
                 kept.add(more)
             answers += more

@@ -1,7 +1,7 @@
 """Judges of written answers: a language model in this process or at a server, sentence embeddings, an entailment model.
 
     judge = load(options, Path("out.judged.jsonl"))
-    verdicts = benchmark.judge(asked, texts, judge)
+    verdicts = benchmark.judge(data, texts, judge)
 
 Guarantees
 - an answer that failed for good is kept, and the judge is not asked again

@@ -17,7 +17,7 @@ from heads.methods import Method, controls
 from heads.methods.registry import REGISTRY, stated
 from heads.methods.similarity import CAPTIONS_MODEL, CaptionsCosine
 from heads.methods.socratic import load_socratic
-from heads.methods.stepdiff import PairTexts, StepDiff
+from heads.methods.stepdiff import Answering, PairTexts, StepDiff
 from heads.methods.vlemb import VLEmb, text_of
 from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import pick_device, pick_precision
@@ -85,6 +85,7 @@ def load_method(
     of_protocol = getattr(Method, function, None)  # a subclass of Method has it too
     if getattr(kind, function, None) in (None, of_protocol):
         raise StepDiffError(f"--method {name} does not answer {options.task}: its class has no function {function}")
+    how = Answering(options.control, options.seed, options.seeded, options.decline_at)
     disclosed: dict[str, Any]
     if name == "random":
         return LoadedMethod(controls.Chance(options.seed))
@@ -96,7 +97,7 @@ def load_method(
     if name == "socratic":
         texts, precision = needed(options, "texts", TEXTS), pick_precision(device, options.precision)
         reader, ids, disclosed = load_socratic(texts, options.kind, options.language_model, device, precision)
-        return LoadedMethod(StepDiff(reader, ids, **_how(options)), precision, disclosed, ids.texts)
+        return LoadedMethod(StepDiff(reader, ids, how), precision, disclosed, ids.texts)
     assert store is not None  # heads.evaluation.options.check
     if name not in REGISTRY:
         return _load_plugin(kind, options, store, device)
@@ -114,18 +115,13 @@ def load_method(
         view = needed(options, "view", "the tokens of its vision part")
         load = load_cached if name == "vlm" else partial(load_public, allowed=families(name))
         model, clips, disclosed = load(weights, store, view, device)
-        return LoadedMethod(StepDiff(model, clips, **_how(options)), disclosed=disclosed)
+        return LoadedMethod(StepDiff(model, clips, how), disclosed=disclosed)
     if REGISTRY[name].control:
         return _load_control(options, store, rows)
     head = Path(needed(options, "head", HEAD))
-    method, recipe = load_stepdiff(head, store, device, group, **_how(options))
+    method, recipe = load_stepdiff(head, store, device, group, how)
     disclosed = {"head": str(options.head), "view": recipe.view, "recipe": disclosure(recipe, head)}
     return LoadedMethod(method, pick_precision(device, recipe.precision), disclosed)
-
-
-def _how(options: EvaluateOptions) -> dict[str, Any]:
-    """Return the options of StepDiff that do not depend on the model."""
-    return {name: getattr(options, name) for name in ("control", "seed", "seeded", "decline_at")}
 
 
 def _load_control(options: EvaluateOptions, store: Store, rows: Sequence[Any]) -> LoadedMethod:
@@ -193,9 +189,9 @@ def present_rows(
     if absent and not options.skip_missing:
         if texts is not None:
             texts.check(absent)
-        wanted = f"{view} features" if view is not None else "such clip"
+        missing = f"{view} features" if view is not None else "such clip"
         raise StepDiffError(
-            f"{absent[0]}: no {wanted} in {options.store} (absent: {len(absent)} clips of these rows); run "
+            f"{absent[0]}: no {missing} in {options.store} (absent: {len(absent)} clips of these rows); run "
             "python -m featurize with a manifest that contains them, or pass --skip-missing"
         )
     present = [row for row in rows if not set(absent).intersection(clips_of(row))]

@@ -17,7 +17,7 @@ from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.files import place, refuse_url
 from stepdiff_core.plugins import installed
 from stepdiff_core.tasks import registry
-from stepdiff_core.tasks.spec import TaskSpec
+from stepdiff_core.tasks.registry import TaskSpec
 from stepdiff_core.workers.cluster import refuse_relative
 
 VIDEO_LM = ("video-lm", "stepdiff")
@@ -39,7 +39,7 @@ class EvaluateOptions:
     """diffcap, diffmcq or diffrank, the published tasks; or a benchmark of others: captaincook-mistake,
     captaincook-retrieval, captaincook-retrieval-flawed, convis, convis-retrieval, crossvid-cc, crossvid-pea,
     viddiff-closed, viddiff-open, vidic; or the name of an installed plug-in, or package.module:SPEC
-    (stepdiff_core.tasks.spec.TaskSpec)"""
+    (stepdiff_core.tasks.registry.TaskSpec)"""
     method: str
     """video-lm (a trained head: VCLM, Interleaved or StepDiff, by its recipe; stepdiff means the same), word-evidence
     (a head of words), vlemb (embeddings in one space), llava or idefics (a public vision-language model), vlm (any

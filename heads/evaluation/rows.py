@@ -18,21 +18,17 @@ from stepdiff_core.streams import published
 from stepdiff_core.tasks import registry
 from stepdiff_core.tasks.benchmarks.rows import BenchmarkRow, Ranking, Rating
 from stepdiff_core.tasks.declining import agreeing
+from stepdiff_core.tasks.registry import TaskData
 from stepdiff_core.tasks.scoring import score, score_asked
-from stepdiff_core.tasks.spec import Asked
 from stepdiff_core.tasks.testsets import DiffMCQ, drawn, published_task, read_test_set, reference_video
 
 AnyRow = TypeVar("AnyRow")
 
 
-def read_asked(options: EvaluateOptions) -> Asked:
-    """Read the test set, or the folder of a benchmark."""
-    return registry.get(options.task).read(Path(options.source))
-
-
-def read_rows(options: EvaluateOptions, asked: Asked) -> list[Any]:
-    """Return the rows that the options select among those of `read_asked`."""
-    groups: list[list[Any]] = [asked.rows]
+def read_rows(options: EvaluateOptions) -> tuple[TaskData, list[Any]]:
+    """Read the test set, or the folder of a benchmark, and the rows that the options select."""
+    task_data = registry.get(options.task).read(Path(options.source))
+    groups: list[list[Any]] = [task_data.rows]
     if options.no_difference is not None:
         groups.append(agreeing(read_test_set("diffrank", options.no_difference)))
     if options.subset is not None:
@@ -40,15 +36,15 @@ def read_rows(options: EvaluateOptions, asked: Asked) -> list[Any]:
         groups = [select(rows, names) for rows in groups]
     if options.rows is not None:
         groups = [drawn(rows, options.rows, published(options.seed)) for rows in groups]
-    return [row for group in groups for row in group]
+    return task_data, [row for group in groups for row in group]
 
 
 def named(rows: Sequence[Any], subset: str) -> list[str]:
     """Return the names of a subset, separated by commas, or else the lines of a file. StepDiffError: no names, or one
     that selects none of the rows."""
-    known = set().union(*map(_names, rows))
+    selectable = set().union(*map(_names, rows))
     names = list(filter(None, map(str.strip, subset.split(","))))
-    if known.issuperset(names) and names:
+    if selectable.issuperset(names) and names:
         return names
     try:
         names = list(filter(None, map(str.strip, Path(subset).read_text(encoding="utf-8-sig").split("\n"))))
@@ -58,7 +54,7 @@ def named(rows: Sequence[Any], subset: str) -> list[str]:
         pass
     if not names:
         raise StepDiffError(f"{subset or 'subset'}: no names; give categories, videos or reference clips")
-    if unknown := sorted(set(names) - known):
+    if unknown := sorted(set(names) - selectable):
         of_test_set = "category, reference video or reference clip of the test set"
         what = "key, concept or clip of the benchmark" if isinstance(rows[0], BenchmarkRow) else of_test_set
         raise StepDiffError(
@@ -83,7 +79,7 @@ def _names(row: Any) -> set[str]:
 
 def score_rows(
     options: Any,
-    asked: Asked,
+    task_data: TaskData,
     rows: Sequence[Any],
     predictions: Sequence[Any],
     file: str,
@@ -96,7 +92,7 @@ def score_rows(
     """
     task = published_task(options.task)
     if task is None:
-        return _benchmark_scores(options, asked, rows, predictions, Path(file))
+        return _benchmark_scores(options, task_data, rows, predictions, Path(file))
     embed = sentences(options.store, options.device) if options.similarity else None
     scores = score(task, rows, predictions, options.bootstrap, options.seed, embed, registry.truth_of(options.truth))
     if similar is not None:
@@ -105,17 +101,17 @@ def score_rows(
 
 
 def _benchmark_scores(
-    options: Any, asked: Asked, rows: Sequence[Any], predictions: Sequence[Any], file: Path
+    options: Any, task_data: TaskData, rows: Sequence[Any], predictions: Sequence[Any], file: Path
 ) -> dict[str, Any]:
     """Return the scores with the benchmark's notes and the number of rows without a prediction."""
-    benchmark, notes = registry.get(options.task), list(asked.notes)
+    benchmark, notes = registry.get(options.task), list(task_data.notes)
     if benchmark.judge is not None:
         judge = judges.load(options, file.with_suffix(".judged.jsonl"))
         texts = [text.encode("utf-8", "replace").decode() for text in predictions]  # no lone surrogates
-        predictions = benchmark.judge(replace(asked, rows=list(rows)), texts, judge)
+        predictions = benchmark.judge(replace(task_data, rows=list(rows)), texts, judge)
         notes.append(f"judge: {judge.name}" + (f"; entailment: {options.entailment}" if options.entailment else ""))
-    if missing := len(asked.rows) - sum(prediction is not None for prediction in predictions):
-        wrong = " and count wrong" if len(rows) == len(asked.rows) else ""
-        notes.append(f"{missing} of {len(asked.rows)} rows have no prediction{wrong}")
-    scores = benchmark.score(rows, predictions, asked.truth, options.bootstrap, options.seed)
+    if missing := len(task_data.rows) - sum(prediction is not None for prediction in predictions):
+        wrong = " and count wrong" if len(rows) == len(task_data.rows) else ""
+        notes.append(f"{missing} of {len(task_data.rows)} rows have no prediction{wrong}")
+    scores = benchmark.score(rows, predictions, task_data.truth, options.bootstrap, options.seed)
     return scores | {"notes": [*scores.get("notes", ()), *notes]}

@@ -60,18 +60,18 @@ class PartWorker:
 
     outcome = PartValue
 
-    def __init__(self, given: PartWorkerOptions) -> None:
+    def __init__(self, options: PartWorkerOptions) -> None:
         """Load nothing yet."""
-        self._given = given
+        self._options = options
 
     @cached_property
     def loaded(self) -> Any:
-        self._given.imitate_driver()
-        return self._given.load(self._given.options)
+        self._options.imitate_driver()
+        return self._options.load(self._options.options)
 
     def run(self, part: WorkPart) -> PartValue:
         compute = self.loaded
-        self._given.imitate_driver()
+        self._options.imitate_driver()
         return PartValue(part.shard, value=compute(part))
 
     def finished(self) -> int:
@@ -91,8 +91,8 @@ def worker_pool(
     with connected(options.address, "heads") as joined:
         gpu = has_gpu(None if options.device == "auto" else options.device, joined)
         cpus = pool_size(options.workers, threads, gpu, joined)[1] if gpu else threads
-        given = PartWorkerOptions(load, options, threads, folder, cpus)
-        yield WorkerPool(worker, given, gpu, lighter, joined=joined, by_threads=not gpu)
+        of_worker = PartWorkerOptions(load, options, threads, folder, cpus)
+        yield WorkerPool(worker, of_worker, gpu, lighter, joined=joined, by_threads=not gpu)
 
 
 def on_ray(options: Any) -> bool:

@@ -18,7 +18,7 @@ from heads.differences import DifferencesOptions
 from heads.evidence.head import MOST, Evidence, Terms, clipped
 from heads.evidence.wording import occurrences
 from heads.methods.word_evidence import LIKELY, SEEDED, WordEvidence
-from retrieval.differences import CLIP, Pool, Sample, chosen, embedded, nearest_pairs, sampled
+from retrieval.differences import CLIP, Pool, StepRows, chosen, embedded, nearest_pairs, sampled
 from retrieval.queries.search import row_of_clip
 from retrieval.vectors import compact, width
 from stepdiff_core.errors import StepDiffError, some
@@ -113,7 +113,7 @@ class WordDifference:
         return f"{second} instead of {first}" if first and second else second or (first and f"no {first}")
 
 
-def find(store: Store, by: WordEvidence | View, options: DifferencesOptions, sample: Sample | None = None) -> Same:
+def find(store: Store, by: WordEvidence | View, options: DifferencesOptions, sample: StepRows | None = None) -> Same:
     """Return the pairs whose difference is nearest. by: a head of words, or a view; sample: of the store's catalog.
 
     Raises:

@@ -137,12 +137,12 @@ class ShuffledCaptions:
             )
         self.captions: dict[tuple[str, str, str], str] = {}
         for category in dict.fromkeys(row.category for row in rows):
-            asked = list(dict.fromkeys(_question(row) for row in rows if row.category == category))
-            if len(asked) == 1:
+            questions = list(dict.fromkeys(_question(row) for row in rows if row.category == category))
+            if len(questions) == 1:
                 raise StepDiffError(f"{category}: only one pair of clips, so no caption of another; evaluate more rows")
-            cycle = generator(seed, "shuffled captions", category).permutation(len(asked))
+            cycle = generator(seed, "shuffled captions", category).permutation(len(questions))
             for one, other in zip(cycle, np.roll(cycle, 1), strict=True):
-                self.captions[asked[one]] = caption_of[asked[other]]
+                self.captions[questions[one]] = caption_of[questions[other]]
 
     def caption(self, rows: Sequence[DiffCap]) -> list[str]:
         return [self.captions[_question(row)] for row in rows]

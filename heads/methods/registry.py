@@ -90,10 +90,10 @@ def registered(record: Any) -> Registered:
     name = str(section(record, "options").get("method") or "")
     if name in REGISTRY:
         return REGISTRY[name]
-    given = section(section(record, "disclosed"), "registered")
-    title, regime = given.get("title"), given.get("regime")
-    known = regime if regime in ORDER else None
-    return Registered(name, title if isinstance(title, str) else "", known, given.get("control") is True)
+    attributes = section(section(record, "disclosed"), "registered")
+    title, regime = attributes.get("title"), attributes.get("regime")
+    valid = regime if regime in ORDER else None
+    return Registered(name, title if isinstance(title, str) else "", valid, attributes.get("control") is True)
 
 
 def is_control(record: Any) -> bool:

@@ -148,13 +148,26 @@ def protocol(
     return how | caption | {"most_tokens": MOST_TOKENS, "declines": "; ".join(declines) or None}
 
 
+@dataclass(frozen=True)
+class Answering:
+    """How a method answers, whatever its model."""
+
+    control: Control = "none"
+    """blind: the model gets no video tokens; shuffled: those of another clip, drawn by seed"""
+    seed: int = 0
+    seeded: bool = True
+    """whether captions continue from their seed, which is part of them"""
+    decline_at: float | None = None
+    """answer "no difference" if a pair is similar by more than this; None: never"""
+
+
+AS_TRAINED = Answering()
+
+
 class StepDiff:
     """A video language model as a method.
 
     Args:
-        control: "blind" gives the model no video tokens, "shuffled" those of another clip drawn by seed.
-        seeded: captions continue from their seed, which is part of them.
-        decline_at: answer "no difference" where a pair is similar by more than this; None: never.
         group: processes with the same model, which compute the batches in turn.
         words: evidence of words, next to what the model reads; None: nothing but the tokens.
         evidence: how it is used.
@@ -165,18 +178,15 @@ class StepDiff:
         self,
         model: VideoLM,
         features: Reads,
-        control: Control = "none",
-        seed: int = 0,
-        seeded: bool = True,
-        decline_at: float | None = None,
+        how: Answering = AS_TRAINED,
         group: Group = ALONE,
         words: WordEvidence | None = None,
         evidence: EvidenceOptions | None = None,
         guard: Guard | None = None,
     ) -> None:
         self.model, self.features, self.group = model.eval(), features, group
-        self.control, self.seed, self.seeded, self.decline_at = control, seed, seeded, decline_at
-        self.words = None if control == "blind" else words
+        self.how, self.control = how, how.control
+        self.words = None if how.control == "blind" else words
         self.guard = guard if words is None else words.guard
         self.evidence = evidence or EvidenceOptions()
         self.projected: dict[str, Tensor] = {}
@@ -187,17 +197,17 @@ class StepDiff:
         if self.control == "blind":
             return
         # Earlier projections are dropped: their last bits depend on their batch.
-        wanted = list(dict.fromkeys(clips))
-        if self.control == "shuffled" and len(wanted) < 3:
+        distinct = list(dict.fromkeys(clips))
+        if self.control == "shuffled" and len(distinct) < 3:
             raise StepDiffError(
-                f"a shuffled control of {len(wanted)} clips only swaps them; evaluate more rows, or more at once "
+                f"a shuffled control of {len(distinct)} clips only swaps them; evaluate more rows, or more at once "
                 "(--rows-at-once)"
             )
-        cycle = list(generator(self.seed, "shuffled control").permutation(wanted))
+        cycle = list(generator(self.how.seed, "shuffled control").permutation(distinct))
         self.stand_in = dict(zip(cycle, cycle[1:] + cycle[:1], strict=True))
         self.projected = {}
-        for start in range(0, len(wanted), 32):
-            block = wanted[start : start + 32]
+        for start in range(0, len(distinct), 32):
+            block = distinct[start : start + 32]
             with torch.inference_mode():
                 tokens = self.model.project(self.features.read(block, self.model.lm.device))
             self.projected |= dict(zip(block, tokens, strict=True))
@@ -221,10 +231,10 @@ class StepDiff:
             return None
         return torch.stack([self.projected[clip] for pair in pairs for clip in self._shown(pair)])
 
-    def likelihoods(self, asked: Iterable[tuple[Shown, Turn]], mean: bool) -> dict[tuple[Shown, Turn], float]:
+    def likelihoods(self, prompts: Iterable[tuple[Shown, Turn]], mean: bool) -> dict[tuple[Shown, Turn], float]:
         """Return the log-likelihood of every turn about its clips."""
         of_count: dict[int, dict[Shown, dict[Turn, None]]] = {}
-        for clips, turn in asked:
+        for clips, turn in prompts:
             of_count.setdefault(len(clips), {}).setdefault(clips, {})[turn] = None
         likelihoods: dict[tuple[Shown, Turn], float] = {}
         for queries in of_count.values():  # prompts of a batch show equally many clips
@@ -242,8 +252,8 @@ class StepDiff:
 
         def scored(batch: list[tuple[Shown, list[Turn]]]) -> list[list[float]]:
             clips = self._clips([pair for pair, _ in batch])
-            asked = [[self._asked(pair, turn) for turn in turns] for pair, turns in batch]
-            return self.model.log_likelihoods(asked, clips, mean, count)
+            questions = [[self._asked(pair, turn) for turn in turns] for pair, turns in batch]
+            return self.model.log_likelihoods(questions, clips, mean, count)
 
         likelihoods: dict[tuple[Shown, Turn], float] = {}
         all_batches = list(batches(queries))
@@ -261,8 +271,8 @@ class StepDiff:
         """Return the mean log-likelihood of each option's whole answer, `difference`, to a question of paired QA, which
         is the row's `category`. about: category of each question."""
         turns = [Turn(row.category, row.difference, about=about[row.category]) for row in rows]
-        asked = ((pair, turn) for row, turn in zip(rows, turns, strict=True) for pair in row.options)
-        likelihoods = self.likelihoods(asked, mean=True)
+        prompts = ((pair, turn) for row, turn in zip(rows, turns, strict=True) for pair in row.options)
+        likelihoods = self.likelihoods(prompts, mean=True)
         return [[likelihoods[pair, turn] for pair in row.options] for row, turn in zip(rows, turns, strict=True)]
 
     def score_texts(self, pairs: Sequence[PairTexts]) -> list[list[float]]:
@@ -289,8 +299,8 @@ class StepDiff:
             category: [Turn(SIMILAR_QUESTION.format(category=category), word, about=category) for word in (YES, NO)]
             for _, category in queries
         }
-        asked = ((pair, turn) for pair, category in queries for turn in turns[category])
-        likelihoods = self.likelihoods(asked, mean=False)
+        prompts = ((pair, turn) for pair, category in queries for turn in turns[category])
+        likelihoods = self.likelihoods(prompts, mean=False)
         both = [[likelihoods[pair, turn] for turn in turns[category]] for pair, category in queries]
         return [
             float(np.float32(yes - no)) - self._apart(pair, category)
@@ -306,8 +316,8 @@ class StepDiff:
     def choose(self, rows: Sequence[Choice]) -> list[list[float]]:
         """Return the mean log-likelihood of each option as the answer to its row's question."""
         turns = [[Turn(row.question, option) for option in row.options] for row in rows]
-        asked = ((row.clips, turn) for row, options in zip(rows, turns, strict=True) for turn in options)
-        likelihoods = self.likelihoods(asked, mean=True)
+        prompts = ((row.clips, turn) for row, options in zip(rows, turns, strict=True) for turn in options)
+        likelihoods = self.likelihoods(prompts, mean=True)
         return [[likelihoods[row.clips, turn] for turn in options] for row, options in zip(rows, turns, strict=True)]
 
     def write(self, rows: Sequence[Writing]) -> list[str]:
@@ -334,10 +344,10 @@ class StepDiff:
         self._prepare(clip for pair, _ in pairs for clip in pair)
         agree = [self._agree(pair, category) for pair, category in pairs]
         differing = list(compress(pairs, np.logical_not(agree)))
-        captions = self._captions(differing, DIFFCAP_SEED if self.seeded else "", streamer)
+        captions = self._captions(differing, DIFFCAP_SEED if self.how.seeded else "", streamer)
         of_pair = dict(zip(differing, captions, strict=True))
-        if self.decline_at is not None:
-            agree = [one or score > self.decline_at for one, score in zip(agree, self.alike(pairs), strict=True)]
+        if (least := self.how.decline_at) is not None:
+            agree = [one or score > least for one, score in zip(agree, self.alike(pairs), strict=True)]
         return [
             NO_DIFFERENCE.format(category=pair[1]) if one else of_pair[pair]
             for pair, one in zip(pairs, agree, strict=True)
@@ -355,8 +365,8 @@ class StepDiff:
                 chosen[place] = [(score, difference_turn(category, text)) for score, text in best]
                 queries.setdefault(pair, {}).update(dict.fromkeys(turn for _, turn in chosen[place]))
             else:
-                question, given = DIFFERENCE_QUESTION.format(category=category), seed.format(category=category)
-                written[place] = Turn(question, "", given, ends=False, about=category)
+                question, beginning = DIFFERENCE_QUESTION.format(category=category), seed.format(category=category)
+                written[place] = Turn(question, "", beginning, ends=False, about=category)
         likelihoods = self._score(queries, mean=True) if queries else {}
         for place, turns in chosen.items():
             pair, category = pairs[place]
@@ -388,8 +398,8 @@ class StepDiff:
 
         def written(start: int) -> list[str]:
             some = slice(start, start + size)
-            asked = list(map(self._asked, shown[some], turns[some]))
-            return self.model.generate(asked, self._clips(shown[some]), most, streamer, len(shown[0]))
+            questions = list(map(self._asked, shown[some], turns[some]))
+            return self.model.generate(questions, self._clips(shown[some]), most, streamer, len(shown[0]))
 
         return list(chain.from_iterable(self.group.spread(written, range(0, len(turns), size))))
 

@@ -123,7 +123,8 @@ class WordEvidence:
         categories = (turn.about,) if turn.about in self.head.known_categories else self.about(turn.question)
         named = zip(VIDEOS, self._of_question(pair, turn.question), self.likely(pair, categories), strict=True)
         words = " ".join(
-            f"{video}: {', '.join(dict.fromkeys([*asked, *likely])) or 'nothing'}." for video, asked, likely in named
+            f"{video}: {', '.join(dict.fromkeys([*in_question, *likely])) or 'nothing'}."
+            for video, in_question, likely in named
         )
         return replace(turn, question=f"{words} {turn.question}")
 
@@ -136,8 +137,8 @@ class WordEvidence:
 
     def about(self, question: str) -> tuple[str, ...]:
         """Return the categories that a question names, "tool" for "Tools/Equipment"; if it names none, all."""
-        words, known = _singular(question) - {"main"}, self.head.known_categories  # "the main difference"
-        return tuple(name for name in known if words & _singular(name)) or known
+        words, categories = _singular(question) - {"main"}, self.head.known_categories  # "the main difference"
+        return tuple(name for name in categories if words & _singular(name)) or categories
 
     def is_open(self, question: str) -> bool:
         """Return whether a question asks what differs, and answers about its categories have sentences: it does not ask

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from heads.methods.registry import ORDER, PairEmbedding, Regime, regime_of, section
 from stepdiff_core.errors import StepDiffError
-from stepdiff_core.tasks.published import PUBLISHED
+from stepdiff_core.tasks.scoring import PUBLISHED
 from stepdiff_core.tasks.testsets import Task
 
 Variant = Literal["V1", "V2", "V3"]
@@ -31,7 +31,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Entry:
+class PredictionEntry:
     method: str
     """name of the method: its row in the tables"""
     task: Task
@@ -50,7 +50,7 @@ class Entry:
     seed: int | None = None
     """number of the training; the tables show the mean of entries that differ only in it"""
 
-    def trainings(self, count: int) -> "list[Entry]":
+    def trainings(self, count: int) -> "list[PredictionEntry]":
         """Return the entry, or one for each training 0, 1, ... if {seed} is in the name of its predictions."""
         if "{seed}" not in self.predictions:
             return [self]
@@ -70,11 +70,11 @@ class BenchmarkEntry:
     predictions: str
     """file that heads.evaluate wrote, with its score record next to it"""
     task: str | None = None
-    """package.module:SPEC, where the record names such a task; null: the task of the record, ours or installed"""
+    """package.module:SPEC, if the record names such a task; null: the task of the record, ours or installed"""
 
 
 @dataclass(frozen=True)
-class Training:
+class MethodTraining:
     """How a method was trained."""
 
     method: str
@@ -90,11 +90,11 @@ class Training:
     steps and chosen are by default those of the score records next to the predictions"""
 
 
-Trainings = Mapping[str, Training]
+Trainings = Mapping[str, MethodTraining]
 
 
 def check_entries(
-    entries: Sequence[Entry], ours: Sequence[str], controls: Sequence[str], baselines: Sequence[str] = ()
+    entries: Sequence[PredictionEntry], ours: Sequence[str], controls: Sequence[str], baselines: Sequence[str] = ()
 ) -> None:
     """Raise StepDiffError for an invalid entry, or a method without one."""
     if not entries:
@@ -130,16 +130,16 @@ def score_record(predictions: str) -> Any:
         raise StepDiffError(f"{path}: not a score record of heads.evaluate ({error}); evaluate again") from error
 
 
-def trainings(given: Sequence[Training], entries: Sequence[Entry]) -> dict[str, Training]:
+def trainings(listed: Sequence[MethodTraining], entries: Sequence[PredictionEntry]) -> dict[str, MethodTraining]:
     """Return the training of every method of the entries. StepDiffError: a method without predictions or with two
     trainings, or what a score record contradicts."""
-    known = {entry.method: Training(entry.method) for entry in entries}
-    for training in given:
-        if training.method not in known:
-            raise StepDiffError(f"methods: {training.method!r} has no predictions; it is not {', '.join(known)}")
-        if known[training.method] != Training(training.method):
+    by_method = {entry.method: MethodTraining(entry.method) for entry in entries}
+    for training in listed:
+        if training.method not in by_method:
+            raise StepDiffError(f"methods: {training.method!r} has no predictions; it is not {', '.join(by_method)}")
+        if by_method[training.method] != MethodTraining(training.method):
             raise StepDiffError(f"methods: {training.method!r} is listed twice; remove one of them")
-        known[training.method] = training
+        by_method[training.method] = training
     chosen: dict[str, dict[int, int]] = {}
     for entry in entries:
         record = score_record(entry.predictions)
@@ -147,27 +147,27 @@ def trainings(given: Sequence[Training], entries: Sequence[Entry]) -> dict[str, 
         steps, trained, checkpoint = (recipe.get(name) for name in ("optimiser_steps", "trained", "checkpoint"))
         of_record: dict[str, Any] = {"regime": regime_of(record), "steps": steps}
         for name, recorded in of_record.items():
-            stated = getattr(known[entry.method], name)
+            stated = getattr(by_method[entry.method], name)
             if recorded is not None and stated not in (None, recorded):
                 raise StepDiffError(
                     f"methods: {entry.method} has {name} {stated}, but the score record of {entry.predictions} has "
                     f"{recorded}; correct the config"
                 )
             if recorded is not None:
-                known[entry.method] = replace(known[entry.method], **{name: recorded})
+                by_method[entry.method] = replace(by_method[entry.method], **{name: recorded})
         if steps is not None and trained is not None and isinstance(checkpoint, str):
             before_best = int(steps) - int(trained) + int(checkpoint.rpartition("-")[2])
             chosen.setdefault(entry.method, {})[entry.seed or 0] = before_best
     for method, by_seed in chosen.items():
         steps_of_each = tuple(by_seed[seed] for seed in sorted(by_seed))
-        if set(steps_of_each) != {known[method].steps}:
-            known[method] = replace(known[method], chosen=steps_of_each)
-    return known
+        if set(steps_of_each) != {by_method[method].steps}:
+            by_method[method] = replace(by_method[method], chosen=steps_of_each)
+    return by_method
 
 
-def comparable(method: str, baseline: str, known: Trainings) -> bool:
+def comparable(method: str, baseline: str, by_method: Trainings) -> bool:
     """Return whether the baseline had no more supervision than the method, as far as is known."""
-    ours, theirs = (known[name].regime if name in known else None for name in (method, baseline))
+    ours, theirs = (by_method[name].regime if name in by_method else None for name in (method, baseline))
     return ours is None or theirs is None or ORDER.index(theirs) <= ORDER.index(ours)
 
 

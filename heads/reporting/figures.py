@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from heads.reporting.entries import TRUTH_METRICS, Entry, Setting, Trainings, comparable, marked, score_record
+from heads.reporting.entries import TRUTH_METRICS, PredictionEntry, Setting, Trainings, comparable, marked, score_record
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks.bootstrap import Resamples, holm, interval, paired_p
 from stepdiff_core.tasks.declining import asked_first
 from stepdiff_core.tasks.postprocess import parse
-from stepdiff_core.tasks.published import ASKED, PUBLISHED
-from stepdiff_core.tasks.scoring import Marks, TruthFigures, ordered, task_figures
+from stepdiff_core.tasks.scoring import ASKED, PUBLISHED, Marks, TruthFigures, ordered, task_figures
 from stepdiff_core.tasks.testsets import Task, digest, read_test_set, read_with_similar, reference_video
 
 COMPARED = {"BLEU", "CIDEr", "ROUGE-L", "accuracy", "ktau_all_rows", "ktau_within_step_all_rows"}
@@ -59,7 +58,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class BaselineComparison:
     """One of our methods and the best baseline on the same rows."""
 
     method: str
@@ -81,7 +80,9 @@ class Comparison:
 Measured = list[tuple[Score, Float64[np.ndarray, " resamples"]]]
 
 
-def measure(entries: Sequence[Entry], resamples: int, seed: int, truth: TruthFigures | None = None) -> Measured:
+def measure(
+    entries: Sequence[PredictionEntry], resamples: int, seed: int, truth: TruthFigures | None = None
+) -> Measured:
     """Return scores in the order of the entries, each with its values on the resamples. StepDiffError: a missing or
     damaged file, or a prediction that does not fit its row (file and line).
 
@@ -114,17 +115,17 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int, truth: TruthFig
             if truth is not None and task == "diffcap" and setting.parsed:
                 figures |= truth(rows, answers)
             if similar is not None:
-                asked, _ = task_figures(task, rows, asked_first(rows, answers, similar))
-                figures |= {metric + ASKED: figure for metric, figure in asked.items()}
+                asked_figures, _ = task_figures(task, rows, asked_first(rows, answers, similar))
+                figures |= {metric + ASKED: figure for metric, figure in asked_figures.items()}
             for metric in _metrics(setting, rows):
                 if metric not in figures:
                     continue
                 figure, counted = figures[metric], defined_rows(metric, rows)
                 value, values = figure.of(), draws.values(figure)
                 groups = len(set(compress(videos, counted)))
-                within, known = interval(values, groups), value if math.isfinite(value) else None
+                within, finite = interval(values, groups), value if math.isfinite(value) else None
                 counts = int(counted.sum()), groups, _undecided(metric, marks, counted)
-                measured.append((Score(entry.method, setting, metric, known, within, *counts, name, *seen_of), values))
+                measured.append((Score(entry.method, setting, metric, finite, within, *counts, name, *seen_of), values))
     return over_seeds(measured)
 
 
@@ -171,16 +172,16 @@ def over_seeds(measured: Measured) -> Measured:
         if odd := [score.test_set for score in scores if score.test_set != first.test_set]:
             raise StepDiffError(f"{method}, {setting.task}: seeds on different rows ({first.test_set}, {odd[0]})")
         resampled = np.mean([values for _, values in group], axis=0)
-        known = [score.value for score in scores if score.value is not None]
+        of_seeds = [score.value for score in scores if score.value is not None]
         most = max(scores, key=lambda score: score.seen_clips)
         mean = replace(
             first,
-            value=sum(known) / len(known) if len(known) == len(scores) else None,
+            value=sum(of_seeds) / len(of_seeds) if len(of_seeds) == len(scores) else None,
             interval=interval(resampled, first.videos),
             undecided_rows=max(score.undecided_rows for score in scores),
             seen_clips=most.seen_clips,
             test_clips=most.test_clips,
-            seeds=tuple(known),
+            seeds=tuple(of_seeds),
         )
         means.append((mean, resampled))
     return means
@@ -190,20 +191,20 @@ def compare(
     measured: Measured,
     ours: Sequence[str],
     controls: Sequence[str],
-    known: Trainings | None = None,
+    methods: Trainings | None = None,
     baselines: Sequence[str] = (),
-) -> list[Comparison]:
+) -> list[BaselineComparison]:
     """Compare each figure of ours with the best baseline's, corrected for their number; not declining and truth.
 
     Of VLEmb's pair embeddings only the average is a baseline.
 
     Args:
-        known: regime of each method; a baseline with more supervision than ours is not compared with it.
+        methods: regime of each method; a baseline with more supervision than ours is not compared with it.
         baselines: the methods to compare with; none: all that are neither ours nor controls.
     """
     figures = [(score, values) for score, values in measured if score.value is not None]
     rivals_of_all = baselines or {score.method for score, _ in figures} - {*ours, *controls}
-    comparisons: list[Comparison] = []
+    comparisons: list[BaselineComparison] = []
     for score, values in figures:
         if score.method not in ours or score.setting.pair != "average" or score.metric not in COMPARED:
             continue
@@ -211,7 +212,7 @@ def compare(
             (other, theirs)
             for other, theirs in figures
             if other.method in rivals_of_all
-            and comparable(score.method, other.method, known or {})
+            and comparable(score.method, other.method, methods or {})
             and (other.place, other.test_set) == (score.place, score.test_set)
         ]
         if not rivals:
@@ -222,6 +223,6 @@ def compare(
             continue
         assert score.value is not None and best.value is not None
         gain, within = score.value - best.value, interval(values - theirs, score.videos)
-        comparisons.append(Comparison(score.method, best.method, *score.place, gain, within, p, p))
+        comparisons.append(BaselineComparison(score.method, best.method, *score.place, gain, within, p, p))
     corrected = holm([comparison.p for comparison in comparisons])
     return [replace(each, corrected_p=p) for each, p in zip(comparisons, corrected, strict=True)]

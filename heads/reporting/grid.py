@@ -1,4 +1,7 @@
-"""Tables as grids of cells, and their renderers: terminal, Markdown and LaTeX.
+"""Results as rows of a frame, tables of them as grids of cells, and the renderers: terminal, Markdown and LaTeX.
+
+    rows = list(pivot(results, ["BLEU", "CIDEr"]).items())
+    show([Grid("captions", "method", [("", "BLEU"), ("", "CIDEr")], [Block("", rows)])])
 
 Guarantees
 - Markdown renders a name unchanged: nothing in it becomes a column, a row, an emphasis, an entity, a formula or a tag
@@ -7,9 +10,11 @@ Guarantees
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from types import MappingProxyType
+from typing import Any
 
 from rich.console import Console, Group
 from rich.table import Table
@@ -31,25 +36,48 @@ class Cell:
     """after the figure: above or below the best baseline"""
 
 
-def figure_cell(
-    value: float | None,
-    interval: Sequence[float] | None,
-    form: str = ".3f",
-    bold: bool = False,
-    mark: str = "",
-    ends: str = "",
-) -> Cell:
-    """Return the cell of a figure with its interval, whose `ends` may have their own form; None: it is undefined."""
-    if value is None:
-        return Cell("undefined")
-    return Cell(number(value, form), between(interval, ends or form), bold, mark)
-
-
 def between(interval: Sequence[float] | None, form: str = ".3f") -> str:
     return "" if interval is None else f"[{number(interval[0], form)}, {number(interval[1], form)}]"
 
 
 Row = tuple[str, list[Cell | None]]  # a name and its cells; None: not measured
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row of the frame of results: one figure of one system."""
+
+    system: str
+    figure: Hashable
+    """names the column of a table"""
+    value: float | int | None
+    """None: undefined; an int is a count"""
+    interval: Sequence[float] | None = None
+    bold: bool = False
+    mark: str = ""
+    """after the value: above or below the best baseline"""
+
+
+def results_of(
+    system: str, values: Mapping[Any, float | int | None], intervals: Mapping[Any, Any] = MappingProxyType({})
+) -> list[Result]:
+    """Return the results of a system from its figures and their intervals."""
+    return [Result(system, figure, value, intervals.get(figure)) for figure, value in values.items()]
+
+
+def pivot(
+    results: Iterable[Result], figures: Iterable[Hashable], form: str = ".3f", ends: str = ""
+) -> dict[str, list[Cell | None]]:
+    """Return for each system its cells of some figures; `ends`: form of the intervals, if it is another one."""
+    columns, systems = list(figures), dict[str, dict[Hashable, Cell]]()
+    for one in results:
+        cell = Cell("undefined")
+        if isinstance(one.value, int):
+            cell = Cell(str(one.value))
+        elif one.value is not None:
+            cell = Cell(number(one.value, form), between(one.interval, ends or form), one.bold, one.mark)
+        systems.setdefault(one.system, {})[one.figure] = cell
+    return {system: [cells.get(figure) for figure in columns] for system, cells in systems.items()}
 
 
 @dataclass(frozen=True)
@@ -72,7 +100,7 @@ class Grid:
 
 
 def show(grids: Iterable[Grid], width: int = 160) -> None:
-    """Print tables, `width` columns wide where standard output is no terminal."""
+    """Print tables, `width` columns wide if standard output is no terminal."""
     console = Console(width=None if sys.stdout.isatty() else width)
     for grid in grids:
         console.print(_text(grid))

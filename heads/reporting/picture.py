@@ -3,10 +3,20 @@
 import io
 from typing import Any
 
-from heads.reporting.entries import AMONG, CHANCE, MARK, METRICS, Training
+from heads.reporting.entries import AMONG, CHANCE, MARK, METRICS, MethodTraining
 from heads.reporting.figures import Place
-from heads.reporting.tables import CAPTIONS, CHOICES, RANK, TABLE_S3, TABLE_S4, WITHIN, Report, heading, with_mark
-from stepdiff_core.tasks.published import PUBLISHED
+from heads.reporting.tables import (
+    CAPTIONS,
+    CHOICES,
+    PAPER_CHOICES,
+    PAPER_TASKS,
+    RANK,
+    WITHIN,
+    Report,
+    heading,
+    with_mark,
+)
+from stepdiff_core.tasks.scoring import PUBLISHED
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73")  # safe for colour-blind readers (Okabe and Ito)
 MARKERS = ("o", "s", "D")
@@ -75,17 +85,16 @@ def draw(report: Report) -> bytes | None:
 
 def _name(method: str, report: Report) -> str:
     """Return the label of a method: its name, the mark of a head that has seen test videos, and its regime."""
-    label, regime = with_mark(method, report.scores), report.methods.get(method, Training(method)).regime
+    label, regime = with_mark(method, report.scores), report.methods.get(method, MethodTraining(method)).regime
     return label if regime in (None, "none") or method in report.controls else f"{label} · {regime}"
 
 
 def _published(place: Place) -> dict[str, float]:
-    if place == WITHIN:
-        return {}
-    if place in CHOICES:
-        return {name: values[CHOICES.index(place)] for name, values in TABLE_S4.items()}
-    column = [*CAPTIONS, CHOICES[0], RANK].index(place)
-    return {name: values[column] for name, values in TABLE_S3.items()}
+    for layout in (PAPER_CHOICES, PAPER_TASKS):
+        if place in layout.columns:
+            column = layout.columns.index(place)
+            return {row.method: list(row.figures.values())[column] for row in layout.published}
+    return {}
 
 
 def _dress(axis: Any, panel: list[Place], methods: int) -> None:

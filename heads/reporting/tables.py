@@ -6,8 +6,9 @@ Guarantees
 - the best of a column is bold, controls excluded; figures equal to the last digit shown are equally bold
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from statistics import fmean, stdev
 from typing import Any, get_args
 
@@ -21,20 +22,21 @@ from heads.reporting.entries import (
     PAIRS,
     TRUTH_METRICS,
     BenchmarkEntry,
+    MethodTraining,
     Setting,
-    Training,
     Trainings,
     Variant,
     footnote,
     marked,
     score_record,
 )
-from heads.reporting.figures import Comparison, Place, Score
-from heads.reporting.grid import Block, Cell, Grid, Row, between, figure_cell, number
+from heads.reporting.figures import BaselineComparison, Place, Score
+from heads.reporting.grid import Block, Cell, Grid, Result, Row, between, number, pivot, results_of
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks import registry
 from stepdiff_core.tasks.bootstrap import CONFIDENCE, paired_p
-from stepdiff_core.tasks.published import ASKED, PUBLISHED
+from stepdiff_core.tasks.registry import Published, published
+from stepdiff_core.tasks.scoring import ASKED, PUBLISHED
 from stepdiff_core.tasks.testsets import published_task
 
 ABOVE, BELOW = "*", "†"
@@ -65,57 +67,9 @@ CHOICES: list[Place] = [(Setting("diffmcq", variant), "accuracy") for variant in
 RANK: Place = (Setting("diffrank"), "ktau_all_rows")
 WITHIN: Place = (Setting("diffrank"), "ktau_within_step_all_rows")
 DECLINING: list[Place] = [
-    (Setting("diffcap"), metric + asked) for metric in ("invented", "declined") for asked in ("", ASKED)
+    (Setting("diffcap"), metric + ending) for metric in ("invented", "declined") for ending in ("", ASKED)
 ]
 TRUTH: list[Place] = [(Setting("diffcap"), metric) for metric in TRUTH_METRICS]
-
-# The figures that the paper's supplement prints, by table.
-Published = dict[str, tuple[float, ...]]
-
-# DiffCap without parsing: BLEU, CIDEr, ROUGE-L
-TABLE_S1: Published = {
-    "Socratic (BLIP-2)": (0.122, 0.016, 0.139),
-    "Socratic (LLaVA)": (0.117, 0.015, 0.135),
-    "Socratic (step desc.)": (0.113, 0.009, 0.139),
-    "VCLM (LLaVA)": (0.143, 0.037, 0.144),
-    "VCLM (AnyMAL)": (0.183, 0.079, 0.181),
-    "Interleaved (IDEFICS)": (0.156, 0.041, 0.160),
-    "Interleaved (AnyMAL)": (0.184, 0.068, 0.185),
-    "StepDiff": (0.193, 0.061, 0.191),
-}
-
-# DiffMCQ of VLEmb by the embedding of a pair: with CLIP, with InternVideo
-TABLE_S2: Published = {
-    "reference": (0.359, 0.424),
-    "candidate": (0.353, 0.413),
-    "average": (0.396, 0.451),
-}
-
-# language models of 7B to 13B: BLEU, CIDEr, ROUGE-L, DiffMCQ accuracy, DiffRank tau
-TABLE_S3: Published = {
-    "Socratic (BLIP-2)": (0.164, 0.035, 0.174, 0.341, 0.000),
-    "Socratic (LLaVA)": (0.155, 0.027, 0.169, 0.332, 0.000),
-    "Socratic (step desc.)": (0.138, 0.019, 0.169, 0.400, 0.006),
-    "VCLM (LLaVA)": (0.235, 0.072, 0.199, 0.385, 0.009),
-    "VCLM (AnyMAL)": (0.193, 0.106, 0.196, 0.496, 0.041),
-    "Interleaved (IDEFICS)": (0.187, 0.058, 0.189, 0.340, 0.022),
-    "Interleaved (AnyMAL)": (0.221, 0.105, 0.216, 0.475, 0.048),
-    "StepDiff": (0.216, 0.124, 0.205, 0.527, 0.175),
-}
-
-# DiffMCQ accuracy: V1, V2, V3
-TABLE_S4: Published = {
-    "VLEmb (CLIP)": (0.396, 0.311, 0.657),
-    "VLEmb (InternVideo)": (0.451, 0.336, 0.683),
-    "Socratic (BLIP-2)": (0.335, 0.219, 0.644),
-    "Socratic (LLaVA)": (0.332, 0.217, 0.646),
-    "Socratic (step desc.)": (0.392, 0.258, 0.648),
-    "VCLM (LLaVA)": (0.381, 0.319, 0.561),
-    "VCLM (AnyMAL)": (0.471, 0.344, 0.648),
-    "Interleaved (IDEFICS)": (0.376, 0.304, 0.638),
-    "Interleaved (AnyMAL)": (0.497, 0.351, 0.653),
-    "StepDiff": (0.541, 0.382, 0.654),
-}
 
 
 @dataclass(frozen=True)
@@ -136,7 +90,7 @@ class Report:
     """All contents of the tables."""
 
     scores: list[Score]
-    comparisons: list[Comparison]
+    comparisons: list[BaselineComparison]
     controls: Sequence[str]
     resamples: int
     paper: bool
@@ -165,22 +119,22 @@ class Report:
 class Layout:
     title: str
     columns: list[Place]
-    published: Published
-    source: str = ""
+    published: tuple[Published, ...] = ()
+    """rows of the supplement, whose figures are in the order of the columns"""
     ranked: bool = True
     """whether a column has a best: a method that always declines invents nothing, and is no better for it"""
 
 
+PAPER_TASKS = Layout("Table S3: all methods on three tasks", [*CAPTIONS, CHOICES[0], RANK], published("S3"))
+PAPER_CHOICES = Layout("Table S4: DiffMCQ by choice of wrong options", CHOICES, published("S4"))
 LAYOUTS = [
-    Layout("Table S1: DiffCap, raw captions", RAW, TABLE_S1, "supplement, S1"),
-    Layout("DiffCap, captions parsed to the form of the annotations", CAPTIONS, {}),
-    Layout(
-        "Table S3: all methods on three tasks", [*CAPTIONS, CHOICES[0], RANK], TABLE_S3, "supplement, S3 (7B to 13B)"
-    ),
-    Layout("Table S4: DiffMCQ by choice of wrong options", CHOICES, TABLE_S4, "supplement, S4"),
-    Layout("DiffRank: all targets, and those of the reference's own step", [RANK, WITHIN], {}),
-    Layout("DiffCap: details that captions name, checked against the exact attributes", TRUTH, {}, ranked=False),
-    Layout("DiffCap: differences invented where clips agree, declined where they differ", DECLINING, {}, ranked=False),
+    Layout("Table S1: DiffCap, raw captions", RAW, published("S1")),
+    Layout("DiffCap, captions parsed to the form of the annotations", CAPTIONS),
+    PAPER_TASKS,
+    PAPER_CHOICES,
+    Layout("DiffRank: all targets, and those of the reference's own step", [RANK, WITHIN]),
+    Layout("DiffCap: details that captions name, checked against the exact attributes", TRUTH, ranked=False),
+    Layout("DiffCap: differences invented where clips agree, declined where they differ", DECLINING, ranked=False),
 ]
 
 
@@ -199,7 +153,7 @@ def methods_grid(report: Report) -> Grid:
     """Return the table of methods; without rows if nothing is known of any."""
     rows: dict[bool, list[Row]] = {False: [], True: []}
     trainings = report.methods.values()
-    for training in trainings if any(each != Training(each.method) for each in trainings) else ():
+    for training in trainings if any(each != MethodTraining(each.method) for each in trainings) else ():
         steps = "" if training.steps is None else f"{training.steps:,}"
         if training.chosen:
             steps += f" ({' / '.join(f'{step:,}' for step in training.chosen)})"
@@ -218,32 +172,28 @@ def _layout_grid(report: Report, layout: Layout) -> Grid:
     """Return a layout's table, one row per method."""
     marks = {(c.method, c.place): _mark(c) for c in report.comparisons}
     shown = [score for score in report.scores if score.place in layout.columns]
-    scores = {(score.method, score.place): score for score in shown}
-    asked = {place for _, place in scores if place[1].endswith(ASKED)}
-    places = [place for place in layout.columns if place in asked or not place[1].endswith(ASKED)]
-    highest = {
-        place: _highest(s for s in shown if s.place == place and s.method not in report.controls) for place in places
-    }
-
-    def row(method: str) -> Row:
-        best = {} if method in report.controls or not layout.ranked else highest
-        cells = [
-            _cell(scores.get((method, place)), best.get(place), marks.get((method, place), "")) for place in places
+    asked_places = {score.place for score in shown if score.metric.endswith(ASKED)}
+    places = [place for place in layout.columns if place in asked_places or not place[1].endswith(ASKED)]
+    best = {place: _best(report, (s for s in shown if s.place == place)) for place in places if layout.ranked}
+    results = [
+        Result(s.method, s.place, s.value, s.interval, s in best.get(s.place, ()), marks.get((s.method, s.place), ""))
+        for s in shown
+    ]
+    rows: dict[bool, list[Row]] = {False: [], True: []}
+    for method, cells in pivot(results, places).items():
+        rows[method in report.controls].append((with_mark(method, shown), [*report.regime(method), *cells]))
+    blocks = _blocks(rows[False], rows[True])
+    if report.paper and shown and layout.published:
+        highest = [max(column) for column in zip(*(row.figures.values() for row in layout.published), strict=True)]
+        results = [
+            Result(row.method, place, value, bold=value == most)
+            for row in layout.published
+            for place, value, most in zip(places, row.figures.values(), highest, strict=True)
         ]
-        return with_mark(method, shown), [*report.regime(method), *cells]
-
-    methods = list(dict.fromkeys(score.method for score in shown))
-    controls = [method for method in methods if method in report.controls]
-    blocks = _blocks([row(method) for method in methods if method not in controls], list(map(row, controls)))
-    if report.paper and methods and layout.published:
-        best = [max(column) for column in zip(*layout.published.values(), strict=True)]
-        first = [Cell("")] * len(report.regimes)
-        published: list[Row] = [
-            (name, [*first, *(figure_cell(v, None, bold=v == top) for v, top in zip(values, best, strict=True))])
-            for name, values in layout.published.items()
-        ]
-        blocks.append(Block(layout.source, published))
-    notes = [*_sizes(shown), *_seen_notes(shown), *([_ASKED] if asked else []), _legend(report, layout.ranked)]
+        regime = [Cell("")] * len(report.regimes)
+        published_rows = [(method, [*regime, *cells]) for method, cells in pivot(results, places).items()]
+        blocks.append(Block(layout.published[0].source, published_rows))
+    notes = [*_sizes(shown), *_seen_notes(shown), *([_ASKED] if asked_places else []), _legend(report, layout.ranked)]
     return Grid(layout.title, "method", [*report.regimes, *map(heading, places)], blocks, notes)
 
 
@@ -252,19 +202,22 @@ def _pairs(report: Report) -> Grid:
     first = [s for s in report.scores if (s.setting.task, s.setting.variant) == ("diffmcq", "V1")]
     varied = {score.method for score in first if score.setting.pair != "average"}
     shown = [score for score in first if score.method in varied]
-    scores = {(score.method, score.setting.pair): score for score in shown}
     methods = list(dict.fromkeys(score.method for score in shown))
-    highest = {m: _highest(s for s in shown if s.method == m and m not in report.controls) for m in methods}
+    best = [score for method in methods for score in _best(report, (s for s in shown if s.method == method))]
+    supplement = published("S2") if report.paper else ()
+    results = [Result(PAIRS[s.setting.pair], s.method, s.value, s.interval, s in best) for s in shown]
+    results += [
+        Result(PAIRS[pair], name, value, bold=pair == "average")
+        for pair, row in zip(PAIRS, supplement, strict=False)
+        for name, value in row.figures.items()
+    ]
+    names = list(supplement[0].figures) if supplement else []
+    cells = pivot(results, [*methods, *names])
+    rows: list[Row] = [(pair, cells.get(pair, [None] * len(methods))) for pair in PAIRS.values()]
     columns = [("DiffMCQ V1 accuracy", with_mark(method, shown)) for method in methods]
-    rows: list[Row] = []
-    for pair, name in PAIRS.items():
-        published = [figure_cell(value, None, bold=pair == "average") for value in TABLE_S2[pair] if report.paper]
-        rows.append((name, [*(_cell(scores.get((m, pair)), highest[m]) for m in methods), *published]))
-    if report.paper:
-        columns += [("supplement, S2", name) for name in ("CLIP", "InternVideo")]
+    columns += [(supplement[0].source, name) for name in names]
     if report.regimes:
-        blank = [Cell("")] * (len(columns) - len(methods))
-        rows.insert(0, ("regime", [*map(report.regime_cell, methods), *blank]))
+        rows.insert(0, ("regime", [*map(report.regime_cell, methods), *[Cell("")] * len(names)]))
     blocks, notes = [Block("", rows)] if methods else [], [*_sizes(shown), *_seen_notes(shown), _legend(report)]
     return Grid("Table S2: VLEmb by the embedding that represents a pair", "pair", columns, blocks, notes)
 
@@ -342,18 +295,15 @@ def _seen_notes(scores: Iterable[Score]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def _cell(score: Score | None, highest: float | None, mark: str = "") -> Cell | None:
-    if score is None:
-        return None
-    cell = figure_cell(score.value, score.interval, mark=mark)
-    return replace(cell, bold=highest is not None and cell.main == number(highest, ".3f"))
+def _best(report: Report, scores: Iterable[Score]) -> list[Score]:
+    """Return the scores that are shown as the highest of a column, controls aside."""
+    ranked = [score for score in scores if score.value is not None and score.method not in report.controls]
+    shown = [number(score.value or 0.0, ".3f") for score in ranked]
+    highest = number(max((score.value or 0.0 for score in ranked), default=0.0), ".3f")
+    return [score for score, value in zip(ranked, shown, strict=True) if value == highest]
 
 
-def _highest(scores: Iterable[Score]) -> float | None:
-    return max((score.value for score in scores if score.value is not None), default=None)
-
-
-def _mark(comparison: Comparison) -> str:
+def _mark(comparison: BaselineComparison) -> str:
     if comparison.corrected_p >= LEVEL:
         return ""
     return ABOVE if comparison.difference > 0 else BELOW
@@ -412,7 +362,7 @@ def read_scores(entries: Sequence[BenchmarkEntry]) -> list[BenchmarkScore]:
             )
         if entry.task not in (None, task):
             raise StepDiffError(f"{entry.predictions}: its record is of {task}, not of {entry.task}; correct the task")
-        if entry.task is None and task not in registry.known():  # a record may be a stranger's
+        if entry.task is None and task not in registry.names():  # a record may be a stranger's
             raise StepDiffError(
                 f"{entry.predictions}: its record names the task {task}, which is none of ours and of no installed "
                 f"package; if it is yours, give the entry the task {task}"
@@ -432,13 +382,7 @@ def _benchmark(scores: Sequence[BenchmarkScore]) -> Grid:
     largest = max(scores, key=lambda score: score.scores["rows"])
     most = largest.scores["rows"]
 
-    def row(name: str, values: Mapping[str, Any], intervals: Mapping[str, Any]) -> Row:
-        return name, [
-            figure_cell(values[figure], intervals.get(figure), benchmark.form) if figure in values else None
-            for figure in benchmark.figures
-        ]
-
-    rows: list[Row] = []
+    results: list[Result] = []
     notes = [f"{benchmark.title}: {most} rows. Brackets: 95 % intervals."]
     methods_of_note: dict[str, list[str]] = {}
     for score in scores:
@@ -446,17 +390,22 @@ def _benchmark(scores: Sequence[BenchmarkScore]) -> Grid:
         name = score.method if count == most else f"{score.method} ({count} rows)"
         if seen is not None:
             notes.append(f"{MARK} {score.method}: {footnote(seen)}.")
-        rows.append(row(f"{name} {MARK}" if seen else name, score.scores, score.scores["intervals"]))
+        figures = {figure: score.scores[figure] for figure in benchmark.figures if figure in score.scores}
+        results += results_of(f"{name} {MARK}" if seen else name, figures, score.scores["intervals"])
         for note in dict.fromkeys(score.scores.get("notes", ())):
             methods_of_note.setdefault(note, []).append(score.method)
     for note, methods in methods_of_note.items():
         notes.append(note if len(methods) == len(scores) else f"{', '.join(methods)}: {note}")
-    blocks = [Block("measured here", rows)]
+    parts = {"measured here": results}
     if chance := largest.scores.get("chance") or benchmark.chance:
-        blocks.append(Block("", [row("chance", chance, {})]))
+        parts[""] = results_of("chance", chance)
     if benchmark.published:
-        blocks.append(Block("as published", [row(other.method, other.figures, {}) for other in benchmark.published]))
+        rows = [results_of(row.method, row.figures) for row in benchmark.published]
+        parts["as published"] = list(chain.from_iterable(rows))
         notes.append("As published: " + "; ".join(dict.fromkeys(other.source for other in benchmark.published)) + ".")
     if benchmark.licence:
         notes.append(f"Licence of the data: {benchmark.licence}.")
+    blocks = [
+        Block(title, list(pivot(part, benchmark.figures, benchmark.form).items())) for title, part in parts.items()
+    ]
     return Grid(benchmark.title, "method", [("", name) for name in benchmark.figures.values()], blocks, notes)

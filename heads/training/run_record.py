@@ -22,7 +22,7 @@ from heads.data.training_clips import TrainedOn
 from heads.evidence import head as words
 from heads.evidence.fitting import Guard
 from heads.evidence.head import WordHead
-from heads.methods.stepdiff import StepDiff
+from heads.methods.stepdiff import AS_TRAINED, Answering, StepDiff
 from heads.methods.word_evidence import WordEvidence
 from heads.models.video_lm import VideoLM
 from heads.training import contrastive_task, video_task
@@ -60,16 +60,13 @@ def load_video_lm(
 
 
 def load_stepdiff(
-    folder: Path, store: Store, device: str = "cpu", group: Group = ALONE, **how: Any
+    folder: Path, store: Store, device: str = "cpu", group: Group = ALONE, how: Answering = AS_TRAINED
 ) -> tuple[StepDiff, VideoLMRecipe]:
-    """Load the best checkpoint of a run as a method, and its recipe; raises as `load_video_lm` and `words_of`.
-
-    how: options of StepDiff that a run does not have.
-    """
+    """Load the best checkpoint of a run as a method, and its recipe; raises as `load_video_lm` and `words_of`."""
     model, features, recipe = load_video_lm(folder, store, device, group)
     words = words_of(folder, recipe, store)
     guard = Guard.of_run(folder, store, recipe.view) if words is None else None
-    return StepDiff(model, features, group=group, words=words, evidence=recipe.evidence, guard=guard, **how), recipe
+    return StepDiff(model, features, how, group, words, recipe.evidence, guard), recipe
 
 
 def words_of(folder: Path, recipe: VideoLMRecipe, store: Store) -> WordEvidence | None:

@@ -6,7 +6,7 @@ merge the whole index.
 
 Guarantees
 - an index is written under its own name, then its card; an interrupted build keeps the old index, and resumes: existing
-  parts are not computed again, and the index equals that of an uninterrupted build
+  parts are not computed again, and the index equals an uninterrupted build's
 - newer rows are added to the existing index, which is neither trained nor read again
 - every row is compared with its stored checksum when it is read into an index
 """
@@ -20,9 +20,10 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
@@ -83,27 +84,34 @@ TRAINING_ROWS_A_LIST = 64
 CONSTRUCTION = 80  # candidates that a graph compares for a new node
 
 
-def build_index(
-    store: Store,
-    view: View,
-    feature: str = "embedding",
-    factory: str = "auto",
-    least_recall: float = RECALL,
-    rebuild: bool = False,
-    workers: int | None = None,
-    address: str | None = None,
-    part_rows: int = PART_ROWS,
-    device: Device = "auto",
-) -> Card:
+@dataclass(frozen=True)
+class IndexOptions:
+    """How an index is built."""
+
+    factory: str = "auto"
+    """FAISS factory string; "auto" depends on the number of rows"""
+    least_recall: float = RECALL
+    """share of the K nearest rows to find: a search visits as little of the index as that takes"""
+    rebuild: bool = False
+    """train again; otherwise newer rows are added to an existing index"""
+    workers: int | None = None
+    """processes that fill parts of an IVF index on Ray, by default one per CPU; 1 fills them here"""
+    address: str | None = None
+    """Ray cluster; by default a local one"""
+    part_rows: int = PART_ROWS
+    device: Device = "auto"
+    """where an IVF index is trained and filled; `auto` is a GPU if FAISS has one and the view is large. A GPU fills all
+    parts from this process"""
+
+
+def build_index(store: Store, view: View, feature: str = "embedding", **options: Any) -> Card:
     """Index the filled rows of a view and return the card.
 
     Args:
-        factory: FAISS factory string, or "auto", which depends on the number of rows.
-        least_recall: Share of the K nearest rows to find: a search visits as little of the index as that takes.
-        rebuild: Train again; otherwise newer rows are added to an existing index.
-        workers: Processes that fill parts of an IVF index on Ray (default: one per CPU); 1 fills them here.
-        device: Where an IVF index is trained and filled; `auto` is a GPU if FAISS has one and the view is large. A GPU
-            fills all parts from this process.
+        store: The store of the view.
+        view: Of clips or texts.
+        feature: Its embedding to compare.
+        options: Of `IndexOptions`.
 
     Raises:
         StepDiffError: No such embedding, no rows, a row without a direction, an unusable factory, no such
@@ -114,23 +122,20 @@ def build_index(
             f"snapshot {store.at} of {store.path} is not indexed: an index is of the store as it is now, so give the "
             f"store without @{store.at}"
         )
-    start = time.monotonic()
+    start, how = time.monotonic(), IndexOptions(**options)
     dim, rows = width(view, feature), filled_rows(view)
     if not len(rows):
         raise StepDiffError(
             f"view {view.entity}/{view.name} of {store.path} has no features yet: fill it first "
             f"with {command('python', '-m', 'featurize', '--help')}"
         )
-    if factory == "auto":
-        factory = factory_for(len(rows), dim)
+    if how.factory == "auto":
+        how = replace(how, factory=factory_for(len(rows), dim))
     path = card_path(store, view.entity, view.name)
     make_folder(path.parent)
     with locked(path.parent / f".{view.name}.lock", wait=False):
-        build = _Build(store, view, feature, factory, rows, device_for(device, len(rows)))
-        if factory == FLAT:
-            card = build.exact()
-        else:
-            card = build.approximate(least_recall, rebuild, workers, address, part_rows)
+        build = _Build(store, view, feature, replace(how, device=device_for(how.device, len(rows))), rows)
+        card = build.exact() if how.factory == FLAT else build.approximate()
         card["seconds"] = round(time.monotonic() - start, 3)
         write_card(path, card)
         remove_others(path, card)
@@ -152,9 +157,8 @@ def factory_for(rows: int, dim: int) -> str:
 
 
 class _Build:
-    def __init__(self, store: Store, view: View, feature: str, factory: str, rows: Rows, device: Device) -> None:
-        self.store, self.view, self.feature, self.factory, self.rows = store, view, feature, factory, rows
-        self.device = device
+    def __init__(self, store: Store, view: View, feature: str, how: IndexOptions, rows: Rows) -> None:
+        self.store, self.view, self.feature, self.how, self.rows = store, view, feature, how, rows
         self.path = card_path(store, view.entity, view.name)
         self.work = self.path.parent / f"{view.name}.building"
         self.checked = store.view(view.entity, view.name, check="always")
@@ -170,12 +174,11 @@ class _Build:
                 advance(len(rows))
         return self._card(FLAT) | {"recall": 1.0, "bytes": 0}
 
-    def approximate(
-        self, least_recall: float, rebuild: bool, workers: int | None, address: str | None, part_rows: int
-    ) -> Card:
+    def approximate(self) -> Card:
         """Train or take the existing index, add the rows that it lacks, and measure."""
-        old = None if rebuild else self._extendable()
-        factory, trained_rows = self.factory, len(self.rows)
+        how, device, part_rows = self.how, self.how.device, self.how.part_rows
+        old = None if how.rebuild else self._extendable()
+        factory, trained_rows = how.factory, len(self.rows)
         if old is None:
             index = new_index(width(self.view, self.feature), factory, len(self.rows))
         else:
@@ -184,7 +187,7 @@ class _Build:
         held = np.sort(rows_of(index))
         new = np.setdiff1d(self.rows, held, assume_unique=True)
         if old is not None and not len(new):  # the effort for another recall is found again
-            return self._measured(card, least_recall)
+            return self._measured(card)
         same = f"{VERSION} {faiss_version()} {factory} {self.feature} {self.digest} {len(held)} {part_rows}"
         folder = self.work / hashlib.sha256(same.encode()).hexdigest()[:16]
         if not folder.is_dir():  # what is there belongs to another build
@@ -193,22 +196,22 @@ class _Build:
         trained, features = folder / "trained.faiss", (self.checked, self.feature)
         with progress("indexed rows", len(new)) as advance:
             if ivf_of(index) is None:  # its rows cannot be divided into parts
-                trained_rows, index = len(self.rows), on_device(index, self.device)
-                train(*features, factory, index, self.rows, self.device)
+                trained_rows, index = len(self.rows), on_device(index, device)
+                train(*features, factory, index, self.rows, device)
                 for count in add(*features, factory, index, new):
                     advance(count)
             else:
                 runs = new // (self.view.rows_per_shard * max(part_rows // self.view.rows_per_shard, 1))  # whole shards
                 rows = np.split(new, np.flatnonzero(np.diff(runs)) + 1) if len(new) else []
-                parts = [IndexPart(*features, factory, trained, some, self.device) for some in rows]
+                parts = [IndexPart(*features, factory, trained, some, device) for some in rows]
                 missing = [part for part in parts if not part.lists.exists()]
                 advance(len(new) - sum(len(part.rows) for part in missing))
                 if not trained.exists():
-                    train(*features, factory, index, self.rows, self.device)
+                    train(*features, factory, index, self.rows, device)
                     index.reset()
                     with whole(trained) as temporary:
                         write_index(index, temporary)
-                fill_all(missing, workers if self.device == "cpu" else 1, address, advance)
+                fill_all(missing, how.workers if device == "cpu" else 1, how.address, advance)
                 with naming(folder), ExitStack() as stack:
                     lists = {stack.enter_context(local(part.lists)): len(part.rows) for part in parts}
                     if old is None:
@@ -224,14 +227,14 @@ class _Build:
         share = round((len(self.rows) - trained_rows) / len(self.rows), 4)
         more = {"trained_rows": trained_rows, "new_share": share, "rebuild": share > REBUILD_FROM}
         with naming(folder):
-            return self._measured(self._card(factory) | {"files": {file.name: entry}} | more, least_recall)
+            return self._measured(self._card(factory) | {"files": {file.name: entry}} | more)
 
     def _extendable(self) -> tuple[Card, faiss.Index] | None:
         """Return the existing card and index if they lack only newer rows."""
         card = read_card(self.path)
         if isinstance(card, str) or not card["files"] or card["feature"] != self.feature:
             return None
-        kinds = {re.sub(r"^IVF\d+,", "IVF,", factory) for factory in (card["factory"], self.factory)}
+        kinds = {re.sub(r"^IVF\d+,", "IVF,", factory) for factory in (card["factory"], self.how.factory)}
         if len(kinds) > 1:  # for more rows, `auto` chooses more lists of the same kind: those that exist are filled
             return None
         if card["provenance"] != self.view.provenance.as_dict():
@@ -244,8 +247,9 @@ class _Build:
         lost = len(np.setdiff1d(held, self.rows, assume_unique=True))
         return None if lost or digest(self.view, held) != card["digest"] else (card, index)
 
-    def _measured(self, card: Card, least_recall: float) -> Card:
+    def _measured(self, card: Card) -> Card:
         """Find the least effort (lists, candidates) that reaches the recall; returns the card with the measurements."""
+        least_recall = self.how.least_recall
         index = read_files(self.store, self.view, card)
         check_ids(index, index_file(card), self.rows)
         opened = Index(self.view, card, index)

@@ -162,27 +162,27 @@ class RowComparer:
         """
         exact = np.full(rows.shape, -np.inf)
         query, rank = np.nonzero(rows >= 0)
-        wanted = rows[query, rank]
-        order = np.argsort(wanted)
-        runs = np.searchsorted(self._starts, wanted[order], side="right") - 1
+        compared = rows[query, rank]
+        order = np.argsort(compared)
+        runs = np.searchsorted(self._starts, compared[order], side="right") - 1
         bounds = [*np.flatnonzero(np.diff(runs, prepend=-1)).tolist(), len(order)]
-        out, left, versions = np.empty(len(wanted)), np.ones(len(wanted), bool), dict[int, Any]()
+        out, unmapped, versions = np.empty(len(compared)), np.ones(len(compared), bool), dict[int, Any]()
         for start, end in pairwise(bounds) if self._in_place else ():
             run, places = int(runs[start]), order[start:end]
             vectors = self._vectors(run, len(places), versions)
             if vectors is not None:
                 here = np.empty(len(places))
                 compiled(fill_cosines)(
-                    vectors, wanted[places] - self._starts[run], queries, query[places], 0, len(places), here
+                    vectors, compared[places] - self._starts[run], queries, query[places], 0, len(places), here
                 )
-                out[places], left[places] = here, False
-        check_directions(self._view, self._feature, wanted[~left], out[~left])
-        out[left] = cosines(self._view, self._feature, queries, query[left], wanted[left])
+                out[places], unmapped[places] = here, False
+        check_directions(self._view, self._feature, compared[~unmapped], out[~unmapped])
+        out[unmapped] = cosines(self._view, self._feature, queries, query[unmapped], compared[unmapped])
         exact[query, rank] = out
         return exact
 
     def _vectors(self, run: int, count: int, versions: dict[int, Any]) -> Float32[np.ndarray, "run dim"] | None:
-        """Return a mapped run, of which `count` rows are compared, or None. `versions`: of shards, in this search."""
+        """Return a mapped run, or None; `count` of its rows are compared. `versions`: of shards, in this search."""
         view, feature = self._view, self._feature
         shard = int(self._starts[run]) // view.rows_per_shard
         if shard not in versions:

@@ -92,10 +92,10 @@ def read_card(path: Place) -> Card | str:
                 return f"its card has no usable {name!r}"
     if (card["entity"], card["view"]) != (path.parent.name, path.stem):
         return f"its card belongs to {card['entity']}/{card['view']}"
-    for name, known in card["files"].items():
+    for name, entry in card["files"].items():
         if not _own(path).fullmatch(name):
             return f"its card names {name!r}, which is not a file of this index"
-        if not isinstance(known, dict) or type(known.get("bytes")) is not int or type(known.get("sha256")) is not str:
+        if not isinstance(entry, dict) or type(entry.get("bytes")) is not int or type(entry.get("sha256")) is not str:
             return f"its card does not describe {name!r}"
     if (count := len(card["files"])) != (not card["exact"]):
         return f"its card names {count} index files instead of {int(not card['exact'])}"
@@ -125,9 +125,9 @@ def stale(view: View, card: Card) -> str | None:
 
 def damaged(card: Card, folder: Path) -> bool:
     """Return whether a file of the index, in `folder`, differs from its record in the card."""
-    for name, known in card["files"].items():
+    for name, entry in card["files"].items():
         path = folder / name
-        if not path.exists() or path.stat().st_size != known["bytes"] or LocalPath(path).sha256() != known["sha256"]:
+        if not path.exists() or path.stat().st_size != entry["bytes"] or LocalPath(path).sha256() != entry["sha256"]:
             return True
     return False
 
@@ -140,7 +140,7 @@ def described(path: Path) -> dict[str, Any]:
 def digest(view: View, rows: Rows) -> str:
     """Return a sha256 in hex over the keys, rows and stored checksums of the filled `rows`.
 
-    Raises DamageError where checksums are damaged or missing.
+    Raises DamageError if checksums are damaged or missing.
     """
     state = hashlib.sha256()
     for start in range(0, len(rows), KEYS):

@@ -58,25 +58,37 @@ MOST_SHARED = {"V1": 0, "V2": 1}  # clips that a negative may share with the tru
 AsTrue = Callable[[str, str, Pair, Pair], bool]
 """text, category, its pair, another pair -> whether the text is as true of the other pair"""
 
+Texts = Float64[np.ndarray, "texts text_dim"]
+PairClips = Int64[np.ndarray, "pairs 2"]
+OfQuestions = Int64[np.ndarray, " questions"]
+
 
 class Questions(NamedTuple):
     """The questions of a test set as arrays, sorted by pair and category."""
 
-    clips: Int64[np.ndarray, "pairs 2"]  # positions of each pair's reference and candidate among the clips
+    clips: PairClips  # positions of each pair's reference and candidate among the clips
     bounds: Int64[np.ndarray, " groups_and_one"]
-    """questions bounds[p * categories + c] to bounds[p * categories + c + 1] are those of pair p in category c, and
+    """questions bounds[p * categories + c] to bounds[p * categories + c + 1] belong to pair p in category c, and
     thereby all difference texts of that pair in that category"""
-    text: Int64[np.ndarray, " questions"]  # position of each question's text among the texts
-    texts: Float64[np.ndarray, "texts text_dim"]  # normalised embeddings
+    text: OfQuestions  # position of each question's text among the texts
+    texts: Texts  # normalised embeddings
     as_true: Bool[np.ndarray, "questions pairs_or_none"]
-    """of which pairs each question's text is as true as of its own; no column: unknown"""
+    """whether each question's text is as true of a pair as of its own; no column: unknown"""
+
+
+class Estimates(NamedTuple):
+    """Of some true pairs to all pairs."""
+
+    squares: Float32[np.ndarray, "true pairs"]  # of their distances
+    limits: Float64[np.ndarray, " true"]  # up to which pairs are sorted
+    certain: Float64[np.ndarray, " true"]  # the distance up to which the order is then complete
 
 
 def walk(
     questions: Questions, averages: Float64[np.ndarray, "pairs dim"], most_shared: int, threshold: float
 ) -> tuple[Int64[np.ndarray, "questions 3"], Bool[np.ndarray, " questions"]]:
-    """Return the positions of the first three pairs that each question's walk keeps, -1 where there are fewer, and
-    whether it passed a pair of which the text is as true.
+    """Return the positions of the first three pairs that each question's walk keeps, -1 if there are fewer, and
+    whether it passed a pair that the text is as true of.
 
     A pair is kept if it is not the true pair, shares at most `most_shared` clips with it, none of its texts in the
     question's category has a cosine above `threshold` to the question's text, and the text is not as true of it.
@@ -88,15 +100,14 @@ def walk(
     other = np.column_stack([averages, ones, squares]).astype(np.float32)  # one @ other is the squared distance
     with progress("walked pairs", len(averages)) as advance:
         for start in range(0, len(averages), BLOCK):
-            estimates = one[start : start + BLOCK] @ other.T
-            limits, certain = _reach(estimates, averages.shape[1])
+            estimates = _reach(one[start : start + BLOCK] @ other.T, averages.shape[1])
 
             def some(part: tuple[int, int]) -> None:
-                given = (array[slice(*part)] for array in (estimates, limits, certain))  # noqa: B023
-                _walk_some(start + part[0], *given, averages, *questions, most_shared, threshold, negatives, passed)  # noqa: B023
+                near = Estimates(*(array[slice(*part)] for array in estimates))  # noqa: B023
+                _walk_some(start + part[0], near, averages, questions, most_shared, threshold, negatives, passed)  # noqa: B023
 
-            each(some, shares(len(estimates)))
-            advance(len(estimates))
+            each(some, shares(len(estimates.squares)))
+            advance(len(estimates.squares))
     return negatives, passed
 
 
@@ -108,41 +119,34 @@ def error_of(dim: int) -> float:
     return 8 * (dim + 8) * 2.0**-24
 
 
-def _reach(
-    estimates: Float32[np.ndarray, "true pairs"], dim: int
-) -> tuple[Float64[np.ndarray, " true"], Float64[np.ndarray, " true"]]:
-    """Return the estimate up to which pairs are sorted, and the distance up to which the order is then complete."""
+def _reach(estimates: Float32[np.ndarray, "true pairs"], dim: int) -> Estimates:
+    """Return the estimates, and how far they reach."""
     limits = np.full(len(estimates), np.inf)
     if SHORTLIST < estimates.shape[1]:
         limits = np.partition(estimates, SHORTLIST, axis=1)[:, SHORTLIST].astype(np.float64)
     squares = limits - error_of(dim)
-    return limits, np.where(squares > 0, np.sqrt(np.abs(squares)), -1.0)
+    return Estimates(estimates, limits, np.where(squares > 0, np.sqrt(np.abs(squares)), -1.0))
 
 
 @compiled
 def _walk_some(
     first: int,
-    estimates: Float32[np.ndarray, "some pairs"],
-    limits: Float64[np.ndarray, " some"],
-    certain: Float64[np.ndarray, " some"],
+    near: Estimates,
     averages: Float64[np.ndarray, "pairs dim"],
-    clips: Int64[np.ndarray, "pairs 2"],
-    bounds: Int64[np.ndarray, " groups_and_one"],
-    text: Int64[np.ndarray, " questions"],
-    texts: Float64[np.ndarray, "texts text_dim"],
-    as_true: Bool[np.ndarray, "questions pairs_or_none"],
+    questions: Questions,
     most_shared: int,
     threshold: float,
     negatives: Int64[np.ndarray, "questions 3"],
     passed: Bool[np.ndarray, " questions"],
 ) -> None:
     """Fill `negatives` and `passed` for the questions of some true pairs, those from `first`."""
+    clips, bounds, text, texts, as_true = questions
     categories = (len(bounds) - 1) // len(clips)
-    for at in range(len(estimates)):
-        pair, limit, reach, filled = first + at, limits[at], certain[at], False
+    for at in range(len(near.squares)):
+        pair, limit, reach, filled = first + at, near.limits[at], near.certain[at], False
         while not filled:
-            near = np.flatnonzero(estimates[at] <= limit)
-            distances = np.array([distance(averages[other], averages[pair]) for other in near])
+            others = np.flatnonzero(near.squares[at] <= limit)
+            distances = np.array([distance(averages[other], averages[pair]) for other in others])
             order = np.argsort(distances, kind="mergesort")  # stable: equal distances keep the order of the pairs
             filled = True
             for category in range(categories):
@@ -152,7 +156,7 @@ def _walk_some(
                     for place in order:
                         if count == negatives.shape[1] or distances[place] > reach:
                             break
-                        other = near[place]
+                        other = others[place]
                         theirs = other * categories + category
                         if (
                             other != pair
@@ -184,9 +188,7 @@ def _shared(one: Int64[np.ndarray, " 2"], other: Int64[np.ndarray, " 2"]) -> int
 
 
 @compiled
-def _alike(
-    texts: Float64[np.ndarray, "texts text_dim"], text: int, others: Int64[np.ndarray, " others"], threshold: float
-) -> bool:
+def _alike(texts: Texts, text: int, others: Int64[np.ndarray, " others"], threshold: float) -> bool:
     """Return whether the cosine of a text to one of the others is above the threshold."""
     for other in others:
         cosine = 0.0
@@ -232,7 +234,7 @@ class Drawn:
 def hard_negatives(
     test_set: StatedDifferences,
     clips: Float64[np.ndarray, "clips dim"],
-    texts: Float64[np.ndarray, "texts text_dim"],
+    texts: Texts,
     variant: Literal["V1", "V2"],
     threshold: float,
     seed: int,
@@ -247,10 +249,10 @@ def hard_negatives(
     pairs = np.array([[place[clip] for clip in pair] for pair in test_set.pairs])
     averages = (clips[pairs[:, 0]] + clips[pairs[:, 1]]) / 2
     arrays, order = _arrays(test_set, pairs, texts, as_true)
-    found = np.empty((len(order), NEGATIVES), np.int64)
-    found[order], passed = walk(arrays, averages, 2 if allow_reversed else MOST_SHARED[variant], threshold)
+    drawn = np.empty((len(order), NEGATIVES), np.int64)
+    drawn[order], passed = walk(arrays, averages, 2 if allow_reversed else MOST_SHARED[variant], threshold)
     questions = []
-    for one, negatives in zip(test_set.differences, found.tolist(), strict=True):
+    for one, negatives in zip(test_set.differences, drawn.tolist(), strict=True):
         if negatives[-1] >= 0:
             questions.append(_question(one, [test_set.pairs[at] for at in negatives], _source(seed, one)))
     return Drawn(questions, len(test_set.differences) - len(questions), int(passed.sum()))
@@ -258,10 +260,10 @@ def hard_negatives(
 
 def _arrays(
     test_set: StatedDifferences,
-    pairs: Int64[np.ndarray, "pairs 2"],
-    texts: Float64[np.ndarray, "texts text_dim"],
+    pairs: PairClips,
+    texts: Texts,
     as_true: AsTrue | None,
-) -> tuple[Questions, Int64[np.ndarray, " questions"]]:
+) -> tuple[Questions, OfQuestions]:
     """Return the questions as arrays, and the difference of each."""
     pair = {name: at for at, name in enumerate(test_set.pairs)}
     text = {words: at for at, words in enumerate(test_set.texts)}
@@ -311,8 +313,8 @@ def write_questions(options: Negatives) -> dict[str, Any]:
 
     Raises StepDiffError: no question has three negatives, or features are missing; it names the command that adds them.
     """
-    store, variant, seed = Store.open(options.store), options.variant, options.seed
-    view = store.view("clips", options.view)
+    store, view = options.opened()
+    variant, seed = options.variant, options.seed
     if options.allow_reversed and variant != "V2":
         raise StepDiffError(f"--allow-reversed is for V2; {variant} never has the true pair reversed")
     rows = read_test_set("diffcap", options.test_set)
@@ -337,10 +339,10 @@ def write_questions(options: Negatives) -> dict[str, Any]:
         )
     write_test_set("diffmcq", options.out, drawn.questions)
     counts = {"questions": len(drawn.questions), "dropped": drawn.dropped}
-    given = {"variant": variant, "seed": seed, "threshold": options.threshold}
+    settings = {"variant": variant, "seed": seed, "threshold": options.threshold}
     reversed_ = {"allow_reversed": True} if options.allow_reversed else {}
     truth = {} if as_true is None else {"as_true_passed": drawn.passed, "truth": str(options.truth)}
-    return {**counts, **given, **reversed_, **truth, "out": str(options.out)}
+    return {**counts, **settings, **reversed_, **truth, "out": str(options.out)}
 
 
 def _rows_of_clips(store: Store, view: View, clips: Sequence[str]) -> Int64[np.ndarray, " clips"]:
@@ -356,7 +358,7 @@ def _rows_of_clips(store: Store, view: View, clips: Sequence[str]) -> Int64[np.n
     return rows
 
 
-def _texts(store: Store, name: str, test_set: StatedDifferences, file: Path) -> Float64[np.ndarray, "texts text_dim"]:
+def _texts(store: Store, name: str, test_set: StatedDifferences, file: Path) -> Texts:
     view = store.view("texts", name) if name in store.views("texts") else None
     rows = store.catalog("texts").rows([text_key(text) for text in test_set.texts])
     missing = np.flatnonzero(~_filled(view, rows)) if view is not None else np.arange(len(rows))
@@ -371,9 +373,9 @@ def _texts(store: Store, name: str, test_set: StatedDifferences, file: Path) -> 
 
 
 def _filled(view: View, rows: Int64[np.ndarray, " rows"]) -> np.ndarray:
-    known = rows >= 0
-    known[known] = view.status()[rows[known]] == OK
-    return known
+    filled = rows >= 0
+    filled[filled] = view.status()[rows[filled]] == OK
+    return filled
 
 
 def _and_more(first: str, count: int) -> str:

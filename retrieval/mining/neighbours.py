@@ -63,22 +63,22 @@ def neighbours(store: Store, view: View, rows: Rows, k: int, same: str | None = 
     filled = filled_rows(view)
     for group in frame.filter(frame[same].is_not_null()).partition_by(same):
         members = np.intersect1d(group["row"].to_numpy(), filled)
-        asked = np.flatnonzero(np.isin(rows, members))
-        if not len(asked):
+        here = np.flatnonzero(np.isin(rows, members))
+        if not len(here):
             continue
         vectors = compact(view, "embedding", members)
-        places, similarities[asked] = nearest(vectors, np.searchsorted(members, rows[asked]), k)
-        hits[asked] = np.where(places < 0, -1, members[places])
+        places, similarities[here] = nearest(vectors, np.searchsorted(members, rows[here]), k)
+        hits[here] = np.where(places < 0, -1, members[places])
     return hits, similarities
 
 
-def nearest(vectors: Vectors, asked: Int64[np.ndarray, " asked"], k: int) -> Found:
-    """Return the positions of the k other vectors nearest to each vector at `asked`, and their cosines, best first.
+def nearest(vectors: Vectors, queries: Int64[np.ndarray, " queries"], k: int) -> Found:
+    """Return the positions of the k other vectors nearest to each vector at `queries`, and their cosines, best first.
 
     `vectors` have length 1. Where fewer exist, the position is -1 and the cosine -inf.
     """
     places = np.arange(len(vectors))
-    return nearest_of(vectors[asked], asked, [(places, vectors, places)], k)
+    return nearest_of(vectors[queries], queries, [(places, vectors, places)], k)
 
 
 PIECE = 65_536  # rows of a piece, at most: the work that an interruption can lose
@@ -98,8 +98,9 @@ class Sorted:
 
 def join(options: Neighbours) -> dict[str, Any]:
     """Write clip, `within`, neighbours and similarities of every clip as Parquet; return the number of clips."""
-    store, out, within, k = Store.open(options.store), options.out, options.within, options.k
-    view, feature, other_videos = store.view("clips", options.view), options.feature, options.other_videos
+    store, view = options.opened()
+    out, within, k = options.out, options.within, options.k
+    feature, other_videos = options.feature, options.other_videos
     refuse_own("--within", within, ("key", "row", "clip", "neighbours", "similarities"))
     frame = columns(store, "clips", ["key", within, *(["video"] if other_videos else [])])
     filled = filled_rows(view)
@@ -112,19 +113,19 @@ def join(options: Neighbours) -> dict[str, Any]:
     rows = frame["row"].to_numpy()
     apart = video_numbers(frame["video"]) if other_videos else rows
     starts = np.flatnonzero(frame[within].rle_id().diff().fill_null(1).to_numpy())
-    given = Sorted(view, feature, frame.drop("row"), rows, apart, np.append(starts, len(rows)))
+    grouped = Sorted(view, feature, frame.drop("row"), rows, apart, np.append(starts, len(rows)))
     width(view, feature)  # refuses tokens before OUT.parts is made
     made_of = {
-        "rows": digest(view, given.rows), "groups": hashlib.sha256(given.bounds.tobytes()).hexdigest(),
+        "rows": digest(view, grouped.rows), "groups": hashlib.sha256(grouped.bounds.tobytes()).hexdigest(),
         "view": view.name, "feature": feature, "within": within, "k": k, "other_videos": other_videos, "piece": PIECE,
     }  # fmt: skip
     parts = _parts_folder(out, made_of)
     files, clips = [], 0
-    with progress("joined clips", len(given.rows)) as advance:
-        for piece in pieces(given.bounds, PIECE):
+    with progress("joined clips", len(grouped.rows)) as advance:
+        for piece in pieces(grouped.bounds, PIECE):
             file = parts / f"{piece.start:012d}.parquet"
             if not file.exists():
-                joined = _join_piece(given, within, k, piece)
+                joined = _join_piece(grouped, within, k, piece)
                 with whole(file) as temporary:
                     joined.write_parquet(temporary)
             files.append(file)
@@ -165,14 +166,14 @@ def _parts_folder(out: Path, options: dict[str, Any]) -> Path:
         folder.mkdir(exist_ok=True)
         if not card.exists():
             write_text(card, json.dumps(options))
-        known = json.loads(card.read_text(encoding="utf-8"))
+        recorded = json.loads(card.read_text(encoding="utf-8"))
     except OSError as error:
         raise StepDiffError(f"cannot write {folder}: {error.strerror or error}") from error
     except (ValueError, RecursionError):
-        known = None
+        recorded = None
     different = list(options)
-    if isinstance(known, dict):
-        different = [name for name, value in options.items() if known.get(name) != value]
+    if isinstance(recorded, dict):
+        different = [name for name, value in options.items() if recorded.get(name) != value]
     if different:
         raise StepDiffError(
             f"{folder} holds pieces of another join ({', '.join(different)} differ): delete it, or name another --out"
@@ -180,37 +181,37 @@ def _parts_folder(out: Path, options: dict[str, Any]) -> Path:
     return folder
 
 
-def _join_piece(given: Sorted, within: str, k: int, piece: slice) -> pl.DataFrame:
+def _join_piece(grouped: Sorted, within: str, k: int, piece: slice) -> pl.DataFrame:
     """Return the neighbours of the rows of a piece."""
-    queries = compact(given.view, given.feature, given.rows[piece])
+    queries = compact(grouped.view, grouped.feature, grouped.rows[piece])
     rows, cosines = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
-    first = int(np.searchsorted(given.bounds, piece.start, side="right")) - 1
-    for start, end in pairwise(given.bounds[first:].tolist()):
+    first = int(np.searchsorted(grouped.bounds, piece.start, side="right")) - 1
+    for start, end in pairwise(grouped.bounds[first:].tolist()):
         if start >= piece.stop:
             break
         inside = slice(max(start, piece.start), min(end, piece.stop))
         mine = slice(inside.start - piece.start, inside.stop - piece.start)
-        candidates = _candidates(given, slice(start, end), piece, queries)
-        rows[mine], cosines[mine] = nearest_of(queries[mine], given.apart[inside], candidates, k)
+        candidates = _candidates(grouped, slice(start, end), piece, queries)
+        rows[mine], cosines[mine] = nearest_of(queries[mine], grouped.apart[inside], candidates, k)
     query, rank = np.nonzero(rows >= 0)
-    keys = given.frame["key"].gather(rows[query, rank])
+    keys = grouped.frame["key"].gather(rows[query, rank])
     pairs = pl.DataFrame({"_place": query, "neighbours": keys, "similarities": cosines[query, rank]})
-    clips = given.frame[piece].select(pl.int_range(pl.len()).alias("_place"), pl.col("key").alias("clip"), within)
+    clips = grouped.frame[piece].select(pl.int_range(pl.len()).alias("_place"), pl.col("key").alias("clip"), within)
     lists = pairs.group_by("_place", maintain_order=True).all()
     joined = clips.join(lists, on="_place", how="left", maintain_order="left").drop("_place")
     return joined.with_columns(pl.col("neighbours", "similarities").fill_null([]))
 
 
-def _candidates(given: Sorted, group: slice, piece: slice, held: Vectors) -> Iterator[Candidates]:
+def _candidates(grouped: Sorted, group: slice, piece: slice, held: Vectors) -> Iterator[Candidates]:
     """Yield positions, vectors and `apart` of a group: from the piece if it holds all of them, else block by block."""
     places = np.arange(group.start, group.stop)
     if piece.start <= group.start and group.stop <= piece.stop:
-        yield places, held[group.start - piece.start : group.stop - piece.start], given.apart[places]
+        yield places, held[group.start - piece.start : group.stop - piece.start], grouped.apart[places]
         return
     starts = range(group.start, group.stop, BLOCK)
-    for start, (rows, vectors) in zip(starts, blocks(given.view, given.feature, given.rows[group]), strict=True):
+    for start, (rows, vectors) in zip(starts, blocks(grouped.view, grouped.feature, grouped.rows[group]), strict=True):
         block = places[start - group.start : start - group.start + len(rows)]
-        yield block, vectors, given.apart[block]
+        yield block, vectors, grouped.apart[block]
 
 
 def refuse_own(option: str, name: str | None, own: Sequence[str]) -> None:

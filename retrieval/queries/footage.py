@@ -43,7 +43,7 @@ def of_file(
 
 
 def span_of(file: Path, span: tuple[float | None, float | None]) -> tuple[float, float]:
-    """Return the given seconds, by default those of the whole file. StepDiffError if it cannot be read."""
+    """Return the start and end in seconds, by default of the whole file. StepDiffError if it cannot be read."""
     from featurize.manifest import as_manifest
 
     manifest = as_manifest([file])

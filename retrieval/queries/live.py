@@ -1,8 +1,8 @@
 """The encoder that made a view, loaded again to encode a text or a file as the view was.
 
 Guarantees
-- weights are those that featurize recorded with the view's rows, or those of the encoder's name, if their sha256 is
-  that of the provenance and they were used here before; else --weights names them
+- weights come from the place that featurize recorded with the view's rows, or are the encoder's own, if the provenance
+  has their sha256 and they were used here before; else --weights names them
 - a text that the store lacks gets the embedding that featurize computes
 """
 
@@ -88,7 +88,7 @@ def encoder_of(
 
     Args:
         weights: Folder, name or hub id; None: what is recorded with the view, or the encoder's own.
-        device: As PyTorch names it; None is a GPU where there is one.
+        device: As PyTorch names it; None is a GPU if there is one.
         encoder: Its package.module:Class, which only the user may name; None: ours, or of an installed package.
 
     Raises:

@@ -137,7 +137,7 @@ def check_space(store: Store, view: View, texts: View, feature: str) -> None:
 
 
 @dataclass(frozen=True)
-class Search:
+class PlannedSearch:
     """A query and the rows among which its neighbours are searched."""
 
     store: Store
@@ -161,7 +161,7 @@ def resolve(
     feature: str | None = None,
     among: Int64[np.ndarray, " some"] | None = None,
     opened: Callable[[Store, View], Index] = open_index,
-) -> Search:
+) -> PlannedSearch:
     """Choose the index, the embedding and the eligible rows of a search.
 
     The index is used if there is one and no condition, or if more than FLAT_BELOW rows are eligible; of a snapshot only
@@ -190,10 +190,10 @@ def resolve(
         index = opened(store, view)
         check_feature(index, feature)
     query = query_of(store, view, index.card["feature"])
-    return Search(store, query, None if rows is None else rows[~np.isin(rows, query.rows)], index)
+    return PlannedSearch(store, query, None if rows is None else rows[~np.isin(rows, query.rows)], index)
 
 
-def compute(search: Search, k: int) -> pl.DataFrame:
+def compute(search: PlannedSearch, k: int) -> pl.DataFrame:
     """Return the k nearest clips, best first: rank, similarity, clip and the catalog's other columns.
 
     There are fewer if fewer rows are eligible, or if an approximate index finds fewer.

@@ -8,7 +8,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
@@ -52,8 +52,9 @@ def build(options: BuildOptions) -> int:
 
     store = Store.open(options.store)
     view = store.view(options.entity, options.view)
-    more: dict[str, Any] = {"workers": options.workers, "address": options.address, "device": options.device}
-    card = build_index(store, view, options.feature, options.factory, options.min_recall, options.rebuild, **more)
+    names = ("factory", "rebuild", "workers", "address", "device")
+    how = {name: getattr(options, name) for name in names}
+    card = build_index(store, view, options.feature, least_recall=options.min_recall, **how)
     if options.json:
         print(json.dumps(card))
     else:

@@ -11,7 +11,7 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from stepdiff_core.cli.options import WRITTEN, parse
 
 SHOWN = 50  # rows of the printed table of duplicates
-NEGATIVES = """Make DiffMCQ questions from a DiffCap test set.
+NEGATIVES = """Make DiffMCQ questions from a DiffCap test set. The view decides which pairs look alike.
 
 python -m retrieval negatives --store data/features --view efficientnet-lite0 \\
     --test-set data/kitchen/diffcap_test.jsonl --variant V1 --out data/diffmcq_v1.jsonl
@@ -32,13 +32,26 @@ duplicate of a test clip trains.
 
 
 @dataclass(frozen=True)
-class Negatives:
-    """Options of `negatives`."""
+class OfClips:
+    """A command about a view of clips."""
 
     store: Path
     """folder of the feature store"""
     view: str
-    """feature view of the clips, which decides which pairs look alike"""
+    """feature view of the clips"""
+
+    def opened(self) -> tuple[Any, Any]:
+        """Return the store and the view."""
+        from store import Store
+
+        store = Store.open(self.store)
+        return store, store.view("clips", self.view)
+
+
+@dataclass(frozen=True)
+class Negatives(OfClips):
+    """Options of `negatives`."""
+
     test_set: Path
     """DiffCap file (JSON lines with reference, candidate, category, text)"""
     out: Path = field(metadata=WRITTEN)
@@ -57,7 +70,7 @@ class Negatives:
     seed: int = 0
     """decides the order of the options and the draws of V3"""
     truth: Path | None = None
-    """attributes.jsonl of the sample world: no wrong option is a pair of which the text is as true as of the right one:
+    """attributes.jsonl of the sample world: the text is less true of every wrong option than of the right one:
     all that it states is true of it, and it leaves out no more of it"""
 
 
@@ -77,13 +90,9 @@ def negatives_main(argv: list[str]) -> int:
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class Neighbours(OfClips):
     """Options of `neighbours`."""
 
-    store: Path
-    """folder of the feature store"""
-    view: str
-    """feature view of the clips"""
     out: Path = field(metadata=WRITTEN)
     """Parquet file to write: clip, the column of --within, neighbours and similarities (best first)"""
     within: str = "step"
@@ -102,13 +111,9 @@ def neighbours_main(argv: list[str]) -> int:
 
 
 @dataclass(frozen=True)
-class Duplicates:
+class Duplicates(OfClips):
     """Options of `duplicates`."""
 
-    store: Path
-    """folder of the feature store"""
-    view: str
-    """feature view of the clips"""
     threshold: float = field(default=0.98, metadata={"type": ClosedUnitInterval})
     """cosine from which two clips are duplicates; it depends on the encoder: look at some in Explore"""
     against: str | None = None
@@ -129,12 +134,10 @@ def duplicates(options: Duplicates) -> int:
     """Run `duplicates`; returns the exit status."""
     from retrieval.mining.duplicates import duplicates
     from stepdiff_core.io.tables import as_json, check_format, print_table, write_table
-    from store import Store
 
     if options.out is not None:
         check_format(options.out)
-    store = Store.open(options.store)
-    view = store.view("clips", options.view)
+    store, view = options.opened()
     clips = duplicates(store, view, options.threshold, options.against, options.by, options.feature, options.device)
     groups = clips["group"].n_unique()
     of = f" that chains of duplicates connect with another {options.against}" if options.against else ""

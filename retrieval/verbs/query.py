@@ -1,5 +1,7 @@
 """Find the clips nearest to a clip, a pair, a text or a file, among all clips or those that a condition selects.
 
+Beyond 100,000 clips the view needs an index (python -m retrieval build).
+
 python -m retrieval query --store data/features --view efficientnet-lite0 --clip ID -k 10
 python -m retrieval query --store data/features --view efficientnet-lite0 --reference ID --candidate ID
 python -m retrieval query --store data/features --view clip --text "whisk the eggs"
@@ -17,6 +19,7 @@ from typing import Any
 
 from jsonargparse.typing import PositiveInt
 
+from retrieval.verbs.files import OfClips
 from stepdiff_core.cli.options import WRITTEN, parse
 from stepdiff_core.errors import StepDiffError
 
@@ -25,13 +28,9 @@ HIDDEN = ("video", "start", "end", "video_bytes", "video_digest")  # columns tha
 
 
 @dataclass(frozen=True)
-class QueryOptions:
+class QueryOptions(OfClips):
     """Find the clips nearest to a clip, a pair, a text or a file, by cosine."""
 
-    store: Path
-    """folder of the feature store"""
-    view: str
-    """feature view of the clips; beyond 100,000 clips it needs an index (python -m retrieval build)"""
     clip: str | None = None
     """id of the clip whose neighbours are wanted"""
     reference: str | None = None
@@ -49,7 +48,7 @@ class QueryOptions:
     """second at which it ends"""
     weights: str | None = None
     """weights of the view's encoder for --text and --file: a folder, name or hub id; by default those that featurize
-    recorded with the view, or those of the encoder's name"""
+    recorded with the view, or the weights of the encoder's name"""
     encoder: str | None = None
     """the view's encoder for --text and --file, package.module:Class, if it is your own and its package is not
     installed with an entry point"""
@@ -70,13 +69,10 @@ def run(options: QueryOptions) -> int:
     """Run the verb: resolve what is searched for, compute the neighbours, write them; returns the exit status."""
     from retrieval.queries.search import compute, resolve
     from stepdiff_core.io.tables import check_format
-    from store import Store
 
     if options.out is not None:
         check_format(options.out)
-    store = Store.open(options.store)
-    view = store.view("clips", options.view)
-    search = resolve(store, view, source_of(options), options.where, options.feature)
+    search = resolve(*options.opened(), source_of(options), options.where, options.feature)
     hits = compute(search, options.k)
     write(search, hits, options)
     return 0
@@ -91,8 +87,8 @@ def source_of(options: QueryOptions) -> Callable[..., Any]:
     from retrieval.queries.search import of_clips, of_text
 
     pair = [clip for clip in (options.reference, options.candidate) if clip is not None]
-    given = [options.clip, options.text, options.file, pair or None]
-    if sum(one is not None for one in given) != 1 or len(pair) == 1:
+    sources = [options.clip, options.text, options.file, pair or None]
+    if sum(one is not None for one in sources) != 1 or len(pair) == 1:
         raise StepDiffError(
             "a query is one of a clip, a pair, a text or a file: give --clip ID, --reference ID and --candidate ID, "
             "--text WORDS or --file VIDEO"
@@ -113,7 +109,7 @@ def source_of(options: QueryOptions) -> Callable[..., Any]:
 def write(search: Any, hits: Any, options: QueryOptions) -> None:
     """Write the files of the options, and print the neighbours and how many were missing.
 
-    `search` is a Search and `hits` a data frame: the parser would import their types for --help.
+    `search` is a PlannedSearch and `hits` a data frame: the parser would import their types for --help.
     """
     from stepdiff_core.io.tables import as_json, print_table, write_table
 
@@ -128,8 +124,8 @@ def write(search: Any, hits: Any, options: QueryOptions) -> None:
         write_table(options.out, hits)
     if options.json:
         names = ("clip", "reference", "candidate", "text", "file", "where")
-        given = {name: str(value) for name in names if (value := getattr(options, name)) is not None}
-        print(json.dumps({**given, "view": options.view, "hits": as_json(hits)}))
+        words = {name: str(value) for name in names if (value := getattr(options, name)) is not None}
+        print(json.dumps({**words, "view": options.view, "hits": as_json(hits)}))
     elif options.out is None:
         shown = [name for name in hits.columns if name not in HIDDEN]
         shown.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))

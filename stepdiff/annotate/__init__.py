@@ -1,4 +1,4 @@
-"""Texts about clips: captions, grounded objects, step descriptions, paired questions, and what people answer.
+"""Texts about clips: captions, grounded objects, step descriptions, paired questions, and answers of people.
 
 Names are imported when they are first used.
 """

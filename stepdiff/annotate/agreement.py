@@ -103,8 +103,8 @@ def agreement(answers: Iterable[Answer], task: AnnotationTask | None = None) -> 
     An item is a pair of clips in a category. Only work counts, without rejected pairs, and of several answers of one
     person about a pair only the last one. A person is compared with the median of the others.
     """
-    given = list(answers)
-    counted = latest(given)
+    collected = list(answers)
+    counted = latest(collected)
     work = [answer for answer in counted if answer.kind == "work"]
     people = {name: number for number, name in enumerate(dict.fromkeys(answer.annotator for answer in work))}
     pairs = {name: number for number, name in enumerate(dict.fromkeys(answer.pair for answer in work))}
@@ -125,7 +125,7 @@ def agreement(answers: Iterable[Answer], task: AnnotationTask | None = None) -> 
         people=len(people),
         answers=len(work),
         rejected=len(work) - len(scored),
-        replaced=sum(answer.kind == "work" for answer in given) - len(work),
+        replaced=sum(answer.kind == "work" for answer in collected) - len(work),
         scores=DIRECTION,
         overall=figures(ratings),
         categories={name: figures(ratings.of(category == number)) for number, name in enumerate(categories)},
@@ -156,15 +156,15 @@ def _people(
             distances[names[person]].append(distance)
     people = []
     for name in dict.fromkeys([*work, *close]):
-        given, gold, apart = work.get(name, []), close.get(name, []), distances.get(name, [])
-        seconds = [answer.seconds for answer in given if answer.seconds is not None]
-        scores = [[own.score for own in answer.differences.values()] for answer in given]
+        answered, gold, apart = work.get(name, []), close.get(name, []), distances.get(name, [])
+        seconds = [answer.seconds for answer in answered if answer.seconds is not None]
+        scores = [[difference.score for difference in answer.differences.values()] for answer in answered]
         scored = [set(each) for each in scores if len(each) > 1]
         people.append(
             PersonFigures(
                 annotator=name,
-                answers=len(given),
-                rejected=sum(answer.rejected is not None for answer in given),
+                answers=len(answered),
+                rejected=sum(answer.rejected is not None for answer in answered),
                 seconds=median(seconds) if seconds else None,
                 distance=fmean(apart) if apart else None,
                 shared=len(apart),
@@ -226,12 +226,12 @@ def _kappas(
     shared = tables.sum((1, 2))
     observed = np.einsum("pll->p", tables) / shared
     expected = (tables.sum(1) * tables.sum(2)).sum(1) / shared**2
-    known = expected < 1
-    return (observed[known] - expected[known]) / (1 - expected[known]), shared[known]
+    defined = expected < 1
+    return (observed[defined] - expected[defined]) / (1 - expected[defined]), shared[defined]
 
 
 def from_others(ratings: Ratings) -> Float[np.ndarray, " R"]:
-    """Return the distance of each rating from the median of the other ratings of its item; NaN where it is alone."""
+    """Return the distance of each rating from the median of the other ratings of its item; NaN if it is alone."""
     places = defaultdict(list)
     for place, item in enumerate(ratings.item.tolist()):
         places[item].append(place)
@@ -350,7 +350,7 @@ def grids(record: dict[str, Any]) -> list[Grid]:
 
 
 def cell(value: int | float | None, form: str) -> Cell | None:
-    """Return a figure's cell, None where it is not defined."""
+    """Return a figure's cell, None if it is not defined."""
     return None if value is None else Cell(f"{value:{form}}" if form in (",", ".0%") else number(value, form))
 
 

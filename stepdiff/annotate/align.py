@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float
 
-    from stepdiff.annotate.sources.narration import SpokenPiece
+    from stepdiff.annotate.sources.narration import SpeechPiece
 
 KIND = "narration"
 _VIDEOS_AT_ONCE = 256
@@ -85,8 +85,8 @@ def run(options: AlignOptions) -> dict[str, Any]:
                 shown = head.embed_clips(features.read(rows["key"].to_list(), device))
                 cosine = (vectors[[places[piece.text] for piece in pieces]] @ shown.T).cpu().numpy()
                 times = list(zip(rows["start"], rows["end"], strict=True))
-                said = assigned(pieces, times, cosine, options.window, options.least)
-                texts |= {key: text for key, text in zip(rows["key"], said, strict=True) if text}
+                assigned_texts = assigned(pieces, times, cosine, options.window, options.least)
+                texts |= {key: text for key, text in zip(rows["key"], assigned_texts, strict=True) if text}
                 count += len(pieces)
             advance(len(batch))
     if not texts:
@@ -105,7 +105,7 @@ def run(options: AlignOptions) -> dict[str, Any]:
 
 
 def assigned(
-    pieces: "Sequence[SpokenPiece]",
+    pieces: "Sequence[SpeechPiece]",
     clips: Sequence[tuple[float, float]],
     cosine: "Float[np.ndarray, 'P C']",
     window: float,
@@ -118,7 +118,7 @@ def assigned(
     """
     import numpy as np
 
-    said: list[list[str]] = [[] for _ in clips]
+    assigned_texts: list[list[str]] = [[] for _ in clips]
     if not clips:
         return []
     start, end = np.array(clips).T
@@ -127,8 +127,8 @@ def assigned(
         similarity = np.where(near & (row >= least), row, -np.inf)
         best = int(similarity.argmax())
         if np.isfinite(similarity[best]):
-            said[best].append(piece.text)
-    return [" ".join(texts) for texts in said]
+            assigned_texts[best].append(piece.text)
+    return [" ".join(texts) for texts in assigned_texts]
 
 
 def show(record: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ from heads.training.run_record import load_video_lm
 from stepdiff.annotate.captions import CaptionOptions
 from stepdiff.annotate.qa.prompts import CaptionKind
 from stepdiff.annotate.stages.job import Answer, Item, Unanswered, plain
+from stepdiff.annotate.stages.stage import Items, clip_blocks
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.files import shown
 from stepdiff_core.io.tars import is_regular
@@ -53,8 +54,8 @@ def caption(kind: CaptionKind, text: str) -> Answer:
 
 def batches(items: Iterable[T], size: int) -> Iterator[Sequence[T]]:
     """Yield lists of at most `size`, as itertools.batched of Python 3.12."""
-    left = iter(items)
-    while batch := list(islice(left, size)):
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
         yield batch
 
 
@@ -64,13 +65,20 @@ def with_videos(items: pl.DataFrame, folder: str) -> pl.DataFrame:
     return items.with_columns(video=pl.Series(paths, dtype=pl.String))
 
 
-def check_videos(blocks: Iterable[pl.DataFrame], folder: str) -> None:
-    """Raise StepDiffError if the first video of some items, given in blocks, does not exist in `folder`."""
-    known = (items.filter(pl.col("video").is_not_null()).head(1) for items in blocks)
-    first = next((with_videos(items, folder)["video"][0] for items in known if items.height), None)
+def clip_items(store: Store, split: str | None, folder: str | None) -> Items:
+    """Return the clips of a split (None: all) as items, with `video`, `start` and `end` if `folder` has their videos.
+
+    StepDiffError: the first video does not exist in `folder`.
+    """
+    items = Items(lambda: clip_blocks(store, split, ["video", "start", "end"] if folder else []))
+    if folder is None:
+        return items
+    with_video = (block.filter(pl.col("video").is_not_null()).head(1) for block in items.blocks())
+    first = next((with_videos(rows, folder)["video"][0] for rows in with_video if rows.height), None)
     if first is None or not is_regular(Path(first)):
         missing = "the video of every clip" if first is None else shown(Path(first))
         raise StepDiffError(f"{missing} does not exist: give --videos, the folder that the manifest's paths begin in")
+    return Items(items.blocks, lambda shard, rows: with_videos(rows, folder))
 
 
 def pictures(
@@ -78,7 +86,7 @@ def pictures(
 ) -> Iterator[tuple[str, list[Image.Image]]]:
     """Yield key and `count` pictures of each clip, in the order of their videos; `failed` receives the others.
 
-    items: key, video (path), start, end (seconds). A single picture is that of the clip's centre.
+    items: key, video (path), start, end (seconds). A single picture shows the clip's centre.
     """
     clips = {}
     for place, item in enumerate(items):
@@ -115,7 +123,7 @@ class TokenJob:
         of_view = Store.open(options.store).view("clips", view).provenance
         if options.kind == "objects":
             check_centre(view, of_view)
-        prompt = {"system": SYSTEM, "question": options.asked, "max_tokens": options.max_tokens}
+        prompt = {"system": SYSTEM, "question": options.prompt, "max_tokens": options.max_tokens}
         return {**model, "weights": weights, "view": of_view.as_dict(), "asked": prompt}
 
     def load(self, device: str, threads: int) -> "TokenCaptioner":
@@ -156,7 +164,7 @@ class TokenCaptioner:
                 yield key, caption(self.options.kind, text)
 
     def write(self, tokens: Float32[Tensor, "C N D"]) -> list[str]:
-        turns = [Turn(self.options.asked, "", ends=False)] * len(tokens)
+        turns = [Turn(self.options.prompt, "", ends=False)] * len(tokens)
         with torch.inference_mode(), autocast(self.device, self.precision):
             return self.model.generate(turns, self.model.project(tokens), self.options.max_tokens)
 
@@ -171,18 +179,18 @@ def check_centre(view: str, made: Provenance) -> None:
         )
 
 
-def _other_frames(trained: Features, given: Features) -> Features:
+def _other_frames(trained: Features, features: Features) -> Features:
     """Return `given`. StepDiffError if it differs from `trained` in more than the frames of a clip."""
-    trained_on, other = trained.view.provenance, given.view.provenance
+    trained_on, other = trained.view.provenance, features.view.provenance
     differs = trained_on.difference(replace(other, frames=trained_on.frames, dtypes=trained_on.dtypes))
-    if trained.shape != given.shape:
-        differs = differs or f"tokens {list(trained.shape)} against {list(given.shape)}"
+    if trained.shape != features.shape:
+        differs = differs or f"tokens {list(trained.shape)} against {list(features.shape)}"
     if differs:
         raise StepDiffError(
-            f"view {given.view.name} is not one that the head can read ({differs}): featurize with the same encoder "
+            f"view {features.view.name} is not one that the head can read ({differs}): featurize with the same encoder "
             "and another --sampling"
         )
-    return given
+    return features
 
 
 _WORDLESS = ("blip", "git")  # model types that read no question
@@ -196,7 +204,7 @@ class VideoJob:
 
     def provenance(self) -> dict[str, Any]:
         shown = {"frames": shown_frames(self.options.kind, load_processor(self.model)), "short_side": SHORT_SIDE}
-        prompt = {"system": SYSTEM, "question": self.options.asked, "max_tokens": self.options.max_tokens}
+        prompt = {"system": SYSTEM, "question": self.options.prompt, "max_tokens": self.options.max_tokens}
         return {"model": self.model, "weights": fingerprint(resolve(self.model)), "shown": shown, "asked": prompt}
 
     def load(self, device: str, threads: int) -> "VideoCaptioner":
@@ -232,17 +240,17 @@ class VideoCaptioner:
         yield from failed.items()
 
     def inputs(self, clips: Sequence[list[Image.Image]]) -> Any:
-        """Return what the model's own processor makes of each clip's pictures and the question."""
+        """Return the inputs that the model's processor makes of each clip's pictures and the question."""
         if self.chats:
             shown = [{"type": "image"}] * self.frames
-            after = f"{_AFTER} {self.options.asked}"
+            after = f"{_AFTER} {self.options.prompt}"
             words = [{"type": "text", "text": _BEFORE.strip()}, *shown, {"type": "text", "text": after}]
             text = self.processor.apply_chat_template([{"role": "user", "content": words}], add_generation_prompt=True)
             return self.processor(images=list(clips), text=[text] * len(clips), padding=True, return_tensors="pt")
         single = [shown[0] for shown in clips]
         if self.model.config.model_type in _WORDLESS:
             return self.processor(images=single, return_tensors="pt")
-        text = f"Question: {self.options.asked} Answer:"
+        text = f"Question: {self.options.prompt} Answer:"
         return self.processor(images=single, text=[text] * len(clips), padding=True, return_tensors="pt")
 
     def write(self, inputs: Any) -> list[str]:

@@ -44,7 +44,7 @@ class CaptionOptions(StageOptions):
     """clips captioned at once"""
 
     @property
-    def asked(self) -> str:
+    def prompt(self) -> str:
         """The question that the captioner gets."""
         return self.question or QUESTIONS[self.kind]
 
@@ -60,24 +60,20 @@ def run(options: CaptionOptions) -> dict[str, Any]:
         raise StepDiffError("--head reads cached tokens, not videos: leave out --videos")
     if options.head is not None and options.kind == "objects" and options.view is None:
         raise StepDiffError("object captions read centre frames: give --view, made by featurize --sampling centre")
-    from stepdiff.annotate.captioning import TokenJob, VideoJob, check_videos, with_videos
-    from stepdiff.annotate.stages.stage import Items, absolute, clip_blocks, run_stage
+    from stepdiff.annotate.captioning import TokenJob, VideoJob, clip_items
+    from stepdiff.annotate.stages.stage import absolute, run_stage
     from stepdiff_core.workers.cluster import refuse_relative
     from store import Store
 
-    given = [(f"--{name}", getattr(options, name)) for name in ("head", "videos")]
-    refuse_relative([(name, path) for name, path in given if path is not None])
+    folders = [(f"--{name}", getattr(options, name)) for name in ("head", "videos")]
+    refuse_relative([(name, path) for name, path in folders if path is not None])
     job: StageJob
     if options.model is not None and folder is not None:
         job = VideoJob(options, options.model)
     else:
         head = options.head and str(Path(options.head).expanduser().absolute())
         job = TokenJob(replace(options, store=absolute(options.store), head=head))
-    columns = ["video", "start", "end"] if folder else []
-    items = Items(lambda: clip_blocks(Store.open(options.store), options.split, columns))
-    if folder is not None:
-        check_videos(items.blocks(), folder)
-        items = Items(items.blocks, lambda shard, rows: with_videos(rows, folder))
+    items = clip_items(Store.open(options.store), options.split, folder)
     return run_stage(options, f"captions-{options.kind}", job, items)
 
 

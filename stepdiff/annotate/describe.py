@@ -129,13 +129,13 @@ def run(options: DescribeOptions) -> dict[str, Any]:
     def complete(shard: int, rows: pl.DataFrame) -> pl.DataFrame:
         """Add the texts about the clips of a shard, which has the same number in every stage."""
         spoken = rows.select("key", *columns).iter_rows() if columns else ()
-        said = {
+        texts = {
             "narration": aligned.texts if aligned else dict(spoken),
             "action_caption": actions.shard_texts(shard, "action"),
             "object_caption": objects.shard_texts(shard, GROUNDED) if objects else dict.fromkeys(rows["key"], ""),
         }
-        fields = [pl.Series(name, [texts.get(key) for key in rows["key"]], pl.String) for name, texts in said.items()]
-        return rows.select("key", "row", *fields)
+        columns_of = {name: [of.get(key) for key in rows["key"]] for name, of in texts.items()}
+        return rows.select("key", "row", *(pl.Series(name, of, pl.String) for name, of in columns_of.items()))
 
     return run_stage(options, STAGE, job, Items(lambda: clip_blocks(store, options.split, columns), complete))
 

@@ -43,7 +43,7 @@ OUTPUTS = ("diffcap", "diffrank", "answers", "csv", "label_studio", "label_studi
 
 @dataclass(frozen=True)
 class Decided:
-    """What people found about a pair together."""
+    """The result of all answers about a pair."""
 
     reference: str
     candidate: str
@@ -55,7 +55,7 @@ class Decided:
 
 
 def decide(answers: Iterable[Answer]) -> tuple[list[Decided], list[str]]:
-    """Return what was decided about each pair, and the ids of rejected pairs.
+    """Return the decision about each pair, and the ids of rejected pairs.
 
     Only work counts, an adjudication wins over it, and a pair that at least half of its people reject is rejected. A
     score is the median over people, a half rounded down: where two people disagree about a difference, there is one.
@@ -65,9 +65,9 @@ def decide(answers: Iterable[Answer]) -> tuple[list[Decided], list[str]]:
         if answer.kind in ("work", "adjudication"):
             by_pair[answer.pair].append(answer)
     decided, rejected = [], []
-    for pair, given in by_pair.items():
-        final = [answer for answer in given if answer.kind == "adjudication"]
-        counted = [max(reversed(final), key=lambda answer: answer.time)] if final else given
+    for pair, of_pair in by_pair.items():
+        final = [answer for answer in of_pair if answer.kind == "adjudication"]
+        counted = [max(reversed(final), key=lambda answer: answer.time)] if final else of_pair
         accepting = [answer for answer in counted if answer.rejected is None]
         if 2 * len(accepting) <= len(counted):
             rejected.append(pair)
@@ -101,7 +101,7 @@ def diffcap_rows(decided: Iterable[Decided]) -> list[DiffCap]:
 
 
 def diffrank_rows(decided: Sequence[Decided], steps: Mapping[str, str] | None = None, seed: int = 0) -> list[DiffRank]:
-    """Return rows of DiffRank, those of one reference next to each other.
+    """Return rows of DiffRank, sorted by reference.
 
     A score has no direction, so each clip of a pair is a reference. It has the same targets, TARGETS at most, in every
     category in which all of them have a score. A category in which all targets have the same score is left out, because
@@ -124,8 +124,8 @@ def diffrank_rows(decided: Sequence[Decided], steps: Mapping[str, str] | None = 
         drawn = _some(rng, others, TARGETS - len(near_clips))
         chosen = _some(rng, [*near_clips, *drawn], TARGETS)
         for category in categories:
-            known = [0 if clip in drawn else scores[clip].get(category) for clip in chosen]
-            values = tuple(score for score in known if score is not None)
+            of_targets = [0 if clip in drawn else scores[clip].get(category) for clip in chosen]
+            values = tuple(score for score in of_targets if score is not None)
             if len(values) == len(chosen) and len(set(values)) > 1:
                 rows.append(DiffRank(reference, tuple(chosen), category, values))
     return rows
@@ -214,8 +214,8 @@ def _of_mistakes(options: AnswerExportOptions) -> dict[str, Any]:
     from stepdiff_core.tasks.benchmarks import captaincook
 
     others = ("file", "task", "store", *(name for name in OUTPUTS if name != "diffcap"))
-    if given := [name.replace("_", "-") for name in others if getattr(options, name) is not None]:
-        named = "FILE" if given[0] == "file" else f"--{given[0]}"
+    if unused := [name.replace("_", "-") for name in others if getattr(options, name) is not None]:
+        named = "FILE" if unused[0] == "file" else f"--{unused[0]}"
         raise StepDiffError(f"--captaincook is annotations of its own; leave out {named}")
     if options.captaincook is None or options.diffcap is None:
         raise StepDiffError("--captaincook needs --diffcap, the file to write")
@@ -245,9 +245,9 @@ def _steps(options: AnswerExportOptions, task: AnnotationTask | None) -> dict[st
 def _form(answers: Sequence[Answer]) -> Form:
     """Return a form with the categories of the answers; the default ones keep their rubric."""
     usual = defaults()
-    known = {category.name: category for category in usual.categories}
+    by_name = {category.name: category for category in usual.categories}
     names = dict.fromkeys(name for answer in answers for name in answer.differences)
-    return replace(usual, categories=tuple(known.get(name, plain(name)) for name in names))
+    return replace(usual, categories=tuple(by_name.get(name, plain(name)) for name in names))
 
 
 def show(record: dict[str, Any]) -> None:
@@ -263,8 +263,8 @@ def show(record: dict[str, Any]) -> None:
     if record["rows"].get("diffcap") == 0:
         print("DiffCap: no answer has a text")
     elif "diffcap" in record["written"]:
-        given = f"--store STORE --view VIEW --test-set {record['written']['diffcap']} --out DIFFMCQ.jsonl"
-        print(f"DiffMCQ: python -m retrieval negatives {given}")
+        arguments = f"--store STORE --view VIEW --test-set {record['written']['diffcap']} --out DIFFMCQ.jsonl"
+        print(f"DiffMCQ: python -m retrieval negatives {arguments}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -54,26 +54,24 @@ def run(options: GroundOptions) -> dict[str, Any]:
     import polars as pl
 
     from heads.data.clips import Features
-    from stepdiff.annotate.captioning import check_videos, with_videos
+    from stepdiff.annotate.captioning import clip_items
     from stepdiff.annotate.grounding import DetectorJob, RowSet, SpaceJob, sha256_of_keys
     from stepdiff.annotate.stages.stage import Items, absolute, chosen, clip_blocks, run_stage
     from stepdiff_core.workers.cluster import refuse_relative
     from store import Store
 
-    given = [(f"--{name}", getattr(options, name)) for name in ("head", "videos")]
-    refuse_relative([(name, path) for name, path in given if path is not None])
+    folders = [(f"--{name}", getattr(options, name)) for name in ("head", "videos")]
+    refuse_relative([(name, path) for name, path in folders if path is not None])
     store = Store.open(options.store)
     captions = chosen(store, CAPTIONS, options.captions)
-    columns = ["video", "start", "end"] if options.videos else []
+    clips = clip_items(store, options.split, options.videos)
 
     def complete(shard: int, rows: pl.DataFrame) -> pl.DataFrame:
         texts = captions.shard_texts(shard, "objects")
-        rows = rows if options.videos is None else with_videos(rows, options.videos)
-        return rows.with_columns(objects=pl.Series([texts.get(key) for key in rows["key"]], dtype=pl.String))
+        return clips.complete(shard, rows).with_columns(
+            objects=pl.Series([texts.get(key) for key in rows["key"]], dtype=pl.String)
+        )
 
-    items = Items(lambda: clip_blocks(store, options.split, columns), complete)
-    if options.videos is not None:
-        check_videos(items.blocks(), options.videos)
     job: StageJob
     if options.model is not None:
         job = DetectorJob(options.model, options.threshold, {CAPTIONS: captions.name})
@@ -85,7 +83,7 @@ def run(options: GroundOptions) -> dict[str, Any]:
         others = RowSet.of(features.present(block)["row"].to_numpy() for block in clip_blocks(store, None))
         mean_over, reads = sha256_of_keys(store.catalog("clips"), others), {CAPTIONS: captions.name}
         job = SpaceJob(absolute(options.store), options.view, head, options.weights, others, mean_over, reads)
-    return run_stage(options, STAGE, job, items)
+    return run_stage(options, STAGE, job, Items(clips.blocks, complete))
 
 
 def main(argv: list[str] | None = None) -> int:

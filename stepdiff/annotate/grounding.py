@@ -147,9 +147,9 @@ class SpaceJob:
         self._check(provenance.weights, encoder.fingerprint, "--weights")
         return lambda texts: torch.from_numpy(encoder.encode_texts(list(texts))["embedding"])
 
-    def _check(self, made: str, given: str, flag: str) -> None:
-        if made != given:
-            why = f"other weights (sha256 {made[:12]}) than those of {flag} ({given[:12]})"
+    def _check(self, made: str, expected: str, flag: str) -> None:
+        if made != expected:
+            why = f"other weights (sha256 {made[:12]}) than those of {flag} ({expected[:12]})"
             raise StepDiffError(f"view {self.view} was made with {why}; name those that made it")
 
 
@@ -230,7 +230,7 @@ class Detector:
         yield from failed.items()
 
     def inputs(self, picture: Image.Image, names: Sequence[str]) -> Any:
-        """Return what the model's own processor makes of a picture and its objects."""
+        """Return the inputs that the model's processor makes of a picture and its objects."""
         how: dict[str, Any] = {"truncation": True, "return_tensors": "pt"}
         if self.many:
             return self.processor(text=[[*names]], images=[picture], **how)

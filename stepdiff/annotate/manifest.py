@@ -134,8 +134,8 @@ def _source(options: ManifestOptions) -> str:
     from stepdiff.annotate.sources.datasets import DATASETS
     from stepdiff_core.tasks import registry
 
-    given = [one.name for one in fields(options) if getattr(options, one.name) != one.default and one.name != "out"]
-    source = next((name for name in reversed(_USES) if name in given), None)
+    chosen = [one.name for one in fields(options) if getattr(options, one.name) != one.default and one.name != "out"]
+    source = next((name for name in reversed(_USES) if name in chosen), None)
     if source is None or (source == "annotations" and options.taxonomy is None):
         if options.data is not None:
             raise StepDiffError("--data is the folder of a --benchmark or --dataset; give both, or neither")
@@ -152,7 +152,7 @@ def _source(options: ManifestOptions) -> str:
             raise StepDiffError(f"--dataset {name}: no such dataset; known: {', '.join(DATASETS)}")
         if options.data is None:
             raise StepDiffError(f"--{source} {name} needs --data, the folder of its published files")
-    if others := [name for name in given if name not in (source, *_USES[source])]:
+    if others := [name for name in chosen if name not in (source, *_USES[source])]:
         flags = [name.replace("_", "-") for name in (source, others[0])]
         why = "is a manifest of its own" if others[0] in _USES else "does not use all of these options"
         raise StepDiffError(f"--{flags[0]} {why}; leave out --{flags[1]}")
@@ -170,7 +170,7 @@ def _pattern(options: ManifestOptions, source: str) -> str:
 def _blocks(
     options: ManifestOptions, source: str, selection: "ClipSelection", faults: Counter[str]
 ) -> Iterator["pl.DataFrame"]:
-    """Return the clips of a source, in blocks; count what is left out."""
+    """Return the clips of a source, in blocks; count omitted ones by reason."""
     from stepdiff.annotate.sources import datasets, images, narration
     from stepdiff.annotate.sources.blocks import benchmark_clips
 

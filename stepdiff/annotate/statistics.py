@@ -79,7 +79,7 @@ class Collection:
             self.captions += [(pair, row.category, text) for text in row.text if text.strip()]
 
     def add_diffrank(self, rows: Iterable[DiffRank]) -> None:
-        """Add the scores of DiffRank, except those of clips of another step."""
+        """Add the scores of DiffRank, except for clips of another step."""
         for row in rows:
             for target, score in zip(row.targets, row.scores, strict=True):
                 if score == 0:
@@ -149,7 +149,7 @@ def statistics_of(collection: Collection) -> Statistics:
 
     - captions: texts that are not empty, by category
     - aggregate score of a pair: mean over its categories, each the mean over people
-    - written scores: those where the same person wrote a text; of DiffRank, where DiffCap has one
+    - written scores: scores with a text of the same person; in DiffRank, scores with a text in DiffCap
     """
     described = {(pair, category) for pair, category, _ in collection.captions}
     by_person = bool(collection.people)
@@ -275,7 +275,7 @@ def _page(record: dict[str, Any]) -> str:
 
 
 def _facts(record: dict[str, Any]) -> list[str]:
-    """Return what else is known, as lines of a list, and an empty line."""
+    """Return further facts as lines of a list, and an empty line."""
     facts = [f"Scores: {record['direction']}."]
     if record["aggregate"] is not None:
         facts.append(f"Aggregate score of a pair, mean over its categories: {record['aggregate']:.2f} on average.")
@@ -287,7 +287,7 @@ def _facts(record: dict[str, Any]) -> list[str]:
 
 
 def _grids(record: dict[str, Any]) -> list[Grid]:
-    """Return the table of categories and that of terms."""
+    """Return the tables of categories and of terms."""
 
     def row(name: str, of: dict[str, Any]) -> tuple[str, list[Cell | None]]:
         written = [Cell(f"{count:,}") if sum(of["written"].values()) else None for count in of["written"].values()]

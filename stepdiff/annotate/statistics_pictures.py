@@ -58,14 +58,14 @@ def _aggregates(axis: Any, record: Statistics) -> None:
     axis.bar(places, record.aggregates, width=width * 0.92, color="#9aa5b4")
     mean = record.aggregate or 0.0
     axis.axvline(mean, color="#222222", linewidth=1.2, linestyle="--")
-    left = mean > (LOWEST + HIGHEST) / 2
+    to_the_left = mean > (LOWEST + HIGHEST) / 2
     axis.annotate(
         f"mean {mean:.2f}",
         (mean, 1),
         xycoords=("data", "axes fraction"),
-        xytext=(-5 if left else 5, -2),
+        xytext=(-5 if to_the_left else 5, -2),
         textcoords="offset points",
-        ha="right" if left else "left",
+        ha="right" if to_the_left else "left",
         va="top",
         fontsize=8,
     )
@@ -95,7 +95,7 @@ def _finish(axis: Any, title: str, x: str, y: str, lines: str) -> None:
 
 
 def clouds_figure(record: Statistics) -> bytes | None:
-    """Return Fig. S6 as PNG: the terms of each category as a word cloud; None where no category has any."""
+    """Return Fig. S6 as PNG: the terms of each category as a word cloud; None if no category has any."""
     names = [name for name, category in record.categories.items() if category.terms]
     if not names:
         return None
@@ -120,7 +120,7 @@ def clouds_figure(record: Statistics) -> bytes | None:
 def cloud(weights: Mapping[str, float], ink: str) -> UInt8[np.ndarray, "H W 3"]:
     """Return a word cloud of at most WORDS words, whose sizes follow their weights.
 
-    Words of more than LONGEST letters and those that the font cannot draw are left out.
+    Words of more than LONGEST letters and words that the font cannot draw are left out.
     """
     from matplotlib.font_manager import findfont, get_font
     from wordcloud import WordCloud
@@ -128,8 +128,8 @@ def cloud(weights: Mapping[str, float], ink: str) -> UInt8[np.ndarray, "H W 3"]:
     path = findfont(FONT)
     font = get_font(path)
     words = (word for word in sorted(weights) if len(word) <= LONGEST)
-    known = {word: weights[word] for word in words if all(font.get_char_index(ord(letter)) for letter in word)}
-    if not known:
+    drawable = {word: weights[word] for word in words if all(font.get_char_index(ord(letter)) for letter in word)}
+    if not drawable:
         return np.full((*SIZE[::-1], 3), 255, np.uint8)
     drawing = WordCloud(
         font_path=path,
@@ -146,7 +146,7 @@ def cloud(weights: Mapping[str, float], ink: str) -> UInt8[np.ndarray, "H W 3"]:
         color_func=lambda *_, **__: ink,
         random_state=0,
     )
-    return drawing.generate_from_frequencies(known).to_array()
+    return drawing.generate_from_frequencies(drawable).to_array()
 
 
 def _colour(record: Statistics, name: str) -> str:

@@ -18,7 +18,7 @@ _NAME = re.compile(r"[0-9a-f]{40}\.\w+")
 
 
 class LRUCache(Generic[Key, Value]):
-    """At most `most` results in memory; those that were used longest ago are dropped."""
+    """At most `most` results in memory; the results that were used longest ago are dropped."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -52,7 +52,7 @@ class Cache:
         self._making: dict[str, threading.Lock] = {}
 
     def get(self, identity: str, suffix: str, make: Callable[[Path], None]) -> Path:
-        """Return the file of an identity; `make` writes it to a path where it does not exist yet.
+        """Return the file of an identity; `make` writes it to a path if it does not exist yet.
 
         Raises:
             StepDiffError: The folder cannot be written, or as `make`.

@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from stepdiff.app.server import HEADERS
+from stepdiff.app.site import Site
 
 MOST = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 3)
 """in all; each may have a video open, and the store has files of its own"""
@@ -33,7 +34,7 @@ def server(app: FastAPI) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http=type("Connection", (Connection,), {"trusted": app.state.site.trusts}),
+        http=type("Connection", (Connection,), {"trusted": app.state.kept[Site].trusts}),
         ws="none",
         backlog=AT_ONCE,
         log_level="warning",
@@ -73,7 +74,7 @@ class Connection(H11Protocol):
             self._deadline.cancel()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no request, with the headers of every response; a response that has begun is cut off."""
+        """Answer what is no request, with the headers of every response; cut off a response that has begun."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.transport.close()
         else:
@@ -84,7 +85,7 @@ class Connection(H11Protocol):
             self.transport.write_eof()
 
     def _watch(self) -> None:
-        """Start the deadline of a request that is arriving, end that of one that is complete."""
+        """Start the deadline of a request that is arriving, end the deadline of a complete one."""
         arriving = self.conn.their_state in (h11.IDLE, h11.SEND_BODY, h11.ERROR)
         if arriving and self._deadline is None:
             self._deadline = self.loop.call_later(ARRIVAL, self.transport.abort)
@@ -93,7 +94,7 @@ class Connection(H11Protocol):
             self._deadline, self._since = None, self.loop.time()
 
     def _make_room(self) -> None:
-        """Close the connection whose client keeps the server waiting longest, where there is one too many."""
+        """Close the connection whose client keeps the server waiting longest, if there is one too many."""
         every = [each for each in self.connections if isinstance(each, Connection)]
         of_address = [each for each in every if each._address == self._address]
         if len(of_address) > MOST_OF_ADDRESS and not self.trusted(self._address):

@@ -9,6 +9,7 @@ from fastapi import Path as InPath
 from fastapi.responses import FileResponse
 
 from featurize.video.cut import cut, filmstrip
+from stepdiff.app.pages import OfSite
 from stepdiff.app.site import Site
 from stepdiff_core.io.tars import stat_of
 
@@ -16,22 +17,24 @@ _HEADERS = {"Cache-Control": "private, max-age=3600"}
 Key = Annotated[str, InPath(max_length=1000, description="clip id")]
 
 
-def router(site: Site) -> APIRouter:
-    routes = APIRouter(prefix="/media", tags=["media"])
+router = APIRouter(prefix="/media", tags=["media"])
 
-    @routes.get("/video/{key:path}", response_class=FileResponse)
-    def video(key: Key) -> FileResponse:
-        """The clip as MP4, with byte ranges."""
-        return clip_video(site, key)
 
-    @routes.get("/strip/{key:path}", response_class=FileResponse)
-    def strip(
-        key: Key, frames: Annotated[int, Query(ge=1, le=16)] = 8, height: Annotated[int, Query(ge=32, le=480)] = 90
-    ) -> FileResponse:
-        """Frames of the clip, side by side, as JPEG; one frame is a thumbnail."""
-        return clip_strip(site, key, frames, height)
+@router.get("/video/{key:path}", response_class=FileResponse)
+def video(site: OfSite, key: Key) -> FileResponse:
+    """The clip as MP4, with byte ranges."""
+    return clip_video(site, key)
 
-    return routes
+
+@router.get("/strip/{key:path}", response_class=FileResponse)
+def strip(
+    site: OfSite,
+    key: Key,
+    frames: Annotated[int, Query(ge=1, le=16)] = 8,
+    height: Annotated[int, Query(ge=32, le=480)] = 90,
+) -> FileResponse:
+    """Frames of the clip, side by side, as JPEG; one frame is a thumbnail."""
+    return clip_strip(site, key, frames, height)
 
 
 def clip_video(site: Site, key: str) -> FileResponse:

@@ -1,4 +1,4 @@
-"""A page: a record that is shown as HTML, or as JSON where the client asks for it. An error is a page too."""
+"""A page: a record that is shown as HTML, or as JSON if the client asks for it. An error is a page too."""
 
 import hashlib
 import io
@@ -8,10 +8,10 @@ import zipfile
 from functools import partial
 from mimetypes import guess_type
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jinja2
-from fastapi import Request
+from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from markdown_it import MarkdownIt  # a dependency of rich, which every install has
@@ -39,7 +39,7 @@ STATIC = _HERE / "static"
 
 
 def _printable(value: Any) -> Any:
-    """Refuse a method where a value of that name is meant: `page.clear` is one of dict."""
+    """Refuse a method instead of a value of that name: `page.clear` is one of dict."""
     if callable(value) and not isinstance(value, jinja2.Undefined):  # `x if y` without else prints nothing
         raise TypeError(f"a template prints {value!r}")
     return value
@@ -63,10 +63,9 @@ def page(request: Request, template: str, record: dict[str, Any], status: int = 
     headers = {"Vary": "Accept", "Cache-Control": "no-store"}
     if wants_json(request):
         return JSONResponse(plain(record), status, headers)
-    site, public = request.app.state.site, request.app.state.public
     html = _TEMPLATES.get_template(template).render(
         page=record,
-        sections=sections(site, public),
+        sections=sections(request.app.state.kept[Site]),
         path=request.url.path,
         plain=plain,
         sheet=template.split("_")[0].removesuffix(".html"),
@@ -74,10 +73,22 @@ def page(request: Request, template: str, record: dict[str, Any], status: int = 
     return HTMLResponse(html, status, headers)
 
 
-def sections(site: Site, public: bool) -> list[tuple[str, str]]:
-    """Return address and name of the sections that this site has; public: other machines reach it."""
+def kept(kind: type) -> Any:
+    """Return the dependency whose value is the application's object of a class: the site, or the state of a section."""
+
+    async def of_application(request: Request) -> Any:  # not async, it would wait for a thread
+        return request.app.state.kept[kind]
+
+    return Depends(of_application)
+
+
+OfSite = Annotated[Site, kept(Site)]
+
+
+def sections(site: Site) -> list[tuple[str, str]]:
+    """Return address and name of the sections that a site has."""
     annotate = [("/annotate", "Annotate")] if site.annotate is not None else []
-    if public:
+    if site.public_url is not None:
         return annotate
     compare = [("/compare", "Compare")] if site.predictions else []
     return [("/explore", "Explore"), ("/pair", "Pair"), *compare, *annotate, ("/docs", "API")]
@@ -96,7 +107,7 @@ def download(name: str, content: str | bytes) -> Response:
 
 
 def zipped(files: dict[str, str]) -> bytes:
-    """Return a ZIP archive of texts by their names; that of equal files is equal."""
+    """Return a ZIP archive of texts by their names; archives of equal files are equal."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as out:
         for name, text in files.items():
@@ -105,7 +116,7 @@ def zipped(files: dict[str, str]) -> bytes:
 
 
 def failed(request: Request, error: Exception) -> Response:
-    """Return the page of a StepDiffError: status 404 where an address names something unknown, else 400 or its own."""
+    """Return the page of a StepDiffError: status 404 if an address names something unknown, else 400 or its own."""
     if not isinstance(error, RefusedError):
         return _refused(request, 404 if isinstance(error, UnknownError) else 400, str(error))
     response = _refused(request, error.status, str(error), "Not now", **error.more)
@@ -120,7 +131,7 @@ def missing(request: Request, error: Exception) -> Response:
     address = request.url.path
     if error.status_code != 404:
         why = f"{address[:200]}: {error.detail}"
-    elif address.startswith("/annotate") and request.app.state.site.annotate is None:
+    elif address.startswith("/annotate") and request.app.state.kept[Site].annotate is None:
         why = "no annotation task: start the server with --annotate TASK"
     else:
         why = f"nothing has the address {address[:200]}"
@@ -138,7 +149,7 @@ def malformed(request: Request, error: Exception) -> Response:
 
 
 def crashed(request: Request, error: Exception) -> Response:
-    """Return the page of an unexpected error. Its reference is that of the line before the traceback in the log; the
+    """Return the page of an unexpected error. Its reference is in the line before the traceback in the log; the
     same defect has the same reference."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{type(error).__name__} {last.filename}:{last.lineno}"

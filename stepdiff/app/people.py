@@ -72,31 +72,31 @@ def _run(verb: str, argv: list[str]) -> int:
 
 
 def _listed(connection: "Connection") -> Iterator[dict[str, Any]]:
-    from stepdiff.app.annotating import answers, people
+    from stepdiff.app.annotating import accounts, collected
 
-    done = answers.progress(connection)
-    for one in people.everyone(connection):
+    done = collected.progress(connection)
+    for one in accounts.everyone(connection):
         state = "excluded" if one.excluded is not None else "revoked" if one.revoked else one.role
         yield {"name": one.name, "state": state, "submitted": done.get(one.id, {"submitted": 0})["submitted"]}
 
 
 def _changed(verb: str, options: Any, connection: "Connection") -> Iterator[dict[str, Any]]:
-    from stepdiff.app.annotating import people
+    from stepdiff.app.annotating import accounts
     from stepdiff.app.annotating.service import link
 
-    for given in (people.ADMIN,) if verb == "admin" else options.names:
-        name, now = people.checked_name(given), time.time()
-        known = people.named(connection, name)
-        if verb in ("link", "revoke") and (known is None or known.role == "admin"):
+    for entered in (accounts.ADMIN,) if verb == "admin" else options.names:
+        name, now = accounts.checked_name(entered), time.time()
+        person = accounts.named(connection, name)
+        if verb in ("link", "revoke") and (person is None or person.role == "admin"):
             raise StepDiffError(f"there is no person {name!r:.80}: stepdiff people list shows them")
-        if known is None or verb == "add":
-            _, token = people.add(connection, name, now, role="admin" if verb == "admin" else "annotator")
+        if person is None or verb == "add":
+            _, token = accounts.add(connection, name, now, role="admin" if verb == "admin" else "annotator")
         elif verb == "revoke":
-            people.revoke(connection, known, now)
+            accounts.revoke(connection, person, now)
             yield {"name": name}
             continue
         else:
-            token = people.link(connection, known, now)
+            token = accounts.link(connection, person, now)
         yield {"name": name, "link": link(token, options.url)}
 
 

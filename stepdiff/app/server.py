@@ -9,6 +9,7 @@ Guarantees
 import socket
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import swagger_ui_bundle
@@ -23,11 +24,14 @@ from starlette.types import Message, Receive, Scope, Send
 
 from stepdiff.app import media
 from stepdiff.app.annotating import routes as annotating
+from stepdiff.app.annotating.service import Annotating
 from stepdiff.app.compare import routes as compare
 from stepdiff.app.explore import routes as explore
 from stepdiff.app.notes import routes as notes
+from stepdiff.app.notes.notebook import Notebook
 from stepdiff.app.pages import STATIC, crashed, failed, malformed, missing, page
 from stepdiff.app.pair import routes as pair
+from stepdiff.app.pair.pages import Pairs
 from stepdiff.app.site import LOCAL, Site
 from stepdiff_core.errors import StepDiffError
 
@@ -46,7 +50,7 @@ HEADERS = {
 
 
 def create_app(site: Site) -> FastAPI:
-    """Return the application of the pages; those of annotation only, where other machines can reach the site."""
+    """Return the application of the pages; of the annotation pages only, if other machines can reach the site."""
     public = site.public_url is not None
     app = _App(
         title="StepDiff",
@@ -57,15 +61,21 @@ def create_app(site: Site) -> FastAPI:
         openapi_url=None if public else "/openapi.json",
     )
     app.openapi_version = "3.0.2"  # the newest that the packaged Swagger UI shows
-    app.state.site, app.state.public = site, public
+    app.state.kept = state = dict[type, Any]({Site: site})
     app.add_exception_handler(StepDiffError, failed)
     app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(HTTPException, missing)
     app.add_exception_handler(Exception, crashed)
 
     app.mount("/static", StaticFiles(directory=STATIC, packages=[("stepdiff_core", "static")]), name="static")
-    for section in (annotating,) if public else (media, explore, pair, notes, compare, annotating):
-        app.include_router(section.router(site))
+    sections = [] if public else [media, explore, pair, notes, compare]
+    kinds: tuple[Any, ...] = () if public else (explore.Explorer, Pairs, Notebook, compare.Shelf)
+    state |= {kind: kind(site) for kind in kinds}
+    if site.annotate is not None:
+        sections.append(annotating)
+        state[Annotating] = Annotating.of_site(site)
+    for section in sections:
+        app.include_router(section.router)
 
     @app.get("/", include_in_schema=False)
     def start() -> Response:
@@ -87,7 +97,7 @@ def create_app(site: Site) -> FastAPI:
 
 
 def listener(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on an address. Raises StepDiffError where that is not possible."""
+    """Return a socket that listens on an address. Raises StepDiffError if that is not possible."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=2048)
@@ -115,14 +125,14 @@ class _App(FastAPI):
             await send(message)
 
         request = Request(scope)
-        if refusal := _refusal(request, self.state.site.public_url):
+        if refusal := _refusal(request, self.state.kept[Site].public_url):
             await Response(refusal[1] + "\n", refusal[0], media_type="text/plain")(scope, receive, with_headers)
             return
         await super().__call__(scope, _bounded(receive), with_headers)
 
 
 def _refusal(request: Request, public_url: str | None) -> tuple[int, str] | None:
-    """Return status and reason where a request is refused before it is read."""
+    """Return status and reason if a request is refused before it is read."""
     if "\0" in request.scope["path"] or b"%00" in request.scope["query_string"]:
         return 400, "the address has a NUL character"
     if request.method in ("GET", "HEAD", "OPTIONS"):
@@ -131,14 +141,15 @@ def _refusal(request: Request, public_url: str | None) -> tuple[int, str] | None
     if length.isdecimal() and int(length) > MOST_BODY:
         return 413, f"the request has more than {MOST_BODY:,} bytes"
     origin = request.headers.get("origin")
-    own = public_url or f"{request.scope['scheme']}://{request.headers.get('host')}"
-    if origin not in (None, own) or request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+    here = public_url or f"{request.scope['scheme']}://{request.headers.get('host')}"
+    fetched_from = request.headers.get("sec-fetch-site", "same-origin")
+    if origin not in (None, here) or fetched_from not in ("same-origin", "none"):
         return 403, "only this site's own pages may change something"
     return None
 
 
 def _bounded(receive: Receive) -> Receive:
-    """Return `receive` that ends a body which is longer than MOST_BODY, also where its length was not given."""
+    """Return `receive` that ends a body which is longer than MOST_BODY, even if its length was not sent."""
     taken = 0
 
     async def bounded() -> Message:

@@ -1,4 +1,4 @@
-"""What the pages show: the store, the folder of its videos, runs and predictions. Opened once, before the server."""
+"""The content of the pages: store, videos, runs and predictions. Opened once, before the server."""
 
 import ipaddress
 import re
@@ -11,6 +11,8 @@ import polars as pl
 from pydantic import AnyHttpUrl, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from stepdiff.app.cache import Cache
+from stepdiff.app.compare.files import Library
+from stepdiff.app.options import AppOptions
 from stepdiff.comparison.clips import clock
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.tars import is_regular
@@ -25,7 +27,6 @@ MOST_SECONDS = 1e7  # end of a clip in its video
 MOST_RUNS = 200  # runs that are looked at
 CLIP = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64, "step": pl.String}
 """columns of the catalog that every page needs; a catalog may lack all but `key`"""
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Sent(BaseModel):
@@ -41,7 +42,7 @@ class UnknownError(StepDiffError):
 class RefusedError(StepDiffError):
     """A request that is refused with a status; it may succeed after `retry_after` seconds.
 
-    more: what the page learns besides the message, such as the `field` that it marks.
+    more: keys of the page besides the message, such as the `field` that it marks.
     """
 
     def __init__(self, message: str, status: int, retry_after: int | None = None, **more: object) -> None:
@@ -61,96 +62,59 @@ class ClipRecord:
 
     @property
     def title(self) -> str:
-        """Its file and its times in it, or its id where they are unknown: the id of a file's clip is a hash."""
+        """Its file and its times in it, or its id if they are unknown: the id of a file's clip is a hash."""
         if self.video is None or self.start is None or self.end is None:
             return self.key
         return f"{PurePath(self.video).name}, {clock(self.start)} to {clock(self.end)}"
 
 
-@dataclass(frozen=True)
 class Site:
-    """Everything that the pages read. Make it with `open`."""
+    """Everything that the pages read."""
 
-    store: Store
-    videos: Path | None
-    runs: Path | None
-    predictions: tuple[Path, ...]
-    annotate: Path | None
-    database: str | None
-    cache: Cache
-    device: str
-    weights: str | None = None
-    """of the encoder of texts"""
-    models: tuple[str, ...] = ()
-    """public video language models that answer questions, by folder or hub id"""
-    public_url: str | None = None
-    """scheme, host and port under which other machines reach the pages, as a browser's Origin header has it"""
-    proxies: tuple[Network, ...] = ()
-    """addresses that set X-Forwarded-For"""
-
-    @classmethod
-    def open(
-        cls,
-        store: str,
-        videos: str | None = None,
-        runs: str | None = None,
-        predictions: Sequence[str] = (),
-        annotate: str | None = None,
-        database: str | None = None,
-        cache: str | None = None,
-        cache_mib: int = 2048,
-        device: str = "auto",
-        weights: str | None = None,
-        models: Sequence[str] = (),
-        public_url: str | None = None,
-        trust_proxy: Sequence[str] = (),
-    ) -> "Site":
-        """Open what the pages show; the arguments are the options of `stepdiff app`.
+    def __init__(self, options: AppOptions) -> None:
+        """Open everything that the options name.
 
         Raises:
             StepDiffError: Something that is named does not exist or cannot be read.
         """
-        if public_url is not None and annotate is None:
+        if options.public_url is not None and options.annotate is None:
             raise StepDiffError("--public-url: other machines reach the annotation pages only: give --annotate TASK")
-        if trust_proxy and public_url is None:
+        if options.trust_proxy and options.public_url is None:
             raise StepDiffError("--trust-proxy: give the address that the proxy has, with --public-url URL")
-        folder = cache_folder() / "app" if cache is None else Path(cache).expanduser()
-        return cls(
-            store=Store.open(store),
-            videos=_folder(videos, "videos"),
-            runs=_folder(runs, "runs"),
-            predictions=tuple(given for path in predictions if (given := _folder(path, "predictions"))),
-            annotate=None if annotate is None else Path(annotate),
-            database=database,
-            cache=Cache(folder, cache_mib * 2**20),
-            device=device,
-            weights=weights,
-            models=tuple(models),
-            public_url=None if public_url is None else _origin(public_url),
-            proxies=tuple(map(_network, trust_proxy)),
-        )
+        folder = cache_folder() / "app" if options.cache is None else Path(options.cache).expanduser()
+        self.options = options
+        self.store = Store.open(options.store)
+        self.videos = None if options.videos is None else _folder(options.videos, "videos")
+        self.runs = None if options.runs is None else _folder(options.runs, "runs")
+        self.predictions = [_folder(path, "predictions") for path in options.predictions]
+        self.library = Library(self.predictions, [] if self.videos is None else [self.videos])
+        self.annotate = None if options.annotate is None else Path(options.annotate)
+        self.cache = Cache(folder, options.cache_mib * 2**20)
+        self.public_url = None if options.public_url is None else _origin(options.public_url)
+        """scheme, host and port under which other machines reach the pages, as a browser's Origin header has it"""
+        self._proxies = tuple(map(_network, options.trust_proxy))  # addresses that set X-Forwarded-For
 
     def trusts(self, address: str) -> bool:
-        """Return whether an address is that of a proxy whose X-Forwarded-For counts."""
+        """Return whether an address belongs to a proxy whose X-Forwarded-For counts."""
         try:
-            known = ipaddress.ip_address(address)
+            client = ipaddress.ip_address(address)
         except ValueError:  # of a client that has gone
             return False
-        return any(known in network for network in self.proxies)
+        return any(client in network for network in self._proxies)
 
     def clip(self, key: str) -> ClipRecord:
-        """Return a clip of the catalog. Raises UnknownError where it has none of that id."""
+        """Return a clip of the catalog. Raises UnknownError if it has none of that id."""
         return self.clips([key])[0]
 
     def clips(self, keys: Sequence[str]) -> list[ClipRecord]:
-        """Return clips of the catalog in the order of `keys`. Raises UnknownError where it has none of an id."""
-        known = self.known(keys)
+        """Return clips of the catalog in the order of `keys`. Raises UnknownError if it has none of an id."""
+        records = self.clips_by_id(keys)
         for key in keys:
-            if key not in known:
+            if key not in records:
                 raise UnknownError(f"the store has no clip {key[:200]!r}")
-        return [known[key] for key in keys]
+        return [records[key] for key in keys]
 
-    def known(self, keys: Iterable[str]) -> dict[str, ClipRecord]:
+    def clips_by_id(self, keys: Iterable[str]) -> dict[str, ClipRecord]:
         """Return the clips of the catalog among `keys`, by id."""
         catalog = self.store.catalog("clips")
         frame = catalog.select(catalog.rows(list(dict.fromkeys(keys))), pl.DataFrame(schema=CLIP))
@@ -186,9 +150,7 @@ class Site:
         return self.videos.resolve()
 
 
-def _folder(path: str | None, name: str) -> Path | None:
-    if path is None:
-        return None
+def _folder(path: str, name: str) -> Path:
     if not Path(path).is_dir():
         raise StepDiffError(f"{name}: {path} is not a folder: give another, or leave --{name} out")
     return Path(path)
@@ -204,7 +166,7 @@ def _origin(url: str) -> str:
     return origin
 
 
-def _network(address: str) -> Network:
+def _network(address: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     try:
         return ipaddress.ip_network(address)
     except ValueError as error:

@@ -70,14 +70,22 @@ def run(options: CompareOptions) -> int:
     if options.rank:
         how = {name: getattr(options, name) for name in ("model", "store", "device", "encoder")}
         ranking = rank(*options.videos, **how)
-        return _print(options, ranking_record(ranking), lambda: show_ranking(ranking))
+        if options.json:
+            order = {category: ranking.order(category) for category in ranking.alike}
+            values = {"model": ranking.model, "alike": ranking.alike, "order": order, "cosines": ranking.cosines}
+            values |= {"overall": ranking.order(), "notes": list(ranking.notes), "knows": ranking.knows}
+            first = {"unlike": ranking.unlike, "clips": list(map(clip_record, ranking.clips))}
+            print(json.dumps(first | values, allow_nan=False))
+        else:
+            show_ranking(ranking)
+        return 0
     streaming = Streaming(options.ask) if options.ask and not options.json else None
     reference, candidate = options.videos
     how = {name: getattr(options, name) for name in ("ask", "model", "store", "max_tokens", "device", "encoder")}
     comparison = compare(reference, candidate, **how, say=streaming, answered=streaming and streaming.end)
     if streaming is not None and not comparison.unlike:
         print()
-    _print(options, record(comparison), lambda: show(comparison))
+    print(json.dumps(record(comparison), allow_nan=False)) if options.json else show(comparison)
     if options.html is not None:
         from stepdiff.comparison.report import write_report
 
@@ -108,14 +116,6 @@ def _check(options: CompareOptions) -> None:
             )
 
 
-def _print(options: CompareOptions, values: dict[str, Any], show: Any) -> int:
-    if options.json:
-        print(json.dumps(values, allow_nan=False))
-    else:
-        show()
-    return 0
-
-
 def clip_record(clip: "FileClip") -> dict[str, Any]:
     """Return a clip for JSON."""
     return {"file": str(clip.path), "start": clip.start, "end": clip.end, "title": str(clip), "clip": clip.key}
@@ -129,14 +129,6 @@ def record(comparison: "Comparison") -> dict[str, Any]:
     values["differences"] = [asdict(each) | {"verdict": each.verdict} for each in comparison.differences]
     first = {"unlike": comparison.unlike, "clips": list(map(clip_record, comparison.clips))}
     return first | values | {"cut": isinstance(comparison.answer, CutOff)}
-
-
-def ranking_record(ranking: "Ranking") -> dict[str, Any]:
-    """Return a ranking for JSON."""
-    order = {category: ranking.order(category) for category in ranking.alike}
-    values = {"model": ranking.model, "alike": ranking.alike, "order": order, "cosines": ranking.cosines}
-    values |= {"overall": ranking.order(), "notes": list(ranking.notes), "knows": ranking.knows}
-    return {"unlike": ranking.unlike, "clips": list(map(clip_record, ranking.clips)), **values}
 
 
 def _head(comparison: "Comparison | Ranking") -> None:

@@ -72,8 +72,8 @@ def answered(question: str, answer: str, written: Callable[[str], str] = escape)
     if not question:
         return []
     cut = f"<p class='quiet small'>{CUT}</p>" if isinstance(answer, CutOff) else ""
-    said = f"<p class='quiet'>{escape(question)}</p><p class='answer'>{written(answer)}</p>"
-    return [f"<section class='panel'>{said}{cut}</section>"]
+    paragraphs = f"<p class='quiet'>{escape(question)}</p><p class='answer'>{written(answer)}</p>"
+    return [f"<section class='panel'>{paragraphs}{cut}</section>"]
 
 
 def _hash(text: str) -> str:

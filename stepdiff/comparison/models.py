@@ -7,7 +7,6 @@ Guarantees
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +175,12 @@ def find_model(named: str | None, encoder: str | None = None, store: str = "") -
     public = encoder_of(named)
     options = _options(view_name(public, named), public, named)
     identity = digest(public, find_weights(public, named))
-    return Model(named, options, None, identity, True, partial(_load_public, named, options))
+
+    def load(store: Store, device: str) -> Reader:
+        model, features, _ = load_for_pairs(named, store, str(options.view), device)
+        return Reader(StepDiff(model, features), None, device)
+
+    return Model(named, options, None, identity, True, load)
 
 
 def _head(named: str, folder: Path, encoder: str | None, store: str) -> Model:
@@ -210,11 +214,6 @@ def _words(named: str, folder: Path, encoder: str | None) -> Model:
         return Reader(evidence, evidence)
 
     return Model(named, _made_so(named, head.view, provenance, (), encoder), provenance, str(provenance), False, load)
-
-
-def _load_public(weights: str, options: Options, store: Store, device: str) -> Reader:
-    model, features, _ = load_for_pairs(weights, store, str(options.view), device)
-    return Reader(StepDiff(model, features), None, device)
 
 
 def _records(store: str, view: str, provenance: Provenance) -> list[Record]:

@@ -54,10 +54,11 @@ for (const place of document.querySelectorAll('[data-seconds]'))
 def write_report(path: Path, comparison: Comparison) -> None:
     """Write the page. StepDiffError: a clip cannot be cut, or the file cannot be written."""
     names = " and ".join(clip.path.name for clip in comparison.clips)
+    model = comparison.knows and f"{comparison.model}, which learned from {comparison.knows}"  # not of a public model
     page = [
         "<h1>How do these two clips differ?</h1>",
         *([f"<p class='panel'><b>{escape(comparison.unlike)}</b></p>"] if comparison.unlike else []),
-        *([f"<p class='quiet'>Model: {escape(known)}</p>"] if (known := _known(comparison)) else []),
+        *([f"<p class='quiet'>Model: {escape(model)}</p>"] if model else []),
         *(f"<p class='quiet'>Note: {escape(note)}</p>" for note in comparison.notes),
         player([(str(clip), *_media(clip)) for clip in comparison.clips], strips=True),
         *answered(comparison.question, comparison.answer, partial(_linked, comparison)),
@@ -70,11 +71,6 @@ def write_report(path: Path, comparison: Comparison) -> None:
     ]
     with whole(path) as temporary:
         temporary.write_text(document(f"{names}: how they differ", STYLE, page, SCRIPT), encoding="utf-8")
-
-
-def _known(comparison: Comparison) -> str:
-    """Return the model and what it learned from; empty: a public model."""
-    return comparison.knows and f"{comparison.model}, which learned from {comparison.knows}"
 
 
 def _media(clip: FileClip) -> tuple[str, dict[str, Any]]:

@@ -189,13 +189,17 @@ def as_true_by(file: str | Path) -> Callable[[str, str, Pair, Pair], bool]:
         return named_details(text, *_of_one_step(world, file, category, pair))
 
     def as_true(text: str, category: str, own: Pair, other: Pair) -> bool:
-        said, theirs = stated(text, category, own), details(category, other)
-        has_order = any(attribute == "order" for attribute, *_ in said)  # of a pair without both actions it names them
-        if not theirs or not (has_order or said <= theirs):
+        stated_details, theirs = stated(text, category, own), details(category, other)
+        has_order = any(
+            attribute == "order" for attribute, *_ in stated_details
+        )  # of a pair without both actions it names them
+        if not theirs or not (has_order or stated_details <= theirs):
             return False
         read = stated(text, category, other)
-        is_true = bool(said) and len(read) >= len(said) and read <= theirs  # of another step a word may mean nothing
-        return is_true and len(theirs - read) <= len(details(category, own) - said)
+        is_true = (
+            bool(stated_details) and len(read) >= len(stated_details) and read <= theirs
+        )  # of another step a word may mean nothing
+        return is_true and len(theirs - read) <= len(details(category, own) - stated_details)
 
     return as_true
 
@@ -295,7 +299,7 @@ class _Token:
     kind: str
     at: int
     end: int
-    said: tuple[str, str] = ("", "")
+    meaning: tuple[str, str] = ("", "")
     """of a value: attribute and value; of a name: the side or "other", and "who" if a clause about it follows"""
     listed: bool = False
     """of a value: only a comma or "and" separates it from the value before it"""
@@ -309,22 +313,24 @@ def _parts(text: str, category: str, step: str) -> Iterator[list[_Token]]:
     part: list[_Token] = []
     end = 0
     for match in pattern.finditer(text):
-        kind, said = str(match.lastgroup), ("", "")
+        kind, meaning = str(match.lastgroup), ("", "")
         if kind[0] == "v" and kind[1:].isdigit():
-            kind, said = "value", values[int(kind[1:])]
+            kind, meaning = "value", values[int(kind[1:])]
         elif kind == "name":
             named = next(group for group, words in match.groupdict().items() if words and group[1:].isdigit())
             goes_on = re.match(r",? (?:who|where|which)\b", text[match.end() :])
-            said = ({"r": "reference", "c": "candidate", "o": "other"}[named[0]], "who" if goes_on else "")
+            meaning = ({"r": "reference", "c": "candidate", "o": "other"}[named[0]], "who" if goes_on else "")
         if kind in ("while", "stop") and part:
             yield part
             part = []
         if kind != "stop":
             between = text[end : match.start()]
-            joined = bool(said[0] and _LISTED.fullmatch(between))
+            joined = bool(meaning[0] and _LISTED.fullmatch(between))
             either = joined and re.search(r"\bor\b", between) is not None
             part.append(
-                _Token(kind, match.start(), match.end(), said, joined and said[0] in ("extras", "subaction"), either)
+                _Token(
+                    kind, match.start(), match.end(), meaning, joined and meaning[0] in ("extras", "subaction"), either
+                )
             )
         end = match.end() if kind == "value" else end
     if part:
@@ -348,53 +354,54 @@ def _sided(part: list[_Token], about: Side, first: bool) -> tuple[list[_Named], 
         waiting.clear()
 
     for token in part:
-        kind = token.kind
-        if kind == "value":
-            listed = token.listed and bool(values) and values[-1].attribute == token.said[0]
-            listed |= token.either and bool(values) and values[-1].flip == "absent"
-            # "the timer isn't set": both words name the timer
-            again = before.kind == "gone" and bool(values) and (values[-1].attribute, values[-1].value) == token.said
-            named = _Named(*token.said, token.at, flip or (values[-1].flip if listed or again else ""))
-            values.append(named)
-            waiting.append(named)
-            clause.append(named)
-            flip = ""
-            if lead is not None:
-                settle(lead)
-        elif kind == "name":
-            last = lead or here
-            side: Side = _OTHER[last] if token.said[0] == "other" else token.said[0]  # type: ignore[assignment]
-            flips = {named.flip for named in waiting}
-            if before.kind == "against":
-                settle(_OTHER[side])
-                lead, flip = (side if token.said[1] else lead or _OTHER[side]), ""
-            elif not waiting or before.kind in ("comma", "and", "but"):
-                settle(here)
-                lead, clause = side, []
-            elif flips == {"contrast"}:
-                settle(_OTHER[side])
-                here = side
-            else:  # "a whisk instead of a fork in Video 1" is about the candidate
-                settle("candidate" if "contrast" in flips else side)
-                here = side
-        elif kind in ("contrast", "absent", "against"):
-            flip = "absent" if kind == "absent" else "contrast"
-        elif kind in ("gone", "passive") and clause and before.kind in ("value", "name"):
-            for named in clause:
-                if named in waiting or lead is not None:
+        match token.kind:
+            case "value":
+                last = values[-1] if values else _Named("", "", 0)
+                continues = (
+                    (token.listed and last.attribute == token.meaning[0])
+                    or (token.either and last.flip == "absent")
+                    # "the timer isn't set": both words name the timer
+                    or (before.kind == "gone" and (last.attribute, last.value) == token.meaning)
+                )
+                named = _Named(*token.meaning, token.at, flip or (last.flip if continues else ""))
+                for values_so_far in (values, waiting, clause):
+                    values_so_far.append(named)
+                flip = ""
+                if lead is not None:
+                    settle(lead)
+            case "name":
+                side: Side = _OTHER[lead or here] if token.meaning[0] == "other" else token.meaning[0]  # type: ignore[assignment]
+                flips = {named.flip for named in waiting}
+                if before.kind == "against":
+                    settle(_OTHER[side])
+                    lead, flip = (side if token.meaning[1] else lead or _OTHER[side]), ""
+                elif not waiting or before.kind in ("comma", "and", "but"):
+                    settle(here)
+                    lead, clause = side, []
+                else:  # "a whisk instead of a fork in Video 1" is about the candidate
+                    settle(_OTHER[side] if flips == {"contrast"} else "candidate" if "contrast" in flips else side)
+                    here = side
+            case "contrast" | "against" | "absent":
+                flip = "absent" if token.kind == "absent" else "contrast"
+            case "gone" | "passive" if clause and before.kind in ("value", "name"):
+                for named in (named for named in clause if named in waiting or lead is not None):
                     named.flip = "" if named.flip else "absent"
                     named.side = None if named.side is None else _OTHER[named.side]
-        elif kind == "gone" or (kind == "instead" and values):
-            flip = "absent" if kind == "gone" else "contrast"
-        elif kind in ("exchanged", "preferred"):
-            mode, flip = kind, "contrast" if kind == "exchanged" else ""
-        elif kind == "turn" and mode:
-            mode, flip = "", "" if mode == "exchanged" else "contrast"
-        elif kind in ("comma", "and", "but") and not mode:
-            flip = ""
-            if kind != "and":
-                clause = []
-        before = token if kind not in ("turn", "first", "before", "after") else before
+            case "gone":
+                flip = "absent"
+            case "instead" if values:
+                flip = "contrast"
+            case "exchanged":
+                mode, flip = "exchanged", "contrast"
+            case "preferred":
+                mode, flip = "preferred", ""
+            case "turn" if mode:
+                mode, flip = "", "" if mode == "exchanged" else "contrast"
+            case "comma" | "but" if not mode:
+                flip, clause = "", []
+            case "and" if not mode:
+                flip = ""
+        before = token if token.kind not in ("turn", "first", "before", "after") else before
     settle(here)
     return values, (about if names == 0 else lead if lead is not None and names == 1 else "candidate")
 

@@ -15,7 +15,7 @@ Weights = Float64[np.ndarray, "R N"]
 
 
 def alpha(counts: Int64[np.ndarray, "U L"], level: Level) -> float | None:
-    """Return Krippendorff's alpha. None where all ratings are the same, or no item has two.
+    """Return Krippendorff's alpha. None if all ratings are the same, or no item has two.
 
     These few lines are ours because the library `krippendorff` has a licence (GPL) that this project cannot take on;
     the tests compare the two.
@@ -45,7 +45,7 @@ def _distances(totals: Float64[np.ndarray, " L"], level: Level) -> Float64[np.nd
 
 
 def spearman(one: Values, two: Values, weights: Weights | None = None) -> Float64[np.ndarray, " R"]:
-    """Return Spearman's rho for each row of weights (None: one row of ones), NaN where all values of one side tie."""
+    """Return Spearman's rho for each row of weights (None: one row of ones), NaN if all values of one side tie."""
     if weights is None:
         weights = np.ones((1, len(one)))
     total = weights.sum(axis=1, keepdims=True)

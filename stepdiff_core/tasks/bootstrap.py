@@ -45,7 +45,7 @@ class Figure:
     value: Callable[[Float64[np.ndarray, "*batch parts"]], Float64[np.ndarray, "*batch"]]
 
     def of(self, rows: Mask | None = None) -> float:
-        """Return the figure over the marked rows (default: all), NaN where it is undefined."""
+        """Return the figure over the marked rows (default: all), NaN if it is undefined."""
         return float(self.value(self.parts[() if rows is None else rows].sum(axis=0)))
 
 
@@ -57,7 +57,7 @@ def mean_figure(values: Float64[np.ndarray, " rows"], counted: Mask | None = Non
 
 
 def ratio_figure(above: Float64[np.ndarray, " rows"], below: Float64[np.ndarray, " rows"]) -> Figure:
-    """Return the sum of `above` divided by the sum of `below` as a figure, NaN where that is 0."""
+    """Return the sum of `above` divided by the sum of `below` as a figure, NaN if that is 0."""
     return Figure(np.stack([above, below], axis=1), _ratio)
 
 
@@ -84,14 +84,19 @@ class Resamples:
         """Draw; `groups` [rows] names the group of each row. Fewer than two groups have no resamples."""
         numbers: dict[str, int] = {}
         self.member = np.array([numbers.setdefault(group, len(numbers)) for group in groups], np.int64)
-        self.groups = len(numbers)
+        self.groups, self.resamples = len(numbers), resamples
         self.counts = draw_counts(self.groups, resamples if self.groups > 1 else 0, seed)
 
     def values(self, figure: Figure) -> Float64[np.ndarray, " resamples"]:
-        """Return the figure on each resample, NaN where it is undefined."""
+        """Return the figure on each resample, NaN if it is undefined."""
         parts = np.rint(figure.parts / GRID) * GRID
         sums = np.stack([np.bincount(self.member, part, self.groups) for part in parts.T], axis=1)
         return figure.value(self.counts @ sums)
+
+    def intervals(self, figures: Mapping[str, Figure]) -> dict[str, list[float] | None]:
+        """Return [low, high] of each figure; nothing without resamples."""
+        both = {name: interval(self.values(figure), self.groups) for name, figure in figures.items() if self.resamples}
+        return {name: None if ends is None else list(ends) for name, ends in both.items()}
 
 
 def tail_share(groups: int) -> float:
@@ -110,7 +115,7 @@ def tail_share(groups: int) -> float:
 def interval(values: Float64[np.ndarray, " resamples"], groups: int) -> tuple[float, float] | None:
     """Return (low, high) of a figure's values on resamples of `groups` groups; undefined values are left out.
 
-    None where no value is left, or for fewer than two groups.
+    None if no value is left, or for fewer than two groups.
     """
     values = values[np.isfinite(values)]
     if len(values) == 0 or groups < 2:
@@ -120,18 +125,6 @@ def interval(values: Float64[np.ndarray, " resamples"], groups: int) -> tuple[fl
     return float(low), float(high)
 
 
-def intervals(
-    figures: Mapping[str, Figure], groups: Sequence[str], resamples: int = 1000, seed: int = 0
-) -> dict[str, list[float] | None]:
-    """Return [low, high] of each figure, from one set of draws; nothing without resamples.
-
-    `groups` [rows] names the group of each row.
-    """
-    draws = Resamples(groups, resamples, seed)
-    both = {name: interval(draws.values(figure), draws.groups) for name, figure in figures.items() if resamples}
-    return {name: None if ends is None else list(ends) for name, ends in both.items()}
-
-
 def values_and_counts(figures: Mapping[str, Figure], counts: Mapping[str, Mask], rows: Mask) -> dict[str, Any]:
     """Return figures over the marked rows, how many of them each of `counts` marks, and their number, for JSON."""
     numbers = {name: int((counted & rows).sum()) for name, counted in counts.items()}
@@ -139,13 +132,13 @@ def values_and_counts(figures: Mapping[str, Figure], counts: Mapping[str, Mask],
 
 
 def values_of(figures: Mapping[str, Figure], rows: Mask | None = None) -> dict[str, float | None]:
-    """Return figures over the marked rows (default: all), None where one is undefined."""
+    """Return figures over the marked rows (default: all), None if one is undefined."""
     values = {name: figure.of(rows) for name, figure in figures.items()}
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def paired_p(differences: Float64[np.ndarray, " resamples"], groups: int) -> float | None:
-    """Return the two-sided p of "there is no difference"; None where all differences are undefined (NaN),
+    """Return the two-sided p of "there is no difference"; None if all differences are undefined (NaN),
     or for fewer than two groups.
 
     `differences` are those of two figures on the same resamples of `groups` groups; up to TIE they are zero. The
@@ -153,13 +146,13 @@ def paired_p(differences: Float64[np.ndarray, " resamples"], groups: int) -> flo
     set itself, is converted to a distance from zero of a normal variable; p is twice Student's tail beyond it,
     corrected as in `tail_share`.
     """
-    known = differences[np.isfinite(differences)]
-    if len(known) == 0 or groups < 2:
+    defined = differences[np.isfinite(differences)]
+    if len(defined) == 0 or groups < 2:
         return None
-    fewer = min(np.sum(known <= TIE), np.sum(known >= -TIE))
+    fewer = min(np.sum(defined <= TIE), np.sum(defined >= -TIE))
     from scipy import stats
 
-    distance = stats.norm.ppf(min(0.5, (1 + fewer) / (1 + len(known))))
+    distance = stats.norm.ppf(min(0.5, (1 + fewer) / (1 + len(defined))))
     return float(2 * stats.t.cdf(distance * math.sqrt((groups - 1) / groups), groups - 1))
 
 

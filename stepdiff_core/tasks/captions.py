@@ -60,9 +60,9 @@ def count_corpus(references: Sequence[Sequence[str]], captions: Sequence[str]) -
 def ngram_counts(texts: Sequence[str], longest: int) -> list[Counts]:
     """Return the counts of 1-grams, 2-grams, ... up to `longest` words."""
     split = [text.split() for text in texts]
-    said = list(chain.from_iterable(split))
-    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(said))}
-    words = np.fromiter(map(vocabulary.__getitem__, said), np.int64, len(said))
+    all_words = list(chain.from_iterable(split))
+    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(all_words))}
+    words = np.fromiter(map(vocabulary.__getitem__, all_words), np.int64, len(all_words))
     text = np.repeat(np.arange(len(split)), np.fromiter(map(len, split), np.int64, len(split)))
     tables, gram, distinct = [], words, len(vocabulary)
     starts = np.arange(len(words))  # of each n-gram
@@ -73,8 +73,8 @@ def ngram_counts(texts: Sequence[str], longest: int) -> list[Counts]:
             whole = ends < len(words)
             whole[whole] = text[ends[whole]] == text[starts[whole]]
             starts, gram, ends = starts[whole], gram[whole], ends[whole]
-            known, gram = np.unique(gram * max(len(vocabulary), 1) + words[ends], return_inverse=True)
-            distinct = len(known)
+            grams, gram = np.unique(gram * max(len(vocabulary), 1) + words[ends], return_inverse=True)
+            distinct = len(grams)
         tables.append(Counts(*_count_pairs(text[starts], gram, distinct), distinct))
     return tables
 
@@ -89,13 +89,13 @@ def _count_pairs(
 
 
 def _look_up(
-    keys: Int64[np.ndarray, " E"], values: Shaped[np.ndarray, " E"], wanted: Int64[np.ndarray, " W"]
+    keys: Int64[np.ndarray, " E"], values: Shaped[np.ndarray, " E"], sought: Int64[np.ndarray, " W"]
 ) -> Shaped[np.ndarray, " W"]:
-    """The value of each wanted key, 0 where it is not among the sorted keys."""
+    """The value of each wanted key, 0 if it is not among the sorted keys."""
     if len(keys) == 0:
-        return np.zeros(len(wanted), values.dtype)
-    place = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
-    return np.where(keys[place] == wanted, values[place], 0)
+        return np.zeros(len(sought), values.dtype)
+    place = np.searchsorted(keys, sought).clip(max=len(keys) - 1)
+    return np.where(keys[place] == sought, values[place], 0)
 
 
 def bleu_parts(corpus: Corpus) -> Float64[np.ndarray, "rows 3"]:
@@ -103,12 +103,12 @@ def bleu_parts(corpus: Corpus) -> Float64[np.ndarray, "rows 3"]:
     rows, owner, words = corpus.rows, corpus.owner, corpus.tables[0]
     row = np.concatenate([np.arange(rows), owner])[words.text]
     key = row * words.distinct + words.ngram
-    said = words.text < rows
-    order = np.lexsort((words.count[~said], key[~said]))
-    known, most = key[~said][order], words.count[~said][order]
-    last = np.append(known[1:] != known[:-1], True)[: len(known)]  # each key's highest count
-    shared = np.minimum(words.count[said], _look_up(known[last], most[last], key[said]))
-    correct = np.bincount(row[said], shared, minlength=rows)
+    is_caption = words.text < rows
+    order = np.lexsort((words.count[~is_caption], key[~is_caption]))
+    keys, most = key[~is_caption][order], words.count[~is_caption][order]
+    last = np.append(keys[1:] != keys[:-1], True)[: len(keys)]  # each key's highest count
+    shared = np.minimum(words.count[is_caption], _look_up(keys[last], most[last], key[is_caption]))
+    correct = np.bincount(row[is_caption], shared, minlength=rows)
     lengths = np.bincount(words.text, words.count, minlength=rows + len(owner))
     apart = np.abs(lengths[rows:] - lengths[owner])
     order = np.lexsort((lengths[rows:], apart, owner))  # of two references equally near, the shorter one
@@ -140,14 +140,14 @@ def _cosine(table: Counts, rows: int, owner: Int64[np.ndarray, " references"]) -
     """Clipped cosine of each reference to its row's caption, over n-grams of one length."""
     split = int(np.searchsorted(table.text, rows))  # captions precede references
     row, ngram = owner[table.text[split:] - rows], table.ngram[split:]
-    _, known, _ = _count_pairs(row, ngram, table.distinct)
-    documents = np.bincount(known, minlength=table.distinct)
+    _, ngrams, _ = _count_pairs(row, ngram, table.distinct)
+    documents = np.bincount(ngrams, minlength=table.distinct)
     rarity = np.log(max(rows, 1)) - np.log(np.maximum(documents, 1))
     weight = table.count * rarity[table.ngram]
     norm = np.sqrt(np.bincount(table.text, weight**2, minlength=rows + len(owner)))
     key = table.text[:split] * table.distinct + table.ngram[:split]
-    said = _look_up(key, weight[:split], row * table.distinct + ngram)
-    product = np.minimum(said, weight[split:]) * weight[split:]
+    caption_weight = _look_up(key, weight[:split], row * table.distinct + ngram)
+    product = np.minimum(caption_weight, weight[split:]) * weight[split:]
     dot = np.bincount(table.text[split:] - rows, product, minlength=len(owner))
     norms = norm[owner] * norm[rows:]
     return np.divide(dot, norms, out=np.zeros(len(owner)), where=norms != 0)
@@ -203,6 +203,6 @@ def similarity_rows(
     vectors = np.concatenate([vectors, np.zeros((1, vectors.shape[1]))])  # the last one: of a text without a word
     scores = np.zeros(len(captions))
     for number, (caption, texts) in enumerate(zip(captions, references, strict=True)):
-        own = vectors[[places.get(text, -1) for text in texts]]
-        scores[number] = (own @ vectors[places.get(caption, -1)]).max()
+        of_references = vectors[[places.get(text, -1) for text in texts]]
+        scores[number] = (of_references @ vectors[places.get(caption, -1)]).max()
     return scores

@@ -187,8 +187,8 @@ def second_verb(words: Sequence[str], at: int) -> bool:
     if words[at].lower() != "and" or at + 1 == len(words):
         return False
     verb, followed = words[at + 1].lower(), [word.lower() for word in words[at + 2 : at + 3]]
-    known = verb.endswith("s") and _lemma(verb) is not None
-    return known and (at == 1 or bool(set(followed) & (OBJECTS | DETERMINERS | {"off", "up", "down", "out"})))
+    is_verb = verb.endswith("s") and _lemma(verb) is not None
+    return is_verb and (at == 1 or bool(set(followed) & (OBJECTS | DETERMINERS | {"off", "up", "down", "out"})))
 
 
 def _gerunds(words: list[str]) -> list[str]:

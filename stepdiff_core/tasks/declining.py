@@ -59,10 +59,10 @@ _FORMS, _CONTRASTS = (re.compile("|".join(patterns), re.I | re.S) for patterns i
 
 def declines(caption: str) -> bool:
     """Return whether the caption states that nothing differs; an empty caption does not."""
-    said = _AGAINST.sub(r"\1", parse(caption))
-    if _CONTRASTS.search(said) or _THAN.search(caption):  # post-processing drops "than in Video 1"
+    plain = _AGAINST.sub(r"\1", parse(caption))
+    if _CONTRASTS.search(plain) or _THAN.search(caption):  # post-processing drops "than in Video 1"
         return False
-    sentences = [sentence for sentence in _SENTENCE.split(said) if re.search(r"\w", sentence)]
+    sentences = [sentence for sentence in _SENTENCE.split(plain) if re.search(r"\w", sentence)]
     return bool(sentences) and all(_FORMS.search(sentence) for sentence in sentences)
 
 
@@ -75,7 +75,7 @@ def verdict(log_odds: float) -> Verdict:
 
 
 def asked_first(rows: Sequence[DiffCap], captions: Sequence[str], similar: Sequence[float]) -> list[str]:
-    """Return the captions with "no difference" where the method finds two clips similar.
+    """Return the captions with "no difference" if the method finds two clips similar.
 
     similar: log p(YES) - log p(NO) that the clips share a similar category; YES is likelier above 0.
     """

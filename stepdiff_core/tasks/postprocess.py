@@ -116,8 +116,8 @@ _SPLIT = re.compile("|".join(_CONNECTORS), re.I)
 _SENTENCE = re.compile(r"(?<=\w[.!?])(?<!approx\.)(?<!etc\.) +(?=[A-Z])")
 _BULLET = re.compile(rf"(?:^|(?<= ))(?:[-*•]|\(?\d+[.)])(?= (?:in )?{_V})", re.I)
 _SPELLING = [
-    (re.compile(pattern, re.I), left)
-    for pattern, left in [
+    (re.compile(pattern, re.I), replacement)
+    for pattern, replacement in [
         (r" (?=[,;:]|\.(?!\.))", ""),
         (rf"\(([^(){_R}{_C}]+ {_V})\)", r"\1"),
         (rf"^in {_R}, ([^.{_R}{_C}]+?),? ({_LINK}) ([^.{_R}{_C}]+?),? {_LIKE}({_C}\.?)$", rf"\1 in {_R} \2 \3 in \4"),
@@ -161,7 +161,7 @@ _CLAUSES = [
     (rf"^(?P<what>.+?) in (?P<v>{_V})[.,]*$", "{what}"),
 ]
 _FORMS = [(re.compile(pattern, re.I | re.S), form) for pattern, form in _CLAUSES]
-_OUT = [(re.compile(pattern, re.I), left) for pattern, left in _PHRASES]
+_OUT = [(re.compile(pattern, re.I), replacement) for pattern, replacement in _PHRASES]
 # "... with a spatula in Video 2 and with a spoon in Video 1"
 _TRAILING = re.compile(
     rf"^(?P<one>[^{_R}{_C}.]+?),? in (?P<v>{_V}),? (?:{_WHILE}|{_LINK}|versus|vs\.?)"
@@ -176,7 +176,7 @@ def names_video(caption: str) -> bool:
 
 
 def parse(caption: str) -> str:
-    """Return the caption in the form of human texts, or the caption itself where it fits no pattern."""
+    """Return the caption in the form of human texts, or the caption itself if it fits no pattern."""
     marked = _NAME.sub(_mark, _ORDINAL.sub(r"the \2 in the \1 video", caption))
     named = set(re.findall(_V, marked))
     if not named and not re.match(rf"{_SEED}[^.]{{0,80}}? (?:is|are) that\b", caption.strip(), re.I):
@@ -184,8 +184,8 @@ def parse(caption: str) -> str:
     if len(named) == 1:
         marked = _OTHER.sub(_C if named == {_R} else _R, marked)
     text = " ".join(marked.replace("**", "").replace("...", " ... ").split())
-    for pattern, left in _SPELLING:
-        text = pattern.sub(left, text)
+    for pattern, replacement in _SPELLING:
+        text = pattern.sub(replacement, text)
     text = _QUOTED.sub(lambda quoted: quoted[0].replace(". ", _STOP), text)
     text = _CUT_NAME.sub("", _PREAMBLE.sub("", text))
     short = _PREAMBLE.sub("", _trailing(text) or _pairs(text) or "").replace(_STOP, ". ")
@@ -223,8 +223,8 @@ def _pairs(text: str) -> str | None:
     """Parse clauses that each name a video, and join those of the candidate with those of the reference."""
     if _ALIKE.search(text):
         return None
-    for pattern, left in _OUT:
-        text = pattern.sub(left, text)
+    for pattern, replacement in _OUT:
+        text = pattern.sub(replacement, text)
     opening = re.match(rf"[^{_R}{_C}]*[^{_R}{_C}\d][.:] (?=(?:[-*•] ?)?{_HEAD})", text, re.I)
     if opening and {_R, _C} <= set(text):
         text = text[opening.end() :]
@@ -252,19 +252,19 @@ def _pairs(text: str) -> str | None:
             other, what = sides.pop(0)
             assert other is not None
             pair[other] = clause(what, ended or bool(sides))
-        said = _joined(pair)
-        if said is None:
+        text_of_pair = _joined(pair)
+        if text_of_pair is None:
             return None
-        if any(sentence.startswith(said) for sentence in sentences):
+        if any(sentence.startswith(text_of_pair) for sentence in sentences):
             continue
         if side == _C and len(pair) == 1 and sentences and not pairs:
             return None  # the candidate twice: which clause is meant for the reference?
         if len(pair) == 2 and pairs and len(sentences) == 1:
             subject = " ".join(pair[_C].subject) + " "
-            joined = said.removeprefix(subject) if sentences[0].startswith(subject) else said
+            joined = text_of_pair.removeprefix(subject) if sentences[0].startswith(subject) else text_of_pair
             sentences[0] += f", and {joined}"
         else:
-            sentences.append(said)
+            sentences.append(text_of_pair)
         pairs += len(pair) == 2
     return ". ".join(sentences) + ("." if sentences and ended else "")
 

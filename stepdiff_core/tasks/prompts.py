@@ -23,7 +23,7 @@ NEXT_VIDEO = ". Here is Video {number}: "
 
 
 def system(clips: int) -> str:
-    """Return the system prompt that shows so many clips."""
+    """Return the system prompt that shows n clips."""
     if clips == 1:
         return SYSTEM
     more = "".join(NEXT_VIDEO.format(number=number) + "{video}" for number in range(3, clips + 1))

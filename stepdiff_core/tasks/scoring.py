@@ -26,17 +26,20 @@ Guarantees
 - ties gain a method nothing: one that orders no row has no ktau_all_rows, one that prefers no option no accuracy
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64
 
 from stepdiff_core.errors import StepDiffError
-from stepdiff_core.tasks.bootstrap import Figure, intervals, mean_figure, values_and_counts
+from stepdiff_core.tasks.bootstrap import Figure, Resamples, mean_figure, values_and_counts
 from stepdiff_core.tasks.captions import Embed, bleu, bleu_parts, cider_rows, count_corpus, rouge_rows, similarity_rows
 from stepdiff_core.tasks.declining import asked_first, declines
 from stepdiff_core.tasks.postprocess import names_video
+from stepdiff_core.tasks.registry import TaskData, TaskSpec
 from stepdiff_core.tasks.testsets import (
     ROWS,
     DiffCap,
@@ -46,10 +49,13 @@ from stepdiff_core.tasks.testsets import (
     Row,
     Task,
     check_prediction,
+    read_test_set,
     reference_video,
 )
 
 PAIRS_AT_ONCE = 1 << 20
+ASKED = "_asked"
+"""ends the figures of captions that decline where the method, asked first, finds the clips similar"""
 
 
 def kendall_tau(
@@ -61,14 +67,15 @@ def kendall_tau(
     rows, targets = first.shape
     if counted is None:
         counted = np.ones(first.shape, bool)
-    left, right = np.triu_indices(targets, 1)
-    step = max(1, PAIRS_AT_ONCE // max(len(left), 1))
+    earlier, later = np.triu_indices(targets, 1)
+    step = max(1, PAIRS_AT_ONCE // max(len(earlier), 1))
     tau = np.empty(rows)
     for start in range(0, rows, step):
         part = slice(start, start + step)
-        both = counted[part, left] & counted[part, right]
+        both = counted[part, earlier] & counted[part, later]
         signs = [
-            (values[part, left] > values[part, right]).astype(np.int8) - (values[part, left] < values[part, right])
+            (values[part, earlier] > values[part, later]).astype(np.int8)
+            - (values[part, earlier] < values[part, later])
             for values in (first, second)
         ]
         agreement = (signs[0] * signs[1] * both).sum(axis=1, dtype=np.int64)
@@ -127,7 +134,7 @@ def score(
         "task": task,
         **values_and_counts(figures, marks, np.ones(len(rows), bool)),
         "videos": len(set(videos)),
-        "intervals": intervals(figures, videos, bootstrap, seed),
+        "intervals": Resamples(videos, bootstrap, seed).intervals(figures),
         "per_category": {
             name: values_and_counts(figures, marks, categories == name) for name in sorted(set(categories))
         },
@@ -215,14 +222,14 @@ def _accuracy(sums: Float64[np.ndarray, "*batch 3"]) -> Float64[np.ndarray, "*ba
 
 def _diffrank(rows: Sequence[DiffRank], predictions: Sequence[list[float]]) -> tuple[dict[str, Figure], Marks]:
     width = max(len(row.scores) for row in rows)
-    truth, said = np.zeros((2, len(rows), width))
+    truth, predicted = np.zeros((2, len(rows), width))
     there = np.zeros((len(rows), width), bool)
     for number, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
         truth[number, : len(prediction)] = row.scores
-        said[number, : len(prediction)] = prediction
+        predicted[number, : len(prediction)] = prediction
         there[number, : len(prediction)] = True
-    tau = kendall_tau(said, truth, there)
-    within = kendall_tau(said, truth, there & (truth > 0))
+    tau = kendall_tau(predicted, truth, there)
+    within = kendall_tau(predicted, truth, there & (truth > 0))
     undefined, inside = np.isnan(tau), ~np.isnan(within)
     return {
         "ktau": mean_figure(tau),
@@ -240,8 +247,50 @@ def ordered(rows: Sequence[DiffRank], least: int) -> Bool[np.ndarray, " rows"]:
 
 def _on_all_rows(tau: Float64[np.ndarray, " rows"], counted: Bool[np.ndarray, " rows"]) -> Figure:
     """The mean tau of the counted rows; a row without a tau counts 0, as by chance."""
-    given = ~np.isnan(tau)
-    return mean_figure(np.where(given, tau, 0.0), counted & given.any())
+    defined = ~np.isnan(tau)
+    return mean_figure(np.where(defined, tau, 0.0), counted & defined.any())
 
 
 _TASKS: dict[Task, Any] = {"diffcap": _diffcap, "diffmcq": _diffmcq, "diffrank": _diffrank}
+
+
+def _read(task: Task, file: Path) -> TaskData:
+    return TaskData(read_test_set(task, file), {})
+
+
+def _score(
+    task: Task, rows: Sequence[Any], predictions: Sequence[Any], truth: Mapping[str, Any], bootstrap: int, seed: int
+) -> dict[str, Any]:
+    return score(task, rows, predictions, bootstrap, seed)
+
+
+def _published(task: Task, title: str, figures: dict[str, str], main: str, **more: Any) -> TaskSpec:
+    read, score_rows = partial(_read, task), partial(_score, task)
+    return TaskSpec(task, title, figures, read, score_rows, main=main, test_set=True, **more)
+
+
+DIFFCAP = _published(
+    "diffcap",
+    "DiffCap",
+    {"BLEU": "DiffCap BLEU", "CIDEr": "CIDEr", "ROUGE-L": "ROUGE-L"},
+    "CIDEr",
+    further=dict.fromkeys(("declined", "invented", f"declined{ASKED}", f"invented{ASKED}"), ""),
+    options=("no_difference", "similarity", "truth", "parse", "seeded", "decline_at", "ask_similar"),
+)
+DIFFMCQ = _published(
+    "diffmcq",
+    "DiffMCQ",
+    {"accuracy": "DiffMCQ accuracy"},
+    "accuracy",
+    chance={"accuracy": 0.25},
+    options=("pair_embedding",),
+)
+DIFFRANK = _published(
+    "diffrank",
+    "DiffRank",
+    {"ktau_all_rows": "DiffRank tau"},
+    "ktau_all_rows",
+    further={"ktau_within_step_all_rows": "tau within step"},
+    chance={"ktau_all_rows": 0.0, "ktau_within_step_all_rows": 0.0},
+)
+PUBLISHED: dict[Task, TaskSpec] = {"diffcap": DIFFCAP, "diffmcq": DIFFMCQ, "diffrank": DIFFRANK}

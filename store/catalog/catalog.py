@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Int, Int64, UInt64
+from jaxtyping import Bool, Int64, UInt64
 
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io import sealed as table
@@ -28,6 +28,7 @@ from stepdiff_core.io.local import Identity
 from stepdiff_core.io.remote import ReplacedError
 from store.catalog.key_index import DamagedFile, KeyIndex, PackedKeys, built, in_memory, joined, open_index, pack
 from store.format.layout import refuse_snapshot
+from store.provenance import RowNumbers
 
 Answer = TypeVar("Answer")
 BLOCK = 2**18
@@ -46,7 +47,7 @@ MOST_INDEXED = 2**23
 """rows of an index, which is sorted in memory: about 60 bytes of a file each"""
 _DIGITS = 12
 _ROWS_PER_BYTE = 8  # of parts: keys differ from row to row, and take a bit at least
-_NAME = re.compile(rf"[0-9]{{{_DIGITS}}}(-[0-9]{{{_DIGITS}}})?\.parquet")
+_NAME = re.compile(rf"([0-9]{{{_DIGITS}}})(?:-([0-9]{{{_DIGITS}}}))?\.parquet")
 Parts = tuple[Place, ...]
 _Version = tuple[Place, Identity | None]
 
@@ -56,9 +57,10 @@ def part_name(first: int, end: int | None = None) -> str:
     return f"{first:0{_DIGITS}d}.parquet" if end is None else f"{first:0{_DIGITS}d}-{end:0{_DIGITS}d}.parquet"
 
 
-def is_part(path: Place) -> bool:
-    """Return whether a file has the name of a part."""
-    return _NAME.fullmatch(path.name) is not None
+def span_of(path: Place) -> tuple[int, int] | None:
+    """Return the first row of a part and the row after a merged part, else the first again; None for other files."""
+    name = _NAME.fullmatch(path.name)
+    return (int(name[1]), int(name[2] or name[1])) if name else None
 
 
 def first_row(part: Place) -> int:
@@ -67,7 +69,7 @@ def first_row(part: Place) -> int:
 
 
 def check_follows(part: Place, row: int) -> None:
-    """Raise StepDiffError where a part does not begin with `row`."""
+    """Raise StepDiffError if a part does not begin with `row`."""
     if first_row(part) != row:
         raise StepDiffError(
             f"catalog of {part.parent.name} has no part for rows {row} to {first_row(part) - 1} in {part.parent}: "
@@ -82,12 +84,8 @@ def with_ends(parts: Parts) -> Iterator[tuple[Place, int]]:
 
 def rows_of_merged(part: Place) -> int:
     """Return the number of rows of a merged part, from its name; 0 for another part."""
-    return _end(part) - first_row(part)
-
-
-def _end(part: Place) -> int:
-    """Return the row after the last of a merged part; the first row of another part."""
-    return int(part.stem.split("-")[-1])
+    first, end = span_of(part) or (0, 0)
+    return end - first
 
 
 def read_part(part: Place, columns: Sequence[str] | None = None) -> pl.DataFrame:
@@ -96,8 +94,8 @@ def read_part(part: Place, columns: Sequence[str] | None = None) -> pl.DataFrame
     Raises:
         StepDiffError: the file is damaged, or no part of a catalog with that name.
     """
-    wanted = None if columns is None else ["row", *(name for name in columns if name != "row")]
-    frame = table.read(part, wanted, strict=False)
+    names = None if columns is None else ["row", *(name for name in columns if name != "row")]
+    frame = table.read(part, names, strict=False)
     first, count = first_row(part), frame.height
     rows = pl.int_range(first, first + count, dtype=pl.Int64, eager=True)
     why = None
@@ -112,10 +110,6 @@ def read_part(part: Place, columns: Sequence[str] | None = None) -> pl.DataFrame
     if why is not None:
         raise StepDiffError(f"{part} is not a part of a catalog ({why}): restore the file")
     return frame if columns is None else frame.select([n for n in dict.fromkeys(columns) if n in frame.columns])
-
-
-def _end_of(chain: Sequence[KeyIndex]) -> int:
-    return chain[-1].end if chain else 0
 
 
 def _unindexed(parts: Parts, end: int) -> Iterator[tuple[pl.Series, int, list[str]]]:
@@ -147,19 +141,18 @@ class Catalog:
         self._counted: tuple[Parts, int] = ((), 0)  # the parts, and their rows
         self._indexed: tuple[Parts, list[KeyIndex]] = ((), [])  # the parts, and the indexes of their rows, consecutive
         self._opened: dict[_Version, KeyIndex | None] = {}  # None: unusable
-        self._kept: list[KeyIndex] = []  # indexes in memory
         self._seals: dict[_Version, str] = {}
         self._dtypes: dict[str, Any] = {}  # of columns, as far as an append had to know them
 
     def parts(self) -> Parts:
         """Return the part files that together contain every row once, by first row."""
         current: list[Place] = []
-        end = 0  # of the rows in merged parts so far
-        parts = [part for part in self.folder.glob("*.parquet") if is_part(part)]
-        for part in sorted(parts, key=lambda part: (first_row(part), -_end(part))):
-            if first_row(part) >= end:
+        rows = 0  # in merged parts so far
+        spans = [(*span, part) for part in self.folder.glob("*.parquet") if (span := span_of(part))]
+        for first, end, part in sorted(spans, key=lambda span: (span[0], -span[1])):
+            if first >= rows:
                 current.append(part)
-                end = max(end, _end(part))
+                rows = max(rows, end)
         return tuple(current)
 
     def __len__(self) -> int:
@@ -169,7 +162,7 @@ class Catalog:
     def _count(self, parts: Parts) -> int:
         """Return the number of rows of `parts`, from the indexes or the last part; build no index."""
         if parts != self._counted[0]:
-            end = _end_of(self._existing(parts)[0])
+            end = max((index.end for index in self._existing(parts)[0]), default=0)
             if parts and first_row(parts[-1]) >= end:
                 end = first_row(parts[-1]) + read_part(parts[-1], ["row"]).height
             if end > MOST_ROWS:
@@ -185,7 +178,7 @@ class Catalog:
     def frame(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Return all rows in order: key, row, and every column that any part has (null elsewhere).
 
-        With `columns`, only those. Raises StepDiffError where a part is damaged or missing.
+        With `columns`, only those. Raises StepDiffError if a part is damaged or missing.
         """
         return self._settled(lambda parts: self._frame(parts, columns))
 
@@ -229,22 +222,22 @@ class Catalog:
                 yield from block.iter_slices(BLOCK)
                 row = int(block["row"][-1]) + 1
 
-    def select(self, rows: Int[np.ndarray, " K"], like: pl.DataFrame | None = None) -> pl.DataFrame:
-        """Return `row` and other columns of K rows in the order of the catalog, reading only the parts that hold them.
+    def select(self, rows: RowNumbers, like: pl.DataFrame | None = None) -> pl.DataFrame:
+        """Return `row` and other columns of R rows in the order of the catalog, reading only the parts that hold them.
 
         Args:
             rows: row numbers, in any order; -1 and unknown rows are left out.
             like: an empty frame with the wanted columns. A column that no part has is null; a value of another dtype
-                is cast, and is null where that is not possible. By default all columns that those parts have.
+                is cast, and is null if that is not possible. By default all columns that those parts have.
         """
         return self._settled(lambda parts: self._select(parts, rows, like))
 
-    def _select(self, parts: Parts, rows: Int[np.ndarray, " K"], like: pl.DataFrame | None) -> pl.DataFrame:
+    def _select(self, parts: Parts, rows: RowNumbers, like: pl.DataFrame | None) -> pl.DataFrame:
         frames = [pl.DataFrame(schema={"row": pl.Int64(), **({"key": pl.String()} if like is None else like.schema)})]
-        wanted = np.unique(rows[rows >= 0])
+        numbers = np.unique(rows[rows >= 0])
         columns = None if like is None else ["row", *like.columns]
         for part, end in with_ends(parts):
-            here = pl.Series(wanted[slice(*np.searchsorted(wanted, (first_row(part), end)))])
+            here = pl.Series(numbers[slice(*np.searchsorted(numbers, (first_row(part), end)))])
             if len(here):
                 where = pl.col("row").is_in(here.implode())
                 frame = table.copied(table.read(part, columns, strict=False, where=where))
@@ -263,13 +256,13 @@ class Catalog:
         return sum(map(self._append, self._checked(frame).iter_slices(MOST_ROWS)))
 
     def _check_dtypes(self, frame: pl.DataFrame) -> None:
-        """Raise StepDiffError where a column has a type that does not go together with that of the catalog."""
+        """Raise StepDiffError if the type of a column does not fit the catalog's."""
         if set(frame.columns) - self._dtypes.keys():
             self._dtypes |= self.schema()
         for name, dtype in frame.schema.items():
-            if not _go_together(known := self._dtypes.get(name, dtype), dtype):
+            if not _go_together(before := self._dtypes.get(name, dtype), dtype):
                 raise StepDiffError(
-                    f"column {name!r} of {self.entity} is {known} in the catalog and {dtype} here: give values "
+                    f"column {name!r} of {self.entity} is {before} in the catalog and {dtype} here: give values "
                     "of its type, or another name"
                 )
 
@@ -278,8 +271,8 @@ class Catalog:
         hashes = keys.hashes()
         while True:
             # one look at the parts: what is known, and where it ends
-            known, row = self._settled(lambda parts: (self._find(parts, keys, hashes) >= 0, self._count(parts)))
-            new = frame.filter(pl.Series(~known, dtype=pl.Boolean))
+            existing, row = self._settled(lambda parts: (self._find(parts, keys, hashes) >= 0, self._count(parts)))
+            new = frame.filter(pl.Series(~existing, dtype=pl.Boolean))
             if not new.height:
                 return 0
             data = table.encode(
@@ -306,22 +299,24 @@ class Catalog:
         frame = self._checked(frame)
         names = [name for name in frame.columns if name != "key"]
         rows = self.rows(frame["key"])
-        known = frame.with_columns(row=pl.Series(rows)).filter(pl.col("row") >= 0)
+        updates = frame.with_columns(row=pl.Series(rows)).filter(pl.col("row") >= 0)
         changed = 0
         for part, end in with_ends(self.parts()):
-            here = known.filter(pl.col("row").is_between(first_row(part), end, closed="left"))
+            here = updates.filter(pl.col("row").is_between(first_row(part), end, closed="left"))
             if here.height and names:
                 changed += self._rewrite(part, here, names)
         if changed:
             self.index()
         return changed
 
-    def _rewrite(self, part: Place, known: pl.DataFrame, names: Sequence[str]) -> int:
-        """Update one part; leave it alone where nothing changes."""
+    def _rewrite(self, part: Place, updates: pl.DataFrame, names: Sequence[str]) -> int:
+        """Update one part; leave it alone if nothing changes."""
         old = read_part(part)
         try:
-            new = pl.concat([old, known.select("row", *names).clear()], how="diagonal_relaxed")
-            update = pl.concat([new.clear().select("row", *names), known.select("row", *names)], how="vertical_relaxed")
+            new = pl.concat([old, updates.select("row", *names).clear()], how="diagonal_relaxed")
+            update = pl.concat(
+                [new.clear().select("row", *names), updates.select("row", *names)], how="vertical_relaxed"
+            )
             new = new.update(update, on="row", how="left")
         except pl.exceptions.PolarsError as error:
             raise StepDiffError(f"{part} cannot take the new metadata ({error}): give values of its type") from error
@@ -333,21 +328,21 @@ class Catalog:
             part.put([data], len(data))
         return changed
 
-    def rows(self, keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
-        """Return the row of each key, -1 where it has none.
+    def rows(self, keys: Sequence[str] | pl.Series) -> RowNumbers:
+        """Return the row of each key, -1 if it has none.
 
-        Raises StepDiffError where a part that no index covers is damaged or missing.
+        Raises StepDiffError if a part that no index covers is damaged or missing.
         """
-        wanted = pack(keys)
-        hashes = wanted.hashes()
-        return self._settled(lambda parts: self._find(parts, wanted, hashes))
+        packed = pack(keys)
+        hashes = packed.hashes()
+        return self._settled(lambda parts: self._find(parts, packed, hashes))
 
-    def keys(self, rows: Int[np.ndarray, " K"]) -> list[str]:
-        """Return the key of each row; StepDiffError where the catalog has no such row, and as `rows`."""
+    def keys(self, rows: RowNumbers) -> list[str]:
+        """Return the key of each row; StepDiffError if the catalog has no such row, and as `rows`."""
         return self._settled(lambda parts: self._keys(parts, rows.astype(np.int64, copy=False)))
 
     def name(self, row: int) -> str:
-        """Return the key of a row for a message, `row N` where it is not known."""
+        """Return the key of a row for a message, `row N` if it is not known."""
         try:
             return self.keys(np.array([row]))[0]
         except StepDiffError:
@@ -365,7 +360,7 @@ class Catalog:
                 path.unlink(missing_ok=True)
 
     def _settled(self, read: Callable[[Parts], Answer]) -> Answer:
-        """Return `read(parts)`; repeat it where a part or an index was replaced meanwhile, or an index is damaged."""
+        """Return `read(parts)`; repeat it if a part or an index was replaced meanwhile, or an index is damaged."""
         while True:
             parts = self.parts()
             try:
@@ -379,19 +374,20 @@ class Catalog:
                 if self.parts() == parts:
                     raise
 
-    def _find(self, parts: Parts, wanted: PackedKeys, hashes: UInt64[np.ndarray, " K"]) -> Int64[np.ndarray, " K"]:
-        rows = np.full(len(wanted), -1, np.int64)
+    def _find(self, parts: Parts, packed: PackedKeys, hashes: UInt64[np.ndarray, " K"]) -> Int64[np.ndarray, " K"]:
+        rows = np.full(len(packed), -1, np.int64)
         for index in self._indexes(parts):
-            left = np.flatnonzero(rows < 0)
-            rows[left] = index.find(wanted, hashes, left)
+            places = np.flatnonzero(rows < 0)
+            rows[places] = index.find(packed, hashes, places)
         return rows
 
-    def _keys(self, parts: Parts, rows: Int64[np.ndarray, " K"]) -> list[str]:
+    def _keys(self, parts: Parts, rows: RowNumbers) -> list[str]:
         indexes = self._indexes(parts)
-        beyond = (rows < 0) | (rows >= _end_of(indexes))
+        ends = [index.end for index in indexes]
+        beyond = (rows < 0) | (rows >= max(ends, default=0))
         if beyond.any():
             raise StepDiffError(f"no row {rows[beyond][0]} in the catalog of {self.entity} in {self.folder}")
-        which = np.searchsorted([index.end for index in indexes], rows, side="right")
+        which = np.searchsorted(ends, rows, side="right")
         keys = np.empty(len(rows), object)
         for number in np.unique(which).tolist():
             here = which == number
@@ -407,7 +403,7 @@ class Catalog:
         if parts == self._indexed[0]:
             return self._indexed[1]
         indexes, seals = self._existing(parts)
-        for keys, first, names in _unindexed(parts, _end_of(indexes)):
+        for keys, first, names in _unindexed(parts, indexes[-1].end if indexes else 0):
             part_seals, packed, rows = {name: seals[name] for name in names}, [pack(keys)], len(keys)
             while indexes and len(indexes[-1]) < RATIO * rows and len(indexes[-1]) + rows <= MOST_INDEXED:
                 last = indexes.pop()
@@ -434,22 +430,22 @@ class Catalog:
             except FileNotFoundError:  # another process replaced it since it was listed
                 return self._existing(parts)
         self._opened = opened
-        usable = [index for index in (*opened.values(), *self._kept) if index and index.parts.items() <= seals.items()]
-        indexes: list[KeyIndex] = []
-        while following := [index for index in usable if index.first == _end_of(indexes)]:
+        every = (*opened.values(), *self._indexed[1])  # the second: also those that could not be written
+        usable = [index for index in every if index and index.parts.items() <= seals.items()]
+        indexes, end = list[KeyIndex](), 0
+        while following := [index for index in usable if index.first == end]:
             indexes.append(max(following, key=len))
+            end = indexes[-1].end
         return indexes, seals
 
     def _write_index(self, first: int, keys: PackedKeys, seals: dict[str, str]) -> KeyIndex:
-        """Write the index of rows from `first` on, or keep it in memory where it cannot be written."""
+        """Write the index of rows from `first` on, or keep it in memory if it cannot be written."""
         end = first + len(keys)
         path = self.folder / f"{first:0{_DIGITS}d}-{end:0{_DIGITS}d}.keys"
         try:
             path.put(built(first, keys, seals))
         except StepDiffError:  # a read-only folder, or a full disk
-            self._kept = [kept for kept in self._kept if kept.first < first]
-            self._kept.append(in_memory(path, built(first, keys, seals)))
-            return self._kept[-1]
+            return in_memory(path, built(first, keys, seals))
         try:
             index = open_index(path)
         except FileNotFoundError:
@@ -475,7 +471,7 @@ class Catalog:
 
 
 def check_rows(frame: pl.DataFrame, where: str, first: int = 0) -> None:
-    """Raise StepDiffError, naming the row, where a key, path or time is none that a catalog takes.
+    """Raise StepDiffError, naming the row, if a catalog cannot take its key, path or time.
 
     Every way into a catalog has this check: manifests, imports and appends. Rows that a catalog has are not checked
     again. The first row of the frame is number `first` of `where`.
@@ -500,7 +496,7 @@ def check_rows(frame: pl.DataFrame, where: str, first: int = 0) -> None:
 
 
 def _like(frame: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
-    """Return `row` and the columns of `like`: null where the frame has none, or a value that cannot be cast."""
+    """Return `row` and the columns of `like`: null if the frame has none, or a value that cannot be cast."""
     dtypes = {"row": pl.Int64(), **like.schema}
     padded = frame.with_columns(pl.lit(None).alias(name) for name in dtypes if name not in frame.columns)
     return padded.select(pl.col(name).cast(dtype, strict=False) for name, dtype in dtypes.items())
@@ -529,7 +525,7 @@ def forgotten_path(store: Place, entity: str) -> Place:
 
 
 def read_forgotten(store: Place, entity: str) -> pl.DataFrame:
-    """Return row, key and reason of the forgotten rows, by row. StepDiffError where the list is damaged.
+    """Return row, key and reason of the forgotten rows, by row. StepDiffError if the list is damaged.
 
     Their status is absent in every view, and no writer fills them until they are recalled. They keep their numbers and
     their places in the catalog, because rows never move.
@@ -551,13 +547,13 @@ def write_forgotten(store: Place, entity: str, frame: pl.DataFrame) -> None:
     path.put([data], len(data))
 
 
-def are_forgotten(store: Place, entity: str, rows: Int[np.ndarray, " K"]) -> Bool[np.ndarray, " K"]:
-    """Return which of K rows are forgotten."""
+def are_forgotten(store: Place, entity: str, rows: RowNumbers) -> Bool[np.ndarray, " R"]:
+    """Return which of R rows are forgotten."""
     return np.isin(rows, read_forgotten(store, entity)["row"].to_numpy())
 
 
-def refuse_forgotten(store: Place, entity: str, rows: Int[np.ndarray, " K"], name: Callable[[int], str]) -> None:
-    """Raise StepDiffError that names the first forgotten row, if any of K rows is; `name` returns the key of a row."""
+def refuse_forgotten(store: Place, entity: str, rows: RowNumbers, name: Callable[[int], str]) -> None:
+    """Raise StepDiffError that names the first forgotten row, if any of R rows is; `name` returns the key of a row."""
     gone = rows[are_forgotten(store, entity, rows)]
     if len(gone):
         more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""

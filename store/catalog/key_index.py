@@ -26,6 +26,7 @@ from stepdiff_core.errors import DamageError
 from stepdiff_core.io.files import Place
 from stepdiff_core.io.local import Buffer
 from stepdiff_core.io.sealed import BLANK, crc32c, is_sealed, seal
+from store.provenance import RowNumbers
 
 HASH = "splitmix64 of length, then of state xor each little-endian word"
 """the hash function, as files name it"""
@@ -46,7 +47,7 @@ Spans = Sequence[tuple[int, int]]
 
 
 class DamagedFile(DamageError):
-    """An index of which some byte differs from what was written."""
+    """An index in which a byte was changed."""
 
     def __init__(self, path: Place) -> None:
         super().__init__(f"{path} is not as it was written: run python -m store verify")
@@ -99,8 +100,8 @@ class PackedKeys:
         for at in range(0, len(every), _CACHED):
             batch = every[at : at + _CACHED]
             batch = batch[_longest_first(lengths[batch])]
-            left, right = self._words(starts[batch], lengths[batch]), others._words(begins[batch], lengths[batch])
-            for one, two in zip(left, right, strict=True):
+            pairs = self._words(starts[batch], lengths[batch]), others._words(begins[batch], lengths[batch])
+            for one, two in zip(*pairs, strict=True):
                 same[batch[: len(one)]] &= one == two
         return same
 
@@ -121,7 +122,7 @@ class PackedKeys:
 
 
 def _longest_first(lengths: Int64[np.ndarray, " P"]) -> Int64[np.ndarray, " P"]:
-    """Return an order of keys in which those of more words come first."""
+    """Return an order of keys: keys of more words come first."""
     fewer = lengths.max(initial=0) // _WORD + 1 - -(-lengths // _WORD)
     # numbers of 16 bits are sorted six times as fast
     return np.argsort(fewer.astype(np.uint16) if fewer.max(initial=0) < 2**16 else fewer, kind="stable")
@@ -163,7 +164,7 @@ class KeyIndex:
     def __init__(
         self, path: Place, data: bytes | memoryview | mmap.mmap, fetch: Callable[[Spans], None] | None = None
     ) -> None:
-        """Open the file whose bytes are `data`; DamagedFile where its head is damaged, or it uses another hash.
+        """Open the file whose bytes are `data`; DamagedFile if its head is damaged, or it uses another hash.
 
         `fetch` fills blocks of `data` that were not checked yet.
         """
@@ -175,13 +176,13 @@ class KeyIndex:
             described = json.loads(head) if is_sealed(head) else {}
             about, arrays = described["about"], described["arrays"]
             self.first, self.end, self.parts = about["first"], about["end"], about["parts"]
-            counts = [count for _, _, count in arrays]
-            numbers = all(type(number) is int for number in (self.first, self.end, described["sums"], *counts))
-            if not numbers or arrays != _layout(len(self), counts[-1]) or about["hash"] != HASH:
+            nbytes = arrays[-1][2]
+            numbers = all(type(number) is int for number in (self.first, self.end, nbytes))
+            if not numbers or arrays != _layout(len(self), nbytes) or about["hash"] != HASH:
                 raise ValueError("it is no index of keys")
             blocks = sum(_blocks(dtype, count) for _, dtype, count in arrays)
             whole = len(data) == blocks * (BLOCK + 4) + size + _LENGTH
-            if not whole or counts[-1] < SPARE or not 0 <= self.first < self.end:
+            if not whole or nbytes < SPARE or not 0 <= self.first < self.end:
                 raise ValueError("its arrays do not fit")
             self._sums = np.frombuffer(data, "<u4", blocks, blocks * BLOCK)
             if crc32c(self._sums) != described["sums"] or not isinstance(self.parts, dict):
@@ -204,9 +205,9 @@ class KeyIndex:
         return self.end - self.first
 
     def find(
-        self, wanted: PackedKeys, hashes: UInt64[np.ndarray, " all"], places: Int64[np.ndarray, " K"]
+        self, packed: PackedKeys, hashes: UInt64[np.ndarray, " all"], places: Int64[np.ndarray, " K"]
     ) -> Int64[np.ndarray, " K"]:
-        """Return the row of the key at each of `places` of `wanted` (hashes: `hashes`), -1 where it has none."""
+        """Return the row of the key at each of `places` of `packed` (hashes: `hashes`), -1 if it has none."""
         order = np.argsort((hashes[places] >> _HIGH).astype(np.uint16), kind="stable")  # a search for nearly
         # rising hashes stays in the processor's cache, and takes a fifth of the time
         places = places[order]
@@ -223,19 +224,19 @@ class KeyIndex:
         by_order = np.full(len(places), -1, np.int64)
         hits = np.flatnonzero((at < len(self)) & (self._hashes[here] == sought))
         rows = self._checked_rows(at[hits])
-        same = self.packed.equal(rows, wanted, places[hits])
+        same = self.packed.equal(rows, packed, places[hits])
         by_order[hits[same]] = self.first + rows[same]
         if not same.all():
             others = hits[~same]  # by chance there are none
-            by_order[others] = self._among_equal(wanted, places[others], sought[others])
+            by_order[others] = self._among_equal(packed, places[others], sought[others])
         by_place = np.empty_like(by_order)
         by_place[order] = by_order
         return by_place
 
     def _among_equal(
-        self, wanted: PackedKeys, places: Int64[np.ndarray, " P"], sought: UInt64[np.ndarray, " P"]
+        self, packed: PackedKeys, places: Int64[np.ndarray, " P"], sought: UInt64[np.ndarray, " P"]
     ) -> list[int]:
-        """Return the row of each key, -1 where it has none, among all keys of its hash: as many as someone made."""
+        """Return the row of each key, -1 if it has none, among all keys of its hash: as many as someone made."""
         rows_by_key: dict[tuple[int, bytes], int] = {}
         for number in np.unique(sought):
             low, high = (int(np.searchsorted(self._hashes, number, side)) for side in ("left", "right"))
@@ -243,10 +244,10 @@ class KeyIndex:
             rows = self._checked_rows(np.arange(low, high))
             keys = [(int(number), key) for key in self.packed.encoded(rows)]
             rows_by_key.update(zip(keys, (self.first + rows).tolist(), strict=True))
-        pairs = zip(sought.tolist(), wanted.encoded(places), strict=True)
+        pairs = zip(sought.tolist(), packed.encoded(places), strict=True)
         return [rows_by_key.get(pair, -1) for pair in pairs]
 
-    def keys(self, rows: Int64[np.ndarray, " rows"]) -> list[str]:
+    def keys(self, rows: RowNumbers) -> list[str]:
         """Return the key of each of `rows`, all of this index."""
         places = rows - self.first
         self._check_keys(places)
@@ -271,7 +272,7 @@ class KeyIndex:
         return rows
 
     def _check_keys(self, places: Int64[np.ndarray, " P"]) -> None:
-        """Check the keys at `places`; DamagedFile where one is damaged or not inside the file."""
+        """Check the keys at `places`; DamagedFile if one is damaged or not inside the file."""
         self._check(_OFFSETS, places, places + 1)
         starts, ends = self.packed.offsets[places], self.packed.offsets[places + 1]
         if (starts < 0).any() or (ends < starts).any() or (ends > len(self.packed.data) - SPARE).any():
@@ -279,7 +280,7 @@ class KeyIndex:
         self._check(_KEYS, starts, np.maximum(ends - 1, starts))
 
     def _check(self, name: str, first: Int[np.ndarray, " P"], last: Int[np.ndarray, " P"]) -> None:
-        """Check the elements from each `first` to its `last` of an array; DamagedFile where one differs."""
+        """Check the elements from each `first` to its `last` of an array; DamagedFile if one differs."""
         if self._checked.all():
             return
         size = {_KEYS: 1}.get(name, _WORD)
@@ -311,12 +312,12 @@ def _blocks(dtype: str, count: int) -> int:
 
 
 def open_index(path: Place) -> KeyIndex:
-    """Open the index in `path`. FileNotFoundError; DamagedFile. Later ReplacedError where an object was replaced."""
+    """Open the index in `path`. FileNotFoundError; DamagedFile. Later ReplacedError if an object was replaced."""
     return KeyIndex(path, *path.pages(_end_bytes))
 
 
 def _end_bytes(end: bytes, size: int) -> int:
-    """Return bytes after the blocks of a file of `size` bytes, of which `end` are the last."""
+    """Return the bytes after the blocks of a file of `size` bytes that ends with `end`."""
     head = int.from_bytes(end[-_LENGTH:], "little") + _LENGTH
     return min(size - (size - head) // (BLOCK + 4) * BLOCK, size) if head <= size else len(end)
 

@@ -6,7 +6,7 @@
 
 A feature is a fixed-size list of its flattened row; its shape is in the metadata of the field (`shape`, JSON). float16
 and float32 keep their dtype. int8 is as stored, with its float16 scales in the column `NAME_scale`, unless a dtype is
-given. The columns of the catalog's metadata are those of all parts, null where a row has none.
+given. The columns of the catalog's metadata are the columns of all parts, null if a row has none.
 
 The memory of a zero-copy batch is a read-only part of the mapped shard file: it remains valid after the view is closed,
 and when a writer replaces the shard.
@@ -28,12 +28,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from jaxtyping import Bool, Int, Int64, Shaped, UInt32
+from jaxtyping import Bool, UInt32
 
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.sealed import crc32c
 from store.catalog.catalog import Catalog
-from store.provenance import Feature
+from store.provenance import Feature, RowNumbers, RowValues
 from store.view import OK, Rows, View, row_numbers
 
 KEY = "key"
@@ -63,7 +63,7 @@ def record_batches(
         features: names. By default all.
         rows: R row numbers, in any order. Rows that are absent or failed are left out. By default all finished rows,
             in the order of the catalog.
-        batch_rows: rows of a batch, at most: consecutive rows never share a batch with those of another shard. By
+        batch_rows: rows of a batch, at most: consecutive rows of different shards never share a batch. By
             default as many as have 32 MiB of features.
         columns: metadata columns of the catalog. By default all; () for none. `key` is always the first column.
         dtype: "float16" or "float32", which int8 is dequantised to, and floats are cast to. By default as stored.
@@ -72,7 +72,7 @@ def record_batches(
         StepDiffError: unknown feature, column or dtype, unsuitable `rows`, or a value past float16.
         DamageError: a row that differs from its checksum.
     """
-    fields, wanted, names = _plan(view, features, columns, dtype)
+    fields, like, names = _plan(view, features, columns, dtype)
     numbers = None if rows is None else row_numbers(rows)
     status = view.status(numbers)
     finished = np.flatnonzero(status == OK) if numbers is None else numbers[status == OK]
@@ -82,7 +82,7 @@ def record_batches(
         raise StepDiffError(f"batch_rows {count} is refused: give 1 or more")
     for start in range(0, len(finished), _WINDOW):
         window = finished[start : start + _WINDOW]
-        metadata = _metadata(view.catalog, window, wanted, fields)
+        metadata = _metadata(view.catalog, window, like, fields)
         for part in _parts(window, view.rows_per_shard, count):
             arrays = metadata.slice(part.start, part.stop - part.start).columns
             for name in names:
@@ -124,20 +124,20 @@ def feature_fields(fields: pa.Schema) -> dict[str, Feature]:
     }
 
 
-def list_array(values: Shaped[np.ndarray, "B ..."]) -> pa.FixedSizeListArray:
+def list_array(values: RowValues) -> pa.FixedSizeListArray:
     """Return rows as an array of fixed-size lists that shares their memory."""
     flat = np.ascontiguousarray(values).reshape(-1)
     primitive = pa.Array.from_buffers(_PRIMITIVE[flat.dtype.name], len(flat), [None, pa.py_buffer(flat)])
     return pa.FixedSizeListArray.from_arrays(primitive, math.prod(values.shape[1:]))
 
 
-def row_values(batch: pa.RecordBatch, name: str, shape: Sequence[int]) -> Shaped[np.ndarray, "B ..."]:
-    """Return a feature column as an array [B, *shape of a row] that shares its memory."""
+def row_values(batch: pa.RecordBatch, name: str, shape: Sequence[int]) -> RowValues:
+    """Return a feature column as an array [R, *shape of a row] that shares its memory."""
     return batch.column(name).flatten().to_numpy(zero_copy_only=True).reshape(batch.num_rows, *shape)
 
 
 def unnested(kind: pa.DataType) -> tuple[list[int | None], pa.DataType]:
-    """Return the lengths of nested lists, None where the type does not say it, and the type of the values in them."""
+    """Return the lengths of nested lists, None if the type does not say it, and the type of the values in them."""
     lengths: list[int | None] = []
     while True:
         kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
@@ -165,7 +165,7 @@ def is_plain(kind: pa.DataType) -> bool:
 
 
 def covered(fields: pa.Schema, columns: Iterable[str]) -> list[str]:
-    """Return the key and those of `columns` that an import can take: the first checksum of a row is of their values."""
+    """Return the key and the `columns` that an import can take: the first checksum of a row is of their values."""
     return [KEY, *(name for name in columns if is_plain(fields.field(name).type))]
 
 
@@ -180,7 +180,7 @@ def text_checksums(frame: pl.DataFrame) -> UInt32[np.ndarray, " B"]:
     return np.array([crc32c(text.encode()) for text in row_texts(frame)], np.uint32)
 
 
-def checksums(values: Shaped[np.ndarray, "B ..."]) -> UInt32[np.ndarray, " B"]:
+def checksums(values: RowValues) -> UInt32[np.ndarray, " R"]:
     """Return the crc32c of each row."""
     return np.array([crc32c(row) for row in values], np.uint32)
 
@@ -253,7 +253,7 @@ def _plan(
 
 
 def _features(view: View, names: Sequence[str], dtype: str | None) -> dict[str, Feature]:
-    """Return the feature columns of the batches, by name, with shape and dtype: for int8 also that of its scales."""
+    """Return the feature columns of the batches, by name, with shape and dtype; int8 brings its scales."""
     columns: dict[str, Feature] = {}
     for name in names:
         feature = view.features[name]
@@ -272,13 +272,13 @@ def _frame_like(catalog: Catalog, columns: Sequence[str] | None) -> pl.DataFrame
     """Return an empty frame of key and metadata columns."""
     texts = (pl.Null, pl.Categorical, pl.Enum)  # Arrow readers differ in these
     dtypes = {name: dtype for name, dtype in catalog.schema().items() if name not in (KEY, "row")}
-    known = {name: pl.String() if isinstance(dtype, texts) else dtype for name, dtype in dtypes.items()}
-    if unknown := [name for name in columns or () if name not in known]:
+    schema = {name: pl.String() if isinstance(dtype, texts) else dtype for name, dtype in dtypes.items()}
+    if unknown := [name for name in columns or () if name not in schema]:
         raise StepDiffError(
-            f"no column {unknown[0]!r} in the catalog of {catalog.entity}: it has {', '.join(known) or 'only keys'}"
+            f"no column {unknown[0]!r} in the catalog of {catalog.entity}: it has {', '.join(schema) or 'only keys'}"
         )
-    wanted = known if columns is None else columns
-    return pl.DataFrame(schema={KEY: pl.String(), **{name: known[name] for name in wanted if name != KEY}})
+    chosen = schema if columns is None else columns
+    return pl.DataFrame(schema={KEY: pl.String(), **{name: schema[name] for name in chosen if name != KEY}})
 
 
 def _as_json(name: str, dtype: Any) -> pl.Expr:
@@ -291,7 +291,7 @@ def _as_json(name: str, dtype: Any) -> pl.Expr:
     return column.hash() if dtype.is_nested() and "Binary" in repr(dtype) else column
 
 
-def _metadata(catalog: Catalog, rows: Int64[np.ndarray, " W"], like: pl.DataFrame, fields: pa.Schema) -> pa.RecordBatch:
+def _metadata(catalog: Catalog, rows: RowNumbers, like: pl.DataFrame, fields: pa.Schema) -> pa.RecordBatch:
     """Return key and metadata of rows, in their order."""
     frame = catalog.select(rows, like)
     order = np.searchsorted(frame["row"].to_numpy(), rows)
@@ -314,8 +314,8 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _parts(rows: Int[np.ndarray, " W"], shard_rows: int, count: int) -> Iterator[slice]:
-    """Yield parts of at most `count` rows; those of ascending rows end where their shard does."""
+def _parts(rows: RowNumbers, shard_rows: int, count: int) -> Iterator[slice]:
+    """Yield parts of at most `count` rows; parts of ascending rows end with their shard."""
     ascending = bool((np.diff(rows) > 0).all())
     ends = (np.flatnonzero(np.diff(rows // shard_rows)) + 1).tolist() if ascending else []
     start = 0
@@ -325,7 +325,7 @@ def _parts(rows: Int[np.ndarray, " W"], shard_rows: int, count: int) -> Iterator
         start = end
 
 
-def _arrays(view: View, name: str, rows: Int64[np.ndarray, " B"], dtype: str | None) -> list[pa.Array]:
+def _arrays(view: View, name: str, rows: RowNumbers, dtype: str | None) -> list[pa.Array]:
     """Return the columns of a feature."""
     stored = view.features[name].dtype
     if dtype is None and stored == "int8":

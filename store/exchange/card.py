@@ -23,7 +23,7 @@ from store.exchange.arrow import CHECKSUM, KEY, catalog_digest, feature_fields
 from store.feature_store import Store
 from store.format.layout import FORMAT, VERSION
 from store.format.quantise import BLOCK
-from store.io.records import ABSENT, FAILED
+from store.io.reader import ABSENT, FAILED
 from store.provenance import Feature, Provenance
 from store.view import View
 
@@ -96,7 +96,7 @@ class ExportCard:
         return seal(json.dumps(card, ensure_ascii=False, indent=1).encode()).decode()
 
     def difference(self, other: "ExportCard") -> str:
-        """Return the first field that differs in another export, shortened; empty where both have the same content.
+        """Return the first field that differs in another export, shortened; empty if both have the same content.
 
         The order of features and columns counts: Lance numbers the columns of each part by it.
         """
@@ -109,7 +109,7 @@ class ExportCard:
         return ""
 
     def readme(self, path: str, more: dict[str, Any]) -> str:
-        """Return the card for readers, with the header that Hugging Face reads, of which `more` is a part."""
+        """Return the card for readers, with the header that Hugging Face reads; `more` is added to it."""
         header: dict[str, Any] = {"license": self.license, "tags": ["features", "embeddings", "stepdiff"], **more}
         if self.format == "huggingface":
             files = [{"split": "train", "path": "data/*.parquet"}]
@@ -163,7 +163,7 @@ class ExportCard:
 
 
 def read_card(data: bytes) -> ExportCard:
-    """Return the card for programs; StepDiffError where it is not one."""
+    """Return the card for programs; StepDiffError if it is not one."""
     try:
         values = json.loads(data)
         if values["kind"] != "stepdiff-export" or values["version"] != _VERSION:

@@ -72,16 +72,16 @@ Write = Callable[[Path, pa.RecordBatchReader], None]
 
 
 def check_schema(format: str, fields: pa.Schema) -> None:
-    """Raise StepDiffError where a format cannot hold these columns."""
+    """Raise StepDiffError if a format cannot hold these columns."""
     if CHECKSUM in fields.names:
         raise StepDiffError(
             f"{CHECKSUM} is the column of checksums in an export: leave out the feature or column of that name with "
             "--features or --columns"
         )
-    if format == "lance":
-        stepdiff_core.require("the format lance", "export", ("lance",))
+    if format != "parquet":
+        module = {"hdf5": "h5py", "huggingface": "datasets"}.get(format, format)
+        stepdiff_core.require(f"the format {format}", "export", (module,))
     if format == "hdf5":
-        stepdiff_core.require("the format hdf5", "export", ("h5py",))
         features = feature_fields(fields)
         if clash := {KEYS, METADATA} & features.keys():
             raise StepDiffError(f"feature {min(clash)} has the name of another dataset: leave it out with --features")
@@ -90,10 +90,8 @@ def check_schema(format: str, fields: pa.Schema) -> None:
                 lacks = f"column {field.name} is {field.type}, which an HDF5 export lacks"
                 raise StepDiffError(f"{lacks}: leave it out with --columns")
     if format == "huggingface":
-        stepdiff_core.require("the format huggingface", "export", ("datasets",))
         datasets_schema(fields)
     if format == "webdataset":
-        stepdiff_core.require("the format webdataset", "export", ("webdataset",))
         for name in feature_fields(fields):
             if name != name.lower():
                 raise StepDiffError(
@@ -143,7 +141,7 @@ def write_huggingface(path: Path, batches: pa.RecordBatchReader) -> None:
 
 
 def datasets_schema(fields: pa.Schema) -> tuple[pa.Schema, Any]:
-    """Return the schema of a Hugging Face dataset, and its types; StepDiffError where a column has none there."""
+    """Return the schema of a Hugging Face dataset, and its types; StepDiffError if a column has none there."""
     import datasets
 
     features, columns, types = feature_fields(fields), [], {}
@@ -242,14 +240,14 @@ def prepare(path: LocalPath, format: str) -> None:
     unfinished.make_folder()
     unfinished.remove_dead(deep=False)
     if format == "lance":
-        known = _files(_fragments(unfinished))
+        recorded = _files(_fragments(unfinished))
         for file in (file for name in ("_versions", "_transactions", "data") for file in (path / name).glob("*")):
-            if file.parent.name != "data" or file.name not in known:
+            if file.parent.name != "data" or file.name not in recorded:
                 file.remove()
 
 
 def finish(path: LocalPath, format: str, fields: pa.Schema, rows: int) -> None:
-    """Make the parts readable as one, if they are not; StepDiffError where files or rows are missing."""
+    """Make the parts readable as one, if they are not; StepDiffError if files or rows are missing."""
     unfinished = path / UNFINISHED
     if format != "lance":
         if not is_whole(path, format):
@@ -296,7 +294,7 @@ _MOST_CARD = 64 * 2**20
 
 
 def export(options: StoreExportOptions) -> dict[str, Any]:
-    """Export what is missing. StepDiffError where the view lacks a feature, or the files cannot be written.
+    """Export what is missing. StepDiffError if the view lacks a feature, or the files cannot be written.
 
     Returns the content of the export: counts of its card, `parts`, those that an earlier run wrote (`already`), `bytes`
     of all files.
@@ -347,7 +345,7 @@ def export(options: StoreExportOptions) -> dict[str, Any]:
 
 
 def _finish_folder(path: LocalPath, card: ExportCard, fields: pa.Schema) -> None:
-    """Make the parts readable as one and write the card for readers; StepDiffError where a file is missing."""
+    """Make the parts readable as one and write the card for readers; StepDiffError if a file is missing."""
     with readable(path):
         finish(path, card.format, fields, card.rows)
         gone = [str(file) for file in data_files(path, card.format, len(card.parts)) if not file.exists()]
@@ -379,7 +377,7 @@ def _only_run(path: LocalPath, format: str) -> Iterator[None]:
 def _begin(path: LocalPath, card: ExportCard) -> ExportCard:
     """Return the card of the export in `path`, which begins with `card` or continues.
 
-    Raises StepDiffError where `path` holds an export of another content, or no export.
+    Raises StepDiffError if `path` holds an export of another content, or no export.
     """
     try:
         if card.format == "hdf5":
@@ -402,7 +400,7 @@ def _begin(path: LocalPath, card: ExportCard) -> ExportCard:
 
 
 def _recorded(path: LocalPath) -> ExportCard:
-    """Return the card in the folder of an export; FileNotFoundError where there is none."""
+    """Return the card in the folder of an export; FileNotFoundError if there is none."""
     try:
         return cards.read_card((path / cards.NAME).read_whole(_MOST_CARD))
     except StepDiffError as error:

@@ -33,6 +33,7 @@ from stepdiff_core.io.files import open_regular
 from store.exchange.arrow import BATCH_BYTES, CHECKSUM, KEY, feature_fields, one_line, readable, row_texts, row_values
 from store.exchange.card import ExportCard, read_card
 from store.exchange.parquet_sizes import BYTES_PER_BYTE, FREE_BYTES
+from store.provenance import RowValues
 from store.verbs.options import Layout
 
 KEYS, METADATA, CARD, SCHEMA = "keys", "metadata", "stepdiff", "arrow_schema"
@@ -159,7 +160,7 @@ class Hdf5:
         return pa.RecordBatch.from_arrays(arrays, schema=taken)
 
     def _array(self, field: pa.Field, places: Int[np.ndarray, " K"]) -> pa.Array:
-        """Return some rows of a column; null where a clip has no dataset of the column's shape and dtype."""
+        """Return some rows of a column; null if a clip has no dataset of the column's shape and dtype."""
         if self.layout == "array":
             path = str(self._places[field.name][0])
             if pa.types.is_string(field.type):
@@ -180,7 +181,7 @@ class Hdf5:
             return pa.array(texts, pa.binary()).cast(pa.string())
         return _array(field.type, values, missing)
 
-    def _rows(self, path: str, places: Int[np.ndarray, " K"]) -> Shaped[np.ndarray, "K ..."]:
+    def _rows(self, path: str, places: Int[np.ndarray, " R"]) -> RowValues:
         """Return rows of an array at ascending places; neighbours are read together."""
         dataset = self._file[path]
         values = np.empty((len(places), *dataset.shape[1:]), _native(dataset.dtype))
@@ -206,7 +207,7 @@ class Hdf5:
 
 
 def _datasets(path: Path, file: Any) -> list[_Dataset]:
-    """Return the datasets of a file, by path. StepDiffError where one, or a link, leads elsewhere or is unusable."""
+    """Return the datasets of a file, by path. StepDiffError if one, or a link, leads elsewhere or is unusable."""
     from h5py import h5d, h5g, h5l, h5o
 
     datasets, groups, entered = [], [b"/"], {h5o.get_info(file["/"].id).addr}
@@ -264,7 +265,7 @@ def _dataset(path: Path, name: str, dataset: Any) -> _Dataset:
 
 
 def _layout(path: Path, datasets: Sequence[_Dataset]) -> Layout:
-    """Return the layout of a file; StepDiffError where it cannot be seen."""
+    """Return the layout of a file; StepDiffError if it cannot be seen."""
     if not datasets:
         raise StepDiffError(f"{path} has no datasets")
     rows = [dataset for dataset in datasets if dataset.shape]
@@ -301,9 +302,7 @@ def _kind(field: pa.Field) -> tuple[np.dtype, tuple[int, ...]]:
     return np.dtype(leaf.to_pandas_dtype()), shape
 
 
-def _array(
-    kind: pa.DataType, values: Shaped[np.ndarray, "B ..."], missing: Shaped[np.ndarray, " B"] | None = None
-) -> pa.Array:
+def _array(kind: pa.DataType, values: RowValues, missing: Shaped[np.ndarray, " R"] | None = None) -> pa.Array:
     if not pa.types.is_fixed_size_list(kind):
         return pa.array(values, kind, mask=missing)
     mask = None if missing is None else pa.array(missing)
@@ -320,7 +319,7 @@ def _bytes(text: Any) -> bytes:
 
 
 def _attribute(file: Any, name: str) -> str | None:
-    """Return an attribute that is one text; None where it does not exist or is something else."""
+    """Return an attribute that is one text; None if it does not exist or is something else."""
     from h5py import h5a, h5t
 
     if name not in file.attrs or h5a.open(file.id, name.encode()).get_type().get_class() != h5t.STRING:

@@ -9,7 +9,6 @@ Guarantees
 - a row that does not fit fails alone, with the reason; float16, float32 and int8 with scales keep every bit
 """
 
-import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,25 +27,22 @@ from store.exchange.readers import FileRows, opened
 from store.feature_store import Store
 from store.format.quantise import dequantise, misfits, scale_shape
 from store.io.writer import Values, ViewWriter
-from store.provenance import Feature, Provenance, with_dtype
+from store.provenance import Feature, Provenance, RowNumbers, with_dtype
 from store.verbs.options import SUFFIXES, ImportOptions, Readable
 from store.view import ABSENT, FAILED, OK
 
 MOST_FEATURES = 100
 """of an import, which writes files of each while it holds the store's lock"""
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _PROVENANCE = ("encoder", "weights_sha256", "layer", "frames", "crop")
 """options"""
 
 
 def take_in(options: ImportOptions) -> dict[str, Any]:
-    """Import what is missing. StepDiffError where the files, the store or the view cannot be used.
+    """Import what is missing. StepDiffError if the files, the store or the view cannot be used.
 
     Returns how many rows were `asked` for, `done` by this run, there `already`, `failed` in this run or an earlier one,
     and left out because they were `forgotten`; key and reason of `failures`; columns that were `left_out`.
     """
-    if options.weights_sha256 is not None and not _SHA256.fullmatch(options.weights_sha256):
-        raise StepDiffError(f"--weights-sha256 {options.weights_sha256!r} is not a sha256: give 64 hex digits")
     begin = time.monotonic()
     path = Path(options.path)
     refuse_links_out(path)
@@ -92,7 +88,7 @@ def take_in(options: ImportOptions) -> dict[str, Any]:
 
 
 def format_of(path: Path) -> Readable:
-    """Return the format of files, by suffix and content; StepDiffError where neither says it, or they do not exist."""
+    """Return the format of files, by suffix and content; StepDiffError if neither says it, or they do not exist."""
     if not path.exists():
         raise StepDiffError(f"{path} does not exist")
     if (path / "_versions").is_dir():
@@ -109,7 +105,7 @@ def format_of(path: Path) -> Readable:
 
 
 def _scales(kinds: Mapping[str, Feature]) -> dict[str, str]:
-    """Return int8 feature -> the array of its scales; StepDiffError where their shape or dtype is wrong."""
+    """Return int8 feature -> the array of its scales; StepDiffError if their shape or dtype is wrong."""
     scales = {name: name + SCALE for name, kind in kinds.items() if kind.dtype == "int8"}
     for name, scale in scales.items():
         shape = scale_shape(kinds[name].shape)
@@ -119,18 +115,18 @@ def _scales(kinds: Mapping[str, Feature]) -> dict[str, str]:
 
 
 def _provenance(path: Path, options: ImportOptions, features: Mapping[str, Feature], files: FileRows) -> Provenance:
-    """Return the provenance of the view; StepDiffError where an option is missing or contradicts the files."""
+    """Return the provenance of the view; StepDiffError if an option is missing or contradicts the files."""
     card = files.card
     noted: dict[str, Any] = card.provenance if card else {**files.source.noted, "dtypes": {}}
     values: dict[str, Any] = {}
     for option in _PROVENANCE:
         name, flag = option.removesuffix("_sha256"), f"--{option.replace('_', '-')}"
-        given, there = getattr(options, option), noted.get(name)
-        if given is None and there is None:
+        value, there = getattr(options, option), noted.get(name)
+        if value is None and there is None:
             raise StepDiffError(f"{flag} must be given: {path} does not say how its features were computed")
-        if None not in (given, there) and given != there:
-            raise StepDiffError(f"{flag} {given!r} contradicts {path}, which says {there!r}: leave it out")
-        values[name] = there if given is None else given
+        if None not in (value, there) and value != there:
+            raise StepDiffError(f"{flag} {value!r} contradicts {path}, which says {there!r}: leave it out")
+        values[name] = there if value is None else value
     dtypes: dict[str, str] = {}
     for name, feature in features.items():
         before = noted["dtypes"].get(name, feature.dtype)
@@ -141,7 +137,7 @@ def _provenance(path: Path, options: ImportOptions, features: Mapping[str, Featu
 def _checked_columns(files: FileRows) -> pl.DataFrame:
     """Read the metadata once, before the store's lock is held, and return their columns without rows.
 
-    Raises StepDiffError where they are damaged, or `check_rows` refuses one.
+    Raises StepDiffError if they are damaged, or `check_rows` refuses one.
     """
     columns, first = pl.DataFrame(), 0
     for block in files.metadata():
@@ -158,7 +154,7 @@ def _check_fits(path: Path, catalog: Catalog, columns: pl.DataFrame) -> None:
         raise StepDiffError(f"{path}: {error}, or name the columns to take with --columns") from None
 
 
-def _add(writer: ViewWriter, files: FileRows) -> Int64[np.ndarray, " keys"]:
+def _add(writer: ViewWriter, files: FileRows) -> RowNumbers:
     """Give new keys rows, with their metadata; return the row of every key."""
     if not files.columns:
         return writer.add(files.keys.to_frame())
@@ -173,7 +169,7 @@ def _import(
     files: FileRows,
     scales: Mapping[str, str],
     writer: ViewWriter,
-    rows: Int64[np.ndarray, " keys"],
+    rows: RowNumbers,
     places: Int64[np.ndarray, " todo"],
     advance: Callable[[int], None],
 ) -> None:
@@ -200,7 +196,7 @@ def _import(
 
 
 def _check_keys(path: Path, keys: pl.Series) -> None:
-    """Raise StepDiffError where keys are missing or occur twice, or `check_rows` refuses one."""
+    """Raise StepDiffError if keys are missing or occur twice, or `check_rows` refuses one."""
     missing = keys.is_null() | (keys == "")
     if missing.any():
         raise StepDiffError(f"{path} has no key for row {missing.arg_max()}: give every row one")

@@ -29,7 +29,7 @@ class ImplausibleSizes(Exception):
 
 
 def check_sizes(path: Path) -> None:
-    """Raise ImplausibleSizes where a Parquet file declares more than a file of its size can hold."""
+    """Raise ImplausibleSizes if a Parquet file declares more than a file of its size can hold."""
     with open_regular(path, "a Parquet file") as file, mmap(file.fileno(), 0, prot=PROT_READ) as data:
         _check_sizes(data)
 

@@ -29,7 +29,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute  # noqa: F401, pa.compute
 import pyarrow.parquet as pq
-from jaxtyping import Int, Int64, Shaped, UInt32
+from jaxtyping import Int, Int64, UInt32
 
 import stepdiff_core
 from stepdiff_core.errors import StepDiffError, some
@@ -53,7 +53,7 @@ from store.exchange.card import ExportCard, read_card
 from store.exchange.export import UNFINISHED
 from store.exchange.hdf5 import Hdf5
 from store.exchange.parquet_sizes import BYTES_PER_BYTE, FREE_ROWS, ROWS_PER_BYTE, ImplausibleSizes, check_sizes
-from store.provenance import Feature, check_name
+from store.provenance import Feature, RowValues, check_name
 from store.verbs.options import Layout
 
 _RESERVED = (KEY, "row")  # columns that a store gives its catalog
@@ -99,15 +99,15 @@ def _feature_columns(where: str, schema: pa.Schema, features: Sequence[str], car
     names = {name: column or name for name, _, column in (text.partition("=") for text in features)}
     if not names:
         scales = [name + SCALE for name in levels]
-        wanted = [c for c in floats if c not in scales] + [c for c in levels if c + SCALE in lists]
+        chosen = [c for c in floats if c not in scales] + [c for c in levels if c + SCALE in lists]
         if card:
             if gone := [c for c in card.features if c not in lists]:
                 raise StepDiffError(
                     f"{where} has no column {gone[0]!r}, which its card names: export it again, or name the features "
                     "to take with --features"
                 )
-            wanted = [c for c in card.features if c in wanted]
-        names = {check_name("feature", c): c for c in wanted}
+            chosen = [c for c in card.features if c in chosen]
+        names = {check_name("feature", c): c for c in chosen}
     if not names:
         raise StepDiffError(f"{where} has no column of lists of floats: it has {some(schema.names)}")
     for name, column in list(names.items()):
@@ -152,9 +152,7 @@ def feature_columns(schema: pa.Schema) -> list[str]:
     return [name for name, (lengths, leaf) in types.items() if lengths and leaf in _DTYPES]
 
 
-def rows_of(
-    array: pa.Array, column: FeatureColumn, null: str = "is null"
-) -> tuple[Shaped[np.ndarray, "B ..."], dict[int, str]]:
+def rows_of(array: pa.Array, column: FeatureColumn, null: str = "is null") -> tuple[RowValues, dict[int, str]]:
     """Return a feature column as an array, and why some of its rows do not fit: place -> reason."""
     count = len(array)
     out = np.zeros((count, math.prod(column.sizes)), column.feature.dtype)
@@ -185,7 +183,7 @@ def rows_of(
 
 
 def texts_of(where: str, arrays: Iterable[pa.Array], nbytes: int) -> pl.Series:
-    """Return a column of texts, as it is read. StepDiffError where it repeats text out of proportion to `nbytes`."""
+    """Return a column of texts, as it is read. StepDiffError if it repeats text out of proportion to `nbytes`."""
     most = max(_FREE_TEXT, BYTES_PER_BYTE * nbytes)
     texts, total = [pl.Series([], dtype=pl.String)], 0
     for array in arrays:
@@ -289,7 +287,7 @@ class FileRows:
     keys: pl.Series
     source: "_Parquet | _Lance | Hdf5"
     sums: dict[str, int]
-    """column of a feature -> place of its checksum among those of a row; empty in files of others"""
+    """column of a feature -> place of its checksum among the checksums of a row; empty in files of others"""
 
     @property
     def kinds(self) -> dict[str, Feature]:
@@ -297,7 +295,7 @@ class FileRows:
         return {name: column.feature for name, column in self.features.items()}
 
     def metadata(self) -> Iterator[pl.DataFrame]:
-        """Yield the metadata of all rows, in order; nothing where the files have none."""
+        """Yield the metadata of all rows, in order; nothing if the files have none."""
         with readable(self.where):
             for batch in self.source.each(self.columns, _BLOCK) if self.columns else ():
                 yield frame_of(self.where, batch, self.source.nbytes)
@@ -309,11 +307,11 @@ class FileRows:
         columns = sorted({column.name for column in self.features.values()}) + [CHECKSUM] * bool(self.sums)
         size = max(BATCH_BYTES // sum(kind.row_bytes for kind in self.kinds.values()), 1)
         order = np.argsort(places, kind="stable")
-        wanted, done = places[order], 0
+        ascending, done = places[order], 0
         while done < len(order):
-            end = self.source.end(wanted, done, size)
+            end = self.source.end(ascending, done, size)
             try:
-                for batch in self.source.batches(wanted[done:end], columns, size):
+                for batch in self.source.batches(ascending[done:end], columns, size):
                     batch.validate(full=True)
                     at = order[done : done + batch.num_rows]
                     for name, column in self.features.items():
@@ -348,7 +346,7 @@ def opened(
     """Return the rows of a Parquet or HDF5 file, of all Parquet files below a folder, by name, or of the newest version
     of a Lance dataset.
 
-    The other arguments are the options of the import. StepDiffError where they do not fit.
+    The other arguments are the options of the import. StepDiffError if they do not fit.
     """
     if layout and format != "hdf5":
         raise StepDiffError(f"--layout is of HDF5 files, {path} is {format}: leave it out")
@@ -385,7 +383,7 @@ def opened(
 def _check_sums(
     where: str, source: "_Parquet | _Lance | Hdf5", card: ExportCard, arrays: Mapping[str, FeatureColumn]
 ) -> None:
-    """Raise StepDiffError where a file of an export has other shapes, keys or metadata than were exported."""
+    """Raise StepDiffError if a file of an export has other shapes, keys or metadata than were exported."""
     for column in arrays.values():
         form, there = card.features.get(column.name), column.feature
         if form and (form["shape"], form["dtype"]) != (list(there.shape), there.dtype):
@@ -406,7 +404,7 @@ def _check_sums(
 
 
 def _sums(batch: pa.RecordBatch) -> UInt32[np.ndarray, "B sums"]:
-    """Return the checksums of each row; a ValueError where a row lacks some."""
+    """Return the checksums of each row; a ValueError if a row lacks some."""
     values = batch.column(CHECKSUM).flatten().to_numpy(zero_copy_only=False)
     return values.astype(np.uint32, copy=False).reshape(batch.num_rows, -1)
 
@@ -449,7 +447,7 @@ class _Parquet:
         self._cursor: tuple[int, int, pa.RecordBatch, Iterator[pa.RecordBatch]] | None = None
 
     def check(self, used: Iterable[str], card: ExportCard | None) -> None:
-        """Raise StepDiffError where a column is not the same in all files, or the folder lacks a part."""
+        """Raise StepDiffError if a column is not the same in all files, or the folder lacks a part."""
         for number, path in enumerate(self._paths):
             schema = self._opened(number).schema_arrow
             for name in used:
@@ -468,7 +466,7 @@ class _Parquet:
             yield from self._opened(number).iter_batches(rows, columns=list(columns))
 
     def end(self, places: Int[np.ndarray, " P"], start: int, size: int) -> int:
-        """Return where those of P ascending places end that are read with place number `start`: damage fails all."""
+        """Return the end of the places (P, ascending) that are read with place number `start`: damage fails all."""
         group = np.searchsorted(self._starts, places[start], "right")
         return int(np.searchsorted(places, self._starts[group]))
 
@@ -478,9 +476,9 @@ class _Parquet:
         A later call goes on where an earlier one ended, so that rows in ascending order are decoded once.
         """
         group = int(np.searchsorted(self._starts, places[0], "right")) - 1
-        wanted = places - self._starts[group]
+        rows = places - self._starts[group]
         cursor, self._cursor = self._cursor, None  # set again with each batch that can be decoded
-        if cursor and cursor[0] == group and cursor[1] <= wanted[0]:
+        if cursor and cursor[0] == group and cursor[1] <= rows[0]:
             _, row, batch, rest = cursor
         else:
             file, number = self._groups[group]
@@ -488,13 +486,13 @@ class _Parquet:
             row, batch = 0, next(rest, None)
         while batch is not None:
             self._cursor = group, row, batch, rest
-            here = wanted[wanted < row + batch.num_rows] - row
-            wanted = wanted[len(here) :]
+            here = rows[rows < row + batch.num_rows] - row
+            rows = rows[len(here) :]
             if len(here) and here[-1] - here[0] == len(here) - 1:
                 yield batch.slice(int(here[0]), len(here))  # neighbours, without a copy
             elif len(here):
                 yield batch.take(pa.array(here))
-            if not len(wanted):
+            if not len(rows):
                 return
             row += batch.num_rows
             self._cursor = None

@@ -85,15 +85,15 @@ def quantise_float16(
     for row in range(values.shape[0]):
         for block in range(scale.shape[1]):
             start = block * BLOCK
-            given, made = values[row, start : start + BLOCK], levels[row, start : start + BLOCK]
+            halves, made = values[row, start : start + BLOCK], levels[row, start : start + BLOCK]
             peak = np.int32(0)
-            for d in range(len(given)):
-                peak = max(peak, np.int32(given[d] & 0x7FFF))
+            for d in range(len(halves)):
+                peak = max(peak, np.int32(halves[d] & 0x7FFF))
             bits = _scale_bits(np.float32(_from_float16(peak) / np.float32(127)))
             step = np.float32(_from_float16(bits))
-            for d in range(len(given)):
-                size = _from_float16(np.int32(given[d] & 0x7FFF))
-                made[d] = np.int8(np.rint((-size if given[d] > 0x7FFF else size) / step))
+            for d in range(len(halves)):
+                size = _from_float16(np.int32(halves[d] & 0x7FFF))
+                made[d] = np.int8(np.rint((-size if halves[d] > 0x7FFF else size) / step))
             scale[row, block] = bits
 
 
@@ -105,10 +105,10 @@ def to_float32(
     for row in range(levels.shape[0]):
         for block in range(scale.shape[1]):
             start = block * BLOCK
-            given, made = levels[row, start : start + BLOCK], out[row, start : start + BLOCK]
+            values, made = levels[row, start : start + BLOCK], out[row, start : start + BLOCK]
             step = np.float32(_from_float16(scale[row, block]))
-            for d in range(len(given)):
-                made[d] = np.float32(given[d]) * step
+            for d in range(len(values)):
+                made[d] = np.float32(values[d]) * step
 
 
 @compiled
@@ -119,10 +119,10 @@ def to_float16(
     for row in range(levels.shape[0]):
         for block in range(scale.shape[1]):
             start = block * BLOCK
-            given, made = levels[row, start : start + BLOCK], out[row, start : start + BLOCK]
+            values, made = levels[row, start : start + BLOCK], out[row, start : start + BLOCK]
             step = np.float32(_from_float16(scale[row, block]))
-            for d in range(len(given)):
-                made[d] = _float16_bits(np.float32(given[d]) * step, _LARGEST)
+            for d in range(len(values)):
+                made[d] = _float16_bits(np.float32(values[d]) * step, _LARGEST)
 
 
 @compiled

@@ -5,9 +5,9 @@ arrays.zarr/ENTITY/VIEW/ARRAY/        a plain Zarr v3 hierarchy
 catalog/ENTITY/FIRST_ROW.parquet      key -> row; FIRST_ROW-END.parquet replaces several such parts
 catalog/ENTITY/FIRST_ROW-END.keys     hash of a key -> row, built from the parts and rebuilt where lost
 forgotten/ENTITY.parquet              row, key, reason of forgotten rows
-failures/ENTITY/VIEW/SHARD.parquet    key, reason; merged-GROUP.parquet has those of many shards
-shards/ENTITY/VIEW/SHARD.json         the record of the shard's writer: library versions, device; merged-GROUP.json has
-                                      those of many shards
+failures/ENTITY/VIEW/SHARD.parquet    key, reason; merged-GROUP.parquet: of many shards
+shards/ENTITY/VIEW/SHARD.json         the record of the shard's writer: library versions, device; merged-GROUP.json:
+                                      of many shards
 snapshots/NAME/                       arrays.zarr, catalog, failures, forgotten, shards as they were; about.json
 
 A store may come from a stranger: metadata are checked when they are read, before they size an allocation.
@@ -59,7 +59,7 @@ def encode_json(value: dict[str, Any]) -> bytes:
 
 
 def read_json(path: Path | Place, sealed: bool = True) -> dict[str, Any]:
-    """Return the object in `path`; StepDiffError where it is damaged, FileNotFoundError where absent.
+    """Return the object in `path`; StepDiffError if it is damaged, FileNotFoundError if absent.
 
     Without `sealed` the file may have no seal: another version may have written it.
     """
@@ -78,7 +78,7 @@ def read_json(path: Path | Place, sealed: bool = True) -> dict[str, Any]:
 
 
 def shard_number(name: str) -> int | None:
-    """Return the shard whose files are called `name`, None where no shard is."""
+    """Return the shard whose files are called `name`, None if no shard is."""
     return int(name) if _SHARD.fullmatch(name) else None
 
 
@@ -105,7 +105,7 @@ def refuse_snapshot(store: Place) -> None:
 
 
 def check_locked(store: Place, what: str) -> None:
-    """Raise StepDiffError where this process does not hold the store's lock, which `what` needs."""
+    """Raise StepDiffError if this process does not hold the store's lock, which `what` needs."""
     if not holds(store / LOCK):
         raise StepDiffError(f"{what} only under the store's lock: use `store.writer`, or `with store.lock()`")
 
@@ -122,7 +122,7 @@ def group_metadata(attributes: dict[str, Any] | None = None) -> dict[str, Any]:
 def open_zarr(store: Place, below: str = "") -> Any:
     """Return the hierarchy of a store or snapshot, or a group or array `below` it, opened read-only by zarr-python.
 
-    StepDiffError where its metadata are damaged.
+    StepDiffError if its metadata are damaged.
     """
     import zarr  # here: it takes a third of a second
     from zarr.storage import LocalStore, ObjectStore
@@ -256,7 +256,7 @@ class ViewPaths:
 
 def read_view(path: Place) -> tuple[Provenance, int, dict[str, Feature], list[str]]:
     """Return the metadata in the zarr.json of a view's group: provenance, rows of a shard, features, and the names of
-    the stored arrays in the order of the columns of `checksum`. StepDiffError where no possible view has it."""
+    the stored arrays in the order of the columns of `checksum`. StepDiffError if no possible view has it."""
     attributes: Any = read_json(path).get("attributes")
     try:
         rows, checksummed = attributes["rows_per_shard"], attributes["checksummed"]
@@ -284,7 +284,7 @@ def _feature(about: Any) -> Feature:
 
 
 def array_shape(path: Place, metadata: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the shape in the metadata of an array, read from `path`; StepDiffError where it is not one."""
+    """Return the shape in the metadata of an array, read from `path`; StepDiffError if it is not one."""
     shape = metadata.get("shape")
     if (
         not isinstance(shape, list)
@@ -296,7 +296,7 @@ def array_shape(path: Place, metadata: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def check_features(features: Mapping[str, Feature]) -> None:
-    """Raise StepDiffError where no view can have these features."""
+    """Raise StepDiffError if no view can have these features."""
     if not features:
         raise StepDiffError("it has no features: give one or more")
     for name in features:

@@ -48,7 +48,7 @@ def pooled_view(
 ) -> tuple[Provenance, dict[str, Feature], Grids]:
     """Return provenance and features of a view whose tokens are pooled, and the grids before.
 
-    Raises StepDiffError where they cannot be.
+    Raises StepDiffError if they cannot be.
     """
     if pool < 1:
         raise StepDiffError(f"--pool {pool} is too small: give 2 or more, or 1 for no pooling")
@@ -77,7 +77,7 @@ def pooled_layer(layer: str, pool: int) -> str:
 def square_grids(number: int, frames: str) -> Grids:
     """Return the square grids that `number` tokens are: one a frame, or one for two frames.
 
-    frames: the provenance's rule, which begins with the number of frames. StepDiffError where they are no squares.
+    frames: the provenance's rule, which begins with the number of frames. StepDiffError if they are no squares.
     """
     count = re.match(r"\d+", frames)
     if count is None or not int(count[0]):
@@ -90,7 +90,7 @@ def square_grids(number: int, frames: str) -> Grids:
 
 
 def pool_of(made: Provenance) -> int:
-    """Return the side of the squares that a view's tokens are the means of; 1 where they are not pooled."""
+    """Return the side of the squares that a view's tokens are the means of; 1 if they are not pooled."""
     match = _POOLED.search(made.layer)
     return int(match[1]) if match else 1
 

@@ -1,10 +1,10 @@
 """int8 values with a float16 scale per 64 channels, so that an outlier affects only its block.
 
 Guarantees
-- the relative error (RMS) of a block is below 3.2 %, that of all blocks below 1.9 %; in a block whose largest value is
+- the relative error (RMS) of a block is below 3.2 %, of all blocks below 1.9 %; in a block whose largest value is
   below 2^-17, where scales are as coarse as float16 is there, a value is off by 2^-25 at most or that much
 - no scale is zero, and no level exceeds 127
-- every bit equals that of plain numpy, for any number of threads
+- every bit equals plain numpy's, for any number of threads
 """
 
 import math
@@ -20,7 +20,7 @@ from stepdiff_core.threads import cores, each, shares
 BLOCK = 64
 _LEAST = 2**17  # channels worth a thread
 _MOST_SCALE = 516
-"""the least float16 whose product with 127 is that of the largest float16"""
+"""the least float16 whose product with 127 equals the product of the largest float16 with 127"""
 
 
 class Quantised(NamedTuple):
@@ -45,17 +45,17 @@ def quantise(values: Float[np.ndarray, "*axes D"], threads: int | None = None) -
 
     quantised = Quantised(aligned_empty(values.shape, np.int8), np.empty(scale_shape(values.shape), np.float16))
     if values.dtype == np.float16:
-        kernel, given = kernels.quantise_float16, np.ascontiguousarray(values).view(np.uint16)
+        kernel, floats = kernels.quantise_float16, np.ascontiguousarray(values).view(np.uint16)
     else:
-        kernel, given = kernels.quantise_float32, np.ascontiguousarray(values, np.float32)
-    _shared_out(threads, kernel, given, quantised.levels, quantised.scale.view(np.uint16))
+        kernel, floats = kernels.quantise_float32, np.ascontiguousarray(values, np.float32)
+    _shared_out(threads, kernel, floats, quantised.levels, quantised.scale.view(np.uint16))
     return quantised
 
 
 def misfits(
     name: str, levels: Int8[np.ndarray, "K *axes D"], scale: Float16[np.ndarray, "K *axes blocks"]
 ) -> dict[int, str]:
-    """Return why rows of a feature, given as stored, are none that `quantise` makes: place -> reason."""
+    """Return why `quantise` cannot have made rows of a feature: place -> reason."""
     axes = tuple(range(1, levels.ndim))
     fits = (levels.min(axes) >= -127) & (scale.min(axes) > 0) & (scale.max(axes) <= _MOST_SCALE)
     reason = f"{name} is not int8 as a store has it: levels from -127, scales above 0 and at most {_MOST_SCALE}"
@@ -71,11 +71,11 @@ def dequantise(
     """
     from store.format import kernels
 
-    values, given = np.empty(levels.shape, dtype), (np.ascontiguousarray(levels), np.ascontiguousarray(scale))
+    values, stored = np.empty(levels.shape, dtype), (np.ascontiguousarray(levels), np.ascontiguousarray(scale))
     if values.dtype == np.float32:
-        _shared_out(None, kernels.to_float32, given[0], given[1].view(np.uint16), values)
+        _shared_out(None, kernels.to_float32, stored[0], stored[1].view(np.uint16), values)
     else:
-        _shared_out(None, kernels.to_float16, given[0], given[1].view(np.uint16), values.view(np.uint16))
+        _shared_out(None, kernels.to_float16, stored[0], stored[1].view(np.uint16), values.view(np.uint16))
     return values
 
 

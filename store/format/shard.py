@@ -23,6 +23,7 @@ from stepdiff_core.errors import DamageError
 from stepdiff_core.io.direct_io import reopened
 from stepdiff_core.io.files import Place, RemotePath
 from stepdiff_core.io.sealed import crc32c
+from store.provenance import RowNumbers, RowValues
 
 MISSING = np.uint64(2**64 - 1)
 
@@ -36,7 +37,7 @@ class ShardFile:
     def __init__(self, path: Path, slots: int) -> None:
         """Open `path`, a shard of `slots` rows.
 
-        Raises FileNotFoundError where there is none, DamageError where its index is damaged.
+        Raises FileNotFoundError if there is none, DamageError if its index is damaged.
         """
         self.path = path
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # which a FIFO would wait for
@@ -61,11 +62,11 @@ class ShardFile:
 
     @cached_property
     def direct_fd(self) -> int | None:
-        """A descriptor of the same file that reads past the page cache; None where the system has none."""
+        """A descriptor of the same file that reads past the page cache; None if the system has none."""
         return reopened(self.fd)
 
     def row(self, slot: int) -> bytes | None:
-        """Return the bytes of a row, None where it is missing."""
+        """Return the bytes of a row, None if it is missing."""
         if not self.present[slot]:
             return None
         return os.pread(self.fd, int(self.lengths[slot]), int(self.offsets[slot]))
@@ -77,7 +78,7 @@ class RemoteShard:
     def __init__(self, path: RemotePath, slots: int) -> None:
         """Open `path`, a shard of `slots` rows.
 
-        Raises FileNotFoundError where it does not exist, DamageError where its index is damaged.
+        Raises FileNotFoundError if it does not exist, DamageError if its index is damaged.
         """
         self.path = path
         tail, self.identity, self.nbytes = path.read_tail(index_size(slots))
@@ -88,16 +89,16 @@ class RemoteShard:
         return self.path.read_range(0, self.nbytes, self.identity)
 
     def row(self, slot: int) -> memoryview | None:
-        """Return the bytes of a row, None where it is missing. Reads the whole object once."""
+        """Return the bytes of a row, None if it is missing. Reads the whole object once."""
         if not self.present[slot]:
             return None
         return self._data[int(self.offsets[slot]) :][: int(self.lengths[slot])]
 
 
 def open_shard(path: Place, slots: int) -> ShardFile | RemoteShard | None:
-    """Return the shard of `slots` rows at `path`; DamageError where its index is damaged.
+    """Return the shard of `slots` rows at `path`; DamageError if its index is damaged.
 
-    None where it does not exist: every row is the fill value.
+    None if it does not exist: every row is the fill value.
     """
     try:
         return RemoteShard(path, slots) if isinstance(path, RemotePath) else ShardFile(path, slots)
@@ -108,14 +109,14 @@ def open_shard(path: Place, slots: int) -> ShardFile | RemoteShard | None:
 def pieces(
     old: ShardFile | RemoteShard | None,
     keep: Bool[np.ndarray, " slots"],
-    new: Iterable[tuple[Int[np.ndarray, " G"], Shaped[np.ndarray, "G ..."]]],
+    new: Iterable[tuple[Int[np.ndarray, " R"], RowValues]],
     row_bytes: int,
     check: Callable[[int, bytes | memoryview], None],
 ) -> Iterator[bytes | memoryview | np.ndarray]:
     """Yield a new shard file in pieces, ordered by slot: kept rows of `old`, and new rows, given in that order.
 
     A kept row that `old` leaves out is the fill value, and written as such. `check` is called with the slot and the
-    bytes of every kept row before it is written, and raises where they are not as they were written.
+    bytes of every kept row before it is written, and raises if they are not as they were written.
     """
     present = keep.copy()
     slots_kept = deque(np.flatnonzero(keep).tolist())
@@ -154,7 +155,7 @@ def parse_index(
 ) -> tuple[UInt64[np.ndarray, " slots"], UInt64[np.ndarray, " slots"], Bool[np.ndarray, " slots"]]:
     """Return offsets and lengths of the rows, and which are there, from the end of a file of `nbytes` bytes.
 
-    DamageError where `tail` is not an index, or has rows that are not in the file or overlap.
+    DamageError if `tail` is not an index, or has rows that are not in the file or overlap.
     """
     if len(tail) != index_size(slots) or crc32c(tail[:-4]).to_bytes(4, "little") != tail[-4:]:
         raise DamageError(f"index of {path} is damaged: run python -m store verify")
@@ -181,7 +182,7 @@ def index_bytes(present: Bool[np.ndarray, " slots"], row_bytes: int) -> bytes:
     return data + crc32c(data).to_bytes(4, "little")
 
 
-def by_shard(rows: Int[np.ndarray, " R"], shard_rows: int) -> list[tuple[int, Int[np.ndarray, " _"]]]:
+def by_shard(rows: RowNumbers, shard_rows: int) -> list[tuple[int, Int[np.ndarray, " _"]]]:
     """Return each shard that has some of R rows, ascending, with their places in `rows`, in order."""
     shards = rows // shard_rows
     order = np.argsort(shards, kind="stable")
@@ -196,7 +197,7 @@ def encode_chunk(values: Shaped[np.ndarray, "..."]) -> bytes:
 
 
 def read_chunk(path: Place, shape: tuple[int, ...], dtype: str) -> np.ndarray | None:
-    """Return the chunk in `path`, None where there is none; DamageError where it is damaged."""
+    """Return the chunk in `path`, None if there is none; DamageError if it is damaged."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     try:
         data = path.read_whole(size + 4)

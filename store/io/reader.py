@@ -15,9 +15,9 @@ import errno
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8, UInt32
@@ -29,13 +29,14 @@ from stepdiff_core.io.local import Identity
 from stepdiff_core.io.remote import ReplacedError, pool
 from stepdiff_core.io.sealed import crc32c
 from stepdiff_core.threads import cores, each, shares
-from store.format.layout import ViewPaths, snapshot_of
+from store.format.layout import ViewPaths, shard_number, snapshot_of
 from store.format.shard import RemoteShard, ShardFile, by_shard, read_chunk
+from store.provenance import RowNumbers, RowValues
 
 Check = Literal["always", "first", "never"]
 """when a row is compared with its checksum: at every read, at the first one through an open view, or never"""
 Versions = Mapping[int, Identity | None]
-"""shard -> the identity of the shard file that was opened, None where it does not exist"""
+"""shard -> the identity of the shard file that was opened, None if it does not exist"""
 MOST_BYTES = 64 * 2**20
 _CHUNK_BYTES = 200  # of a chunk in memory besides its values, about
 _guard = threading.RLock()  # of every reader's open files, bits and checksums
@@ -44,11 +45,85 @@ NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 def known_check(check: str) -> Check:
-    """Return `check`, or StepDiffError where it is not a `Check`."""
-    for known in get_args(Check):
-        if check == known:
-            return known
-    raise StepDiffError(f"check={check!r} is not known: give one of {', '.join(get_args(Check))}")
+    """Return `check`, or StepDiffError if it is not a `Check`."""
+    if check not in get_args(Check):
+        raise StepDiffError(f"check={check!r} is not known: give one of {', '.join(get_args(Check))}")
+    return cast(Check, check)
+
+
+ABSENT, OK, FAILED = 0, 1, 2
+"""the values of the array `status`"""
+
+
+class Statuses:
+    """The status chunks of a view. A chunk is read when it is first needed, and again once its file changed."""
+
+    def __init__(self, paths: ViewPaths, rows_per_shard: int) -> None:
+        self._paths = paths
+        self._slots = rows_per_shard
+        self._chunks: dict[int, tuple[Identity | None, np.ndarray]] = {}
+
+    def of_shard(self, shard: int) -> UInt8[np.ndarray, " slots"]:
+        """Return the current status of every slot of a shard."""
+        return self._chunk(shard, self._paths.status(shard).identity())
+
+    def of_rows(self, rows: RowNumbers) -> UInt8[np.ndarray, " R"]:
+        """Return the status of R rows. An object store gets all its requests at once."""
+        status = np.zeros(len(rows), np.uint8)
+        parts = by_shard(rows, self._slots)
+        chunks = self._paths.store.map(self._read, [shard for shard, _ in parts])
+        for (_, here), chunk in zip(parts, chunks, strict=True):
+            if chunk is not None:
+                status[here] = chunk[rows[here] % self._slots]
+        return status
+
+    def existing(self) -> Iterator[tuple[int, UInt8[np.ndarray, " slots"]]]:
+        """Yield every shard that has a status, with it. An object store gets all its requests at once."""
+        folder = self._paths.status(0).parent
+        if folder.remote:
+            now = folder.identities()
+            shards = [shard for name in now if (shard := shard_number(name)) is not None]
+            yield from zip(shards, folder.map(lambda n: self._chunk(n, now[str(n)]), shards), strict=True)
+            return
+        for name in os.listdir(str(folder)) if folder.is_dir() else ():  # there may be millions: none is kept
+            if (shard := shard_number(name)) is not None and (chunk := self._read(shard)) is not None:
+                yield shard, chunk
+
+    def first_not_ok(self, rows: RowNumbers) -> tuple[int, int] | None:
+        """Return a row that is not ok and its status; None if all are ok.
+
+        A row that was ok is taken to be ok still: if it was withdrawn, its checksum differs when it is read.
+        """
+        parts = by_shard(rows, self._slots)
+        new = [shard for shard, _ in parts if shard not in self._chunks]
+        list(self._paths.store.map(self.of_shard, new))  # of an object store all at the same time
+        for shard, places in parts:
+            slots = rows[places] % self._slots
+            if shard in self._chunks and (self._chunks[shard][1][slots] == OK).all():
+                continue
+            status = self.of_shard(shard)[slots]
+            if (status != OK).any():
+                first = int(np.argmax(status != OK))
+                return int(rows[places[first]]), int(status[first])
+        return None
+
+    def forget(self, shards: Iterable[int] | None = None) -> None:
+        """Read the chunks of these shards, or of all, again when they are next needed."""
+        for shard in list(self._chunks) if shards is None else shards:
+            self._chunks.pop(shard, None)
+
+    def _chunk(self, shard: int, now: Identity | None) -> UInt8[np.ndarray, " slots"]:
+        """Return the chunk of a shard whose file is `now`."""
+        cached = self._chunks.get(shard)
+        if cached is None or cached[0] != now:
+            chunk = None if now is None else self._read(shard)
+            if chunk is None:
+                chunk = np.zeros(self._slots, np.uint8)
+            self._chunks[shard] = cached = (now, chunk)
+        return cached[1]
+
+    def _read(self, shard: int) -> UInt8[np.ndarray, " slots"] | None:
+        return read_chunk(self._paths.status(shard), (self._slots,), "uint8")
 
 
 class Checksums:
@@ -60,8 +135,8 @@ class Checksums:
         self._shape = (rows_per_shard, arrays)
         self._chunks: OrderedDict[int, UInt32[np.ndarray, "slots arrays"]] = OrderedDict()
 
-    def of_rows(self, rows: Int[np.ndarray, " R"]) -> UInt32[np.ndarray, "R arrays"]:
-        """Return the checksums of rows of status 1. DamageError where a chunk is damaged or missing."""
+    def of_rows(self, rows: RowNumbers) -> UInt32[np.ndarray, "R arrays"]:
+        """Return the checksums of rows of status 1. DamageError if a chunk is damaged or missing."""
         parts = by_shard(rows, self._shape[0])
         sums = np.empty((len(rows), self._shape[1]), np.uint32)
         chunks = self._paths.store.map(self._chunk, [shard for shard, _ in parts])
@@ -116,17 +191,17 @@ class RowChecks:
         self._versions: dict[int, Identity | None] = {}
 
     def wrong_zeros(self, missing: Bool[np.ndarray, " B"], sums: UInt32[np.ndarray, " B"]) -> list[int]:
-        """Return the places of rows that the shard file leaves out, although their checksums are not those of zeros."""
+        """Return the places of rows that the shard file leaves out, although they are not zeros by their checksums."""
         if not missing.any():
             return []
         return np.flatnonzero(missing & (sums != crc32c(bytes(self._row_bytes)))).tolist()
 
     def to_check(
-        self, rows: Int[np.ndarray, " B"], versions: Versions, check: Check
-    ) -> tuple[Bool[np.ndarray, " B"], UInt32[np.ndarray, " B"]]:
+        self, rows: RowNumbers, versions: Versions, check: Check
+    ) -> tuple[Bool[np.ndarray, " R"], UInt32[np.ndarray, " R"]]:
         """Return which rows, about to be read from shard files of these versions, to check now, and their checksums.
 
-        Checksums of other rows are 0. DamageError where they cannot be read.
+        Checksums of other rows are 0. DamageError if they cannot be read.
         """
         now, sums = np.full(len(rows), check == "always"), np.zeros(len(rows), np.uint32)
         if check == "never":
@@ -149,7 +224,7 @@ class RowChecks:
             sums[now] = self._checksums.of_rows(rows[now])[:, self._column]
         return now, sums
 
-    def passed(self, rows: Int[np.ndarray, " R"], versions: Versions) -> None:
+    def passed(self, rows: RowNumbers, versions: Versions) -> None:
         """Remember that rows of shard files of these versions were right."""
         if not len(rows):
             return
@@ -163,9 +238,9 @@ class RowChecks:
 def wrong_rows(
     data: UInt8[np.ndarray, "B bytes"], sums: UInt32[np.ndarray, " B"], places: Int[np.ndarray, " R"]
 ) -> list[int]:
-    """Return those of `places` where a row of `data` differs from its checksum."""
-    known = zip(places.tolist(), sums[places].tolist(), strict=True)
-    return [place for place, total in known if crc32c(data[place]) != total]
+    """Return the `places` of rows of `data` that differ from their checksums."""
+    pairs = zip(places.tolist(), sums[places].tolist(), strict=True)
+    return [place for place, total in pairs if crc32c(data[place]) != total]
 
 
 def remedy(store: Place) -> str:
@@ -179,7 +254,7 @@ def remedy(store: Place) -> str:
 FILL_AGAIN = "repeat the command that filled the view: it computes what is absent"
 
 
-def _mask(rows: Int[np.ndarray, " R"]) -> UInt8[np.ndarray, " R"]:
+def _mask(rows: RowNumbers) -> UInt8[np.ndarray, " R"]:
     """Return the bit of each row in its byte."""
     return np.left_shift(1, rows & 7).astype(np.uint8)
 
@@ -211,7 +286,7 @@ class _Run(NamedTuple):
     target: np.ndarray  # uint8
     place: int  # in the batch, of the first row
     rows: int
-    checked: _Checked | None  # None where these rows are not checked
+    checked: _Checked | None  # None if these rows are not checked
 
     def after(self, count: int) -> "_Run":
         """Return the rest of the run after `count` bytes; its rows are the same."""
@@ -240,7 +315,7 @@ class RowReader(_FeatureReader):
     """Reads rows of one feature from local files. Safe to share between threads, and across a fork."""
 
     def shard(self, shard: int) -> ShardFile | None:
-        """Return the shard's file as it is now, None where it does not exist."""
+        """Return the shard's file as it is now, None if it does not exist."""
         path = self._path(shard)
         now = path.identity()
         with _guard:
@@ -259,7 +334,7 @@ class RowReader(_FeatureReader):
             return file
 
     def _with_files(self, do: Callable[[], Answer], what: object, again: bool = True) -> Answer:
-        """Return `do()`; close the files of this reader and repeat it where the process may open no more."""
+        """Return `do()`; close the files of this reader and repeat it if the process may open no more."""
         try:
             return do()
         except OSError as error:
@@ -272,9 +347,7 @@ class RowReader(_FeatureReader):
             self._open.clear()
         return self._with_files(do, what, again=False)
 
-    def _wanted(
-        self, rows: Int[np.ndarray, " B"], out: Shaped[np.ndarray, "B ..."], check: Check
-    ) -> tuple[list[_Run], _Checked]:
+    def _wanted(self, rows: RowNumbers, out: RowValues, check: Check) -> tuple[list[_Run], _Checked]:
         """Return the reads of the rows, and which rows are checked.
 
         A row that its shard omits is filled in `out`, and checked, at once.
@@ -301,14 +374,14 @@ class RowReader(_FeatureReader):
         now, sums = self._with_files(lambda: self.checks.to_check(rows, versions, check), "the checksums")
         target = out.reshape(-1).view(np.uint8).reshape(len(rows), self._row_bytes)
         checked = _Checked(now, versions, target, sums.tolist(), self.checks.wrong_zeros(missing & now, sums))
-        wanted = np.flatnonzero(~missing)
-        order = wanted[np.lexsort((offsets[wanted], shards[wanted]))]
+        present = np.flatnonzero(~missing)
+        order = present[np.lexsort((offsets[present], shards[present]))]
         return self._runs(order, shards, offsets, files, checked), checked
 
-    def in_place(self, rows: Int[np.ndarray, " B"], check: Check) -> UInt8[np.ndarray, " bytes"] | None:
+    def in_place(self, rows: RowNumbers, check: Check) -> UInt8[np.ndarray, " bytes"] | None:
         """Return a read-only part of the mapped file, if the rows are neighbours in one shard and in memory.
 
-        None otherwise, or where one differs from its checksum.
+        None otherwise, or if one differs from its checksum.
         """
         shards, slots = np.divmod(rows, self._shard_rows)
         if not len(rows) or not _NOWAIT or (shards != shards[0]).any():
@@ -374,8 +447,8 @@ class RowReader(_FeatureReader):
 
 
 def read_together(
-    rows: Int[np.ndarray, " B"],
-    wanted: Sequence[tuple[RowReader, Shaped[np.ndarray, "B ..."]]],
+    rows: RowNumbers,
+    readers: Sequence[tuple[RowReader, RowValues]],
     direct: bool = False,
     check: Check = "first",
 ) -> list[list[int]]:
@@ -386,14 +459,14 @@ def read_together(
     """
     runs: list[_Run] = []
     checked: list[_Checked] = []
-    for reader, out in wanted:
+    for reader, out in readers:
         of_array, of_reader = reader._wanted(rows, out, check)
         runs += of_array
         checked.append(of_reader)
     a_core = max(sum(len(run.target) for run in runs) // cores(), _TASK_BYTES)
-    left = [run for rest in each(_take_resident, _shares(runs, a_core)) for run in rest]
-    each(_take_direct if direct else _take, _shares(left, _TASK_BYTES))
-    for (reader, _), (now, versions, _, _, wrong) in zip(wanted, checked, strict=True):
+    cold = [run for rest in each(_take_resident, _shares(runs, a_core)) for run in rest]
+    each(_take_direct if direct else _take, _shares(cold, _TASK_BYTES))
+    for (reader, _), (now, versions, _, _, wrong) in zip(readers, checked, strict=True):
         now[wrong] = False
         reader.checks.passed(rows[now], versions)
     return [of_reader.wrong for of_reader in checked]
@@ -493,7 +566,7 @@ def _take(runs: list[_Run]) -> None:
 
 def _take_direct(runs: list[_Run]) -> None:
     """Read large runs past the page cache, and through it what is small or could not be read so."""
-    left = []
+    small = []
     for run in runs:
         count, fd = 0, run.file.direct_fd if len(run.target) >= LEAST else None
         if fd is not None:
@@ -502,10 +575,10 @@ def _take_direct(runs: list[_Run]) -> None:
             except OSError as error:
                 raise _failed(run.file, error.strerror) from error
         if count < len(run.target):
-            left.append(run.after(count))
+            small.append(run.after(count))
         else:
             run.compare()
-    _take(left)
+    _take(small)
 
 
 def _failed(file: ShardFile, reason: str | None) -> StepDiffError:
@@ -543,7 +616,7 @@ class RemoteReader(_FeatureReader):
     Safe to share between threads.
     """
 
-    def read(self, rows: Int[np.ndarray, " B"], out: Shaped[np.ndarray, "B ..."], check: Check = "first") -> list[int]:
+    def read(self, rows: RowNumbers, out: RowValues, check: Check = "first") -> list[int]:
         """Fill `out`, C-contiguous, with the rows, all of status 1.
 
         Returns the places of rows that were checked and differ from their checksums.
@@ -551,13 +624,13 @@ class RemoteReader(_FeatureReader):
         if not len(rows):
             return []
         slots = rows % self._shard_rows
-        wanted, parts = zip(*by_shard(rows, self._shard_rows), strict=True)
+        shards, parts = zip(*by_shard(rows, self._shard_rows), strict=True)
         target = out.reshape(-1).view(np.uint8).reshape(len(rows), self._row_bytes)
         tries = 0
         while True:
             try:
-                opened = list(pool().map(self._shard, wanted))
-                versions = {n: shard.identity if shard else None for n, shard in zip(wanted, opened, strict=True)}
+                opened = list(pool().map(self._shard, shards))
+                versions = {n: shard.identity if shard else None for n, shard in zip(shards, opened, strict=True)}
                 now, sums = self.checks.to_check(rows, versions, check)
                 pairs = zip(opened, parts, strict=True)
                 requests = [r for shard, places in pairs for r in self._requests(shard, places, slots, target)]
@@ -575,11 +648,11 @@ class RemoteReader(_FeatureReader):
                 if tries == _TRIES:
                     raise
                 with _guard:
-                    for n in wanted:
+                    for n in shards:
                         self._open.pop(n, None)
 
     def _shard(self, shard: int) -> RemoteShard | None:
-        """Return the shard's index, as far as is known; None where it does not exist."""
+        """Return the shard's index, as far as is known; None if it does not exist."""
         with _guard:
             if shard in self._open:
                 self._open.move_to_end(shard)

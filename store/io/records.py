@@ -1,10 +1,9 @@
-"""The small files of a view: what wrote each shard (versions, device, duration), the status of rows, why rows failed.
+"""The small files of a view: what wrote each shard (versions, device, duration), and why rows failed.
 
 A writer replaces the file of its shard. `compact` merges the files of a group of shards into one; a shard's own file
 has precedence. A store may come from a stranger: the rows that a record names are checked when it is read.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,16 +12,13 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int, UInt8
 
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io import sealed as table
 from stepdiff_core.io.files import Place, listed
-from stepdiff_core.io.local import Identity
 from stepdiff_core.io.sealed import BLANK
 from store.catalog.catalog import Catalog
 from store.format.layout import MERGED_SHARDS, ViewPaths, encode_json, read_json, shard_number, shard_numbers
-from store.format.shard import by_shard, read_chunk
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,7 @@ class Write:
 
 
 def writes_of_shard(paths: ViewPaths, shard: int, rows_per_shard: int) -> list[Write]:
-    """Return the record of a shard, empty where it has none. StepDiffError where it is damaged."""
+    """Return the record of a shard, empty if it has none. StepDiffError if it is damaged."""
     with suppress(FileNotFoundError):
         return _writes(paths.info(shard), read_json(paths.info(shard)).get("writes"), shard, rows_per_shard)
     with suppress(FileNotFoundError):
@@ -46,7 +42,7 @@ def writes_of_shard(paths: ViewPaths, shard: int, rows_per_shard: int) -> list[W
 
 
 def read_merged_writes(path: Place, rows_per_shard: int) -> dict[int, list[Write]]:
-    """Return the records of a group of shards, by shard. StepDiffError where the file is damaged."""
+    """Return the records of a group of shards, by shard. StepDiffError if the file is damaged."""
     shards = read_json(path).get("shards")
     records: dict[int, list[Write]] = {}
     for name, writes in shards.items() if isinstance(shards, dict) else ():
@@ -56,18 +52,14 @@ def read_merged_writes(path: Place, rows_per_shard: int) -> dict[int, list[Write
     return records
 
 
-def all_writes(paths: ViewPaths, rows_per_shard: int, skip_damaged: bool = False) -> Iterator[tuple[int, list[Write]]]:
-    """Yield every shard that has a record, with it. StepDiffError where one is damaged, unless these are skipped."""
+def all_writes(paths: ViewPaths, rows_per_shard: int) -> Iterator[tuple[int, list[Write]]]:
+    """Yield every shard that has a record, with it. StepDiffError if one is damaged."""
     names = {path.stem for path in listed(paths.info(0).parent, "*.json")}
-    skipped = (StepDiffError, FileNotFoundError) if skip_damaged else ()
     shards = shard_numbers(names)
-    for shard in shards:
-        with suppress(*skipped):
-            yield shard, writes_of_shard(paths, shard, rows_per_shard)
+    yield from ((shard, writes_of_shard(paths, shard, rows_per_shard)) for shard in shards)
     for group in shard_numbers(name.removeprefix("merged-") for name in names if name.startswith("merged-")):
-        with suppress(*skipped):
-            merged = read_merged_writes(paths.merged_info(group * MERGED_SHARDS), rows_per_shard)
-            yield from ((shard, merged[shard]) for shard in sorted(merged.keys() - set(shards)))
+        merged = read_merged_writes(paths.merged_info(group * MERGED_SHARDS), rows_per_shard)
+        yield from ((shard, merged[shard]) for shard in sorted(merged.keys() - set(shards)))
 
 
 def encode_writes(shard: int, writes: Iterable[Write]) -> bytes:
@@ -81,7 +73,7 @@ def encode_merged_writes(shards: Mapping[int, Iterable[Write]]) -> bytes:
 
 
 def _writes(path: Place, writes: Any, shard: int, rows_per_shard: int) -> list[Write]:
-    """Return the record of a shard, parsed. StepDiffError where it names rows of others."""
+    """Return the record of a shard, parsed. StepDiffError if it names rows of others."""
     first, parsed = shard * rows_per_shard, []
     try:
         if not isinstance(writes, list):
@@ -113,87 +105,12 @@ def _ranges(rows: Iterable[int]) -> list[list[int]]:
     return [[int(run[0]), int(run[-1])] for run in runs]
 
 
-ABSENT, OK, FAILED = 0, 1, 2
-"""the values of the array `status`"""
-
-
-class Statuses:
-    """The status chunks of a view. A chunk is read when it is first needed, and again once its file changed."""
-
-    def __init__(self, paths: ViewPaths, rows_per_shard: int) -> None:
-        self._paths = paths
-        self._slots = rows_per_shard
-        self._chunks: dict[int, tuple[Identity | None, np.ndarray]] = {}
-
-    def of_shard(self, shard: int) -> UInt8[np.ndarray, " slots"]:
-        """Return the current status of every slot of a shard."""
-        return self._chunk(shard, self._paths.status(shard).identity())
-
-    def of_rows(self, rows: Int[np.ndarray, " K"]) -> UInt8[np.ndarray, " K"]:
-        """Return the status of K rows. An object store gets all its requests at once."""
-        status = np.zeros(len(rows), np.uint8)
-        parts = by_shard(rows, self._slots)
-        chunks = self._paths.store.map(self._read, [shard for shard, _ in parts])
-        for (_, here), chunk in zip(parts, chunks, strict=True):
-            if chunk is not None:
-                status[here] = chunk[rows[here] % self._slots]
-        return status
-
-    def existing(self) -> Iterator[tuple[int, UInt8[np.ndarray, " slots"]]]:
-        """Yield every shard that has a status, with it. An object store gets all its requests at once."""
-        folder = self._paths.status(0).parent
-        if folder.remote:
-            now = folder.identities()
-            shards = [shard for name in now if (shard := shard_number(name)) is not None]
-            yield from zip(shards, folder.map(lambda n: self._chunk(n, now[str(n)]), shards), strict=True)
-            return
-        for name in os.listdir(str(folder)) if folder.is_dir() else ():  # there may be millions: none is kept
-            if (shard := shard_number(name)) is not None and (chunk := self._read(shard)) is not None:
-                yield shard, chunk
-
-    def first_not_ok(self, rows: Int[np.ndarray, " B"]) -> tuple[int, int] | None:
-        """Return a row that is not ok and its status; None if all are ok.
-
-        A row that was ok is taken to be ok still: if it was withdrawn, its checksum differs when it is read.
-        """
-        parts = by_shard(rows, self._slots)
-        new = [shard for shard, _ in parts if shard not in self._chunks]
-        list(self._paths.store.map(self.of_shard, new))  # of an object store all at the same time
-        for shard, places in parts:
-            slots = rows[places] % self._slots
-            if shard in self._chunks and (self._chunks[shard][1][slots] == OK).all():
-                continue
-            status = self.of_shard(shard)[slots]
-            if (status != OK).any():
-                first = int(np.argmax(status != OK))
-                return int(rows[places[first]]), int(status[first])
-        return None
-
-    def forget(self, shards: Iterable[int] | None = None) -> None:
-        """Read the chunks of these shards, or of all, again when they are next needed."""
-        for shard in list(self._chunks) if shards is None else shards:
-            self._chunks.pop(shard, None)
-
-    def _chunk(self, shard: int, now: Identity | None) -> UInt8[np.ndarray, " slots"]:
-        """Return the chunk of a shard whose file is `now`."""
-        known = self._chunks.get(shard)
-        if known is None or known[0] != now:
-            chunk = None if now is None else self._read(shard)
-            if chunk is None:
-                chunk = np.zeros(self._slots, np.uint8)
-            self._chunks[shard] = known = (now, chunk)
-        return known[1]
-
-    def _read(self, shard: int) -> UInt8[np.ndarray, " slots"] | None:
-        return read_chunk(self._paths.status(shard), (self._slots,), "uint8")
-
-
 REASONS = {"key": pl.String, "reason": pl.String}
 """columns of a file of failures"""
 
 
 def failures_of_shard(paths: ViewPaths, shard: int) -> pl.DataFrame:
-    """Return key and reason of rows that failed in a shard, maybe of others too; StepDiffError where damaged.
+    """Return key and reason of rows that failed in a shard, maybe of others too; StepDiffError if damaged.
 
     A shard's own file has all its reasons; a merged file is for shards that have none.
     """
@@ -229,7 +146,7 @@ def failures_of_shards(paths: ViewPaths, shards: Iterable[int]) -> pl.DataFrame:
 
 
 def _read(path: Place) -> pl.DataFrame | None:
-    """Return the frame in `path`, None where it does not exist. StepDiffError where it is damaged."""
+    """Return the frame in `path`, None if it does not exist. StepDiffError if it is damaged."""
     try:
         frame = table.read(path)
     except StepDiffError:

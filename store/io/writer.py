@@ -38,10 +38,8 @@ from stepdiff_core.threads import ahead
 from store.catalog.catalog import are_forgotten, check_rows, refuse_forgotten
 from store.format.quantise import misfits, quantise
 from store.format.shard import by_shard, encode_chunk, open_shard, pieces
+from store.io.reader import ABSENT, FAILED, OK
 from store.io.records import (
-    ABSENT,
-    FAILED,
-    OK,
     Write,
     encode_failures,
     encode_writes,
@@ -49,7 +47,7 @@ from store.io.records import (
     reasons_by_row,
     writes_of_shard,
 )
-from store.provenance import Feature
+from store.provenance import Feature, RowNumbers, RowValues
 from store.view import View
 
 _THREADS = 8
@@ -78,7 +76,7 @@ class CommitGroup:
     def replace(self, path: Path | Place, pieces: Iterable[Buffer], nbytes: int) -> None:
         """Write `pieces` (about `nbytes` bytes) as the file `path`, which replaces any old one at the end of the block.
 
-        Raises StepDiffError where the disk is full or refuses. An object is put at once and is not visible before.
+        Raises StepDiffError if the disk is full or refuses. An object is put at once and is not visible before.
         """
         if isinstance(path, RemotePath):
             return path.put(pieces, nbytes, self._check)
@@ -171,33 +169,33 @@ class StoredRows(NamedTuple):
 
 
 def stored_rows(
-    slots: Int[np.ndarray, " K"], given: Mapping[str, Shaped[np.ndarray, "K ..."]], features: Mapping[str, Feature]
+    slots: Int[np.ndarray, " R"], floats: Mapping[str, RowValues], features: Mapping[str, Feature]
 ) -> Iterator[StoredRows]:
     """Yield the rows of `slots` as `features` are stored, in parts, in order; int8 comes as floats, or with `scale`."""
-    row_bytes = sum(features[name].row_bytes for name in given)
+    row_bytes = sum(features[name].row_bytes for name in floats)
     size = max(_PART_BYTES // max(row_bytes, 1), 1)
-    fill = max(PAGE // gcd(features[name].row_bytes, PAGE) for name in given)  # rows that end at a page boundary
+    fill = max(PAGE // gcd(features[name].row_bytes, PAGE) for name in floats)  # rows that end at a page boundary
     size -= size % fill if size > fill else 0
     parts = [slice(at, at + size) for at in range(0, len(slots), size)]
-    compiled = sum(values.nbytes for values in given.values() if values.dtype == np.float32) >= _COMPILED_BYTES
-    return ahead(partial(_part, slots, given, features, compiled), parts)
+    compiled = sum(values.nbytes for values in floats.values() if values.dtype == np.float32) >= _COMPILED_BYTES
+    return ahead(partial(_part, slots, floats, features, compiled), parts)
 
 
 def _part(
-    slots: Int[np.ndarray, " K"],
-    given: Mapping[str, Shaped[np.ndarray, "K ..."]],
+    slots: Int[np.ndarray, " R"],
+    floats: Mapping[str, RowValues],
     features: Mapping[str, Feature],
     compiled: bool,
     part: slice,
 ) -> StoredRows:
     slots = slots[part]
-    given = {name: values[part] for name, values in sorted(given.items())}
+    floats = {name: values[part] for name, values in sorted(floats.items())}
     arrays: dict[str, np.ndarray] = {}
     reasons: dict[int, str] = {}
-    for name, values in given.items():
+    for name, values in floats.items():
         dtype = features[name].dtype
-        if dtype == "int8" and "scale" in given:
-            arrays[name], unfit = np.ascontiguousarray(values, np.int8), misfits(name, values, given["scale"])
+        if dtype == "int8" and "scale" in floats:
+            arrays[name], unfit = np.ascontiguousarray(values, np.int8), misfits(name, values, floats["scale"])
         elif dtype == "int8":
             arrays[name], scale = quantise(values, threads=1)  # other parts are prepared at the same time
             arrays["scale"], unfit = np.ascontiguousarray(scale, "<f2"), _unfit(name, values, narrow=True)
@@ -221,7 +219,7 @@ def _part(
 
 
 def _unfit(name: str, values: Float[np.ndarray, "S ..."], narrow: bool) -> dict[int, str]:
-    """Return why rows of a feature cannot be stored, as float16 or int8 where `narrow`: place -> reason."""
+    """Return why rows of a feature cannot be stored, as float16 or int8 if `narrow`: place -> reason."""
     flat = values.reshape(len(values), -1)
     if values.dtype == np.float16:  # as integers they compare alike, many times as fast
         below_zero = (flat.view(np.uint16).max(1) & 0x7FFF).astype(np.int16)
@@ -255,13 +253,13 @@ class ViewWriter:
         view.resize()
 
     def missing(self, keys: Sequence[str] | pl.Series) -> list[str]:
-        """Return those of `keys` that are neither ok nor failed nor forgotten, in their order."""
+        """Return the `keys` that are neither ok nor failed nor forgotten, in their order."""
         rows = self.view.catalog.rows(keys)
-        status = np.append(self.view.status(), np.uint8(ABSENT))  # the last is that of unknown keys, whose row is -1
-        wanted = (status[rows] == ABSENT) & ~are_forgotten(self.view.paths.store, self.view.entity, rows)
-        return [key for key, want in zip(keys, wanted.tolist(), strict=True) if want]
+        status = np.append(self.view.status(), np.uint8(ABSENT))  # the last is for unknown keys, whose row is -1
+        absent = (status[rows] == ABSENT) & ~are_forgotten(self.view.paths.store, self.view.entity, rows)
+        return [key for key, want in zip(keys, absent.tolist(), strict=True) if want]
 
-    def add(self, frame: pl.DataFrame) -> Int64[np.ndarray, " K"]:
+    def add(self, frame: pl.DataFrame) -> RowNumbers:
         """Give rows to new keys, with their metadata, and return the row of every key of `frame`.
 
         Args:
@@ -290,9 +288,9 @@ class ViewWriter:
         check_rows(pl.DataFrame({"key": list(failures or ())}, schema={"key": pl.String}), "the failures to write")
         copies = {name: np.array(np.asarray(values)) for name, values in features.items()}
         shapes = {name: (keys.height, *feature.shape) for name, feature in self.view.features.items()}
-        given = {name: values.shape for name, values in copies.items()}
-        if keys.height and given != shapes:
-            raise StepDiffError(f"view {self.view.name} of {self.view.entity} takes {shapes}, got {given}")
+        got = {name: values.shape for name, values in copies.items()}
+        if keys.height and got != shapes:
+            raise StepDiffError(f"view {self.view.name} of {self.view.entity} takes {shapes}, got {got}")
         self._waiting.append((keys, copies, dict(failures or {})))
         self._count += keys.height
         if self._count >= self.view.rows_per_shard - len(self.view.catalog) % self.view.rows_per_shard:
@@ -326,7 +324,7 @@ class ViewWriter:
 
     def fill(
         self,
-        rows: Int[np.ndarray, " R"],
+        rows: RowNumbers,
         make: Callable[[Int64[np.ndarray, " S"]], tuple[Values, Mapping[int, str]]],
         advance: Callable[[int], None] = lambda count: None,
     ) -> None:
@@ -358,7 +356,7 @@ class ShardWriter:
 
     def write(
         self,
-        rows: Int[np.ndarray, " K"],
+        rows: RowNumbers,
         features: Values,
         failures: Mapping[int, str],
         info: dict[str, Any] | None,
@@ -395,7 +393,7 @@ class ShardWriter:
                 with CommitGroup(held) as files:
                     self._write_failures(files, still | reasons)
 
-    def withdraw(self, rows: Int[np.ndarray, " K"]) -> int:
+    def withdraw(self, rows: RowNumbers) -> int:
         """See `View.withdraw`; `rows` are of this shard."""
         with self.locked() as held:
             status = self.view.shard_status(self.shard).copy()
@@ -418,15 +416,15 @@ class ShardWriter:
             self.view.check_not_dropped()
             yield partial(check_held, lock)
 
-    def _check(self, rows: Int[np.ndarray, " K"], features: Values, failures: Mapping[int, str]) -> None:
+    def _check(self, rows: RowNumbers, features: Values, failures: Mapping[int, str]) -> None:
         view, where = self.view, f"shard {self.shard} of view {self.view.name} ({self.view.entity})"
         every = np.concatenate([rows, np.array(list(failures), np.int64)]).astype(np.int64)
         last = min(self.first + view.rows_per_shard, len(view))
         if len(np.unique(every)) != len(every):
             raise StepDiffError(f"{where}: a row is given twice, or both with features and as failed")
         if len(every) and (every.min() < self.first or every.max() >= last):
-            given = f"{where} takes rows {self.first} to {last - 1}, got {every.min()} to {every.max()}"
-            raise StepDiffError(f"{given}: call resize() after the catalog grew")
+            got = f"{where} takes rows {self.first} to {last - 1}, got {every.min()} to {every.max()}"
+            raise StepDiffError(f"{got}: call resize() after the catalog grew")
         takes = view.stored if "scale" in features else view.features
         if len(rows) and set(features) != set(takes):
             raise StepDiffError(f"{where} takes {sorted(takes)}, got {sorted(features)}")
@@ -493,7 +491,7 @@ class ShardWriter:
         if reasons or path.exists():
             files.put(path, encode_failures(self.view.catalog, reasons))
 
-    def _write_info(self, files: CommitGroup, rows: Int[np.ndarray, " W"], info: dict[str, Any]) -> None:
+    def _write_info(self, files: CommitGroup, rows: RowNumbers, info: dict[str, Any]) -> None:
         """Record what wrote `rows`, next to what wrote the others."""
         writes = writes_of_shard(self.view.paths, self.shard, self.view.rows_per_shard)
         new, today = frozenset(rows.tolist()), datetime.now(UTC).date().isoformat()

@@ -19,7 +19,8 @@ from stepdiff_core.io.files import place, write_changed
 from stepdiff_core.io.sealed import BLANK, is_sealed
 from store.feature_store import Store
 from store.format.layout import encode_json
-from store.io.records import FAILED, OK, writes_of_shard
+from store.io.reader import FAILED, OK
+from store.io.records import writes_of_shard
 from store.lineage import trained_on
 from store.provenance import Provenance
 from store.snapshots.snapshot import figures_of
@@ -112,8 +113,8 @@ def _named(store: Store, entity: str, rows: np.ndarray) -> dict[int, list[str]]:
 
 
 def _trained(folder: Path, keys: list[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Return for each key the runs in `folder` that may have drawn it, and the runs of which that is unknown."""
-    wanted, unknown = trained_on.hashes(keys), list[str]()
+    """Return for each key the runs in `folder` that may have drawn it, and the runs that do not state it."""
+    hashes, unknown = trained_on.hashes(keys), list[str]()
     drawn: dict[str, list[str]] = {key: [] for key in keys}
     levels = ("/".join(["*"] * depth + [RECORD]) for depth in range(_DEPTH + 1))
     for run in sorted({path.parent for level in levels for path in folder.glob(level)}):
@@ -122,7 +123,7 @@ def _trained(folder: Path, keys: list[str]) -> tuple[dict[str, list[str]], list[
             if record is None:
                 raise StepDiffError("it states no clips")
             trained_on.check(run, record)
-            there = trained_on.contained(wanted, trained_on.blocks(run, "clips"))
+            there = trained_on.contained(hashes, trained_on.blocks(run, "clips"))
             if record.get("unrecorded"):
                 unknown.append(f"{run} (it started from {', '.join(record['unrecorded'])}, which states no clips)")
         except StepDiffError as error:
@@ -141,8 +142,8 @@ def _head(run: Path) -> dict[str, Any]:
         init = init.get("init")
     trained = record.get("trained_on")
     clips = trained.get("clips") if isinstance(trained, dict) else None
-    known = {"store": record.get("store"), "reads": record.get("reads") or {}, "data": record.get("data") or {}}
-    return {"run": str(run), **known, "clips": clips, "starts_from": before}
+    recorded = {"store": record.get("store"), "reads": record.get("reads") or {}, "data": record.get("data") or {}}
+    return {"run": str(run), **recorded, "clips": clips, "starts_from": before}
 
 
 class _Store(BaseModel, strict=True):
@@ -175,7 +176,7 @@ def write_record(run: Path, record: dict[str, Any]) -> None:
 
 
 def _is_summed(run: Path, data: bytes) -> bool:
-    """Return whether SHA256SUMS of the run has this content of its record: those of earlier versions have no seal."""
+    """Return whether SHA256SUMS of the run has this content of its record: earlier versions wrote no seal."""
     try:
         sums = place(run / SUMS).read_whole(_MOST_BYTES)
     except (OSError, StepDiffError):

@@ -60,20 +60,13 @@ def check(folder: Path, record: Mapping[str, Any]) -> None:
         raise _damaged(path, f"sha256 {sha256[:12]}, lineage.json names {str(record['sha256'])[:12]}")
 
 
-def contained(wanted: Hashes, found: Iterable[np.ndarray]) -> Bool[np.ndarray, " H"]:
-    """Return whether each wanted hash is in one of the blocks, which are sorted; fastest if `wanted` is sorted too."""
-    present = np.zeros(len(wanted), bool)
-    if (wanted[1:] < wanted[:-1]).any():
-        order = np.argsort(wanted)
-        present[order] = contained(wanted[order], found)
-        return present
-    for block in found:
-        if not len(block):
-            continue
-        first, end = np.searchsorted(wanted, block[0]), np.searchsorted(wanted, block[-1], side="right")
-        for start in range(first, end, BLOCK):
-            part = wanted[start : min(start + BLOCK, end)]
-            present[start : start + len(part)] |= block[np.searchsorted(block, part)] == part
+def contained(texts: Hashes, drawn: Iterable[np.ndarray]) -> Bool[np.ndarray, " H"]:
+    """Return whether each of some hashes is in one of the blocks, which are sorted."""
+    order, present = np.argsort(texts), np.zeros(len(texts), bool)
+    rising = texts[order]
+    for block in filter(len, drawn):
+        some = slice(np.searchsorted(rising, block[0]), np.searchsorted(rising, block[-1], side="right"))
+        present[order[some]] |= block[np.searchsorted(block, rising[some])] == rising[some]
     return present
 
 

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8, UInt32
+from jaxtyping import UInt8, UInt32
 
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.files import Place, RemotePath, listed
@@ -27,11 +27,11 @@ from stepdiff_core.io.local import TEMPORARY, sync_tree
 from stepdiff_core.io.sealed import BLANK, crc32c
 from stepdiff_core.progress import progress
 from store.catalog.catalog import FOLDER as FORGOTTEN
-from store.catalog.catalog import Catalog, forgotten_path, is_part
+from store.catalog.catalog import Catalog, forgotten_path, span_of
 from store.damage import shard_files
 from store.format.layout import ABOUT, ARRAYS, SNAPSHOTS, read_json, shard_numbers, write_json
-from store.io.records import FAILED, OK
-from store.provenance import ENTITIES, check_name
+from store.io.reader import FAILED, OK
+from store.provenance import ENTITIES, RowNumbers, check_name
 from store.view import View
 
 NOW = "now"
@@ -68,7 +68,7 @@ class Snapshot:
 
 
 def folder_of(store: Place, name: str) -> Place:
-    """Return the folder of a snapshot; StepDiffError where no snapshot can have that name."""
+    """Return the folder of a snapshot; StepDiffError if no snapshot can have that name."""
     return store / SNAPSHOTS / check_name("snapshot", name)
 
 
@@ -83,12 +83,12 @@ def names(store: Place) -> tuple[list[str], list[str]]:
 
 
 def snapshots(store: Place) -> list[Snapshot]:
-    """Return all snapshots, the oldest first. StepDiffError where one is damaged."""
+    """Return all snapshots, the oldest first. StepDiffError if one is damaged."""
     return sorted((read_snapshot(store, name) for name in names(store)[0]), key=lambda one: (one.created, one.name))
 
 
 def read_snapshot(store: Place, name: str) -> Snapshot:
-    """Return a snapshot. StepDiffError where it is damaged, or does not exist: then it lists the others."""
+    """Return a snapshot. StepDiffError if it is damaged, or does not exist: then it lists the others."""
     folder = folder_of(store, name)
     try:
         about = read_json(folder / ABOUT)
@@ -120,7 +120,7 @@ def delete_snapshot(store: Place, name: str) -> None:
 
 
 def tag(store: Place, name: str, note: str = "") -> Snapshot:
-    """Make a snapshot of all catalogs and views; it takes no lock. StepDiffError where the name is taken."""
+    """Make a snapshot of all catalogs and views; it takes no lock. StepDiffError if the name is taken."""
     if name == NOW:
         raise StepDiffError(f"snapshot name {NOW} is refused: store log calls the current state so; give another name")
     target = folder_of(store, name)
@@ -206,7 +206,7 @@ def _settled(store: Place, views: Sequence[View]) -> dict[str, object]:
     for entity in ENTITIES:
         settled[f"forgotten {entity}"] = forgotten_path(store, entity).identity()
         parts = (store / "catalog" / entity).identities()
-        settled |= {f"{entity} {name}": version for name, version in parts.items() if is_part(store / name)}
+        settled |= {f"{entity} {name}": version for name, version in parts.items() if span_of(store / name)}
     for view in views:
         files = (file for folder in view.paths.beside for file in folder.identities().items())
         merged = sorted((name, version) for name, version in files if name.startswith("merged"))
@@ -222,7 +222,7 @@ def _link_shards(view: View, folder: Place) -> None:
 
 def _link(files: Sequence[Place], store: Place, folder: Place) -> None:
     """Link those files that exist below `folder`, as they were together at one moment."""
-    targets = [moved(file, store, folder) for file in files]
+    targets = [folder / str(file.relative_to(store)) for file in files]  # type: ignore[operator,arg-type]
     while True:
         before = [file.identity() for file in files]
         try:
@@ -235,11 +235,6 @@ def _link(files: Sequence[Place], store: Place, folder: Place) -> None:
             return
         for target in targets:
             target.unlink(missing_ok=True)
-
-
-def moved(path: Place, store: Place, to: Place) -> Place:
-    """Return the path below `to` of the file that is `path` below `store`."""
-    return to / str(path.relative_to(store))  # type: ignore[operator,arg-type]  # both local, or both remote
 
 
 def row_digests(sums: UInt32[np.ndarray, "R arrays"]) -> UInt32[np.ndarray, " R"]:
@@ -266,8 +261,8 @@ def figures_of(view: View) -> Figures:
     return Figures(count, ok, failed, hashlib.sha256(b"".join(groups[:filled])).hexdigest()[:16])
 
 
-def _state_of(view: View, rows: Int[np.ndarray, " R"]) -> tuple[UInt8[np.ndarray, " R"], UInt32[np.ndarray, " R"]]:
-    """Return status and digest of rows as they were together: read again where one was withdrawn in between."""
+def _state_of(view: View, rows: RowNumbers) -> tuple[UInt8[np.ndarray, " R"], UInt32[np.ndarray, " R"]]:
+    """Return status and digest of rows as they were together: read again if one was withdrawn in between."""
     while True:
         status, digests = view.status(rows), np.zeros(len(rows), np.uint32)
         ok = np.flatnonzero(status == OK)

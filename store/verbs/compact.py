@@ -21,7 +21,7 @@ from stepdiff_core.io.files import Place, listed
 from stepdiff_core.io.local import Identity
 from stepdiff_core.io.locks import check_held, locked
 from stepdiff_core.progress import progress
-from store.catalog.catalog import MOST_ROWS, Catalog, is_part, part_name, read_part, rows_of_merged
+from store.catalog.catalog import MOST_ROWS, Catalog, part_name, read_part, rows_of_merged, span_of
 from store.feature_store import Store
 from store.format.layout import (
     ARRAYS,
@@ -44,12 +44,12 @@ holds, `orphans` deleted, files that nothing referred to, and their `orphan_byte
 
 
 def compact(options: CompactOptions) -> dict[str, Any]:
-    """Compact a store; return the counts of `Done`. StepDiffError where it is damaged, or another run is writing."""
+    """Compact a store; return the counts of `Done`. StepDiffError if it is damaged, or another run is writing."""
     store = Store.open(options.path)
     done = Done(catalog_parts=0, failure_files=0, records=0, locks=0, orphans=0, orphan_bytes=0)
-    left = [(path, path.files()) for path in store.path.temporaries()]
+    temporaries = [(path, path.files()) for path in store.path.temporaries()]
     with store.lock(options.wait):  # removes temporary files of dead runs
-        for path, files in left:
+        for path, files in temporaries:
             if not path.exists():
                 _count_orphans(done, files)
         _remove_dropped(store, done)
@@ -83,7 +83,7 @@ def _merge_parts(catalog: Catalog, done: Done) -> None:
         run.append(frame)
     _merge(catalog, run)
     current = catalog.parts()
-    hidden = {path for path in catalog.folder.glob("*.parquet") if is_part(path)} - set(current)
+    hidden = {path for path in catalog.folder.glob("*.parquet") if span_of(path)} - set(current)
     for part in filter(rows_of_merged, current if hidden else ()):
         read_part(part)  # delete others only if the merged part is sound
     for part in hidden:
@@ -94,7 +94,7 @@ def _merge_parts(catalog: Catalog, done: Done) -> None:
 
 def _follows(run: list[pl.DataFrame], frame: pl.DataFrame) -> bool:
     """Return whether `frame` begins where `run` ends, with the same dtypes."""
-    dtypes = {name: dtype for known in run for name, dtype in known.schema.items()}
+    dtypes = {name: dtype for parts in run for name, dtype in parts.schema.items()}
     same = all(dtypes.get(name, dtype) == dtype for name, dtype in frame.schema.items())
     return same and frame["row"][0] == run[-1]["row"][-1] + 1
 
@@ -128,9 +128,9 @@ def _merge_records(view: View, done: Done) -> None:
     """Merge the records of shards' writers, group by group, and delete their locks."""
     path = view.paths.info
     for merged, identities in _mergeable(path, "*.json", view.paths.merged_info):
-        known = read_merged_writes(merged, view.rows_per_shard) if merged.exists() else {}
-        known |= {shard: writes_of_shard(view.paths, shard, view.rows_per_shard) for shard in identities}
-        data = encode_merged_writes(known)
+        records = read_merged_writes(merged, view.rows_per_shard) if merged.exists() else {}
+        records |= {shard: writes_of_shard(view.paths, shard, view.rows_per_shard) for shard in identities}
+        data = encode_merged_writes(records)
         if len(data) > _MOST_RECORD_BYTES:
             continue
         merged.put([data], len(data))

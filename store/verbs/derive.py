@@ -1,8 +1,8 @@
 """New views made from existing ones: the largest feature in another dtype, or tokens of neighbouring patches averaged.
 
 The provenance records the source: int8 made from float16 is not int8 made from float32. Tokens that are pooled from
-float32 and stored as float32 are bit for bit those of `featurize --pool P --dtype float32`, with its provenance, so
-that featurize may add rows.
+float32 and stored as float32 equal the output of `featurize --pool P --dtype float32` bit for bit, with its
+provenance, so that featurize may add rows.
 
 Guarantees
 - features that are not converted keep every bit; failed rows are failed in the new view too, for the same reason
@@ -17,21 +17,21 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
 
+from stepdiff_core.cli.options import at_least
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.progress import progress
 from store.feature_store import Store
 from store.format.pool import TOKENS, pooled, pooled_view
 from store.io.records import reasons_by_row
 from store.io.writer import Values
-from store.provenance import Feature, Provenance, main_feature, with_dtype
+from store.provenance import Feature, Provenance, RowNumbers, main_feature, with_dtype
 from store.verbs.options import DeriveOptions, PoolOptions, RequantiseOptions
 from store.view import ABSENT, FAILED, OK, View
 
 
 def requantise(options: RequantiseOptions) -> dict[str, Any]:
-    """Convert the missing rows. StepDiffError where the old view does not exist, or the new one has another source."""
+    """Convert the missing rows. StepDiffError if the old view does not exist, or the new one has another source."""
     store = Store.open(options.path)
     old = store.view(options.entity, options.view, check="always")
     main = main_feature(old.features)
@@ -42,11 +42,10 @@ def requantise(options: RequantiseOptions) -> dict[str, Any]:
 
 
 def pool(options: PoolOptions) -> dict[str, Any]:
-    """Pool the missing rows. StepDiffError where the old view cannot be pooled, or the new one has another source."""
+    """Pool the missing rows. StepDiffError if the old view cannot be pooled, or the new one has another source."""
     store = Store.open(options.path)
     old = store.view(options.entity, options.view, check="always")
-    if options.pool < 2:
-        raise StepDiffError(f"--pool {options.pool} averages nothing: give 2 or more")
+    at_least(options, pool=2)
     provenance, features, grids = pooled_view(old.provenance, old.features, options.pool)
     before, dtype = old.features[TOKENS].dtype, options.dtype or old.features[TOKENS].dtype
     if (before, dtype) != ("float32", "float32"):  # the old view's tokens were rounded before they are averaged
@@ -75,10 +74,10 @@ def _derive(
     verb: str,
     convert: Callable[[Values], Values],
 ) -> dict[str, Any]:
-    """Write the missing rows of a view of that provenance and those features, of which `feature` is converted.
+    """Write the missing rows of a view; its `feature` is converted.
 
     The record of each shard names the old view as `VERB_from`. `convert` makes the features of rows of the new view
-    from those of the old one, which are floats that keep every stored bit. Returns the rows that are `done` by this
+    from the old view's features, as floats that keep every stored bit. Returns the rows that are `done` by this
     run, were `already`, and `failed` in the old view or because they do not fit the dtype.
     """
     begin = time.monotonic()
@@ -89,7 +88,7 @@ def _derive(
         todo = np.flatnonzero(((source == OK) & (before != OK)) | ((source == FAILED) & (before == ABSENT)))
         reasons = reasons_by_row(old.catalog, old.failures())
 
-        def copied(rows: Int64[np.ndarray, " S"]) -> tuple[Values, Mapping[int, str]]:
+        def copied(rows: RowNumbers) -> tuple[Values, Mapping[int, str]]:
             good, failed = rows[source[rows] == OK], rows[source[rows] == FAILED]
             dtypes = {name: "float32" if made.dtype == "int8" else None for name, made in old.features.items()}
             values = {name: old.read(name, good, dtype=dtype) for name, dtype in dtypes.items()}

@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from rich import box
-from rich.table import Table
 
+from stepdiff_core.cli.options import at_least
 from stepdiff_core.errors import StepDiffError
 from store.feature_store import Store
 from store.provenance import check_entity
@@ -19,7 +18,7 @@ def store_info(options: InfoOptions) -> dict[str, Any]:
     """Return the figures of a store: rows and forgotten rows of each entity, and its `views`.
 
     Of a view: its `rows` in the catalog, which are ok, failed or absent; the `shards` committed so far; the `bytes` of
-    its files. StepDiffError where one is damaged.
+    its files. StepDiffError if one is damaged.
     """
     store = Store.open(options.path)
     rows = {entity: len(store.catalog(entity)) for entity in store.entities()}
@@ -50,30 +49,6 @@ def _figures(view: View) -> dict[str, Any]:
     }
 
 
-def info_table(views: list[dict[str, Any]]) -> Table:
-    """Return the figures as a table, one view a row."""
-    table = Table(box=box.SIMPLE_HEAD, padding=0)
-    table.add_column("view", overflow="fold", min_width=9)
-    table.add_column("encoder", overflow="fold", min_width=7)
-    table.add_column("features", no_wrap=True)
-    for heading in ("ok", "failed", "absent", "shards", "size"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for view in views:
-        features = (f"{name} {'x'.join(map(str, f['shape']))} {f['dtype']}" for name, f in view["features"].items())
-        counts = (f"{view[name]:,}" for name in ("ok", "failed", "absent", "shards"))
-        texts = (f"{view['entity']}/{view['view']}", view["provenance"]["encoder"], "\n".join(features))
-        table.add_row(*texts, *counts, readable_bytes(view["bytes"]))
-    return table
-
-
-def readable_bytes(count: int) -> str:
-    """Return `count` bytes with a binary unit."""
-    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
-    while size >= 1024 and len(units) > 1:
-        size, units = size / 1024, units[1:]
-    return f"{size:.0f} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
-
-
 WORDS = ("absent", "ok", "failed", "forgotten")
 """of each value of the status; the last is of rows that are absent because they were forgotten"""
 _FORGOTTEN = 3
@@ -101,17 +76,17 @@ def list_rows(options: RowsOptions) -> int:
     gone = np.isin(np.arange(count), forgotten["row"].to_numpy())
     status = {view.name: np.full(count, ABSENT) for view in views}
     for view in views:
-        known = view.status()[:count]  # others were appended meanwhile
-        status[view.name][: len(known)] = known
+        now = view.status()[:count]  # others were appended meanwhile
+        status[view.name][: len(now)] = now
         status[view.name][gone] = _FORGOTTEN
     chosen = np.ones(count, bool)
     if options.status is not None:
-        wanted = WORDS.index(options.status)
-        chosen = np.any([gone & (wanted == _FORGOTTEN), *(values == wanted for values in status.values())], axis=0)
+        value = WORDS.index(options.status)
+        chosen = np.any([gone & (value == _FORGOTTEN), *(values == value for values in status.values())], axis=0)
     places = np.flatnonzero(chosen)
     total, has_reasons = len(places), gone[places].any()
     if options.out is None and not options.json:
-        places = places[: options.limit]  # before keys are read: those of a large store are gigabytes
+        places = places[: options.limit]  # before keys are read: a large store has gigabytes of keys
     frame = pl.DataFrame({"row": places, "key": catalog.keys(places)}, schema={"row": pl.Int64, "key": pl.String})
     words = np.array(WORDS, object)
     frame = frame.with_columns(pl.Series(name, words[values[places]], pl.String) for name, values in status.items())
@@ -127,8 +102,7 @@ def _write_rows(options: FailuresOptions, frame: pl.DataFrame, total: int) -> in
     """
     from stepdiff_core.io.tables import as_json, print_table, write_table
 
-    if options.limit < 1:
-        raise StepDiffError(f"--limit {options.limit} is too few: give 1 or more")
+    at_least(options, limit=1)
     if options.out is not None:
         write_table(options.out, frame)
     if options.json:
@@ -138,15 +112,15 @@ def _write_rows(options: FailuresOptions, frame: pl.DataFrame, total: int) -> in
     elif not total:
         print("no such rows")
     else:
-        left = total - options.limit
+        more = total - options.limit
         print_table(frame.head(options.limit), frame.columns[:2], f"{total:,} rows of {options.path}")
-        if left > 0:
-            print(f"... and {left:,} more: give --limit, or --out FILE for all")
+        if more > 0:
+            print(f"... and {more:,} more: give --limit, or --out FILE for all")
     return 0
 
 
 def _views(store: Store, entity: str, name: str | None) -> list[View]:
-    """Return the named view of an entity, or all. StepDiffError where it does not exist."""
+    """Return the named view of an entity, or all. StepDiffError if it does not exist."""
     names = store.views(check_entity(entity)) if name is None else [name]
     if not names and not len(store.catalog(entity)):
         raise StepDiffError(f"{store.path} has no {entity}")

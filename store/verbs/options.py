@@ -1,9 +1,12 @@
 """Options of the verbs of `python -m store`."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from jsonargparse.typing import restricted_number_type, restricted_string_type
 
 from stepdiff_core.cli.options import WRITTEN, Mebibytes
 
@@ -14,6 +17,8 @@ Format = Literal["parquet", "lance", "huggingface", "webdataset", "hdf5"]
 Readable = Literal["parquet", "lance", "hdf5"]
 Layout = Literal["array", "datasets", "groups"]
 SUFFIXES: Mapping[str, Readable] = {".parquet": "parquet", ".lance": "lance", ".h5": "hdf5", ".hdf5": "hdf5"}
+Rate = restricted_number_type("Rate", float, [(">", 0), ("<", math.inf)])
+Sha256 = restricted_string_type("Sha256", "[0-9a-f]{64}")
 UNKNOWN_LICENSE = "unknown: features inherit the licence of the videos"
 
 
@@ -79,11 +84,11 @@ class StorePlanOptions:
     """side of the squares of patches whose tokens are averaged, as in featurize --pool"""
     shard_size: int | None = field(default=None, metadata={"type": Mebibytes | None})
     """size of the largest feature in one shard, as in featurize --shard-size. Default: about 256MiB"""
-    clips_per_second: float | None = None
+    clips_per_second: float | None = field(default=None, metadata={"type": Rate | None})
     """measured rows per second of one worker"""
     measured_in: str | None = None
     """a store whose shards record how long the encoder took. Default: the store of --like"""
-    read_mb_per_second: float | None = None
+    read_mb_per_second: float | None = field(default=None, metadata={"type": Rate | None})
     """rate at which features will be read. Default: measured on rows of that store, which may be in memory already"""
     workers: int = 1
     """workers that share the job"""
@@ -186,7 +191,7 @@ class StoreExportOptions(OfEntity):
     """Copy the finished rows of a view, with the catalog's metadata, into the files of another library.
 
     Failed and absent rows are left out and counted. A killed export continues with the same command (hdf5: begins
-    again), if the rows are the same: those of a snapshot (--store STORE@NAME) always are. A card in the result
+    again), if the rows are the same: a snapshot (--store STORE@NAME) never changes. A card in the result
     describes encoder, provenance, counts and how to open it."""
 
     path: str = field(metadata=WRITTEN)
@@ -229,7 +234,7 @@ class ImportOptions(OfEntity, Waiting):
     encoder: str | None = None
     """provenance: name of the frozen encoder that computed the features. Default, as of the next four: what the files
     say, if store export wrote them"""
-    weights_sha256: str | None = None
+    weights_sha256: str | None = field(default=None, metadata={"type": Sha256 | None})
     """provenance: sha256, in hex, of the encoder's weights"""
     layer: str | None = None
     """provenance: the layer whose output the features are"""

@@ -1,7 +1,7 @@
 """The disk space and hours that a view of n rows takes, before it is computed.
 
 Guarantees
-- planned sizes equal those of a store to the byte
+- planned sizes equal a store's sizes to the byte
 """
 
 import math
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from stepdiff_core.cli.options import at_least
 from stepdiff_core.errors import StepDiffError
 from store.feature_store import Store, shard_rows
 from store.format.layout import MERGED_SHARDS, stored_features
@@ -96,20 +97,19 @@ class ViewSizes:
 
 
 def plan(options: StorePlanOptions) -> dict[str, Any]:
-    """Return the plan. StepDiffError where options do not fit, or an encoder, view or rate is missing.
+    """Return the plan. StepDiffError if options do not fit, or an encoder, view or rate is missing.
 
-    It has `sizes` for each dtype, the chosen one included; `hours` for each device, empty where no rate was measured;
+    It has `sizes` for each dtype, the chosen one included; `hours` for each device, empty if no rate was measured;
     `video_bytes` of the video files for each clip, in the store of --like or --measured-in; the recommended `setting`,
-    None where the encoder's features have one setting, or are pooled already; `statistics_bytes` of all rows with
-    statistics of early maps alone, None where the encoder has none or is not known; `read_mb_per_second`, given or
+    None if the encoder's features have one setting, or are pooled already; `statistics_bytes` of all rows with
+    statistics of early maps alone, None if the encoder has none or is not known; `read_mb_per_second`, given or
     measured by reading rows of that store; `caching` for each device, empty where encoding or reading was not measured.
     What is not known is None.
     """
     if not options.clips >= 1 or options.clips % 1:
         raise StepDiffError(f"--clips {options.clips} is not a whole number of at least 1")
     rows = int(options.clips)
-    if options.workers < 1:
-        raise StepDiffError(f"--workers {options.workers} is not 1 or more")
+    at_least(options, workers=1)
     if (options.encoder is None) == (options.like is None):
         raise StepDiffError(f"give either --encoder ({', '.join(ENCODERS)}) or --like STORE/VIEW")
     if options.like:
@@ -117,13 +117,11 @@ def plan(options: StorePlanOptions) -> dict[str, Any]:
         view = Store.open(path.parent).view(options.entity, path.name)
         entity, made, features = view.entity, view.provenance, dict(view.features)
     else:
-        if (known := ENCODERS.get(str(options.encoder))) is None:
+        if (encoder := ENCODERS.get(str(options.encoder))) is None:
             names = ", ".join(ENCODERS)
             raise StepDiffError(f"encoder {options.encoder!r} is not known: give one of {names}, or --like")
-        entity, made = known.entity, Provenance(known.name, "", "", known.frames, "", {})
-        features = {name: Feature(shape, "float32") for name, shape in known.features.items()}
-    if (rate := options.read_mb_per_second) is not None and not 0 < rate < math.inf:
-        raise StepDiffError(f"--read-mb-per-second {rate} is not above 0")
+        entity, made = encoder.entity, Provenance(encoder.name, "", "", encoder.frames, "", {})
+        features = {name: Feature(shape, "float32") for name, shape in encoder.features.items()}
     setting = _setting(made, features)
     statistics = next((each.statistics for each in ENCODERS.values() if each.name == made.encoder), ())
     if options.pool != 1:
@@ -138,7 +136,7 @@ def plan(options: StorePlanOptions) -> dict[str, Any]:
     ]
     chosen = next((size for size in planned if size.dtype == options.dtype), planned[0])
     hours = _hours(options, rows, entity, made, source)
-    rate = rate or (read_rate(Store.open(source), entity, made) if source else None)
+    rate = options.read_mb_per_second or (read_rate(Store.open(source), entity, made) if source else None)
     return {
         "rows": rows,
         "entity": entity,
@@ -160,7 +158,7 @@ def _setting(made: Provenance, features: Mapping[str, Feature]) -> StoredAs | No
     """Return the recommended setting of an encoder with its bytes."""
     if TOKENS not in features or pool_of(made) != 1:
         return None
-    setting = next((known.setting for known in ENCODERS.values() if known.name == made.encoder), StoredAs())
+    setting = next((encoder.setting for encoder in ENCODERS.values() if encoder.name == made.encoder), StoredAs())
     if setting.pool != 1:
         _, features, _ = pooled_view(made, features, setting.pool)
     size = sizes(1, with_dtype(features, setting.dtype), setting.dtype, 1)
@@ -198,8 +196,8 @@ def video_bytes(store: Store) -> float | None:
     """Return the bytes of a store's video files, each once, divided by the clips that they have; None: unknown."""
     files, clips = pl.DataFrame(schema=_FILES), 0
     for block in store.catalog("clips").blocks(files):
-        known = block.drop_nulls("video_bytes").select(*_FILES)
-        files, clips = pl.concat([files, known]).unique("video"), clips + known.height
+        sized = block.drop_nulls("video_bytes").select(*_FILES)
+        files, clips = pl.concat([files, sized]).unique("video"), clips + sized.height
     return float(files["video_bytes"].sum()) / clips if clips else None
 
 
@@ -237,8 +235,8 @@ def measured_rates(store: Store, entity: str, encoder: str, weights: str = "") -
             continue
         for _, writes in all_writes(view.paths, view.rows_per_shard):
             for write in writes:
-                known: list[Any] = [write.info.get(name) for name in ("device", "rows", "seconds")]
-                device, rows, seconds = known
+                measures: list[Any] = [write.info.get(name) for name in ("device", "rows", "seconds")]
+                device, rows, seconds = measures
                 if isinstance(device, str) and _is_count(rows) and _is_count(seconds):
                     before = rates.get(device, (0, 0.0))
                     rates[device] = before[0] + rows, before[1] + seconds
@@ -254,8 +252,6 @@ def _hours(
 ) -> list[dict[str, Any]]:
     """Return the hours at the given rate (of device `worker`), or at the rates of each device that a store records."""
     if (rate := options.clips_per_second) is not None:
-        if not 0 < rate < math.inf:
-            raise StepDiffError(f"--clips-per-second {rate} is not above 0")
         measured = [(rate, "worker", "as given")]
     else:
         rates = {} if where is None else measured_rates(Store.open(where), entity, made.encoder, made.weights)

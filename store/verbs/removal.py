@@ -43,19 +43,19 @@ def forget(options: ForgetOptions) -> dict[str, Any]:
         if (rows < 0).any():
             unknown = keys[int(np.argmax(rows < 0))]
             raise StepDiffError(f"no key {unknown!r} among the {entity} of {store.path}: nothing was changed")
-        known = read_forgotten(store.path, entity)
-        before = np.isin(rows, known["row"].to_numpy())
+        forgotten = read_forgotten(store.path, entity)
+        before = np.isin(rows, forgotten["row"].to_numpy())
         withdrawn: dict[str, int] = {}
         if options.undo:
             gone = pl.col("row").is_in(rows.tolist())
             if before.any():
-                write_forgotten(store.path, entity, known.filter(~gone))
+                write_forgotten(store.path, entity, forgotten.filter(~gone))
         else:
             withdrawn = _withdraw(store, entity, rows)
             new = pl.DataFrame({"row": rows, "key": keys}).filter(pl.Series(~before))
             if len(new):
                 new = new.with_columns(reason=pl.lit(options.reason, pl.String))
-                write_forgotten(store.path, entity, pl.concat([known, new]))
+                write_forgotten(store.path, entity, pl.concat([forgotten, new]))
             for view, count in _withdraw(store, entity, rows).items():
                 withdrawn[view] = withdrawn.get(view, 0) + count
     changed = int((before if options.undo else ~before).sum())
@@ -72,7 +72,7 @@ def _withdraw(store: Store, entity: str, rows: np.ndarray) -> dict[str, int]:
 
 
 def wrongly_forgotten(store: Store, entity: str) -> Iterator[tuple[Place, str, list[str]]]:
-    """Yield, for verify, a damaged list, and the keys of forgotten rows of which a view has features."""
+    """Yield, for verify, a damaged list, and the keys of forgotten rows that have features in a view."""
     path = forgotten_path(store.folder, entity)
     if not path.exists():
         return
@@ -89,7 +89,7 @@ def wrongly_forgotten(store: Store, entity: str) -> Iterator[tuple[Place, str, l
 
 
 def drop(options: DropOptions) -> dict[str, Any]:
-    """Remove a view if `yes`. StepDiffError where it does not exist, or another run is writing.
+    """Remove a view if `yes`. StepDiffError if it does not exist, or another run is writing.
 
     Returns its bytes and files; `stale`, the indexes and cards that were built from it and stay; and whether it is
     `dropped`.

@@ -20,7 +20,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 
 from stepdiff_core.errors import DamageError, StepDiffError
 from stepdiff_core.io.files import Place, listed
@@ -39,6 +38,7 @@ from store.format.layout import (
     read_json,
 )
 from store.io.reader import FILL_AGAIN, remedy
+from store.provenance import RowNumbers
 from store.snapshots.snapshot import figures_of, folder_of, names, read_snapshot
 from store.verbs.removal import wrongly_forgotten
 from store.view import View
@@ -66,11 +66,11 @@ class Damage:
     what: str
     """what is wrong with it"""
     clips: tuple[str, ...]
-    """keys of the rows that it affects, `row N` where the key is not known"""
+    """keys of the rows that it affects, `row N` if the key is not known"""
     remedy: str
     """what to do about it"""
     withdrawn: bool = False
-    """whether its rows are absent now; where only what wrote them is lost, whether that is recorded"""
+    """whether its rows are absent now; if only what wrote them is lost, whether that is recorded"""
 
 
 def verify(store: Store, withdraw: bool = False) -> list[Damage]:
@@ -83,7 +83,7 @@ def verify(store: Store, withdraw: bool = False) -> list[Damage]:
     read: dict[tuple[str, str], list[View]] = {}
     withdrawn = set[Place]()
     damage = [
-        *_unsealed([store.path / "store.json"], ()),
+        *unsealed([store.path / "store.json"], ()),
         *_catalogs_and_views(store, read, withdrawn if withdraw else None),
         *_annotations(store.path / "annotations"),
         *_cards(store.path / "indexes"),
@@ -142,7 +142,7 @@ def _catalogs_and_views(
         read: Views whose files were read. Those of `store` are added.
         withdrawn: Receives the files whose damaged rows were made absent. None: no row is.
     """
-    yield from _unsealed([store.folder / ARRAYS / "zarr.json"], ())
+    yield from unsealed([store.folder / ARRAYS / "zarr.json"], ())
     for entity in store.entities():
         while True:
             keys = _Keys(store.catalog(entity))
@@ -154,10 +154,10 @@ def _catalogs_and_views(
         root = store.folder / ARRAYS / entity
         folders = [folder for folder in listed(root, "*") if folder.is_dir() and not half_made(folder)]
         if folders or (root / "zarr.json").exists():
-            yield from _unsealed([root / "zarr.json"], ())
+            yield from unsealed([root / "zarr.json"], ())
         for folder in folders:
             group = folder / "zarr.json"
-            yield from (broken := list(_unsealed([group], keys.all)))
+            yield from (broken := list(unsealed([group], keys.all)))
             if broken:
                 continue
             try:
@@ -218,13 +218,8 @@ class _Keys:
         self.rows = max(self.known, default=-1) + 1
         """of the catalog, as far as is known"""
 
-    def __call__(self, rows: Int[np.ndarray, " rows"]) -> list[str]:
+    def __call__(self, rows: RowNumbers) -> list[str]:
         return [self.known.get(row, f"row {row}") for row in rows.tolist()]
-
-
-def _unsealed(paths: Iterable[Place], clips: Iterable[str]) -> Iterator[_Found]:
-    """Yield those of the sealed files `paths` that are missing or damaged, with the clips that they affect."""
-    yield from ((path, what, clips) for path, what in unsealed(paths))
 
 
 def _catalog(store: Store, entity: str, keys: _Keys) -> Iterator[_Found]:
@@ -236,7 +231,7 @@ def _catalog(store: Store, entity: str, keys: _Keys) -> Iterator[_Found]:
             yield part.parent, f"has no part for rows {row} to {start - 1}", keys(lost)
         height = keys.heights.get(part) or max(end - start, 1)
         clips = keys(np.arange(start, start + min(height, _MOST_NAMED)))
-        broken = list(_unsealed([part], clips))
+        broken = list(unsealed([part], clips))
         if part in keys.refused and not broken:
             broken = [(part, f"is refused ({keys.refused[part]})", clips)]
         yield from broken
@@ -294,18 +289,18 @@ def _cards(root: Place) -> Iterator[_Found]:
 
 
 def _damaged_files(path: Place, named: dict[str, Any] | None) -> Iterator[_Found]:
-    """Yield the card at `path` if it is damaged, or those of the files `named` in it that differ from it."""
+    """Yield the card at `path` if it is damaged, else the files `named` in it that differ from it."""
     if named is None:
         yield path, "is not as it was written", ()
-    for name, known in (named or {}).items():
+    for name, entry in (named or {}).items():
         if not _FILE.fullmatch(name):
             yield path, f"names a file {name[:100]!r} that is not in its folder", ()
-        elif (why := _differs(path.parent / name, known)) is not None:
+        elif (why := _differs(path.parent / name, entry)) is not None:
             yield path.parent / name, why, ()
 
 
 def _named_files(path: Place) -> dict[str, Any] | None:
-    """Return the files that a card names, None where it is damaged: its seal is the sha256 of the rest."""
+    """Return the files that a card names, None if it is damaged: its seal is the sha256 of the rest."""
     try:
         card = json.loads(path.read_whole(_MOST_CARD))
         seal = card.pop("seal", None) if isinstance(card, dict) else None
@@ -316,12 +311,12 @@ def _named_files(path: Place) -> dict[str, Any] | None:
         return None
 
 
-def _differs(path: Place, known: object) -> str | None:
-    """Return what is wrong with a file of an index, None where it matches its card."""
-    if not isinstance(known, Mapping) or not isinstance(known.get("sha256"), str):
+def _differs(path: Place, entry: object) -> str | None:
+    """Return what is wrong with a file of an index, None if it matches its card."""
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("sha256"), str):
         return "has no sha256 in its card"
     try:
-        return None if path.sha256() == known["sha256"] else "is not as it was written"
+        return None if path.sha256() == entry["sha256"] else "is not as it was written"
     except FileNotFoundError:
         return "is missing"
     except OSError as error:

@@ -23,8 +23,7 @@ def store(tmp_path: Path) -> Store:
     made = Store.open(tmp_path / "features", create=True)
     said = [f"now we whisk {i} eggs" if i != 1 else None for i in range(6)]
     rows = {"key": CLIPS, "step": ["whisk"] * 6, "split": ["train"] * 4 + ["test"] * 2, "narration": said}
-    with made.lock():
-        made.catalog("clips").append(pl.DataFrame(rows))
+    made.catalog("clips").append(pl.DataFrame(rows))
     return made
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,8 @@ from stepdiff.annotate.captioning import (
     VideoCaptioner,
     VideoJob,
     caption,
-    check_videos,
+    clip_items,
     pictures,
-    with_videos,
 )
 from stepdiff.annotate.captions import CaptionOptions
 from stepdiff.annotate.grounding import (
@@ -292,13 +290,16 @@ def test_a_clip_that_cannot_be_decoded_fails_alone(models: dict[str, Path], vide
 
 @pytest.mark.full
 def test_videos_are_found_in_the_given_folder(video: Path, tmp_path: Path) -> None:
-    items = pl.DataFrame({"key": ["a"], "video": [video.name]})
-    assert with_videos(items, str(video.parent))["video"].to_list() == [str(video)]
+    store = Store.open(tmp_path / "features", create=True)
+    rows = {"key": ["a", "b"], "video": [video.name, "n" * 300 + ".mp4"], "split": ["train", "long"]}
+    store.catalog("clips").append(pl.DataFrame(rows).with_columns(start=0.0, end=1.0))
+    items = clip_items(store, "train", str(video.parent))
+    ((shard, block),) = items.shards()
+    assert items.complete(shard, block)["video"].to_list() == [str(video)]
     with pytest.raises(StepDiffError, match="video.mp4 does not exist: give --videos"):
-        check_videos([items], str(tmp_path))
-    for name, named in (("n" * 300 + ".mp4", "n.mp4 does not exist"), ("nul\0.mp4", "nul\\x00.mp4' does not exist")):
-        with pytest.raises(StepDiffError, match=re.escape(named)):
-            check_videos([pl.DataFrame({"key": ["a"], "video": [name]})], str(video.parent))
+        clip_items(store, "train", str(tmp_path))
+    with pytest.raises(StepDiffError, match="n.mp4 does not exist"):
+        clip_items(store, "long", str(video.parent))
 
 
 NAMES = ["a red egg", "whisk", "bowl of a very long name that no text tower reads to its end at all"]

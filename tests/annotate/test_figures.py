@@ -86,7 +86,7 @@ def test_a_rating_is_compared_with_the_median_of_the_others(given: dict[tuple[in
         assert distance == pytest.approx(expected, nan_ok=True)
 
 
-def test_the_figures_of_convis_bench_are_those_of_its_published_answers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_figures_of_convis_bench_are_the_published_ones(capsys: pytest.CaptureFixture[str]) -> None:
     if not PUBLISHED.is_file():
         pytest.skip("the answers of ConViS-Bench are not here")
     assert command.main([str(PUBLISHED), "--json"]) == 0
@@ -122,7 +122,7 @@ def test_only_the_last_answers_of_work_that_do_not_reject_count() -> None:
     assert "5 = not different" in found.scores
 
 
-def test_agreement_on_gold_pairs_is_the_share_of_scores_within_the_tolerance_of_the_known_ones(tmp_path: Path) -> None:
+def test_agreement_on_gold_is_a_share_within_the_tolerance(tmp_path: Path) -> None:
     gold = {"id": "g", "reference": "g-a", "candidate": "g-b", "scores": {"Visuals": 3, "Actions": 5}}
     (tmp_path / "gold.jsonl").write_text(json.dumps(gold))
     made = read_task(task(tmp_path, gold="gold.jsonl"))
@@ -161,7 +161,7 @@ def test_a_file_is_recognised_by_its_content_not_by_its_name(tmp_path: Path) -> 
         ('[{"user_id": 7, "video_pair_id": "a.mp4-b.mp4", "user_inputs": {"x": "9"}}]', "answer 1"),
     ],
 )
-def test_a_file_of_no_known_form_gives_one_line_that_lists_the_forms(content: str, why: str, tmp_path: Path) -> None:
+def test_a_file_of_no_known_form_lists_the_forms(content: str, why: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text(content)
     with pytest.raises(StepDiffError, match=why) as error:
         read_collected(tmp_path / "file")
@@ -216,7 +216,7 @@ def test_a_pair_counts_once_in_both_directions() -> None:
 
 
 @given(answers())
-def test_the_aggregate_is_the_mean_over_categories_not_over_answers(made: list[Answer]) -> None:
+def test_the_aggregate_is_the_mean_over_categories(made: list[Answer]) -> None:
     found = collected(made)
     scores: dict[frozenset[str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for pair, category, score, _ in found.scores:
@@ -279,7 +279,7 @@ def colours(png: bytes, tmp_path: Path) -> set[tuple[int, int, int]]:
         return {colour for _, colour in image.convert("RGB").getcolors(2**24)}  # type: ignore[misc, union-attr]
 
 
-def test_nothing_in_a_name_is_read_as_a_formula_and_all_figures_are_drawn(tmp_path: Path) -> None:
+def test_no_name_is_a_formula_and_all_figures_are_drawn(tmp_path: Path) -> None:
     found = statistics_of(collected(many()))
     for draw in (scores_figure, clouds_figure):
         png = draw(found)

@@ -337,7 +337,7 @@ def test_each_dataset_gives_the_clips_of_its_published_files(captaincook: Path) 
     assert record["unusable"] == {"skipped steps": 3} and record["steps"] == 2
 
 
-def test_what_an_expert_says_is_about_the_seconds_before_the_moment(egoexo: Path) -> None:
+def test_an_expert_speaks_about_the_seconds_before_the_moment(egoexo: Path) -> None:
     record, clips = run_manifest(egoexo, "dataset", "egoexo-exo", "data", str(egoexo), "on_disk", False)
     video = "takes/unc_basketball_1/frame_aligned_videos/cam02"
     assert clips.rows() == [
@@ -464,7 +464,7 @@ def test_each_sentence_is_a_clip_named_by_its_video_and_times(tmp_path: Path) ->
     assert not read_manifest(tmp_path / "m.parquet").failures
 
 
-def test_sentences_that_cannot_be_aligned_are_no_clips_and_are_counted(tmp_path: Path) -> None:
+def test_sentences_that_cannot_be_aligned_are_counted(tmp_path: Path) -> None:
     (tmp_path / "htm_align.json").write_text(json.dumps(ALIGN))
     record, clips = run_manifest(tmp_path, "sentences", str(tmp_path / "htm_align.json"), "on_disk", False)
     assert clips["clip"].to_list() == ["-3CEg4y7mQM_10.739_17.535", "-3CEg4y7mQM_18.0_21.25"]
@@ -512,7 +512,7 @@ def test_clips_of_a_video_not_on_disk_are_left_out(tmp_path: Path, capsys: pytes
     assert manifest.main([*given, "--no-on-disk"]) == 0 and pl.read_parquet(tmp_path / "m.parquet").height == 4
 
 
-def test_a_clip_that_is_too_short_or_too_long_is_left_out_and_counted(tmp_path: Path) -> None:
+def test_a_clip_that_is_too_short_or_too_long_is_counted(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text(json.dumps(SENTENCIFIED))
     given = ("sentences", str(tmp_path / "s.json"), "on_disk", False)
     record, clips = run_manifest(tmp_path, *given, "least_seconds", 1.0, "most_seconds", 30.0)
@@ -625,7 +625,7 @@ def test_an_image_without_a_caption_is_no_clip_and_is_counted(tmp_path: Path) ->
 
 
 @pytest.mark.full
-def test_links_and_unsafe_names_in_a_tar_are_counted_and_are_no_clips(tmp_path: Path) -> None:
+def test_links_and_unsafe_names_in_a_tar_are_counted(tmp_path: Path) -> None:
     link = tarfile.TarInfo("0.jpg")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     files = {"../1.jpg": jpeg(), "/2.jpg": jpeg(), "0.txt": b"a link", "3.jpg": jpeg(), "3.txt": b"good"}
@@ -635,7 +635,7 @@ def test_links_and_unsafe_names_in_a_tar_are_counted_and_are_no_clips(tmp_path: 
 
 
 @pytest.mark.full
-def test_a_damaged_tar_gives_the_images_before_the_damage_and_is_named(tmp_path: Path) -> None:
+def test_a_damaged_tar_gives_the_images_before_the_damage(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "a.tar", {"0.jpg": jpeg(), "0.txt": b"good", "1.jpg": jpeg(), "1.txt": b"lost"})
     with tarfile.open(tar) as read:
         cut = read.getmember("1.jpg").offset_data + 10

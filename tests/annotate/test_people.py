@@ -48,7 +48,7 @@ from .people_answers import CATEGORIES, answer, answers, task, usual
 SUPPLEMENT = Path(__file__).parents[3] / "shared/seeds"
 
 
-def test_the_default_rubric_is_that_of_the_supplement_to_the_letter() -> None:
+def test_the_default_rubric_is_that_of_the_supplement() -> None:
     if not SUPPLEMENT.is_dir():
         pytest.skip("the paper's supplement is not here")
     (file,) = SUPPLEMENT.glob("*.txt")
@@ -152,7 +152,7 @@ def test_a_pair_is_annotated_once(rows: str, tmp_path: Path) -> None:
         read_task(task(tmp_path, rows))
 
 
-def test_a_file_of_annotate_pairs_is_a_tasks_pairs_without_those_of_different_steps(tmp_path: Path) -> None:
+def test_a_file_of_annotate_pairs_gives_pairs_of_one_step(tmp_path: Path) -> None:
     rows = [(0, "a", "b", "whisk", "whisk", True), (1, "a", "c", "whisk", "bake", False)]
     path = tmp_path / "pairs.parquet"
     pl.DataFrame(rows, schema=SCHEMA, orient="row").write_parquet(path)
@@ -255,7 +255,7 @@ def test_each_broken_rule_of_the_form_gives_a_sentence(given: Answer, sentences:
     assert TASK.problems(given) == sentences
 
 
-def test_of_several_answers_of_one_person_about_a_pair_the_last_one_counts() -> None:
+def test_the_last_answer_of_a_person_about_a_pair_counts() -> None:
     first, second = answer(submitted="2026-11-28T09:30:00Z"), answer(submitted="2026-11-28T09:31:00+00:00", seconds=9.0)
     other, gold = answer(annotator="bob"), answer(kind="gold")
     assert latest([second, first, other, gold]) == [second, other, gold]
@@ -264,7 +264,7 @@ def test_of_several_answers_of_one_person_about_a_pair_the_last_one_counts() -> 
     assert latest([first, unknown]) == [first]
 
 
-def test_a_text_says_how_the_right_video_differs_from_the_left_one() -> None:
+def test_a_text_says_how_the_right_video_differs() -> None:
     assert answer(left="candidate").shown == ("p1-b", "p1-a")
     assert answer(left=None).shown == answer().shown == ("p1-a", "p1-b")
 
@@ -404,7 +404,7 @@ def test_only_work_counts_and_an_adjudication_wins_over_it() -> None:
     assert decide([*work, refusing]) == ([], ["p1"])
 
 
-def test_a_pair_that_at_least_half_of_its_people_reject_is_in_no_row() -> None:
+def test_a_pair_that_half_of_its_people_reject_is_in_no_row() -> None:
     no = [answer(annotator=f"n{i}", rejected="unclear", differences={}) for i in range(2)]
     yes = [scored(2, f"y{i}") for i in range(3)]
     assert decide([*no, *yes[:1]])[1] == decide([*no, *yes[:2]])[1] == decide(no)[1] == ["p1"]
@@ -414,7 +414,7 @@ def test_a_pair_that_at_least_half_of_its_people_reject_is_in_no_row() -> None:
     assert decide([*no, judge])[0][0].scores["Visuals"] == 3
 
 
-def test_a_text_keeps_its_direction_also_where_the_candidate_was_on_the_left() -> None:
+def test_a_text_keeps_its_direction() -> None:
     given = [scored(2, "a"), scored(2, "b", left="candidate"), scored(3, "c"), scored(5, "d")]
     given[2] = replace(given[2], differences={"Visuals": Judgement("  paler ", 3)})
     assert diffcap_rows(decide(given)[0]) == [
@@ -431,7 +431,7 @@ def star(*scores: int, category: str = "Visuals") -> list[Answer]:
     ]
 
 
-def test_every_diffrank_row_has_different_scores_and_the_same_seed_gives_the_same_rows() -> None:
+def test_diffrank_rows_have_different_scores_and_follow_the_seed() -> None:
     (row,) = diffrank_rows(decide(star(1, 3, 5))[0])
     assert row.reference == "hub" and row.category == "Visuals"
     assert dict(zip(row.targets, row.scores, strict=True)) == {"c0": 1, "c1": 3, "c2": 5}
@@ -474,8 +474,7 @@ def collected(tmp_path: Path) -> Path:
 def test_one_command_writes_all_forms(collected: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store.open(collected / "features", create=True)
     frame = pl.DataFrame({"key": ["hub", "c0", "c1", "c2"], "step": ["a", "a", "a", None]})
-    with store.lock():
-        store.catalog("clips").append(frame)
+    store.catalog("clips").append(frame)
     names = ("diffcap", "diffrank", "answers", "csv", "label-studio", "label-studio-config")
     flags = [part for name in names for part in (f"--{name}", str(collected / f"made/{name}"))]
     assert command.main([str(collected / "answers.jsonl"), *flags, "--store", str(collected / "features")]) == 0
@@ -549,7 +548,7 @@ def test_written_answers_read_back_equal(made: list[Answer]) -> None:
     assert len(found) == len(made) and all(each in found for each in made)
 
 
-def test_the_left_clip_is_video_1_and_a_pair_without_answers_is_a_task(tmp_path: Path) -> None:
+def test_the_left_clip_is_video_1_and_an_open_pair_is_a_task(tmp_path: Path) -> None:
     given = [answer(), answer(annotator="b", left="candidate"), answer(annotator="c")]
     made = tasks_of(given, URL, replace(usual(), pairs=(Pair("p1", "p1-a", "p1-b"), Pair("n", "x/y", "z ä"))))
     videos = [(each["data"]["video1"], each["data"]["video2"], len(each["annotations"])) for each in made]
@@ -634,13 +633,13 @@ def native_with(**data: Any) -> list[dict[str, Any]]:
         (native(created_at="once"), "submitted should be a time in UTC"),
     ],
 )
-def test_a_line_about_a_fault_names_the_task_and_the_annotation_by_their_ids(given: list[Any], why: str) -> None:
+def test_a_fault_names_task_and_annotation_by_their_ids(given: list[Any], why: str) -> None:
     with pytest.raises(StepDiffError, match=why) as error:
         answers_of(json.loads(json.dumps(given)), "file")
     assert "\n" not in str(error.value)
 
 
-def test_the_configuration_has_a_control_for_every_result_and_nothing_in_a_rubric_is_markup(tmp_path: Path) -> None:
+def test_the_configuration_has_a_control_for_every_result(tmp_path: Path) -> None:
     own = [{"name": "Mess", "title": "Mess <b>&</b>", "rubric": {5: ['"none" <i>']}}]
     path = task(tmp_path)
     path.write_text("pairs: pairs.csv\ncategories:\n  - " + json.dumps(own[0] | {"rubric": {}}) + "\n")
@@ -684,7 +683,7 @@ def sent() -> dict[str, Answer]:
     return {f"{each.pair} {each.annotator}": each for each in made}
 
 
-def test_an_export_of_label_studio_has_what_was_imported_changed_and_annotated_there() -> None:
+def test_an_export_has_what_was_imported_changed_and_annotated() -> None:
     refused: list[str] = []
     found = read_collected(EXPORT, refused.append)
     for name in ("p1 judge", "p2 ann", "p2 bob"):

@@ -93,7 +93,7 @@ def clips_of(frame: pl.DataFrame) -> set[str]:
     return {*frame["reference"], *frame["candidate"]}
 
 
-def test_pairs_of_one_step_are_of_two_videos_and_other_pairs_of_steps_with_different_names(folder: Path) -> None:
+def test_pairs_are_of_two_videos_and_other_pairs_of_two_steps(folder: Path) -> None:
     frame, record = chosen_pairs(folder, other=0.3)
     assert frame.schema == SCHEMA and frame["pair"].to_list() == list(range(frame.height))
     by_key = {row["key"]: row for row in CATALOG}
@@ -118,7 +118,7 @@ def test_a_step_is_a_value_of_the_column(folder: Path) -> None:
     )
 
 
-def test_clips_of_other_splits_and_test_clips_and_their_overlaps_are_in_no_pair(folder: Path) -> None:
+def test_clips_of_other_splits_and_test_clips_are_in_no_pair(folder: Path) -> None:
     row = {"reference": "v0_0_5", "candidate": "v3_2.5_3", "category": "Visuals", "text": ["x"]}
     (folder / "diffcap.jsonl").write_text(json.dumps(row))
     rank = {"reference": "v4_4.99_50", "targets": ["v5_5_9"], "category": "Visuals", "scores": [3]}
@@ -222,7 +222,7 @@ def test_a_step_gives_its_pairs_up_to_the_cap_once(clips: list[tuple[int, int]],
 
 
 @pytest.mark.full
-def test_every_pair_of_clips_of_one_step_and_of_two_videos_is_equally_likely() -> None:
+def test_every_pair_of_one_step_is_equally_likely() -> None:
     clips = [(0, 0), (0, 0), (0, 0), (0, 1), (0, 1), (0, 2), (1, 0), (1, 2)]
     draws = 3000
     found = Counter[tuple[int, int]]()
@@ -237,7 +237,7 @@ def test_every_pair_of_clips_of_one_step_and_of_two_videos_is_equally_likely() -
     assert abs(found[6, 7] - draws / 2) < 5 * (draws / 4) ** 0.5
 
 
-def test_the_pairs_of_a_step_depend_on_the_seed_its_name_and_its_clips_on_no_other_step() -> None:
+def test_the_pairs_of_a_step_depend_on_no_other_step() -> None:
     rng = np.random.default_rng(0)
     whisk = [(0, int(video)) for video in rng.integers(0, 9, 30)]
     pour = [(1, int(video)) for video in rng.integers(0, 9, 30)]
@@ -372,7 +372,7 @@ ANY = st.one_of(st.text(), st.lists(st.one_of(PIECES, st.text(max_size=8)), max_
 @given(ANY)
 @example("Q:Q:*A:0")
 @example("Q:Q:what is whisked?\nA:*A:Video 1")
-def test_any_text_is_read_and_a_question_or_answer_is_one_line_without_markers_or_control_tokens(text: str) -> None:
+def test_any_text_gives_lines_without_markers(text: str) -> None:
     reading, decision = read_pairs(text), read_yes_no(text)
     assert reading.pairs or reading.dropped
     assert decision in ("YES", "NO") or (isinstance(decision, Dropped) and decision.reason)
@@ -482,7 +482,7 @@ UNSURE = {
 
 
 @pytest.mark.parametrize("text", UNSURE)
-def test_an_ordinal_that_may_mean_a_video_or_something_in_it_is_reported(text: str) -> None:
+def test_an_ambiguous_ordinal_is_reported(text: str) -> None:
     assert unsure(text) == UNSURE[text]
 
 
@@ -509,7 +509,7 @@ RULES = {
 
 
 @pytest.mark.parametrize("case", RULES)
-def test_a_pair_is_kept_with_a_bare_video_name_or_dropped_with_the_rule_that_it_breaks(
+def test_a_pair_is_kept_or_dropped_with_the_rule_it_breaks(
     case: tuple[int, str, str],
 ) -> None:
     kind, question, answer = case
@@ -577,7 +577,7 @@ def test_every_question_is_written_in_both_orders_of_its_pair() -> None:
     assert ledger.examples[ALIKE] == ["Which of them has no fork?"]
 
 
-def test_a_pair_of_different_steps_gets_only_type_3_with_answer_no() -> None:
+def test_a_pair_of_different_steps_gets_only_a_no() -> None:
     rows, ledger = composed([pair(4, False)], {(4, kind): text for kind, text in ANSWERS.items()})
     assert [(r["reference"], r["candidate"], r["type"], r["question"], r["answer"]) for r in rows] == [
         ("a_4_1", "b_4_1", 3, SIMILAR, "NO"),
@@ -615,7 +615,7 @@ LINES_WRITTEN = st.lists(LINES, max_size=8).map("\n".join)
 
 
 @given(st.lists(st.tuples(LINES_WRITTEN, LINES_WRITTEN, LINES_WRITTEN), max_size=4))
-def test_every_text_is_kept_or_dropped_with_a_reason_that_is_counted(texts: list[tuple[str, str, str]]) -> None:
+def test_every_text_is_kept_or_dropped_with_a_reason(texts: list[tuple[str, str, str]]) -> None:
     message = {(number, kind): text for number, of_pair in enumerate(texts) for kind, text in enumerate(of_pair, 1)}
     rows, ledger = composed([pair(number) for number in range(len(texts))], message)
     for kind in (1, 2):
@@ -630,7 +630,7 @@ def test_every_text_is_kept_or_dropped_with_a_reason_that_is_counted(texts: list
     assert {row["answer"] for row in rows if row["type"] == 3} <= {"YES", "NO"}
 
 
-def test_an_answer_that_was_cut_by_the_token_limit_is_dropped_and_counted() -> None:
+def test_an_answer_cut_by_the_token_limit_is_dropped() -> None:
     written = {(0, 1): "Q: What do they use?\nA: In Video 1, the person uses a wooden"}
     (row, *_), _ = composed([pair(0)], written)
     assert row["answer"].endswith("wooden")  # nothing shows that more would follow
@@ -656,7 +656,7 @@ def job(server: Server) -> PairQAJob:
     return PairQAJob(llm, "sha", ('{"by": "hand"}',), "of texts")
 
 
-def test_each_type_has_the_supplements_prompt_and_type_3_a_limit_of_one_word(server: Server) -> None:
+def test_each_type_has_the_supplements_prompt(server: Server) -> None:
     def answer(body: dict[str, Any]) -> Reply:
         return said(f"{body['max_tokens']} {json.dumps(body['messages'])}")
 
@@ -670,7 +670,7 @@ def test_each_type_has_the_supplements_prompt_and_type_3_a_limit_of_one_word(ser
         assert found[item["key"]] == {f"type {kind}": f"{99 if kind < 3 else 8} {json.dumps(prompt)}"}
 
 
-def test_another_pairs_file_or_another_description_is_another_provenance(server: Server) -> None:
+def test_another_pairs_file_is_another_provenance(server: Server) -> None:
     made = job(server)
     others = [replace(made, pairs="other"), replace(made, descriptions=("other",))]
     assert len({json.dumps(other.provenance()) for other in (made, *others)}) == 3
@@ -712,7 +712,7 @@ def writes(body: dict[str, Any]) -> Reply:
 
 
 @pytest.mark.full
-def test_the_file_is_written_once_the_language_model_has_answered_for_every_pair_and_no_answer_is_computed_twice(
+def test_the_file_is_written_once_and_no_answer_computed_twice(
     qa_options: list[str], server: Server, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "pairqa.jsonl"

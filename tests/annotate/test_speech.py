@@ -20,7 +20,7 @@ from heads.training.checkpoint import Run
 from stepdiff.annotate import align
 from stepdiff.annotate.align import assigned
 from stepdiff.annotate.sources.datasets import TaxonomyStep, read_annotations, read_splits, read_taxonomy
-from stepdiff.annotate.sources.narration import UNDECODED, UNUSABLE, SpokenPiece, entries, heard, read_narration
+from stepdiff.annotate.sources.narration import UNDECODED, UNUSABLE, SpeechPiece, entries, heard, read_narration
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.weights import fingerprint, resolve
 from store import Feature, Provenance, Store, text_key
@@ -39,7 +39,7 @@ def annotated(segments: str, subset: str = "train", video: str = "a_b-C") -> str
     return f'{{"{video}": {{"subset": "{subset}", "activity": "Make Tea", "annotations": [{segments}]}}}}'
 
 
-def test_a_segments_clip_id_contains_its_seconds_as_the_file_writes_them(tmp_path: Path) -> None:
+def test_a_clip_id_has_the_seconds_as_the_file_writes_them(tmp_path: Path) -> None:
     path = write(
         tmp_path / "a.json", annotated('{"id": 3, "segment": [75.29841, 114.30]}, {"id": 4, "segment": [102, 111]}')
     )
@@ -66,7 +66,7 @@ def test_a_video_in_two_splits_is_refused(tmp_path: Path) -> None:
         read_annotations(path, TAXONOMY, splits, Counter())
 
 
-def test_an_unusable_segment_is_counted_with_its_reason_and_the_others_are_kept(tmp_path: Path) -> None:
+def test_an_unusable_segment_is_counted_with_its_reason(tmp_path: Path) -> None:
     bad = ["[5, 5]", "[7, 5]", "[-1, 5]", "[1e999, 5]", '["x", 5]', "[5]", "null"]
     rows = [f'{{"id": 3, "segment": {segment}}}' for segment in [*bad, "[1, 2]", "[1, 2]"]]
     rows.append('{"id": 99, "segment": [3, 4]}')
@@ -94,13 +94,13 @@ def test_an_unusable_segment_is_counted_with_its_reason_and_the_others_are_kept(
         '{"a": {"subset": "train", "annotations": [{}]}}',
     ],
 )
-def test_a_file_that_is_not_annotations_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_annotations_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(StepDiffError, match=r"a\.json: [^\n]+$"):
         read_annotations(write(tmp_path / "a.json", text), TAXONOMY, None, Counter())
 
 
 @pytest.mark.full
-def test_a_file_that_is_not_a_taxonomy_or_a_list_of_splits_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_wrong_taxonomy_or_list_of_splits_is_refused(tmp_path: Path) -> None:
     header = "global_step_index,activity,headline\n"
     for text in ("a,b\n1,2\n", header + "x,a,b\n", header + "1,a\n", header + "1,a,b\n1,a,c\n"):
         with pytest.raises(StepDiffError, match=r"t\.csv: [^\n]+$"):
@@ -120,8 +120,8 @@ def test_the_published_taxonomy_and_splits_are_read_completely() -> None:
 
 
 NARRATIONS = {
-    "a": [SpokenPiece(0.5, 2.0, "take, the eggs"), SpokenPiece(2.0, 4.25, 'say "whisk"')],
-    "b_-1": [SpokenPiece(1.0, 3.0, "now we wait")],
+    "a": [SpeechPiece(0.5, 2.0, "take, the eggs"), SpeechPiece(2.0, 4.25, 'say "whisk"')],
+    "b_-1": [SpeechPiece(1.0, 3.0, "now we wait")],
 }
 
 
@@ -149,7 +149,7 @@ def test_all_formats_of_one_narration_give_the_same_speech(tmp_path: Path) -> No
         assert not +faults
 
 
-def test_a_sentence_with_one_time_belongs_to_the_clip_that_contains_it(tmp_path: Path) -> None:
+def test_a_sentence_of_one_moment_belongs_to_its_clip(tmp_path: Path) -> None:
     path = tmp_path / "htm_aa_v1.csv"
     path.write_text('vid,timestamp,text\na,9,rest it\nb,4,other\na,4,"knead, a little"\n')
     ((video, pieces),) = read_narration(path, ["a"], Counter())
@@ -167,7 +167,7 @@ TENTHS = st.integers(0, 80).map(lambda tenth: tenth / 10)
 @given(st.lists(st.tuples(TENTHS, TENTHS), max_size=8), TENTHS, st.integers(1, 30))
 def test_speech_of_a_clip_is_what_overlaps_it(times: list[tuple[float, float]], start: float, tenths: int) -> None:
     end = (round(start * 10) + tenths) / 10
-    pieces = sorted(SpokenPiece(*sorted(pair), f"piece{number}") for number, pair in enumerate(times))
+    pieces = sorted(SpeechPiece(*sorted(pair), f"piece{number}") for number, pair in enumerate(times))
     moments = {tenth / 10 + 0.05 for tenth in range(round(start * 10), round(end * 10))}
     expected = [
         piece.text
@@ -187,7 +187,7 @@ def test_pieces_without_text_or_time_are_left_out_and_counted(tmp_path: Path) ->
     )
     faults = Counter[str]()
     found = dict(read_narration(path, ["a", "b"], faults))
-    assert found == {"a": [SpokenPiece(0.5, 9.0, "four"), SpokenPiece(1.0, 9.0, "one")], "b": []}
+    assert found == {"a": [SpeechPiece(0.5, 9.0, "four"), SpeechPiece(1.0, 9.0, "one")], "b": []}
     assert +faults == {UNUSABLE: 6}
 
 
@@ -197,7 +197,7 @@ def test_a_byte_that_is_not_utf_8_becomes_u_fffd_and_is_counted(tmp_path: Path) 
     (folder / "a.csv").write_bytes(b"start,end,text\n1,2,a caf\xe9 \x00here\n2,3,fine\n")
     faults = Counter[str]()
     assert dict(read_narration(folder, ["a"], faults)) == {
-        "a": [SpokenPiece(1, 2, "a caf\ufffd here"), SpokenPiece(2, 3, "fine")]
+        "a": [SpeechPiece(1, 2, "a caf\ufffd here"), SpeechPiece(2, 3, "fine")]
     }
     assert +faults == {UNDECODED: 1}
 
@@ -232,10 +232,10 @@ COSINES = st.integers(-100, 100).map(lambda hundredth: hundredth / 100)
 
 
 @given(st.lists(TIMES, max_size=6), st.lists(TIMES, max_size=5), st.integers(0, 15), COSINES, st.data())
-def test_a_piece_is_assigned_to_the_most_similar_clip_nearby_or_to_none_in_order_of_time(
+def test_a_piece_is_assigned_to_the_most_similar_clip_nearby(
     spoken: list[tuple[float, float]], clips: list[tuple[float, float]], window: int, least: float, data: st.DataObject
 ) -> None:
-    pieces = [SpokenPiece(*times, f"p{number}") for number, times in enumerate(sorted(spoken))]
+    pieces = [SpeechPiece(*times, f"p{number}") for number, times in enumerate(sorted(spoken))]
     row = st.lists(COSINES, min_size=len(clips), max_size=len(clips))
     rows = data.draw(st.lists(row, min_size=len(pieces), max_size=len(pieces)))
     cosine = np.array(rows).reshape(len(pieces), len(clips))
@@ -254,7 +254,7 @@ def test_a_piece_is_assigned_to_the_most_similar_clip_nearby_or_to_none_in_order
 
 SAID = ("we whisk the eggs now", "chop these onions finely", "pour oil into the pan")
 TOKENS, CHANNELS, VIDEOS = 8, 16, 16
-World = tuple[Path, list[dict[str, Any]], dict[str, list[SpokenPiece]]]
+World = tuple[Path, list[dict[str, Any]], dict[str, list[SpeechPiece]]]
 EARLY = 4.0  # seconds; also the length of a clip
 
 
@@ -309,10 +309,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     recipe = {"store": str(store.path), "out": str(folder / "align"), "contrastive": head}
     (folder / "align.yaml").write_text(json.dumps(recipe))
     assert train.main(["--config", str(folder / "align.yaml")]) == 0
-    speech: dict[str, list[SpokenPiece]] = {}
+    speech: dict[str, list[SpeechPiece]] = {}
     for row in rows:
         begin = row["start"] - EARLY
-        speech.setdefault(row["video"][:-4], []).append(SpokenPiece(begin + 0.1, begin + 3.9, row["narration"]))
+        speech.setdefault(row["video"][:-4], []).append(SpeechPiece(begin + 0.1, begin + 3.9, row["narration"]))
     names = ("start", "end", "text")
     message = {video: dict(zip(names, zip(*pieces, strict=True), strict=True)) for video, pieces in speech.items()}
     (folder / "narration.json").write_text(json.dumps(message))

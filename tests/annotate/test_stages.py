@@ -154,7 +154,7 @@ def test_a_wrong_provenance_is_refused(store: Store, job: Shout, provenance: Any
     assert "\n" not in str(refused.value)
 
 
-def test_weights_that_changed_since_the_start_of_the_run_are_refused(store: Store, job: Shout) -> None:
+def test_weights_that_changed_during_the_run_are_refused(store: Store, job: Shout) -> None:
     version = Version(store, "shout", {"model": "another"})
     shouting = StageWorker(StageWorkerOptions(str(store.path), "shout", version.name, job, "cpu", 1))
     with pytest.raises(StepDiffError, match="not those that the run began with"):
@@ -187,7 +187,7 @@ def test_a_killed_run_continues_where_it_stopped(store: Store, job: Shout) -> No
     assert lines(job) == ["v_0_1", "v_1_1", "v_2_1", "v_3_1"]
 
 
-def test_the_worker_that_takes_over_the_shard_of_a_dead_one_answers_the_rest(store: Store, job: Shout) -> None:
+def test_a_worker_answers_the_rest_of_a_dead_ones_shard(store: Store, job: Shout) -> None:
     version = Version(store, "shout", job.provenance())
     version.create()
     (task,) = pending(version, items(["a", "b", "c"]), False)
@@ -277,7 +277,7 @@ def test_missing_captions_are_waited_for() -> None:
     assert "run stepdiff annotate captions" in reasons["a"] and "run stepdiff annotate ground" in reasons["b"]
 
 
-def test_the_language_model_reads_the_supplements_prompt_with_the_texts_of_this_clip() -> None:
+def test_the_model_reads_the_prompt_with_the_texts_of_the_clip() -> None:
     asked = [
         item("a", "okay so\nnow we whisk.", "A hand whisks eggs.", "- white eggs\n- a metal whisk"),
         item("b", None, "Q: what?\nA: a pan", ""),
@@ -312,7 +312,7 @@ class Stopped:
     ("written", "kept"),
     [("A hand whisks 1.5 cups. It uses a", "A hand whisks 1.5 cups."), ("A hand whisks in a", "A hand whisks in a")],
 )
-def test_a_sentence_that_was_cut_by_the_token_limit_is_left_out_after_a_complete_one(written: str, kept: str) -> None:
+def test_a_cut_sentence_is_left_out_after_a_complete_one(written: str, kept: str) -> None:
     describer = Describer(Stopped(written), Sampling(), DESCRIBE, words=200)
     assert dict(describer.annotate([item("a", "we whisk", "A hand whisks.", "")])) == {"a": {"step description": kept}}
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from threading import Thread
 
-from stepdiff.app.annotating import people, work
+from stepdiff.app.annotating import accounts, work
 from stepdiff.app.annotating.service import Annotating
 from stepdiff.app.annotating.work import Save, Submission
 from stepdiff.app.site import RefusedError
@@ -18,7 +18,7 @@ def annotate(annotating: Annotating, name: str, failures: list[BaseException]) -
     rng = random.Random(name)
     try:
         with annotating.database.write() as connection:
-            person = people.named(connection, name)
+            person = accounts.named(connection, name)
         assert person is not None
         while True:
             with annotating.database.write() as connection:

@@ -32,16 +32,13 @@ def write_task(
     people: int = 3,
     gold: Sequence[tuple[str, str]] = (),
     training: Sequence[tuple[str, str]] = (),
-    minutes: float = 30,
     feedback: str = "",
-    gold_rate: float = 0.1,
-    person_mib: float = 64,
+    **keys: float,
 ) -> Path:
-    """Write a task and return its YAML file. Known scores: Ingredients 3, Actions 5."""
+    """Write a task and return its YAML file. Known scores: Ingredients 3, Actions 5. keys: further ones of the task."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pairs.csv").write_text("reference,candidate\n" + "".join(f"{a},{b}\n" for a, b in pairs))
-    lines = ["pairs: pairs.csv", f"people: {people}", f"timeout_minutes: {minutes}", f"gold_rate: {gold_rate}"]
-    lines.append(f"person_mib: {person_mib}")
+    lines = ["pairs: pairs.csv", f"people: {people}", *(f"{name}: {value}" for name, value in keys.items())]
     for name, known, text in (("gold", gold, feedback), ("training", training, "Eggs were *added*.")):
         if known:
             rows = [

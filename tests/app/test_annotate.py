@@ -182,7 +182,7 @@ def test_training_shows_the_known_scores(
     assert tab.get_by_text("Training.").count() == 0
 
 
-def test_the_page_has_no_clip_names_and_its_media_are_those_of_the_person(
+def test_the_page_has_no_clip_names_and_only_own_media(
     shared: str, tab: "Page", browser: "Browser", clips: list[str]
 ) -> None:
     begin(tab, shared, "Ann")
@@ -245,7 +245,7 @@ def test_typed_text_survives_a_kill(
     assert form["scores"] == {"Ingredients": 4, "Tools/Equipment": 3} and form["keystep"] == "whisk the eggs"
 
 
-def test_changes_of_another_pair_are_kept_while_the_server_refuses_them(
+def test_changes_are_kept_while_the_server_refuses_them(
     serve: Callable[..., Server], browser: "Browser", pairs: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     url = serve("--annotate", str(write_task(tmp_path, pairs[:1]))).url
@@ -449,7 +449,7 @@ def test_progress_and_agreement_are_those_of_the_answers(place: Place) -> None:
     assert [row["open"] for row in pairs] == [[], [], [], ["Ann"], [], []]
 
 
-def test_a_disagreement_is_decided_and_the_decision_wins_in_the_files(place: Place, tmp_path: Path) -> None:
+def test_a_decision_about_a_disagreement_wins_in_the_files(place: Place, tmp_path: Path) -> None:
     admin = place.visit("admin")
     rows = admin.get("/annotate/admin/disagreements").json()["rows"]
     names = [" ".join(pair) for pair in place.pairs]
@@ -480,7 +480,7 @@ def test_a_disagreement_is_decided_and_the_decision_wins_in_the_files(place: Pla
     assert json.loads(diffcap[0])["text"] == ["quail eggs, not hen eggs"]
 
 
-def test_what_the_page_of_a_pair_offers_can_be_confirmed_as_it_is(place: Place, tmp_path: Path) -> None:
+def test_a_suggested_decision_can_be_confirmed_as_it_is(place: Place, tmp_path: Path) -> None:
     ann, bob = place.visit("Ann"), place.visit("Bob")
     for client in (ann, bob):  # a pair that all of them reject, and one that half of them do
         answer(client, 5, "", "too short")
@@ -536,7 +536,7 @@ def of_label_studio(admin: "TestClient", keysteps: list[str]) -> list[dict[str, 
     return made
 
 
-def test_an_import_takes_the_other_answers_and_gives_one_line_for_each_refused_one(world: Path, tmp_path: Path) -> None:
+def test_an_import_gives_a_line_for_each_refused_answer(world: Path, tmp_path: Path) -> None:
     place = Place(world, tmp_path, people=2)
     admin = place.visit("admin")
     tasks = of_label_studio(admin, ["", "whisk", "w " * 11, "whisk the eggs"])
@@ -657,7 +657,7 @@ def test_thumbnails_are_those_of_pairs_and_of_the_admin(place: Place, clips: lis
     assert place.visit("Ann").get(f"/annotate/admin/thumbnail/{reference}").status_code == 401
 
 
-def test_people_are_sorted_excluded_and_included_with_the_keyboard(
+def test_people_are_sorted_and_excluded_with_the_keyboard(
     serve: Callable[..., Server], browser: "Browser", world: Path, tmp_path: Path
 ) -> None:
     place = Place(world, tmp_path, people=2)
@@ -709,7 +709,7 @@ def test_people_are_sorted_excluded_and_included_with_the_keyboard(
         assert page.get_by_text("✗ excluded").count() == 0
 
 
-def test_guidelines_are_markdown_of_a_file_and_html_in_them_stays_text(world: Path, tmp_path: Path) -> None:
+def test_guidelines_are_markdown_and_html_in_them_stays_text(world: Path, tmp_path: Path) -> None:
     text = "# Tools\n\nA fork is *no* whisk.\n\n- one\n- two\n\n"
     hostile = "<script>alert(1)</script> [x](javascript:alert(2)) ![y](https://evil.example/y.png)"
     place = Place(world, tmp_path)

@@ -11,10 +11,11 @@ from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
 from stepdiff.annotate.forms.answers import read_answers
+from stepdiff.app.annotating.accounts import add, link, named, revoke
 from stepdiff.app.annotating.database import Database, default_url
 from stepdiff.app.annotating.events import events
-from stepdiff.app.annotating.people import add, link, named, revoke
 from stepdiff.app.annotating.service import ADDRESS_BURST, PERSON_BURST
+from stepdiff.app.options import AppOptions
 from stepdiff.app.server import MOST_BODY, create_app
 from stepdiff.app.site import Site
 from store import Store
@@ -36,13 +37,13 @@ class Place:
         self.pairs = [(clips[place], clips[place + 1]) for place in range(0, 12, 2)]
         self.task = task or write_task(folder, self.pairs, **{"people": 1, **options})
         store, videos = str(world / "features"), str(world / "kitchen")
-        site = Site.open(store, videos, annotate=str(self.task), cache=str(folder), public_url=public_url)
+        site = Site(AppOptions(store, videos, annotate=str(self.task), cache=str(folder), public_url=public_url))
         self.app = create_app(site)
         self.database = Database.open(default_url(self.task))
 
     def visit(self, name: str | None = None) -> TestClient:
         """Return a browser, with the link of a person who is added where there is none of this name."""
-        base = self.app.state.site.public_url or "http://127.0.0.1"
+        base = self.app.state.kept[Site].public_url or "http://127.0.0.1"
         client = TestClient(self.app, base, raise_server_exceptions=False, follow_redirects=False)
         client.headers["Accept"] = "application/json"
         if name is not None:
@@ -79,7 +80,7 @@ def submit(client: TestClient, number: int = 1, rejected: str | None = None, **c
 
 def posts(place: Place) -> list[str]:
     """Return all addresses that change something."""
-    found = create_app(place.app.state.site).openapi()["paths"]
+    found = create_app(place.app.state.kept[Site]).openapi()["paths"]
     paths = [path for path, about in found.items() if "post" in about and "annotate" in path]
     return [path.format(identity=1, act="exclude") for path in paths]
 
@@ -288,7 +289,7 @@ def test_wrong_types_are_refused_and_change_nothing(place: Place) -> None:
     assert place.count() == before
 
 
-def test_a_file_that_is_no_export_of_label_studio_changes_nothing(place: Place) -> None:
+def test_a_file_that_is_no_export_changes_nothing(place: Place) -> None:
     admin = place.visit("admin")
     before = place.count()
     for tasks in ([5], [{}], [{"data": {}, "annotations": [{}]}], [[[[]]]], "x", [{"data": 1}] * 10_001):
@@ -330,7 +331,7 @@ def test_nobody_writes_more_than_the_task_allows(world: Path, tmp_path: Path) ->
     assert submit(bob).json()["done"], "others go on"
 
 
-def test_guessing_tokens_is_429_and_people_of_the_same_address_go_on(place: Place) -> None:
+def test_guessing_tokens_is_429_and_people_go_on(place: Place) -> None:
     stranger, ann = place.visit(), place.visit("Ann")
     codes = {stranger.get(f"/annotate/as/guess{number}").status_code for number in range(int(ADDRESS_BURST) + 20)}
     assert codes == {401, 429} and ann.get("/annotate").status_code == 200
@@ -345,7 +346,7 @@ def test_names_are_closed_once_somebody_has_a_link(place: Place) -> None:
     assert place.visit().get("/annotate").json() == {"title": "Annotate", "names_open": False}
 
 
-def test_a_server_for_other_machines_has_the_annotation_pages_only(world: Path, tmp_path: Path) -> None:
+def test_a_public_server_has_annotation_pages_only(world: Path, tmp_path: Path) -> None:
     place = Place(world, tmp_path, "https://127.0.0.1")
     clip = place.pairs[0][0]
     for address in ("/explore", "/pair", "/compare", "/docs", "/openapi.json", f"/media/video/{clip}", "/redoc"):

@@ -17,11 +17,11 @@ from sqlalchemy import func, select, update
 from sqlalchemy.exc import DBAPIError
 
 from stepdiff.annotate.forms.form import Answer, Judgement
-from stepdiff.app.annotating import answers, people, work
+from stepdiff.app.annotating import accounts, collected, work
 from stepdiff.app.annotating import events as tables
+from stepdiff.app.annotating.accounts import Person
 from stepdiff.app.annotating.database import Database
 from stepdiff.app.annotating.events import assignments, events
-from stepdiff.app.annotating.people import Person
 from stepdiff.app.annotating.service import Annotating
 from stepdiff.app.annotating.work import Assigner, Save, Submission
 from stepdiff.app.site import RefusedError, UnknownError
@@ -75,7 +75,7 @@ class Rules(RuleBasedStateMachine):
         self.annotating = replace(made, assigner=Assigner(made.task, "seed"))  # the same draws in each run
         with self.annotating.database.write() as connection:
             for name in ("Ann", "Bob", "Cid"):
-                self.people[name], _ = people.add(connection, name, self.clock())
+                self.people[name], _ = accounts.add(connection, name, self.clock())
 
     def teardown(self) -> None:
         if not self.people:  # nothing was begun
@@ -238,7 +238,7 @@ class Rules(RuleBasedStateMachine):
     @rule(name=st.sampled_from(["Ann", "Bob", "Cid"]))
     def revoke(self, name: str) -> None:
         with self.annotating.database.write() as connection:
-            people.revoke(connection, self.people[name], self.clock())
+            accounts.revoke(connection, self.people[name], self.clock())
         self.return_open(name)
 
     def return_open(self, name: str) -> None:
@@ -248,14 +248,14 @@ class Rules(RuleBasedStateMachine):
     @rule(name=st.sampled_from(["Ann", "Bob", "Cid"]))
     def exclude(self, name: str) -> None:
         with self.annotating.database.write() as connection:
-            people.exclude(connection, people.by_id(connection, self.people[name].id), self.clock(), 1)
+            accounts.exclude(connection, accounts.by_id(connection, self.people[name].id), self.clock(), 1)
         self.return_open(name)
         self.excluded.add(name)
 
     @rule(name=st.sampled_from(["Ann", "Bob", "Cid"]))
     def include(self, name: str) -> None:
         with self.annotating.database.write() as connection:
-            people.include(connection, people.by_id(connection, self.people[name].id), self.clock(), 1)
+            accounts.include(connection, accounts.by_id(connection, self.people[name].id), self.clock(), 1)
         self.excluded.discard(name)
 
     @rule(seconds=st.sampled_from([1.0, 60.0, LIMIT / 2 + 1, LIMIT + 1, -1.0, -LIMIT]))
@@ -272,9 +272,9 @@ class Rules(RuleBasedStateMachine):
         assert len({(row.person, row.pair) for row in rows}) == len(rows)
         with self.annotating.database.read() as connection:
             taken = dict(map(tuple, connection.execute(select(tables.pairs.c.pair, tables.pairs.c.taken))))
-            counted = sorted((own.annotator, own.pair) for own in answers.collected(connection))
-            left_out = sorted((own.annotator, own.pair) for own in answers.excluded(connection))
-            totals = answers.totals(connection, self.per_pair)
+            counted = sorted((own.annotator, own.pair) for own in collected.collected(connection))
+            left_out = sorted((own.annotator, own.pair) for own in collected.excluded(connection))
+            totals = collected.totals(connection, self.per_pair)
         assert taken == {tables.pair_key(identity(pair)): self.taken(identity(pair)) for pair in self.work}
         submitted = [own for own in self.held if own.state == "submitted"]
         assert counted == sorted((own.person, own.pair) for own in submitted if own.person not in self.excluded)
@@ -305,7 +305,7 @@ def made(tmp_path: Path) -> Callable[..., Any]:
         annotating = opened(write_task(tmp_path, names(40), **options))
         annotating = replace(annotating, assigner=Assigner(annotating.task, "seed"))  # the same draws in each run
         with annotating.database.write() as connection:
-            return annotating, people.add(connection, "Ann", 0.0)[0]
+            return annotating, accounts.add(connection, "Ann", 0.0)[0]
 
     return make
 
@@ -387,7 +387,7 @@ def taken(annotating: Any, person: Person, *found: Answer) -> dict[str, int]:
     with annotating.database.write() as connection:
         refused: list[str] = []
         placed = [(str(place), answer) for place, answer in enumerate(found)]
-        counts = dict(answers.take(connection, annotating.task, placed, person, 1.0, refused.append))
+        counts = dict(collected.take(connection, annotating.task, placed, person, 1.0, refused.append))
         return counts | ({"refused": len(refused)} if refused else {})
 
 
@@ -416,7 +416,7 @@ def test_an_imported_answer_keeps_the_rules_of_the_form(made: Callable[..., Any]
     assert taken(annotating, person, skipped) == {"taken": 1}
 
 
-def test_an_answer_about_a_pair_that_is_not_part_of_the_task_is_left_out(made: Callable[..., Any]) -> None:
+def test_an_answer_about_another_pair_is_left_out(made: Callable[..., Any]) -> None:
     annotating, person = made()
     assert taken(annotating, person, answered(("other", "clips"), "Bob")) == {"not a pair of the task": 1}
     turned = replace(answered(names(1)[0], "Bob"), reference="clip_0b", candidate="clip_0a")
@@ -426,7 +426,7 @@ def test_an_answer_about_a_pair_that_is_not_part_of_the_task_is_left_out(made: C
 def test_pairs_that_leave_and_enter_the_task_are_followed(tmp_path: Path) -> None:
     annotating = opened(write_task(tmp_path, names(2), people=1))
     with annotating.database.write() as connection:
-        person, _ = people.add(connection, "Ann", 0.0)
+        person, _ = accounts.add(connection, "Ann", 0.0)
     all_of(annotating, person)
     annotating.database.close()
     later = opened(write_task(tmp_path, names(4)[1:], people=1))
@@ -460,7 +460,7 @@ def test_processes_on_one_database_lose_nothing(new_url: Callable[[str], str], t
     annotating = Annotating.open(task, url)
     with annotating.database.write() as connection:
         for name in EVERYONE:
-            people.add(connection, name, time.time())
+            accounts.add(connection, name, time.time())
     killed = start(task, url, EVERYONE[6:])
     others = [start(task, url, EVERYONE[:3]), start(task, url, EVERYONE[3:6])]
     time.sleep(0.3)
@@ -471,7 +471,7 @@ def test_processes_on_one_database_lose_nothing(new_url: Callable[[str], str], t
         process.communicate()
     with annotating.database.read() as connection:
         rows = connection.execute(select(assignments)).all()
-        found: list[Answer] = list(answers.collected(connection))
+        found: list[Answer] = list(collected.collected(connection))
     assert len({(row.person, row.pair) for row in rows}) == len(rows), "nobody sees a pair twice"
     taken = {pair: [row.slot for row in rows if row.pair == pair] for pair in {row.pair for row in rows}}
     assert len(taken) == PAIRS and all(sorted(slots) == [1, 2, 3] for slots in taken.values())
@@ -491,14 +491,14 @@ def test_consecutive_saves_of_one_field_are_one_event(new_url: Callable[[str], s
     annotating = Annotating.open(write_task(tmp_path, names(2)), new_url("saves"), clock)
     assigner = annotating.assigner
     with annotating.database.write() as connection:
-        ann, bob = (people.add(connection, name, clock())[0] for name in ("Ann", "Bob"))
+        ann, bob = (accounts.add(connection, name, clock())[0] for name in ("Ann", "Bob"))
     own = {}
     for person in (ann, bob):
         with annotating.database.write() as connection:
             own[person.id] = assigner.next(connection, person, clock()).id  # type: ignore[union-attr]
     numbers = {ann.id: 0, bob.id: 0}
 
-    def save(person: people.Person, **changes: dict[str, str | int]) -> None:
+    def save(person: accounts.Person, **changes: dict[str, str | int]) -> None:
         clock.now += 1
         numbers[person.id] += 1
         with annotating.database.write() as connection:

@@ -179,7 +179,7 @@ def test_video_2_follows_the_alignment_within_a_frame(
     assert place == pytest.approx(alignment.warp(first.seconds[0] + time) - second.seconds[0], abs=0.01)
 
 
-def test_a_clip_is_moved_alone_and_both_begin_and_loop_where_they_are_set(opened: "Page") -> None:
+def test_a_clip_is_moved_alone_and_both_loop_where_set(opened: "Page") -> None:
     opened.keyboard.press("Space")
     opened.evaluate(f"{PLAYER}.seek(1)")
     strip = opened.get_by_role("slider", name="Place in Video 2")
@@ -216,7 +216,7 @@ PLAYED = """async (frames) => {
 """[clock, time of Video 1, time of Video 2] of pictures, to the begin of a loop"""
 
 
-def test_each_clip_has_its_own_in_and_out_which_loop_warp_and_address_obey(opened: "Page") -> None:
+def test_loop_warp_and_address_obey_in_and_out_of_each_clip(opened: "Page") -> None:
     """With the keyboard alone."""
     times = f"{PLAYER}.videos.map((video) => video.currentTime)"
 
@@ -254,11 +254,11 @@ def test_each_clip_has_its_own_in_and_out_which_loop_warp_and_address_obey(opene
     opened.wait_for_url("**time=0.5*")
     ranges = opened.evaluate(f"{PLAYER}.ranges")
     opened.reload()
-    opened.wait_for_function(f"() => {PLAYER}?.ready && {PLAYER}.time > 0")
+    opened.wait_for_function(f"() => {PLAYER}.ready && {PLAYER}.time > 0")
     assert np.array(opened.evaluate(f"{PLAYER}.ranges")) == pytest.approx(np.array(ranges), abs=0.001)
     offsets, before = opened.evaluate(f"{PLAYER}.offsets"), opened.evaluate(times)
     opened.keyboard.press("x")
-    opened.wait_for_function(f"() => {PLAYER}?.ready && {PLAYER}.ranges[0][1] > 2 && {PLAYER}.time > 0")
+    opened.wait_for_function(f"() => {PLAYER}.ready && {PLAYER}.ranges[0][1] > 2 && {PLAYER}.time > 0")
     assert np.array(opened.evaluate(f"{PLAYER}.ranges")) == pytest.approx(np.array(ranges[::-1]), abs=0.001)
     assert opened.evaluate(f"{PLAYER}.offsets") == pytest.approx(offsets[::-1], abs=0.001)
     assert opened.evaluate(times) == pytest.approx(before[::-1], abs=0.002)
@@ -284,7 +284,7 @@ def test_the_address_opens_what_another_person_sees(opened: "Page", browser: "Br
     with browser.new_context() as context:
         page = context.new_page()
         page.goto(opened.url)
-        page.wait_for_function(f"() => {PLAYER}?.ready && {PLAYER}.alignment && {PLAYER}.time > 0")
+        page.wait_for_function(f"() => {PLAYER}.ready && {PLAYER}.alignment && {PLAYER}.time > 0")
         state, other = (each.evaluate(f"{PLAYER}.state") for each in (page, opened))
         assert np.array(state.pop("ranges")) == pytest.approx(np.array(other.pop("ranges")), abs=0.001)
         assert state == other
@@ -295,7 +295,7 @@ def test_the_address_opens_what_another_person_sees(opened: "Page", browser: "Br
         assert page.evaluate(f"[{PLAYER}.speed, {PLAYER}.ranges[0]]") == [1, [None, 1.5]]
 
 
-def test_a_click_leaves_space_to_the_player_and_reduced_motion_leaves_it_paused(opened: "Page") -> None:
+def test_space_plays_after_a_click_and_reduced_motion_pauses(opened: "Page") -> None:
     opened.get_by_role("button", name="Loop").click()
     opened.keyboard.press("Space")
     assert opened.evaluate(f"[{PLAYER}.playing, {PLAYER}.looping]") == [False, False]
@@ -304,7 +304,7 @@ def test_a_click_leaves_space_to_the_player_and_reduced_motion_leaves_it_paused(
     assert opened.evaluate(f"[{PLAYER}.playing, {PLAYER}.looping]") == [False, True]
     opened.emulate_media(reduced_motion="reduce")
     opened.reload()
-    opened.wait_for_function(f"() => {PLAYER}?.ready && {PLAYER}.length > 0")
+    opened.wait_for_function(f"() => {PLAYER}.ready && {PLAYER}.length > 0")
     assert not opened.evaluate(f"{PLAYER}.playing || {PLAYER}.wanted")
 
 

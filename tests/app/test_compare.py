@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from heads import report, score, table
-from heads.reporting.entries import Entry
+from heads.reporting.entries import PredictionEntry
 from heads.reporting.figures import compare, measure
 from stepdiff.app.compare.files import Answers, Broken, Library
 from stepdiff.app.compare.select import Selection, choose
@@ -65,14 +65,14 @@ def test_rows_of_methods_are_aligned_by_content_not_by_place(tests: TestSet) -> 
         for place, row in enumerate(tests.rows):
             if column.answered[place]:
                 assert own.of.rows[column.place[place]] == row
-                assert column.said(place) == own.said[column.place[place]]
+                assert column.prediction(place) == own.predictions[column.place[place]]
         assert column.answered.sum() == len(own.of.rows)  # the equal rows too
 
 
 def test_margins_and_losses_equal_a_loop_over_the_options(tests: TestSet) -> None:
     column = tests.columns[0]
     for place, row in enumerate(tests.rows):
-        said = column.said(place)
+        said = column.prediction(place)
         if tests.task == "diffmcq":
             truth = row.options.index(row.answer)
             others = [score for number, score in enumerate(said) if number != truth]
@@ -112,7 +112,7 @@ def test_filters_equal_a_loop_over_the_rows(tests: TestSet, given: dict[str, Any
     assert b is not None and b is not a
     expected = []
     for place, row in enumerate(tests.rows):
-        where, mine, other = given.get("where"), a.said(place), b.said(place)
+        where, mine, other = given.get("where"), a.prediction(place), b.prediction(place)
         value, theirs = a.values(chosen.metric)[place], b.values(chosen.metric)[place]
         keep = {
             None: True,
@@ -127,7 +127,7 @@ def test_filters_equal_a_loop_over_the_rows(tests: TestSet, given: dict[str, Any
         if "text" in given:
             words = json.dumps(vars(row))
             if tests.task == "diffcap":
-                words += json.dumps([column.said(place) for column in chosen.shown])
+                words += json.dumps([column.prediction(place) for column in chosen.shown])
             keep = keep and given["text"].lower() in words.lower()
         if "step" in given:
             keep = keep and steps[place] == given["step"]
@@ -148,7 +148,7 @@ def order(task: Task, said: Any) -> Any:
 
 
 @pytest.mark.parametrize("sort", ["margin", "-margin", "loss", "value", "gap"])
-def test_the_order_of_rows_with_equal_values_is_that_of_the_test_set(tests: TestSet, sort: Any) -> None:
+def test_rows_with_equal_values_keep_their_order(tests: TestSet, sort: Any) -> None:
     chosen = choose(tests, Selection(sort=sort))
     assert chosen.b is not None
     mine, other = chosen.a.values(chosen.metric), chosen.b.values(chosen.metric)
@@ -165,7 +165,7 @@ def test_the_order_of_rows_with_equal_values_is_that_of_the_test_set(tests: Test
     )
 
 
-def test_a_selection_without_rows_says_which_of_its_filters_excludes_them(tests: TestSet) -> None:
+def test_an_empty_selection_names_its_filters(tests: TestSet) -> None:
     chosen = choose(tests, Selection(text="zebra", category="Actions"))
     assert chosen.order.size == 0
     found = {each["name"]: each for each in chosen.filters("/compare/x")}
@@ -206,8 +206,8 @@ def test_totals_equal_the_report_of_the_rows(tests: TestSet, given: dict[str, An
     write_test_set(tests.task, tmp_path / "selected.jsonl", [tests.rows[place] for place in places])
     for column in tests.columns[:2]:
         path = tmp_path / f"{column.method.id}_selected.jsonl"
-        write_predictions(tests.task, path, [column.said(place) for place in places])
-        entries.append(Entry(column.method.id, tests.task, str(tmp_path / "selected.jsonl"), str(path)))
+        write_predictions(tests.task, path, [column.prediction(place) for place in places])
+        entries.append(PredictionEntry(column.method.id, tests.task, str(tmp_path / "selected.jsonl"), str(path)))
     measured = measure(entries, RESAMPLES, SEED)
     expected = {(score.method, score.metric): score for score, _ in measured}
     mine = Totals(tests, chosen.mask)
@@ -224,7 +224,7 @@ def test_totals_equal_the_report_of_the_rows(tests: TestSet, given: dict[str, An
         assert (versus["difference"], versus["interval"], versus["p"]) == (found.difference, found.interval, found.p)
 
 
-def test_a_file_that_cannot_be_used_is_listed_with_its_reason_and_the_others_are_shown(tmp_path: Path) -> None:
+def test_an_unusable_file_is_listed_with_its_reason(tmp_path: Path) -> None:
     rows = random_rows("diffmcq", 6)
     said = guesses("diffmcq", rows, 0)
     for name in ("good", "short", "record", "gone", "whole", "large"):
@@ -250,7 +250,7 @@ def test_a_file_that_cannot_be_used_is_listed_with_its_reason_and_the_others_are
         assert reason in reasons[name] and "\n" not in reasons[name]
 
 
-def test_rows_of_a_whole_test_set_are_found_by_its_name_in_the_given_folders(tmp_path: Path) -> None:
+def test_a_whole_test_set_is_found_by_its_name(tmp_path: Path) -> None:
     rows = random_rows("diffmcq", 6)
     (tmp_path / "sets").mkdir()
     (tmp_path / "answers").mkdir()
@@ -400,7 +400,7 @@ def test_all_tools_agree_on_figures_regimes_and_controls(
 
 
 @pytest.mark.full
-def test_the_list_has_the_test_sets_their_methods_and_what_is_broken(url: str, tab: "Page") -> None:
+def test_the_list_has_test_sets_methods_and_broken_files(url: str, tab: "Page") -> None:
     record = read_json(f"{url}/compare")
     assert [(each["task"], each["rows"], each["common"]) for each in record["sets"]] == [
         ("diffcap", 60, 30),
@@ -417,7 +417,7 @@ def test_the_list_has_the_test_sets_their_methods_and_what_is_broken(url: str, t
 
 
 @pytest.mark.full
-def test_one_click_shows_where_one_method_is_right_and_the_other_wrong(url: str, tab: "Page") -> None:
+def test_one_click_shows_where_one_method_is_better(url: str, tab: "Page") -> None:
     tab.goto(f"{url}/compare/diffmcq")
     link = tab.get_by_role("link", name="rows where A is better than C")
     count = int(link.inner_text())
@@ -439,7 +439,7 @@ def test_one_click_shows_where_one_method_is_right_and_the_other_wrong(url: str,
     ("task", "query"),
     [("diffcap", "category=Visuals"), ("diffmcq", "where=better&category=Visuals"), ("diffrank", "text=1_")],
 )
-def test_an_export_scores_by_its_own_commands_as_the_page_shows_it(
+def test_an_export_scores_as_the_page_shows_it(
     url: str,
     predictions: Path,
     tab: "Page",
@@ -559,7 +559,7 @@ def test_an_unknown_name_is_an_error_of_one_line(url: str) -> None:
 
 
 @pytest.mark.full
-def test_text_from_files_is_escaped_and_clips_that_the_store_lacks_have_no_pictures(
+def test_text_of_files_is_escaped_and_unknown_clips_are_named(
     serve: Callable[..., Server], tab: "Page", tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("strange")

@@ -18,7 +18,6 @@ from fastapi import FastAPI
 from retrieval.queries.search import compute, of_clips, resolve
 from stepdiff.app.explore import routes
 from stepdiff.app.explore.clips import inside, read_lasso
-from stepdiff.app.site import Site
 from stepdiff.comparison.clips import clock
 from store import Feature, Provenance, Store
 from tests.app.conftest import Server, read_json
@@ -78,7 +77,7 @@ def test_the_start_page_shows_every_clip(opened: "Page", clips: pl.DataFrame) ->
     assert pictures.count() == min(clips.height, 60)
 
 
-def test_hover_shows_the_filmstrip_and_two_clicks_lead_to_the_pair(opened: "Page", clips: pl.DataFrame) -> None:
+def test_hover_shows_the_filmstrip_and_two_clicks_the_pair(opened: "Page", clips: pl.DataFrame) -> None:
     first, second = (opened.evaluate(f"explorer.map.pick(...explorer.map.place({n}))") for n in (0, 7))
     opened.mouse.move(*at(opened, first))
     opened.locator("#hover img").wait_for()
@@ -266,7 +265,7 @@ def test_the_page_and_its_data_are_documented(serve: Callable[..., Server], worl
     one = read_json(server.url + f"/explore/clip?view={VIEW}&key={clips['key'][3]}")
     assert one["row"] == one["place"] == 3 and one["step"] == clips["step"][3]
     own = FastAPI()
-    own.include_router(routes.router(Site.open(str(world / "features"))))
+    own.include_router(routes.router)
     paths = own.openapi()["paths"]
     assert all(paths[f"/explore/{name}"]["get"]["description"] for name in ("points", "chosen", "clips", "clip"))
 

@@ -15,6 +15,7 @@ from retrieval.queries.search import compute, of_clips, resolve
 from stepdiff.app.explore.clips import CATEGORIES, MISSING, SHADES, colours, inside, passing, read_lasso
 from stepdiff.app.explore.maps import Maps, Shown, write_in_child
 from stepdiff.app.explore.nearest import Searcher
+from stepdiff.app.options import AppOptions
 from stepdiff.app.site import ClipRecord, Site, UnknownError
 from stepdiff_core.errors import StepDiffError
 from store import Feature, Provenance, Store, View, text_key
@@ -91,7 +92,7 @@ def test_an_empty_result_names_the_part_that_excluded_all(shown: Shown, where: s
     assert not found.any() and why == reason
 
 
-def test_a_lasso_chooses_the_points_that_are_inside_by_the_even_odd_rule(shown: Shown) -> None:
+def test_a_lasso_chooses_by_the_even_odd_rule(shown: Shown) -> None:
     random = np.random.default_rng(8)
     for corners in (3, 5, 40):
         polygon = [tuple(corner) for corner in random.uniform(-1, 1, (corners, 2)).tolist()]
@@ -118,7 +119,7 @@ def test_a_damaged_lasso_is_refused(text: str) -> None:
         read_lasso(text)
 
 
-def test_the_counts_of_the_legend_add_up_and_its_conditions_select_the_clips_that_it_counts(shown: Shown) -> None:
+def test_the_legend_counts_what_its_conditions_select(shown: Shown) -> None:
     for column in ("step", "video", "good", "narration"):
         legend, codes = colours(shown, column)
         assert sum(entry.count for entry in legend.entries) + legend.others + legend.missing == CLIPS
@@ -167,7 +168,7 @@ def store(tmp_path: Path, vectors: np.ndarray) -> Store:
 
 @pytest.fixture
 def site(store: Store, tmp_path: Path) -> Site:
-    return Site.open(str(store.path), cache=str(tmp_path / "cache"))
+    return Site(AppOptions(str(store.path), cache=str(tmp_path / "cache")))
 
 
 def test_coordinates_are_kept_until_rows_are_added(site: Site, store: Store, vectors: np.ndarray) -> None:
@@ -244,8 +245,8 @@ def test_a_map_of_a_snapshot_is_kept_apart(store: Store, vectors: np.ndarray, tm
     with store.writer("clips", "tiny", about, view.features) as writer:
         writer.fill(rows, lambda rows: ({"embedding": vectors[::-1][rows]}, {}))
     cache = str(tmp_path / "cache")
-    now = Maps(Site.open(str(store.path), cache=cache)).get("tiny", "pca").map.xy
-    then = Maps(Site.open(f"{store.path}@v1", cache=cache)).get("tiny", "pca").map.xy
+    now = Maps(Site(AppOptions(str(store.path), cache=cache))).get("tiny", "pca").map.xy
+    then = Maps(Site(AppOptions(f"{store.path}@v1", cache=cache))).get("tiny", "pca").map.xy
     old = Store.open(store.path, at="v1")
     expected = project(old.view("clips", "tiny"), rows, "pca")[0]
     assert (then == expected).all() and not np.allclose(now, then)
@@ -274,7 +275,7 @@ def site_of(tmp_path: Path, encoder: str, weights: str | None = "folder") -> Sit
     fill(store, "clips", pl.DataFrame({"key": list("abcd")}), np.eye(4, dtype=np.float32), encoder, "space")
     text = pl.DataFrame({"key": [text_key("stored")], "text": ["stored"]})
     fill(store, "texts", text, np.array([[0, 1, 0.5, 0]], np.float32), encoder, "space")
-    return Site.open(str(store.path), cache=str(tmp_path / "cache"), weights=weights)
+    return Site(AppOptions(str(store.path), cache=str(tmp_path / "cache"), weights=weights))
 
 
 def test_a_text_of_the_store_needs_no_encoder(tmp_path: Path) -> None:
@@ -292,7 +293,7 @@ def test_a_new_text_is_encoded_by_the_encoder_of_the_view(tmp_path: Path) -> Non
     frames = np.random.default_rng(0).integers(0, 256, (4, encoder.frames, 32, 32, 3), dtype=np.uint8)
     with store.writer("clips", "space", encoder.provenance("clips"), encoder.features("clips")) as writer:
         writer.write(pl.DataFrame({"key": keys}), encoder.encode_clips(frames))
-    site = Site.open(str(store.path), cache=str(tmp_path / "cache"), weights=str(weights), device="cpu")
+    site = Site(AppOptions(str(store.path), cache=str(tmp_path / "cache"), weights=str(weights), device="cpu"))
     hits = Searcher(site).of_text(store.view("clips", "space"), "whisk the eggs", 4, None)
     text = encoder.encode_texts(["whisk the eggs"])["embedding"][0]
     clips = store.view("clips", "space").read("embedding", keys=keys)

@@ -24,6 +24,7 @@ from featurize.video.cut import frame
 from stepdiff.app.notes.card import MOST_ANSWER, CardSide, card
 from stepdiff.app.notes.notebook import Note, Notebook
 from stepdiff.app.notes.routes import CUE, MOST_TEXT, ExportedNote, export, exported
+from stepdiff.app.options import AppOptions
 from stepdiff.app.server import create_app
 from stepdiff.app.site import RefusedError, Site, UnknownError
 from stepdiff_core.io.tables import escaped
@@ -61,7 +62,7 @@ def pair(world: Path) -> tuple[str, str]:
 
 def test_the_database_keeps_every_text(new_url: Callable[[str], str], tmp_path: Path) -> None:
     url = new_url("notes")
-    site = Site.open(str(Store.open(tmp_path / "features", create=True).path), database=url)
+    site = Site(AppOptions(str(Store.open(tmp_path / "features", create=True).path), database=url))
     clock, pair = Clock(), ("a", "b")
     notebook = Notebook(site, clock)
     late = notebook.add(pair, 1, 2.5, "Ann", "late")
@@ -96,7 +97,7 @@ def test_the_database_keeps_every_text(new_url: Callable[[str], str], tmp_path: 
 
 
 def test_exports_read_back(world: Path, pair: tuple[str, str], tmp_path: Path, tab: "Page") -> None:
-    site = Site.open(str(world / "features"), database=f"sqlite:///{tmp_path}/notes.db")
+    site = Site(AppOptions(str(world / "features"), database=f"sqlite:///{tmp_path}/notes.db"))
     notebook = Notebook(site)
     for place, odd in enumerate(ODD):
         notebook.add(pair, 1 if place % 2 else 2, 0.123 * place, f"Ann <{place}> & Co", odd)
@@ -131,7 +132,7 @@ def test_no_text_of_the_csv_is_a_formula() -> None:
 
 
 def test_requests_out_of_bounds_store_nothing(world: Path, pair: tuple[str, str], tmp_path: Path) -> None:
-    site = Site.open(str(world / "features"), database=f"sqlite:///{tmp_path}/notes.db", cache=str(tmp_path))
+    site = Site(AppOptions(str(world / "features"), database=f"sqlite:///{tmp_path}/notes.db", cache=str(tmp_path)))
     client = TestClient(create_app(site), "http://127.0.0.1", headers={"Accept": "application/json"})
     sound: dict[str, Any] = dict(zip(("reference", "candidate"), pair, strict=True))
     sound |= {"video": 1, "seconds": 1.0, "author": "Ann", "text": "  two \n words "}
@@ -173,7 +174,7 @@ def test_notes_and_a_card_in_the_browser(
         page.on("dialog", lambda dialog: dialog.accept())
         page.goto(server.url + address)
         page.get_by_text("No notes yet.").wait_for()
-        page.wait_for_function(f"() => {PLAYER}?.ready")
+        page.wait_for_function(f"() => {PLAYER}.ready")
         for seconds, video, words in (
             (2.0, 2, ODD[0]),
             (1.0, 1, "wrist too stiff"),
@@ -308,10 +309,9 @@ def test_the_title_of_a_card_is_the_step_of_both_clips(
         "end": 1.0,
         "step": pl.Series(steps, dtype=pl.String),
     }
-    with store.lock():
-        store.catalog("clips").append(pl.DataFrame(clips))
+    store.catalog("clips").append(pl.DataFrame(clips))
     notes, cache = f"sqlite:///{tmp_path}/notes.db", str(tmp_path / "cache")
-    site = Site.open(str(store.path), str(portrait.parent), database=notes, cache=cache)
+    site = Site(AppOptions(str(store.path), str(portrait.parent), database=notes, cache=cache))
     client = TestClient(create_app(site), "http://127.0.0.1")
     sent = {"reference": "a", "candidate": "b", "moments": [0.0, 0.5]}
     assert f"<h1>{title}</h1>" in client.post("/notes/card", json=sent).text

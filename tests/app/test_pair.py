@@ -31,12 +31,13 @@ from heads.llm.model import CutOff
 from heads.methods.word_evidence import WordEvidence
 from retrieval import align, read_moments
 from stepdiff.app.cache import LRUCache
-from stepdiff.app.pair.alignment import pair_alignment
+from stepdiff.app.options import AppOptions
 from stepdiff.app.pair.alike import MOST_KEPT, declines
-from stepdiff.app.pair.finder import Finder, Result, Search
+from stepdiff.app.pair.finder import Finder, PairSearch, Result
 from stepdiff.app.pair.loading import RunHead, Runs
+from stepdiff.app.pair.pages import pair_alignment
 from stepdiff.app.pair.stored import Stored
-from stepdiff.app.pair.worker import Events, Job, Worker
+from stepdiff.app.pair.worker import Events, Job, ModelWorker
 from stepdiff.app.server import create_app, listener
 from stepdiff.app.site import Site, UnknownError
 from stepdiff.comparison.models import Reader
@@ -69,7 +70,7 @@ def inside(world: Path, tiny_lm: str, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("pair")
     runs, said = write_runs(world, tiny_lm, folder)
     store, videos, cache = str(world / "features"), str(world / "kitchen"), str(folder / "cache")
-    site = Site.open(store, videos, str(runs), [str(said)], cache=cache, device="cpu")
+    site = Site(AppOptions(store, videos, str(runs), predictions=(str(said),), cache=cache, device="cpu"))
     socket = listener("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(create_app(site), log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
@@ -115,7 +116,7 @@ def test_a_streamed_answer_is_that_of_ask(inside: Inside, pair: dict[str, str], 
 def test_a_public_model_answers_as_ask_does(tmp_path: Path) -> None:
     small = featurized("qwen3_vl", tmp_path / "model", tmp_path / "store")
     weights, (one, two) = str(small.folder), CLIPS[:2]
-    site = Site.open(str(small.store.path), models=[weights], cache=str(tmp_path / "cache"), device="cpu")
+    site = Site(AppOptions(str(small.store.path), models=(weights,), cache=str(tmp_path / "cache"), device="cpu"))
     runs = Runs(site)
     (head,) = runs.heads()
     assert (head.name, head.view, runs.words()) == (weights, "float32", [])
@@ -126,10 +127,10 @@ def test_a_public_model_answers_as_ask_does(tmp_path: Path) -> None:
     assert ask.answered(ask.AskOptions(one, two, "What differs?", **where))["answer"] == answer
     with pytest.raises(StepDiffError, match="no view of clips was made by"):
         save("smolvlm", tmp_path / "other")
-        Runs(replace(site, models=(str(tmp_path / "other"),)))
+        Runs(Site(replace(site.options, models=(str(tmp_path / "other"),))))
 
 
-def test_one_model_is_in_memory_and_another_one_is_loaded_on_request(inside: Inside, pair: dict[str, str]) -> None:
+def test_one_model_is_in_memory(inside: Inside, pair: dict[str, str]) -> None:
     found = {name: list(Asked(inside.url, "/pair/load", head=name).events()) for name in ("small", "other")}
     assert [name for name, _ in found["other"]] == ["load", "loaded", "start", "done"]
     answers = [question(inside, pair, head=name).last()[1]["answer"] for name in HEADS]
@@ -149,7 +150,7 @@ def test_what_cannot_be_asked_is_refused_before_it_waits(inside: Inside, pair: d
         Runs(inside.site).head("other/../small")
 
 
-def test_the_log_odds_of_a_pair_are_those_that_diffrank_is_scored_with(inside: Inside) -> None:
+def test_log_odds_of_a_pair_are_those_of_diffrank(inside: Inside) -> None:
     rows = read_test_set("diffrank", inside.said / "diffrank_small.rows.jsonl")
     scores = read_predictions("diffrank", inside.said / "diffrank_small.jsonl", rows)
     stored = Stored(inside.site)
@@ -175,7 +176,7 @@ def test_captions_that_are_written_are_those_of_heads_evaluate(inside: Inside) -
     assert [isinstance(text, CutOff) for text in texts] == [each["cut"] for each in written.values()]
 
 
-def test_a_caption_is_shown_with_the_references_of_its_pair_and_category(inside: Inside) -> None:
+def test_a_caption_is_shown_with_its_references(inside: Inside) -> None:
     stored = Stored(inside.site)
     rows = read_test_set("diffcap", inside.said / "diffcap_small.rows.jsonl")
     captions = read_predictions("diffcap", inside.said / "diffcap_small.jsonl", rows)
@@ -191,11 +192,11 @@ def test_a_caption_is_shown_with_the_references_of_its_pair_and_category(inside:
         assert all(piece.text.lower() in words for piece in pieces if piece.supported)
 
 
-def test_heads_of_one_name_are_named_with_the_folders_of_their_files(inside: Inside, tmp_path: Path) -> None:
+def test_heads_of_one_name_are_named_with_folders(inside: Inside, tmp_path: Path) -> None:
     folders = tuple(tmp_path / seed for seed in ("seed0", "seed1"))
     for folder in folders:
         shutil.copytree(inside.said, folder)
-    stored = Stored(replace(inside.site, predictions=folders))
+    stored = Stored(Site(replace(inside.site.options, predictions=tuple(map(str, folders)))))
     row = read_test_set("diffcap", inside.said / "diffcap_small.rows.jsonl")[0]
     assert stored.captions((row.reference, row.candidate))["methods"] == ["seed0/small", "seed1/small"]
     row = read_test_set("diffrank", inside.said / "diffrank_small.rows.jsonl")[0]
@@ -205,7 +206,7 @@ def test_heads_of_one_name_are_named_with_the_folders_of_their_files(inside: Ins
     assert list(stored.similar((row.reference, row.targets[0]))) == ["small"]
 
 
-def test_details_of_a_caption_are_checked_against_the_attributes_of_both_clips(inside: Inside, tmp_path: Path) -> None:
+def test_details_of_a_caption_are_checked_against_attributes(inside: Inside, tmp_path: Path) -> None:
     stored = Stored(inside.site)
     row = next(row for row in read_test_set("diffcap", inside.said / "diffcap_small.rows.jsonl") if row.text)
     pair = row.reference, row.candidate
@@ -217,7 +218,7 @@ def test_details_of_a_caption_are_checked_against_the_attributes_of_both_clips(i
     assert stored.caption(pair, row.category, "no difference", {})["details"] == []
     videos = tmp_path / "videos"
     videos.mkdir()
-    elsewhere = Stored(replace(inside.site, videos=videos))
+    elsewhere = Stored(Site(replace(inside.site.options, videos=str(videos))))
     assert elsewhere.caption(pair, row.category, row.text[0], {})["details"] == [], "not the sample world"
     (videos / "world.json").write_text("{}")
     lines = (inside.site.videos / "attributes.jsonl").read_text()  # type: ignore[operator]
@@ -225,7 +226,7 @@ def test_details_of_a_caption_are_checked_against_the_attributes_of_both_clips(i
     assert elsewhere.truth_of(pair) is None, "another world with clips of the same names"
 
 
-def test_predictions_of_a_pair_in_the_other_order_are_not_shown_as_this_pairs(inside: Inside) -> None:
+def test_predictions_of_the_other_order_are_not_shown(inside: Inside) -> None:
     stored = Stored(inside.site)
     row = read_test_set("diffcap", inside.said / "diffcap_small.rows.jsonl")[0]
     assert not stored.captions((row.reference, row.candidate))["swapped"]
@@ -246,7 +247,7 @@ def test_a_head_is_not_asked_about_clips_that_it_does_not_know(
     shutil.copytree(inside.runs / "small", tmp_path / "runs" / "small")
     known = Familiarity.load(inside.runs / "small")
     replace(known, about=known.about.model_copy(update={"limit": 1e-9})).save(tmp_path / "runs" / "small")
-    client = TestClient(create_app(replace(inside.site, runs=tmp_path / "runs")), "http://localhost")
+    client = TestClient(create_app(Site(replace(inside.site.options, runs=str(tmp_path / "runs")))), "http://localhost")
     json_of = {"Accept": "application/json"}
     (narrow,) = client.get("/pair", params=pair, headers=json_of).json()["knowledge"]
     assert narrow["heads"] == "small" and narrow["knows"] == known.knows
@@ -269,7 +270,7 @@ def test_a_request_whose_client_has_gone_cancels_its_job() -> None:
     async def send(message: Message) -> None:
         assert message["type"].startswith("http.response")
 
-    worker, begun = Worker(lambda head: None), threading.Event()
+    worker, begun = ModelWorker(lambda head: None), threading.Event()
 
     def work(model: Any, job: Job) -> dict[str, Any]:
         begun.set()
@@ -300,7 +301,7 @@ def word_runs(world: Path, tiny_lm: str, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def word_pair(world: Path, word_runs: Path) -> Pair:
     """Two clips like those that the heads learned from, each with words of its own."""
-    evidence = Runs(Site.open(str(world / "features"), runs=str(word_runs))).evidence("words")
+    evidence = Runs(Site(AppOptions(str(world / "features"), runs=str(word_runs)))).evidence("words")
     rows = read_test_set("diffcap", world / "kitchen/diffcap_test.jsonl")
     pairs = [(row.reference, row.candidate) for row in rows]
     return next(pair for pair in pairs if not evidence.guard.doubt(pair) and all(evidence.why(*pair)))
@@ -343,7 +344,7 @@ def test_a_head_of_words_says_how_alike_clips_are(
     replace(head, folder=tmp_path / "words", about=about).save()
     server = serve("--runs", str(tmp_path))
     similar = read_json(server.url + address(word_pair, "/pair/words", head="words"))["similar"]
-    evidence = Runs(Site.open(str(world / "features"), runs=str(tmp_path))).evidence("words")
+    evidence = Runs(Site(AppOptions(str(world / "features"), runs=str(tmp_path)))).evidence("words")
     compared = Reader(evidence, evidence).differences(word_pair)
     said = [(each["category"], round(each["log_odds"], 4), each["verdict"]) for each in similar]
     assert said == [(each.category, each.alike, each.verdict) for each in compared]
@@ -453,7 +454,7 @@ def test_a_word_is_a_link_to_its_clearest_moment_in_each_clip(
     }
     tab.emulate_media(reduced_motion="reduce")
     tab.goto(word_server.url + address(word_pair))
-    tab.wait_for_function("() => document.querySelector('[data-player]').player?.ready")
+    tab.wait_for_function("() => document.querySelector('[data-player]').player.ready")
     before = tab.url
     times = "document.querySelector('[data-player]').player.videos.map((video) => video.currentTime)"
     for number, term in enumerate(terms, start=1):
@@ -484,7 +485,7 @@ def test_a_word_is_a_link_to_its_clearest_moment_in_each_clip(
     with browser.new_context(reduced_motion="reduce") as context:  # as a link that is opened in another tab
         page = context.new_page()
         page.goto(f"{word_server.url}{link.get_attribute('href')}")
-        page.wait_for_function(f"() => document.querySelector('[data-player]').player?.ready && {times}.some(Boolean)")
+        page.wait_for_function(f"() => document.querySelector('[data-player]').player.ready && {times}.some(Boolean)")
         assert page.evaluate(times) == pytest.approx(places[terms[1]], abs=0.005)
         alone = next(term for term in terms if None in shown[term])
         without = shown[alone].index(None)
@@ -511,9 +512,7 @@ def minutes(seconds: float) -> str:
     return f"{tenths // 600}:{tenths % 600 // 10:02}.{tenths % 10}"
 
 
-def test_an_alignment_has_times_of_the_clips_and_says_why_it_is_missing_or_short(
-    inside: Inside, tmp_path: Path
-) -> None:
+def test_an_alignment_has_times_of_the_clips_or_a_reason(inside: Inside, tmp_path: Path) -> None:
     view = inside.site.store.view("clips", "efficientnet-lite0")
     frame = inside.site.store.catalog("clips").frame(["key", "start"])
     pair, starts = (frame["key"][1], frame["key"][5]), (frame["start"][1], frame["start"][5])
@@ -532,7 +531,7 @@ def test_an_alignment_has_times_of_the_clips_and_says_why_it_is_missing_or_short
     columns = {"video": ["v", "w"], "start": [1.0, None], "end": [3.0, None]}
     made_by = Provenance("net", "0" * 64, "last", "4 at segment centres", "crop", {"tokens": "float32"})
     store = Store.open(tmp_path / "features", create=True)
-    site = replace(inside.site, store=store)
+    site = Site(replace(inside.site.options, store=str(store.path)))
     with store.lock():
         store.catalog("clips").append(pl.DataFrame({"key": ["a", "b"], **columns}))
         assert "no view of the store" in pair_alignment(site, ("a", "a"))["problem"]
@@ -590,9 +589,7 @@ def test_each_section_says_what_it_waits_for(word_server: Server, tab: "Page", w
     tab.get_by_text("By frames of").wait_for()
 
 
-def test_a_question_that_waits_says_for_what_and_an_answer_that_is_cut_off_says_so(
-    word_server: Server, tab: "Page", word_pair: Pair
-) -> None:
+def test_a_waiting_question_and_a_cut_answer_say_so(word_server: Server, tab: "Page", word_pair: Pair) -> None:
     one, two = word_pair[::-1]  # no other test asks about them in this order
     tab.goto(word_server.url + address((one, two)))
     assert tab.get_by_text("Not computed yet.").is_visible() and tab.locator("#captions").is_hidden()
@@ -740,7 +737,7 @@ def head_runs(world: Path, tiny_lm: str, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def site(world: Path, tmp_path: Path) -> Site:
-    return Site.open(str(world / "features"), str(world / "kitchen"), cache=str(tmp_path))
+    return Site(AppOptions(str(world / "features"), str(world / "kitchen"), cache=str(tmp_path)))
 
 
 @pytest.fixture
@@ -766,7 +763,7 @@ def sets(result: Result) -> list[frozenset[str]]:
 
 @pytest.mark.parametrize("order", ["different", "alike"])
 def test_the_pairs_of_a_step_are_those_of_a_naive_search(site: Site, finder: Finder, order: str) -> None:
-    result = finder.search(Search("whisk the eggs", order=order, by=f"cosine:{VIEW}"), [])  # type: ignore[arg-type]
+    result = finder.search(PairSearch("whisk the eggs", order=order, by=f"cosine:{VIEW}"), [])  # type: ignore[arg-type]
     expected = naive(site, "whisk the eggs")[:: 1 if order == "different" else -1]
     cosines = {pair: cosine for cosine, pair in expected}
     assert len(result.pairs) > 10 and sets(result)[0] == expected[0][1]
@@ -777,9 +774,9 @@ def test_the_pairs_of_a_step_are_those_of_a_naive_search(site: Site, finder: Fin
 
 
 @pytest.mark.parametrize(
-    "search", [Search("no step"), Search(by="cosine:none"), Search(by="head:none"), Search(by="x")]
+    "search", [PairSearch("no step"), PairSearch(by="cosine:none"), PairSearch(by="head:none"), PairSearch(by="x")]
 )
-def test_an_unknown_name_is_refused(finder: Finder, search: Search) -> None:
+def test_an_unknown_name_is_refused(finder: Finder, search: PairSearch) -> None:
     with pytest.raises(UnknownError):
         finder.search(search, [])
 
@@ -910,7 +907,7 @@ def test_the_page_fits_its_window(
 ) -> None:
     """With many heads and captions of three methods, after a word was pressed."""
     rows = read_test_set("diffrank", many / "diffrank_small.rows.jsonl")
-    evidence = Runs(replace(site, runs=word_runs)).evidence("words")
+    evidence = Runs(Site(replace(site.options, runs=str(word_runs)))).evidence("words")
     pair = next(each for row in rows for target in row.targets if any(evidence.why(*(each := (row.reference, target)))))
     for name in ("first", "second", "third"):
         row = {"reference": pair[0], "candidate": pair[1], "category": "Actions", "text": ["uses a fork"]}
@@ -921,7 +918,7 @@ def test_the_page_fits_its_window(
     with browser.new_context(viewport={"width": width, "height": 780}, reduced_motion="reduce") as context:
         page = context.new_page()
         page.goto(server.url + address(pair))
-        page.wait_for_function("() => document.querySelector('[data-player]').player?.ready")
+        page.wait_for_function("() => document.querySelector('[data-player]').player.ready")
         page.locator("#words a").first.focus()
         page.keyboard.press("Enter")
         page.locator(".tracks .flag").first.wait_for()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stepdiff.app.pair.worker import Event, Job, Worker
+from stepdiff.app.pair.worker import Job, JobEvent, ModelWorker
 from stepdiff.app.site import RefusedError
 from stepdiff_core.errors import StepDiffError
 
@@ -37,9 +37,9 @@ def wait_for(found: Callable[[], Any], seconds: float = 10) -> None:
         time.sleep(0.005)
 
 
-def all_of(job: Job) -> list[Event]:
+def all_of(job: Job) -> list[JobEvent]:
     """Return the events of a job once it has ended."""
-    found: list[Event] = []
+    found: list[JobEvent] = []
 
     def ended() -> bool:
         found.extend(job.taken())
@@ -81,7 +81,7 @@ def test_at_most_one_model_is_in_memory() -> None:
         most = max(most, sum(each() is not None for each in loaded))
         return model
 
-    worker = Worker(load)
+    worker = ModelWorker(load)
     gc.disable()  # the worker itself has to collect
     try:
         for head in (ONE, ONE, TWO, ONE):
@@ -93,7 +93,7 @@ def test_at_most_one_model_is_in_memory() -> None:
 
 
 def test_a_job_that_is_submitted_to_a_full_queue_is_refused() -> None:
-    worker, gate = Worker(lambda head: None, waiting=2), Gate()
+    worker, gate = ModelWorker(lambda head: None, waiting=2), Gate()
     first = worker.submit(Job(ONE, gate))
     gate.began.wait(10)
     waiting = [worker.submit(Job(ONE, done)) for _ in range(2)]
@@ -105,14 +105,14 @@ def test_a_job_that_is_submitted_to_a_full_queue_is_refused() -> None:
     assert names(worker.submit(Job(ONE, done))) == ["start", "done"]
 
 
-def test_a_cancelled_job_that_waits_never_starts_and_one_that_runs_ends_at_its_next_check() -> None:
-    worker, gate, never = Worker(lambda head: None), Gate(), Gate()
+def test_a_cancelled_job_never_starts_or_ends_at_its_next_check() -> None:
+    worker, gate, never = ModelWorker(lambda head: None), Gate(), Gate()
     running = worker.submit(Job(ONE, gate))
     gate.began.wait(10)
     waiting = worker.submit(Job(ONE, never))
     worker.cancel(waiting)
     worker.cancel(running)
-    assert all_of(running)[-1] == Event("error", {"error": "cancelled"})
+    assert all_of(running)[-1] == JobEvent("error", {"error": "cancelled"})
     assert names(worker.submit(Job(ONE, done))) == ["start", "done"]
     assert not never.began.is_set()
 
@@ -125,7 +125,7 @@ def test_a_job_that_fails_says_why(error: Exception, line: str, capsys: pytest.C
     def work(model: Any, job: Job) -> dict[str, Any]:
         raise error
 
-    worker = Worker(lambda head: None)
+    worker = ModelWorker(lambda head: None)
     last = all_of(worker.submit(Job(ONE, work)))[-1]
     assert last.name == "error" and line in last.data["error"]
     assert names(worker.submit(Job(ONE, done))) == ["start", "done"]

@@ -110,7 +110,7 @@ def proxied(request: pytest.FixtureRequest, world: Path, tmp_path: Path) -> Iter
     server.kill()
 
 
-def test_links_cookies_origins_and_addresses_follow_from_the_options(proxied: Proxied) -> None:
+def test_links_cookies_origins_and_addresses_obey_options(proxied: Proxied) -> None:
     log = proxied.log.read_text()
     (link,) = re.findall(rf"^admin link, shown once: {proxied.address}(/annotate/as/\S+)$", log, re.MULTILINE)
     entered, _ = proxied.ask("GET", link)

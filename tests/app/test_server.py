@@ -23,11 +23,12 @@ from starlette.testclient import TestClient
 
 from featurize.video.cut import MOST_PIXELS, cut, filmstrip
 from stepdiff.app import connections
-from stepdiff.app.__main__ import AppOptions, main
-from stepdiff.app.annotating import people
+from stepdiff.app.__main__ import main
+from stepdiff.app.annotating import accounts
 from stepdiff.app.annotating.database import Database, default_url
 from stepdiff.app.cache import Cache
 from stepdiff.app.media import clip_file as made_media
+from stepdiff.app.options import AppOptions
 from stepdiff.app.server import HEADERS, MOST_BODY, create_app, listener
 from stepdiff.app.site import Site, UnknownError
 from stepdiff_core.errors import StepDiffError
@@ -114,7 +115,7 @@ def public(world: Path, tmp_path: Path) -> Iterator[tuple[int, Path]]:
 
 
 @pytest.mark.full
-def test_the_server_answers_while_1100_half_sent_requests_are_open(public: tuple[int, Path]) -> None:
+def test_the_server_answers_during_1100_half_sent_requests(public: tuple[int, Path]) -> None:
     port, log = public
     before = len(log.read_text().splitlines())
     with contextlib.ExitStack() as opened:
@@ -137,7 +138,7 @@ def test_the_server_answers_while_1100_half_sent_requests_are_open(public: tuple
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[int]:
     """The port of a server in this process, with an address that fails."""
-    app = create_app(Site.open(str(Store.open(tmp_path / "features", create=True).path), cache=str(tmp_path)))
+    app = create_app(Site(AppOptions(str(Store.open(tmp_path / "features", create=True).path), cache=str(tmp_path))))
 
     def fails() -> None:
         raise RuntimeError("a defect")
@@ -214,10 +215,8 @@ def test_every_response_has_the_security_headers(port: int) -> None:
             assert own == [value.lower()] or (header == "Cache-Control" and own == ["no-store"]), (name, header)
 
 
-def test_an_unexpected_error_is_a_page_with_a_reference_into_the_log(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    app = create_app(Site.open(str(Store.open(tmp_path / "features", create=True).path), cache=str(tmp_path)))
+def test_an_unexpected_error_is_a_page_with_a_reference(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    app = create_app(Site(AppOptions(str(Store.open(tmp_path / "features", create=True).path), cache=str(tmp_path))))
     app.add_api_route("/breaks", lambda: {}["a defect"])
     client = TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
     page, twin = (client.get("/breaks", headers={"Accept": kind}) for kind in ("text/html", "application/json"))
@@ -299,14 +298,16 @@ def test_no_request_ends_in_500(world: Path, tmp_path: Path) -> None:
     rows = random_rows("diffmcq", 6, clips=keys)
     write(tmp_path / "said", "diffmcq_one", "diffmcq", rows, guesses("diffmcq", rows, 0), control="none")
     task = write_task(tmp_path / "task", [(keys[0], key) for key in keys[1:]])
-    said, videos = [str(tmp_path / "said")], str(world / "kitchen")
-    app = create_app(Site.open(store, videos, predictions=said, annotate=str(task), cache=str(tmp_path / "cache")))
+    said, videos = (str(tmp_path / "said"),), str(world / "kitchen")
+    app = create_app(
+        Site(AppOptions(store, videos, predictions=said, annotate=str(task), cache=str(tmp_path / "cache")))
+    )
     client = TestClient(app, "http://127.0.0.1", raise_server_exceptions=False)
     client.headers.update({"Accept": "application/json", "Content-Type": "application/json"})
     with Database.open(default_url(task)).write() as connection:
-        admin = people.named(connection, people.ADMIN)
+        admin = accounts.named(connection, accounts.ADMIN)
         assert admin is not None
-        tokens = [people.add(connection, "Ann", 0.0)[1], people.link(connection, admin, 0.0)]
+        tokens = [accounts.add(connection, "Ann", 0.0)[1], accounts.link(connection, admin, 0.0)]
     for token in tokens:
         assert client.get(f"/annotate/as/{token}").status_code == 200
     sound = {"view": "efficientnet-lite0", "task": "diffmcq", "identity": "1", "side": "left", "form": "answers"}
@@ -362,7 +363,7 @@ def store(tmp_path: Path) -> str:
 
 def visit(store: str, task: Path | None = None) -> TestClient:
     """Return a browser of a server of these pages."""
-    site = Site.open(store, annotate=None if task is None else str(task), cache=f"{store}/../cache")
+    site = Site(AppOptions(store, annotate=None if task is None else str(task), cache=f"{store}/../cache"))
     return TestClient(create_app(site), "http://127.0.0.1")
 
 
@@ -442,7 +443,7 @@ def test_a_cut_clip_has_exactly_its_frames(video: Path, tmp_path: Path, start: f
         assert np.abs(pixels.astype(int) - wanted).mean() < 6, "H.264 loses a little"
 
 
-def test_a_cut_clip_is_never_larger_than_most_pixels_on_its_long_side(tmp_path: Path) -> None:
+def test_a_cut_clip_has_most_pixels_on_its_long_side(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "wide.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=10)
         stream.width, stream.height, stream.pix_fmt = 1922, 202, "yuv420p"
@@ -522,7 +523,7 @@ def test_a_file_that_several_requests_need_is_made_once(tmp_path: Path) -> None:
     assert len(made_media) == 1
 
 
-def test_after_a_file_is_added_the_folder_is_at_most_as_large_as_its_limit(tmp_path: Path) -> None:
+def test_the_cache_folder_stays_within_its_limit(tmp_path: Path) -> None:
     """The files that were read longest ago go first."""
     import os
 
@@ -540,7 +541,7 @@ def test_after_a_file_is_added_the_folder_is_at_most_as_large_as_its_limit(tmp_p
     assert not cache._making
 
 
-def test_files_and_folders_of_others_are_left_in_the_cache_folder(tmp_path: Path) -> None:
+def test_files_of_others_stay_in_the_cache_folder(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / f"{'0' * 40}.mp4").mkdir()
     (tmp_path / "thesis.mp4").write_bytes(bytes(100))
@@ -558,9 +559,8 @@ def test_no_path_leads_out_of_the_folder_of_videos(tmp_path: Path, video: str) -
     (tmp_path / "secret.mp4").write_bytes(b"secret")
     (tmp_path / "videos" / "link.mp4").symlink_to(tmp_path / "secret.mp4")
     store = Store.open(tmp_path / "features", create=True)
-    with store.lock():
-        store.catalog("clips").append(pl.DataFrame({"key": ["x"], "video": [video], "start": [0.0], "end": [1.0]}))
-    site = Site.open(str(tmp_path / "features"), str(tmp_path / "videos"), cache=str(tmp_path / "cache"))
+    store.catalog("clips").append(pl.DataFrame({"key": ["x"], "video": [video], "start": [0.0], "end": [1.0]}))
+    site = Site(AppOptions(str(tmp_path / "features"), str(tmp_path / "videos"), cache=str(tmp_path / "cache")))
     with pytest.raises(UnknownError, match="is not a file in the folder of videos"):
         site.file(site.clip("x"))
 
@@ -575,9 +575,8 @@ def test_an_image_in_a_tar_file_is_shown(tmp_path: Path) -> None:
     (folder / "link.tar").symlink_to(tmp_path / "outside.tar")
     store = Store.open(tmp_path / "features", create=True)
     videos = ["00000.tar/red.png", "link.tar/red.png", "gone.tar/red.png"]
-    with store.lock():
-        store.catalog("clips").append(pl.DataFrame({"key": videos, "video": videos, "start": 0.0, "end": 1.0}))
-    site = Site.open(str(tmp_path / "features"), str(folder), cache=str(tmp_path / "cache"))
+    store.catalog("clips").append(pl.DataFrame({"key": videos, "video": videos, "start": 0.0, "end": 1.0}))
+    site = Site(AppOptions(str(tmp_path / "features"), str(folder), cache=str(tmp_path / "cache")))
 
     def strip(key: str) -> Path:
         return made_media(site, key, "strip", ".jpg", lambda *clip: filmstrip(*clip[:3], 2, 24, clip[3]))

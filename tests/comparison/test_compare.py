@@ -49,8 +49,8 @@ def compare(folder: Path, capsys: Capture) -> Callable[..., Any]:
     """Return a function that runs the command and returns what it prints; JSON if it was asked for."""
 
     def run(*arguments: object) -> Any:
-        given = ["--model", str(folder / "model"), "--store", str(folder / "store"), "--max-tokens", "4"]
-        assert main([*given, *map(str, arguments)]) == 0
+        flags = ["--model", str(folder / "model"), "--store", str(folder / "store"), "--max-tokens", "4"]
+        assert main([*flags, *map(str, arguments)]) == 0
         printed = capsys.readouterr().out
         return json.loads(printed) if "--json" in arguments else printed
 
@@ -124,8 +124,8 @@ def test_a_comparison_is_printed_also_where_its_page_cannot_be_written(
     folder: Path, compare: Callable[..., Any], capsys: Capture, tmp_path: Path
 ) -> None:
     videos, store = [str(folder / "a.mp4"), str(folder / "b.mp4")], f"memory://{uuid.uuid4().hex}"
-    given = [*videos, "--html", str(tmp_path), "--model", str(folder / "model"), "--store", store, "--json"]
-    assert main([*given, "--max-tokens", "4"]) == 2
+    flags = [*videos, "--html", str(tmp_path), "--model", str(folder / "model"), "--store", store, "--json"]
+    assert main([*flags, "--max-tokens", "4"]) == 2
     printed = capsys.readouterr()
     assert f"cannot write {tmp_path}" in printed.err
     assert json.loads(printed.out)["differences"] == compare(*videos, "--json")["differences"]
@@ -133,10 +133,10 @@ def test_a_comparison_is_printed_also_where_its_page_cannot_be_written(
 
 def test_a_word_of_a_report_leads_to_its_moment_in_each_clip(folder: Path, tmp_path: Path) -> None:
     one, two = read_clip(folder / "a.mp4"), read_clip(f"{folder / 'b.mp4'}@0.5-1.5")
-    said = Difference("Tools/Equipment", "In Video 2, a <Red  pan>.", -1.0, "")
+    words = Difference("Tools/Equipment", "In Video 2, a <Red  pan>.", -1.0, "")
     clearest = {"red pan": (0.5, 1.25), "fork": (None, 1.0)}
     answer = "A fork."
-    comparison = Comparison((one, two), "words", [said], [], 0.5, clearest, question="?", answer=answer)
+    comparison = Comparison((one, two), "words", [words], [], 0.5, clearest, question="?", answer=answer)
     write_report(tmp_path / "report.html", comparison)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     title = "red pan: 0:00.5 in video 1, 0:01.2 in video 2"
@@ -162,7 +162,7 @@ def test_unusable_input_is_one_line(folder: Path, capsys: Capture, tmp_path: Pat
     sound, text = write_audio(tmp_path / "sound.m4a"), tmp_path / "text.mp4"
     text.write_text("no video " * 100)
     long = write_video(tmp_path / "long.mp4", frames=2, milliseconds=[0, 700_000])
-    for given, expected in (
+    for flags, expected in (
         ([a], "give two videos"),
         ([a, b, a], "three with --rank"),
         ([a, b, "--rank"], "give 3 videos"),
@@ -181,15 +181,15 @@ def test_unusable_input_is_one_line(folder: Path, capsys: Capture, tmp_path: Pat
         ([a, b, "--store", "https://a/b"], "is not a place for a store"),
     ):
         where = ["--model", str(folder / "model"), "--store", str(folder / "store")]
-        refuses(main, [*where, *map(str, given)], capsys, expected)
+        refuses(main, [*where, *map(str, flags)], capsys, expected)
 
 
-@pytest.mark.parametrize("given", [["a.mp4", "gone.mp4"], ["a.mp4", "a.mp4", "--model", "."]])
-def test_what_is_not_there_is_refused_before_torch(folder: Path, given: list[str]) -> None:
+@pytest.mark.parametrize("flags", [["a.mp4", "gone.mp4"], ["a.mp4", "a.mp4", "--model", "."]])
+def test_what_is_not_there_is_refused_before_torch(folder: Path, flags: list[str]) -> None:
     code = "import sys; from stepdiff.comparison.__main__ import main; print(main(), 'torch' in sys.modules)"
     root = {"PYTHONPATH": str(Path(stepdiff.__path__[0]).parent)}
     refused = subprocess.run(
-        [sys.executable, "-c", code, *given], cwd=folder, env=os.environ | root, capture_output=True
+        [sys.executable, "-c", code, *flags], cwd=folder, env=os.environ | root, capture_output=True
     )
     assert refused.stdout == b"2 False\n" and refused.stderr.count(b"\n") == 1
 
@@ -201,14 +201,14 @@ def test_a_model_that_cannot_compare_is_one_line(
     (tmp_path / "blip2").mkdir()
     (tmp_path / "blip2/config.json").write_text('{"model_type": "blip-2"}')
     videos = [str(folder / "a.mp4"), str(folder / "b.mp4")]
-    for given, expected in (
+    for flags, expected in (
         ([], "no model is named, and none is in runs/stepdiff or runs/words: make demo"),
         (["--model", "."], "holds no head, no head of words and no model"),
         (["--model", "blip2"], "reads one picture, not two videos"),
         (["--model", "word-evidence"], "runs/words holds no head, no head of words"),
         (["--model", "runs/stepdiff"], "runs/stepdiff holds no head"),
     ):
-        refuses(main, [*videos, *given], capsys, expected)
+        refuses(main, [*videos, *flags], capsys, expected)
 
 
 def test_notes_say_what_makes_a_comparison_doubtful(folder: Path) -> None:

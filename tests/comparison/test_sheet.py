@@ -22,7 +22,7 @@ ROWS += [DiffCap("b", "a", "Actions", ())]
 
 
 @pytest.fixture
-def given(tmp_path: Path) -> list[str]:
+def arguments(tmp_path: Path) -> list[str]:
     """Options of a sheet of two clips of one video."""
     write_video(tmp_path / "v.mp4", size=(96, 64))
     store = Store.open(tmp_path / "features", create=True)
@@ -36,13 +36,13 @@ def given(tmp_path: Path) -> list[str]:
 
 @pytest.mark.parametrize("methods", [0, 2])
 def test_a_sheet_is_a_picture_of_pairs_with_answers(
-    given: list[str], tmp_path: Path, methods: int, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], tmp_path: Path, methods: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     about = f"task: diffcap, test_set: {tmp_path}/cap.jsonl, predictions: {tmp_path}/said.jsonl"
     lines = [f"- {{method: m{number}, {about}}}" for number in range(methods)]
     (tmp_path / "report.yaml").write_text("\n".join(["predictions:", *lines]) if lines else "pairs: 5")
     more = ["--config", str(tmp_path / "report.yaml"), "--test-set", str(tmp_path / "cap.jsonl")]
-    assert main([*given, *more]) == 0
+    assert main([*arguments, *more]) == 0
     assert "2 pairs, " + ("m0, m1" if methods else "without answers") in capsys.readouterr().out
     with Image.open(tmp_path / "sheet.png") as picture:
         assert picture.width > 1000 and picture.height > 200
@@ -67,13 +67,15 @@ def test_details_that_an_answer_names_are_marked() -> None:
 
 
 def test_a_sheet_that_cannot_be_made_is_one_line(
-    given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = str(tmp_path / "cap.jsonl")
-    refuses(main, given, capsys, "--sheet shows pairs of DiffCap: give --test-set")
+    refuses(main, arguments, capsys, "--sheet shows pairs of DiffCap: give --test-set")
     refuses(
-        main, [*given, "--test-set", rows, "--sheet", str(tmp_path / "x.txt")], capsys, "x.txt: a picture is", "png"
+        main, [*arguments, "--test-set", rows, "--sheet", str(tmp_path / "x.txt")], capsys, "x.txt: a picture is", "png"
     )
     write_test_set("diffcap", tmp_path / "other.jsonl", [DiffCap("a", "z", "Visuals", ("more",))])
-    refuses(main, [*given, "--test-set", str(tmp_path / "other.jsonl")], capsys, "no video, start and end of clip z")
+    refuses(
+        main, [*arguments, "--test-set", str(tmp_path / "other.jsonl")], capsys, "no video, start and end of clip z"
+    )
     assert not (tmp_path / "x.txt").exists()

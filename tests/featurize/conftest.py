@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from fractions import Fraction
 from pathlib import Path
@@ -10,14 +10,50 @@ from typing import Any
 
 import av
 import numpy as np
+import polars as pl
 import pytest
 
 from featurize.__main__ import main
-from featurize.encoders import load
+from featurize.encoders import Encoder, load
+from featurize.manifest import Manifest
+from featurize.plan import Task, pending, tasks
 from stepdiff_core.errors import StepDiffError
+from store import Store, View
 
 Writer = Callable[..., Path]
 Run = Callable[..., tuple[int, dict[str, object], str]]
+Rows = Iterable[tuple[object, ...]]
+"""clip, video, start, end, and more"""
+
+
+def write_clips(path: Path, rows: Rows, *more: str) -> Path:
+    """Write a manifest; `more`: names of columns after the four."""
+    pl.DataFrame(rows, ["clip", "video", "start", "end", *more], orient="row").write_csv(path)
+    return path
+
+
+def clips_of(rows: Rows, paths: Mapping[str, Path]) -> Manifest:
+    return Manifest("clips", pl.DataFrame(rows, ["key", "video", "start", "end"], orient="row"), dict(paths), {})
+
+
+def new_view(folder: Path, encoder: Encoder, requested: Manifest, shard: int, dtype: str = "float16") -> View:
+    """Return a view of the rows of a manifest, all of them absent; `shard`: rows of a shard."""
+    store = Store.open(folder, create=True)
+    with store.lock():
+        store.catalog(requested.entity).append(requested.rows)
+        described = encoder.provenance(requested.entity, dtype), encoder.features(requested.entity, dtype)
+        view = store.create_view(requested.entity, "tiny", *described, shard)
+        view.resize()
+    return view
+
+
+def planned(
+    view: View, requested: Manifest, batch: int, rows: Iterable[int] | None = None, threads: int = 1
+) -> list[Task]:
+    """Return the tasks of some rows of a view, by default of all."""
+    places = view.catalog.rows(requested.rows["key"])
+    computed = np.isin(places, places if rows is None else list(rows))
+    return list(tasks(view, pending(requested, places, computed).sort("row"), batch, threads))
 
 
 def refusal(name: str, weights: object = None, device: str | None = "cpu", **choices: Any) -> str:

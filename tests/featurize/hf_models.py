@@ -32,13 +32,13 @@ def shaken(model: torch.nn.Module) -> Any:
 
 
 def picture_settings(folder: Path, kind: str, **settings: object) -> None:
-    said = {**_NORMAL, "image_processor_type": kind, **settings}
-    (folder / "preprocessor_config.json").write_text(json.dumps(said))
+    described = {**_NORMAL, "image_processor_type": kind, **settings}
+    (folder / "preprocessor_config.json").write_text(json.dumps(described))
 
 
 def clip_settings(folder: Path, kind: str, **settings: object) -> None:
-    said = {**_NORMAL, "video_processor_type": kind, **settings}
-    (folder / "video_preprocessor_config.json").write_text(json.dumps(said))
+    described = {**_NORMAL, "video_processor_type": kind, **settings}
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(described))
 
 
 def save_tokenizer(folder: Path) -> None:
@@ -89,8 +89,14 @@ def _siglip2_naflex(folder: Path) -> Any:
 
 
 def _timm(folder: Path) -> Any:
-    said = {"input_size": [3, 32, 32], "crop_pct": 1.0, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
-    config = tf.TimmWrapperConfig(**TIMM, model_args=TIMM_SMALL, pretrained_cfg={**said, "crop_mode": "squash"})
+    described = {
+        "input_size": [3, 32, 32],
+        "crop_pct": 1.0,
+        "interpolation": "bicubic",
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+    }
+    config = tf.TimmWrapperConfig(**TIMM, model_args=TIMM_SMALL, pretrained_cfg={**described, "crop_mode": "squash"})
     return tf.TimmWrapperModel(config)
 
 

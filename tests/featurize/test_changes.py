@@ -24,7 +24,7 @@ from store.verbs.verify import verify
 from tests.store.conftest import flip
 from tests.store.forks import Forks
 
-from .conftest import Run, Writer
+from .conftest import Run, Writer, write_clips
 
 
 @pytest.fixture
@@ -47,8 +47,7 @@ def run(tmp_path: Path, tiny_clip: Path, featurize: Run) -> Run:
 
 
 def manifest(path: Path, *rows: tuple[str, str, float, float]) -> Path:
-    pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row").write_csv(path)
-    return path
+    return write_clips(path, rows)
 
 
 def view_of(videos: Path, name: str = "clip") -> View:
@@ -56,8 +55,8 @@ def view_of(videos: Path, name: str = "clip") -> View:
 
 
 def tokens(videos: Path, *keys: str, view: str = "clip") -> np.ndarray:
-    found = view_of(videos, view)
-    return found.read("tokens", found.catalog.rows(list(keys)))
+    result = view_of(videos, view)
+    return result.read("tokens", result.catalog.rows(list(keys)))
 
 
 def known(videos: Path, key: str) -> dict[str, object]:
@@ -126,8 +125,8 @@ def test_replace_makes_rows_absent_in_every_view_and_recomputes_them(videos: Pat
     (videos / "features" / "indexes" / "clips" / "second.json").write_text("{}")
 
     (videos / "a" / "clip.mp4").write_bytes((videos / "b" / "clip.mp4").read_bytes())
-    asked = manifest(videos / "one.csv", ("one", "a/clip.mp4", 0, 1))
-    status, summary, message = run("--manifest", asked, "--replace")
+    requested = manifest(videos / "one.csv", ("one", "a/clip.mp4", 0, 1))
+    status, summary, message = run("--manifest", requested, "--replace")
     assert (status, summary["done"]) == (0, 1), message
     assert "1 clips are replaced; rows that are absent now: 1 of view clip, 1 of view second" in message
     assert "1 answers about replaced clips in annotations/captions/0123" in message
@@ -142,7 +141,7 @@ def test_replace_makes_rows_absent_in_every_view_and_recomputes_them(videos: Pat
     for made_by_hand in ("annotations", "indexes"):  # without damage that `store verify` finds
         shutil.rmtree(videos / "features" / made_by_hand)
     assert expected == 0 and verify(Store.open(videos / "features")) == []
-    status, _, message = run("--manifest", asked, "--replace")
+    status, _, message = run("--manifest", requested, "--replace")
     assert status == 0 and "replaced" not in message
 
 
@@ -199,11 +198,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, video: Writer, tiny_clip: Pa
         shutil.copy(video(name, **options), folder / name)
     rows = [(f"c{n}", ("good.mp4", "other.mp4")[n % 2], n * 0.1, n * 0.1 + 0.9) for n in range(CLIPS)]
     rows[FAILED] = (f"c{FAILED}", "gone.mp4", 0, 1)
-    manifest = pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row")
-    # rows are in video order: one file a video keeps the order of the list
-    manifest = manifest.sort("video", maintain_order=True)
-    manifest.head(CLIPS - 1).write_csv(folder / "first.csv")
-    manifest.write_csv(folder / "clips.csv")
+    rows.sort(key=lambda row: row[1])  # rows are in video order
+    write_clips(folder / "first.csv", rows[:-1])
+    write_clips(folder / "clips.csv", rows)
     status, summary, message = featurize(*options_of(folder, "first.csv", tiny_clip), "--batch-size", 3)
     assert (status, summary["done"], summary["failed"]) == (1, CLIPS - 2, 1), message
     store = Store.open(folder / "store")
@@ -439,15 +436,15 @@ def states(path: Path, values: dict[object, float]) -> dict[str, list[int]]:
     store = Store.open(path)
     assert verify(store) == []
     catalog = store.catalog("clips").frame()
-    found = {}
+    result = {}
     for name in VIEWS:
         view = store.view("clips", name)
         status = view.status()
         ok = np.flatnonzero(status == 1)
         expected = [values[digest] for digest in catalog["video_digest"].gather(ok)]
         assert view.read("tokens", ok)[:, 0].tolist() == expected, "features of another video than the catalog's"
-        found[name] = status.tolist()
-    return found
+        result[name] = status.tolist()
+    return result
 
 
 @pytest.fixture
@@ -463,15 +460,15 @@ def test_no_kill_leaves_old_features(tmp_path: Path, video: Writer, forks: Forks
     file = tmp_path / "clip.mp4"
     file.write_bytes(old.read_bytes())
     rows = [("one", str(file), 0, 1), ("two", str(file), 1, 2), ("three", str(old), 0, 1)]
-    pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row").write_csv(tmp_path / "clips.csv")
-    asked = read_manifest(tmp_path / "clips.csv")
+    write_clips(tmp_path / "clips.csv", rows)
+    requested = read_manifest(tmp_path / "clips.csv")
     store = Store.open(tmp_path / "store", create=True)
     with store.lock():
-        compare(store, asked).write(store)
+        compare(store, requested).write(store)
         fill(store, 1.0)
     file.write_bytes(new.read_bytes())
     rows[1] = ("two", str(file), 0.5, 2)
-    pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row").write_csv(tmp_path / "clips.csv")
+    write_clips(tmp_path / "clips.csv", rows)
     identities = identity(old), identity(new)
     assert identities[0] is not None and identities[1] is not None
     values: dict[object, float] = {identities[0].digest: 1.0, identities[1].digest: 2.0}
@@ -481,13 +478,13 @@ def test_no_kill_leaves_old_features(tmp_path: Path, video: Writer, forks: Forks
     for kill_at in range(1, 100):
         killed = tmp_path / f"killed{kill_at}"
         shutil.copytree(tmp_path / "store", killed)
-        given = replace_changed, str(killed), str(tmp_path / "clips.csv")
-        ended = forks.run(*given, kill_at=kill_at, operations=("replace", "link"))
+        call = replace_changed, str(killed), str(tmp_path / "clips.csv")
+        ended = forks.run(*call, kill_at=kill_at, operations=("replace", "link"))
         seen.append(states(killed, values))
         if ended == 0:
             break
         assert ended == -signal.SIGKILL
-        assert forks.run(*given) == 0
+        assert forks.run(*call) == 0
         assert states(killed, values) == absent
         with Store.open(killed).lock():
             fill(Store.open(killed), 2.0)

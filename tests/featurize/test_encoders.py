@@ -562,15 +562,15 @@ def importable(plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_an_encoder_of_another_package_featurizes(
     plugin: Path, importable: None, video: Writer, tmp_path: Path, featurize: Run
 ) -> None:
-    given = [video("plugin.mp4"), "--store", tmp_path / "store", "--encoder", "mymodule:DINOv3"]
-    given += ["--weights", plugin / "weights", "--workers", "1"]
-    status, summary, message = featurize(*given)
+    arguments = [video("plugin.mp4"), "--store", tmp_path / "store", "--encoder", "mymodule:DINOv3"]
+    arguments += ["--weights", plugin / "weights", "--workers", "1"]
+    status, summary, message = featurize(*arguments)
     assert (status, summary["done"]) == (0, 1), message
     view = Store.open(tmp_path / "store").view("clips", "dinov3")
     assert (view.provenance.encoder, view.provenance.weights) == ("dinov3", fingerprint(plugin / "weights"))
     assert {name: feature.shape for name, feature in view.features.items()} == {"tokens": (128, 24), "embedding": (24,)}
     assert np.isfinite(view.read("tokens", np.array([0]))).all()
-    assert featurize(*given)[2].startswith("nothing to do: 1 clips in view dinov3")
+    assert featurize(*arguments)[2].startswith("nothing to do: 1 clips in view dinov3")
 
 
 @pytest.mark.full

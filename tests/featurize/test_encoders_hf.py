@@ -8,7 +8,6 @@ from typing import Any
 
 import av
 import numpy as np
-import polars as pl
 import pytest
 import timm
 import torch
@@ -18,8 +17,6 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from featurize.encoders import Encoder, load
 from featurize.encoders.preprocessing import preprocessing_of, timm_settings
 from featurize.encoders.vlm import Vlm
-from featurize.manifest import Manifest
-from featurize.plan import pending, tasks
 from featurize.shard import featurize_shards
 from featurize.video.decode import Clip, read_clips
 from featurize.video.picture import pixels_of
@@ -30,7 +27,7 @@ from store.io.records import all_writes
 from tests.heads.public.vlms import save
 
 from . import hf_models as models
-from .conftest import Run, Writer, refusal
+from .conftest import Run, Writer, clips_of, new_view, planned, refusal, write_clips
 
 NORMAL = ([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
 PLAIN = ([0.0] * 3, [1.0] * 3)
@@ -93,8 +90,8 @@ def own_pixels(family: str, path: Path, pictures: Pictures) -> torch.Tensor:
     def seen(picture: Image.Image) -> torch.Tensor:
         if family == "vjepa2":  # the short side is the height: 256/224 of the crop
             picture = picture.resize((36 * picture.width // picture.height, 36), filter_)
-            left, top = (picture.width - 32) // 2, (picture.height - 32) // 2
-            picture = picture.crop((left, top, left + 32, top + 32))
+            remaining, top = (picture.width - 32) // 2, (picture.height - 32) // 2
+            picture = picture.crop((remaining, top, remaining + 32, top + 32))
         else:
             picture = picture.resize((32, 32), filter_)
         values = torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
@@ -384,9 +381,14 @@ def test_remote_code_is_refused(folder: Folder, tmp_path: Path) -> None:
     ],
 )
 def test_unsupported_settings_are_refused(settings: dict[str, Any], reason: str) -> None:
-    said = {"size": {"height": 32, "width": 32}, "resample": 3, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    plain_settings = {
+        "size": {"height": 32, "width": 32},
+        "resample": 3,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
     with pytest.raises(StepDiffError, match=f"the preprocessing of /folder is not supported: .*{reason}"):
-        preprocessing_of({**said, **settings}, Path("/folder"), torch.device("cpu"))
+        preprocessing_of({**plain_settings, **settings}, Path("/folder"), torch.device("cpu"))
 
 
 @pytest.mark.full
@@ -399,12 +401,12 @@ def test_unsupported_settings_are_refused(settings: dict[str, Any], reason: str)
     ],
 )
 def test_settings_of_timm(config: dict[str, Any], crop: str) -> None:
-    found = preprocessing_of(timm_settings(config), Path("/folder"), torch.device("cpu"))
-    assert str(found.crop) == crop
+    result = preprocessing_of(timm_settings(config), Path("/folder"), torch.device("cpu"))
+    assert str(result.crop) == crop
     transform = timm.data.create_transform(**timm.data.resolve_data_config(config, model=None), is_training=False)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8))
-    seen = pixels_of(av.VideoFrame.from_ndarray(np.array(picture), format="rgb24"), found.crop)
-    assert (found.normalised(torch.from_numpy(seen.copy())) - transform(picture)).abs().max() < 1e-5
+    seen = pixels_of(av.VideoFrame.from_ndarray(np.array(picture), format="rgb24"), result.crop)
+    assert (result.normalised(torch.from_numpy(seen.copy())) - transform(picture)).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "videomae", "vjepa2"])
@@ -455,30 +457,22 @@ def test_clips_of_several_shapes(vlm_encoder: Vlm, video: Callable[..., Path], t
     shapes = {"wide.mp4": (96, 64), "high.mp4": (48, 80), "strip.mp4": (1024, 4)}
     paths = {name: video(f"vlm-{name}", size=size) for name, size in shapes.items()}
     rows = [(f"{name}_0.5_1.5", name, 0.5, 1.5) for name in shapes]
-    asked = Manifest("clips", pl.DataFrame(rows, ["key", "video", "start", "end"], orient="row"), paths, {})
-    store = Store.open(tmp_path / "store", create=True)
-    with store.lock():
-        store.catalog("clips").append(asked.rows)
-        features = vlm_encoder.features("clips", "float32")
-        view = store.create_view("clips", "vlm", vlm_encoder.provenance("clips", "float32"), features, 4)
-        view.resize()
-    known = store.catalog("clips").rows(asked.rows["key"])
-    wanted = pending(asked, known, np.ones(3, bool)).sort("row")
-    (task,) = tasks(store, view, wanted, 4, threads=1)
-    featurize_shards([task], vlm_encoder, "cpu", lambda rows: None)
+    requested = clips_of(rows, paths)
+    view = new_view(tmp_path / "store", vlm_encoder, requested, 4, "float32")
+    featurize_shards(planned(view, requested, 4), vlm_encoder, "cpu", lambda rows: None)
     assert view.status().tolist() == [1, 1, 2]
     ((key, reason),) = view.failures().rows()
     assert key == "strip.mp4_0.5_1.5" and reason.startswith("Qwen3VLProcessor refuses its frames (absolute aspect")
     for row, (name, (width, height)) in enumerate(list(shapes.items())[:2]):
         (clip,) = read_clips(paths[name], [(0.5, 1.5)], FRAMES, vlm_encoder.picture)
         assert isinstance(clip, Clip) and clip.frames.shape == (FRAMES, height, width, 3)
-        found = vlm_encoder.encode_whole(clip.frames, clip.seconds)
+        result = vlm_encoder.encode_whole(clip.frames, clip.seconds)
         layout = view.read("layout", np.array([row]))[0]
         own = int(layout[0])
         assert own == height // 16 * (width // 16) * FRAMES // 2  # 16 x 16 pixels of two frames are a token
         assert layout[1:].tolist() == pytest.approx([height, width, 0, 0.3, 0.6, 0.95])
         tokens = view.read("tokens", np.array([row]))[0]
-        np.testing.assert_array_equal(tokens, found["tokens"])
+        np.testing.assert_array_equal(tokens, result["tokens"])
         assert np.abs(tokens[:own]).max(1).min() > 0 and not tokens[own:].any()
         embedding = view.read("embedding", np.array([row]))[0]
         assert len(embedding) < tokens.shape[1] and tokens.shape[1] % len(embedding) == 0, "the rest: deepstack levels"
@@ -501,9 +495,9 @@ def test_a_store_of_hf_is_asked_by_words_and_files(
     path.mkdir()
     models.shaken(models.VIDEOS["videoprism"](path)).save_pretrained(path)
     rows = [(f"clip_{n}", str(source), n / 2, n / 2 + 0.5) for n in range(4)]
-    pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row").write_csv(tmp_path / "clips.csv")
-    given = ["--manifest", tmp_path / "clips.csv", "--store", store, "--encoder", f"hf:{path}"]
-    status, summary, message = featurize(*given, "--frames", 8, "--window", 4, "--sampling", "segment-centres")
+    write_clips(tmp_path / "clips.csv", rows)
+    arguments = ["--manifest", tmp_path / "clips.csv", "--store", store, "--encoder", f"hf:{path}"]
+    status, summary, message = featurize(*arguments, "--frames", 8, "--window", 4, "--sampling", "segment-centres")
     assert status == 0 and summary["view"] == "video-prism", message
     view = Store.open(store).view("clips", "video-prism")
     made = view.provenance
@@ -528,7 +522,7 @@ def test_a_store_of_hf_is_asked_by_words_and_files(
     best = json.loads(capsys.readouterr().out)["hits"][0]
     assert best["clip"] == "clip_1" and best["similarity"] == pytest.approx(1, abs=1e-4)
 
-    assert featurize(*given, "--frames", 8)[0] == 2  # another layer: the view is refused
+    assert featurize(*arguments, "--frames", 8)[0] == 2  # another layer: the view is refused
     capsys.readouterr()
     shutil.move(path, tmp_path / "moved")
     assert retrieval([*query, "--text", "whisk"]) == 2

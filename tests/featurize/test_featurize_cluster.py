@@ -225,14 +225,14 @@ class Driver:
 
     def family(self) -> dict[int, str]:
         """Return the command lines of the driver's running child processes."""
-        found = {}
+        lines_by_pid = {}
         for process in psutil.process_iter():
             try:
                 if process.pid != self.process.pid and process.environ().get("TEST_MARK") == self._mark:
-                    found[process.pid] = " ".join(process.cmdline())
+                    lines_by_pid[process.pid] = " ".join(process.cmdline())
             except psutil.Error:
                 continue
-        return found
+        return lines_by_pid
 
     def wait_for(self, name: str) -> int:
         """Return the first of its processes whose command line contains the name."""
@@ -245,8 +245,8 @@ class Driver:
 
     def assert_nothing_is_left(self) -> None:
         last = time.monotonic() + AT_ONCE
-        while left := self.family():
-            assert time.monotonic() < last, f"alive after the driver's end: {left}"
+        while remaining := self.family():
+            assert time.monotonic() < last, f"alive after the driver's end: {remaining}"
             time.sleep(0.1)
 
 

@@ -257,15 +257,15 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, state: State) 
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("given, asked", [SIZES, list(SIZES)[::-1]])
-def test_the_message_for_a_model_of_another_size_names_the_size(tmp_path: Path, given: str, asked: str) -> None:
+@pytest.mark.parametrize("held, requested", [SIZES, list(SIZES)[::-1]])
+def test_the_message_for_a_model_of_another_size_names_the_size(tmp_path: Path, held: str, requested: str) -> None:
     path = tmp_path / "model.ckpt"
     with torch.device("meta"):
-        shapes = InternVideoMM(SIZES[given]).state_dict()
+        shapes = InternVideoMM(SIZES[held]).state_dict()
     one = torch.zeros(())  # every tensor repeats one number: the file stays small
     torch.save({"state_dict": {f"clip.{name}": one.expand(values.shape) for name, values in shapes.items()}}, path)
-    with pytest.raises(StepDiffError, match=f"holds {given}, not {asked}: give --encoder {given}"):
-        load_model(path, asked, SIZES[asked], torch.device("cpu"))
+    with pytest.raises(StepDiffError, match=f"holds {held}, not {requested}: give --encoder {held}"):
+        load_model(path, requested, SIZES[requested], torch.device("cpu"))
 
 
 @pytest.mark.full
@@ -307,14 +307,13 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, state: State, zipped
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
 NORMS = {"ln_1", "ln_2", "ln_3", "ln_pre", "ln_final", "visual_ln_post"}
-MODEL = Size(patch=16, width=128, layers=5, embedding=24, text_width=64, text_layers=2, image=48, vocabulary=514)
 golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="no folder shared/golden next to the project")
 by_hand = pytest.mark.skipif("STEPDIFF_GOLDEN_L14" not in os.environ, reason="takes a minute: set STEPDIFF_GOLDEN_L14")
 
 
 def shapes(name: str) -> dict[str, tuple[int, ...]]:
-    found = json.loads((GOLDEN / f"{name.replace('-', '_')}_state_dict.json").read_text())
-    return {tensor: tuple(shape) for tensor, shape in found.items()}
+    result = json.loads((GOLDEN / f"{name.replace('-', '_')}_state_dict.json").read_text())
+    return {tensor: tuple(shape) for tensor, shape in result.items()}
 
 
 def golden_tensor(tensor: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -344,7 +343,7 @@ def test_outputs_equal_those_of_the_published_model(name: str) -> None:
     expected = np.load(GOLDEN / f"{name.replace('-', '_')}.npz")
     pixels = torch.from_numpy(np.random.default_rng(7).standard_normal((2, 3, 8, 224, 224)).astype(np.float32))
     seen: list[tuple[torch.Tensor, ...]] = []
-    model.visual.register_forward_hook(lambda module, given, states: seen.append(states))
+    model.visual.register_forward_hook(lambda module, arguments, states: seen.append(states))
     with torch.inference_mode():
         embedding, tokens = model.encode_video(pixels)
         texts = model.encode_text(torch.from_numpy(expected["text_tokens"]))
@@ -364,12 +363,8 @@ def test_outputs_equal_those_of_the_published_model(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def tiny() -> InternVideoMM:
-    torch.manual_seed(0)
-    model = InternVideoMM(MODEL).eval().requires_grad_(False)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    return model
+def tiny(encoder: InternVideo) -> InternVideoMM:
+    return encoder.module
 
 
 def pixels_of(clips: int) -> torch.Tensor:
@@ -382,7 +377,7 @@ def test_tokens_are_frame_major(tiny: InternVideoMM) -> None:
     other = pixels.clone()
     other[:, :, 5] += 1
     (before, tokens), (after, changed) = tiny.encode_video(pixels), tiny.encode_video(other)
-    differs = (tokens != changed).any(-1).unflatten(1, (8, MODEL.patches))[0]
+    differs = (tokens != changed).any(-1).unflatten(1, (8, TINY.patches))[0]
     assert differs[5].all() and not differs[[0, 1, 2, 3, 4, 6, 7]].any()
     assert not torch.allclose(before, after)
 
@@ -390,7 +385,7 @@ def test_tokens_are_frame_major(tiny: InternVideoMM) -> None:
 def test_a_text_is_read_at_its_first_end_token(tiny: InternVideoMM) -> None:
     """Tokens after the end token change nothing."""
     ids = torch.zeros(2, 77, dtype=torch.int64)
-    ids[:, :4] = torch.tensor([512, 5, 6, 513])
+    ids[:, :4] = torch.tensor([513, 5, 6, 514])
     ids[1, 4:] = 7
     first, second = tiny.encode_text(ids)
     torch.testing.assert_close(first, second, rtol=0, atol=1e-5)

@@ -1,8 +1,6 @@
 """Manifests: every form is read correctly or refused in one line, whole or in windows; shards are planned once."""
 
-import csv
 import io
-import json
 import math
 import random
 import shutil
@@ -10,6 +8,7 @@ from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -22,15 +21,13 @@ from featurize.manifest import (
     Manifest,
     Windows,
     as_manifest,
-    columns_of_interest,
     cut,
-    parsed,
     read_manifest,
     read_windows,
 )
 from featurize.manifest_file import open_file
-from featurize.plan import Plan, shards_of
-from featurize.scratch import Scratch
+from featurize.plan import UNASKED, Plan, shards_of
+from featurize.scratch import Buckets, Scratch
 from stepdiff_core.errors import StepDiffError
 from store import Feature, Provenance, Store, text_key
 
@@ -189,8 +186,8 @@ def test_clips_are_cut_into_windows(tmp_path: Path) -> None:
         "start": ["1", "0", "4", "9", "1"],
         "end": ["8.25", "5", "6.9", "8", "6"],
     }
-    asked = cut(read_windows(written(pl.DataFrame(rows), tmp_path / "clips.csv")), 2.0)
-    (manifest,) = asked
+    requested = cut(read_windows(written(pl.DataFrame(rows), tmp_path / "clips.csv")), 2.0)
+    (manifest,) = requested
     intervals = {row["key"]: (row["start"], row["end"]) for row in manifest.rows.iter_rows(named=True)}
     assert intervals == {
         "a_1.000_3.000": (1, 3),
@@ -204,16 +201,18 @@ def test_clips_are_cut_into_windows(tmp_path: Path) -> None:
         "short": (4, 6.9),
         "bad": (None, None),
     }
-    assert asked.rows == manifest.rows.height + 2 and set(manifest.failures) == {"bad"}  # two are windows of two clips
+    assert requested.rows == manifest.rows.height + 2 and set(manifest.failures) == {
+        "bad"
+    }  # two are windows of two clips
     assert manifest.rows["start"].to_list()[:5] == sorted(manifest.rows["start"].to_list()[:5])
     for seconds, entity in ((0.0, "clips"), (math.nan, "clips"), (2.0, "texts")):
         with pytest.raises(StepDiffError, match="--windows"):
-            cut(Windows(entity, 0, asked.make), seconds)
+            cut(Windows(entity, 0, requested.make), seconds)
     far = {"clip": ["u", "typed", "v", "w_0_12.346"], "video": ["u.mp4", "u.mp4", "v.mp4", "w.mp4"], "start": ["0"] * 4}
     far["end"] = ["250000", "9e8", "250000", "12.345678"]
-    parts = list(asked := cut(read_windows(written(pl.DataFrame(far), tmp_path / "long.csv")), 2.2))
+    parts = list(requested := cut(read_windows(written(pl.DataFrame(far), tmp_path / "long.csv")), 2.2))
     assert [part.last for part in parts] == [False] * (len(parts) - 1) + [True] and len(parts) > 1
-    assert max(part.rows.height for part in parts) <= 2 * WINDOW_ROWS and asked.rows == sum(
+    assert max(part.rows.height for part in parts) <= 2 * WINDOW_ROWS and requested.rows == sum(
         p.rows.height for p in parts
     )
     assert {key: why for part in parts for key, why in part.failures.items()}.keys() == {"typed"}
@@ -284,27 +283,9 @@ GOOD = [
 LINES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def as_csv(rows: list[list[str]]) -> bytes:
-    file = io.StringIO()
-    csv.writer(file).writerows([COLUMNS, *rows])
-    return file.getvalue().encode()
-
-
-def as_jsonl(rows: list[list[str]]) -> bytes:
-    return "".join(json.dumps(dict(zip(COLUMNS, row, strict=True))) + "\n" for row in rows).encode()
-
-
-def as_parquet(rows: list[list[str]]) -> bytes:
-    file = io.BytesIO()
-    pl.DataFrame(rows, COLUMNS, orient="row").write_parquet(file)
-    return file.getvalue()
-
-
-WRITERS: dict[str, Callable[[list[list[str]]], bytes]] = {
-    ".csv": as_csv,
-    ".parquet": as_parquet,
-    ".jsonl": as_jsonl,
-}
+def encoded(rows: list[list[str]], path: Path) -> bytes:
+    """Return the content of a manifest in the format of a path."""
+    return written(pl.DataFrame(rows, COLUMNS, orient="row"), path).read_bytes()
 
 
 def read(folder: Path, suffix: str, data: bytes) -> Manifest | None:
@@ -340,7 +321,7 @@ def test_random_bytes_are_a_manifest_or_refused_in_one_line(tmp_path: Path, suff
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @given(data=st.data())
 def test_a_damaged_manifest_is_read_correctly_or_refused(tmp_path: Path, suffix: str, data: st.DataObject) -> None:
-    good = WRITERS[suffix](GOOD)
+    good = encoded(GOOD, tmp_path / f"good{suffix}")
     at = data.draw(st.integers(0, len(good) - 1))
     cut = data.draw(st.sampled_from([0, 1, 1, 7, len(good)]))
     read(tmp_path, suffix, good[:at] + data.draw(st.binary(max_size=4)) + good[at + cut :])
@@ -361,16 +342,16 @@ RANDOM_ROWS = st.lists(
 @given(rows=RANDOM_ROWS)
 @example(rows=[("007", "1e5", 0, 1), ("null", "true", 0, 1), ('"', ",", 0, 1)])
 def test_names_are_read_as_written(tmp_path: Path, suffix: str, rows: list[tuple[str, str, int, int]]) -> None:
-    written = [[clip, video, str(start), str(end), "s"] for clip, video, start, end in rows]
-    manifest = read(tmp_path, suffix, WRITERS[suffix](written))
+    texts = [[clip, video, str(start), str(end), "s"] for clip, video, start, end in rows]
+    manifest = read(tmp_path, suffix, encoded(texts, tmp_path / f"names{suffix}"))
     assert manifest is not None and manifest.entity == "clips"
-    found = {key: (video, start, end) for key, video, start, end in manifest.rows.select(
+    result = {key: (video, start, end) for key, video, start, end in manifest.rows.select(
         "key", "video", "start", "end").iter_rows()}  # fmt: skip
     expected = {
         clip: (video.strip(), float(start), float(end)) if start < end else (video.strip(), None, None)
         for clip, video, start, end in rows
     }
-    assert found == expected
+    assert result == expected
 
 
 ODD = {
@@ -415,12 +396,6 @@ def mixed_clips(seed: int, rows: int = 60, videos: int = 9) -> pl.DataFrame:
     )
 
 
-def in_order(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return the clips in video order: what a manifest has where nothing is sorted."""
-    order = parsed(frame, Path("unused.parquet"), None).rows.with_row_index("n").select("n", clip="key")
-    return frame.join(order, on="clip").sort("n").drop("n")
-
-
 def check_equal(windows: Windows, whole: Manifest, most: int | None = None) -> int:
     """Check that windows together are the manifest; return how many there are."""
     parts = list(windows)
@@ -460,13 +435,21 @@ def test_a_manifest_in_windows_is_refused_whole(tmp_path: Path) -> None:
         assert reason in str(error.value) and str(path) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_manifest_that_changes_is_refused(tmp_path: Path) -> None:
-    path = written(in_order(mixed_clips(1)), tmp_path / "clips.parquet")
-    windows = iter(read_windows(path, window=WINDOW))
-    next(windows)
-    written(in_order(mixed_clips(2)), path)
+def test_a_manifest_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(mixed_clips(1), tmp_path / "clips.parquet")
+    whole, windows = read_manifest(path), read_windows(path, window=WINDOW)
+    written(mixed_clips(2), path)
+    check_equal(windows, whole)  # they were copied
+    add = Buckets.add
+
+    def add_and_change(*arguments: Any) -> None:
+        written(mixed_clips(3), path)
+        add(*arguments)
+
+    monkeypatch.setattr(Buckets, "add", add_and_change)
+    monkeypatch.setattr("featurize.manifest._BATCH", WINDOW)
     with pytest.raises(StepDiffError, match="changed while it was read"):
-        list(windows)
+        read_windows(path, window=WINDOW)
 
 
 def test_windows_of_texts_are_by_length_and_have_each_text_once(tmp_path: Path) -> None:
@@ -485,7 +468,7 @@ Planned = list[tuple[int, list[int]]]
 """shards and their rows, in the order in which they are planned"""
 
 
-def opened(folder: Path, size: int, known: set[int]) -> Store:
+def opened(folder: Path, size: int, present: set[int]) -> Store:
     """Return a store with a view of ROWS clips of which the `known` ones are there."""
     store = Store.open(folder, create=True)
     with store.lock():
@@ -494,15 +477,15 @@ def opened(folder: Path, size: int, known: set[int]) -> Store:
             "clips", "net", Provenance("net", "0", "l", "f", "c", {}), {"x": Feature((1,), "float32")}, size
         )
         view.resize()
-        for shard in {row // size for row in known}:
-            rows = np.array(sorted(row for row in known if row // size == shard))
+        for shard in {row // size for row in present}:
+            rows = np.array(sorted(row for row in present if row // size == shard))
             view.write_shard(shard, rows, {"x": np.ones((len(rows), 1), np.float32)}, {})
     return store
 
 
 def plan_all(store: Store, windows: list[np.ndarray]) -> tuple[Plan, Planned]:
     """Plan windows of clips."""
-    plan, planned = Plan(store.view("clips", "net")), []
+    plan, planned = Plan(store.view("clips", "net"), 0), []
     size = plan.view.rows_per_shard
     with store.lock():
         for number, rows in enumerate(windows):
@@ -515,24 +498,27 @@ def plan_all(store: Store, windows: list[np.ndarray]) -> tuple[Plan, Planned]:
     return plan, planned
 
 
+@pytest.mark.parametrize("held", [WINDOW_ROWS, 9])
 @pytest.mark.parametrize("size", [1, 4, 64])
 @pytest.mark.parametrize("seed", range(4))
-def test_each_shard_is_planned_once_with_all_its_rows(tmp_path: Path, size: int, seed: int) -> None:
+def test_each_shard_is_planned_once_with_all_its_rows(
+    tmp_path: Path, size: int, seed: int, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featurize.plan.WINDOW", held)  # more rows wait on disk
     draw = np.random.default_rng(seed)
     rows = np.arange(200) if seed == 0 else draw.permutation(PLANNED_ROWS)[:200]
-    known = set() if seed < 2 else set(draw.permutation(PLANNED_ROWS)[:90].tolist())
+    present = set() if seed < 2 else set(draw.permutation(PLANNED_ROWS)[:90].tolist())
     windows = np.split(rows, sorted(draw.integers(0, 200, 9).tolist()))
     if seed % 2:  # `cut` gives some rows of a window again in the next one
         windows[1:] = [np.append(before[-3:], window) for before, window in pairwise(windows)]
-    plan, planned = plan_all(opened(tmp_path / "store", size, known), windows)
+    plan, planned = plan_all(opened(tmp_path / "store", size, present), windows)
     assert len({shard for shard, _ in planned}) == len(planned)
-    assert sorted(row for _, part in planned for row in part) == sorted(set(rows.tolist()) - known)
+    assert sorted(row for _, part in planned for row in part) == sorted(set(rows.tolist()) - present)
     assert all(part == sorted(part) and {row // size for row in part} == {shard} for shard, part in planned)
     if seed == 0:
         assert [shard for shard, _ in planned] == sorted(shard for shard, _ in planned)
-    asked, before = plan.before(PLANNED_ROWS + 5)
-    assert np.flatnonzero(asked).tolist() == sorted(rows.tolist())
-    assert before[rows].tolist() == [int(row in known) for row in rows.tolist()]
+    assert np.flatnonzero(plan.before != UNASKED).tolist() == sorted(rows.tolist())
+    assert plan.before[rows].tolist() == [int(row in present) for row in rows.tolist()]
 
 
 @pytest.mark.full
@@ -547,12 +533,12 @@ def test_a_large_csv_has_the_types_of_all_its_rows(tmp_path: Path) -> None:
         file.write(f"{rows - 1},v,0,1.5,{step},{','.join(late.values())}\n")
     assert path.stat().st_size > 64 * 2**20
     scratch = Scratch()  # its files live as long as it does
-    frame = open_file(path, columns_of_interest(None), scratch).collect()
+    frame = open_file(path, ["clip", "video", "start", "end", "text"], scratch).collect()
     types = {"late": pl.String, "fraction": pl.Float64, "long": pl.Int128, "truth": pl.Boolean, "^n$": pl.Int64}
     assert {name: frame.schema[name] for name in types} == types
     assert frame.height == rows and frame[list(late)].row(-1) == ("late", 1.5, 2**64, True, 2)
     with path.open("a") as file:
         file.write("a,v,0,1,2,3,4,5,6,7,8\n")
     with pytest.raises(StepDiffError, match="cannot be read .*correct it$") as error:
-        open_file(path, columns_of_interest(None), scratch).collect()
+        open_file(path, ["clip", "video", "start", "end", "text"], scratch).collect()
     assert "\n" not in str(error.value)

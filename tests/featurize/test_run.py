@@ -29,7 +29,7 @@ from store import Store, View
 from store.__main__ import main as store_main
 from store.verbs.verify import verify
 
-from .conftest import Run, Writer
+from .conftest import Run, Writer, write_clips
 
 ROOT = Path(__file__).parents[2]
 NICENESS = "RAY_worker_niceness"  # as tests/conftest.py sets it
@@ -88,7 +88,7 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory, video: Writer, audio: Path
         ("empty_0_1", "empty.mp4", "0", "1", "empty"),
         ("sound_0_1", "sound.mp4", "0", "1", "audio"),
     ]
-    pl.DataFrame(rows, ["clip", "video", "start", "end", "step"], orient="row").write_csv(folder / "clips.csv")
+    write_clips(folder / "clips.csv", rows, "step")
     return folder
 
 
@@ -146,8 +146,8 @@ def test_a_view_is_made_with_statistics_or_without(
     tmp_path: Path, kitchen: Path, tiny_clip: Path, featurize: Run
 ) -> None:
     store, encoder = tmp_path / "features", ["--encoder", f"hf:{tiny_clip}", "--view", "tiny", "--allow-failed"]
-    given = ["--manifest", kitchen / "clips.csv", "--store", store, *encoder]
-    assert featurize(*given, "--statistics", "only")[0] == 0
+    flags = ["--manifest", kitchen / "clips.csv", "--store", store, *encoder]
+    assert featurize(*flags, "--statistics", "only")[0] == 0
     view, made = Store.open(store).view("clips", "tiny"), load(f"hf:{tiny_clip}", None, "cpu", statistics="only")
     assert view.features == made.features("clips") and view.provenance == made.provenance("clips")
     (clip,) = read_clips(kitchen / "good.mp4", [(0.0, 1.0)], made.frames, made.picture)
@@ -160,9 +160,9 @@ def test_a_view_is_made_with_statistics_or_without(
     one, two = view.read("statistics", keys=["good_0_1", "good_1_2"]).reshape(2, -1)
     cosine = one @ two / np.linalg.norm(one) / np.linalg.norm(two)
     assert _cosines(view, ["good_0_1", "good_1_2"]) == [pytest.approx(cosine, abs=1e-4)]
-    assert featurize(*given, "--retry-failed")[0] == 0, "it has what it had"
+    assert featurize(*flags, "--retry-failed")[0] == 0, "it has what it had"
     assert list(Store.open(store).view("clips", "tiny").features) == ["statistics"]
-    status, _, message = featurize(*given, "--statistics", "add", "--retry-failed")
+    status, _, message = featurize(*flags, "--statistics", "add", "--retry-failed")
     assert status == 2 and "view tiny of clips in" in message and "give the new view another name" in message
     assert "mean, maximum, minimum and deviation of hidden state 1 (24 channels)" in message.splitlines()[-1]
 
@@ -249,22 +249,21 @@ def test_retry_failed_computes_fixed_clips(store: Path, kitchen: Path, tiny_clip
 @pytest.mark.full
 def test_metadata_is_updated(store: Path, tmp_path: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [("good_0_1", "good.mp4", 0, 1, "whisk slowly", "test"), ("good_1_2", "good.mp4", 1, 2, "whisk", None)]
-    columns = ["clip", "video", "start", "end", "step", "split"]
-    pl.DataFrame(rows, columns, orient="row").write_csv(tmp_path / "clips.csv")
-    given = [str(option) for option in options(tmp_path, store, tiny_clip)]
-    assert main(given) == 0 and "metadata of 1 clips in the store updated" in capsys.readouterr().err
+    write_clips(tmp_path / "clips.csv", rows, "step", "split")
+    flags = [str(option) for option in options(tmp_path, store, tiny_clip)]
+    assert main(flags) == 0 and "metadata of 1 clips in the store updated" in capsys.readouterr().err
     clips = Store.open(store).catalog("clips").frame()
     assert clips.filter(key="good_0_1").select("step", "split").row(0) == ("whisk slowly", "test")
     assert clips.filter(key="good_1_2").select("step", "split").row(0) == ("whisk", None)
-    assert main(given) == 0 and "metadata" not in capsys.readouterr().err
+    assert main(flags) == 0 and "metadata" not in capsys.readouterr().err
 
 
 def test_texts_of_any_length_are_encoded(tmp_path: Path, tiny_clip: Path, featurize: Run) -> None:
     texts = ["whisk the eggs", "word " * 2000, "", "whisk the eggs", "x"]
     path = tmp_path / "texts.jsonl"
     pl.DataFrame({"caption": texts}).write_ndjson(path)
-    given = ["--manifest", path, "--column", "caption", "--store", tmp_path / "features", "--encoder", "clip"]
-    status, summary, message = featurize(*given, "--weights", tiny_clip, "--view", "words")
+    flags = ["--manifest", path, "--column", "caption", "--store", tmp_path / "features", "--encoder", "clip"]
+    status, summary, message = featurize(*flags, "--weights", tiny_clip, "--view", "words")
     assert status == 1 and (summary["entity"], summary["view"]) == ("texts", "words")
     assert (summary["asked"], summary["done"], summary["failed"], summary["truncated"]) == (4, 3, 1, 1)
     assert message.count("longer than the encoder sees") == 1
@@ -276,9 +275,7 @@ def many(folder: Path, video: Writer) -> Path:
     for name in ("one", "two", "three"):
         path = video(f"{name}-long.mp4", frames=80, g=10, size=(320, 240))
         rows += [(f"{name}_{i / 4}_{i / 4 + 1}", str(path), i / 4, i / 4 + 1) for i in range(8)]
-    frame = pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row")
-    frame.write_csv(folder / "many.csv")
-    return folder / "many.csv"
+    return write_clips(folder / "many.csv", rows)
 
 
 def prepared(path: Path, tiny_clip: Path) -> View:
@@ -306,23 +303,23 @@ def until(done: Callable[[], bool], run: subprocess.Popen[str]) -> None:
 def test_a_killed_run_writes_the_arrays_that_two_workers_of_ray_write(
     tmp_path: Path, tiny_clip: Path, video: Writer
 ) -> None:
-    given = ["--manifest", many(tmp_path, video), "--encoder", "clip", "--weights", tiny_clip, "--workers", 1]
+    flags = ["--manifest", many(tmp_path, video), "--encoder", "clip", "--weights", tiny_clip, "--workers", 1]
     view = prepared(tmp_path / "driver", tiny_clip)
-    run = started(*given, "--store", tmp_path / "driver")
+    run = started(*flags, "--store", tmp_path / "driver")
     until(lambda: (view.status() == 1).sum() >= 3, run)
     family = psutil.Process(run.pid).children(recursive=True)
     run.kill()
     run.communicate()
     _, alive = psutil.wait_procs(family, timeout=15)
-    for left in alive:  # Ray's agents notice it late
-        assert "Agent" in left.name(), f"{left} outlives the driver"
-        left.kill()
+    for remaining in alive:  # Ray's agents notice it late
+        assert "Agent" in remaining.name(), f"{remaining} outlives the driver"
+        remaining.kill()
     finished = int((view.status() == 1).sum())
     assert 3 <= finished < 24
-    status, summary, _ = apart(*given, "--store", tmp_path / "driver")
+    status, summary, _ = apart(*flags, "--store", tmp_path / "driver")
     assert status == 0 and summary["already"] == finished and summary["done"] == 24 - finished
     prepared(tmp_path / "whole", tiny_clip)
-    assert apart(*given, "--store", tmp_path / "whole", "--workers", 2)[0] == 0
+    assert apart(*flags, "--store", tmp_path / "whole", "--workers", 2)[0] == 0
     expected, got = arrays(tmp_path / "driver"), arrays(tmp_path / "whole")
     for name in FEATURES:
         assert expected[name].any(axis=tuple(range(1, expected[name].ndim))).all()
@@ -332,10 +329,10 @@ def test_a_killed_run_writes_the_arrays_that_two_workers_of_ray_write(
 @pytest.mark.full
 @pytest.mark.timeout(900)
 def test_a_run_whose_worker_is_killed_continues(tmp_path: Path, tiny_clip: Path, video: Writer) -> None:
-    given = ["--manifest", many(tmp_path, video), "--encoder", "clip", "--weights", tiny_clip]
-    given += ["--address", "local", "--workers", 1, "--progress", "json"]
+    flags = ["--manifest", many(tmp_path, video), "--encoder", "clip", "--weights", tiny_clip]
+    flags += ["--address", "local", "--workers", 1, "--progress", "json"]
     view = prepared(tmp_path / "worker", tiny_clip)
-    run = started(*given, "--store", tmp_path / "worker")
+    run = started(*flags, "--store", tmp_path / "worker")
     until(lambda: (view.status() == 1).sum() >= 3, run)
     (worker,) = (
         process
@@ -361,24 +358,24 @@ def test_a_forgotten_clip_is_not_computed_until_it_is_recalled(
 ) -> None:
     source, store = video("good.mp4", g=10), tmp_path / "features"
     rows = [(f"clip_{n}", str(source), n / 2, n / 2 + 0.5) for n in range(3)]
-    pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row").write_csv(tmp_path / "clips.csv")
-    given = options(tmp_path, store, tiny_clip)
-    assert featurize(*given)[0] == 0
+    write_clips(tmp_path / "clips.csv", rows)
+    flags = options(tmp_path, store, tiny_clip)
+    assert featurize(*flags)[0] == 0
     before = Store.open(store).view("clips", "clip").read("tokens", keys=["clip_0", "clip_1", "clip_2"])
     assert store_main(["forget", str(store), "clip_1"]) == 0
     capsys.readouterr()
 
     loaded = set(sys.modules)
-    assert main(list(map(str, given))) == 0
+    assert main(list(map(str, flags))) == 0
     assert "1 clips were forgotten and left out" in capsys.readouterr().out
     assert not any(name.startswith("ray.") for name in set(sys.modules) - loaded)
-    status, summary, _ = featurize(*given, "--view", "other", "--frames", 2, "--retry-failed")
+    status, summary, _ = featurize(*flags, "--view", "other", "--frames", 2, "--retry-failed")
     counts = {name: summary[name] for name in ("asked", "done", "absent", "failed", "forgotten")}
     assert status == 0 and counts == {"asked": 3, "done": 2, "absent": 0, "failed": 0, "forgotten": 1}
     assert Store.open(store).view("clips", "other").status().tolist() == [1, 0, 1]
 
     assert store_main(["forget", str(store), "clip_1", "--undo"]) == 0
-    status, summary, _ = featurize(*given)
+    status, summary, _ = featurize(*flags)
     assert (status, summary["done"], summary["already"], summary["forgotten"]) == (0, 1, 2, 0)
     after = Store.open(store).view("clips", "clip").read("tokens", keys=["clip_0", "clip_1", "clip_2"])
     assert after.tobytes() == before.tobytes()
@@ -390,7 +387,7 @@ def test_a_run_into_an_object_store_writes_the_same_as_one_into_a_folder(
 ) -> None:
     path = str(video("good.mp4", g=10))
     rows = [("good_0_1", path, 0, 1), ("good_1_2", path, 1, 2), ("gone_0_1", str(tmp_path / "gone.mp4"), 0, 1)]
-    pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row").write_csv(tmp_path / "clips.csv")
+    write_clips(tmp_path / "clips.csv", rows)
     url = f"{bucket}/features"
     summaries = []
     for store in (url, tmp_path / "features"):
@@ -467,9 +464,9 @@ def as_files(tar_clips: Path, out: Path) -> Path:
 def test_images_in_tars_equal_those_in_files(tar_clips: Path, tmp_path: Path, featurize: Run, tiny_clip: Path) -> None:
     of_files = as_files(tar_clips, tmp_path / "files.parquet")
     stores = []
-    for asked, name in ((tar_clips, "tars"), (of_files, "files")):
+    for requested, name in ((tar_clips, "tars"), (of_files, "files")):
         status, summary, _ = featurize(
-            "--manifest", asked, "--store", tmp_path / name, "--encoder", "clip", "--weights", tiny_clip
+            "--manifest", requested, "--store", tmp_path / name, "--encoder", "clip", "--weights", tiny_clip
         )
         assert status == 0 and summary["failed"] == 0
         stores.append(Store.open(tmp_path / name))
@@ -487,8 +484,8 @@ def test_images_in_tars_equal_those_in_files(tar_clips: Path, tmp_path: Path, fe
         "--manifest", of_files, "--store", tmp_path / "tars", "--encoder", "clip", "--weights", tiny_clip
     )
     assert status == 0 and summary["done"] == 0
-    found = Features(stores[0], "clip", "tokens")
-    texts = pl.concat(split_texts(stores[0].catalog("clips"), "caption", found, "train"))
+    result = Features(stores[0], "clip", "tokens")
+    texts = pl.concat(split_texts(stores[0].catalog("clips"), "caption", result, "train"))
     assert set(texts["text"]) == set(tars["caption"])
 
 

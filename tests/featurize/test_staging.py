@@ -15,7 +15,7 @@ import torch
 from featurize.__main__ import main
 from featurize.encoders import Encoder, load
 from featurize.manifest import Manifest
-from featurize.plan import Task, pending, tasks, together
+from featurize.plan import Task, together
 from featurize.shard import featurize_shards
 from featurize.staging import Computed, Gpu, Spent, batch_by_memory, doubled, halved
 from featurize.video.decode import Clip
@@ -26,7 +26,8 @@ from store.__main__ import main as store_main
 from store.io.records import all_writes
 from tests.store.conftest import flip
 
-Writer = Callable[..., Path]
+from .conftest import Writer, clips_of, new_view, planned, write_clips
+
 SLOW = 0.15  # seconds that each stage takes of a batch
 
 
@@ -86,20 +87,14 @@ def clips(video: Writer) -> Manifest:
     times = [(name, i / 5, i / 5 + 0.5) for name in paths for i in range(10)]
     times.insert(7, ("one.mp4", 8.0, 20.0))
     rows = [(f"{name}_{start}_{end}", name, start, end) for name, start, end in times]
-    return Manifest("clips", pl.DataFrame(rows, ["key", "video", "start", "end"], orient="row"), paths, {})
+    return clips_of(rows, paths)
 
 
-def planned(folder: Path, encoder: Encoder, asked: Manifest, shard: int, batch: int) -> tuple[View, list[Task]]:
-    """Return a new view with `shard` rows in a shard, and its tasks."""
-    store = Store.open(folder, create=True)
-    with store.lock():
-        store.catalog(asked.entity).append(asked.rows)
-        provenance, features = encoder.provenance(asked.entity), encoder.features(asked.entity)
-        view = store.create_view(asked.entity, "tiny", provenance, features, shard)
-        view.resize()
-    known = store.catalog(asked.entity).rows(asked.rows["key"])
-    wanted = pending(asked, known, np.ones(len(known), bool)).sort("row")
-    return view, list(tasks(store, view, wanted, batch, threads=1))
+def view_and_tasks(
+    folder: Path, encoder: Encoder, requested: Manifest, shard: int, batch: int
+) -> tuple[View, list[Task]]:
+    view = new_view(folder, encoder, requested, shard)
+    return view, planned(view, requested, batch)
 
 
 def read(view: View) -> dict[str, np.ndarray]:
@@ -108,12 +103,12 @@ def read(view: View) -> dict[str, np.ndarray]:
 
 def test_staged_features_are_those_of_the_encoder(tmp_path: Path, encoder: Encoder, clips: Manifest) -> None:
     """To the last bit, since the stages only move them; batches of 4 in shards of 8, of which the last is not full."""
-    direct, jobs = planned(tmp_path / "direct", encoder, clips, 8, 4)
+    direct, jobs = view_and_tasks(tmp_path / "direct", encoder, clips, 8, 4)
     told: list[int] = []
     for job in jobs:
         featurize_shards([job], encoder, "cpu", told.append)
     assert sum(told) == 21
-    view, jobs = planned(tmp_path / "staged", encoder, clips, 8, 4)
+    view, jobs = view_and_tasks(tmp_path / "staged", encoder, clips, 8, 4)
     told = []
     outcome = featurize_shards(jobs, encoder, "cpu", told.append, stages=SlowDevice(encoder, seconds=0))
     assert outcome.error is None and sum(told) == 21
@@ -133,7 +128,7 @@ def test_a_gpu_gives_the_features_of_a_cpu(tmp_path: Path, encoder: Encoder, tin
     on_gpu = load("clip", str(tiny_clip), "cuda")
     views = []
     for one, device in ((encoder, "cpu"), (on_gpu, "cuda")):
-        view, jobs = planned(tmp_path / device, one, clips, 8, batch_by_memory(on_gpu, "cuda", 8))
+        view, jobs = view_and_tasks(tmp_path / device, one, clips, 8, batch_by_memory(on_gpu, "cuda", 8))
         featurize_shards(jobs, one, device, lambda rows: None)
         views.append(read(view))
     for name, expected in views[0].items():
@@ -148,9 +143,9 @@ def test_stages_overlap(tmp_path: Path, clips: Manifest, monkeypatch: pytest.Mon
     frames = np.zeros((encoder.frames, 8, 8, 3), np.uint8)
 
     def timed(stage: str, work: Callable[..., Any]) -> Callable[..., Any]:
-        def work_of(*given: Any) -> Any:
+        def work_of(*inputs: Any) -> Any:
             begin = time.monotonic()
-            done = work(*given)
+            done = work(*inputs)
             worked.setdefault(stage, []).append((begin, time.monotonic()))
             return done
 
@@ -174,7 +169,7 @@ def test_stages_overlap(tmp_path: Path, clips: Manifest, monkeypatch: pytest.Mon
     monkeypatch.setattr("featurize.video.decode.read_clips", read_clips)
     monkeypatch.setattr(View, "write_shard", timed("write", write))
     many = Manifest("clips", _numbered(clips.rows, 2 * batches), clips.paths, {})
-    view, jobs = planned(tmp_path / "store", encoder, many, 2 * batches // shards, 2)
+    view, jobs = view_and_tasks(tmp_path / "store", encoder, many, 2 * batches // shards, 2)
     assert len(jobs) == shards
     begin = time.monotonic()
     featurize_shards(jobs, encoder, "cpu", lambda rows: None, stages=device, spent=spent)
@@ -199,7 +194,7 @@ def test_an_error_of_a_stage_ends_the_task(
 ) -> None:
     """Of one of too little memory the worker pool must know the type; all threads end, and a new run completes it."""
     error = RuntimeError if stage == "forward" else torch.OutOfMemoryError
-    view, jobs = planned(tmp_path / "store", encoder, clips, 8, 4)
+    view, jobs = view_and_tasks(tmp_path / "store", encoder, clips, 8, 4)
     device, calls = SlowDevice(encoder, seconds=0), []
     whole = getattr(device, stage)
 
@@ -229,21 +224,21 @@ def roomy(encoder: Encoder) -> Iterator[Encoder]:
 
 
 @pytest.mark.parametrize(
-    ("room", "asked", "left"), [(4, [4] * 6, None), (3, [4, *[2] * 12], 2), (1, [4, 2, *[1] * 24], 1)]
+    ("room", "requested", "remaining"), [(4, [4] * 6, None), (3, [4, *[2] * 12], 2), (1, [4, 2, *[1] * 24], 1)]
 )
 def test_a_batch_without_memory_is_computed_in_halves(
-    tmp_path: Path, roomy: Encoder, clips: Manifest, room: int, asked: list[int], left: int | None
+    tmp_path: Path, roomy: Encoder, clips: Manifest, room: int, requested: list[int], remaining: int | None
 ) -> None:
     """Later batches are halved at once; features are those of whole batches, within what float16 rounds of tokens."""
-    whole, jobs = planned(tmp_path / "whole", roomy, clips, 8, 4)
+    whole, jobs = view_and_tasks(tmp_path / "whole", roomy, clips, 8, 4)
     featurize_shards(jobs, roomy, "cpu", lambda rows: None)
-    view, jobs = planned(tmp_path / "halves", roomy, clips, 8, 4)
+    view, jobs = view_and_tasks(tmp_path / "halves", roomy, clips, 8, 4)
     told: list[int] = []
     device = SlowDevice(roomy, seconds=0, room=room)
     outcome = featurize_shards(jobs, roomy, "cpu", told.append, stages=device)
-    assert device.asked == asked and outcome.forward_rows == roomy.forward_rows == left
+    assert device.asked == requested and outcome.forward_rows == roomy.forward_rows == remaining
     assert sum(told) == 21 and view.failures().equals(whole.failures())
-    assert [recorded(view, row).get("forward_rows") for row in (0, 8, 20)] == [left] * 3
+    assert [recorded(view, row).get("forward_rows") for row in (0, 8, 20)] == [remaining] * 3
     assert view.status().tolist() == whole.status().tolist()
     expected = read(whole)
     for name, values in read(view).items():
@@ -258,7 +253,7 @@ def recorded(view: View, row: int) -> dict[str, Any]:
 
 
 def test_one_clip_without_memory_ends_the_task(tmp_path: Path, roomy: Encoder, clips: Manifest) -> None:
-    _, jobs = planned(tmp_path / "store", roomy, clips, 8, 4)
+    _, jobs = view_and_tasks(tmp_path / "store", roomy, clips, 8, 4)
     with pytest.raises(torch.OutOfMemoryError):
         featurize_shards(jobs, roomy, "cpu", lambda rows: None, stages=SlowDevice(roomy, seconds=0, room=0))
 
@@ -297,7 +292,7 @@ def test_texts_and_whole_pictures_without_memory_are_computed_in_parts(
 ) -> None:
     keys = [text_key("a" * count) for count in range(1, 8)]
     texts = Manifest("texts", pl.DataFrame({"key": keys, "text": ["a" * n for n in range(1, 8)]}), {}, {})
-    view, jobs = planned(tmp_path / "store", small := Small(None), texts if entity == "texts" else clips, 8, 7)
+    view, jobs = view_and_tasks(tmp_path / "store", small := Small(None), texts if entity == "texts" else clips, 8, 7)
     for job in jobs:
         assert featurize_shards([job], small, "cpu", lambda rows: None).forward_rows == 2
     (values,) = read(view).values()
@@ -314,20 +309,20 @@ def test_too_little_memory_is_said_once(
     monkeypatch.syspath_prepend(tmp_path)
     path = video("one.mp4", frames=60, g=10)
     rows = [(f"c{n}", str(path), n / 5, n / 5 + 0.5) for n in range(8)]
-    pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row").write_csv(tmp_path / "clips.csv")
+    write_clips(tmp_path / "clips.csv", rows)
     store = Store.open(tmp_path / "store", create=True)
     with store.lock():
         tight = load("tight:Tight", device="cpu")
         store.create_view("clips", "tight", tight.provenance("clips"), tight.features("clips"), 4)
-    given = ["--manifest", str(tmp_path / "clips.csv"), "--store", str(tmp_path / "store"), "--encoder", "tight:Tight"]
-    assert main([*given, "--batch-size", "4"]) == 0
+    flags = ["--manifest", str(tmp_path / "clips.csv"), "--store", str(tmp_path / "store"), "--encoder", "tight:Tight"]
+    assert main([*flags, "--batch-size", "4"]) == 0
     line = "a GPU has no memory for a whole batch: from now on at most 1 clips at once"
     assert capsys.readouterr().err.count(line) == 1
     view = Store.open(tmp_path / "store").view("clips", "tight")
     assert [recorded(view, row)["forward_rows"] for row in (0, 7)] == [1, 1]
     before = read(view)["embedding"]
     flip(Path(str(view.paths.shard("embedding", 0, 2))), 3)
-    assert store_main(["verify", str(tmp_path / "store"), "--withdraw"]) == 0 and main(given) == 0
+    assert store_main(["verify", str(tmp_path / "store"), "--withdraw"]) == 0 and main(flags) == 0
     assert capsys.readouterr().err.count(line) == 0
     np.testing.assert_array_equal(read(Store.open(tmp_path / "store").view("clips", "tight"))["embedding"], before)
 
@@ -385,12 +380,12 @@ def test_a_compiled_encoder_has_its_own_provenance(
     assert compiled.provenance("clips").layer == f"{encoder.provenance('clips').layer}; torch.compile"
     assert compiled.provenance("texts") == encoder.provenance("texts")
     path = video("compiled.mp4")
-    given = [str(path), "--store", str(tmp_path / "store"), "--encoder", "clip", "--weights", str(tiny_clip)]
-    assert main([*given, "--compile", "--batch-size", "2"]) == 0
+    flags = [str(path), "--store", str(tmp_path / "store"), "--encoder", "clip", "--weights", str(tiny_clip)]
+    assert main([*flags, "--compile", "--batch-size", "2"]) == 0
     view = Store.open(tmp_path / "store").view("clips", "clip")
     assert view.provenance.layer.endswith("; torch.compile") and recorded(view, 0)["choices"] == {"compile": True}
     capsys.readouterr()
-    assert main([str(video("another.mp4", g=5)), *given]) == 2 and "torch.compile" in capsys.readouterr().err
+    assert main([str(video("another.mp4", g=5)), *flags]) == 2 and "torch.compile" in capsys.readouterr().err
 
 
 def test_an_encoder_without_a_forward_pass_is_not_compiled(tmp_path: Path) -> None:

@@ -51,6 +51,13 @@ VIDEOS: dict[str, dict[str, object]] = {
 }
 
 
+def clip_of(path: Path, start: float, end: float, count: int = 8, crop: Crop = CROP) -> Clip:
+    """Return the frames of one clip, which has no failure."""
+    (done,) = read_clips(path, [(start, end)], count, crop)
+    assert isinstance(done, Clip), done.reason
+    return done
+
+
 def full_decode(path: Path) -> list[tuple[float, np.ndarray]]:
     """Return seconds and pixels of every frame that a player shows, ordered by time."""
     with av.open(str(path)) as container:
@@ -68,10 +75,10 @@ def check(path: Path, frames: list[tuple[float, np.ndarray]], sampling: Sampling
     draw = random.Random(0)
     end = max(seconds for seconds, _ in frames)
     starts = [draw.uniform(0, end) for _ in range(20)]
-    asked = [(0.0, end), *((start, min(start + draw.choice([0.1, 0.5, 1, 2, 5]), end)) for start in starts)]
-    got = {done.index: done for done in read_clips(path, asked, count, CROP, sampling=sampling)}
-    assert sorted(got) == list(range(len(asked)))
-    for index, (start, behind) in enumerate(asked):
+    intervals = [(0.0, end), *((start, min(start + draw.choice([0.1, 0.5, 1, 2, 5]), end)) for start in starts)]
+    got = {done.index: done for done in read_clips(path, intervals, count, CROP, sampling=sampling)}
+    assert sorted(got) == list(range(len(intervals)))
+    for index, (start, behind) in enumerate(intervals):
         inside = [pixels for seconds, pixels in frames if start <= seconds < behind]
         done, n = got[index], len(inside)
         if not inside:
@@ -112,10 +119,9 @@ def test_frames_of_a_stream_without_its_first_keyframe(tmp_path: Path, video: Wr
                 target.mux(packet)
     line = by_decoding(path)
     assert len(line.times) < 37 <= len(from_packets(path).times)
-    (done,) = read_clips(path, [(0.0, line.end)], 8, CROP)
+    done = clip_of(path, 0.0, line.end)
     with av.open(str(path)) as container:
         frames = [pixels_of(frame, CROP) for frame in container.decode(video=0)]
-    assert isinstance(done, Clip)
     np.testing.assert_array_equal(done.frames, [frames[i] for i in np.linspace(0, len(frames) - 1, 8).astype(int)])
 
 
@@ -215,9 +221,9 @@ def test_a_broadcast_whose_clock_restarts_is_continued(video: Writer, tmp_path: 
         frames = [pixels_of(frame, CROP) for packet in whole for frame in packet.decode()]
     assert len(frames) == 39
     line = by_decoding(path)
-    (done,) = read_clips(path, [(0.0, line.end)], 8, CROP)
-    assert isinstance(done, Clip)
-    np.testing.assert_array_equal(done.frames, [frames[i] for i in np.linspace(0, len(frames) - 1, 8).astype(int)])
+    np.testing.assert_array_equal(
+        clip_of(path, 0.0, line.end).frames, [frames[i] for i in np.linspace(0, len(frames) - 1, 8).astype(int)]
+    )
 
 
 @given(st.integers(1, 5000), st.integers(1, 32))
@@ -290,9 +296,8 @@ def test_clips_before_the_cut_of_a_truncated_file_are_read(tmp_path: Path, video
                     target.mux(packet)
     path.write_bytes(whole.read_bytes()[: whole.stat().st_size * 7 // 10])
     kept, lost = sorted(read_clips(path, [(0.0, 0.5), (0.0, 2.0)], 8, CROP), key=lambda done: done.index)
-    (expected, *_) = read_clips(whole, [(0.0, 0.5)], 8, CROP)
-    assert isinstance(kept, Clip) and isinstance(expected, Clip)
-    np.testing.assert_array_equal(kept.frames, expected.frames)
+    assert isinstance(kept, Clip)
+    np.testing.assert_array_equal(kept.frames, clip_of(whole, 0.0, 0.5).frames)
     assert isinstance(lost, Failure) and "promises 2.00 s" in lost.reason and "cut short" in lost.reason
 
 
@@ -306,13 +311,12 @@ def test_damage_fails_only_the_damaged_clips(tmp_path: Path, video: Writer) -> N
             assert packet.pos is not None
             data[packet.pos : packet.pos + packet.size] = bytes(packet.size)
     path.write_bytes(data)
-    asked = [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0)]
-    first, damaged, last = sorted(read_clips(path, asked, 8, CROP), key=lambda done: done.index)
+    intervals = [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0)]
+    first, damaged, last = sorted(read_clips(path, intervals, 8, CROP), key=lambda done: done.index)
     assert isinstance(damaged, Failure) and "is damaged between 1 and 2 s" in damaged.reason
-    for done, (start, end) in ((first, asked[0]), (last, asked[2])):
-        (expected,) = read_clips(source, [(start, end)], 8, CROP)
-        assert isinstance(done, Clip) and isinstance(expected, Clip)
-        np.testing.assert_array_equal(done.frames, expected.frames)
+    for done, (start, end) in ((first, intervals[0]), (last, intervals[2])):
+        assert isinstance(done, Clip)
+        np.testing.assert_array_equal(done.frames, clip_of(source, start, end).frames)
 
 
 def corners(picture: np.ndarray) -> list[str]:
@@ -355,9 +359,7 @@ def test_a_rotated_frame_is_turned_upright(tmp_path: Path, turn: dict[str, objec
         stream.set_display_rotation(**turn)
         container.mux(stream.encode(av.VideoFrame.from_ndarray(marked(), format="rgb24")))
         container.mux(stream.encode(None))
-    (done,) = read_clips(path, [(0.0, 0.1)], 1, Crop(64, 64))
-    assert isinstance(done, Clip)
-    assert corners(done.frames[0]) == expected
+    assert corners(clip_of(path, 0.0, 0.1, 1, Crop(64, 64)).frames[0]) == expected
 
 
 @pytest.mark.full
@@ -368,9 +370,9 @@ def test_a_rotated_photograph_is_turned_upright(tmp_path: Path, orientation: int
     exif = image.getexif()
     exif[0x0112] = orientation
     image.save(path, exif=exif, quality=95, subsampling=0)
-    (done,) = read_clips(path, [(0.0, 1.0)], 1, Crop(64, 64))
-    assert isinstance(done, Clip)
-    assert corners(done.frames[0]) == next(names for turn, names in TURNS if turn == {"degrees": degrees})
+    assert corners(clip_of(path, 0.0, 1.0, 1, Crop(64, 64)).frames[0]) == next(
+        names for turn, names in TURNS if turn == {"degrees": degrees}
+    )
 
 
 @pytest.mark.full
@@ -402,19 +404,12 @@ def test_each_crop_has_its_own_provenance() -> None:
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
-def read_first(path: Path) -> Clip | Failure:
-    (done,) = read_clips(path, [(0.0, 0.5)], 4, CROP)
-    return done
-
-
 def frames_of(path: Path) -> np.ndarray:
-    done = read_first(path)
-    assert isinstance(done, Clip), done.reason
-    return done.frames
+    return clip_of(path, 0.0, 0.5, 4).frames
 
 
 def failure(path: Path) -> str:
-    done = read_first(path)
+    (done,) = read_clips(path, [(0.0, 0.5)], 4, CROP)
     assert isinstance(done, Failure)
     assert "\n" not in done.reason and "\0" not in done.reason
     return done.reason

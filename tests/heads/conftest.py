@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from heads import train
-from heads.reporting.entries import Entry
+from heads.reporting.entries import PredictionEntry
 from heads.reporting.figures import Measured, measure
 from stepdiff_core.tasks.testsets import ROWS, write_predictions, write_test_set
 from store import Feature, Provenance, Store, text_key
@@ -221,7 +221,7 @@ def clip(random: np.random.Generator) -> str:
 
 
 @pytest.fixture(scope="session")
-def entries(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
+def entries(tmp_path_factory: pytest.TempPathFactory) -> list[PredictionEntry]:
     """Predictions of four methods for the three tasks, 80 rows each; captions are raw, and VLEmb has none."""
     folder, random = tmp_path_factory.mktemp("report"), np.random.default_rng(0)
 
@@ -244,7 +244,7 @@ def entries(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
     def add(method: str, task: Any, answers: list[Any], **more: Any) -> None:
         path = folder / f"said_{len(written)}.jsonl"
         write_predictions(task, path, answers)
-        written.append(Entry(method, task, str(folder / f"{task}.jsonl"), str(path), **more))
+        written.append(PredictionEntry(method, task, str(folder / f"{task}.jsonl"), str(path), **more))
 
     def chosen(skill: float) -> list[list[float]]:
         return [[float(random.normal() + skill * (o == row.answer)) for o in row.options] for row in choices]
@@ -266,12 +266,12 @@ def entries(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
 
 
 @pytest.fixture(scope="session")
-def measured(entries: list[Entry]) -> Measured:
+def measured(entries: list[PredictionEntry]) -> Measured:
     """The figures of the entries, over 200 resamples."""
     return measure(entries, 200, seed=0)
 
 
-def config(entries: list[Entry], path: Path, **more: Any) -> str:
+def config(entries: list[PredictionEntry], path: Path, **more: Any) -> str:
     settings = {"ours": ["StepDiff"], "controls": ["no video"], "predictions": [asdict(entry) for entry in entries]}
     path.write_text(yaml.safe_dump(settings | more))
     return str(path)

@@ -23,7 +23,7 @@ from heads.evaluation.rows import named, select
 from heads.methods.stepdiff import StepDiff
 from heads.methods.vlemb import VLEmb
 from heads.models.language_model import autocast
-from heads.reporting.entries import Entry
+from heads.reporting.entries import PredictionEntry
 from heads.training.checkpoint import Run
 from heads.training.run_record import load_video_lm
 from stepdiff_core.errors import StepDiffError
@@ -62,8 +62,8 @@ def ranking(path: Path, extra: list[DiffRank] | None = None) -> Path:
 
 
 def command(world: Path, test_set: Path, out: Path, *more: str) -> list[str]:
-    given = ["--task", "diffrank", "--method", "vlemb", "--view", "visual", "--store", str(world / "features")]
-    return [*given, "--test-set", str(test_set), "--out", str(out), "--bootstrap", "20", *more]
+    arguments = ["--task", "diffrank", "--method", "vlemb", "--view", "visual", "--store", str(world / "features")]
+    return [*arguments, "--test-set", str(test_set), "--out", str(out), "--bootstrap", "20", *more]
 
 
 class Dying:
@@ -83,12 +83,12 @@ class Dying:
 def test_a_killed_evaluation_ends_with_the_same_predictions(world: Path, tmp_path: Path) -> None:
     shutil.copytree(world / "features", tmp_path / "features")
     test_set = ranking(tmp_path / "set.jsonl")
-    given = command(tmp_path, test_set, tmp_path / "killed.jsonl", "--rows-at-once", "3")
-    given = [sys.executable, "-m", "heads.evaluate", *given, "--method", f"{__name__}:Dying"]
+    arguments = command(tmp_path, test_set, tmp_path / "killed.jsonl", "--rows-at-once", "3")
+    arguments = [sys.executable, "-m", "heads.evaluate", *arguments, "--method", f"{__name__}:Dying"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    assert subprocess.run(given, stderr=subprocess.DEVNULL, env=environment).returncode == -signal.SIGKILL
+    assert subprocess.run(arguments, stderr=subprocess.DEVNULL, env=environment).returncode == -signal.SIGKILL
     assert len((tmp_path / "killed.partial.jsonl").read_bytes().splitlines()) == 1 + 6
-    assert subprocess.run(given, env=environment).returncode == 0
+    assert subprocess.run(arguments, env=environment).returncode == 0
     assert (tmp_path / "asked").read_text().split() == ["3"] * 5, "after the kill only the rows that were missing"
     assert evaluate.main(command(world, test_set, tmp_path / "whole.jsonl", "--rows-at-once", "3")) == 0
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
@@ -114,15 +114,13 @@ def choices(world: Path, head: Path, path: Path) -> list[str]:
         for options in [tuple(pairs[(i + 2 * place) % 8] for place in range(4))]
     ]
     write_test_set("diffmcq", path, rows)
-    given = ["--task", "diffmcq", "--method", "video-lm", "--head", str(head), "--store", str(world / "features")]
-    return [*given, "--test-set", str(path), "--rows-at-once", "3", "--bootstrap", "0", "--allow-seen"]
+    arguments = ["--task", "diffmcq", "--method", "video-lm", "--head", str(head), "--store", str(world / "features")]
+    return [*arguments, "--test-set", str(path), "--rows-at-once", "3", "--bootstrap", "0", "--allow-seen"]
 
 
-def test_the_score_of_a_text_is_that_of_its_pair_alone_and_without_video_all_options_tie(
-    world: Path, frozen: Path, tmp_path: Path
-) -> None:
-    given = [*choices(world, frozen, tmp_path / "mcq.jsonl"), "--out", str(tmp_path / "p.jsonl")]
-    assert evaluate.main(given) == 0
+def test_a_text_is_scored_by_its_pair_and_ties_without_video(world: Path, frozen: Path, tmp_path: Path) -> None:
+    arguments = [*choices(world, frozen, tmp_path / "mcq.jsonl"), "--out", str(tmp_path / "p.jsonl")]
+    assert evaluate.main(arguments) == 0
     rows = read_test_set("diffmcq", tmp_path / "mcq.jsonl")
     predictions = read_predictions("diffmcq", tmp_path / "p.jsonl", rows)
     model, features, _ = load_video_lm(frozen, Store.open(world / "features"))
@@ -133,7 +131,7 @@ def test_the_score_of_a_text_is_that_of_its_pair_alone_and_without_video_all_opt
                 clips = model.project(features.read(list(pair)))
                 assert value == pytest.approx(model.log_likelihoods([[turn]], clips, mean=True)[0][0], abs=1e-4)
     assert len({value for scores in predictions for value in scores}) == 8 * 23, "eight pairs, 23 texts each"
-    assert evaluate.main([*given, "--control", "blind"]) == 0
+    assert evaluate.main([*arguments, "--control", "blind"]) == 0
     assert all(len(set(scores)) == 1 for scores in read_predictions("diffmcq", tmp_path / "p.jsonl", rows))
 
 
@@ -164,9 +162,7 @@ def test_an_option_that_is_not_read_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["set.jsonl"]
 
 
-def test_answers_of_other_features_or_of_another_language_model_are_not_used(
-    world: Path, tiny_lm: str, tmp_path: Path
-) -> None:
+def test_answers_of_other_features_or_models_are_not_used(world: Path, tiny_lm: str, tmp_path: Path) -> None:
     features = str(shutil.copytree(world / "features", tmp_path / "features"))
     shutil.copytree(tiny_lm, tmp_path / "lm")
     (tmp_path / "texts.parquet").write_bytes(b"texts")
@@ -192,21 +188,19 @@ def test_no_file_that_is_read_is_written(world: Path, tmp_path: Path, capsys: Ca
     assert [path.name for path in tmp_path.iterdir()] == [name] and test_set.read_bytes() == before
 
 
-def test_a_clip_that_the_store_lacks_is_reported_before_anything_is_predicted(
-    world: Path, tmp_path: Path, capsys: Capture
-) -> None:
+def test_an_absent_clip_is_reported_at_once(world: Path, tmp_path: Path, capsys: Capture) -> None:
     lacking = DiffRank(CLIPS[0], (CLIPS[1], "no_0_1", "never_0_1", CLIPS[2]), "Visuals", (1, 2, 3, 4))
     test_set = ranking(tmp_path / "set.jsonl", [lacking, lacking])
-    given = command(world, test_set, tmp_path / "p.jsonl")
-    refuses(evaluate.main, given, capsys, "error: no_0_1: no visual features in ", "(absent: 2 clips")
+    arguments = command(world, test_set, tmp_path / "p.jsonl")
+    refuses(evaluate.main, arguments, capsys, "error: no_0_1: no visual features in ", "(absent: 2 clips")
     assert not (tmp_path / "p.jsonl").exists() and not list(tmp_path.glob("*.partial*"))
-    assert evaluate.main([*given, "--skip-missing", "--json"]) == 0
+    assert evaluate.main([*arguments, "--skip-missing", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["skipped"] == {"clips": 2, "rows": 2} and record["scores"]["rows"] == 12
     rows = read_test_set("diffrank", tmp_path / "p.rows.jsonl")
     assert len(rows) == len(read_predictions("diffrank", tmp_path / "p.jsonl", rows)) == 12
     write_test_set("diffrank", test_set, [lacking])
-    refuses(evaluate.main, [*given, "--skip-missing"], capsys, "every row has a clip that")
+    refuses(evaluate.main, [*arguments, "--skip-missing"], capsys, "every row has a clip that")
 
 
 def test_only_a_named_subset_is_answered(world: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -237,9 +231,9 @@ class Writer:
 @pytest.fixture
 def captions(world: Path, tmp_path: Path) -> list[str]:
     """The command that evaluates a method whose captions are all RAW."""
-    given = ["--task", "diffcap", "--method", f"{__name__}:Writer", "--store", str(world / "features")]
-    given += ["--bootstrap", "20", "--test-set", str(world / "diffcap_test.jsonl")]
-    return [*given, "--out", str(tmp_path / "p.jsonl")]
+    arguments = ["--task", "diffcap", "--method", f"{__name__}:Writer", "--store", str(world / "features")]
+    arguments += ["--bootstrap", "20", "--test-set", str(world / "diffcap_test.jsonl")]
+    return [*arguments, "--out", str(tmp_path / "p.jsonl")]
 
 
 def test_captions_are_post_processed_by_evaluate_or_by_score(
@@ -252,12 +246,12 @@ def test_captions_are_post_processed_by_evaluate_or_by_score(
     raw = json.loads(capsys.readouterr().out)["scores"]
     assert json.loads((tmp_path / "p.jsonl").read_text())["generated_text"] == RAW
     assert raw["BLEU"] != parsed["BLEU"]
-    given = ["--task", "diffcap", "--test-set", str(world / "diffcap_test.jsonl"), "--bootstrap", "20", "--json"]
-    given += ["--predictions", str(tmp_path / "p.jsonl")]
+    arguments = ["--task", "diffcap", "--test-set", str(world / "diffcap_test.jsonl"), "--bootstrap", "20", "--json"]
+    arguments += ["--predictions", str(tmp_path / "p.jsonl")]
     method = {"method": {"regime": None, "control": False}}
-    assert score.main(given) == 0
+    assert score.main(arguments) == 0
     assert json.loads(capsys.readouterr().out) == raw | method
-    assert score.main([*given, "--parse"]) == 0
+    assert score.main([*arguments, "--parse"]) == 0
     assert json.loads(capsys.readouterr().out) == parsed | method
 
 
@@ -302,7 +296,7 @@ def whole_file(tmp_path: Path) -> bytes:
 
 @pytest.mark.full
 @given(st.integers(0, 10_000), st.sampled_from([b"", b"\0\0\0", b"{", b'{"scores": [1]}\n', b"\xff\n"]))
-def test_whatever_the_end_of_the_partial_file_the_result_is_the_same(
+def test_any_end_of_the_partial_file_gives_the_same_result(
     tmp_path_factory: pytest.TempPathFactory, cut: int, rubbish: bytes
 ) -> None:
     folder = tmp_path_factory.mktemp("torn")
@@ -363,7 +357,7 @@ def test_every_name_selects_a_row_or_is_refused() -> None:
 
 
 @pytest.mark.full
-def test_an_unfinished_training_prints_a_notice_and_starts_no_other(
+def test_an_unfinished_training_is_named_and_starts_no_other(
     trained: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: Capture
 ) -> None:
     half = tmp_path / "half"
@@ -412,7 +406,7 @@ def test_controls_change_what_is_seen(trained: Path, world: Path, tmp_path: Path
 
 
 @pytest.mark.full
-def test_decline_at_answers_no_difference_for_similar_pairs_and_changes_no_other_caption(
+def test_decline_at_changes_the_captions_of_similar_pairs_only(
     trained: Path, world: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     out = tmp_path / "p.jsonl"
@@ -448,9 +442,7 @@ def test_decline_at_answers_no_difference_for_similar_pairs_and_changes_no_other
 
 
 @pytest.mark.full
-def test_with_ask_similar_the_captions_are_those_without_it_to_the_byte(
-    frozen: Path, world: Path, tmp_path: Path, capsys: Capture
-) -> None:
+def test_ask_similar_changes_no_caption(frozen: Path, world: Path, tmp_path: Path, capsys: Capture) -> None:
     plain, asked = tmp_path / "plain.jsonl", tmp_path / "asked.jsonl"
     more = ["--head", str(frozen), "--json", "--rows-at-once", "2"]
     more += ["--no-difference", str(world / "diffrank_test.jsonl"), "--bootstrap", "20"]
@@ -473,15 +465,15 @@ def test_with_ask_similar_the_captions_are_those_without_it_to_the_byte(
     expected = np.mean([not d for d, a in zip(declined, agree, strict=True) if a])
     assert record["scores"]["asked_first"]["invented"] == expected
     assert "Do the two videos share" in record["disclosed"]["protocol"]["similar"]["question"]
-    given = ["--task", "diffcap", "--test-set", str(asked.with_suffix(".rows.jsonl")), "--bootstrap", "20"]
-    given += ["--predictions", str(asked)]
-    assert score.main([*given, "--json"]) == 0
+    arguments = ["--task", "diffcap", "--test-set", str(asked.with_suffix(".rows.jsonl")), "--bootstrap", "20"]
+    arguments += ["--predictions", str(asked)]
+    assert score.main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["asked_first"] == record["scores"]["asked_first"]
-    assert score.main(given) == 0
+    assert score.main(arguments) == 0
     assert "invented, asked first" in capsys.readouterr().out
     both = [*more, "--ask-similar", "--decline-at", "0"]
-    given = evaluation(world, "diffcap", "video-lm", tmp_path / "x.jsonl", *both)
-    refuses(evaluate.main, given, capsys, "--ask-similar keeps captions as written")
+    arguments = evaluation(world, "diffcap", "video-lm", tmp_path / "x.jsonl", *both)
+    refuses(evaluate.main, arguments, capsys, "--ask-similar keeps captions as written")
 
 
 def test_ask_answers_and_refuses_in_one_line(trained: Path, world: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -501,7 +493,7 @@ def test_ask_answers_and_refuses_in_one_line(trained: Path, world: Path, tmp_pat
 
 
 def test_a_report_in_an_object_store_leaves_no_local_folder(
-    entries: list[Entry], bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    entries: list[PredictionEntry], bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = config(entries, tmp_path / "report.yaml")
     (tmp_path / "here").mkdir()

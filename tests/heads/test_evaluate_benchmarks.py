@@ -54,14 +54,14 @@ def crossvid(tmp_path: Path) -> Path:
 
 
 def command(world: Path, folder: Path, out: Path, *more: str) -> list[str]:
-    given = ["--task", "crossvid-cc", "--data", str(folder), "--store", str(world / "features"), "--out", str(out)]
-    return [*given, "--bootstrap", "20", *more]
+    arguments = ["--task", "crossvid-cc", "--data", str(folder), "--store", str(world / "features"), "--out", str(out)]
+    return [*arguments, "--bootstrap", "20", *more]
 
 
 def test_a_line_of_a_benchmarks_predictions_names_its_row(
     world: Path, frozen: Path, crossvid: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    given = ["--task", "crossvid-cc", "--data", str(crossvid), "--bootstrap", "20"]
+    arguments = ["--task", "crossvid-cc", "--data", str(crossvid), "--bootstrap", "20"]
     out, head = tmp_path / "said.jsonl", ["--method", "video-lm", "--head", str(frozen), "--allow-seen"]
     assert evaluate.main(command(world, crossvid, out, *head, "--rows-at-once", "3")) == 0
     lines = [json.loads(line) for line in out.read_text().splitlines()]
@@ -70,18 +70,18 @@ def test_a_line_of_a_benchmarks_predictions_names_its_row(
     right = sum(max(range(4), key=line["scores"].__getitem__) == place % 4 for place, line in enumerate(lines))
     assert record["scores"]["accuracy"] == right / 8
     capsys.readouterr()
-    assert score.main([*given, "--predictions", str(out), "--json"]) == 0
+    assert score.main([*arguments, "--predictions", str(out), "--json"]) == 0
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert again.pop("method").keys() == {"regime", "control"} and again.pop("seen")["clips"] == 10
     assert again == record["scores"]
-    assert score.main([*given, "--predictions", str(out), "--export", str(tmp_path / "theirs")]) == 0
+    assert score.main([*arguments, "--predictions", str(out), "--export", str(tmp_path / "theirs")]) == 0
     assert "exported: " in capsys.readouterr().err and list((tmp_path / "theirs").rglob("*.json"))
     part = tmp_path / "part.jsonl"
     assert evaluate.main(command(world, crossvid, part, *head, "--subset", "2,5")) == 0
     assert [json.loads(line)["key"] for line in part.read_text().splitlines()] == ["2", "5"]
 
 
-def test_an_option_is_scored_as_the_answer_to_a_prompt_that_shows_its_clips(seeing: StepDiff) -> None:
+def test_an_option_is_scored_as_an_answer_about_its_clips(seeing: StepDiff) -> None:
     rows = [Choice(str(count), tuple(CLIPS[:count]), "Which tool?", OPTIONS) for count in (3, 1, 2)]
     with torch.inference_mode():
         chosen = seeing.choose(rows)
@@ -133,9 +133,9 @@ def test_an_option_that_a_benchmark_does_not_read_is_refused(
     world: Path, crossvid: Path, tmp_path: Path, more: tuple[str, ...], message: str, capsys: Capture
 ) -> None:
     (crossvid / "list.jsonl").write_text("{}\n")
-    given = [one.format(data=crossvid, vidic=write(tmp_path / "vidic")) for one in more]
+    arguments = [one.format(data=crossvid, vidic=write(tmp_path / "vidic")) for one in more]
     refuses(
-        evaluate.main, command(world, crossvid, tmp_path / "x.jsonl", "--method", "random", *given), capsys, message
+        evaluate.main, command(world, crossvid, tmp_path / "x.jsonl", "--method", "random", *arguments), capsys, message
     )
     assert not (tmp_path / "x.jsonl").exists()
     assert (crossvid / "list.jsonl").read_text() == "{}\n"
@@ -146,10 +146,10 @@ def test_an_export_of_some_rows_keeps_the_places_of_all(tmp_path: Path, capsys: 
     """The authors' scorer of VidDiffBench joins predictions with pairs by their places; a missing one counts wrong."""
     folder = viddiff(tmp_path / "viddiff")
     rows = registry.get("viddiff-closed").read(folder).rows
-    said = tmp_path / "said.jsonl"
-    said.write_text(json.dumps({"key": rows[-1].key, "scores": [0, 1]}) + "\n")
-    given = ["--task", "viddiff-closed", "--data", str(folder), "--predictions", str(said), "--bootstrap", "0"]
-    assert score.main([*given, "--export", str(tmp_path / "theirs"), "--json"]) == 0
+    replies = tmp_path / "said.jsonl"
+    replies.write_text(json.dumps({"key": rows[-1].key, "scores": [0, 1]}) + "\n")
+    arguments = ["--task", "viddiff-closed", "--data", str(folder), "--predictions", str(replies), "--bootstrap", "0"]
+    assert score.main([*arguments, "--export", str(tmp_path / "theirs"), "--json"]) == 0
     assert json.loads((tmp_path / "theirs/predictions.json").read_text()) == [{}, {}, {}, {}, {}, {"7": "b"}]
     scores = json.loads(capsys.readouterr().out)
     assert (scores["accuracy"], scores["missing"], scores["rows"]) == (1 / 12, 11, 12)
@@ -157,15 +157,13 @@ def test_an_export_of_some_rows_keeps_the_places_of_all(tmp_path: Path, capsys: 
 
 
 @pytest.mark.full
-def test_texts_are_judged_by_a_language_model_and_its_answers_are_kept(
-    world: Path, frozen: Path, tiny_lm: str, tmp_path: Path
-) -> None:
+def test_answers_of_a_judge_are_kept(world: Path, frozen: Path, tiny_lm: str, tmp_path: Path) -> None:
     pairs = [pair(number, 1, 2) for number in range(3)]
     for number, own in enumerate(pairs):
         own |= {"video1_path": CLIPS[number], "video2_path": CLIPS[number + 1]}
     data, out = write(tmp_path / "vidic", pairs), tmp_path / "said.jsonl"
-    given = ["--task", "vidic", "--data", str(data), "--bootstrap", "0"]
-    judged = [*given, "--judge", tiny_lm]
+    arguments = ["--task", "vidic", "--data", str(data), "--bootstrap", "0"]
+    judged = [*arguments, "--judge", tiny_lm]
     command = [*judged, "--store", str(world / "features"), "--method", "video-lm"]
     command += ["--head", str(frozen), "--allow-seen", "--out", str(out)]
     assert evaluate.main(command) == 0
@@ -276,12 +274,12 @@ def test_texts_are_judged_by_a_command_that_continues(server: Server, tmp_path: 
 
 
 def test_options_that_name_no_judge_are_refused() -> None:
-    for given, message in (
+    for arguments, message in (
         ({}, "no judge: give --judge MODEL"),
         ({"endpoint": "http://user:secret@host/v1"}, "--endpoint http://host/v1: name the model"),
         ({"entailment": "nli"}, "--entailment nli is read only with --similarity"),
         ({"judge": "x", "entailment": "nli"}, "--entailment nli is read only with --similarity"),
     ):
         with pytest.raises(StepDiffError) as caught:
-            check(options(**given))
+            check(options(**arguments))
         assert message in str(caught.value)

@@ -50,15 +50,15 @@ def choices(count: int = 40) -> list[DiffMCQ]:
 
 def ranks(count: int = 40) -> list[DiffRank]:
     random = np.random.default_rng(2)
-    found = [[str(clip) for clip in random.choice(CLIPS, 6, replace=False)] for _ in range(count)]
-    return [DiffRank(clips[0], tuple(clips[1:]), "Tools/Equipment", (0, 1, 2, 3, 5)) for clips in found]
+    results = [[str(clip) for clip in random.choice(CLIPS, 6, replace=False)] for _ in range(count)]
+    return [DiffRank(clips[0], tuple(clips[1:]), "Tools/Equipment", (0, 1, 2, 3, 5)) for clips in results]
 
 
 def all_differ(scores: list[list[float]]) -> bool:
     return all(len(set(row)) == len(row) for row in scores)
 
 
-def test_ties_are_broken_at_random_by_the_seed_and_the_rows_clips_and_category(world: Path) -> None:
+def test_ties_are_broken_by_seed_clips_and_category(world: Path) -> None:
     store = Store.open(world / "features")
     for rows, name in ((choices(), "score_options"), (ranks(), "rank")):
         for kind in (lambda seed: Chance(seed), lambda seed: StepOracle(store, seed)):
@@ -78,7 +78,7 @@ def test_no_control_reads_the_difference_text_of_a_diffmcq_row(world: Path) -> N
         assert method.score_options(rows) == method.score_options(others)
 
 
-def test_chance_chooses_each_option_equally_often_and_orders_at_random() -> None:
+def test_chance_is_uniform_over_options_and_orders() -> None:
     rows = choices(2000)
     chosen = Counter(int(np.argmax(scores)) for scores in Chance(0).score_options(rows))
     assert all(abs(count / 2000 - 0.25) < 0.04 for count in chosen.values())
@@ -105,8 +105,8 @@ def answers(path: Path) -> list[Any]:
 def test_rarest_counts_clips_among_the_rows_that_are_evaluated(world: Path, tmp_path: Path) -> None:
     write_test_set("diffmcq", tmp_path / "set.jsonl", choices())
     out = tmp_path / "p.jsonl"
-    given = evaluation(world, "diffmcq", "rarest", out, "--test-set", str(tmp_path / "set.jsonl"), "--rows", "25")
-    assert evaluate.main(given) == 0
+    arguments = evaluation(world, "diffmcq", "rarest", out, "--test-set", str(tmp_path / "set.jsonl"), "--rows", "25")
+    assert evaluate.main(arguments) == 0
     rows = read_test_set("diffmcq", out.with_suffix(".rows.jsonl"))
     every = [clip for row in rows for option in row.options for clip in option]
     for row, scores in zip(rows, answers(out), strict=True):
@@ -121,32 +121,30 @@ def written_captions(tmp_path: Path) -> tuple[list[DiffCap], Path]:
         for j in range(3)
     ]
     write_test_set("diffcap", tmp_path / "said.rows.jsonl", rows)
-    said = [{"generated_text": f"caption {number}"} for number in range(len(rows))]
-    (tmp_path / "said.jsonl").write_text("".join(json.dumps(line) + "\n" for line in said))
+    replies = [{"generated_text": f"caption {number}"} for number in range(len(rows))]
+    (tmp_path / "said.jsonl").write_text("".join(json.dumps(line) + "\n" for line in replies))
     return rows, tmp_path / "said.jsonl"
 
 
-def test_shuffled_captions_are_of_another_row_of_the_same_category_and_each_is_used_once(
-    world: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    rows, said = written_captions(tmp_path)
-    test_set = ("--test-set", str(tmp_path / "said.rows.jsonl"), "--texts", str(said))
-    given = evaluation(world, "diffcap", "shuffled-captions", tmp_path / "p.jsonl", *test_set)
-    found = []
+def test_shuffled_captions_are_of_other_rows_each_used_once(world: Path, tmp_path: Path, capsys: Capture) -> None:
+    rows, replies = written_captions(tmp_path)
+    test_set = ("--test-set", str(tmp_path / "said.rows.jsonl"), "--texts", str(replies))
+    arguments = evaluation(world, "diffcap", "shuffled-captions", tmp_path / "p.jsonl", *test_set)
+    results = []
     for seed in ("0", "1"):
-        assert evaluate.main([*given, "--seed", seed]) == 0
-        found.append([int(text.split()[1]) for text in answers(tmp_path / "p.jsonl")])
-        assert sorted(found[-1]) == list(range(len(rows)))
-        for own, other in enumerate(found[-1]):
+        assert evaluate.main([*arguments, "--seed", seed]) == 0
+        results.append([int(text.split()[1]) for text in answers(tmp_path / "p.jsonl")])
+        assert sorted(results[-1]) == list(range(len(rows)))
+        for own, other in enumerate(results[-1]):
             assert own != other and rows[own].category == rows[other].category
-    assert found[0] != found[1]
-    given += ["--test-set", str(tmp_path / "set.jsonl")]
+    assert results[0] != results[1]
+    arguments += ["--test-set", str(tmp_path / "set.jsonl")]
     for others, message in (
         (rows[:1], "Visuals: only one pair of clips, so no caption of another"),
         ([*rows, replace(rows[0], candidate=CLIPS[20])], f"for 1 of 10 rows, e.g. {CLIPS[18]} and {CLIPS[20]}"),
     ):
         write_test_set("diffcap", tmp_path / "set.jsonl", others)
-        refuses(evaluate.main, given, capsys, message)
+        refuses(evaluate.main, arguments, capsys, message)
 
 
 def f1(one: str, other: str) -> float:
@@ -155,16 +153,16 @@ def f1(one: str, other: str) -> float:
 
 
 @pytest.mark.full
-def test_medoid_answers_one_post_processed_open_answer_a_category(world: Path, tmp_path: Path) -> None:
-    given = evaluation(world, "diffcap", "medoid", tmp_path / "p.jsonl", "--texts", str(world / "pairqa.jsonl"))
+def test_medoid_answers_one_open_answer_a_category(world: Path, tmp_path: Path) -> None:
+    arguments = evaluation(world, "diffcap", "medoid", tmp_path / "p.jsonl", "--texts", str(world / "pairqa.jsonl"))
     (row,) = read_test_set("diffcap", world / "diffcap_test.jsonl")
     write_test_set("diffcap", tmp_path / "set.jsonl", [replace(row, category="Tools/Equipment")])
-    assert evaluate.main([*given, "--test-set", str(tmp_path / "set.jsonl")]) == 0
+    assert evaluate.main([*arguments, "--test-set", str(tmp_path / "set.jsonl")]) == 0
     questions = [json.loads(line) for line in (world / "pairqa.jsonl").read_text().splitlines()]
     texts = [parse(q["answer"]) for q in questions if q["answer"] not in ("YES", "NO", "Video 1", "Video 2")]
     means = {text: sum(f1(text, other) for other in texts) for text in texts}
-    (said,) = answers(tmp_path / "p.jsonl")
-    assert means[said] == pytest.approx(max(means.values()), rel=1e-5)
+    (replies,) = answers(tmp_path / "p.jsonl")
+    assert means[replies] == pytest.approx(max(means.values()), rel=1e-5)
 
 
 @pytest.fixture
@@ -179,30 +177,26 @@ def similar(world: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_control_that_learns_from_paired_qa_reads_no_clip_of_the_test_set_or_of_its_videos(
-    world: Path, tmp_path: Path, similar: Path, capsys: Capture
-) -> None:
+def test_medoid_reads_no_clip_of_the_tests_videos(world: Path, tmp_path: Path, similar: Path, capsys: Capture) -> None:
     for clip in (CLIPS[18], CLIPS[12]):
         row = json.loads(similar.read_text().splitlines()[0]) | {"candidate": clip}
         row |= {"answer": "a spoon", "category": "Visuals"}
         leaking = tmp_path / "leaking.jsonl"
         leaking.write_text(similar.read_text() + json.dumps(row) + "\n")
-        given = evaluation(world, "diffcap", "medoid", tmp_path / "p.jsonl", "--texts", str(leaking))
-        assert evaluate.main(given) == 2
+        arguments = evaluation(world, "diffcap", "medoid", tmp_path / "p.jsonl", "--texts", str(leaking))
+        assert evaluate.main(arguments) == 2
         error = capsys.readouterr().err.strip()
         assert re.search(f"1 clips are (of the test set's videos|not of split train).* {clip}", error)
         assert "\n" not in error
     write_test_set("diffcap", tmp_path / "of_val.jsonl", [DiffCap(CLIPS[12], CLIPS[13], "Tools/Equipment", ("",))])
     agreeing = tmp_path / "agreeing.jsonl"
     write_test_set("diffrank", agreeing, [DiffRank(CLIPS[0], (CLIPS[1],), "Tools/Equipment", (5,))])
-    given = evaluation(world, "diffcap", "medoid", tmp_path / "p.jsonl", "--texts", str(world / "pairqa.jsonl"))
-    given += ["--test-set", str(tmp_path / "of_val.jsonl"), "--no-difference", str(agreeing)]
-    refuses(evaluate.main, given, capsys, "4 clips are of the test set's videos")
+    arguments = evaluation(world, "diffcap", "medoid", tmp_path / "p.jsonl", "--texts", str(world / "pairqa.jsonl"))
+    arguments += ["--test-set", str(tmp_path / "of_val.jsonl"), "--no-difference", str(agreeing)]
+    refuses(evaluate.main, arguments, capsys, "4 clips are of the test set's videos")
 
 
-def test_paired_qa_without_the_questions_or_answers_that_a_control_learns_from_is_refused_in_one_line(
-    world: Path, tmp_path: Path, similar: Path, capsys: Capture
-) -> None:
+def test_paired_qa_without_open_answers_is_refused(world: Path, tmp_path: Path, similar: Path, capsys: Capture) -> None:
     questions, head = str(world / "pairqa.jsonl"), ["--head", "runs/x"]
     cases = [
         (["diffcap", "medoid"], ["--texts", str(similar)], "no open answers about Visuals"),
@@ -245,7 +239,7 @@ QUESTION = DiffMCQ(TEXT, "Tools/Equipment", tuple(zip(EIGHT[::2], EIGHT[1::2], s
 
 
 @pytest.mark.parametrize("pair", ["average", "reference", "candidate"])
-def test_the_embedding_of_a_pair_is_the_average_or_that_of_one_clip(store: Store, tmp_path: Path, pair: str) -> None:
+def test_a_pair_is_embedded_as_its_average_or_one_clip(store: Store, tmp_path: Path, pair: str) -> None:
     def unit(entity: str, key: str) -> np.ndarray:
         vector = store.view(entity, "both").read("embedding", store.catalog(entity).rows([key]), dtype="float32")[0]
         return vector / np.linalg.norm(vector)
@@ -266,9 +260,7 @@ def test_the_embedding_of_a_pair_is_the_average_or_that_of_one_clip(store: Store
     assert disclosed == {"view": "both", "encoder": "both", "pair_embedding": pair}
 
 
-def test_a_text_that_the_view_lacks_is_reported_or_counted_before_anything_is_predicted(
-    store: Store, tmp_path: Path, capsys: Capture
-) -> None:
+def test_an_absent_text_is_reported_or_counted_at_once(store: Store, tmp_path: Path, capsys: Capture) -> None:
     test_set, out = tmp_path / "mcq.jsonl", tmp_path / "out.jsonl"
     rows = [QUESTION, replace(QUESTION, difference="with a fork")]
     write_test_set("diffmcq", test_set, rows)
@@ -283,7 +275,7 @@ def test_a_text_that_the_view_lacks_is_reported_or_counted_before_anything_is_pr
     refuses(evaluate.main, [*command, "--skip-missing"], capsys, "has no embedding of any row's text")
 
 
-def test_a_text_is_compared_with_each_clip_where_the_options_are_clips(store: Store) -> None:
+def test_a_text_is_compared_with_options_that_are_clips(store: Store) -> None:
     row = Choice("0", (EIGHT[0], EIGHT[3], EIGHT[5]), "Of which is it truer?", ("1", "2", "3"), TEXT)
     method = VLEmb.of_view(store, "both")
     text = method.score_options(
@@ -312,7 +304,7 @@ def test_published_texts_have_the_kind_text_and_no_provenance(tmp_path: Path) ->
         assert (texts.texts, texts.kind, texts.provenance) == (LETTERED, "text", [])
 
 
-def test_clips_with_the_same_text_have_cosine_1_and_a_clip_without_a_text_is_named(tmp_path: Path) -> None:
+def test_equal_texts_have_cosine_1_and_absent_ones_are_named(tmp_path: Path) -> None:
     write_texts(tmp_path / "texts.parquet", "caption", LETTERED, {"model": "m"})
     method = CaptionsCosine(ClipTexts(tmp_path / "texts.parquet"))
     method.sentences = as_words  # type: ignore[assignment]
@@ -332,7 +324,7 @@ def test_clips_with_the_same_text_have_cosine_1_and_a_clip_without_a_text_is_nam
 
 
 @pytest.mark.full
-def test_published_captions_have_the_figures_of_the_published_baseline() -> None:
+def test_published_captions_have_the_baselines_figures() -> None:
     if not CAPTIONS.is_file():
         pytest.skip("the captions of ConViS-Bench are not here")
     try:
@@ -368,7 +360,7 @@ def clips(model: SocraticLM, ids: object, *keys: str) -> torch.Tensor:
     return model.project(ids.read(list(keys)))  # type: ignore[attr-defined]
 
 
-def test_the_prompt_is_that_of_the_video_language_models_with_texts_for_clips(texts: Path, tiny_lm: str) -> None:
+def test_the_prompt_has_texts_in_the_places_of_clips(texts: Path, tiny_lm: str) -> None:
     model, ids, disclosed = load_socratic(str(texts), None, tiny_lm)
     batch, _ = model.pack([TURNS[:1]], clips(model, ids, "a_0_1", "b_0_1"), True)
     written = model.lm.chat.tokenizer.decode(batch.ids[0])  # unused placeholders are removed
@@ -426,7 +418,7 @@ def test_an_invalid_file_of_texts_is_refused(texts: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.full
-def test_evaluate_runs_all_three_tasks_and_discloses_the_precision(world: Path, tiny_lm: str, tmp_path: Path) -> None:
+def test_evaluate_runs_three_tasks_and_names_the_precision(world: Path, tiny_lm: str, tmp_path: Path) -> None:
     catalog = Store.open(world / "features").catalog("clips").frame()
     path = write(tmp_path / "said.parquet", dict(zip(catalog["key"], catalog["narration"], strict=True)))
     written = {}
@@ -476,7 +468,7 @@ def as_words(texts: Sequence[str]) -> np.ndarray:
     return counts / np.linalg.norm(counts, axis=1, keepdims=True)
 
 
-def test_the_score_of_a_row_is_its_highest_cosine_and_a_text_without_a_word_has_0_with_every_text() -> None:
+def test_a_row_scores_its_highest_cosine_and_no_word_scores_0() -> None:
     references = [["a b", "c"], ["d"], ["a", "b"], ["a", "b"], [""]]
     similarities = similarity_rows(references, ["c c", "a", "a a b", "", "\n"], as_words)
     np.testing.assert_allclose(similarities, [1, 0, 2 / np.sqrt(5), 0, 0], rtol=1e-6)
@@ -493,7 +485,7 @@ def filled(folder: Path, texts: list[str], vectors: np.ndarray, weights: str) ->
     return store
 
 
-def test_embeddings_in_the_store_are_read_and_others_are_computed(tiny_mpnet: str, tmp_path: Path) -> None:
+def test_stored_embeddings_are_read_and_others_computed(tiny_mpnet: str, tmp_path: Path) -> None:
     computed = Sentences(model=tiny_mpnet)(SENTENCES)
     np.testing.assert_allclose(np.linalg.norm(computed, axis=1), 1, rtol=1e-5)
     planted = np.eye(16, dtype=np.float32)[:2]

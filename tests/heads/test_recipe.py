@@ -144,19 +144,20 @@ import numpy as np
 
 from stepdiff_core.tasks.benchmarks.figures import score_choices
 from stepdiff_core.tasks.benchmarks.rows import Choice
-from stepdiff_core.tasks.spec import Asked, Published, TaskSpec
+from stepdiff_core.tasks.bootstrap import Resamples
+from stepdiff_core.tasks.registry import TaskData, Published, TaskSpec
 
 
 def read(folder):
     lines = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
     rows = [Choice(f"{n}", tuple(line["clips"]), "Which one is faster?", ("Video 1", "Video 2"), "fast")
             for n, line in enumerate(lines)]
-    return Asked(rows, {f"{n}": line["faster"] for n, line in enumerate(lines)}, ("a test",))
+    return TaskData(rows, {f"{n}": line["faster"] for n, line in enumerate(lines)}, ("a test",))
 
 
 def score(rows, predictions, truth, bootstrap, seed):
     answers, groups = [truth[row.key] for row in rows], [row.clips[0] for row in rows]
-    return score_choices("faster", rows, predictions, answers, groups, {}, {}, bootstrap, seed)
+    return score_choices("faster", rows, predictions, answers, Resamples(groups, bootstrap, seed))
 
 
 SPEC = TaskSpec(name="faster", title="Which is faster", figures={"accuracy": "accuracy"}, read=read, score=score,

@@ -12,9 +12,8 @@ import pytest
 
 from heads import report, table
 from heads.methods.registry import Regime
-from heads.reporting import tables as published_tables
-from heads.reporting.entries import Entry, Setting, Training, comparable, trainings
-from heads.reporting.figures import Comparison, Measured, compare, measure
+from heads.reporting.entries import MethodTraining, PredictionEntry, Setting, comparable, trainings
+from heads.reporting.figures import BaselineComparison, Measured, compare, measure
 from heads.reporting.grid import Block, Cell, Grid, escape_latex, to_latex, to_markdown
 from heads.reporting.tables import Report, grids
 from heads.training.recipe import read_recipe
@@ -23,8 +22,8 @@ from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks.bootstrap import interval
 from stepdiff_core.tasks.postprocess import parse
 from stepdiff_core.tasks.prompts import SIMILAR_QUESTION
-from stepdiff_core.tasks.published import PUBLISHED
-from stepdiff_core.tasks.scoring import score
+from stepdiff_core.tasks.registry import published
+from stepdiff_core.tasks.scoring import PUBLISHED, score
 from stepdiff_core.tasks.testsets import read_predictions, read_test_set, write_predictions, write_test_set
 from store.lineage.answers import write_record
 from tests.refusals import refuses
@@ -37,7 +36,7 @@ def reported(measured: Measured) -> Report:
     return Report(scores, compare(measured, ["StepDiff"], ["no video"]), ["no video"], 200, True)
 
 
-def test_figures_and_intervals_are_those_of_heads_score(entries: list[Entry], measured: Measured) -> None:
+def test_figures_and_intervals_are_those_of_heads_score(entries: list[PredictionEntry], measured: Measured) -> None:
     by_place = {(s.method, s.setting, s.metric): s for s, _ in measured}
     for entry in entries:
         rows = read_test_set(entry.task, entry.test_set)
@@ -57,7 +56,7 @@ def test_figures_and_intervals_are_those_of_heads_score(entries: list[Entry], me
     assert not by_place
 
 
-def test_ours_are_compared_with_the_highest_baseline_on_the_same_resamples(measured: Measured) -> None:
+def test_ours_are_compared_with_the_highest_baseline(measured: Measured) -> None:
     values = {(s.method, s.setting, s.metric): (s, v) for s, v in measured}
     comparisons = compare(measured, ["StepDiff"], ["no video"])
     assert len(comparisons) == 9  # raw and parsed captions of three figures, V1, both ranks; V3 has no baseline
@@ -75,7 +74,7 @@ def test_ours_are_compared_with_the_highest_baseline_on_the_same_resamples(measu
 
 
 @pytest.mark.full
-def test_only_figures_on_the_same_rows_are_compared(entries: list[Entry], tmp_path: Path) -> None:
+def test_only_figures_on_the_same_rows_are_compared(entries: list[PredictionEntry], tmp_path: Path) -> None:
     entry = next(e for e in entries if (e.method, e.task, e.pair) == ("VLEmb", "diffmcq", "average"))
     rows = read_test_set("diffmcq", entry.test_set)
     write_test_set("diffmcq", tmp_path / "copy.jsonl", rows)
@@ -84,7 +83,7 @@ def test_only_figures_on_the_same_rows_are_compared(entries: list[Entry], tmp_pa
     write_predictions("diffmcq", tmp_path / "said.jsonl", predicted[:50])
 
     def baseline(test_set: str, predictions: str) -> tuple[str, list[str]]:
-        other = Entry("VLEmb", "diffmcq", str(tmp_path / test_set), predictions)
+        other = PredictionEntry("VLEmb", "diffmcq", str(tmp_path / test_set), predictions)
         report = reported(measure([other if e is entry else e for e in entries], 200, seed=0))
         grid = next(g for g in grids(report) if "S3" in g.title)
         return next(c.baseline for c in report.comparisons if c.setting == Setting("diffmcq")), grid.notes
@@ -96,13 +95,13 @@ def test_only_figures_on_the_same_rows_are_compared(entries: list[Entry], tmp_pa
 
 
 @pytest.mark.full
-def test_a_method_of_several_seeds_has_the_mean_of_its_figures(entries: list[Entry], tmp_path: Path) -> None:
+def test_a_method_of_several_seeds_has_the_mean_of_its_figures(entries: list[PredictionEntry], tmp_path: Path) -> None:
     own = next(e for e in entries if (e.task, e.method, e.variant) == ("diffmcq", "StepDiff", "V1"))
     weak = next(e for e in entries if e.task == "diffmcq" and e.method.startswith("weak"))
     trainings = [replace(own, seed=0), replace(weak, method="StepDiff", seed=1)]
     apart = [measure([entry], 200, 0)[0] for entry in trainings]
     ((score, values),) = measure(trainings, 200, 0)
-    assert score.seeds == tuple(found.value for found, _ in apart)
+    assert score.seeds == tuple(results.value for results, _ in apart)
     assert score.value == sum(score.seeds) / 2
     mean = (apart[0][1] + apart[1][1]) / 2
     assert np.allclose(values, mean, rtol=0, atol=1e-15) and score.interval == interval(values, score.videos)
@@ -119,14 +118,14 @@ def test_a_method_of_several_seeds_has_the_mean_of_its_figures(entries: list[Ent
     predicted = read_predictions("diffmcq", weak.predictions, rows)
     write_test_set("diffmcq", tmp_path / "fewer.jsonl", rows[:50])
     write_predictions("diffmcq", tmp_path / "said.jsonl", predicted[:50])
-    other = Entry("StepDiff", "diffmcq", str(tmp_path / "fewer.jsonl"), str(tmp_path / "said.jsonl"), seed=1)
+    other = PredictionEntry("StepDiff", "diffmcq", str(tmp_path / "fewer.jsonl"), str(tmp_path / "said.jsonl"), seed=1)
     with pytest.raises(StepDiffError, match="seeds on different rows"):
         measure([trainings[0], other], 20, 0)
     with pytest.raises(StepDiffError, match="some entries have a seed and one has none"):
         measure([own, trainings[0]], 20, 0)
 
 
-def test_seed_in_the_name_of_predictions_is_replaced_by_each_training(entries: list[Entry], tmp_path: Path) -> None:
+def test_seed_in_a_file_name_is_replaced_by_each_training(entries: list[PredictionEntry], tmp_path: Path) -> None:
     entry = next(e for e in entries if (e.task, e.method, e.variant) == ("diffmcq", "StepDiff", "V1"))
     for seed in range(2):
         shutil.copy(entry.predictions, tmp_path / f"said_{seed}.jsonl")
@@ -139,12 +138,12 @@ def test_seed_in_the_name_of_predictions_is_replaced_by_each_training(entries: l
     assert report.main(["--config", path, "--seeds", "0"]) == 2
 
 
-def test_an_invalid_entry_is_refused(entries: list[Entry], tmp_path: Path, capsys: Capture) -> None:
+def test_an_invalid_entry_is_refused(entries: list[PredictionEntry], tmp_path: Path, capsys: Capture) -> None:
     choice = next(e for e in entries if e.task == "diffmcq")
     short, path = tmp_path / "said.jsonl", tmp_path / "report.yaml"
     short.write_text("\n".join(Path(choice.predictions).read_text().splitlines()[:7]) + "\n")
-    ours = Entry("StepDiff", "diffmcq", "t", "p")
-    for given, more, message in (
+    ours = PredictionEntry("StepDiff", "diffmcq", "t", "p")
+    for arguments, more, message in (
         ([replace(ours, task="diffrank", variant="V2")], {}, "entry 1 (StepDiff, p): variant and pair are for diffmcq"),
         ([replace(ours, parsed=False)], {}, "entry 1 (StepDiff, p): only captions of diffcap"),
         ([ours, replace(ours, predictions="q")], {}, "entry 2 (StepDiff, q): entry 1 has the same place"),
@@ -153,14 +152,16 @@ def test_an_invalid_entry_is_refused(entries: list[Entry], tmp_path: Path, capsy
         ([replace(choice, method="StepDiff", predictions=str(short))], {}, "said.jsonl:8: no such line"),
         (entries, {"controls": ["no video"], "baselines": ["StepDiff"]}, "listed as ours and as a baseline"),
     ):
-        refuses(report.main, ["--config", config(given, path, **{"controls": []} | more)], capsys, message)
+        refuses(report.main, ["--config", config(arguments, path, **{"controls": []} | more)], capsys, message)
 
 
-def test_a_figure_that_is_undefined_says_so(entries: list[Entry], tmp_path: Path) -> None:
+def test_a_figure_that_is_undefined_says_so(entries: list[PredictionEntry], tmp_path: Path) -> None:
     entry = next(e for e in entries if e.task == "diffrank")
     for name, predicted in (("all", [[1.0] * 4] * 80), ("one", [[1.0] * 4] + [[1.0, 2.0, 3.0, 4.0]] * 79)):
         write_predictions("diffrank", tmp_path / f"{name}.jsonl", predicted)
-    methods = [Entry(name, "diffrank", entry.test_set, str(tmp_path / f"{name}.jsonl")) for name in ("all", "one")]
+    methods = [
+        PredictionEntry(name, "diffrank", entry.test_set, str(tmp_path / f"{name}.jsonl")) for name in ("all", "one")
+    ]
     measured = measure(methods, 50, 0)
     grid, within = grids(Report([s for s, _ in measured], compare(measured, ["all"], []), [], 50, False))
     assert dict(within.blocks[0].rows)["all"] == [Cell("undefined")] * 2
@@ -170,14 +171,16 @@ def test_a_figure_that_is_undefined_says_so(entries: list[Entry], tmp_path: Path
     assert "DiffRank: τ counts as 0 in rows to which a method gives no order: all 80, one 1." in grid.notes
 
 
-def test_captions_of_pairs_that_agree_have_no_bleu(entries: list[Entry], tmp_path: Path) -> None:
+def test_captions_of_pairs_that_agree_have_no_bleu(entries: list[PredictionEntry], tmp_path: Path) -> None:
     entry = next(e for e in entries if (e.task, e.method) == ("diffcap", "StepDiff"))
     caps = read_test_set("diffcap", entry.test_set)
     predicted = read_predictions("diffcap", entry.predictions, caps)
     both, none = [*caps, *(replace(row, text=()) for row in caps[:20])], "There is no difference."
     write_test_set("diffcap", tmp_path / "both.jsonl", both)
     write_predictions("diffcap", tmp_path / "said.jsonl", [none, *predicted[1:], none, *predicted[1:20]])
-    other = Entry("StepDiff", "diffcap", str(tmp_path / "both.jsonl"), str(tmp_path / "said.jsonl"), parsed=False)
+    other = PredictionEntry(
+        "StepDiff", "diffcap", str(tmp_path / "both.jsonl"), str(tmp_path / "said.jsonl"), parsed=False
+    )
     measured = measure([other], 50, 0)
     by_place = {(s.setting.parsed, s.metric): s for s, _ in measured}
     plain = score("diffcap", caps, [none, *predicted[1:]], 0)
@@ -210,19 +213,14 @@ def test_every_published_number_is_that_of_the_supplement() -> None:
         }.items()
     }
     names = {"$V_r$ only": "reference", "$V_c$ only": "candidate", "$avg(V_r, V_c)$": "average"}
-    for name, ours in (
-        ("S1", published_tables.TABLE_S1),
-        ("S3", published_tables.TABLE_S3),
-        ("S4", published_tables.TABLE_S4),
-        ("S2", published_tables.TABLE_S2),
-    ):
-        found = {}
+    for name in blocks:
+        ours, results = {row.method: tuple(row.figures.values()) for row in published(name)}, {}
         for line in blocks[name].strip().splitlines():
             method, *values = re.sub(r"</?b>|<b>", "", line).split("\t")
             method = names.get(method, re.sub(r" \[\d+\]$", "", method))
             if name != "S2" or method in names.values():
-                found[method.replace("Step desc.", "step desc.")] = tuple(map(float, values))
-        assert found == ours and list(found) == list(ours)
+                results[method.replace("Step desc.", "step desc.")] = tuple(map(float, values))
+        assert results == ours and list(results) == list(ours)
 
 
 ODD = r"a|b_*c* [d]\e <f> ~^ & % $x_1$ # {g} --- $\tau$ `h` \\ é ~~x~~ &amp; ``y'' ?`"
@@ -278,7 +276,7 @@ def test_latex_renders_a_name_unchanged(measured: Measured, tmp_path: Path) -> N
     assert (tmp_path / "report.pdf").stat().st_size > 10_000
 
 
-def test_the_command_writes_every_form(entries: list[Entry], tmp_path: Path, capsys: Capture) -> None:
+def test_the_command_writes_every_form(entries: list[PredictionEntry], tmp_path: Path, capsys: Capture) -> None:
     command = ["--config", config(entries, tmp_path / "report.yaml"), "--bootstrap", "50"]
     assert report.main(command) == 0
     printed = capsys.readouterr().out
@@ -295,51 +293,51 @@ def test_the_command_writes_every_form(entries: list[Entry], tmp_path: Path, cap
 
 
 KNOWN = [
-    Training("StepDiff", "s1", "paired QA", 1990),
-    Training("VLEmb", "supervised", "paired QA with DiffRank's question"),
-    Training("no video", "none"),
+    MethodTraining("StepDiff", "s1", "paired QA", 1990),
+    MethodTraining("VLEmb", "supervised", "paired QA with DiffRank's question"),
+    MethodTraining("no video", "none"),
 ]
 
 
-def test_a_method_is_compared_only_with_baselines_that_had_no_more_supervision(
-    entries: list[Entry], measured: Measured
-) -> None:
-    def compared(methods: list[Training]) -> list[Comparison]:
+def test_baselines_had_no_more_supervision(entries: list[PredictionEntry], measured: Measured) -> None:
+    def compared(methods: list[MethodTraining]) -> list[BaselineComparison]:
         return compare(measured, ["StepDiff"], ["no video"], trainings(methods, entries))
 
     def baseline(ours: Regime, theirs: Regime) -> str:
-        methods = [Training("StepDiff", ours), Training("VLEmb", theirs)]
+        methods = [MethodTraining("StepDiff", ours), MethodTraining("VLEmb", theirs)]
         return next(c.baseline for c in compared(methods) if c.metric == "accuracy")
 
     assert baseline("supervised", "supervised") == baseline("supervised", "s1") == baseline("s1", "none") == "VLEmb"
     assert baseline("s1", "supervised") == baseline("none", "s1") == "weak | $x_1$", "VLEmb is the best"
-    assert comparable("a", "b", {"b": Training("b", "supervised")}), "unknown regimes are compared"
-    scores, known = [score for score, _ in measured], trainings(KNOWN, entries)
-    note = " ".join(grids(Report(scores, compared(KNOWN), ["no video"], 200, True, known))[-1].notes)
+    assert comparable("a", "b", {"b": MethodTraining("b", "supervised")}), "unknown regimes are compared"
+    scores, expected = [score for score, _ in measured], trainings(KNOWN, entries)
+    note = " ".join(grids(Report(scores, compared(KNOWN), ["no video"], 200, True, expected))[-1].notes)
     assert "A baseline with more supervision than ours is not compared" in note
 
 
-def test_a_number_of_steps_or_a_regime_that_a_score_record_contradicts_is_refused(
-    entries: list[Entry], tmp_path: Path
-) -> None:
+def test_steps_or_a_regime_against_the_record_are_refused(entries: list[PredictionEntry], tmp_path: Path) -> None:
     entry = next(e for e in entries if (e.method, e.task, e.variant) == ("StepDiff", "diffmcq", "V1"))
-    said, record = tmp_path / "said.jsonl", tmp_path / "said.scores.json"
-    said.write_bytes(Path(entry.predictions).read_bytes())
-    given = [replace(entry, predictions=str(said))]
+    texts, record = tmp_path / "said.jsonl", tmp_path / "said.scores.json"
+    texts.write_bytes(Path(entry.predictions).read_bytes())
+    arguments = [replace(entry, predictions=str(texts))]
     record.write_text(json.dumps({"disclosed": {"recipe": {"optimiser_steps": 1990}}}))
-    assert trainings([], given) == {"StepDiff": Training("StepDiff", steps=1990)}, "from the record"
-    assert trainings(KNOWN[:1], given) == {"StepDiff": KNOWN[0]}
+    assert trainings([], arguments) == {"StepDiff": MethodTraining("StepDiff", steps=1990)}, "from the record"
+    assert trainings(KNOWN[:1], arguments) == {"StepDiff": KNOWN[0]}
     supervised = {"disclosed": {"recipe": {"regime": "supervised"}}}
     for recorded, methods, message in (
-        (None, [Training("StepDiff", "s1", steps=340)], "StepDiff has steps 340, but the score record of .* 1990"),
+        (
+            None,
+            [MethodTraining("StepDiff", "s1", steps=340)],
+            "StepDiff has steps 340, but the score record of .* 1990",
+        ),
         (supervised, KNOWN[:1], "StepDiff has regime s1, but the score record of .* supervised"),
-        (None, [Training("x")], "'x' has no predictions"),
+        (None, [MethodTraining("x")], "'x' has no predictions"),
         (None, [KNOWN[0], KNOWN[0]], "'StepDiff' is listed twice"),
     ):
         if recorded:
             record.write_text(json.dumps(recorded))
         with pytest.raises(StepDiffError, match=message):
-            trainings(methods, given)
+            trainings(methods, arguments)
 
 
 def test_the_disclosure_counts_the_steps_of_earlier_runs(trained: Path) -> None:
@@ -359,9 +357,7 @@ def test_the_disclosure_counts_the_steps_of_earlier_runs(trained: Path) -> None:
         lineage.write_text(before)
 
 
-def test_a_training_is_supervised_if_it_or_an_earlier_one_asks_diffranks_question(
-    trained: Path, tmp_path: Path
-) -> None:
+def test_a_training_with_diffranks_question_is_supervised(trained: Path, tmp_path: Path) -> None:
     recipe = read_recipe(trained / "recipe.yaml").video_lm
     assert recipe is not None
     path = tmp_path / "pairqa.jsonl"
@@ -376,32 +372,26 @@ def test_a_training_is_supervised_if_it_or_an_earlier_one_asks_diffranks_questio
     assert of("main action", {}) is None and of("Visuals", {}) == "supervised"
 
 
-def record(path: Path, task: str, **scores: float) -> str:
-    options = {"task": task, "method": "vlemb", "view": "aligned", "head": None}
-    by_place = {"options": options, "disclosed": {}, "scores": {**scores, "intervals": {}, "rows": 9}}
-    path.write_text(json.dumps(by_place))
+def written(path: Path, options: dict, disclosed: dict, scores: dict) -> str:
+    arguments = {"task": "diffmcq", "view": None, "head": None, "control": "none", "test_set": "diffmcq_test.jsonl"}
+    record = {"options": arguments | options, "disclosed": disclosed, "scores": {**scores, "intervals": {}, "rows": 9}}
+    path.write_text(json.dumps(record))
     return str(path)
 
 
 def test_each_cell_has_one_figure(tmp_path: Path, capsys: Capture) -> None:
     """Tasks of one method share a row; a second test set of a task does not silently replace the first."""
-    rank = record(tmp_path / "r.scores.json", "diffrank", ktau_all_rows=0.25, ktau_within_step_all_rows=0.125)
-    first = record(tmp_path / "v1.scores.json", "diffmcq", accuracy=0.4)
-    other = record(tmp_path / "v2.scores.json", "diffmcq", accuracy=0.3)
+    method, taus = {"method": "vlemb", "view": "aligned"}, {"ktau_all_rows": 0.25, "ktau_within_step_all_rows": 0.125}
+    rank = written(tmp_path / "r.scores.json", method | {"task": "diffrank"}, {}, taus)
+    first = written(tmp_path / "v1.scores.json", method, {}, {"accuracy": 0.4})
+    other = written(tmp_path / "v2.scores.json", method, {}, {"accuracy": 0.3})
     assert table.main([first, rank, "--json"]) == 0
     (row,) = [row for name, row in json.loads(capsys.readouterr().out)["systems"].items() if name != "chance"]
     assert (row["accuracy"]["value"], row["ktau_all_rows"]["value"]) == (0.4, 0.25)
     refuses(table.main, [first, rank, other], capsys, "v2.scores.json: a second diffmcq of VLEmb (aligned)")
 
 
-def written(path: Path, options: dict, disclosed: dict, scores: dict) -> str:
-    given = {"task": "diffmcq", "view": None, "head": None, "control": "none", "test_set": "diffmcq_test.jsonl"}
-    record = {"options": given | options, "disclosed": disclosed, "scores": {**scores, "intervals": {}, "rows": 9}}
-    path.write_text(json.dumps(record))
-    return str(path)
-
-
-def test_test_sets_of_one_task_differ_in_the_variant_in_the_name_of_their_file(tmp_path: Path, capsys: Capture) -> None:
+def test_the_name_of_a_test_sets_file_gives_its_variant(tmp_path: Path, capsys: Capture) -> None:
     paths = [
         written(tmp_path / f"{number}.scores.json", {"method": "random", "test_set": name}, {}, {"accuracy": value})
         for number, (name, value) in enumerate(

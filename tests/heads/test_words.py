@@ -26,7 +26,7 @@ from heads.evidence import fitting
 from heads.evidence.fitting import Counting, Fit, Pooled, Sums, calibrate, declines, fit, squared_errors, total
 from heads.evidence.head import POOLING, WordHead, fold_of, pool
 from heads.evidence.wording import is_about_both, learn, occurrences, pieces, terms_of
-from heads.methods.stepdiff import StepDiff
+from heads.methods.stepdiff import Answering, StepDiff
 from heads.methods.word_evidence import LEFT_OUT, NEW, SAYS, WordEvidence
 from heads.models.language_model import LanguageModel
 from heads.models.video_lm import Projector, VideoLM
@@ -580,7 +580,7 @@ def method(world: Path, head: WordHead, model: Recorded) -> Callable[..., StepDi
 
     def loaded(own: WordHead | None = head, how: EvidenceOptions | None = None, **more: Any) -> StepDiff:
         words = None if own is None else WordEvidence.of_store(own, store)
-        return StepDiff(model, features, words=words, evidence=how, **more)
+        return StepDiff(model, features, Answering(**more), words=words, evidence=how)
 
     return loaded
 

@@ -84,7 +84,7 @@ def test_similarity_questions_follow_the_score_and_are_balanced() -> None:
 @pytest.mark.parametrize("split", ["test", "val"])
 def test_diffcap_texts_name_true_differences(split: Split) -> None:
     rows = testsets.diffcap(of_split(split), testsets.SIZES[split][0], 0, split)
-    asked = set()
+    triples = set()
     for row in rows:
         a, b = CLIPS[row.reference], CLIPS[row.candidate]
         assert (a.split, b.split) == (split, split)
@@ -94,8 +94,8 @@ def test_diffcap_texts_name_true_differences(split: Split) -> None:
         for d in mentioned(row.category, a.truth, b.truth):
             if d.attribute in ("gloves", "main", "colour"):
                 assert all(d.new.split()[-1] in t and d.old.split()[-1] in t for t in texts)
-        asked.add((*sorted((a.id, b.id)), row.category))
-    assert len(asked) == len(rows)
+        triples.add((*sorted((a.id, b.id)), row.category))
+    assert len(triples) == len(rows)
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
@@ -182,7 +182,7 @@ def attributes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.full
 def test_figures_are_shares_of_all_details(attributes: Path) -> None:
     """Those of captions that the rules read as people do equal the counts by hand; agreeing pairs do not count."""
-    rows, captions, kinds, right, wanted = [], [], Counter[str](), 0, 0
+    rows, captions, kinds, right, detail_count = [], [], Counter[str](), 0, 0
     for row in JUDGED:
         by_hand = {tuple(detail[:3]): detail[3] for detail in row["details"]}
         if judgements(row["caption"], row["category"], *truths(row)) == by_hand:
@@ -190,12 +190,12 @@ def test_figures_are_shares_of_all_details(attributes: Path) -> None:
             captions.append(row["caption"])
             kinds.update(by_hand.values())
             details = details_of(row["category"], *truths(row))
-            right, wanted = right + len(details & by_hand.keys()), wanted + len(details)
+            right, detail_count = right + len(details & by_hand.keys()), detail_count + len(details)
     rows.append(DiffCap(rows[0].reference, rows[0].candidate, rows[0].category, ()))
     figures = score_captions("diffcap", rows, [*captions, "uses an onion"], 200, truth=truth_figures(attributes))
     for name, kind in (("precision", "true"), ("swapped", "swapped"), ("shared", "shared"), ("invented", "invented")):
         assert figures[f"truth_{name}"] == pytest.approx(kinds[kind] / kinds.total())
-    assert figures["truth_recall"] == pytest.approx(right / wanted)
+    assert figures["truth_recall"] == pytest.approx(right / detail_count)
     low, high = figures["intervals"]["truth_precision"]
     assert low < figures["truth_precision"] < high
     assert {"truth_precision", "truth_recall"} <= figures["per_category"]["Actions"].keys()
@@ -307,10 +307,10 @@ def test_an_option_scores_its_number_of_differences(control: MostDifferences, wo
         for place in range(0, len(pairs) - 3, 4):
             options = tuple((one.id, other.id) for one, other in pairs[place : place + 4])
             rows.append(DiffMCQ("any text", category, options, options[0]))
-    found = control.score_options(rows)
-    assert len(rows) > 20 and found == [control.score_options([row])[0] for row in rows]
+    scored = control.score_options(rows)
+    assert len(rows) > 20 and scored == [control.score_options([row])[0] for row in rows]
     truth = {clip.id: clip.truth for clip in world_clips}
-    for row, scores in zip(rows, found, strict=True):
+    for row, scores in zip(rows, scored, strict=True):
         assert len(set(scores)) == 4
         counts = [
             naive(row.category, truth[one], truth[other])

@@ -56,9 +56,9 @@ def test_unseen_recipes_are_not_trained() -> None:
 
 @pytest.mark.parametrize("pair", HELD_OUT_PAIRS)
 def test_held_out_combinations_are_in_test_only(pair: tuple[str, int, str, int]) -> None:
-    found = [c for c in CLIPS if held_out(STEPS[c.truth.step], c.truth, pair)]
-    assert len(found) >= 10
-    assert {c.split for c in found} == {"test"}
+    result = [c for c in CLIPS if held_out(STEPS[c.truth.step], c.truth, pair)]
+    assert len(result) >= 10
+    assert {c.split for c in result} == {"test"}
 
 
 def test_a_world_of_fewer_steps_shows_only_these() -> None:
@@ -90,14 +90,14 @@ def seen(truth: Attributes) -> Float32[np.ndarray, "frames h w 3"]:
     """Return evenly spaced frames of the clip, cropped to the centre square and halved in size."""
     base = backdrop(truth, LOOK, "seed")
     left = (WIDTH - HEIGHT) // 2 + MARGIN
-    found = []
+    result = []
     for k in range(FRAMES):
         image = base.copy()
         at = moment(truth.sequence, truth.speed, SECONDS, k * (SECONDS - 0.1) / (FRAMES - 1))
         frame(image, truth, LOOK, at, "seed")
         small = image.reduce(SCALE).crop((left, MARGIN, left + HEIGHT - 2 * MARGIN, HEIGHT - MARGIN))
-        found.append(np.asarray(small.reduce(2), dtype=np.float32))
-    return np.stack(found)
+        result.append(np.asarray(small.reduce(2), dtype=np.float32))
+    return np.stack(result)
 
 
 def distance(a: Attributes, b: Attributes) -> float:
@@ -112,18 +112,18 @@ def test_differences_are_visible(name: str) -> None:
     for attribute in PLAIN:
         values = step.options(attribute)
         for value in values[1:]:
-            found = distance(truth, replace(truth, **{attribute: value}))
-            if found < SEEN:
-                weak[f"{attribute}={value}"] = round(found, 2)
+            result = distance(truth, replace(truth, **{attribute: value}))
+            if result < SEEN:
+                weak[f"{attribute}={value}"] = round(result, 2)
     for extra in step.extras[1:]:
-        found = distance(truth, replace(truth, extras=(step.extras[0], extra)))
-        if found < SEEN:
-            weak[extra] = round(found, 2)
+        result = distance(truth, replace(truth, extras=(step.extras[0], extra)))
+        if result < SEEN:
+            weak[extra] = round(result, 2)
     for sub in step.subactions:
         first, last = (replace(truth, sequence=s) for s in ((sub, MAIN), (MAIN, sub)))
-        for what, found in ((sub, distance(truth, first)), (f"{sub} order", distance(first, last))):
-            if found < 2 * SEEN:
-                weak[what] = round(found, 2)
+        for what, result in ((sub, distance(truth, first)), (f"{sub} order", distance(first, last))):
+            if result < 2 * SEEN:
+                weak[what] = round(result, 2)
     assert not weak
 
 
@@ -188,9 +188,9 @@ def test_scores_follow_from_attributes() -> None:
     for truths in BY_STEP.values():
         for a, b in itertools.combinations(truths[:14], 2):
             for category in CATEGORIES:
-                found = score(category, a, b)
-                assert found == naive_score(category, asdict(a), asdict(b))
-                seen.add((category, found))
+                result = score(category, a, b)
+                assert result == naive_score(category, asdict(a), asdict(b))
+                seen.add((category, result))
     assert {s for c, s in seen if c == "Actions"} == {1, 2, 3, 4, 5}
     for category in CATEGORIES:
         assert {2, 3, 4, 5} <= {s for c, s in seen if c == category}

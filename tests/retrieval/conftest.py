@@ -1,6 +1,7 @@
 """Small real stores for the tests of retrieval."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import faiss
@@ -10,6 +11,8 @@ import pytest
 
 from retrieval.__main__ import main
 from store import Feature, Provenance, Store, View, text_key
+from tests.store.conftest import Run, ended
+from tests.stores import write_view
 
 Fill = Callable[..., View]
 
@@ -29,19 +32,11 @@ def _fill(
 ) -> View:
     """Append `keys` to the store and write their vectors; rows in `failed` are failures."""
     made_by = Provenance(encoder or view, "0" * 64, layer, "8", "centre", {"embedding": dtype})
-    with store.lock():
-        frame = pl.DataFrame({"key": list(keys), **(columns or {})})
-        store.catalog(entity).append(frame)
-        features = {"embedding": Feature((vectors.shape[1],), dtype)}
-        made = store.create_view(entity, view, made_by, features, shard)
-        made.resize()
-        rows = store.catalog(entity).rows(list(keys))
-        for at_shard in np.unique(rows // shard).tolist():
-            here = np.flatnonzero(rows // shard == at_shard)
-            good = np.array([at for at in here if at not in failed], np.int64)
-            reasons = {int(rows[at]): "no frames" for at in here if at in failed}
-            made.write_shard(at_shard, rows[good], {"embedding": vectors[good]}, reasons)
-    return made
+    frame = pl.DataFrame({"key": list(keys), **(columns or {})})
+    store.catalog(entity).append(frame)
+    good, features = np.delete(np.arange(len(keys)), failed), {"embedding": Feature((vectors.shape[1],), dtype)}
+    reasons, values = {keys[at]: "no frames" for at in failed}, {"embedding": vectors[good]}
+    return write_view(store, frame[good], features, values, reasons, entity=entity, name=view, by=made_by, shard=shard)
 
 
 def all_cosines(view: View) -> tuple[np.ndarray, np.ndarray]:
@@ -52,12 +47,16 @@ def all_cosines(view: View) -> tuple[np.ndarray, np.ndarray]:
     return rows, vectors @ vectors.T
 
 
-def error(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs `python -m retrieval` with words."""
+    return partial(ended, capsys, main)
+
+
+def error(run: Run, *words: object) -> str:
     """Return the one-line error of a command that must fail."""
-    status = main([str(word) for word in words])
-    out, err = capsys.readouterr()
-    assert (status, out) == (2, "")
-    assert err.startswith("error: ") and err.count("\n") == 1
+    status, out, err = run(*words)
+    assert (status, out) == (2, "") and err.startswith("error: ") and err.count("\n") == 1
     return err
 
 

@@ -1,6 +1,5 @@
 """Conditions over the catalog: a safe subset of SQL, compared with Polars' SQL; searches among the selected clips."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from retrieval import build_index
-from retrieval.__main__ import main
 from retrieval.index.index import open_index
 from retrieval.queries.condition import (
     LONGEST,
@@ -24,6 +22,7 @@ from retrieval.queries.search import compute, of_clips, resolve
 from stepdiff_core.errors import StepDiffError
 from store import Store, View
 from tests.retrieval.conftest import Fill, error
+from tests.store.conftest import Run
 
 FRAME = pl.DataFrame(
     {
@@ -213,7 +212,7 @@ def test_a_filter_selects_the_rows_for_which_it_is_true(store: Store, cut: View,
 @pytest.mark.parametrize("factory", [None, "Flat", "IVF4,SQfp16"])
 @pytest.mark.parametrize("where", ["step = 'whisk'", "duration > 4.5 AND split = 'train'"])
 def test_a_filter_is_applied_before_the_search(
-    store: Store, cut: View, capsys: pytest.CaptureFixture[str], factory: str | None, where: str
+    store: Store, cut: View, run: Run, factory: str | None, where: str
 ) -> None:
     """The nearest of the selected clips equal those of a direct comparison, with exact search and with an index."""
     if factory is not None:
@@ -225,9 +224,8 @@ def test_a_filter_is_applied_before_the_search(
     )
     selected = [at for at in range(60) if matches(at) and at not in (4, 6)]
     expected = sorted(selected, key=lambda at: -float(vectors[at] @ vectors[4]))[:5]
-    words = ["query", "--store", str(store.path), "--view", "tiny", "--clip", "clip_4", "-k", "5", "--json"]
-    assert main([*words, "--where", where]) == 0
-    hits = json.loads(capsys.readouterr().out)["hits"]
+    words = "query", "--store", store.path, "--view", "tiny", "--clip", "clip_4", "-k", 5, "--json", "--where", where
+    hits = run(*words).json["hits"]
     assert [hit["clip"] for hit in hits] == [f"clip_{at}" for at in expected]
     assert [hit["similarity"] for hit in hits] == pytest.approx([vectors[at] @ vectors[4] for at in expected], abs=1e-6)
 
@@ -249,7 +247,7 @@ def test_a_selection_hides_all_other_rows_of_an_index(store: Store, cut: View) -
         rows, _ = index.search(cut.read("embedding", np.array([3, 40]), dtype="float32"), 4, among)
         assert set(rows.ravel().tolist()) <= {0, 7, 19, 41, -1}, factory
         if factory != "HNSW8":  # the search of a graph ends before it has visited every row
-            assert all(set(found) == {0, 7, 19, 41} for found in rows.tolist()), factory
+            assert all(set(hits) == {0, 7, 19, 41} for hits in rows.tolist()), factory
     build_index(store, cut, factory="PQ4x2")
     with pytest.raises(StepDiffError, match="cannot search only some rows of an index 'PQ4x2': build one"):
         open_index(store, cut).search(cut.read("embedding", np.array([3]), dtype="float32"), 4, among)
@@ -274,11 +272,8 @@ def test_a_selection_hides_all_other_rows_of_an_index(store: Store, cut: View) -
         ("step = 'bake'", "no clip of "),
     ],
 )
-def test_a_bad_filter_is_refused_in_one_line(
-    store: Store, cut: View, capsys: pytest.CaptureFixture[str], where: str, why: str
-) -> None:
-    words = ["query", "--store", str(store.path), "--view", "tiny", "--clip", "clip_4", "--where", where]
-    assert why in error(capsys, *words)
+def test_a_bad_filter_is_refused_in_one_line(store: Store, cut: View, run: Run, where: str, why: str) -> None:
+    assert why in error(run, "query", "--store", store.path, "--view", "tiny", "--clip", "clip_4", "--where", where)
 
 
 def nearest(store: Store, view: View, k: int, where: str | None = None) -> pl.DataFrame:

@@ -18,9 +18,9 @@ def naive(clips: pl.DataFrame, vectors: np.ndarray, difference: np.ndarray) -> l
     pairs = []
     for (one, first), (other, second) in permutations(zip(clips.to_dicts(), vectors, strict=True), 2):
         if one["step"] == other["step"] and (one["video"] is None or one["video"] != other["video"]):
-            own = second.astype(float) - first
-            along, length = float(own @ difference), float(np.linalg.norm(difference))
-            cosine, share = along / np.linalg.norm(own) / length, along / length**2
+            pair_difference = second.astype(float) - first
+            along, length = float(pair_difference @ difference), float(np.linalg.norm(difference))
+            cosine, share = along / np.linalg.norm(pair_difference) / length, along / length**2
             near = float(np.sign(along) * np.sqrt(cosine * share))
             pairs.append((near, (one["row"], other["row"])))
     return sorted(pairs, key=lambda pair: (-pair[0], pair[1]))

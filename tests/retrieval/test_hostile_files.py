@@ -56,9 +56,9 @@ def test_a_card_can_name_only_files_of_its_own_folder(store: Store, clips: View,
     outside = tmp_path / "x.faiss"  # the same folder as indexes/clips/../../../x.faiss
 
     def elsewhere(card: Card) -> None:
-        own = index_file(card)
-        outside.write_bytes((card_path(store, "clips", "tiny").parent / own).read_bytes())
-        card["files"][name] = card["files"].pop(own)
+        index_name = index_file(card)
+        outside.write_bytes((card_path(store, "clips", "tiny").parent / index_name).read_bytes())
+        card["files"][name] = card["files"].pop(index_name)
 
     forge(store, elsewhere)
     assert f"its card names {name!r}, which is not a file of this index" in refused(store, clips)

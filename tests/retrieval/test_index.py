@@ -15,7 +15,6 @@ import faiss
 import numpy as np
 import pytest
 
-from retrieval.__main__ import main
 from retrieval.index import device
 from retrieval.index.builder import build_index, factory_for
 from retrieval.index.index import open_index
@@ -25,6 +24,7 @@ from retrieval.vectors import filled_rows, normalised
 from stepdiff_core.errors import StepDiffError
 from store import Store, View
 from tests.retrieval.conftest import Fill, all_cosines
+from tests.store.conftest import Run
 
 
 def test_similarities_are_exact_and_ids_are_rows_of_the_store(store: Store, clips: View) -> None:
@@ -53,10 +53,10 @@ def test_similarities_of_approximate_indexes_are_exact(store: Store, fill: Fill,
     index = open_index(store, view)
     rows, cosines = all_cosines(view)
     queries = normalised(view, "embedding", rows[:50]).astype(np.float32)
-    found, similarities = index.search(queries, 10)
-    np.testing.assert_allclose(similarities, np.take_along_axis(cosines[:50], found, 1), atol=1e-6)
+    hits, similarities = index.search(queries, 10)
+    np.testing.assert_allclose(similarities, np.take_along_axis(cosines[:50], hits, 1), atol=1e-6)
     best = np.argsort(-cosines[:50], axis=1)[:, :10]
-    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, best, strict=True)])
+    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(hits, best, strict=True)])
     assert recall > 0.9
 
 
@@ -195,9 +195,9 @@ def test_an_index_of_a_card_finds_what_one_of_the_cpu_finds(
     kind = {"SQfp16": "IndexIVFScalarQuantizer False", "PQ4": "IndexIVFPQ True"}[factory[6:]]
     assert copies == ["IndexFlatIP False", *[kind] * 6] and again["rows"] == card["rows"]
     opened = open_index(store, clustered, "cuda")
-    found = opened.search(queries, 20)
-    np.testing.assert_array_equal(found[1], similarities)
-    np.testing.assert_array_equal(found[0], rows)
+    hits = opened.search(queries, 20)
+    np.testing.assert_array_equal(hits[1], similarities)
+    np.testing.assert_array_equal(hits[0], rows)
     opened.search(queries, 3000)
     assert len(copies) == 8, "more hits than a card returns are found on the CPU"
     monkeypatch.setattr(device, "LARGE", 2000)
@@ -235,8 +235,8 @@ def true_recall(store: Store, view: View, k: int = 10) -> float:
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -2)
     best = rows[np.argsort(-cosines, axis=1)[:, :k]]
-    found, _ = open_index(store, view).search(unit.astype(np.float32), k + 1)
-    return float(np.mean([len(set(f) & set(b)) / k for f, b in zip(found, best, strict=True)]))
+    hits, _ = open_index(store, view).search(unit.astype(np.float32), k + 1)
+    return float(np.mean([len(set(f) & set(b)) / k for f, b in zip(hits, best, strict=True)]))
 
 
 def test_recall_is_measured(store: Store, clustered: View) -> None:
@@ -250,14 +250,14 @@ def test_recall_is_measured(store: Store, clustered: View) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("factory", [FACTORY, "IVF8,PQ4x4", "PCA8,IVF8,SQ8", "IVF16_HNSW8,Flat", "IVF200,SQ8"])
 def test_parts_equal_one_build(tmp_path: Path, fill: Fill, factory: str, capfd: pytest.CaptureFixture[str]) -> None:
-    found = []
+    searches = []
     for name, size in (("parts", PART), ("whole", 10**6)):
         store = Store.open(tmp_path / name, create=True)
         view = fill(store, clusters(1500, 0), [f"c{at}" for at in range(1500)], shard=128)
         build_index(store, view, factory=factory, workers=1, part_rows=size)
-        found.append(open_index(store, view).search(normalised(view, "embedding", np.arange(99)).astype("f4"), 9))
-    np.testing.assert_array_equal(found[0][0], found[1][0])
-    np.testing.assert_array_equal(found[0][1], found[1][1])
+        searches.append(open_index(store, view).search(normalised(view, "embedding", np.arange(99)).astype("f4"), 9))
+    np.testing.assert_array_equal(searches[0][0], searches[1][0])
+    np.testing.assert_array_equal(searches[0][1], searches[1][1])
     assert capfd.readouterr().out == ""
 
 
@@ -321,14 +321,12 @@ def test_a_second_build_adds_nothing(store: Store, clustered: View) -> None:
     assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files(store)} == before
 
 
-def test_a_low_recall_is_reported(store: Store, clustered: View, capsys: pytest.CaptureFixture[str]) -> None:
-    common = ["build", "--store", str(store.path), "--view", "tiny", "--factory", "IVF4,PQ1x2", "--workers", "1"]
-    assert main([*common, "--min-recall", "0.999", "--json"]) == 1
-    printed = capsys.readouterr()
-    assert json.loads(printed.out)["recall"] < 0.999
-    assert "is below --min-recall 0.999" in printed.err and printed.err.count("\n") == 1
-    assert main(common[:5]) == 0
-    assert "Flat over 1333 rows" in capsys.readouterr().out
+def test_a_low_recall_is_reported(store: Store, clustered: View, run: Run) -> None:
+    build = "build", "--store", store.path, "--view", "tiny"
+    ended = run(*build, "--factory", "IVF4,PQ1x2", "--workers", 1, "--min-recall", 0.999, "--json")
+    assert ended.status == 1 and ended.json["recall"] < 0.999
+    assert "is below --min-recall 0.999" in ended.errors and ended.errors.count("\n") == 1
+    assert "Flat over 1333 rows" in run(*build).out
 
 
 @pytest.mark.full
@@ -382,15 +380,13 @@ def test_the_factory_depends_on_the_number_of_rows(rows: int, dim: int, factory:
     assert factory_for(rows, dim) == factory
 
 
-def test_an_index_in_an_object_store(bucket: str, fill: Fill, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_index_in_an_object_store(bucket: str, fill: Fill, run: Run) -> None:
     url = f"{bucket}/features"
     store = Store.open(url, create=True)
     vectors = np.random.default_rng(0).normal(size=(30, 16)).astype(np.float32)
     fill(store, vectors, [f"c{n}" for n in range(30)], failed=[4])
-    assert main(["build", "--store", url, "--view", "tiny", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["rows"] == 29
-    assert main(["query", "--store", url, "--view", "tiny", "--clip", "c7", "-k", "3", "--json"]) == 0
-    hits = json.loads(capsys.readouterr().out)["hits"]
+    assert run("build", "--store", url, "--view", "tiny", "--json").json["rows"] == 29
+    hits = run("query", "--store", url, "--view", "tiny", "--clip", "c7", "-k", 3, "--json").json["hits"]
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = unit @ unit[7]
     cosines[[4, 7]] = -1

@@ -20,7 +20,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval import Drawn, StatedDifference, StatedDifferences, build_index, duplicates, hard_negatives
-from retrieval.__main__ import main
 from retrieval.mining import negatives
 from retrieval.mining.negatives import AsTrue, random_negatives, write_questions
 from retrieval.mining.neighbours import join
@@ -29,6 +28,7 @@ from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks.testsets import Pair, read_test_set
 from store import Store, View
 from tests.retrieval.conftest import Fill, error
+from tests.store.conftest import Run
 
 
 @pytest.fixture
@@ -78,17 +78,17 @@ def naive_groups(
     return {frozenset(group) for group in firsts.values()}, of_chains, nearest
 
 
-def grouped(found: pl.DataFrame) -> set[frozenset[str]]:
-    return {frozenset(clips) for clips in found.group_by("group").agg("clip")["clip"]}
+def grouped(clips: pl.DataFrame) -> set[frozenset[str]]:
+    return {frozenset(clips) for clips in clips.group_by("group").agg("clip")["clip"]}
 
 
 @pytest.mark.parametrize("threshold", [0.9, 0.98, 1.0])
 def test_groups_equal_those_of_all_pairs(store: Store, copied: View, threshold: float) -> None:
-    found = duplicates(store, store.view("clips", "tiny"), threshold)
+    clips = duplicates(store, store.view("clips", "tiny"), threshold)
     groups, chains, nearest = naive_groups(store, copied, threshold)
-    assert len(chains) > 0 and grouped(found) == groups
-    assert found["group"].unique().to_list() == list(range(1, len(groups) + 1))
-    assert dict(zip(found["clip"], found["similarity"], strict=True)) == pytest.approx(nearest, abs=1e-6)
+    assert len(chains) > 0 and grouped(clips) == groups
+    assert clips["group"].unique().to_list() == list(range(1, len(groups) + 1))
+    assert dict(zip(clips["clip"], clips["similarity"], strict=True)) == pytest.approx(nearest, abs=1e-6)
 
 
 @pytest.mark.full
@@ -99,16 +99,16 @@ def test_copies_in_other_blocks_are_found(store: Store, fill: Fill) -> None:
     order = rng.permutation(4500)
     columns = {"video": [f"v{at}.mp4" for at in range(9000)]}
     fill(store, np.concatenate([first, first[order]]), [f"c{at}" for at in range(9000)], columns=columns, shard=4096)
-    found = duplicates(store, store.view("clips", "tiny"), 0.9999)
+    clips = duplicates(store, store.view("clips", "tiny"), 0.9999)
     expected = {frozenset({f"c{one}", f"c{4500 + at}"}) for at, one in enumerate(order.tolist())}
-    assert grouped(found) == expected
+    assert grouped(clips) == expected
 
 
 def test_clips_of_one_video_are_not_duplicates_of_each_other(store: Store, fill: Fill) -> None:
     vectors = np.ones((5, 4), np.float32)
     fill(store, vectors, list("abcde"), columns={"video": ["one", "one", None, None, "one"]})
-    found = duplicates(store, store.view("clips", "tiny"))
-    assert sorted(found["clip"]) == list("abcde")  # connected by the clips of unknown video
+    clips = duplicates(store, store.view("clips", "tiny"))
+    assert sorted(clips["clip"]) == list("abcde")  # connected by the clips of unknown video
     store_of_one = Store.open(store.path.with_name("other"), create=True)
     fill(store_of_one, vectors, list("abcde"), columns={"video": ["one"] * 5})
     assert duplicates(store_of_one, store_of_one.view("clips", "tiny")).height == 0
@@ -119,9 +119,9 @@ def test_against_split_keeps_the_groups_that_leak(store: Store, copied: View) ->
     groups, chains, _ = naive_groups(store, copied, 0.9)
     leaking = {chain for chain in chains if len({split[clip] for clip in chain} - {None}) > 1}
     assert 0 < len(leaking) < len(chains)
-    found = duplicates(store, store.view("clips", "tiny"), 0.9, against="split")
-    assert grouped(found) == {group for group in groups if any(group <= chain for chain in leaking)}
-    assert dict(found.select("clip", "split").iter_rows()) == {c: split[c] for chain in leaking for c in chain}
+    clips = duplicates(store, store.view("clips", "tiny"), 0.9, against="split")
+    assert grouped(clips) == {group for group in groups if any(group <= chain for chain in leaking)}
+    assert dict(clips.select("clip", "split").iter_rows()) == {c: split[c] for chain in leaking for c in chain}
 
 
 @pytest.mark.parametrize("by", ["exact", "index"])
@@ -132,27 +132,22 @@ def test_a_group_has_only_duplicates_of_its_first_clip(store: Store, fill: Fill,
     columns = {"video": ["one", "two", "one", "three"], "split": ["train", "train", "train", "test"]}
     view = fill(store, vectors, list("ABCD"), columns=columns)
     build_index(store, view)
-    found = duplicates(store, store.view("clips", "tiny"), 0.9, by=by)
-    rows = found.select("group", "clip", "copy").rows()
+    clips = duplicates(store, store.view("clips", "tiny"), 0.9, by=by)
+    rows = clips.select("group", "clip", "copy").rows()
     assert rows == [(1, "A", "D"), (1, "D", "A"), (1, "B", "D"), (2, "C", "B")]
     leaking = duplicates(store, store.view("clips", "tiny"), 0.9, "split", by)
     assert leaking.filter(split="train")["clip"].to_list() == ["A", "B", "C"], "chains count across splits"
 
 
-def test_duplicates_from_the_command_line(
-    store: Store, copied: View, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    start = ["duplicates", "--store", str(store.path), "--view", "tiny", "--threshold", "0.9"]
+def test_duplicates_from_the_command_line(store: Store, copied: View, tmp_path: Path, run: Run) -> None:
+    start, out = ["duplicates", "--store", store.path, "--view", "tiny", "--threshold", 0.9], tmp_path / "d.parquet"
     groups, _, nearest = naive_groups(store, copied, 0.9)
-    assert main([*start, "--json"]) == 0
-    answer = json.loads(capsys.readouterr().out)
+    answer = run(*start, "--json").json
     assert answer["groups"] == len(groups) and {one["clip"] for one in answer["clips"]} == set(nearest)
-    assert main([*start, "--out", str(tmp_path / "duplicates.parquet")]) == 0
     title = f"{len(groups)} groups, {len(nearest)} clips with a copy at 0.9 or above in tiny"
-    assert capsys.readouterr().out == f"{tmp_path / 'duplicates.parquet'}: {title}\n"
-    assert set(pl.read_parquet(tmp_path / "duplicates.parquet")["clip"]) == set(nearest)
-    assert main(start) == 0
-    printed = capsys.readouterr().out
+    assert run(*start, "--out", out) == (0, f"{out}: {title}\n", "")
+    assert set(pl.read_parquet(out)["clip"]) == set(nearest)
+    printed = run(*start).out
     assert title in printed and "clip_50_0_1" in printed
     refused = {
         ("--against", "fold"): "clips have no column 'fold': the catalog has key, row, video, split",
@@ -162,9 +157,9 @@ def test_duplicates_from_the_command_line(
         ("--out", "duplicates.txt"): "duplicates.txt is none of .parquet, .csv, .jsonl",
     }
     for words, why in refused.items():
-        assert why in error(capsys, *start, *words)
+        assert why in error(run, *start, *words)
     build_index(store, copied)
-    assert "compares embedding, not tokens" in error(capsys, *start, "--by", "index", "--feature", "tokens")
+    assert "compares embedding, not tokens" in error(run, *start, "--by", "index", "--feature", "tokens")
 
 
 STEPS = ["chop"] * 40 + ["whisk"] * 7 + ["lone"] + [None] * 3 + ["fry"] * 21
@@ -191,18 +186,18 @@ def naive_neighbours(
         if status[row] == 1:
             vector = view.read("embedding", np.array([row]), dtype="float32")[0].astype(np.float64)
             unit[key] = vector / np.sqrt(np.sum(vector * vector))
-    known = {row["key"]: row for row in frame.iter_rows(named=True) if row["key"] in unit and row["step"]}
-    found = {}
-    for one, mine in known.items():
+    filled = {row["key"]: row for row in frame.iter_rows(named=True) if row["key"] in unit and row["step"]}
+    neighbours = {}
+    for one, mine in filled.items():
         others = [
             (float(np.sum(unit[one] * unit[other])), theirs["row"], other)
-            for other, theirs in known.items()
+            for other, theirs in filled.items()
             if other != one and mine["step"] == theirs["step"]
             if not (other_videos and mine["video"] is not None and mine["video"] == theirs["video"])
         ]
         others.sort(key=lambda at: (-at[0], at[1]))
-        found[one] = [(other, cosine) for cosine, _, other in others[:k]]
-    return found
+        neighbours[one] = [(other, cosine) for cosine, _, other in others[:k]]
+    return neighbours
 
 
 def check_neighbours(out: Path, expected: dict[str, list[tuple[str, float]]]) -> None:
@@ -274,16 +269,13 @@ def test_a_killed_run_resumes_with_the_same_file(store: Store, fill: Fill, tmp_p
     assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes() and not folder.exists()
 
 
-def test_neighbours_from_the_command_line(
-    store: Store, steps: View, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    start = ["neighbours", "--store", str(store.path), "--view", "tiny", "--out", str(tmp_path / "n.parquet")]
-    assert main([*start, "-k", "3", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["clips"] == 67
-    check_neighbours(tmp_path / "n.parquet", naive_neighbours(store, steps, 3))
-    assert main([*start, "--within", "video", "--other-videos"]) == 0
-    assert pl.read_parquet(tmp_path / "n.parquet")["neighbours"].list.len().max() == 0
-    capsys.readouterr()
+def test_neighbours_from_the_command_line(store: Store, steps: View, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "n.parquet"
+    start = ["neighbours", "--store", store.path, "--view", "tiny", "--out", out]
+    assert run(*start, "-k", 3, "--json").json["clips"] == 67
+    check_neighbours(out, naive_neighbours(store, steps, 3))
+    assert run(*start, "--within", "video", "--other-videos").status == 0
+    assert pl.read_parquet(out)["neighbours"].list.len().max() == 0
     refused = {
         ("--within", "stop"): "clips have no column 'stop': the catalog has key, row, step, video",
         ("--within", "key"): "--within key: the output needs that name itself",
@@ -292,7 +284,7 @@ def test_neighbours_from_the_command_line(
         ("--feature", "tokens"): "has no embedding called tokens",
     }
     for words, why in refused.items():
-        assert why in error(capsys, *start, *words)
+        assert why in error(run, *start, *words)
 
 
 CATEGORIES = ["Actions", "Visuals", "Tools/Equipment"]
@@ -314,7 +306,7 @@ def naive_negatives(
 
     unit_text = {words: unit(vector) for words, vector in text.items()}
     average = {(a, b): (unit(clip[a]) + unit(clip[b])) / 2 for a, b in pairs}
-    found = []
+    negatives_of = []
     for row in rows:
         distances = []
         for place, pair in enumerate(pairs):
@@ -337,8 +329,8 @@ def naive_negatives(
             chosen.append(pairs[place])
             if len(chosen) == 3:
                 break
-        found.append(chosen)
-    return found
+        negatives_of.append(chosen)
+    return negatives_of
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
@@ -412,7 +404,7 @@ def big_world(
     near[::5] = near[rng.integers(pairs, size=len(near[::5]))]
     says = rng.normal(size=(12, 32))
     texts = [f"text {at}" for at in range(2 * pairs)]
-    said = says[rng.integers(12, size=2 * pairs)] + 0.45 * rng.normal(size=(2 * pairs, 32))
+    vectors = says[rng.integers(12, size=2 * pairs)] + 0.45 * rng.normal(size=(2 * pairs, 32))
     rows = []
     for _ in range(pairs):
         one, other = rng.choice(pairs, 2, replace=False)
@@ -421,7 +413,7 @@ def big_world(
             category = CATEGORIES[rng.integers(3)]
             rows.append(StatedDifference((clips[one], clips[other]), category, words))
     clip = dict(zip(clips, near.astype(np.float32), strict=True))
-    return rows, clip, dict(zip(texts, said.astype(np.float32), strict=True))
+    return rows, clip, dict(zip(texts, vectors.astype(np.float32), strict=True))
 
 
 def as_true_by_number(text: str, category: str, own: Pair, other: Pair) -> bool:
@@ -488,7 +480,7 @@ def test_the_threshold_is_strict() -> None:
 def naive_random(rows: list[StatedDifference], seed: int) -> list[list[tuple[str, str]]]:
     """Return V3 negatives by the protocol, drawn from the same random source in the same order."""
     clips = list(dict.fromkeys(clip for row in rows for clip in row.pair))
-    found = []
+    triples = []
     for row in rows:
         source = random.Random(json.dumps([seed, *row.pair, row.category, row.text]))
         keep_reference = source.random() < 0.5
@@ -498,8 +490,8 @@ def naive_random(rows: list[StatedDifference], seed: int) -> list[list[tuple[str
             if pair[0] == pair[1] or pair in (row.pair, row.pair[::-1]) or len(chosen) == 3:
                 continue
             chosen.append(pair)
-        found.append(chosen)
-    return found
+        triples.append(chosen)
+    return triples
 
 
 def test_v3_equals_the_naive_draw() -> None:

@@ -55,9 +55,9 @@ def test_tokens_are_averaged(store: Store, dtype: str) -> None:
     tokens = np.random.default_rng(5).normal(size=(40, 6, 64)).astype(np.float32)
     view = filled_view(store, {"tokens": tokens}, dtype)
     expected, _ = naive_map(tokens.mean(axis=1))
-    found, _ = project(view, np.arange(40))
-    signs = np.sign((found * expected).sum(axis=0))
-    np.testing.assert_allclose(found, expected * signs, atol=0.02)
+    xy, _ = project(view, np.arange(40))
+    signs = np.sign((xy * expected).sum(axis=0))
+    np.testing.assert_allclose(xy, expected * signs, atol=0.02)
 
 
 @pytest.mark.full

@@ -22,12 +22,12 @@ def naive(store: Store, view: View, rows: np.ndarray, queries: np.ndarray, k: in
     """Return all cosines in float64, sorted, the lower row first among equals; -1 and -inf after the last."""
     unit = view.read("embedding", rows, dtype="float32").astype(np.float64)
     unit /= np.sqrt(np.sum(unit * unit, axis=1))[:, None]
-    found, cosines = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf)
+    hits, cosines = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf)
     for at, query in enumerate(queries.astype(np.float64)):
         all_of_them = np.sum(unit * query, axis=1)
         order = np.lexsort((rows, -all_of_them))[:k]
-        found[at, : len(order)], cosines[at, : len(order)] = rows[order], all_of_them[order]
-    return found, cosines
+        hits[at, : len(order)], cosines[at, : len(order)] = rows[order], all_of_them[order]
+    return hits, cosines
 
 
 def unit(values: np.ndarray) -> np.ndarray:
@@ -49,9 +49,9 @@ def test_exact_search_equals_float64(
     check(store, view, rows, unit(rng.normal(size=(queries, 12))), k)
 
 
-def check(store: Store, view: View, rows: np.ndarray, asked: np.ndarray, k: int) -> None:
-    hits, cosines = search_exactly(view, "embedding", rows, asked, k)
-    expected, expected_cosines = naive(store, view, rows, asked, k)
+def check(store: Store, view: View, rows: np.ndarray, queries: np.ndarray, k: int) -> None:
+    hits, cosines = search_exactly(view, "embedding", rows, queries, k)
+    expected, expected_cosines = naive(store, view, rows, queries, k)
     np.testing.assert_array_equal(hits, expected)
     np.testing.assert_array_equal(cosines, expected_cosines.astype(np.float32))
 
@@ -84,13 +84,13 @@ def test_neighbours_equal_those_of_faiss_flat(tmp_path: Path, fill: Fill, dtype:
     values = rng.normal(size=(3000, 64)).astype(np.float32)
     store = Store.open(tmp_path / "features", create=True)
     view = fill(store, values, [f"c{at}" for at in range(3000)], shard=1024, dtype=dtype)
-    rows, asked = filled_rows(view), unit(rng.normal(size=(200, 64)))
+    rows, queries = filled_rows(view), unit(rng.normal(size=(200, 64)))
     index = faiss.IndexFlatIP(64)
     index.add(normalised(view, "embedding", rows).astype(np.float32))
-    similarities, theirs = index.search(asked, 10)
-    found, cosines = search_exactly(view, "embedding", rows, asked, 10)
+    similarities, theirs = index.search(queries, 10)
+    hits, cosines = search_exactly(view, "embedding", rows, queries, 10)
     np.testing.assert_allclose(cosines, similarities, atol=2e-6)
-    differ = found != theirs  # only if two cosines are equal in FAISS's precision
+    differ = hits != theirs  # only if two cosines are equal in FAISS's precision
     assert differ.mean() < 0.01
     np.testing.assert_allclose(cosines[differ], similarities[differ], atol=2e-6)
 
@@ -114,15 +114,15 @@ def test_the_best_come_first(vectors: list[list[int]], asking: int, k: int, bloc
     """Small whole numbers give many equal cosines and products without rounding."""
     all_of = np.array(vectors, np.float32)
     rows, apart = np.arange(len(all_of)) * 3, np.arange(len(all_of)) // 2
-    asked, mine = all_of[:asking], apart[:asking]
+    queries, mine = all_of[:asking], apart[:asking]
     parts = [slice(start, start + block) for start in range(0, len(all_of), block)]
-    found, cosines = nearest_of(asked, mine, ((rows[some], all_of[some], apart[some]) for some in parts), k)
-    for at in range(len(asked)):
+    hits, cosines = nearest_of(queries, mine, ((rows[some], all_of[some], apart[some]) for some in parts), k)
+    for at in range(len(queries)):
         others = [other for other in range(len(all_of)) if apart[other] != mine[at]]
-        others.sort(key=lambda other: (-float(all_of[other] @ asked[at]), other))  # noqa: B023
+        others.sort(key=lambda other: (-float(all_of[other] @ queries[at]), other))  # noqa: B023
         expected = [other * 3 for other in others[:k]]
-        assert found[at].tolist() == expected + [-1] * (k - len(expected))
-        expected_cosines = [float(all_of[other] @ asked[at]) for other in others[:k]]
+        assert hits[at].tolist() == expected + [-1] * (k - len(expected))
+        expected_cosines = [float(all_of[other] @ queries[at]) for other in others[:k]]
         assert cosines[at].tolist() == expected_cosines + [-np.inf] * (k - len(expected_cosines))
 
 
@@ -143,7 +143,7 @@ def view(store: Store, fill: Fill, request: pytest.FixtureRequest) -> View:
 
 
 @pytest.fixture
-def asked(store: Store, view: View) -> tuple[np.ndarray, np.ndarray]:
+def queries_and_rows(store: Store, view: View) -> tuple[np.ndarray, np.ndarray]:
     """40 queries, and 12 rows to compare with each, some of them missing."""
     rng = np.random.default_rng(1)
     queries = normalised(view, "embedding", filled_rows(view)[:40]).astype(np.float32)
@@ -160,22 +160,26 @@ def read(store: Store, view: View, queries: np.ndarray, rows: np.ndarray) -> np.
     return exact
 
 
-def test_mapped_rows_give_the_same_cosines(store: Store, view: View, asked: tuple[np.ndarray, np.ndarray]) -> None:
-    queries, rows = asked
+def test_mapped_rows_give_the_same_cosines(
+    store: Store, view: View, queries_and_rows: tuple[np.ndarray, np.ndarray]
+) -> None:
+    queries, rows = queries_and_rows
     expected, hits = read(store, view, queries, rows), RowComparer(view, "embedding", filled_rows(view))
     for _ in range(20):  # first from the store, then mapped
         np.testing.assert_array_equal(hits.cosines(queries, rows), expected)
 
 
 @pytest.mark.parametrize("view", ["float32"], indirect=True)
-def test_a_replaced_shard_is_mapped_again(store: Store, view: View, asked: tuple[np.ndarray, np.ndarray]) -> None:
-    queries, rows = asked
-    found = RowComparer(view, "embedding", filled_rows(view))
-    before = [found.cosines(queries, rows) for _ in range(2)][-1]
+def test_a_replaced_shard_is_mapped_again(
+    store: Store, view: View, queries_and_rows: tuple[np.ndarray, np.ndarray]
+) -> None:
+    queries, rows = queries_and_rows
+    comparer = RowComparer(view, "embedding", filled_rows(view))
+    before = [comparer.cosines(queries, rows) for _ in range(2)][-1]
     with store.lock():
         view.withdraw(np.arange(SHARD))
         view.write_shard(0, np.arange(SHARD), {"embedding": random_vectors(2)[:SHARD]}, {})
-    now = found.cosines(queries, rows)
+    now = comparer.cosines(queries, rows)
     np.testing.assert_array_equal(now, read(store, view, queries, rows))
     changed = (rows >= 0) & (rows < SHARD)
     assert (now != before)[changed].all() and (now == before)[~changed].all()
@@ -184,25 +188,25 @@ def test_a_replaced_shard_is_mapped_again(store: Store, view: View, asked: tuple
 def test_the_nearest_rows_come_first(store: Store, clips: View) -> None:
     build_index(store, clips)
     rows = np.array([5, 0, 28, 6])
-    found, cosines = neighbours(store, clips, rows, 30)
-    assert found.shape == cosines.shape == (4, 30)
-    assert (found[:, 26:] == -1).all() and np.isneginf(cosines[:, 26:]).all()
+    hits, cosines = neighbours(store, clips, rows, 30)
+    assert hits.shape == cosines.shape == (4, 30)
+    assert (hits[:, 26:] == -1).all() and np.isneginf(cosines[:, 26:]).all()
     everyone = set(np.flatnonzero(clips.status() == 1))
-    for row, own in zip(rows, found, strict=True):
-        assert set(own[:26]) == everyone - {row}
-    assert (found[0, 0], found[3, 0]) == (6, 5)
+    for row, nearest in zip(rows, hits, strict=True):
+        assert set(nearest[:26]) == everyone - {row}
+    assert (hits[0, 0], hits[3, 0]) == (6, 5)
     assert (np.diff(cosines[:, :26]) <= 0).all()
 
 
 def test_neighbours_can_be_restricted_to_the_same_step(store: Store, clips: View) -> None:
     rows = np.array([5, 0, 28, 6, 0])
-    found, cosines = neighbours(store, clips, rows, 9, same="step")  # needs no index
+    hits, cosines = neighbours(store, clips, rows, 9, same="step")  # needs no index
     filled, all_of_them = all_cosines(clips)
-    for row, own, near in zip(rows, found, cosines, strict=True):
+    for row, nearest, near in zip(rows, hits, cosines, strict=True):
         to_row = dict(zip(filled.tolist(), all_of_them[filled == row][0].tolist(), strict=True))
         alike = [other for other in to_row if other % 3 == row % 3 and other != row]
         order = sorted(alike, key=lambda at: -to_row[at])[:9]  # noqa: B023
-        assert own.tolist() == order + [-1] * (9 - len(order))
+        assert nearest.tolist() == order + [-1] * (9 - len(order))
         np.testing.assert_allclose(near[: len(order)], [to_row[at] for at in order], atol=1e-6)
 
 
@@ -218,5 +222,5 @@ def test_unusable_neighbours_requests_are_refused(store: Store, clips: View) -> 
 def test_a_row_without_a_step_has_no_neighbours(store: Store, fill: Fill) -> None:
     vectors = np.eye(4, dtype=np.float32) + 1
     view = fill(store, vectors, list("abcd"), columns={"step": ["x", None, "x", None]})
-    found, _ = neighbours(store, view, np.arange(4), 1, same="step")
-    assert found.tolist() == [[2], [-1], [0], [-1]]
+    hits, _ = neighbours(store, view, np.arange(4), 1, same="step")
+    assert hits.tolist() == [[2], [-1], [0], [-1]]

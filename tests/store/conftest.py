@@ -40,15 +40,19 @@ class Ended(NamedTuple):
 Run = Callable[..., Ended]
 
 
-def run(capsys: pytest.CaptureFixture[str], *words: object) -> Ended:
-    """Run `python -m store` with these words."""
-    return Ended(main([str(word) for word in words]), *capsys.readouterr())
+def ended(capsys: pytest.CaptureFixture[str], main: Callable[[list[str]], int], *words: object) -> Ended:
+    """Run a command with these words."""
+    try:
+        status = main([str(word) for word in words])
+    except SystemExit as ending:  # of the parser
+        status = int(ending.code or 0)
+    return Ended(status, *capsys.readouterr())
 
 
-@pytest.fixture(name="run")
-def command(capsys: pytest.CaptureFixture[str]) -> Run:
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Return a function that runs `python -m store` with words."""
-    return partial(run, capsys)
+    return partial(ended, capsys, main)
 
 
 def opened(view: View, **options: Any) -> View:

@@ -70,13 +70,13 @@ def serve() -> None:
 
 def _kill_at(number: int, operations: list[str]) -> None:
     """Kill this process just before that one of its operations."""
-    left, guard = [number], threading.Lock()
+    steps, guard = [number], threading.Lock()
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
             with guard:
-                left[0] -= 1
-                if left[0] <= 0:
+                steps[0] -= 1
+                if steps[0] <= 0:
                     os.kill(os.getpid(), signal.SIGKILL)
             return real(*arguments, **options)
 

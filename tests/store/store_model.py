@@ -192,6 +192,6 @@ def _fill(store: Store, command: dict[str, Any]) -> None:
             }
             for place, wrong in enumerate(unfit.values(), len(here)):
                 values[MAIN][place, -1, -1] = {"NaN": np.nan, "infinity": np.inf}[wrong]
-            given = np.array([rows[key] for key in [*here, *unfit]], np.int64)
+            numbers = np.array([rows[key] for key in [*here, *unfit]], np.int64)
             reasons = {rows[key]: bad[key] for key in failed if key not in unfit}
-            view.write_shard(shard, given, values, reasons, {"n": len(keys)})
+            view.write_shard(shard, numbers, values, reasons, {"n": len(keys)})

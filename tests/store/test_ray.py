@@ -13,7 +13,7 @@ from ray.data.datasource import ReadTask
 
 from stepdiff_core.workers.cluster import local_ray
 from store import Store, View
-from store.io.records import OK
+from store.io.reader import OK
 from store.ray import ViewDatasource, read_view
 from tests.store.test_ray_plan import ABOUT, KEYS, write
 
@@ -69,13 +69,13 @@ def test_batches_are_arrays_of_the_stored_shape_and_dtype(
 
 
 def test_each_row_is_read_once_though_a_worker_is_killed(view: View, tmp_path: Path) -> None:
-    store, kills, done = Store.open(view.paths.store), tmp_path, np.flatnonzero(view.status() == OK)
+    kills, done = tmp_path, np.flatnonzero(view.status() == OK)
 
     class Killing(ViewDatasource):
         """Its second and third task end their worker once, after some of their blocks."""
 
-        def get_read_tasks(self, *given: Any, **more: Any) -> list[Any]:
-            tasks = super().get_read_tasks(*given, **more)
+        def get_read_tasks(self, *arguments: Any, **more: Any) -> list[Any]:
+            tasks = super().get_read_tasks(*arguments, **more)
             return [ReadTask(killing(task, number), task.metadata, task.schema) for number, task in enumerate(tasks)]
 
     def killing(task: Any, number: int) -> Any:
@@ -91,7 +91,7 @@ def test_each_row_is_read_once_though_a_worker_is_killed(view: View, tmp_path: P
 
         return read_view
 
-    source = Killing(store, "clips", "net", ["embedding"], None, (), None, None, "first")
+    source = Killing(view, ["embedding"], columns=())
     arrays = joined(ray.data.read_datasource(source, override_num_blocks=4))
     assert sorted(path.name for path in kills.iterdir()) == ["1", "2"]
     assert arrays["key"].tolist() == [KEYS[row] for row in done]

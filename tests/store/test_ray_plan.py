@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from stepdiff_core.errors import StepDiffError
 from store import Feature, Store, View
 from store.format.layout import ViewPaths
-from store.io.records import OK
+from store.io.reader import OK
 from store.ray import ViewDatasource
 from store.verbs.options import DropOptions
 from store.verbs.removal import drop
@@ -61,8 +61,8 @@ def context() -> Iterator[ray.data.DataContext]:
 
 
 def source(store: Store, view: str = "small", features: Any = None, **options: Any) -> ViewDatasource:
-    given = {"filter": None, "columns": None, "rows": None, "dtype": None, "check": "first", **options}
-    return ViewDatasource(store, "clips", view, features, **given)
+    check = options.pop("check", "first")
+    return ViewDatasource(store.view("clips", view, check), features, **options)
 
 
 def blocks(reading: ViewDatasource, parallelism: int) -> list[list[pa.Table]]:
@@ -107,12 +107,12 @@ def test_rows_order_and_values_equal_those_of_view_read(
     for feature in features if tables else ():
         stored = FORMS[feature].dtype
         if stored == "int8" and dtype is None:
-            wanted = dict(zip((feature, f"{feature}_scale"), view.read_quantised(feature, at), strict=True))
+            expected_arrays = dict(zip((feature, f"{feature}_scale"), view.read_quantised(feature, at), strict=True))
         elif stored == "int8":
-            wanted = {feature: view.read(feature, at, dtype=dtype)}
+            expected_arrays = {feature: view.read(feature, at, dtype=dtype)}
         else:
-            wanted = {feature: view.read(feature, at).astype(dtype or stored)}
-        for column, values in wanted.items():
+            expected_arrays = {feature: view.read(feature, at).astype(dtype or stored)}
+        for column, values in expected_arrays.items():
             joined = np.concatenate([table[column].combine_chunks().to_numpy() for table in tables])
             assert joined.dtype == values.dtype and np.array_equal(joined, values)
 

@@ -67,13 +67,13 @@ def test_batches_contain_the_rows_as_stored(view: View, keep: int | None) -> Non
 
 def test_buffers_are_reused_after_keep_further_batches(view: View) -> None:
     batches = Batches(view, "embedding", batch_size=2, ahead=2, keep=3)
-    given: list[Batch] = []
+    batches_so_far: list[Batch] = []
     for batch in batches:
-        given.append(batch)
+        batches_so_far.append(batch)
         time.sleep(0.002)  # the reader continues meanwhile
-        for held in given[-3:]:
+        for held in batches_so_far[-3:]:
             assert (held.arrays["embedding"] == view.read("embedding", held.rows)).all()
-    assert len({batch.arrays["embedding"].ctypes.data for batch in given}) == 5
+    assert len({batch.arrays["embedding"].ctypes.data for batch in batches_so_far}) == 5
     whole = list(Batches(view, "embedding", batch_size=2, keep=None))
     assert all((batch.arrays["embedding"] == view.read("embedding", batch.rows)).all() for batch in whole)
 

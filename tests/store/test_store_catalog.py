@@ -224,8 +224,8 @@ def index_of(keys: list[str], first: int = 0) -> KeyIndex:
 
 
 def find(index: KeyIndex, keys: list[str]) -> list[int]:
-    wanted = pack(keys)
-    return index.find(wanted, wanted.hashes(), np.arange(len(keys))).tolist()
+    packed = pack(keys)
+    return index.find(packed, packed.hashes(), np.arange(len(keys))).tolist()
 
 
 @given(st.lists(st.text("ab_0", min_size=1), unique=True, min_size=1), st.data())
@@ -235,8 +235,8 @@ def test_an_index_finds_the_same_rows_as_a_dict(keys: list[str], data: st.DataOb
     index = in_memory(HERE, built(0, packed, {}))
     assert (index.first, index.end) == (0, len(keys))
     rows = {key: row for row, key in enumerate(keys)}
-    wanted = [*reversed(keys), "", "abc", *data.draw(st.lists(st.text("ab_0")))]
-    assert find(index, wanted) == [rows.get(key, -1) for key in wanted]
+    sought = [*reversed(keys), "", "abc", *data.draw(st.lists(st.text("ab_0")))]
+    assert find(index, sought) == [rows.get(key, -1) for key in sought]
     assert index.keys(np.arange(len(keys))) == keys
 
 

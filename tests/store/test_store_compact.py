@@ -1,6 +1,5 @@
 """Compaction: at every moment each row and each failure is readable once; committed data is unchanged."""
 
-import json
 import os
 import shutil
 import threading
@@ -16,10 +15,10 @@ import pytest
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.locks import locked
 from store import Store, View
-from store.__main__ import main
 from store.verbs.compact import compact
 from store.verbs.options import CompactOptions
 from store.verbs.verify import verify
+from tests.store.conftest import Run
 
 Make = Callable[..., Any]
 ROWS = 40
@@ -123,7 +122,7 @@ def test_every_row_is_readable_once_at_every_moment(view: View, fill: Make) -> N
     assert not wrong and len(view.catalog) == ROWS + 25
 
 
-def test_only_orphans_are_deleted(view: View, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_orphans_are_deleted(view: View, run: Run) -> None:
     path = view.paths.store
     before = content(path)
     compacted(view)
@@ -142,8 +141,7 @@ def test_only_orphans_are_deleted(view: View, capsys: pytest.CaptureFixture[str]
         file.write_bytes(b"0123456789")
     old = time.time() - 3 * 24 * 3600
     os.utime(orphans[0].parent, (old, old))
-    assert main(["compact", str(path), "--json"]) == 0
-    record = json.loads(capsys.readouterr().out)
+    record = run("compact", path, "--json").json
     assert (record["orphans"], record["orphan_bytes"]) == (6, 60)
     locks = {view.paths.lock(9)}
     assert {file for file in path.rglob("*") if file.is_file()} - locks == kept | set(mine)
@@ -162,14 +160,14 @@ def test_a_shard_whose_writer_still_runs_is_unchanged(view: View) -> None:
     assert (compacted(view)["failure_files"], view.paths.checksum(9).exists()) == (1, False)
 
 
-def test_damage_stops_compaction_before_anything_is_deleted(view: View, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damage_stops_compaction_before_anything_is_deleted(view: View, run: Run) -> None:
     path = view.paths.store
     part = view.catalog.parts()[3]
     good = part.read_bytes()
     part.write_bytes(good[:-9])
     files = {file for file in path.rglob("*") if file.is_file()}
-    assert main(["compact", str(path)]) == 2
-    assert "000000000015.parquet is not as it was written" in capsys.readouterr().err
+    status, _, error = run("compact", path)
+    assert status == 2 and "000000000015.parquet is not as it was written" in error
     assert files == {file for file in path.rglob("*") if file.is_file()}
     part.write_bytes(good)
     compacted(view)

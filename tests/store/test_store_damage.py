@@ -110,8 +110,8 @@ def test_a_flipped_byte_or_a_cut_in_any_file_is_found(every_file: View, places: 
                 assert clips or unnamed
                 for index in every_file.catalog.folder.glob("*.keys") if path in every_file.catalog.parts() else ():
                     index.unlink()  # else it answers instead of the part
-                for given, right in zip(answers(every_file), whole, strict=True) if places > 1 else ():
-                    assert given in (None, right), f"byte {at} of {path} is silently wrong"
+                for answer, right in zip(answers(every_file), whole, strict=True) if places > 1 else ():
+                    assert answer in (None, right), f"byte {at} of {path} is silently wrong"
                 path.write_bytes(good)
     assert answers(every_file) == whole and damaged(every_file) == (set(), set())
 
@@ -161,15 +161,15 @@ def test_a_card_cannot_name_a_file_in_another_folder(every_file: View) -> None:
 
 def test_uncovered_files_are_listed(every_file: View, run: Run) -> None:
     store = every_file.paths.store
-    left = {"indexes/clips/old.faiss", "annotations/captions/abc/lock.json", "annotations/notes.txt"}
-    for name in left:
+    uncovered = {"indexes/clips/old.faiss", "annotations/captions/abc/lock.json", "annotations/notes.txt"}
+    for name in uncovered:
         (store / name).write_bytes(b"no card names it")
     status, out, _ = run("verify", store)
     line = out.splitlines()[-1]
     assert status == 0 and line.startswith("not covered: 3 files without a checksum (")
-    assert all(text in line for text in (*left, *NOT_COVERED)) and "videos" in line
+    assert all(text in line for text in (*uncovered, *NOT_COVERED)) and "videos" in line
     record = run("verify", store, "--json").json["not_covered"]
-    assert set(record["files"]) == left and record["never"] == list(NOT_COVERED)
+    assert set(record["files"]) == uncovered and record["never"] == list(NOT_COVERED)
 
 
 @pytest.mark.parametrize(
@@ -192,15 +192,15 @@ def test_the_damaged_clips_are_named(every_file: View, file: str, at: int, clips
 
 def test_the_verify_command_lists_damage_and_exits_with_1(every_file: View, run: Run) -> None:
     path = every_file.paths.store
-    whole, left = run("verify", path).out.splitlines()
-    assert whole == f"{path} is whole" and left == f"not covered: {'; '.join(NOT_COVERED)}"
+    whole, last_line = run("verify", path).out.splitlines()
+    assert whole == f"{path} is whole" and last_line == f"not covered: {'; '.join(NOT_COVERED)}"
     flip(every_file.paths.shard("tokens", 1, 3), 0)
     assert run("verify", path).out.splitlines() == [
         "arrays.zarr/clips/net/tokens/c/1/0/0 has 1 rows that are not as they were written: c4",
         "damaged files: 1, clips: 1",
         f"what to do: run python -m store verify {path} --withdraw, then repeat the command that filled the view: it "
         "computes what is absent",
-        left,
+        last_line,
     ]
     ended = run("verify", path, "--json")
     record = ended.json
@@ -230,8 +230,8 @@ def withdraw(view: View, run: Run) -> list[str]:
     """Run `verify --withdraw`; return the files that it withdrew. Afterwards verify finds what it did not withdraw."""
     status, out, _ = run("verify", view.paths.store, "--withdraw", "--json")
     damage = json.loads(out)["damage"]
-    left = [one["path"] for one in damage if not one["withdrawn"]]
-    assert status == bool(left) and [one.path for one in verify(Store.open(view.paths.store))] == left
+    kept = [one["path"] for one in damage if not one["withdrawn"]]
+    assert status == bool(kept) and [one.path for one in verify(Store.open(view.paths.store))] == kept
     return [one["path"].removeprefix("arrays.zarr/clips/net/") for one in damage if one["withdrawn"]]
 
 

@@ -104,12 +104,12 @@ def content(path: Path) -> dict[Any, Any]:
     """Return what a newly opened store says of each clip: its metadata, and its state and values in each view."""
     store = Store.open(path)
     rows = store.catalog("clips").frame()
-    said: dict[Any, Any] = {("catalog", row[0]): row for row in rows.rows()}
-    said |= {("snapshot", name): True for name in store.snapshots()}
+    states: dict[Any, Any] = {("catalog", row[0]): row for row in rows.rows()}
+    states |= {("snapshot", name): True for name in store.snapshots()}
     for name in store.views("clips"):
         view = store.view("clips", name, check="always")
         with contextlib.suppress(StepDiffError):  # the file of the reasons is damaged
-            said |= {("reason", name, key): reason for key, reason in view.failures().rows()}
+            states |= {("reason", name, key): reason for key, reason in view.failures().rows()}
         for row, key in enumerate(rows["key"]):
             try:
                 state = int(view.status(np.array([row]))[0])
@@ -120,8 +120,8 @@ def content(path: Path) -> dict[Any, Any]:
                 )
             except StepDiffError:
                 state, values = -1, b""
-            said[name, key] = state, values
-    return said
+            states[name, key] = state, values
+    return states
 
 
 def damage(path: Path) -> None:
@@ -174,8 +174,8 @@ def test_after_a_kill_before_any_step_the_same_command_goes_on(
     for kill_at in [QUICK[name]] if steps == "one" else itertools.count(1, stride):
         path = tmp_path / f"killed{kill_at}"
         shutil.copytree(start, path)
-        given = [word.format(path) for word in words]
-        ended = execute(*given, kill_at=kill_at)
+        command = [word.format(path) for word in words]
+        ended = execute(*command, kill_at=kill_at)
         if ended == 0 and steps == "all":
             break
         assert ended == -signal.SIGKILL
@@ -186,7 +186,7 @@ def test_after_a_kill_before_any_step_the_same_command_goes_on(
             assert now.get(item) in (before.get(item), after.get(item)) or new_view or unread, kill_at
         assert verify(Store.open(path)) == [] or name == "withdraw", kill_at
         encoded(path)
-        assert execute(*given) == 0 or (name in ("drop", "tag") and content(path) == after)
+        assert execute(*command) == 0 or (name in ("drop", "tag") and content(path) == after)
         assert content(path) == after and verify(Store.open(path)) == [], kill_at
         if name == "rounds":
             committed = {int(item[1][1:]) for item, state in now.items() if item[0] == "net" and state[0] == 1}

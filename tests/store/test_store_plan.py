@@ -120,11 +120,14 @@ def test_a_plan_recommends_a_setting_and_measures_reading(make_view: Make, value
     assert planned["setting"]["bytes_per_row"] == sizes(1, with_dtype(view.features, "int8"), "int8", 1).bytes_per_row
     assert planned["statistics_bytes"] is None
     whole = plan(StorePlanOptions(clips=136e6, encoder="efficientnet-lite0"))
-    known, statistics = whole["setting"], {"statistics": Feature(ENCODERS["efficientnet-lite0"].statistics, "float32")}
+    setting, statistics = (
+        whole["setting"],
+        {"statistics": Feature(ENCODERS["efficientnet-lite0"].statistics, "float32")},
+    )
     assert whole["statistics_bytes"] == sizes(136_000_000, statistics, "float32").bytes
     assert 4096 * 136e6 < whole["statistics_bytes"] < 4128 * 136e6
-    assert (known["pool"], known["dtype"]) == (7, "int8") and "DiffMCQ" in known["cost"]
-    assert 15_700 < known["bytes_per_row"] < 16_100
+    assert (setting["pool"], setting["dtype"]) == (7, "int8") and "DiffMCQ" in setting["cost"]
+    assert 15_700 < setting["bytes_per_row"] < 16_100
     (caching,) = planned["caching"]
     assert planned["read_mb_per_second"] and caching["read_seconds"] > 0 and caching["reads"] == 2
 

@@ -184,16 +184,16 @@ def test_rows_are_returned_in_the_order_of_the_request(
     if not view.status().all():
         fill(view)
     whole = zarr.open_array(view.paths.group / name, mode="r")[:]
-    wanted = np.array(rows, np.int64)
+    numbers = np.array(rows, np.int64)
     out = np.full((len(rows), *view.features[name].shape), 9, view.features[name].dtype) if reuse else None
-    got = view.read(name, wanted, out)
-    assert got.dtype == whole.dtype and (got == whole[wanted]).all()
+    got = view.read(name, numbers, out)
+    assert got.dtype == whole.dtype and (got == whole[numbers]).all()
     assert out is None or got is out
-    assert (view.read(name, wanted, dtype="float32") == whole[wanted].astype(np.float32)).all()
-    lying = view.in_place(name, wanted)
+    assert (view.read(name, numbers, dtype="float32") == whole[numbers].astype(np.float32)).all()
+    lying = view.in_place(name, numbers)
     assert (lying is not None) == (len(rows) > 0 and set(np.diff(rows)) <= {1} and rows[0] // 8 == rows[-1] // 8)
     if lying is not None:
-        assert lying.dtype == whole.dtype and not lying.flags.writeable and (lying == whole[wanted]).all()
+        assert lying.dtype == whole.dtype and not lying.flags.writeable and (lying == whole[numbers]).all()
 
 
 def test_in_place_rows_survive_a_replaced_shard(make_view: Make) -> None:
@@ -370,15 +370,15 @@ def test_a_read_gives_the_same_bytes(make_view: Make, fill: Make, system: None, 
 
 
 @FULL
-@pytest.mark.parametrize("left", [0, 1, PAGE + 5])
-def test_a_truncated_file_is_named(make_view: Make, fill: Make, left: int) -> None:
+@pytest.mark.parametrize("more_bytes", [0, 1, PAGE + 5])
+def test_a_truncated_file_is_named(make_view: Make, fill: Make, more_bytes: int) -> None:
     view = make_view({"tokens": Feature((2, LEAST), "float16"), "embedding": Feature((7,), "float32")})
     fill(view)
     drop_from_memory(view.paths.group)
     view.read("tokens", np.array([0]), direct=True)  # the file is open and its index is read
     path = view.paths.shard("tokens", 0, 3)
     times = path.stat()
-    os.truncate(path, 4 * LEAST + left)
+    os.truncate(path, 4 * LEAST + more_bytes)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     with pytest.raises(StepDiffError, match="it ends too early|index of .* run python -m store verify"):
         view.read("tokens", np.array([0, 1]), direct=True)

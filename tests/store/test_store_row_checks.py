@@ -57,10 +57,10 @@ def shard_file(view: View, name: str, shard: int) -> Any:
 def damage(view: View, name: str, row: int) -> None:
     """Flip a bit in the middle of a row, without a change of the file's times, as bit rot does."""
     size, path = view.stored[name].row_bytes, shard_file(view, name, row // SHARD)
-    known = path.stat() if isinstance(path, Path) else None
+    times = path.stat() if isinstance(path, Path) else None
     flip(path, row % SHARD * size + size // 2)
-    if known:
-        os.utime(path, ns=(known.st_atime_ns, known.st_mtime_ns))
+    if times:
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def flips(view: View, name: str, shard: int, count: int) -> Iterator[int]:

@@ -26,20 +26,20 @@ Make = Callable[..., Any]
 @pytest.fixture
 def store(filled: View, tmp_path: Path) -> Store:
     """A store of 11 clips; c6 has failed and c9 is absent in view net, and snapshot v1 says so."""
-    found = Store.open(tmp_path / "store")
-    with found.lock():
-        found.catalog("clips").update(pl.DataFrame({"key": ["c0", "c1"], "step": ["fry", "boil"]}))
-    found.tag("v1", "the first")
-    return found
+    store = Store.open(tmp_path / "store")
+    with store.lock():
+        store.catalog("clips").update(pl.DataFrame({"key": ["c0", "c1"], "step": ["fry", "boil"]}))
+    store.tag("v1", "the first")
+    return store
 
 
 def rewrite(store: Store, values: Make, rows: list[int], seed: int = 1) -> None:
     """Withdraw rows and compute them again, with other values but for seed 0."""
-    view, wanted = store.view("clips", "net"), np.array(rows)
+    view, numbers = store.view("clips", "net"), np.array(rows)
     with store.lock():
-        view.withdraw(wanted)
-        for shard in np.unique(wanted // view.rows_per_shard).tolist():
-            here = wanted[wanted // view.rows_per_shard == shard]
+        view.withdraw(numbers)
+        for shard in np.unique(numbers // view.rows_per_shard).tolist():
+            here = numbers[numbers // view.rows_per_shard == shard]
             view.write_shard(shard, here, values(view, here, seed), {}, {"device": "cpu"})
 
 
@@ -152,7 +152,7 @@ def test_files_that_cannot_have_more_links_are_copied(
 ) -> None:
     """As those of another user, or with 65,000 links in ext4."""
 
-    def refuse(*given: Any, **named: Any) -> None:
+    def refuse(*arguments: Any, **named: Any) -> None:
         raise OSError(errno.EMLINK, "too many links")
 
     store = Store.open(tmp_path / "store")
@@ -167,7 +167,7 @@ def test_files_that_cannot_have_more_links_are_copied(
 
 @pytest.mark.parametrize("change", ["metadata", "forgotten", "compacted"])
 def test_a_tag_begins_again_where_the_store_changed_meanwhile(
-    store: Store, values: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, change: str
+    store: Store, values: Make, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     """A snapshot never has the features of one video with the metadata of another, nor a forgotten row."""
     link, calls = os.link, list[Any]()

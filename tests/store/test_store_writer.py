@@ -80,12 +80,12 @@ def test_only_the_row_that_does_not_fit_fails(
 ) -> None:
     view = make_view({"tokens": Feature((3, 5), dtype), "embedding": Feature((7,), "float32")})
     rows = np.arange(4, 8)
-    given = values(view, rows)
-    given["tokens"][2, 1, 3] = bad
-    view.write_shard(1, rows, given, {})
+    arrays = values(view, rows)
+    arrays["tokens"][2, 1, 3] = bad
+    view.write_shard(1, rows, arrays, {})
     assert view.status()[4:8].tolist() == [1, 1, 2, 1]
     assert view.failures().rows() == [("c6", reason)]
-    assert (view.read("embedding", np.array([4, 7])) == given["embedding"][[0, 3]]).all()
+    assert (view.read("embedding", np.array([4, 7])) == arrays["embedding"][[0, 3]]).all()
 
 
 def test_writing_the_same_rows_again_changes_no_file(make_view: Make, fill: Make) -> None:
@@ -152,9 +152,9 @@ def test_rows_that_do_not_fit_the_view_are_refused(
     make_view: Make, values: Make, rows: list[int], changed: Any, failures: dict[int, str], message: str
 ) -> None:
     view = make_view()
-    given = {name: array for name, array in (values(view, np.array(rows)) | changed).items() if array is not None}
+    arrays = {name: array for name, array in (values(view, np.array(rows)) | changed).items() if array is not None}
     with pytest.raises(StepDiffError, match=message):
-        view.write_shard(1, np.array(rows), given, failures)
+        view.write_shard(1, np.array(rows), arrays, failures)
     assert not view.status().any()
 
 
@@ -290,17 +290,17 @@ def test_temporary_files_of_dead_writers_are_removed(make_view: Make, fill: Make
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     mine = temporary(folder)
-    left = mine.with_name(mine.name.replace(f".{os.getpid()}.", f".{dead.pid}."))
+    dead_file = mine.with_name(mine.name.replace(f".{os.getpid()}.", f".{dead.pid}."))
     other_host = mine.with_name(mine.name.replace(socket.gethostname(), "another-host"))
     old = other_host.with_name(other_host.name[:-12] + "0" * 12)
     odd = folder / ".tmp.odd"
-    for path in (mine, left, other_host, old, odd):
+    for path in (mine, dead_file, other_host, old, odd):
         path.write_bytes(b"x")
     os.utime(old, (0, 0))
-    view_left = view.paths.store / left.name
+    view_left = view.paths.store / dead_file.name
     view_left.mkdir()
     with Store.open(view.paths.store).lock():
-        assert not left.exists() and not old.exists() and not view_left.exists()
+        assert not dead_file.exists() and not old.exists() and not view_left.exists()
         assert mine.exists() and other_host.exists() and odd.exists(), "those of live writers are kept"
 
 

@@ -356,7 +356,7 @@ def test_another_number_of_ranks_continues_with_the_same_samples(view: View, kin
     saved = None
     for world, steps in ((1, 3), (2, 9), (1, 2), (2, None)):
         options = [{"rank": n, "world": world, "batch_size": 4 // world} for n in range(world)]
-        readers = [Reader(view, kind, workers, given) for given in options]
+        readers = [Reader(view, kind, workers, one) for one in options]
         for reader in readers if saved else ():
             reader.load(saved)
         reading = [reader.batches(2) for reader in readers]

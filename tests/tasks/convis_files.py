@@ -38,10 +38,10 @@ def read_published_predictions(pattern: str | Path, rows: Sequence[Rating]) -> P
                 (clip_of(entry["video1"]), clip_of(entry["video2"])): float(entry["similarity"])
                 for entry in json.loads(file.read_text())
             }
-    known = [row for row in rows if row.clips in scores.get(row.concept, {})]
-    values = [scores[row.concept][row.clips] for row in known]
-    missing = Counter(row.concept for row in rows) - Counter(row.concept for row in known)
-    return Predicted(known, [[NEUTRAL if value == UNPARSED else value] for value in values], missing)
+    expected = [row for row in rows if row.clips in scores.get(row.concept, {})]
+    values = [scores[row.concept][row.clips] for row in expected]
+    missing = Counter(row.concept for row in rows) - Counter(row.concept for row in expected)
+    return Predicted(expected, [[NEUTRAL if value == UNPARSED else value] for value in values], missing)
 
 
 def ordinal_alphas(file: Path) -> list[float]:

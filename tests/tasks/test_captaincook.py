@@ -18,13 +18,13 @@ from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks import registry
 from stepdiff_core.tasks.benchmarks.captaincook import (
     SPLIT,
-    Step,
+    PerformedStep,
     diffcap_rows,
     read_mistakes,
     read_recorded,
     read_retrieval,
 )
-from stepdiff_core.tasks.spec import Asked
+from stepdiff_core.tasks.registry import TaskData
 from stepdiff_core.tasks.testsets import read_test_set, write_test_set
 from store import Feature, Provenance, Store
 from tests.refusals import refuses
@@ -80,7 +80,7 @@ def changed(**values: Any) -> list[dict[str, Any]]:
     return [first | {"step_annotations": [new, *steps]}, *others]
 
 
-def test_skipped_steps_and_missing_times_are_counted_and_are_no_clips(write: Callable[..., Path]) -> None:
+def test_skipped_steps_and_missing_times_are_counted(write: Callable[..., Path]) -> None:
     recorded = read_recorded(write(changed(end_time=None)))
     assert recorded.left_out == {
         "steps without times": 1,
@@ -93,14 +93,14 @@ def test_skipped_steps_and_missing_times_are_counted_and_are_no_clips(write: Cal
 
 
 def test_a_pair_has_one_step_two_recordings_and_one_mistake(write: Callable[..., Path]) -> None:
-    asked = registry.get("captaincook-mistake").read(write())
-    found = set()
-    for row in asked.rows:
-        truth = asked.truth[row.key]
+    task_data = registry.get("captaincook-mistake").read(write())
+    results = set()
+    for row in task_data.rows:
+        truth = task_data.truth[row.key]
         flawed, right = row.clips[truth.answer], row.clips[1 - truth.answer]
-        found.add((flawed, right, truth.tags))
+        results.add((flawed, right, truth.tags))
         assert row.options == ("Video 1", "Video 2") and "mistake" in row.question
-    assert found == {
+    assert results == {
         ("1_7_2_8", "1_10_0.5_9", ("Preparation",)),
         ("1_7_2_8", "1_8_1_5", ("Preparation",)),
         ("1_7_2_8", "1_9_3_7", ("Preparation",)),
@@ -112,14 +112,14 @@ def test_a_pair_has_one_step_two_recordings_and_one_mistake(write: Callable[...,
         ("2_2_0_4", "2_1_0_4", ("Preparation",)),
         ("2_1_5_6", "2_2_5_6", ("Measurement",)),
     }
-    questions = {row.question for row in asked.rows}
+    questions = {row.question for row in task_data.rows}
     assert 'The step is: "Add 1 egg to the mug". In which video is it done with a mistake?' in questions
 
 
 def test_the_order_of_the_two_videos_depends_on_their_clips_only(write: Callable[..., Path]) -> None:
-    asked = read_mistakes(write())
+    task_data = read_mistakes(write())
     again = read_mistakes(write(RECORDINGS[::-1]))
-    assert {row.key: (row.clips, asked.truth[row.key].answer) for row in asked.rows} == {
+    assert {row.key: (row.clips, task_data.truth[row.key].answer) for row in task_data.rows} == {
         row.key: (row.clips, again.truth[row.key].answer) for row in again.rows
     }
     many = [recording(f"{name}", 1, step(PEEL, 0, 1 + name)) for name in range(20)]
@@ -130,44 +130,44 @@ def test_the_order_of_the_two_videos_depends_on_their_clips_only(write: Callable
 
 def test_accuracy_is_that_of_each_tag_and_of_all(write: Callable[..., Path]) -> None:
     benchmark = registry.get("captaincook-mistake")
-    asked = benchmark.read(write())
-    predictions = [[float(asked.truth[row.key].answer == place) for place in (0, 1)] for row in asked.rows]
-    scores = benchmark.score(asked.rows, predictions, asked.truth, 50, 0)
+    task_data = benchmark.read(write())
+    predictions = [[float(task_data.truth[row.key].answer == place) for place in (0, 1)] for row in task_data.rows]
+    scores = benchmark.score(task_data.rows, predictions, task_data.truth, 50, 0)
     assert scores["accuracy"] == scores["accuracy_without_order"] == 1 and scores["groups"] == 2
     assert {tag: own["rows"] for tag, own in scores["per_category"].items()} == {
         "Preparation": 6, "Measurement": 2, "Order": 2, "Timing": 1, "Technique": 1,
     }  # fmt: skip
-    for place, row in enumerate(asked.rows):  # wrong where the only mistake is the order
-        if asked.truth[row.key].tags == ("Order",):
+    for place, row in enumerate(task_data.rows):  # wrong where the only mistake is the order
+        if task_data.truth[row.key].tags == ("Order",):
             predictions[place] = predictions[place][::-1]
-    scores = benchmark.score(asked.rows, predictions, asked.truth, 0, 0)
+    scores = benchmark.score(task_data.rows, predictions, task_data.truth, 0, 0)
     assert (scores["accuracy"], scores["accuracy_without_order"]) == (9 / 10, 1)
     assert scores["per_category"]["Order"]["accuracy"] == 1 / 2
     assert scores["chance"] == dict(benchmark.chance)
 
 
 def test_targets_are_of_the_same_recipe_and_other_recordings(write: Callable[..., Path]) -> None:
-    asked = registry.get("captaincook-retrieval").read(write())
-    rows = {row.reference: row for row in asked.rows}
+    task_data = registry.get("captaincook-retrieval").read(write())
+    rows = {row.reference: row for row in task_data.rows}
     assert set(rows) == {"1_10_10_21.25", "1_7_2_8", "1_8_6_8", "1_8_9_15", "1_9_8_9", "2_1_5_6", "2_2_0_4"}
     assert rows["1_7_2_8"].targets == ("1_10_0.5_9", "1_10_30_40", "1_8_1_5", "1_9_3_7")
-    assert asked.truth[rows["1_7_2_8"].key].right == {"1_10_0.5_9", "1_8_1_5", "1_9_3_7"}
-    assert "left out: 1 mistakes whose step nobody does right" in asked.notes
+    assert task_data.truth[rows["1_7_2_8"].key].right == {"1_10_0.5_9", "1_8_1_5", "1_9_3_7"}
+    assert "left out: 1 mistakes whose step nobody does right" in task_data.notes
     flawed = read_retrieval(write(), flawed=True)
     assert flawed.rows[1].targets == (
         "1_10_0.5_9", "1_10_10_21.25", "1_10_30_40", "1_8_1_5", "1_8_9_15", "1_9_3_7", "1_9_8_9",
     )  # fmt: skip
-    assert flawed.truth == asked.truth
+    assert flawed.truth == task_data.truth
 
 
-def naive(asked: Asked, predictions: list[list[float]]) -> dict[str, float]:
+def naive(task_data: TaskData, predictions: list[list[float]]) -> dict[str, float]:
     """Return recall and mean rank over all orders of tied targets."""
     ranks = []
-    for row, scores in zip(asked.rows, predictions, strict=True):
+    for row, scores in zip(task_data.rows, predictions, strict=True):
         own = []
         for order in permutations(range(len(row.targets))):
             ranked = sorted(order, key=lambda place: -scores[place])
-            own.append(min(1 + at for at, p in enumerate(ranked) if row.targets[p] in asked.truth[row.key].right))
+            own.append(min(1 + at for at, p in enumerate(ranked) if row.targets[p] in task_data.truth[row.key].right))
         ranks.append(own)
     by_place = {f"recall@{k}": fmean(fmean(rank <= k for rank in own) for own in ranks) for k in (1, 5, 10)}
     inverse = fmean(fmean(1 / rank for rank in own) for own in ranks)
@@ -176,13 +176,13 @@ def naive(asked: Asked, predictions: list[list[float]]) -> dict[str, float]:
 
 def test_figures_and_chance_of_a_retrieval_equal_naive_ones(write: Callable[..., Path]) -> None:
     benchmark = registry.get("captaincook-retrieval")
-    asked = benchmark.read(write())
+    task_data = benchmark.read(write())
     draws = np.random.default_rng(3)
-    predictions = [draws.integers(3, size=len(row.targets)).tolist() for row in asked.rows]
-    scores = benchmark.score(asked.rows, predictions, asked.truth, 20, 0)
-    assert {name: scores[name] for name in benchmark.figures} == pytest.approx(naive(asked, predictions))
-    constant = [[0.0] * len(row.targets) for row in asked.rows]
-    assert scores["chance"] == pytest.approx(naive(asked, constant))
+    predictions = [draws.integers(3, size=len(row.targets)).tolist() for row in task_data.rows]
+    scores = benchmark.score(task_data.rows, predictions, task_data.truth, 20, 0)
+    assert {name: scores[name] for name in benchmark.figures} == pytest.approx(naive(task_data, predictions))
+    constant = [[0.0] * len(row.targets) for row in task_data.rows]
+    assert scores["chance"] == pytest.approx(naive(task_data, constant))
     assert scores["per_category"]["Preparation"]["rows"] == 3 and scores["rows"] == 7
 
 
@@ -264,7 +264,7 @@ def test_bad_annotations_are_refused_in_one_line(write: Callable[..., Path], rec
     ],
 )
 def test_a_description_becomes_an_instruction(description: str, instruction: str) -> None:
-    assert Step("1_1", "1", "3", description, "1_1_0_1", 0.0, 1.0, ()).instruction == instruction
+    assert PerformedStep("1_1", "1", "3", description, "1_1_0_1", 0.0, 1.0, ()).instruction == instruction
 
 
 @pytest.mark.full

@@ -131,7 +131,7 @@ def test_what_refers_to_the_other_video_leaves_no_word_behind(wanted: str) -> No
 
 
 @pytest.mark.parametrize("caption", UNCHANGED)
-def test_a_caption_without_a_difference_or_in_that_form_already_stays(caption: str) -> None:
+def test_a_caption_that_needs_no_parsing_stays(caption: str) -> None:
     assert parse(caption) == caption
 
 
@@ -239,11 +239,11 @@ def test_a_caption_declines_if_it_states_that_nothing_differs(captions: list[str
 
 
 @given(st.lists(st.sampled_from(PHRASES), max_size=12).map(" ".join))
-def test_a_caption_that_declines_still_declines_after_post_processing(caption: str) -> None:
+def test_post_processing_keeps_a_caption_that_declines(caption: str) -> None:
     assert declines(caption) == declines(parse(caption))
 
 
-def test_pairs_that_agree_are_one_question_per_category_except_in_tools() -> None:
+def test_pairs_that_agree_are_a_question_a_category() -> None:
     a, b, c = "a_0_1", "b_0_1", "c_0_1"
     rows = [
         DiffRank(a, (b, c), "Visuals", (5, 4)),
@@ -271,7 +271,7 @@ def test_log_odds_near_0_have_the_verdict_unsure() -> None:
     assert [*map(verdict, [UNSURE, *below, -UNSURE])] == ["alike", *["unsure"] * 3, "different"]
 
 
-def test_declined_and_invented_are_parts_of_the_rows_with_and_without_a_difference() -> None:
+def test_declined_and_invented_are_shares_of_their_rows() -> None:
     rows = [cap("a", "Visuals", "x"), cap("b", "Visuals", "x", "y"), cap("c", "Actions", "x"), cap("d", "Actions", "x")]
     rows += [cap("a", "Visuals"), cap("b", "Visuals"), cap("c", "Actions")]
     scores = score("diffcap", rows, [NONE, STIRS, STIRS, "", NONE, STIRS, STIRS], bootstrap=50)
@@ -304,7 +304,7 @@ def test_rows_without_a_text_affect_only_invented() -> None:
     assert only["BLEU"] is only["CIDEr"] is only["ROUGE-L"] is only["declined"] is None and only["invented"] == 0
 
 
-def test_asked_first_a_caption_is_replaced_exactly_where_yes_is_likelier_than_no() -> None:
+def test_asked_first_replaces_captions_if_yes_is_likelier() -> None:
     rows = [DiffCap("a_0_1", f"b_0_{n}", "Visuals", ("x",)) for n in range(1, 4)]
     captions = asked_first(rows, ["one", "two", "three"], [0.1, 0.0, -0.1])
     assert captions == ["There is no difference in Visuals.", "two", "three"]

@@ -37,8 +37,8 @@ def dump(path: Path, content: object) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    given = [(0, "a", 5), (0, "b", 5), (1, "a", 1), (1, "b", 2), (2, "a", 3), (3, "b", 1), (3, "a", 3)]
-    answers = [answer(PAIRS[place], person, action) for place, person, action in given]
+    arguments = [(0, "a", 5), (0, "b", 5), (1, "a", 1), (1, "b", 2), (2, "a", 3), (3, "b", 1), (3, "a", 3)]
+    answers = [answer(PAIRS[place], person, action) for place, person, action in arguments]
     dump(tmp_path / "human_annotations/vicos.user_inputs.json", answers)
     rankings = {"1_000.mp4": ["2_000.mp4", "3_001.mp4"], "4_000.mp4": ["4_002.mp4", "1_000.mp4"]}
     dump(tmp_path / "human_annotations/to_be_ranked.json", rankings)
@@ -56,11 +56,13 @@ def values_of(found: Predicted, concept: str) -> list[float]:
 
 
 def test_the_truth_is_the_mean_of_all_answers_about_a_pair(folder: Path) -> None:
-    asked = registry.get("convis").read(folder)
-    assert [(row.clips, row.concept) for row in asked.rows] == [(pair, name) for pair in PAIRS for name in NAMES]
-    assert [asked.truth[row.key] for row in asked.rows if row.concept == ACTION] == MEANS
-    assert [asked.truth[row.key] for row in asked.rows if row.concept == LOCATION] == [6 - mean for mean in MEANS]
-    assert asked.notes == ("4 pairs, 7 answers of people",)
+    task_data = registry.get("convis").read(folder)
+    assert [(row.clips, row.concept) for row in task_data.rows] == [(pair, name) for pair in PAIRS for name in NAMES]
+    assert [task_data.truth[row.key] for row in task_data.rows if row.concept == ACTION] == MEANS
+    assert [task_data.truth[row.key] for row in task_data.rows if row.concept == LOCATION] == [
+        6 - mean for mean in MEANS
+    ]
+    assert task_data.notes == ("4 pairs, 7 answers of people",)
 
 
 def test_a_flat_folder_reads_as_the_authors_repository(folder: Path) -> None:
@@ -73,9 +75,9 @@ def test_a_flat_folder_reads_as_the_authors_repository(folder: Path) -> None:
 
 
 def test_the_figures_are_correlations_of_each_concept_times_100(folder: Path) -> None:
-    asked = read(folder)
+    task_data = read(folder)
     ours = dict(zip(PAIRS, [4.0, 1.0, 2.0, 2.0], strict=True))
-    scores = score(asked.rows, [[ours[row.clips]] for row in asked.rows], asked.truth, 0)
+    scores = score(task_data.rows, [[ours[row.clips]] for row in task_data.rows], task_data.truth, 0)
     rho, tau = (100 * f([4, 1, 2, 2], MEANS).statistic for f in (stats.spearmanr, stats.kendalltau))
     assert scores["rho main action"] == pytest.approx(rho) and scores["tau main action"] == pytest.approx(tau)
     assert scores["rho location"] == pytest.approx(-rho) and scores["rho main objects"] is None  # its truths tie
@@ -87,36 +89,38 @@ def test_the_figures_are_correlations_of_each_concept_times_100(folder: Path) ->
 
 
 def test_a_mean_over_concepts_has_all_five(folder: Path) -> None:
-    asked = read(folder)
-    rows = [row for row in asked.rows if row.concept in (ACTION, LOCATION)]
+    task_data = read(folder)
+    rows = [row for row in task_data.rows if row.concept in (ACTION, LOCATION)]
     values = [[float(len(row.concept) * (-1) ** i + i)] for i, row in enumerate(rows)]
-    part = score(rows, values, asked.truth, 20)
+    part = score(rows, values, task_data.truth, 20)
     assert part["rho"] is None and part["intervals"]["rho"] is None and part["rho main action"] is not None
-    whole = score(rows, values, {row.key: asked.truth[row.key] for row in rows}, 20)  # a benchmark of two concepts
+    whole = score(rows, values, {row.key: task_data.truth[row.key] for row in rows}, 20)  # a benchmark of two concepts
     assert whole["tau"] == pytest.approx((part["tau main action"] + part["tau location"]) / 2)
     assert len(whole["intervals"]["tau"]) == 2
 
 
 def test_a_pair_without_a_prediction_is_not_scored_but_counted(folder: Path) -> None:
-    asked = read(folder)
-    rows = [row for row in asked.rows if row.concept == ACTION][:3]
-    result = score(rows, [[2.0], [3.0], [1.0]], asked.truth, 0)
+    task_data = read(folder)
+    rows = [row for row in task_data.rows if row.concept == ACTION][:3]
+    result = score(rows, [[2.0], [3.0], [1.0]], task_data.truth, 0)
     assert result["rho main action"] == pytest.approx(100 * stats.spearmanr([2, 3, 1], MEANS[:3]).statistic)
     assert (result["missing"], result["per_category"][ACTION]["missing"]) == (17, 1)
     assert result["rho location"] is None and result["per_category"][LOCATION]["missing"] == 4
 
 
 def test_a_prediction_of_0_0_is_a_score(folder: Path) -> None:
-    asked = read(folder)
-    ours = score(asked.rows, [[0.0 if row.clips == PAIRS[0] else 1.0] for row in asked.rows], asked.truth, 0)
+    task_data = read(folder)
+    ours = score(
+        task_data.rows, [[0.0 if row.clips == PAIRS[0] else 1.0] for row in task_data.rows], task_data.truth, 0
+    )
     assert ours["rho main action"] < 0
 
 
-def test_exported_predictions_read_back_in_the_same_order_zeros_too(folder: Path, tmp_path: Path) -> None:
-    asked = read(folder)
+def test_exported_predictions_read_back_in_order_zeros_too(folder: Path, tmp_path: Path) -> None:
+    task_data = read(folder)
     ours = [[-1.0], [0.0], [0.25], [0.0]]
-    action = [row for row in asked.rows if row.concept == ACTION]
-    place = [row for row in asked.rows if row.concept == LOCATION]
+    action = [row for row in task_data.rows if row.concept == ACTION]
+    place = [row for row in task_data.rows if row.concept == LOCATION]
     (one,) = export(folder, [*action, *place], [*ours[:3], *[None] * 5], tmp_path / "part")
     assert len(json.loads(one.read_text())) == 3
     (one, two) = export(folder, [*action, *place], [*ours, *ours[::-1]], tmp_path / "mine")
@@ -125,7 +129,7 @@ def test_exported_predictions_read_back_in_the_same_order_zeros_too(folder: Path
     )
     entry = json.loads(one.read_text())[0]
     assert entry == {"video1": "videos_trimmed/1_000.mp4", "video2": "videos_trimmed/2_000.mp4", "similarity": -1.0}
-    published = read_published_predictions(tmp_path / "mine/**/*.json", asked.rows)
+    published = read_published_predictions(tmp_path / "mine/**/*.json", task_data.rows)
     assert published.missing == {name: 4 for name in (*NAMES[1:3], NAMES[4])}
     assert stats.rankdata(values_of(published, ACTION)).tolist() == stats.rankdata(ours, axis=None).tolist()
     assert values_of(published, LOCATION) == values_of(published, ACTION)[::-1] and two.is_file()
@@ -195,30 +199,28 @@ PUBLISHED_FILES = [
 
 @pytest.mark.full
 @pytest.mark.parametrize(("method", "files"), PUBLISHED_FILES)
-def test_figures_of_the_published_predictions_equal_the_published_table_to_its_digit(
-    published_folder: Path, method: str, files: str
-) -> None:
-    asked = read(published_folder)
-    found = read_published_predictions(str(published_folder / files), asked.rows)
-    result = score(found.rows, found.predictions, asked.truth, 0)
+def test_published_predictions_have_the_published_figures(published_folder: Path, method: str, files: str) -> None:
+    task_data = read(published_folder)
+    results = read_published_predictions(str(published_folder / files), task_data.rows)
+    result = score(results.rows, results.predictions, task_data.truth, 0)
     (row,) = [row for row in registry.get("convis").published if row.method == method]
     assert {name: round(result[name], 1) for name in row.figures} == row.figures
     without = 337 if method == "Gemini-2.0-Flash" else 0
     assert (result["missing"], result["per_category"][LOCATION]["rows"]) == (without, 610 - without)
-    assert found.missing == ({LOCATION: 337} if without else {})
+    assert results.missing == ({LOCATION: 337} if without else {})
 
 
 @pytest.mark.full
 def test_the_truth_equals_the_published_means(published_folder: Path) -> None:
-    asked = read(published_folder)
-    assert (len(asked.rows), len({clip for row in asked.rows for clip in row.clips})) == (3050, 543)
+    task_data = read(published_folder)
+    assert (len(task_data.rows), len({clip for row in task_data.rows for clip in row.clips})) == (3050, 543)
     entries = json.loads((published_folder / "gt_conditioned_similarities.json").read_text())
     keys = {concept.name: concept.file.replace("_", "") for concept in CONCEPTS}
     published = {
         (clip_of(entry["video1"]), clip_of(entry["video2"])): entry["conditioned_similarity"] for entry in entries
     }
-    assert [asked.truth[row.key] for row in asked.rows] == [
-        published[row.clips][keys[row.concept]] for row in asked.rows
+    assert [task_data.truth[row.key] for row in task_data.rows] == [
+        published[row.clips][keys[row.concept]] for row in task_data.rows
     ]
     assert sum(map(len, read_answers(published_folder).values())) == 3808
 
@@ -247,11 +249,11 @@ def test_targets_with_equal_scores_share_a_rank() -> None:
             assert tau == pytest.approx(stats.kendalltau(ours, theirs).statistic)
 
 
-def test_a_clip_with_a_pair_that_people_did_not_score_is_not_a_row(folder: Path) -> None:
-    asked = RETRIEVAL.read(folder)
-    assert {(row.reference, row.targets) for row in asked.rows} == {("1_000", ("2_000", "3_001"))}
-    assert len(asked.rows) == 5 and asked.truth["1_000: main action"] == [5.0, 1.5]
-    assert asked.notes == ("1 of 2 lists, those whose pairs all have scores; their own ranking is not published",)
+def test_a_clip_with_an_unscored_pair_is_not_a_row(folder: Path) -> None:
+    task_data = RETRIEVAL.read(folder)
+    assert {(row.reference, row.targets) for row in task_data.rows} == {("1_000", ("2_000", "3_001"))}
+    assert len(task_data.rows) == 5 and task_data.truth["1_000: main action"] == [5.0, 1.5]
+    assert task_data.notes == ("1 of 2 lists, those whose pairs all have scores; their own ranking is not published",)
 
 
 def test_a_pair_counts_in_both_orders(folder: Path) -> None:
@@ -284,10 +286,10 @@ def test_a_damaged_list_is_refused_in_one_line(folder: Path, content: object) ->
 def test_54_of_the_133_published_lists_have_scores() -> None:
     if not DATA.is_dir():
         pytest.skip("the files of ConViS-Bench are not here")
-    asked = RETRIEVAL.read(DATA)
+    task_data = RETRIEVAL.read(DATA)
     assert len(json.loads((DATA / "to_be_ranked.json").read_text())) == 133
-    assert len(asked.rows) == 54 * 5 and {len(row.targets) for row in asked.rows} == {4}
-    truth = RETRIEVAL.score(asked.rows, [asked.truth[row.key] for row in asked.rows], asked.truth, 0, 0)
+    assert len(task_data.rows) == 54 * 5 and {len(row.targets) for row in task_data.rows} == {4}
+    truth = RETRIEVAL.score(task_data.rows, [task_data.truth[row.key] for row in task_data.rows], task_data.truth, 0, 0)
     assert [truth[name] for name in ("P@1", "R@1", "F1@1", "tau")] == pytest.approx([100] * 4)
-    level = RETRIEVAL.score(asked.rows, [[1.0] * 4] * 270, asked.truth, 0, 0)
+    level = RETRIEVAL.score(task_data.rows, [[1.0] * 4] * 270, task_data.truth, 0, 0)
     assert level["R@1"] == 100 and level["P@1"] < 50 and level["tau"] is None

@@ -16,6 +16,7 @@ from stepdiff_core.tasks import registry
 from stepdiff_core.tasks.benchmarks.crossvid import ERRORS, read, without_letters
 from stepdiff_core.tasks.benchmarks.figures import CUTS, first_right, groups_of, score_rankings, share_right
 from stepdiff_core.tasks.benchmarks.rows import Ranking
+from stepdiff_core.tasks.bootstrap import Resamples
 
 CC: list[dict[str, Any]] = [
     {
@@ -76,14 +77,14 @@ def broken(index: int = 0, of: list[dict[str, Any]] = CC, **values: Any) -> list
 
 
 def test_options_have_no_letters_and_the_answer_is_one_of_them(tmp_path: Path) -> None:
-    asked = registry.get("crossvid-cc").read(folder_of(tmp_path, CC=CC))
-    assert [row.key for row in asked.rows] == ["7", '"late"', "9"]
-    assert asked.rows[0].clips == ("cook/a", "cook/b-_1", "cook/c", "cook/d")
-    assert asked.rows[0].options == ("Video 1", "Video 2", "Video 3", "Video 4")
-    assert asked.rows[1].options == ("Only one fries.", "Only one boils: A. slowly")
-    assert asked.rows[1].question == "How do the videos differ?"
-    assert asked.rows[2].options == ("both", "neither", "only in Video 2")
-    right = [row.options[asked.truth[row.key].answer] for row in asked.rows]
+    task_data = registry.get("crossvid-cc").read(folder_of(tmp_path, CC=CC))
+    assert [row.key for row in task_data.rows] == ["7", '"late"', "9"]
+    assert task_data.rows[0].clips == ("cook/a", "cook/b-_1", "cook/c", "cook/d")
+    assert task_data.rows[0].options == ("Video 1", "Video 2", "Video 3", "Video 4")
+    assert task_data.rows[1].options == ("Only one fries.", "Only one boils: A. slowly")
+    assert task_data.rows[1].question == "How do the videos differ?"
+    assert task_data.rows[2].options == ("both", "neither", "only in Video 2")
+    right = [row.options[task_data.truth[row.key].answer] for row in task_data.rows]
     assert right == ["Video 3", "Only one fries.", "only in Video 2"]
 
 
@@ -94,38 +95,38 @@ def test_rows_do_not_contain_the_truth(tmp_path: Path) -> None:
     assert read(folders[1], "CC").rows == first
 
 
-def test_times_are_cut_to_whole_seconds_and_the_errors_precede_the_question(tmp_path: Path) -> None:
+def test_times_are_whole_seconds_and_errors_precede_questions(tmp_path: Path) -> None:
     benchmark = registry.get("crossvid-pea")
     (row,) = benchmark.read(folder_of(tmp_path, PEA=PEA)).rows
     assert row.clips == ("assembly/u_3_10", "assembly/v_4_9", "assembly/u_0_8")
     assert row.question == f"{ERRORS} What is wrong in Video 2?"
-    found = [(clip.clip, clip.video, clip.start, clip.end) for clip in benchmark.clips(tmp_path)]
-    assert found == [
+    results = [(clip.clip, clip.video, clip.start, clip.end) for clip in benchmark.clips(tmp_path)]
+    assert results == [
         ("assembly/u_3_10", "videos/assembly/u.mp4", 3, 10),
         ("assembly/v_4_9", "videos/assembly/v.mp4", 4, 9),
         ("assembly/u_0_8", "videos/assembly/u.mp4", 0, 8),
     ]
 
 
-def test_a_segment_without_a_whole_second_is_left_out_and_counted(tmp_path: Path) -> None:
-    asked = read(folder_of(tmp_path, PEA=PEA), "PEA")
-    assert len(asked.rows) == 1 and any("left out: 1 questions" in note for note in asked.notes)
+def test_a_segment_without_a_whole_second_is_counted(tmp_path: Path) -> None:
+    task_data = read(folder_of(tmp_path, PEA=PEA), "PEA")
+    assert len(task_data.rows) == 1 and any("left out: 1 questions" in note for note in task_data.notes)
     with pytest.raises(StepDiffError, match="none of its 1 questions can be asked"):
         read(folder_of(tmp_path, PEA=PEA[1:]), "PEA")
 
 
 def test_accuracy_equals_the_count_of_right_letters(tmp_path: Path) -> None:
     benchmark = registry.get("crossvid-cc")
-    asked = benchmark.read(folder_of(tmp_path, CC=CC))
+    task_data = benchmark.read(folder_of(tmp_path, CC=CC))
     predictions = [[0.0, -1.0, 5.0, 2.0], [-3.0, -2.0], [-1.0, -9.0, -1.0]]
-    scores = benchmark.score(asked.rows, predictions, asked.truth, 100, 0)
+    scores = benchmark.score(task_data.rows, predictions, task_data.truth, 100, 0)
     assert scores["accuracy"] == pytest.approx((1 + 0 + 1 / 2) / 3)
     assert scores["chance"]["accuracy"] == pytest.approx((1 / 4 + 1 / 2 + 1 / 3) / 3)
     assert (scores["rows"], scores["ties"], scores["videos"], scores["groups"]) == (3, 1, 7, 2)
     assert scores["intervals"]["accuracy"][0] <= scores["accuracy"] <= scores["intervals"]["accuracy"][1]
-    part = benchmark.score(asked.rows[:2], predictions[:2], asked.truth, 100, 0)
+    part = benchmark.score(task_data.rows[:2], predictions[:2], task_data.truth, 100, 0)
     assert part["accuracy"] == 1 / 2 and part["intervals"]["accuracy"] is None, "one group: nothing to resample"
-    assert "accuracy" not in benchmark.score(asked.rows, predictions, asked.truth, 0, 0)["intervals"]
+    assert "accuracy" not in benchmark.score(task_data.rows, predictions, task_data.truth, 0, 0)["intervals"]
 
 
 def test_an_export_has_the_ids_and_letters_of_the_published_file(tmp_path: Path) -> None:
@@ -193,11 +194,11 @@ def test_a_constant_prediction_scores_chance() -> None:
     rows = [Ranking("a", "r_0_1", tuple("bcdef"), "step"), Ranking("b", "s_0_1", tuple("ghij"), "step")]
     right = [{"c", "f"}, {"g"}]
     groups = ["one", "two"]
-    scores = score_rankings("any", rows, [[0.5] * 5, [7] * 4], right, groups, {}, 100, 0)
+    scores = score_rankings("any", rows, [[0.5] * 5, [7] * 4], right, Resamples(groups, 100, 0))
     assert scores["chance"] == {name: scores[name] for name in scores["chance"]}
     assert scores["recall@1"] == pytest.approx((2 / 5 + 1 / 4) / 2) and scores["mean_rank"] == (6 / 3 + 5 / 2) / 2
     assert scores["rows_with_ties"] == 2
-    best = score_rankings("any", rows, [[0, 9, 0, 0, 0], [1, 0, 0, 0]], right, groups, {}, 0, 0)
+    best = score_rankings("any", rows, [[0, 9, 0, 0, 0], [1, 0, 0, 0]], right, Resamples(groups, 0, 0))
     assert best["recall@1"] == best["MRR"] == best["mean_rank"] == 1 and best["chance"] == scores["chance"]
 
 

@@ -25,7 +25,6 @@ from stepdiff_core.tasks.bootstrap import (
     draw_counts,
     holm,
     interval,
-    intervals,
     mean_figure,
     paired_p,
     tail_share,
@@ -126,7 +125,7 @@ def test_without_resamples_a_correlation_equals_that_of_scipy(ours: object, scip
 
 @given(sides, st.integers(0, 2**32))
 @pytest.mark.parametrize(("ours", "scipys"), OURS_AND_SCIPYS)
-def test_a_resamples_correlation_equals_that_of_the_items_repeated_as_often_as_they_were_drawn(
+def test_a_resampled_correlation_equals_that_of_repeated_items(
     ours: object, scipys: object, both: tuple, seed: int
 ) -> None:
     items = len(both[0])
@@ -163,7 +162,7 @@ def normal(rows: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=rows)
 
 
-def test_an_interval_is_that_of_recomputing_the_figure_on_each_resample() -> None:
+def test_an_interval_equals_recomputing_each_resample() -> None:
     random = np.random.default_rng(0)
     captions = [" ".join(random.choice(list("abcdef"), random.integers(0, 9))) for _ in range(40)]
     references = [[" ".join(random.choice(list("abcdef"), 6))] for _ in range(40)]
@@ -180,7 +179,7 @@ def test_an_interval_is_that_of_recomputing_the_figure_on_each_resample() -> Non
         ]
         again = bleu_parts(count_corpus([references[row] for row in rows], [captions[row] for row in rows]))
         values.append(bleu(again.sum(axis=0)))
-    bounds = intervals({"BLEU": Figure(parts, bleu)}, groups, 100, seed=3)["BLEU"]
+    bounds = Resamples(groups, 100, seed=3).intervals({"BLEU": Figure(parts, bleu)})["BLEU"]
     tail = tail_share(9)
     assert tail < 0.025
     assert bounds == pytest.approx(tuple(np.quantile(values, [tail, 1 - tail])), rel=1e-12)
@@ -201,18 +200,18 @@ def test_an_interval_of_few_groups_is_as_wide_as_students(groups: int) -> None:
 
 def test_rows_of_one_group_are_drawn_together() -> None:
     values = np.repeat(normal(50), 20)
-    alone = intervals({"x": mean_figure(values)}, [str(i) for i in range(1000)])["x"]
-    together = intervals({"x": mean_figure(values)}, [str(i // 20) for i in range(1000)])["x"]
+    alone = Resamples([str(i) for i in range(1000)], 1000, 0).intervals({"x": mean_figure(values)})["x"]
+    together = Resamples([str(i // 20) for i in range(1000)], 1000, 0).intervals({"x": mean_figure(values)})["x"]
     assert alone is not None and together is not None
     assert together[1] - together[0] > 3 * (alone[1] - alone[0])
 
 
 def test_no_interval_where_there_is_nothing_to_resample() -> None:
-    assert intervals({"x": mean_figure(normal(3))}, ["one", "one", "one"]) == {"x": None}
+    assert Resamples(["one"] * 3, 1000, 0).intervals({"x": mean_figure(normal(3))}) == {"x": None}
     nowhere = mean_figure(normal(3), np.zeros(3, bool))
     assert np.isnan(nowhere.of())
-    assert intervals({"x": nowhere}, ["a", "b", "c"]) == {"x": None}
-    assert intervals({"x": mean_figure(np.array([1.0, np.nan]))}, ["a", "b"]) == {"x": None}
+    assert Resamples(["a", "b", "c"], 1000, 0).intervals({"x": nowhere}) == {"x": None}
+    assert Resamples(["a", "b"], 1000, 0).intervals({"x": mean_figure(np.array([1.0, np.nan]))}) == {"x": None}
 
 
 def test_p_is_that_of_counting_resample_by_resample() -> None:
@@ -251,7 +250,7 @@ def test_p_is_that_of_counting_resample_by_resample() -> None:
     assert paired_p(values[0] - values[1], 9) == pytest.approx(expected)
 
 
-def test_p_and_interval_of_independent_rows_are_near_those_of_scipy() -> None:
+def test_p_and_interval_are_near_those_of_scipy() -> None:
     random = np.random.default_rng(1)
     common = random.normal(size=400)  # what makes a row easy for both
     ours, theirs = common + random.normal(0.09, 0.5, 400), common + random.normal(0, 0.5, 400)
@@ -261,7 +260,7 @@ def test_p_and_interval_of_independent_rows_are_near_those_of_scipy() -> None:
     assert 0.001 < expected < 0.1
     assert paired_p(differences, 400) == pytest.approx(expected, rel=0.35)
     assert stats.ttest_ind(ours, theirs).pvalue > 2 * expected, "only the paired test finds the difference"
-    found = stats.bootstrap(
+    results = stats.bootstrap(
         (ours, theirs),
         lambda a, b, axis: (a - b).mean(axis=axis),
         paired=True,
@@ -269,12 +268,12 @@ def test_p_and_interval_of_independent_rows_are_near_those_of_scipy() -> None:
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    assert interval(differences, 400) == pytest.approx((found.low, found.high), abs=0.006)
+    assert interval(differences, 400) == pytest.approx((results.low, results.high), abs=0.006)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("videos", [3, 60])
-def test_no_difference_is_rejected_as_often_as_the_level_says_of_few_groups_as_well(videos: int) -> None:
+def test_a_true_null_is_rejected_as_often_as_the_level_says(videos: int) -> None:
     random = np.random.default_rng(2)
     groups = [str(row // 2) for row in range(2 * videos)]
     draws = Resamples(groups, 400, seed=0)
@@ -297,7 +296,7 @@ def test_p_is_never_0_and_none_where_nothing_is_defined() -> None:
     assert paired_p(np.zeros(10), 1) is None and interval(np.zeros(10), 1) is None
 
 
-def test_corrected_values_are_those_of_closed_testing_with_bonferroni() -> None:
+def test_corrected_values_equal_closed_testing() -> None:
     """Holm's procedure is a closed test: a hypothesis is rejected if every set that contains it is rejected."""
     random = np.random.default_rng(0)
     for size in (1, 2, 5, 6):
@@ -331,7 +330,7 @@ def test_equal_sums_tie() -> None:
     assert paired_p(np.full(10, 0.1 + 0.2 - 0.3), 10) == 1.0, "the last bit of a mean over trainings"
 
 
-def test_figures_on_resamples_and_p_do_not_depend_on_the_order_of_summation() -> None:
+def test_resamples_do_not_depend_on_the_order_of_summation() -> None:
     random, expected = np.random.default_rng(1), resampled(np.arange(90))
     for _ in range(5):
         order = np.concatenate([np.arange(18), 18 + random.permutation(72)])  # first rows number the groups
@@ -340,7 +339,7 @@ def test_figures_on_resamples_and_p_do_not_depend_on_the_order_of_summation() ->
 
 @pytest.mark.full
 @pytest.mark.parametrize("kernel", ["Prescott", "Haswell"])
-def test_figures_on_resamples_and_p_do_not_depend_on_the_processor(kernel: str) -> None:
+def test_resamples_do_not_depend_on_the_processor(kernel: str) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_CORETYPE": kernel}
     command = [sys.executable, __file__]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

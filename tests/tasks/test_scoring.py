@@ -44,25 +44,25 @@ def words(random: np.random.Generator, least: int = 1) -> str:
 def world(task: Task, rows: int = 60, seed: int = 0) -> tuple[list[Row], list[Any]]:
     """Return random rows and predictions; no row of diffrank is constant on either side."""
     random = np.random.default_rng(seed)
-    found: list[tuple[Row, Any]] = []
-    while len(found) < rows:
-        category = CATEGORIES[len(found) % 3]
+    results: list[tuple[Row, Any]] = []
+    while len(results) < rows:
+        category = CATEGORIES[len(results) % 3]
         if task == "diffcap":
             texts = tuple(words(random) for _ in range(random.integers(1, 5)))
-            found.append((DiffCap(clip(random), clip(random), category, texts), words(random, 0)))
+            results.append((DiffCap(clip(random), clip(random), category, texts), words(random, 0)))
         elif task == "diffmcq":
             options = tuple((clip(random), clip(random)) for _ in range(4))
             answer = options[random.integers(4)]
             scores = random.integers(0, 6, 4).astype(float).tolist()
-            found.append((DiffMCQ(words(random), category, options, answer), scores))
+            results.append((DiffMCQ(words(random), category, options, answer), scores))
         else:
             targets = int(random.integers(2, 6))
             truth = tuple(int(s) for s in random.integers(0, 6, targets))
             scores = random.integers(0, 4, targets).astype(float).tolist()
             if len(set(truth)) > 1 and len(set(scores)) > 1:
                 clips = tuple(clip(random) for _ in range(targets))
-                found.append((DiffRank(clip(random), clips, category, truth), scores))
-    return [row for row, _ in found], [prediction for _, prediction in found]
+                results.append((DiffRank(clip(random), clips, category, truth), scores))
+    return [row for row, _ in results], [prediction for _, prediction in results]
 
 
 def published(task: Task, rows: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
@@ -103,7 +103,7 @@ def test_equal_to_the_published_evaluation(task: Task) -> None:
             assert own[name] == pytest.approx(alone[name], rel=1e-12)
 
 
-def test_a_categorys_cider_keeps_the_document_frequencies_of_the_whole_test_set() -> None:
+def test_cider_of_a_category_keeps_all_document_frequencies() -> None:
     rows, predictions = world("diffcap")
     references = [row.text for row in rows]
     scores = score("diffcap", rows, predictions, bootstrap=0)["per_category"]["Actions"]["CIDEr"]
@@ -160,17 +160,17 @@ def files(task: Task, folder: Path) -> list[str]:
     rows, predictions = world(task)
     write_test_set(task, folder / "set.jsonl", rows)
     write_predictions(task, folder / "predictions.jsonl", predictions)
-    given = ["--task", task, "--test-set", str(folder / "set.jsonl"), "--bootstrap", "50"]
-    return [*given, "--predictions", str(folder / "predictions.jsonl")]
+    arguments = ["--task", task, "--test-set", str(folder / "set.jsonl"), "--bootstrap", "50"]
+    return [*arguments, "--predictions", str(folder / "predictions.jsonl")]
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_command_prints_the_result_of_score(task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = files(task, tmp_path)
-    assert main([*given, "--json"]) == 0
+    arguments = files(task, tmp_path)
+    assert main([*arguments, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record == score(task, *world(task), bootstrap=50)
-    assert main(given) == 0
+    assert main(arguments) == 0
     table = capsys.readouterr().out
     assert all(category in table for category in CATEGORIES)
     for name, (low, high) in record["intervals"].items():
@@ -187,8 +187,8 @@ ROWS = [
 @pytest.fixture
 def command(tmp_path: Path) -> list[str]:
     (tmp_path / "set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    given = ["--task", "diffrank", "--test-set", str(tmp_path / "set.jsonl"), "--bootstrap", "0"]
-    return [*given, "--predictions", str(tmp_path / "said.jsonl"), "--json"]
+    arguments = ["--task", "diffrank", "--test-set", str(tmp_path / "set.jsonl"), "--bootstrap", "0"]
+    return [*arguments, "--predictions", str(tmp_path / "said.jsonl"), "--json"]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def command(tmp_path: Path) -> list[str]:
         (['{"scores": [1, 0]}'] * 3, ["--store", "features"], "--store is read only with --similarity"),
     ],
 )
-def test_predictions_that_do_not_fit_and_options_that_are_not_read_are_refused_in_one_line(
+def test_unfit_predictions_and_unread_options_are_refused(
     command: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -232,11 +232,9 @@ def rendered(tmp_path: Path) -> Path:
 
 
 @pytest.mark.full
-def test_the_truth_score_is_the_same_in_scores_tables_and_reports(
-    rendered: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    truth, given = (str(rendered / "attributes.jsonl"), (str(rendered / "set.jsonl"), str(rendered / "said.jsonl")))
-    command = ["--task", "diffcap", "--test-set", given[0], "--predictions", given[1], "--truth", truth]
+def test_the_truth_score_is_the_same_everywhere(rendered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth, arguments = (str(rendered / "attributes.jsonl"), (str(rendered / "set.jsonl"), str(rendered / "said.jsonl")))
+    command = ["--task", "diffcap", "--test-set", arguments[0], "--predictions", arguments[1], "--truth", truth]
     assert main([*command, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert 0.2 < record["truth_precision"] < 0.8
@@ -254,7 +252,7 @@ def test_the_truth_score_is_the_same_in_scores_tables_and_reports(
     ] == {"value": record["truth_precision"], "interval": record["intervals"]["truth_precision"]}
 
     (rendered / "said.scores.json").unlink()
-    entry = {"method": "ours", "task": "diffcap", "test_set": given[0], "predictions": given[1]}
+    entry = {"method": "ours", "task": "diffcap", "test_set": arguments[0], "predictions": arguments[1]}
     config = rendered / "report.yaml"
     config.write_text(json.dumps({"predictions": [entry], "truth": truth}))
     assert report.main(["--config", str(config), "--json", "--bootstrap", "1000"]) == 0
@@ -264,9 +262,7 @@ def test_the_truth_score_is_the_same_in_scores_tables_and_reports(
         assert reported[f"truth_{name}"]["interval"] == record["intervals"][f"truth_{name}"]
 
 
-def test_rows_of_another_world_are_refused_before_anything_is_predicted(
-    rendered: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rows_of_another_world_are_refused_at_once(rendered: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = (rendered / "attributes.jsonl").read_text().splitlines(keepends=True)
     (rendered / "attributes.jsonl").write_text("".join(lines[:9]))
     command = [

@@ -54,7 +54,7 @@ def test_written_files_read_back_equal(task: Task, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.jsonl", "set.jsonl"]
 
 
-def test_a_caption_may_have_the_number_similar_and_then_every_line_has_it(tmp_path: Path) -> None:
+def test_every_line_has_the_number_similar_or_none(tmp_path: Path) -> None:
     path, rows = tmp_path / "said.jsonl", [CAP] * 3
     write_predictions("diffcap", path, ["a", "b", "c"], [0.5, -1.0, 0.0])
     assert read_with_similar("diffcap", path, rows) == (["a", "b", "c"], [0.5, -1.0, 0.0])
@@ -166,7 +166,7 @@ def test_a_failed_write_leaves_the_file_that_was_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("clip", ["a", "clip 7", "ü/x", "a_1_x"])
-def test_a_clip_whose_id_names_no_video_counts_as_a_video_of_its_own(clip: str, tmp_path: Path) -> None:
+def test_a_clip_with_another_id_is_a_video_of_its_own(clip: str, tmp_path: Path) -> None:
     write_test_set("diffcap", tmp_path / "set.jsonl", [row := DiffCap(clip, B, "Visuals", ("x",))])
     assert read_test_set("diffcap", tmp_path / "set.jsonl") == [row] and reference_video(row) == clip
 

@@ -22,7 +22,7 @@ from stepdiff_core.tasks.benchmarks.viddiff_open import (
     parse_matching,
     parse_opposites,
 )
-from stepdiff_core.tasks.spec import Asked
+from stepdiff_core.tasks.registry import TaskData
 from tests.tasks.viddiff_files import SPLITS, TRUTHS, benchmark, entry, write
 
 
@@ -32,20 +32,20 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_statement_without_a_video_is_not_asked_about(folder: Path) -> None:
-    asked = registry.get("viddiff-closed").read(folder)
+    task_data = registry.get("viddiff-closed").read(folder)
     expected = [
         f"{SPLITS[number % 3]}_{number}/{key}"
         for number, truth in enumerate(TRUTHS)
         for key, letter in truth.items()
         if letter in ("a", "b")
     ]
-    assert [row.key for row in asked.rows] == expected == list(asked.truth)
-    first = asked.rows[0]
+    assert [row.key for row in task_data.rows] == expected == list(task_data.truth)
+    first = task_data.rows[0]
     assert first.clips == ("videos/0_0.mp4_0.500_3.000", "videos/0_1.mp4_0.500_3.000")
     assert "a person squats once. Of which" in first.question and '"statement 0 of 0"' in first.question
     assert first.about == "statement 0 of 0"
     assert len(first.options) == 2 and "Video 1" in first.options[0] and "Video 2" in first.options[1]
-    assert asked.notes[0] == "6 pairs, 14 annotated statements (6 a, 6 b, 2 c; c is not scored)"
+    assert task_data.notes[0] == "6 pairs, 14 annotated statements (6 a, 6 b, 2 c; c is not scored)"
 
 
 def test_clips_are_slices_of_frames_in_seconds(folder: Path) -> None:
@@ -79,17 +79,17 @@ def naive_accuracy(said: dict[str, str], split: str | None) -> float:
     return right / total
 
 
-def test_accuracy_is_pooled_over_statements_and_averaged_over_splits(folder: Path) -> None:
-    asked = closed.read(folder)
+def test_accuracy_is_pooled_and_averaged_over_splits(folder: Path) -> None:
+    task_data = closed.read(folder)
     rng = np.random.default_rng(0)
     for _ in range(20):
-        scores = rng.normal(size=(len(asked.rows), 2))
-        figures = closed.score(asked.rows, scores.tolist(), asked.truth, 50, 0)
-        said = {row.key: "ab"[own.argmax()] for row, own in zip(asked.rows, scores, strict=True)}
-        each = [naive_accuracy(said, split) for split in SPLITS]
+        scores = rng.normal(size=(len(task_data.rows), 2))
+        figures = closed.score(task_data.rows, scores.tolist(), task_data.truth, 50, 0)
+        replies = {row.key: "ab"[own.argmax()] for row, own in zip(task_data.rows, scores, strict=True)}
+        each = [naive_accuracy(replies, split) for split in SPLITS]
         assert [figures[split] for split in SPLITS] == pytest.approx(each)
         assert figures["average"] == pytest.approx(np.mean(each))
-        assert figures["accuracy"] == pytest.approx(naive_accuracy(said, None))
+        assert figures["accuracy"] == pytest.approx(naive_accuracy(replies, None))
         assert figures["per_category"]["fitness"]["accuracy"] == pytest.approx(each[0])
         assert (
             figures["per_category"].keys() == {"fitness", "surgery"}
@@ -99,24 +99,24 @@ def test_accuracy_is_pooled_over_statements_and_averaged_over_splits(folder: Pat
 
 
 def test_a_missing_prediction_counts_wrong(folder: Path) -> None:
-    asked = closed.read(folder)
+    task_data = closed.read(folder)
     marks: dict[str, list[float]] = {"a": [1.0, 0.0], "b": [0.0, 1.0]}
-    right: list[list[float] | None] = [marks[asked.truth[row.key].letter] for row in asked.rows]
-    figures = closed.score(asked.rows, right, asked.truth, 0, 0)
+    right: list[list[float] | None] = [marks[task_data.truth[row.key].letter] for row in task_data.rows]
+    figures = closed.score(task_data.rows, right, task_data.truth, 0, 0)
     assert figures["accuracy"] == 1.0 and "missing" not in figures
-    figures = closed.score(asked.rows, [None, *right[1:]], asked.truth, 0, 0)
+    figures = closed.score(task_data.rows, [None, *right[1:]], task_data.truth, 0, 0)
     assert (figures["accuracy"], figures["missing"]) == (pytest.approx(11 / 12), 1)
-    assert closed.score(asked.rows, [None] * 12, asked.truth, 0, 0)["average"] == 0.0
+    assert closed.score(task_data.rows, [None] * 12, task_data.truth, 0, 0)["average"] == 0.0
 
 
 def test_exported_predictions_are_letters_by_pair_and_statement(folder: Path, tmp_path: Path) -> None:
-    asked = closed.read(folder)
-    scores = np.random.default_rng(1).normal(size=(len(asked.rows), 2)).tolist()
-    files = closed.export(folder, asked.rows, scores, tmp_path / "out")
+    task_data = closed.read(folder)
+    scores = np.random.default_rng(1).normal(size=(len(task_data.rows), 2)).tolist()
+    files = closed.export(folder, task_data.rows, scores, tmp_path / "out")
     listed, by_key = (json.loads(file.read_text()) for file in files)
     assert list(by_key.values()) == listed and list(by_key) == [sample.key for sample in read_samples(folder)]
     letters = {f"{pair}/{key}": letter for pair, own in by_key.items() for key, letter in own.items()}
-    assert letters == {row.key: "ab"[own.index(max(own))] for row, own in zip(asked.rows, scores, strict=True)}
+    assert letters == {row.key: "ab"[own.index(max(own))] for row, own in zip(task_data.rows, scores, strict=True)}
     assert len(listed) == 6 and listed[2].keys() == {"1"}
 
 
@@ -191,7 +191,7 @@ def test_what_cannot_be_parsed_is_counted() -> None:
     assert [parse_differences(text).unparsed for text in (*none, "[1]")] == [0, 0, 0, 0, 0, 1]
 
 
-def test_differences_of_a_line_each_or_of_a_list_that_was_cut_off_are_read() -> None:
+def test_differences_in_lines_or_in_a_cut_list_are_read() -> None:
     one, two = '{"description": "low", "video": 1}', '{"description": "fast", "video": 2}'
     for text in (f"{one}\n{two}", f"```json\n[{one},\n{two},\n" + '{"description": "no', f"{one} and {two} [2]"):
         parsed = parse_differences(text)
@@ -265,32 +265,32 @@ def agrees(pairs: Sequence[tuple[str, str]]) -> list[bool]:
 
 
 def test_both_ways_match_and_exchange_opposites(tmp_path: Path) -> None:
-    asked = opened.read(sample_folder(tmp_path))
-    assert "Write at most 4 differences" in asked.rows[0].prompt and asked.rows[0].key == "easy_0"
+    task_data = opened.read(sample_folder(tmp_path))
+    assert "Write at most 4 differences" in task_data.rows[0].prompt and task_data.rows[0].key == "easy_0"
     judge = replace(model(judging), embed=embed, agrees=agrees)
-    (verdict,) = opened.judged(asked, [TEXT], judge)
+    (verdict,) = opened.judged(task_data, [TEXT], judge)
     right = {"0": "a", "1": "a", "2": None, "3": "b"}
     assert verdict == {"lm": right, "ours": right, "unparsed": 0, "excess": 0}
-    scores = opened.score(asked.rows, [verdict], asked.truth, 10, 0)
+    scores = opened.score(task_data.rows, [verdict], task_data.truth, 10, 0)
     assert (scores["recall"], scores["err_nomatch"], scores["err_flipped"]) == pytest.approx((2 / 3, 1 / 3, 0))
     assert scores["recall_ours"] == scores["recall"] == scores["easy"]
     assert scores["average"] is None  # two splits are absent
-    ours = opened.judged(asked, [TEXT], Judge("none", embed=embed, agrees=agrees))
+    ours = opened.judged(task_data, [TEXT], Judge("none", embed=embed, agrees=agrees))
     assert ours == [{"ours": right, "unparsed": 0, "excess": 0}]
-    assert "recall" not in opened.score(asked.rows, ours, asked.truth, 0, 0)
+    assert "recall" not in opened.score(task_data.rows, ours, task_data.truth, 0, 0)
     with pytest.raises(StepDiffError, match="need a judge: give --judge MODEL"):
-        opened.judged(asked, [TEXT], Judge("none", embed=embed))
+        opened.judged(task_data, [TEXT], Judge("none", embed=embed))
     with pytest.raises(StepDiffError, match="no verdict on its text"):
-        opened.score(asked.rows, [TEXT], asked.truth, 0, 0)  # type: ignore[list-item]
+        opened.score(task_data.rows, [TEXT], task_data.truth, 0, 0)  # type: ignore[list-item]
 
 
-def test_a_statement_without_a_difference_takes_its_match_and_is_not_scored(tmp_path: Path) -> None:
+def test_a_statement_without_a_difference_is_not_scored(tmp_path: Path) -> None:
     """With one prediction, which is about the statement without a difference, nothing else is matched."""
-    asked = opened.read(sample_folder(tmp_path))
+    task_data = opened.read(sample_folder(tmp_path))
     text = json.dumps([{"description": "far", "video": 1}])
-    (verdict,) = opened.judged(asked, [text], Judge("none", embed=embed, agrees=agrees))
+    (verdict,) = opened.judged(task_data, [text], Judge("none", embed=embed, agrees=agrees))
     assert verdict["ours"] == {"0": None, "1": None, "2": None, "3": "b"}
-    assert opened.score(asked.rows, [verdict], asked.truth, 0, 0)["err_nomatch_ours"] == 1.0
+    assert opened.score(task_data.rows, [verdict], task_data.truth, 0, 0)["err_nomatch_ours"] == 1.0
 
 
 def test_predictions_match_statements_one_to_one() -> None:
@@ -308,32 +308,32 @@ def test_predictions_match_statements_one_to_one() -> None:
         assert sum(cosine[pair] for pair in matches.items()) == pytest.approx(best)
 
 
-def naive_recall(asked: Asked, letters: list[dict[str, str | None]], split: str | None) -> list[float]:
+def naive_recall(task_data: TaskData, letters: list[dict[str, str | None]], split: str | None) -> list[float]:
     """Recall, no match, wrong video and judge's errors over gt in {a, b}."""
     counts = [0, 0, 0, 0]
-    for row, own in zip(asked.rows, letters, strict=True):
-        sample = asked.truth[row.key]
+    for row, own in zip(task_data.rows, letters, strict=True):
+        sample = task_data.truth[row.key]
         for key, statement in sample.statements.items():
             if statement.truth in ("a", "b") and split in (None, sample.split):
-                said = own[key]
-                place = 0 if said == statement.truth else 1 if said is None else 3 if said == "error" else 2
+                replies = own[key]
+                place = 0 if replies == statement.truth else 1 if replies is None else 3 if replies == "error" else 2
                 counts[place] += 1
     return [count / sum(counts) for count in counts]
 
 
 def test_recall_and_errors_sum_to_one(folder: Path) -> None:
-    asked = opened.read(folder)
+    task_data = opened.read(folder)
     rng = np.random.default_rng(0)
     names = ("recall", "err_nomatch", "err_flipped", "err_judge")
     for _ in range(20):
         letters: list[dict[str, Any]] = [
-            {key: rng.choice(["a", "b", None, "error"]) for key in asked.truth[row.key].statements}
-            for row in asked.rows
+            {key: rng.choice(["a", "b", None, "error"]) for key in task_data.truth[row.key].statements}
+            for row in task_data.rows
         ]
         verdicts = [{"lm": own, "unparsed": 1, "excess": 2} for own in letters]
-        scores = opened.score(asked.rows, verdicts, asked.truth, 0, 0)
-        assert [scores[name] for name in names] == pytest.approx(naive_recall(asked, letters, None))
-        each = [naive_recall(asked, letters, split)[0] for split in SPLITS]
+        scores = opened.score(task_data.rows, verdicts, task_data.truth, 0, 0)
+        assert [scores[name] for name in names] == pytest.approx(naive_recall(task_data, letters, None))
+        each = [naive_recall(task_data, letters, split)[0] for split in SPLITS]
         assert [scores[split] for split in SPLITS] == pytest.approx(each)
         assert scores["average"] == pytest.approx(np.mean(each))
         assert scores["per_category"]["fitness"]["recall"] == pytest.approx(each[0])
@@ -363,8 +363,8 @@ def test_an_answer_of_another_form_is_an_error(tmp_path: Path) -> None:
         alone.append(len(pairs))
         return "?" if len(pairs) > 1 or pairs[0][0] == "low" else judging(prompt)
 
-    asked = opened.read(sample_folder(tmp_path))
-    (verdict,) = opened.judged(asked, [TEXT], model(said))
+    task_data = opened.read(sample_folder(tmp_path))
+    (verdict,) = opened.judged(task_data, [TEXT], model(said))
     assert verdict["lm"] == {"0": "error", "1": "a", "2": None, "3": "b"} and alone == [3, 1, 1, 1]
 
 
@@ -376,14 +376,14 @@ def test_the_prompts_are_the_authors_if_their_file_is_there(tmp_path: Path) -> N
     with pytest.raises(StepDiffError, match="has no text prompt_open_eval_check_opposite; get it again or remove it"):
         opened.read(folder)
     (folder / "eval_viddiff.py").write_text(code + 'prompt_open_eval_check_opposite = "check {statements}"\n')
-    asked = opened.read(folder)
-    assert asked.prompts == {"matching": "match {differences0}", "opposites": "check {statements}"}
-    assert "the authors'" in asked.notes[1]
+    task_data = opened.read(folder)
+    assert task_data.prompts == {"matching": "match {differences0}", "opposites": "check {statements}"}
+    assert "the authors'" in task_data.notes[1]
 
 
 def test_six_pairs_are_judged_in_one_question(folder: Path) -> None:
     """Across pairs of videos, as published."""
-    asked = opened.read(folder)
+    task_data = opened.read(folder)
     counts: list[int] = []
 
     def said(prompt: str) -> str:
@@ -393,22 +393,26 @@ def test_six_pairs_are_judged_in_one_question(folder: Path) -> None:
         counts.append(len(eval(prompt.split("Pairs: ")[1])))
         return json.dumps({"results": ["0"] * counts[-1]})
 
-    texts = [json.dumps([{"description": f"d{i}", "video": 1} for i in range(3)]) for _ in asked.rows]
-    verdicts = opened.judged(asked, texts, model(said))
+    texts = [json.dumps([{"description": f"d{i}", "video": 1} for i in range(3)]) for _ in task_data.rows]
+    verdicts = opened.judged(task_data, texts, model(said))
     assert counts == [6, 6, 1]  # three of the four statements of a pair have a prediction
-    scores = opened.score(asked.rows, verdicts, asked.truth, 0, 0)
+    scores = opened.score(task_data.rows, verdicts, task_data.truth, 0, 0)
     assert scores["err_nomatch"] == pytest.approx(1 / 12) and scores["recall"] == pytest.approx(6 / 12)
 
 
 def test_exported_differences_are_those_of_the_texts(folder: Path, tmp_path: Path) -> None:
-    asked = opened.read(folder)
+    task_data = opened.read(folder)
     texts = ["the knees bend less (Video 2)\narms up: a", *[""] * 5]
-    assert json.loads(opened.export(folder, asked.rows, [None, *texts[:5]], tmp_path / "part")[0].read_text())[0] == {}
-    listed, by_key = (json.loads(file.read_text()) for file in opened.export(folder, asked.rows, texts, tmp_path))
-    said = [{"description": "the knees bend less", "prediction": "b"}, {"description": "arms up", "prediction": "a"}]
-    assert listed == [{"0": said[0], "1": said[1]}, *[{}] * 5] and list(by_key) == [row.key for row in asked.rows]
+    assert (
+        json.loads(opened.export(folder, task_data.rows, [None, *texts[:5]], tmp_path / "part")[0].read_text())[0] == {}
+    )
+    listed, by_key = (json.loads(file.read_text()) for file in opened.export(folder, task_data.rows, texts, tmp_path))
+    replies = [{"description": "the knees bend less", "prediction": "b"}, {"description": "arms up", "prediction": "a"}]
+    assert listed == [{"0": replies[0], "1": replies[1]}, *[{}] * 5] and list(by_key) == [
+        row.key for row in task_data.rows
+    ]
     many = "\n".join(f"{number} knees (Video 1)" for number in range(4))
-    assert len(json.loads(opened.export(folder, asked.rows, [many] * 6, tmp_path)[0].read_text())[0]) == 3
+    assert len(json.loads(opened.export(folder, task_data.rows, [many] * 6, tmp_path)[0].read_text())[0]) == 3
     assert listed[0]["0"] == {"description": "the knees bend less", "prediction": "b"} and listed[1] == {}
 
 

@@ -38,16 +38,18 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_a_pair_is_asked_once_with_the_published_prompt(folder: Path) -> None:
-    asked = registry.get("vidic").read(folder)
-    assert [row.clips for row in asked.rows] == [(own["video1_path"], own["video2_path"]) for own in PAIRS]
-    assert asked.rows[0].key == "data/set 0/0_a.mp4 | data/set 0/0_b.mp4"
-    assert {row.prompt.split("\n\n")[0] for row in asked.rows} == {"Compare Video A and Video B."}
-    assert asked.rows[0].prompt.endswith("Video A is Video 1. Video B is Video 2.")
-    assert [len(asked.truth[row.key]) for row in asked.rows] == [5, 1, 3, 5]
+    task_data = registry.get("vidic").read(folder)
+    assert [row.clips for row in task_data.rows] == [(own["video1_path"], own["video2_path"]) for own in PAIRS]
+    assert task_data.rows[0].key == "data/set 0/0_a.mp4 | data/set 0/0_b.mp4"
+    assert {row.prompt.split("\n\n")[0] for row in task_data.rows} == {"Compare Video A and Video B."}
+    assert task_data.rows[0].prompt.endswith("Video A is Video 1. Video B is Video 2.")
+    assert [len(task_data.truth[row.key]) for row in task_data.rows] == [5, 1, 3, 5]
     (path,) = folder.rglob("checklist.json")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert asked.digest == digest
-    assert f"checklist sha256 {digest}: 4 pairs, 14 questions (6 on similarities, 8 on differences)" in asked.notes[0]
+    assert task_data.digest == digest
+    assert (
+        f"checklist sha256 {digest}: 4 pairs, 14 questions (6 on similarities, 8 on differences)" in task_data.notes[0]
+    )
 
 
 def test_the_prompts_are_those_of_the_folder(folder: Path) -> None:
@@ -88,11 +90,13 @@ def naive(verdicts: Sequence[Sequence[str]], section: str | None, name: str | No
 
 
 def test_scores_are_micro_accuracies(folder: Path) -> None:
-    asked = read(folder)
+    task_data = read(folder)
     rng = np.random.default_rng(0)
     for _ in range(20):
-        verdicts = [rng.choice(["yes", "No", "error"], len(asked.truth[row.key])).tolist() for row in asked.rows]
-        scores = score(asked.rows, verdicts, asked.truth, 20, 0)
+        verdicts = [
+            rng.choice(["yes", "No", "error"], len(task_data.truth[row.key])).tolist() for row in task_data.rows
+        ]
+        scores = score(task_data.rows, verdicts, task_data.truth, 20, 0)
         assert scores["accuracy"] == pytest.approx(naive(verdicts, None, None))
         assert scores["errors"] == sum(own.count("error") for own in verdicts) and scores["questions"] == 14
         for name, own in scores["per_category"].items():
@@ -105,8 +109,8 @@ def test_scores_are_micro_accuracies(folder: Path) -> None:
 
 
 def test_similarities_and_differences_are_never_given_alone(folder: Path) -> None:
-    asked = read(folder)
-    scores = score(asked.rows, control(list(asked.truth.values()), "no"), asked.truth, 10, 0)
+    task_data = read(folder)
+    scores = score(task_data.rows, control(list(task_data.truth.values()), "no"), task_data.truth, 10, 0)
     for part in (scores, scores["intervals"], *scores["per_category"].values(), *scores["controls"].values()):
         assert {"accuracy", "similarities", "differences"} <= part.keys()
     assert scores["controls"] == {
@@ -118,13 +122,13 @@ def test_similarities_and_differences_are_never_given_alone(folder: Path) -> Non
 
 
 def test_a_part_of_the_pairs_is_scored(folder: Path) -> None:
-    asked = read(folder)
-    scores = score(asked.rows[1:2], [["yes"]], asked.truth, 10, 0)
+    task_data = read(folder)
+    scores = score(task_data.rows[1:2], [["yes"]], task_data.truth, 10, 0)
     assert (scores["accuracy"], scores["similarities"], scores["differences"]) == (1.0, None, 1.0)
     with pytest.raises(StepDiffError, match=r"no verdict on its 1 questions; judge its text first"):
-        score(asked.rows[1:2], ["a text"], asked.truth, 0, 0)
+        score(task_data.rows[1:2], ["a text"], task_data.truth, 0, 0)
     with pytest.raises(StepDiffError, match="1 verdicts for 4 rows"):
-        score(asked.rows, [["yes"]], asked.truth, 0, 0)
+        score(task_data.rows, [["yes"]], task_data.truth, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +165,7 @@ def judge(said: Callable[[str, str], str | NoAnswer], kept: Path | None = None, 
 
 
 def test_each_question_is_asked_about_its_own_text(folder: Path) -> None:
-    asked = read(folder)
+    task_data = read(folder)
     seen: list[tuple[str, str]] = []
 
     def said(system: str, user: str) -> str:
@@ -170,8 +174,8 @@ def test_each_question_is_asked_about_its_own_text(folder: Path) -> None:
         assert question.split()[1] == description.removeprefix("text ")
         return json.dumps({"answer": "no" if "Similarities" in question else "yes"})
 
-    verdicts = judged(asked, [f"text {number}" for number in range(4)], judge(said))
-    assert score(asked.rows, verdicts, asked.truth, 0, 0)["accuracy"] == 1.0
+    verdicts = judged(task_data, [f"text {number}" for number in range(4)], judge(said))
+    assert score(task_data.rows, verdicts, task_data.truth, 0, 0)["accuracy"] == 1.0
     assert len(seen) == 14
     assert {system for system, user in seen if "Similarities" in user} == {
         "You are a rigorous video analysis assistant. This is a Similarities problem."
@@ -179,26 +183,26 @@ def test_each_question_is_asked_about_its_own_text(folder: Path) -> None:
 
 
 def test_a_question_without_an_answer_counts_wrong(folder: Path) -> None:
-    asked = read(folder)
-    verdicts = judged(asked, ["x", None, "y", "z"], judge(lambda *_: NoAnswer("refused")))
-    assert verdicts == [["error"] * len(asked.truth[row.key]) for row in asked.rows]
-    scores = score(asked.rows, verdicts, asked.truth, 0, 0)
+    task_data = read(folder)
+    verdicts = judged(task_data, ["x", None, "y", "z"], judge(lambda *_: NoAnswer("refused")))
+    assert verdicts == [["error"] * len(task_data.truth[row.key]) for row in task_data.rows]
+    scores = score(task_data.rows, verdicts, task_data.truth, 0, 0)
     assert (scores["accuracy"], scores["errors"]) == (0.0, 14)
     calls: list[str] = []
-    judged(asked, ["x", None, "y", "z"], judge(lambda _, user: calls.append(user) or "answer: yes"))  # type: ignore[func-returns-value]
+    judged(task_data, ["x", None, "y", "z"], judge(lambda _, user: calls.append(user) or "answer: yes"))  # type: ignore[func-returns-value]
     assert len(calls) == 13  # nothing is asked about a text that is missing
     with pytest.raises(StepDiffError, match="need a language model as judge; give --judge MODEL or --endpoint URL"):
-        judged(asked, ["x"] * 4, Judge("none"))
+        judged(task_data, ["x"] * 4, Judge("none"))
 
 
 def test_an_export_has_the_paths_of_the_pairs(folder: Path, tmp_path: Path) -> None:
-    asked = read(folder)
-    (path,) = export(folder, asked.rows, ["a", None, "c", "\ud800"], tmp_path / "part")
+    task_data = read(folder)
+    (path,) = export(folder, task_data.rows, ["a", None, "c", "\ud800"], tmp_path / "part")
     assert [own["index"] for own in json.loads(path.read_text())] == [1, 3, 4]
-    (path,) = export(folder, asked.rows, ["a", "b", "c", "d"], tmp_path / "out")
+    (path,) = export(folder, task_data.rows, ["a", "b", "c", "d"], tmp_path / "out")
     entries = json.loads(path.read_text())
     assert [entry["index"] for entry in entries] == [1, 2, 3, 4]
-    assert [(entry["video1_path"], entry["video2_path"]) for entry in entries] == [row.clips for row in asked.rows]
+    assert [(entry["video1_path"], entry["video2_path"]) for entry in entries] == [row.clips for row in task_data.rows]
     assert [entry["response"] for entry in entries] == ["a", "b", "c", "d"]
 
 
@@ -226,15 +230,15 @@ def test_bad_files_give_one_line(tmp_path: Path) -> None:
 @pytest.mark.full
 @published
 def test_the_published_checklist_is_read() -> None:
-    asked = read(PUBLISHED)
-    checks = [check for own in asked.truth.values() for check in own]
+    task_data = read(PUBLISHED)
+    checks = [check for own in task_data.truth.values() for check in own]
     sections = [check.section for check in checks]
-    assert (len(asked.rows), sections.count("Similarities"), sections.count("Differences")) == (1000, 1056, 3051)
+    assert (len(task_data.rows), sections.count("Similarities"), sections.count("Differences")) == (1000, 1056, 3051)
     assert {check.answer for check in checks if check.section == "Similarities"} == {"no"}
     assert {check.answer for check in checks if check.section == "Differences"} == {"yes"}
     assert len({check.category for check in checks}) == 7 and len(list(clips(PUBLISHED))) == 2000
-    assert asked.digest == "516d9c87c59624c068271a068dc2d4e0621f3dc287c1dfe22b894f42325806f6"
-    template = asked.prompts["judge"]
+    assert task_data.digest == "516d9c87c59624c068271a068dc2d4e0621f3dc287c1dfe22b894f42325806f6"
+    template = task_data.prompts["judge"]
     assert template.startswith("Based on the description") and '{{"answer": "yes/no"' in template
     assert template.endswith("【Model Description】\n{description}\n\n【Question】\n{question}\n")
 

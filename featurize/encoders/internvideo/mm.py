@@ -107,9 +107,9 @@ class InternVideo(Encoder):
 
     def token_ids(self, texts: list[str]) -> Int64[torch.Tensor, "B context"]:
         """Return CLIP's BPE ids: start, at most context - 2 of the text, end, and zeros after it."""
-        given = self.tokenizer(texts, truncation=True, max_length=self._size.context)["input_ids"]
+        token_lists = self.tokenizer(texts, truncation=True, max_length=self._size.context)["input_ids"]
         ids = torch.zeros(len(texts), self._size.context, dtype=torch.int64)
-        for row, tokens in zip(ids, given, strict=True):
+        for row, tokens in zip(ids, token_lists, strict=True):
             row[: len(tokens)] = torch.tensor(tokens)
         return ids
 
@@ -193,22 +193,22 @@ def _shapes(size: Size) -> dict[str, tuple[int, ...]]:
         return {name: tuple(values.shape) for name, values in InternVideoMM(size).state_dict().items()}
 
 
-def _check(path: Path, name: str, found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> None:
+def _check(path: Path, name: str, held: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> None:
     """Raise StepDiffError where the tensors found are not those expected."""
-    if found == expected:
+    if held == expected:
         return
     for other, size in SIZES.items():
-        if found == _shapes(size):
+        if held == _shapes(size):
             raise StepDiffError(f"{path} holds {other}, not {name}: give --encoder {other}, or the other checkpoint")
-    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    shaped = sorted(tensor for tensor in found.keys() & expected.keys() if found[tensor] != expected[tensor])
+    missing, extra = sorted(expected.keys() - held.keys()), sorted(held.keys() - expected.keys())
+    shaped = sorted(tensor for tensor in held.keys() & expected.keys() if held[tensor] != expected[tensor])
     if len(missing) == len(expected):
         raise StepDiffError(f"{path} is another model's, without a tensor of {name}: give {_WANTED}")
     faults = [f"lacks {len(missing)} tensors, first {missing[0]}"] if missing else []
     if extra:
         faults.append(f"has {len(extra)} that {name} has not, first {extra[0]}")
     for first in shaped[:1]:
-        shapes = f"{list(found[first])} for {list(expected[first])}"
+        shapes = f"{list(held[first])} for {list(expected[first])}"
         faults.append(f"has {len(shaped)} of another shape, first {first} {shapes}")
     raise StepDiffError(f"{path} is no {name}: it {'; it '.join(faults)}: give {_WANTED}")
 

@@ -1,1 +1,1 @@
-"""What people answer about pairs of clips: tasks, answers, agreement, statistics, exports."""
+"""Answers of people about pairs of clips: tasks, answers, agreement, statistics, exports."""

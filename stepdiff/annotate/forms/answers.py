@@ -72,7 +72,7 @@ def show_refused(record: dict[str, Any]) -> None:
 
 
 def first_byte(path: str | Path) -> bytes:
-    """Return the first byte that is not white space, empty where the file has none in its first MiB."""
+    """Return the first byte that is not white space, empty if the file has none in its first MiB."""
     with open_regular(path) as file:
         return file.read(2**20).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
 

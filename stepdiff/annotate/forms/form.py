@@ -55,10 +55,10 @@ ID = 2 * CLIP + 1  # characters of the id of a pair, person or category, at most
 
 def _utc(value: str) -> str:
     try:
-        known = datetime.fromisoformat(value).utcoffset() == timedelta(0)
+        is_utc = datetime.fromisoformat(value).utcoffset() == timedelta(0)
     except ValueError:
-        known = False
-    if not known:
+        is_utc = False
+    if not is_utc:
         raise ValueError(f"should be a time in UTC such as 2026-11-28T09:30:00Z, not {value!r:.80}")
     return value
 
@@ -74,7 +74,7 @@ Time = Annotated[str, Field(max_length=40), AfterValidator(_utc)]
 
 @dataclass(frozen=True)
 class Category:
-    """What people compare: its published name, its title on the form, and the criteria of each score."""
+    """A category of differences: its published name, its title on the form, and the criteria of each score."""
 
     name: str
     title: str
@@ -93,7 +93,7 @@ class Judgement:
 @with_config(extra="forbid")
 @dataclass(frozen=True)
 class Answer:
-    """What one person answered about one pair. `answer_of` checks it."""
+    """The answer of one person about one pair. `answer_of` checks it."""
 
     pair: PairId
     reference: Clip
@@ -129,7 +129,7 @@ _ANSWER = TypeAdapter(Annotated[Answer, AfterValidator(two_clips)]).validate_pyt
 
 
 def answer_of(keys: Any, where: str = "") -> Answer:
-    """Return the answer in a JSON object. StepDiffError: `where`, and the key and what it should be, in one line."""
+    """Return the answer in a JSON object. StepDiffError: one line of `where`, the key and its expected form."""
     return checked(_ANSWER, keys, where)
 
 
@@ -158,7 +158,7 @@ Criteria = Annotated[Once, BeforeValidator(lambda rows: rows or ())]
 
 @dataclass(frozen=True)
 class Form:
-    """What people fill in about a pair: a keystep, for each category a text and a score, or a reason to reject."""
+    """A form about a pair: a keystep, for each category a text and a score, or a reason to reject."""
 
     categories: tuple[Category, ...]
     keystep_words: Whole = 9  # words of a keystep, at most: fewer than 10 (Fig. S2)
@@ -172,7 +172,7 @@ class Form:
     def filled(
         self, keystep: str, texts: Mapping[str, str], scores: Mapping[str, Any], rejected: str | None
     ) -> dict[str, Any]:
-        """Return what was filled in, as keys of an answer.
+        """Return the filled fields as keys of an answer.
 
         A text that was left empty means score 5. A category with neither text nor score, or with words and no score,
         has no score that somebody chose: it is left out.
@@ -184,7 +184,7 @@ class Form:
         return {"keystep": " ".join(keystep.split()), "differences": differences, "rejected": rejected}
 
     def problems(self, answer: Answer) -> list[str]:
-        """Return what is wrong with an answer, as sentences for the person who answered; empty if nothing is."""
+        """Return the faults of an answer, as sentences for the person who answered."""
         return [sentence for _, sentence in self.faults(answer)]
 
     def faults(self, answer: Answer) -> Iterator[tuple[str, str]]:
@@ -253,8 +253,8 @@ class KnownScores:
     rows: tuple[KnownPair, ...] = ()
     tolerance: int = 1
 
-    def agrees(self, known: int, score: int) -> bool:
-        return abs(known - score) <= self.tolerance
+    def agrees(self, true: int, score: int) -> bool:
+        return abs(true - score) <= self.tolerance
 
     @cached_property
     def by_id(self) -> dict[str, KnownPair]:
@@ -281,13 +281,17 @@ class AnnotationTask(Form):
     def by_id(self) -> dict[str, Pair]:
         return {pair.id: pair for pair in (*self.pairs, *self.gold.rows, *self.training.rows)}
 
+    @cached_property
+    def clips(self) -> set[str]:
+        return {clip for pair in self.by_id.values() for clip in (pair.reference, pair.candidate)}
+
     def knows(self, answer: Answer) -> bool:
         """Return whether an answer is about a pair of the task, with its clips."""
         pair = self.by_id.get(answer.pair)
         return pair is not None and (pair.reference, pair.candidate) == (answer.reference, answer.candidate)
 
     def faults(self, answer: Answer) -> Iterator[tuple[str, str]]:
-        """Yield the faults of the form, and first that of a pair that the task does not have."""
+        """Yield first the fault of a pair that the task does not have, then the faults of the form."""
         if not self.knows(answer):
             yield "pair", f"The pair {answer.pair} with these two clips is not part of the task."
         yield from super().faults(answer)
@@ -331,11 +335,11 @@ _CATEGORIES = TypeAdapter(tuple[_Category, ...]).validate_python
 
 
 def read_task(path: str | Path) -> AnnotationTask:
-    """Read a task and the files that it names. StepDiffError: the file, the key or line, and what it should be."""
+    """Read a task and the files that it names. StepDiffError: the file, the key or line, and the expected form."""
     keys, usual = yaml_file.read(path), yaml_file.read(DEFAULTS)
     file = checked(_TaskKeys.model_validate, usual | keys if isinstance(keys, dict) else keys, f"{path}: ")
-    folder, known = Path(path).parent, {category.name: category for category in defaults().categories}
-    categories = tuple(_category(category, known) for category in file.categories)
+    folder, usual_categories = Path(path).parent, {category.name: category for category in defaults().categories}
+    categories = tuple(_category(category, usual_categories) for category in file.categories)
     names = [category.name for category in categories]
     guidelines = file.guidelines.text
     if file.guidelines.file is not None:
@@ -364,9 +368,9 @@ def plain(name: str) -> Category:
     return Category(name, name, dict.fromkeys(SCORES, ()))
 
 
-def _category(keys: _Category, known: dict[str, Category]) -> Category:
+def _category(keys: _Category, usual_categories: dict[str, Category]) -> Category:
     """Return a category; title and rubric that one of a default name does not state are the default ones."""
-    usual = known.get(keys.name, plain(keys.name))
+    usual = usual_categories.get(keys.name, plain(keys.name))
     rubric = usual.rubric if keys.rubric is None else {score: keys.rubric.get(score, ()) for score in SCORES[::-1]}
     return Category(keys.name, keys.title or usual.title, rubric)
 
@@ -406,7 +410,7 @@ def _check(keys: _KnownFile | None, folder: Path, categories: Sequence[str]) -> 
 
 
 def _given(keys: Any) -> Any:
-    """Leave out keys that are null, and give an empty id where there is none."""
+    """Leave out keys that are null, and add an empty id if there is none."""
     return {"id": ""} | {key: value for key, value in keys.items() if value is not None}
 
 
@@ -420,7 +424,7 @@ _KNOWN = TypeAdapter(Annotated[KnownPair, *_RULES]).validate_python
 
 
 def read_pairs(path: Path) -> tuple[Pair, ...]:
-    """Return the pairs of a CSV or Parquet file, without those of different steps of stepdiff annotate pairs."""
+    """Return the pairs of a CSV or Parquet file, without pairs of different steps of stepdiff annotate pairs."""
     import polars as pl
 
     data = read_whole(path)
@@ -447,14 +451,15 @@ def read_pairs(path: Path) -> tuple[Pair, ...]:
 
 
 def _refuse_repetitions(task: AnnotationTask, path: str | Path) -> None:
-    """Raise StepDiffError where an id or the same two clips come twice in pairs, gold and training."""
-    known: dict[str | frozenset[str], str] = {}
+    """Raise StepDiffError if an id or the same two clips come twice in pairs, gold and training."""
+    places: dict[str | frozenset[str], str] = {}
     for where, rows in (("pairs", task.pairs), ("gold", task.gold.rows), ("training", task.training.rows)):
         for pair in rows:
             both = frozenset((pair.reference, pair.candidate))
-            if both in known:
+            if both in places:
                 named = f"{pair.reference!r:.80} and {pair.candidate!r:.80}"
-                raise StepDiffError(f"{path}: {where}: {named} are in {known[both]} already; keep one, in any order")
-            if pair.id in known:
-                raise StepDiffError(f"{path}: {where}: the id {pair.id!r} is in {known[pair.id]} already; give another")
-            known[pair.id] = known[both] = where
+                raise StepDiffError(f"{path}: {where}: {named} are in {places[both]} already; keep one, in any order")
+            if pair.id in places:
+                why = f"the id {pair.id!r} is in {places[pair.id]} already"
+                raise StepDiffError(f"{path}: {where}: {why}; give another")
+            places[pair.id] = places[both] = where

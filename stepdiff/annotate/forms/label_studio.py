@@ -80,8 +80,8 @@ class _Labels(BaseModel):
 def tasks_of(answers: Iterable[Answer], url: str, task: AnnotationTask | None = None) -> list[dict[str, Any]]:
     """Return one task for each pair and side, with its answers as annotations.
 
-    Pairs of `task` that nobody answered are tasks too. Its categories come first; those of the answers follow. `url` is
-    that of a clip's video, with {clip} in it. StepDiffError: no {clip}.
+    Pairs of `task` that nobody answered are tasks too. Its categories come first, then further ones of the answers.
+    `url` is the address of a clip's video, with {clip} in it. StepDiffError: no {clip}.
     """
     if "{clip}" not in url:
         raise StepDiffError(f"{url}: a URL of videos has {{clip}} where the clip's id belongs")
@@ -220,10 +220,10 @@ def _controls(kind: str, data: _Data, values: Mapping[str, str]) -> Iterator[tup
 
 
 def _text(value: _Value) -> str:
-    given = [part for part in (value.rating, value.text, value.choices) if part is not None]
-    if not given:
+    parts = [part for part in (value.rating, value.text, value.choices) if part is not None]
+    if not parts:
         raise StepDiffError("a value has text, choices or rating, and this one has none")
-    return "\n".join(given[0]) if isinstance(given[0], list) else str(given[0])
+    return "\n".join(parts[0]) if isinstance(parts[0], list) else str(parts[0])
 
 
 def _native(annotation: dict[str, Any]) -> dict[str, Any]:

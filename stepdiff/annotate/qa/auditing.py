@@ -51,14 +51,14 @@ def figures(rows: Sequence[Question]) -> dict[str, Any]:
         "clips": len({clip for pair in pairs for clip in pair}),
         "types": dict(sorted(Counter(str(row.type) for row in rows).items())),
         "answers": _answers(rows),
-        "words": {name: _lengths([len(text.split()) for text in own]) for name, own in texts.items()},
-        "different": {name: len(set(own)) for name, own in texts.items()},
-        "n_grams": {name: {str(n): _n_grams(own, n) for n in N_GRAMS} for name, own in texts.items()},
+        "words": {name: _lengths([len(text.split()) for text in of_name]) for name, of_name in texts.items()},
+        "different": {name: len(set(of_name)) for name, of_name in texts.items()},
+        "n_grams": {name: {str(n): _n_grams(of_name, n) for n in N_GRAMS} for name, of_name in texts.items()},
     }
 
 
 def _answers(rows: Sequence[Question]) -> dict[str, int]:
-    """Count the answers that name one video, are YES or NO, or neither, as those of type 1."""
+    """Count the answers that name one video, are YES or NO, or neither, such as answers of type 1."""
     counts = Counter(dict.fromkeys((*VIDEOS, YES, NO, "other"), 0))
     for row in rows:
         one = None if row.type == 1 else names_one(row.answer)
@@ -87,7 +87,7 @@ def _runs(text: str, n: int) -> list[str]:
 def overlap(rows: Sequence[Question], files: Sequence[str]) -> dict[str, float]:
     """Return, for n from 1 to 4, which share of the n-grams of test texts the open answers have too.
 
-    files: test sets; those of DiffCap and DiffMCQ have texts. Empty if none has.
+    files: test sets; DiffCap and DiffMCQ have texts. Empty if none has.
     """
     texts: list[str] = []
     for _, row in chain.from_iterable(map(read_objects, files)):
@@ -105,7 +105,7 @@ def overlap(rows: Sequence[Question], files: Sequence[str]) -> dict[str, float]:
 def leaks(rows: Sequence[Question], catalog: pl.DataFrame, hold_out: HoldOut) -> dict[str, list[str]]:
     """Return the clips that should not train, by reason.
 
-    catalog: key, and where known video, start, end and split.
+    catalog: key, and video, start, end and split if they are known.
     """
     clips = pl.DataFrame({"key": sorted({clip for row in rows for clip in (row.reference, row.candidate)})})
     unknown = clips.join(catalog, on="key", how="anti", maintain_order="left")
@@ -226,7 +226,7 @@ class _PairQARecord(BaseModel, strict=True):
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """Return what stepdiff annotate pairqa recorded about the PairQA file `path`; None if it has no record."""
+    """Return the record of stepdiff annotate pairqa about the PairQA file `path`, None if it has none."""
     record = path.with_suffix(".record.json")
     if not record.exists():
         return None

@@ -84,7 +84,8 @@ def _groups(*keys: Integer[np.ndarray, " C"]) -> tuple[Int64[np.ndarray, " group
 def candidates(store: str, column: str, texts: str | None, hold_out: HoldOut) -> tuple[pl.DataFrame, dict[str, int]]:
     """Return key, label, step and video of the clips that may be in a pair, and the number of others by reason.
 
-    column: of the catalog, whose value (`label`) the clips of a pair share; texts: where a clip must have a text.
+    column: of the catalog, whose value (`label`) the clips of a pair share; texts: a file or folder
+    in which a clip must have a text.
     """
     frame = known_clips(Store.open(store), "step", column)
     if column not in frame.columns:
@@ -123,7 +124,7 @@ def coded(values: pl.Series) -> tuple[Integer[np.ndarray, " C"], list[str]]:
 def rows(
     clips: pl.DataFrame, pairs: Int64[np.ndarray, "P 2"], order: Int64[np.ndarray, " P"], same: int
 ) -> Iterator[pl.DataFrame]:
-    """Yield the rows of the file, ROWS at a time; `pairs` are those of one step first, in number `same`."""
+    """Yield the rows of the file, ROWS at a time; the first `same` of the `pairs` are of one step."""
     for start in range(0, len(order), ROWS):
         chosen = order[start : start + ROWS]
         reference, candidate = (clips[pairs[chosen, side]] for side in (0, 1))

@@ -240,16 +240,16 @@ def compose(
     threshold: float,
     ledger: Ledger,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the training file, pair by pair in both orders; `ledger` counts what is kept and dropped.
+    """Yield the rows of the training file, pair by pair in both orders; `ledger` counts kept and dropped texts.
 
     pairs: rows of stepdiff annotate pairs; written: item_key -> text; cut: keys of the texts that the limit of tokens
     ended; threshold: cosine from which on two questions of a pair count as one.
     """
     rest = iter(pairs)
     while batch := list(islice(rest, PAIRS_AT_ONCE)):
-        asked = [_questions(pair, written, cut, ledger) for pair in batch]
-        compared = [[qa.question for kind, qa in of_pair if kind != 3] for of_pair in asked]
-        for pair, of_pair, flags in zip(batch, asked, first_of_alike(compared, embed, threshold), strict=True):
+        questions = [_questions(pair, written, cut, ledger) for pair in batch]
+        compared = [[qa.question for kind, qa in of_pair if kind != 3] for of_pair in questions]
+        for pair, of_pair, flags in zip(batch, questions, first_of_alike(compared, embed, threshold), strict=True):
             stays = iter(flags)
             unlike: list[tuple[int, QA]] = []
             for kind, qa in of_pair:

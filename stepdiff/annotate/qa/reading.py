@@ -190,7 +190,7 @@ _HOLLOW = re.compile(r"[\[<{(][^\]>})]*[\]>})]")
 
 
 def read_pairs(text: str, cut: bool = False) -> Reading:
-    """Return the pairs of question and answer in the text, in order, and what was dropped.
+    """Return the pairs of question and answer in the text, in order, and the dropped texts.
 
     cut: whether the limit of tokens ended the text, so that its last answer is not whole.
     """
@@ -234,12 +234,12 @@ def read_yes_no(text: str) -> str | Dropped:
     line = _MARKER.sub("", _one_line(text), count=1)
     if not line:
         return Dropped(EMPTY, line)
-    said = set(re.findall(r"\b(?:YES|NO(?!\.?\s*\d))\b", line))
-    if (first := _YES_OR_NO.match(line)) and said <= {first[1].upper()}:
+    words = set(re.findall(r"\b(?:YES|NO(?!\.?\s*\d))\b", line))
+    if (first := _YES_OR_NO.match(line)) and words <= {first[1].upper()}:
         return first[1].upper()
-    said = said or set(re.findall(r"answer is:?\W*(yes|no)\b", line.lower()))
-    if len(said) == 1 and not re.match(r"\W*(?:yes|no)\b", line, re.IGNORECASE):
-        return said.pop().upper()
+    words = words or set(re.findall(r"answer is:?\W*(yes|no)\b", line.lower()))
+    if len(words) == 1 and not re.match(r"\W*(?:yes|no)\b", line, re.IGNORECASE):
+        return words.pop().upper()
     return Dropped(REFUSAL if _REFUSAL.search(line) else NOT_YES_NO, line)
 
 
@@ -269,7 +269,7 @@ def _is_cut_off(text: str, pairs: list[QA]) -> bool:
 
 
 def _cleaned(text: str) -> str:
-    """Return the text up to where the model should have stopped, with Unix line ends."""
+    """Return the text up to the first control token, with Unix line ends."""
     text = "\n".join(text.replace("\u2028", "\n").splitlines()).strip()
     while (token := _CONTROL.match(text)) is not None:  # before it begins
         text = text[token.end() :].strip()

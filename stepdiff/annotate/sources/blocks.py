@@ -1,7 +1,7 @@
 """Clips of a source, block by block, to the manifest of python -m featurize.
 
 A source yields blocks: tables of clips with the columns clip, video (its id), start, end (seconds), split and others. A
-block has all clips of its videos. What is left out is counted by reason.
+block has all clips of its videos. Omitted clips are counted by reason.
 """
 
 import re
@@ -30,7 +30,7 @@ _TEXTS = ("narration", "caption")
 
 @dataclass
 class ClipSelection:
-    """Which clips of a source the manifest has, and the numbers of those that were left out."""
+    """The choice of a source's clips for the manifest, and the numbers of omitted clips."""
 
     pattern: str  # path of a video's file from the folder of the manifest, see `place_of`
     folder: Path  # that of the manifest
@@ -162,7 +162,7 @@ def write_frames(
 ) -> None:
     """Write frames as they come, as .csv, .parquet or .jsonl; with metadata as Parquet, whatever the name.
 
-    StepDiffError where the disk refuses.
+    StepDiffError if the disk refuses.
     """
     from polars.io.plugins import register_io_source
 

@@ -27,7 +27,7 @@ from stepdiff.annotate.sources.narration import heard, read_narration
 from stepdiff_core.checked import checked
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks.benchmarks.captaincook import read_recorded
-from stepdiff_core.tasks.benchmarks.published_files import Text, read_entries, read_json
+from stepdiff_core.tasks.benchmarks.rows import Text, read_entries, read_json
 
 SPLITS = ("train", "val", "test")
 T = TypeVar("T")
@@ -144,7 +144,7 @@ def read_htstep(
 
 
 def _read(path: str | Path, validate: Callable[[Any], T]) -> T:
-    """Return what a JSON file of HT-Step has; numbers with a point stay as they are written."""
+    """Return the content of a JSON file of HT-Step; numbers with a point stay as they are written."""
     try:
         keys = json.loads(Path(path).read_text(encoding="utf-8"), parse_float=str)
     except (OSError, ValueError, RecursionError) as error:
@@ -213,7 +213,7 @@ def _view(take: _Take, view: str) -> str | None:
 def _commentary(
     annotations: Sequence[dict[str, Any]], video: str, part: str, before: float, left_out: Counter[str]
 ) -> Rows:
-    said: dict[tuple[float, float], list[str]] = {}
+    comments: dict[tuple[float, float], list[str]] = {}
     activity = ""
     for annotation in annotations:
         activity = annotation.get("task_name") or activity
@@ -224,12 +224,12 @@ def _commentary(
             elif not 0 < end < float("inf"):
                 left_out["comments before the video"] += 1
             else:
-                said.setdefault((round(max(end - before, 0.0), 3), end), []).append(" ".join(text.split()))
+                comments.setdefault((round(max(end - before, 0.0), 3), end), []).append(" ".join(text.split()))
     name = video.removeprefix("takes/").replace("/frame_aligned_videos", "")
     return [
         _row(_id(name, start, end), video, start, end)
-        | {"split": part, "activity": activity, "narration": " ".join(said[start, end])}
-        for start, end in sorted(said)
+        | {"split": part, "activity": activity, "narration": " ".join(comments[start, end])}
+        for start, end in sorted(comments)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Captioned images as clips: webdataset tar files, and what img2dataset writes.
+"""Captioned images as clips: webdataset tar files, and the output of img2dataset.
 
     00000.tar                   members KEY.jpg (jpeg, png, webp, bmp) with KEY.txt, or KEY.json with "caption"
     00000.parquet               img2dataset's table (key, caption, status) of the images in 00000.tar or in 00000/
@@ -6,7 +6,7 @@
     images-{00000..00999}.tar   the files from 00000 to 00999
 
 An image is a clip of one second whose one frame every encoder repeats. Its id is `<stem of the file>/<key>`, never a
-position. Its video is the path `FILE.tar/MEMBER`, which is read where it is. The key of a member is its name up
+position. Its video is the path `FILE.tar/MEMBER`, which is read in place. The key of a member is its name up
 to the first dot after the last slash, as webdataset has it.
 """
 
@@ -36,9 +36,9 @@ TWICE = "images of a key that has one already"
 _RANGE = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
 
 
-def read_images(given: Sequence[str], folder: Path, left_out: Counter[str]) -> Iterator[pl.DataFrame]:
-    """Yield blocks of images with captions; their videos are paths from `folder`, where the manifest will be."""
-    files = _files(given)
+def read_images(sources: Sequence[str], folder: Path, left_out: Counter[str]) -> Iterator[pl.DataFrame]:
+    """Yield blocks of images with captions; their videos are paths from `folder`, the folder of the manifest."""
+    files = _files(sources)
 
     def images() -> Iterator[list[Clip]]:
         with progress("tar files and tables", len(files), "files") as advance:
@@ -51,8 +51,8 @@ def read_images(given: Sequence[str], folder: Path, left_out: Counter[str]) -> I
     return in_blocks(images(), "caption")
 
 
-def _files(given: Iterable[str]) -> list[Path]:
-    files = [file for one in given for name in _expanded(one) for file in _in_folder(Path(name))]
+def _files(sources: Iterable[str]) -> list[Path]:
+    files = [file for one in sources for name in _expanded(one) for file in _in_folder(Path(name))]
     seen: dict[str, Path] = {}
     for file in files:
         if file.suffix not in (".tar", ".parquet"):

@@ -2,13 +2,13 @@
 
     a .json object by video   {"start": [s, ...], "end": [s, ...], "text": [str, ...]}: caption.json, raw_caption.json,
                               sentencified_htm_*.json
-                              [[alignable, start, end, text], ...]: htm_align.json; only what is alignable counts
+                              [[alignable, start, end, text], ...]: htm_align.json; only alignable sentences count
     a .csv file               vid, timestamp, text: htm_aa_v1.csv, a sentence at one second, videos in any order
     a folder                  VIDEO.csv of start, end, text for each video: raw_caption_csv
 
 Memory is bounded by the longest entry of a file. A JSON file is not read by ijson, which refuses HowTo100M's files:
 they contain NaN for missing texts, control characters and bytes that are not UTF-8. Sentences are not merged, as
-neither HTM-AA nor the recipe of VCLM does so; those of one interval are one clip.
+neither HTM-AA nor the recipe of VCLM does so; sentences of one interval are one clip.
 """
 
 import csv
@@ -88,7 +88,7 @@ UNUSABLE, UNDECODED = "pieces without text or time", "pieces with bytes that are
 csv.field_size_limit(2**27)  # a field may hold hours of text
 
 
-class SpokenPiece(NamedTuple):
+class SpeechPiece(NamedTuple):
     """One piece of speech; a piece of one moment has start = end."""
 
     start: float  # seconds
@@ -98,8 +98,8 @@ class SpokenPiece(NamedTuple):
 
 def read_narration(
     path: str | Path, videos: Collection[str], faults: Counter[str]
-) -> Iterator[tuple[str, list[SpokenPiece]]]:
-    """Yield video and speech, sorted by time, of those of `videos` that have any; `faults` counts what was left out."""
+) -> Iterator[tuple[str, list[SpeechPiece]]]:
+    """Yield each of `videos` that has speech with its speech, sorted by time; `faults` counts omitted pieces."""
     path = Path(path)
     if path.is_dir():
         for video in videos:
@@ -114,7 +114,7 @@ def read_narration(
                 yield video, pieces_of(listed(value, f"{path}: video {video}"), faults)
 
 
-def heard(pieces: Iterable[SpokenPiece], start: float, end: float) -> str:
+def heard(pieces: Iterable[SpeechPiece], start: float, end: float) -> str:
     return " ".join(p.text for p in pieces if p.start < end and (p.end > start or p.start == p.end == start))
 
 
@@ -141,12 +141,12 @@ def rows_of(path: Path, *columns: str) -> Iterator[dict[str, str]]:
         raise StepDiffError(f"{path}: cannot be read ({error}); copy it again") from error
 
 
-def pieces_of(rows: Iterable[tuple[Any, Any, Any]], faults: Counter[str]) -> list[SpokenPiece]:
+def pieces_of(rows: Iterable[tuple[Any, Any, Any]], faults: Counter[str]) -> list[SpeechPiece]:
     pieces = []
     for start, end, text in rows:
-        piece: SpokenPiece | None
+        piece: SpeechPiece | None
         try:
-            piece = SpokenPiece(float(start), float(end), " ".join(text.split()))
+            piece = SpeechPiece(float(start), float(end), " ".join(text.split()))
         except (TypeError, ValueError, AttributeError):  # a text that is NaN, a time that is not a number
             piece = None
         if piece is None or not piece.text or not 0 <= piece.start <= piece.end < math.inf:
@@ -171,7 +171,7 @@ def read_sentences(path: Path, seconds: float, faults: Counter[str]) -> Iterator
     return in_blocks((_clips(video, pieces, around, faults) for video, pieces in _videos(path, faults)), "narration")
 
 
-def _videos(path: Path, faults: Counter[str]) -> Iterator[tuple[str, list[SpokenPiece]]]:
+def _videos(path: Path, faults: Counter[str]) -> Iterator[tuple[str, list[SpeechPiece]]]:
     if path.is_dir():
         yield from read_narration(path, sorted(file.stem for file in path.glob("*.csv")), faults)
     elif path.suffix == ".csv":
@@ -185,8 +185,8 @@ def _videos(path: Path, faults: Counter[str]) -> Iterator[tuple[str, list[Spoken
 
 def _of_csv(
     path: Path, faults: Counter[str], videos: Collection[str] | None = None
-) -> Iterator[tuple[str, list[SpokenPiece]]]:
-    """Yield video and speech of those of `videos` that have any (None: all); rows of a video may be anywhere."""
+) -> Iterator[tuple[str, list[SpeechPiece]]]:
+    """Yield each of `videos` (None: all) that has speech with its speech; rows of a video may be anywhere."""
     buckets = Buckets()
     parts = np.uint64(path.stat().st_size // _PART + 1) if path.exists() else np.uint64(1)
     read = (row for row in rows_of(path, "vid", "timestamp") if videos is None or row["vid"] in videos)
@@ -202,7 +202,7 @@ def _of_csv(
             yield str(video), pieces_of(zip(rows["second"], rows["second"], rows["text"], strict=True), faults)
 
 
-def _clips(video: str, pieces: list[SpokenPiece], around: float | None, faults: Counter[str]) -> Iterator[Clip]:
+def _clips(video: str, pieces: list[SpeechPiece], around: float | None, faults: Counter[str]) -> Iterator[Clip]:
     """Yield the clips of a video; `around`: seconds of a clip around a sentence of one moment."""
     texts: dict[tuple[float, float], list[str]] = {}
     for piece in pieces:

@@ -28,10 +28,10 @@ class Annotator(Protocol):
 
 @runtime_checkable
 class StageJob(Protocol):
-    """What a worker receives: all that it needs to load an Annotator, in a few bytes."""
+    """The message to a worker: all that it needs to load an Annotator, in a few bytes."""
 
     def provenance(self) -> dict[str, Any]:
-        """Return what determines the answers: model, sha256 of weights and prompt, sampling, inputs."""
+        """Return everything that determines the answers: model, sha256 of weights and prompt, sampling, inputs."""
 
     def load(self, device: str, threads: int) -> Annotator:
         """Load the model on `device` (cpu or cuda), with at most `threads` CPU threads."""

@@ -2,13 +2,13 @@
 
 Guarantees
 - an answered item is never answered again, a failed one only with `--retry-failed`
-- a killed run continues where it stopped, and ends with the same answers; a worker loses those of its last ten seconds
+- a killed run continues, and ends with the same answers; a worker loses the answers of its last ten seconds
 - memory depends on the size of a block of the catalog, not on the number of items
 
 Answers that were made in the same way are one version:
 
 STORE/annotations/STAGE/VERSION/
-    provenance.json            what made it; VERSION is the beginning of its sha256
+    provenance.json            its provenance; VERSION is the beginning of its sha256
     <shard>.parquet            key, kind, text, provenance, as heads.data.clips reads them
     failures/<shard>.parquet   key, reason
     lock.json                  held by the run that writes
@@ -151,7 +151,7 @@ class StageWorker:
         self._options, self._finished = options, 0
 
     def run(self, task: WorkPart) -> Answered:
-        """Answer a shard, or what a worker that died left of it, and commit the answers also when the model fails."""
+        """Answer a shard, or the rest of a dead worker's shard, and commit the answers even if the model fails."""
         try:
             return self._answer(task, self._annotator)
         finally:
@@ -250,19 +250,19 @@ class Items:
     """adds the fields that the job's model reads to the items of a shard that are to be answered"""
 
     def shards(self) -> Iterator[tuple[int, pl.DataFrame]]:
-        left: pl.DataFrame | None = None
+        rest: pl.DataFrame | None = None
         for block in self.blocks():
-            if left is not None:
-                block = pl.concat([left, block])
+            if rest is not None:
+                block = pl.concat([rest, block])
             shards = [rows for _, rows in block.group_by(pl.col("row") // SHARD, maintain_order=True)]
             yield from ((int(rows["row"][0]) // SHARD, rows) for rows in shards[:-1])
-            left = copied(shards[-1]) if shards else None
-        if left is not None:
-            yield int(left["row"][0]) // SHARD, left
+            rest = copied(shards[-1]) if shards else None
+        if rest is not None:
+            yield int(rest["row"][0]) // SHARD, rest
 
 
 def run_stage(options: StageOptions, name: str, job: StageJob, items: Items) -> dict[str, Any]:
-    """Answer the items of stage `name` that have no answer yet; return what `stepdiff.annotate.stages.job.show` prints.
+    """Answer the items of stage `name` that have no answer yet; return the record that `show` prints.
 
     StepDiffError: another run writes the version, no cluster answers, or the store is a snapshot.
     """
@@ -316,7 +316,7 @@ def pending(version: Version, items: Items, retry_failed: bool) -> Iterator[Work
 
 @contextmanager
 def _pool(options: StageOptions, version: Version, job: StageJob) -> Iterator[tuple[WorkerPool | Here, int]]:
-    """Yield the workers of a stage, on Ray where there are several, and how many there are."""
+    """Yield the workers of a stage, on Ray if there are several, and their number."""
     device = None if options.device == "auto" else options.device
     of_worker = partial(StageWorkerOptions, absolute(options.store), version.stage, version.name, job, device)
     if is_alone(options.workers, CPUS, options.address):
@@ -331,17 +331,17 @@ def _pool(options: StageOptions, version: Version, job: StageJob) -> Iterator[tu
 
 
 def _counts(version: Version, items: Items, done: int) -> dict[str, Any]:
-    """Count the items that have an answer, a failure or neither; `done` are those that this run answered."""
-    asked = answered = failed = 0
+    """Count the items that have an answer, a failure or neither; `done` is the number that this run answered."""
+    total = answered = failed = 0
     failures: list[dict[str, str]] = []
     for number, rows in items.shards():
-        asked += rows.height
+        total += rows.height
         answered += rows.join(version.shard(number), on="key", how="semi").height
         shard_failures = rows.select("key").join(version.shard_failures(number), on="key", maintain_order="left")
         failed += shard_failures.height
         failures += shard_failures.head(SHOWN - len(failures)).to_dicts()
-    absent = asked - answered - failed
-    counts = {"asked": asked, "done": done, "already": answered - done, "failed": failed, "absent": absent}
+    absent = total - answered - failed
+    counts = {"asked": total, "done": done, "already": answered - done, "failed": failed, "absent": absent}
     return {**counts, "failures": failures}
 
 
@@ -357,10 +357,10 @@ def clip_blocks(store: Store, split: str | None, columns: Sequence[str] = ()) ->
     StepDiffError: no such column, or no clips.
     """
     schema = store.catalog("clips").schema()
-    wanted = [*columns, *(["split"] if split is not None else [])]
-    if missing := [name for name in wanted if name not in schema]:
+    needed = [*columns, *(["split"] if split is not None else [])]
+    if missing := [name for name in needed if name not in schema]:
         raise StepDiffError(f"{store.path}: no column {missing[0]!r} in its catalog; featurize a manifest that has it")
-    dtypes = {name: schema[name] for name in ("key", *wanted, *(["step"] if "step" in schema else []))}
+    dtypes = {name: schema[name] for name in ("key", *needed, *(["step"] if "step" in schema else []))}
     empty = True
     for block in store.catalog("clips").blocks(pl.DataFrame(schema=dtypes)):
         if "step" in schema:

@@ -55,7 +55,7 @@ class Database:
 
         Args:
             url: Of the database.
-            tables: Created where the log does not exist; by default those of annotations.
+            tables: Created if the log does not exist; by default the tables of annotations.
             log: The table whose rows are never changed.
             unless: Condition of the updates of its rows that are allowed.
 
@@ -139,7 +139,7 @@ def _prepare(connection: Any, record: object) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    """Begin a transaction of SQLite: a writer takes the lock at once, so that what it reads stays true."""
+    """Begin a transaction of SQLite: a writer takes the lock at once, so that rows that it has read do not change."""
     options = connection.get_execution_options()
     if options.get("writes"):
         connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get('durable') else 'NORMAL'}")

@@ -1,12 +1,12 @@
 """Collected annotations: each change is a row of `events`; the other tables are the state that `apply` makes of them.
 
-The order of changes is that of events: a clock may move back. Times are for people, and for the limit of a pair.
+Changes have the order of events: a clock may move back. Times are for people, and for the limit of a pair.
 Unique constraints keep the rules of assignment whatever the program does: one assignment a person and pair, and one
-assignment a pair and slot, where a pair has as many slots as people annotate it. The assignments of an excluded person
-have no slots; where that person counts again, a pair may use more of them.
+assignment a pair and slot, and a pair has as many slots as people annotate it. The assignments of an excluded person
+have no slots; if that person counts again, a pair may use more slots.
 
 Guarantees
-- the state is what the events make of empty tables, and a change and its event are there both or neither
+- the events change empty tables into the state, and a change and its event are there both or neither
 - an event is never changed, but that consecutive saves of the same fields by one person are one event: the last of them
 """
 
@@ -145,7 +145,7 @@ def record(
 
 
 def _saved_before(connection: Connection, person: int | None, assignment: int | None, data: dict[str, Any]) -> Any:
-    """Return the last event of a person where it saved the same fields of the same assignment, else None."""
+    """Return the last event of a person if it saved the same fields of the same assignment, else None."""
     last = select(events).where(events.c.person == person).order_by(events.c.seq.desc()).limit(1)
     row = connection.execute(last).one_or_none()
     if row is None or (row.kind, row.assignment) != ("saved", assignment):
@@ -236,7 +236,7 @@ def merged(form: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _take(connection: Connection, which: ColumnElement[bool], slots: int) -> None:
-    """Change how many slots are in use of the pairs of those of some assignments that have one."""
+    """Change the number of used slots of the pairs of some assignments, if these have a slot."""
     keys = select(assignments.c.pair).where(which, assignments.c.slot.is_not(None))
     connection.execute(update(pairs).where(pairs.c.pair.in_(keys)).values(taken=pairs.c.taken + slots))
 

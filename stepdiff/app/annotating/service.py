@@ -1,33 +1,35 @@
 """A task, its database and its limits, opened once for a server; and who sends a request: the token in a cookie.
 
 Guarantees
-- the cookie is HttpOnly and SameSite=Strict, and Secure where the public URL is https
+- the cookie is HttpOnly and SameSite=Strict, and Secure if the public URL is https
 - too many requests of a person, or guesses of an address, are 429, and others are not concerned
 """
 
 import json
 import math
 import secrets
-import threading
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Annotated, Any
 
-from fastapi import Request
+from fastapi import Depends, Request
 from fastapi.responses import Response
 from sqlalchemy import Connection, delete, insert, select
 
 from stepdiff.annotate.forms.form import AnnotationTask, read_task
-from stepdiff.app.annotating import people
+from stepdiff.app.annotating import accounts
+from stepdiff.app.annotating.accounts import Person, Role
 from stepdiff.app.annotating.database import Database, default_url
 from stepdiff.app.annotating.events import events, pair_key, pairs, record
-from stepdiff.app.annotating.people import Person, Role
 from stepdiff.app.annotating.work import Assigner
-from stepdiff.app.site import RefusedError
+from stepdiff.app.pages import kept
+from stepdiff.app.site import RefusedError, Site
 
 PERSON_RATE, PERSON_BURST = 40.0, 120.0
 """requests of a person in a second, and at once"""
@@ -45,25 +47,25 @@ class Limit:
     def __init__(self, rate: float, burst: float) -> None:
         """Pass `rate` requests a second on average, and `burst` at once."""
         self._rate, self._burst = rate, burst
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # key -> requests left, and when
 
     def take(self, key: str) -> int:
         """Take one request; return 0, or after how many seconds there is one again."""
         now = time.monotonic()
         with self._lock:
-            left, at = self._left.pop(key, (self._burst, now))
-            left = min(self._burst, left + (now - at) * self._rate)
-            passed = left >= 1
-            self._left[key] = (left - 1 if passed else left, now)
+            tokens, at = self._left.pop(key, (self._burst, now))
+            tokens = min(self._burst, tokens + (now - at) * self._rate)
+            passed = tokens >= 1
+            self._left[key] = (tokens - 1 if passed else tokens, now)
             while len(self._left) > _KEYS:
                 self._left.popitem(last=False)
-        return 0 if passed else math.ceil((1 - left) / self._rate)
+        return 0 if passed else math.ceil((1 - tokens) / self._rate)
 
 
 @dataclass(frozen=True)
 class Annotating:
-    """What the annotation pages use. Make it with `open`."""
+    """The task, its database and its limits. Make it with `open`."""
 
     task: AnnotationTask
     database: Database
@@ -72,6 +74,7 @@ class Annotating:
     clock: Callable[[], float] = time.time
     persons: Limit = field(default_factory=lambda: Limit(PERSON_RATE, PERSON_BURST))
     addresses: Limit = field(default_factory=lambda: Limit(ADDRESS_RATE, ADDRESS_BURST))
+    warming: Lock = field(default_factory=Lock)  # held while the clips of the next pair are cut
 
     @classmethod
     def open(cls, path: Path, url: str | None = None, clock: Callable[[], float] = time.time) -> "Annotating":
@@ -82,9 +85,19 @@ class Annotating:
             seed = _seed(connection, clock())
             _add_pairs(connection, task, clock())
             token = None
-            if people.named(connection, people.ADMIN) is None:
-                _, token = people.add(connection, people.ADMIN, clock(), role="admin")
+            if accounts.named(connection, accounts.ADMIN) is None:
+                _, token = accounts.add(connection, accounts.ADMIN, clock(), role="admin")
         return cls(task, database, Assigner(task, seed), token, clock)
+
+    @classmethod
+    def of_site(cls, site: Site) -> "Annotating":
+        """Open the task of a site, and print the admin link of a new database."""
+        assert site.annotate is not None
+        annotating = cls.open(site.annotate, site.options.database)
+        if annotating.new_admin is not None:
+            address = link(annotating.new_admin, site.public_url or "")
+            print(f"admin link, shown once: {address}", file=sys.stderr, flush=True)
+        return annotating
 
 
 def _seed(connection: Connection, now: float) -> str:
@@ -96,7 +109,7 @@ def _seed(connection: Connection, now: float) -> str:
 
 
 def _add_pairs(connection: Connection, task: AnnotationTask, now: float) -> None:
-    """Make the table of pairs that of the task, which may have changed since the last start."""
+    """Write the pairs of the task, which may have changed since the last start, to the table of pairs."""
     listed = sha256("\n".join(pair.id for pair in task.pairs).encode()).hexdigest()
     state = {"digest": listed, "pairs": len(task.pairs), "people": task.people}
     latest = select(events.c.data).where(events.c.kind == "task").order_by(events.c.seq.desc()).limit(1)
@@ -108,8 +121,8 @@ def _add_pairs(connection: Connection, task: AnnotationTask, now: float) -> None
 
 def list_pairs(connection: Connection, task: AnnotationTask) -> None:
     """Give the pairs of the task their places; others lose theirs, and keep their count of used slots."""
-    known = connection.execute(select(pairs.c.pair, pairs.c.taken))
-    rows = {key: {"pair": key, "place": None, "taken": taken} for key, taken in known}
+    listed = connection.execute(select(pairs.c.pair, pairs.c.taken))
+    rows = {key: {"pair": key, "place": None, "taken": taken} for key, taken in listed}
     for place, pair in enumerate(task.pairs):
         key = pair_key(pair.id)
         rows[key] = {"taken": 0} | rows.get(key, {}) | {"pair": key, "place": place}
@@ -129,7 +142,7 @@ def link(token: str, site: str = "") -> str:
 
 def sign_in(response: Response, request: Request, token: str, role: str) -> None:
     """Set the cookie of a token. Each role has its own: one browser may have both."""
-    secure = (request.app.state.site.public_url or "").startswith("https:")
+    secure = (request.app.state.kept[Site].public_url or "").startswith("https:")
     rules: dict[str, Any] = {"path": PATH, "secure": secure, "httponly": True, "samesite": "strict"}
     response.set_cookie(f"stepdiff-{role}", token, max_age=_SECONDS, **rules)
 
@@ -139,7 +152,7 @@ def person_of(annotating: Annotating, token: str, request: Request) -> Person | 
     person = None
     if 0 < len(token) < _LONGEST and token.isascii():
         with annotating.database.read() as connection:
-            person = people.signed_in(connection, token)
+            person = accounts.signed_in(connection, token)
     if person is None:
         count_address(annotating, request)
     else:
@@ -162,6 +175,21 @@ def required(annotating: Annotating, request: Request, role: Role = "annotator")
     return person
 
 
+OfAnnotating = Annotated[Annotating, kept(Annotating)]
+
+
+def signed_in(request: Request, annotating: OfAnnotating) -> Person:
+    return required(annotating, request)
+
+
+def signed_in_admin(request: Request, annotating: OfAnnotating) -> Person:
+    return required(annotating, request, "admin")
+
+
+Annotator = Annotated[Person, Depends(signed_in)]
+Admin = Annotated[Person, Depends(signed_in_admin)]
+
+
 def _pass(seconds: int) -> None:
     if seconds:
         raise RefusedError(f"too many requests: wait {seconds} s", 429, seconds)
@@ -170,8 +198,6 @@ def _pass(seconds: int) -> None:
 def count_address(annotating: Annotating, request: Request) -> None:
     """Count a request of somebody who is not signed in. RefusedError: too many of this address."""
     address = request.client.host if request.client else ""
-    if request.app.state.site.trusts(
-        address
-    ):  # each proxy appends the address that it sees, after those that it was sent
+    if request.app.state.kept[Site].trusts(address):  # each proxy appends the address that it sees
         address = ",".join(request.headers.getlist("x-forwarded-for")).rpartition(",")[2].strip() or address
     _pass(annotating.addresses.take(address))

@@ -1,4 +1,4 @@
-"""Which pair a person gets, and what they do with it: save changes, submit, reject, undo.
+"""The assignment of pairs to people, and its changes: save, submit, reject, undo.
 
 Training pairs come first, then work; gold pairs are mixed into work. A pair of work has as many slots as people
 annotate it. An assignment takes one from the time it is opened until it expires: nothing was changed in it for the
@@ -32,8 +32,8 @@ from stepdiff.annotate.forms.form import (
     Pair,
     answer_of,
 )
+from stepdiff.app.annotating.accounts import Person
 from stepdiff.app.annotating.events import assignments, merged, pair_key, pairs, people, record, utc
-from stepdiff.app.annotating.people import Person
 from stepdiff.app.pages import markdown
 from stepdiff.app.site import NO_NUL, RefusedError, Sent, UnknownError
 from stepdiff_core.errors import StepDiffError
@@ -136,7 +136,7 @@ class Assigner:
         return Assignment(pair=self._pairs[row.pair], form=json.loads(row.form), answer=answer, **values)
 
     def resume(self, connection: Connection, person: Person, assignment: Assignment, now: float) -> bool:
-        """Open an expired assignment again where its pair has a free slot; return whether that was possible."""
+        """Open an expired assignment again if its pair has a free slot; return whether it has."""
         slot = None
         if assignment.kind == "work":
             slot = free_slot(connection, pair_key(assignment.pair.id), self.task.people)
@@ -146,7 +146,7 @@ class Assigner:
         return True
 
     def _expire(self, connection: Connection, person: Person, now: float) -> None:
-        """Return what others left alone; a person's own open work is theirs until somebody else asks."""
+        """Expire open work of others that is too old; a person keeps open work until somebody else asks."""
         old = (assignments.c.state == "open") & (assignments.c.touched < now - self._limit)
         counts = assignments.c.slot.is_not(None) | assignments.c.answer.is_not(None)
         rows = select(assignments).where(old, counts, assignments.c.person != person.id)
@@ -186,7 +186,7 @@ class Assigner:
         return None if work is None else (work, "work")
 
     def _work(self, connection: Connection, person: Person) -> str | None:
-        """Return the pair that is nearest to complete, and first in the task, of those that the person has not seen."""
+        """Return the pair that is nearest to complete, and first in the task, and that the person has not seen."""
         seen = exists().where(assignments.c.person == person.id, assignments.c.pair == pairs.c.pair)
         open_pairs = select(pairs.c.pair).where(pairs.c.place.is_not(None), pairs.c.taken < self.task.people, ~seen)
         return connection.execute(open_pairs.order_by(pairs.c.taken.desc(), pairs.c.place).limit(1)).scalar()
@@ -198,7 +198,7 @@ class Assigner:
 
 
 def free_slot(connection: Connection, key: str, people: int) -> int | None:
-    """Return the first slot of a pair that is not in use, None where as many are as the task has people."""
+    """Return the first slot of a pair that is not in use, None if all are."""
     slots = select(assignments.c.slot).where(assignments.c.pair == key, assignments.c.slot.is_not(None))
     used = set(connection.execute(slots).scalars())
     return None if len(used) >= people else min(set(range(1, people + 1)) - used)
@@ -224,7 +224,7 @@ def submit(
     """Submit an assignment with its last changes, or reject its pair with a reason. Raises as `save`.
 
     Returns:
-        done, number, problems: sentences about what is wrong, without which it is done, and feedback.
+        done, number, problems: sentences about faults, without which it is done, and feedback.
     """
     task, number = assigner.task, sent.number
     result: dict[str, Any] = {"done": True, "number": number, "problems": [], "feedback": None}
@@ -261,23 +261,23 @@ def undo(connection: Connection, assigner: Assigner, person: Person, now: float)
 
 
 def feedback(task: AnnotationTask, assignment: Assignment, answer: Answer) -> dict[str, Any] | None:
-    """Return what a person learns after a pair, whose answer is then final: text, and scores next to the known ones.
+    """Return the feedback after a pair, whose answer is then final: text, and scores next to the known ones.
 
-    That is always so for training, and for gold where the task has a text for it. A rejected pair has no score: null.
+    Training always has feedback, and gold if the task has a text for it. A rejected pair has no score: null.
     """
     check = task.training if assignment.pair.id in task.training.by_id else task.gold
-    known = check.by_id.get(assignment.pair.id)
-    if known is None or (check is task.gold and not known.feedback):
+    check_pair = check.by_id.get(assignment.pair.id)
+    if check_pair is None or (check is task.gold and not check_pair.feedback):
         return None
     judged = []
     for category in task.categories:
-        if category.name in known.scores:
-            right, difference = known.scores[category.name], answer.differences.get(category.name)
+        if category.name in check_pair.scores:
+            right, difference = check_pair.scores[category.name], answer.differences.get(category.name)
             yours = None if difference is None else difference.score
             agrees = yours is not None and check.agrees(right, yours)
             judged.append({"category": category.name, "title": category.title, "yours": yours, "known": right})
             judged[-1]["agrees"] = agrees
-    return {"scores": judged, "html": markdown(known.feedback)}
+    return {"scores": judged, "html": markdown(check_pair.feedback)}
 
 
 def _open(
@@ -304,7 +304,7 @@ def _refuse_excluded(connection: Connection, person: Person) -> None:
 
 
 def _refuse_over_quota(connection: Connection, task: AnnotationTask, person: Person) -> None:
-    """Raise RefusedError where the events of a person have as many bytes as the task allows."""
+    """Raise RefusedError if the events of a person have the most bytes that the task allows."""
     written = connection.execute(select(people.c.written).where(people.c.id == person.id)).scalar_one()
     if written >= task.person_mib * 2**20:
         raise RefusedError(
@@ -323,7 +323,7 @@ def _checked(changes: dict[str, Any], task: AnnotationTask) -> dict[str, Any]:
 
 
 def head_of(pair: Pair, annotator: str, left: str, kind: str, now: float) -> dict[str, Any]:
-    """Return what an answer has besides the form and its seconds."""
+    """Return the keys of an answer besides the form and its seconds."""
     about = {"pair": pair.id, "reference": pair.reference, "candidate": pair.candidate, "annotator": annotator}
     return about | {"left": left, "kind": kind, "submitted": utc(now)}
 

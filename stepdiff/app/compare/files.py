@@ -7,7 +7,7 @@
 Guarantees
 - a file that cannot be used is listed with its reason, and the others are shown
 - a file that has not changed is not read again, and rows of equal files are kept once
-- no file outside the given folders is read, and none that is larger than its limit
+- no file outside the given folders is read, and no file above its limit
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -90,8 +90,8 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Method:
-    """What made the predictions of a file, as its record discloses it."""
+class PredictionMethod:
+    """The method that made the predictions of a file, as its record discloses it."""
 
     id: str
     name: str
@@ -109,21 +109,21 @@ class Method:
 class Answers:
     """A file of predictions."""
 
-    method: Method
+    method: PredictionMethod
     test_set: str
     of: Rows
-    said: list[Any]
+    predictions: list[Any]
     similar: list[float] | None  # diffcap: log p(YES) - log p(NO) that the clips are similar, if the file has it
 
     @cached_property
     def measured(self) -> tuple[dict[str, Figure], Marks]:
         """Figures and marks over the rows of the file."""
-        return task_figures(self.of.task, self.of.rows, self.said)
+        return task_figures(self.of.task, self.of.rows, self.predictions)
 
 
 @dataclass
 class _Known:
-    """A file of predictions that has been read, and what it depended on."""
+    """A file of predictions that has been read, and the files that it depended on."""
 
     watched: list[Path]
     signature: Signature
@@ -143,12 +143,12 @@ class Library:
         """Return all files in the order of folders and names. Equal objects mean files that have not changed."""
         with self._lock:
             paths, skipped = self._paths()
-            known = {path: self._current(path, name) for name, path in paths.items()}
-            self._known = known
-            return (*(entry.result for entry in known.values()), *skipped)
+            entries = {path: self._current(path, name) for name, path in paths.items()}
+            self._known = entries
+            return (*(entry.result for entry in entries.values()), *skipped)
 
     def _paths(self) -> tuple[dict[str, Path], list[Broken]]:
-        """Return the files of predictions by their names in addresses, and what is left out."""
+        """Return the files of predictions by their names in addresses, and the omitted folders."""
         paths: dict[str, Path] = {}
         for path in dict.fromkeys(folder / f"{stem}.jsonl" for folder in self._folders for stem in _stems(folder)):
             if len(paths) == MOST_FILES:
@@ -160,9 +160,9 @@ class Library:
         return paths, []
 
     def _current(self, path: Path, name: str) -> _Known:
-        known = self._known.get(path)
-        if known is not None and known.signature == _signature(known.watched):
-            return known
+        entry = self._known.get(path)
+        if entry is not None and entry.signature == _signature(entry.watched):
+            return entry
         watched = [path, path.with_suffix(".rows.jsonl"), path.with_suffix(".scores.json")]
         signature = _signature(watched)  # before reading, so that a change while it is read is seen
         try:
@@ -192,8 +192,8 @@ class Library:
             raise StepDiffError(f"{record_path}: has no task; evaluate again")
         of = self._rows(task, rows_path) if exists else self._whole(task, options, record, watched)
         test_set = Path(str(options.get("test_set") or path.stem)).stem
-        said, similar = read_with_similar(task, path, of.rows)
-        answers = Answers(_method(path, name, task, record), test_set, of, said, similar)
+        predictions, similar = read_with_similar(task, path, of.rows)
+        answers = Answers(_method(path, name, task, record), test_set, of, predictions, similar)
         if note := _other_figures(answers, record):
             answers = replace(answers, method=replace(answers.method, notes=(*answers.method.notes, note)))
         return answers
@@ -238,9 +238,6 @@ class Library:
             raise StepDiffError(f"{path}: has {size:,} bytes; at most {most:,} are read")
 
 
-library = cache(Library)  # one for all pages
-
-
 def _stems(folder: Path) -> list[str]:
     """Return the names of predictions, without suffix, by the files next to them."""
     suffixes = (".scores.json", ".rows.jsonl")
@@ -262,10 +259,10 @@ def _signature(paths: Sequence[Path]) -> Signature:
     return tuple(map(state, paths))
 
 
-def _method(path: Path, name: str, task: Task, record: dict[str, Any]) -> Method:
+def _method(path: Path, name: str, task: Task, record: dict[str, Any]) -> PredictionMethod:
     options, regime = section(record, "options"), regime_of(record)
     steps = section(section(record, "disclosed"), "recipe").get("optimiser_steps")
-    return Method(
+    return PredictionMethod(
         id=name,
         name=", ".join(_names(path, options))[:120],
         file=str(path),
@@ -280,7 +277,7 @@ def _method(path: Path, name: str, task: Task, record: dict[str, Any]) -> Method
 
 
 def _names(path: Path, options: dict[str, Any]) -> Iterator[str]:
-    """Yield the run or method, and what else tells it from other predictions."""
+    """Yield the run or method, and further differences from other predictions."""
     method, head = str(options.get("method") or ""), options.get("head")
     if head:
         yield Path(str(head)).name + (f" ({method})" if method not in VIDEO_LM else "")
@@ -303,7 +300,7 @@ def _notes(task: Task, options: dict[str, Any], record: dict[str, Any]) -> tuple
 
 
 def _other_figures(answers: Answers, record: dict[str, Any]) -> str:
-    """Return a note where the record's figures are not those of the files."""
+    """Return a note if the figures of the record and of the files differ."""
     recorded = section(record, "scores")
     for name, figure in answers.measured[0].items():
         value = recorded.get(name)

@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 
 from heads.reporting.entries import CHANCE
-from stepdiff.app.compare.select import ROWS_AT_ONCE, Chosen, Selection, Where, counted, related
+from stepdiff.app.compare.select import ROWS_AT_ONCE, ChosenRows, Selection, Where, counted, related
 from stepdiff.app.compare.sets import NEITHER, RIGHT, WRONG, Column, TestSet, Totals, names, supported
 from stepdiff.app.site import ClipRecord, Site
-from stepdiff_core.tasks.published import PUBLISHED
-from stepdiff_core.tasks.scoring import kendall_tau
+from stepdiff_core.tasks.scoring import PUBLISHED, kendall_tau
 from stepdiff_core.tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of
 
 MOST_TEXT = 2000  # characters of a text that are shown
 _VERDICTS = {RIGHT: "right", WRONG: "wrong", NEITHER: ""}
-Known = Mapping[str, ClipRecord]  # clips that the store has, by id
+ClipsById = Mapping[str, ClipRecord]  # clips that the store has, by id
 
 
 def set_line(tests: TestSet) -> dict[str, Any]:
@@ -42,7 +41,7 @@ def set_line(tests: TestSet) -> dict[str, Any]:
     }
 
 
-def rows_page(site: Site, chosen: Chosen, others: list[tuple[str, str]], path: str) -> dict[str, Any]:
+def rows_page(site: Site, chosen: ChosenRows, others: list[tuple[str, str]], path: str) -> dict[str, Any]:
     """Return the rows of a test set that an address selects. others: address and name of the task's other sets."""
     tests, selection, order = chosen.tests, chosen.selection, chosen.order
     pages = max(1, -(-len(order) // ROWS_AT_ONCE))
@@ -53,7 +52,7 @@ def rows_page(site: Site, chosen: Chosen, others: list[tuple[str, str]], path: s
     selection = selection.model_copy(update={"page": number})
     start = (number - 1) * ROWS_AT_ONCE
     here = order[start : start + ROWS_AT_ONCE].tolist()
-    known = site.known(clip for place in here for clip in clips_of(tests.rows[place]))
+    clips = site.clips_by_id(clip for place in here for clip in clips_of(tests.rows[place]))
     totals = Totals(tests, chosen.mask)
     return {
         "title": f"{PUBLISHED[tests.task].title}, {tests.id}",
@@ -84,12 +83,12 @@ def rows_page(site: Site, chosen: Chosen, others: list[tuple[str, str]], path: s
             "previous": selection.address(path, page=number - 1) if number > 1 else "",
             "next": selection.address(path, page=number + 1) if number < pages else "",
         },
-        "rows": [_row(site, chosen, place, known, path) for place in here],
+        "rows": [_row(site, chosen, place, clips, path) for place in here],
     }
 
 
-def _method(chosen: Chosen, column: Column, totals: Totals, path: str) -> dict[str, Any]:
-    """Return a method in the header of the rows. What is null is not shown, or is method A itself."""
+def _method(chosen: ChosenRows, column: Column, totals: Totals, path: str) -> dict[str, Any]:
+    """Return a method in the header of the rows. A value of null is not shown, or belongs to method A itself."""
     base, shown = column is chosen.a, column in chosen.shown
 
     def link(where: Where, a: Column, b: Column | None = None) -> dict[str, Any]:
@@ -114,27 +113,27 @@ def _method(chosen: Chosen, column: Column, totals: Totals, path: str) -> dict[s
 
 
 def steps_of(site: Site, tests: TestSet) -> list[str | None]:
-    """Return the step of each row's reference clip, None where the store does not know it."""
-    known = site.known(map(_reference, tests.rows))
-    return [_step(known, row) for row in tests.rows]
+    """Return the step of each row's reference clip, None if the store does not know it."""
+    clips = site.clips_by_id(map(_reference, tests.rows))
+    return [_step(clips, row) for row in tests.rows]
 
 
-def _step(known: Known, row: Any) -> str | None:
-    clip = known.get(_reference(row))
+def _step(clips: ClipsById, row: Any) -> str | None:
+    clip = clips.get(_reference(row))
     return None if clip is None else clip.step
 
 
 def _reference(row: Any) -> str:
-    """Return the reference clip of a row; of DiffMCQ that of the answer."""
+    """Return the reference clip of a row, in DiffMCQ of the answer."""
     return str(row.answer[0] if isinstance(row, DiffMCQ) else row.reference)
 
 
-def _row(site: Site, chosen: Chosen, place: int, known: Known, path: str) -> dict[str, Any]:
+def _row(site: Site, chosen: ChosenRows, place: int, clips: ClipsById, path: str) -> dict[str, Any]:
     """Return a row with its answers."""
     row, key = chosen.tests.rows[place], chosen.tests.keys[place]
 
     def note(clip: str) -> dict[str, Any]:
-        there = known.get(clip)
+        there = clips.get(clip)
         pictures = site.videos is not None and there is not None and there.video is not None
         title = clip if there is None else there.title
         return {"key": clip, "title": title, "known": there is not None, "pictures": pictures}
@@ -154,7 +153,7 @@ def _row(site: Site, chosen: Chosen, place: int, known: Known, path: str) -> dic
         "id": key,
         "number": place + 1,
         "category": row.category,
-        "step": _step(known, row),
+        "step": _step(clips, row),
         "question": _short(question),  # what the table shows of the row
         "references": [_short(text) for text in texts],
         "options": [
@@ -166,29 +165,29 @@ def _row(site: Site, chosen: Chosen, place: int, known: Known, path: str) -> dic
     }
 
 
-def _reply(chosen: Chosen, column: Column, place: int, order: list[int]) -> dict[str, Any]:
+def _reply(chosen: ChosenRows, column: Column, place: int, order: list[int]) -> dict[str, Any]:
     """Return a method's answer to the row at a place. order: the place in the row of each option that is shown."""
-    task, row, said = chosen.tests.task, chosen.tests.rows[place], column.said(place)
+    task, row, answer = chosen.tests.task, chosen.tests.rows[place], column.prediction(place)
     value = column.margins[place] if task == "diffmcq" else column.values(chosen.metric)[place]
     text = "" if np.isnan(value) else f"{value:.2f}" if task == "diffcap" else signed(value)
     reply: dict[str, Any] = {"letter": column.letter, "name": column.method.name, "most": "", "places": []}
     reply |= {"caption": [], "similar": None, "tie": task == "diffmcq" and bool(value == 0)}
-    if isinstance(row, DiffMCQ) and said is not None:
+    if isinstance(row, DiffMCQ) and answer is not None:
         choice = column.choice(place)
-        reply["places"] = [_place(number, score, number - 1 == choice) for number, score in enumerate(said, 1)]
-    elif isinstance(row, DiffRank) and said is not None:
-        numbers = sorted(range(1, len(order) + 1), key=lambda number: -said[order[number - 1]])
+        reply["places"] = [_place(number, score, number - 1 == choice) for number, score in enumerate(answer, 1)]
+    elif isinstance(row, DiffRank) and answer is not None:
+        numbers = sorted(range(1, len(order) + 1), key=lambda number: -answer[order[number - 1]])
         truth = [row.scores[order[number - 1]] for number in numbers]
         reply["places"] = [
-            _place(number, said[order[number - 1]], above=truth[at] < max(truth[at:]))
+            _place(number, answer[order[number - 1]], above=truth[at] < max(truth[at:]))
             for at, number in enumerate(numbers)
         ]
-        reply["most"] = highest_tau(row, said, chosen.metric) if text else ""
+        reply["most"] = highest_tau(row, answer, chosen.metric) if text else ""
         text = text or "no order"
-    elif isinstance(row, DiffCap) and said is not None:
-        reply["caption"] = supported(_short(said), row.text, chosen.tests.frequent_words)
+    elif isinstance(row, DiffCap) and answer is not None:
+        reply["caption"] = supported(_short(answer), row.text, chosen.tests.frequent_words)
         reply["similar"] = column.answers.similar[column.place[place]] if column.answers.similar else None
-    return reply | {"text": text, "verdict": "absent" if said is None else _VERDICTS[int(column.verdicts[place])]}
+    return reply | {"text": text, "verdict": "absent" if answer is None else _VERDICTS[int(column.verdicts[place])]}
 
 
 def _place(number: int, score: float, chosen: bool = False, above: bool = False) -> dict[str, Any]:
@@ -199,17 +198,17 @@ def _place(number: int, score: float, chosen: bool = False, above: bool = False)
     return {"number": number, "score": score, "chosen": chosen, "above": above}
 
 
-def highest_tau(row: DiffRank, said: Sequence[float], metric: str) -> str:
+def highest_tau(row: DiffRank, scores: Sequence[float], metric: str) -> str:
     """Return the tau of the scores in the order of the truth; empty if it is 1 or undefined."""
     least = 1 if metric.startswith("ktau_within_step") else 0
-    counted = [(true, score) for true, score in zip(row.scores, said, strict=True) if true >= least]
-    truth, scores = (np.array([sorted(values)], float) for values in zip(*counted, strict=True))
-    tau = kendall_tau(scores, truth)[0]
+    counted = [(true, score) for true, score in zip(row.scores, scores, strict=True) if true >= least]
+    truth, sorted_scores = (np.array([sorted(values)], float) for values in zip(*counted, strict=True))
+    tau = kendall_tau(sorted_scores, truth)[0]
     return "" if np.isnan(tau) or tau > 0.995 else f"{tau:.2f}"
 
 
 def signed(value: float) -> str:
-    """Return a number with its sign, to three digits: margins of log-likelihoods are small, those of logits large."""
+    """Return a number with its sign, to three digits: margins of log-likelihoods are small, margins of logits large."""
     if abs(value) >= 0.1 or value == 0:
         return f"{value:+.2f}"
     return f"{value:+.1g}" if abs(value) < 0.01 else f"{value:+.3f}"

@@ -16,84 +16,81 @@ from fastapi import APIRouter, Request
 from fastapi import Path as InPath
 from fastapi.responses import Response
 
-from stepdiff.app.compare.files import Answers, Broken, library
+from stepdiff.app.compare.files import Answers, Broken
 from stepdiff.app.compare.pages import rows_page, set_line, steps_of
-from stepdiff.app.compare.select import Chosen, Selected, Selection, choose
+from stepdiff.app.compare.select import ChosenRows, Selected, Selection, choose
 from stepdiff.app.compare.sets import Column, TestSet, grouped
-from stepdiff.app.pages import download, page, zipped
+from stepdiff.app.pages import download, kept, page, zipped
 from stepdiff.app.site import Site, UnknownError
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.jsonl import object_line
-from stepdiff_core.tasks.published import PUBLISHED
+from stepdiff_core.tasks.scoring import PUBLISHED
 from stepdiff_core.tasks.testsets import Task, prediction_line
 
 AnyTask = Annotated[Task, InPath(description="task: diffcap, diffmcq, diffrank")]
-
-
-def router(site: Site) -> APIRouter:
-    routes = APIRouter(prefix="/compare", tags=["compare"])
-    shelf = Shelf(site)
-
-    @routes.get("")
-    def compare(request: Request) -> Response:
-        """The test sets, with the figures of every method on all rows that it has answered."""
-        sets, broken = shelf.read()
-        record = {"title": "Methods side by side", "sets": list(map(set_line, sets)), "broken": broken}
-        return page(request, "compare.html", record)
-
-    @routes.get("/{task}")
-    def rows(request: Request, task: AnyTask, selection: Selected) -> Response:
-        """The rows of a test set with each method's answer, and totals of what is selected."""
-        chosen = shelf.choose(task, selection)
-        others = [
-            (Selection(set=tests.id).address(f"/compare/{task}"), tests.id)
-            for tests in shelf.read()[0]
-            if tests.task == task and tests.id != chosen.tests.id
-        ]
-        record = rows_page(site, chosen, others, f"/compare/{task}")
-        return page(request, "compare_rows.html", record)
-
-    @routes.get("/{task}/export")
-    def export(task: AnyTask, selection: Selected) -> Response:
-        """The selected rows, the predictions of the methods shown, and the commands that score them: a zip file."""
-        chosen = shelf.choose(task, selection)
-        name, data = archive(chosen, chosen.selection.address(f"/compare/{task}"))
-        return download(name, data)
-
-    return routes
 
 
 class Shelf:
     """The test sets of a site's predictions, as the files are now."""
 
     def __init__(self, site: Site) -> None:
-        self._site = site
-        self._library = library(site.predictions, () if site.videos is None else (site.videos,))
+        self.site = site
         self._read: tuple[tuple[Answers | Broken, ...], list[TestSet], list[Broken]] = ((), [], [])
         self._lock = threading.Lock()
 
     def read(self) -> tuple[list[TestSet], list[Broken]]:
         """Return the test sets and the files that are not shown."""
-        files = self._library.read()
+        files = self.site.library.read()
         with self._lock:
             if files != self._read[0]:
                 sets = grouped([file for file in files if isinstance(file, Answers)])
                 self._read = files, sets, [file for file in files if isinstance(file, Broken)]
             return self._read[1], self._read[2]
 
-    def choose(self, task: Task, selection: Selection) -> Chosen:
-        """Return what a selection means. Raises UnknownError where the predictions have no such test set."""
-        known = [tests for tests in self.read()[0] if tests.task == task]
-        if not known:
+    def choose(self, task: Task, selection: Selection) -> ChosenRows:
+        """Return the rows and methods of a selection. Raises UnknownError if the predictions have no such test set."""
+        of_task = [tests for tests in self.read()[0] if tests.task == task]
+        if not of_task:
             raise UnknownError(f"no predictions of {task}: give folders of heads.evaluate with --predictions")
-        for tests in known:
+        for tests in of_task:
             if selection.set in ("", tests.id):
-                return choose(tests, selection, steps_of(self._site, tests))
-        names = ", ".join(tests.id for tests in known[:20])
+                return choose(tests, selection, steps_of(self.site, tests))
+        names = ", ".join(tests.id for tests in of_task[:20])
         raise UnknownError(f"{task} has no test set {selection.set[:200]!r}; it has {names}")
 
 
-def archive(chosen: Chosen, address: str) -> tuple[str, bytes]:
+router = APIRouter(prefix="/compare", tags=["compare"])
+OfShelf = Annotated[Shelf, kept(Shelf)]
+
+
+@router.get("")
+def compare(request: Request, shelf: OfShelf) -> Response:
+    """The test sets, with the figures of every method on all rows that it has answered."""
+    sets, broken = shelf.read()
+    record = {"title": "Methods side by side", "sets": list(map(set_line, sets)), "broken": broken}
+    return page(request, "compare.html", record)
+
+
+@router.get("/{task}")
+def rows(request: Request, shelf: OfShelf, task: AnyTask, selection: Selected) -> Response:
+    """The rows of a test set with each method's answer, and totals of what is selected."""
+    chosen, path = shelf.choose(task, selection), f"/compare/{task}"
+    others = [
+        (Selection(set=tests.id).address(path), tests.id)
+        for tests in shelf.read()[0]
+        if tests.task == task and tests.id != chosen.tests.id
+    ]
+    return page(request, "compare_rows.html", rows_page(shelf.site, chosen, others, path))
+
+
+@router.get("/{task}/export")
+def export(shelf: OfShelf, task: AnyTask, selection: Selected) -> Response:
+    """The selected rows, the predictions of the methods shown, and the commands that score them: a zip file."""
+    chosen = shelf.choose(task, selection)
+    return download(*archive(chosen, chosen.selection.address(f"/compare/{task}")))
+
+
+def archive(chosen: ChosenRows, address: str) -> tuple[str, bytes]:
     """Return the name of a selection's archive and its bytes. address: of the page."""
     tests, places = chosen.tests, np.sort(chosen.order).tolist()
     if not places:
@@ -129,14 +126,16 @@ def archive(chosen: Chosen, address: str) -> tuple[str, bytes]:
     return f"{folder}.zip", zipped({f"{folder}/{name}": text for name, text in files.items()})
 
 
-def _rows(chosen: Chosen, places: list[int]) -> str:
+def _rows(chosen: ChosenRows, places: list[int]) -> str:
     return "".join(object_line(asdict(chosen.tests.rows[place])) for place in places)
 
 
 def _predictions(column: Column, places: list[int]) -> str:
     similar = column.answers.similar
-    more = [{} if similar is None else {"similar": similar[column.place[place]]} for place in places]
-    return "".join(prediction_line(column.said(place), own) for place, own in zip(places, more, strict=True))
+    return "".join(
+        prediction_line(column.prediction(place), {} if similar is None else {"similar": similar[column.place[place]]})
+        for place in places
+    )
 
 
 def _plain(name: str) -> str:

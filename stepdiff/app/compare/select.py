@@ -1,9 +1,9 @@
-"""What an address selects: methods, rows, their order, and the page.
+"""The selection of an address: methods, rows, their order, and the page.
 
 Guarantees
 - an address that a page gives leads to the same selection
 - a selection without rows says which of its filters excludes them
-- the order of rows with equal values is that of the test set
+- rows with equal values keep the order of the test set
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stepdiff.app.compare.sets import RIGHT, WRONG, Column, TestSet
 from stepdiff.app.site import UnknownError
-from stepdiff_core.tasks.published import PUBLISHED
+from stepdiff_core.tasks.scoring import PUBLISHED
 
 ROWS_AT_ONCE = 50  # rows of a page
 MOST_METHODS = 10  # methods that are shown if none are chosen
@@ -31,7 +31,7 @@ Name = Annotated[str, Field(max_length=300)]
 
 
 class Selection(BaseModel):
-    """The query of an address. Values that are left out are those of the first page of all rows."""
+    """The query of an address. Without a query, it is the first page of all rows."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -66,7 +66,7 @@ Selected = Annotated[Selection, Query()]
 
 
 @dataclass(frozen=True, eq=False)
-class Chosen:
+class ChosenRows:
     """The rows and methods of a test set that an address selects."""
 
     selection: Selection
@@ -110,7 +110,7 @@ class Chosen:
 
     @cached_property
     def mask(self) -> Mask:
-        """The selected rows: those that some method shown answers and all filters leave."""
+        """The selected rows, which some method shown answers and all filters leave."""
         return self.outer & self.masks["where"][1] if "where" in self.masks else self.outer
 
     @cached_property
@@ -130,10 +130,10 @@ class Chosen:
 
     def filters(self, path: str) -> list[dict[str, Any]]:
         """Return the filters, each with the rows that it leaves by itself, and the address of the page without it."""
-        empty = {"where": "", "category": "", "step": "", "text": "", "common": False}
+        default = Selection()
         return [
             {"name": name, "words": words, "rows": int(mask.sum())}
-            | {"without": self.selection.address(path, **{name: empty[name]})}
+            | {"without": self.selection.address(path, **{name: getattr(default, name)})}
             for name, (words, mask) in self.masks.items()
         ]
 
@@ -153,10 +153,10 @@ class Chosen:
         return a.values(self.metric) if sort == "value" else -a.margins if sort == "-margin" else a.margins
 
 
-def choose(tests: TestSet, selection: Selection, steps: Sequence[str | None] = ()) -> Chosen:
-    """Return what a selection means on a test set; UnknownError where the set has no such method or figure.
+def choose(tests: TestSet, selection: Selection, steps: Sequence[str | None] = ()) -> ChosenRows:
+    """Return the selected rows and methods of a test set; UnknownError if it has no such method or figure.
 
-    steps: of each row; needed only where the selection has a step.
+    steps: of each row; needed only if the selection has a step.
     """
     shown = [_column(tests, name) for name in selection.show] or tests.columns[:MOST_METHODS]
     shown = [column for column in tests.columns if column in shown]
@@ -168,7 +168,7 @@ def choose(tests: TestSet, selection: Selection, steps: Sequence[str | None] = (
         if selection.metric:
             raise UnknownError(f"metric {metric[:60]!r} is not one of {', '.join(tests.metrics)}")
         metric = tests.metrics[0]
-    return Chosen(selection, tests, shown, a, b, metric, steps)
+    return ChosenRows(selection, tests, shown, a, b, metric, steps)
 
 
 def related(where: Where, a: Column, b: Column | None, metric: str) -> Mask:
@@ -188,20 +188,20 @@ def related(where: Where, a: Column, b: Column | None, metric: str) -> Mask:
 
 
 def _answer(column: Column, row: int) -> object:
-    said = column.said(row)
+    prediction = column.prediction(row)
     if column.answers.of.task == "diffmcq":
         return column.choice(row)
     if column.answers.of.task == "diffrank":
-        levels = {score: level for level, score in enumerate(sorted(set(said)))}
-        return tuple(levels[score] for score in said)
-    return said
+        levels = {score: level for level, score in enumerate(sorted(set(prediction)))}
+        return tuple(levels[score] for score in prediction)
+    return prediction
 
 
 def _column(tests: TestSet, name: str) -> Column:
     column = next((column for column in tests.columns if column.method.id == name), None)
     if column is None:
-        known = ", ".join(column.method.id for column in tests.columns[:20])
-        raise UnknownError(f"{tests.id} has no method {name[:200]!r}; it has {known}")
+        names = ", ".join(column.method.id for column in tests.columns[:20])
+        raise UnknownError(f"{tests.id} has no method {name[:200]!r}; it has {names}")
     return column
 
 

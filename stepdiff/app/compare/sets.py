@@ -1,7 +1,7 @@
 """Test sets, the methods that answer them, and their totals. Rows are equal by content, whatever their place in a file.
 
-Files of one task belong to one test set where they name the same one and share a row, or where one of them shares half
-of its rows with the set. The n-th of several equal rows of a file is the n-th of those of another file.
+Files of one task belong to one test set if they name the same one and share a row, or if one of them shares half
+of its rows with the set. The n-th of several equal rows of a file is the n-th of them in another file.
 
 A right order of DiffRank is one with a margin above 0.
 
@@ -30,11 +30,10 @@ from jaxtyping import Bool, Float64, Int8, Int64
 
 from heads.reporting.entries import AMONG, METRICS
 from heads.reporting.figures import defined_rows
-from stepdiff.app.compare.files import Answers, Method
+from stepdiff.app.compare.files import Answers, PredictionMethod
 from stepdiff_core.tasks.bootstrap import Figure, Resamples, interval, paired_p
 from stepdiff_core.tasks.clauses import ADVERBS, AUXILIARIES, DETERMINERS, OBJECTS, PREPOSITIONS
-from stepdiff_core.tasks.published import PUBLISHED
-from stepdiff_core.tasks.scoring import cider_figure
+from stepdiff_core.tasks.scoring import PUBLISHED, cider_figure
 from stepdiff_core.tasks.testsets import DiffMCQ, DiffRank, Task
 
 RIGHT, WRONG, NEITHER = 1, 0, -1
@@ -46,7 +45,7 @@ class Column:
     """A method on a test set: one entry for each row of the set."""
 
     letter: str
-    method: Method
+    method: PredictionMethod
     answers: Answers
     place: Int64[np.ndarray, " rows"]  # line of the answer, from 0; -1: the method does not answer the row
     _values: dict[str, Float64[np.ndarray, " rows"]] = field(default_factory=dict)
@@ -55,14 +54,14 @@ class Column:
     def answered(self) -> Bool[np.ndarray, " rows"]:
         return self.place >= 0
 
-    def said(self, row: int) -> Any:
+    def prediction(self, row: int) -> Any:
         """Return the prediction for a row, None if there is none."""
-        return self.answers.said[self.place[row]] if self.place[row] >= 0 else None
+        return self.answers.predictions[self.place[row]] if self.place[row] >= 0 else None
 
     @cached_property
     def captions(self) -> list[str]:
         """The caption of each row without case, for searching; empty for a row without an answer."""
-        return [(self.said(row) or "").casefold() for row in range(len(self.place))]
+        return [(self.prediction(row) or "").casefold() for row in range(len(self.place))]
 
     @cached_property
     def figures(self) -> dict[str, Figure]:
@@ -71,7 +70,7 @@ class Column:
         return {name: Figure(self._spread(figure.parts, 0.0), figure.value) for name, figure in figures.items()}
 
     def values(self, metric: str) -> Float64[np.ndarray, " rows"]:
-        """Return a figure of each row by itself, NaN where it is undefined."""
+        """Return a figure of each row by itself, NaN if it is undefined."""
         if metric not in self.figures:  # defined on none of the rows that the method answers
             return np.full(len(self.place), np.nan)
         if metric not in self._values:
@@ -90,8 +89,8 @@ class Column:
 
     def choice(self, row: int) -> int | None:
         """Return the option that DiffMCQ's answer to a row chooses, None without an answer or a choice."""
-        said = self.said(row)
-        return said.index(max(said)) if said is not None and self.chooses else None
+        scores = self.prediction(row)
+        return scores.index(max(scores)) if scores is not None and self.chooses else None
 
     @cached_property
     def verdicts(self) -> Int8[np.ndarray, " rows"]:
@@ -99,7 +98,7 @@ class Column:
 
         DiffMCQ: whether the choice is the answer; NEITHER for a method that prefers no option in any row. DiffRank:
         whether all pairs of targets that the truth orders are in that order. DiffCap: whether a caption declines that
-        should, or does where the clips differ; all others NEITHER.
+        should, or does although the clips differ; all others NEITHER.
         """
         task = self.answers.of.task
         verdicts = np.full(len(self.place), NEITHER, np.int8)
@@ -117,16 +116,16 @@ class Column:
 
     @cached_property
     def margins(self) -> Float64[np.ndarray, " rows"]:
-        """How clear the answer is: above 0 it is right. NaN where it has no margin.
+        """How clear the answer is: above 0 it is right. NaN if it has no margin.
 
-        DiffMCQ: score of the answer less the highest other score. DiffRank: the smallest score of a target less that of
-        one which is less similar in truth.
+        DiffMCQ: score of the answer less the highest other score. DiffRank: the smallest score of a target less the
+        score of a target that is less similar in truth.
         """
         return self._per_row(margin)
 
     @cached_property
     def losses(self) -> Float64[np.ndarray, " rows"]:
-        """DiffMCQ: cross entropy of the softmax of the scores, in nats. DiffRank: 1 - tau. NaN where undefined."""
+        """DiffMCQ: cross entropy of the softmax of the scores, in nats. DiffRank: 1 - tau. NaN if undefined."""
         if self.answers.of.task == "diffrank":
             return 1 - self.values("ktau_all_rows")
         return self._per_row(cross_entropy)
@@ -135,13 +134,13 @@ class Column:
     def undecided(self) -> Bool[np.ndarray, " rows"]:
         """The rows whose highest score several options share, or to which the method gives no order."""
         marks = self.answers.measured[1]
-        unclear = marks.get("ties", marks.get("nan_rows", np.zeros(len(self.answers.said), bool)))
+        unclear = marks.get("ties", marks.get("nan_rows", np.zeros(len(self.answers.predictions), bool)))
         return self._spread(unclear.astype(float), 0.0) > 0
 
     def _per_row(self, function: Callable[[Any, Sequence[float]], float]) -> Float64[np.ndarray, " rows"]:
         if self.answers.of.task == "diffcap":
             return np.full(len(self.place), np.nan)
-        values = [function(row, said) for row, said in zip(self.answers.of.rows, self.answers.said, strict=True)]
+        values = list(map(function, self.answers.of.rows, self.answers.predictions))
         return self._spread(np.array(values, float), np.nan)
 
     def _spread(self, of_file: np.ndarray, empty: float) -> np.ndarray:
@@ -183,7 +182,7 @@ class TestSet:
 
     @cached_property
     def texts(self) -> list[str]:
-        """What a search for words looks at in each row: its clips, category and texts, without case."""
+        """The words of each row that a search reads: its clips, category and texts, without case."""
         return [" ".join(_strings(asdict(row))).casefold() for row in self.rows]
 
     @cached_property
@@ -254,7 +253,7 @@ class Totals:
         if metric == "CIDEr" and not np.array_equal(mask, column.answered):  # document frequencies of the marked rows
             if (column, key) not in self._rarities:
                 rows = [self._tests.rows[place] for place in places]
-                self._rarities[column, key] = cider_figure(rows, [column.said(place) for place in places])
+                self._rarities[column, key] = cider_figure(rows, [column.prediction(place) for place in places])
             figure = self._rarities[column, key]
         if key not in self._draws:
             self._draws[key] = Resamples([self._tests.videos[place] for place in places], RESAMPLES, SEED)
@@ -266,13 +265,13 @@ def names(metrics: Sequence[str]) -> dict[str, str]:
     return {metric: METRICS[metric].removesuffix(", as written") + AMONG.get(metric, "") for metric in metrics}
 
 
-def margin(row: DiffMCQ | DiffRank, said: Sequence[float]) -> float:
+def margin(row: DiffMCQ | DiffRank, scores: Sequence[float]) -> float:
     """Return the margin of one answer, as `Column.margins`."""
     if isinstance(row, DiffMCQ):
         truth = row.options.index(row.answer)
-        return said[truth] - max(score for place, score in enumerate(said) if place != truth)
+        return scores[truth] - max(score for place, score in enumerate(scores) if place != truth)
     levels: dict[int, list[float]] = {}
-    for true, score in zip(row.scores, said, strict=True):
+    for true, score in zip(row.scores, scores, strict=True):
         levels.setdefault(true, []).append(score)
     gaps, highest = list[float](), -float("inf")
     for level in sorted(levels):
@@ -281,9 +280,9 @@ def margin(row: DiffMCQ | DiffRank, said: Sequence[float]) -> float:
     return min(gaps[1:], default=float("nan"))
 
 
-def cross_entropy(row: DiffMCQ, said: Sequence[float]) -> float:
+def cross_entropy(row: DiffMCQ, scores: Sequence[float]) -> float:
     """Return -log softmax(scores)[answer]."""
-    return float(np.logaddexp.reduce(said) - said[row.options.index(row.answer)])
+    return float(np.logaddexp.reduce(scores) - scores[row.options.index(row.answer)])
 
 
 def grouped(files: Sequence[Answers]) -> list[TestSet]:
@@ -382,15 +381,15 @@ def _words(texts: Iterable[str]) -> set[str]:
 
 
 def supported(caption: str, references: Sequence[str], common: Collection[str] = ()) -> list[Piece]:
-    """Return a caption in pieces: each word of content that a reference has, and what is between them.
+    """Return a caption in pieces: each word of content that a reference has, and the texts between them.
 
     common: words that are not marked, as `frequent` returns.
     """
-    known = _words(references) - _GRAMMAR - set(common)
+    marked = _words(references) - _GRAMMAR - set(common)
     pieces: list[Piece] = []
     end = 0
     for word in _WORD.finditer(caption):
-        if word[0].casefold() in known:
+        if word[0].casefold() in marked:
             if word.start() > end:
                 pieces.append(Piece(caption[end : word.start()], False))
             pieces.append(Piece(word[0], True))

@@ -28,7 +28,7 @@ Kind = Literal["text", "numbers"]
 
 
 def passing(shown: Shown, where: str, words: str) -> tuple[Mask, str | None]:
-    """Return the clips of a map that have `where` and `words`, and where no clip has, the part that excluded all.
+    """Return the clips of a map that have `where` and `words`, and if there are none, the part that excluded all.
 
     Args:
         where: A condition as `retrieval query --where` takes it, or nothing.
@@ -48,12 +48,12 @@ def excluded(parts: Sequence[tuple[str, Mask]]) -> str:
     alone = [name for name, mask in parts if not mask.any()]
     if alone:
         return f"no clip has {' and none has '.join(alone)}"
-    left = np.ones_like(parts[0][1])
+    passing_all = np.ones_like(parts[0][1])
     for at, (name, mask) in enumerate(parts):
-        if not (left & mask).any():
+        if not (passing_all & mask).any():
             before = " AND ".join(other for other, _ in parts[:at])
-            return f"{before} selects {_count(left)}, {name} selects {_count(mask)}, and no clip has both"
-        left &= mask
+            return f"{before} selects {_count(passing_all)}, {name} selects {_count(mask)}, and no clip has both"
+        passing_all &= mask
     raise AssertionError("the parts select clips")
 
 
@@ -65,7 +65,7 @@ def inside(xy: Float32[np.ndarray, "clips 2"], corners: Sequence[tuple[float, fl
 
 
 def read_lasso(text: str) -> list[tuple[float, float]]:
-    """Return the corners of `x,y,x,y,...`. StepDiffError where it is not such a list."""
+    """Return the corners of `x,y,x,y,...`. StepDiffError if it is not such a list."""
     try:
         numbers = [float(number) for number in text.split(",")] if text else []
     except ValueError:
@@ -110,7 +110,7 @@ def _count(mask: Mask) -> str:
 
 
 @dataclass(frozen=True)
-class Entry:
+class LegendEntry:
     """A value of the legend."""
 
     label: str
@@ -120,11 +120,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Legend:
-    """What the codes of a map mean."""
+    """The meaning of the codes of a map."""
 
     column: str | None
     kind: Kind | None
-    entries: tuple[Entry, ...] = ()  # code n is entry n
+    entries: tuple[LegendEntry, ...] = ()  # code n is entry n
     others: int = 0
     missing: int = 0
     low: float | None = None  # value of shade 0, and of all below it
@@ -132,7 +132,7 @@ class Legend:
 
 
 def columns_of(like: pl.DataFrame) -> dict[str, Kind]:
-    """Return the columns of a frame that can be a colour and be sorted, with the duration where it can be computed."""
+    """Return the columns of a frame that can be a colour and be sorted, with the duration if it can be computed."""
     columns: dict[str, Kind] = {}
     for name, dtype in like.schema.items():
         if name not in _HIDDEN and (dtype.is_numeric() or dtype in (pl.String, pl.Boolean, pl.Categorical)):
@@ -175,9 +175,9 @@ def _categories(column: str, values: pl.Series) -> tuple[Legend, Int32[np.ndarra
     values = values.alias("value")
     counts = values.drop_nulls().value_counts().sort(["count", "value"], descending=[True, False])
     best = counts.head(CATEGORIES)
-    entries = tuple(Entry(str(value), count, _condition(column, value)) for value, count in best.iter_rows())
-    known = pl.DataFrame({"value": best["value"], "code": pl.Series(range(best.height), dtype=pl.Int32)})
-    joined = values.to_frame().join(known, on="value", how="left", maintain_order="left")
+    entries = tuple(LegendEntry(str(value), count, _condition(column, value)) for value, count in best.iter_rows())
+    coded = pl.DataFrame({"value": best["value"], "code": pl.Series(range(best.height), dtype=pl.Int32)})
+    joined = values.to_frame().join(coded, on="value", how="left", maintain_order="left")
     code = pl.when(pl.col("value").is_null()).then(MISSING).otherwise(pl.col("code").fill_null(CATEGORIES))
     codes = joined.select(code.cast(pl.Int32).alias("code"))["code"].to_numpy()
     others = int(counts["count"].sum()) - sum(entry.count for entry in entries)
@@ -193,7 +193,7 @@ def _condition(column: str, value: object) -> str:
 
 
 def _written(column: str) -> str:
-    """Return a column's name as a condition writes it: in quotes where it would be read as something else."""
+    """Return a column's name as a condition writes it: in quotes if it would be read as something else."""
     try:
         if column.isidentifier() and read_condition(f"{column} = 1").columns == {column}:
             return column

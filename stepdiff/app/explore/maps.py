@@ -52,11 +52,11 @@ def write_in_child(
 ) -> None:
     """Write the same file as `write_coordinates` from a child process.
 
-    check: called several times a second. What it raises ends the computation, and is raised here.
+    check: called several times a second. Its exception ends the computation, and is raised here.
     """
     here, there = _SPAWN.Pipe(duplex=False)
-    given = (there, store, view, rows, projection, str(path))
-    child = _SPAWN.Process(target=_compute, args=given, name=f"map of {view}", daemon=True)
+    arguments = (there, store, view, rows, projection, str(path))
+    child = _SPAWN.Process(target=_compute, args=arguments, name=f"map of {view}", daemon=True)
     child.start()
     there.close()
     try:
@@ -76,7 +76,7 @@ def write_in_child(
 
 
 def _compute(answer: Connection, store: Store, view: str, rows: np.ndarray, projection: str, path: str) -> None:
-    """Write the coordinates, and send an empty message or what is wrong."""
+    """Write the coordinates, and send an empty message or the error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is for the server, which ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
@@ -116,7 +116,7 @@ class Shown:
         return self.scan().select(columns).collect()
 
     def remembered(self, name: Hashable, make: Callable[[], Answer]) -> Answer:
-        """Return what `make` returned for this name, if it is among the last MOST_REMEMBERED."""
+        """Return the result of `make` for this name, if it is among the last MOST_REMEMBERED."""
         value = self._results.get(name)
         if value is None:
             self._results.put(name, value := make())
@@ -147,7 +147,7 @@ class Maps:
         self._closed = threading.Event()
 
     def get(self, view: str, projection: str, fresh: bool = False) -> Shown:
-        """Return a map. fresh: look whether the store has new rows, also where a map is in memory.
+        """Return a map. fresh: look whether the store has new rows, even if a map is in memory.
 
         RefusedError: it is not ready yet, status 202: ask again; StepDiffError: it cannot be computed.
         """
@@ -161,7 +161,7 @@ class Maps:
         return making.shown.result()
 
     def close(self) -> None:
-        """End what is being computed: PCA after its block of rows, UMAP at once."""
+        """End the computations: PCA after its block of rows, UMAP at once."""
         self._closed.set()
 
     def view(self, name: str) -> View:
@@ -171,7 +171,7 @@ class Maps:
         return self._site.store.view("clips", name)
 
     def _start(self, view: View, projection: str, before: _Making | None) -> _Making:
-        """Return the making of the current version; start it where it is not running yet."""
+        """Return the making of the current version; start it if it is not running yet."""
         if projection not in PROJECTIONS:
             raise UnknownError(f"no projection {projection[:100]!r}: the projections are {', '.join(PROJECTIONS)}")
         if reason := missing(projection):

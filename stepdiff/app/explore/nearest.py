@@ -5,7 +5,7 @@ or a contrastive head of the site's runs over such an encoder. It is loaded once
 first head of words among the runs compares the clips by the words of the text that it knows.
 
 Guarantees
-- neighbours are those of `retrieval query`, among the clips that pass the filter
+- neighbours are the same as from `retrieval query`, among the clips that pass the filter
 - a text is encoded as the texts of the view were, or not at all: the error says why
 - words are searched among at most AMONG clips, drawn by a seed, and the title says so
 """
@@ -88,7 +88,7 @@ class Searcher:
         return self._search(view, average, k, among)
 
     def of_text(self, view: View, text: str, k: int, among: Int64[np.ndarray, " some"] | None) -> Hits:
-        """Return the clips nearest to a text, encoded now if the store has no embedding of it; or those with its words.
+        """Return the clips nearest to a text, encoded now if the store has no embedding of it; or clips with its words.
 
         StepDiffError: the text is empty, or the encoder, its weights or its head cannot be found here, or the text has
         no word that the head of words knows.
@@ -115,8 +115,8 @@ class Searcher:
         head, view, catalog = evidence.head, evidence.features.view, self._site.store.catalog("clips")
         terms = list(dict.fromkeys(one.term for one in occurrences(text, head.narrated)))
         if not terms:
-            known = some([term for term in head.terms if term in head.narrated])
-            raise StepDiffError(f"no word of {short(text)!r} has evidence; the words of {name} are {known}")
+            examples = some([term for term in head.terms if term in head.narrated])
+            raise StepDiffError(f"no word of {short(text)!r} has evidence; the words of {name} are {examples}")
         rows = np.arange(len(view)) if among is None else among
         rows = rows[rows < len(view)]
         rows = rows[view.status(rows) == OK]
@@ -160,19 +160,19 @@ class Searcher:
             return unit_vector(self._encoders[name](text), f"the text {short(text)!r}")
 
     def _device(self) -> str | None:
-        return None if self._site.device == "auto" else self._site.device
+        return None if (device := self._site.options.device) == "auto" else device
 
     def _encoder(self, texts: View) -> Encode:
         """Return the encoder of featurize that made a view."""
         if texts.entity == "clips":
-            own = encoder_of(self._site.store, texts, self._site.weights, self._device())
-            return lambda text: own.encode_texts([text])["embedding"][0]
+            encoder_of_view = encoder_of(self._site.store, texts, self._site.options.weights, self._device())
+            return lambda text: encoder_of_view.encode_texts([text])["embedding"][0]
         made = texts.provenance
         try:
             name = of_data(made.encoder)
         except StepDiffError as error:
             raise StepDiffError(f"the text is not in texts/{texts.name}: {error}") from None
-        weights = self._site.weights or loading_of(name, made, records_of(texts))[0]
+        weights = self._site.options.weights or loading_of(name, made, records_of(texts))[0]
         if weights is None and version_of(name) is None:
             raise StepDiffError(
                 f"the text is not in texts/{texts.name}, and to encode it needs weights of {made.encoder}: start the "
@@ -192,7 +192,7 @@ class Searcher:
         from heads.models.language_model import pick_device
         from heads.training.run_record import load_contrastive
 
-        folder, device = self._run(texts), pick_device(self._site.device)
+        folder, device = self._run(texts), pick_device(self._site.options.device)
         head, recipe = load_contrastive(folder, self._site.store, device)
         source = self._encoder(self._site.store.view("texts", recipe.text_view))
 

@@ -75,7 +75,7 @@ def card(title: str, sides: Sequence[CardSide], notes: Sequence[Note], question:
 
 
 def _side(side: CardSide) -> tuple[str, str, dict[str, Any]]:
-    """Return what the player takes of a clip: the loop around its moment, and the frame there."""
+    """Return the parts of a clip for the player: the loop around its moment, and the frame there."""
     first, last = max(side.moment - AROUND, side.start), min(side.moment + AROUND, side.end)
     with opened(side.path) as video:
         rate = float(video.rate)

@@ -1,4 +1,4 @@
-"""Notes about pairs, each at a moment of one video, in a database: SQLite next to the store, or that of --database.
+"""Notes about pairs, each at a moment of one video, in a database: SQLite next to the store, or the one of --database.
 
 Guarantees
 - a note, an edit or a deletion is in the database when its call returns, and survives a power failure
@@ -67,7 +67,7 @@ class Notebook:
     """The notes of a site. The database is opened, and created, with the first note."""
 
     def __init__(self, site: Site, clock: Callable[[], float] = time.time) -> None:
-        self._url, self._store, self._clock = site.database, site.store.path, clock
+        self._url, self._store, self._clock = site.options.database, site.store.path, clock
         self._lock = threading.Lock()
         self._database: Database | None = None
 
@@ -143,7 +143,7 @@ def _own(connection: Connection, identity: str, author: str) -> Note:
 
 
 def _select(connection: Connection, *conditions: Any) -> list[Note]:
-    """Return the notes that rows make, without those that were deleted."""
+    """Return the notes that rows make, without deleted ones."""
     notes: dict[str, Note] = {}
     for row in connection.execute(select(_notes).where(*conditions).order_by(_notes.c.seq)):
         data = json.loads(row.data)

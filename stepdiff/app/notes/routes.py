@@ -1,7 +1,7 @@
 """Notes about a pair, their files (CSV, JSON, WebVTT with one file for each video), and the coach's card, at /notes.
 
 Guarantees
-- CSV and JSON have every field of every note exactly, and where the moment is in the video file
+- CSV and JSON have every field of every note exactly, and the moment in the video file
 - a cue of WebVTT begins at the note's moment in the video file, so that a player shows the notes over the whole video
 """
 
@@ -15,15 +15,15 @@ from dataclasses import asdict, dataclass, fields
 from html import escape
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from fastapi import Path as InPath
 from fastapi.responses import HTMLResponse, Response
 from pydantic import AfterValidator, Field
 
-from stepdiff.app.annotating.people import MOST_NAME
+from stepdiff.app.annotating.accounts import MOST_NAME
 from stepdiff.app.notes.card import MOST_ANSWER, MOST_NOTES, CardSide, card
 from stepdiff.app.notes.notebook import Note, Notebook
-from stepdiff.app.pages import download, zipped
+from stepdiff.app.pages import OfSite, download, kept, zipped
 from stepdiff.app.site import MOST_SECONDS, Sent, Site
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.tables import escaped
@@ -85,59 +85,67 @@ class CardBody(Sent):
     answer: Annotated[str, Field(max_length=MOST_ANSWER)] = ""
 
 
-def router(site: Site) -> APIRouter:
-    routes = APIRouter(prefix="/notes", tags=["notes"])
-    notebook = Notebook(site)
+router = APIRouter(prefix="/notes", tags=["notes"])
+OfNotebook = Annotated[Notebook, kept(Notebook)]
 
-    def chosen(reference: str | None, candidate: str | None) -> list[Note]:
-        if reference is None and candidate is None:
-            return notebook.every()
-        if reference is None or candidate is None:
-            raise StepDiffError("a pair has two clips: give reference and candidate, or neither for all notes")
-        return notebook.of_pair((reference, candidate))
 
-    @routes.get("")
-    def notes(reference: Clip = None, candidate: Clip = None) -> dict[str, list[Note]]:
-        """Return the notes of a pair by their moments, or all notes."""
-        return {"notes": chosen(reference, candidate)}
+def chosen_notes(notebook: OfNotebook, reference: Clip = None, candidate: Clip = None) -> list[Note]:
+    """Return the notes of a pair by their moments, or all notes."""
+    if reference is None and candidate is None:
+        return notebook.every()
+    if reference is None or candidate is None:
+        raise StepDiffError("a pair has two clips: give reference and candidate, or neither for all notes")
+    return notebook.of_pair((reference, candidate))
 
-    @routes.get("/export", response_class=Response)
-    def file(form: Form, reference: Clip = None, candidate: Clip = None) -> Response:
-        """Return the notes of a pair, or all notes, as a file."""
-        return download(*export(form, exported(site, chosen(reference, candidate))))
 
-    @routes.post("")
-    def add(sent: NewNote) -> Note:
-        """Store a note."""
-        pair = sent.reference, sent.candidate
-        clip = site.clips(pair)[sent.video - 1]
-        if clip.start is not None and clip.end is not None and sent.seconds > clip.end - clip.start + PAST_END:
-            raise StepDiffError(f"Video {sent.video} has {clip.end - clip.start:.2f} s, not {sent.seconds:.2f} s")
-        return notebook.add(pair, sent.video, round(sent.seconds, 3), sent.author, sent.text)
+Chosen = Annotated[list[Note], Depends(chosen_notes)]
 
-    @routes.post("/{identity}/edit")
-    def edit(identity: Identity, sent: Edit) -> Note:
-        """Store another text of a note."""
-        return notebook.edit(identity, sent.author, sent.text)
 
-    @routes.post("/{identity}/delete")
-    def delete(identity: Identity, sent: Deletion) -> dict[str, str]:
-        """Remove a note from the list; the database keeps its texts."""
-        notebook.delete(identity, sent.author)
-        return {"done": "the note is deleted"}
+@router.get("")
+def notes(chosen: Chosen) -> dict[str, list[Note]]:
+    """Return the notes of a pair by their moments, or all notes."""
+    return {"notes": chosen}
 
-    @routes.post("/card", response_class=HTMLResponse)
-    def coach_card(sent: CardBody) -> Response:
-        """Return a pair at two moments as one HTML file: frames, the parts around them, notes, question and answer."""
-        pair = sent.reference, sent.candidate
-        listed = [note for note in notebook.of_pair(pair) if note.id in sent.notes]
-        sides = [_side(site, key, moment) for key, moment in zip(pair, sent.moments, strict=True)]
-        steps = {clip.step for clip in site.clips(pair)}
-        step = (steps.pop() if len(steps) == 1 else None) or "two clips"
-        title = step[0].upper() + step[1:]
-        return download("card.html", card(title, sides, listed, sent.question, sent.answer))
 
-    return routes
+@router.get("/export", response_class=Response)
+def file(site: OfSite, form: Form, chosen: Chosen) -> Response:
+    """Return the notes of a pair, or all notes, as a file."""
+    return download(*export(form, exported(site, chosen)))
+
+
+@router.post("")
+def add(site: OfSite, notebook: OfNotebook, sent: NewNote) -> Note:
+    """Store a note."""
+    pair = sent.reference, sent.candidate
+    clip = site.clips(pair)[sent.video - 1]
+    if clip.start is not None and clip.end is not None and sent.seconds > clip.end - clip.start + PAST_END:
+        raise StepDiffError(f"Video {sent.video} has {clip.end - clip.start:.2f} s, not {sent.seconds:.2f} s")
+    return notebook.add(pair, sent.video, round(sent.seconds, 3), sent.author, sent.text)
+
+
+@router.post("/{identity}/edit")
+def edit(notebook: OfNotebook, identity: Identity, sent: Edit) -> Note:
+    """Store another text of a note."""
+    return notebook.edit(identity, sent.author, sent.text)
+
+
+@router.post("/{identity}/delete")
+def delete(notebook: OfNotebook, identity: Identity, sent: Deletion) -> dict[str, str]:
+    """Remove a note from the list; the database keeps its texts."""
+    notebook.delete(identity, sent.author)
+    return {"done": "the note is deleted"}
+
+
+@router.post("/card", response_class=HTMLResponse)
+def coach_card(site: OfSite, notebook: OfNotebook, sent: CardBody) -> Response:
+    """Return a pair at two moments as one HTML file: frames, the parts around them, notes, question and answer."""
+    pair = sent.reference, sent.candidate
+    listed = [note for note in notebook.of_pair(pair) if note.id in sent.notes]
+    sides = [_side(site, key, moment) for key, moment in zip(pair, sent.moments, strict=True)]
+    steps = {clip.step for clip in site.clips(pair)}
+    step = (steps.pop() if len(steps) == 1 else None) or "two clips"
+    title = step[0].upper() + step[1:]
+    return download("card.html", card(title, sides, listed, sent.question, sent.answer))
 
 
 def _side(site: Site, key: str, moment: float) -> CardSide:
@@ -157,10 +165,10 @@ class ExportedNote(Note):
 
 def exported(site: Site, notes: Sequence[Note]) -> list[ExportedNote]:
     """Return notes with their moments in the video files."""
-    known = site.known(note.clip for note in notes)
+    clips = site.clips_by_id(note.clip for note in notes)
     rows = []
     for note in notes:
-        clip, place = known.get(note.clip), dict[str, Any]()
+        clip, place = clips.get(note.clip), dict[str, Any]()
         if clip is not None and clip.video is not None and clip.start is not None:
             place = {"file": clip.video, "file_seconds": round(clip.start + note.seconds, 3)}
         rows.append(ExportedNote(**asdict(note), **place))
@@ -168,7 +176,7 @@ def exported(site: Site, notes: Sequence[Note]) -> list[ExportedNote]:
 
 
 def export(form: Form, notes: Sequence[ExportedNote]) -> tuple[str, bytes]:
-    """Return name and bytes of a file of notes; that of WebVTT is an archive."""
+    """Return name and bytes of a file of notes; the file of WebVTT is an archive."""
     if form == "csv":
         out = io.StringIO()
         rows = csv.DictWriter(out, [field.name for field in fields(ExportedNote)])
@@ -199,7 +207,7 @@ def webvtt(notes: Sequence[ExportedNote]) -> str:
     cues = []
     for note in notes:
         start = note.seconds if note.file_seconds is None else note.file_seconds
-        voice, text = (escape(said, quote=False) for said in (note.author, note.text))
+        voice, text = (escape(part, quote=False) for part in (note.author, note.text))
         cues.append((start, f"{_stamp(start)} --> {_stamp(start + CUE)}\n<v {voice}>{text}\n"))
     return "\n".join(["WEBVTT\n", *(cue for _, cue in sorted(cues, key=lambda cue: cue[0]))])
 

@@ -4,7 +4,7 @@ A head is asked SIMILAR_QUESTION, as in DiffRank; its answer is log p(YES) - log
 A head of words compares a distance with the one below which nothing differs.
 
 Guarantees
-- the log-odds of a pair are those that DiffRank is scored with
+- DiffRank is scored with the same log-odds of a pair
 """
 
 from collections.abc import Sequence
@@ -43,25 +43,25 @@ Odds = dict[str, float]  # category -> log-odds, of those that were computed
 KeptOdds = LRUCache[tuple[RunHead, Pair], Odds]
 
 
-def similarity(category: str, log_odds: float) -> dict[str, Any]:
-    """Return the log-odds of a category with their verdict."""
-    return {"category": category, "log_odds": log_odds, "verdict": verdict(log_odds)}
+def similarities(odds: Odds) -> list[dict[str, Any]]:
+    """Return the log-odds of each category with their verdict."""
+    return [{"category": name, "log_odds": value, "verdict": verdict(value)} for name, value in odds.items()]
 
 
 def by_words(evidence: "WordEvidence", pair: Pair) -> list[dict[str, Any]]:
-    """Return what `stepdiff compare` does with a head of words; nothing if it was fitted without --validation."""
+    """Return the same as `stepdiff compare` with a head of words; nothing if it was fitted without --validation."""
     from stepdiff.comparison.models import Reader
 
     reader = Reader(evidence, evidence)
     categories = reader.categories if evidence.head.declines_below else ()
     values = reader.alike([(pair, category) for category in categories])
-    return [similarity(*each) for each in zip(categories, values, strict=True)]
+    return similarities(dict(zip(categories, values, strict=True)))
 
 
 def odds(loaded: Loaded, kept: KeptOdds, pair: Pair, categories: Sequence[str] = CATEGORIES) -> Odds:
-    """Return the log-odds of a pair, at least in these categories; those that are kept are not computed again."""
-    known = kept.get((loaded.head, pair)) or {}
-    _keep(loaded, kept, [(pair, category) for category in categories if category not in known])
+    """Return the log-odds of a pair, at least in these categories; kept ones are not computed again."""
+    computed = kept.get((loaded.head, pair)) or {}
+    _keep(loaded, kept, [(pair, category) for category in categories if category not in computed])
     return kept.get((loaded.head, pair)) or {}
 
 
@@ -83,9 +83,9 @@ def _keep(loaded: Loaded, kept: KeptOdds, queries: Sequence[tuple[Pair, str]]) -
             kept.put((loaded.head, pair), (kept.get((loaded.head, pair)) or {}) | {category: value})
 
 
-def declines(known: Odds, category: str | None) -> str:
+def declines(log_odds: Odds, category: str | None) -> str:
     """Return why a difference that a head names in a category (None: in any) is doubtful, empty: it is not."""
-    least = min(known.values()) if category is None else known[category]
+    least = min(log_odds.values()) if category is None else log_odds[category]
     if verdict(least) != "alike":
         return ""
     return f"asked whether the clips are alike in {category or 'each category'}, the model says yes"

@@ -4,7 +4,7 @@ Work is bounded: of a large catalog a sample of rows is read, of a large step a 
 scores a sample of pairs. The note of the result says so.
 
 Guarantees
-- the pairs of a small step are those of a comparison of all its pairs; two clips of one video are no pair
+- the pairs of a small step are the result of comparing all its pairs; two clips of one video are no pair
 - equal searches have equal results: the next pair of a list is always the same
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 from fastapi import Query
 
-from retrieval.differences import Sample, chosen, sampled
+from retrieval.differences import StepRows, chosen, sampled
 from retrieval.vectors import unit
 from stepdiff.app.pair.alike import KeptOdds, embedding_views
 from stepdiff.app.pair.loading import RunHead
@@ -38,8 +38,8 @@ Text = Annotated[str, Query(max_length=500)]
 
 
 @dataclass(frozen=True)
-class Search:
-    """What is searched, as it is written in addresses."""
+class PairSearch:
+    """The options of a search, as they are written in addresses."""
 
     step: Text = ""  # empty: any step, but one for both clips
     category: Text = CATEGORIES[0]
@@ -63,17 +63,17 @@ class Result:
 class Finder:
     def __init__(self, site: Site, stored: Stored, kept: KeptOdds) -> None:
         self._site, self._stored, self._kept = site, stored, kept
-        self._sample: Sample | None = None
+        self._sample: StepRows | None = None
 
-    def sample(self) -> Sample:
-        """Return rows of the catalog with their steps; they are read again where the catalog has grown."""
+    def sample(self) -> StepRows:
+        """Return rows of the catalog with their steps; they are read again if the catalog has grown."""
         catalog = self._site.store.catalog("clips")
         if self._sample is None or self._sample.total != len(catalog):
             self._sample = sampled(catalog)
         return self._sample
 
     def candidates(self, step: str, view: str) -> tuple[list[Pair], str]:
-        """Return pairs of one step with features in a view, and a note on what they are."""
+        """Return pairs of one step with features in a view, and a note about them."""
         sample = self.sample()
         if step and step not in sample.steps:
             raise UnknownError(sample.lacks(step))
@@ -97,7 +97,7 @@ class Finder:
         return pairs, note
 
     def scored_pairs(self, step: str, view: str) -> tuple[list[Pair], str]:
-        """Return the pairs that a head scores, and a note on what they are."""
+        """Return the pairs that a head scores, and a note about them."""
         pairs, note = self.candidates(step, view)
         if len(pairs) > MOST_SCORED:
             drawn = generator(0, "scored pairs", step).permutation(len(pairs))[:MOST_SCORED]
@@ -105,8 +105,8 @@ class Finder:
             note = f"{len(pairs)} pairs, drawn at random from {note}"
         return pairs, note
 
-    def search(self, search: Search, heads: Sequence[RunHead]) -> Result:
-        """Return the list of a search. heads: those that may be named; UnknownError: what it names does not exist."""
+    def search(self, search: PairSearch, heads: Sequence[RunHead]) -> Result:
+        """Return the list of a search. heads: may be named; UnknownError: the search names something else."""
         kind, _, name = search.by.partition(":")
         if kind in ("", "cosine"):
             return self._by_cosine(search, name)
@@ -118,7 +118,7 @@ class Finder:
             return self._by_stored(search, name if kind == "stored" else None)
         raise UnknownError(f"by {search.by[:200]!r}: give cosine:VIEW, head:NAME, stored:FILE or truth")
 
-    def _by_cosine(self, search: Search, name: str) -> Result:
+    def _by_cosine(self, search: PairSearch, name: str) -> Result:
         views = embedding_views(self._site)
         if not views:
             raise UnknownError("the store has no view with one embedding a clip: featurize with another encoder")
@@ -135,21 +135,21 @@ class Finder:
         note += f", by the cosine of {name}, which compares whole clips and not one category"
         return self._ranked(search, pairs, scores, note, lambda score: f"cosine {score:.3g}")
 
-    def _by_head(self, search: Search, head: RunHead | None) -> Result:
+    def _by_head(self, search: PairSearch, head: RunHead | None) -> Result:
         if head is None:
             raise UnknownError(f"by {search.by[:200]!r}: no such head among the runs")
         pairs, note = self.scored_pairs(search.step, head.view)
         odds = [self._kept.get((head, pair)) for pair in pairs]
-        known = [scores[search.category] for scores in odds if scores is not None and search.category in scores]
-        if len(known) < len(pairs):
+        log_odds = [scores[search.category] for scores in odds if scores is not None and search.category in scores]
+        if len(log_odds) < len(pairs):
             return Result([], note, head.name)
         note += f", by the log-odds of {head.name} that they are alike in {search.category}"
-        return self._ranked(search, pairs, np.array(known), note, lambda odds: f"{verdict(odds)}, {odds:+.2f}")
+        return self._ranked(search, pairs, np.array(log_odds), note, lambda odds: f"{verdict(odds)}, {odds:+.2f}")
 
-    def _by_stored(self, search: Search, method: str | None) -> Result:
+    def _by_stored(self, search: PairSearch, method: str | None) -> Result:
         scores = self._stored.ranked(method, search.category)
-        known = self._site.known(chain(*scores))
-        steps = {key: clip.step for key, clip in known.items()}
+        clips = self._site.clips_by_id(chain(*scores))
+        steps = {key: clip.step for key, clip in clips.items()}
         pairs = [
             (one, two)
             for one, two in scores
@@ -157,13 +157,13 @@ class Finder:
         ]
         by = "the true scores of the test sets, 5 = most similar" if method is None else f"the scores of {method}"
         note = f"{len(pairs):,} pairs of the DiffRank predictions, by {by}"
-        said = "true score {:g} of 5" if method is None else "score {:+.2f}"
-        return self._ranked(search, pairs, np.array([scores[pair] for pair in pairs]), note, said.format)
+        form = "true score {:g} of 5" if method is None else "score {:+.2f}"
+        return self._ranked(search, pairs, np.array([scores[pair] for pair in pairs]), note, form.format)
 
     def _ranked(
-        self, search: Search, pairs: list[Pair], scores: np.ndarray, note: str, say: Callable[[float], str]
+        self, search: PairSearch, pairs: list[Pair], scores: np.ndarray, note: str, say: Callable[[float], str]
     ) -> Result:
-        """Return the list of the best of some pairs. say: what a score means."""
+        """Return the list of the best of some pairs. say: returns a score in words."""
         best = chosen(pairs, scores if search.order == "alike" else -scores, MOST_FOUND, TIMES)
         listed = []
         for at, place in enumerate(best):

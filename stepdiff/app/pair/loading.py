@@ -1,4 +1,4 @@
-"""The heads among a site's runs: those that answer questions, those of words with their words, and those in memory."""
+"""The heads among a site's runs: heads that answer questions, heads of words with their words, and heads in memory."""
 
 import threading
 from collections.abc import Sequence
@@ -54,18 +54,18 @@ class Runs:
         self._site = site
         self._words: LRUCache[tuple[Path, int], WordEvidence] = LRUCache(MOST_WORDS)
         self._lock = threading.Lock()
-        self._models = list(map(self._model, site.models))
+        self._models = list(map(self._model, site.options.models))
 
     def heads(self) -> list[RunHead]:
-        """Return what answers questions: StepDiff heads, other heads, public models; runs that cannot be read are left
-        out."""
+        """Return the models that answer questions: StepDiff heads, other heads, public models; unreadable runs are
+        left out."""
         folders = [folder for folder in self._site.run_folders(BEST) if (folder / "recipe.yaml").is_file()]
         stamps = [(folder, self._name(folder), (folder / BEST).stat().st_mtime_ns) for folder in folders[:MOST_RUNS]]
         heads = [head for run in stamps if (head := _head(*run)) is not None]
         return sorted(heads, key=lambda head: head.system != "StepDiff") + self._models
 
     def head(self, name: str) -> RunHead:
-        """Return a head by its name. Raises UnknownError where the runs have none of that name."""
+        """Return a head by its name. Raises UnknownError if the runs have none of that name."""
         for head in self.heads():
             if head.name == name:
                 return head
@@ -75,11 +75,11 @@ class Runs:
         )
 
     def load(self, head: RunHead) -> Loaded:
-        """Load a head, as `heads.ask` does. Raises StepDiffError where that is not possible."""
+        """Load a head, as `heads.ask` does. Raises StepDiffError if that is not possible."""
         from heads.models.language_model import pick_device
         from heads.training.run_record import load_stepdiff
 
-        device = pick_device(self._site.device)
+        device = pick_device(self._site.options.device)
         if head in self._models:
             from heads.methods.stepdiff import StepDiff
             from heads.models.public.cached import load_for_pairs
@@ -90,7 +90,7 @@ class Runs:
         return Loaded(head, method, device, recipe.precision)
 
     def words(self) -> list[str]:
-        """Return the names of the heads of words; of copies with equal weights, such as that of a run, the first."""
+        """Return the names of the heads of words; of copies with equal weights, as in a run, the first."""
         copies = [folder / COPY for folder in self._site.run_folders(f"{COPY}/{FILE}")]
         of_weights: dict[object, Path] = {}
         for folder in [*self._site.run_folders(FILE), *copies][:MOST_RUNS]:
@@ -110,8 +110,10 @@ class Runs:
         return evidence
 
     def guard(self, name: str) -> "Guard":
-        """Return what tells whether a head, or a head of words, knows clips, without its language model. StepDiffError:
-        it is damaged, or reads other features."""
+        """Return the guard that tells whether a head, or a head of words, knows clips, without its language model.
+
+        StepDiffError: it is damaged, or reads other features.
+        """
         from heads.evidence.fitting import Guard
 
         folder = self._folder(name)
@@ -123,13 +125,13 @@ class Runs:
     def knowledge(self, pair: Pair, heads: Sequence[RunHead], words: Sequence[str]) -> list[dict[str, str]]:
         """Return what the first head and the first head of words know, and why what they say about a pair means
         nothing. A public model is left out, and so are heads that cannot be used, which say why when they are."""
-        known: dict[tuple[str, str], list[str]] = {}
+        names: dict[tuple[str, str], list[str]] = {}
         for name in [*(head.name for head in heads[:1] if head not in self._models), *words[:1]]:
             with suppress(StepDiffError):
                 guard = self.guard(name)
-                known.setdefault((guard.knows, guard.doubt(pair)), []).append(name)
+                names.setdefault((guard.knows, guard.doubt(pair)), []).append(name)
         return [
-            {"heads": " and ".join(names), "knows": knows, "unlike": doubt} for (knows, doubt), names in known.items()
+            {"heads": " and ".join(listed), "knows": knows, "unlike": doubt} for (knows, doubt), listed in names.items()
         ]
 
     def _name(self, folder: Path) -> str:
@@ -159,7 +161,7 @@ def _head(folder: Path, name: str, stamp: int) -> RunHead | None:
 
 
 def words_of(site: Site, evidence: "WordEvidence", pair: Pair, question: str = "") -> list[dict[str, Any]]:
-    """Return the words of both clips. question: those that a head reads before it, which are more."""
+    """Return the words of both clips. question: the words that a head reads before it, which are more."""
     if question:
         reasons = evidence.reasons(pair, evidence.likely(pair, evidence.about(question)))
     else:

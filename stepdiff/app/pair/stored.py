@@ -1,4 +1,4 @@
-"""What the given predictions say about a pair: captions, log-odds that it is similar, and the true scores.
+"""The predictions of a site about a pair: captions, log-odds that it is similar, and the true scores.
 
 Guarantees
 - predictions of a pair in the other order are not shown as this pair's
@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from stepdiff.app.compare.files import Answers, Lines, library
+from stepdiff.app.compare.files import Answers, Lines
 from stepdiff.app.compare.sets import supported
 from stepdiff.app.pair.alike import Odds
 from stepdiff.app.site import Site
@@ -28,7 +28,6 @@ class Stored:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._library = library(site.predictions, () if site.videos is None else (site.videos,))
 
     def captions(self, pair: Pair) -> dict[str, Any]:
         """Return the captions of a pair in all files, one column a file; files without it are left out.
@@ -39,7 +38,7 @@ class Stored:
         texts: list[dict[str, str]] = []  # of each method by category
         references, swapped = self.references(pair), False
         for name, answers, lines in self._files("diffcap"):
-            captions = {answers.of.rows[line].category: answers.said[line] for line, _ in lines.get(pair, ())}
+            captions = {answers.of.rows[line].category: answers.predictions[line] for line, _ in lines.get(pair, ())}
             swapped |= (pair[1], pair[0]) in lines
             if captions and len(methods) < MOST_METHODS:
                 methods.append(name)
@@ -56,7 +55,7 @@ class Stored:
     def caption(self, pair: Pair, category: str, text: str, references: dict[str, list[str]]) -> dict[str, Any]:
         """Return a caption of a pair with the words that references have.
 
-        details: those that it names for a video, checked against the exact attributes of both in a sample world.
+        details: named for a video, checked against the exact attributes of both in a sample world.
         """
         truth = self.truth_of(pair)
         judged = judgements(text, category, *truth) if truth and category in CATEGORIES else {}
@@ -94,7 +93,7 @@ class Stored:
             if not answers.method.log_odds or answers.method.control:
                 continue
             for line, place in lines.get(pair, ()):
-                value = answers.said[line][place] if answers.of.task == "diffrank" else None
+                value = answers.predictions[line][place] if answers.of.task == "diffrank" else None
                 value = answers.similar[line] if answers.similar is not None else value
                 if value is not None:
                     odds.setdefault(name, {})[answers.of.rows[line].category] = value
@@ -121,15 +120,15 @@ class Stored:
                     for line, place in places:
                         row = answers.of.rows[line]
                         if row.category == category:
-                            scores[pair] = row.scores[place] if method is None else answers.said[line][place]
+                            scores[pair] = row.scores[place] if method is None else answers.predictions[line][place]
         return scores
 
     def _files(self, task: Task) -> Iterator[tuple[str, Answers, Lines]]:
-        """Yield the files of a task, those of trained heads first and controls last: name, answers, lines of pairs.
+        """Yield the files of a task, trained heads first and controls last: name, answers, lines of pairs.
 
         Methods of one name, such as one head of several seeds, are named with the folders of their files.
         """
-        files = [each for each in self._library.read() if isinstance(each, Answers) and each.of.task == task]
+        files = [each for each in self._site.library.read() if isinstance(each, Answers) and each.of.task == task]
         names = Counter(answers.method.name for answers in files)
         for answers in sorted(files, key=lambda each: (each.method.control, not each.method.trained)):
             name = answers.method.name

@@ -1,12 +1,12 @@
-"""One thread that computes with one model; what it is asked for waits in a bounded queue.
+"""One thread that computes with one model; its jobs wait in a bounded queue.
 
-A job names the head that it needs. The worker loads it where another one, or none, is in memory.
+A job names the head that it needs. The worker loads it if another one, or none, is in memory.
 
 Guarantees
 - at most one model is in memory: the other one is dropped before a model is loaded
 - jobs run one at a time, in the order in which they were submitted
-- a cancelled job that waits never starts, and one that runs ends at its next check; that of a client that has gone is
-  cancelled
+- a cancelled job that waits never starts, and one that runs ends at its next check; the job of a client that has gone
+  is cancelled
 """
 
 import asyncio
@@ -33,7 +33,7 @@ MOST_WAITING = 8  # jobs that may wait, apart from the one that runs
 
 
 @dataclass(frozen=True)
-class Event:
+class JobEvent:
     """Something that a job reports."""
 
     name: str
@@ -57,22 +57,22 @@ class Job:
     work: Callable[[Any, "Job"], dict[str, Any]]  # (loaded model, this job) -> the data of the event `done`
     what: str = "another request"  # in words, for those that wait
     cancelled: threading.Event = field(default_factory=threading.Event)
-    _events: deque[Event] = field(default_factory=deque)
+    _events: deque[JobEvent] = field(default_factory=deque)
 
     def check(self) -> None:
-        """Raise CancelledError where the job was cancelled."""
+        """Raise CancelledError if the job was cancelled."""
         if self.cancelled.is_set():
             raise CancelledError
 
     def send(self, name: str, **data: Any) -> None:
-        self._events.append(Event(name, data))
+        self._events.append(JobEvent(name, data))
 
-    def taken(self) -> list[Event]:
+    def taken(self) -> list[JobEvent]:
         """Return the events since the last call."""
         return [self._events.popleft() for _ in range(len(self._events))]
 
 
-class Worker:
+class ModelWorker:
     def __init__(self, load: Callable[[Any], Any], waiting: int = MOST_WAITING) -> None:
         """Load models by `load`, which gets the head of a job; let at most `waiting` jobs wait."""
         self._load, self._most = load, waiting
@@ -170,13 +170,13 @@ class Events(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, worker: Worker, job: Job) -> None:
+    def __init__(self, worker: ModelWorker, job: Job) -> None:
         self._worker, self._job = worker, job
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the second: for proxies that collect
         super().__init__(self._lines(), headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events; the job is cancelled where the client has gone."""
+        """Send the events; the job is cancelled if the client has gone."""
         try:
             await super().__call__(scope, receive, send)
         finally:

@@ -38,7 +38,7 @@ def surface(pen: Pen, name: str, seed: str) -> None:
             pen.box(-60, row * 44 - 8, 350, row * 44 + 36, tone, (120, 74, 42), 0)
             for _ in range(5):
                 x, y = rng.uniform(-60, 320), row * 44 + rng.uniform(0, 30)
-                pen.line([(x, y), (x + rng.uniform(20, 70), y + 1)], darker(tone, 0.2), 1.4)
+                pen.line([x, y, x + rng.uniform(20, 70), y + 1], darker(tone, 0.2), 1.4)
     elif name == "marble counter":
         pen.box(-60, -10, 350, 300, (236, 234, 238), None, 0)
         for _ in range(16):
@@ -57,13 +57,13 @@ def surface(pen: Pen, name: str, seed: str) -> None:
         pen.box(-60, -10, 350, 300, (224, 226, 230), None, 0)
         pen.box(-8, 112, 296, 280, (64, 66, 74), radius=14)
         for x in (20, 82, 206, 268):
-            pen.bar([(x, 118), (x, 274)], (24, 24, 28), 7)
+            pen.bar([x, 118, x, 274], (24, 24, 28), 7)
         for y in (146, 262):
-            pen.bar([(-2, y), (290, y)], (24, 24, 28), 7)
+            pen.bar([-2, y, 290, y], (24, 24, 28), 7)
     else:
         pen.box(-60, -10, 350, 300, (196, 186, 172), None, 0)
         pen.box(-8, 108, 296, 280, (22, 22, 28), radius=14)
-        pen.line([(4, 120), (120, 112)], (70, 72, 84), 3)
+        pen.line([4, 120, 120, 112], (70, 72, 84), 3)
     pen.box(-60, -10, 350, 8, (120, 160, 168), None, 0)
 
 
@@ -75,7 +75,7 @@ def decor(pen: Pen, kind: int) -> None:
         if which == 0:
             for turn in (-30, -10, 12, 32):
                 pen.at(x, 60, turn).oval(0, -20, 5, 22, (84, 150, 84))
-            pen.poly([(x - 14, 58), (x + 14, 58), (x + 10, 84), (x - 10, 84)], pots[kind % 3])
+            pen.poly([x - 14, 58, x + 14, 58, x + 10, 84, x - 10, 84], pots[kind % 3])
         elif which == 1:
             for y in (40, 66):
                 pen.box(x - 13, y, x + 13, y + 22, pots[(kind + y) % 3], radius=5)
@@ -169,13 +169,13 @@ def bowl(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> Non
     _band(pen, 90, 47, trim, 5, 15, 0.0035)
     if see_through:
         for x in (-58, 54):
-            pen.line([(x, 44), (x * 0.82, 66)], (255, 255, 255), 6)
-        pen.line([(-48, 54), (-41, 70)], (255, 255, 255), 4)
+            pen.line([x, 44, x * 0.82, 66], (255, 255, 255), 6)
+        pen.line([-48, 54, -41, 70], (255, 255, 255), 4)
     elif name == "metal bowl":
-        pen.line([(-62, 46), (-46, 68)], (246, 250, 255), 13)
-        pen.line([(-30, 62), (-24, 76)], (90, 98, 112), 9)
-        pen.line([(30, 62), (26, 76)], (246, 250, 255), 8)
-        pen.line([(60, 44), (46, 66)], (84, 92, 106), 12)
+        pen.line([-62, 46, -46, 68], (246, 250, 255), 13)
+        pen.line([-30, 62, -24, 76], (90, 98, 112), 9)
+        pen.line([30, 62, 26, 76], (246, 250, 255), 8)
+        pen.line([60, 44, 46, 66], (84, 92, 106), 12)
     else:
         for i in range(11):
             at = -55.0 + i * 11
@@ -188,8 +188,8 @@ def bowl(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> Non
 
 
 def pan(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> None:
-    pen.bar([(-84, 10), (-134, 62)], darker(body, 0.3) if name != "copper pan" else (60, 50, 46), 15)
-    pen.bar([(-98, 25), (-112, 39)], trim, 15)
+    pen.bar([-84, 10, -134, 62], darker(body, 0.3) if name != "copper pan" else (60, 50, 46), 15)
+    pen.bar([-98, 25, -112, 39], trim, 15)
     pen.poly(_hull(92, 46, 0.86, 16), body)
     _band(pen, 92, 45, trim, 6, 14, 0.003)
     pen.oval(0, 0, 92, 46, lighter(body, 0.2))
@@ -207,27 +207,27 @@ def pot(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> None
         for x in (-62, -38, -12, 14, 40, 64):
             pen.oval(x, 62 + 22 * math.sqrt(1 - (x / 90) ** 2), 5, 5, (60, 110, 190), None)
     elif name == "steel pot":
-        pen.line([(-62, 44), (-60, 74)], (238, 242, 248), 10)
-        pen.line([(58, 48), (56, 76)], (110, 118, 130), 10)
+        pen.line([-62, 44, -60, 74], (238, 242, 248), 10)
+        pen.line([58, 48, 56, 76], (110, 118, 130), 10)
     pen.oval(0, 0, 88, 46, lighter(body, 0.25))
     pen.oval(0, 1, 80, 40, inside)
 
 
 def board(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> None:
-    pen.poly([(-98, -46), (98, -46), (116, 54), (-116, 54)], body)
-    pen.poly([(-116, 54), (116, 54), (116, 66), (-116, 66)], darker(body, 0.3))
-    pen.poly([(-98, -46), (-84, -46), (-98, 54), (-116, 54)], trim)
-    pen.poly([(98, -46), (84, -46), (98, 54), (116, 54)], trim)
+    pen.poly([-98, -46, 98, -46, 116, 54, -116, 54], body)
+    pen.poly([-116, 54, 116, 54, 116, 66, -116, 66], darker(body, 0.3))
+    pen.poly([-98, -46, -84, -46, -98, 54, -116, 54], trim)
+    pen.poly([98, -46, 84, -46, 98, 54, 116, 54], trim)
     rng = random.Random(name)
     for i in range(7):
         y = -38 + i * 14
         if name == "wooden board":
-            pen.line([(-86, y), (-20, y + 2), (30, y - 1), (86, y + 1)], inside, 3)
+            pen.line([-86, y, -20, y + 2, 30, y - 1, 86, y + 1], inside, 3)
         elif name == "slate board":
             x = rng.uniform(-80, 30)
-            pen.line([(x, y), (x + 40, y + rng.uniform(-4, 4))], lighter(inside, 0.25), 2)
+            pen.line([x, y, x + 40, y + rng.uniform(-4, 4)], lighter(inside, 0.25), 2)
     if name == "plastic board":
-        pen.poly([(-78, -38), (78, -38), (90, 44), (-90, 44)], None, lighter(body, 0.6), 4)
+        pen.poly([-78, -38, 78, -38, 90, 44, -90, 44], None, lighter(body, 0.6), 4)
 
 
 def plate(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> None:
@@ -238,15 +238,15 @@ def plate(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> No
     pen.oval(0, 0, 82, 43, inside)
     if name == "wooden plate":
         for y in (-26, -12, 2, 16, 30):
-            pen.line([(-60, y), (0, y + 3), (60, y)], darker(inside, 0.2), 2)
+            pen.line([-60, y, 0, y + 3, 60, y], darker(inside, 0.2), 2)
 
 
 def tray(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> None:
-    pen.poly([(-94, -50), (94, -50), (112, 56), (-112, 56)], body)
-    pen.poly([(-94, -50), (94, -50), (112, 56), (-112, 56)], None, trim, 6)
-    pen.poly([(-84, -42), (84, -42), (98, 46), (-98, 46)], inside)
+    pen.poly([-94, -50, 94, -50, 112, 56, -112, 56], body)
+    pen.poly([-94, -50, 94, -50, 112, 56, -112, 56], None, trim, 6)
+    pen.poly([-84, -42, 84, -42, 98, 46, -98, 46], inside)
     for x in (-60, 0, 52):
-        pen.line([(x, -38), (x - 22, 42)], mix(inside, (255, 255, 255), 0.5), 6)
+        pen.line([x, -38, x - 22, 42], mix(inside, (255, 255, 255), 0.5), 6)
 
 
 _SHAPES = by_name(bowl, pan, pot, board, plate, tray)

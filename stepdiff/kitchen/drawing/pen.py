@@ -6,7 +6,7 @@ the edges.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from PIL import Image, ImageDraw
 
@@ -17,6 +17,8 @@ Colour = tuple[int, ...]
 Paint = Colour | None  # None: no fill, or no outline
 Real = float | int
 Point = tuple[Real, Real]
+Points = Sequence[Point] | Sequence[Real]
+"""as in Pillow: pairs, or x and y of one point after another"""
 Drawing = TypeVar("Drawing", bound=Callable[..., None])
 
 INK: Colour = (58, 44, 40)
@@ -69,12 +71,17 @@ class Pen:
     def _map(self, x: Real, y: Real) -> Point:
         return (self._cos * x - self._sin * y + self._dx, self._sin * x + self._cos * y + self._dy)
 
+    def _mapped(self, points: Points) -> list[Point]:
+        numbers: Any = points
+        pairs = numbers if isinstance(points[0], tuple) else zip(numbers[::2], numbers[1::2], strict=True)
+        return [self._map(x, y) for x, y in pairs]
+
     def _width(self, width: Real) -> int:
         return max(1, round(width * self._scale))
 
-    def poly(self, points: Sequence[Point], fill: Paint, ink: Paint = INK, width: Real = 1.3) -> None:
+    def poly(self, points: Points, fill: Paint, ink: Paint = INK, width: Real = 1.3) -> None:
         """Draw a filled polygon; `ink` None leaves out the outline."""
-        mapped = [self._map(x, y) for x, y in points]
+        mapped = self._mapped(points)
         if fill is not None:
             self._draw.polygon(mapped, fill=fill)
         if ink is not None:
@@ -101,9 +108,9 @@ class Pen:
         ]
         self.poly(points, fill, ink)
 
-    def line(self, points: Sequence[Point], colour: Colour, width: Real) -> None:
+    def line(self, points: Points, colour: Colour, width: Real) -> None:
         """Draw an open line with round ends."""
-        mapped = [self._map(x, y) for x, y in points]
+        mapped = self._mapped(points)
         thick = self._width(width)
         self._draw.line(mapped, fill=colour, width=thick, joint="curve" if thick > 5 else None)
         if thick > 3 and len(colour) == 3:
@@ -111,7 +118,7 @@ class Pen:
             for x, y in (mapped[0], mapped[-1]):
                 self._draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)
 
-    def bar(self, points: Sequence[Point], colour: Colour, width: Real) -> None:
+    def bar(self, points: Points, colour: Colour, width: Real) -> None:
         """Draw an open line with an outline: a handle, a wire, a stick."""
         self.line(points, INK, width + 2.4)
         self.line(points, colour, width)

@@ -16,23 +16,23 @@ def hand(pen: Pen, look: Look, gloves: str, side: int = 1) -> None:
     covered: dict[str, Colour] = {"rubber gloves": (252, 226, 40), "oven mitts": (206, 40, 60)}
     colour = covered.get(gloves, skin)
     s = side
-    pen.poly([(s * 2, -12), (s * 22, -6), (s * 150, 88), (s * 128, 128), (s * -2, 14)],
+    pen.poly([s * 2, -12, s * 22, -6, s * 150, 88, s * 128, 128, s * -2, 14],
              SLEEVES[look.sleeve])  # fmt: skip
-    pen.poly([(s * 2, -12), (s * 16, -10), (s * 46, 12), (s * 28, 38), (s * -2, 14)], colour)
+    pen.poly([s * 2, -12, s * 16, -10, s * 46, 12, s * 28, 38, s * -2, 14], colour)
     if gloves == "oven mitts":
         pen.oval(0, 0, 27, 24, colour)
         pen.oval(s * -17, 15, 9, 14, colour)
         for x, y in ((-11, -8), (4, -12), (15, -2), (-3, 4), (9, 11), (-14, 8)):
             pen.oval(s * x, y, 3.6, 3.6, (255, 244, 236), None)
-        pen.poly([(s * 40, 2), (s * 52, 12), (s * 32, 42), (s * 20, 32)], (255, 244, 236))
+        pen.poly([s * 40, 2, s * 52, 12, s * 32, 42, s * 20, 32], (255, 244, 236))
         return
     pen.oval(s * 2, 0, 18, 16, colour)
     for i in range(4):
         pen.oval(s * (-12 + i * 1.5), -10 + i * 7, 8.5, 5, colour)
     pen.oval(s * 2, -13, 6, 9, colour)
     if gloves == "rubber gloves":
-        pen.poly([(s * 38, 0), (s * 50, 10), (s * 30, 42), (s * 18, 32)], darker(colour, 0.18))
-        pen.line([(s * 6, -4), (s * 16, 6)], lighter(colour, 0.7), 3)
+        pen.poly([s * 38, 0, s * 50, 10, s * 30, 42, s * 18, 32], darker(colour, 0.18))
+        pen.line([s * 6, -4, s * 16, 6], lighter(colour, 0.7), 3)
 
 
 # -- sub-actions: `u` runs from 0 to 1; the vessel's middle is the origin ------------------------------
@@ -45,7 +45,7 @@ def _ease(u: Real, share: Real) -> Real:
 def wipe(pen: Pen, u: Real, look: Look, gloves: str, food: Colour) -> None:
     """A chequered cloth sweeps over the counter in front."""
     x = -62 + 124 * (0.5 - 0.5 * math.cos(u * math.tau * 1.5))
-    pen.poly([(-120, 44), (x, 40), (x, 84), (-120, 84)], (*WHITE, 90), None)
+    pen.poly([-120, 44, x, 40, x, 84, -120, 84], (*WHITE, 90), None)
     p = pen.at(x, 62, 6)
     p.box(-54, -32, 54, 32, (250, 250, 250), radius=6)
     for i in range(5):
@@ -71,12 +71,12 @@ def cover(pen: Pen, u: Real, look: Look, gloves: str, food: Colour) -> None:
 def taste(pen: Pen, u: Real, look: Look, gloves: str, food: Colour) -> None:
     """A white tasting spoon brings a mouthful up to the cook."""
     p = pen.at(-6, -10 - 34 * _ease(u, 0.5))
-    p.bar([(20, 8), (84, 30)], (252, 252, 255), 13)
+    p.bar([20, 8, 84, 30], (252, 252, 255), 13)
     p.oval(-18, -6, 46, 26, (252, 252, 255))
     p.oval(-18, -8, 36, 18, food)
     p.oval(-26, -14, 10, 5, lighter(food, 0.6), None)
     for x in (-34, -14, 6):
-        p.line([(x, -38), (x + 5, -48), (x - 2, -58), (x + 4, -68)], (*WHITE, 200), 5)
+        p.line([x, -38, x + 5, -48, x - 2, -58, x + 4, -68], (*WHITE, 200), 5)
     hand(p.at(86, 30), look, gloves)
 
 
@@ -88,21 +88,21 @@ def timer(pen: Pen, u: Real, look: Look, gloves: str, food: Colour) -> None:
     p.oval(0, 0, 43, 43, (255, 252, 244))
     for i in range(12):
         a = i * math.tau / 12
-        p.line([(34 * math.cos(a), 34 * math.sin(a)), (40 * math.cos(a), 40 * math.sin(a))], INK, 3)
+        p.line([34 * math.cos(a), 34 * math.sin(a), 40 * math.cos(a), 40 * math.sin(a)], INK, 3)
     a = math.tau * (u * 0.8 - 0.25)
-    p.line([(0, 0), (30 * math.cos(a), 30 * math.sin(a))], INK, 6)
+    p.line([0, 0, 30 * math.cos(a), 30 * math.sin(a)], INK, 6)
     p.oval(0, 0, 7, 7, INK)
     p.box(-11, -70, 11, -54, (180, 40, 30), radius=4)
 
 
 def rinse(pen: Pen, u: Real, look: Look, gloves: str, food: Colour) -> None:
     """Water runs from a tap over everything."""
-    pen.line([(-40, -190), (-40, -128), (-4, -128), (-4, -106)], INK, 27)
-    pen.line([(-40, -190), (-40, -128), (-4, -128), (-4, -106)], STEEL, 23)
+    pen.line([-40, -190, -40, -128, -4, -128, -4, -106], INK, 27)
+    pen.line([-40, -190, -40, -128, -4, -128, -4, -106], STEEL, 23)
     pen.box(-19, -110, 11, -94, (150, 158, 170), radius=3)
     wobble = 3 * math.sin(u * 40)
-    pen.poly([(-17, -94), (9, -94), (13 + wobble, 8), (-21 + wobble, 8)], (90, 180, 250, 225), None)
-    pen.line([(-10, -92), (-10 + wobble, 4)], (230, 246, 255), 4)
+    pen.poly([-17, -94, 9, -94, 13 + wobble, 8, -21 + wobble, 8], (90, 180, 250, 225), None)
+    pen.line([-10, -92, -10 + wobble, 4], (230, 246, 255), 4)
     pen.oval(-4, 8, 62, 24, (90, 180, 250, 190), None)
     pen.oval(-4, 8, 44, 15, None, (236, 248, 255), 4)
     for i in range(8):
@@ -115,24 +115,24 @@ def read(pen: Pen, u: Real, look: Look, gloves: str, food: Colour) -> None:
     """An open recipe book is held in view."""
     hand(pen.at(84, 26), look, gloves)
     p = pen.at(0, 2)
-    p.poly([(-94, -46), (0, -36), (94, -46), (94, 48), (0, 58), (-94, 48)], (128, 60, 120))
-    p.poly([(-87, -46), (0, -38), (0, 50), (-87, 42)], (255, 250, 236))
-    p.poly([(87, -46), (0, -38), (0, 50), (87, 42)], (250, 242, 224))
+    p.poly([-94, -46, 0, -36, 94, -46, 94, 48, 0, 58, -94, 48], (128, 60, 120))
+    p.poly([-87, -46, 0, -38, 0, 50, -87, 42], (255, 250, 236))
+    p.poly([87, -46, 0, -38, 0, 50, 87, 42], (250, 242, 224))
     for i in range(6):
-        p.line([(-76, -28 + i * 11), (-12, -22 + i * 11)], (120, 116, 120), 3)
+        p.line([-76, -28 + i * 11, -12, -22 + i * 11], (120, 116, 120), 3)
     p.box(14, -30, 76, 8, (240, 170, 90), radius=3)
     p.oval(45, -10, 17, 12, (250, 240, 220))
     for i in range(3):
-        p.line([(14, 22 + i * 9), (74, 16 + i * 9)], (120, 116, 120), 3)
+        p.line([14, 22 + i * 9, 74, 16 + i * 9], (120, 116, 120), 3)
     turn = math.cos(u * math.pi)
-    p.poly([(0, -38), (80 * turn, -58), (80 * turn, 32), (0, 50)], (255, 255, 246))
+    p.poly([0, -38, 80 * turn, -58, 80 * turn, 32, 0, 50], (255, 255, 246))
 
 
 def thermometer(pen: Pen, u: Real, look: Look, gloves: str, food: Colour) -> None:
     """A probe thermometer with a big display is put into the food."""
     p = pen.at(-10, 10 - 26 * (1 - _ease(u, 0.3)), 8)
     hand(p.at(34, -92), look, gloves)
-    p.bar([(0, 0), (0, -70)], (226, 232, 240), 6)
+    p.bar([0, 0, 0, -70], (226, 232, 240), 6)
     p.box(-40, -122, 42, -66, (250, 250, 252), radius=10)
     p.box(-32, -114, 34, -76, (150, 220, 160), radius=3)
     for x, segments in ((-14, "abcdefg"), (16, "afgcd")):

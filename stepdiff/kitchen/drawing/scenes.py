@@ -26,6 +26,9 @@ NEAR = 1.09
 SOURCE, DISHES = (72.0, 64.0), ((152.0, 40.0), (201.0, 40.0), (250.0, 40.0))
 TURNS_PER_SECOND = {"slow": 0.42, "fast": 1.7}
 
+STREAK: Colour = (*WHITE, 220)
+"""Of lines that show speed."""
+
 _SHARE = {0: 0.0, 1: 0.27, 2: 0.21, 3: 0.17}
 """Part of the clip that each sub-action takes, by how many there are: at least one of 8 frames."""
 
@@ -47,15 +50,15 @@ def moment(sequence: tuple[str, ...], speed: str, duration: Real, now: Real) -> 
     """What happens `now` seconds into a clip of `duration` seconds."""
     others = len(sequence) - 1
     each = _SHARE[others] * duration
-    own = duration - others * each
+    action_seconds = duration - others * each
     start = 0.0
     begin_own = sequence.index(MAIN) * each
-    done = min(max(now - begin_own, 0.0), own)
+    done = min(max(now - begin_own, 0.0), action_seconds)
     for action in sequence:
-        length = own if action == MAIN else each
+        length = action_seconds if action == MAIN else each
         if now < start + length or action == sequence[-1]:
             u = min(1.0, (now - start) / length)
-            return Instant(action, u, now, done * TURNS_PER_SECOND[speed], done / own)
+            return Instant(action, u, now, done * TURNS_PER_SECOND[speed], done / action_seconds)
         start += length
     raise AssertionError("a sequence is never empty")
 
@@ -343,7 +346,7 @@ def mix(stage: Stage) -> None:
     pose = stir_path(stage.truth.motion, stage.at.turns)
     if pose.lift > 12 and stage.acting:
         top = pose.y - pose.lift
-        stage.pen.poly([(pose.x - 7, top), (pose.x + 7, top), (pose.x + 13, 12), (pose.x - 13, 12)], stage.hue)
+        stage.pen.poly([pose.x - 7, top, pose.x + 7, top, pose.x + 13, 12, pose.x - 13, 12], stage.hue)
     tool(stage, pose)
     other_hand(stage)
 
@@ -392,12 +395,12 @@ def cut(stage: Stage) -> None:
     for x, y in whole:
         food.SOURCES[truth.main](pen.at(x, y, 0, 0.8), stage.hue)
         if truth.detail == "stems left on":
-            pen.at(x, y).bar([(8, -24), (18, -46), (34, -44)], (40, 110, 40), 7)
+            pen.at(x, y).bar([8, -24, 18, -46, 34, -44], (40, 110, 40), 7)
     large = truth.amount == "large"
     pieces(stage.moved(58, 20), 17 if large else 9, 50 if large else 36, 28 if large else 20, truth.manner)
     if truth.detail == "stems left on":
         for x, y in ((30, 2), (62, 34), (88, 8)):
-            pen.bar([(x, y), (x + 6, y - 12)], (40, 110, 40), 6)
+            pen.bar([x, y, x + 6, y - 12], (40, 110, 40), 6)
     pose = cut_path(truth.motion, stage.at.turns)
     shifted = Pose(pose.x - 8, pose.y + 30, pose.lift, pose.turn)
     if stage.fast:
@@ -405,11 +408,11 @@ def cut(stage: Stage) -> None:
             d = 16 + 14 * k
             if truth.motion == "straight down":
                 for x in (-8 - d, -8 + d):
-                    pen.line([(x, -80), (x, 8)], (*WHITE, 220), 5)
+                    pen.line([x, -80, x, 8], STREAK, 5)
             elif truth.motion == "rocking":
-                pen.arc(-20, 34, 70 + d, 70 + d, 262, 318, (*WHITE, 220), 5)
+                pen.arc(-20, 34, 70 + d, 70 + d, 262, 318, STREAK, 5)
             else:
-                pen.line([(-70, 40 - d), (60, 40 - d)], (*WHITE, 220), 5)
+                pen.line([-70, 40 - d, 60, 40 - d], STREAK, 5)
         for k in range(6):
             a = math.pi + math.pi * k / 5
             r = 46 + 22 * ((stage.at.turns * 2 + k * 0.4) % 1)
@@ -434,7 +437,7 @@ def flip(stage: Stage) -> None:
     y = -height * top
     if stage.fast and height > 0.05:
         for dx in (-34, 0, 34):
-            pen.line([(dx, y + 16), (dx, y + 62)], (*WHITE, 220), 6)
+            pen.line([dx, y + 16, dx, y + 62], STREAK, 6)
         pen.arc(0, -10, 96, 70, 200, 340, (*WHITE, 200), 5)
     disc = stage.moved(-18 + 8 * turned, y, 40 * math.sin(math.pi * turned))
     squash = max(0.16, abs(math.cos(math.pi * turned)))
@@ -493,7 +496,7 @@ def pour(stage: Stage) -> None:
             r = 24 + 24 * ((u * 2 + k * 0.37) % 1)
             pen.oval(x + 1.6 * r * math.cos(a), y + r * math.sin(a), 5.5, 5.5, hue)
         for d in (-26, 24):
-            pen.line([(x + d, lip + 8), (x + d, y - 10)], (*WHITE, 215), 5)
+            pen.line([x + d, lip + 8, x + d, y - 10], (*WHITE, 215), 5)
     if truth.tool == "ladle":
         TOOLS[truth.tool](pen.at(x + 14, lip + 2, 24))
         grip = (x + 66, lip - 84 + 12)
@@ -531,7 +534,7 @@ def spread(stage: Stage) -> None:
     elif truth.motion == "long strokes":
         for k in range(5):
             y = ry * (-0.7 + 0.35 * k)
-            top.pen.line([(-rx * 0.86, y), (rx * 0.86, y + 3)], deep, 3.5)
+            top.pen.line([-rx * 0.86, y, rx * 0.86, y + 3], deep, 3.5)
     else:
         for x, y, _ in food.scattered(stage.seed + "dabs", 8, rx * 0.8, ry * 0.8):
             top.pen.arc(x, y, 9, 7, 150, 390, deep, 3.5)
@@ -554,6 +557,14 @@ def _spread_path(name: str, u: Real) -> Pose:
     return Pose(30 * math.cos(math.floor(u) * 2.2), 14 * math.sin(math.floor(u) * 2.2), 60 * up)
 
 
+def _crumbs(stage: Stage, rx: Real, ry: Real, far: Real, colour: Colour) -> None:
+    """Draw crumbs that fly off around an ellipse."""
+    for k in range(10):
+        a = math.tau * k / 10 + stage.at.turns
+        r = 1.0 + far * ((stage.at.turns * 2 + k * 0.37) % 1)
+        stage.pen.oval(rx * r * math.cos(a), ry * r * math.sin(a), 5, 4, colour)
+
+
 def roll(stage: Stage) -> None:
     """Dough under a rolling pin."""
     pen, truth, hue = stage.pen, stage.truth, stage.hue
@@ -573,8 +584,8 @@ def roll(stage: Stage) -> None:
             for k in range(9):
                 a = math.tau * k / 9 + i
                 pen.line(
-                    [(x + rx * math.cos(a), y + ry * math.sin(a)),
-                     (x + rx * 0.72 * math.cos(a + 0.1), y + ry * 0.72 * math.sin(a + 0.1))],
+                    [x + rx * math.cos(a), y + ry * math.sin(a),
+                     x + rx * 0.72 * math.cos(a + 0.1), y + ry * 0.72 * math.sin(a + 0.1)],
                     (84, 56, 36), 7,
                 )  # fmt: skip
         part = replace(stage.moved(x, y), seed=f"{stage.seed}{i}")
@@ -589,16 +600,13 @@ def roll(stage: Stage) -> None:
             d = 24 + 13 * k
             if truth.motion == "side to side":
                 for off in (-d, d):
-                    pen.line([(pose.x + off, -44), (pose.x + off, 44)], (*WHITE, 220), 5)
+                    pen.line([pose.x + off, -44, pose.x + off, 44], STREAK, 5)
             elif truth.motion == "pounding":
-                pen.line([(-80 + 80 * k, -70), (-80 + 80 * k, 6)], (*WHITE, 220), 6)
+                pen.line([-80 + 80 * k, -70, -80 + 80 * k, 6], STREAK, 6)
             else:
                 for off in (d, -d):
-                    pen.line([(-60, pose.y + off), (60, pose.y + off)], (*WHITE, 220), 5)
-        for k in range(10):
-            a = math.tau * k / 10 + stage.at.turns
-            r = 1.0 + 0.3 * ((stage.at.turns * 2 + k * 0.37) % 1)
-            pen.oval(94 * r * math.cos(a), 50 * r * math.sin(a), 5, 4, lighter(hue, 0.5))
+                    pen.line([-60, pose.y + off, 60, pose.y + off], STREAK, 5)
+        _crumbs(stage, 94, 50, 0.3, lighter(hue, 0.5))
     TOOLS[truth.tool](pen.at(pose.x, pose.y - pose.lift, pose.turn))
     a = math.radians(pose.turn)
     ends = [(86 * math.cos(a), 86 * math.sin(a))]
@@ -619,9 +627,9 @@ def grate(stage: Stage) -> None:
     length, width = (14, 8) if coarse else (9, 3)
     for i, (x, y, angle) in enumerate(food.scattered(stage.seed + "shreds", count, rx, ry)):
         tone = lighter(hue, 0.25) if i % 2 else hue
-        pen.at(x, y, angle).bar([(-length, 0), (0, 3), (length, 0)], tone, width)
+        pen.at(x, y, angle).bar([-length, 0, 0, 3, length, 0], tone, width)
         if truth.detail == "rind left on":
-            pen.at(x, y, angle).line([(length * 0.2, 2), (length, 0)], (120, 40, 30), width + 3)
+            pen.at(x, y, angle).line([length * 0.2, 2, length, 0], (120, 40, 30), width + 3)
     flecks(stage, rx, ry)
     lean = 34.0 if truth.manner == "slanted" else 0.0
     pose = grate_path(truth.motion, stage.at.turns if stage.acting else 0.0)
@@ -634,15 +642,12 @@ def grate(stage: Stage) -> None:
     if stage.fast:
         for d in (-18, 0, 18):
             if truth.motion == "up and down":
-                base.line([(44 + d, -84), (44 + d, -6)], (*WHITE, 220), 6)
+                base.line([44 + d, -84, 44 + d, -6], STREAK, 6)
             elif moving:
-                pen.line([(-84, -50 + d), (84, -50 + d)], (*WHITE, 200), 6)
+                pen.line([-84, -50 + d, 84, -50 + d], (*WHITE, 200), 6)
             else:
-                base.arc(18, -44, 44 + d, 44 + d, 0, 300, (*WHITE, 220), 5)
-        for k in range(10):
-            a = math.tau * k / 10 + stage.at.turns
-            r = 1.0 + 0.26 * ((stage.at.turns * 2 + k * 0.37) % 1)
-            pen.oval(88 * r * math.cos(a), 48 * r * math.sin(a), 5, 4, hue)
+                base.arc(18, -44, 44 + d, 44 + d, 0, 300, STREAK, 5)
+        _crumbs(stage, 88, 48, 0.26, hue)
     food.SOURCES[truth.main](block.at(0, 0, -lean, 0.62), hue)
     people.hand(block.at(24, 4, -lean), stage.look, truth.gloves)
     other_hand(stage)

@@ -41,8 +41,8 @@ def _own_time(clip: Clip, share: float) -> float:
     length = clip.end - clip.start
     times = [k / FPS for k in range(round(length * FPS))]
     truth = clip.truth
-    own = [t for t in times if moment(truth.sequence, truth.speed, length, t).action == MAIN]
-    return own[int(share * len(own))]
+    action_times = [t for t in times if moment(truth.sequence, truth.speed, length, t).action == MAIN]
+    return action_times[int(share * len(action_times))]
 
 
 def draw(clip: Clip, video: Video, now: float, base: Image.Image | None = None) -> Image.Image:

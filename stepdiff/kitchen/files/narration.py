@@ -145,7 +145,7 @@ def heard(pieces: list[SpokenPiece], clip: Clip) -> str:
 
 def spoken(truth: Attributes, share: float, rng: random.Random) -> list[str]:
     """Return what a cook says over a clip: an opener, then each attribute with probability `share`."""
-    said = [rng.choice(OPENERS).format(v=phrase("spoken", "step", truth.step, rng))]
+    sentences = [rng.choice(OPENERS).format(v=phrase("spoken", "step", truth.step, rng))]
     for attribute, value in facts(truth):
         if attribute in SPOKEN and rng.random() < share:
             words = value_phrase("spoken", attribute, value, truth.step, rng)
@@ -153,5 +153,5 @@ def spoken(truth: Attributes, share: float, rng: random.Random) -> list[str]:
             filler = rng.choice(FILLERS)
             if rng.random() < 0.35 and not line.startswith(filler):
                 line = f"{filler} {line}"
-            said.append(line)
-    return said
+            sentences.append(line)
+    return sentences

@@ -160,8 +160,8 @@ def paired_questions(clips: list[Clip], seed: int, regime: Regime) -> list[Recor
 def _pairs(clips: list[Clip], balance: Balance | None, rng: random.Random) -> Iterator[tuple[Clip, Clip]]:
     """Yield pairs, each after the questions of the earlier ones are in `balance`; those of one step are distinct."""
     groups = by_step(clips)
-    left = [pair for group in groups.values() for pair in itertools.permutations(group, 2)]
-    rng.shuffle(left)
+    unused = [pair for group in groups.values() for pair in itertools.permutations(group, 2)]
+    rng.shuffle(unused)
     for _ in range(PAIRS):
         drawn = rng.random()
         if drawn < OTHER_STEP and len(groups) > 1:
@@ -169,16 +169,16 @@ def _pairs(clips: list[Clip], balance: Balance | None, rng: random.Random) -> It
             yield rng.choice(groups[first]), rng.choice(groups[second])
         elif balance is not None and drawn < OTHER_STEP + ITSELF:
             yield (rng.choice(clips),) * 2
-        elif left and balance is None:
-            yield left.pop()
-        elif left and balance is not None:
-            places = rng.sample(range(len(left)), min(CANDIDATES, len(left)))
-            yield left.pop(min(places, key=lambda i: _cost(*left[i], balance)))
-
-
-def _cost(one: Clip, two: Clip, balance: Balance) -> int:
-    answers = _similar(one.truth, two.truth)
-    return balance.excess(answers) - PLAIN_ANSWER * len(answers)
+        elif unused and balance is None:
+            yield unused.pop()
+        elif unused and balance is not None:
+            places = rng.sample(range(len(unused)), min(CANDIDATES, len(unused)))
+            answers = {place: _similar(*(clip.truth for clip in unused[place])) for place in places}
+            costs = {
+                place: balance.excess(statements_of) - PLAIN_ANSWER * len(statements_of)
+                for place, statements_of in answers.items()
+            }
+            yield unused.pop(min(places, key=costs.__getitem__))
 
 
 def _similar(a: Attributes, b: Attributes) -> dict[str, str]:
@@ -236,11 +236,13 @@ def _common(one: Clip, two: Clip, category: str, agree: bool, rng: random.Random
     if not shared:
         return []
     question, _ = _question(category, rng, COMMON)
-    said = [
+    statements_of = [
         rng.choice(texts.STATEMENTS[name]).format(v=texts.value_phrase("written", name, value, one.truth.step, rng))
         for name, value in shared[: texts.MENTIONED]
     ]
-    return [_record(one, two, 1, category, question, rng.choice(SHARED).format(state=_joined(said, category, rng)))]
+    return [
+        _record(one, two, 1, category, question, rng.choice(SHARED).format(state=_joined(statements_of, category, rng)))
+    ]
 
 
 def _other_step(one: Clip, two: Clip, rng: random.Random) -> list[Record]:
@@ -253,9 +255,9 @@ def _other_step(one: Clip, two: Clip, rng: random.Random) -> list[Record]:
         phrasing = rng.choice(texts.clauses("step", "train")).format(x=second, y=first)
         answer = rng.choice(ONE_SIDED).format(change=texts.conjugated("the cook", phrasing))
     records.append(_record(one, two, 1, MAIN_ACTION, question, answer))
-    asked = rng.random() < 0.5
-    question = rng.choice(WHICH).format(clause=f"the cook is {second if asked else first}")
-    records.append(_record(one, two, 2, MAIN_ACTION, question, "Video 2" if asked else "Video 1"))
+    of_second = rng.random() < 0.5
+    question = rng.choice(WHICH).format(clause=f"the cook is {second if of_second else first}")
+    records.append(_record(one, two, 2, MAIN_ACTION, question, "Video 2" if of_second else "Video 1"))
     return records
 
 
@@ -277,7 +279,10 @@ def _statement(group: list[Difference], step: str, rng: random.Random) -> str:
 def _joined(statements: list[str], category: str, rng: random.Random) -> str:
     who = texts.subject(category, rng)
     return texts.listed(
-        [texts.conjugated("" if at else who, said, who in texts.PLURAL) for at, said in enumerate(statements)]
+        [
+            texts.conjugated("" if at else who, statements_of, who in texts.PLURAL)
+            for at, statements_of in enumerate(statements)
+        ]
     )
 
 

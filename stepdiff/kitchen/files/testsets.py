@@ -91,18 +91,18 @@ def diffrank(clips: list[Clip], limit: int, seed: int) -> list[DiffRank]:
     rng = random.Random(f"diffrank {seed}")
     groups = by_step(clips)
     rows: list[DiffRank] = []
-    left: list[int] = []
+    foreign_counts: list[int] = []
     for reference in rng.sample(clips, len(clips)):
         if len(rows) >= limit:
             break
-        own = [clip for clip in groups[reference.truth.step] if clip.id != reference.id]
+        same_step = [clip for clip in groups[reference.truth.step] if clip.id != reference.id]
         others = [clip for clip in clips if clip.truth.step != reference.truth.step]
-        if len(own) + len(others) < TARGETS:
+        if len(same_step) + len(others) < TARGETS:
             continue
-        left = left or rng.sample(OTHER_STEP, len(OTHER_STEP))
-        foreign = left.pop()
-        foreign = max(min(foreign, len(others)), TARGETS - len(own))
-        drawn = [rng.sample(own, TARGETS - foreign) + rng.sample(others, foreign) for _ in range(DRAWS)]
+        foreign_counts = foreign_counts or rng.sample(OTHER_STEP, len(OTHER_STEP))
+        foreign = foreign_counts.pop()
+        foreign = max(min(foreign, len(others)), TARGETS - len(same_step))
+        drawn = [rng.sample(same_step, TARGETS - foreign) + rng.sample(others, foreign) for _ in range(DRAWS)]
         targets = max(drawn, key=lambda targets: _levels(reference, targets))
         rng.shuffle(targets)
         for category in CATEGORIES:

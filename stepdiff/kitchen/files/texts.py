@@ -197,7 +197,7 @@ _SYNONYMS: dict[Style, dict[str, tuple[str, ...]]] = {
 @cache
 def clauses(template: str, split: Split) -> tuple[str, ...]:
     """Return the phrasings of a kind of difference (`template_of`) in a split."""
-    return tuple(clause for clause, own in bank()[template].items() if own == split)
+    return tuple(clause for clause, words_of in bank()[template].items() if words_of == split)
 
 
 @cache
@@ -231,10 +231,10 @@ def bank() -> dict[str, dict[str, Split]]:
 
 
 def _fill(frame: str, statement: str, name: str) -> str:
-    said = statement if name == "order" else statement.format(v="{x}")
+    sentence = statement if name == "order" else statement.format(v="{x}")
     # After "has a light tone rather than" comes "a dark one", after "large pieces" come "small ones".
     old = "a {y} one" if "a {v} " in statement else "{y} ones" if "{v} p" in statement else "{y}"
-    return frame.format(s=said, x="{x}", y=old, z="{z}")
+    return frame.format(s=sentence, x="{x}", y=old, z="{z}")
 
 
 def subject(category: str, rng: random.Random) -> str:
@@ -277,8 +277,8 @@ def phrase(style: Style, attribute: str, value: str, rng: random.Random) -> str:
 def wordings(attribute: str, value: str) -> list[str]:
     """Return all words for a value in texts of either style, without an article or preposition of place."""
     key = f"{attribute}:{value}"
-    own = value if attribute in ("vessel", "surface") else _COMMON.get(key, value)
-    alternatives = [own, value, *(words for style in _SYNONYMS.values() for words in style.get(key, ()))]
+    words_of = value if attribute in ("vessel", "surface") else _COMMON.get(key, value)
+    alternatives = [words_of, value, *(words for style in _SYNONYMS.values() for words in style.get(key, ()))]
     return list(dict.fromkeys(re.sub(r"^(?:(?:in|on|with|over) )?(?:an? )?", "", words) for words in alternatives))
 
 
@@ -367,9 +367,9 @@ def changes(category: str, a: Attributes, b: Attributes, split: Split, count: in
     drawn = [rng.sample(clauses(template_of(group[0]), split), count) for group in groups]
     for phrasings in zip(*drawn, strict=True):
         who = subject(category, rng)
-        said: list[str] = []
+        sentence: list[str] = []
         for phrasing, group in zip(phrasings, groups, strict=True):
             clause = phrasing.format(**compared(group, a.step, rng))
-            said.append(conjugated("" if said else who, clause, who in PLURAL))
-        texts.append(listed(said))
+            sentence.append(conjugated("" if sentence else who, clause, who in PLURAL))
+        texts.append(listed(sentence))
     return texts

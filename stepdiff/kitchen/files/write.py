@@ -41,8 +41,8 @@ def write_files(world: list[Video], seed: int, out: Path) -> dict[str, int]:
         "clips.csv",
         "clip video start end step activity split narration",
         (
-            (c.id, f"videos/{c.video}.mp4", f"{c.start:.2f}", f"{c.end:.2f}", c.truth.step, c.activity, c.split, said)
-            for c, said in zip(clips, narration, strict=True)
+            (c.id, f"videos/{c.video}.mp4", f"{c.start:.2f}", f"{c.end:.2f}", c.truth.step, c.activity, c.split, spoken)
+            for c, spoken in zip(clips, narration, strict=True)
         ),
     )
     captions = (
@@ -55,7 +55,7 @@ def write_files(world: list[Video], seed: int, out: Path) -> dict[str, int]:
         "clip video start end split caption",
         ((f"{name}_0_1", f"images/{name}.jpg", 0, 1, split, text) for name, split, text in captions),
     )
-    steps = [(activity, index, step) for activity, own in ACTIVITIES.items() for index, step in enumerate(own)]
+    steps = [(activity, index, step) for activity, chosen in ACTIVITIES.items() for index, step in enumerate(chosen)]
     table(
         "taxonomy.csv",
         "global_step_index activity step_index variation variation_index headline paragraph",
@@ -70,10 +70,10 @@ def write_files(world: list[Video], seed: int, out: Path) -> dict[str, int]:
     lines("pairqa_supervised.jsonl", paired_questions(train, seed, "supervised"))
     embedded = narration
     for split, (pairs, rank_rows) in testsets.SIZES.items():
-        own = [clip for clip in clips if clip.split == split]
-        caps = testsets.diffcap(own, pairs, seed, split)
+        chosen = [clip for clip in clips if clip.split == split]
+        caps = testsets.diffcap(chosen, pairs, seed, split)
         lines(f"diffcap_{split}.jsonl", map(asdict, caps))
-        lines(f"diffrank_{split}.jsonl", map(asdict, testsets.diffrank(own, rank_rows, seed)))
+        lines(f"diffrank_{split}.jsonl", map(asdict, testsets.diffrank(chosen, rank_rows, seed)))
         embedded += [text for row in caps for text in row.text]
     table("texts.csv", "text", ((text,) for text in dict.fromkeys(embedded) if text))
     number = {(activity, step): place for place, (activity, _, step) in enumerate(steps)}
@@ -91,8 +91,8 @@ def write_files(world: list[Video], seed: int, out: Path) -> dict[str, int]:
         },
         "video_splits.json": {subset: [video.uid for video in world if video.subset == subset] for subset in SUBSETS},
         "narration.json": {
-            uid: {name: [getattr(piece, name) for piece in said] for name in ("start", "end", "text")}
-            for uid, said in pieces.items()
+            uid: {name: [getattr(piece, name) for piece in spoken] for name in ("start", "end", "text")}
+            for uid, spoken in pieces.items()
         },
     }
     for name, content in contents.items():

@@ -38,10 +38,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictIn
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.streams import generator
 from stepdiff_core.tasks.benchmarks.figures import RANKING, Mask, score_choices, score_rankings, truths_of
-from stepdiff_core.tasks.benchmarks.published_files import Text, entry, read_entries, read_json
-from stepdiff_core.tasks.benchmarks.rows import Choice, Ranking, check_keys
+from stepdiff_core.tasks.benchmarks.rows import Choice, Ranking, Text, check_keys, entry, read_entries, read_json
+from stepdiff_core.tasks.bootstrap import Resamples
 from stepdiff_core.tasks.prompts import VIDEOS
-from stepdiff_core.tasks.spec import Asked, ClipFile, TaskSpec
+from stepdiff_core.tasks.registry import ClipFile, TaskData, TaskSpec
 from stepdiff_core.tasks.testsets import DiffCap, Prediction
 
 SOURCE = "github.com/CaptainCook4D/annotations"
@@ -71,7 +71,7 @@ _SPLIT = TypeAdapter(dict[str, list[str]])
 
 
 def _seconds(time: Any) -> Any:
-    """Return a time as written, None where it is missing."""
+    """Return a time as written, None if it is missing."""
     if time is not None and (isinstance(time, bool) or not isinstance(time, int | float) or not abs(time) < 1e9):
         raise ValueError(f"is {time!r:.60}, not a number of seconds")
     return time
@@ -106,7 +106,7 @@ class _Recording(BaseModel):
 
 
 @dataclass(frozen=True)
-class Step:
+class PerformedStep:
     """One performance of one step of a recipe; times in seconds."""
 
     recording: str
@@ -142,7 +142,7 @@ class Step:
 class Recorded:
     """The clips of a part of a split, in the order of the file."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[PerformedStep, ...]
     left_out: Mapping[str, int]
     """reason -> number of steps"""
 
@@ -152,7 +152,7 @@ class Recorded:
 
 
 @dataclass(frozen=True)
-class Truth:
+class MistakeTruth:
     """What a row is scored against."""
 
     recipe: str
@@ -172,7 +172,7 @@ def read_recorded(folder: Path, part: str = PART) -> Recorded:
     if not recordings:
         raise StepDiffError(f"{split}: {part!r} has no recordings; choose another file of {split.parent}")
     path = split.parent.parent / "annotation_json" / "error_annotations.json"
-    steps: list[Step] = []
+    steps: list[PerformedStep] = []
     left_out: Counter[str] = Counter()
     unknown = dict.fromkeys(recordings)
     for recording in read_entries(path, SOURCE, "recording", _Recording.model_validate):
@@ -196,43 +196,43 @@ def read_recorded(folder: Path, part: str = PART) -> Recorded:
                 clip = f"{recording.recording_id}_{start!r}_{end!r}"
                 names = str(recording.activity_id), str(annotation.step_id), annotation.description
                 times = float(start), float(end)
-                steps.append(Step(recording.recording_id, *names, clip, *times, annotation.errors))
+                steps.append(PerformedStep(recording.recording_id, *names, clip, *times, annotation.errors))
     if unknown:
         raise StepDiffError(f"{split}: {next(iter(unknown))!r} is not in {path}; get both files from {SOURCE}")
     return Recorded(tuple(steps), dict(left_out))
 
 
-def _alike(steps: Sequence[Step]) -> list[tuple[list[Step], list[Step]]]:
+def _alike(steps: Sequence[PerformedStep]) -> list[tuple[list[PerformedStep], list[PerformedStep]]]:
     """Return, for each step of a recipe, the performances done right and those with a mistake."""
-    groups: dict[tuple[str, str, str], tuple[list[Step], list[Step]]] = {}
+    groups: dict[tuple[str, str, str], tuple[list[PerformedStep], list[PerformedStep]]] = {}
     for step in steps:
         groups.setdefault(step.name, ([], []))[bool(step.mistakes)].append(step)
     return list(groups.values())
 
 
-def read_mistakes(folder: Path, part: str = PART) -> Asked:
+def read_mistakes(folder: Path, part: str = PART) -> TaskData:
     """Return a question for each pair of a right and a flawed performance of a step in two recordings."""
     recorded = read_recorded(folder, part)
     rows: list[Choice] = []
-    truth: dict[str, Truth] = {}
+    truth: dict[str, MistakeTruth] = {}
     for right, flawed in _alike(recorded.steps):
         for mistake, other in ((one, two) for one in flawed for two in right if one.recording != two.recording):
             pair = [mistake.clip, other.clip]
             pair.sort(reverse=bool(generator(0, "order of compared videos", " ".join(sorted(pair))).integers(2)))
             key = f"{mistake.step_id} {' '.join(pair)}"
             rows.append(Choice(key, tuple(pair), QUESTION.format(step=mistake.instruction), VIDEOS))
-            truth[key] = Truth(mistake.recipe, mistake.tags, pair.index(mistake.clip))
+            truth[key] = MistakeTruth(mistake.recipe, mistake.tags, pair.index(mistake.clip))
     return _asked(rows, truth, recorded.notes, f"{folder}: no step in {part!r} is done right and with a mistake")
 
 
-def read_retrieval(folder: Path, part: str = PART, flawed: bool = False) -> Asked:
+def read_retrieval(folder: Path, part: str = PART, flawed: bool = False) -> TaskData:
     """Return a ranking for each flawed performance of a step: of clips of the same recipe from other recordings.
 
     flawed: Rank flawed performances too, except those whose only mistake is the order of the steps.
     """
     recorded = read_recorded(folder, part)
     rows: list[Ranking] = []
-    truth: dict[str, Truth] = {}
+    truth: dict[str, MistakeTruth] = {}
     without = 0
     for step in (step for step in recorded.steps if step.mistakes):
         others = [one for one in recorded.steps if one.recipe == step.recipe and one.recording != step.recording]
@@ -243,32 +243,36 @@ def read_retrieval(folder: Path, part: str = PART, flawed: bool = False) -> Aske
         key = f"{step.step_id} {step.clip}"
         targets = (one.clip for one in others if not one.mistakes or (flawed and one.tags != UNSEEN))
         rows.append(Ranking(key, step.clip, tuple(dict.fromkeys(targets)), CONCEPT))
-        truth[key] = Truth(step.recipe, step.tags, right=right)
+        truth[key] = MistakeTruth(step.recipe, step.tags, right=right)
     notes = recorded.notes + ((f"left out: {without} mistakes whose step nobody does right",) if without else ())
     return _asked(rows, truth, notes, f"{folder}: no step in {part!r} is done with a mistake and done right by others")
 
 
 def _asked(
-    rows: Sequence[Choice] | Sequence[Ranking], truth: Mapping[str, Truth], notes: tuple[str, ...], nothing: str
-) -> Asked:
+    rows: Sequence[Choice] | Sequence[Ranking], truth: Mapping[str, MistakeTruth], notes: tuple[str, ...], nothing: str
+) -> TaskData:
     if not rows:
         raise StepDiffError(f"{nothing}; choose another file of data_splits")
     check_keys(rows, "step_annotations")
-    return Asked(list(rows), truth, notes)
+    return TaskData(list(rows), truth, notes)
 
 
 def _score_mistakes(
-    rows: Sequence[Choice], predictions: Sequence[Prediction], truth: Mapping[str, Truth], bootstrap: int, seed: int
+    rows: Sequence[Choice],
+    predictions: Sequence[Prediction],
+    truth: Mapping[str, MistakeTruth],
+    bootstrap: int,
+    seed: int,
 ) -> dict[str, Any]:
     truths = truths_of(rows, truth)
-    answers, recipes = [own.answer for own in truths], [own.recipe for own in truths]
-    seen = {"accuracy_without_order": np.array([own.tags != UNSEEN for own in truths])}
-    given = answers, recipes, seen, _tags(truths), bootstrap, seed
-    return score_choices("captaincook-mistake", rows, predictions, *given)
+    answers = [mistake.answer for mistake in truths]
+    draws = Resamples([mistake.recipe for mistake in truths], bootstrap, seed)
+    seen = {"accuracy_without_order": np.array([mistake.tags != UNSEEN for mistake in truths])}
+    return score_choices("captaincook-mistake", rows, predictions, answers, draws, seen, _tags(truths))
 
 
-def _tags(truths: Sequence[Truth]) -> dict[str, Mask]:
-    return {tag: np.array([tag in own.tags for own in truths]) for tag in CATEGORIES}
+def _tags(truths: Sequence[MistakeTruth]) -> dict[str, Mask]:
+    return {tag: np.array([tag in mistake.tags for mistake in truths]) for tag in CATEGORIES}
 
 
 def diffcap_rows(folder: Path, part: str = PART) -> tuple[list[DiffCap], dict[str, int]]:
@@ -292,16 +296,19 @@ def diffcap_rows(folder: Path, part: str = PART) -> tuple[list[DiffCap], dict[st
                 left_out["mistakes whose step nobody does right"] += sum(map(len, texts.values()))
             elif texts:
                 drawn = generator(0, "right clip of a mistake", step.clip).integers(len(references))
-                rows += [DiffCap(references[drawn], step.clip, name, tuple(own)) for name, own in texts.items()]
+                rows += [
+                    DiffCap(references[drawn], step.clip, name, tuple(descriptions))
+                    for name, descriptions in texts.items()
+                ]
     return rows, dict(left_out)
 
 
-def clips(folder: Path, read: Callable[[Path], Asked]) -> Iterator[ClipFile]:
+def clips(folder: Path, read: Callable[[Path], TaskData]) -> Iterator[ClipFile]:
     """Yield the clips of the rows that `read` returns, each once, with their videos of 360 lines."""
-    wanted = {clip for row in read(folder).rows for clip in row.clips}
+    remaining = {clip for row in read(folder).rows for clip in row.clips}
     for step in read_recorded(folder).steps:
-        if step.clip in wanted:
-            wanted.remove(step.clip)
+        if step.clip in remaining:
+            remaining.remove(step.clip)
             more = {"step": step.instruction, "step_id": step.step_id, "activity": step.recipe}
             yield ClipFile(step.clip, f"{step.recording}_360p.mp4", step.start, step.end, more)
 
@@ -322,13 +329,14 @@ def _retrieval(name: str, title: str, flawed: bool) -> TaskSpec:
     def score(
         rows: Sequence[Ranking],
         predictions: Sequence[Prediction],
-        truth: Mapping[str, Truth],
+        truth: Mapping[str, MistakeTruth],
         bootstrap: int,
         seed: int,
     ) -> dict[str, Any]:
         truths = truths_of(rows, truth)
-        right, recipes = [own.right for own in truths], [own.recipe for own in truths]
-        return score_rankings(name, rows, predictions, right, recipes, _tags(truths), bootstrap, seed)
+        right = [mistake.right for mistake in truths]
+        draws = Resamples([mistake.recipe for mistake in truths], bootstrap, seed)
+        return score_rankings(name, rows, predictions, right, draws, _tags(truths))
 
     read = partial(read_retrieval, flawed=flawed)
     return TaskSpec(

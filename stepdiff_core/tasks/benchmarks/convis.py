@@ -44,10 +44,9 @@ from stepdiff_core.io.files import write_text
 from stepdiff_core.io.jsonl import read_objects
 from stepdiff_core.tasks.agreement import kendall, spearman
 from stepdiff_core.tasks.benchmarks.figures import scores_of, summary, truths_of
-from stepdiff_core.tasks.benchmarks.published_files import entry, find, read_entries, read_json
-from stepdiff_core.tasks.benchmarks.rows import Ranking, Rating
+from stepdiff_core.tasks.benchmarks.rows import Ranking, Rating, entry, find, read_entries, read_json
 from stepdiff_core.tasks.bootstrap import Resamples, interval, mean_figure
-from stepdiff_core.tasks.spec import Asked, ClipFile, TaskSpec, published
+from stepdiff_core.tasks.registry import ClipFile, TaskData, TaskSpec, published
 from stepdiff_core.tasks.testsets import Pair, Prediction, parts_of
 
 SOURCE = "github.com/benedettaliberatori/convisbench"
@@ -149,7 +148,7 @@ def export(_: Path, rows: Sequence[Any], predictions: Sequence[Prediction | None
     return files
 
 
-def read(folder: Path) -> Asked:
+def read(folder: Path) -> TaskData:
     """Read the pairs and the people's scores, in the order of the answers."""
     answers = read_answers(folder)
     rows, truth = [], {}
@@ -157,7 +156,7 @@ def read(folder: Path) -> Asked:
         for concept, mean in zip(CONCEPTS, np.mean(scores, axis=0).tolist(), strict=True):
             rows.append(Rating(f"{pair[0]}-{pair[1]}: {concept.name}", pair, concept.name))
             truth[rows[-1].key] = mean
-    return Asked(rows, truth, (f"{len(answers)} pairs, {sum(map(len, answers.values()))} answers of people",))
+    return TaskData(rows, truth, (f"{len(answers)} pairs, {sum(map(len, answers.values()))} answers of people",))
 
 
 def score(
@@ -172,20 +171,20 @@ def score(
     values = np.array(scores_of(rows, predictions))[:, 0]
     means = np.array(truths_of(rows, truth))
     draws = Resamples(["-".join(row.clips) for row in rows], bootstrap, seed)
-    asked = Counter(key.rpartition(": ")[2] for key in truth)
+    expected = Counter(key.rpartition(": ")[2] for key in truth)
     concepts = np.array([row.concept for row in rows])
     parts: dict[str, Any] = {}
     resampled: dict[str, np.ndarray] = {}
-    for concept in [c.name for c in CONCEPTS if asked[c.name]]:
+    for concept in [c.name for c in CONCEPTS if expected[c.name]]:
         chosen = np.flatnonzero(concepts == concept)
-        parts[concept] = {"rows": len(chosen), "missing": asked[concept] - len(chosen)}
+        parts[concept] = {"rows": len(chosen), "missing": expected[concept] - len(chosen)}
         both, weights = (values[chosen], means[chosen]), draws.counts[:, draws.member[chosen]]
         for name, correlation in CORRELATIONS.items():
             value = 100 * float(correlation(*both)[0]) if len(chosen) > 1 else math.nan
-            known = math.isfinite(value)
-            parts[concept][name] = value if known else None
+            defined = math.isfinite(value)
+            parts[concept][name] = value if defined else None
             resampled[f"{name} {concept}"] = (
-                100 * correlation(*both, weights) if known else np.full(len(weights), np.nan)
+                100 * correlation(*both, weights) if defined else np.full(len(weights), np.nan)
             )
     figures = {f"{name} {concept}": part[name] for name in CORRELATIONS for concept, part in parts.items()}
     for name in CORRELATIONS:
@@ -211,7 +210,7 @@ def _videos(rows: Sequence[Rating | Ranking]) -> int:
     return len({clip.rpartition("_")[0] or clip for row in rows for clip in row.clips})
 
 
-def read_retrieval(folder: Path) -> Asked:
+def read_retrieval(folder: Path) -> TaskData:
     """Read the lists whose pairs have scores, each in five concepts; a pair counts in both orders."""
     pairs = read(folder)
     scores = {(frozenset(row.clips), row.concept): pairs.truth[row.key] for row in pairs.rows}
@@ -226,11 +225,11 @@ def read_retrieval(folder: Path) -> Asked:
                 truth[rows[-1].key] = means
     count = len({row.reference for row in rows})
     note = f"{count} of {len(lists)} lists, those whose pairs all have scores; their own ranking is not published"
-    return Asked(rows, truth, (note,))
+    return TaskData(rows, truth, (note,))
 
 
 def compare(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float, float]:
-    """Return precision, recall and F1 of the best targets, and tau-b, which is NaN where all values of a side tie."""
+    """Return precision, recall and F1 of the best targets, and tau-b, which is NaN if all values of a side tie."""
     best, right = ({i for i, value in enumerate(side) if value == max(side)} for side in (ours, theirs))
     hits = len(best & right)
     precision, recall = hits / len(best), hits / len(right)
@@ -249,14 +248,16 @@ def score_retrieval(
     random orders without ties."""
     truths = truths_of(rows, truth)
     values = np.array([compare(*sides) for sides in zip(scores_of(rows, predictions), truths, strict=True)])
-    level = np.array([np.mean([compare(one, own)[:3] for one in np.eye(len(own)).tolist()], axis=0) for own in truths])
+    level = np.array(
+        [np.mean([compare(one, means)[:3] for one in np.eye(len(means)).tolist()], axis=0) for means in truths]
+    )
     defined = ~np.isnan(values[:, 3])
     figures = {name: mean_figure(100 * values[:, i]) for i, name in enumerate(FIGURES[:3])}
     chance = {name: mean_figure(100 * level[:, i]) for i, name in enumerate(FIGURES[:3])}
     figures["tau"], chance["tau"] = mean_figure(100 * values[:, 3], defined), mean_figure(np.zeros(len(rows)))
     concepts = {c.name: np.array([row.concept == c.name for row in rows]) for c in CONCEPTS}
-    lists, counts = [row.reference for row in rows], {"rows_with_tau": defined}
-    scores = summary("convis-retrieval", rows, figures, chance, lists, counts, concepts, bootstrap, seed)
+    draws = Resamples([row.reference for row in rows], bootstrap, seed)
+    scores = summary("convis-retrieval", rows, figures, draws, chance, {"rows_with_tau": defined}, concepts)
     return scores | {"videos": _videos(rows)}
 
 

@@ -24,9 +24,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictIn
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.files import write_text
 from stepdiff_core.tasks.benchmarks.figures import chosen, groups_of, score_choices, scores_of, truths_of
-from stepdiff_core.tasks.benchmarks.published_files import Text, read_entries
-from stepdiff_core.tasks.benchmarks.rows import BenchmarkRow, Choice, check_keys
-from stepdiff_core.tasks.spec import Asked, ClipFile, TaskSpec, published
+from stepdiff_core.tasks.benchmarks.rows import BenchmarkRow, Choice, Text, check_keys, read_entries
+from stepdiff_core.tasks.bootstrap import Resamples
+from stepdiff_core.tasks.registry import ClipFile, TaskData, TaskSpec, published
 from stepdiff_core.tasks.testsets import Prediction
 
 Name = Literal["CC", "PEA"]
@@ -96,7 +96,7 @@ class _TimedQuestion(_Question):
         return self
 
 
-class Truth(NamedTuple):
+class QuestionTruth(NamedTuple):
     """What a question is scored against."""
 
     answer: int
@@ -121,7 +121,7 @@ def _questions(path: Path, name: Name) -> Iterator[tuple[_Question, tuple[ClipFi
         yield question, segments if all(begin < end for begin, end in times) else None
 
 
-def read(folder: Path, name: Name) -> Asked:
+def read(folder: Path, name: Name) -> TaskData:
     """Read the questions of a task."""
     path = folder / "QA" / f"{name}.json"
     rows, truth, left_out = [], {}, 0
@@ -131,22 +131,22 @@ def read(folder: Path, name: Name) -> Asked:
             continue
         text = f"{ERRORS if name == 'PEA' else ''} {question.question.strip()}".strip()
         rows.append(Choice(json.dumps(question.id), tuple(clip.clip for clip in shown), text, question.options))
-        truth[rows[-1].key] = Truth(LETTERS.index(question.answer), question.videos)
+        truth[rows[-1].key] = QuestionTruth(LETTERS.index(question.answer), question.videos)
     if not rows:
         raise StepDiffError(f"{path}: none of its {left_out} questions can be asked; get it again from {SOURCE}")
     check_keys(rows, str(path))
     notes = ["the options' likelihoods decide, not a written letter"]
     if left_out:
         notes.append(f"left out: {left_out} questions with a segment without a whole second")
-    return Asked(rows, truth, tuple(notes))
+    return TaskData(rows, truth, tuple(notes))
 
 
 def clips(folder: Path, name: Name) -> Iterator[ClipFile]:
     """Yield the clips of a task's questions, each once. StepDiffError: also for two files with one id."""
     path = folder / "QA" / f"{name}.json"
-    known: dict[str, ClipFile] = {}
+    by_id: dict[str, ClipFile] = {}
     for clip in (clip for _, shown in _questions(path, name) for clip in shown or ()):
-        if (other := known.setdefault(clip.clip, clip)) is clip:
+        if (other := by_id.setdefault(clip.clip, clip)) is clip:
             yield clip
         elif other.video != clip.video:
             raise StepDiffError(f"{path}: {other.video} and {clip.video} have one id; rename one of the files")
@@ -156,13 +156,13 @@ def _score(
     name: str,
     rows: Sequence[Choice],
     predictions: Sequence[Prediction],
-    truth: Mapping[str, Truth],
+    truth: Mapping[str, QuestionTruth],
     bootstrap: int,
     seed: int,
 ) -> dict[str, Any]:
     truths = truths_of(rows, truth)
-    answers, groups = [own.answer for own in truths], groups_of([own.videos for own in truths])
-    return score_choices(name, rows, predictions, answers, groups, {}, {}, bootstrap, seed)
+    draws = Resamples(groups_of([question.videos for question in truths]), bootstrap, seed)
+    return score_choices(name, rows, predictions, [question.answer for question in truths], draws)
 
 
 def export(
@@ -170,11 +170,13 @@ def export(
 ) -> list[Path]:
     """Write {"id", "answer": letter} of each row with a prediction, the most likely option; the first of those that
     tie."""
-    answered = [(row, own) for row, own in zip(rows, predictions, strict=True) if own is not None]
+    answered = [
+        (row, option_scores) for row, option_scores in zip(rows, predictions, strict=True) if option_scores is not None
+    ]
     scores = scores_of(*map(list, zip(*answered, strict=True)))
     entries = [
-        {"id": json.loads(row.key), "answer": LETTERS[chosen(own)]}
-        for (row, _), own in zip(answered, scores, strict=True)
+        {"id": json.loads(row.key), "answer": LETTERS[chosen(option_scores)]}
+        for (row, _), option_scores in zip(answered, scores, strict=True)
     ]
     path = folder / f"{name}_result.json"
     write_text(path, json.dumps(entries, indent=4) + "\n")

@@ -19,6 +19,7 @@ Guarantees
 import math
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,7 +28,7 @@ from scipy.sparse.csgraph import connected_components
 
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks.benchmarks.rows import BenchmarkRow, Choice, Ranking
-from stepdiff_core.tasks.bootstrap import Figure, Mask, intervals, mean_figure, values_and_counts, values_of
+from stepdiff_core.tasks.bootstrap import Figure, Mask, Resamples, mean_figure, values_and_counts, values_of
 from stepdiff_core.tasks.testsets import Prediction, check_prediction, video_of
 
 Truth = TypeVar("Truth")
@@ -40,9 +41,9 @@ def scores_of(rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction]) -
     """Return the scores of each row. StepDiffError: no rows, or predictions that do not fit them."""
     check_count(rows, predictions)
     scores = []
-    for row, said in zip(rows, predictions, strict=True):
+    for row, prediction in zip(rows, predictions, strict=True):
         try:
-            scores.append(list(map(float, check_prediction(row, said))))
+            scores.append(list(map(float, check_prediction(row, prediction))))
         except StepDiffError as error:
             raise StepDiffError(f"row {row.key!r}: {error}") from error
     return scores
@@ -74,7 +75,7 @@ def groups_of(videos: Sequence[Collection[str]]) -> list[str]:
 
 
 def share_right(scores: Sequence[float], answer: int) -> float:
-    """Return the probability that the answer is chosen: a share where several options have the highest score."""
+    """Return the probability that the answer is chosen: a share if several options have the highest score."""
     best = max(scores)
     return (scores[answer] == best) / list(scores).count(best)
 
@@ -89,11 +90,9 @@ def score_choices(
     rows: Sequence[Choice],
     predictions: Sequence[Prediction],
     answers: Sequence[int],
-    groups: Sequence[str],
-    parts: Mapping[str, Mask],
-    categories: Mapping[str, Mask],
-    bootstrap: int,
-    seed: int,
+    draws: Resamples,
+    parts: Mapping[str, Mask] = MappingProxyType({}),
+    categories: Mapping[str, Mask] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Return accuracy and its chance, as `summary`.
 
@@ -102,19 +101,17 @@ def score_choices(
         rows: Its rows, or a part of them.
         predictions: The scores of each row's options.
         answers: The position of each row's right option.
-        groups: The group of each row, which is drawn whole for the intervals.
+        draws: Of the rows' groups, for the intervals.
         parts: Further figures: name -> the rows whose accuracy it is.
         categories: Category -> its rows.
-        bootstrap: Resamples; 0 omits the intervals.
-        seed: Seed of the resamples.
     """
     scores = scores_of(rows, predictions)
-    right = np.array([share_right(own, answer) for own, answer in zip(scores, answers, strict=True)])
+    right = np.array([share_right(values, answer) for values, answer in zip(scores, answers, strict=True)])
     level = np.array([1 / len(row.options) for row in rows])
     masks = {"accuracy": np.ones(len(rows), bool), **parts}
-    figures, chance = ({name: mean_figure(own, mask) for name, mask in masks.items()} for own in (right, level))
-    ties = np.array([own.count(max(own)) > 1 for own in scores])
-    return summary(task, rows, figures, chance, groups, {"ties": ties}, categories, bootstrap, seed)
+    figures, chance = ({name: mean_figure(values, mask) for name, mask in masks.items()} for values in (right, level))
+    ties = np.array([values.count(max(values)) > 1 for values in scores])
+    return summary(task, rows, figures, draws, chance, {"ties": ties}, categories)
 
 
 def first_right(scores: Sequence[float], right: Sequence[bool]) -> dict[str, float]:
@@ -124,10 +121,10 @@ def first_right(scores: Sequence[float], right: Sequence[bool]) -> dict[str, flo
     wrong. Of t targets in the tie, r of them right, it comes first at place j of the tie in C(t - j, r - 1) of
     C(t, r) orders.
     """
-    best = max(score for score, own in zip(scores, right, strict=True) if own)
+    best = max(score for score, is_right in zip(scores, right, strict=True) if is_right)
     above = sum(score > best for score in scores)
     tied = sum(score == best for score in scores)
-    among = sum(own for score, own in zip(scores, right, strict=True) if score == best)
+    among = sum(is_right for score, is_right in zip(scores, right, strict=True) if score == best)
     places = range(1, tied - among + 2)
     chances = {above + j: math.comb(tied - j, among - 1) / math.comb(tied, among) for j in places}
     return {
@@ -142,33 +139,29 @@ def score_rankings(
     rows: Sequence[Ranking],
     predictions: Sequence[Prediction],
     right: Sequence[Collection[str]],
-    groups: Sequence[str],
-    categories: Mapping[str, Mask],
-    bootstrap: int,
-    seed: int,
+    draws: Resamples,
+    categories: Mapping[str, Mask] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Return the figures of RANKING and their chance, as `score_choices`; right: the right targets of each row."""
     scores = scores_of(rows, predictions)
-    marks = [[target in own for target in row.targets] for row, own in zip(rows, right, strict=True)]
+    marks = [[target in of_row for target in row.targets] for row, of_row in zip(rows, right, strict=True)]
     each = (
         [first_right(*both) for both in zip(scores, marks, strict=True)],
         [first_right([0.0] * len(m), m) for m in marks],
     )
     figures, chance = ({name: mean_figure(np.array([row[name] for row in part])) for name in RANKING} for part in each)
-    counts = {"rows_with_ties": np.array([len(set(own)) < len(own) for own in scores])}
-    return summary(task, rows, figures, chance, groups, counts, categories, bootstrap, seed)
+    counts = {"rows_with_ties": np.array([len(set(of_row)) < len(of_row) for of_row in scores])}
+    return summary(task, rows, figures, draws, chance, counts, categories)
 
 
 def summary(
     task: str,
     rows: Sequence[BenchmarkRow],
     figures: Mapping[str, Figure],
-    chance: Mapping[str, Figure],
-    groups: Sequence[str],
-    counts: Mapping[str, Mask],
-    categories: Mapping[str, Mask],
-    bootstrap: int,
-    seed: int,
+    draws: Resamples,
+    chance: Mapping[str, Figure] = MappingProxyType({}),
+    counts: Mapping[str, Mask] = MappingProxyType({}),
+    categories: Mapping[str, Mask] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Return the scores as a dict for JSON; the arguments are those of `score_choices`.
 
@@ -179,9 +172,9 @@ def summary(
         "task": task,
         **values_and_counts(figures, counts, np.ones(len(rows), bool)),
         "videos": len({video_of(clip) for row in rows for clip in row.clips}),
-        "groups": len(set(groups)),
+        "groups": draws.groups,
         "chance": values_of(chance),
-        "intervals": intervals(figures, groups, bootstrap, seed),
+        "intervals": draws.intervals(figures),
         "per_category": {
             name: values_and_counts(figures, counts, mask) for name, mask in categories.items() if mask.any()
         },

@@ -70,7 +70,7 @@ def sha256(text: str) -> str:
 
 
 def answers(judge: Judge, inquiries: Sequence[Inquiry], recorded: Mapping[str, str]) -> list[str | None]:
-    """Return the judge's answer to each inquiry, None where it has none.
+    """Return the judge's answer to each inquiry, None if it has none.
 
     Args:
         judge: With `ask`.
@@ -83,22 +83,22 @@ def answers(judge: Judge, inquiries: Sequence[Inquiry], recorded: Mapping[str, s
     if judge.ask is None:
         raise StepDiffError("these texts need a language model as judge; give --judge MODEL or --endpoint URL")
     stamps = []
-    for own in inquiries:
-        asked = sha256(json.dumps([dict(message) for message in own.messages]))
-        stamps.append({"key": own.key, "judge": judge.name, "asked": asked, **recorded})
+    for inquiry in inquiries:
+        digest = sha256(json.dumps([dict(message) for message in inquiry.messages]))
+        stamps.append({"key": inquiry.key, "judge": judge.name, "asked": digest, **recorded})
     with nullcontext() if judge.kept is None else LineFile(judge.kept) as file:
-        known = {} if file is None else _read(file)
-        said = {place: known[_name(stamp)] for place, stamp in enumerate(stamps) if _name(stamp) in known}
-        missing = [place for place in range(len(inquiries)) if place not in said]
+        kept = {} if file is None else _read(file)
+        by_place = {place: kept[_name(stamp)] for place, stamp in enumerate(stamps) if _name(stamp) in kept}
+        missing = [place for place in range(len(inquiries)) if place not in by_place]
         for number, answer in judge.ask([inquiries[place].messages for place in missing]) if missing else ():
             place = missing[number]
             outcome = {"error": answer.reason} if isinstance(answer, NoAnswer) else {"answer": answer}
-            said[place] = outcome.get("answer")
+            by_place[place] = outcome.get("answer")
             if file is not None:
                 file.append(object_line(stamps[place] | outcome))
-    if absent := [own.key for place, own in enumerate(inquiries) if place not in said]:
+    if absent := [inquiry.key for place, inquiry in enumerate(inquiries) if place not in by_place]:
         raise StepDiffError(f"{judge.name} did not answer {absent[0]!r} ({len(absent)} such); run the command again")
-    return [said[place] for place in range(len(inquiries))]
+    return [by_place[place] for place in range(len(inquiries))]
 
 
 def _name(line: Mapping[str, Any]) -> str:
@@ -108,7 +108,7 @@ def _name(line: Mapping[str, Any]) -> str:
 
 def _read(file: LineFile) -> dict[str, str | None]:
     """Return the answers by what they depend on."""
-    known = {}
+    by_name = {}
     for number, line in enumerate(file.lines(), 1):
         try:
             item = parse_object(line)
@@ -117,8 +117,8 @@ def _read(file: LineFile) -> dict[str, str | None]:
         except StepDiffError as error:
             advice = "remove the file, and the judge is asked again"
             raise StepDiffError(f"{file.path}:{number}: {error}; {advice}") from error
-        known[_name(item)] = item.get("answer")
-    return known
+        by_name[_name(item)] = item.get("answer")
+    return by_name
 
 
 def json_values(text: str) -> Iterator[Any]:

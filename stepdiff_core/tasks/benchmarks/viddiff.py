@@ -24,10 +24,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Json, Strict
 from stepdiff_core.errors import StepDiffError, first_line
 from stepdiff_core.io.files import write_text
 from stepdiff_core.tasks.benchmarks.figures import Mask, check_count, chosen, scores_of, share_right, summary, truths_of
-from stepdiff_core.tasks.benchmarks.published_files import Text, entry
-from stepdiff_core.tasks.benchmarks.rows import BenchmarkRow, Choice, Writing, check_keys
-from stepdiff_core.tasks.bootstrap import Figure, mean_figure, ratio_figure
-from stepdiff_core.tasks.spec import Asked, ClipFile, TaskSpec, published
+from stepdiff_core.tasks.benchmarks.rows import BenchmarkRow, Choice, Text, Writing, check_keys, entry
+from stepdiff_core.tasks.bootstrap import Figure, Resamples, mean_figure, ratio_figure
+from stepdiff_core.tasks.registry import ClipFile, TaskData, TaskSpec, published
 from stepdiff_core.tasks.testsets import Prediction
 
 SOURCE = "jmhb/VidDiffBench on Hugging Face"
@@ -99,14 +98,14 @@ class Statement:
 
 
 @dataclass(frozen=True)
-class Sample:
+class VideoPair:
     """A pair of videos with its annotated statements."""
 
     key: str
     action: str
     split: str
     domain: str
-    """the domain, or the source of the videos where the file names no domain"""
+    """the domain, or the source of the videos if the file names no domain"""
     videos: tuple[ClipFile, ClipFile]
     statements: Mapping[str, Statement]
     """key -> statement"""
@@ -119,7 +118,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Truth:
+class StatementTruth:
     """What a statement of the closed setting is true of."""
 
     letter: Letter
@@ -128,7 +127,7 @@ class Truth:
     domain: str
 
 
-def read_samples(folder: Path) -> list[Sample]:
+def read_samples(folder: Path) -> list[VideoPair]:
     """Return the pairs in published order."""
     files = sorted(folder.glob("test-*.parquet")) or sorted(folder.glob("data/test-*.parquet"))
     if not files:
@@ -148,7 +147,7 @@ def read_samples(folder: Path) -> list[Sample]:
     return samples
 
 
-def _sample(row: _Row) -> Sample:
+def _sample(row: _Row) -> VideoPair:
     statements = {
         name: Statement(row.differences_annotated[name].description, letter)
         for name, letter in row.differences_gt.items()
@@ -157,7 +156,7 @@ def _sample(row: _Row) -> Sample:
     domain = row.domain or row.source_dataset
     videos = _clip(row.videos.first, domain), _clip(row.videos.second, domain)
     most = row.n_differences_open_prediction
-    return Sample(row.sample_key, row.action_description, row.split, domain, videos, statements, most)
+    return VideoPair(row.sample_key, row.action_description, row.split, domain, videos, statements, most)
 
 
 def _clip(video: _Video, domain: str) -> ClipFile:
@@ -173,14 +172,14 @@ def clips(folder: Path) -> Iterator[ClipFile]:
     yield from {clip.clip: clip for sample in read_samples(folder) for clip in sample.videos}.values()
 
 
-def describe(samples: Sequence[Sample]) -> str:
+def describe(samples: Sequence[VideoPair]) -> str:
     """Return a note with the numbers of pairs and statements."""
     letters = [statement.truth for sample in samples for statement in sample.statements.values()]
     counts = ", ".join(f"{letters.count(letter)} {letter}" for letter in LETTERS)
     return f"{len(samples)} pairs, {len(letters)} annotated statements ({counts}; c is not scored)"
 
 
-def digest(samples: Sequence[Sample]) -> str:
+def digest(samples: Sequence[VideoPair]) -> str:
     """Return a sha256 of the pairs and their statements."""
     return hashlib.sha256(json.dumps([asdict(sample) for sample in samples]).encode()).hexdigest()
 
@@ -194,17 +193,17 @@ def write_published(predictions: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def split_figures(
-    right: Float64[np.ndarray, " rows"], asked: Float64[np.ndarray, " rows"], splits: Sequence[str]
+    right: Float64[np.ndarray, " rows"], statements: Float64[np.ndarray, " rows"], splits: Sequence[str]
 ) -> dict[str, Figure]:
     """Return right / asked over the rows of each split, and `average`, the plain mean of those.
 
     Args:
         right: How many statements of a row are right.
-        asked: How many statements a row has.
+        statements: How many statements a row has.
         splits: The split of each row.
     """
-    masks = {name: np.array([own == name for own in splits]) for name in SPLITS}
-    each = {name: ratio_figure(right * mask, asked * mask) for name, mask in masks.items()}
+    masks = {name: np.array([split == name for split in splits]) for name in SPLITS}
+    each = {name: ratio_figure(right * mask, statements * mask) for name, mask in masks.items()}
     parts = np.concatenate([figure.parts for figure in each.values()], axis=1)
     return {"average": Figure(parts, _mean_of_ratios), **each}
 
@@ -217,7 +216,7 @@ def _mean_of_ratios(sums: np.ndarray) -> np.ndarray:
 
 def of_domains(domains: Sequence[str]) -> dict[str, Mask]:
     """Return the rows of each domain, from the domain of each row."""
-    return {name: np.array([own == name for own in domains]) for name in sorted(set(domains))}
+    return {name: np.array([domain == name for domain in domains]) for name in sorted(set(domains))}
 
 
 def without_splits(scores: dict[str, Any]) -> dict[str, Any]:
@@ -225,11 +224,13 @@ def without_splits(scores: dict[str, Any]) -> dict[str, Any]:
     dropped = {name + ending for name in ("average", *SPLITS) for ending in ("", "_ours")}
     parts = scores["per_category"].items()
     return scores | {
-        "per_category": {name: {key: own for key, own in part.items() if key not in dropped} for name, part in parts}
+        "per_category": {
+            name: {key: value for key, value in part.items() if key not in dropped} for name, part in parts
+        }
     }
 
 
-def read(folder: Path) -> Asked:
+def read(folder: Path) -> TaskData:
     """Read the statements with a video."""
     samples = read_samples(folder)
     rows, truth = [], {}
@@ -238,18 +239,18 @@ def read(folder: Path) -> Asked:
             if statement.truth != "c":
                 question = QUESTION.format(action=sample.action.rstrip(". "), statement=statement.description)
                 rows.append(Choice(f"{sample.key}/{name}", sample.clips, question, OPTIONS, statement.description))
-                truth[rows[-1].key] = Truth(statement.truth, sample.key, sample.split, sample.domain)
+                truth[rows[-1].key] = StatementTruth(statement.truth, sample.key, sample.split, sample.domain)
     check_keys(rows, str(folder))
     if not rows:
         raise StepDiffError(f"{folder}: no statement is truer of one video; get the files again from {SOURCE}")
     notes = (describe(samples), "the question is ours; the authors ask about all statements of a pair at once")
-    return Asked(rows, truth, notes, digest=digest(samples))
+    return TaskData(rows, truth, notes, digest=digest(samples))
 
 
 def score(
     rows: Sequence[Choice],
     predictions: Sequence[Prediction | None],
-    truth: Mapping[str, Truth],
+    truth: Mapping[str, StatementTruth],
     bootstrap: int,
     seed: int,
 ) -> dict[str, Any]:
@@ -261,20 +262,20 @@ def score(
     check_count(rows, predictions)
     truths = truths_of(rows, truth)
     right, ties = np.zeros(len(rows)), np.zeros(len(rows), bool)
-    for place, (row, prediction, own) in enumerate(zip(rows, predictions, truths, strict=True)):
+    for place, (row, prediction, statement) in enumerate(zip(rows, predictions, truths, strict=True)):
         if prediction is not None:
             ((one, two),) = scores_of([row], [prediction])
-            right[place] = share_right((one, two), LETTERS.index(own.letter))
+            right[place] = share_right((one, two), LETTERS.index(statement.letter))
             ties[place] = one == two
-    splits, domains = [own.split for own in truths], of_domains([own.domain for own in truths])
+    splits, domains = [statement.split for statement in truths], of_domains([statement.domain for statement in truths])
     figures, chance = (
         split_figures(values, np.ones(len(rows)), splits) | {"accuracy": mean_figure(values)}
         for values in (right, np.full(len(rows), 0.5))
     )
     missing = np.array([prediction is None for prediction in predictions])
     counts = {"ties": ties} | ({"missing": missing} if missing.any() else {})
-    pairs = [own.pair for own in truths]
-    return without_splits(summary("viddiff-closed", rows, figures, chance, pairs, counts, domains, bootstrap, seed))
+    draws = Resamples([statement.pair for statement in truths], bootstrap, seed)
+    return without_splits(summary("viddiff-closed", rows, figures, draws, chance, counts, domains))
 
 
 def export(

@@ -13,7 +13,7 @@ statements with a video that have a match with the same video. There are two way
 - a language model matches and finds opposites, six pairs in a question, as the authors do with GPT-4o. The prompts are
   the authors' if their eval_viddiff.py is in the folder, else ours. An answer of another form is an error
 - ours: Hungarian matching on the cosine of sentence embeddings, at least THRESHOLD; opposites by an entailment model,
-  or by the language model where no entailment model is given
+  or by the language model without an entailment model
 
 Guarantees
 - recall and errors sum to one
@@ -34,12 +34,11 @@ from jaxtyping import Float
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks.benchmarks.figures import check_count, summary, truths_of
 from stepdiff_core.tasks.benchmarks.judging import Inquiry, Judge, answers, json_values, sha256
-from stepdiff_core.tasks.benchmarks.published_files import read_whole
-from stepdiff_core.tasks.benchmarks.rows import Writing
+from stepdiff_core.tasks.benchmarks.rows import Writing, read_whole
 from stepdiff_core.tasks.benchmarks.viddiff import (
     LICENCE,
     SOURCE,
-    Sample,
+    VideoPair,
     clips,
     describe,
     digest,
@@ -49,9 +48,9 @@ from stepdiff_core.tasks.benchmarks.viddiff import (
     without_splits,
     write_published,
 )
-from stepdiff_core.tasks.bootstrap import Figure, ratio_figure
+from stepdiff_core.tasks.bootstrap import Figure, Resamples, ratio_figure
 from stepdiff_core.tasks.captions import Embed
-from stepdiff_core.tasks.spec import Asked, TaskSpec, published
+from stepdiff_core.tasks.registry import TaskData, TaskSpec, published
 
 _LETTERS = {"1": "a", "2": "b", "a": "a", "b": "b"}
 THRESHOLD = 0.5
@@ -106,7 +105,7 @@ _FIRST = re.compile(r"video\s*(?P<video>[12ab])\s*[:|,-]\s*(?P<text>.+)", re.IGN
 
 
 @dataclass(frozen=True)
-class Difference:
+class WrittenDifference:
     description: str
     letter: str
     """a: more true of the first video; b: of the second"""
@@ -114,7 +113,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Parsed:
-    differences: tuple[Difference, ...]
+    differences: tuple[WrittenDifference, ...]
     unparsed: int
     """entries or lines that are not a difference"""
     excess: int
@@ -127,7 +126,7 @@ def parse_differences(text: str, most: int | None = None) -> Parsed:
     lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("```")]
     is_json = bool(entries) or "".join(lines).replace(" ", "") in _NONE
     parsed = [_of_entry(entry) for entry in entries] if is_json else [_of_line(line) for line in lines]
-    differences = tuple(own for own in parsed if own is not None)
+    differences = tuple(difference for difference in parsed if difference is not None)
     return Parsed(differences[:most], len(parsed) - len(differences), len(differences[most or len(differences) :]))
 
 
@@ -139,10 +138,10 @@ def _entries(values: list[Any]) -> list[Any]:
     """
     for place, value in enumerate(values):
         if isinstance(value, dict) and "description" in value:
-            return [own for own in values[place:] if isinstance(own, dict)]
+            return [member for member in values[place:] if isinstance(member, dict)]
         entries = value
-        if isinstance(value, dict) and not all(isinstance(own, dict) for own in value.values()):
-            entries = next((own for own in value.values() if isinstance(own, list)), [])
+        if isinstance(value, dict) and not all(isinstance(member, dict) for member in value.values()):
+            entries = next((member for member in value.values() if isinstance(member, list)), [])
         elif isinstance(value, dict):
             entries = list(value.values())
         if any(isinstance(entry, dict) for entry in entries):
@@ -150,25 +149,25 @@ def _entries(values: list[Any]) -> list[Any]:
     return []
 
 
-def _of_entry(entry: Any) -> Difference | None:
+def _of_entry(entry: Any) -> WrittenDifference | None:
     if not isinstance(entry, dict):
         return None
     description, video = entry.get("description"), entry.get("video", entry.get("prediction"))
     named = _VIDEO.fullmatch(str(video))
     if not isinstance(description, str) or not description.strip() or named is None:
         return None
-    return Difference(" ".join(description.split()), _LETTERS[named[1].lower()])
+    return WrittenDifference(" ".join(description.split()), _LETTERS[named[1].lower()])
 
 
-def _of_line(line: str) -> Difference | None:
+def _of_line(line: str) -> WrittenDifference | None:
     plain = " ".join(_BULLET.sub("", line).split())  # long runs of spaces would cost _LAST quadratic time
     match = _FIRST.fullmatch(plain) or _LAST.fullmatch(plain)
     if match is None or not (description := match["text"].strip()):
         return None
-    return Difference(description, _LETTERS[match["video"].lower()])
+    return WrittenDifference(description, _LETTERS[match["video"].lower()])
 
 
-def read(folder: Path) -> Asked:
+def read(folder: Path) -> TaskData:
     """Read the pairs."""
     samples = read_samples(folder)
     rows = []
@@ -181,7 +180,7 @@ def read(folder: Path) -> Asked:
         rows.append(Writing(sample.key, sample.clips, prompt))
     prompts, whose = judge_prompts(folder)
     notes = (describe(samples), f"the judge's prompts are {whose}; the method's prompt is ours")
-    return Asked(rows, {sample.key: sample for sample in samples}, notes, prompts, digest(samples))
+    return TaskData(rows, {sample.key: sample for sample in samples}, notes, prompts, digest(samples))
 
 
 def judge_prompts(folder: Path) -> tuple[dict[str, str], str]:
@@ -203,13 +202,13 @@ def judge_prompts(folder: Path) -> tuple[dict[str, str], str]:
     for name in _NAMES.values():
         if name not in texts:
             raise StepDiffError(f"{path}: has no text {name}; get it again or remove it")
-    return {own: texts[name] for own, name in _NAMES.items()}, f"the authors' ({AUTHORS})"
+    return {purpose: texts[name] for purpose, name in _NAMES.items()}, f"the authors' ({AUTHORS})"
 
 
 def match_by_model(
-    asked: Asked, samples: Sequence[Sample], written: Sequence[Sequence[Difference]], judge: Judge
+    task_data: TaskData, samples: Sequence[VideoPair], written: Sequence[Sequence[WrittenDifference]], judge: Judge
 ) -> Matches:
-    template = asked.prompts["matching"]
+    template = task_data.prompts["matching"]
     inquiries = {}
     for place, (sample, differences) in enumerate(zip(samples, written, strict=True)):
         if not differences or not sample.statements:
@@ -225,7 +224,7 @@ def match_by_model(
             "dict1_keys": json.dumps(list(predicted)),
         }
         inquiries[place] = Inquiry(f"{sample.key} matching", _message(template, fields))
-    texts = answers(judge, list(inquiries.values()), {"prompt": sha256(template), "checklist": asked.digest})
+    texts = answers(judge, list(inquiries.values()), {"prompt": sha256(template), "checklist": task_data.digest})
     matches: list[Mapping[str, int | str | None]] = [dict.fromkeys(sample.statements) for sample in samples]
     for place, text in zip(inquiries, texts, strict=True):
         matches[place] = parse_matching(text, list(samples[place].statements), len(written[place]))
@@ -249,7 +248,9 @@ def parse_matching(text: str | None, keys: Sequence[str], predicted: int) -> dic
     return {key: free.pop(str(answer[key]), None) if key in answer else ERROR for key in ordered}
 
 
-def match_by_sentences(samples: Sequence[Sample], written: Sequence[Sequence[Difference]], embed: Embed) -> Matches:
+def match_by_sentences(
+    samples: Sequence[VideoPair], written: Sequence[Sequence[WrittenDifference]], embed: Embed
+) -> Matches:
     statements = [[statement.description for statement in sample.statements.values()] for sample in samples]
     predicted = [[difference.description for difference in differences] for differences in written]
     places = {text: place for place, text in enumerate(dict.fromkeys(chain(*statements, *predicted)))}
@@ -271,14 +272,14 @@ def match_by_cosine(cosine: Float[np.ndarray, "statements predictions"], least: 
 
 
 def letters_of(
-    asked: Asked,
-    samples: Sequence[Sample],
-    written: Sequence[Sequence[Difference]],
+    task_data: TaskData,
+    samples: Sequence[VideoPair],
+    written: Sequence[Sequence[WrittenDifference]],
     matches: Matches,
     judge: Judge,
     entails: bool,
 ) -> list[Letters]:
-    """Return the video of each statement's match, exchanged where the two state opposites."""
+    """Return the video of each statement's match, exchanged if the two state opposites."""
     letters: list[Letters] = []
     matched, texts = [], []
     for number, (sample, differences, places) in enumerate(zip(samples, written, matches, strict=True)):
@@ -289,33 +290,35 @@ def letters_of(
                 texts.append((sample.statements[key].description, differences[place].description))
     if entails:
         assert judge.agrees is not None
-        opposite: list[bool | None] = [not agree for agree in judge.agrees([(said, truth) for truth, said in texts])]
+        opposite: list[bool | None] = [
+            not agree for agree in judge.agrees([(prediction, truth) for truth, prediction in texts])
+        ]
     else:
-        opposite = _opposites(asked, texts, judge)
+        opposite = _opposites(task_data, texts, judge)
     for (number, key, letter), is_opposite in zip(matched, opposite, strict=True):
         letters[number][key] = ERROR if is_opposite is None else FLIPPED[letter] if is_opposite else letter
     return letters
 
 
 def _opposites(
-    asked: Asked, texts: Sequence[tuple[str, str]], judge: Judge, together: int = TOGETHER
+    task_data: TaskData, texts: Sequence[tuple[str, str]], judge: Judge, together: int = TOGETHER
 ) -> list[bool | None]:
-    """Return whether each pair of texts states opposites, None where the model's answer has another form.
+    """Return whether each pair of texts states opposites, None if the model's answer has another form.
 
     A question whose answer has another form is asked again, each pair alone.
     """
-    template = asked.prompts["opposites"]
+    template = task_data.prompts["opposites"]
     parts = [texts[start : start + together] for start in range(0, len(texts), together)]
     inquiries = []
     for part in parts:
         statements = str([list(pair) for pair in part])
         inquiries.append(Inquiry(f"opposites {sha256(statements)}", _message(template, {"statements": statements})))
-    said = answers(judge, inquiries, {"prompt": sha256(template), "checklist": asked.digest})
+    replies = answers(judge, inquiries, {"prompt": sha256(template), "checklist": task_data.digest})
     opposite: list[bool | None] = []
-    for part, text in zip(parts, said, strict=True):
+    for part, text in zip(parts, replies, strict=True):
         results = parse_opposites(text, len(part))
         if results is None:
-            results = [None] if len(part) == 1 else _opposites(asked, part, judge, 1)
+            results = [None] if len(part) == 1 else _opposites(task_data, part, judge, 1)
         opposite += results
     return opposite
 
@@ -341,64 +344,67 @@ def _number(key: str) -> tuple[int, str]:
     return (int(key), "") if key.isascii() and key.isdigit() else (1 << 62, key)
 
 
-def judged(asked: Asked, predictions: Sequence[str | None], judge: Judge) -> list[Verdict]:
+def judged(task_data: TaskData, predictions: Sequence[str | None], judge: Judge) -> list[Verdict]:
     """Return a verdict on each text by the ways that the judge has the parts for."""
     if judge.ask is None and (judge.embed is None or judge.agrees is None):
         raise StepDiffError(
             "these texts need a judge: give --judge MODEL or --endpoint URL, or sentence embeddings and an entailment "
             "model"
         )
-    samples = truths_of(asked.rows, asked.truth)
+    samples = truths_of(task_data.rows, task_data.truth)
     parsed = [parse_differences(text or "", sample.most) for sample, text in zip(samples, predictions, strict=True)]
     written = [one.differences for one in parsed]
     matches = {}
     if judge.ask is not None:
-        matches["lm"] = match_by_model(asked, samples, written, judge)
+        matches["lm"] = match_by_model(task_data, samples, written, judge)
     if judge.embed is not None:
         matches["ours"] = match_by_sentences(samples, written, judge.embed)
-    verdicts: list[Verdict] = [{"unparsed": own.unparsed, "excess": own.excess} for own in parsed]
+    verdicts: list[Verdict] = [{"unparsed": text.unparsed, "excess": text.excess} for text in parsed]
     for way, places in matches.items():
         entails = judge.agrees is not None and way == "ours"
-        letters = letters_of(asked, samples, written, places, judge, entails)
-        for verdict, own in zip(verdicts, letters, strict=True):
-            verdict[way] = own
+        letters = letters_of(task_data, samples, written, places, judge, entails)
+        for verdict, of_pair in zip(verdicts, letters, strict=True):
+            verdict[way] = of_pair
     return verdicts
 
 
 def score(
     rows: Sequence[Writing],
     predictions: Sequence[Any],
-    truth: Mapping[str, Sample],
+    truth: Mapping[str, VideoPair],
     bootstrap: int,
     seed: int,
 ) -> dict[str, Any]:
     """Return recall of each split, their plain mean (average), over all statements, and the shares of errors;
     predictions: the verdict on each pair's text (`judged`). Pairs are drawn whole for the intervals."""
     check_count(rows, predictions, "verdicts")
-    if bad := [row.key for row, own in zip(rows, predictions, strict=True) if not isinstance(own, dict)]:
+    if bad := [row.key for row, of_pair in zip(rows, predictions, strict=True) if not isinstance(of_pair, dict)]:
         raise StepDiffError(f"pair {bad[0]!r}: no verdict on its text; judge it with --judge or --endpoint")
     samples = truths_of(rows, truth)
     figures: dict[str, Figure] = {}
     for way, ending in WAYS.items():
-        if all(way in own for own in predictions):
-            letters = [own[way] for own in predictions]
+        if all(way in of_pair for of_pair in predictions):
+            letters = [of_pair[way] for of_pair in predictions]
             figures |= {name + ending: figure for name, figure in _figures(samples, letters).items()}
-    keys, domains = [row.key for row in rows], of_domains([own.domain for own in samples])
-    scores = summary("viddiff-open", rows, figures, {}, keys, {}, domains, bootstrap, seed)
-    return without_splits(scores) | {name: sum(own[name] for own in predictions) for name in ("unparsed", "excess")}
+    draws = Resamples([row.key for row in rows], bootstrap, seed)
+    scores = summary("viddiff-open", rows, figures, draws, categories=of_domains([sample.domain for sample in samples]))
+    return without_splits(scores) | {
+        name: sum(of_pair[name] for of_pair in predictions) for name in ("unparsed", "excess")
+    }
 
 
-def _figures(samples: Sequence[Sample], letters: Sequence[Letters]) -> dict[str, Figure]:
+def _figures(samples: Sequence[VideoPair], letters: Sequence[Letters]) -> dict[str, Figure]:
     names = ("recall", "err_nomatch", "err_flipped", "err_judge")
     counts = np.zeros((len(samples), len(names)))
-    for number, (sample, own) in enumerate(zip(samples, letters, strict=True)):
+    for number, (sample, of_pair) in enumerate(zip(samples, letters, strict=True)):
         for key, statement in sample.statements.items():
             if statement.truth != "c":
-                said = own.get(key)
-                counts[number, 0 if said == statement.truth else 1 if said is None else 3 if said == ERROR else 2] += 1
-    asked = counts.sum(axis=1)
-    shares = {name: ratio_figure(counts[:, place], asked) for place, name in enumerate(names)}
-    return split_figures(counts[:, 0], asked, [own.split for own in samples]) | shares
+                letter = of_pair.get(key)
+                outcome = 0 if letter == statement.truth else 1 if letter is None else 3 if letter == ERROR else 2
+                counts[number, outcome] += 1
+    statements = counts.sum(axis=1)
+    shares = {name: ratio_figure(counts[:, place], statements) for place, name in enumerate(names)}
+    return split_figures(counts[:, 0], statements, [sample.split for sample in samples]) | shares
 
 
 def export(data: Path, rows: Sequence[Any], predictions: Sequence[Any], folder: Path) -> list[Path]:
@@ -409,8 +415,8 @@ def export(data: Path, rows: Sequence[Any], predictions: Sequence[Any], folder: 
     most = {sample.key: sample.most for sample in read_samples(data)}
     by_pair = {
         row.key: {
-            str(number): {"description": own.description, "prediction": own.letter}
-            for number, own in enumerate(parse_differences(text or "", most[row.key]).differences)
+            str(number): {"description": difference.description, "prediction": difference.letter}
+            for number, difference in enumerate(parse_differences(text or "", most[row.key]).differences)
         }
         for row, text in zip(rows, predictions, strict=True)
     }

@@ -27,10 +27,9 @@ from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.files import write_text
 from stepdiff_core.tasks.benchmarks.figures import check_count, summary, truths_of
 from stepdiff_core.tasks.benchmarks.judging import Inquiry, Judge, answers, sha256
-from stepdiff_core.tasks.benchmarks.published_files import Text, find, read_entries, read_whole
-from stepdiff_core.tasks.benchmarks.rows import BenchmarkRow, Writing, check_keys
-from stepdiff_core.tasks.bootstrap import Figure, ratio_figure, values_of
-from stepdiff_core.tasks.spec import Asked, ClipFile, TaskSpec, published
+from stepdiff_core.tasks.benchmarks.rows import BenchmarkRow, Text, Writing, check_keys, find, read_entries, read_whole
+from stepdiff_core.tasks.bootstrap import Figure, Resamples, ratio_figure, values_of
+from stepdiff_core.tasks.registry import ClipFile, TaskData, TaskSpec, published
 
 SOURCE = "NJU-LINK/ViDiC-1K on Hugging Face (checklist) and on GitHub (prompts)"
 Section = Literal["Similarities", "Differences"]
@@ -77,7 +76,7 @@ class Check:
     """yes or no"""
 
 
-def read(folder: Path) -> Asked:
+def read(folder: Path) -> TaskData:
     """Read checklist and prompts."""
     path, prompts, judging = (find(folder, (name, f"{inside}/{name}"), SOURCE) for name, inside in FILES.items())
     prompt, template = _text(prompts) + NUMBERED, judge_template(judging)
@@ -92,13 +91,13 @@ def read(folder: Path) -> Asked:
         )
     check_keys(rows, str(path))
     digest = hashlib.sha256(read_whole(path, SOURCE)).hexdigest()
-    counts = {section: sum(c.section == section for own in truth.values() for c in own) for section in SECTIONS}
+    counts = {section: sum(c.section == section for of_pair in truth.values() for c in of_pair) for section in SECTIONS}
     notes = (
         f"checklist sha256 {digest}: {len(rows)} pairs, {sum(counts.values())} questions "
         f"({counts['Similarities']} on similarities, {counts['Differences']} on differences); its versions differ, so "
         "compare figures of one digest only",
     )
-    return Asked(rows, truth, notes, {"judge": template}, digest)
+    return TaskData(rows, truth, notes, {"judge": template}, digest)
 
 
 def _text(path: Path) -> str:
@@ -146,22 +145,22 @@ def export(_: Path, rows: Sequence[BenchmarkRow], predictions: Sequence[Any], fo
     return [folder / "response.json"]
 
 
-def judged(asked: Asked, predictions: Sequence[str | None], judge: Judge) -> list[Verdict]:
+def judged(task_data: TaskData, predictions: Sequence[str | None], judge: Judge) -> list[Verdict]:
     """Return the judge's answers to the checks of each text. A text that is None has an error as each answer."""
-    template = asked.prompts["judge"]
-    checks = truths_of(asked.rows, asked.truth)
+    template = task_data.prompts["judge"]
+    checks = truths_of(task_data.rows, task_data.truth)
     inquiries = []
-    for row, text, own in zip(asked.rows, predictions, checks, strict=True):
-        for number, check in enumerate(own if text is not None else ()):
+    for row, text, of_pair in zip(task_data.rows, predictions, checks, strict=True):
+        for number, check in enumerate(of_pair if text is not None else ()):
             messages = (
                 {"role": "system", "content": SYSTEM.format(section=check.section)},
                 {"role": "user", "content": template.format(description=text, question=check.question)},
             )
             inquiries.append(Inquiry(f"{row.key} | {check.section} {number}", messages))
-    said = iter(answers(judge, inquiries, {"prompt": sha256(SYSTEM + template), "checklist": asked.digest}))
+    replies = iter(answers(judge, inquiries, {"prompt": sha256(SYSTEM + template), "checklist": task_data.digest}))
     return [
-        [ERROR] * len(own) if text is None else [parse_answer(next(said)) for _ in own]
-        for text, own in zip(predictions, checks, strict=True)
+        [ERROR] * len(of_pair) if text is None else [parse_answer(next(replies)) for _ in of_pair]
+        for text, of_pair in zip(predictions, checks, strict=True)
     ]
 
 
@@ -191,7 +190,7 @@ def control(checks: Sequence[Sequence[Check]], answer: str) -> list[Verdict]:
     All questions ask for a difference. "no" is what the judge's first rule prescribes for a text that states none.
     "yes" is a text that states every difference that is asked for, invented ones included.
     """
-    return [[answer] * len(own) for own in checks]
+    return [[answer] * len(of_pair) for of_pair in checks]
 
 
 def score(
@@ -205,20 +204,20 @@ def score(
     predictions: the verdict on each pair's text (`judged`). Pairs are drawn whole for the intervals."""
     check_count(rows, predictions, "verdicts")
     checks = truths_of(rows, truth)
-    for row, verdict, own in zip(rows, predictions, checks, strict=True):
-        if isinstance(verdict, str) or len(verdict) != len(own):
-            raise StepDiffError(f"pair {row.key!r}: no verdict on its {len(own)} questions; judge its text first")
+    for row, verdict, of_pair in zip(rows, predictions, checks, strict=True):
+        if isinstance(verdict, str) or len(verdict) != len(of_pair):
+            raise StepDiffError(f"pair {row.key!r}: no verdict on its {len(of_pair)} questions; judge its text first")
     figures = _figures(checks, predictions)
-    scores = summary("vidic", rows, figures, {}, [row.key for row in rows], {}, {}, bootstrap, seed)
+    scores = summary("vidic", rows, figures, Resamples([row.key for row in rows], bootstrap, seed))
     scores["questions"] = sum(map(len, predictions))
     scores["errors"] = sum(answer == ERROR for verdict in predictions for answer in verdict)
     scores["per_category"] = {
         name: {
             **values_of(_figures(checks, predictions, name)),
-            "questions": sum(check.category == name for own in checks for check in own),
-            "rows": sum(any(check.category == name for check in own) for own in checks),
+            "questions": sum(check.category == name for of_pair in checks for check in of_pair),
+            "rows": sum(any(check.category == name for check in of_pair) for of_pair in checks),
         }
-        for name in sorted({check.category for own in checks for check in own})
+        for name in sorted({check.category for of_pair in checks for check in of_pair})
     }
     scores["controls"] = {
         name: values_of(_figures(checks, control(checks, answer)))
@@ -236,14 +235,16 @@ def _figures(
     checks: Sequence[Sequence[Check]], verdicts: Sequence[Verdict], category: str | None = None
 ) -> dict[str, Figure]:
     """Return the three figures over the questions of a category, or over all."""
-    right, asked = np.zeros((2, len(checks), len(SECTIONS)))
-    for number, (own, verdict) in enumerate(zip(checks, verdicts, strict=True)):
-        for check, answer in zip(own, verdict, strict=True):
+    right, questions = np.zeros((2, len(checks), len(SECTIONS)))
+    for number, (of_pair, verdict) in enumerate(zip(checks, verdicts, strict=True)):
+        for check, answer in zip(of_pair, verdict, strict=True):
             if category in (None, check.category):
-                asked[number, SECTIONS.index(check.section)] += 1
+                questions[number, SECTIONS.index(check.section)] += 1
                 right[number, SECTIONS.index(check.section)] += answer.lower() == check.answer
     parts = {"accuracy": slice(None), "similarities": slice(0, 1), "differences": slice(1, 2)}
-    return {name: ratio_figure(right[:, part].sum(axis=1), asked[:, part].sum(axis=1)) for name, part in parts.items()}
+    return {
+        name: ratio_figure(right[:, part].sum(axis=1), questions[:, part].sum(axis=1)) for name, part in parts.items()
+    }
 
 
 SPEC = TaskSpec(

@@ -14,6 +14,7 @@ from store import Feature, Provenance, Store, View
 from store.__main__ import main
 from store.exchange.intake import take_in
 from store.verbs.options import ImportOptions
+from tests.store.conftest import Ended, Run
 
 KEYS = ["c0", "cüp 1", "train/v.2", "c3", "c4", "日本.mp4", "c6", "c7", "%2E", "c9", "q\"'|8", "c11", "c12"]
 FAILED, ABSENT, FORGOTTEN = 6, 9, 4
@@ -23,11 +24,15 @@ READABLE = ["parquet", pytest.param("lance", marks=pytest.mark.full)]
 MADE_BY = {"encoder": "net", "weights_sha256": "ab" * 32, "layer": "last", "frames": "8 evenly", "crop": "centre 224"}
 
 
+def imported(path: Path, to: str = "s", **options: Any) -> dict[str, Any]:
+    """Return the record of an import of a file into view `v` of a store next to it."""
+    return take_in(ImportOptions(**{"path": str(path), "store": str(path.parent / to), "view": "v", **options}))
+
+
 def refused(path: Path, **options: Any) -> str:
     """Return the one line in which an import of a file is refused; nothing is written."""
-    given = {"path": str(path), "store": str(path.parent / "s"), "view": "v", **MADE_BY, **options}
     with pytest.raises(StepDiffError) as caught:
-        take_in(ImportOptions(**given))
+        imported(path, **MADE_BY | options)
     assert "\n" not in str(caught.value) and not (path.parent / "s").exists()
     return str(caught.value)
 
@@ -86,10 +91,16 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def run(view: View, tmp_path: Path) -> Callable[..., int]:
+def save(view: View, tmp_path: Path, run: Run) -> Callable[..., Ended]:
     """Return a function that exports the view to a name in the test's folder."""
 
-    def export(name: str, *arguments: str) -> int:
-        return main(["export", str(tmp_path / name), "--store", str(view.paths.store), "--view", "net", *arguments])
+    def export(name: str, *words: object) -> Ended:
+        return run("export", tmp_path / name, "--store", view.paths.store, "--view", "net", *words)
 
     return export
+
+
+@pytest.fixture
+def load(tmp_path: Path, run: Run) -> Callable[..., Ended]:
+    """Return a function that imports a name in the test's folder into view `net` of store `other`."""
+    return lambda name, *words: run("import", tmp_path / name, "--store", tmp_path / "other", "--view", "net", *words)

@@ -2,10 +2,8 @@
 
 import gc
 import io
-import json
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,10 @@ import yaml
 from store import View
 from store.exchange.arrow import record_batches
 from store.format.quantise import dequantise
-from tests.store.conftest import opened
+from tests.store.conftest import Run, opened
 
 from .conftest import ABSENT, FAILED, FORGOTTEN, FORMATS, KEYS
 
-Run = Callable[..., int]
 pytestmark = pytest.mark.usefixtures("small_parts")
 
 
@@ -62,8 +59,8 @@ def with_lance(out: Path) -> Held:
     table = dataset.to_table()
     assert dataset.version == 1 and dataset.count_rows() == len(table)
     dataset.create_index("embedding", "IVF_FLAT", num_partitions=1, metric="l2")
-    wanted = np.array(table["embedding"][3].as_py(), np.float32)
-    nearest = dataset.to_table(nearest={"column": "embedding", "q": wanted, "k": 1})
+    query = np.array(table["embedding"][3].as_py(), np.float32)
+    nearest = dataset.to_table(nearest={"column": "embedding", "q": query, "k": 1})
     assert nearest["key"].to_pylist() == table["key"].to_pylist()[3:4]
     arrays = {name: table[name].combine_chunks().flatten().to_numpy() for name in ARRAYS}
     return {name: table[name].to_pylist() for name in LABELS} | arrays
@@ -110,11 +107,9 @@ LIBRARIES = {
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_an_export_opens_in_its_own_libraries(
-    view: View, finished: np.ndarray, run: Run, tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
+    view: View, finished: np.ndarray, save: Run, tmp_path: Path, format: str
 ) -> None:
-    capsys.readouterr()
-    assert run("out", "--format", format, "--license", "cc-by-4.0", "--json") == 0
-    record = json.loads(capsys.readouterr().out)
+    record = save("out", "--format", format, "--license", "cc-by-4.0", "--json").json
     assert [record[name] for name in ("rows", "failed", "absent", "forgotten", "parts")] == [10, 1, 1, 1, 4]
     held, catalog = LIBRARIES[format](tmp_path / "out"), view.catalog.frame()
     for name in LABELS:
@@ -127,8 +122,8 @@ def test_an_export_opens_in_its_own_libraries(
         assert (read == values).all(), name
 
 
-def test_a_dtype_dequantises(view: View, finished: np.ndarray, run: Run, tmp_path: Path) -> None:
-    assert run("out.parquet", "--dtype", "float16", "--features", "q", "--columns", "video") == 0
+def test_a_dtype_dequantises(view: View, finished: np.ndarray, save: Run, tmp_path: Path) -> None:
+    assert save("out.parquet", "--dtype", "float16", "--features", "q", "--columns", "video").status == 0
     frame = pl.read_parquet(tmp_path / "out.parquet/data/*.parquet")
     assert frame.columns == ["key", "video", "q", "crc32c"]
     floats, expected = frame["q"].to_numpy().reshape(-1, 2, 70), view.read("q", finished, dtype="float16")
@@ -137,12 +132,8 @@ def test_a_dtype_dequantises(view: View, finished: np.ndarray, run: Run, tmp_pat
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_the_card_says_what_was_exported_and_how_to_open_it(
-    view: View, run: Run, tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run("out", "--format", format) == 0
-    out = capsys.readouterr().out
-    assert "(left out: 1 failed, 1 absent, 1 forgotten)" in out
+def test_the_card_says_what_was_exported_and_how_to_open_it(save: Run, tmp_path: Path, format: str) -> None:
+    assert "(left out: 1 failed, 1 absent, 1 forgotten)" in save("out", "--format", format).out
     card = (tmp_path / "out" / ("_README.md" if format == "parquet" else "README.md")).read_text()
     for text in ("- encoder: `net`", "0" * 64, "rows 10, failed 1, absent 1, forgotten 1", "stepdiff-store 1"):
         assert text in card, text
@@ -189,8 +180,8 @@ def test_finished_rows_are_returned_in_the_order_of_the_request(view: View, fini
     levels, scale = view.read_quantised("q", finished)
     assert values(batches, "q", (2, 70)).tobytes() == levels.tobytes()
     assert values(batches, "q_scale", (2, 2)).tobytes() == scale.tobytes()
-    wanted = [12, FAILED, 0, ABSENT, 5, FORGOTTEN, 0, 99]
-    some = list(record_batches(view, "tokens", rows=wanted, batch_rows=3, columns=["step"]))
+    rows = [12, FAILED, 0, ABSENT, 5, FORGOTTEN, 0, 99]
+    some = list(record_batches(view, "tokens", rows=rows, batch_rows=3, columns=["step"]))
     assert [b.num_rows for b in some] == [3, 1]
     assert [key for b in some for key in b["key"].to_pylist()] == [KEYS[row] for row in (12, 0, 5, 0)]
     assert [step for b in some for step in b["step"].to_pylist()] == [None, 0, 5, 0]

@@ -22,12 +22,11 @@ from store.exchange import card
 from store.exchange import export as export_module
 from store.exchange.export import export
 from store.verbs.options import StoreExportOptions
-from tests.store.conftest import ROOT
+from tests.store.conftest import ROOT, Run
 from tests.store.forks import Forks
 
 from .conftest import ABSENT, FORMATS, KEYS
 
-Run = Callable[..., int]
 pytestmark = pytest.mark.usefixtures("small_parts", "one_date")
 
 
@@ -49,9 +48,9 @@ def options(view: View, path: Path, format: Any = "parquet", at: str = "", **mor
     return StoreExportOptions(str(path), f"{view.paths.store}{at}", "net", format, **more)
 
 
-def refused(given: StoreExportOptions) -> str:
+def refused(chosen: StoreExportOptions) -> str:
     with pytest.raises(StepDiffError) as caught:
-        export(given)
+        export(chosen)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -66,13 +65,13 @@ def damaged(view: View, shard: int = 1, byte: int = 31) -> Iterator[None]:
     path.write_bytes(data)
 
 
-def begin(view: View, given: StoreExportOptions, whole: bool = False) -> None:
+def begin(view: View, chosen: StoreExportOptions, whole: bool = False) -> None:
     """Export all parts, or only the first one of four."""
     if whole:
-        export(given)
+        export(chosen)
         return
     with damaged(view), pytest.raises(DamageError, match=f"^{KEYS[5]}: stored tokens of view net"):
-        export(given)
+        export(chosen)
 
 
 def content(path: Path, format: str) -> dict[str, Any]:
@@ -115,10 +114,10 @@ def forks() -> Iterator[Forks]:
 @pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_killed_export_continues_to_the_same_content(
-    view: View, run: Run, forks: Forks, tmp_path: Path, format: str
+    view: View, save: Run, forks: Forks, tmp_path: Path, format: str
 ) -> None:
     """Each run is killed by SIGKILL when it is about to make its next file but three durable."""
-    assert run("whole", "--format", format) == 0
+    assert save("whole", "--format", format).status == 0
     whole, out = content(tmp_path / "whole", format), tmp_path / "out"
     command = ["export", str(out), "--format", format, "--store", str(view.paths.store), "--view", "net"]
     runs = 0
@@ -133,20 +132,18 @@ def test_a_killed_export_continues_to_the_same_content(
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_half_an_export_looks_empty_and_continues(
-    view: View, run: Run, tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
+    view: View, save: Run, load: Run, tmp_path: Path, format: str
 ) -> None:
     out = tmp_path / "out"
-    assert run("whole", "--format", format) == 0
+    assert save("whole", "--format", format).status == 0
     begin(view, options(view, out, format))
     assert not export_module.is_whole(out, format) and not list(out.glob("*README.md"))  # type: ignore[arg-type]
     if format == "parquet":
         assert len(pytest.importorskip("pandas").read_parquet(out)) == 0
-        capsys.readouterr()
-        assert main(["import", str(out), "--store", str(tmp_path / "b"), "--view", "net"]) == 2
-        assert "is an export that is not complete: repeat its command first" in capsys.readouterr().err
+        assert "is an export that is not complete: repeat its command first" in load("out").errors
     assert export(options(view, out, format))["already"] == 1
     assert content(out, format) == content(tmp_path / "whole", format)
-    assert run("out", "--format", format) == 0 and "complete already" in capsys.readouterr().out
+    assert "complete already" in save("out", "--format", format).out
 
 
 OTHER_OPTIONS = [
@@ -170,50 +167,50 @@ def test_an_export_with_other_options_is_refused(view: View, tmp_path: Path, for
     store, out = Store.open(view.paths.store), tmp_path / "out"
     assert main(["requantise", str(store.path), "--view", "net", "--to", "small", "--dtype", "float16"]) == 0
     store.tag("v1")
-    given = {"features": ("tokens", "q"), "columns": ("video", "step")}
-    begin(view, options(view, out, format, "@v1", **given), whole)
+    chosen = {"features": ("tokens", "q"), "columns": ("video", "step")}
+    begin(view, options(view, out, format, "@v1", **chosen), whole)
     store.tag("v2")
     for more, message in OTHER_OPTIONS:
-        changed = {"store": f"{store.path}@v1", "view": "net", "format": format, **given, **more}
+        changed = {"store": f"{store.path}@v1", "view": "net", "format": format, **chosen, **more}
         changed["store"] = changed["store"].format(store.path)
         if changed["format"] == "another":
             changed["format"] = "parquet" if format == "lance" else "lance"
         assert f"holds an export that differs: {message}" in refused(StoreExportOptions(str(out), **changed))  # type: ignore[arg-type]
     (tmp_path / "link").symlink_to(store.path)
-    same = StoreExportOptions(str(out), f"{tmp_path / 'link'}@v1", "net", format, **given)  # type: ignore[arg-type]
+    same = StoreExportOptions(str(out), f"{tmp_path / 'link'}@v1", "net", format, **chosen)  # type: ignore[arg-type]
     assert export(same)["already"] == (4 if whole else 1), "it is the same store"
 
 
 @pytest.mark.parametrize("whole", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_an_export_of_a_store_that_changed_is_refused(view: View, tmp_path: Path, whole: bool) -> None:
-    given = options(view, tmp_path / "out", "parquet", columns=("step",))
-    begin(view, given, whole)
+    chosen = options(view, tmp_path / "out", "parquet", columns=("step",))
+    begin(view, chosen, whole)
     update(view, 77)
-    assert "differs: keys or metadata of the rows in the catalog (those of a snapshot," in refused(given)
+    assert "differs: keys or metadata of the rows in the catalog (those of a snapshot," in refused(chosen)
     update(view, 0)
     assert main(["compact", str(view.paths.store)]) == 0
     view.catalog.append(pl.DataFrame({"key": ["later"], "new": ["column"]}))
-    begin(view, given, whole)  # merged parts and other rows and columns of the catalog change nothing
+    begin(view, chosen, whole)  # merged parts and other rows and columns of the catalog change nothing
     with Store.open(view.paths.store).lock():
         view.withdraw(np.array([7]))
-    assert "differs: rows 10 against 9" in refused(given)
+    assert "differs: rows 10 against 9" in refused(chosen)
     rewrite(view, 7)
-    assert "differs: the rows or their features (those of a snapshot, STORE@NAME, do not change)" in refused(given)
+    assert "differs: the rows or their features (those of a snapshot, STORE@NAME, do not change)" in refused(chosen)
 
 
 @pytest.mark.full
 def test_an_export_of_a_snapshot_survives_changes_of_the_store(view: View, tmp_path: Path) -> None:
     Store.open(view.paths.store).tag("v1")
     before = view.read("tokens", [7])
-    given = options(view, tmp_path / "out.parquet", "parquet", "@v1")
-    begin(view, given)
+    chosen = options(view, tmp_path / "out.parquet", "parquet", "@v1")
+    begin(view, chosen)
     update(view, 77)
     with Store.open(view.paths.store).lock():
         view.withdraw(np.array([7]))
     rewrite(view, 7)
     rewrite(view, ABSENT)
     view.catalog.append(pl.DataFrame({"key": ["later"], "new": ["column"]}))
-    assert export(given)["already"] == 1
+    assert export(chosen)["already"] == 1
     frame = pl.read_parquet(tmp_path / "out.parquet/data/*.parquet")
     assert frame.height == 10 and frame["step"][0] == 0 and "new" not in frame.columns
     assert frame.filter(key=KEYS[7])["tokens"].to_numpy().tobytes() == before.tobytes()
@@ -232,8 +229,8 @@ def test_a_store_that_changes_during_an_export_is_refused(
         with Store.open(view.paths.store).lock():
             view.withdraw(np.array([12]))
 
-    def changing(writer: Any, *given: Any) -> None:
-        close(writer, *given)
+    def changing(writer: Any, *arguments: Any) -> None:
+        close(writer, *arguments)
         closed.append(1)
         if len(closed) == 2:
             change()
@@ -253,7 +250,7 @@ def test_a_commit_of_lance_that_was_killed_is_repeated(
 ) -> None:
     """Lance writes a manifest as NAME.manifest#1 before it has its name."""
     lance = pytest.importorskip("lance")
-    given, out = options(view, tmp_path / "out", "lance"), tmp_path / "out"
+    chosen, out = options(view, tmp_path / "out", "lance"), tmp_path / "out"
 
     def killed(path: str, *_: Any) -> None:
         for name in ("_versions/18446744073709551614.manifest#1", "_transactions/0-ab.txn"):
@@ -263,36 +260,33 @@ def test_a_commit_of_lance_that_was_killed_is_repeated(
 
     with monkeypatch.context() as patch:
         patch.setattr(lance.LanceDataset, "commit", killed)
-        assert refused(given) == "killed"
+        assert refused(chosen) == "killed"
     assert not (out / "README.md").exists() and len(list((out / ".unfinished").iterdir())) == 4
-    assert export(given)["already"] == 4
+    assert export(chosen)["already"] == 4
     dataset = lance.dataset(str(out))
     assert dataset.version == 1 and dataset.count_rows() == 10 and not list((out / "_versions").glob("*#1"))
 
 
 def test_a_complete_export_of_which_a_file_is_missing_is_refused(view: View, tmp_path: Path) -> None:
-    given = options(view, tmp_path / "out")
-    export(given)
+    chosen = options(view, tmp_path / "out")
+    export(chosen)
     first, second, *_ = sorted((tmp_path / "out/data").iterdir())
     kept = first.read_bytes()
     first.unlink()
     second.rename(tmp_path / "second")
-    assert f"{first} and 1 more of a complete export is missing" in refused(given)
+    assert f"{first} and 1 more of a complete export is missing" in refused(chosen)
     first.write_bytes(kept)
     (tmp_path / "second").rename(second)
-    assert export(given)["already"] == 4
+    assert export(chosen)["already"] == 4
 
 
-def test_impossible_exports_are_refused_in_one_line(
-    view: View, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_impossible_exports_are_refused_in_one_line(view: View, save: Run, run: Run, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
     (tmp_path / "file.parquet").write_text("mine")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/_export.json").write_text('{"kind": "stepdiff-export", "version": 1, "rows": 3}')
     view.catalog.append(pl.DataFrame({"key": ["later"], "tokens": ["text"], "many": [{"a": [1]}]}))
-    capsys.readouterr()
     for name, arguments, message in (
         ("out", (), "has no known suffix: give --format parquet|lance|huggingface|webdataset|hdf5"),
         ("full", ("--format", "parquet", "--columns", "video"), "holds other files: give the name of a new folder"),
@@ -302,22 +296,21 @@ def test_impossible_exports_are_refused_in_one_line(
         ("a.parquet", ("--columns", "nothing"), "no column 'nothing' in the catalog of clips"),
         ("a.parquet", (), "tokens is a feature of view net and a column of the catalog"),
     ):
-        assert run(name, *arguments) == 2, name
-        error = capsys.readouterr().err
-        assert error.startswith("error: ") and message in error and error.count("\n") == 1, error
-    assert main(["export", "s3://bucket/a.parquet", "--store", str(view.paths.store), "--view", "net"]) == 2
-    assert "is not a local path: export to a folder" in capsys.readouterr().err
+        status, _, error = save(name, *arguments)
+        assert status == 2 and error.startswith("error: ") and message in error and error.count("\n") == 1, error
+    remote = run("export", "s3://bucket/a.parquet", "--store", view.paths.store, "--view", "net")
+    assert remote.status == 2 and "is not a local path: export to a folder" in remote.errors
     with Store.open(view.paths.store).lock():
         view.withdraw(np.arange(13))
-    assert run("a.parquet", "--columns", "video") == 2
-    assert "view net of clips has no finished rows: run featurize first" in capsys.readouterr().err
+    empty = save("a.parquet", "--columns", "video")
+    assert empty.status == 2 and "view net of clips has no finished rows: run featurize first" in empty.errors
     assert not (tmp_path / "a.parquet").exists()
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_full_disk_is_reported_in_one_line(view: View, run: Run, tmp_path: Path, format: str) -> None:
+def test_a_full_disk_is_reported_in_one_line(view: View, save: Run, tmp_path: Path, format: str) -> None:
     script = (
         "import resource, signal, sys; import store.exchange.export; from store.__main__ import main;"
         "store.exchange.export.PART_BYTES = 1;"
@@ -329,4 +322,4 @@ def test_a_full_disk_is_reported_in_one_line(view: View, run: Run, tmp_path: Pat
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("error: ")
     assert not list((tmp_path / "out").glob("*README.md"))
-    assert run("out", "--format", format) == 0
+    assert save("out", "--format", format).status == 0

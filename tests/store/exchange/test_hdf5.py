@@ -13,20 +13,18 @@ from stepdiff_core.errors import DamageError, StepDiffError
 from store import Store, View
 from store.exchange import export as export_module
 from store.exchange.export import export
-from store.exchange.intake import take_in
 from store.exchange.readers import opened
-from store.verbs.options import ImportOptions, StoreExportOptions
+from store.verbs.options import StoreExportOptions
 from tests.store.forks import Forks
 
-from .conftest import KEYS, MADE_BY, refused
+from .conftest import KEYS, MADE_BY, imported, refused
 from .test_export_resume import damaged, export_in_parts
 
 X = np.random.default_rng(0).normal(size=(3, 4, 2)).astype("float32")
 
 
 def taken(path: Path, **options: Any) -> tuple[dict[str, Any], View]:
-    done = take_in(ImportOptions(**{"path": str(path), "store": str(path.parent / "s"), "view": "v"}, **options))
-    return done, Store.open(path.parent / "s").view("clips", "v")
+    return imported(path, **options), Store.open(path.parent / "s").view("clips", "v")
 
 
 def datasets(file: h5py.File) -> None:

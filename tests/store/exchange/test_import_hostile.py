@@ -15,11 +15,12 @@ import pytest
 
 from stepdiff.annotate.sources.images import read_images
 from stepdiff_core.errors import StepDiffError
-from store import Store, View
+from store import Store
 from store.exchange.intake import take_in
 from store.verbs.options import ImportOptions
+from tests.store.conftest import Run
 
-from .conftest import MADE_BY, refused
+from .conftest import MADE_BY, imported, refused
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -88,7 +89,7 @@ def test_links_inside_a_folder_are_followed(tmp_path: Path) -> None:
     pq.write_table(pa.table({"key": KEYS, "x": FLOATS}), tmp_path / "f/deep/0.data")
     (tmp_path / "f/0.parquet").symlink_to("deep/0.data")
     (tmp_path / "given").symlink_to("f")
-    assert take_in(ImportOptions(str(tmp_path / "given"), str(tmp_path / "s"), "v", **MADE_BY))["done"] == 3
+    assert imported(tmp_path / "given", **MADE_BY)["done"] == 3
 
 
 def test_a_name_that_several_columns_have_is_refused(tmp_path: Path) -> None:
@@ -163,7 +164,7 @@ def test_only_rows_of_a_broken_row_group_fail(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[data.index(values[4].tobytes()) + 5] ^= 4
     path.write_bytes(data)
-    done = take_in(ImportOptions(str(path), str(tmp_path / "s"), "v", **MADE_BY))
+    done = imported(path, **MADE_BY)
     assert (done["done"], done["failed"]) == (6, 2)
     assert {row["key"] for row in done["failures"]} == {"k4", "k5"}
     assert all(row["reason"].startswith("cannot be read (") for row in done["failures"])
@@ -171,9 +172,7 @@ def test_only_rows_of_a_broken_row_group_fail(tmp_path: Path) -> None:
     assert view.read("x", keys=["k3", "k6"]).tobytes() == values[[3, 6]].tobytes()
 
 
-def test_parts_that_differ_or_are_missing_are_refused(
-    tmp_path: Path, run: Callable[..., int], small_parts: None
-) -> None:
+def test_parts_that_differ_or_are_missing_are_refused(tmp_path: Path, save: Run, small_parts: None) -> None:
     folder = tmp_path / "files"
     folder.mkdir()
     pq.write_table(pa.table({"key": KEYS, "x": FLOATS}), folder / "0.parquet")
@@ -183,7 +182,7 @@ def test_parts_that_differ_or_are_missing_are_refused(
     assert "column 'x' is fixed_size_list<element: halffloat>[2] in" in refused(folder)
     pq.write_table(pa.table({"key": ["d", "e", "a"], "x": FLOATS}), folder / "1.parquet")
     assert "has key 'a' in rows 0 and 5: keys are unique" in refused(folder)
-    assert run("out.parquet") == 0
+    assert save("out.parquet").status == 0
     (tmp_path / "out.parquet/data/part-000002.parquet").unlink()
     assert "has 7 rows and its card says 10: a part is missing" in refused(
         tmp_path / "out.parquet", encoder=None, weights_sha256=None, layer=None, frames=None, crop=None
@@ -202,7 +201,7 @@ def test_flipped_bits_give_one_line_or_failed_rows(tmp_path: Path) -> None:
             data[int(dice.integers(len(data)))] ^= 1 << int(dice.integers(8))
         (tmp_path / "f.parquet").write_bytes(data)
         try:
-            take_in(ImportOptions(str(tmp_path / "f.parquet"), str(tmp_path / f"s{number}"), "v", **MADE_BY))
+            imported(tmp_path / "f.parquet", f"s{number}", **MADE_BY)
             outcomes.add("taken")
         except StepDiffError as error:
             assert "\n" not in str(error)
@@ -212,13 +211,13 @@ def test_flipped_bits_give_one_line_or_failed_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["lance", "hdf5"])
 def test_no_flipped_bit_of_an_export_is_imported(
-    tmp_path: Path, run: Callable[..., int], view: View, capfd: pytest.CaptureFixture[str], format: str
+    tmp_path: Path, save: Run, capfd: pytest.CaptureFixture[str], format: str
 ) -> None:
     """Lance, which has no checksums, prints panics where a damaged file breaks its code."""
-    given, dice = {"view": "net", "format": format}, np.random.default_rng(0)
-    assert run("out", "--format", format) == 0
-    take_in(ImportOptions(str(tmp_path / "out"), str(tmp_path / "whole"), **given))
-    whole = Store.open(tmp_path / "whole").view("clips", "net")
+    dice = np.random.default_rng(0)
+    assert save("out", "--format", format).status == 0
+    imported(tmp_path / "out", "whole", format=format)
+    whole = Store.open(tmp_path / "whole").view("clips", "v")
     paths = sorted((tmp_path / "out").rglob("*.*")) if format == "lance" else [tmp_path / "out"]
     outcomes: Counter[str] = Counter()
     capfd.readouterr()
@@ -230,9 +229,9 @@ def test_no_flipped_bit_of_an_export_is_imported(
         at, bit = int(dice.integers(len(data))), 1 << int(dice.integers(8))
         path.write_bytes(data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :])
         try:
-            done = take_in(ImportOptions(str(tmp_path / "out"), str(tmp_path / f"s{number}"), **given))
+            done = imported(tmp_path / "out", f"s{number}", format=format)
             outcomes["failed" if done["failed"] else "same"] += 1
-            other = Store.open(tmp_path / f"s{number}").view("clips", "net")
+            other = Store.open(tmp_path / f"s{number}").view("clips", "v")
             rows = np.flatnonzero(other.status() == 1)
             assert other.provenance == whole.provenance
             about = whole.catalog.frame().filter(pl.col("key").is_in(other.catalog.keys(rows)))
@@ -279,5 +278,5 @@ def test_no_small_file_takes_more_than_seconds(tmp_path: Path, name: str) -> Non
     assert path.stat().st_size < 2 * 2**20
     begin = time.process_time()
     with suppress(StepDiffError):
-        take_in(ImportOptions(str(path), str(tmp_path / "s"), "v", **MADE_BY))
+        imported(path, **MADE_BY)
     assert time.process_time() - begin < 8

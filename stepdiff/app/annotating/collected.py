@@ -1,8 +1,8 @@
 """Collected answers: progress, disagreements and their decisions, and answers of other tools.
 
 Guarantees
-- an answer appears once, as it was submitted last; those of excluded people do not appear and are counted
-- imported answers keep the rules of the form and those of assignment; importing a file twice changes nothing
+- an answer appears once, as it was submitted last; answers of excluded people do not appear and are counted
+- imported answers keep the rules of the form and of assignment; importing a file twice changes nothing
 """
 
 import json
@@ -17,9 +17,9 @@ from sqlalchemy import ColumnElement, Connection, case, func, select
 
 from stepdiff.annotate.forms.form import CATEGORIES, HIGHEST, ID, AnnotationTask, Answer, Form, Side, answer_of
 from stepdiff.annotate.forms.label_studio import CORRECT, SKIPPED
+from stepdiff.app.annotating.accounts import MOST_NAME, Person, checked_name, named
+from stepdiff.app.annotating.accounts import add as add_person
 from stepdiff.app.annotating.events import adjudications, assignments, pair_key, pairs, people, record
-from stepdiff.app.annotating.people import MOST_NAME, Person, checked_name, named
-from stepdiff.app.annotating.people import add as add_person
 from stepdiff.app.annotating.work import Category, Number, Reason, Score, Text, free_slot, head_of
 from stepdiff.app.site import NO_NUL, RefusedError, Sent, UnknownError
 from stepdiff_core.errors import StepDiffError
@@ -68,7 +68,7 @@ def _submitted(connection: Connection, whose: ColumnElement[bool]) -> Iterator[A
 
 
 def totals(connection: Connection, per_pair: int) -> dict[str, int]:
-    """Return the progress of all work, where `per_pair` people annotate each pair, by the names of the admin page."""
+    """Return the progress of all work by the names of the admin page. per_pair: people who annotate each pair."""
     listed = pairs.c.place.is_not(None)
     complete = func.count(case((pairs.c.taken >= per_pair, 1)))
     row = connection.execute(select(func.count().label("all"), complete.label("complete")).where(listed)).one()
@@ -95,7 +95,7 @@ def progress(connection: Connection) -> dict[int, dict[str, int]]:
         "open": func.count(case((assignments.c.state == "open", 1))),
     }
     rows = connection.execute(select(assignments.c.person, *columns.values()).group_by(assignments.c.person))
-    return {person: dict(zip(columns, own, strict=True)) for person, *own in rows}
+    return {person: dict(zip(columns, counts, strict=True)) for person, *counts in rows}
 
 
 def own_progress(connection: Connection, person: int, per_pair: int) -> tuple[int, int, float | None]:
@@ -114,11 +114,11 @@ def own_progress(connection: Connection, person: int, per_pair: int) -> tuple[in
     active = connection.execute(select(func.count()).where(may_annotate)).scalar_one()
     had = select(func.count()).select_from(assignments).join(pairs, pairs.c.pair == assignments.c.pair)
     had = had.where(mine, free, assignments.c.state != "expired")
-    left = connection.execute(select(func.count()).where(free)).scalar_one() - connection.execute(had).scalar_one()
+    unseen = connection.execute(select(func.count()).where(free)).scalar_one() - connection.execute(had).scalar_one()
     last = select(assignments.c.answer).where(submitted).order_by(assignments.c.done.desc()).limit(50)
     times = [json.loads(answer)["seconds"] for answer in connection.execute(last).scalars()]
     seconds = [time for time in times if time is not None]
-    share = min(begun + left, max(begun, -(-(begun + int(slots)) // max(active, 1))))
+    share = min(begun + unseen, max(begun, -(-(begun + int(slots)) // max(active, 1))))
     return count, count + share, median_high(seconds) if seconds else None
 
 
@@ -133,18 +133,18 @@ def disagreements(collected: list[Answer]) -> list[dict[str, Any]]:
         if answer.kind == "work":
             by_pair[answer.pair].append(answer)
     rows = []
-    for pair, given in by_pair.items():
+    for pair, of_pair in by_pair.items():
         scores: dict[str, list[int]] = defaultdict(list)
-        for answer in given:
+        for answer in of_pair:
             for name, difference in answer.differences.items():
                 scores[name].append(difference.score)
         spreads = {name: max(each) - min(each) for name, each in scores.items()}
         widest = max(spreads, key=lambda name: spreads[name], default=None)
         spread = 0 if widest is None else spreads[widest]
-        rejections = sum(answer.rejected is not None for answer in given)
-        if spread or 0 < rejections < len(given):
-            row: dict[str, Any] = {"pair": pair, "reference": given[0].reference, "candidate": given[0].candidate}
-            row |= {"people": len(given), "spread": spread, "widest": widest, "rejections": rejections}
+        rejections = sum(answer.rejected is not None for answer in of_pair)
+        if spread or 0 < rejections < len(of_pair):
+            row: dict[str, Any] = {"pair": pair, "reference": of_pair[0].reference, "candidate": of_pair[0].candidate}
+            row |= {"people": len(of_pair), "spread": spread, "widest": widest, "rejections": rejections}
             rows.append(row | {"adjudicated": pair in adjudicated})
     return sorted(rows, key=lambda row: (row["adjudicated"], -row["spread"], -row["rejections"], row["pair"]))
 
@@ -163,25 +163,25 @@ def people_of(connection: Connection, shown: Sequence[str]) -> dict[str, tuple[l
 
 
 def suggestion(collected: Sequence[Answer], task: Form) -> dict[str, Any]:
-    """Return the form to begin a decision with, which can be confirmed as it is: the last decision, or what people say.
+    """Return the form to begin a decision with, which can be confirmed as it is: the last decision, or a summary.
 
-    That is a rejection where at least half of them reject. Else it has the median score of each category with the text
-    of the nearest score, where the median is below 5. Texts say how the candidate differs from the reference, unless
-    all of them were written the other way; one of several that was begins with OTHER_WAY.
+    The summary is a rejection if at least half of the people reject. Else it has the median score of each category
+    with the text of the nearest score, if the median is below 5. Texts say how the candidate differs from the
+    reference, unless all of them were written the other way; one of several that was begins with OTHER_WAY.
     """
     decided = [answer for answer in collected if answer.kind == "adjudication"]
     answers = decided[-1:] or list(collected)
     accepting = [answer for answer in answers if answer.rejected is None]
     rejected = None
     if 2 * len(accepting) <= len(answers) and answers:
-        known = Counter(answer.rejected for answer in answers if answer.rejected in task.reject_reasons)
-        rejected = max(known, key=lambda reason: known[reason], default=task.reject_reasons[-1])
+        reasons = Counter(answer.rejected for answer in answers if answer.rejected in task.reject_reasons)
+        rejected = max(reasons, key=lambda reason: reasons[reason], default=task.reject_reasons[-1])
     chosen, scores = {}, {}
     for name in task.names:
-        given = [answer for answer in accepting if name in answer.differences]
-        if given:
-            score = scores[name] = int(median(answer.differences[name].score for answer in given))
-            described = [answer for answer in given if answer.differences[name].text.strip()]
+        judging = [answer for answer in accepting if name in answer.differences]
+        if judging:
+            score = scores[name] = int(median(answer.differences[name].score for answer in judging))
+            described = [answer for answer in judging if answer.differences[name].text.strip()]
             if described and (decided or score < HIGHEST):
                 chosen[name] = min(described, key=lambda answer: abs(answer.differences[name].score - score))
     turned = bool(chosen) and all(answer.left == "candidate" for answer in chosen.values())
@@ -223,8 +223,8 @@ def take(
 def _take(connection: Connection, task: AnnotationTask, answer: Answer, by: Person, now: float) -> str:
     key, values = pair_key(answer.pair), asdict(answer)
     if answer.kind == "adjudication":
-        known = connection.execute(select(adjudications.c.answer).where(adjudications.c.pair == key)).scalar()
-        if known is not None:
+        decided = connection.execute(select(adjudications.c.answer).where(adjudications.c.pair == key)).scalar()
+        if decided is not None:
             return "adjudicated already"
         record(connection, "adjudicated", now, by.id, answer=values)
         return "taken"

@@ -3,7 +3,7 @@
 Guarantees
 - the database has no token: of its 128 random bits, the SHA-256 is stored
 - a revoked or replaced token opens nothing
-- an excluded person has no open work, and their answers do not take the place of those of others
+- an excluded person has no open work, and their answers do not take the place of other answers
 """
 
 import secrets
