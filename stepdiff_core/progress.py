@@ -38,7 +38,13 @@ def use_json(wanted: bool) -> None:
 
 def say(line: str, **facts: Any) -> None:
     """Print one line for people to standard error; in JSON it is the `message` of an object with `facts`."""
-    print(json.dumps({"message": line, **facts}) if _as_json else line, file=sys.stderr, flush=True)
+    _print(json.dumps({"message": line, **facts}) if _as_json else line)
+
+
+def _print(line: str) -> None:
+    """Print a line and its end in one piece: Ray's thread prints to the same stream."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def lost(kind: Literal["worker", "node"], name: str, line: str) -> None:
@@ -134,7 +140,7 @@ class Progress:
         """Print where the job is; on a terminal the bar shows it."""
         facts = self.facts()
         if _as_json:
-            print(json.dumps(facts), file=sys.stderr, flush=True)
+            _print(json.dumps(facts))
         elif not sys.stderr.isatty():
             hours = facts["hours_left"]
             now, mean = (_rate(facts[name], self.unit) for name in ("per_second_now", "per_second"))

@@ -241,8 +241,8 @@ def test_reads_are_correct_while_a_writer_replaces_the_shard(
             got = view.read("embedding", ready)
             if not (got == values(view, ready)["embedding"]).all():
                 errors.append("a new row is wrong")
-            if verify(Store.open(view.paths.store)):
-                errors.append("verify reports damage")
+            if damage := verify(Store.open(view.paths.store)):
+                errors.append(f"verify reports damage: {damage}")
 
     threads = [threading.Thread(target=write), *(threading.Thread(target=read, args=(n,)) for n in range(2))]
     for thread in threads:
