@@ -258,7 +258,7 @@ def test_changes_are_kept_while_the_server_refuses_them(
         tab.evaluate("name => localStorage.setItem(name, JSON.stringify({changes: {keystep: 'whisk'}}))", name)
         for status in (403, 413, 404):
             tab.route("**/work/99/save", lambda route, *, status=status: route.fulfill(status=status, json={}))
-            with tab.expect_request("**/work/99/save"):
+            with tab.expect_response("**/work/99/save"):  # else the next route could answer it
                 tab.reload()
         tab.wait_for_function("name => localStorage.getItem(name) === null", arg=name)
 
