@@ -3,16 +3,19 @@
 python -m benchmarks.featurize                               # EfficientNet-Lite0, about 5 minutes
 python -m benchmarks.featurize --encoder internvideo-mm-b16 --weights B16.ckpt
 python -m benchmarks.featurize --clips 3 --rounds 1          # a first look
-python -m benchmarks.featurize --device cuda --clips 1024    # a GPU, whose stages overlap; a table says what waits
+python -m benchmarks.featurize --device cuda --clips 1024    # a GPU, whose stages overlap; a table
+                                                             says what waits
 
-A run is what a worker does with a shard: open, decode, encode, write, fsync, commit, on one CPU core (or a GPU and all
-cores), with the encoder loaded before. Its ceiling, on the same clips: the forward pass alone on frames in memory, and
-decoding the videos from end to end without converting a frame. The peer seeks each clip with PyAV, converts only the
-chosen frames, and encodes one clip at a time. They take turns; medians count. The processor's seconds are
-reported too: other programs disturb them less.
+A run is what a worker does with a shard: open, decode, encode, write, fsync, commit, on one CPU
+core (or a GPU and all cores), with the encoder loaded before. Its ceiling, on the same clips: the
+forward pass alone on frames in memory, and decoding the videos from end to end without converting a
+frame. The peer seeks each clip with PyAV, converts only the chosen frames, and encodes one clip at
+a time. They take turns; medians count. The processor's seconds are reported too: other programs
+disturb them less.
 
-On a GPU the ceiling is the slower of the forward pass, of frames that are on the GPU, and the decoding by all cores. A
-table `stages` has where the time goes (docs/benchmarks.md); stages run at the same time, so their sum is more than all.
+On a GPU the ceiling is the slower of the forward pass, of frames that are on the GPU, and the
+decoding by all cores. A table `stages` has where the time goes (docs/benchmarks.md); stages run at
+the same time, so their sum is more than all.
 
 The videos are rendered kitchen videos of a few clips each, and one long video of many clips.
 """
@@ -75,7 +78,8 @@ class FeaturizeBenchmarkOptions:
 
 
 def long_video(folder: Path, sources: list[Source], gop: int) -> list[Source]:
-    """Encode one video of as many clips in a row, with a keyframe every `gop` frames of those videos."""
+    """Encode one video of as many clips in a row, with a keyframe every `gop` frames of those
+    videos."""
     path = folder / f"long_{len(sources)}_{gop}.mp4"
     if not path.exists():
         videos = cycle(dict.fromkeys(source.video for source in sources))
@@ -88,15 +92,20 @@ def long_video(folder: Path, sources: list[Source], gop: int) -> list[Source]:
             for number, frame in enumerate(islice(frames, round(len(sources) * SECONDS * RATE))):
                 picture = frame.reformat(WIDTH, HEIGHT)
                 picture.pts, picture.time_base = number, Fraction(1, RATE)
-                picture.pict_type = PictureType.NONE  # else the encoder makes keyframes where the source had them
+                # else the encoder makes keyframes where the source had them
+                picture.pict_type = PictureType.NONE
                 container.mux(stream.encode(picture))
             container.mux(stream.encode(None))
         os.replace(temporary, path)
-    return [Source(str(path), number * SECONDS, (number + 1) * SECONDS) for number in range(len(sources))]
+    return [
+        Source(str(path), number * SECONDS, (number + 1) * SECONDS)
+        for number in range(len(sources))
+    ]
 
 
 def with_pyav(clip: Source, encoder: Encoder) -> np.ndarray:
-    """Seek to the keyframe before the clip, decode to its end, resize the short side and crop the centre."""
+    """Seek to the keyframe before the clip, decode to its end, resize the short side and crop the
+    centre."""
     with av.open(clip.video) as container:
         stream = container.streams.video[0]
         assert stream.time_base is not None
@@ -119,7 +128,13 @@ def with_pyav(clip: Source, encoder: Encoder) -> np.ndarray:
 
 
 def ways(
-    sources: list[Source], encoder: Encoder, threads: int, device: str, batch: int, folder: Path, spent: Spent
+    sources: list[Source],
+    encoder: Encoder,
+    threads: int,
+    device: str,
+    batch: int,
+    folder: Path,
+    spent: Spent,
 ) -> tuple[dict[str, Callable[[], object]], Callable[[str], None]]:
     """Return every way to read or encode the clips, and what empties the folder before each.
 
@@ -127,10 +142,16 @@ def ways(
     """
     clips = dict(enumerate(sources))
     decoded = dict(decoded_clips(clips, encoder.frames, encoder.picture, threads))
-    frames = np.stack([clip.frames for _, clip in sorted(decoded.items()) if isinstance(clip, Clip)])
+    frames = np.stack(
+        [clip.frames for _, clip in sorted(decoded.items()) if isinstance(clip, Clip)]
+    )
     assert len(frames) == len(clips), "a clip could not be decoded"
     batches = [frames[start : start + batch] for start in range(0, len(frames), batch)]
-    on_gpu = [torch.from_numpy(some).to(device) for some in batches] if device != "cpu" and encoder.forwards else []
+    on_gpu = (
+        [torch.from_numpy(some).to(device) for some in batches]
+        if device != "cpu" and encoder.forwards
+        else []
+    )
 
     def clear(way: str) -> None:
         """Empty the folder; featurize gets a store with the clips' keys."""
@@ -138,7 +159,9 @@ def ways(
         folder.mkdir(parents=True)
         if way == OURS:
             store = Store.open(folder / "store", create=True)
-            with store.writer("clips", "bench", encoder.provenance("clips"), encoder.features("clips")) as writer:
+            with store.writer(
+                "clips", "bench", encoder.provenance("clips"), encoder.features("clips")
+            ) as writer:
                 writer.add(pl.DataFrame({"key": [f"clip_{row}" for row in clips]}))
 
     def featurize() -> None:
@@ -149,12 +172,25 @@ def ways(
         for shard in range(-(-len(clips) // view.rows_per_shard)):
             rows = tuple(row for row in clips if row // view.rows_per_shard == shard)
             sources = {row: clips[row] for row in rows}
-            shards.append(Task(str(store.path), "clips", "bench", shard, rows, {}, batch, sources, threads=threads))
+            shards.append(
+                Task(
+                    str(store.path),
+                    "clips",
+                    "bench",
+                    shard,
+                    rows,
+                    {},
+                    batch,
+                    sources,
+                    threads=threads,
+                )
+            )
         featurize_shards(shards, encoder, device, lambda rows: None, spent=spent)
         assert (view.status() == 1).all(), "a clip failed"
 
     def forward() -> None:
-        """Run the encoder alone, on frames in memory, in the same batches; on a GPU without copies."""
+        """Run the encoder alone, on frames in memory, in the same batches; on a GPU without
+        copies."""
         for there in on_gpu:
             encoder.forward_clips(there)
         if on_gpu:
@@ -214,7 +250,11 @@ def stages(videos: str, clips: int, runs: int, spent: Spent, seconds: float, for
         "waits for writing": waiting["write"],
     }
     rates = {"clips/s": round(clips / seconds, 1), "of forward": round(forward / seconds, 3)}
-    return {"videos": videos, **rates, **{name: round(total / runs / clips * 1e3, 3) for name, total in ms.items()}}
+    return {
+        "videos": videos,
+        **rates,
+        **{name: round(total / runs / clips * 1e3, 3) for name, total in ms.items()},
+    }
 
 
 def run(options: FeaturizeBenchmarkOptions) -> dict[str, Any]:
@@ -222,8 +262,14 @@ def run(options: FeaturizeBenchmarkOptions) -> dict[str, Any]:
     folder = options.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     _, clips = render_kitchen(folder, -(-options.clips // CLIPS_A_KITCHEN_VIDEO) + 2)
-    short_clips = [Source(*row) for row in clips.head(options.clips).select("video", "start", "end").iter_rows()]
-    footage = {"kitchen videos": short_clips, "one long video": long_video(folder, short_clips, options.gop)}
+    short_clips = [
+        Source(*row)
+        for row in clips.head(options.clips).select("video", "start", "end").iter_rows()
+    ]
+    footage = {
+        "kitchen videos": short_clips,
+        "one long video": long_video(folder, short_clips, options.gop),
+    }
     threads = max(cores() - 1, 1)
     if options.device == "cpu":
         threads = 1
@@ -241,10 +287,15 @@ def run(options: FeaturizeBenchmarkOptions) -> dict[str, Any]:
     for name, sources in footage.items():
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             spent = Spent()
-            every, clear = ways(sources, encoder, threads, options.device, batch, Path(scratch, "run"), spent)
+            every, clear = ways(
+                sources, encoder, threads, options.device, batch, Path(scratch, "run"), spent
+            )
             seconds = measured(every, options.rounds, f"{name}, ", before=clear)
         rows += times(seconds, len(sources), "clip", videos=name)
-        case, ours, forward, decode = f"featurize, {name}", *(seconds[way] for way in (OURS, FORWARD, DECODE))
+        case, ours, forward, decode = (
+            f"featurize, {name}",
+            *(seconds[way] for way in (OURS, FORWARD, DECODE)),
+        )
         if options.device == "cpu":
             ceiling = "forward + decode"
             held.append(race(case, forward.clock + decode.clock, ours.clock, 0.9, ceiling))
@@ -252,11 +303,18 @@ def run(options: FeaturizeBenchmarkOptions) -> dict[str, Any]:
         else:
             slower = max(forward.clock, seconds[PICTURES].clock)
             held.append(race(case, slower, ours.clock, 0.95, "the slower of forward and decoding"))
-            of_stages.append(stages(name, len(sources), options.rounds + 1, spent, ours.clock, forward.clock))
+            of_stages.append(
+                stages(name, len(sources), options.rounds + 1, spent, ours.clock, forward.clock)
+            )
         held += races(case, seconds, OURS, {SEEK: 1.0})
         seeking = seconds[f"{SEEK}, decoding"].clock
         held.append(race(f"decoding, {name}", seeking, seconds[PICTURES].clock, 2.0, SEEK))
-    facts = {"encoder": options.encoder, "device": options.device, "batch": batch, "clips": options.clips}
+    facts = {
+        "encoder": options.encoder,
+        "device": options.device,
+        "batch": batch,
+        "clips": options.clips,
+    }
     facts |= {"compile": options.compile, "warm_up_seconds": round(first - again, 2)}
     return {"rows": rows, "races": held, "stages": of_stages, **facts, "gop": options.gop}
 

@@ -1,6 +1,8 @@
-"""What benchmarks share: command line, stopwatch and report; the rendered world; rows in other formats than ours.
+"""What benchmarks share: command line, stopwatch and report; the rendered world; rows in other
+formats than ours.
 
-Rows are named arrays [R, ...]. A writer of a format writes them, at its best; benchmarks.read has the readers.
+Rows are named arrays [R, ...]. A writer of a format writes them, at its best; benchmarks.read has
+the readers.
 """
 
 import json
@@ -27,7 +29,8 @@ from store import Feature, Provenance, Store, View
 Row = Mapping[str, Any]
 """one line of a table"""
 Result = TypeVar("Result")
-PAUSE = 0.2  # seconds, in which threads that still spin after one way give up their core to the next
+# seconds, in which threads that still spin after one way give up their core to the next
+PAUSE = 0.2
 Arrays = dict[str, np.ndarray]
 CASES: dict[str, tuple[tuple[int, int], str, int]] = {
     "4 MiB float16": ((2048, 1024), "float16", 16),
@@ -42,7 +45,8 @@ LANCE: Literal["2.2"] = "2.2"  # version of its file format
 def benchmark(
     name: str, options: type, description: str | None, run: Callable[[Any], dict[str, Any]]
 ) -> Callable[..., int]:
-    """Return the `main` of `python -m benchmarks.NAME`. `run` takes the options and returns the record for `report`."""
+    """Return the `main` of `python -m benchmarks.NAME`. `run` takes the options and returns the
+    record for `report`."""
 
     def main(argv: list[str] | None = None) -> int:
         return parse(options, argv, f"benchmarks.{name}", description, run, partial(report, name))
@@ -60,7 +64,8 @@ class Seconds:
 
 
 def cpu_seconds() -> float:
-    """Return the processor's seconds of this process and of those that it started and waited for."""
+    """Return the processor's seconds of this process and of those that it started and waited
+    for."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
@@ -91,12 +96,18 @@ def measured(
             seconds = time.perf_counter() - clock, cpu_seconds() - cpu
             if turn >= warm_up:
                 taken[name].append(seconds)
-                print(f"{case}{name}: {seconds[0]:.2f} s, {seconds[1]:.2f} s of CPU", file=sys.stderr)
-    return {name: Seconds(median(c for c, _ in times), median(p for _, p in times)) for name, times in taken.items()}
+                print(
+                    f"{case}{name}: {seconds[0]:.2f} s, {seconds[1]:.2f} s of CPU", file=sys.stderr
+                )
+    return {
+        name: Seconds(median(c for c, _ in times), median(p for _, p in times))
+        for name, times in taken.items()
+    }
 
 
 def times(seconds: Mapping[str, Seconds], count: int, unit: str, **facts: Any) -> list[Row]:
-    """Return a line for each way: the milliseconds of one of `count` units, by the clock and of the processor."""
+    """Return a line for each way: the milliseconds of one of `count` units, by the clock and of the
+    processor."""
     return [
         {
             **facts,
@@ -116,7 +127,8 @@ def timed(work: Callable[[], Result]) -> tuple[float, Result]:
 
 
 def race(case: str, speed: float, peer_speed: float, wanted: float | None, peer: str) -> Row:
-    """Return whether our speed is at least `wanted` times that of a peer, a ceiling or a target; None: no target.
+    """Return whether our speed is at least `wanted` times that of a peer, a ceiling or a target;
+    None: no target.
 
     Times are compared with their places exchanged: `race(case, peer_seconds, seconds, ...)`.
     """
@@ -125,20 +137,28 @@ def race(case: str, speed: float, peer_speed: float, wanted: float | None, peer:
     return {"case": case, "compared with": peer, "ratio": ratio, "wanted": wanted, "met": met}
 
 
-def races(case: str, seconds: Mapping[str, Seconds], ours: str, wanted: Mapping[str, float | None]) -> list[Row]:
+def races(
+    case: str, seconds: Mapping[str, Seconds], ours: str, wanted: Mapping[str, float | None]
+) -> list[Row]:
     """Return the race of our way against each way in `wanted`, by the clock."""
-    return [race(case, seconds[peer].clock, seconds[ours].clock, least, peer) for peer, least in wanted.items()]
+    return [
+        race(case, seconds[peer].clock, seconds[ours].clock, least, peer)
+        for peer, least in wanted.items()
+    ]
 
 
 def report(name: str, record: Mapping[str, Any]) -> None:
-    """Print each list of rows of the record as a table, the races that are lost, and all of it as one JSON line."""
+    """Print each list of rows of the record as a table, the races that are lost, and all of it as
+    one JSON line."""
     for fact, value in record.items():
         if not isinstance(value, list):
             print(f"{fact}: {value}")
         elif value:
             frame = pl.DataFrame(value, infer_schema_length=None)
             print_table(frame, frame.columns, name if fact == "rows" else fact)
-    lost = [f"\n  {one['case']} ({one['compared with']})" for one in record["races"] if not one["met"]]
+    lost = [
+        f"\n  {one['case']} ({one['compared with']})" for one in record["races"] if not one["met"]
+    ]
     print(f"lost {len(lost)} of {len(record['races'])}" + "".join(lost))
     machine = {"machine": platform.machine(), "cores": cores(), "python": platform.python_version()}
     print(json.dumps({"benchmark": name, **record, **machine}))
@@ -150,9 +170,12 @@ def write_view(
     features: Mapping[str, Feature],
     blocks: Iterable[tuple[pl.DataFrame, Mapping[str, np.ndarray]]],
 ) -> View:
-    """Write a new store with one view of clips. `blocks` are rows of the catalog with their features."""
+    """Write a new store with one view of clips. `blocks` are rows of the catalog with their
+    features."""
     store = Store.open(place, create=True)
-    provenance = Provenance("synthetic", "0" * 64, "last", "1", "", {key: form.dtype for key, form in features.items()})
+    provenance = Provenance(
+        "synthetic", "0" * 64, "last", "1", "", {key: form.dtype for key, form in features.items()}
+    )
     with store.writer("clips", name, provenance, features) as writer:
         for frame, arrays in blocks:
             writer.write(frame, arrays)
@@ -167,7 +190,9 @@ def render_kitchen(folder: Path, videos: int) -> tuple[Path, pl.DataFrame]:
     """
     world = folder / f"kitchen_{videos}"
     kitchen.run(kitchen.KitchenOptions(world, videos=videos))
-    return world, pl.read_csv(world / "clips.csv").with_columns(video=pl.format("{}/{}", pl.lit(str(world)), "video"))
+    return world, pl.read_csv(world / "clips.csv").with_columns(
+        video=pl.format("{}/{}", pl.lit(str(world)), "video")
+    )
 
 
 def random_features(shape: tuple[int, ...], rows: int, seed: int) -> np.ndarray:
@@ -182,12 +207,18 @@ def write_zarr(folder: Path, arrays: Arrays) -> None:
     for name, array in arrays.items():
         chunk = (1, *array.shape[1:])
         zarr.create_array(
-            folder / name, shape=array.shape, dtype=array.dtype, chunks=chunk, shards=array.shape, compressors=None
+            folder / name,
+            shape=array.shape,
+            dtype=array.dtype,
+            chunks=chunk,
+            shards=array.shape,
+            compressors=None,
         )[:] = array
 
 
 def write_h5(folder: Path, arrays: Arrays, chunked: bool = True) -> None:
-    """Write an HDF5 file: a chunk a row, as an array that may grow needs, or one piece, which can never grow."""
+    """Write an HDF5 file: a chunk a row, as an array that may grow needs, or one piece, which can
+    never grow."""
     import h5py
 
     folder.mkdir(parents=True)

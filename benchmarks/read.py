@@ -3,13 +3,14 @@
 python -m benchmarks.read                    # about 5 minutes, 2.5 GiB of disk
 python -m benchmarks.read --mib 32 --cold-mib 32 --repeats 1
 
-Every format holds the same rows. A measurement reads random distinct rows, batch by batch, into the same buffers;
-formats take turns in another order every time, and the median counts. Cold: files are written out, every reader is
-closed, and posix_fadvise(DONTNEED) puts them out of the page cache. Ceiling: a pool of threads with preadv on the raw
-file, the best of 8, 16 and 32 threads; with O_DIRECT that of the device, without that of the
-page cache. "store, direct" is how `Batches` reads what memory could not hold, "store" how it reads all else: memory
-keeps it for the next epoch. "store, always checked" compares each row with its checksum, as every first read does.
-Rates are MB/s (10^6 bytes) of tokens and scales.
+Every format holds the same rows. A measurement reads random distinct rows, batch by batch, into the
+same buffers; formats take turns in another order every time, and the median counts. Cold: files are
+written out, every reader is closed, and posix_fadvise(DONTNEED) puts them out of the page cache.
+Ceiling: a pool of threads with preadv on the raw file, the best of 8, 16 and 32 threads; with
+O_DIRECT that of the device, without that of the page cache. "store, direct" is how `Batches` reads
+what memory could not hold, "store" how it reads all else: memory keeps it for the next epoch.
+"store, always checked" compares each row with its checksum, as every first read does. Rates are
+MB/s (10^6 bytes) of tokens and scales.
 """
 
 import os
@@ -49,7 +50,8 @@ WANTED = (("memmap", 0.9), ("h5py", 2.0), ("h5py contiguous", 2.0), ("tensorstor
 """from memory, rows of 4 MiB"""
 VIEW = "bench"
 Read = Callable[[np.ndarray, Arrays], Arrays]
-"""rows, arrays [B, ...] to fill -> the arrays, or others where a library cannot fill the caller's"""
+"""rows, arrays [B, ...] to fill -> the arrays, or others where a library cannot fill the
+caller's"""
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,13 @@ class ReadBenchmarkOptions:
     repeats: int = 5
     """measurements of each, whose median counts"""
     folder: Path | None = None
-    """where to write, on the disk to be measured; removed at the end; by default a temporary folder"""
+    """where to write, on the disk to be measured; removed at the end; by default a temporary
+    folder"""
 
 
-def write_random_view(place: Path, shape: tuple[int, ...], dtype: str, rows: int, at_once: int) -> View:
+def write_random_view(
+    place: Path, shape: tuple[int, ...], dtype: str, rows: int, at_once: int
+) -> View:
     """Write a view of random rows, `at_once` at a time, its feature called tokens."""
 
     def blocks() -> Iterator[tuple[pl.DataFrame, Arrays]]:
@@ -76,22 +81,29 @@ def write_random_view(place: Path, shape: tuple[int, ...], dtype: str, rows: int
     return write_view(place, VIEW, {"tokens": Feature(shape, dtype)}, blocks())
 
 
-def read_view(view: View, rows: np.ndarray, out: Arrays | None = None, direct: bool = False) -> Arrays:
+def read_view(
+    view: View, rows: np.ndarray, out: Arrays | None = None, direct: bool = False
+) -> Arrays:
     """Read rows as they are stored: tokens, and scale where tokens are int8."""
     if "scale" not in view.stored:
         return {"tokens": view.read("tokens", rows, out["tokens"] if out else None, direct)}
-    levels, scale = view.read_quantised("tokens", rows, Quantised(out["tokens"], out["scale"]) if out else None, direct)
+    levels, scale = view.read_quantised(
+        "tokens", rows, Quantised(out["tokens"], out["scale"]) if out else None, direct
+    )
     return {"tokens": levels, "scale": scale}
 
 
-def open_store(folder: Path, arrays: Arrays, closing: ExitStack, direct: bool = False, check: Any = "first") -> Read:
+def open_store(
+    folder: Path, arrays: Arrays, closing: ExitStack, direct: bool = False, check: Any = "first"
+) -> Read:
     view = Store.open(folder).view("clips", VIEW)
     view.check = check
     return lambda rows, out: read_view(view, rows, out, direct)
 
 
 def open_zarr(folder: Path, arrays: Arrays, closing: ExitStack) -> Read:
-    """Read the store's arrays by zarr-python, row by row: its orthogonal indexing is many times slower."""
+    """Read the store's arrays by zarr-python, row by row: its orthogonal indexing is many times
+    slower."""
     import zarr
 
     opened = {name: zarr.open_array(_group(folder) / name, mode="r") for name in arrays}
@@ -151,8 +163,12 @@ def open_lance(folder: Path, arrays: Arrays, closing: ExitStack) -> Read:
         for name, array in arrays.items():
             start, size = 0, array[0].nbytes
             for chunk in table[name].chunks:
-                data = np.frombuffer(chunk.buffers()[1], np.uint8, len(chunk) * size, chunk.offset * size)
-                out[name][start : start + len(chunk)] = data.view(array.dtype).reshape(-1, *array.shape[1:])
+                data = np.frombuffer(
+                    chunk.buffers()[1], np.uint8, len(chunk) * size, chunk.offset * size
+                )
+                out[name][start : start + len(chunk)] = data.view(array.dtype).reshape(
+                    -1, *array.shape[1:]
+                )
                 start += len(chunk)
         return out
 
@@ -160,7 +176,9 @@ def open_lance(folder: Path, arrays: Arrays, closing: ExitStack) -> Read:
 
 
 def open_memmap(folder: Path, arrays: Arrays, closing: ExitStack) -> Read:
-    opened = {name: np.memmap(folder / name, a.dtype, "r", shape=a.shape) for name, a in arrays.items()}
+    opened = {
+        name: np.memmap(folder / name, a.dtype, "r", shape=a.shape) for name, a in arrays.items()
+    }
 
     def read(rows: np.ndarray, out: Arrays) -> Arrays:
         for name, array in opened.items():
@@ -192,8 +210,11 @@ def drop(folder: Path) -> None:
         os.close(fd)
 
 
-def read_plainly(path: Path, row_bytes: int, rows: np.ndarray, out: np.ndarray, threads: int, direct: bool) -> None:
-    """Read rows of `row_bytes` bytes into aligned bytes by preadv: past the page cache (O_DIRECT), or through it."""
+def read_plainly(
+    path: Path, row_bytes: int, rows: np.ndarray, out: np.ndarray, threads: int, direct: bool
+) -> None:
+    """Read rows of `row_bytes` bytes into aligned bytes by preadv: past the page cache (O_DIRECT),
+    or through it."""
     fd = os.open(path, os.O_RDONLY | (os.O_DIRECT if direct else 0))
 
     def read(job: tuple[int, int]) -> None:
@@ -208,17 +229,24 @@ def read_plainly(path: Path, row_bytes: int, rows: np.ndarray, out: np.ndarray, 
     os.close(fd)
 
 
-def measure(case: str, folder: Path, options: ReadBenchmarkOptions) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the MB/s of every format and ceiling from the disk, and of every format from memory."""
+def measure(
+    case: str, folder: Path, options: ReadBenchmarkOptions
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the MB/s of every format and ceiling from the disk, and of every format from
+    memory."""
     shape, dtype, batch = CASES[case]
     row_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
     count, cold_count = (mib * 2**20 // row_bytes for mib in (options.mib, options.cold_mib))
     batch = min(batch, count, cold_count)
-    arrays = read_view(write_random_view(folder / "store", shape, dtype, count, batch), np.arange(count))
+    arrays = read_view(
+        write_random_view(folder / "store", shape, dtype, count, batch), np.arange(count)
+    )
     for name, write in WRITERS.items():
         if name != "zarr-python":  # reads the store's arrays
             write(folder / name, arrays)
-    buffers = {key: aligned_empty((batch, *array.shape[1:]), array.dtype) for key, array in arrays.items()}
+    buffers = {
+        key: aligned_empty((batch, *array.shape[1:]), array.dtype) for key, array in arrays.items()
+    }
     order = np.random.default_rng(0).permutation(count)
     warm_rows = order[: count // batch * batch].reshape(-1, batch)
     cold_rows = warm_rows[: cold_count // batch]
@@ -232,7 +260,8 @@ def measure(case: str, folder: Path, options: ReadBenchmarkOptions) -> tuple[dic
         return folder / name if (folder / name).is_dir() else folder / "store"
 
     def open_cold(way: str) -> None:
-        """Close all files, which could not be dropped while they are mapped; drop those of a way, and open them."""
+        """Close all files, which could not be dropped while they are mapped; drop those of a way,
+        and open them."""
         opened.clear()
         closing.close()
         drop(place(way))
@@ -280,11 +309,28 @@ def run(options: ReadBenchmarkOptions) -> dict[str, Any]:
             cold, warm = measure(case, Path(folder), options)
         for ceiling in CEILINGS:
             cold[ceiling] = max(cold.pop(f"{ceiling}, {threads}") for threads in CEILING_THREADS)
-        rows += [{"case": case, "format": n, "cold MB/s": cold[n], "warm MB/s": warm.get(n)} for n in sorted(cold)]
-        for name, peer in (("store", "page cache"), ("store", "O_DIRECT"), ("store, direct", "O_DIRECT")):
-            races.append(race(f"{case}, cold, {name}", cold[name], cold[f"{peer} ceiling"], 0.9, f"{peer} ceiling"))
+        rows += [
+            {"case": case, "format": n, "cold MB/s": cold[n], "warm MB/s": warm.get(n)}
+            for n in sorted(cold)
+        ]
+        for name, peer in (
+            ("store", "page cache"),
+            ("store", "O_DIRECT"),
+            ("store, direct", "O_DIRECT"),
+        ):
+            races.append(
+                race(
+                    f"{case}, cold, {name}",
+                    cold[name],
+                    cold[f"{peer} ceiling"],
+                    0.9,
+                    f"{peer} ceiling",
+                )
+            )
         checked = "store, always checked"
-        races.append(race(f"{case}, warm, {checked}", warm[checked], warm["store"], 0.67, "without checks"))
+        races.append(
+            race(f"{case}, warm, {checked}", warm[checked], warm["store"], 0.67, "without checks")
+        )
         for peer, wanted in WANTED if case.startswith("4 MiB") else ():
             races.append(race(f"{case}, warm", warm["store"], warm[peer], wanted, peer))
     return {"rows": rows, "races": races, "mib": options.mib, "repeats": options.repeats}

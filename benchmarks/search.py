@@ -1,22 +1,24 @@
 """Nearest neighbours, exact and approximate, next to FAISS and numpy.
 
-python -m benchmarks.search                                                  # about 10 minutes, 1.5 GB of disk
+python -m benchmarks.search    # about 10 minutes, 1.5 GB of disk
 python -m benchmarks.search --rows 2000 --approximate [1200] --dim 16 --rounds 1
-python -m benchmarks.search --rows 0 --approximate [2000000] --dim 128       # an hour, 9 GB of memory, 2 GB of disk
+# an hour, 9 GB of memory, 2 GB of disk
+python -m benchmarks.search --rows 0 --approximate [2000000] --dim 128
 
-Ours reads the store, whose pages are in memory after the first round; the peers hold normalised vectors, which are made
-before the clock starts. They take turns in another order every round, and the median counts. Exact answers are
-compared row by row: where two differ, their cosines must be equal in float32. The ceiling of any float32 search is the
-time of the product alone.
+Ours reads the store, whose pages are in memory after the first round; the peers hold normalised
+vectors, which are made before the clock starts. They take turns in another order every round, and
+the median counts. Exact answers are compared row by row: where two differ, their cosines must be
+equal in float32. The ceiling of any float32 search is the time of the product alone.
 
-Approximate searches are compared at the same recall of the 10 nearest: ours is the index that `--factory auto` builds
-for a recall of 0.95, and each peer has the least effort with which it finds as many of the neighbours as ours. Ours
-compares its hits with the store too, so its similarities are exact; those of the peers are of their codes, except for
-`RFlat`, which compares its hits with float32 copies in memory. Ours is measured as an index in use, which has mapped
-the rows that it compares.
+Approximate searches are compared at the same recall of the 10 nearest: ours is the index that
+`--factory auto` builds for a recall of 0.95, and each peer has the least effort with which it finds
+as many of the neighbours as ours. Ours compares its hits with the store too, so its similarities
+are exact; those of the peers are of their codes, except for `RFlat`, which compares its hits with
+float32 copies in memory. Ours is measured as an index in use, which has mapped the rows that it
+compares.
 
-The features have the structure of clips: activities, their steps (a few of them frequent), videos of ten clips each and
-clips, in fewer directions than channels. Queries are clips of other videos.
+The features have the structure of clips: activities, their steps (a few of them frequent), videos
+of ten clips each and clips, in fewer directions than channels. Queries are clips of other videos.
 """
 
 import sys
@@ -49,12 +51,14 @@ SAME = 2e-6  # cosines as near as that are one number to float32
 IN_USE = 32  # searches before the clock starts, so that rows that are often compared are mapped
 CONSTRUCTION = 80  # candidates that a graph looks at for a new node
 PROBES = (*range(1, 17), 20, 24, 28, 32, 40, 48, 64, 96, 128, 192, 256)  # lists
-CANDIDATES = (10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128, 192, 256, 512)  # nodes of a graph
+# nodes of a graph
+CANDIDATES = (10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128, 192, 256, 512)
 REFINED = 1.2  # hits that a refining index compares exactly, for each that it returns
 FACTORIES = ("IVF,SQfp16", "HNSW32,SQfp16", "HNSW32,SQfp16,RFlat")
 
 Search = Callable[..., np.ndarray]
-"""queries [Q, D] -> places of the K nearest [Q, K]. `effort` trades speed for recall; exact searches have none"""
+"""queries [Q, D] -> places of the K nearest [Q, K]. `effort` trades speed for recall; exact
+searches have none"""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ class SearchBenchmarkOptions:
 
 
 def clips(numbers: np.ndarray, rows: int, dim: int, others: bool = False) -> np.ndarray:
-    """Return the embeddings [R, dim] of consecutive clips of a set of `rows`, or of clips of `others`, other videos."""
+    """Return the embeddings [R, dim] of consecutive clips of a set of `rows`, or of clips of
+    `others`, other videos."""
     rng = np.random.default_rng(7)
     steps = max(rows // CLIPS_A_STEP, 2)
     activities = rng.standard_normal((-(-steps // STEPS_AN_ACTIVITY), dim), dtype=np.float32)
@@ -97,7 +102,10 @@ def clustered(folder: Path, rows: int, dim: int) -> View:
 
     def blocks() -> Iterator[tuple[pl.DataFrame, dict[str, np.ndarray]]]:
         for numbers in np.array_split(np.arange(rows), -(-rows // 2**16)):
-            yield pl.DataFrame({"key": [f"c{number}" for number in numbers]}), {"embedding": clips(numbers, rows, dim)}
+            yield (
+                pl.DataFrame({"key": [f"c{number}" for number in numbers]}),
+                {"embedding": clips(numbers, rows, dim)},
+            )
 
     return write_view(folder, "clustered", {"embedding": Feature((dim,), "float32")}, blocks())
 
@@ -149,10 +157,13 @@ def multiply(vectors: np.ndarray, queries: np.ndarray) -> None:
 
 
 def compare(ours: np.ndarray, theirs: np.ndarray, vectors: np.ndarray, queries: np.ndarray) -> int:
-    """Return the number of places at which two exact answers differ. AssertionError: their cosines differ too."""
+    """Return the number of places at which two exact answers differ. AssertionError: their cosines
+    differ too."""
     differ = np.argwhere(ours != theirs)
     for query, place in differ:
-        mine, other = (vectors[nearest[query, place]] @ queries[query] for nearest in (ours, theirs))
+        mine, other = (
+            vectors[nearest[query, place]] @ queries[query] for nearest in (ours, theirs)
+        )
         assert abs(mine - other) <= SAME, f"query {query}: {mine} is not {other}"
     return len(differ)
 
@@ -176,7 +187,14 @@ def exact(view: View, options: SearchBenchmarkOptions) -> tuple[list[Row], list[
         }
         different = compare(ways["ours"]()[0], ways["faiss flat"](), vectors, queries)
         seconds = measured(ways, options.rounds, f"{case}, ")
-        table += times(seconds, count, "query", rows=len(rows), queries=count, **{"differ in float32": different})
+        table += times(
+            seconds,
+            count,
+            "query",
+            rows=len(rows),
+            queries=count,
+            **{"differ in float32": different},
+        )
         held += races(case, seconds, "ours", {**dict.fromkeys(peers, 1.0), CEILING: OF_CEILING})
     return table, held
 
@@ -189,7 +207,12 @@ def approximate(view: View, options: SearchBenchmarkOptions) -> tuple[list[Row],
     nearest, _ = search_exactly(view, "embedding", rows, queries, K)
 
     def recall(places: np.ndarray) -> float:
-        return sum(len(set(a) & set(b)) for a, b in zip(places.tolist(), nearest.tolist(), strict=True)) / nearest.size
+        return (
+            sum(
+                len(set(a) & set(b)) for a, b in zip(places.tolist(), nearest.tolist(), strict=True)
+            )
+            / nearest.size
+        )
 
     factory = "auto" if len(rows) >= INDEXED_FROM else GRAPH  # an index, however few the rows are
     card = build_index(store, view, factory=factory, rebuild=True, workers=1)
@@ -246,7 +269,13 @@ def run(options: SearchBenchmarkOptions) -> dict[str, Any]:
             if size == options.rows:
                 table, more = exact(view, options)
                 held += more
-    return {"rows": table, "races": held, "approximate": near, "rounds": options.rounds, "dim": options.dim}
+    return {
+        "rows": table,
+        "races": held,
+        "approximate": near,
+        "rounds": options.rounds,
+        "dim": options.dim,
+    }
 
 
 main = benchmark("search", SearchBenchmarkOptions, __doc__, run)

@@ -1,15 +1,18 @@
-"""A training step from cached tokens, next to the same step from raw video and with its batch already in memory.
+"""A training step from cached tokens, next to the same step from raw video and with its batch
+already in memory.
 
-python -m benchmarks.train_step                                     # the kitchen's StepDiff recipe, about ten minutes
-python -m benchmarks.train_step --videos 6 --steps 1 --rounds 1     # a first look
+python -m benchmarks.train_step    # the kitchen's StepDiff recipe, about ten minutes
+python -m benchmarks.train_step --videos 6 --steps 1 --rounds 1    # a first look
 
-All three train the same model on the same pairs. From the store, a step draws its batch, reads the clips' tokens and
-trains; the peer, from raw video, decodes the clips and runs the frozen encoder in the place of reading; the ceiling has
-batch and tokens in memory before the clock starts. What the first adds to the ceiling is what the loader costs. Files
-are in the page cache. The ways take turns, and medians over rounds count.
+All three train the same model on the same pairs. From the store, a step draws its batch, reads the
+clips' tokens and trains; the peer, from raw video, decodes the clips and runs the frozen encoder in
+the place of reading; the ceiling has batch and tokens in memory before the clock starts. What the
+first adds to the ceiling is what the loader costs. Files are in the page cache. The ways take
+turns, and medians over rounds count.
 
-Of the step with its batch in memory it also prints tokens a second, memory, and its FLOP a second (counted by PyTorch)
-as a share of those of a large matrix product on the same device, and of the peak of a card that `heads.train` knows.
+Of the step with its batch in memory it also prints tokens a second, memory, and its FLOP a second
+(counted by PyTorch) as a share of those of a large matrix product on the same device, and of the
+peak of a card that `heads.train` knows.
 """
 
 import math
@@ -44,7 +47,8 @@ RECIPE = Path(__file__).parents[1] / "heads/recipes/kitchen/stepdiff.yaml"
 ENCODER = "efficientnet-lite0"
 LOADER = 0.05  # of a step, what it may add
 AT_ONCE = 4  # clips that are encoded at once when the store is filled
-LOGGED = "tokens_per_second", "peak_memory_gb", "peak_gpu_memory_gb"  # of the figures that a training logs
+# of the figures that a training logs
+LOGGED = "tokens_per_second", "peak_memory_gb", "peak_gpu_memory_gb"
 PRODUCT, PRODUCTS = 2048, 5  # side of the matrices of a product, and how many of them
 
 
@@ -65,7 +69,8 @@ class TrainStepBenchmarkOptions:
 
 
 class World:
-    """A small sample world and a store with the tokens of its training clips, made once in a folder; and its videos."""
+    """A small sample world and a store with the tokens of its training clips, made once in a
+    folder; and its videos."""
 
     def __init__(self, folder: Path, videos: int, device: str) -> None:
         world, clips = render_kitchen(folder, videos)
@@ -75,16 +80,26 @@ class World:
         self.encoder = load(ENCODER, None, device)
         self.store = Store.open(world / "features", create=True)
         features = {"tokens": self.encoder.features("clips")["tokens"]}
-        with self.store.writer("clips", ENCODER, self.encoder.provenance("clips"), features) as writer:
+        with self.store.writer(
+            "clips", ENCODER, self.encoder.provenance("clips"), features
+        ) as writer:
             missing = writer.missing(list(self.sources))
             for start in range(0, len(missing), AT_ONCE):
                 keys = missing[start : start + AT_ONCE]
-                writer.write(pl.DataFrame({"key": keys, "split": "train"}), {"tokens": self.read(keys).numpy()})
+                writer.write(
+                    pl.DataFrame({"key": keys, "split": "train"}),
+                    {"tokens": self.read(keys).numpy()},
+                )
 
     def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Tensor:
-        """Decode and encode clips; return their tokens [K, N, D], as `heads.data.clips.Features` reads them."""
+        """Decode and encode clips; return their tokens [K, N, D], as `heads.data.clips.Features`
+        reads them."""
         sources = {place: self.sources[key] for place, key in enumerate(keys)}
-        decoded = dict(decoded_clips(sources, self.encoder.frames, self.encoder.picture, torch.get_num_threads()))
+        decoded = dict(
+            decoded_clips(
+                sources, self.encoder.frames, self.encoder.picture, torch.get_num_threads()
+            )
+        )
         clips = [decoded[place] for place in sources]
         frames = np.stack([clip.frames for clip in clips if isinstance(clip, Clip)])
         return torch.from_numpy(self.encoder.encode_clips(frames)["tokens"]).to(device).float()
@@ -99,7 +114,9 @@ class Training:
         self.model = build(recipe, self.features, 0, device)
         pairs = read_paired_qa(str(world.pairqa), world.store.catalog("clips"))
         self.source = PairedSource(recipe, pairs, self.model.lm.chat, self.model.lm.packs, 0, None)
-        self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-5)
+        self.optimizer = torch.optim.AdamW(
+            [p for p in self.model.parameters() if p.requires_grad], lr=1e-5
+        )
 
     def load(self, number: int, features: Reads) -> tuple[TrainingBatch, Tensor]:
         """Return a batch and the tokens of its clips."""
@@ -113,7 +130,9 @@ class Training:
         with autocast(self.device, self.recipe.precision):
             loss = answer_loss(self.model, batch.rows, tokens)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
+        torch.nn.utils.clip_grad_norm_(
+            [p for g in self.optimizer.param_groups for p in g["params"]], 1.0
+        )
         self.optimizer.step()
         loss.item()  # on a GPU the clock waits for it
 
@@ -130,7 +149,9 @@ def product_rate(device: str, precision: str) -> float:
     return 2 * PRODUCT**3 / best
 
 
-def rates(training: Training, batches: Sequence[tuple[TrainingBatch, Tensor]], seconds: float) -> dict[str, Any]:
+def rates(
+    training: Training, batches: Sequence[tuple[TrainingBatch, Tensor]], seconds: float
+) -> dict[str, Any]:
     """Return what the device does in a step; seconds: of all batches."""
     counter, device = FlopCounterMode(display=False), training.device
     with counter:
@@ -146,7 +167,9 @@ def rates(training: Training, batches: Sequence[tuple[TrainingBatch, Tensor]], s
         plain = record["card"].lower().replace(" ", "")
         card = next((card for known, card in CARDS.items() if known.split("-")[0] in plain), None)
         if card is not None:
-            record["share_of_peak"] = round(flops / (card.float32 if precision == "float32" else card.bfloat16), 3)
+            record["share_of_peak"] = round(
+                flops / (card.float32 if precision == "float32" else card.bfloat16), 3
+            )
     return record
 
 
@@ -174,7 +197,13 @@ def run(options: TrainStepBenchmarkOptions) -> dict[str, Any]:
     memory, from_store, raw, loader = seconds.values()
     allowed = f"{LOADER:.0%} of a step in memory"
     races = [
-        race("a step from the store", memory.clock, from_store.clock, round(1 / (1 + LOADER), 3), "one in memory"),
+        race(
+            "a step from the store",
+            memory.clock,
+            from_store.clock,
+            round(1 / (1 + LOADER), 3),
+            "one in memory",
+        ),
         race("the loader alone", LOADER * memory.clock, loader.clock, 1.0, allowed),
         race("the loader alone, CPU time", LOADER * memory.cpu, loader.cpu, 1.0, allowed),
         race("a step from the store", raw.clock, from_store.clock, 1.0, "one from raw video"),

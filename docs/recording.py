@@ -1,7 +1,8 @@
 """Record docs/pages/pair.webp: a user plays a pair, presses two words and asks. Waits are cut out.
 
 stepdiff app --store data/features --videos data/kitchen --runs runs --predictions data/demo
-.venv/bin/python docs/recording.py 'http://127.0.0.1:8000/pair?reference=CLIP&candidate=CLIP' WORD_OF_1 WORD_OF_2
+.venv/bin/python docs/recording.py 'http://127.0.0.1:8000/pair?reference=CLIP&candidate=CLIP'
+WORD_OF_1 WORD_OF_2
 """
 
 import io
@@ -14,10 +15,14 @@ from playwright.sync_api import Locator, sync_playwright
 STEP = 150  # milliseconds between pictures
 QUESTION = "Did I use different tools in video 2?"
 PLAYER = "document.querySelector('[data-player]').player"
-POINTER = """document.body.insertAdjacentHTML("beforeend", `<svg id="pointer" width="22" height="30" viewBox="0 0 11 15"
+POINTER = """document.body.insertAdjacentHTML("beforeend", `
+  <svg id="pointer" width="22" height="30" viewBox="0 0 11 15"
   style="position: fixed; z-index: 99; pointer-events: none; left: 600px; top: 420px">
   <path d="M0 0v12l3-3 2 5 2-1-2-5h4z" fill="black" stroke="white"/></svg>`)"""
-MOVE = "([x, y]) => Object.assign(document.querySelector('#pointer').style, {left: `${x}px`, top: `${y}px`})"
+MOVE = (
+    "([x, y]) => Object.assign(document.querySelector('#pointer').style, {left: `${x}px`, top: "
+    "`${y}px`})"
+)
 
 
 def main(address: str, *words: str) -> None:
@@ -25,11 +30,17 @@ def main(address: str, *words: str) -> None:
     pictures: list[tuple[Image.Image, int]] = []  # with milliseconds
     at = (600.0, 420.0)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 960, "height": 790}, reduced_motion="reduce", bypass_csp=True)
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        page = browser.new_page(
+            viewport={"width": 960, "height": 790}, reduced_motion="reduce", bypass_csp=True
+        )
 
         def take(milliseconds: int = STEP) -> None:
-            pictures.append((Image.open(io.BytesIO(page.screenshot())).convert("RGB"), milliseconds))
+            pictures.append(
+                (Image.open(io.BytesIO(page.screenshot())).convert("RGB"), milliseconds)
+            )
 
         def click(target: Locator, milliseconds: int = STEP) -> None:
             nonlocal at
@@ -51,7 +62,8 @@ def main(address: str, *words: str) -> None:
         page.goto(address)  # ask about another pair before: then the model is in memory
         page.locator("#words a").first.wait_for()
         page.wait_for_function(f"{PLAYER}.length > 0")
-        page.evaluate(f"{POINTER}; {PLAYER}.root.dataset.playing = ''")  # each of its pictures is set below
+        # each of its pictures is set below
+        page.evaluate(f"{POINTER}; {PLAYER}.root.dataset.playing = ''")
         for time in range(0, int(1000 * page.evaluate(f"{PLAYER}.length")), STEP):
             page.evaluate(f"{PLAYER}.seek({time / 1000})")
             page.wait_for_function(f"{PLAYER}.videos.every((video) => !video.seeking)")
@@ -70,7 +82,13 @@ def main(address: str, *words: str) -> None:
                 take()
         take(2200)
     (first, *rest), durations = zip(*pictures, strict=True)
-    options = {"append_images": rest, "duration": durations, "quality": 72, "method": 6, "minimize_size": True}
+    options = {
+        "append_images": rest,
+        "duration": durations,
+        "quality": 72,
+        "method": 6,
+        "minimize_size": True,
+    }
     first.save("docs/pages/pair.webp", save_all=True, loop=0, **options)
 
 

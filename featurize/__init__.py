@@ -1,6 +1,7 @@
 """Videos and texts become features of a store, once.
 
-Names are imported when they are first used. `featurize.encoders` has more for packages with encoders of their own.
+Names are imported when they are first used. `featurize.encoders` has more for packages with
+encoders of their own.
 """
 
 import stepdiff_core

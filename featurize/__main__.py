@@ -1,10 +1,13 @@
-"""Turn videos or texts into features of a store. Rows that are finished are kept and not computed again.
+"""Turn videos or texts into features of a store. Rows that are finished are kept and not computed
+again.
 
     python -m featurize clip.mp4 --store features --encoder efficientnet-lite0
-    python -m featurize --manifest data/kitchen/clips.csv --store data/features --encoder efficientnet-lite0
-    python -m featurize --manifest data/kitchen/clips.csv --column narration --store data/features --encoder mpnet-base
-    ray job submit --working-dir . -- python featurize.py --manifest /data/clips.csv --store /data/features \\
-        --encoder clip
+    python -m featurize --manifest data/kitchen/clips.csv --store data/features \\
+        --encoder efficientnet-lite0
+    python -m featurize --manifest data/kitchen/clips.csv --column narration \\
+        --store data/features --encoder mpnet-base
+    ray job submit --working-dir . -- python featurize.py --manifest /data/clips.csv \\
+        --store /data/features --encoder clip
 """
 
 import json

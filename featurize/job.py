@@ -1,14 +1,15 @@
 """A run: what is requested, what is missing, the workers that compute it, and the summary.
 
-A manifest is compared with the store and planned window by window, while workers compute the rows of earlier windows.
-A window that is refused ends the run after those rows.
+A manifest is compared with the store and planned window by window, while workers compute the rows
+of earlier windows. A window that is refused ends the run after those rows.
 
 Guarantees
-- invalid options, and a command of which nothing can be computed, are refused before anything is written
-- a run repeated does only what is missing, and where nothing is starts neither Ray nor encoder; a row that became
-  absent gets the bits of its first time
-- the manifest overrides the catalog's metadata for existing clips; another file or interval of a clip that has features
-  is refused, or replaces them with `--replace` (see changes.py)
+- invalid options, and a command of which nothing can be computed, are refused before anything is
+  written
+- a run repeated does only what is missing, and where nothing is starts neither Ray nor encoder; a
+  row that became absent gets the bits of its first time
+- the manifest overrides the catalog's metadata for existing clips; another file or interval of a
+  clip that has features is refused, or replaces them with `--replace` (see changes.py)
 """
 
 import math
@@ -27,7 +28,18 @@ from featurize.changes import Changes, compare
 from featurize.encoders import digest, find_weights, proper_name, split, statistics_in, view_name
 from featurize.manifest import Windows, as_manifest, cut, one_window, read_windows, unreadable
 from featurize.options import Options
-from featurize.plan import BATCH, FORGOTTEN, UNASKED, Plan, Shards, known_status, shards_of, tasks, todo, together
+from featurize.plan import (
+    BATCH,
+    FORGOTTEN,
+    UNASKED,
+    Plan,
+    Shards,
+    known_status,
+    shards_of,
+    tasks,
+    todo,
+    together,
+)
 from stepdiff_core.cli.options import at_least, incomplete
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.files import place
@@ -41,11 +53,14 @@ from store.format.pool import pool_of
 from store.view import ABSENT, FAILED, OK
 
 CPUS = {"clips": 1, "texts": 8}
-"""of a worker without a GPU, at most. Clips fill many shards, and one thread an encoder beats threads that wait for
-each other (2 cores shared with others: 30 s against 78 s); texts fill one shard"""
+"""of a worker without a GPU, at most. Clips fill many shards, and one thread an encoder beats
+threads that wait for each other (2 cores shared with others: 30 s against 78 s); texts fill one
+shard"""
 FEW = {"clips": 64, "texts": 4096}
-"""rows that this process computes by itself by default: less than a minute's work, where Ray takes 10 s to start"""
-IN_A_ROW = 4  # shards that a worker with a GPU gets at once, so that it computes the next while one is written
+"""rows that this process computes by itself by default: less than a minute's work, where Ray takes
+10 s to start"""
+# shards that a worker with a GPU gets at once, so that it computes the next while one is written
+IN_A_ROW = 4
 SHOWN = 5  # reasons that the words of a summary give
 MOST_FAILURES = 10_000  # reasons that its figures give
 
@@ -67,7 +82,8 @@ class Summary:
     truncated: int = 0  # texts of this run of more tokens than the encoder sees
     seconds: float = 0.0
     errors: list[str] = field(default_factory=list)  # why shards could not be written
-    failures: list[dict[str, str]] = field(default_factory=list)  # key and reason of what failed, of the first 10,000
+    # key and reason of what failed, of the first 10,000
+    failures: list[dict[str, str]] = field(default_factory=list)
     failures_in: str = ""  # folder of all reasons
 
     def status(self, allow_failed: bool = False) -> int:
@@ -81,34 +97,54 @@ class Summary:
             lines = [f"nothing to do: {self.already} {what} are there already"]
         else:
             rate = f" ({self.done / self.seconds:.1f} {self.entity}/s)" if self.seconds else ""
-            lines = [f"{self.done} {what} done in {self.seconds:.0f} s{rate}, {self.already} there already"]
+            lines = [
+                f"{self.done} {what} done in {self.seconds:.0f} s{rate}, {self.already} there "
+                "already"
+            ]
         if self.repeated:
-            lines.append(f"{self.repeated} clips show fewer frames than the encoder sees: some were repeated")
+            lines.append(
+                f"{self.repeated} clips show fewer frames than the encoder sees: some were repeated"
+            )
         if self.forgotten:
             lines.append(
                 f"{self.forgotten} {self.entity} were forgotten and left out; recall them with "
                 "python -m store forget --undo"
             )
         if self.truncated:
-            lines.append(f"{self.truncated} texts are longer than the encoder sees: their ends were left out")
+            lines.append(
+                f"{self.truncated} texts are longer than the encoder sees: their ends were left out"
+            )
         lines += [f"error: {error}" for error in self.errors]
         if self.absent:
-            lines.append(f"{self.absent} of {self.asked} {self.entity} are not done: run the same command again")
+            lines.append(
+                f"{self.absent} of {self.asked} {self.entity} are not done: run the same command "
+                "again"
+            )
         if self.failed:
             lines += [f"{self.failed} of {self.asked} {self.entity} failed:"]
-            lines += [f"  {failure['key']}: {failure['reason']}" for failure in self.failures[:SHOWN]]
+            lines += [
+                f"  {failure['key']}: {failure['reason']}" for failure in self.failures[:SHOWN]
+            ]
             lines += [f"  ... and {self.failed - SHOWN} more"] if self.failed > SHOWN else []
-            lines.append(f"  all reasons: {self.failures_in}; correct the cause, then run it again with --retry-failed")
+            lines.append(
+                f"  all reasons: {self.failures_in}; correct the cause, then run it again with "
+                "--retry-failed"
+            )
         return lines
 
 
 def requested(options: Options) -> Windows:
-    """Return the rows that the options ask for. StepDiffError: they or the manifest are unusable."""
+    """Return the rows that the options ask for. StepDiffError: they or the manifest are
+    unusable."""
     if (options.manifest is None) == (not options.videos):
         raise StepDiffError("give either --manifest FILE or video files")
     if options.workers == 0 and options.address is not None:
-        raise StepDiffError("--workers 0 is this process, which joins no cluster: leave --address out")
-    at_least(options, frames=1, pool=1, window=1, pixels=1, shard_size=1, workers=0, workers_per_gpu=1)
+        raise StepDiffError(
+            "--workers 0 is this process, which joins no cluster: leave --address out"
+        )
+    at_least(
+        options, frames=1, pool=1, window=1, pixels=1, shard_size=1, workers=0, workers_per_gpu=1
+    )
     if options.batch_size != "auto":
         at_least(options, batch_size=1)
     if options.device == "cpu":
@@ -120,12 +156,20 @@ def requested(options: Options) -> Windows:
         named.append(("--manifest", options.manifest))
     refuse_relative(named)
     if options.manifest is None:
-        asked = one_window(as_manifest([Path(video).expanduser() for video in options.videos], options.id_from))
+        asked = one_window(
+            as_manifest([Path(video).expanduser() for video in options.videos], options.id_from)
+        )
     elif options.id_from != "stem":
-        raise StepDiffError("--id-from is for video files: the clips of a manifest have their own ids")
+        raise StepDiffError(
+            "--id-from is for video files: the clips of a manifest have their own ids"
+        )
     else:
         asked = read_windows(Path(options.manifest).expanduser(), options.column)
-    of_clips = {"--replace": options.replace, "--compile": options.compile, "--statistics": bool(options.statistics)}
+    of_clips = {
+        "--replace": options.replace,
+        "--compile": options.compile,
+        "--statistics": bool(options.statistics),
+    }
     for name, is_given in of_clips.items():
         if is_given and asked.entity != "clips":
             raise StepDiffError(f"{name} is for clips: {options.manifest} is one of texts")
@@ -133,7 +177,8 @@ def requested(options: Options) -> Windows:
 
 
 def run(options: Options, asked: Windows) -> Summary:
-    """Featurize what is missing of `asked`. StepDiffError: encoder, store, cluster or weights cannot be used."""
+    """Featurize what is missing of `asked`. StepDiffError: encoder, store, cluster or weights
+    cannot be used."""
     options = resolved(options)
     weights = find_weights(options.encoder, options.weights)
     where = place(options.store).expanduser().absolute()  # workers start in another folder
@@ -166,8 +211,14 @@ def run(options: Options, asked: Windows) -> Summary:
                 shards = sum(1 for _ in shards_of(first, view.rows_per_shard))
                 if shards < min(count, first.height):
                     idle = f"{count - shards} of {count} workers have no work"
-                    more = f"a shard has up to {view.rows_per_shard}, a new view with a smaller --shard-size fewer"
-                    say(f"shards with {first.height} {asked.entity} to compute: {shards}, so {idle}; {more}")
+                    more = (
+                        f"a shard has up to {view.rows_per_shard}, a new view with a smaller "
+                        "--shard-size fewer"
+                    )
+                    say(
+                        f"shards with {first.height} {asked.entity} to compute: {shards}, so "
+                        f"{idle}; {more}"
+                    )
                 total, count = first.height, min(count, shards)
                 in_a_row = min(in_a_row, max(shards // max(count, 1), 1))
             batch, as_before = options.batch_size, options.batch_size == "auto"
@@ -181,7 +232,14 @@ def run(options: Options, asked: Windows) -> Summary:
                 for rows in chain([first], planned)
                 for job in together(tasks(view, rows, batch, max(cpus - 1, 1), as_before), in_a_row)
             )
-            done = compute(pool, jobs, count, f"{proper_name(options.encoder)} on {asked.entity}", total, asked.entity)
+            done = compute(
+                pool,
+                jobs,
+                count,
+                f"{proper_name(options.encoder)} on {asked.entity}",
+                total,
+                asked.entity,
+            )
         if plan.refused:
             raise plan.refused
         return _summary(store, plan, done)
@@ -195,42 +253,54 @@ def resolved(options: Options) -> Options:
 
 
 def _known_view(store: Store, options: Options, entity: str, weights: Path | None) -> View | None:
-    """Return the view if it is as the options request it; None also where only the encoder can tell."""
+    """Return the view if it is as the options request it; None also where only the encoder can
+    tell."""
     name = str(options.view)
-    if any(choice is not None for choice in options.choices().values()) or name not in store.views(entity):
+    if any(choice is not None for choice in options.choices().values()) or name not in store.views(
+        entity
+    ):
         return None
     view = store.view(entity, name)
     return view if made_by(view, options, weights) else None
 
 
 def made_by(view: View, options: Options, weights: Path | None) -> bool:
-    """Return whether encoder, weights, dtype and --pool are those of a view; other options are not compared."""
+    """Return whether encoder, weights, dtype and --pool are those of a view; other options are not
+    compared."""
     provenance = view.provenance
     return (
-        (provenance.encoder, provenance.weights) == (proper_name(options.encoder), digest(options.encoder, weights))
+        (provenance.encoder, provenance.weights)
+        == (proper_name(options.encoder), digest(options.encoder, weights))
         and provenance.dtypes.get("tokens", options.dtype) == options.dtype
         and pool_of(provenance) == options.pool
     )
 
 
-def _described_view(store: Store, options: Options, pool: WorkerPool | Here, asked: Windows, count: int) -> View:
-    """Return the view that the encoder of a pool fills, made where there is none. StepDiffError: it is another one."""
+def _described_view(
+    store: Store, options: Options, pool: WorkerPool | Here, asked: Windows, count: int
+) -> View:
+    """Return the view that the encoder of a pool fills, made where there is none. StepDiffError: it
+    is another one."""
     provenance, features = pool.call("describe", asked.entity, options.dtype)
     name = str(options.view)
     size = shard_rows(features, options.shard_size, asked.rows, count)
     view = store.create_view(asked.entity, name, provenance, features, size)
     if options.shard_size is not None and view.rows_per_shard != size:
         raise StepDiffError(
-            f"view {view.name} has {view.rows_per_shard} rows per shard, this --shard-size would be "
-            f"{size}: leave it out, or give a new view another name"
+            f"view {view.name} has {view.rows_per_shard} rows per shard, this --shard-size would "
+            f"be {size}: leave it out, or give a new view another name"
         )
     return view
 
 
 @contextmanager
-def workers_of(options: Options, entity: str, rows: int) -> Iterator[tuple[WorkerPool | Here, int, int, int]]:
-    """Yield a pool whose first worker has started, how many workers to use, the CPUs of each, and shards of a task."""
-    from featurize.shard import Worker, WorkerOptions  # imports torch, which a run with nothing to do needs not
+def workers_of(
+    options: Options, entity: str, rows: int
+) -> Iterator[tuple[WorkerPool | Here, int, int, int]]:
+    """Yield a pool whose first worker has started, how many workers to use, the CPUs of each, and
+    shards of a task."""
+    # imports torch, which a run with nothing to do needs not
+    from featurize.shard import Worker, WorkerOptions
 
     weights, lighter = options.weights, "try a smaller --batch-size"
     if weights is not None and Path(weights).expanduser().exists():
@@ -248,7 +318,12 @@ def workers_of(options: Options, entity: str, rows: int) -> Iterator[tuple[Worke
             cpus = max(cores() // torch.cuda.device_count(), 1)
         _check_shared(options, gpu)
         try:
-            yield Here(Worker, WorkerOptions(options, cpus), lighter), 1, cpus, IN_A_ROW if gpu else 1
+            yield (
+                Here(Worker, WorkerOptions(options, cpus), lighter),
+                1,
+                cpus,
+                IN_A_ROW if gpu else 1,
+            )
         finally:
             torch.set_num_threads(threads)  # of what this process does next
         return
@@ -266,7 +341,9 @@ def workers_of(options: Options, entity: str, rows: int) -> Iterator[tuple[Worke
 def _check_shared(options: Options, gpu: bool) -> None:
     """Raise StepDiffError where workers shall share a GPU and have none."""
     if options.workers_per_gpu > 1 and not gpu:
-        raise StepDiffError(f"--workers-per-gpu {options.workers_per_gpu}, but no worker has a GPU: leave it out")
+        raise StepDiffError(
+            f"--workers-per-gpu {options.workers_per_gpu}, but no worker has a GPU: leave it out"
+        )
 
 
 @dataclass
@@ -275,7 +352,8 @@ class Computed:
 
     repeated: int = 0
     truncated: int = 0
-    forward_rows: float = math.inf  # the fewest of a forward pass; infinite where no GPU ran out of memory
+    # the fewest of a forward pass; infinite where no GPU ran out of memory
+    forward_rows: float = math.inf
     errors: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -291,7 +369,10 @@ def compute(
             done.truncated += outcome.truncated
             if (rows := outcome.forward_rows or math.inf) < done.forward_rows:
                 done.forward_rows = rows
-                say(f"a GPU has no memory for a whole batch: from now on at most {rows} {entity} at once")
+                say(
+                    f"a GPU has no memory for a whole batch: from now on at most {rows} {entity} "
+                    "at once"
+                )
             if outcome.error:
                 done.errors.append(outcome.error)
                 say(f"error: {outcome.error}")
@@ -324,8 +405,11 @@ def _summary(store: Store, plan: Plan, done: Computed) -> Summary:
     )
 
 
-def _refuse_hopeless(store: Store | None, options: Options, asked: Windows, changes: Changes | None = None) -> None:
-    """Raise StepDiffError if no missing clip can be computed and the view has none of the requested clips.
+def _refuse_hopeless(
+    store: Store | None, options: Options, asked: Windows, changes: Changes | None = None
+) -> None:
+    """Raise StepDiffError if no missing clip can be computed and the view has none of the requested
+    clips.
 
     changes: those of the first window that is not finished.
     """
@@ -340,10 +424,16 @@ def _refuse_hopeless(store: Store | None, options: Options, asked: Windows, chan
                 return
             keys = keys.filter(pl.Series(todo(status, options.retry_failed)))
         count += len(keys)
-        for key, video in window.rows.filter(pl.col("key").is_in(keys.implode())).select("key", "video").iter_rows():
+        for key, video in (
+            window.rows.filter(pl.col("key").is_in(keys.implode()))
+            .select("key", "video")
+            .iter_rows()
+        ):
             reason = window.failures.get(key) or why(window.paths[video])
             if reason is None:
                 return
             first = first or reason
     if count:
-        raise StepDiffError(f"none of {count} clips can be computed; the first: {first}" if count > 1 else first)
+        raise StepDiffError(
+            f"none of {count} clips can be computed; the first: {first}" if count > 1 else first
+        )

@@ -1,18 +1,21 @@
-"""What is asked for: clips of videos, or texts, from a file of any size, a window of rows at a time.
+"""What is asked for: clips of videos, or texts, from a file of any size, a window of rows at a
+time.
 
-A manifest (csv, parquet, jsonl) with a column `video` is one of clips, with `clip`, `video` (relative to the manifest's
-folder), `start` and `end` in seconds (or as durations of Parquet), and any others, which the catalog keeps. Any other,
-or one whose column of texts is named, is one of texts: a text or a list of texts a row. A video file without a manifest
-is one clip.
+A manifest (csv, parquet, jsonl) with a column `video` is one of clips, with `clip`, `video`
+(relative to the manifest's folder), `start` and `end` in seconds (or as durations of Parquet), and
+any others, which the catalog keeps. Any other, or one whose column of texts is named, is one of
+texts: a text or a list of texts a row. A video file without a manifest is one clip.
 
-A window has about WINDOW rows. A file of more is first copied to the disk, into buckets of whole videos, or of texts of
-one length. Memory of the whole manifest: 8 bytes a clip, for ids that occur twice, and 40 bytes a video.
+A window has about WINDOW rows. A file of more is first copied to the disk, into buckets of whole
+videos, or of texts of one length. Memory of the whole manifest: 8 bytes a clip, for ids that occur
+twice, and 40 bytes a video.
 
 Guarantees
-- a manifest that cannot be trusted (unreadable, a column missing, a clip twice, two files of one stem) is refused
-  whole, in one line, before its first window; one bad row, or a file that cannot be opened, fails alone
-- clips are in video order: videos as they first appear, their clips by start; texts by length, so that a batch holds
-  few tokens that only fill it. Windows together have that order too
+- a manifest that cannot be trusted (unreadable, a column missing, a clip twice, two files of one
+  stem) is refused whole, in one line, before its first window; one bad row, or a file that cannot
+  be opened, fails alone
+- clips are in video order: videos as they first appear, their clips by start; texts by length, so
+  that a batch holds few tokens that only fill it. Windows together have that order too
 - a file that changes while it is read is refused; the windows are those of one version of it
 """
 
@@ -36,12 +39,14 @@ from store import text_key
 from store.catalog.catalog import MOST_SECONDS, check_rows
 
 CLIP_COLUMNS = ("clip", "video", "start", "end")
-WINDOW = 2**17  # rows of a window: few enough that the video files of the first one are compared within a minute
+# rows of a window: few enough that the video files of the first one are compared within a minute
+WINDOW = 2**17
 _BATCH = 2**19  # rows that are looked at together
 _OWN = ("key", "row", BYTES, DIGEST)  # the catalog's own columns
 _TEXT = "text"  # the column of texts by default
 _MEANT = 3  # so many of the four columns, or alike, make a manifest one of clips
-_VIDEOS = frozenset(".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .webm .wmv".split())  # in a folder
+# in a folder
+_VIDEOS = frozenset(".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .webm .wmv".split())
 _UNITS = {"ns": 1e9, "us": 1e6, "ms": 1e3}  # of a duration, in a second
 
 
@@ -76,57 +81,80 @@ def one_window(manifest: Manifest) -> Windows:
 
 
 def cut(source: Windows, seconds: float) -> Windows:
-    """Return clips of so many seconds that follow one another within each clip; the last has a rest below half of that.
+    """Return clips of so many seconds that follow one another within each clip; the last has a rest
+    below half of that.
 
-    A clip whose id ends in its interval, as `whisk_0_12.500`, makes `whisk_0.000_2.000`; the clip `a` makes
-    `a_0.000_2.000`. One that is not cut keeps its id. StepDiffError: texts, no length, or two videos get one id.
+    A clip whose id ends in its interval, as `whisk_0_12.500`, makes `whisk_0.000_2.000`; the clip
+    `a` makes `a_0.000_2.000`. One that is not cut keeps its id. StepDiffError: texts, no length, or
+    two videos get one id.
     """
     if source.entity != "clips":
         raise StepDiffError("--windows is for clips, not for texts: leave it out")
     if not 0.01 <= seconds < MOST_SECONDS:
-        raise StepDiffError(f"--windows {seconds:g} is no length of a clip: give 0.01 seconds or more")
+        raise StepDiffError(
+            f"--windows {seconds:g} is no length of a clip: give 0.01 seconds or more"
+        )
 
     def windows() -> Iterator[Manifest]:
         for manifest in source:
             parts, long = _parts(manifest.rows, seconds)
             why = f"it is more than {WINDOW:,} windows long: correct its end"
             failures = manifest.failures | dict.fromkeys(manifest.rows["key"].filter(long), why)
-            places = np.unique((parts.cum_sum() - parts).to_numpy() // WINDOW, return_index=True)[1].tolist()
+            places = np.unique((parts.cum_sum() - parts).to_numpy() // WINDOW, return_index=True)[
+                1
+            ].tolist()
             for first, end in zip(places, [*places[1:], len(parts)], strict=True):
                 rows = _cut(manifest.rows[first:end], parts[first:end], seconds)
                 here = {key: failures[key] for key in rows["key"] if key in failures}
-                yield replace(manifest, rows=rows, failures=here, last=manifest.last and end == len(parts))
+                yield replace(
+                    manifest, rows=rows, failures=here, last=manifest.last and end == len(parts)
+                )
 
-    return Windows("clips", sum(int(_parts(manifest.rows, seconds)[0].sum()) for manifest in source), windows)
+    return Windows(
+        "clips", sum(int(_parts(manifest.rows, seconds)[0].sum()) for manifest in source), windows
+    )
 
 
 def _parts(rows: pl.DataFrame, seconds: float) -> tuple[pl.Series, pl.Series]:
-    """Return how many windows each clip has, and which have too many; 1 for these, and where an interval is unknown."""
+    """Return how many windows each clip has, and which have too many; 1 for these, and where an
+    interval is unknown."""
     parts = ((rows["end"] - rows["start"]) / seconds + 0.5).floor().fill_null(1)
     long = parts > WINDOW
     return parts.set(long, 1).clip(1).cast(pl.Int64), long
 
 
 def _cut(rows: pl.DataFrame, parts: pl.Series, seconds: float) -> pl.DataFrame:
-    """Return the windows of some clips, each clip in so many parts, in the order of videos and starts."""
+    """Return the windows of some clips, each clip in so many parts, in the order of videos and
+    starts."""
     start, end, part = (pl.col(name) for name in ("start", "end", "_part"))
-    rows = rows.with_columns(_parts=parts).with_columns(_part=pl.int_ranges("_parts")).explode("_part")
+    rows = (
+        rows.with_columns(_parts=parts).with_columns(_part=pl.int_ranges("_parts")).explode("_part")
+    )
     interval = pl.col("key").str.extract_groups(r"^(?<stem>.+)_(?<first>[0-9.]+)_(?<last>[0-9.]+)$")
     named = [
         interval.struct.field(name).cast(pl.Float64, strict=False).round(3) == time.round(3)
         for name, time in (("first", start), ("last", end))
     ]
     stem = pl.when(*named).then(interval.struct.field("stem")).otherwise("key")
-    first = (start + part * seconds).round(6)  # windows of clips that overlap are the same to the bit
-    last = pl.when(part + 1 < pl.col("_parts")).then((start + (part + 1) * seconds).round(6)).otherwise(end)
+    # windows of clips that overlap are the same to the bit
+    first = (start + part * seconds).round(6)
+    last = (
+        pl.when(part + 1 < pl.col("_parts"))
+        .then((start + (part + 1) * seconds).round(6))
+        .otherwise(end)
+    )
     key = pl.format("{}_{}_{}", stem, _milliseconds(first), _milliseconds(last))
     whole = pl.col("_parts") == 1
     rows = rows.with_columns(
-        key=pl.when(whole).then("key").otherwise(key), start=pl.when(whole).then(start).otherwise(first), end=last
+        key=pl.when(whole).then("key").otherwise(key),
+        start=pl.when(whole).then(start).otherwise(first),
+        end=last,
     )
     rows = rows.unique(["key", "video"], keep="first", maintain_order=True).drop("_part", "_parts")
     if (twice := rows["key"].filter(rows["key"].is_duplicated())).len():
-        raise StepDiffError(f"--windows makes two clips {twice[0]!r}: give clips of different videos other ids")
+        raise StepDiffError(
+            f"--windows makes two clips {twice[0]!r}: give clips of different videos other ids"
+        )
     return _in_video_order(rows)
 
 
@@ -148,7 +176,9 @@ def read_windows(path: Path, column: str | None = None, window: int = WINDOW) ->
     """
     file = _File(path, column)
     clips = file.column is None
-    parts, parse, first_look = (_clips_of, _clips, _checked) if clips else (_texts_of, _texts, _texts_of)
+    parts, parse, first_look = (
+        (_clips_of, _clips, _checked) if clips else (_texts_of, _texts, _texts_of)
+    )
     groups = pl.DataFrame(schema={"group": pl.UInt64, "order": pl.Int64, "rows": pl.Int64})
     for _, seen in first_look(file):
         counts = seen.group_by("group").agg(pl.col("order").min(), rows=pl.len())
@@ -157,10 +187,14 @@ def read_windows(path: Path, column: str | None = None, window: int = WINDOW) ->
     total = int(groups["rows"].sum())
     if total <= window:
         return one_window(parse(pl.concat([rows for rows, _ in parts(file)]), path))
-    groups = groups.sort("order").with_columns(bucket=(pl.col("rows").cum_sum() - pl.col("rows")) // window)
+    groups = groups.sort("order").with_columns(
+        bucket=(pl.col("rows").cum_sum() - pl.col("rows")) // window
+    )
     buckets = Buckets()
     for rows, seen in parts(file):
-        buckets.add(rows, seen["group"].replace_strict(groups["group"], groups["bucket"]).to_numpy())
+        buckets.add(
+            rows, seen["group"].replace_strict(groups["group"], groups["bucket"]).to_numpy()
+        )
 
     def windows() -> Iterator[Manifest]:
         for number, bucket in enumerate(buckets, 1):
@@ -179,7 +213,9 @@ class _File:
         self.path, self._scratch = path, Scratch()
         with readable(path):
             self._seen = self._identity()
-            rows = open_file(path, (*CLIP_COLUMNS, _TEXT) if column is None else (column,), self._scratch)
+            rows = open_file(
+                path, (*CLIP_COLUMNS, _TEXT) if column is None else (column,), self._scratch
+            )
             head = rows.head(0).collect()
             self.count: int = rows.select(pl.len()).collect().item()
         if not self.count:
@@ -188,11 +224,14 @@ class _File:
         names = renamed(head, CLIP_COLUMNS if self.column is None else (self.column,), path)
         if self.column is None:
             _check_clips(names, path)
-        changed = {old: new for old, new in zip(head.columns, names.columns, strict=True) if old != new}
+        changed = {
+            old: new for old, new in zip(head.columns, names.columns, strict=True) if old != new
+        }
         self._rows = rows.rename(changed)
 
     def batches(self, columns: Sequence[str] = ()) -> Iterator[tuple[int, pl.DataFrame]]:
-        """Yield all rows, or some columns of them, with the number of the first, _BATCH at a time."""
+        """Yield all rows, or some columns of them, with the number of the first, _BATCH at a
+        time."""
         for first in range(0, self.count, _BATCH):
             rows = self._rows.slice(first, _BATCH)
             with readable(self.path):
@@ -203,7 +242,9 @@ class _File:
 
     def _check_unchanged(self) -> None:
         if self._identity() != self._seen:
-            raise StepDiffError(f"manifest {self.path} changed while it was read: run the same command again")
+            raise StepDiffError(
+                f"manifest {self.path} changed while it was read: run the same command again"
+            )
 
     def _identity(self) -> tuple[int, int, int]:
         state = os.stat(self.path)
@@ -211,32 +252,39 @@ class _File:
 
 
 _Parts = Iterator[tuple[pl.DataFrame, pl.DataFrame]]
-"""rows, and of each `group`, whose rows are in one window, and `order`, whose least is the place of the group"""
+"""rows, and of each `group`, whose rows are in one window, and `order`, whose least is the place of
+the group"""
 
 
 def _clips_of(file: _File, columns: Sequence[str] = ()) -> _Parts:
-    """Yield clips with their places in the file. Videos of one hash are one group: no row is lost."""
+    """Yield clips with their places in the file. Videos of one hash are one group: no row is
+    lost."""
     for first, batch in file.batches(columns):
         batch = batch.with_row_index("row", first)
         yield batch, batch.select(group=pl.col("video").str.strip_chars().hash(), order="row")
 
 
 def _checked(file: _File) -> _Parts:
-    """Yield ids and videos of clips. StepDiffError: a row has none of these, or an id occurs twice."""
+    """Yield ids and videos of clips. StepDiffError: a row has none of these, or an id occurs
+    twice."""
     hashes = np.empty(file.count, np.uint64)
     for batch, seen in _clips_of(file, ("clip", "video")):
         first = batch["row"][0]
         for name in ("clip", "video"):
             empty = batch[name].fill_null("").str.strip_chars() == ""
             if empty.any():
-                raise StepDiffError(f"row {first + empty.arg_true()[0] + 1} of {file.path} has no {name}: give it one")
+                raise StepDiffError(
+                    f"row {first + empty.arg_true()[0] + 1} of {file.path} has no {name}: give it "
+                    "one"
+                )
         check_rows(batch.drop("row"), str(file.path), first + 1)
         hashes[first : first + batch.height] = batch["clip"].hash().to_numpy()
         yield batch, seen
     hashes.sort()
     if len(again := pl.Series(np.unique(hashes[1:][hashes[1:] == hashes[:-1]]), dtype=pl.UInt64)):
         alike = (
-            batch["clip"].filter(batch["clip"].hash().is_in(again.implode())) for _, batch in file.batches(["clip"])
+            batch["clip"].filter(batch["clip"].hash().is_in(again.implode()))
+            for _, batch in file.batches(["clip"])
         )
         clips = pl.concat(alike)  # of equal hashes the ids are compared
         if len(twice := clips.filter(clips.is_duplicated())):
@@ -251,7 +299,8 @@ def _texts_of(file: _File) -> _Parts:
             texts = texts.filter(texts.list.len() > 0).explode()
         if texts.dtype not in (pl.String, pl.Null):
             raise StepDiffError(
-                f"column {file.column!r} of {file.path} holds {texts.dtype}: give a column of texts with --column"
+                f"column {file.column!r} of {file.path} holds {texts.dtype}: give a column of "
+                "texts with --column"
             )
         rows = texts.cast(pl.String).fill_null("").to_frame()
         length = pl.col("text").str.len_chars()
@@ -259,7 +308,8 @@ def _texts_of(file: _File) -> _Parts:
 
 
 def _of_clips(names: Sequence[str], column: str | None) -> bool:
-    """Return whether columns are those of clips, or are meant to be: an exact name comes before one in another case."""
+    """Return whether columns are those of clips, or are meant to be: an exact name comes before one
+    in another case."""
     if column is not None:
         return False
     for there in (set(names), {folded(name) for name in names}):
@@ -278,12 +328,20 @@ def _check_clips(frame: pl.DataFrame, path: Path) -> None:
         if frame[name].dtype != pl.String:
             raise StepDiffError(f"column {name!r} of {path} holds {frame[name].dtype}: write text")
     for name in ("start", "end"):
-        if frame[name].dtype.is_nested() or frame[name].dtype in (pl.Binary, pl.Time, pl.Datetime, pl.Date):
-            raise StepDiffError(f"column {name!r} of {path} holds {frame[name].dtype}: write seconds")
+        if frame[name].dtype.is_nested() or frame[name].dtype in (
+            pl.Binary,
+            pl.Time,
+            pl.Datetime,
+            pl.Date,
+        ):
+            raise StepDiffError(
+                f"column {name!r} of {path} holds {frame[name].dtype}: write seconds"
+            )
 
 
 def _clips(frame: pl.DataFrame, path: Path, last: bool = True) -> Manifest:
-    """Return rows that were checked, in video order; column `row` is the place of each in the file."""
+    """Return rows that were checked, in video order; column `row` is the place of each in the
+    file."""
     frame = frame.rename({"clip": "key"}).with_columns(pl.col("video").str.strip_chars())
     for name in ("start", "end"):
         if isinstance(dtype := frame[name].dtype, pl.Duration):
@@ -296,7 +354,9 @@ def _clips(frame: pl.DataFrame, path: Path, last: bool = True) -> Manifest:
         key: f"{_fault(*times)}: correct row {row + 1} of {path}"
         for row, key, *times in zip(*(column.filter(~good) for column in columns), strict=True)
     }
-    frame = frame.with_columns(pl.when(good).then(seconds[time]).alias(time) for time in ("start", "end"))
+    frame = frame.with_columns(
+        pl.when(good).then(seconds[time]).alias(time) for time in ("start", "end")
+    )
     folder = path.absolute().parent
     paths = {video: folder / video for video in frame["video"].unique(maintain_order=True)}
     return Manifest("clips", _in_video_order(frame).drop("row"), paths, failures, last)
@@ -309,9 +369,9 @@ def _in_video_order(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.sort(order, "start", "end", nulls_last=True, maintain_order=True)
 
 
-_USABLE = ((pl.col("start") >= 0) & (pl.col("end") > pl.col("start")) & (pl.col("end") < MOST_SECONDS)).fill_null(
-    False
-)  # whether an interval in numbers can be featurized
+_USABLE = (
+    (pl.col("start") >= 0) & (pl.col("end") > pl.col("start")) & (pl.col("end") < MOST_SECONDS)
+).fill_null(False)  # whether an interval in numbers can be featurized
 
 
 def _numbers(times: pl.Series) -> pl.Series:
@@ -327,23 +387,32 @@ def _fault(start: object, end: object, first: float | None, last: float | None) 
         if number is None or not abs(number) < MOST_SECONDS:
             return f"{name} {written!r} is not a number of seconds below {MOST_SECONDS:,.0f}"
     assert first is not None and last is not None
-    return f"start {first:g} is before the video" if first < 0 else f"end {last:g} is not after start {first:g}"
+    return (
+        f"start {first:g} is before the video"
+        if first < 0
+        else f"end {last:g} is not after start {first:g}"
+    )
 
 
 def _texts(rows: pl.DataFrame, path: Path, last: bool = True) -> Manifest:
     """Return each text once, by length."""
     texts = rows["text"].unique(maintain_order=True)
     keys = pl.Series("key", [text_key(text) for text in texts], dtype=pl.String)
-    rows = pl.DataFrame([keys, texts.alias("text")]).sort(pl.col("text").str.len_chars(), maintain_order=True)
+    rows = pl.DataFrame([keys, texts.alias("text")]).sort(
+        pl.col("text").str.len_chars(), maintain_order=True
+    )
     blank = rows.filter(pl.col("text").str.strip_chars() == "")["key"]
-    return Manifest("texts", rows, {}, {key: f"a text of {path} is empty: write one" for key in blank}, last)
+    return Manifest(
+        "texts", rows, {}, {key: f"a text of {path} is empty: write one" for key in blank}, last
+    )
 
 
 def as_manifest(files: Sequence[Path], id_from: IdFrom = "stem") -> Manifest:
     """Return one clip a file, over its whole length, `<id>_0_<duration>`.
 
-    files: of a folder, all videos below it. id_from: `stem` is the file's name without its suffix, `path` the
-    absolute path with it. StepDiffError: a path where no file is, a folder without a video, or two files of one id.
+    files: of a folder, all videos below it. id_from: `stem` is the file's name without its suffix,
+    `path` the absolute path with it. StepDiffError: a path where no file is, a folder without a
+    video, or two files of one id.
     """
     seen: dict[str, Path] = {}
     rows: list[tuple[str, str, float | None, float | None]] = []
@@ -354,8 +423,8 @@ def as_manifest(files: Sequence[Path], id_from: IdFrom = "stem") -> Manifest:
             if seen[name].absolute() == file.absolute():
                 raise StepDiffError(f"{file} is given twice: give it once")
             raise StepDiffError(
-                f"{seen[name]} and {file} have the same stem, so their clips the same id: make ids from paths with "
-                "--id-from path, or write a manifest"
+                f"{seen[name]} and {file} have the same stem, so their clips the same id: make ids "
+                "from paths with --id-from path, or write a manifest"
             )
         seen[name] = file
         try:
@@ -370,7 +439,8 @@ def as_manifest(files: Sequence[Path], id_from: IdFrom = "stem") -> Manifest:
 
 
 def _videos(path: Path) -> list[Path]:
-    """Return the file, or the videos below the folder, by their suffixes, in the order of their paths."""
+    """Return the file, or the videos below the folder, by their suffixes, in the order of their
+    paths."""
     if not path.exists():
         raise StepDiffError(f"no video {path}: correct its path")
     if not path.is_dir():
@@ -378,7 +448,9 @@ def _videos(path: Path) -> list[Path]:
     below = (file for file in sorted(path.rglob("*")) if file.suffix.lower() in _VIDEOS)
     files = [file for file in below if file.is_file() and not file.name.startswith(".")]
     if not files:
-        raise StepDiffError(f"{path} is a folder without a video: give a folder of video files, or the files")
+        raise StepDiffError(
+            f"{path} is a folder without a video: give a folder of video files, or the files"
+        )
     return files
 
 

@@ -1,9 +1,11 @@
-"""The plan of a run: the rows to compute, shard by shard, the task of a worker for each, and its outcome.
+"""The plan of a run: the rows to compute, shard by shard, the task of a worker for each, and its
+outcome.
 
 Guarantees
 - a row that is ok or forgotten is not computed again, a failed one only with `retry_failed`
 - a shard has one task for each batch size, however many windows name its rows
-- in memory are a byte for each row of the catalog, and the rows of two windows or one shard; others wait on disk
+- in memory are a byte for each row of the catalog, and the rows of two windows or one shard; others
+  wait on disk
 """
 
 from collections.abc import Iterable, Iterator
@@ -26,11 +28,19 @@ from store.catalog.catalog import are_forgotten
 from store.io.records import writes_of_shard
 from store.view import ABSENT, FAILED
 
-FORGOTTEN = 3  # takes the place of the status of a row that was forgotten, which is absent in the store
+# takes the place of the status of a row that was forgotten, which is absent in the store
+FORGOTTEN = 3
 UNASKED = 255  # status of a row that no window has named
 _SPAN = 2**22  # rows whose waiting ones are read together
-_ON_DISK = np.iinfo(np.int64).min // 2  # takes the place of the named rows of a shard that waits on disk
-_PENDING = {"row": pl.Int64, "place": pl.String, "start": pl.Float64, "end": pl.Float64, "reason": pl.String}
+# takes the place of the named rows of a shard that waits on disk
+_ON_DISK = np.iinfo(np.int64).min // 2
+_PENDING = {
+    "row": pl.Int64,
+    "place": pl.String,
+    "start": pl.Float64,
+    "end": pl.Float64,
+    "reason": pl.String,
+}
 """a row to compute: its clip's file and interval, or why it cannot be computed"""
 
 
@@ -40,7 +50,9 @@ def known_status(view: View, rows: Int64[np.ndarray, " asked"]) -> UInt8[np.ndar
     return np.where(are_forgotten(view.paths.store, view.entity, rows), np.uint8(FORGOTTEN), status)
 
 
-def todo(status: UInt8[np.ndarray, " rows"], retry_failed: bool = False) -> Bool[np.ndarray, " rows"]:
+def todo(
+    status: UInt8[np.ndarray, " rows"], retry_failed: bool = False
+) -> Bool[np.ndarray, " rows"]:
     """Return which rows of those status are computed; `retry_failed`: also those that failed."""
     return (status == ABSENT) | (status == FAILED) if retry_failed else status == ABSENT
 
@@ -48,20 +60,36 @@ def todo(status: UInt8[np.ndarray, " rows"], retry_failed: bool = False) -> Bool
 def pending(
     asked: Manifest, rows: Int64[np.ndarray, " asked"], computed_rows: Bool[np.ndarray, " asked"]
 ) -> pl.DataFrame:
-    """Return the `wanted` rows of a manifest as they are planned; `rows` are their places in the catalog."""
-    frame = asked.rows.with_columns(row=pl.Series(rows, dtype=pl.Int64)).filter(pl.Series(computed_rows))
+    """Return the `wanted` rows of a manifest as they are planned; `rows` are their places in the
+    catalog."""
+    frame = asked.rows.with_columns(row=pl.Series(rows, dtype=pl.Int64)).filter(
+        pl.Series(computed_rows)
+    )
     if asked.entity == "clips":
         names = pl.Series(list(asked.paths), dtype=pl.String)
         places = pl.Series(list(map(str, asked.paths.values())), dtype=pl.String)
-        frame = frame.with_columns(place=pl.col("video").replace_strict(names, places, return_dtype=pl.String))
-    keys, reasons = (pl.Series(list(part), dtype=pl.String) for part in (asked.failures, asked.failures.values()))
-    frame = frame.with_columns(reason=pl.col("key").replace_strict(keys, reasons, default=None, return_dtype=pl.String))
-    absent = [pl.lit(None, dtype).alias(name) for name, dtype in _PENDING.items() if name not in frame.columns]
-    return frame.with_columns(absent).select(pl.col(name).cast(dtype) for name, dtype in _PENDING.items())
+        frame = frame.with_columns(
+            place=pl.col("video").replace_strict(names, places, return_dtype=pl.String)
+        )
+    keys, reasons = (
+        pl.Series(list(part), dtype=pl.String) for part in (asked.failures, asked.failures.values())
+    )
+    frame = frame.with_columns(
+        reason=pl.col("key").replace_strict(keys, reasons, default=None, return_dtype=pl.String)
+    )
+    absent = [
+        pl.lit(None, dtype).alias(name)
+        for name, dtype in _PENDING.items()
+        if name not in frame.columns
+    ]
+    return frame.with_columns(absent).select(
+        pl.col(name).cast(dtype) for name, dtype in _PENDING.items()
+    )
 
 
 class Plan:
-    """The rows that a run is asked for, window by window: their status before it, and what is to compute."""
+    """The rows that a run is asked for, window by window: their status before it, and what is to
+    compute."""
 
     def __init__(self, view: View, most: int, retry_failed: bool = False) -> None:
         """Plan no row yet. most: new rows that windows may append to the catalog."""
@@ -69,18 +97,28 @@ class Plan:
         self.refused: StepDiffError | None = None  # why a window of `rows` was refused
         self._size, self._retry_failed = view.rows_per_shard, retry_failed
         most += len(view.catalog)
-        self.before = np.full(most, UNASKED, np.uint8)  # status of each row of the catalog before the run
-        self._named = np.zeros(most // self._size + 1, np.int64)  # rows of each shard that were named so far
-        self._held = pl.DataFrame(schema=_PENDING)  # rows of shards that the next windows may complete
+        # status of each row of the catalog before the run
+        self.before = np.full(most, UNASKED, np.uint8)
+        # rows of each shard that were named so far
+        self._named = np.zeros(most // self._size + 1, np.int64)
+        # rows of shards that the next windows may complete
+        self._held = pl.DataFrame(schema=_PENDING)
         self._waiting = Buckets()  # of shards of which many were held
 
     def is_finished(self, window: Manifest) -> bool:
-        """Return whether all rows of a window are in the catalog, and none of them is to compute."""
+        """Return whether all rows of a window are in the catalog, and none of them is to
+        compute."""
         rows = self.view.catalog.rows(window.rows["key"])
-        return not (rows < 0).any() and not todo(known_status(self.view, rows), self._retry_failed).any()
+        return (
+            not (rows < 0).any()
+            and not todo(known_status(self.view, rows), self._retry_failed).any()
+        )
 
-    def rows(self, accepted: Changes, later: Iterator[Changes], store: Store, replace: bool) -> Iterator[pl.DataFrame]:
-        """Write windows to the catalog; yield the rows to compute, shards whole: of each window, and last what is left.
+    def rows(
+        self, accepted: Changes, later: Iterator[Changes], store: Store, replace: bool
+    ) -> Iterator[pl.DataFrame]:
+        """Write windows to the catalog; yield the rows to compute, shards whole: of each window,
+        and last what is left.
 
         A later window that is refused ends them early.
         """
@@ -104,7 +142,8 @@ class Plan:
             yield self._waiting.read(bucket).sort("row")
 
     def add(self, window: Manifest) -> pl.DataFrame:
-        """Add a window whose rows are in the catalog; return what is to compute of shards that it completes, ascending.
+        """Add a window whose rows are in the catalog; return what is to compute of shards that it
+        completes, ascending.
 
         After the last window that is all that does not wait on disk.
         """
@@ -121,7 +160,9 @@ class Plan:
         if np.count_nonzero(~complete) > max(WINDOW, self._size):
             self._named[shards[~complete]] = _ON_DISK
         on_disk = self._named[shards] < 0
-        self._waiting.add(held.filter(pl.Series(on_disk)), shards[on_disk] // max(_SPAN // self._size, 1))
+        self._waiting.add(
+            held.filter(pl.Series(on_disk)), shards[on_disk] // max(_SPAN // self._size, 1)
+        )
         self._held = held.filter(pl.Series(~complete & ~on_disk))
         return held.filter(pl.Series(complete))
 
@@ -135,7 +176,8 @@ def shards_of(rows: pl.DataFrame, size: int) -> Iterator[tuple[int, pl.DataFrame
 
 
 def blocks(rows: Iterable[int], first: int, size: int) -> dict[int, tuple[int, ...]]:
-    """Return the rows of each batch that has any: fixed runs of `size` rows from `first` on, whatever is computed."""
+    """Return the rows of each batch that has any: fixed runs of `size` rows from `first` on,
+    whatever is computed."""
     runs = groupby(sorted(rows), lambda row: (row - first) // size)
     return {block: tuple(members) for block, members in runs}
 
@@ -164,7 +206,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Shards:
-    """Tasks that one worker does one after another: on a GPU the next begins while one is written."""
+    """Tasks that one worker does one after another: on a GPU the next begins while one is
+    written."""
 
     tasks: tuple[Task, ...]
 
@@ -198,25 +241,33 @@ class Outcome:
     shard: int
     repeated: int = 0  # clips that show fewer frames than the encoder sees
     truncated: int = 0  # texts of more tokens than the encoder sees
-    forward_rows: int | None = None  # rows of a forward pass, once a GPU had no memory for those of a batch
+    # rows of a forward pass, once a GPU had no memory for those of a batch
+    forward_rows: int | None = None
     error: str | None = None  # why nothing of it was written
 
 
-def tasks(view: View, planned: pl.DataFrame, batch_size: int, threads: int, as_before: bool = False) -> Iterator[Task]:
+def tasks(
+    view: View, planned: pl.DataFrame, batch_size: int, threads: int, as_before: bool = False
+) -> Iterator[Task]:
     """Yield the tasks of planned rows, which are ascending, shard by shard.
 
-    `as_before`: a row that was computed before, and is absent now, has the bits of then. It is computed in batches of
-    the size that the record of its shard names.
+    `as_before`: a row that was computed before, and is absent now, has the bits of then. It is
+    computed in batches of the size that the record of its shard names.
     """
     for shard, rows in shards_of(planned, view.rows_per_shard):
         sizes = _sizes_before(view, shard) if as_before else {}
-        of_rows = np.array([sizes.get(row, batch_size) for row in rows["row"]] if sizes else [batch_size] * rows.height)
+        of_rows = np.array(
+            [sizes.get(row, batch_size) for row in rows["row"]]
+            if sizes
+            else [batch_size] * rows.height
+        )
         for size in np.unique(of_rows).tolist():
             yield _task(view, shard, rows.filter(pl.Series(of_rows == size)), size, threads)
 
 
 def _sizes_before(view: View, shard: int) -> dict[int, int]:
-    """Return the size of the batches in which the rows of a shard were computed, of those that have a record."""
+    """Return the size of the batches in which the rows of a shard were computed, of those that have
+    a record."""
     sizes: dict[int, int] = {}
     with suppress(StepDiffError):  # the worker refuses a shard whose record is damaged
         for write in writes_of_shard(view.paths, shard, view.rows_per_shard):
@@ -232,16 +283,32 @@ def _task(view: View, shard: int, rows: pl.DataFrame, batch_size: int, threads: 
     usable = tuple(good["row"])
     clips, texts = {}, {}
     if view.entity == "clips":
-        clips = {row: Source(*source) for row, *source in good.select("row", "place", "start", "end").iter_rows()}
+        clips = {
+            row: Source(*source)
+            for row, *source in good.select("row", "place", "start", "end").iter_rows()
+        }
     else:
         first = shard * view.rows_per_shard
         span = np.arange(first, first + view.rows_per_shard)
-        span_texts = view.catalog.select(span, pl.DataFrame(schema={"text": pl.String})).sort("row")["text"]
+        span_texts = view.catalog.select(span, pl.DataFrame(schema={"text": pl.String})).sort(
+            "row"
+        )["text"]
         texts = {
             first + place: FILLER if unusable(text) else text
             for block in blocks(usable, first, batch_size)
-            for place, text in enumerate(span_texts[block * batch_size : (block + 1) * batch_size], block * batch_size)
+            for place, text in enumerate(
+                span_texts[block * batch_size : (block + 1) * batch_size], block * batch_size
+            )
         }
     return Task(
-        str(view.paths.store), view.entity, view.name, shard, usable, failures, batch_size, clips, texts, threads
+        str(view.paths.store),
+        view.entity,
+        view.name,
+        shard,
+        usable,
+        failures,
+        batch_size,
+        clips,
+        texts,
+        threads,
     )

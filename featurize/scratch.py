@@ -46,7 +46,9 @@ class Buckets:
 
     def add(self, frame: pl.DataFrame, buckets: Int[np.ndarray, " rows"]) -> None:
         """Append each row of `frame` to its bucket."""
-        parts = frame.with_columns(_bucket=pl.Series(buckets)).partition_by("_bucket", as_dict=True, include_key=False)
+        parts = frame.with_columns(_bucket=pl.Series(buckets)).partition_by(
+            "_bucket", as_dict=True, include_key=False
+        )
         for (bucket,), part in parts.items():
             path = self._scratch.folder / f"{self._count}.parquet"
             self._count += 1

@@ -1,8 +1,9 @@
-"""A worker process, a Ray actor: it loads one encoder, then decodes, encodes and commits one shard after another.
+"""A worker process, a Ray actor: it loads one encoder, then decodes, encodes and commits one shard
+after another.
 
 Guarantees
-- batches are fixed runs of the shard's rows, filled up: a part of a shard, or the shard again, gives every row the same
-  bits
+- batches are fixed runs of the shard's rows, filled up: a part of a shard, or the shard again,
+  gives every row the same bits
 - a clip that fails is recorded with its reason and changes no other
 - in memory are the frames of a few batches and the features of one shard, on a GPU of two
 """
@@ -43,7 +44,8 @@ def featurize_shards(
     stages: Gpu | None = None,
     spent: Spent | None = None,
 ) -> Outcome:
-    """Compute and commit the rows of tasks of one view, one shard after another. StepDiffError: they cannot be written.
+    """Compute and commit the rows of tasks of one view, one shard after another. StepDiffError:
+    they cannot be written.
 
     Args:
         tasks: Of shards. On a GPU the next is decoded and computed while one is written.
@@ -65,7 +67,9 @@ def featurize_shards(
         outcomes = [shard.compute(tell) for shard in shards]
     else:
         outcomes = _compute_staged(shards, stages, tell, spent)
-    repeated, truncated = (sum(getattr(one, name) for one in outcomes) for name in ("repeated", "truncated"))
+    repeated, truncated = (
+        sum(getattr(one, name) for one in outcomes) for name in ("repeated", "truncated")
+    )
     return Outcome(tasks[0].shard, repeated, truncated, encoder.forward_rows)
 
 
@@ -80,7 +84,9 @@ def _compute_staged(
         outcomes.extend([] if writing is None else [writing.result()])
         spent.waiting["write"] += time.monotonic() - begin
 
-    batches = staged((batch for shard in shards for batch in shard.batches(stages.buffer)), stages, spent)
+    batches = staged(
+        (batch for shard in shards for batch in shard.batches(stages.buffer)), stages, spent
+    )
     with ThreadPoolExecutor(1, thread_name_prefix="write") as thread, closing(batches):
         writing = None
         for batch in batches:
@@ -97,22 +103,35 @@ def _compute_staged(
 class _Shard:
     """The rows of a task, batch by batch, and what became of them."""
 
-    def __init__(self, task: Task, encoder: Encoder, device: str, view: View, pool: int, spent: Spent) -> None:
+    def __init__(
+        self, task: Task, encoder: Encoder, device: str, view: View, pool: int, spent: Spent
+    ) -> None:
         self.failures = dict(task.failures)
         self.repeated = 0
-        self.forward_rows: int | None = None  # rows of its last forward pass, once the GPU ran out of memory
+        # rows of its last forward pass, once the GPU ran out of memory
+        self.forward_rows: int | None = None
         self.rows: list[int] = []  # rows of `arrays`, as they were finished
         self.arrays = {  # in half precision where they are not stored in float32
-            name: np.empty((len(task.rows), *feature.shape), np.float32 if feature.dtype == "float32" else np.float16)
+            name: np.empty(
+                (len(task.rows), *feature.shape),
+                np.float32 if feature.dtype == "float32" else np.float16,
+            )
             for name, feature in view.features.items()
         }
-        self._task, self.encoder, self._device, self._view, self._pool = task, encoder, device, view, pool
+        self._task, self.encoder, self._device, self._view, self._pool = (
+            task,
+            encoder,
+            device,
+            view,
+            pool,
+        )
         self._spent = spent.working
         self._first = task.shard * view.rows_per_shard
         self._blocks = blocks(task.rows, self._first, task.batch_size)
 
     def compute(self, tell: Callable[[int], None]) -> Outcome:
-        """Compute and commit all rows in this thread; `tell` receives how many more are finished."""
+        """Compute and commit all rows in this thread; `tell` receives how many more are
+        finished."""
         begin = time.monotonic()
         batches = self.batches(partial(np.zeros, dtype=np.uint8))
         computed = (part for batch in batches for part in in_parts(self._encode, batch))
@@ -122,7 +141,8 @@ class _Shard:
         return self.write(time.monotonic() - begin)
 
     def write(self, seconds: float) -> Outcome:
-        """Commit what was kept, which took so many seconds. StepDiffError where it cannot be written."""
+        """Commit what was kept, which took so many seconds. StepDiffError where it cannot be
+        written."""
         begin = time.monotonic()
         done, order = np.unique(np.array(self.rows, np.int64), return_index=True)
         arrays = {name: array[: len(done)] for name, array in self.arrays.items()}
@@ -136,7 +156,10 @@ class _Shard:
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),
             "python": platform.python_version(),
-            **{package: version(package) for package in ("av", "numpy", "pillow", "torch", "transformers")},
+            **{
+                package: version(package)
+                for package in ("av", "numpy", "pillow", "torch", "transformers")
+            },
             "rows": len(done),
             "seconds": round(seconds + time.monotonic() - begin, 3),
             **({"forward_rows": self.forward_rows} if self.forward_rows else {}),
@@ -146,7 +169,8 @@ class _Shard:
         return Outcome(self._task.shard, self.repeated, _truncated(self._task, self.encoder))
 
     def batches(self, buffer: Callable[[tuple[int, ...]], np.ndarray]) -> Iterator[Batch]:
-        """Yield batches as they are complete, and last one without rows. buffer: makes the array of squares."""
+        """Yield batches as they are complete, and last one without rows. buffer: makes the array of
+        squares."""
         yield from self._texts() if self._task.entity == "texts" else self._clips(buffer)
         yield Batch(self, len(self._task.failures), last=True)
 
@@ -158,7 +182,8 @@ class _Shard:
             yield Batch(self, len(rows), rows, tuple(row - start for row in rows), how)
 
     def _clips(self, buffer: Callable[[tuple[int, ...]], np.ndarray]) -> Iterator[Batch]:
-        """Yield batches of squares, where other rows than those to compute are black, or of whole pictures."""
+        """Yield batches of squares, where other rows than those to compute are black, or of whole
+        pictures."""
         size, side = self._task.batch_size, self.encoder.size
         for block, clips in self._decoded():
             batch = Batch(self, len(self._blocks[block]), tuple(clips), tuple(range(len(clips))))
@@ -176,7 +201,9 @@ class _Shard:
         task, encoder = self._task, self.encoder
         clips: dict[int, dict[int, Clip]] = {block: {} for block in self._blocks}
         remaining = {block: len(rows) for block, rows in self._blocks.items()}
-        frames = decoded_clips(task.clips, encoder.frames, encoder.picture, task.threads, encoder.sampling)
+        frames = decoded_clips(
+            task.clips, encoder.frames, encoder.picture, task.threads, encoder.sampling
+        )
         for row, done in timed(frames, self._spent, "decode"):
             block = (row - self._first) // task.batch_size
             if isinstance(done, Clip):
@@ -189,7 +216,8 @@ class _Shard:
                 yield block, dict(sorted(clips.pop(block).items()))
 
     def _encode(self, data: Any) -> Computed | list[Any]:
-        """Return the features of a batch, or of whole pictures those of each clip, or why it has none."""
+        """Return the features of a batch, or of whole pictures those of each clip, or why it has
+        none."""
         if self._task.entity == "texts":
             return self.encoder.encode_texts(data), {}
         if isinstance(self.encoder.picture, Crop):
@@ -197,13 +225,16 @@ class _Shard:
         return self.encoder.encode_wholes(data)
 
     def keep(self, batch: Batch) -> None:
-        """Keep the features of rows; one that was not encoded, or whose numbers are too large to be stored, fails."""
+        """Keep the features of rows; one that was not encoded, or whose numbers are too large to be
+        stored, fails."""
         for row, place in zip(batch.rows, batch.places, strict=True):
             peaks: dict[str, Any] = {}
             if isinstance(batch.data, list):
                 features = batch.data[place]
             else:
-                features, peaks = ({name: values[place] for name, values in part.items()} for part in batch.data)
+                features, peaks = (
+                    {name: values[place] for name, values in part.items()} for part in batch.data
+                )
             if isinstance(features, StepDiffError):
                 self.failures[row] = str(features)
                 continue
@@ -254,8 +285,12 @@ class Worker:
         """seconds of all shards in each stage"""
 
     def describe(self, entity: str, dtype: str) -> tuple[Provenance, dict[str, Feature]]:
-        """Return provenance and features of a view of the encoder. StepDiffError: it cannot have one."""
-        provenance, features = self._encoder.provenance(entity, dtype), self._encoder.features(entity, dtype)
+        """Return provenance and features of a view of the encoder. StepDiffError: it cannot have
+        one."""
+        provenance, features = (
+            self._encoder.provenance(entity, dtype),
+            self._encoder.features(entity, dtype),
+        )
         if self._pool > 1:
             provenance, features, _ = pooled_view(provenance, features, self._pool)
         return provenance, features
@@ -267,7 +302,9 @@ class Worker:
     def run(self, task: Shards) -> Outcome:
         """Featurize and commit shards."""
         try:
-            return featurize_shards(task.tasks, self._encoder, self._device, self._tell, self._pool, spent=self._spent)
+            return featurize_shards(
+                task.tasks, self._encoder, self._device, self._tell, self._pool, spent=self._spent
+            )
         finally:
             self._finished = 0
 
@@ -285,7 +322,9 @@ class Worker:
     @cached_property
     def _encoder(self) -> Encoder:
         torch.set_num_threads(self._cpus)
-        encoder = load(self._options.encoder, self._options.weights, self._device, **self._options.choices())
+        encoder = load(
+            self._options.encoder, self._options.weights, self._device, **self._options.choices()
+        )
         if encoder.pools:
             encoder.pool = self._options.pool
         return encoder

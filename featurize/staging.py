@@ -2,12 +2,14 @@
 
     decode -> upload -> forward -> download -> write
 
-Frames are copied from pinned memory, features to it; each copy and the computation have a stream of their own. Every
-stage ends with its stream: a tensor is freed or read on another stream only when the work on it is done. Features that
-are stored in half precision are converted before the copy back.
+Frames are copied from pinned memory, features to it; each copy and the computation have a stream of
+their own. Every stage ends with its stream: a tensor is freed or read on another stream only when
+the work on it is done. Features that are stored in half precision are converted before the copy
+back.
 
 Guarantees
-- batches leave in the order in which they came; an error of a stage is raised where they are used, and ends all threads
+- batches leave in the order in which they came; an error of a stage is raised where they are used,
+  and ends all threads
 - between two stages one batch waits, at most
 - a forward pass for which the GPU has no memory is done in halves, as are all later ones
 """
@@ -28,15 +30,18 @@ from featurize.encoders import Encoder
 from featurize.video.picture import Bounded, Crop
 from stepdiff_core.threads import prefetched
 
-MOST_BYTES = 256 << 20  # of frames, in a batch whose size is chosen by memory: pinned memory holds three batches
+# of frames, in a batch whose size is chosen by memory: pinned memory holds three batches
+MOST_BYTES = 256 << 20
 MEMORY_SHARE = 0.8  # of the GPU's memory that such a batch may need
 
 Computed = tuple[dict[str, Float[np.ndarray, "B ..."]], dict[str, Float32[np.ndarray, " B"]]]
-"""features of a batch, and of those in half precision the largest magnitude of each row before the conversion"""
+"""features of a batch, and of those in half precision the largest magnitude of each row before the
+conversion"""
 
 
 class Gpu:
-    """A CUDA device as the stages of a batch. Each is called by one thread, and returns when its work is done."""
+    """A CUDA device as the stages of a batch. Each is called by one thread, and returns when its
+    work is done."""
 
     def __init__(self, encoder: Encoder, device: str, half: Collection[str]) -> None:
         """Make the streams. half: names of the features that are stored in half precision."""
@@ -47,14 +52,18 @@ class Gpu:
         """Return main memory of zeros for the frames of a batch."""
         return torch.zeros(shape, dtype=torch.uint8, pin_memory=True).numpy()
 
-    def upload(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> UInt8[torch.Tensor, "B T size size 3"]:
+    def upload(
+        self, frames: UInt8[np.ndarray, "B T size size 3"]
+    ) -> UInt8[torch.Tensor, "B T size size 3"]:
         """Copy frames to the device."""
         with torch.cuda.stream(self._up):
             uploaded = torch.from_numpy(frames).to(self._device, non_blocking=True)
             self._up.synchronize()
         return uploaded
 
-    def forward(self, frames: UInt8[torch.Tensor, "B T size size 3"]) -> dict[str, dict[str, torch.Tensor]]:
+    def forward(
+        self, frames: UInt8[torch.Tensor, "B T size size 3"]
+    ) -> dict[str, dict[str, torch.Tensor]]:
         with torch.cuda.stream(self._compute), torch.inference_mode():
             computed = halved(self._encoder.forward_clips(frames), self._half)
             self._compute.synchronize()
@@ -63,26 +72,38 @@ class Gpu:
     def download(self, features: dict[str, dict[str, torch.Tensor]]) -> Computed:
         """Copy to main memory what `forward` returned."""
         with torch.cuda.stream(self._down):
-            values, peaks = ({name: _pinned(there) for name, there in part.items()} for part in features.values())
+            values, peaks = (
+                {name: _pinned(there) for name, there in part.items()} for part in features.values()
+            )
             self._down.synchronize()
         return values, peaks
 
 
 def _pinned(values: torch.Tensor) -> np.ndarray:
-    """Return pinned memory that receives `values` on the current stream. PyTorch uses freed pinned memory again."""
-    return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True).numpy()
+    """Return pinned memory that receives `values` on the current stream. PyTorch uses freed pinned
+    memory again."""
+    return (
+        torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        .copy_(values, non_blocking=True)
+        .numpy()
+    )
 
 
 @torch.inference_mode()
 def halved(
     features: dict[str, Float[torch.Tensor, "B ..."]], half: Collection[str]
 ) -> dict[str, dict[str, torch.Tensor]]:
-    """Return `values`, of the names in `half` in half precision and else in float32, and `peaks`: see Computed."""
+    """Return `values`, of the names in `half` in half precision and else in float32, and `peaks`:
+    see Computed."""
     norm, most = torch.linalg.vector_norm, math.inf
     dtypes = {name: torch.float16 if name in half else torch.float32 for name in features}
     return {
         "values": {name: values.to(dtypes[name]) for name, values in features.items()},
-        "peaks": {name: norm(features[name].flatten(1).float(), most, dim=1) for name in features if name in half},
+        "peaks": {
+            name: norm(features[name].flatten(1).float(), most, dim=1)
+            for name in features
+            if name in half
+        },
     }
 
 
@@ -102,19 +123,25 @@ class Batch:
 class Spent:
     """Seconds of each stage, by its name, for reports."""
 
-    waiting: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # for the stage before
+    # for the stage before
+    waiting: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     working: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
 
-def staged(batches: Generator[Batch, None, None], device: Gpu, spent: Spent) -> Generator[Batch, None, None]:
+def staged(
+    batches: Generator[Batch, None, None], device: Gpu, spent: Spent
+) -> Generator[Batch, None, None]:
     """Yield batches of frames with their features, in parts where the GPU runs out of memory."""
-    with ExitStack() as stages:  # at the end, and after an error, their threads end one after another
+    # at the end, and after an error, their threads end one after another
+    with ExitStack() as stages:
         stages.enter_context(closing(batches))
         # a shard's decoding begins while the last batch before is uploaded
         done = stages.enter_context(closing(prefetched([batches], waiting=1)))
         works: list[Work] = [device.upload, device.forward, device.download]
         for stage, parts in zip(works, (_whole, in_parts, _whole), strict=True):
-            done = stages.enter_context(closing(prefetched([_through(stage, parts, done, spent)], waiting=1)))
+            done = stages.enter_context(
+                closing(prefetched([_through(stage, parts, done, spent)], waiting=1))
+            )
         yield from done
 
 
@@ -123,7 +150,10 @@ Work = Callable[[Any], Any]
 
 
 def _through(
-    work: Work, parts: Callable[[Work, Batch], Iterator[Batch]], batches: Iterator[Batch], spent: Spent
+    work: Work,
+    parts: Callable[[Work, Batch], Iterator[Batch]],
+    batches: Iterator[Batch],
+    spent: Spent,
 ) -> Iterator[Batch]:
     name, since = work.__name__, time.monotonic()
     for batch in batches:
@@ -142,7 +172,8 @@ def _whole(work: Work, batch: Batch) -> Iterator[Batch]:
 
 
 def in_parts(forward: Work, batch: Batch) -> Iterator[Batch]:
-    """Yield a batch with what `forward` makes of it: of all rows at once, until the GPU runs out of memory.
+    """Yield a batch with what `forward` makes of it: of all rows at once, until the GPU runs out of
+    memory.
 
     Then these rows, and those of the encoder's later batches, are computed by half as many at once.
     """
@@ -168,11 +199,14 @@ def in_parts(forward: Work, batch: Batch) -> Iterator[Batch]:
 
 
 def batch_by_memory(encoder: Encoder, device: str, rows: int, workers: int = 1) -> int:
-    """Return the clips of a batch that a GPU of so many workers has memory for: a power of two, of at most `rows`."""
+    """Return the clips of a batch that a GPU of so many workers has memory for: a power of two, of
+    at most `rows`."""
     picture = encoder.picture
     # the largest shape that the encoder sees often, in frames that differ from each other
     side = math.isqrt(picture.pixels) if isinstance(picture, Bounded) else encoder.size
-    clip = np.random.default_rng(0).integers(0, 256, (encoder.frames, side, side, 3), dtype=np.uint8)
+    clip = np.random.default_rng(0).integers(
+        0, 256, (encoder.frames, side, side, 3), dtype=np.uint8
+    )
     most = min(rows, max(MOST_BYTES // clip.nbytes, 1))
     share = MEMORY_SHARE * torch.cuda.get_device_properties(device).total_memory / workers
 

@@ -1,9 +1,12 @@
 """Ask a model a question about two clips of a store, or which words its clips give evidence for.
 
 python -m heads.ask --reference CLIP --candidate CLIP "What did I do differently in video 2?"
-python -m heads.ask --reference CLIP --candidate CLIP --preset mistake    a question of the paper's figures
-python -m heads.ask --reference CLIP --candidate CLIP --model Qwen/Qwen3-VL-8B-Instruct "What differs?"
-python -m heads.ask --reference CLIP --candidate CLIP --why --words runs/words    words of each clip, and their moments
+python -m heads.ask --reference CLIP --candidate CLIP --preset mistake
+python -m heads.ask --reference CLIP --candidate CLIP \\
+    --model Qwen/Qwen3-VL-8B-Instruct "What differs?"
+python -m heads.ask --reference CLIP --candidate CLIP --why --words runs/words
+
+`--preset` asks a question of the paper's figures; `--why` names words of each clip, and moments.
 """
 
 import json
@@ -45,13 +48,15 @@ class AskOptions:
     head: str = "runs/stepdiff"
     """run folder of python -m heads.train"""
     model: str | None = None
-    """a public video language model instead of a head: a folder or hub id whose tokens a view of the store has"""
+    """a public video language model instead of a head: a folder or hub id whose tokens a view of
+    the store has"""
     store: str = "data/features"
     """feature store"""
     max_tokens: int = MOST_TOKENS
     """longest answer, in tokens"""
     why: bool = False
-    """list the words for which each clip gives more evidence than the other, and the seconds that give most of it"""
+    """list the words for which each clip gives more evidence than the other, and the seconds that
+    give most of it"""
     words: str = "runs/words"
     """folder of python -m heads.words, for --why"""
     device: str = "auto"
@@ -76,17 +81,22 @@ def run(options: AskOptions) -> int:
 
 
 def answered(options: AskOptions) -> dict[str, Any]:
-    """Return the question with its answer, whose words are printed as they come, and the words that give evidence."""
+    """Return the question with its answer, whose words are printed as they come, and the words that
+    give evidence."""
     at_least(options, max_tokens=1)
-    if options.preset is not None and options.question or not (options.preset or options.question or options.why):
+    if (
+        options.preset is not None
+        and options.question
+        or not (options.preset or options.question or options.why)
+    ):
         raise StepDiffError(f"give one question, or one --preset: {', '.join(PRESETS)}")
     if options.preset is not None and options.preset not in PRESETS:
         raise StepDiffError(f"no preset {options.preset!r}; there are {', '.join(PRESETS)}")
     for clip in (options.reference, options.candidate):
         if Path(clip).suffix and Path(clip).is_file():  # heads read features, never a video
             raise StepDiffError(
-                f"{clip} is a file, and this command takes ids of clips in a store: for files run stepdiff compare "
-                f"{options.reference} {options.candidate} --ask QUESTION"
+                f"{clip} is a file, and this command takes ids of clips in a store: for files run "
+                f"stepdiff compare {options.reference} {options.candidate} --ask QUESTION"
             )
     from heads.models.language_model import autocast, pick_device
     from store import Store
@@ -100,7 +110,9 @@ def answered(options: AskOptions) -> dict[str, Any]:
         with autocast(pick_device(options.device), precision):
             answer = NO_ANSWER
             if not record.get("unlike"):
-                answer = method.ask(options.reference, options.candidate, question, options.max_tokens, say)
+                answer = method.ask(
+                    options.reference, options.candidate, question, options.max_tokens, say
+                )
         record |= {"question": question, "answer": answer, "cut": isinstance(answer, CutOff)}
         record["unread"] = [] if record.get("unlike") else method.unread(question)
         if say is not None:
@@ -113,12 +125,15 @@ def answered(options: AskOptions) -> dict[str, Any]:
 
         evidence = WordEvidence.of_store(WordHead.load(options.words), store)
         record |= {} if "knows" in record else doubted(evidence.guard, options)
-        record["why"] = [list(map(asdict, words)) for words in evidence.why(options.reference, options.candidate)]
+        record["why"] = [
+            list(map(asdict, words)) for words in evidence.why(options.reference, options.candidate)
+        ]
     return record
 
 
 def doubted(guard: "Guard | None", options: AskOptions) -> dict[str, str]:
-    """Return what a head knows, and why what it says about the clips means nothing; print both, the latter first."""
+    """Return what a head knows, and why what it says about the clips means nothing; print both, the
+    latter first."""
     if guard is None:
         return {}
     record = {"unlike": guard.doubt([options.reference, options.candidate]), "knows": guard.knows}
@@ -157,7 +172,8 @@ class Streaming:
         print(words, end="", flush=True)
 
     def end(self, answer: str) -> None:
-        """End the answer, of which no word may have come, and say so if the model did not end it."""
+        """End the answer, of which no word may have come, and say so if the model did not end
+        it."""
         print("" if self._said else f"Q: {self.question}\nA: {answer}")
         if isinstance(answer, CutOff):
             print(f"({CUT})")

@@ -2,7 +2,9 @@
 
 python -m heads.differences --reference CLIP --candidate CLIP --category Tools/Equipment
 python -m heads.differences "uses a fork instead of a whisk" --step "whisk the eggs" -k 5
-python -m heads.differences --reference CLIP --candidate CLIP --view efficientnet-lite0    whole clips, no head of words
+python -m heads.differences --reference CLIP --candidate CLIP --view efficientnet-lite0
+
+With --view whole clips are compared, without a head of words.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -43,7 +45,9 @@ def run(options: DifferencesOptions) -> dict[str, Any]:
     from store import Store
 
     store = Store.open(options.store)
-    words = WordEvidence.of_store(WordHead.load(options.words), store) if options.view is None else None
+    words = (
+        WordEvidence.of_store(WordHead.load(options.words), store) if options.view is None else None
+    )
     return asdict(find(store, words or store.view("clips", str(options.view)), options))
 
 
@@ -58,7 +62,9 @@ def show(record: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(DifferencesOptions, argv, "heads.differences", __doc__, run, show, positional=("text",))
+    return parse(
+        DifferencesOptions, argv, "heads.differences", __doc__, run, show, positional=("text",)
+    )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 python -m heads.embed --head runs/align --store data/features --view aligned
 
-Retrieval and vlemb read that view as they read a frozen encoder's. A second run adds only what is missing.
+Retrieval and vlemb read that view as they read a frozen encoder's. A second run adds only what is
+missing.
 
-    --workers 4                          four processes, on this machine or with --address on a cluster
+    --workers 4                          four processes, on this machine or with --address on a
+                                         cluster
 
 The embeddings are the same, bit for bit, whatever the number of workers.
 """
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 BLOCK = 256
 """rows embedded at a time"""
 PART = 16 * BLOCK
-"""rows of a shard that one worker embeds and commits; whole blocks, so that parts have the blocks of the shard"""
+"""rows of a shard that one worker embeds and commits; whole blocks, so that parts have the blocks
+of the shard"""
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,11 @@ class EmbedOptions:
     wait: bool = False
     """wait while another run writes into the store, instead of giving up"""
     workers: int = 1
-    """processes that embed, each with its own head; 1 without an address: this process, without Ray"""
+    """processes that embed, each with its own head; 1 without an address: this process, without
+    Ray"""
     address: str | None = None
-    """Ray cluster to join, auto or HOST:6379; null: RAY_ADDRESS, else Ray is started on this machine"""
+    """Ray cluster to join, auto or HOST:6379; null: RAY_ADDRESS, else Ray is started on this
+    machine"""
 
 
 class Embedder:
@@ -61,11 +66,15 @@ class Embedder:
         head, self.recipe = load_contrastive(Path(options.head), self.store, self.device)
         self.sides: dict[str, tuple[Features, Callable[[Any], Any]]] = {
             "clips": (Features(self.store, self.recipe.view, "tokens"), head.embed_clips),
-            "texts": (Features(self.store, self.recipe.text_view, "embedding", "texts"), head.embed_texts),
+            "texts": (
+                Features(self.store, self.recipe.text_view, "embedding", "texts"),
+                head.embed_texts,
+            ),
         }
 
     def __call__(self, part: "WorkPart") -> None:
-        """Embed the rows of a part of one shard and commit them; part.about: entity and shard of the view."""
+        """Embed the rows of a part of one shard and commit them; part.about: entity and shard of
+        the view."""
         import numpy as np
         import torch
 
@@ -73,14 +82,19 @@ class Embedder:
         features, embed = self.sides[entity]
         blocks = []
         for start in range(0, len(part.rows), BLOCK):
-            block = features.view.read(features.feature, part.rows[start : start + BLOCK], dtype="float32")
+            block = features.view.read(
+                features.feature, part.rows[start : start + BLOCK], dtype="float32"
+            )
             with torch.inference_mode():
                 blocks.append(embed(torch.from_numpy(block).to(self.device)).cpu().numpy())
-        self.store.view(entity, self.view).write_shard(shard, part.rows, {"embedding": np.concatenate(blocks)}, {})
+        self.store.view(entity, self.view).write_shard(
+            shard, part.rows, {"embedding": np.concatenate(blocks)}, {}
+        )
 
 
 def missing(source: "View", view: "View", size: int) -> list[Any]:
-    """Return the rows that `source` has and `view` lacks, in arrays of rows of one shard, at most `size`."""
+    """Return the rows that `source` has and `view` lacks, in arrays of rows of one shard, at most
+    `size`."""
     import numpy as np
 
     from store.view import OK
@@ -108,7 +122,12 @@ def run(options: EmbedOptions) -> dict[str, Any]:
     from store.view import OK
 
     at_least(options, workers=1)
-    refuse_relative([("--head", options.head), *([] if place(options.store).remote else [("--store", options.store)])])
+    refuse_relative(
+        [
+            ("--head", options.head),
+            *([] if place(options.store).remote else [("--store", options.store)]),
+        ]
+    )
     embedder = Embedder(options, "cpu" if on_ray(options) else None)
     store, recipe = embedder.store, embedder.recipe
     weights = fingerprint(Run(Path(options.head)).best() / "head.safetensors")
@@ -131,8 +150,13 @@ def run(options: EmbedOptions) -> dict[str, Any]:
                 per_shard = writer.view.rows_per_shard
                 parts = missing(source, writer.view, PART if on_ray(options) else per_shard)
             written[entity] = sum(map(len, parts))
-            todo += [WorkPart(len(todo) + n, rows, (entity, int(rows[0]) // per_shard)) for n, rows in enumerate(parts)]
-        with progress(f"embeddings {options.view}", sum(len(part.rows) for part in todo), "rows") as advance:
+            todo += [
+                WorkPart(len(todo) + n, rows, (entity, int(rows[0]) // per_shard))
+                for n, rows in enumerate(parts)
+            ]
+        with progress(
+            f"embeddings {options.view}", sum(len(part.rows) for part in todo), "rows"
+        ) as advance:
             for _ in results(options, Embedder, embedder, todo, advance):
                 pass
     features, _ = embedder.sides["clips"]

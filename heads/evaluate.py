@@ -1,23 +1,34 @@
 """Evaluate a method on a test set: predictions, and scores with 95 % intervals.
 
-python -m heads.evaluate --task diffmcq --method video-lm --head runs/stepdiff --store data/features \\
-    --test-set data/kitchen/diffmcq_test.jsonl --rows 150 --out data/demo/diffmcq_stepdiff.jsonl
+python -m heads.evaluate --task diffmcq --method video-lm --head runs/stepdiff \\
+    --store data/features --test-set data/kitchen/diffmcq_test.jsonl --rows 150 \\
+        --out data/demo/diffmcq_stepdiff.jsonl
 
-Writes the predictions in the published format (OUT), the scores with all that they depend on (OUT's name with
-.scores.json), and, unless the whole test set was answered, its answered rows (.rows.jsonl).
+Writes the predictions in the published format (OUT), the scores with all that they depend on (OUT's
+name with .scores.json), and, unless the whole test set was answered, its answered rows
+(.rows.jsonl).
 
-    --method package.module:Class        your own method (heads.methods.Method), or the name of an installed plug-in
-    --subset Technique,Visuals           only rows of these categories, videos or clips, or those named in a file
-    --no-difference diffrank_test.jsonl  diffcap also asks about pairs that agree, and counts invented differences
-    --truth attributes.jsonl             diffcap on the sample world also checks the details that captions name
-    --allow-seen                         evaluate on clips or videos that trained the head, and mark the scores
-    --ask-similar                        diffcap also asks whether two clips are similar, and writes the answer
-    --decline-at 0                       diffcap answers "no difference" where the method finds two clips similar
-    --workers 4                          four processes, on this machine or with --address on a cluster
+    --method package.module:Class        your own method (heads.methods.Method), or the name of an
+                                         installed plug-in
+    --subset Technique,Visuals           only rows of these categories, videos or clips, or those
+                                         named in a file
+    --no-difference diffrank_test.jsonl  diffcap also asks about pairs that agree, and counts
+                                         invented differences
+    --truth attributes.jsonl             diffcap on the sample world also checks the details that
+                                         captions name
+    --allow-seen                         evaluate on clips or videos that trained the head, and mark
+                                         the scores
+    --ask-similar                        diffcap also asks whether two clips are similar, and writes
+                                         the answer
+    --decline-at 0                       diffcap answers "no difference" where the method finds two
+                                         clips similar
+    --workers 4                          four processes, on this machine or with --address on a
+                                         cluster
 
 torchrun --nproc-per-node 8 -m heads.evaluate ...    divides a language model among eight devices
 
-An evaluation that was killed resumes after its last complete batch, and its predictions are the same, bit for bit.
+An evaluation that was killed resumes after its last complete batch, and its predictions are the
+same, bit for bit.
 """
 
 from typing import Any
@@ -46,7 +57,11 @@ def show(record: dict[str, Any]) -> None:
         print(UNLIKE.format(**unlike))
     show_scores(options["task"], record["scores"], marked(record))
     if record["skipped"]["clips"]:
-        print("skipped: {rows} rows, for {clips} clips that the store lacks".format(**record["skipped"]))
+        print(
+            "skipped: {rows} rows, for {clips} clips that the store lacks".format(
+                **record["skipped"]
+            )
+        )
     elif record["skipped"]["rows"]:
         print("skipped: {rows} rows, for texts that the view lacks".format(**record["skipped"]))
     print(f"predictions: {options['out']}")

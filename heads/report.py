@@ -3,18 +3,22 @@
 python -m heads.report --config report.yaml
 python -m heads.report --config report.yaml --paper --out data/report
 
-report.yaml lists the predictions, one line each; what it leaves out is a dash in the tables:
+report.yaml lists the predictions; what it leaves out is a dash in the tables:
 
     ours: [StepDiff]
     controls: [no video]
     methods:
-    - {method: StepDiff, regime: supervised, learns_from: "paired QA, with DiffRank's question", steps: 1990}
+    - {method: StepDiff, regime: supervised, learns_from: paired QA, steps: 1990}
     - {method: VLEmb (CLIP), regime: none}
     predictions:
-    - {method: StepDiff, task: diffcap, parsed: false, test_set: cap.jsonl, predictions: stepdiff_cap.jsonl}
-    - {method: StepDiff, task: diffmcq, variant: V1, test_set: mcq.jsonl, predictions: stepdiff_mcq.jsonl}
-    - {method: no video, task: diffmcq, variant: V1, test_set: mcq.jsonl, predictions: blind_mcq.jsonl}
-    - {method: VLEmb (CLIP), task: diffmcq, pair: reference, test_set: mcq.jsonl, predictions: clip_r_mcq.jsonl}
+    - {method: StepDiff, task: diffcap, parsed: false, test_set: cap.jsonl,
+       predictions: stepdiff_cap.jsonl}
+    - {method: StepDiff, task: diffmcq, variant: V1, test_set: mcq.jsonl,
+       predictions: stepdiff_mcq.jsonl}
+    - {method: no video, task: diffmcq, variant: V1, test_set: mcq.jsonl,
+       predictions: blind_mcq.jsonl}
+    - {method: VLEmb (CLIP), task: diffmcq, pair: reference, test_set: mcq.jsonl,
+       predictions: clip_r_mcq.jsonl}
     benchmarks:
     - {method: StepDiff, predictions: stepdiff_convis.jsonl}
 
@@ -49,22 +53,27 @@ FILES = ("/report.md", "/report.tex", "/report.png", "/report.json")
 @dataclass(frozen=True)
 class ReportOptions:
     predictions: tuple[PredictionEntry, ...] = ()
-    """method, task, test_set, predictions; variant and pair (diffmcq) and parsed (diffcap) if not the defaults"""
+    """method, task, test_set, predictions; variant and pair (diffmcq) and parsed (diffcap) if not
+    the defaults"""
     benchmarks: tuple[BenchmarkEntry, ...] = ()
-    """method and predictions of heads.evaluate on a benchmark, with the score record next to them"""
+    """method and predictions of heads.evaluate on a benchmark, with the score record next to
+    them"""
     ours: tuple[str, ...] = ()
     """methods to compare with the best baseline"""
     controls: tuple[str, ...] = ()
-    """methods that are neither ours nor a baseline: no video, another video, knowing the step. Methods whose score
-    record is that of a control are among them, unless they are listed as ours or as baselines"""
+    """methods that are neither ours nor a baseline: no video, another video, knowing the step.
+    Methods whose score record is that of a control are among them, unless they are listed as ours
+    or as baselines"""
     baselines: tuple[str, ...] = ()
     """methods to compare ours with; none: all that are neither ours nor controls"""
     methods: tuple[MethodTraining, ...] = ()
     """how methods were trained: method, regime (none, s1, supervised, truth), learns_from, steps"""
     seeds: int = 1
-    """number of trainings, from 0, that {seed} in the name of predictions is replaced by; the tables show their mean"""
+    """number of trainings, from 0, that {seed} in the name of predictions is replaced by; the
+    tables show their mean"""
     truth: str | None = None
-    """attributes.jsonl of the sample world that the test sets are of: also show the truth score of captions"""
+    """attributes.jsonl of the sample world that the test sets are of: also show the truth score of
+    captions"""
     paper: bool = False
     """show the figures of the paper's supplement next to these"""
     out: str | None = field(default=None, metadata={"written": FILES})
@@ -81,7 +90,9 @@ def run(options: ReportOptions) -> "Report":
     from stepdiff_core.tasks import registry
 
     at_least(options, bootstrap=0, seed=0, seeds=1)
-    entries = [training for entry in options.predictions for training in entry.trainings(options.seeds)]
+    entries = [
+        training for entry in options.predictions for training in entry.trainings(options.seeds)
+    ]
     if entries or not options.benchmarks:
         check_entries(entries, options.ours, options.controls, options.baselines)
     others = read_scores(options.benchmarks)
@@ -120,7 +131,10 @@ def write(report: "Report", folder: str) -> None:
     if picture is not None:
         write_bytes(out / "report.png", picture)
     write_text(out / "report.json", json.dumps(asdict(report), indent=1, allow_nan=False))
-    print(f"{out}: report.md, report.tex, report.json{', report.png' if picture else ''}", file=sys.stderr)
+    print(
+        f"{out}: report.md, report.tex, report.json{', report.png' if picture else ''}",
+        file=sys.stderr,
+    )
 
 
 def show(report: "Report") -> None:

@@ -2,14 +2,15 @@
 
 python -m heads.table data/demo/*.scores.json --out data/demo/scores.json
 
-Several test sets of DiffMCQ differ in their variant: V1, or the V2 or V3 in the name of the file (diffmcq_V2.jsonl).
-The accuracy of a method that prefers no option in any row, such as one without video, is undefined.
-The regime says what trained a row: – nothing, s1 what the paper's methods learn from, supervised also answers to
-DiffRank's question; it is blank where that is not recorded.
+Several test sets of DiffMCQ differ in their variant: V1, or the V2 or V3 in the name of the file
+(diffmcq_V2.jsonl). The accuracy of a method that prefers no option in any row, such as one without
+video, is undefined. The regime says what trained a row: – nothing, s1 what the paper's methods
+learn from, supervised also answers to DiffRank's question; it is blank where that is not recorded.
 
 Where score records have the truth score (heads.evaluate --truth), a second table has it.
 
-A row marked ‡ is of a head that was trained on clips or videos of its test set (heads.evaluate --allow-seen).
+A row marked ‡ is of a head that was trained on clips or videos of its test set (heads.evaluate
+--allow-seen).
 """
 
 import json
@@ -29,7 +30,10 @@ from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks.scoring import PUBLISHED
 
 COLUMNS: dict[str, dict[str, str]] = {
-    task: {**spec.figures, **{figure: heading for figure, heading in spec.further.items() if heading}}
+    task: {
+        **spec.figures,
+        **{figure: heading for figure, heading in spec.further.items() if heading},
+    }
     for task, spec in PUBLISHED.items()
 }
 """task -> heading of each figure"""
@@ -45,7 +49,9 @@ class TableOptions:
 
 def variant(options: dict[str, Any]) -> str:
     """Return the variant of a DiffMCQ set by the name of its file, "" for V1 and other tasks."""
-    match = re.search(r"(?<![A-Za-z0-9])V[23](?![A-Za-z0-9])", Path(options.get("test_set", "")).stem)
+    match = re.search(
+        r"(?<![A-Za-z0-9])V[23](?![A-Za-z0-9])", Path(options.get("test_set", "")).stem
+    )
     return f"_{match[0]}" if match and options["task"] == "diffmcq" else ""
 
 
@@ -60,21 +66,30 @@ def run(options: TableOptions) -> dict[str, Any]:
             evaluated, scores = record["options"], record["scores"]
             task = evaluated["task"]
             if task not in COLUMNS:
-                raise StepDiffError(f"{path}: {task} is a benchmark of others; python -m heads.report has its table")
+                raise StepDiffError(
+                    f"{path}: {task} is a benchmark of others; python -m heads.report has its table"
+                )
             form, name = variant(evaluated), title_of(record)
             figures = {
-                metric + form: {"value": scores[metric], "interval": (scores["intervals"] or {}).get(metric)}
-                for metric in (*COLUMNS[task], *(metric for metric in TRUTH_METRICS if metric in scores))
+                metric + form: {
+                    "value": scores[metric],
+                    "interval": (scores["intervals"] or {}).get(metric),
+                }
+                for metric in (
+                    *COLUMNS[task],
+                    *(metric for metric in TRUTH_METRICS if metric in scores),
+                )
             }
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StepDiffError(
-                f"{path}: not a score record of this version of heads.evaluate ({error}); evaluate again"
+                f"{path}: not a score record of this version of heads.evaluate ({error}); evaluate "
+                "again"
             ) from error
         row = systems.setdefault(name, {})
         if task + form in row.get("rows", {}):
             raise StepDiffError(
-                f"{path}: a second {task}{form} of {name}; give one test set per task, or of DiffMCQ one per variant, "
-                "with V2 or V3 in the name of its file"
+                f"{path}: a second {task}{form} of {name}; give one test set per task, or of "
+                "DiffMCQ one per variant, with V2 or V3 in the name of its file"
             )
         row |= figures | {"regime": regime_of(record)}
         row.setdefault("rows", {})[task + form] = scores["rows"]
@@ -106,10 +121,13 @@ def show(record: dict[str, Any]) -> None:
     measured = {metric for name, row in systems.items() if name != "chance" for metric in row}
     variants = {name: name[-2:] for name in ("accuracy_V2", "accuracy_V3") if name in measured}
     columns = COLUMNS["diffmcq"] | variants | COLUMNS["diffrank"] | COLUMNS["diffcap"]
-    trained: dict[str, str] = {}  # recipe in words -> the first row with it; its controls have the same
+    # recipe in words -> the first row with it; its controls have the same
+    trained: dict[str, str] = {}
     for name, disclosed in record["disclosed"].items():
         if recipe := disclosed.get("recipe"):
-            trained.setdefault(", ".join(f"{key} {plain(value)}" for key, value in recipe.items()), name)
+            trained.setdefault(
+                ", ".join(f"{key} {plain(value)}" for key, value in recipe.items()), name
+            )
     notes = [
         f"{MARK} {name}, {task}: {footnote(seen)}"
         for name, row in systems.items()
@@ -117,12 +135,18 @@ def show(record: dict[str, Any]) -> None:
     ]
     notes += [f"{name}: {facts}" for facts, name in trained.items()]
     tables = [table("scores with 95 % intervals", columns, systems, notes)]
-    if checked := {name: row for name, row in systems.items() if not TRUTH_METRICS.keys().isdisjoint(row)}:
-        tables.append(table("details that captions name, checked against the truth", TRUTH_METRICS, checked))
+    if checked := {
+        name: row for name, row in systems.items() if not TRUTH_METRICS.keys().isdisjoint(row)
+    }:
+        tables.append(
+            table("details that captions name, checked against the truth", TRUTH_METRICS, checked)
+        )
     grid.show(tables, 180)
 
 
-def table(title: str, headings: Mapping[str, str], systems: Mapping[str, Any], notes: Sequence[str] = ()) -> Grid:
+def table(
+    title: str, headings: Mapping[str, str], systems: Mapping[str, Any], notes: Sequence[str] = ()
+) -> Grid:
     """Return a table with a row for each system, and a column for each figure."""
     results = [
         Result(name, figure, row[figure]["value"], row[figure].get("interval"))
@@ -131,7 +155,10 @@ def table(title: str, headings: Mapping[str, str], systems: Mapping[str, Any], n
         if figure in row
     ]
     rows: list[Row] = [
-        (f"{name} {MARK}" if "seen" in systems[name] else name, [Cell(regime_words(systems[name]["regime"])), *cells])
+        (
+            f"{name} {MARK}" if "seen" in systems[name] else name,
+            [Cell(regime_words(systems[name]["regime"])), *cells],
+        )
         for name, cells in pivot(results, headings, ends=".2f").items()
     ]
     columns = [("", heading) for heading in ("regime", *headings.values())]

@@ -6,7 +6,8 @@ python -m heads.train --config heads/recipes/kitchen/align.yaml
 python -m heads.train --config kitchen/align    # the packaged recipe of that name, from any folder
 python -m heads.train --config RECIPE --workers 8 --address auto    # on a Ray cluster
 torchrun --nproc-per-node 8 -m heads.train --config RECIPE
-python -m heads.train --config RECIPE --dry-run --card h100    # memory, traffic and hours; trains nothing
+python -m heads.train --config RECIPE --dry-run --card h100    # memory, traffic and hours; trains
+                                                               nothing
 
 A run that exists in the folder `out` is resumed, also by another number of workers.
 """
@@ -29,15 +30,16 @@ class Command(TrainingPlanOptions, TrainOptions):
     workers: int | None = None
     """processes, one per device: short for --scaling.workers"""
     address: str | None = None
-    """Ray cluster to join, `auto` or HOST:6379. Default: RAY_ADDRESS, else Ray is started here; with one worker and no
-    address Ray is not used; torchrun takes no address"""
+    """Ray cluster to join, `auto` or HOST:6379. Default: RAY_ADDRESS, else Ray is started here;
+    with one worker and no address Ray is not used; torchrun takes no address"""
     dry_run: bool = False
-    """print what the recipe needs of memory, network, store and time, and train nothing; refuse what does not fit"""
+    """print what the recipe needs of memory, network, store and time, and train nothing; refuse
+    what does not fit"""
 
 
 def run(options: TrainOptions) -> Any:
-    """Train a recipe, in this process, as one of torchrun's, or on Ray, and return the record of best.json; with
-    --dry-run return its Plan (heads.planning.plan)."""
+    """Train a recipe, in this process, as one of torchrun's, or on Ray, and return the record of
+    best.json; with --dry-run return its Plan (heads.planning.plan)."""
     from heads.models.language_model import pick_device
     from heads.training.log import hook
     from heads.training.recipe import check_recipe
@@ -51,16 +53,22 @@ def run(options: TrainOptions) -> Any:
         if options.workers is not None:
             option = "--workers"
             options = replace(options, scaling=replace(options.scaling, workers=options.workers))
-        options = TrainOptions(**{field.name: getattr(options, field.name) for field in fields(TrainOptions)})
+        options = TrainOptions(
+            **{field.name: getattr(options, field.name) for field in fields(TrainOptions)}
+        )
     if launched():
         size, count = world_size(), options.scaling.workers
         if address is not None:
             raise StepDiffError(
-                f"--address {address} starts workers on Ray, and torchrun has started its own: leave --address out, or "
-                "start python -m heads.train without torchrun"
+                f"--address {address} starts workers on Ray, and torchrun has started its own: "
+                "leave --address out, or start python -m heads.train without torchrun"
             )
-        if count != size and (count > 1 or option == "--workers") and is_first():  # a recipe may say 1
-            say(f"{option} {count} is not used: the workers are the {size} processes that torchrun started")
+        # a recipe may say 1
+        if count != size and (count > 1 or option == "--workers") and is_first():
+            say(
+                f"{option} {count} is not used: the workers are the {size} processes that torchrun "
+                "started"
+            )
         options = replace(options, scaling=replace(options.scaling, workers=size))
     check_recipe(options)
     if planned is not None:
@@ -68,7 +76,10 @@ def run(options: TrainOptions) -> Any:
 
         made = plan(options, planned)
         if made.fits and own_device(pick_device(options.device)) == "cpu":
-            say(f"this recipe trains on the CPU here; the plan is for {planned.card} cards, --card names others")
+            say(
+                f"this recipe trains on the CPU here; the plan is for {planned.card} cards, --card "
+                "names others"
+            )
         return made
     hook(options.log_to)
     refuse_relative_paths(options)
@@ -105,7 +116,9 @@ def status(record: Any) -> int:
 def main(argv: list[str] | None = None) -> int:
     with first_prints():
         recipes = Path(__file__).parent / "recipes"
-        return parse(Command, argv, "heads.train", __doc__, run, show, status=status, recipes=recipes)
+        return parse(
+            Command, argv, "heads.train", __doc__, run, show, status=status, recipes=recipes
+        )
 
 
 if __name__ == "__main__":

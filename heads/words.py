@@ -1,11 +1,13 @@
-"""Fit a head of words: the evidence that a clip shows what a word names, by ridge regression from cached features.
+"""Fit a head of words: the evidence that a clip shows what a word names, by ridge regression from
+cached features.
 
-python -m heads.words --store data/features --view efficientnet-lite0 --pairqa data/kitchen/pairqa_train.jsonl \\
-    --validation data/kitchen/diffrank_val.jsonl --out runs/words
-python -m heads.evaluate --method word-evidence --head runs/words ...    answers all three tasks with it
+python -m heads.words --store data/features --view efficientnet-lite0 \\
+    --pairqa data/kitchen/pairqa_train.jsonl --validation data/kitchen/diffrank_val.jsonl \\
+    --out runs/words
+python -m heads.evaluate --method word-evidence --head runs/words ...    # all tasks with it
 
-One pass over the store adds up sums of D x D and D x terms, and everything else follows from them in closed form: no
-learning rate, no steps. A run that is killed after a minute resumes.
+One pass over the store adds up sums of D x D and D x terms, and everything else follows from them
+in closed form: no learning rate, no steps. A run that is killed after a minute resumes.
 """
 
 import time
@@ -37,11 +39,13 @@ class WordOptions:
     narration: str = "narration"
     """column of the catalog with the text about a clip"""
     validation: str | None = None
-    """DiffRank test set of clips of split val, from whose scores the distance is chosen below which nothing differs"""
+    """DiffRank test set of clips of split val, from whose scores the distance is chosen below which
+    nothing differs"""
     hold_out: tuple[str, ...] = ()
     """test sets whose clips and videos do not train: files, or TASK=FOLDER of a benchmark"""
     hold_out_by: Literal["video", "clip"] = "video"
-    """whether every clip of a test clip's video is held out, or only test clips and clips that overlap them"""
+    """whether every clip of a test clip's video is held out, or only test clips and clips that
+    overlap them"""
     least: int = 8
     """narrations, or questions and answers, that a word or phrase needs"""
     most: int = 3072
@@ -53,7 +57,8 @@ class WordOptions:
     workers: int = 1
     """processes that read tokens; 1 without an address: this process, without Ray"""
     address: str | None = None
-    """Ray cluster to join, auto or HOST:6379; null: RAY_ADDRESS, else Ray is started on this machine"""
+    """Ray cluster to join, auto or HOST:6379; null: RAY_ADDRESS, else Ray is started on this
+    machine"""
     device: ClassVar[str] = "cpu"
 
     def check(self) -> None:
@@ -89,11 +94,18 @@ def run(options: WordOptions) -> dict[str, Any]:
 def show(record: dict[str, Any]) -> None:
     """Print what was fitted."""
     clips, ridge = record["clips"], record["ridge"]
-    fitted = f"{record['terms']:,} words and phrases from {clips['train']:,} clips in {record['seconds']:.0f} s"
+    fitted = (
+        f"{record['terms']:,} words and phrases from {clips['train']:,} clips in "
+        f"{record['seconds']:.0f} s"
+    )
     print(f"{record['out']}: {fitted}, ridge {ridge['value']:g} chosen on {ridge['chosen_on']}")
     if (declines := record["declines"]) is not None:
-        below = ", ".join(f"{category} {distance:.2f}" for category, distance in declines["below"].items())
-        right = f"balanced accuracy {declines['balanced_accuracy']:.2f} on {declines['rows']:,} pairs"
+        below = ", ".join(
+            f"{category} {distance:.2f}" for category, distance in declines["below"].items()
+        )
+        right = (
+            f"balanced accuracy {declines['balanced_accuracy']:.2f} on {declines['rows']:,} pairs"
+        )
         print(f"declines below distance {below}: {right}")
     if not record["changed"]:
         print("nothing has changed: the head stays as it was written")

@@ -1,4 +1,5 @@
-"""Nearest neighbours, near-duplicates, alignment and DiffMCQ hard negatives over a feature store."""
+"""Nearest neighbours, near-duplicates, alignment and DiffMCQ hard negatives over a feature
+store."""
 
 import stepdiff_core
 
@@ -14,7 +15,12 @@ if TYPE_CHECKING:
     from retrieval.index.builder import IndexOptions, build_index
     from retrieval.index.index import Index, open_index
     from retrieval.mining.duplicates import duplicates
-    from retrieval.mining.negatives import Drawn, StatedDifference, StatedDifferences, hard_negatives
+    from retrieval.mining.negatives import (
+        Drawn,
+        StatedDifference,
+        StatedDifferences,
+        hard_negatives,
+    )
     from retrieval.mining.neighbours import nearest, neighbours
     from retrieval.moments import Moments, read_moments
 

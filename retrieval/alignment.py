@@ -1,19 +1,21 @@
 """Two clips in step: dynamic time warping over their moments.
 
     view = Store.open("data/features").view("clips", "efficientnet-lite0")
-    alignment = align(read_moments(view, "kitchen_0002_0.50_4.25"), read_moments(view, "kitchen_0005_0.50_4.00"))
+    first = read_moments(view, "kitchen_0002_0.50_4.25")
+    alignment = align(first, read_moments(view, "kitchen_0005_0.50_4.00"))
     alignment.warp(1.5)  # the time in the second clip
     alignment.only_first  # [(2.4, 3.1)]: seconds of the first clip; the second has nothing similar
 
-The path begins at the first moments of both clips and ends at the last ones. Each of its pairs costs the cosine
-distance of the two moments. From a pair it goes on to the next moment of the first clip, of the second clip or of
-both (the standard step pattern), and its sum of costs is the smallest. Actions in another order cannot be aligned: the
-path only goes forward.
+The path begins at the first moments of both clips and ends at the last ones. Each of its pairs
+costs the cosine distance of the two moments. From a pair it goes on to the next moment of the first
+clip, of the second clip or of both (the standard step pattern), and its sum of costs is the
+smallest. Actions in another order cannot be aligned: the path only goes forward.
 
-A moment is in one clip only if the other clip has nothing similar at any time: the distance to its nearest moment there
-is more than `margin` above the median of these distances, over the moments of both clips. What differs all the time,
-such as another bowl, is part of the median. The path is not used, so an action at another time is not missing. The path
-reaches both ends, so `warp` has no meaning if one clip has something that the other lacks.
+A moment is in one clip only if the other clip has nothing similar at any time: the distance to its
+nearest moment there is more than `margin` above the median of these distances, over the moments of
+both clips. What differs all the time, such as another bowl, is part of the median. The path is not
+used, so an action at another time is not missing. The path reaches both ends, so `warp` has no
+meaning if one clip has something that the other lacks.
 
 Guarantees
 - no other path costs less
@@ -73,7 +75,8 @@ def align(first: Moments, second: Moments, margin: float = MARGIN) -> Alignment:
     Args:
         first: T moments of a clip.
         second: U moments of another clip, with as many channels.
-        margin: Cosine distance above the median from which a moment is in one clip only. It depends on the encoder.
+        margin: Cosine distance above the median from which a moment is in one clip only. It depends
+            on the encoder.
 
     Raises:
         StepDiffError: Moments of different channels.
@@ -81,14 +84,18 @@ def align(first: Moments, second: Moments, margin: float = MARGIN) -> Alignment:
     channels = first.vectors.shape[1], second.vectors.shape[1]
     if channels[0] != channels[1]:
         raise StepDiffError(
-            f"{first.clip} has {channels[0]} channels and {second.clip} {channels[1]}: read both from one view"
+            f"{first.clip} has {channels[0]} channels and {second.clip} {channels[1]}: read both "
+            "from one view"
         )
     costs = np.maximum(1 - _unit(first.vectors) @ _unit(second.vectors).T, 0)
     path = cheapest_path(costs)
     cost = costs[path[:, 0], path[:, 1]]
     nearest = costs.min(axis=1), costs.min(axis=0)
     bar = float(np.median(np.concatenate(nearest))) + margin
-    only_first, only_second = _spans(nearest[0] > bar, first.seconds), _spans(nearest[1] > bar, second.seconds)
+    only_first, only_second = (
+        _spans(nearest[0] > bar, first.seconds),
+        _spans(nearest[1] > bar, second.seconds),
+    )
     few = [f"{m.clip} has {len(m.seconds)}" for m in (first, second) if len(m.seconds) < FEWEST]
     warning = f"too few moments to rely on: {' and '.join(few)}, of {FEWEST} or more" if few else ""
     return Alignment(first, second, path, cost, only_first, only_second, warning)
@@ -123,7 +130,8 @@ def _unit(vectors: Float[np.ndarray, "T D"]) -> Float64[np.ndarray, "T D"]:
 def _warped(
     seconds: ArrayLike, path: Int64[np.ndarray, "P 2"], one: Moments, other: Moments
 ) -> Float64[np.ndarray, "..."]:
-    """Return the mean time of the moments that go with each moment of one clip, and what is between them."""
+    """Return the mean time of the moments that go with each moment of one clip, and what is between
+    them."""
     count = np.bincount(path[:, 0])
     with_it = np.bincount(path[:, 0], other.seconds[path[:, 1]]) / count
     return np.asarray(np.interp(np.asarray(seconds, np.float64), one.seconds, with_it))

@@ -1,7 +1,8 @@
 """Pairs of clips whose difference, candidate minus reference, is near a given one.
 
-A pair with difference e is as near to d as the geometric mean of their cosine and of d.e / d.d, the share of d that it
-has: 1 if they are equal, 0 if they have nothing in common, less where they are opposite.
+A pair with difference e is as near to d as the geometric mean of their cosine and of d.e / d.d, the
+share of d that it has: 1 if they are equal, 0 if they have nothing in common, less where they are
+opposite.
 
 Guarantees
 - both clips of a pair show one step, if the store knows steps, and are of different videos
@@ -65,11 +66,20 @@ class StepRows:
                 groups.append(_some(list(self.steps.values())[place], each, rng))
         return groups
 
-    def drawn(self, view: View, step: str = "", first: Sequence[str] = ()) -> Int64[np.ndarray, " clips"]:
-        """Return about REFERENCES rows with features in a view. first: steps that at most half of them are of."""
+    def drawn(
+        self, view: View, step: str = "", first: Sequence[str] = ()
+    ) -> Int64[np.ndarray, " clips"]:
+        """Return about REFERENCES rows with features in a view. first: steps that at most half of
+        them are of."""
         preferred = [] if step else first
-        groups = [self.groups(name, REFERENCES // 2 // len(preferred))[0] for name in preferred if name in self.steps]
-        rows = np.unique(np.concatenate([*groups, *self.groups(step, REFERENCES - sum(map(len, groups)))]))
+        groups = [
+            self.groups(name, REFERENCES // 2 // len(preferred))[0]
+            for name in preferred
+            if name in self.steps
+        ]
+        rows = np.unique(
+            np.concatenate([*groups, *self.groups(step, REFERENCES - sum(map(len, groups)))])
+        )
         return rows[view.status(rows) == OK]
 
 
@@ -78,11 +88,19 @@ def sampled(catalog: Catalog) -> StepRows:
     total, rows = len(catalog), np.arange(min(len(catalog), MOST_ROWS))
     if total > MOST_ROWS:
         each = MOST_ROWS // WINDOWS
-        starts = generator(0, "windows of the catalog", total).choice(total // each, WINDOWS, replace=False)
+        starts = generator(0, "windows of the catalog", total).choice(
+            total // each, WINDOWS, replace=False
+        )
         rows = np.concatenate([np.arange(each) + start * each for start in sorted(starts.tolist())])
-    clips = catalog.select(rows, pl.DataFrame(schema={"step": pl.String})).drop_nulls("step").sort("row")
+    clips = (
+        catalog.select(rows, pl.DataFrame(schema={"step": pl.String}))
+        .drop_nulls("step")
+        .sort("row")
+    )
     groups = clips.group_by("step", maintain_order=True)
-    return StepRows(total, rows, dict(sorted((str(step[0]), group["row"].to_numpy()) for step, group in groups)))
+    return StepRows(
+        total, rows, dict(sorted((str(step[0]), group["row"].to_numpy()) for step, group in groups))
+    )
 
 
 def _some(rows: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
@@ -101,19 +119,32 @@ class Pool:
     """which may be the reference of a pair"""
 
     @classmethod
-    def of(cls, catalog: Catalog, drawn: np.ndarray, partners: np.ndarray, apart: Collection[str] = ()) -> "Pool":
-        """Return the pool of drawn rows, and of partners: candidates only. apart: videos whose clips are left out."""
+    def of(
+        cls, catalog: Catalog, drawn: np.ndarray, partners: np.ndarray, apart: Collection[str] = ()
+    ) -> "Pool":
+        """Return the pool of drawn rows, and of partners: candidates only. apart: videos whose
+        clips are left out."""
         clips = catalog.select(np.union1d(drawn, partners), pl.DataFrame(schema=CLIP)).sort("row")
         clips = clips.filter(~pl.col("video").fill_null("").is_in(list(apart)))
-        steps, videos = clips["step"].fill_null(""), clips.select(pl.coalesce("video", "key"))["video"]
-        of_step, of_video = (each.rank("dense").cast(pl.Int64).to_numpy() for each in (steps, videos))
+        steps, videos = (
+            clips["step"].fill_null(""),
+            clips.select(pl.coalesce("video", "key"))["video"],
+        )
+        of_step, of_video = (
+            each.rank("dense").cast(pl.Int64).to_numpy() for each in (steps, videos)
+        )
         return cls(rows := clips["row"].to_numpy(), of_step, of_video, np.isin(rows, drawn))
 
 
 def embedded(
-    store: Store, view: View, drawn: np.ndarray, difference: Float[np.ndarray, " D"], apart: Collection[str] = ()
+    store: Store,
+    view: View,
+    drawn: np.ndarray,
+    difference: Float[np.ndarray, " D"],
+    apart: Collection[str] = (),
 ) -> tuple[Pool, Float[np.ndarray, "C D"]]:
-    """Return a pool with embeddings of length 1: of drawn rows and, if the view has more, of their PARTNERS.
+    """Return a pool with embeddings of length 1: of drawn rows and, if the view has more, of their
+    PARTNERS.
 
     StepDiffError: a large view has no index.
     """
@@ -129,7 +160,8 @@ def embedded(
 def nearest_pairs(
     vectors: Float[np.ndarray, "C D"], pool: Pool, difference: Float[np.ndarray, " D"]
 ) -> tuple[Int64[np.ndarray, "pairs 2"], Float64[np.ndarray, " pairs"]]:
-    """Return the KEPT pairs nearest to a difference, as places in the pool, and how near they are, best first."""
+    """Return the KEPT pairs nearest to a difference, as places in the pool, and how near they are,
+    best first."""
     pairs, scores = np.empty((0, 2), np.int64), np.empty(0)
     for step in np.unique(pool.steps[pool.references]):
         members = np.flatnonzero(pool.steps == step)
@@ -142,17 +174,26 @@ def nearest_pairs(
             near[pool.videos[members[some], None] == pool.videos[members]] = -np.inf
             best = np.argpartition(-near, min(KEPT, near.size - 1), axis=None)[:KEPT]
             best = best[np.isfinite(near.flat[best])]
-            places = np.stack([members[some[best // len(members)]], members[best % len(members)]], axis=1)
-            pairs, scores = np.concatenate([pairs, places]), np.concatenate([scores, near.flat[best]])
+            places = np.stack(
+                [members[some[best // len(members)]], members[best % len(members)]], axis=1
+            )
+            pairs, scores = (
+                np.concatenate([pairs, places]),
+                np.concatenate([scores, near.flat[best]]),
+            )
             order = np.lexsort((*pairs.T[::-1], -scores))[:KEPT]
             pairs, scores = pairs[order], scores[order]
     return pairs, scores
 
 
 def chosen(
-    pairs: Sequence[Sequence[object]] | np.ndarray, scores: Float[np.ndarray, " pairs"], most: int, often: int
+    pairs: Sequence[Sequence[object]] | np.ndarray,
+    scores: Float[np.ndarray, " pairs"],
+    most: int,
+    often: int,
 ) -> list[int]:
-    """Return the places of the pairs with the highest scores, best first; no clip is in more than `often` of them."""
+    """Return the places of the pairs with the highest scores, best first; no clip is in more than
+    `often` of them."""
     times: dict[object, int] = {}
     places: list[int] = []
     for place in np.argsort(-scores, kind="stable").tolist():

@@ -1,12 +1,13 @@
-"""Exact nearest neighbours: a matrix product, and a float64 comparison of the rows that may be among the best.
+"""Exact nearest neighbours: a matrix product, and a float64 comparison of the rows that may be
+among the best.
 
-A view passes through memory once, block by block. Float32 products estimate the cosines; their error has a bound, so
-the rows whose estimates are within twice that bound of the k-th best are compared again in float64. `nearest_of`
-searches vectors that are in memory, in float32.
+A view passes through memory once, block by block. Float32 products estimate the cosines; their
+error has a bound, so the rows whose estimates are within twice that bound of the k-th best are
+compared again in float64. `nearest_of` searches vectors that are in memory, in float32.
 
 Guarantees
-- the k nearest rows equal a float64 comparison of all rows, best first; among rows with the same embedding, the
-  lower row comes first
+- the k nearest rows equal a float64 comparison of all rows, best first; among rows with the same
+  embedding, the lower row comes first
 - at most a few blocks of the view are in memory, and the scores of one tile for each thread
 """
 
@@ -32,7 +33,8 @@ FEW = 8  # queries up to which a dot product with each row is faster than a prod
 FEW_ROWS = 4096  # of a tile for these
 TILE_ROWS = 1024  # for more queries, which BLAS copies for every product
 QUERIES = 1024  # multiplied at a time
-SPARE = 1024  # rows near the k best of a query, on average, from which those that are no longer near are dropped
+# rows near the k best of a query, on average, from which those that are no longer near are dropped
+SPARE = 1024
 COMPARED = 16_384  # pairs compared in float64 at a time
 VECTORS = 4096  # vectors in memory multiplied at a time: with QUERIES, 17 MB of cosines
 SHORTEST, LONGEST = 1e-30, 1e30  # squared lengths of vectors that float32 can scale and multiply
@@ -55,18 +57,31 @@ _one = threading.Lock()  # the limit of BLAS's threads applies to the whole proc
 
 @cache
 def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a loop at its first use; its sums may run in any order, and each keeps its precision."""
+    """Compile a loop at its first use; its sums may run in any order, and each keeps its
+    precision."""
     return threads.compiled(loop, ("reassoc", "nsz"))
 
 
 def search_exactly(view: View, feature: str, rows: Rows, queries: Queries, k: int) -> Found:
-    """Return the k of `rows` (rising, all filled) nearest to each normalised query and their cosines, best first.
+    """Return the k of `rows` (rising, all filled) nearest to each normalised query and their
+    cosines, best first.
 
-    Where fewer rows exist, the row is -1 and the cosine -inf. StepDiffError names a row without a direction.
+    Where fewer rows exist, the row is -1 and the cosine -inf. StepDiffError names a row without a
+    direction.
     """
-    margin, most, few = 2 * error_of(width(view, feature)), len(queries) * (k + SPARE), len(queries) <= FEW
-    size, batches, lock = FEW_ROWS if few else TILE_ROWS, stored_blocks(view, feature, rows), threading.Lock()
-    tiles = ((batch, slice(at, at + size)) for batch in batches for at in range(0, len(batch.rows), size))
+    margin, most, few = (
+        2 * error_of(width(view, feature)),
+        len(queries) * (k + SPARE),
+        len(queries) <= FEW,
+    )
+    size, batches, lock = (
+        FEW_ROWS if few else TILE_ROWS,
+        stored_blocks(view, feature, rows),
+        threading.Lock(),
+    )
+    tiles = (
+        (batch, slice(at, at + size)) for batch in batches for at in range(0, len(batch.rows), size)
+    )
 
     def take() -> tuple[Batch, slice] | None:
         with lock:
@@ -79,11 +94,20 @@ def search_exactly(view: View, feature: str, rows: Rows, queries: Queries, k: in
             for first in range(0, len(queries), QUERIES):
                 part = queries[first : first + QUERIES]
                 with np.errstate(over="ignore"):
-                    scores, squares = compiled(_multiply)(tile, part) if few else (tile @ part.T, np.vecdot(tile, tile))
-                if not ((squares > SHORTEST) & (squares < LONGEST)).all():  # float32 overflows, or no direction
-                    tile = (tile / checked_norms(view, feature, near, tile)[:, None]).astype(np.float32)
+                    scores, squares = (
+                        compiled(_multiply)(tile, part)
+                        if few
+                        else (tile @ part.T, np.vecdot(tile, tile))
+                    )
+                # float32 overflows, or no direction
+                if not ((squares > SHORTEST) & (squares < LONGEST)).all():
+                    tile = (tile / checked_norms(view, feature, near, tile)[:, None]).astype(
+                        np.float32
+                    )
                     scores, squares = tile @ part.T, np.ones(len(tile), np.float32)
-                query, above, cosine = _above(near, scores, squares, heaps[:, first : first + QUERIES], margin)
+                query, above, cosine = _above(
+                    near, scores, squares, heaps[:, first : first + QUERIES], margin
+                )
                 yield query + first, above, cosine
 
     def compared(near: Near) -> Near:
@@ -103,19 +127,22 @@ def search_exactly(view: View, feature: str, rows: Rows, queries: Queries, k: in
 
 
 def error_of(dim: int) -> float:
-    """Return the error bound of an estimated cosine: a float32 sum of `dim` products, divided by a float32 length."""
+    """Return the error bound of an estimated cosine: a float32 sum of `dim` products, divided by a
+    float32 length."""
     return (1.5 * dim + 16) * 2.0**-24
 
 
 def _above(rows: Rows, scores: Scores, squares: Squares, heaps: Heaps, margin: float = 0.0) -> Near:
-    """Return the rising rows that may be among the k best, by products and squared lengths; add them to the heaps."""
+    """Return the rising rows that may be among the k best, by products and squared lengths; add
+    them to the heaps."""
     places = compiled(_places)(scores, squares, heaps, np.float32(margin))
     place, query = np.divmod(places, scores.shape[1])
     return query, rows[place], scores.ravel()[places]
 
 
 def _best(near: list[Near], k: int, margin: float = 0.0) -> Near:
-    """Return the k best of each query and those less than `margin` below, best first; of equal ones, the lower row."""
+    """Return the k best of each query and those less than `margin` below, best first; of equal
+    ones, the lower row."""
     query, rows, scores = map(np.concatenate, zip(NONE, *near, strict=True))
     order = np.lexsort((rows, -scores, query))
     query, rows, scores = query[order], rows[order], scores[order]
@@ -126,7 +153,8 @@ def _best(near: list[Near], k: int, margin: float = 0.0) -> Near:
 
 
 def _table(near: Near, queries: int, k: int) -> Found:
-    """Return the k best rows of each query and their scores, best first; -1 and -inf where there are fewer."""
+    """Return the k best rows of each query and their scores, best first; -1 and -inf where there
+    are fewer."""
     query, rows, scores = _best([near], k)
     place = query, np.arange(len(query)) - np.searchsorted(query, query)
     table = np.full((queries, k), -1, np.int64), np.full((queries, k), -np.inf, np.float32)
@@ -136,7 +164,10 @@ def _table(near: Near, queries: int, k: int) -> Found:
 
 def _multiply(vectors: Vectors, queries: Queries) -> tuple[Scores, Squares]:
     """Return products and squared lengths; each vector is read from memory once."""
-    scores, squares = np.empty((len(vectors), len(queries)), np.float32), np.empty(len(vectors), np.float32)
+    scores, squares = (
+        np.empty((len(vectors), len(queries)), np.float32),
+        np.empty(len(vectors), np.float32),
+    )
     for row in range(len(vectors)):
         vector, square = vectors[row], np.float32(0)
         for d in range(len(vector)):
@@ -150,8 +181,11 @@ def _multiply(vectors: Vectors, queries: Queries) -> tuple[Scores, Squares]:
     return scores, squares
 
 
-def _places(scores: Scores, squares: Squares, heaps: Heaps, margin: np.float32) -> Int64[np.ndarray, " near"]:
-    """Return flat places of scores less than `margin` below the k-th best; these are divided by lengths."""
+def _places(
+    scores: Scores, squares: Squares, heaps: Heaps, margin: np.float32
+) -> Int64[np.ndarray, " near"]:
+    """Return flat places of scores less than `margin` below the k-th best; these are divided by
+    lengths."""
     places, count, k = np.empty(scores.size, np.int64), 0, len(heaps)
     for row in range(len(scores)):
         factor = np.float32(1) / np.sqrt(squares[row])
@@ -174,22 +208,30 @@ def _places(scores: Scores, squares: Squares, heaps: Heaps, margin: np.float32) 
     return places[:count]
 
 
-def without_itself(hits: tuple[np.ndarray, np.ndarray], itself: Int64[np.ndarray, " queries"], k: int) -> Found:
-    """Return at most k found rows of each query and their cosines without its own row; -1 and -inf after the last."""
+def without_itself(
+    hits: tuple[np.ndarray, np.ndarray], itself: Int64[np.ndarray, " queries"], k: int
+) -> Found:
+    """Return at most k found rows of each query and their cosines without its own row; -1 and -inf
+    after the last."""
     rows, cosines = hits
     other = (rows >= 0) & (rows != itself[:, None])
     order = np.argsort(~other, axis=1, kind="stable")[:, :k]
-    rows, cosines, other = (np.take_along_axis(array, order, axis=1) for array in (rows, cosines, other))
+    rows, cosines, other = (
+        np.take_along_axis(array, order, axis=1) for array in (rows, cosines, other)
+    )
     return np.where(other, rows, -1), np.where(other, cosines, np.float32(-np.inf))
 
 
 def nearest_of(
-    queries: Queries, queries_apart: Int64[np.ndarray, " queries"], candidates: Iterable[Candidates], k: int
+    queries: Queries,
+    queries_apart: Int64[np.ndarray, " queries"],
+    candidates: Iterable[Candidates],
+    k: int,
 ) -> Found:
     """Return the k best candidates of each query and their cosines in float32, best first.
 
-    Candidates are given in parts, their rows rising. One whose `apart` equals the query's is skipped. If fewer
-    exist, the row is -1 and the cosine -inf.
+    Candidates are given in parts, their rows rising. One whose `apart` equals the query's is
+    skipped. If fewer exist, the row is -1 and the cosine -inf.
     """
     tiles = [slice(start, start + QUERIES) for start in range(0, max(len(queries), 1), QUERIES)]
     heaps, best = np.full((k, len(queries)), -np.inf, np.float32), [NONE for _ in tiles]
@@ -202,13 +244,22 @@ def nearest_of(
                 near = _above(rows[part], scores, np.ones(len(scores), np.float32), heaps[:, tile])
                 best[at] = _best([best[at], near], k)
     hits = [_table(near, len(queries[tile]), k) for tile, near in zip(tiles, best, strict=True)]
-    return np.concatenate([rows for rows, _ in hits]), np.concatenate([scores for _, scores in hits])
+    return np.concatenate([rows for rows, _ in hits]), np.concatenate(
+        [scores for _, scores in hits]
+    )
 
 
 def fill_cosines(
-    vectors: Vectors, places: Pairs, queries: Queries, query: Pairs, first: int, last: int, out: Cosines
+    vectors: Vectors,
+    places: Pairs,
+    queries: Queries,
+    query: Pairs,
+    first: int,
+    last: int,
+    out: Cosines,
 ) -> None:
-    """Fill `out` from `first` to `last` (exclusive) with float64 cosines of vectors[places] and queries[query]."""
+    """Fill `out` from `first` to `last` (exclusive) with float64 cosines of vectors[places] and
+    queries[query]."""
     for pair in range(first, last):
         vector, other = vectors[places[pair]], queries[query[pair]]
         product, square = 0.0, 0.0
@@ -245,7 +296,8 @@ def check_directions(view: View, feature: str, rows: Pairs, cosines: Cosines) ->
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Keep BLAS to one thread: its own threads spin while they wait and occupy a core afterwards."""
+    """Keep BLAS to one thread: its own threads spin while they wait and occupy a core
+    afterwards."""
     with _one, _blas().limit(limits=1):
         yield
 

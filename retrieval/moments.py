@@ -24,7 +24,8 @@ class Moments:
     """T vectors of D channels with their times.
 
     Raises:
-        StepDiffError: No moments, times that go back or are not one for each moment, or a vector without a direction.
+        StepDiffError: No moments, times that go back or are not one for each moment, or a vector
+            without a direction.
     """
 
     vectors: Float[np.ndarray, "T D"]
@@ -35,17 +36,24 @@ class Moments:
 
     def __post_init__(self) -> None:
         if self.vectors.ndim != 2 or not self.vectors.size:
-            raise StepDiffError(f"{self.clip} has no moments, but an array {list(self.vectors.shape)}: give [T, D]")
+            raise StepDiffError(
+                f"{self.clip} has no moments, but an array {list(self.vectors.shape)}: give [T, D]"
+            )
         if len(self.seconds) != len(self.vectors):
             raise StepDiffError(
-                f"{self.clip} has {len(self.vectors)} moments and {len(self.seconds)} times: give one time for each"
+                f"{self.clip} has {len(self.vectors)} moments and {len(self.seconds)} times: give "
+                "one time for each"
             )
         if not np.isfinite(self.seconds).all() or (np.diff(self.seconds) < 0).any():
-            raise StepDiffError(f"times of {self.clip} go back: sort its moments, and leave out clips that overlap")
+            raise StepDiffError(
+                f"times of {self.clip} go back: sort its moments, and leave out clips that overlap"
+            )
         lengths = np.sqrt(np.einsum("td,td->t", self.vectors, self.vectors, dtype=np.float64))
         for bad in np.flatnonzero(~np.isfinite(lengths) | (lengths == 0)):
             fault = "is all zeros" if lengths[bad] == 0 else "holds NaN or infinity"
-            raise StepDiffError(f"moment {bad} of {self.clip} {fault}: it has no direction, leave it out")
+            raise StepDiffError(
+                f"moment {bad} of {self.clip} {fault}: it has no direction, leave it out"
+            )
 
 
 def read_moments(view: View, clips: str | Sequence[str], feature: str = "tokens") -> Moments:
@@ -54,21 +62,28 @@ def read_moments(view: View, clips: str | Sequence[str], feature: str = "tokens"
     Args:
         view: Of clips.
         clips: A clip, or clips of a video that do not overlap.
-        feature: With `tokens`, moments are the frames of each clip: the mean of a frame's tokens. With a feature that
-            is one vector, such as `embedding`, each clip is a moment, at its middle.
+        feature: With `tokens`, moments are the frames of each clip: the mean of a frame's tokens.
+            With a feature that is one vector, such as `embedding`, each clip is a moment, at its
+            middle.
 
     Raises:
-        StepDiffError: A clip without features or times, a view without tokens of frames, clips of several videos or
-            clips that overlap.
+        StepDiffError: A clip without features or times, a view without tokens of frames, clips of
+            several videos or clips that overlap.
     """
     keys = [clips] if isinstance(clips, str) else list(dict.fromkeys(clips))
     if not keys:
         raise StepDiffError("no clip is given: name one, or clips of a video")
     rows = view.catalog.select(view.rows(keys), pl.DataFrame(schema=_CATALOG)).sort("start", "end")
     if missing := rows.filter(pl.any_horizontal(pl.col("start", "end").is_null()))["key"].to_list():
-        raise StepDiffError(f"the catalog has no start and end of {missing[0]}: featurize it from a manifest with them")
+        raise StepDiffError(
+            f"the catalog has no start and end of {missing[0]}: featurize it from a manifest with "
+            "them"
+        )
     if rows["video"].n_unique() > 1:
-        raise StepDiffError(f"{keys[0]} and the {len(keys) - 1} other clips are of several videos: give those of one")
+        raise StepDiffError(
+            f"{keys[0]} and the {len(keys) - 1} other clips are of several videos: give those of "
+            "one"
+        )
     values = view.read(feature, keys=rows["key"], dtype="float32")
     name = " to ".join(dict.fromkeys(rows["key"][[0, -1]]))
     if values.ndim == 2:
@@ -77,11 +92,14 @@ def read_moments(view: View, clips: str | Sequence[str], feature: str = "tokens"
     frames = frames_of(rule, values.shape[1])
     if frames == 1 or "repeated" in rule:
         raise StepDiffError(
-            f"view {view.name} has no {feature} of several frames ({rule}): give the clips of a video and "
-            "feature='embedding', or another view"
+            f"view {view.name} has no {feature} of several frames ({rule}): give the clips of a "
+            "video and feature='embedding', or another view"
         )
     vectors = values.reshape(len(values) * frames, -1, values.shape[-1]).mean(axis=1)
-    seconds = [seconds_of(rule, frames, start, end) for start, end in rows.select("start", "end").iter_rows()]
+    seconds = [
+        seconds_of(rule, frames, start, end)
+        for start, end in rows.select("start", "end").iter_rows()
+    ]
     return Moments(vectors, np.concatenate(seconds), name)
 
 
@@ -97,13 +115,15 @@ def has_frames(view: View) -> bool:
 
 
 def frames_of(rule: str, tokens: int) -> int:
-    """Return the frames of a clip that has so many tokens, by the rule of its view; 1 if tokens belong to no frame."""
+    """Return the frames of a clip that has so many tokens, by the rule of its view; 1 if tokens
+    belong to no frame."""
     number = re.match(r"[1-9]\d*", rule)
     return int(number[0]) if number and tokens % int(number[0]) == 0 else 1
 
 
 def seconds_of(rule: str, frames: int, start: float | None, end: float | None) -> list[float]:
-    """Return the times of a clip's frames in its video, to about a frame; none if they are unknown."""
+    """Return the times of a clip's frames in its video, to about a frame; none if they are
+    unknown."""
     if start is None or end is None or frames == 1:
         return []
     if "linspace" in rule:

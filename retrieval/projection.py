@@ -1,12 +1,14 @@
 """Two coordinates for every clip of a view: a map.
 
-Clips are compared by cosine, so their embeddings are divided by their length first. A view that has only tokens is
-mapped by the mean of each clip's tokens. PCA takes its axes from a sample of rows and then projects all rows, block by
-block. UMAP (`pip install 'stepdiff[umap]'`) needs all rows in memory and takes minutes for 100,000.
+Clips are compared by cosine, so their embeddings are divided by their length first. A view that has
+only tokens is mapped by the mean of each clip's tokens. PCA takes its axes from a sample of rows
+and then projects all rows, block by block. UMAP (`pip install 'stepdiff[umap]'`) needs all rows in
+memory and takes minutes for 100,000.
 
 Guarantees
 - if all rows are in the sample, coordinates equal an eigendecomposition of all rows
-- a map is the same on every run: the sample is seeded, and the largest weight of each axis is positive
+- a map is the same on every run: the sample is seeded, and the largest weight of each axis is
+  positive
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from stepdiff_core.streams import generator
 from store import View
 
 PROJECTIONS = {"pca": "PCA", "umap": "UMAP"}  # name -> title
-MOST = {"pca": 1_000_000, "umap": 100_000}  # rows of a map; of a larger view, a seeded sample is mapped
+# rows of a map; of a larger view, a seeded sample is mapped
+MOST = {"pca": 1_000_000, "umap": 100_000}
 FIT = 20_000  # rows from which the axes of PCA are computed
 REDUCED = 50  # channels that UMAP reads, of the largest variance
 SEED = 0
@@ -40,7 +43,8 @@ class Map:
 
     rows: Rows  # rising
     xy: Float32[np.ndarray, "rows 2"]
-    shares: tuple[float, float]  # of the variance that each axis shows; zeros for UMAP, whose axes have no meaning
+    # of the variance that each axis shows; zeros for UMAP, whose axes have no meaning
+    shares: tuple[float, float]
     total: int  # rows of the view with features; more than `rows` if these are a sample
 
 
@@ -66,18 +70,24 @@ def project(
         raise StepDiffError(reason)
     feature = pooled_feature(view, feature)
     if not len(rows):
-        raise StepDiffError(f"view {view.entity}/{view.name} has no features yet: run `python -m featurize`")
+        raise StepDiffError(
+            f"view {view.entity}/{view.name} has no features yet: run `python -m featurize`"
+        )
     if projection == "umap" and len(rows) > 3:  # fewer have no neighbourhoods
         axes, offset, _ = _axes(view, feature, rows, REDUCED)
         xy = _umap(_projected(view, feature, rows, axes, offset, lambda count: None))
         advance(len(rows))
         return xy, (0.0, 0.0)
     axes, offset, shares = _axes(view, feature, rows, 2)
-    return _projected(view, feature, rows, axes, offset, advance), (float(shares[0]), float(shares[1]))
+    return _projected(view, feature, rows, axes, offset, advance), (
+        float(shares[0]),
+        float(shares[1]),
+    )
 
 
 def pooled_feature(view: View, feature: str | None = None) -> str:
-    """Return the array that a map reads: `feature`, or an embedding [D], or tokens [N, D], which are averaged.
+    """Return the array that a map reads: `feature`, or an embedding [D], or tokens [N, D], which
+    are averaged.
 
     Raises StepDiffError if the view has no such array.
     """
@@ -93,7 +103,8 @@ def pooled_feature(view: View, feature: str | None = None) -> str:
 
 
 def pooled_blocks(view: View, feature: str, rows: Rows) -> Iterator[Vectors]:
-    """Yield one vector of length 1 per row, block by block, in the order of `rows`; zero as in `unit`."""
+    """Yield one vector of length 1 per row, block by block, in the order of `rows`; zero as in
+    `unit`."""
     for _, values in raw_blocks(view, feature, rows):
         vectors = values if values.ndim == 2 else values.mean(axis=1)
         for start in range(0, len(vectors), _BLOCK):
@@ -101,20 +112,25 @@ def pooled_blocks(view: View, feature: str, rows: Rows) -> Iterator[Vectors]:
 
 
 def sample_rows(view: View, most: int, seed: int = SEED) -> tuple[Rows, int]:
-    """Return at most `most` filled rows, rising, and how many the view has; any sample is equally likely."""
+    """Return at most `most` filled rows, rising, and how many the view has; any sample is equally
+    likely."""
     rows = filled_rows(view)
     if len(rows) <= most:
         return rows, len(rows)
-    return np.sort(generator(seed, "rows of a map").choice(rows, most, replace=False, shuffle=False)), len(rows)
+    return np.sort(
+        generator(seed, "rows of a map").choice(rows, most, replace=False, shuffle=False)
+    ), len(rows)
 
 
 def _axes(
     view: View, feature: str, rows: Rows, count: int
 ) -> tuple[Axes, Float64[np.ndarray, " axes"], Float64[np.ndarray, " axes"]]:
-    """Return the directions of the largest variance, from at most FIT rows, the mean on each, and its share of the
-    variance."""
+    """Return the directions of the largest variance, from at most FIT rows, the mean on each, and
+    its share of the variance."""
     if len(rows) > FIT:
-        rows = np.sort(generator(SEED, "rows of a map's axes").choice(rows, FIT, replace=False, shuffle=False))
+        rows = np.sort(
+            generator(SEED, "rows of a map's axes").choice(rows, FIT, replace=False, shuffle=False)
+        )
     dim = view.features[feature].shape[-1]
     sums, products = np.zeros(dim), np.zeros((dim, dim))
     for block in pooled_blocks(view, feature, rows):
@@ -133,7 +149,12 @@ def _axes(
 
 
 def _projected(
-    view: View, feature: str, rows: Rows, axes: Axes, offset: Float64[np.ndarray, " axes"], advance: Advance
+    view: View,
+    feature: str,
+    rows: Rows,
+    axes: Axes,
+    offset: Float64[np.ndarray, " axes"],
+    advance: Advance,
 ) -> Float32[np.ndarray, "rows axes"]:
     out = np.empty((len(rows), axes.shape[1]), np.float32)
     at = 0

@@ -29,24 +29,33 @@ Vectors = Float32[np.ndarray, "rows dim"]
 Queries = Float32[np.ndarray, "queries dim"]
 Block = tuple[Rows, Vectors]
 """rows and their embeddings"""
-_ENCODER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # names that featurize accepts; the encoder of a head's view is not
+# names that featurize accepts; the encoder of a head's view is not
+_ENCODER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 def embeddings(view: View) -> list[str]:
-    """Return the features that are one vector per row. The layout of a video language model's tokens is none."""
-    return sorted(name for name, form in view.features.items() if len(form.shape) == 1 and name != "layout")
+    """Return the features that are one vector per row. The layout of a video language model's
+    tokens is none."""
+    return sorted(
+        name for name, form in view.features.items() if len(form.shape) == 1 and name != "layout"
+    )
 
 
 def width(view: View, feature: str) -> int:
-    """Return the number of channels D. Raises StepDiffError unless `feature` is one of the `embeddings`."""
+    """Return the number of channels D. Raises StepDiffError unless `feature` is one of the
+    `embeddings`."""
     names = embeddings(view)
     if feature in names:
         return view.features[feature].shape[0]
     remedy = f"it has {', '.join(names)} (name one with --feature)"
     if not names:
-        fill = fill_command(view.paths.store, "NAME", view.provenance.encoder, f"{view.entity.upper()}.csv")
+        fill = fill_command(
+            view.paths.store, "NAME", view.provenance.encoder, f"{view.entity.upper()}.csv"
+        )
         remedy = f"it has none; make a view that has one with {fill}"
-    raise StepDiffError(f"view {view.entity}/{view.name} has no embedding called {feature}: {remedy}")
+    raise StepDiffError(
+        f"view {view.entity}/{view.name} has no embedding called {feature}: {remedy}"
+    )
 
 
 def filled_rows(view: View) -> Rows:
@@ -55,10 +64,13 @@ def filled_rows(view: View) -> Rows:
 
 
 def normalised(view: View, feature: str, rows: Rows) -> Float64[np.ndarray, "rows dim"]:
-    """Return the embeddings of `rows`, each divided by its L2 norm. Raises StepDiffError as `checked_norms`."""
+    """Return the embeddings of `rows`, each divided by its L2 norm. Raises StepDiffError as
+    `checked_norms`."""
     vectors = np.empty((len(rows), width(view, feature)), np.float64)
     for start in range(0, len(rows), BLOCK):
-        vectors[start : start + BLOCK] = view.read(feature, rows[start : start + BLOCK], dtype="float32")
+        vectors[start : start + BLOCK] = view.read(
+            feature, rows[start : start + BLOCK], dtype="float32"
+        )
     vectors /= checked_norms(view, feature, rows, vectors)[:, None]
     return vectors
 
@@ -66,7 +78,8 @@ def normalised(view: View, feature: str, rows: Rows) -> Float64[np.ndarray, "row
 def checked_norms(
     view: View, feature: str, rows: Rows, vectors: Float[np.ndarray, "rows dim"]
 ) -> Float64[np.ndarray, " rows"]:
-    """Return the L2 norms of embeddings. Raises StepDiffError that names a row without a direction."""
+    """Return the L2 norms of embeddings. Raises StepDiffError that names a row without a
+    direction."""
     norms = np.sqrt(np.sum(np.square(vectors, dtype=np.float64), axis=-1))
     for bad in np.flatnonzero(~np.isfinite(norms) | (norms == 0)):
         key = view.catalog.keys(rows[bad : bad + 1])[0]
@@ -79,25 +92,32 @@ def checked_norms(
 
 
 def unit(vectors: Float[np.ndarray, "rows dim"]) -> Float64[np.ndarray, "rows dim"]:
-    """Return vectors divided by their length; one that is zero or holds NaN or infinity becomes zero."""
+    """Return vectors divided by their length; one that is zero or holds NaN or infinity becomes
+    zero."""
     lengths = np.sqrt(np.einsum("bd,bd->b", vectors, vectors, dtype=np.float64))[:, None]
     good = np.isfinite(lengths) & (lengths > 0)
     return np.where(good, vectors, 0) / np.where(good, lengths, 1)
 
 
 def block_rows(view: View, feature: str) -> int:
-    """Return the rows of a block: a power of two, as the rows of a shard, so few blocks cross a shard."""
+    """Return the rows of a block: a power of two, as the rows of a shard, so few blocks cross a
+    shard."""
     most = min(max(BLOCK_BYTES // (4 * math.prod(view.features[feature].shape)), 1), BLOCK_ROWS)
     return 1 << (most.bit_length() - 1)
 
 
 def stored_blocks(view: View, feature: str, rows: Rows) -> Iterator[Batch]:
-    """Yield features of `rows` as stored, block by block; the next block is prefetched. Mapped rows are not copied."""
+    """Yield features of `rows` as stored, block by block; the next block is prefetched. Mapped rows
+    are not copied."""
     size = block_rows(view, feature)
-    yield from Batches(view, feature, rows, batch_size=size, shuffle=False, ahead=1, keep=None, in_place=True)
+    yield from Batches(
+        view, feature, rows, batch_size=size, shuffle=False, ahead=1, keep=None, in_place=True
+    )
 
 
-def floats(batch: Batch, feature: str, some: slice = slice(None)) -> Float32[np.ndarray, "rows ..."]:
+def floats(
+    batch: Batch, feature: str, some: slice = slice(None)
+) -> Float32[np.ndarray, "rows ..."]:
     """Return `some` rows of a batch in float32."""
     values = batch.arrays[feature][some]
     if values.dtype == np.int8:
@@ -105,14 +125,17 @@ def floats(batch: Batch, feature: str, some: slice = slice(None)) -> Float32[np.
     return values.astype(np.float32, copy=False)
 
 
-def raw_blocks(view: View, feature: str, rows: Rows) -> Iterator[tuple[Rows, Float32[np.ndarray, "rows ..."]]]:
+def raw_blocks(
+    view: View, feature: str, rows: Rows
+) -> Iterator[tuple[Rows, Float32[np.ndarray, "rows ..."]]]:
     """Yield `stored_blocks` in float32."""
     for batch in stored_blocks(view, feature, rows):
         yield batch.rows, floats(batch, feature)
 
 
 def blocks(view: View, feature: str, rows: Rows) -> Iterator[Block]:
-    """Yield rows and `normalised` embeddings in float32 block by block: memory does not grow with the view."""
+    """Yield rows and `normalised` embeddings in float32 block by block: memory does not grow with
+    the view."""
     for start in range(0, len(rows), BLOCK):
         part = rows[start : start + BLOCK]
         yield part, normalised(view, feature, part).astype(np.float32)
@@ -121,7 +144,9 @@ def blocks(view: View, feature: str, rows: Rows) -> Iterator[Block]:
 def compact(view: View, feature: str, rows: Rows) -> Vectors:
     """Return `normalised` embeddings rounded to float32, without holding all of them in float64."""
     vectors = np.empty((len(rows), width(view, feature)), np.float32)
-    for start, (_, block) in zip(range(0, len(rows), BLOCK), blocks(view, feature, rows), strict=True):
+    for start, (_, block) in zip(
+        range(0, len(rows), BLOCK), blocks(view, feature, rows), strict=True
+    ):
         vectors[start : start + BLOCK] = block
     return vectors
 
@@ -132,10 +157,18 @@ def command(*words: object) -> str:
 
 
 def fill_command(store: Place, view: str, encoder: str, manifest: object) -> str:
-    """Return the commands that add a manifest's clips or texts to `view` of a store, which `encoder` made."""
+    """Return the commands that add a manifest's clips or texts to `view` of a store, which
+    `encoder` made."""
     featurize = ["python", "-m", "featurize", "--manifest", manifest, "--store", store]
     if _ENCODER.fullmatch(encoder):
         named = [] if encoder == view else ["--view", view]
-        return command(*featurize, "--encoder", f"{encoder}:MODEL" if encoder in ("hf", "vlm") else encoder, *named)
-    embed = command("python", "-m", "heads.embed", "--head", "RUN", "--store", store, "--view", view)
+        return command(
+            *featurize,
+            "--encoder",
+            f"{encoder}:MODEL" if encoder in ("hf", "vlm") else encoder,
+            *named,
+        )
+    embed = command(
+        "python", "-m", "heads.embed", "--head", "RUN", "--store", store, "--view", view
+    )
     return f"{command(*featurize, '--encoder', 'ENCODER')}, then {embed} (the view is a {encoder})"

@@ -1,4 +1,5 @@
-"""StepDiff: compare two how-to videos, on a store of cached features. `stepdiff --help` lists the commands."""
+"""StepDiff: compare two how-to videos, on a store of cached features. `stepdiff --help` lists the
+commands."""
 
 import stepdiff_core  # noqa: F401  # before the slow imports: an interrupt is one line
 

@@ -1,12 +1,15 @@
-"""What every room needs: errors, files, locks, command lines, workers; `weights` and `tasks` are rooms of their own.
+"""What every room needs: errors, files, locks, command lines, workers; `weights` and `tasks` are
+rooms of their own.
 
-This is the first import of every room. It checks what would otherwise fail later with an obscure error, and imports
-only what Python has loaded already: even `signal` takes milliseconds, in which an interrupt would print a traceback.
+This is the first import of every room. It checks what would otherwise fail later with an obscure
+error, and imports only what Python has loaded already: even `signal` takes milliseconds, in which
+an interrupt would print a traceback.
 
 Guarantees
-- an interrupt while a command is imported ends in one line; a program that imports a room keeps its own handlers
-- a user's own `store/` or `store.py` that hides a room, and a package that is not installed, are named in one line; a
-  command exits with status 2, a program gets an ImportError
+- an interrupt while a command is imported ends in one line; a program that imports a room keeps its
+  own handlers
+- a user's own `store/` or `store.py` that hides a room, and a package that is not installed, are
+  named in one line; a command exits with status 2, a program gets an ImportError
 """
 
 import _signal
@@ -27,7 +30,13 @@ BELOW: dict[str, tuple[str, ...]] = {  # room -> the rooms that it may import
     "stepdiff.kitchen": ("stepdiff_core", "stepdiff_core.tasks"),
     "featurize": ("stepdiff_core", "store", "stepdiff_core.weights"),
     "retrieval": ("stepdiff_core", "store", "stepdiff_core.tasks", "stepdiff_core.weights"),
-    "heads": ("stepdiff_core", "store", "stepdiff_core.tasks", "retrieval", "stepdiff_core.weights"),
+    "heads": (
+        "stepdiff_core",
+        "store",
+        "stepdiff_core.tasks",
+        "retrieval",
+        "stepdiff_core.weights",
+    ),
 }
 BELOW["stepdiff.annotate"] = tuple(room for room in BELOW if room != "stepdiff.kitchen")
 BELOW["stepdiff.comparison"] = tuple(room for room in BELOW if room != "stepdiff.annotate")
@@ -36,9 +45,13 @@ PACKAGES = ("featurize", "heads", "retrieval", "stepdiff", "stepdiff_core", "sto
 """what a wheel installs"""
 RUNNABLE = frozenset((*PACKAGES, "benchmarks"))
 _INDEX = ("PIL", "faiss", "ray", "sqlglot", "threadpoolctl", "torch")
-_TRAIN = tuple("lemminflect matplotlib peft safetensors scipy sentence_transformers tensorboard transformers".split())
+_TRAIN = tuple(
+    "lemminflect matplotlib peft safetensors scipy sentence_transformers tensorboard "
+    "transformers".split()
+)
 _FEATURIZE = ("PIL", "av", "ray", "safetensors", "sentence_transformers", "torch", "transformers")
-EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {  # room -> its extra, and modules that the extra installs
+# room -> its extra, and modules that the extra installs
+EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
     "stepdiff.kitchen": ("featurize", ("PIL", "av")),
     "featurize": ("featurize", _FEATURIZE),
     "retrieval": ("index", _INDEX),
@@ -47,13 +60,23 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {  # room -> its extra, and mod
     "stepdiff.annotate": ("annotate", ("httpx2", "jinja2", *_FEATURIZE, *_INDEX, *_TRAIN)),
     "stepdiff.app": (
         "app",
-        ("fastapi", "jinja2", "sqlalchemy", "swagger_ui_bundle", "uvicorn", *_FEATURIZE, *_INDEX, *_TRAIN),
+        (
+            "fastapi",
+            "jinja2",
+            "sqlalchemy",
+            "swagger_ui_bundle",
+            "uvicorn",
+            *_FEATURIZE,
+            *_INDEX,
+            *_TRAIN,
+        ),
     ),
 }
 
 
 def enter(room: str) -> None:
-    """Check that the packages below this room are ours, and that its extra is installed, which `--help` does not need.
+    """Check that the packages below this room are ours, and that its extra is installed, which
+    `--help` does not need.
 
     Raises:
         ImportError: A room is hidden, or a package is missing.
@@ -76,8 +99,8 @@ def enter(room: str) -> None:
 def lazy(room: str) -> "Callable[[str], object]":
     """Return the `__getattr__` of a room, whose names are imported when they are first used.
 
-    The room says where they are in the imports under its `if TYPE_CHECKING`, which type checkers and the API reference
-    read too, and which of them are public in its `__all__`.
+    The room says where they are in the imports under its `if TYPE_CHECKING`, which type checkers
+    and the API reference read too, and which of them are public in its `__all__`.
     """
 
     def find(name: str) -> object:
@@ -89,7 +112,11 @@ def lazy(room: str) -> "Callable[[str], object]":
             with open(module.__file__, "rb") as file:
                 source = ast.parse(file.read())
             for each in ast.walk(source):
-                if isinstance(each, ast.ImportFrom) and each.module and name in [alias.name for alias in each.names]:
+                if (
+                    isinstance(each, ast.ImportFrom)
+                    and each.module
+                    and name in [alias.name for alias in each.names]
+                ):
                     return getattr(import_module(each.module), name)
         raise AttributeError(f"module {room!r} has no attribute {name!r}")
 
@@ -97,11 +124,15 @@ def lazy(room: str) -> "Callable[[str], object]":
 
 
 def require(what: str, extra: str, modules: tuple[str, ...]) -> None:
-    """Check that `modules`, which `what` needs and `extra` installs, can be imported. Raises as `enter` does."""
+    """Check that `modules`, which `what` needs and `extra` installs, can be imported. Raises as
+    `enter` does."""
     missing = [name for name in dict.fromkeys(modules) if _find(name) is None]
     if missing:
         names = ", ".join(missing if len(missing) < 5 else [*missing[:4], "..."])
-        _refuse(f"{what} needs packages that are not installed ({names}): pip install 'stepdiff[{extra}]'")
+        _refuse(
+            f"{what} needs packages that are not installed ({names}): pip install "
+            f"'stepdiff[{extra}]'"
+        )
 
 
 def _find(name: str) -> "ModuleSpec | None":
@@ -112,7 +143,8 @@ def _find(name: str) -> "ModuleSpec | None":
 
 
 def _is_ours(spec: "ModuleSpec") -> bool:
-    """Return whether the package calls this module. Its place does not tell: Ray puts each room in its own folder."""
+    """Return whether the package calls this module. Its place does not tell: Ray puts each room in
+    its own folder."""
     if spec.origin is None:
         return False
     with open(spec.origin, "rb") as file:
@@ -127,14 +159,19 @@ def _refuse(message: str) -> "NoReturn":
 
 
 def _is_command() -> bool:
-    """Return whether this process is a command: `python -m ROOM`, which imports the room first, or `stepdiff`."""
+    """Return whether this process is a command: `python -m ROOM`, which imports the room first, or
+    `stepdiff`."""
     argv = getattr(sys, "argv", None) or [""]
-    started = sys.orig_argv[-len(argv) :][0].removeprefix("-m")  # of `python -m MODULE ARGUMENTS`, MODULE
-    return os.path.basename(argv[0]) == "stepdiff" or (argv[0] == "-m" and started.partition(".")[0] in RUNNABLE)
+    # of `python -m MODULE ARGUMENTS`, MODULE
+    started = sys.orig_argv[-len(argv) :][0].removeprefix("-m")
+    return os.path.basename(argv[0]) == "stepdiff" or (
+        argv[0] == "-m" and started.partition(".")[0] in RUNNABLE
+    )
 
 
 def install() -> None:
-    """Install handlers of SIGINT and SIGTERM, which `stepdiff_core.cli.command` replaces once `main` runs.
+    """Install handlers of SIGINT and SIGTERM, which `stepdiff_core.cli.command` replaces once
+    `main` runs.
 
     A signal that this process was started to ignore (`nohup`) stays ignored.
     """

@@ -1,4 +1,5 @@
-"""Values from outside, checked by pydantic: errors in one line that names the place, the keys and what is wrong."""
+"""Values from outside, checked by pydantic: errors in one line that names the place, the keys and
+what is wrong."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -23,7 +24,8 @@ _WORDS = {
 
 
 def checked(validate: Callable[[Any], T], value: Any, where: str = "", advice: str = "") -> T:
-    """Return what pydantic makes of a value. StepDiffError: `where`, the keys, what is wrong, and `advice`."""
+    """Return what pydantic makes of a value. StepDiffError: `where`, the keys, what is wrong, and
+    `advice`."""
     try:
         return validate(value)
     except ValidationError as error:

@@ -18,7 +18,8 @@ def first_line(error: BaseException) -> str:
 
 
 class StepDiffError(Exception):
-    """Unusable input, or a file or service that fails: one line that says what, where and what to do next."""
+    """Unusable input, or a file or service that fails: one line that says what, where and what to
+    do next."""
 
 
 class DamageError(StepDiffError):

@@ -1,4 +1,5 @@
-"""How all pages look and play: static/ and templates/, which the app serves and files that commands write contain."""
+"""How all pages look and play: static/ and templates/, which the app serves and files that commands
+write contain."""
 
 import re
 from pathlib import Path
@@ -8,8 +9,11 @@ _STATIC = Path(__file__).parent / "static"
 
 
 def look(*more: str) -> str:
-    """Return the style sheet that the pages of all rooms share, then those of the names in `more`."""
-    return "".join((_STATIC / f"{name}.css").read_text(encoding="utf-8") for name in ("look", *more))
+    """Return the style sheet that the pages of all rooms share, then those of the names in
+    `more`."""
+    return "".join(
+        (_STATIC / f"{name}.css").read_text(encoding="utf-8") for name in ("look", *more)
+    )
 
 
 def script(*names: str) -> str:

@@ -1,4 +1,5 @@
-"""Classes of other packages: named as package.module:Class, or by an entry point that their package installs."""
+"""Classes of other packages: named as package.module:Class, or by an entry point that their package
+installs."""
 
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -14,7 +15,8 @@ def installed(group: str) -> list[str]:
 
 
 def load(name: str, group: str, what: str, advice: str = "") -> tuple[str, Any]:
-    """Import a plug-in; return its package.module:Class and the object itself, None if the module does not have it.
+    """Import a plug-in; return its package.module:Class and the object itself, None if the module
+    does not have it.
 
     Args:
         name: an entry point of the group, or package.module:Class.
@@ -30,7 +32,11 @@ def load(name: str, group: str, what: str, advice: str = "") -> tuple[str, Any]:
     try:
         return place, getattr(import_module(module), attribute, None)
     except Exception as error:  # whatever another package's code raises
-        if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
+        if (
+            isinstance(error, ModuleNotFoundError)
+            and error.name
+            and f"{module}.".startswith(f"{error.name}.")
+        ):
             why = f"no module {error.name}; install it, or name its folder in PYTHONPATH{advice}"
         else:
             last = extract_tb(error.__traceback__)[-1]

@@ -1,4 +1,5 @@
-"""Progress of long work on standard error: a bar on a terminal, elsewhere a plain line every ten seconds.
+"""Progress of long work on standard error: a bar on a terminal, elsewhere a plain line every ten
+seconds.
 
 With `--progress json` every line is a JSON object, also on a terminal.
 """
@@ -37,7 +38,8 @@ def use_json(wanted: bool) -> None:
 
 
 def say(line: str, **facts: Any) -> None:
-    """Print one line for people to standard error; in JSON it is the `message` of an object with `facts`."""
+    """Print one line for people to standard error; in JSON it is the `message` of an object with
+    `facts`."""
     _print(json.dumps({"message": line, **facts}) if _as_json else line)
 
 
@@ -63,7 +65,8 @@ def spent(stages: Mapping[str, float]) -> None:
 def timed(
     items: Iterable[_Item], stages: dict[str, float], stage: str, within: Collection[str] = ()
 ) -> Iterator[_Item]:
-    """Yield the items; add to `stage` the seconds for which they were waited for, without those of stages `within`."""
+    """Yield the items; add to `stage` the seconds for which they were waited for, without those of
+    stages `within`."""
     stages.setdefault(stage, 0.0)
     iterator = iter(items)
     while True:
@@ -73,13 +76,16 @@ def timed(
         except StopIteration:
             return
         finally:
-            stages[stage] += time.monotonic() - sum(stages.get(other, 0.0) for other in within) - begin
+            stages[stage] += (
+                time.monotonic() - sum(stages.get(other, 0.0) for other in within) - begin
+            )
         yield item
 
 
 @contextmanager
 def stages() -> Iterator[Callable[[str], None]]:
-    """Yield `show(what)`, for stages of unknown length: a line each, which replaces the one before on a terminal."""
+    """Yield `show(what)`, for stages of unknown length: a line each, which replaces the one before
+    on a terminal."""
     if _as_json or not sys.stderr.isatty():
         yield say
         return
@@ -128,7 +134,9 @@ class Progress:
             "total": self.total,
             "unit": self.unit,
             "seconds": round(seconds, 1),
-            "per_second_now": round(max(self.done - before, 0) / (self._now - begin), 3) if self._now > begin else rate,
+            "per_second_now": round(max(self.done - before, 0) / (self._now - begin), 3)
+            if self._now > begin
+            else rate,
             "per_second": round(rate, 3),
             "hours_left": round((self.total - self.done) / rate / 3600, 6) if rate else None,
             "stages": shares,
@@ -145,7 +153,9 @@ class Progress:
             hours = facts["hours_left"]
             now, mean = (_rate(facts[name], self.unit) for name in ("per_second_now", "per_second"))
             left = f"{_time(hours)} left" if hours is not None else "time left unknown"
-            shares = ", ".join(f"{stage} {100 * share:.0f} %" for stage, share in facts["stages"].items())
+            shares = ", ".join(
+                f"{stage} {100 * share:.0f} %" for stage, share in facts["stages"].items()
+            )
             rates = f"{now} now, {mean} on average" if facts["per_second"] else ""
             parts = [rates, left, shares and f"workers' time: {shares}"]
             parts += [f"lost: {some(self.lost, _LOST_SHOWN)}"] if self.lost else []
@@ -192,8 +202,11 @@ def progress(what: str, total: int, unit: str = "") -> Iterator[Progress]:
 
             def update() -> None:
                 slowest = max(job.stages, key=job.stages.__getitem__, default=None)
-                rate = bars.tasks[0].speed or job.facts()["per_second"]  # bars know none of one step, or of slow ones
-                words = f"{job.count()}, {_rate(rate, unit)}{slowest and f', slowest: {slowest}' or ''}"
+                # bars know none of one step, or of slow ones
+                rate = bars.tasks[0].speed or job.facts()["per_second"]
+                words = (
+                    f"{job.count()}, {_rate(rate, unit)}{slowest and f', slowest: {slowest}' or ''}"
+                )
                 bars.update(task, completed=job.done, words=words)
 
             job.update = update

@@ -3,8 +3,9 @@
     generator(seed, "questions of a pair", 12)        a numpy generator
     torch.manual_seed(torch_seed(seed, "dropout", 12))
 
-Adding or shifting numbers (seed + step) makes streams of two seeds copies of each other; a seed that leaves out the
-purpose makes two kinds of draws equal. `numpy.random.SeedSequence` mixes all three, so neither happens.
+Adding or shifting numbers (seed + step) makes streams of two seeds copies of each other; a seed
+that leaves out the purpose makes two kinds of draws equal. `numpy.random.SeedSequence` mixes all
+three, so neither happens.
 """
 
 import hashlib
@@ -66,10 +67,13 @@ PURPOSES: dict[str, int] = {
 def sequence(seed: int, purpose: str, step: int | str = 0) -> np.random.SeedSequence:
     """Return the seed sequence of one stream.
 
-    purpose: a key of `PURPOSES`; step: which draw of that purpose, a number (step, batch, epoch) or a name.
+    purpose: a key of `PURPOSES`; step: which draw of that purpose, a number (step, batch, epoch) or
+    a name.
     """
     if isinstance(step, str):
-        words = np.frombuffer(hashlib.sha256(step.encode("utf-8", "surrogatepass")).digest(), "<u4").tolist()
+        words = np.frombuffer(
+            hashlib.sha256(step.encode("utf-8", "surrogatepass")).digest(), "<u4"
+        ).tolist()
     else:
         words = [step]
     return np.random.SeedSequence(abs(seed), spawn_key=(PURPOSES[purpose], int(seed < 0), *words))
@@ -91,7 +95,7 @@ def torch_seed(seed: int, purpose: str, step: int | str = 0) -> int:
 def published(seed: int) -> np.random.Generator:
     """Return the generator that draws test rows and bootstrap resamples.
 
-    It has no purpose of its own: the tables in docs/reproduce.md were computed from this stream, and tests compare
-    them digit by digit. It moves when those tables are computed again.
+    It has no purpose of its own: the tables in docs/reproduce.md were computed from this stream,
+    and tests compare them digit by digit. It moves when those tables are computed again.
     """
     return np.random.default_rng(seed)

@@ -1,4 +1,5 @@
-"""Threads that rooms share: reads that wait for a disk, compiled loops that release the GIL, and prefetching.
+"""Threads that rooms share: reads that wait for a disk, compiled loops that release the GIL, and
+prefetching.
 
 A forked process starts threads of its own.
 """
@@ -29,7 +30,8 @@ _pool: list[ThreadPoolExecutor] = []
 
 
 class NotForked:
-    """The threads of a library, which a process that was forked off does not have: it would wait for them forever."""
+    """The threads of a library, which a process that was forked off does not have: it would wait
+    for them forever."""
 
     def __init__(self) -> None:
         self._started = self._lost = False
@@ -39,7 +41,8 @@ class NotForked:
         self._lost = self._started
 
     def use(self, refusal: str) -> None:
-        """Note that they are used from now on. StepDiffError, with that text, in a process without them."""
+        """Note that they are used from now on. StepDiffError, with that text, in a process without
+        them."""
         if self._lost:
             raise StepDiffError(refusal)
         self._started = True
@@ -76,15 +79,19 @@ def ahead(do: Callable[[Given], Made], given: Sequence[Given]) -> Iterator[Made]
             yield running.popleft().result()
 
 
-def prefetched(sources: Iterable[Iterable[Made]], threads: int = 1, waiting: int = 2) -> Generator[Made, None, None]:
+def prefetched(
+    sources: Iterable[Iterable[Made]], threads: int = 1, waiting: int = 2
+) -> Generator[Made, None, None]:
     """Yield the items of `sources`, each of which one thread iterates ahead of the caller.
 
-    Of one source they come in its order, of several as they are made; at most `waiting` wait to be used.
+    Of one source they come in its order, of several as they are made; at most `waiting` wait to be
+    used.
     """
     left: queue.SimpleQueue[Iterable[Made]] = queue.SimpleQueue()
     for source in sources:
         left.put(source)
-    items: queue.Queue[tuple[Made, ...] | BaseException] = queue.Queue(waiting)  # (): a thread has ended
+    # (): a thread has ended
+    items: queue.Queue[tuple[Made, ...] | BaseException] = queue.Queue(waiting)
     stop = threading.Event()
 
     def give(item: tuple[Made, ...] | BaseException) -> None:
@@ -106,7 +113,9 @@ def prefetched(sources: Iterable[Iterable[Made]], threads: int = 1, waiting: int
         except BaseException as error:  # raised again in the caller
             give(error)
 
-    workers = [threading.Thread(target=make, name=f"prefetch-{n}", daemon=True) for n in range(threads)]
+    workers = [
+        threading.Thread(target=make, name=f"prefetch-{n}", daemon=True) for n in range(threads)
+    ]
     for worker in workers:
         worker.start()
     try:
@@ -142,22 +151,28 @@ def regularly(do: Callable[[], None], seconds: float, name: str) -> Iterator[Non
 
 
 def shares(count: int, parts: int | None = None) -> list[tuple[int, int]]:
-    """Split 0 to `count` into at most `parts` (by default one per core) even, non-empty pieces: their first and end."""
+    """Split 0 to `count` into at most `parts` (by default one per core) even, non-empty pieces:
+    their first and end."""
     parts = min(cores() if parts is None else parts, count)
     return [(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
 
 
 def cores() -> int:
-    """Return the number of cores that this process may use: those of its CPU affinity, at most its cgroups' limit."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use: those of its CPU affinity, at most its
+    cgroups' limit."""
+    allowed = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return min(allowed, cgroup_cores() or allowed)
 
 
 @cache
 def cgroup_cores(root: Path = Path("/")) -> int | None:
-    """Return the cores that the cgroups of this process may use, rounded up; None where they have no limit.
+    """Return the cores that the cgroups of this process may use, rounded up; None where they have
+    no limit.
 
-    Containers are limited in this way. A limit holds for all cgroups below, and a container may see its own as the top.
+    Containers are limited in this way. A limit holds for all cgroups below, and a container may see
+    its own as the top.
     """
     groups = root / "proc/self/cgroup"
     limits = []
@@ -165,7 +180,8 @@ def cgroup_cores(root: Path = Path("/")) -> int | None:
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
-        top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")  # of version 1, or of version 2
+        # of version 1, or of version 2
+        top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
         names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
         group = top / path.lstrip("/")
         for folder in (group, *list(group.parents)[: len(group.parts) - len(top.parts)]):
@@ -182,8 +198,8 @@ os.register_at_fork(after_in_child=_pool.clear)
 def compiled(loop: Callable[..., Any], liberties: Collection[str] = ()) -> Callable[..., Any]:
     """Compile a loop so that it releases the GIL and divides as numpy does.
 
-    liberties: LLVM's names of the fast-math flags to set. The shape checks of tests are removed: numba cannot compile
-    them.
+    liberties: LLVM's names of the fast-math flags to set. The shape checks of tests are removed:
+    numba cannot compile them.
     """
     from numba import njit  # as slow to import as all other libraries
 

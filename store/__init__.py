@@ -1,6 +1,7 @@
 """The feature store: Zarr v3 arrays of cached features, and the catalog of their rows.
 
-Names are imported when they are first used. `store.torch` has datasets of torch; no other module imports torch.
+Names are imported when they are first used. `store.torch` has datasets of torch; no other module
+imports torch.
 """
 
 import stepdiff_core
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
     from store.view import View
 
 
-__all__ = ["Batch", "Batches", "Catalog", "Feature", "Provenance", "StepDiffError", "Store", "View", "text_key"]
+__all__ = [
+    "Batch",
+    "Batches",
+    "Catalog",
+    "Feature",
+    "Provenance",
+    "StepDiffError",
+    "Store",
+    "View",
+    "text_key",
+]
 
 __getattr__ = stepdiff_core.lazy(__name__)

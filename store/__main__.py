@@ -7,8 +7,8 @@
     python -m store export clips.lance --store data/features --view efficientnet-lite0
     python -m store import clips.lance --store data/other --view net
     python -m store export clips.h5 --store data/features --view efficientnet-lite0
-    python -m store import theirs.parquet --store data/other --view net --encoder net --weights-sha256 0123... \\
-        --layer last --frames "8 evenly" --crop "centre 224"
+    python -m store import theirs.parquet --store data/other --view net --encoder net \\
+        --weights-sha256 0123... --layer last --frames "8 evenly" --crop "centre 224"
     python -m store requantise data/features --view efficientnet-lite0 --to small --dtype int8
     python -m store pool data/features --view efficientnet-lite0 --to pooled --pool 7
     python -m store failures data/features             clips that failed, with reasons
@@ -33,7 +33,9 @@ from stepdiff_core.cli import command
 from stepdiff_core.cli.command import choose
 from stepdiff_core.cli.options import parse
 from stepdiff_core.errors import some
-from store.verbs import options  # each command imports what it runs only then, so that --help is fast
+
+# each command imports what it runs only then, so that --help is fast
+from store.verbs import options
 
 _TEXT = {"overflow": "fold"}
 _SHOWN = 10
@@ -44,16 +46,34 @@ _SECONDS = len("2026-11-29T12:00:00")
 
 def _show_info(record: dict[str, Any]) -> None:
     gone = {entity: f" ({count:,} forgotten)" for entity, count in record["forgotten"].items()}
-    rows = ", ".join(f"{count:,} {entity}{gone.get(entity, '')}" for entity, count in record["rows"].items())
+    rows = ", ".join(
+        f"{count:,} {entity}{gone.get(entity, '')}" for entity, count in record["rows"].items()
+    )
     print(f"{record['path']}: {rows or 'empty'}")
     if not record["views"]:
         return
-    texts = {"view": _TEXT | {"min_width": 9}, "encoder": _TEXT | {"min_width": 7}, "features": {"no_wrap": True}}
-    table, counted = _table(texts, ("ok", "failed", "absent", "shards", "size")), ("ok", "failed", "absent", "shards")
+    texts = {
+        "view": _TEXT | {"min_width": 9},
+        "encoder": _TEXT | {"min_width": 7},
+        "features": {"no_wrap": True},
+    }
+    table, counted = (
+        _table(texts, ("ok", "failed", "absent", "shards", "size")),
+        ("ok", "failed", "absent", "shards"),
+    )
     for view in record["views"]:
-        features = (f"{name} {'x'.join(map(str, f['shape']))} {f['dtype']}" for name, f in view["features"].items())
-        named = (f"{view['entity']}/{view['view']}", view["provenance"]["encoder"], "\n".join(features))
-        table.add_row(*named, *(f"{view[name]:,}" for name in counted), readable_bytes(view["bytes"]))
+        features = (
+            f"{name} {'x'.join(map(str, f['shape']))} {f['dtype']}"
+            for name, f in view["features"].items()
+        )
+        named = (
+            f"{view['entity']}/{view['view']}",
+            view["provenance"]["encoder"],
+            "\n".join(features),
+        )
+        table.add_row(
+            *named, *(f"{view[name]:,}" for name in counted), readable_bytes(view["bytes"])
+        )
     _print_table(table)
 
 
@@ -92,12 +112,18 @@ def _show_damage(record: dict[str, Any]) -> None:
     print(damaged if damage else f"{record['path']} is whole")
     for remedy in dict.fromkeys(one["remedy"] for one in damage):
         print(f"what to do: {remedy}")
-    files = f"{len(uncovered):,} files without a checksum ({some(uncovered, _FILES_SHOWN)}); " if uncovered else ""
+    files = (
+        f"{len(uncovered):,} files without a checksum ({some(uncovered, _FILES_SHOWN)}); "
+        if uncovered
+        else ""
+    )
     print(f"not covered: {files}{'; '.join(record['not_covered']['never'])}")
 
 
 def _show_forgotten(done: dict[str, Any]) -> None:
-    did, was = ("recalled", "not forgotten") if done["recalled"] else ("forgotten", "forgotten before")
+    did, was = (
+        ("recalled", "not forgotten") if done["recalled"] else ("forgotten", "forgotten before")
+    )
     already = f", {done['already']:,} {was}" if done["already"] else ""
     print(f"{done['rows']:,} {done['entity']} of {done['store']} {did}{already}")
     for view, count in done["withdrawn"].items():
@@ -116,14 +142,17 @@ def _show_dropped(record: dict[str, Any]) -> None:
 
 def _show_compacted(done: dict[str, Any]) -> None:
     text = (
-        "{store}: {catalog_parts:,} catalog parts and {failure_files:,} files of failures and {records:,} records of "
-        "writers merged, {locks:,} unused locks deleted, {orphans:,} orphan files deleted"
+        "{store}: {catalog_parts:,} catalog parts and {failure_files:,} files of failures and "
+        "{records:,} records of writers merged, {locks:,} unused locks deleted, {orphans:,} orphan "
+        "files deleted"
     )
     print(f"{text.format(**done)} ({readable_bytes(done['orphan_bytes'])})")
 
 
 def _show_plan(planned: dict[str, Any]) -> None:
-    shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in planned["features"].items())
+    shapes = ", ".join(
+        f"{name} {'x'.join(map(str, shape))}" for name, shape in planned["features"].items()
+    )
     print(f"{planned['rows']:,} {planned['entity']} of {planned['encoder']}: {shapes}")
     _print_table(_sizes_table(planned))
     for hours in planned["hours"]:
@@ -135,8 +164,9 @@ def _show_plan(planned: dict[str, Any]) -> None:
     if not planned["hours"]:
         unit = planned["entity"]
         print(
-            f"hours: unknown, since no rate was measured. Run python -m featurize over some hundred {unit} into a "
-            f"store S, then plan with --measured-in S; or give --clips-per-second, the {unit} a second of one worker"
+            "hours: unknown, since no rate was measured. Run python -m featurize over some "
+            f"hundred {unit} into a store S, then plan with --measured-in S; or give "
+            f"--clips-per-second, the {unit} a second of one worker"
         )
     for line in _advice(planned):
         print(line)
@@ -162,11 +192,22 @@ def _advice(planned: dict[str, Any]) -> Iterator[str]:
     """Yield the recommended setting, and in numbers whether to keep features or to encode again."""
     if (advised := planned["setting"]) is not None:
         flags = f"--pool {advised['pool']} " * (advised["pool"] > 1) + f"--dtype {advised['dtype']}"
-        yield f"recommended: {flags}, {readable_bytes(round(advised['bytes_per_row']))} a clip; {advised['cost']}"
+        yield (
+            f"recommended: {flags}, {readable_bytes(round(advised['bytes_per_row']))} a clip; "
+            f"{advised['cost']}"
+        )
     if (total := planned["statistics_bytes"]) is not None:
-        alone = f"{readable_bytes(round(total / planned['rows']))} a clip, {readable_bytes(total)} in total"
-        yield f"statistics of early maps alone (featurize --statistics only): {alone}; enough for heads.words"
-    (stored,) = (size["bytes_per_row"] for size in planned["sizes"] if size["dtype"] == planned["dtype"])
+        alone = (
+            f"{readable_bytes(round(total / planned['rows']))} a clip, {readable_bytes(total)} in "
+            "total"
+        )
+        yield (
+            f"statistics of early maps alone (featurize --statistics only): {alone}; enough for "
+            "heads.words"
+        )
+    (stored,) = (
+        size["bytes_per_row"] for size in planned["sizes"] if size["dtype"] == planned["dtype"]
+    )
     if planned["video_bytes"] is not None or planned["caching"]:
         yield f"cache or encode again? A row of this plan: {readable_bytes(round(stored))}"
     if (video := planned["video_bytes"]) is not None:
@@ -175,7 +216,11 @@ def _advice(planned: dict[str, Any]) -> Iterator[str]:
     for it in planned["caching"]:
         worker = "one worker" if it["device"] == "worker" else f"one {it['device']} worker"
         read = f"reading it {it['read_seconds']:.2g} s ({planned['read_mb_per_second']:,.0f} MB/s)"
-        wins = f"features that are read {it['reads']} times or more save time" if it["reads"] else "encode again"
+        wins = (
+            f"features that are read {it['reads']} times or more save time"
+            if it["reads"]
+            else "encode again"
+        )
         yield f"  encoding it takes {it['encode_seconds']:.2g} s of {worker}, {read}: {wins}"
 
 
@@ -184,14 +229,17 @@ def _show_export(done: dict[str, Any]) -> None:
     out = f" (left out: {', '.join(omitted)})" if omitted else ""
     before = "complete already, " if done["already"] == done["parts"] else ""
     size = readable_bytes(done["bytes"])
-    print("{rows:,} {entity} of view {view} in {path}, ".format(**done) + f"{before}{done['format']}, {size}{out}")
+    print(
+        "{rows:,} {entity} of view {view} in {path}, ".format(**done)
+        + f"{before}{done['format']}, {size}{out}"
+    )
     print("\n".join(f"  {line}" for line in done["how_to_open"].splitlines()))
 
 
 def _show_import(done: dict[str, Any]) -> None:
     text = (
-        "{done:,} of {asked:,} {entity} of {path} imported into view {view} of {store} in {seconds:.1f} s, {already:,} "
-        "were there already, {failed:,} failed"
+        "{done:,} of {asked:,} {entity} of {path} imported into view {view} of {store} in "
+        "{seconds:.1f} s, {already:,} were there already, {failed:,} failed"
     )
     forgotten = f", {done['forgotten']:,} were forgotten and left out" if done["forgotten"] else ""
     print(text.format(**done) + forgotten)
@@ -219,7 +267,11 @@ def _tag(chosen: options.TagOptions) -> dict[str, Any]:
     if chosen.delete:
         snapshot.delete_snapshot(store.path, chosen.name)
         return {"path": str(store.path), "name": chosen.name, "deleted": True}
-    return {"path": str(store.path), **asdict(snapshot.tag(store.path, chosen.name, chosen.note)), "deleted": False}
+    return {
+        "path": str(store.path),
+        **asdict(snapshot.tag(store.path, chosen.name, chosen.note)),
+        "deleted": False,
+    }
 
 
 def _show_tag(made: dict[str, Any]) -> None:
@@ -230,8 +282,14 @@ def _show_tag(made: dict[str, Any]) -> None:
     print(f"snapshot {made['name']} of {made['path']}: {rows}")
     for entity, views in made["views"].items():
         for view, about in views.items():
-            print(f"  {entity}/{view}: {about['ok']:,} ok, {about['failed']:,} failed, commit {about['commit']}")
-    print(f"read it with Store.open({made['path']!r}, at={made['name']!r}), or as {made['path']}@{made['name']}")
+            print(
+                f"  {entity}/{view}: {about['ok']:,} ok, {about['failed']:,} failed, commit "
+                f"{about['commit']}"
+            )
+    print(
+        f"read it with Store.open({made['path']!r}, at={made['name']!r}), or as "
+        f"{made['path']}@{made['name']}"
+    )
 
 
 def _log(chosen: options.LogOptions) -> dict[str, Any]:
@@ -244,7 +302,8 @@ def _log(chosen: options.LogOptions) -> dict[str, Any]:
 
 
 def _entries(store: Any) -> Iterator[dict[str, Any]]:
-    """Yield the entries of a log, the oldest first: a view's figures, its `new` finished rows, whether it `changed`."""
+    """Yield the entries of a log, the oldest first: a view's figures, its `new` finished rows,
+    whether it `changed`."""
     from store.snapshots.snapshot import NOW, Figures, Snapshot, figures_of, snapshots
 
     now = {
@@ -254,7 +313,11 @@ def _entries(store: Any) -> Iterator[dict[str, Any]]:
     empty = Figures(0, 0, 0, "")
     before: dict[tuple[str, str], Figures] = {}
     for one in (*snapshots(store.path), Snapshot(NOW, "", "", {}, now)):
-        figures = [((entity, view), about) for entity, views in one.views.items() for view, about in views.items()]
+        figures = [
+            ((entity, view), about)
+            for entity, views in one.views.items()
+            for view, about in views.items()
+        ]
         for (entity, view), about in reversed(figures or [(("", ""), empty)]):
             old = before.get((entity, view), empty)
             yield {
@@ -273,21 +336,30 @@ def _entries(store: Any) -> Iterator[dict[str, Any]]:
 def _show_log(record: dict[str, Any]) -> None:
     from stepdiff_core.io.local import TEMPORARY
 
-    texts, more = (dict.fromkeys(heads, _TEXT) for heads in (("snapshot", "made (UTC)", "view"), ("commit", "note")))
+    texts, more = (
+        dict.fromkeys(heads, _TEXT)
+        for heads in (("snapshot", "made (UTC)", "view"), ("commit", "note"))
+    )
     table = _table(texts, ("ok", "change", "failed"), more)
-    for (name, created, note), entries in groupby(record["entries"], itemgetter("name", "created", "note")):
+    for (name, created, note), entries in groupby(
+        record["entries"], itemgetter("name", "created", "note")
+    ):
         first = (name, created[:_SECONDS].replace("T", " "))
         for one in entries:
             if one["changed"]:
                 counts = (f"{one['ok']:,}", f"{one['new']:+,}", f"{one['failed']:,}")
-                table.add_row(*first, f"{one['entity']}/{one['view']}", *counts, one["commit"], note)
+                table.add_row(
+                    *first, f"{one['entity']}/{one['view']}", *counts, one["commit"], note
+                )
                 first, note = ("", ""), ""
         if first[0]:
             table.add_row(*first, "no change", "", "", "", "", note)
     _print_table(table, 160)
     for name in record["begun"]:
         if name.startswith(TEMPORARY):
-            remedy = f"python -m store compact {record['path']} removes it once its process has ended"
+            remedy = (
+                f"python -m store compact {record['path']} removes it once its process has ended"
+            )
         else:
             remedy = f"python -m store tag {record['path']} {name} --delete removes it"
         print(f"a snapshot is being made, or a killed process left it: {remedy}")
@@ -308,17 +380,30 @@ def _show_row(row: dict[str, Any]) -> None:
         print(f"  {name}: {value}")
     for view in row["views"]:
         made, written = view["provenance"], view["written"]
-        print(f"  view {view['view']}: {view['status']}" + (f" ({view['reason']})" if "reason" in view else ""))
+        print(
+            f"  view {view['view']}: {view['status']}"
+            + (f" ({view['reason']})" if "reason" in view else "")
+        )
         if view["status"] in ("absent", "forgotten"):
             continue
-        print(f"    encoder {made['encoder']}, weights {made['weights'][:_DIGITS]}, layer {made['layer']}")
+        print(
+            f"    encoder {made['encoder']}, weights {made['weights'][:_DIGITS]}, layer "
+            f"{made['layer']}"
+        )
         print(f"    frames {made['frames']}; crop {made['crop']}")
         if not written:
             print("    written: not recorded")
         else:
-            date, *more = written.pop("date"), *(f"{name} {value}" for name, value in written.items())
+            date, *more = (
+                written.pop("date"),
+                *(f"{name} {value}" for name, value in written.items()),
+            )
             print(f"    written {', '.join([date or 'on an unknown date', *more])}")
-    for what, name in (("in snapshots", "snapshots"), ("may have trained", "trained"), ("not known of", "unknown")):
+    for what, name in (
+        ("in snapshots", "snapshots"),
+        ("may have trained", "trained"),
+        ("not known of", "unknown"),
+    ):
         if row[name]:
             print(f"  {what}: {'; '.join(row[name])}")
 
@@ -333,7 +418,10 @@ def _show_head(head: dict[str, Any]) -> None:
         print(f"  store: {store['path']}, {at}; commit {commits}")
     for name, made in head["reads"].items():
         if isinstance(made, dict):
-            print(f"  {name}: encoder {made['encoder']}, weights {made['weights'][:_DIGITS]}, layer {made['layer']}")
+            print(
+                f"  {name}: encoder {made['encoder']}, weights {made['weights'][:_DIGITS]}, layer "
+                f"{made['layer']}"
+            )
         else:
             print(f"  {name.replace('_', ' ')}: {str(made)[:_DIGITS]}")
     clips = "not recorded" if head["clips"] is None else f"{head['clips']:,}"
@@ -345,12 +433,17 @@ def _show_head(head: dict[str, Any]) -> None:
 
 
 def _table(texts: dict[str, Any], numbers: Iterable[str], more: Mapping[str, Any] = {}) -> Any:
-    """Return an empty table of columns of texts, with their options, of numbers, and of more texts."""
+    """Return an empty table of columns of texts, with their options, of numbers, and of more
+    texts."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=0)
-    for head, looks in {**texts, **dict.fromkeys(numbers, {"justify": "right", "no_wrap": True}), **more}.items():
+    for head, looks in {
+        **texts,
+        **dict.fromkeys(numbers, {"justify": "right", "no_wrap": True}),
+        **more,
+    }.items():
         table.add_column(head, **looks)
     return table
 
@@ -372,12 +465,14 @@ class Verb(NamedTuple):
 
 
 _DERIVED = (
-    "{done:,} {entity} of view {made_from} made into view {view}, {feature} in {dtype}, in {seconds:.1f} s; "
-    "{already:,} were there already, {failed:,} failed"
+    "{done:,} {entity} of view {made_from} made into view {view}, {feature} in {dtype}, in "
+    "{seconds:.1f} s; {already:,} were there already, {failed:,} failed"
 )
 VERBS = {
     "info": Verb(options.InfoOptions, "store.verbs.info:store_info", _show_info),
-    "verify": Verb(options.VerifyOptions, _verify, _show_damage, status=lambda record: int(not record["ok"])),
+    "verify": Verb(
+        options.VerifyOptions, _verify, _show_damage, status=lambda record: int(not record["ok"])
+    ),
     "plan": Verb(options.StorePlanOptions, "store.verbs.plan:plan", _show_plan, ()),
     "export": Verb(options.StoreExportOptions, "store.exchange.export:export", _show_export),
     "import": Verb(
@@ -390,14 +485,21 @@ VERBS = {
     "pool": Verb(options.PoolOptions, "store.verbs.derive:pool", _DERIVED),
     "failures": Verb(options.FailuresOptions, "store.verbs.info:list_failures"),
     "rows": Verb(options.RowsOptions, "store.verbs.info:list_rows"),
-    "forget": Verb(options.ForgetOptions, "store.verbs.removal:forget", _show_forgotten, ("path", "keys")),
+    "forget": Verb(
+        options.ForgetOptions, "store.verbs.removal:forget", _show_forgotten, ("path", "keys")
+    ),
     "drop": Verb(
-        options.DropOptions, "store.verbs.removal:drop", _show_dropped, status=lambda record: int(not record["dropped"])
+        options.DropOptions,
+        "store.verbs.removal:drop",
+        _show_dropped,
+        status=lambda record: int(not record["dropped"]),
     ),
     "compact": Verb(options.CompactOptions, "store.verbs.compact:compact", _show_compacted),
     "tag": Verb(options.TagOptions, _tag, _show_tag, ("path", "name")),
     "log": Verb(options.LogOptions, _log, _show_log),
-    "lineage": Verb(options.LineageOptions, "store.lineage.answers:lineage", _show_lineage, ("path", "names")),
+    "lineage": Verb(
+        options.LineageOptions, "store.lineage.answers:lineage", _show_lineage, ("path", "names")
+    ),
 }
 
 
@@ -405,9 +507,14 @@ def main(argv: list[str] | None = None) -> int:
     name, *rest = (sys.argv[1:] if argv is None else argv) or [""]
     name = {"requantize": "requantise"}.get(name, name)
     if (verb := VERBS.get(name)) is None:
-        abouts = {name: ("", (verb.options.__doc__ or "").partition(".")[0]) for name, verb in VERBS.items()}
+        abouts = {
+            name: ("", (verb.options.__doc__ or "").partition(".")[0])
+            for name, verb in VERBS.items()
+        }
         return choose("store", __doc__ or "", abouts, [name, *rest])
-    return parse(verb.options, rest, f"store {name}", None, verb.run, verb.show, verb.positional, verb.status)
+    return parse(
+        verb.options, rest, f"store {name}", None, verb.run, verb.show, verb.positional, verb.status
+    )
 
 
 if __name__ == "__main__":

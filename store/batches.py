@@ -3,16 +3,18 @@
     batches = Batches(view, "tokens", batch_size=32)
     for epoch in range(batches.epoch, 10):
         for batch in batches:  # another order every epoch
-            train(batch.rows, batch.arrays["tokens"])  # [B], [B, N, D]; int8 brings "scale" [B, N, blocks]
+            train(batch.rows, batch.arrays["tokens"])  # [B], [B, N, D]; int8 brings "scale" [B, N,
+                                                       blocks]
             save(batches.state_dict())
 
-The arrays of a batch are filled again once `keep` more batches were asked for: copy what must stay, or pass
-`keep=None`. `store.torch` makes torch tensors of them, for training loops and DataLoaders.
+The arrays of a batch are filled again once `keep` more batches were asked for: copy what must stay,
+or pass `keep=None`. `store.torch` makes torch tensors of them, for training loops and DataLoaders.
 
 Guarantees
 - an epoch reads every row once; seed and epoch determine the order, on every machine
 - a resumed iteration gives the same batches as an uninterrupted one
-- each row is read by exactly one worker, and all workers have the same number of batches, none empty
+- each row is read by exactly one worker, and all workers have the same number of batches, none
+  empty
 """
 
 import os
@@ -65,14 +67,16 @@ class Batches:
     seed: int = 0
     """decides the order, with the epoch"""
     drop_last: bool = False
-    """leave out the rows that fill no whole step. Without, the last step is shared evenly: its batches differ by one
-    row at most; if it has fewer rows than workers, the step before gives it some"""
+    """leave out the rows that fill no whole step. Without, the last step is shared evenly: its
+    batches differ by one row at most; if it has fewer rows than workers, the step before gives it
+    some"""
     rank: int = 0
     """this worker's number"""
     world: int = 1
     """the number of workers"""
     stride: int = 1
-    """give only every n-th batch, from the loaded position on: n processes of one rank take turns"""
+    """give only every n-th batch, from the loaded position on: n processes of one rank take
+    turns"""
     ahead: int = 3
     """batches that are read or being read while one is used"""
     keep: int | None = 1
@@ -80,15 +84,18 @@ class Batches:
     in_place: bool = False
     """arrays may be read-only parts of the store's files (`View.in_place`): for rows in order"""
     direct: bool | None = None
-    """read large rows past the page cache (`View.read`); by default if they take more than half of the machine's
-    memory, which could not keep them until the next epoch"""
+    """read large rows past the page cache (`View.read`); by default if they take more than half of
+    the machine's memory, which could not keep them until the next epoch"""
     check: Check | None = None
-    """when to compare rows with their stored checksums (`View.read`); by default as the view says"""
+    """when to compare rows with their stored checksums (`View.read`); by default as the view
+    says"""
 
     def __post_init__(self) -> None:
         view, rank, world = self.view, self.rank, self.world
         self.features = [self.features] if isinstance(self.features, str) else list(self.features)
-        self._rows = np.flatnonzero(view.status() == OK) if self.rows is None else row_numbers(self.rows)
+        self._rows = (
+            np.flatnonzero(view.status() == OK) if self.rows is None else row_numbers(self.rows)
+        )
         self.check = view.check if self.check is None else known_check(self.check)
         self.epoch = 0
         self.position = 0
@@ -99,12 +106,19 @@ class Batches:
         if self.seed < 0:
             raise StepDiffError(f"seed is {self.seed}: give 0 or more")
         if not 0 <= rank < world:
-            raise StepDiffError(f"rank is {rank} and world is {world}: give a rank of 0 or more, below world")
+            raise StepDiffError(
+                f"rank is {rank} and world is {world}: give a rank of 0 or more, below world"
+            )
         for feature in self.features:
             view.check_feature(feature)
-        self._direct = view.fill_memory(self.features, len(self._rows)) if self.direct is None else self.direct
+        self._direct = (
+            view.fill_memory(self.features, len(self._rows)) if self.direct is None else self.direct
+        )
         self._bounds = _steps(len(self._rows), world, self.batch_size, self.drop_last)
-        options = {name: getattr(self, name) for name in ("batch_size", "world", "shuffle", "seed", "drop_last")}
+        options = {
+            name: getattr(self, name)
+            for name in ("batch_size", "world", "shuffle", "seed", "drop_last")
+        }
         checksum = crc32c(np.ascontiguousarray(self._rows, "<i8"))
         self._order_of = {"rows": len(self._rows), "crc32c": checksum, **options}
 
@@ -123,25 +137,34 @@ class Batches:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next iteration continue after `state`; StepDiffError if it is of another order.
 
-        Another number of workers may load it if `world * batch_size` is the same: their steps have the same rows.
+        Another number of workers may load it if `world * batch_size` is the same: their steps have
+        the same rows.
         """
-        differs = [name for name, value in self._order_of.items() if state["order"].get(name) != value]
+        differs = [
+            name for name, value in self._order_of.items() if state["order"].get(name) != value
+        ]
         if differs and not self._same_steps(state["order"], state["position"]):
             raise StepDiffError(
-                f"the state is of other batches, which differ in {', '.join(differs)}: pass the same options, "
-                "or do not load it"
+                f"the state is of other batches, which differ in {', '.join(differs)}: pass the "
+                "same options, or do not load it"
             )
         self.epoch, self.position = state["epoch"], state["position"]
         self._first = self.position
 
     def _same_steps(self, order: Mapping[str, Any], position: int) -> bool:
-        """Return whether batches of another number of workers have read the same rows before a step."""
+        """Return whether batches of another number of workers have read the same rows before a
+        step."""
         world, size = order.get("world"), order.get("batch_size")
         if {**order, "world": self.world, "batch_size": self.batch_size} != self._order_of:
             return False
-        if not isinstance(world, int) or not isinstance(size, int) or world * size != self.world * self.batch_size:
+        if (
+            not isinstance(world, int)
+            or not isinstance(size, int)
+            or world * size != self.world * self.batch_size
+        ):
             return False
-        theirs = _steps(len(self._rows), world, size, bool(order["drop_last"]))  # only the last two steps may differ
+        # only the last two steps may differ
+        theirs = _steps(len(self._rows), world, size, bool(order["drop_last"]))
         return position >= len(self) or bool(theirs[position] == self._bounds[position])
 
     def __iter__(self) -> Iterator[Batch]:
@@ -155,7 +178,10 @@ class Batches:
 
     def _iterate(self, first: int) -> Iterator[Batch]:
         order, pid = self._order(), os.getpid()
-        size, count = min(self.batch_size, len(self._rows)), 0 if self.keep is None else self.ahead + self.keep
+        size, count = (
+            min(self.batch_size, len(self._rows)),
+            0 if self.keep is None else self.ahead + self.keep,
+        )
         buffers = [self._buffer(size) for _ in range(count)]
         todo = iter(range(first, len(self), self.stride))
         pending: deque[Future[Batch]] = deque()
@@ -175,21 +201,31 @@ class Batches:
                 ask()
                 yield batch
                 if os.getpid() != pid:
-                    raise StepDiffError("a forked process cannot continue its parent's iteration: start one in it")
+                    raise StepDiffError(
+                        "a forked process cannot continue its parent's iteration: start one in it"
+                    )
             self.epoch, self.position = self.epoch + 1, 0
         finally:
             reader.shutdown(wait=True, cancel_futures=True)
 
     def _order(self) -> Int[np.ndarray, " R"]:
-        """Return the rows in this epoch's order, from raw bits: they are the same in every version of numpy."""
+        """Return the rows in this epoch's order, from raw bits: they are the same in every version
+        of numpy."""
         if not self.shuffle:
             return self._rows
-        bits = np.random.Philox(key=np.array([self.seed, self.epoch], np.uint64)).random_raw(len(self._rows))
+        bits = np.random.Philox(key=np.array([self.seed, self.epoch], np.uint64)).random_raw(
+            len(self._rows)
+        )
         return self._rows[np.argsort(bits, kind="stable")]
 
     def _mine(self, step: int) -> slice:
         start, stop = self._bounds[step], self._bounds[step + 1]
-        return slice(*(int(start + (stop - start) * part // self.world) for part in (self.rank, self.rank + 1)))
+        return slice(
+            *(
+                int(start + (stop - start) * part // self.world)
+                for part in (self.rank, self.rank + 1)
+            )
+        )
 
     def _buffer(self, rows: int) -> dict[str, np.ndarray]:
         return {
@@ -226,5 +262,7 @@ def _steps(rows: int, world: int, batch_size: int, drop_last: bool) -> Int[np.nd
     if len(bounds) > 2:
         bounds[-2] = min(bounds[-2], rows - world)
     if rows and np.diff(bounds).min() < world:
-        raise StepDiffError(f"{rows} rows are too few for {world} workers without empty batches: use drop_last")
+        raise StepDiffError(
+            f"{rows} rows are too few for {world} workers without empty batches: use drop_last"
+        )
     return bounds

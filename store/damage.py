@@ -1,8 +1,10 @@
-"""The damage of one view, shard by shard: which rows a damaged file affects, and how these become absent.
+"""The damage of one view, shard by shard: which rows a damaged file affects, and how these become
+absent.
 
-Damaged rows are absent rows: `withdraw_damaged` changes their status, and the command that filled the view computes
-them like any other absent row. Where a status chunk is damaged, all rows of its shard become absent; where reasons of
-failures are, the failed rows. A row whose record is damaged keeps its features: the record says that it was lost.
+Damaged rows are absent rows: `withdraw_damaged` changes their status, and the command that filled
+the view computes them like any other absent row. Where a status chunk is damaged, all rows of its
+shard become absent; where reasons of failures are, the failed rows. A row whose record is damaged
+keeps its features: the record says that it was lost.
 
 Guarantees
 - a flipped byte in any file of a view is found, and only the rows that it affects are named
@@ -46,8 +48,9 @@ CANNOT = "cannot be read ("
 _MOST_SEALED = 2**40
 _NO_ROWS = np.empty(0, np.int64)
 Kind = Literal["metadata", "status", "rows", "reasons", "record", "unreadable"]
-"""what a damaged file holds: the metadata of an array; the status of rows; their features or checksums; why rows
-failed; what wrote them. `unreadable`: it may be whole, and the cause is another, such as its permissions"""
+"""what a damaged file holds: the metadata of an array; the status of rows; their features or
+checksums; why rows failed; what wrote them. `unreadable`: it may be whole, and the cause is
+another, such as its permissions"""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ class FileDamage:
 
 
 def unsealed(paths: Iterable[Place], *more: Any) -> Iterator[Any]:
-    """Yield the missing and damaged files among the sealed `paths`, with what is wrong, and `more`."""
+    """Yield the missing and damaged files among the sealed `paths`, with what is wrong, and
+    `more`."""
     for path in paths:
         what = unreadable(path) if path.exists() else "is missing"
         if what is not None:
@@ -73,7 +77,8 @@ def unsealed(paths: Iterable[Place], *more: Any) -> Iterator[Any]:
 
 
 def unreadable(path: Place) -> str | None:
-    """Return why a sealed file cannot be read, or that it is not as it was written; None if it is sound or gone."""
+    """Return why a sealed file cannot be read, or that it is not as it was written; None if it is
+    sound or gone."""
     try:
         return None if is_sealed(path.read_whole(_MOST_SEALED)) else "is not as it was written"
     except FileNotFoundError:
@@ -87,8 +92,8 @@ def unreadable(path: Place) -> str | None:
 def view_damage(view: View, length: int, same: Sequence[View] = ()) -> Iterator[FileDamage]:
     """Yield the damage of a view; its catalog has `length` rows, if the view claims more.
 
-    A shard that has the same files in one of the views `same`, which were read before, is not read again: a snapshot
-    has links to files of its store.
+    A shard that has the same files in one of the views `same`, which were read before, is not read
+    again: a snapshot has links to files of its store.
     """
     broken = [damage for array in view.arrays if (damage := _metadata_damage(view, array))]
     yield from broken
@@ -96,15 +101,21 @@ def view_damage(view: View, length: int, same: Sequence[View] = ()) -> Iterator[
         try:
             length = len(view)
         except StepDiffError as error:
-            yield FileDamage(view.paths.metadata("status"), f"is refused ({error})", "unreadable", None)
+            yield FileDamage(
+                view.paths.metadata("status"), f"is refused ({error})", "unreadable", None
+            )
     for shard in shards_of(view, length):
-        files, *others = ([file.identity() for file in shard_files(one, shard)] for one in (view, *same))
+        files, *others = (
+            [file.identity() for file in shard_files(one, shard)] for one in (view, *same)
+        )
         if files not in others:
             yield from shard_damage(view, shard, length)
     reasons, records = view.paths.beside
     for path, what in unsealed(listed(reasons, "merged-*.parquet")):
         group = shard_number(path.stem.removeprefix("merged-"))
-        yield _damage(path, what, "reasons", _NO_ROWS if group is None else _failed_in(view, group, length))
+        yield _damage(
+            path, what, "reasons", _NO_ROWS if group is None else _failed_in(view, group, length)
+        )
     for path, what in unsealed(listed(records, "merged-*.json")):
         yield _damage(path, what, "record", _NO_ROWS)
 
@@ -113,11 +124,18 @@ def shard_files(view: View, shard: int) -> list[Place]:
     """Return the files of a shard: status, checksums, features, reasons of failures, and record."""
     paths = view.paths
     arrays = (view.shard_path(name, shard) for name in view.stored)
-    return [paths.status(shard), paths.checksum(shard), *arrays, paths.failures(shard), paths.info(shard)]
+    return [
+        paths.status(shard),
+        paths.checksum(shard),
+        *arrays,
+        paths.failures(shard),
+        paths.info(shard),
+    ]
 
 
 def _metadata_damage(view: View, array: str) -> FileDamage | None:
-    """Return the damage of the metadata of an array, which other readers use, or how they differ from the view's."""
+    """Return the damage of the metadata of an array, which other readers use, or how they differ
+    from the view's."""
     path = view.paths.metadata(array)
     for _, what in unsealed([path]):
         return _damage(path, what, "metadata", None)
@@ -128,8 +146,14 @@ def _metadata_damage(view: View, array: str) -> FileDamage | None:
         return FileDamage(path, f"is refused ({error})", "metadata", None)
     expected = array_metadata(view.entity, array, 0, view.stored, view.rows_per_shard)
     emptied = {**metadata, "shape": [0, *metadata["shape"][1:]]}
-    differs = [name for name in ("shape", "data_type", "chunk_grid") if emptied.get(name) != expected[name]]
-    return FileDamage(path, f"differs from the view in {', '.join(differs)}", "metadata", None) if differs else None
+    differs = [
+        name for name in ("shape", "data_type", "chunk_grid") if emptied.get(name) != expected[name]
+    ]
+    return (
+        FileDamage(path, f"differs from the view in {', '.join(differs)}", "metadata", None)
+        if differs
+        else None
+    )
 
 
 def _damage(
@@ -140,7 +164,8 @@ def _damage(
     shard: int | None = None,
     error: Exception | None = None,
 ) -> FileDamage:
-    """Return the damage of a file; unless the disk itself or the content is at fault, `error` makes it unreadable."""
+    """Return the damage of a file; unless the disk itself or the content is at fault, `error` makes
+    it unreadable."""
     cause = error if isinstance(error, OSError) or error is None else error.__cause__
     if isinstance(cause, OSError) and cause.errno != errno.EIO:
         what = f"{CANNOT}{cause.strerror})"
@@ -160,7 +185,9 @@ def _failed_in(view: View, group: int, length: int) -> RowNumbers:
     for shard in (shard for shard in shards_of(view, length) if shard // MERGED_SHARDS == group):
         with suppress(DamageError):  # reported with the shard
             if not view.paths.failures(shard).exists():
-                rows.append(shard * view.rows_per_shard + np.flatnonzero(view.shard_status(shard) == FAILED))
+                rows.append(
+                    shard * view.rows_per_shard + np.flatnonzero(view.shard_status(shard) == FAILED)
+                )
     return np.concatenate(rows)
 
 
@@ -178,9 +205,13 @@ def shard_damage(view: View, shard: int, length: int) -> Iterator[FileDamage]:
         yield FileDamage(path, "holds values other than 0, 1, 2", "status", every, shard)
     ok, failed = first + np.flatnonzero(status == OK), first + np.flatnonzero(status == FAILED)
     paths = view.paths
-    for damaged in _own_or_merged(paths.failures(shard), paths.merged_failures(shard), len(failed) > 0):
+    for damaged in _own_or_merged(
+        paths.failures(shard), paths.merged_failures(shard), len(failed) > 0
+    ):
         yield _damage(*damaged, "reasons", failed, shard)
-    for damaged in _own_or_merged(paths.info(shard), paths.merged_info(shard), len(ok) + len(failed) > 0):
+    for damaged in _own_or_merged(
+        paths.info(shard), paths.merged_info(shard), len(ok) + len(failed) > 0
+    ):
         yield _damage(*damaged, "record", every, shard)
     if len(ok):
         yield from row_damage(view, shard, ok)
@@ -193,7 +224,8 @@ def rows_of_shard(view: View, shard: int, length: int) -> RowNumbers:
 
 
 def _own_or_merged(path: Place, merged: Place, needed: bool) -> list[tuple[Place, str]]:
-    """Return the damage of a shard's own file, which may be missing if it was merged into another."""
+    """Return the damage of a shard's own file, which may be missing if it was merged into
+    another."""
     if path.exists() or (needed and not merged.exists()):
         damage = list(unsealed([path]))
         if path.exists() or not merged.exists():  # else it was merged in the meantime
@@ -224,8 +256,11 @@ def _array_damage(
     slots = rows % view.rows_per_shard
     wrong = np.zeros(len(rows), bool)
     try:
-        file = open_shard(path, view.rows_per_shard)  # None: every row is the fill value, and the checksums decide
-        for place, (slot, total) in enumerate(zip(slots.tolist(), sums[slots].tolist(), strict=True)):
+        # None: every row is the fill value, and the checksums decide
+        file = open_shard(path, view.rows_per_shard)
+        for place, (slot, total) in enumerate(
+            zip(slots.tolist(), sums[slots].tolist(), strict=True)
+        ):
             try:
                 row = (file.row(slot) if file else None) or fill
             except OSError as error:
@@ -241,7 +276,11 @@ def _array_damage(
         yield _damage(path, "cannot be read", "rows", rows, shard, error)
     else:
         if wrong.any():
-            what = f"has {int(wrong.sum())} rows that are not as they were written" if file else "is missing"
+            what = (
+                f"has {int(wrong.sum())} rows that are not as they were written"
+                if file
+                else "is missing"
+            )
             yield FileDamage(path, what, "rows", rows[wrong], shard)
 
 
@@ -249,11 +288,12 @@ LOST_RECORD = {"record": "lost: its file was damaged"}
 
 
 def withdraw_damaged(view: View, damage: Iterable[FileDamage]) -> list[FileDamage]:
-    """Make the rows of `damage`, which `view_damage` returned, absent; replace damaged files about rows.
+    """Make the rows of `damage`, which `view_damage` returned, absent; replace damaged files about
+    rows.
 
-    Returns what of it was withdrawn: all but unreadable files and the other damage of their shards. Raises
-    StepDiffError if the store's lock is not held, an array is longer than the catalog, or the disk is full: then the
-    same call does the rest.
+    Returns what of it was withdrawn: all but unreadable files and the other damage of their shards.
+    Raises StepDiffError if the store's lock is not held, an array is longer than the catalog, or
+    the disk is full: then the same call does the rest.
     """
     check_locked(view.paths.store, f"rows of view {view.name} of {view.entity} are withdrawn")
     damage = list(damage)
@@ -264,26 +304,36 @@ def withdraw_damaged(view: View, damage: Iterable[FileDamage]) -> list[FileDamag
     groups = {(shard_number(one.path.stem.removeprefix("merged-")), one.kind) for one in merged}
     shards = {one.shard for one in damage if one.shard is not None}
     if groups:
-        shards |= {shard for shard in shards_of(view, len(view)) if shard // MERGED_SHARDS in dict(groups)} - skipped
+        shards |= {
+            shard for shard in shards_of(view, len(view)) if shard // MERGED_SHARDS in dict(groups)
+        } - skipped
     for shard in sorted(shards):
-        _withdraw_shard(view, shard, {kind for group, kind in groups if group == shard // MERGED_SHARDS})
+        _withdraw_shard(
+            view, shard, {kind for group, kind in groups if group == shard // MERGED_SHARDS}
+        )
     for one in merged:  # no row needs it any more
         one.path.unlink(missing_ok=True)
     return damage
 
 
 def _rewrite_metadata(view: View, damaged: set[str]) -> None:
-    """Write the damaged metadata of arrays again, for as many rows as the catalog has: arrays never shrink."""
+    """Write the damaged metadata of arrays again, for as many rows as the catalog has: arrays never
+    shrink."""
     if not damaged:
         return
     length = len(view.catalog)
     paths = {view.paths.metadata(array): array for array in view.arrays}
     for path in paths:
         if str(path) not in damaged and array_shape(path, read_json(path))[0] > length:
-            raise StepDiffError(f"{path} has more rows than the catalog of {view.entity}, {length}: restore its parts")
+            raise StepDiffError(
+                f"{path} has more rows than the catalog of {view.entity}, {length}: restore its "
+                "parts"
+            )
     for path, array in paths.items():  # status last: the view's length is its length
         if str(path) in damaged:
-            write_json(path, array_metadata(view.entity, array, length, view.stored, view.rows_per_shard))
+            write_json(
+                path, array_metadata(view.entity, array, length, view.stored, view.rows_per_shard)
+            )
 
 
 def _withdraw_shard(view: View, shard: int, merged: Set[Kind]) -> None:
@@ -299,7 +349,11 @@ def _withdraw_shard(view: View, shard: int, merged: Set[Kind]) -> None:
             return
         files: dict[Kind, Place] = {"reasons": paths.failures(shard), "record": paths.info(shard)}
         lost |= {kind for kind in merged if not files[kind].exists()}
-        before = np.full(view.rows_per_shard, ABSENT, np.uint8) if "status" in lost else view.shard_status(shard)
+        before = (
+            np.full(view.rows_per_shard, ABSENT, np.uint8)
+            if "status" in lost
+            else view.shard_status(shard)
+        )
         status = before.copy()
         for one in damage:
             if one.kind == "rows" and one.rows is not None:

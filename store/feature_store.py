@@ -4,7 +4,8 @@
     store.catalog("clips").frame()  # Polars: key, row, metadata
     store.view("clips", "clip").read("embedding", keys=["clip_0", "clip_7"])
     Store.open("data/features", at="paper-v1")  # as it was when `store tag paper-v1` ran
-    with store.writer("clips", "mine", provenance, {"embedding": Feature((512,), "float16")}) as writer:
+    features = {"embedding": Feature((512,), "float16")}
+    with store.writer("clips", "mine", provenance, features) as writer:
         for keys, frames in batches:
             writer.write(keys, {"embedding": encoder(frames)})
 
@@ -77,12 +78,15 @@ class Store:
         self._locked_by: int | None = None  # the thread in `lock`
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str] | RemotePath, create: bool = False, at: str | None = None) -> "Store":
-        """Open the store in `path`, a folder or a URL as of `s3://`; with `create`, make it if it does not exist.
+    def open(
+        cls, path: str | os.PathLike[str] | RemotePath, create: bool = False, at: str | None = None
+    ) -> "Store":
+        """Open the store in `path`, a folder or a URL as of `s3://`; with `create`, make it if it
+        does not exist.
 
-        `at` names a snapshot: the store is then read-only and as it was; `path@NAME` does the same where no store is
-        called so. Raises StepDiffError if store or snapshot do not exist, if `path` holds something else, or if a newer
-        version wrote it.
+        `at` names a snapshot: the store is then read-only and as it was; `path@NAME` does the same
+        where no store is called so. Raises StepDiffError if store or snapshot do not exist, if
+        `path` holds something else, or if a newer version wrote it.
         """
         path = place(path)
         try:
@@ -95,18 +99,27 @@ class Store:
             if at is None and (snapshot := snapshot_of(folder)) is not None:
                 return cls.open(folder.parent.parent, create, snapshot)
             if not create:
-                raise StepDiffError(f"no feature store in {path}: create one with featurize") from None
+                raise StepDiffError(
+                    f"no feature store in {path}: create one with featurize"
+                ) from None
             _create(path)
             return cls(path)
         except NotADirectoryError:
             raise StepDiffError(f"{path} is a file: a feature store is a folder") from None
         if about.get("format") != FORMAT:
-            raise StepDiffError(f"{path} is no feature store: its store.json says {str(about)[:200]}")
+            raise StepDiffError(
+                f"{path} is no feature store: its store.json says {str(about)[:200]}"
+            )
         version = about.get("version")
         if type(version) is not int or version < 1:
-            raise StepDiffError(f"{path} has no format version: its store.json says {str(about)[:200]}")
+            raise StepDiffError(
+                f"{path} has no format version: its store.json says {str(about)[:200]}"
+            )
         if version > VERSION:
-            raise StepDiffError(f"{path} has format version {version}, this program reads up to {VERSION}: upgrade it")
+            raise StepDiffError(
+                f"{path} has format version {version}, this program reads up to {VERSION}: upgrade "
+                "it"
+            )
         if at is None:
             return cls(path)
         read_snapshot(path, at)
@@ -123,7 +136,8 @@ class Store:
         lines = [f"Store({self.location})"]
         for entity in self.entities():
             lines.append(
-                f"  {entity}: {len(self.catalog(entity)):,} rows; views: {', '.join(self.views(entity)) or 'none'}"
+                f"  {entity}: {len(self.catalog(entity)):,} rows; views: "
+                f"{', '.join(self.views(entity)) or 'none'}"
             )
         return "\n".join(lines)
 
@@ -134,7 +148,9 @@ class Store:
 
     def entities(self) -> list[str]:
         """Return the entities that have rows or views."""
-        return [e for e in ENTITIES if self.catalog(e).parts() or (self.folder / ARRAYS / e).is_dir()]
+        return [
+            e for e in ENTITIES if self.catalog(e).parts() or (self.folder / ARRAYS / e).is_dir()
+        ]
 
     def views(self, entity: str) -> list[str]:
         """Return the names of the views of an entity."""
@@ -142,7 +158,8 @@ class Store:
         return sorted(path.parent.name for path in folder.glob("*/zarr.json"))
 
     def catalog(self, entity: str) -> Catalog:
-        """Return the catalog of an entity, "clips" or "texts"; it is empty if it has no rows yet."""
+        """Return the catalog of an entity, "clips" or "texts"; it is empty if it has no rows
+        yet."""
         check_entity(entity)
         if entity not in self._catalogs:
             self._catalogs[entity] = Catalog(self.folder / "catalog" / entity)
@@ -153,7 +170,8 @@ class Store:
         return read_forgotten(self.folder, entity)
 
     def tag(self, name: str, note: str = "") -> None:
-        """Make a snapshot of that name, as `store tag` does. StepDiffError: the name is taken or impossible."""
+        """Make a snapshot of that name, as `store tag` does. StepDiffError: the name is taken or
+        impossible."""
         self.refuse_snapshot()
         tag(self.path, name, note)
 
@@ -168,19 +186,22 @@ class Store:
     def view(self, entity: str, name: str, check: Check = "first") -> View:
         """Return a view; StepDiffError lists the existing ones if it does not exist.
 
-        `check` says when reads compare rows with their stored checksums: "always", at their "first" read through the
-        returned object, or "never".
+        `check` says when reads compare rows with their stored checksums: "always", at their "first"
+        read through the returned object, or "never".
         """
         try:
             view = View(self.folder, self.catalog(entity), entity, name, check)
         except (FileNotFoundError, NotADirectoryError):
             there = ", ".join(self.views(entity)) or "none yet"
-            raise StepDiffError(f"no view {name!r} of {entity} in {self.location}: there is {there}") from None
+            raise StepDiffError(
+                f"no view {name!r} of {entity} in {self.location}: there is {there}"
+            ) from None
         check_name("view", name)
         return view
 
     def zarr(self) -> "Group":
-        """Return all arrays as a read-only group of zarr-python, `ENTITY/VIEW/ARRAY`, for xarray, dask and others.
+        """Return all arrays as a read-only group of zarr-python, `ENTITY/VIEW/ARRAY`, for xarray,
+        dask and others.
 
         See `View.zarr` for what rows hold that are not ok.
         """
@@ -196,9 +217,9 @@ class Store:
     ) -> View:
         """Return the view with that provenance and those features; make it if it does not exist.
 
-        `rows_per_shard`, a power of two, is for a new view; by default a shard of the largest array is about 256 MiB.
-        Raises StepDiffError if the view has another provenance or other features, on unusable names, and without the
-        store's lock.
+        `rows_per_shard`, a power of two, is for a new view; by default a shard of the largest array
+        is about 256 MiB. Raises StepDiffError if the view has another provenance or other features,
+        on unusable names, and without the store's lock.
         """
         self.refuse_snapshot()
         check_entity(entity)
@@ -215,11 +236,15 @@ class Store:
                 differs = differs or f"features {view.features} against {dict(features)}"
             if differs:
                 where = f"view {name} of {entity} in {self.path}"
-                raise StepDiffError(f"{where} was made differently: {differs}; give the new view another name")
+                raise StepDiffError(
+                    f"{where} was made differently: {differs}; give the new view another name"
+                )
             return view
         rows = shard_rows(features) if rows_per_shard is None else rows_per_shard
         if not is_shard_rows(rows):
-            raise StepDiffError(f"rows_per_shard {rows} is refused: give a power of two up to {MOST_SHARD_ROWS}")
+            raise StepDiffError(
+                f"rows_per_shard {rows} is refused: give a power of two up to {MOST_SHARD_ROWS}"
+            )
         self._make_view(ViewPaths(self.path, entity, name), provenance, dict(features), rows)
         return self.view(entity, name)
 
@@ -242,15 +267,18 @@ class Store:
         Args:
             entity: "clips" or "texts".
             view: the view's name.
-            provenance: what the features are made from. An existing view with another one is refused.
+            provenance: what the features are made from. An existing view with another one is
+                refused.
             features: the arrays of the view.
             info: what computes the features (library versions, device), recorded with every shard.
             rows_per_shard: see `create_view`.
-            wait: wait while another process holds the lock, instead of raising HeldError. Inside `with store.lock()`
-                that lock is used.
+            wait: wait while another process holds the lock, instead of raising HeldError. Inside
+                `with store.lock()` that lock is used.
         """
         with nullcontext() if self._locked_by == threading.get_ident() else self.lock(wait):
-            writer = ViewWriter(self.create_view(entity, view, provenance, features, rows_per_shard), info)
+            writer = ViewWriter(
+                self.create_view(entity, view, provenance, features, rows_per_shard), info
+            )
             yield writer
             writer.flush()
 
@@ -258,7 +286,8 @@ class Store:
     def lock(self, wait: bool = False) -> Iterator[None]:
         """Hold the store's lock, and remove what dead runs left.
 
-        Raises HeldError, naming host and pid, if another process holds it; with `wait`, waits for it.
+        Raises HeldError, naming host and pid, if another process holds it; with `wait`, waits for
+        it.
         """
         self.refuse_snapshot()
         with locked(self.path / LOCK, wait):
@@ -270,10 +299,13 @@ class Store:
             finally:
                 self._locked_by = None
 
-    def _make_view(self, paths: ViewPaths, provenance: Provenance, features: dict[str, Feature], rows: int) -> None:
+    def _make_view(
+        self, paths: ViewPaths, provenance: Provenance, features: dict[str, Feature], rows: int
+    ) -> None:
         """Make the view's group in a temporary folder, then rename it.
 
-        An object store has no rename: the group's own zarr.json, without which there is no view, is written last.
+        An object store has no rename: the group's own zarr.json, without which there is no view, is
+        written last.
         """
         length = len(self.catalog(paths.entity))
         stored = stored_features(features)
@@ -290,7 +322,10 @@ class Store:
             folder.remove_folder(self.path)
         with paths.group.whole_folder(self.path) as group:
             for array in (*stored, "checksum", "status"):
-                write_json(group / array / "zarr.json", array_metadata(paths.entity, array, length, stored, rows))
+                write_json(
+                    group / array / "zarr.json",
+                    array_metadata(paths.entity, array, length, stored, rows),
+                )
             write_json(group / "zarr.json", group_metadata(attributes))
 
 
@@ -303,15 +338,19 @@ def _create(path: Place) -> None:
 
 
 def shard_rows(
-    features: Mapping[str, Feature], shard_bytes: int | None = None, rows: int | None = None, workers: int = 1
+    features: Mapping[str, Feature],
+    shard_bytes: int | None = None,
+    rows: int | None = None,
+    workers: int = 1,
 ) -> int:
     """Return the rows of a shard of a new view: a power of two.
 
     Args:
         features: of the view.
-        shard_bytes: of the largest array in a shard. By default about 256 MiB, in up to 65,536 rows.
-        rows: rows to compute now. Where a shard has the most rows by default, as of embeddings, there are as many
-            shards as `workers`, of 4,096 rows or more.
+        shard_bytes: of the largest array in a shard. By default about 256 MiB, in up to 65,536
+            rows.
+        rows: rows to compute now. Where a shard has the most rows by default, as of embeddings,
+            there are as many shards as `workers`, of 4,096 rows or more.
         workers: that share the rows.
     """
     largest = max(feature.row_bytes for feature in features.values())
@@ -322,4 +361,6 @@ def shard_rows(
     size = min(2 ** max(int(math.log2(_SHARD_BYTES / largest)), 0), _MOST_ROWS)
     if rows is None or workers < 2 or size < _MOST_ROWS:
         return size
-    return min(size, max(2 ** ((rows // workers).bit_length() - 1) if rows >= workers else 1, _LEAST_ROWS))
+    return min(
+        size, max(2 ** ((rows // workers).bit_length() - 1) if rows >= workers else 1, _LEAST_ROWS)
+    )

@@ -35,13 +35,17 @@ class Feature:
     def __post_init__(self) -> None:
         """Raise StepDiffError if rows of that shape and dtype cannot be stored."""
         if self.dtype not in DTYPES:
-            raise StepDiffError(f"dtype {_short(self.dtype)} is refused: features are {', '.join(DTYPES)}")
+            raise StepDiffError(
+                f"dtype {_short(self.dtype)} is refused: features are {', '.join(DTYPES)}"
+            )
         if not self.shape or min(self.shape) < 1:
-            raise StepDiffError(f"feature shape {_short(self.shape)} is refused: give one axis or more, none 0")
+            raise StepDiffError(
+                f"feature shape {_short(self.shape)} is refused: give one axis or more, none 0"
+            )
         if len(self.shape) > _MOST_AXES or self.row_bytes > MOST_ROW_BYTES:
             raise StepDiffError(
-                f"feature shape {_short(self.shape)} in {self.dtype} is refused: a row has up to {_MOST_AXES} axes and "
-                f"{MOST_ROW_BYTES:,} bytes"
+                f"feature shape {_short(self.shape)} in {self.dtype} is refused: a row has up to "
+                f"{_MOST_AXES} axes and {MOST_ROW_BYTES:,} bytes"
             )
 
     @property
@@ -56,8 +60,11 @@ def _short(value: object) -> str:
 
 
 def main_feature(features: Mapping[str, Feature]) -> str:
-    """Return the feature whose dtype users choose: the one in int8, else the largest. The others stay floats."""
-    return max(features, key=lambda name: (features[name].dtype == "int8", math.prod(features[name].shape)))
+    """Return the feature whose dtype users choose: the one in int8, else the largest. The others
+    stay floats."""
+    return max(
+        features, key=lambda name: (features[name].dtype == "int8", math.prod(features[name].shape))
+    )
 
 
 def with_dtype(features: Mapping[str, Feature], dtype: str) -> dict[str, Feature]:
@@ -94,12 +101,15 @@ class Provenance:
         if odd := sorted(names ^ set(values) if isinstance(values, dict) else names):
             raise StepDiffError(f"provenance with missing or unknown fields: {_short(odd)[1:-1]}")
         dtypes, texts = values["dtypes"], [values[name] for name in names - {"dtypes"}]
-        if not isinstance(dtypes, dict) or not all(isinstance(text, str) for text in (*texts, *dtypes.values())):
+        if not isinstance(dtypes, dict) or not all(
+            isinstance(text, str) for text in (*texts, *dtypes.values())
+        ):
             raise StepDiffError("provenance with fields that are not text")
         return cls(**{**values, "dtypes": dict(dtypes)})
 
     def difference(self, other: "Provenance") -> str:
-        """Return the fields that differ, with both values: `layer 'a' against 'b'`; empty if none do."""
+        """Return the fields that differ, with both values: `layer 'a' against 'b'`; empty if none
+        do."""
         pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
         return ", ".join(f"{name} {a!r} against {b!r}" for name, a, b in pairs if a != b)
 
@@ -125,6 +135,7 @@ def check_name(what: str, name: str) -> str:
     """Return `name` itself; StepDiffError if it could not be a folder on every file system."""
     if not _SAFE.fullmatch(name):
         raise StepDiffError(
-            f"{what} name {name!r} is refused: use up to 100 letters, digits, '-' and '_', a letter or digit first"
+            f"{what} name {name!r} is refused: use up to 100 letters, digits, '-' and '_', a "
+            "letter or digit first"
         )
     return name

@@ -3,13 +3,14 @@
     import polars as pl
     from store.ray import read_view
 
-    clips = read_view("/data/features", "clips", "clip", "embedding", filter=pl.col("split") == "train")
-    for batch in clips.iter_batches(batch_format="numpy"):  # {"key": [B], "embedding": [B, D], "split": [B], ...}
-        ...
+    train = pl.col("split") == "train"
+    clips = read_view("/data/features", "clips", "clip", "embedding", filter=train)
+    for batch in clips.iter_batches(batch_format="numpy"):
+        ...  # {"key": [B], "embedding": [B, D], "split": [B], ...}
 
-Each task reads whole shards, if they are not larger than a block. The plan needs only the list of the view's shards:
-neither the catalog nor the status of rows is read before the tasks run. The dataset may contain rows that are finished
-while it is read.
+Each task reads whole shards, if they are not larger than a block. The plan needs only the list of
+the view's shards: neither the catalog nor the status of rows is read before the tasks run. The
+dataset may contain rows that are finished while it is read.
 
 Guarantees
 - View.read returns the same rows, order and values
@@ -70,28 +71,38 @@ def read_view(
 ) -> ray.data.Dataset:
     """Return the finished rows of a view as a Ray dataset: `key`, metadata columns and features.
 
-    A feature is a tensor column, in numpy batches an array [B, *shape of a row]. int8 is as stored, with its float16
-    scales in the column `NAME_scale`, unless a dtype is given. Rows are in the order of the catalog if `preserve_order`
-    of Ray's execution options is set.
+    A feature is a tensor column, in numpy batches an array [B, *shape of a row]. int8 is as stored,
+    with its float16 scales in the column `NAME_scale`, unless a dtype is given. Rows are in the
+    order of the catalog if `preserve_order` of Ray's execution options is set.
 
     Args:
-        store: open store, maybe at a snapshot, or its folder or URL. All nodes must reach it at the same path.
+        store: open store, maybe at a snapshot, or its folder or URL. All nodes must reach it at the
+            same path.
         entity: "clips" or "texts".
         view: name of the view.
         features: names. By default all.
-        filter: condition on the catalog's columns, evaluated row by row, such as `pl.col("split") == "train"`.
-        columns: metadata columns of the catalog. By default all; () for none. `key` is always the first column.
-        rows: R row numbers, each of which is read once. Rows that are absent or failed are left out.
-        dtype: "float16" or "float32", which int8 is dequantised to, and floats are cast to. By default as stored.
-        check: when rows are compared with their stored checksums (`View.read`). "first" compares each row.
-        options: of `ray.data.read_datasource`, such as `concurrency`, `num_cpus` or `override_num_blocks`.
+        filter: condition on the catalog's columns, evaluated row by row, such as `pl.col("split")
+            == "train"`.
+        columns: metadata columns of the catalog. By default all; () for none. `key` is always the
+            first column.
+        rows: R row numbers, each of which is read once. Rows that are absent or failed are left
+            out.
+        dtype: "float16" or "float32", which int8 is dequantised to, and floats are cast to. By
+            default as stored.
+        check: when rows are compared with their stored checksums (`View.read`). "first" compares
+            each row.
+        options: of `ray.data.read_datasource`, such as `concurrency`, `num_cpus` or
+            `override_num_blocks`.
 
     Raises:
-        StepDiffError: unknown store, view, feature, column or row, or a filter that does not fit the catalog. What
-            only a task can know, such as a damaged row, is raised when the dataset is read.
+        StepDiffError: unknown store, view, feature, column or row, or a filter that does not fit
+            the catalog. What only a task can know, such as a damaged row, is raised when the
+            dataset is read.
     """
     names = [features] if isinstance(features, str) else features
-    source = ViewDatasource(_shared(store).view(entity, view, check), names, filter, columns, rows, dtype)
+    source = ViewDatasource(
+        _shared(store).view(entity, view, check), names, filter, columns, rows, dtype
+    )
     return ray.data.read_datasource(source, **options)
 
 
@@ -116,9 +127,16 @@ class ViewDatasource(Datasource):
         place = view.paths.store, view.entity, view.name, view.check, _made(view)
         task = partial(_ShardReader, *place, names, about[1:], dtype, filter, like, tensors)
         self._read_task: Callable[[np.ndarray], _ShardReader] = task
-        arrays = {f: ArrowTensorArray.from_numpy(np.empty((0, *t.shape), t.dtype)) for f, t in tensors.items()}
-        self._schema = pa.schema([pa.field(f.name, arrays[f.name].type) if f.name in arrays else f for f in fields])
-        self._row_bytes = sum(tensor.row_bytes for tensor in tensors.values()) + _COLUMN_BYTES * len(about)
+        arrays = {
+            f: ArrowTensorArray.from_numpy(np.empty((0, *t.shape), t.dtype))
+            for f, t in tensors.items()
+        }
+        self._schema = pa.schema(
+            [pa.field(f.name, arrays[f.name].type) if f.name in arrays else f for f in fields]
+        )
+        self._row_bytes = sum(
+            tensor.row_bytes for tensor in tensors.values()
+        ) + _COLUMN_BYTES * len(about)
         self._rows = None if rows is None else np.unique(row_numbers(rows))
         self._spans = _shards(view) if self._rows is None else _parts_of(self._rows, view)
 
@@ -127,27 +145,37 @@ class ViewDatasource(Datasource):
         return "View"
 
     def estimate_inmemory_data_size(self) -> int:
-        """Return the bytes of all rows of the shards, in memory. A filter is not known before the rows are read."""
+        """Return the bytes of all rows of the shards, in memory. A filter is not known before the
+        rows are read."""
         return int(np.diff(self._spans).sum()) * self._row_bytes
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[Any]:  # of ReadTask, whose bases beartype refuses
-        """Return about `parallelism` tasks in the order of their rows; fewer, if blocks would be very small."""
+        """Return about `parallelism` tasks in the order of their rows; fewer, if blocks would be
+        very small."""
         context = data_context or ray.data.DataContext.get_current()
-        size = max(self.estimate_inmemory_data_size() / max(parallelism, 1), context.target_min_block_size)
-        tasks = divide(self._spans, max(int(size / self._row_bytes), 1)) or [self._spans]  # one task has the schema
+        size = max(
+            self.estimate_inmemory_data_size() / max(parallelism, 1), context.target_min_block_size
+        )
+        # one task has the schema
+        tasks = divide(self._spans, max(int(size / self._row_bytes), 1)) or [self._spans]
         return [self._task(spans, per_task_row_limit) for spans in tasks]
 
     def _task(self, spans: Spans, limit: int | None) -> Any:
         size = int(np.diff(spans).sum()) * self._row_bytes
-        rows = spans if self._rows is None or not len(spans) else self._rows[spans[0, 0] : spans[-1, 1]]
+        rows = (
+            spans
+            if self._rows is None or not len(spans)
+            else self._rows[spans[0, 0] : spans[-1, 1]]
+        )
         about = BlockMetadata(num_rows=None, size_bytes=size, input_files=None, exec_stats=None)
         return ReadTask(self._read_task(rows), about, self._schema, limit)
 
 
 def divide(shards: Spans, rows: int) -> list[Spans]:
-    """Divide shards (rows from first to end, ascending) among tasks of about `wanted` rows each, in their order.
+    """Divide shards (rows from first to end, ascending) among tasks of about `wanted` rows each, in
+    their order.
 
     A shard of more than `wanted` rows is cut into equal parts; others are never cut.
     """
@@ -198,7 +226,9 @@ class _ShardReader:
         for first, end in spans:
             for start in range(first, end, BLOCK):
                 stop = min(start + BLOCK, end)
-                yield from self._read(self.chosen[start:stop] if self.chosen.ndim == 1 else np.arange(start, stop))
+                yield from self._read(
+                    self.chosen[start:stop] if self.chosen.ndim == 1 else np.arange(start, stop)
+                )
 
     def _read(self, rows: RowNumbers) -> Iterator[pa.Table]:
         """Yield blocks of the finished ones of R ascending rows that fulfil the filter."""
@@ -209,7 +239,9 @@ class _ShardReader:
         while True:
             try:
                 batch = next(batches, None)
-            finally:  # errors may be a consequence; files that are gone would be read as zeros, or rows as absent
+            finally:
+                # errors may be a consequence; files that are gone would be read as zeros, or rows
+                # as absent
                 view.check_not_dropped()
             if batch is None:
                 return
@@ -219,18 +251,19 @@ class _ShardReader:
             yield pa.table(list(columns.values()), list(columns))
 
     def _open(self) -> View:
-        """Return the view in a worker; StepDiffError if the node does not see it, or if it is another one now."""
+        """Return the view in a worker; StepDiffError if the node does not see it, or if it is
+        another one now."""
         try:
             view = Store.open(self.store).view(self.entity, self.view, self.check)
         except StepDiffError as error:
             raise StepDiffError(
-                f"node {socket.gethostname()} does not see the view: {error}; a view must exist until the dataset is "
-                "read, at the same path on all nodes"
+                f"node {socket.gethostname()} does not see the view: {error}; a view must exist "
+                "until the dataset is read, at the same path on all nodes"
             ) from None
         if _made(view) != self.made:
             raise StepDiffError(
-                f"view {self.view} of {self.entity} in {self.store} was dropped and made differently: call "
-                "read_view again"
+                f"view {self.view} of {self.entity} in {self.store} was dropped and made "
+                "differently: call read_view again"
             )
         return view
 
@@ -250,27 +283,39 @@ def _made(view: View) -> tuple[Any, ...]:
 def _shards(view: View) -> Spans:
     """Return first row and end of each shard that has a status. No file is opened."""
     length, folder = len(view), view.paths.status(0).parent
-    names = folder.identities() if isinstance(folder, RemotePath) else os.listdir(folder) if folder.is_dir() else ()
+    names = (
+        folder.identities()
+        if isinstance(folder, RemotePath)
+        else os.listdir(folder)
+        if folder.is_dir()
+        else ()
+    )
     first = np.array(shard_numbers(names), np.int64) * view.rows_per_shard
     first = first[first < length]
     return np.stack([first, np.minimum(first + view.rows_per_shard, length)], axis=1)
 
 
 def _parts_of(rows: RowNumbers, view: View) -> Spans:
-    """Return where the rows of each shard begin and end among ascending `rows`; StepDiffError for an unknown row."""
+    """Return where the rows of each shard begin and end among ascending `rows`; StepDiffError for
+    an unknown row."""
     length = len(view.catalog)
     if len(rows) and rows[-1] >= length:
-        raise StepDiffError(f"no row {rows[-1]} in the catalog of {view.entity}: it has rows 0 to {length - 1}")
+        raise StepDiffError(
+            f"no row {rows[-1]} in the catalog of {view.entity}: it has rows 0 to {length - 1}"
+        )
     _, first = np.unique(rows // view.rows_per_shard, return_index=True)
     return np.stack([first, np.append(first, len(rows))[1:]], axis=1)
 
 
 def _checked_filter(filter: pl.Expr, view: View) -> pl.DataFrame:
-    """Return an empty frame with the columns of a filter; StepDiffError if it fits no part of the catalog."""
+    """Return an empty frame with the columns of a filter; StepDiffError if it fits no part of the
+    catalog."""
     every = filter.meta.has_multiple_outputs()  # columns by pattern
     named = sorted(set(filter.meta.root_names()) - {KEY, "row"})
     fields = schema(view, columns=None if every else named)
-    empty = pl.DataFrame(fields.empty_table().select(named if not every else [n for n in fields.names if n != KEY]))
+    empty = pl.DataFrame(
+        fields.empty_table().select(named if not every else [n for n in fields.names if n != KEY])
+    )
     like = pl.DataFrame(schema={KEY: pl.String(), **empty.schema})
     whole = like.with_columns(pl.lit(0, pl.Int64).alias("row")).lazy()
     try:
@@ -279,10 +324,13 @@ def _checked_filter(filter: pl.Expr, view: View) -> pl.DataFrame:
         order = plan.explain()
     except pl.exceptions.PolarsError as error:
         why = str(error).split("\n")[0]
-        raise StepDiffError(f"the filter does not fit the catalog of {view.entity}: {why}") from error
-    if order.lstrip().startswith("FILTER"):  # Polars moves only conditions on single rows into the parts of a union
         raise StepDiffError(
-            "the filter compares rows with one another (as a mean, a rank or is_unique does), but rows are read in "
-            "parts: find the rows in the whole catalog and pass rows="
+            f"the filter does not fit the catalog of {view.entity}: {why}"
+        ) from error
+    # Polars moves only conditions on single rows into the parts of a union
+    if order.lstrip().startswith("FILTER"):
+        raise StepDiffError(
+            "the filter compares rows with one another (as a mean, a rank or is_unique does), but "
+            "rows are read in parts: find the rows in the whole catalog and pass rows="
         )
     return like

@@ -1,7 +1,8 @@
 """A tiny store with known values.
 
-Clips `clip_0` to `clip_5`, with `video` "videos/clip_N.mp4", `start` 0.0, `end` 2.0, `step` "crack", "whisk", "crack",
-... and `split` "train" for the first four, else "test". Texts "crack", "whisk", "pour", "bake".
+Clips `clip_0` to `clip_5`, with `video` "videos/clip_N.mp4", `start` 0.0, `end` 2.0, `step`
+"crack", "whisk", "crack", ... and `split` "train" for the first four, else "test". Texts "crack",
+"whisk", "pour", "bake".
 
 | view | feature | row N |
 | --- | --- | --- |
@@ -10,8 +11,8 @@ Clips `clip_0` to `clip_5`, with `video` "videos/clip_N.mp4", `start` 0.0, `end`
 | clips `tiny-int8` | `tokens` int8 [3, 4] | `tokens[n] = [127, N, n, -N]`, every scale 1 |
 | texts `tiny` | `embedding` float16 [4] | 1 in channel N, else 0 |
 
-In both views of clips `clip_4` failed ("no video videos/clip_4.mp4") and `clip_5` is absent. Shards have 4 rows. The
-encoder is `tiny`, its weights are 64 zeros.
+In both views of clips `clip_4` failed ("no video videos/clip_4.mp4") and `clip_5` is absent. Shards
+have 4 rows. The encoder is `tiny`, its weights are 64 zeros.
 """
 
 import os
@@ -43,17 +44,34 @@ def tiny_store(path: str | os.PathLike[str] | RemotePath) -> Store:
         }
     )
     texts = pl.DataFrame({"key": [text_key(text) for text in TEXTS], "text": list(TEXTS)})
-    row, token, channel = np.indices((FAILED, 3, 4))  # the rows before the one that failed are finished
+    # the rows before the one that failed are finished
+    row, token, channel = np.indices((FAILED, 3, 4))
     one_hot = np.eye(4, dtype=np.float32)
     floats = {"tokens": (row + token / 4 + channel / 16).astype(np.float32), "embedding": one_hot}
     levels = np.choose(channel, [127, row, token, -row]).astype(np.float32)
     tokens = {dtype: Feature((3, 4), dtype) for dtype in ("float16", "int8")}
     reasons = {names[FAILED]: f"no video videos/{names[FAILED]}.mp4"}
     features = {"tokens": tokens["float16"], "embedding": Feature((4,), "float32")}
-    views: list[tuple[str, str, dict[str, Feature], list[str], dict[str, np.ndarray], dict[str, str]]] = [
+    views: list[
+        tuple[str, str, dict[str, Feature], list[str], dict[str, np.ndarray], dict[str, str]]
+    ] = [
         ("clips", "tiny", features, names[:FAILED], floats, reasons),
-        ("clips", "tiny-int8", {"tokens": tokens["int8"]}, names[:FAILED], {"tokens": levels}, reasons),
-        ("texts", "tiny", {"embedding": Feature((4,), "float16")}, texts["key"].to_list(), {"embedding": one_hot}, {}),
+        (
+            "clips",
+            "tiny-int8",
+            {"tokens": tokens["int8"]},
+            names[:FAILED],
+            {"tokens": levels},
+            reasons,
+        ),
+        (
+            "texts",
+            "tiny",
+            {"embedding": Feature((4,), "float16")},
+            texts["key"].to_list(),
+            {"embedding": one_hot},
+            {},
+        ),
     ]
     with store.lock():
         store.catalog("clips").append(clips)
@@ -61,6 +79,8 @@ def tiny_store(path: str | os.PathLike[str] | RemotePath) -> Store:
         for entity, view, features, keys, values, failures in views:
             dtypes = {name: feature.dtype for name, feature in features.items()}
             made = Provenance("tiny", "0" * 64, "last", "8 evenly", "centre 224", dtypes)
-            with store.writer(entity, view, made, features, rows_per_shard=ROWS_PER_SHARD) as writer:
+            with store.writer(
+                entity, view, made, features, rows_per_shard=ROWS_PER_SHARD
+            ) as writer:
                 writer.write(keys, values, failures)
     return store

@@ -65,7 +65,8 @@ Rows = Sequence[int] | Int[np.ndarray, " B"] | pl.Series
 
 
 def row_numbers(rows: Rows) -> RowNumbers:
-    """Return row numbers as an array. StepDiffError if they are not a list of integers, or one is negative."""
+    """Return row numbers as an array. StepDiffError if they are not a list of integers, or one is
+    negative."""
     numbers = np.asarray(rows)
     if not numbers.size:
         numbers = numbers.astype(np.int64)
@@ -75,7 +76,9 @@ def row_numbers(rows: Rows) -> RowNumbers:
             "np.flatnonzero(mask) for a mask"
         )
     if len(numbers) and numbers.min() < 0:
-        raise StepDiffError(f"no row {numbers.min()} in a view: rows are numbered from 0, leave it out")
+        raise StepDiffError(
+            f"no row {numbers.min()} in a view: rows are numbered from 0, leave it out"
+        )
     return numbers.astype(np.int64, copy=False)
 
 
@@ -83,10 +86,13 @@ class View:
     """One view of a store, from `Store.view` or `Store.writer`. Picklable."""
 
     check: Check
-    """when reads compare rows with their stored checksums by default: "first" (the first time that a row is read
-    through this object, and again once its shard file was replaced), "always" or "never" """
+    """when reads compare rows with their stored checksums by default: "first" (the first time that
+    a row is read through this object, and again once its shard file was replaced), "always" or
+    "never" """
 
-    def __init__(self, store: Place, catalog: Catalog, entity: str, name: str, check: Check = "first") -> None:
+    def __init__(
+        self, store: Place, catalog: Catalog, entity: str, name: str, check: Check = "first"
+    ) -> None:
         """Open the view `name` of `entity`, whose group exists; StepDiffError if it is damaged."""
         self.entity = entity
         self.name = name
@@ -97,20 +103,33 @@ class View:
         described = read_view(self.paths.group / "zarr.json")
         self.provenance, self.rows_per_shard, self.features, self.checksummed = described
         self.stored = stored_features(self.features)
-        self.arrays = (*self.stored, "checksum", "status")  # status last: the view's length is its length
+        # status last: the view's length is its length
+        self.arrays = (*self.stored, "checksum", "status")
         self._length: tuple[Identity | None, int] = (None, 0)
         self._statuses = Statuses(self.paths, self.rows_per_shard)
         self._checksums = Checksums(self.paths, self.rows_per_shard, len(self.checksummed))
         reader = RemoteReader if store.remote else RowReader
         self._readers: dict[str, RowReader | RemoteReader] = {}
         for array, feature in self.stored.items():
-            path: Callable[[int], Any] = partial(self.paths.shard, array, axes=1 + len(feature.shape))
-            column, rows, row_bytes = self.checksummed.index(array), self.rows_per_shard, feature.row_bytes
+            path: Callable[[int], Any] = partial(
+                self.paths.shard, array, axes=1 + len(feature.shape)
+            )
+            column, rows, row_bytes = (
+                self.checksummed.index(array),
+                self.rows_per_shard,
+                feature.row_bytes,
+            )
             checks = RowChecks(self._checksums, column, rows, row_bytes)
             self._readers[array] = reader(path, rows, row_bytes, checks)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return View, (self.paths.store, Catalog(self.catalog.folder), self.entity, self.name, self.check)
+        return View, (
+            self.paths.store,
+            Catalog(self.catalog.folder),
+            self.entity,
+            self.name,
+            self.check,
+        )
 
     def __repr__(self) -> str:
         """Return location, encoder, features and counts, on several lines."""
@@ -118,7 +137,8 @@ class View:
         try:
             counts = np.bincount(self.status(), minlength=3).tolist()
             rows = f"{counts[OK]:,} ok, {counts[FAILED]:,} failed, {counts[ABSENT]:,} absent"
-        except (StepDiffError, OSError) as error:  # a view must be printable whatever became of its files
+        except (StepDiffError, OSError) as error:
+            # a view must be printable whatever became of its files
             rows = f"unknown ({error})"
         about = {
             "encoder": f"{made.encoder}, layer {made.layer}, weights {made.weights[:12]}",
@@ -130,7 +150,8 @@ class View:
         return "\n".join([f"View({self.entity}/{self.name} in {self.paths.store})", *lines])
 
     def __len__(self) -> int:
-        """Return the rows that the arrays have room for now; StepDiffError if the catalog has fewer."""
+        """Return the rows that the arrays have room for now; StepDiffError if the catalog has
+        fewer."""
         path = self.paths.metadata("status")
         now = path.identity()
         if self._length[0] != now:
@@ -156,7 +177,8 @@ class View:
                 write_json(path, metadata)
 
     def status(self, rows: RowNumbers | None = None) -> UInt8[np.ndarray, " rows"]:
-        """Return the status of every row, or of R `rows`, whose shards alone are read: ABSENT, OK or FAILED."""
+        """Return the status of every row, or of R `rows`, whose shards alone are read: ABSENT, OK
+        or FAILED."""
         if rows is not None:
             return np.where(rows < len(self), self._statuses.of_rows(rows), np.uint8(ABSENT))
         status = np.zeros(len(self.catalog), np.uint8)
@@ -171,14 +193,21 @@ class View:
         return self._statuses.of_shard(shard)
 
     def rows(self, keys: Keys) -> RowNumbers:
-        """Return the row of each key; StepDiffError names the first key that the catalog does not have."""
-        keys = [keys] if isinstance(keys, str) else keys.tolist() if isinstance(keys, np.ndarray) else keys
+        """Return the row of each key; StepDiffError names the first key that the catalog does not
+        have."""
+        keys = (
+            [keys]
+            if isinstance(keys, str)
+            else keys.tolist()
+            if isinstance(keys, np.ndarray)
+            else keys
+        )
         rows = self.catalog.rows(keys)
         if (rows < 0).any():
             unknown = keys[int(np.argmax(rows < 0))]
             raise StepDiffError(
-                f"no key {unknown!r} among the {len(self.catalog)} {self.entity} of {self.paths.store}: check its "
-                "spelling, or run featurize for it"
+                f"no key {unknown!r} among the {len(self.catalog)} {self.entity} of "
+                f"{self.paths.store}: check its spelling, or run featurize for it"
             )
         return rows
 
@@ -199,18 +228,20 @@ class View:
             feature: a name in `features`.
             rows: row numbers of the catalog. Give these or `keys`.
             out: C-contiguous memory [R, ...] in the stored dtype, filled and returned.
-            direct: read large rows that are not in memory past the page cache: faster, unless they are read again soon.
-            check: when to compare rows with their stored checksums: "always", at their "first" read, or "never". By
-                default as the view says.
+            direct: read large rows that are not in memory past the page cache: faster, unless they
+                are read again soon.
+            check: when to compare rows with their stored checksums: "always", at their "first"
+                read, or "never". By default as the view says.
             keys: a key, or R keys as a list, an array or a Polars series.
-            dtype: "float16" or "float32"; int8 is dequantised. By default the stored dtype (int8: without its scales,
-                which `read_quantised` also returns).
+            dtype: "float16" or "float32"; int8 is dequantised. By default the stored dtype (int8:
+                without its scales, which `read_quantised` also returns).
 
         Returns:
             [R, *shape of a row].
 
         Raises:
-            StepDiffError: unknown feature or key, unsuitable `rows`, `out` or `dtype`; a row that is absent or failed.
+            StepDiffError: unknown feature or key, unsuitable `rows`, `out` or `dtype`; a row that
+                is absent or failed.
             DamageError: a row that differs from its checksum.
         """
         self.check_feature(feature)
@@ -219,14 +250,18 @@ class View:
         elif keys is not None and rows is None:
             rows = self.rows(keys)
         else:
-            raise StepDiffError(f"read {feature} of view {self.name} by rows or by keys: give one of them")
+            raise StepDiffError(
+                f"read {feature} of view {self.name} by rows or by keys: give one of them"
+            )
         stored = self.features[feature].dtype
         if dtype is None or dtype == stored:
             self.check_ok(rows)
             return self._read(rows, {feature: out}, direct, check)[0]
         if dtype not in ("float16", "float32") or not np.can_cast(stored, dtype) or out is not None:
             into = "" if out is None else " into `out`"
-            raise StepDiffError(f"{feature} of view {self.name} is {stored}: it cannot be read as {dtype}{into}")
+            raise StepDiffError(
+                f"{feature} of view {self.name} is {stored}: it cannot be read as {dtype}{into}"
+            )
         if stored != "int8":
             return self.read(feature, rows, None, direct, check).astype(dtype)
         return dequantise(*self.read_quantised(feature, rows, None, direct, check), dtype)
@@ -234,13 +269,15 @@ class View:
     def zarr(self, array: str) -> "Array":
         """Return a stored array as zarr-python's, read-only: for dask, napari and others.
 
-        Rows are numbered as in the catalog. A row is a feature only if its "status" is 1. Absent rows (0) and failed
-        rows (2) are the fill value, 0, but what a killed run wrote, or what was withdrawn or forgotten, is there until
-        another row of its shard is written. Nothing is compared with checksums.
+        Rows are numbered as in the catalog. A row is a feature only if its "status" is 1. Absent
+        rows (0) and failed rows (2) are the fill value, 0, but what a killed run wrote, or what was
+        withdrawn or forgotten, is there until another row of its shard is written. Nothing is
+        compared with checksums.
 
         Args:
-            array: a feature as stored; "scale" of an int8 feature, float16 [rows, ..., blocks of 64 channels], by which
-                it is multiplied; "status", uint8 [rows]; "checksum", uint32 [rows, arrays].
+            array: a feature as stored; "scale" of an int8 feature, float16 [rows, ..., blocks of 64
+                channels], by which it is multiplied; "status", uint8 [rows]; "checksum", uint32
+                [rows, arrays].
 
         Raises:
             StepDiffError: no such array; the view was dropped; the array's metadata are damaged.
@@ -249,11 +286,14 @@ class View:
         self.check_not_dropped()
         return open_zarr(self.paths.store, f"{self.entity}/{self.name}/{array}")
 
-    def in_place(self, feature: str, rows: RowNumbers, check: Check | None = None) -> RowValues | None:
-        """Return what `read` returns as a read-only part of a mapped file, without a copy. Raises as `read` does.
+    def in_place(
+        self, feature: str, rows: RowNumbers, check: Check | None = None
+    ) -> RowValues | None:
+        """Return what `read` returns as a read-only part of a mapped file, without a copy. Raises
+        as `read` does.
 
-        None if the rows are not consecutive rows of one shard, are not in memory or are in an object store, or if one
-        differs from its checksum (`read` then names it).
+        None if the rows are not consecutive rows of one shard, are not in memory or are in an
+        object store, or if one differs from its checksum (`read` then names it).
         """
         self.check_feature(feature)
         rows = row_numbers(rows)
@@ -276,18 +316,24 @@ class View:
         direct: bool = False,
         check: Check | None = None,
     ) -> Quantised:
-        """Read rows of an int8 feature as stored, for callers that dequantise elsewhere; raises as `read` does."""
+        """Read rows of an int8 feature as stored, for callers that dequantise elsewhere; raises as
+        `read` does."""
         self.check_feature(feature)
         if self.features[feature].dtype != "int8":
-            raise StepDiffError(f"{feature} of view {self.name} is {self.features[feature].dtype}, not int8: use read")
+            raise StepDiffError(
+                f"{feature} of view {self.name} is {self.features[feature].dtype}, not int8: use "
+                "read"
+            )
         rows = row_numbers(rows)
         self.check_ok(rows)
         levels, scale = out or (None, None)
-        scale, levels = self._read(rows, {"scale": scale, feature: levels}, direct, check)  # what is small first
+        # what is small first
+        scale, levels = self._read(rows, {"scale": scale, feature: levels}, direct, check)
         return Quantised(levels, scale)
 
     def checksums(self, rows: RowNumbers) -> UInt32[np.ndarray, "R arrays"]:
-        """Return the current stored crc32c of finished rows, a column for each array of `checksummed`.
+        """Return the current stored crc32c of finished rows, a column for each array of
+        `checksummed`.
 
         Raises DamageError if they are damaged or missing.
         """
@@ -295,13 +341,17 @@ class View:
         return self._checksums.of_rows(rows)
 
     def arrays_of(self, features: Sequence[str]) -> dict[str, Feature]:
-        """Return the stored arrays of these features, by name: for an int8 feature also its scales."""
+        """Return the stored arrays of these features, by name: for an int8 feature also its
+        scales."""
         scaled = any(self.features[feature].dtype == "int8" for feature in features)
         return {name: self.stored[name] for name in (*features, *(["scale"] if scaled else []))}
 
     def fill_memory(self, features: Sequence[str], count: int) -> bool:
-        """Return whether `count` rows are more than the page cache keeps until they are read again: read `direct`."""
-        return fill_memory(count * sum(array.row_bytes for array in self.arrays_of(features).values()))
+        """Return whether `count` rows are more than the page cache keeps until they are read again:
+        read `direct`."""
+        return fill_memory(
+            count * sum(array.row_bytes for array in self.arrays_of(features).values())
+        )
 
     def write_shard(
         self,
@@ -311,16 +361,18 @@ class View:
         failures: Mapping[int, str],
         info: dict[str, Any] | None = None,
     ) -> None:
-        """Write rows of one shard and commit it. `Store.writer` calls it; worker processes of its owner may too.
+        """Write rows of one shard and commit it. `Store.writer` calls it; worker processes of its
+        owner may too.
 
         A row that is ok already keeps its bytes.
 
         Args:
             shard: the shard's number. Every shard has one writer at a time.
             rows: R row numbers of the shard.
-            features: float32 or float16 values of every feature, which the view casts or quantises. A row with NaN,
-                infinity or (stored as float16 or int8) a magnitude past float16 becomes failed, with that reason. An
-                int8 feature may also be given as stored: its levels, and `scale`.
+            features: float32 or float16 values of every feature, which the view casts or quantises.
+                A row with NaN, infinity or (stored as float16 or int8) a magnitude past float16
+                becomes failed, with that reason. An int8 feature may also be given as stored: its
+                levels, and `scale`.
             failures: row number -> why the row could not be computed.
             info: what computed them (library versions, device), recorded with the shard.
 
@@ -333,7 +385,8 @@ class View:
         ShardWriter(self, shard).write(rows, features, failures, info)
 
     def withdraw(self, rows: RowNumbers) -> int:
-        """Make R rows absent, because they are forgotten or the catalog is about to name another video for them.
+        """Make R rows absent, because they are forgotten or the catalog is about to name another
+        video for them.
 
         The next run computes those that are not forgotten again.
 
@@ -353,7 +406,8 @@ class View:
         return count
 
     def failures(self, rows: RowNumbers | None = None) -> pl.DataFrame:
-        """Return key and reason of the rows that failed, in the order of the catalog; or of R `rows` that failed."""
+        """Return key and reason of the rows that failed, in the order of the catalog; or of R
+        `rows` that failed."""
         table.check_threads("read failures")
         rows = np.flatnonzero(self.status() == FAILED) if rows is None else rows
         frame = pl.DataFrame({"key": self.catalog.keys(rows)}, schema={"key": pl.String})
@@ -366,10 +420,13 @@ class View:
         return self.paths.shard(array, shard, 1 + len(self.stored[array].shape))
 
     def check_feature(self, feature: str, names: Collection[str] | None = None) -> None:
-        """Raise StepDiffError, naming those that exist, where `feature` is not `known`: by default, of the view."""
+        """Raise StepDiffError, naming those that exist, where `feature` is not `known`: by default,
+        of the view."""
         if feature not in (names := names or self.features):
             there = ", ".join(names)
-            raise StepDiffError(f"no feature {feature!r} in view {self.name} of {self.entity}: it has {there}")
+            raise StepDiffError(
+                f"no feature {feature!r} in view {self.name} of {self.entity}: it has {there}"
+            )
 
     def check_ok(self, rows: RowNumbers) -> None:
         """Raise StepDiffError, naming the key, if a row is absent or failed."""
@@ -379,11 +436,13 @@ class View:
             state = "failed" if status == FAILED else "absent"
             if (snapshot := snapshot_of(self.paths.store)) is not None:
                 where = f"view {self.name} of {self.entity} at snapshot {snapshot}"
-                raise StepDiffError(f"{self.catalog.name(row)} was {state} in {where}: leave it out")
+                raise StepDiffError(
+                    f"{self.catalog.name(row)} was {state} in {where}: leave it out"
+                )
             refuse_forgotten(self.paths.store, self.entity, np.array([row]), self.catalog.name)
             raise StepDiffError(
-                f"{self.catalog.name(row)} is {state} in view {self.name} of "
-                f"{self.entity} (shard {row // self.rows_per_shard}): leave it out, or run featurize for it"
+                f"{self.catalog.name(row)} is {state} in view {self.name} of {self.entity} (shard "
+                f"{row // self.rows_per_shard}): leave it out, or run featurize for it"
             )
 
     def _read(
@@ -397,7 +456,9 @@ class View:
         check = known_check(self.check if check is None else check)
         filled = {name: self._room(name, len(rows), out) for name, out in arrays.items()}
         wrong = self._fill(rows, filled, direct, check)
-        if wrong:  # the shard may have been computed again since its status was read: its checksums differ then
+        # the shard may have been computed again since its status was read: its checksums differ
+        # then
+        if wrong:
             shards = np.unique(rows[wrong[1]] // self.rows_per_shard).tolist()
             self._statuses.forget(shards)
             self._checksums.forget(shards)
@@ -410,10 +471,12 @@ class View:
     def _fill(
         self, rows: RowNumbers, filled: Mapping[str, RowValues], direct: bool, check: Check
     ) -> tuple[list[str], list[int]] | None:
-        """Fill arrays with rows; return the arrays and the places of rows that differ from their checksums."""
+        """Fill arrays with rows; return the arrays and the places of rows that differ from their
+        checksums."""
         pairs = [(self._readers[name], out) for name, out in filled.items()]
         local = [(reader, out) for reader, out in pairs if isinstance(reader, RowReader)]
-        remote = [(reader, out) for reader, out in pairs if isinstance(reader, RemoteReader)]  # all, or none
+        # all, or none
+        remote = [(reader, out) for reader, out in pairs if isinstance(reader, RemoteReader)]
         try:
             places = read_together(rows, local, direct, check)
             places += (reader.read(rows, out, check) for reader, out in remote)
@@ -428,8 +491,9 @@ class View:
         shard = int(rows[0]) // self.rows_per_shard
         more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
         return DamageError(
-            f"{self.catalog.name(int(rows[0]))}{more}: stored {' and '.join(sorted(arrays))} of view {self.name} of "
-            f"{self.entity} (shard {shard}) is not as it was written: {remedy(self.paths.store)}"
+            f"{self.catalog.name(int(rows[0]))}{more}: stored {' and '.join(sorted(arrays))} of "
+            f"view {self.name} of {self.entity} (shard {shard}) is not as it was written: "
+            f"{remedy(self.paths.store)}"
         )
 
     def _room(self, name: str, count: int, out: RowValues | None) -> RowValues:
@@ -439,10 +503,16 @@ class View:
         if out is None:
             return aligned_empty(shape, dtype)
         if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
-            raise StepDiffError(f"out is {out.dtype} {out.shape}: {name} needs C-contiguous {dtype} {shape}")
+            raise StepDiffError(
+                f"out is {out.dtype} {out.shape}: {name} needs C-contiguous {dtype} {shape}"
+            )
         return out
 
     def check_not_dropped(self) -> None:
-        """Raise StepDiffError if the view was dropped since it was opened, or another has its name now."""
+        """Raise StepDiffError if the view was dropped since it was opened, or another has its name
+        now."""
         if (self.paths.group / "zarr.json").identity() != self._made:
-            raise StepDiffError(f"view {self.name} of {self.entity} in {self.paths.store} was dropped: open it again")
+            raise StepDiffError(
+                f"view {self.name} of {self.entity} in {self.paths.store} was dropped: open it "
+                "again"
+            )

@@ -1,4 +1,5 @@
-"""Fixtures for the tests of every room: a local S3 server, a small language model, torch's threads."""
+"""Fixtures for the tests of every room: a local S3 server, a small language model, torch's
+threads."""
 
 import logging
 import os
@@ -25,13 +26,21 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     _THREADS = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
     os.environ.setdefault("OMP_NUM_THREADS", str(_THREADS))
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # By default Ray's workers have a lower priority and would wait for the tests of other processes.
+    # By default Ray's workers have a lower priority and would wait for the tests of other
+    # processes.
     os.environ.setdefault("RAY_worker_niceness", "0")
 
 
-PROGRAMS = {"chromium": "pages in a browser", "initdb": "PostgreSQL", "nginx": "a proxy", "caddy": "another proxy"}
+PROGRAMS = {
+    "chromium": "pages in a browser",
+    "initdb": "PostgreSQL",
+    "nginx": "a proxy",
+    "caddy": "another proxy",
+}
 """programs that some tests need -> what is tested with them"""
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 PATIENCE = 120_000.0
 """milliseconds that a test waits for a state of a page: a busy machine is slow"""
 
@@ -46,11 +55,18 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         return
     write = session.config.get_terminal_writer().line
     if session.config.option.markexpr == "not full":
-        write("left out: browsers, clusters, all kills, hostile files, oracles at full size; make test-all runs them")
-    found = {name: shutil.which(name) or glob(f"/usr/lib/postgresql/*/bin/{name}") for name in PROGRAMS}
+        write(
+            "left out: browsers, clusters, all kills, hostile files, oracles at full size; make "
+            "test-all runs them"
+        )
+    found = {
+        name: shutil.which(name) or glob(f"/usr/lib/postgresql/*/bin/{name}") for name in PROGRAMS
+    }
     if missing := [name for name in PROGRAMS if not found[name]]:
         packages = " ".join(missing).replace("initdb", "postgresql")
-        write(f"left out: {', '.join(PROGRAMS[name] for name in missing)}; apt-get install {packages}")
+        write(
+            f"left out: {', '.join(PROGRAMS[name] for name in missing)}; apt-get install {packages}"
+        )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -71,7 +87,8 @@ def fetched(name: str) -> Path:
 
 @pytest.fixture(autouse=True)
 def torch_keeps_its_threads() -> Iterator[None]:
-    """Restore torch's number of threads, which workers in this process change and on which sums depend."""
+    """Restore torch's number of threads, which workers in this process change and on which sums
+    depend."""
     import torch
 
     threads = torch.get_num_threads()
@@ -101,7 +118,8 @@ def s3_server() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(s3_server: str) -> str:
-    """The URL of a new bucket, or of a folder below STORE_TEST_URL, with which any object store can be tested."""
+    """The URL of a new bucket, or of a folder below STORE_TEST_URL, with which any object store can
+    be tested."""
     import boto3
 
     name = f"bucket-{uuid.uuid4().hex[:8]}"
@@ -144,7 +162,8 @@ def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], bool]]:
 
 @pytest.fixture(scope="session")
 def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A randomly initialised Llama of two layers with a byte-level tokenizer and a chat template."""
+    """A randomly initialised Llama of two layers with a byte-level tokenizer and a chat
+    template."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -168,7 +187,13 @@ def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> str:
     sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": len(vocabulary)}
     ends = vocabulary["<|im_end|>"]
     # with the usual initializer_range of 0.02 a random model hardly depends on its input
-    config = LlamaConfig(**sizes, eos_token_id=ends, bos_token_id=None, tie_word_embeddings=True, initializer_range=0.2)
+    config = LlamaConfig(
+        **sizes,
+        eos_token_id=ends,
+        bos_token_id=None,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
     return str(folder)
 

@@ -3,8 +3,8 @@
     python -m tests.flows store info data/features
     python -m tests.flows heads.evaluate --store data/features ...
 
-A function counts if it is called in any thread of this process and no import is in progress; `--list` before the module
-prints them in the order of their first call.
+A function counts if it is called in any thread of this process and no import is in progress;
+`--list` before the module prints them in the order of their first call.
 """
 
 import os
@@ -21,7 +21,8 @@ FOLDERS = tuple(f"{ROOT / package}{os.sep}" for package in PACKAGES)
 
 
 class Calls:
-    """A profile function that keeps the code of each function of the project in the order of first calls."""
+    """A profile function that keeps the code of each function of the project in the order of first
+    calls."""
 
     def __init__(self) -> None:
         self.codes: dict[CodeType, None] = {}
@@ -29,7 +30,8 @@ class Calls:
     def __call__(self, frame: FrameType, event: str, argument: object) -> None:
         code = frame.f_code
         if event == "call" and code not in self.codes and code.co_filename.startswith(FOLDERS):
-            if not code.co_name.startswith("<") and code.co_flags & 2 and not _is_importing(frame):  # 2: CO_NEWLOCALS
+            # 2: CO_NEWLOCALS
+            if not code.co_name.startswith("<") and code.co_flags & 2 and not _is_importing(frame):
                 self.codes[code] = None
 
 
@@ -57,7 +59,10 @@ def main() -> None:
     files = dict.fromkeys(os.path.relpath(code.co_filename, ROOT) for code in calls.codes)
     if listed:
         for code in calls.codes:
-            print(f"{os.path.relpath(code.co_filename, ROOT)}:{code.co_firstlineno} {code.co_qualname}")
+            print(
+                f"{os.path.relpath(code.co_filename, ROOT)}:{code.co_firstlineno} "
+                f"{code.co_qualname}"
+            )
     print(f"{len(files)} files, {len(calls.codes)} functions")
 
 

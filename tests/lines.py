@@ -1,5 +1,6 @@
-"""Run lines of `python -m MODULE ...` or `python SCRIPT` from standard input in order in one process, so that
-modules are imported once and Ray is started once. Stop at the first line that fails, with its exit status.
+"""Run lines of `python -m MODULE ...` or `python SCRIPT` from standard input in order in one
+process, so that modules are imported once and Ray is started once. Stop at the first line that
+fails, with its exit status.
 
 A line that sets PYTHONPATH runs in a separate process with its own Ray.
 """
@@ -23,7 +24,9 @@ def run(line: str) -> None:
         runpy.run_path(line.removeprefix("python "), run_name="__main__")
         return
     module, *given = shlex.split(line)[2:]
-    arguments = [name for part in given for name in (sorted(glob.glob(part)) if "*" in part else [part])]
+    arguments = [
+        name for part in given for name in (sorted(glob.glob(part)) if "*" in part else [part])
+    ]
     sys.argv = [module, *arguments]
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -21,12 +21,15 @@ class Reply:
 
 
 def said(text: str) -> Reply:
-    return Reply(json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode())
+    return Reply(
+        json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
+    )
 
 
 @dataclass
 class Server:
-    """A real server on the loopback interface. `answer` returns the reply to a request; None breaks the connection."""
+    """A real server on the loopback interface. `answer` returns the reply to a request; None breaks
+    the connection."""
 
     url: str
     answer: Callable[[dict[str, Any]], Reply | None]
@@ -52,7 +55,8 @@ def server() -> Iterator[Server]:
             try:
                 reply = reported.answer(body)
             finally:
-                with lock:  # before the reply, after which the client may send the next request at once
+                # before the reply, after which the client may send the next request at once
+                with lock:
                     reported.at_once -= 1
             try:
                 if reply is None:
@@ -72,7 +76,9 @@ def server() -> Iterator[Server]:
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     http.daemon_threads = True
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     reported.url = f"http://127.0.0.1:{http.server_address[1]}/v1"
     yield reported

@@ -3,8 +3,9 @@
     python -m tests.mutants retrieval
     python -m tests.mutants heads/evidence --seed 7 --count 20
 
-A change swaps one operator, comparison, constant or condition of a file of the room, in a temporary copy of the tree,
-where the quick tests of the room run. Some changes alter nothing that can be observed; the others are holes.
+A change swaps one operator, comparison, constant or condition of a file of the room, in a temporary
+copy of the tree, where the quick tests of the room run. Some changes alter nothing that can be
+observed; the others are holes.
 """
 
 import argparse
@@ -24,13 +25,15 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 LEFT_OUT = ("data", "runs", "site", "build")  # folders of the root that no test reads
-PATIENCE, START = 3, 60  # a change fails after 3 times the seconds of the tests without it, and 60 more
+# a change fails after 3 times the seconds of the tests without it, and 60 more
+PATIENCE, START = 3, 60
 OPERATORS: dict[type[ast.AST], tuple[str, str]] = {
-    ast.Add: ("+", "-"), ast.Sub: ("-", "+"), ast.Mult: ("*", "/"), ast.Div: ("/", "*"), ast.FloorDiv: ("//", "*"),
-    ast.Mod: ("%", "*"), ast.Pow: ("**", "*"), ast.BitAnd: ("&", "|"),
-    ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"), ast.Eq: ("==", "!="),
-    ast.NotEq: ("!=", "=="), ast.In: ("in", "not in"), ast.NotIn: ("not in", "in"), ast.Is: ("is", "is not"),
-    ast.IsNot: ("is not", "is"), ast.And: ("and", "or"), ast.Or: ("or", "and"),
+    ast.Add: ("+", "-"), ast.Sub: ("-", "+"), ast.Mult: ("*", "/"), ast.Div: ("/", "*"),
+    ast.FloorDiv: ("//", "*"), ast.Mod: ("%", "*"), ast.Pow: ("**", "*"), ast.BitAnd: ("&", "|"),
+    ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"),
+    ast.Eq: ("==", "!="), ast.NotEq: ("!=", "=="), ast.In: ("in", "not in"),
+    ast.NotIn: ("not in", "in"), ast.Is: ("is", "is not"), ast.IsNot: ("is not", "is"),
+    ast.And: ("and", "or"), ast.Or: ("or", "and"),
 }  # fmt: skip
 
 
@@ -54,16 +57,24 @@ class Change(NamedTuple):
 
 
 def changes(file: Path) -> Iterator[Change]:
-    """Yield every change of a file, in the order of its syntax tree; texts and annotations are left as they are."""
+    """Yield every change of a file, in the order of its syntax tree; texts and annotations are left
+    as they are."""
     source = file.read_bytes()
     starts = [0, *(place + 1 for place, byte in enumerate(source) if byte == ord("\n"))]
 
     def span(node: ast.expr) -> tuple[int, int]:
         assert node.end_lineno is not None and node.end_col_offset is not None
-        return starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
+        return starts[node.lineno - 1] + node.col_offset, starts[
+            node.end_lineno - 1
+        ] + node.end_col_offset
 
     tree = ast.parse(source)
-    texts = {inner for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for inner in ast.walk(node)}
+    texts = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.JoinedStr)
+        for inner in ast.walk(node)
+    }
     for node in ast.walk(tree):
         operands: Sequence[ast.expr] = ()
         operators: Sequence[ast.AST] = ()
@@ -96,7 +107,11 @@ def run(tree: Path, tests: str, limit: float | None = None) -> int | None:
     environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(
-        [sys.executable, "-m", *command], cwd=tree, env=environment, start_new_session=True, **silent
+        [sys.executable, "-m", *command],
+        cwd=tree,
+        env=environment,
+        start_new_session=True,
+        **silent,
     ) as tested:
         try:
             return tested.wait(limit)
@@ -112,7 +127,11 @@ def survivors(root: Path, room: str, seed: int, count: int) -> list[str]:
     tests = f"tests/{Path(room).parts[room.startswith('stepdiff/')]}"
 
     def left_out(folder: str, names: list[str]) -> set[str]:
-        at_root = {name for name in names if name[0] == "." or name in LEFT_OUT} if Path(folder) == root else set()
+        at_root = (
+            {name for name in names if name[0] == "." or name in LEFT_OUT}
+            if Path(folder) == root
+            else set()
+        )
         return at_root | ({"__pycache__"} & set(names))
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -120,7 +139,9 @@ def survivors(root: Path, room: str, seed: int, count: int) -> list[str]:
         shutil.copytree(root, tree, ignore=left_out)
         start = time.monotonic()
         if status := run(tree, tests):
-            raise SystemExit(f"{tests} fails without a change (pytest exits with {status}): repair it first")
+            raise SystemExit(
+                f"{tests} fails without a change (pytest exits with {status}): repair it first"
+            )
         limit = PATIENCE * (time.monotonic() - start) + START
         every = [change for file in sorted((tree / room).rglob("*.py")) for change in changes(file)]
         drawn, lines, late = random.Random(seed).sample(every, min(count, len(every))), [], 0
@@ -134,13 +155,20 @@ def survivors(root: Path, room: str, seed: int, count: int) -> list[str]:
                 lines.append(line)
                 print(line, flush=True)
     noticed = len(drawn) - len(lines)
-    print(f"{noticed} of {len(drawn)} changes were noticed, {late} of them by the time limit; {len(lines)} were not")
+    print(
+        f"{noticed} of {len(drawn)} changes were noticed, {late} of them by the time limit; "
+        f"{len(lines)} were not"
+    )
     return lines
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("room", help="folder of a room, or one below, e.g. store or stepdiff_core/tasks")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "room", help="folder of a room, or one below, e.g. store or stepdiff_core/tasks"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=100)
     options = parser.parse_args()

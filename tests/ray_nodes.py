@@ -1,4 +1,5 @@
-"""Three Ray nodes on this host, each with its own raylet, ports and workers; any but the head can be killed."""
+"""Three Ray nodes on this host, each with its own raylet, ports and workers; any but the head can
+be killed."""
 
 import threading
 import time
@@ -10,7 +11,11 @@ import pytest
 
 from stepdiff_core.workers.cluster import connected
 
-HEALTH = {"health_check_period_ms": 500, "health_check_timeout_ms": 10_000, "health_check_failure_threshold": 3}
+HEALTH = {
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 10_000,
+    "health_check_failure_threshold": 3,
+}
 """by default Ray notices after 25 s that a node is gone"""
 
 
@@ -26,7 +31,9 @@ class Nodes:
         self._connection = ExitStack()
         head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100 * 2**20}
         self._small = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
-        self.cluster = Cluster(initialize_head=True, head_node_args={**head, "_system_config": HEALTH})
+        self.cluster = Cluster(
+            initialize_head=True, head_node_args={**head, "_system_config": HEALTH}
+        )
         self._others = [self.cluster.add_node(**self._small) for _ in range(2)]
         self.head = str(self.cluster.head_node.node_id)
         self._connection.callback(self.cluster.shutdown)
@@ -51,7 +58,8 @@ class Nodes:
                 return
 
     def complete(self) -> None:
-        """Start nodes until there are three; start all again where workers of a failed test keep their CPUs."""
+        """Start nodes until there are three; start all again where workers of a failed test keep
+        their CPUs."""
         while len(self._others) < 2:
             self._others.append(self.cluster.add_node(**self._small))
         self.cluster.wait_for_nodes()
@@ -61,7 +69,8 @@ class Nodes:
             self.cluster.wait_for_nodes()
 
     def _free(self) -> bool:
-        """Return whether all CPUs are free within 30 seconds: workers of a test that has passed are ending."""
+        """Return whether all CPUs are free within 30 seconds: workers of a test that has passed are
+        ending."""
         import ray
 
         last = time.monotonic() + 30

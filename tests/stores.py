@@ -1,4 +1,5 @@
-"""The one way in which tests make a store of their own; `store.testing.tiny_store` is one with known values."""
+"""The one way in which tests make a store of their own; `store.testing.tiny_store` is one with
+known values."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ from store import Feature, Provenance, Store, View
 
 
 def made_by(encoder: str = "net", weights: str = "0", **dtypes: str) -> Provenance:
-    """Return the provenance of a view: `weights` is a digit of the digest, `dtypes` are those of the features."""
+    """Return the provenance of a view: `weights` is a digit of the digest, `dtypes` are those of
+    the features."""
     return Provenance(encoder, weights * 64, "last", "8 evenly", "centre 224", dtypes)
 
 
@@ -38,10 +40,15 @@ def write_view(
     """
     store = place if isinstance(place, Store) else Store.open(place, create=True)
     keys = [f"c{row}" for row in range(rows)] if isinstance(rows, int) else rows
-    frame = keys if isinstance(keys, pl.DataFrame) else pl.DataFrame({"key": keys}, {"key": pl.String})
+    frame = (
+        keys if isinstance(keys, pl.DataFrame) else pl.DataFrame({"key": keys}, {"key": pl.String})
+    )
     if values is None:
         dice = np.random.default_rng(0)
-        values = {key: dice.normal(size=(len(frame), *form.shape)).astype("f4") for key, form in features.items()}
+        values = {
+            key: dice.normal(size=(len(frame), *form.shape)).astype("f4")
+            for key, form in features.items()
+        }
     by = by or made_by(name, **{key: form.dtype for key, form in features.items()})
     with store.writer(entity, name, by, features, info=info, rows_per_shard=shard) as writer:
         writer.write(frame, values, failures or {})

@@ -1,9 +1,11 @@
-"""Every stage on a cluster of three Ray nodes on this host, of which a node, or the driver, is killed in the middle.
+"""Every stage on a cluster of three Ray nodes on this host, of which a node, or the driver, is
+killed in the middle.
 
-The nodes are real: each has its own raylet, ports and workers. A worker that is not on the head node takes a task (or
-waits in the fourth step of a training), and is killed with its node by SIGKILL before it is done; the others wait until
-the node is chosen, so that the run is always in its middle. The results must be complete, and equal to those of one
-worker; weights, to those of two processes that nothing interrupted, bit for bit.
+The nodes are real: each has its own raylet, ports and workers. A worker that is not on the head
+node takes a task (or waits in the fourth step of a training), and is killed with its node by
+SIGKILL before it is done; the others wait until the node is chosen, so that the run is always in
+its middle. The results must be complete, and equal to those of one worker; weights, to those of two
+processes that nothing interrupted, bit for bit.
 """
 
 import os
@@ -45,7 +47,8 @@ __all__ = ["nodes", "tiny_clip", "video", "world"]  # fixtures
 
 @pytest.fixture
 def losing(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Within the test, the first worker outside of the head node that takes a task loses its node."""
+    """Within the test, the first worker outside of the head node that takes a task loses its
+    node."""
     nodes.complete()
     marker, head = tmp_path / "chosen", nodes.head
     own, lost, stop = WorkerPool.__init__, list[str](), threading.Event()
@@ -108,8 +111,17 @@ def test_featurize(
     monkeypatch.setattr("store.feature_store._MOST_ROWS", 2)  # rows of a shard
     write_video(tmp_path / "v.mp4", g=10)
     clips = [(f"v_{i}_1", str(tmp_path / "v.mp4"), i / 10, 1 + i / 10) for i in range(10)]
-    pl.DataFrame(clips, ["clip", "video", "start", "end"], orient="row").write_csv(tmp_path / "clips.csv")
-    given = ["--manifest", str(tmp_path / "clips.csv"), "--encoder", "clip", "--weights", str(tiny_clip)]
+    pl.DataFrame(clips, ["clip", "video", "start", "end"], orient="row").write_csv(
+        tmp_path / "clips.csv"
+    )
+    given = [
+        "--manifest",
+        str(tmp_path / "clips.csv"),
+        "--encoder",
+        "clip",
+        "--weights",
+        str(tiny_clip),
+    ]
     monkeypatch.setattr(pool, "_LOOK_AT_NODES", 0.0)
     assert featurize([*given, "--store", str(tmp_path / "three"), "--workers", "3"]) == 0
     log = capsys.readouterr().err
@@ -120,7 +132,9 @@ def test_featurize(
     three, one = (Store.open(tmp_path / name).view("clips", "clip") for name in ("three", "one"))
     assert len(three.features) == 3
     for feature in three.features:
-        np.testing.assert_array_equal(three.read(feature, np.arange(10)), one.read(feature, np.arange(10)))
+        np.testing.assert_array_equal(
+            three.read(feature, np.arange(10)), one.read(feature, np.arange(10))
+        )
 
 
 def shouting(log: Path) -> Any:
@@ -144,7 +158,11 @@ def shouting(log: Path) -> Any:
 
 
 def test_annotate(
-    nodes: Nodes, losing: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    nodes: Nodes,
+    losing: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(stage, "SHARD", 4)
     store = Store.open(tmp_path / "features", create=True)
@@ -154,11 +172,17 @@ def test_annotate(
     record = run_stage(options, "shout", shouting(tmp_path / "log"), Items(lambda: [items]))
     assert (record["done"], record["absent"], record["errors"]) == (30, 0, [])
     assert "a worker died at shard" in capsys.readouterr().err
-    assert chosen(store, "shout", None).texts("shout") == {f"v_{row}_1": f"WORD {row}" for row in range(30)}
-    assert sorted((tmp_path / "log").read_text().split()) == sorted(items["key"]), "each item is answered once"
+    assert chosen(store, "shout", None).texts("shout") == {
+        f"v_{row}_1": f"WORD {row}" for row in range(30)
+    }
+    assert sorted((tmp_path / "log").read_text().split()) == sorted(items["key"]), (
+        "each item is answered once"
+    )
 
 
-def test_retrieval_build(nodes: Nodes, losing: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_retrieval_build(
+    nodes: Nodes, losing: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cards = []
     for name, workers in (("one", 1), ("three", 3)):
         store = Store.open(tmp_path / name, create=True)
@@ -184,11 +208,19 @@ def heads(world: Path, tiny_lm: str) -> dict[str, Path]:
 
 
 def test_evaluate(
-    nodes: Nodes, heads: dict[str, Path], losing: None, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    nodes: Nodes,
+    heads: dict[str, Path],
+    losing: None,
+    world: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     given = ["--head", str(heads["stepdiff"]), "--allow-seen", "--rows-at-once", "1"]
     three, one = tmp_path / "three.jsonl", tmp_path / "one.jsonl"
-    assert evaluate.main(evaluation(world, "diffmcq", "video-lm", three, *given, "--workers", "3")) == 0
+    assert (
+        evaluate.main(evaluation(world, "diffmcq", "video-lm", three, *given, "--workers", "3"))
+        == 0
+    )
     assert "a worker died at shard" in capsys.readouterr().err
     assert evaluate.main(evaluation(world, "diffmcq", "video-lm", one, *given)) == 0
     assert three.read_bytes() == one.read_bytes()
@@ -207,12 +239,23 @@ def test_embed(
     world = heads["align"].parent
     for name, workers in (("three", "3"), ("one", "1")):
         shutil.copytree(world / "features", tmp_path / name)
-        given = ["--head", str(heads["align"]), "--store", str(tmp_path / name), "--view", "aligned"]
+        given = [
+            "--head",
+            str(heads["align"]),
+            "--store",
+            str(tmp_path / name),
+            "--view",
+            "aligned",
+        ]
         assert embed.main([*given, "--workers", workers]) == 0
     assert "a worker died at shard" in capsys.readouterr().err
     for entity in ("clips", "texts"):
-        three, one = (Store.open(tmp_path / name).view(entity, "aligned") for name in ("three", "one"))
-        np.testing.assert_array_equal(three.read("embedding", np.arange(24)), one.read("embedding", np.arange(24)))
+        three, one = (
+            Store.open(tmp_path / name).view(entity, "aligned") for name in ("three", "one")
+        )
+        np.testing.assert_array_equal(
+            three.read("embedding", np.arange(24)), one.read("embedding", np.arange(24))
+        )
 
 
 HELD = """
@@ -255,7 +298,8 @@ if __name__ == "__main__":
 
 
 class Training:
-    """The same training as often as it is started, from this process; `end` ends what is left of it."""
+    """The same training as often as it is started, from this process; `end` ends what is left of
+    it."""
 
     def __init__(self, nodes: Nodes, path: str, folder: Path) -> None:
         self.run, self.drivers = folder / "run", list[subprocess.Popen[str]]()
@@ -266,10 +310,18 @@ class Training:
 
     def start(self, *, held: bool) -> subprocess.Popen[str]:
         """Start the driver; with `held` a worker waits in the fourth step."""
-        program = [str(self.script), str(self.marker), self._head] if held else ["-m", "heads.train"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+        program = (
+            [str(self.script), str(self.marker), self._head] if held else ["-m", "heads.train"]
+        )
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+        }
         asked, pipe = [sys.executable, *program, *self._given], subprocess.PIPE
-        self.drivers.append(subprocess.Popen(asked, stdout=pipe, stderr=pipe, text=True, env=environment))
+        self.drivers.append(
+            subprocess.Popen(asked, stdout=pipe, stderr=pipe, text=True, env=environment)
+        )
         return self.drivers[-1]
 
     def waiting(self, driver: subprocess.Popen[str]) -> str:
@@ -277,7 +329,9 @@ class Training:
         last = time.monotonic() + 400
         while not self.waits.exists() or not self.waits.read_text():
             assert driver.poll() is None, driver.communicate()
-            assert time.monotonic() < last, "no worker outside of the head node has come to its fourth step"
+            assert time.monotonic() < last, (
+                "no worker outside of the head node has come to its fourth step"
+            )
             time.sleep(0.05)
         return self.waits.read_text()
 
@@ -308,14 +362,19 @@ def whole(world: Path, tiny_lm: str, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def check_resumed(driver: subprocess.Popen[str], run: Path, whole: Path) -> None:
-    """Wait for a training; assert that it resumed once and has the weights of the run that nothing interrupted."""
+    """Wait for a training; assert that it resumed once and has the weights of the run that nothing
+    interrupted."""
     out, err = driver.communicate(timeout=400)
     assert driver.returncode == 0, err
-    assert err.count("run: resumes from checkpoint-000003") == 1 and "best checkpoint: step" in out, err
+    assert (
+        err.count("run: resumes from checkpoint-000003") == 1 and "best checkpoint: step" in out
+    ), err
     assert_same_weights(run, whole)
 
 
-def test_a_training_that_loses_a_node_resumes(nodes: Nodes, whole: Path, training: Training) -> None:
+def test_a_training_that_loses_a_node_resumes(
+    nodes: Nodes, whole: Path, training: Training
+) -> None:
     driver = training.start(held=True)
     node = training.waiting(driver)
     second = training.start(held=False)

@@ -31,13 +31,18 @@ def name(page: Path) -> str:
 
 def text_of(page: Path) -> str:
     """Return a page's text without code blocks."""
-    return re.sub(r"^( *)```.*?^\1```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(
+        r"^( *)```.*?^\1```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
 
 
 def anchors(page: Path) -> set[str]:
     """Return the anchors that GitHub gives the headings of a page."""
     titles = re.findall(r"^#+ +(.+?) *$", text_of(page), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", title.replace("\\", "").lower()).replace(" ", "-") for title in titles}
+    return {
+        re.sub(r"[^\w\- ]", "", title.replace("\\", "").lower()).replace(" ", "-")
+        for title in titles
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -50,7 +55,9 @@ def test_links_exist(page: Path) -> None:
         assert file.exists(), f"{page.name}: no file {target}"
         assert not anchor or anchor in anchors(file), f"{page.name}: no heading for {target}"
         inside = (ROOT / "docs") in page.parents
-        assert not inside or (ROOT / "docs") in file.parents, f"{page.name}: {target} is not part of the site"
+        assert not inside or (ROOT / "docs") in file.parents, (
+            f"{page.name}: {target} is not part of the site"
+        )
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=name)
@@ -72,7 +79,10 @@ def test_the_readme_has_at_most_200_lines() -> None:
 @pytest.mark.parametrize("room", sorted(set(BELOW) - {"stepdiff_core"}))
 def test_every_room_is_in_the_api_reference(room: str) -> None:
     reference = (ROOT / "docs/api/index.md").read_text(encoding="utf-8")
-    assert f"\n## {room}\n\n::: {room}\n" in reference and f"| [{room}](#{room.replace('.', '')}) |" in reference
+    assert (
+        f"\n## {room}\n\n::: {room}\n" in reference
+        and f"| [{room}](#{room.replace('.', '')}) |" in reference
+    )
 
 
 @pytest.mark.full
@@ -86,7 +96,12 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     page = (tmp_path / "site/api/index.html").read_text(encoding="utf-8")
     assert "https://fonts" not in page
-    for documented in ("store.Store", "heads.TrainOptions", "stepdiff.annotate.Agreement", "stepdiff.app.Site"):
+    for documented in (
+        "store.Store",
+        "heads.TrainOptions",
+        "stepdiff.annotate.Agreement",
+        "stepdiff.app.Site",
+    ):
         assert documented.rpartition(".")[2] in re.findall(r"<h\d[^>]*\.(\w+)\"", page), documented
     assert len(re.findall(r"<h\d[^>]*featurize\.(?:encoders\.)?Encoder\"", page)) == 1
 
@@ -104,7 +119,8 @@ for name, *rest in json.load(sys.stdin):
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         runpy.run_module(name, run_name="__main__", alter_sys=True)
-    flags[" ".join([name, *rest[:-1]])] = flags.get(" ".join([name, *rest[:-1]]), "") + printed.getvalue()
+    command = " ".join([name, *rest[:-1]])
+    flags[command] = flags.get(command, "") + printed.getvalue()
 json.dump(flags, sys.stdout)
 """
 ROOMS_OF_VERBS = ("store", "retrieval", "stepdiff_core.weights", "stepdiff.app.people")
@@ -114,7 +130,12 @@ OPTION = r"(?<![\w-])--[a-z][\w.-]*"
 
 def test_every_option_and_module_that_the_pages_name_exists() -> None:
     """In `console` blocks an option must belong to its command, in prose to any command."""
-    named = [command for page in RUN for block in blocks(page, "console", "sh") for command in split_commands(block)]
+    named = [
+        command
+        for page in RUN
+        for block in blocks(page, "console", "sh")
+        for command in split_commands(block)
+    ]
     named = [command.replace("python featurize.py", "python -m featurize") for command in named]
     used: dict[str, set[str]] = {}
     for command in named:
@@ -122,11 +143,16 @@ def test_every_option_and_module_that_the_pages_name_exists() -> None:
             name, verb = found.groups()
             key = f"{name} {verb}" if name in ROOMS_OF_VERBS else name
             used.setdefault(key, set()).update(re.findall(OPTION, command[found.start() :]))
-    prose = "\n".join(re.sub(r"^( *)```.*?^\1```", "", (ROOT / page).read_text(), flags=re.S | re.M) for page in RUN)
+    prose = "\n".join(
+        re.sub(r"^( *)```.*?^\1```", "", (ROOT / page).read_text(), flags=re.S | re.M)
+        for page in RUN
+    )
     quoted = " ".join(re.findall(r"`[^`\n]+`", prose))
     named = re.findall(r"`stepdiff ([a-z]+)(?: ([a-z]+))?[ `]", prose)
     known_verbs = {"", *ANNOTATE}
-    unknown_verbs = [(name, verb) for name, verb in named if name == "annotate" and verb not in known_verbs]
+    unknown_verbs = [
+        (name, verb) for name, verb in named if name == "annotate" and verb not in known_verbs
+    ]
     assert [name for name, _ in named if name not in VERBS] == unknown_verbs == []
     modules = {key.split()[0] for key in used} | set(re.findall(r"python -m ([\w.]+)[ `]", quoted))
     assert [name for name in modules - {"benchmarks."} if find_spec(name) is None] == []
@@ -143,8 +169,11 @@ def test_every_option_and_module_that_the_pages_name_exists() -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     known = {key: options(text) | {"--config"} for key, text in json.loads(done.stdout).items()}
-    assert {key: unknown(flags, known[key]) for key, flags in used.items()} == {key: [] for key in used}
-    others = {"--always-make", "--check", "--generate", "--runtime-env-json"}  # of make, sha256sum and `ray`
+    assert {key: unknown(flags, known[key]) for key, flags in used.items()} == {
+        key: [] for key in used
+    }
+    # of make, sha256sum and `ray`
+    others = {"--always-make", "--check", "--generate", "--runtime-env-json"}
     assert unknown(set(re.findall(OPTION, quoted)), set().union(*known.values(), others)) == []
 
 
@@ -153,7 +182,9 @@ def options(text: str) -> set[str]:
 
 
 def unknown(flags: set[str], known: set[str]) -> list[str]:
-    return sorted(flag for flag in flags if flag not in known and flag.replace("--no-", "--") not in known)
+    return sorted(
+        flag for flag in flags if flag not in known and flag.replace("--no-", "--") not in known
+    )
 
 
 def test_make_targets_and_extras_that_the_pages_name_exist() -> None:
@@ -161,6 +192,8 @@ def test_make_targets_and_extras_that_the_pages_name_exist() -> None:
     makefile = (ROOT / "Makefile").read_text() + (ROOT / "reproduce.mk").read_text()
     for target in set(re.findall(r"(?:`|\$ |-j2 )make (?:-j2 )?([a-z]+)", text)):
         assert re.search(f"^{target}:", makefile, re.M), target
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
     named = {name for group in re.findall(r"'\.\[([\w,]+)\]'", text) for name in group.split(",")}
     assert sorted(named - set(extras)) == []

@@ -1,13 +1,15 @@
 """Golden files are read, and written again with the same bytes (tests/golden/make.py made them).
 
-Equal on every machine: every row of the golden store, also as zarr-python reads it; the files of a view that is
-requantised and of a store that is imported from Parquet and compacted (arrays, metadata, failures, lock-free shard
-records without times; the catalog's Parquet where Polars is of the recorded version); negatives, the order of
-neighbours, the text of predictions, all text files of the kitchen.
+Equal on every machine: every row of the golden store, also as zarr-python reads it; the files of a
+view that is requantised and of a store that is imported from Parquet and compacted (arrays,
+metadata, failures, lock-free shard records without times; the catalog's Parquet where Polars is of
+the recorded version); negatives, the order of neighbours, the text of predictions, all text files
+of the kitchen.
 
-Equal in every bit only if `machine` is the recorded one, because matrix products differ between processors and
-versions of torch: features of pictures, of a video and of texts, embeddings and weights of heads, predictions, scores.
-Elsewhere they are compared to a tolerance, and trained weights not at all. Everything runs with one thread.
+Equal in every bit only if `machine` is the recorded one, because matrix products differ between
+processors and versions of torch: features of pictures, of a video and of texts, embeddings and
+weights of heads, predictions, scores. Elsewhere they are compared to a tolerance, and trained
+weights not at all. Everything runs with one thread.
 """
 
 import importlib.util
@@ -63,7 +65,8 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def again(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the golden files in which the commands run."""
     folder = Path(shutil.copytree(golden, tmp_path_factory.mktemp("again") / "golden"))
-    fingerprint(folder / "lm")  # as the training did: a head leads to no other folder than those in use here
+    # as the training did: a head leads to no other folder than those in use here
+    fingerprint(folder / "lm")
     return folder
 
 
@@ -81,7 +84,8 @@ def same_values(values: np.ndarray, expected: np.ndarray) -> None:
 
 
 def same_text(text: str, expected: str) -> None:
-    """Return whether texts are equal to the byte; on other machines numbers with a fraction may differ slightly."""
+    """Return whether texts are equal to the byte; on other machines numbers with a fraction may
+    differ slightly."""
     if SAME:
         assert text == expected
     number = re.compile(r"-?\d+\.\d+(?:e[+-]\d+)?")
@@ -91,7 +95,8 @@ def same_text(text: str, expected: str) -> None:
 
 
 def same_files(found: dict[str, str], expected: dict[str, str]) -> None:
-    """Check for the same names and bytes; for Parquet the bytes only if the same version of Polars wrote it."""
+    """Check for the same names and bytes; for Parquet the bytes only if the same version of Polars
+    wrote it."""
     assert list(found) == list(expected)
     different = {name for name in found if found[name] != expected[name]}
     assert {name for name in different if SAME_PARQUET or not name.endswith(".parquet")} == set()
@@ -104,7 +109,10 @@ def test_every_row_of_the_golden_store_reads_as_written(golden: Path, again: Pat
 
 
 def test_zarr_python_reads_the_same_rows(golden: Path) -> None:
-    store, arrays = Store.open(golden / "features"), zarr.open_group(golden / "features/arrays.zarr", mode="r")
+    store, arrays = (
+        Store.open(golden / "features"),
+        zarr.open_group(golden / "features/arrays.zarr", mode="r"),
+    )
     for name, digests in GOLDEN["rows"].items():
         if name.endswith(" failed"):
             continue
@@ -116,7 +124,9 @@ def test_zarr_python_reads_the_same_rows(golden: Path) -> None:
 def test_a_requantised_view_has_the_same_files(golden: Path, again: Path) -> None:
     make.run("requantise", again, **PLACES)
     for folder in ("features/failures/clips", "features/arrays.zarr/clips"):
-        same_files(make.files_of(again / folder / "small-again"), make.files_of(golden / folder / "small"))
+        same_files(
+            make.files_of(again / folder / "small-again"), make.files_of(golden / folder / "small")
+        )
 
 
 def test_an_imported_and_compacted_store_has_the_same_files(again: Path) -> None:
@@ -140,7 +150,9 @@ def test_negatives_and_neighbours_are_the_same(golden: Path, again: Path) -> Non
     make.run("retrieval", again, **PLACES)
     for written in (golden / "out").glob("negatives_*.jsonl"):
         assert (again / "out" / written.name).read_bytes() == written.read_bytes(), written.name
-    found, expected = (pl.read_parquet(folder / "out/neighbours.parquet") for folder in (again, golden))
+    found, expected = (
+        pl.read_parquet(folder / "out/neighbours.parquet") for folder in (again, golden)
+    )
     assert found.drop("similarities").equals(expected.drop("similarities"))
     columns = (frame["similarities"].explode().to_numpy() for frame in (found, expected))
     same_values(*columns)
@@ -152,9 +164,13 @@ def test_predictions_and_scores_of_the_golden_heads_are_the_same(golden: Path, a
     assert len(answered) > 20
     for name in answered:
         found, expected = ((folder / "out" / name).read_text() for folder in (again, golden))
-        if name.endswith(".scores.json"):  # its options are those of the command, which may have more by now
+        # its options are those of the command, which may have more by now
+        if name.endswith(".scores.json"):
             found, expected = ({**json.loads(text), "options": {}} for text in (found, expected))
-            found, expected = json.dumps(found, sort_keys=True), json.dumps(expected, sort_keys=True)
+            found, expected = (
+                json.dumps(found, sort_keys=True),
+                json.dumps(expected, sort_keys=True),
+            )
         same_text(found, expected)
 
 
@@ -162,7 +178,10 @@ def test_heads_embed_and_train_the_same(golden: Path, again: Path) -> None:
     make.run("embed train" if SAME else "embed", again, **PLACES)
     for entity in ("clips", "texts"):
         keys = list(GOLDEN["rows"][f"{entity}/aligned/embedding"])
-        places = [(golden / "features", entity, "aligned"), (again / "features", entity, "aligned-again")]
+        places = [
+            (golden / "features", entity, "aligned"),
+            (again / "features", entity, "aligned-again"),
+        ]
         same_values(*(rows(*place, "embedding", keys) for place in reversed(places)))
     if SAME:
         written = sorted((golden / "runs").rglob("head.safetensors"))

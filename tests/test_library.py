@@ -19,10 +19,18 @@ GUIDE = Path(__file__).parents[1] / "docs/guides/library.md"
 def test_the_training_script_learns_and_resumes(tmp_path: Path) -> None:
     keys, steps = [f"c{row}" for row in range(96)], [f"step {row % 3}" for row in range(96)]
     frame = pl.DataFrame({"key": keys, "step": steps, "split": ["train"] * 90 + ["test"] * 6})
-    vectors = np.eye(3, 16, dtype=np.float32)[np.arange(96) % 3] + np.random.default_rng(0).normal(0, 0.1, (96, 16))
-    write_view(tmp_path / "store", frame, {"embedding": Feature((16,), "float16")}, {"embedding": vectors})
+    vectors = np.eye(3, 16, dtype=np.float32)[np.arange(96) % 3] + np.random.default_rng(0).normal(
+        0, 0.1, (96, 16)
+    )
+    write_view(
+        tmp_path / "store", frame, {"embedding": Feature((16,), "float16")}, {"embedding": vectors}
+    )
 
-    (shown,) = (block for block in re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL) if "AdamW" in block)
+    (shown,) = (
+        block
+        for block in re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+        if "AdamW" in block
+    )
 
     def lines(checkpoint: str, epochs: int) -> list[str]:
         script = f"import torch\ntorch.manual_seed(0)\n{shown}"
@@ -35,7 +43,9 @@ def test_the_training_script_learns_and_resumes(tmp_path: Path) -> None:
             assert script.count(words) == 1
             script = script.replace(words, ours)
         command = [sys.executable, "-c", script]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True
+        ).stdout.splitlines()
 
     whole = lines("whole.pt", 6)
     assert [line.partition(":")[0] for line in whole] == [f"epoch {epoch}" for epoch in range(6)]

@@ -13,12 +13,19 @@ def test_a_hole_of_the_tests_is_found(tmp_path: Path, capsys: pytest.CaptureFixt
     for folder in ("room", "tests/room"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "room/bound.py").write_text("def above(n):\n    return n > 2\n")
-    test = "from room.bound import above\n\n\ndef test_above():\n    assert above(5) and not above(2)\n"
+    test = (
+        "from room.bound import above\n\n\ndef test_above():\n    assert above(5) and not "
+        "above(2)\n"
+    )
     (tmp_path / "tests/room/test_bound.py").write_text(test)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = full\n")
     before = {file: file.read_bytes() for file in tmp_path.rglob("*.py")}
-    assert survivors(tmp_path, "room", 0, 100) == ["room/bound.py:2: return n > 2  ->  return n > 3"]
-    assert capsys.readouterr().out.endswith("\n1 of 2 changes were noticed, 0 of them by the time limit; 1 were not\n")
+    assert survivors(tmp_path, "room", 0, 100) == [
+        "room/bound.py:2: return n > 2  ->  return n > 3"
+    ]
+    assert capsys.readouterr().out.endswith(
+        "\n1 of 2 changes were noticed, 0 of them by the time limit; 1 were not\n"
+    )
     assert {file: file.read_bytes() for file in before} == before
 
 

@@ -56,8 +56,14 @@ def texts(parser: Parser) -> Iterator[tuple[Field[Any], Any]]:
             yield field, hints[field.name]
 
 
-PARSERS: dict[str, Any] = {name: capture_parser(main_of(name), command) for name, (_, command) in COMMANDS.items()}
-WRITERS = [name for name, parser in PARSERS.items() if any("written" in field.metadata for field, _ in texts(parser))]
+PARSERS: dict[str, Any] = {
+    name: capture_parser(main_of(name), command) for name, (_, command) in COMMANDS.items()
+}
+WRITERS = [
+    name
+    for name, parser in PARSERS.items()
+    if any("written" in field.metadata for field, _ in texts(parser))
+]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -67,7 +73,9 @@ def test_each_option_that_names_an_output_says_so(name: str) -> None:
     for field, _ in texts(parser):
         is_output = field.name in NAMES or OUTPUT.search(helps[field.name]) is not None
         is_output &= (name, field.name) not in NO_FILES
-        assert is_output == ("written" in field.metadata), f"{name} {flag(field.name)}: {helps[field.name]}"
+        assert is_output == ("written" in field.metadata), (
+            f"{name} {flag(field.name)}: {helps[field.name]}"
+        )
 
 
 def value(kind: Any, text: str) -> Any:
@@ -83,7 +91,9 @@ def value(kind: Any, text: str) -> Any:
 def needed(parser: Parser) -> dict[str, Any]:
     """Return values of the options that must be given."""
     hints = typing.get_type_hints(parser.options)
-    required = (f for f in dataclasses.fields(parser.options) if f.default is f.default_factory is MISSING)  # type: ignore[arg-type]
+    required = (
+        f for f in dataclasses.fields(parser.options) if f.default is f.default_factory is MISSING
+    )  # type: ignore[arg-type]
     return {field.name: value(hints[field.name], "x") for field in required}
 
 
@@ -108,16 +118,22 @@ def spellings(tmp_path: Path) -> list[tuple[str, str]]:
         f"{file}@0:05-10",
     ]
     pairs = [(file, other) for other in (file, *others)] + [(links / "symbolic", links / "hard")]
-    return [(str(one), str(two)) for one, two in pairs] + [("s3://bucket/a.jsonl", "s3://bucket/a.jsonl")]
+    return [(str(one), str(two)) for one, two in pairs] + [
+        ("s3://bucket/a.jsonl", "s3://bucket/a.jsonl")
+    ]
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_an_output_that_is_another_option_is_refused(name: str, spellings: list[tuple[str, str]]) -> None:
+def test_an_output_that_is_another_option_is_refused(
+    name: str, spellings: list[tuple[str, str]]
+) -> None:
     parser = PARSERS[name]
     assert parser.options is not None
     for out, other in permutations(texts(parser), 2):
         for one, two in spellings if "written" in out[0].metadata else ():
-            given = {field.name: value(kind, text) for (field, kind), text in ((out, one), (other, two))}
+            given = {
+                field.name: value(kind, text) for (field, kind), text in ((out, one), (other, two))
+            }
             with pytest.raises(StepDiffError, match="would overwrite it; name another") as refused:
                 refuse_overwriting(parser.options(**needed(parser) | given), parser.positional)
             assert all(shown(parser, field.name) in str(refused.value) for field, _ in (out, other))
@@ -128,16 +144,23 @@ def test_an_output_that_is_another_option_is_refused(name: str, spellings: list[
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_command_refuses_before_it_starts(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_refuses_before_it_starts(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     parser, file = PARSERS[name], tmp_path / "options.yaml"
     out = next(field.name for field, _ in texts(parser) if "written" in field.metadata)
     given = {**needed(parser), out: str(file)}
     positional = [key for key in parser.positional if key in given]
-    flags = [f"{flag(key)}={content}" for key, content in given.items() if key not in parser.positional]
+    flags = [
+        f"{flag(key)}={content}" for key, content in given.items() if key not in parser.positional
+    ]
     file.write_text("json: true\n")
     values = [given[key][0] if isinstance(given[key], tuple) else given[key] for key in positional]
     assert main_of(name)([*COMMANDS[name][1], "--config", str(file), *flags, *values]) == 2
-    line = f"error: --config {file}: {shown(parser, out)} {file} would overwrite it; name another {shown(parser, out)}"
+    line = (
+        f"error: --config {file}: {shown(parser, out)} {file} would overwrite it; name another "
+        f"{shown(parser, out)}"
+    )
     assert capsys.readouterr().err == f"{line}\n" and file.read_text() == "json: true\n"
 
 
@@ -148,7 +171,13 @@ def test_a_command_refuses_before_it_starts(name: str, tmp_path: Path, capsys: p
         ("annotate pairqa", {"out": "new.jsonl", "texts": "new.record.json"}),
         ("annotate statistics", {"out": ".", "files": ("new.jsonl", "statistics.json")}),
         ("train", {"out": "new.jsonl", "video_lm": VideoLMRecipe(Schedule(1), pairqa="new.jsonl")}),
-        ("report", {"out": ".", "predictions": (PredictionEntry("a", "diffcap", "new.jsonl", "report.json"),)}),
+        (
+            "report",
+            {
+                "out": ".",
+                "predictions": (PredictionEntry("a", "diffcap", "new.jsonl", "report.json"),),
+            },
+        ),
     ],
 )
 def test_files_next_to_an_output_and_nested_options_count(
@@ -159,13 +188,21 @@ def test_files_next_to_an_output_and_nested_options_count(
     assert parser.options is not None
     given = parser.options(**needed(parser) | options)
     refuse_overwriting(given, parser.positional)
-    for file in ("new.jsonl", "new.rows.jsonl", "new.record.json", "statistics.json", "report.json"):
+    for file in (
+        "new.jsonl",
+        "new.rows.jsonl",
+        "new.record.json",
+        "statistics.json",
+        "report.json",
+    ):
         Path(file).touch()
     with pytest.raises(StepDiffError, match="would overwrite it"):
         refuse_overwriting(given, parser.positional)
 
 
-def test_folders_names_and_new_files_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_names_and_new_files_are_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("runs/net").mkdir(parents=True)
     Path("runs/net/recipe.yaml").touch()
@@ -173,5 +210,7 @@ def test_folders_names_and_new_files_are_accepted(tmp_path: Path, monkeypatch: p
     words, query = PARSERS["words"].options, PARSERS["query"].options
     assert words is not None and query is not None
     refuse_overwriting(words(store="runs", view="net", pairqa="pairqa.jsonl", out="net"))
-    refuse_overwriting(words(store="s", view="v", pairqa="p", out="runs/net"), configs=["runs/net/recipe.yaml"])
+    refuse_overwriting(
+        words(store="s", view="v", pairqa="p", out="runs/net"), configs=["runs/net/recipe.yaml"]
+    )
     refuse_overwriting(query(Path("runs"), "net", text="a b: c", out=Path("runs/net/new.csv")))

@@ -1,4 +1,5 @@
-"""Every command either reads `PATH@NAME` as the store was, or refuses it in one line and writes nothing."""
+"""Every command either reads `PATH@NAME` as the store was, or refuses it in one line and writes
+nothing."""
 
 import importlib
 import json
@@ -21,7 +22,9 @@ READ = {
     "query of a text": "retrieval query --view net --text whisk --out OUT.jsonl",
     "duplicates": "retrieval duplicates --view net --threshold 0.2 --out OUT.jsonl",
     "neighbours": "retrieval neighbours --view net -k 2 --out OUT.parquet",
-    "negatives": "retrieval negatives --view net --text-view net --test-set DIFFCAP --out OUT.jsonl",
+    "negatives": (
+        "retrieval negatives --view net --text-view net --test-set DIFFCAP --out OUT.jsonl"
+    ),
     "pairs": "stepdiff.annotate.pairs --other 0 --out OUT.parquet",
 }
 REFUSED = {
@@ -37,7 +40,11 @@ def write(store: Store, seed: int) -> None:
     """Write other vectors and other steps for each seed."""
     rng = np.random.default_rng(seed)
     keys = [f"c{at}" for at in range(CLIPS)]
-    clips = {"key": keys, "video": [f"v{at}.mp4" for at in range(CLIPS)], "split": ["train"] * CLIPS}
+    clips = {
+        "key": keys,
+        "video": [f"v{at}.mp4" for at in range(CLIPS)],
+        "split": ["train"] * CLIPS,
+    }
     frame = pl.DataFrame({**clips, "step": rng.permutation(["whisk", "pour"] * (CLIPS // 2))})
     texts = pl.DataFrame({"key": [text_key(word) for word in WORDS], "text": WORDS})
     for entity, rows in (("clips", frame), ("texts", texts)):
@@ -48,12 +55,16 @@ def write(store: Store, seed: int) -> None:
             else:
                 store.catalog(entity).append(rows)
         with store.writer(entity, "net", MADE, FEATURES) as writer:
-            writer.write(rows["key"].to_list(), {"embedding": rng.normal(size=(rows.height, 8)).astype(np.float32)})
+            writer.write(
+                rows["key"].to_list(),
+                {"embedding": rng.normal(size=(rows.height, 8)).astype(np.float32)},
+            )
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `then`, a store, and `now`, whose snapshot v1 is equal to it and whose rows are others now."""
+    """A folder with `then`, a store, and `now`, whose snapshot v1 is equal to it and whose rows are
+    others now."""
     made = tmp_path_factory.mktemp("snapshots")
     store = Store.open(made / "now", create=True)
     write(store, 0)
@@ -63,7 +74,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.tag("v1")
     write(store, 1)
     rows = [
-        {"reference": f"c{2 * at}", "candidate": f"c{2 * at + 1}", "category": "Actions", "text": [word]}
+        {
+            "reference": f"c{2 * at}",
+            "candidate": f"c{2 * at + 1}",
+            "category": "Actions",
+            "text": [word],
+        }
         for at, word in enumerate(WORDS)
     ]
     (made / "DIFFCAP").write_text("\n".join(map(json.dumps, rows)) + "\n")
@@ -85,7 +101,9 @@ def content(folder: Path, out: str) -> object:
 
 
 @pytest.mark.parametrize("name", READ)
-def test_a_command_that_reads_gives_the_results_of_then(name: str, folder: Path, tmp_path: Path) -> None:
+def test_a_command_that_reads_gives_the_results_of_then(
+    name: str, folder: Path, tmp_path: Path
+) -> None:
     stores = {"then": f"{folder}/then", "v1": f"{folder}/now@v1", "now": f"{folder}/now"}
     for out, store in stores.items():
         assert run(READ[name], store, tmp_path / out, folder) == 0
@@ -95,7 +113,11 @@ def test_a_command_that_reads_gives_the_results_of_then(name: str, folder: Path,
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_command_that_writes_is_refused_in_one_line(
-    name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    name: str,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("featurize.job.find_weights", lambda *given: tmp_path)
     before = files(folder / "now")

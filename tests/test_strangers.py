@@ -1,7 +1,8 @@
-"""Files of strangers: no store, head, run, export or score record runs code, sends a request or is silently wrong.
+"""Files of strangers: no store, head, run, export or score record runs code, sends a request or is
+silently wrong.
 
-Every command is in `COMMANDS` with what it is given, or in `OF_THE_USER`, because all that it reads is the user's own.
-A new command is in neither, and the tests fail until it is.
+Every command is in `COMMANDS` with what it is given, or in `OF_THE_USER`, because all that it reads
+is the user's own. A new command is in neither, and the tests fail until it is.
 """
 
 import contextlib
@@ -57,9 +58,16 @@ BUCKET = "s3://stranger/features"
 
 OF_THE_USER = {
     *("kitchen", "weights fetch", "weights list", "store plan"),  # read nothing
-    *("annotate manifest", "annotate agreement", "annotate statistics", "annotate export", "annotate audit"),
+    *(
+        "annotate manifest",
+        "annotate agreement",
+        "annotate statistics",
+        "annotate export",
+        "annotate audit",
+    ),
     *("people add", "people link", "people revoke", "people list", "people admin"),
-    *("train", "annotate pairqa", "annotate describe"),  # a store too, whose texts and tokens they read
+    # a store too, whose texts and tokens they read
+    *("train", "annotate pairqa", "annotate describe"),
 }
 """commands that take no head, and nothing that names an encoder, a task or weights"""
 _VIEW = "--store {}/store --view planted"
@@ -120,8 +128,12 @@ COMMANDS: dict[str, list[str]] = {
         f"{_PAIR} --store {{}}/store --model {{}}/runs/trained Why?",
     ],
     "differences": [f"{_PAIR} --store {{}}/store --words {{}}/runs/words", f"{_PAIR} {_VIEW}"],
-    "app": ["--store {}/store --runs {}/runs --predictions {} --models {}/runs/trained --cache {}/cache"],
-    "annotate align": ["--store {}/store --head {}/runs/trained --narration {}/said.jsonl --out {}/texts.parquet"],
+    "app": [
+        "--store {}/store --runs {}/runs --predictions {} --models {}/runs/trained --cache {}/cache"
+    ],
+    "annotate align": [
+        "--store {}/store --head {}/runs/trained --narration {}/said.jsonl --out {}/texts.parquet"
+    ],
     "annotate captions": [
         "--kind tools --store {}/store --head {}/runs/trained",
         f"--kind tools {_VIEW} --model {{}}/runs/trained",
@@ -133,9 +145,20 @@ COMMANDS: dict[str, list[str]] = {
     ],
     "annotate pairs": ["--store {}/store --out {}/pairs.jsonl"],
 }
-"""command -> options with files of a stranger, {} is their folder; every option that takes such a file is among them"""
+"""command -> options with files of a stranger, {} is their folder; every option that takes such a
+file is among them"""
 QUICK = ("query", "compare", "report")
-FILES = {"--store", "--head", "--heads", "--model", "--models", "--words", "--runs", "--predictions", "--against"}
+FILES = {
+    "--store",
+    "--head",
+    "--heads",
+    "--model",
+    "--models",
+    "--words",
+    "--runs",
+    "--predictions",
+    "--against",
+}
 
 
 def every_command() -> list[str]:
@@ -156,7 +179,9 @@ def test_every_option_that_takes_a_file_of_strangers_is_tried() -> None:
     for name, given in COMMANDS.items():
         with contextlib.redirect_stdout(printed := io.StringIO()), contextlib.suppress(SystemExit):
             main([*name.split(), "--help"])
-        options = FILES.intersection(re.findall(r"^  (--[a-z-]+)", printed.getvalue(), re.MULTILINE))
+        options = FILES.intersection(
+            re.findall(r"^  (--[a-z-]+)", printed.getvalue(), re.MULTILINE)
+        )
         assert options <= set(" ".join(given).split()), name
 
 
@@ -190,32 +215,51 @@ def write_words(folder: Path, provenance: Provenance, channels: int = 8) -> Word
     head = WordHead(folder, about, terms, *learned, sides, {}, {}, categories, frozenset(terms))
     folder.mkdir(parents=True)
     reads, trained = {"clips": provenance.as_dict()}, TrainedOn.of([pl.DataFrame({"key": CLIPS})])
-    write_record(folder, {"reads": reads, "store": None, "init": None, "trained_on": trained.write(folder)})
+    write_record(
+        folder, {"reads": reads, "store": None, "init": None, "trained_on": trained.write(folder)}
+    )
     head.save()
     return head
 
 
 def write_run(folder: Path, provenance: Provenance, language_model: str) -> None:
     """Write the record of a head that was trained on a store in a bucket."""
-    options = {"schedule": {"steps": 1}, "pairqa": "pairqa.jsonl", "view": "planted", "language_model": language_model}
+    options = {
+        "schedule": {"steps": 1},
+        "pairqa": "pairqa.jsonl",
+        "view": "planted",
+        "language_model": language_model,
+    }
     folder.mkdir(parents=True)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump({"store": BUCKET, "out": "run", "video_lm": options}))
-    reads, place = {"clips": provenance.as_dict(), "language_model": "0" * 64}, {"path": BUCKET, "at": None}
+    (folder / "recipe.yaml").write_text(
+        yaml.safe_dump({"store": BUCKET, "out": "run", "video_lm": options})
+    )
+    reads, place = (
+        {"clips": provenance.as_dict(), "language_model": "0" * 64},
+        {"path": BUCKET, "at": None},
+    )
     write_record(folder, {"reads": reads, "store": place | {"commits": {}}, "init": None})
     write_sums(folder, MADE_BY)
 
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with files of a stranger, each of which names PLANTED, a bucket and unknown weights."""
+    """A folder with files of a stranger, each of which names PLANTED, a bucket and unknown
+    weights."""
     folder = tmp_path_factory.mktemp("theirs")
     made, random = planted_provenance(), np.random.default_rng(0)
     features = {"tokens": Feature((4, 8), "float16"), "embedding": Feature((8,), "float32")}
     store = Store.open(folder / "store", create=True)
-    videos = pl.DataFrame({"key": CLIPS, "video": ["a.mp4", "a.mp4", "b.mp4", "b.mp4"], "start": [0.0, 1.0] * 2})
-    clips = videos.with_columns(end=pl.col("start") + 1, split=pl.lit("train"), step=pl.lit("whisk"))
+    videos = pl.DataFrame(
+        {"key": CLIPS, "video": ["a.mp4", "a.mp4", "b.mp4", "b.mp4"], "start": [0.0, 1.0] * 2}
+    )
+    clips = videos.with_columns(
+        end=pl.col("start") + 1, split=pl.lit("train"), step=pl.lit("whisk")
+    )
     clips = clips.with_columns(narration=pl.lit("a red pan"))
-    values = {name: random.standard_normal((4, *feature.shape)) for name, feature in features.items()}
+    values = {
+        name: random.standard_normal((4, *feature.shape)) for name, feature in features.items()
+    }
     values = {name: value.astype(np.float32) for name, value in values.items()}
     source = {"weights": "stranger/weights"}
     for view in ("planted", "both"):
@@ -233,12 +277,18 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     described = {"reference": "a", "candidate": "b", "category": "Visuals", "text": ["a red pan"]}
     (folder / "diffcap.jsonl").write_text(json.dumps(described) + "\n")
     (folder / "p.jsonl").write_text('{"scores": [1, 0, 0, 0]}\n')
-    record = {"options": {"task": PLANTED, "method": PLANTED}, "scores": {"rows": 1, "intervals": {}}, "disclosed": {}}
+    record = {
+        "options": {"task": PLANTED, "method": PLANTED},
+        "scores": {"rows": 1, "intervals": {}},
+        "disclosed": {},
+    }
     (folder / "p.scores.json").write_text(json.dumps(record))
     benchmarks = [{"method": "theirs", "predictions": str(folder / "p.jsonl")}]
     (folder / "report.yaml").write_text(yaml.safe_dump({"benchmarks": benchmarks}))
     asked = {"type": 1, "question": "What differs?", "answer": "a red pan", "category": "Visuals"}
-    (folder / "pairqa.jsonl").write_text(json.dumps({"reference": "a", "candidate": "b", **asked}) + "\n")
+    (folder / "pairqa.jsonl").write_text(
+        json.dumps({"reference": "a", "candidate": "b", **asked}) + "\n"
+    )
     for name in ("a", "b"):
         write_video(folder / f"{name}.mp4")
     (folder / "said.jsonl").write_text("")
@@ -286,7 +336,11 @@ def refused_or_done(arguments: list[str]) -> int:
     ],
 )
 def test_no_command_imports_or_asks_what_data_name(
-    name: str, given: str, planted: Path, listening: Callable[[], bool], capsys: pytest.CaptureFixture[str]
+    name: str,
+    given: str,
+    planted: Path,
+    listening: Callable[[], bool],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     status = refused_or_done([*name.split(), *given.replace("{}", str(planted)).split()])
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
@@ -296,9 +350,14 @@ def test_no_command_imports_or_asks_what_data_name(
 
 
 def test_the_pages_import_nothing_that_data_name(planted: Path) -> None:
-    site = Site(AppOptions(str(planted / "store"), runs=str(planted / "runs"), cache=str(planted / "cache")))
+    site = Site(
+        AppOptions(str(planted / "store"), runs=str(planted / "runs"), cache=str(planted / "cache"))
+    )
     for view in ("planted", "both"):
-        with pytest.raises(StepDiffError, match="give|no word of 'whisk' has evidence|your own is named by --encoder"):
+        with pytest.raises(
+            StepDiffError,
+            match="give|no word of 'whisk' has evidence|your own is named by --encoder",
+        ):
             Searcher(site).of_text(site.store.view("clips", view), "whisk", 2, None)
     assert Library([planted]).read()
     others = RowSet.of([np.arange(4)])
@@ -307,11 +366,16 @@ def test_the_pages_import_nothing_that_data_name(planted: Path) -> None:
     assert not (planted / "ran").exists() and "planted" not in sys.modules
 
 
-def test_a_class_that_the_user_types_is_imported(planted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_class_that_the_user_types_is_imported(
+    planted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     given = ["query", *_VIEW.replace("{}", str(planted)).split(), "--file", str(planted / "a.mp4")]
     try:
         assert main([*given, "--encoder", PLANTED]) == 2 and (planted / "ran").exists()
-        assert "view clips/planted differs from what planted:Planted makes of a file now" in capsys.readouterr().err
+        assert (
+            "view clips/planted differs from what planted:Planted makes of a file now"
+            in capsys.readouterr().err
+        )
     finally:
         sys.modules.pop("planted", None)
 
@@ -356,7 +420,12 @@ def with_arrays(folder: Path, **arrays: np.ndarray) -> None:
 
     (path,) = folder.glob("words-*")
     path.write_bytes(data := save(load_file(path) | arrays))
-    changed(folder, lambda about: about["weights"].update(sha256=hashlib.sha256(data).hexdigest(), size=len(data)))
+    changed(
+        folder,
+        lambda about: about["weights"].update(
+            sha256=hashlib.sha256(data).hexdigest(), size=len(data)
+        ),
+    )
 
 
 def with_fifo(folder: Path) -> None:
@@ -366,9 +435,18 @@ def with_fifo(folder: Path) -> None:
 
 
 HEADS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "fewer terms": (lambda f: changed(f, lambda a: a["terms"].pop()), "1 terms, weights [3, 2, 8] and bias [3, 2]"),
-    "a term twice": (lambda f: changed(f, lambda a: a.update(terms=["red", "red"])), "a term that is there twice"),
-    "declines text": (lambda f: changed(f, lambda a: a.update(declines="no")), "declines should be"),
+    "fewer terms": (
+        lambda f: changed(f, lambda a: a["terms"].pop()),
+        "1 terms, weights [3, 2, 8] and bias [3, 2]",
+    ),
+    "a term twice": (
+        lambda f: changed(f, lambda a: a.update(terms=["red", "red"])),
+        "a term that is there twice",
+    ),
+    "declines text": (
+        lambda f: changed(f, lambda a: a.update(declines="no")),
+        "declines should be",
+    ),
     "a threshold of text": (
         lambda f: changed(f, lambda a: a["declines"]["below"].update(Visuals="1")),
         "declines: below: Visuals should be",
@@ -377,28 +455,66 @@ HEADS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: changed(f, lambda a: a["declines"]["below"].update(Visuals=float("nan"))),
         "Visuals should be a finite number",
     ),
-    "a share of 0": (lambda f: changed(f, lambda a: a["categories"]["Visuals"].update(red=0)), "should be greater"),
-    "other provenance": (lambda f: changed(f, lambda a: a["provenance"].pop("crop")), "provenance with missing"),
-    "brackets": (lambda f: (f / "words.json").write_bytes(seal(f"{'[' * 200_000}{BLANK}".encode())), "is not JSON"),
+    "a share of 0": (
+        lambda f: changed(f, lambda a: a["categories"]["Visuals"].update(red=0)),
+        "should be greater",
+    ),
+    "other provenance": (
+        lambda f: changed(f, lambda a: a["provenance"].pop("crop")),
+        "provenance with missing",
+    ),
+    "brackets": (
+        lambda f: (f / "words.json").write_bytes(seal(f"{'[' * 200_000}{BLANK}".encode())),
+        "is not JSON",
+    ),
     "without a checksum": (lambda f: (f / "words.json").write_text("{}"), "of an earlier version"),
-    "a device": (lambda f: changed(f, lambda a: a["weights"].update(file="/dev/zero")), "weights: file should"),
-    "a folder up": (lambda f: changed(f, lambda a: a["weights"].update(file="../words.json")), "weights: file should"),
-    "another size": (lambda f: changed(f, lambda a: a["weights"].update(size=10)), "the most is 10"),
-    "a vast size": (lambda f: changed(f, lambda a: a["weights"].update(size=2**40)), "size should be less"),
+    "a device": (
+        lambda f: changed(f, lambda a: a["weights"].update(file="/dev/zero")),
+        "weights: file should",
+    ),
+    "a folder up": (
+        lambda f: changed(f, lambda a: a["weights"].update(file="../words.json")),
+        "weights: file should",
+    ),
+    "another size": (
+        lambda f: changed(f, lambda a: a["weights"].update(size=10)),
+        "the most is 10",
+    ),
+    "a vast size": (
+        lambda f: changed(f, lambda a: a["weights"].update(size=2**40)),
+        "size should be less",
+    ),
     "a FIFO": (with_fifo, "is not a regular file"),
-    "other weights": (lambda f: with_arrays(f, weights=np.zeros((3, 8), np.float32)), "weights [3, 8]"),
+    "other weights": (
+        lambda f: with_arrays(f, weights=np.zeros((3, 8), np.float32)),
+        "weights [3, 8]",
+    ),
     "no fold": (
         lambda f: with_arrays(f, weights=np.zeros((1, 2, 8), "f4"), bias=np.zeros((1, 2), "f4")),
         "weights [1,",
     ),
-    "a limit of 0": (lambda f: changed(f, lambda a: a["familiarity"].update(limit=0.0)), "limit should be greater"),
-    "a factor of other clips": (lambda f: with_arrays(f, factor=np.eye(9, dtype="f4")), "and factor [9, 9]"),
+    "a limit of 0": (
+        lambda f: changed(f, lambda a: a["familiarity"].update(limit=0.0)),
+        "limit should be greater",
+    ),
+    "a factor of other clips": (
+        lambda f: with_arrays(f, factor=np.eye(9, dtype="f4")),
+        "and factor [9, 9]",
+    ),
     "other familiarity": (
-        lambda f: with_arrays(f, factor=np.eye(9, dtype="f4"), mean=np.zeros(9, "f4"), scale=np.ones(9, "f4")),
+        lambda f: with_arrays(
+            f, factor=np.eye(9, dtype="f4"), mean=np.zeros(9, "f4"), scale=np.ones(9, "f4")
+        ),
         "noise [2] and mean [9]",
     ),
-    "a scale that is NaN": (lambda f: with_arrays(f, scale=np.full(8, np.nan, np.float32)), "not finite"),
-    "weights that are NaN": (lambda f: with_arrays(f, bias=np.full((3, 2), np.nan, np.float32)), "not finite"),
+    "a scale that is NaN": (
+        lambda f: with_arrays(f, scale=np.full(8, np.nan, np.float32)),
+        "not finite",
+    ),
+    "weights that are NaN": (
+        lambda f: with_arrays(f, bias=np.full((3, 2), np.nan, np.float32)),
+        "not finite",
+    ),
 }
 """what a stranger does to a head of words, and what the one line about it has"""
 
@@ -415,14 +531,22 @@ def test_a_head_of_words_of_a_stranger_is_refused_in_one_line(name: str, tmp_pat
 
 def test_a_head_of_other_channels_than_its_view_is_refused(theirs: Path, tmp_path: Path) -> None:
     head = write_words(tmp_path / "words", planted_provenance(), channels=9)
-    with pytest.raises(StepDiffError, match="reads 9 channels, and the tokens of view planted have 8"):
+    with pytest.raises(
+        StepDiffError, match="reads 9 channels, and the tokens of view planted have 8"
+    ):
         head.check(Store.open(theirs / "store").view("clips", "planted"))
 
 
-@pytest.mark.parametrize("change", [{"reads": [1]}, {"store": "s3://x"}, {"data": 3}, {"trained_on": {"sha256": 1}}])
-def test_a_lineage_of_a_stranger_is_refused_in_one_line(change: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change", [{"reads": [1]}, {"store": "s3://x"}, {"data": 3}, {"trained_on": {"sha256": 1}}]
+)
+def test_a_lineage_of_a_stranger_is_refused_in_one_line(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
     write_record(tmp_path, {"reads": {}, "init": None, **change})
-    with pytest.raises(StepDiffError, match=f"lineage.json: damaged .{next(iter(change))}.*train again"):
+    with pytest.raises(
+        StepDiffError, match=f"lineage.json: damaged .{next(iter(change))}.*train again"
+    ):
         run_record.read(tmp_path)
 
 
@@ -430,7 +554,14 @@ def test_a_lineage_of_a_stranger_is_refused_in_one_line(change: dict[str, Any], 
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny_lm: str) -> Path:
     """A folder with a world, `words`, and `run`, a small StepDiff that uses them."""
     world = write_world(tmp_path_factory.mktemp("trained"), WORLD)
-    given = ["--store", str(world / "features"), "--view", "visual", "--pairqa", str(world / "pairqa.jsonl")]
+    given = [
+        "--store",
+        str(world / "features"),
+        "--view",
+        "visual",
+        "--pairqa",
+        str(world / "pairqa.jsonl"),
+    ]
     assert words.main([*given, "--out", str(world / "words"), "--least", "3", "--folds", "3"]) == 0
     schedule = {"steps": 2, "accumulate": 1, "warmup": 1, "validate_every": 1}
     more = {"schedule": schedule, "evidence": {"head": str(world / "words")}}
@@ -455,7 +586,11 @@ def test_a_flipped_bit_in_any_file_of_a_run_is_refused(trained: Path) -> None:
 
     for path in sorted(path for path in run.rglob("*") if path.is_file()):
         assert path.stat().st_mode == visible or path.parent.name == "tensorboard", path
-        if path.name not in ABOUT and path.parent.name != "tensorboard" and path.parent not in unread:
+        if (
+            path.name not in ABOUT
+            and path.parent.name != "tensorboard"
+            and path.parent not in unread
+        ):
             refuses_flips(path, read, 3)
     read()
 
@@ -490,15 +625,30 @@ raise SystemExit(words.main(sys.argv[1:]))
 
 @pytest.mark.full
 def test_a_full_disk_ends_in_one_line(trained: Path, tmp_path: Path) -> None:
-    given = ["--store", str(trained / "features"), "--view", "visual", "--pairqa", str(trained / "pairqa.jsonl")]
+    given = [
+        "--store",
+        str(trained / "features"),
+        "--view",
+        "visual",
+        "--pairqa",
+        str(trained / "pairqa.jsonl"),
+    ]
     given += ["--out", str(tmp_path / "words"), "--least", "3", "--folds", "3"]
-    done = subprocess.run([sys.executable, "-c", FULL, *given], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "error: no space to write" in done.stderr and "Traceback" not in done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, *given], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (
+        done.returncode == 2
+        and "error: no space to write" in done.stderr
+        and "Traceback" not in done.stderr
+    )
     assert not list((tmp_path / "words").glob(".tmp*"))
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ["lineage.json", "best.json", "SHA256SUMS", "{best}/state.json", "{best}/SHA256SUMS"])
+@pytest.mark.parametrize(
+    "name", ["lineage.json", "best.json", "SHA256SUMS", "{best}/state.json", "{best}/SHA256SUMS"]
+)
 def test_a_fifo_in_a_run_is_refused(trained: Path, tmp_path: Path, name: str) -> None:
     run = Path(shutil.copytree(trained / "run", tmp_path / "run"))
     path = run / name.format(best=Run(run).best().name)

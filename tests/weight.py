@@ -1,9 +1,10 @@
-"""Print how much there is to read: lines, tokens, functions and files of each package, and class names that two files
-define.
+"""Print how much there is to read: lines, tokens, functions and files of each package, and class
+names that two files define.
 
     python -m tests.weight
 
-Tokens are those of Python's `tokenize` without comments, line ends and indentation; a docstring is one.
+Tokens are those of Python's `tokenize` without comments, line ends and indentation; a docstring is
+one.
 """
 
 import ast
@@ -20,7 +21,8 @@ _LAYOUT = {
 
 
 def weights(paths: list[str]) -> tuple[dict[str, Counter[str]], Counter[str]]:
-    """Return lines, tokens, functions and files of each package, and how many classes have each name."""
+    """Return lines, tokens, functions and files of each package, and how many classes have each
+    name."""
     packages: dict[str, Counter[str]] = {}
     classes = Counter[str]()
     for path in paths:
@@ -31,7 +33,9 @@ def weights(paths: list[str]) -> tuple[dict[str, Counter[str]], Counter[str]]:
         package["lines"] += text.count("\n")
         read = tokenize.generate_tokens(io.StringIO(text).readline)
         package["tokens"] += sum(token.type not in _LAYOUT for token in read)
-        package["functions"] += sum(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) for node in nodes)
+        package["functions"] += sum(
+            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) for node in nodes
+        )
         if not path.startswith("tests/"):
             classes.update(node.name for node in nodes if isinstance(node, ast.ClassDef))
     return packages, classes
@@ -45,7 +49,10 @@ def main() -> None:
     print(f"{'':18}" + "".join(f"{name:>11}" for name in columns))
     for name, counts in [*sorted(packages.items()), ("outside tests", outside)]:
         print(f"{name:18}" + "".join(f"{counts[column]:>11,}" for column in columns))
-    print(f"class names that are defined twice or more: {sum(times > 1 for times in classes.values())}")
+    print(
+        "class names that are defined twice or more: "
+        f"{sum(times > 1 for times in classes.values())}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Frozen encoders: frames and texts become features. Encoders of other packages derive from `Encoder`."""
+"""Frozen encoders: frames and texts become features. Encoders of other packages derive from
+`Encoder`."""
 
 from featurize.encoders.base import Encoder, statistics_in, unusable
 from featurize.encoders.folder import load_model

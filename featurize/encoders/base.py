@@ -1,9 +1,11 @@
-"""What every encoder offers. Notation: B batch, T frames, N tokens, D channels, E numbers of an embedding.
+"""What every encoder offers. Notation: B batch, T frames, N tokens, D channels, E numbers of an
+embedding.
 
 Guarantees
-- the declared `features` match the encoder's output, and the same batch gives the same bits on one machine
-- an encoder reads its weights from one local place, never from the network; one without weights has a version, so that
-  features of two versions never share a view
+- the declared `features` match the encoder's output, and the same batch gives the same bits on one
+  machine
+- an encoder reads its weights from one local place, never from the network; one without weights has
+  a version, so that features of two versions never share a view
 """
 
 import hashlib
@@ -25,7 +27,8 @@ from stepdiff_core.weights import fingerprint
 from store import Feature, Provenance
 
 STATISTICS = "statistics"
-"""the feature [4, C]: mean, maximum, minimum and deviation of C channels of early maps over all frames"""
+"""the feature [4, C]: mean, maximum, minimum and deviation of C channels of early maps over all
+frames"""
 Statistics = Literal["add", "only"]
 """whether it is stored next to the other features, or alone"""
 _Value = TypeVar("_Value")
@@ -44,9 +47,11 @@ class Encoder(ABC):
     wanted: ClassVar[str] = "weights of that encoder"
     """A description of its weights, for messages about missing or wrong ones."""
     version: ClassVar[str | None] = None
-    """Of an encoder without weights: changed with the code that decides its features. None: it has weights."""
+    """Of an encoder without weights: changed with the code that decides its features. None: it has
+    weights."""
     choices: ClassVar[tuple[str, ...]] = ()
-    """Which of "layer", "frames", "pooling", "window", "pixels" and "statistics" its constructor lets a user choose."""
+    """Which of "layer", "frames", "pooling", "window", "pixels" and "statistics" its constructor
+    lets a user choose."""
     layer: str
     """The layer whose output is stored, in words."""
     frames: int = FRAMES
@@ -70,17 +75,21 @@ class Encoder(ABC):
     max_tokens: int | None = 0
     """Tokens of a text that are seen, None for all; 0 where texts are not encoded."""
     whole_batches: bool = False
-    """Whether a model sees as many frames, windows or texts at once as a batch has rows, as on a GPU. Else it sees
-    parts of a fixed size: on a CPU no bit of a clip depends on its batch."""
+    """Whether a model sees as many frames, windows or texts at once as a batch has rows, as on a
+    GPU. Else it sees parts of a fixed size: on a CPU no bit of a clip depends on its batch."""
     forward_rows: int | None = None
-    """Most rows of a batch that a model sees at once, halved whenever a GPU runs out of memory; None: all."""
+    """Most rows of a batch that a model sees at once, halved whenever a GPU runs out of memory;
+    None: all."""
     source: str | None = None
-    """Name, path or hub id by which its weights were found; recorded with each shard, never compared."""
+    """Name, path or hub id by which its weights were found; recorded with each shard, never
+    compared."""
     chosen: Mapping[str, int | str] = MappingProxyType({})
-    """Choices of the user, by name; recorded with each shard, so that a query can load the same encoder."""
+    """Choices of the user, by name; recorded with each shard, so that a query can load the same
+    encoder."""
 
     weights: Path
-    """The local folder or file with the weights; an encoder without weights has no such attribute."""
+    """The local folder or file with the weights; an encoder without weights has no such
+    attribute."""
 
     def __init__(self, weights: Path | None) -> None:
         if weights is not None:
@@ -103,9 +112,13 @@ class Encoder(ABC):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """Return what cuts texts into tokens, where texts are encoded. StepDiffError where the weights have none."""
+        """Return what cuts texts into tokens, where texts are encoded. StepDiffError where the
+        weights have none."""
         if self.version is not None:
-            raise StepDiffError(f"encoder {self.name} has no weights to read a tokenizer from: set max_tokens = None")
+            raise StepDiffError(
+                f"encoder {self.name} has no weights to read a tokenizer from: set max_tokens = "
+                "None"
+            )
         return load_tokenizer(self.weights, self.wanted)
 
     @cached_property
@@ -130,28 +143,44 @@ class Encoder(ABC):
         """Return what is stored of a clip, of its other features."""
         if self.statistics is None:
             return dict(features)
-        return self.stored({**features, STATISTICS: Feature((4, sum(self.early_maps().values())), "float32")})
+        return self.stored(
+            {**features, STATISTICS: Feature((4, sum(self.early_maps().values())), "float32")}
+        )
 
     def stored(self, values: Mapping[str, _Value]) -> dict[str, _Value]:
         """Return all features of a clip, or its statistics where they are stored alone."""
-        return {name: each for name, each in values.items() if self.statistics != "only" or name == STATISTICS}
+        return {
+            name: each
+            for name, each in values.items()
+            if self.statistics != "only" or name == STATISTICS
+        }
 
     def provenance(self, entity: str, dtype: str = "float16") -> Provenance:
         """What makes a view of this encoder the same view."""
         dtypes = {name: feature.dtype for name, feature in self.features(entity, dtype).items()}
         if entity == "clips":
-            frames, crop = f"{self.frames} at {WORDS[self.sampling]}, start <= time < end", self.crop
+            frames, crop = (
+                f"{self.frames} at {WORDS[self.sampling]}, start <= time < end",
+                self.crop,
+            )
             layers = [self.layer] if self.statistics != "only" else []
             if self.statistics is not None:
-                maps = ", ".join(f"{name} ({channels} channels)" for name, channels in self.early_maps().items())
+                maps = ", ".join(
+                    f"{name} ({channels} channels)" for name, channels in self.early_maps().items()
+                )
                 layers.append(f"mean, maximum, minimum and deviation of {maps}")
             layer = "; ".join([*layers, *(["torch.compile"] if "compile" in self.chosen else [])])
         else:
-            frames, crop = "none", "all tokens" if self.max_tokens is None else f"first {self.max_tokens} tokens"
+            frames, crop = (
+                "none",
+                "all tokens" if self.max_tokens is None else f"first {self.max_tokens} tokens",
+            )
             layer = self.layer
         return Provenance(self.name, self.fingerprint, layer, frames, crop, dtypes)
 
-    def encode_clips(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> dict[str, Float32[np.ndarray, "B ..."]]:
+    def encode_clips(
+        self, frames: UInt8[np.ndarray, "B T size size 3"]
+    ) -> dict[str, Float32[np.ndarray, "B ..."]]:
         """Return features of clips from RGB frames, resized and cropped as `crop` says.
 
         A class overrides this function or `forward_clips`.
@@ -163,10 +192,11 @@ class Encoder(ABC):
             return {name: values.float().cpu().numpy() for name, values in features.items()}
 
     def forward_clips(self, frames: Any) -> dict[str, Any]:
-        """Return features of clips, tensors [B, ...], on the encoder's device, where frames may be already.
+        """Return features of clips, tensors [B, ...], on the encoder's device, where frames may be
+        already.
 
-        frames: a tensor of bytes [B, T, size, size, 3]. A GPU computes a batch while others are copied (see
-        `featurize.staging`), for classes that have this function.
+        frames: a tensor of bytes [B, T, size, size, 3]. A GPU computes a batch while others are
+        copied (see `featurize.staging`), for classes that have this function.
         """
         raise self._refusal("clips")
 
@@ -179,17 +209,21 @@ class Encoder(ABC):
         return False
 
     def compile(self) -> None:
-        """Compile the forward pass of clips when it is first used. StepDiffError: the class has no `forward_clips`."""
+        """Compile the forward pass of clips when it is first used. StepDiffError: the class has no
+        `forward_clips`."""
         import torch
 
         if not self.forwards:
-            raise StepDiffError(f"encoder {self.name} has no forward pass that can be compiled: leave --compile out")
+            raise StepDiffError(
+                f"encoder {self.name} has no forward pass that can be compiled: leave --compile out"
+            )
         self.features("clips")  # an encoder that has to try out what its model gives does so before
         setattr(self, self.compiled, torch.compile(getattr(self, self.compiled), dynamic=False))
         self.chosen = {**self.chosen, "compile": True}
 
     def at_once(self, rows: int, part: int) -> int:
-        """Return how many frames, windows or texts the model sees at once, of a batch of `rows`; part: on a CPU."""
+        """Return how many frames, windows or texts the model sees at once, of a batch of `rows`;
+        part: on a CPU."""
         return rows if self.whole_batches else part
 
     def encode_whole(
@@ -206,7 +240,9 @@ class Encoder(ABC):
         """
         raise self._refusal("whole frames of clips")
 
-    def encode_wholes(self, clips: Sequence[Whole]) -> list[dict[str, Float32[np.ndarray, "..."]] | StepDiffError]:
+    def encode_wholes(
+        self, clips: Sequence[Whole]
+    ) -> list[dict[str, Float32[np.ndarray, "..."]] | StepDiffError]:
         """Return for each clip, its frames and seconds, what `encode_whole` returns or raises."""
         encoded: list[dict[str, np.ndarray] | StepDiffError] = []
         for frames, seconds in clips:
@@ -234,7 +270,8 @@ class Encoder(ABC):
         expected = (self.frames, self.size, self.size, 3)
         if frames.ndim != 5 or frames.shape[1:] != expected:
             raise StepDiffError(
-                f"encoder {self.name} takes frames [B, {', '.join(map(str, expected))}], not {list(frames.shape)}"
+                f"encoder {self.name} takes frames [B, {', '.join(map(str, expected))}], not "
+                f"{list(frames.shape)}"
             )
 
 

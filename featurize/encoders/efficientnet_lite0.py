@@ -1,10 +1,11 @@
 """EfficientNet-Lite0: 49 tokens of 1280 channels for each frame of a clip.
 
-The tokens are the last feature map before the classifier (7 x 7, after ReLU6), frame by frame, row by row. Statistics
-are of the maps after blocks 2, 4, 7 and 10 of 0 to 15.
+The tokens are the last feature map before the classifier (7 x 7, after ReLU6), frame by frame, row
+by row. Statistics are of the maps after blocks 2, 4, 7 and 10 of 0 to 15.
 
 Guarantees
-- tokens are what the package `efficientnet-lite-pytorch` computes, to 1e-4 of their largest value, at twice its speed
+- tokens are what the package `efficientnet-lite-pytorch` computes, to 1e-4 of their largest value,
+  at twice its speed
 """
 
 from pathlib import Path
@@ -35,7 +36,9 @@ class EfficientNetLite0(Encoder):
     layer = "last feature map, after ReLU6"
     compiled = "_maps"
 
-    def __init__(self, weights: Path, device: torch.device, statistics: Statistics | None = None) -> None:
+    def __init__(
+        self, weights: Path, device: torch.device, statistics: Statistics | None = None
+    ) -> None:
         super().__init__(weights)
         self.statistics = statistics
         config = read_config(weights, self.wanted, "architecture", self.name)
@@ -60,17 +63,24 @@ class EfficientNetLite0(Encoder):
         return {f"block {block}": channels for block, channels in _EARLY.items()}
 
     @torch.inference_mode()
-    def forward_clips(self, frames: UInt8[torch.Tensor, "B T size size 3"]) -> dict[str, Float[torch.Tensor, "B ..."]]:
-        """Tokens [B, 392, 1280], frame-major, and their mean as `embedding` [B, 1280]; `statistics` [B, 4, 256]."""
+    def forward_clips(
+        self, frames: UInt8[torch.Tensor, "B T size size 3"]
+    ) -> dict[str, Float[torch.Tensor, "B ..."]]:
+        """Tokens [B, 392, 1280], frame-major, and their mean as `embedding` [B, 1280]; `statistics`
+        [B, 4, 256]."""
         self.check_frames(frames)
         maps, *early = encode_distinct(self._maps, frames, self.at_once(len(frames), _CHUNK))
         tokens = maps.reshape(len(frames), -1, _CHANNELS)
         values = {"tokens": tokens, "embedding": tokens.mean(1)}
         return self.stored(values | ({STATISTICS: statistics_of(early[0])} if early else {}))
 
-    def _maps(self, frames: UInt8[torch.Tensor, "N size size 3"]) -> tuple[Float32[torch.Tensor, "N ..."], ...]:
-        """Return the last maps [N, 7, 7, 1280], and the summaries of early ones where they have statistics."""
-        pixels = frames.permute(0, 3, 1, 2)  # seen through N size size 3: channels last without a copy
+    def _maps(
+        self, frames: UInt8[torch.Tensor, "N size size 3"]
+    ) -> tuple[Float32[torch.Tensor, "N ..."], ...]:
+        """Return the last maps [N, 7, 7, 1280], and the summaries of early ones where they have
+        statistics."""
+        # seen through N size size 3: channels last without a copy
+        pixels = frames.permute(0, 3, 1, 2)
         values = (pixels.to(self._device).float() - self._mean) / self._std
         with half_products(self._device):
             model = self._model  # its `extract_features`, which returns no other maps

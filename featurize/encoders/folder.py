@@ -1,4 +1,5 @@
-"""Weights from a local folder: configuration, model, tokenizer, one checkpoint file, or one module of a whole model.
+"""Weights from a local folder: configuration, model, tokenizer, one checkpoint file, or one module
+of a whole model.
 
 Guarantees
 - files that contain no tensor of a module are not opened
@@ -19,7 +20,8 @@ if TYPE_CHECKING:  # a run with nothing to do needs no torch
 
 
 def read_config(folder: Path, contents: str, key: str, value: str) -> dict[str, Any]:
-    """Return the folder's config.json, which must have `key`: `value`; `wanted` is what it should hold, in words.
+    """Return the folder's config.json, which must have `key`: `value`; `wanted` is what it should
+    hold, in words.
 
     Raises StepDiffError: no such file, no JSON, or it is another model's.
     """
@@ -36,7 +38,9 @@ def read_config(folder: Path, contents: str, key: str, value: str) -> dict[str, 
     return config
 
 
-def load_model(kind: Any, folder: Path, device: "torch.device", contents: str, attention: str | None = "sdpa") -> Any:
+def load_model(
+    kind: Any, folder: Path, device: "torch.device", contents: str, attention: str | None = "sdpa"
+) -> Any:
     """Return a model of transformers in float32, frozen.
 
     Args:
@@ -63,7 +67,10 @@ def load_model(kind: Any, folder: Path, device: "torch.device", contents: str, a
     if report["missing_keys"]:  # transformers would go on with random numbers in their place
         missing = sorted(report["missing_keys"])
         what = type(model).__name__.removesuffix("Model")
-        raise StepDiffError(f"{folder} lacks {len(missing)} tensors of a {what}, first {missing[0]}: give {contents}")
+        raise StepDiffError(
+            f"{folder} lacks {len(missing)} tensors of a {what}, first {missing[0]}: give "
+            f"{contents}"
+        )
     return model.eval().requires_grad_(False).to(device)
 
 
@@ -83,17 +90,20 @@ def load_tokenizer(folder: Path, contents: str) -> Any:
 
 
 def hidden_state(layer: int, blocks: int, what: str) -> int:
-    """Return the index from the front of a hidden state. StepDiffError: the `what` (a model) has no such layer."""
+    """Return the index from the front of a hidden state. StepDiffError: the `what` (a model) has no
+    such layer."""
     if not -blocks - 1 <= layer <= blocks:
         raise StepDiffError(
-            f"there is no layer {layer}: this {what} has hidden states 0 to {blocks} (or -{blocks + 1} to -1)"
+            f"there is no layer {layer}: this {what} has hidden states 0 to {blocks} (or "
+            f"-{blocks + 1} to -1)"
         )
     return layer % (blocks + 1)
 
 
 @contextmanager
 def loading(folder: Path, contents: str, fault: str = "cannot be loaded") -> Iterator[None]:
-    """Turn an error about the files of `folder` into one line: its `fault`, why, and what is `wanted` in its place."""
+    """Turn an error about the files of `folder` into one line: its `fault`, why, and what is
+    `wanted` in its place."""
     from safetensors import SafetensorError
     from transformers.utils import logging
 
@@ -111,15 +121,22 @@ def loading(folder: Path, contents: str, fault: str = "cannot be loaded") -> Ite
 
 
 def checkpoint_file(weights: Path) -> Path:
-    """Return the file itself, or that of a folder. StepDiffError where a folder holds none, or several."""
+    """Return the file itself, or that of a folder. StepDiffError where a folder holds none, or
+    several."""
     if weights.is_file():
         return weights
-    files = sorted(path for path in weights.glob("[!.]*") if path.suffix in (".ckpt", ".safetensors"))
+    files = sorted(
+        path for path in weights.glob("[!.]*") if path.suffix in (".ckpt", ".safetensors")
+    )
     if not files:
-        raise StepDiffError(f"{weights} holds no .ckpt and no .safetensors: give a checkpoint, or its folder")
+        raise StepDiffError(
+            f"{weights} holds no .ckpt and no .safetensors: give a checkpoint, or its folder"
+        )
     if len(files) > 1:
         names = ", ".join(path.name for path in files)
-        raise StepDiffError(f"{weights} holds {len(files)} checkpoints ({names}): give the one that is meant")
+        raise StepDiffError(
+            f"{weights} holds {len(files)} checkpoints ({names}): give the one that is meant"
+        )
     return files[0]
 
 
@@ -127,7 +144,8 @@ _BUFFERS = ("position_ids",)  # that old checkpoints hold and that are computed
 
 
 def load_part(module: "torch.nn.Module", folder: Path, contents: str, prefix: str = "") -> None:
-    """Fill a module from those safetensors of a folder whose names begin with a prefix, which are exactly its tensors.
+    """Fill a module from those safetensors of a folder whose names begin with a prefix, which are
+    exactly its tensors.
 
     Args:
         module: in float32, on the CPU.
@@ -154,13 +172,22 @@ def load_part(module: "torch.nn.Module", folder: Path, contents: str, prefix: st
                     name = key[place.end() :] if place else ""
                     if not place or name.endswith(_BUFFERS):
                         continue
-                    if name not in missing_names or tuple(tensors.get_slice(key).get_shape()) != expected[name].shape:
-                        raise StepDiffError(f"{folder / file}: {key} is unknown or of another shape: give {contents}")
+                    if (
+                        name not in missing_names
+                        or tuple(tensors.get_slice(key).get_shape()) != expected[name].shape
+                    ):
+                        raise StepDiffError(
+                            f"{folder / file}: {key} is unknown or of another shape: give "
+                            f"{contents}"
+                        )
                     expected[name].copy_(tensors.get_tensor(key))
                     missing_names.remove(name)
     except (OSError, SafetensorError, ValueError, KeyError) as problem:
-        raise StepDiffError(f"the weights in {folder} cannot be read ({problem}): give {contents}") from None
+        raise StepDiffError(
+            f"the weights in {folder} cannot be read ({problem}): give {contents}"
+        ) from None
     if missing_names:
         raise StepDiffError(
-            f"{folder} lacks {len(missing_names)} of the tensors, first {min(missing_names)}: give {contents}"
+            f"{folder} lacks {len(missing_names)} of the tensors, first {min(missing_names)}: give "
+            f"{contents}"
         )

@@ -1,23 +1,28 @@
-"""Any image or video model of transformers' `AutoModel`, with the preprocessing of its own processor.
+"""Any image or video model of transformers' `AutoModel`, with the preprocessing of its own
+processor.
 
     python -m featurize clip.mp4 --store features --encoder hf:facebook/dinov2-base
-    python -m featurize clip.mp4 --store features --encoder hf:facebook/vjepa2-vitl-fpc64-256 --frames 32 --window 16
+    python -m featurize clip.mp4 --store features --encoder hf:facebook/vjepa2-vitl-fpc64-256 \\
+        --frames 32 --window 16
 
 An image model sees frame by frame:
 
-- `tokens` [T*P, D]: the P patch tokens of each of T frames, frame-major, without class and register tokens.
+- `tokens` [T*P, D]: the P patch tokens of each of T frames, frame-major, without class and register
+  tokens.
 - `frame_embedding` [T, E]: the embedding of each frame.
 - `embedding` [E]: their mean.
-- `statistics` [4, C], if they are chosen: of the hidden states after a quarter and a half of its blocks.
+- `statistics` [4, C], if they are chosen: of the hidden states after a quarter and a half of its
+  blocks.
 
 A video model sees W frames (a window) at once:
 
 - `tokens` [(T/W)*N, D]: the N tokens of each window.
 - `embedding` [E]: the mean of the windows' embeddings.
 
-A model with a text side also encodes texts: `embedding` [E]. Its embeddings of frames, windows and texts are
-L2-normalised. `--pooling` chooses the embedding: `model` (what the model compares with texts, or the output of its
-pooler; of a model without one the mean), `mean` (of the tokens that are stored), `cls` (the first token) or `none`.
+A model with a text side also encodes texts: `embedding` [E]. Its embeddings of frames, windows and
+texts are L2-normalised. `--pooling` chooses the embedding: `model` (what the model compares with
+texts, or the output of its pooler; of a model without one the mean), `mean` (of the tokens that are
+stored), `cls` (the first token) or `none`.
 
 No code of a checkpoint is run, and only safetensors are loaded.
 
@@ -57,7 +62,8 @@ from featurize.video.picture import Bounded, Crop, Picture
 from stepdiff_core.errors import StepDiffError, first_line
 from store import Feature
 
-_FINER = 4  # times the pixels that the model sees: the processor's resize decides, not the decoder's
+# times the pixels that the model sees: the processor's resize decides, not the decoder's
+_FINER = 4
 POOLINGS = ("model", "mean", "cls", "none")
 
 
@@ -67,7 +73,10 @@ class HuggingFace(Encoder):
     name = "hf"
     entities: tuple[str, ...] = ("clips", "texts")
     choices: ClassVar[tuple[str, ...]] = ("layer", "frames", "pooling", "window", "statistics")
-    wanted = "a folder of an image or video model of transformers, or a hub id such as facebook/dinov2-base"
+    wanted = (
+        "a folder of an image or video model of transformers, or a hub id such as "
+        "facebook/dinov2-base"
+    )
     compiled = "_encode"
     chunk: ClassVar[int] = 16  # frames that an image model sees at once on a CPU
 
@@ -81,17 +90,20 @@ class HuggingFace(Encoder):
         window: int | None = None,
         statistics: Statistics | None = None,
     ) -> None:
-        """Load a checkpoint. StepDiffError: transformers has no such model, files lack, or a choice does not fit.
+        """Load a checkpoint. StepDiffError: transformers has no such model, files lack, or a choice
+        does not fit.
 
         Args:
             weights: a folder.
             device: where it runs.
-            layer: index of the hidden state whose tokens are kept: 0 is the embeddings, n the output of the n-th block,
-                negative numbers count from the end; None is the model's last hidden state, after its final norm.
+            layer: index of the hidden state whose tokens are kept: 0 is the embeddings, n the
+                output of the n-th block, negative numbers count from the end; None is the model's
+                last hidden state, after its final norm.
             frames: T of a clip; None is what a video model was made for, else 8.
             pooling: one of POOLINGS.
             window: frames W that a video model sees at once; None is all of them.
-            statistics: whether an image model's hidden states after a quarter and a half of its blocks have statistics.
+            statistics: whether an image model's hidden states after a quarter and a half of its
+                blocks have statistics.
         """
         super().__init__(weights)
         if pooling not in POOLINGS:
@@ -107,14 +119,18 @@ class HuggingFace(Encoder):
         self.frames = frames or (families.frames_of(self._model) if self._clips else None) or FRAMES
         self._window = self._checked_window(window)
         if statistics is not None and (self._clips or not isinstance(self.picture, Crop)):
-            raise StepDiffError(f"{self._title} does not see square frames one by one: leave --statistics out")
+            raise StepDiffError(
+                f"{self._title} does not see square frames one by one: leave --statistics out"
+            )
         self.statistics = statistics
         self._hidden: int | None = None
         if layer is not None:
             seen = self._probed(hidden=True)  # the one pass that `_shape` needs too
             self._hidden = self._checked_layer(layer, seen)
             self._shape = self._shape_of(seen)
-        self.max_tokens = int(self._model.config.text_config.max_position_embeddings) if self._texts else 0
+        self.max_tokens = (
+            int(self._model.config.text_config.max_position_embeddings) if self._texts else 0
+        )
 
     @classmethod
     def variant(cls, weights: Path) -> type[Encoder]:
@@ -132,7 +148,9 @@ class HuggingFace(Encoder):
         from transformers import AutoConfig
 
         with loading(weights, self.wanted):
-            return AutoConfig.from_pretrained(weights, local_files_only=True, trust_remote_code=False)
+            return AutoConfig.from_pretrained(
+                weights, local_files_only=True, trust_remote_code=False
+            )
 
     def _load(self, weights: Path, device: torch.device) -> Any:
         from transformers import AutoModel
@@ -140,9 +158,11 @@ class HuggingFace(Encoder):
         config = self._config(weights)
         if type(config) not in AutoModel._model_mapping:
             raise StepDiffError(
-                f"transformers has no AutoModel of {config.model_type} in {weights}: give {self.wanted}"
+                f"transformers has no AutoModel of {config.model_type} in {weights}: give "
+                f"{self.wanted}"
             )
-        # of AIMv2's texts sdpa leaves out the causal mask where no text of a batch is padded (transformers 5.24)
+        # of AIMv2's texts sdpa leaves out the causal mask where no text of a batch is padded
+        # (transformers 5.24)
         attention = "eager" if config.model_type == "aimv2" else None
         with redirect_stdout(sys.stderr):  # some classes print remarks about themselves
             return load_model(AutoModel, weights, device, self.wanted, attention)
@@ -152,10 +172,19 @@ class HuggingFace(Encoder):
         config = self._model.config
         if config.model_type == "timm_wrapper":
             return timm_settings(config.pretrained_cfg or {})
-        jepa = {"video_processor_type": "VJEPA2VideoProcessor"} if config.model_type == "vjepa2" else {}
-        settings = video_settings(self.weights, self.wanted, jepa) if families.takes_videos(self._model) else None
+        jepa = (
+            {"video_processor_type": "VJEPA2VideoProcessor"}
+            if config.model_type == "vjepa2"
+            else {}
+        )
+        settings = (
+            video_settings(self.weights, self.wanted, jepa)
+            if families.takes_videos(self._model)
+            else None
+        )
         settings = settings or image_settings(self.weights, self.wanted)
-        if config.model_type.startswith("videoprism"):  # its processor says so, whatever the file says
+        # its processor says so, whatever the file says
+        if config.model_type.startswith("videoprism"):
             side = getattr(config, "vision_config", config).image_size
             side = side if isinstance(side, int) else side[0]
             settings = {**settings, "size": {"height": side, "width": side}, "do_normalize": False}
@@ -166,11 +195,14 @@ class HuggingFace(Encoder):
             raise StepDiffError(f"{self._title} sees one frame at a time: leave --window out")
         window = self.frames if window is None else window
         if window < 1 or self.frames % window:
-            raise StepDiffError(f"--window {window} does not divide {self.frames} frames: change it or --frames")
+            raise StepDiffError(
+                f"--window {window} does not divide {self.frames} frames: change it or --frames"
+            )
         step = families.tubelet_of(self._model) if self._clips else 1
         if window % step:
             raise StepDiffError(
-                f"{self._title} sees {step} frames as one, and {window} are no multiple: change --frames or --window"
+                f"{self._title} sees {step} frames as one, and {window} are no multiple: change "
+                "--frames or --window"
             )
         return window
 
@@ -181,7 +213,8 @@ class HuggingFace(Encoder):
         index, last = hidden_state(layer, len(state) - 1, self._title), seen.tokens
         if state[index].ndim == 3 and state[index].shape[:2] != last.shape[:2]:
             raise StepDiffError(
-                f"hidden state {index} of {self._title} has other tokens than its last one: leave --layer out"
+                f"hidden state {index} of {self._title} has other tokens than its last one: leave "
+                "--layer out"
             )
         return index
 
@@ -190,7 +223,8 @@ class HuggingFace(Encoder):
         return type(self._model).__name__
 
     def _probed(self, hidden: bool) -> families.ModelOutput:
-        """Return what the model gives for a black frame or window. StepDiffError where it cannot take one."""
+        """Return what the model gives for a black frame or window. StepDiffError where it cannot
+        take one."""
         try:
             with torch.inference_mode():
                 return self._black(hidden)
@@ -200,14 +234,17 @@ class HuggingFace(Encoder):
             else:
                 what = f"frames of {self.size} x {self.size} pixels"
                 remedy = "correct the size in the preprocessor_config.json of its folder"
-            raise StepDiffError(f"{self._title} cannot take {what} ({first_line(problem)}): {remedy}") from None
+            raise StepDiffError(
+                f"{self._title} cannot take {what} ({first_line(problem)}): {remedy}"
+            ) from None
 
     def _black(self, hidden: bool) -> families.ModelOutput:
         black = torch.zeros((1, self._window, self.size, self.size, 3), dtype=torch.uint8)
         return self._see(black if self._clips else black[:, 0], hidden)
 
     def _see(self, frames: UInt8[torch.Tensor, "*N H W 3"], hidden: bool) -> families.ModelOutput:
-        """Return what the model gives for frames [N, H, W, 3], or clips [N, W, H, W, 3] of a video model."""
+        """Return what the model gives for frames [N, H, W, 3], or clips [N, W, H, W, 3] of a video
+        model."""
         pixels = self._preprocessing.normalised(frames)
         with half_products(self._device):
             if self._clips:
@@ -219,8 +256,13 @@ class HuggingFace(Encoder):
         return self._hidden is not None or self.statistics is not None
 
     def _state(self, seen: families.ModelOutput) -> tuple[torch.Tensor, int]:
-        """Return the tokens of the chosen layer, and how many of them come before those of patches."""
-        return self._tokens(seen.tokens if self._hidden is None or seen.hidden is None else seen.hidden[self._hidden])
+        """Return the tokens of the chosen layer, and how many of them come before those of
+        patches."""
+        return self._tokens(
+            seen.tokens
+            if self._hidden is None or seen.hidden is None
+            else seen.hidden[self._hidden]
+        )
 
     def _early(self, seen: families.ModelOutput) -> dict[int, Float[torch.Tensor, "N _ _"]]:
         """Return the hidden states that have statistics, tokens [N, P, D] of patches, by number."""
@@ -233,7 +275,9 @@ class HuggingFace(Encoder):
         return early
 
     def early_maps(self) -> dict[str, int]:
-        return {f"hidden state {number}": channels for number, channels in self._shape.early.items()}
+        return {
+            f"hidden state {number}": channels for number, channels in self._shape.early.items()
+        }
 
     def _tokens(self, state: families.State) -> tuple[torch.Tensor, int]:
         if state.ndim == 4:  # a map
@@ -252,15 +296,25 @@ class HuggingFace(Encoder):
         pooling = "mean" if self._pooling == "model" and seen.pooled is None else self._pooling
         width = {"none": None, "model": None if seen.pooled is None else seen.pooled.shape[-1]}
         channels = tokens.shape[2]
-        early = {} if self.statistics is None else {place: each.shape[2] for place, each in self._early(seen).items()}
-        return _Shape(tokens.shape[1] - first, channels, pooling, width.get(pooling, channels), early)
+        early = (
+            {}
+            if self.statistics is None
+            else {place: each.shape[2] for place, each in self._early(seen).items()}
+        )
+        return _Shape(
+            tokens.shape[1] - first, channels, pooling, width.get(pooling, channels), early
+        )
 
     @property
     def layer(self) -> str:  # type: ignore[override]
         shape = self._shape
         state = "last hidden state" if self._hidden is None else f"hidden state {self._hidden}"
         pooled = "no embedding" if shape.width is None else f"embedding {shape.pooling}"
-        windows = f", windows of {self._window} frames" if self._clips and self._window != self.frames else ""
+        windows = (
+            f", windows of {self._window} frames"
+            if self._clips and self._window != self.frames
+            else ""
+        )
         return f"{self._title}: {state}{windows}; {pooled}"
 
     def features(self, entity: str, dtype: str = "float16") -> dict[str, Feature]:
@@ -278,12 +332,16 @@ class HuggingFace(Encoder):
         return self.declared(shapes) if entity == "clips" else shapes
 
     @torch.inference_mode()
-    def forward_clips(self, frames: UInt8[torch.Tensor, "B T size size 3"]) -> dict[str, Float[torch.Tensor, "B ..."]]:
+    def forward_clips(
+        self, frames: UInt8[torch.Tensor, "B T size size 3"]
+    ) -> dict[str, Float[torch.Tensor, "B ..."]]:
         self.check_frames(frames)
         if self._clips:
             windows = frames.unflatten(1, (-1, self._window)).flatten(0, 1)
             parts = [self._encode(part) for part in windows.split(self.at_once(len(frames), 1))]
-            encoded = [torch.cat(part).unflatten(0, (len(frames), -1)) for part in zip(*parts, strict=True)]
+            encoded = [
+                torch.cat(part).unflatten(0, (len(frames), -1)) for part in zip(*parts, strict=True)
+            ]
         else:
             encoded = encode_distinct(self._encode, frames, self.at_once(len(frames), self.chunk))
         early = {STATISTICS: statistics_of(encoded.pop())} if self.statistics else {}
@@ -295,7 +353,8 @@ class HuggingFace(Encoder):
         return self.stored(values | early)
 
     def _encode(self, frames: UInt8[torch.Tensor, "*N H W 3"]) -> tuple[torch.Tensor, ...]:
-        """Return tokens [N, P, D], embeddings [N, E] if any, and summaries of early states if they have statistics."""
+        """Return tokens [N, P, D], embeddings [N, E] if any, and summaries of early states if they
+        have statistics."""
         seen = self._see(frames, self._needs_hidden)
         state, first = self._state(seen)
         tokens = state[:, first:].float()
@@ -303,8 +362,11 @@ class HuggingFace(Encoder):
         early = [summaries(self._early(seen).values())] if self.statistics else []
         return (tokens, *([] if embedded is None else [embedded]), *early)
 
-    def _embedded(self, seen: families.ModelOutput, state: torch.Tensor, mean: torch.Tensor) -> torch.Tensor | None:
-        """Return embeddings [N, E] of frames or windows, if there are any; `mean`: of their tokens."""
+    def _embedded(
+        self, seen: families.ModelOutput, state: torch.Tensor, mean: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Return embeddings [N, E] of frames or windows, if there are any; `mean`: of their
+        tokens."""
         pooling = self._shape.pooling
         if pooling == "none":
             return None
@@ -330,7 +392,10 @@ class HuggingFace(Encoder):
         """Raise StepDiffError where texts cannot be encoded."""
         self.check_entity("texts")
         if self._pooling != "model":
-            raise StepDiffError(f"--pooling {self._pooling} gives embeddings outside the space of texts: leave it out")
+            raise StepDiffError(
+                f"--pooling {self._pooling} gives embeddings outside the space of texts: leave it "
+                "out"
+            )
         _ = self.tokenizer  # if it is missing, a run ends before it has written anything
 
 
@@ -354,11 +419,15 @@ class _Shape:
 class NaFlex(HuggingFace):
     """SigLIP 2 of any resolution (NaFlex): pictures in their own aspect, of up to N patches.
 
-    The decoder hands over whole pictures, and the folder's own processor resizes them and cuts them into patches.
+    The decoder hands over whole pictures, and the folder's own processor resizes them and cuts them
+    into patches.
 
-    - `tokens` [T*N, D]: of each frame the tokens of its patches, row by row, then zeros up to N, the processor's most.
-    - `grid` [2]: rows and columns of patches of a frame: the first rows * columns of its N tokens are its own.
-    - `frame_embedding` [T, E], `embedding` [E]: as of other image models; a mean is of the frame's own tokens.
+    - `tokens` [T*N, D]: of each frame the tokens of its patches, row by row, then zeros up to N,
+      the processor's most.
+    - `grid` [2]: rows and columns of patches of a frame: the first rows * columns of its N tokens
+      are its own.
+    - `frame_embedding` [T, E], `embedding` [E]: as of other image models; a mean is of the frame's
+      own tokens.
     """
 
     def _prepare(self, settings: Settings) -> None:
@@ -373,14 +442,17 @@ class NaFlex(HuggingFace):
     def crop(self) -> str:
         kind = type(self._processor).__name__
         return (
-            f"{self.picture}, resized by {kind} to at most {self._patches} patches of {self._patch}, zeros after them"
+            f"{self.picture}, resized by {kind} to at most {self._patches} patches of "
+            f"{self._patch}, zeros after them"
         )
 
     def features(self, entity: str, dtype: str = "float16") -> dict[str, Feature]:
         shapes = super().features(entity, dtype)
         return {**shapes, "grid": Feature((2,), "float32")} if entity == "clips" else shapes
 
-    def encode_clips(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> dict[str, Float32[np.ndarray, "B ..."]]:
+    def encode_clips(
+        self, frames: UInt8[np.ndarray, "B T size size 3"]
+    ) -> dict[str, Float32[np.ndarray, "B ..."]]:
         raise self._refusal("squares of clips")
 
     @torch.inference_mode()
@@ -388,7 +460,9 @@ class NaFlex(HuggingFace):
         self, frames: UInt8[np.ndarray, "T H W 3"], seconds: Float[np.ndarray, " T"]
     ) -> dict[str, Float32[np.ndarray, "..."]]:
         if len(frames) != self.frames:
-            raise StepDiffError(f"encoder {self.name} takes {self.frames} frames of a clip, not {len(frames)}")
+            raise StepDiffError(
+                f"encoder {self.name} takes {self.frames} frames of a clip, not {len(frames)}"
+            )
         seen, inputs = self._see_whole(frames, self._hidden is not None)
         state, _ = self._state(seen)
         real = inputs["pixel_attention_mask"].bool()[..., None]
@@ -401,13 +475,19 @@ class NaFlex(HuggingFace):
             values["embedding"] = embedded.mean(0).cpu().numpy()
         return values
 
-    def _see_whole(self, frames: UInt8[np.ndarray, "T H W 3"], hidden: bool) -> tuple[families.ModelOutput, Any]:
-        inputs = self._processor(list(frames), return_tensors="pt", input_data_format="channels_last").to(self._device)
+    def _see_whole(
+        self, frames: UInt8[np.ndarray, "T H W 3"], hidden: bool
+    ) -> tuple[families.ModelOutput, Any]:
+        inputs = self._processor(
+            list(frames), return_tensors="pt", input_data_format="channels_last"
+        ).to(self._device)
         with half_products(self._device):
             return families.see_pictures(self._model, hidden, **inputs), inputs
 
     def _black(self, hidden: bool) -> families.ModelOutput:
-        return self._see_whole(np.zeros((1, 2 * self._patch, 2 * self._patch, 3), np.uint8), hidden)[0]
+        return self._see_whole(
+            np.zeros((1, 2 * self._patch, 2 * self._patch, 3), np.uint8), hidden
+        )[0]
 
     def _state(self, seen: families.ModelOutput) -> tuple[torch.Tensor, int]:
         return super()._state(seen)[0], 0

@@ -1,4 +1,5 @@
-"""How models of transformers are called, family by family: one function each for pictures, clips and texts.
+"""How models of transformers are called, family by family: one function each for pictures, clips
+and texts.
 
 A family that is not named here is called as most are: `get_image_features` where the model also has
 `get_text_features`, else the model itself, with pixels; and its tokens are `last_hidden_state`.
@@ -26,7 +27,8 @@ class ModelOutput:
 
     @classmethod
     def of(cls, output: Any, pooled: torch.Tensor | None = None, first: int = 0) -> "ModelOutput":
-        """Return what an output of transformers holds; `first`: tokens that only its hidden states begin with."""
+        """Return what an output of transformers holds; `first`: tokens that only its hidden states
+        begin with."""
         tokens, hidden = output.last_hidden_state, getattr(output, "hidden_states", None)
         if hidden is not None:
             hidden = tuple(state[:, first:] for state in hidden)
@@ -37,12 +39,14 @@ class ModelOutput:
 
 
 def takes_videos(model: Any) -> bool:
-    """Return whether a model names its pixels as those of videos: then it has a processor of videos."""
+    """Return whether a model names its pixels as those of videos: then it has a processor of
+    videos."""
     return "pixel_values_videos" in inspect.signature(model.forward).parameters
 
 
 def takes_clips(model: Any, settings: Any) -> bool:
-    """Return whether a model sees all frames of a clip at once, which its processor's class says."""
+    """Return whether a model sees all frames of a clip at once, which its processor's class
+    says."""
     kind = str(settings.get("image_processor_type"))
     return takes_videos(model) or kind.startswith(("VideoMAE", "Vivit"))
 
@@ -55,7 +59,11 @@ def has_texts(model: Any) -> bool:
 def see_pictures(model: Any, hidden: bool, **pixels: torch.Tensor) -> ModelOutput:
     """Return what an image model gives for pictures."""
     more = {"output_hidden_states": True} if hidden else {}
-    call = model.get_image_features if has_texts(model) and hasattr(model, "get_image_features") else model
+    call = (
+        model.get_image_features
+        if has_texts(model) and hasattr(model, "get_image_features")
+        else model
+    )
     return ModelOutput.of(call(**pixels, **more))
 
 
@@ -68,7 +76,11 @@ def see_clips(model: Any, hidden: bool, pixels: torch.Tensor) -> ModelOutput:
         return ModelOutput.of(output, model.video_head(output.pooler_output), first=1)
     if kind == "vjepa2":
         return ModelOutput.of(model(pixels, skip_predictor=True, **more))
-    call = model.get_video_features if has_texts(model) and hasattr(model, "get_video_features") else model
+    call = (
+        model.get_video_features
+        if has_texts(model) and hasattr(model, "get_video_features")
+        else model
+    )
     return ModelOutput.of(call(pixels, **more))
 
 
@@ -77,7 +89,9 @@ def see_texts(model: Any, inputs: Any) -> torch.Tensor:
     if model.config.model_type == "pe_video":
         seen = model.text_model(**_taken(model.text_model, inputs), output_hidden_states=True)
         return model.text_video_head(seen.hidden_states[-1][:, 0])
-    return model.get_text_features(**_taken(model.get_text_features, inputs)).pooler_output.flatten(1)
+    return model.get_text_features(**_taken(model.get_text_features, inputs)).pooler_output.flatten(
+        1
+    )
 
 
 def first_tokens(model: Any, tokens: int, side: int, clips: bool) -> int:
@@ -98,8 +112,13 @@ def first_tokens(model: Any, tokens: int, side: int, clips: bool) -> int:
 
 
 def text_padding(model: Any) -> bool | str:
-    """Return how texts are padded, as in the model's training: to the longest of a batch (True) or to `max_length`."""
-    return "max_length" if model.config.model_type in ("siglip", "siglip2", "tipsv2", "videoprism") else True
+    """Return how texts are padded, as in the model's training: to the longest of a batch (True) or
+    to `max_length`."""
+    return (
+        "max_length"
+        if model.config.model_type in ("siglip", "siglip2", "tipsv2", "videoprism")
+        else True
+    )
 
 
 def frames_of(model: Any) -> int | None:

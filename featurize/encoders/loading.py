@@ -1,11 +1,13 @@
 """The encoders by name, and those of other packages.
 
-A name is one of `NAMES`, `hf:WEIGHTS` or `vlm:WEIGHTS` (hf or vlm with those weights), `package.module:Class`, or an
-entry point of the group `stepdiff.encoders`: its own name, or the `name` of its class, which provenance records. A new
-encoder of this package is a file and a line of `_ENCODERS`.
+A name is one of `NAMES`, `hf:WEIGHTS` or `vlm:WEIGHTS` (hf or vlm with those weights),
+`package.module:Class`, or an entry point of the group `stepdiff.encoders`: its own name, or the
+`name` of its class, which provenance records. A new encoder of this package is a file and a line of
+`_ENCODERS`.
 
 Guarantees
-- a name that data hold, such as the provenance of a view, imports only this package and installed ones: see `of_data`
+- a name that data hold, such as the provenance of a view, imports only this package and installed
+  ones: see `of_data`
 """
 
 import re
@@ -45,19 +47,23 @@ _OF_ANY = ("hf", "vlm")  # encoders of any model of a kind
 
 
 def split(name: str, weights: str | None = None) -> tuple[str, str | None]:
-    """Return encoder and weights, where a name such as `hf:WEIGHTS` has both. StepDiffError: weights named twice."""
+    """Return encoder and weights, where a name such as `hf:WEIGHTS` has both. StepDiffError:
+    weights named twice."""
     if name in _ALIASES:
         return "hf", weights
     kind, colon, source = name.partition(":")
     if not colon or kind not in _OF_ANY:
         return name, weights
     if weights is not None:
-        raise StepDiffError(f"weights are named twice, by {name} and by --weights {weights}: leave one out")
+        raise StepDiffError(
+            f"weights are named twice, by {name} and by --weights {weights}: leave one out"
+        )
     return kind, source
 
 
 def view_name(name: str, weights: str | None) -> str:
-    """Return the name of a view, where users give none: of hf and vlm that of the model's folder or hub id."""
+    """Return the name of a view, where users give none: of hf and vlm that of the model's folder or
+    hub id."""
     if name in _ALIASES:
         return name
     name, weights = split(name, weights)
@@ -68,30 +74,40 @@ def view_name(name: str, weights: str | None) -> str:
 
 
 def encoder_class(name: str) -> type[Encoder]:
-    """Return the class of an encoder. StepDiffError: none has that name, or it cannot be imported here."""
+    """Return the class of an encoder. StepDiffError: none has that name, or it cannot be imported
+    here."""
     if name in _ENCODERS:
         file, attribute = _ENCODERS[name]
         return getattr(import_module(f"featurize.encoders.{file}"), attribute)
     if ":" not in name:
         name = of_data(name)
-    cluster = "; on a cluster that was joined, install it on every node or submit it with --working-dir"
+    cluster = (
+        "; on a cluster that was joined, install it on every node or submit it with --working-dir"
+    )
     place, loaded = load_plugin(name, GROUP, "encoder", cluster)
     if not (isinstance(loaded, type) and issubclass(loaded, Encoder)):
-        raise StepDiffError(f"{place} is not a subclass of featurize.encoders.Encoder: give package.module:Class")
+        raise StepDiffError(
+            f"{place} is not a subclass of featurize.encoders.Encoder: give package.module:Class"
+        )
     return loaded
 
 
 def of_data(name: str, typed: str | None = None) -> str:
-    """Return by which name to load the encoder that data name: a store, a head or a run, which may be a stranger's.
+    """Return by which name to load the encoder that data name: a store, a head or a run, which may
+    be a stranger's.
 
-    That is one of `NAMES`, or an installed entry point; a class elsewhere only as `typed`, the user's --encoder.
+    That is one of `NAMES`, or an installed entry point; a class elsewhere only as `typed`, the
+    user's --encoder.
 
     Raises:
         StepDiffError: no encoder here has that name, or `typed` is another one.
     """
     if typed is not None:
         if (choices_made := proper_name(typed)) != name:
-            raise StepDiffError(f"--encoder {typed} is {choices_made}, and the features are of {name}: give that one")
+            raise StepDiffError(
+                f"--encoder {typed} is {choices_made}, and the features are of {name}: give that "
+                "one"
+            )
         return typed
     if name in _ENCODERS or name in (others := installed(GROUP)):
         return name
@@ -100,39 +116,49 @@ def of_data(name: str, typed: str | None = None) -> str:
             if encoder_class(other).name == name:
                 return other
     raise StepDiffError(
-        f"no encoder named {name!r}: the encoders are {', '.join([*NAMES, *others])}; your own is named by --encoder "
-        "package.module:Class, or by an entry point of its package"
+        f"no encoder named {name!r}: the encoders are {', '.join([*NAMES, *others])}; your own is "
+        "named by --encoder package.module:Class, or by an entry point of its package"
     )
 
 
 def proper_name(name: str) -> str:
-    """Return the name that provenance records: of an encoder of another package, the class's `name`."""
+    """Return the name that provenance records: of an encoder of another package, the class's
+    `name`."""
     name, _ = split(name)
     return name if name in _ENCODERS else encoder_class(name).name
 
 
 def version_of(name: str) -> str | None:
-    """Return the version of an encoder without weights, None if it has weights. StepDiffError: it is not a text."""
+    """Return the version of an encoder without weights, None if it has weights. StepDiffError: it
+    is not a text."""
     version = None if name in _ENCODERS else encoder_class(name).version
     if version is not None and not (isinstance(version, str) and version.strip()):
-        raise StepDiffError(f"encoder {name} has the version {version!r}: give it a text, such as version = '1'")
+        raise StepDiffError(
+            f"encoder {name} has the version {version!r}: give it a text, such as version = '1'"
+        )
     return version
 
 
 def find_weights(name: str, weights: str | None) -> Path | None:
-    """Return the local place of an encoder's weights, None of one without. StepDiffError: not found, or not wanted."""
+    """Return the local place of an encoder's weights, None of one without. StepDiffError: not
+    found, or not wanted."""
     if version_of(name) is not None:
         if weights is not None:
             raise StepDiffError(f"encoder {name} has no weights: leave --weights {weights} out")
         return None
     if weights is None and name not in FETCHED:
-        advice = "" if name in _ENCODERS else "; an encoder that computes without weights declares a `version`"
+        advice = (
+            ""
+            if name in _ENCODERS
+            else "; an encoder that computes without weights declares a `version`"
+        )
         raise StepDiffError(f"encoder {name} needs weights: {encoder_class(name).wanted}{advice}")
     return resolve(weights or name)
 
 
 def digest(name: str, weights: Path | None) -> str:
-    """Return the sha256 hex of the weights that decide the features of clips, which is what provenance knows."""
+    """Return the sha256 hex of the weights that decide the features of clips, which is what
+    provenance knows."""
     if weights is None:
         return version_digest(version_of(name) or "")
     return fingerprint(checkpoint_file(weights) if name.startswith("internvideo-mm") else weights)
@@ -149,19 +175,24 @@ def load(
     """Load an encoder and its weights.
 
     Args:
-        name: one of `NAMES`, `hf:WEIGHTS`, `vlm:WEIGHTS`, `package.module:Class`, or an entry point.
+        name: one of `NAMES`, `hf:WEIGHTS`, `vlm:WEIGHTS`, `package.module:Class`, or an entry
+            point.
         weights: a folder, a name that `stepdiff weights list` shows, or a hub id; None is the
-            encoder's own name, where weights of that name can be fetched, or of an encoder without weights.
+            encoder's own name, where weights of that name can be fetched, or of an encoder without
+            weights.
         device: as PyTorch names it, "cpu" or "cuda:0"; None is a GPU where there is one.
         sampling: the rule that picks the frames of a clip.
         compile: whether the forward pass of clips is compiled by torch.compile.
-        choices: taken by encoders that have them among their `choices`; None is the encoder's own choice. `layer`: the
-            hidden state whose tokens are kept. `frames`: T of a clip. `pooling`: how an embedding is made. `window`:
-            frames that a model sees at once. `pixels`: of a frame that a model's own processor is given, at most.
-            `statistics`: whether statistics of early maps are a feature, next to the others or alone.
+        choices: taken by encoders that have them among their `choices`; None is the encoder's own
+            choice. `layer`: the hidden state whose tokens are kept. `frames`: T of a clip.
+            `pooling`: how an embedding is made. `window`: frames that a model sees at once.
+                `pixels`: of a frame that a model's own processor is given, at most.
+            `statistics`: whether statistics of early maps are a feature, next to the others or
+                alone.
 
     Raises:
-        StepDiffError: no such encoder or device, no weights, weights of another model, or a choice that is not given.
+        StepDiffError: no such encoder or device, no weights, weights of another model, or a choice
+            that is not given.
     """
     name, weights = split(name, weights)
     kind = encoder_class(name)

@@ -1,10 +1,13 @@
-"""A checkpoint's own preprocessing, split between the decoder (resize, crop) and the encoder (normalise).
+"""A checkpoint's own preprocessing, split between the decoder (resize, crop) and the encoder
+(normalise).
 
-Settings of video processors, which need torchvision to run, are read from their file. The filter is Pillow's, which
-differs from torchvision's by a level of 255 in a few pixels. A frame that repeats the previous one is encoded once.
+Settings of video processors, which need torchvision to run, are read from their file. The filter is
+Pillow's, which differs from torchvision's by a level of 255 in a few pixels. A frame that repeats
+the previous one is encoded once.
 
 Guarantees
-- pixels equal those of the folder's own processor; settings that the decoder cannot follow are refused
+- pixels equal those of the folder's own processor; settings that the decoder cannot follow are
+  refused
 - on the CPU a frame's bits do not depend on the other frames of its batch, nor on their number
 """
 
@@ -24,10 +27,17 @@ from featurize.encoders.folder import loading
 from featurize.video.picture import Crop, Resample
 from stepdiff_core.errors import StepDiffError
 
-FILTERS: dict[int, Resample] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # of the resize, by Pillow's numbers
+# of the resize, by Pillow's numbers
+FILTERS: dict[int, Resample] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 Settings = Mapping[str, Any]
 _IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
-_COMMON = {"do_resize": True, "do_rescale": True, "do_normalize": True, "rescale_factor": 1 / 255, "resample": 2}
+_COMMON = {
+    "do_resize": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "rescale_factor": 1 / 255,
+    "resample": 2,
+}
 _DEFAULTS: Mapping[str, Settings] = MappingProxyType(
     {  # of video processors, for what their file leaves out
         "VJEPA2VideoProcessor": {**_IMAGENET, "crop_size": 256, "do_center_crop": True},
@@ -45,13 +55,16 @@ class Preprocessing:
     mean: Float32[torch.Tensor, "3 1 1"]  # in units of a byte, as the pixels are
     std: Float32[torch.Tensor, "3 1 1"]  # likewise
 
-    def normalised(self, frames: UInt8[torch.Tensor, "*N H W 3"]) -> Float32[torch.Tensor, "*N 3 H W"]:
+    def normalised(
+        self, frames: UInt8[torch.Tensor, "*N H W 3"]
+    ) -> Float32[torch.Tensor, "*N 3 H W"]:
         """Pixel values of cropped frames, as the checkpoint wants them, on the device of `mean`."""
         return (frames.movedim(-1, -3).to(self.mean.device).float() - self.mean) / self.std
 
 
 def read_processor(folder: Path, contents: str) -> Any:
-    """The image processor that the folder describes, in Pillow's way. StepDiffError where there is none."""
+    """The image processor that the folder describes, in Pillow's way. StepDiffError where there is
+    none."""
     from transformers import AutoImageProcessor
 
     with loading(folder, contents, "has no image processor"):
@@ -62,17 +75,27 @@ def image_settings(folder: Path, contents: str) -> Settings:
     """Return the settings of a folder's image processor. StepDiffError where it has none."""
     settings = read_processor(folder, contents).to_dict()
     settings = {name: value for name, value in settings.items() if value is not None}
-    if str(settings.get("image_processor_type")).startswith("ConvNext"):  # its crop is a share of the picture
+    # its crop is a share of the picture
+    if str(settings.get("image_processor_type")).startswith("ConvNext"):
         side, share = int(settings["size"]["shortest_edge"]), settings.pop("crop_pct", 224 / 256)
         if side >= 384:
             return {**settings, "size": {"height": side, "width": side}}
-        return {**settings, "size": {"shortest_edge": int(side / share)}, "crop_size": side, "do_center_crop": True}
+        return {
+            **settings,
+            "size": {"shortest_edge": int(side / share)},
+            "crop_size": side,
+            "do_center_crop": True,
+        }
     return settings
 
 
 def video_settings(folder: Path, contents: str, defaults: Settings) -> Settings | None:
-    """Return the settings of a folder's video processor over `defaults`, None without one. StepDiffError: damaged."""
-    for name, part in (("video_preprocessor_config.json", None), ("processor_config.json", "video_processor")):
+    """Return the settings of a folder's video processor over `defaults`, None without one.
+    StepDiffError: damaged."""
+    for name, part in (
+        ("video_preprocessor_config.json", None),
+        ("processor_config.json", "video_processor"),
+    ):
         path = folder / name
         try:
             settings = json.loads(path.read_text())
@@ -83,17 +106,24 @@ def video_settings(folder: Path, contents: str, defaults: Settings) -> Settings 
         except (OSError, ValueError, AttributeError) as problem:
             raise StepDiffError(f"{path} cannot be read ({problem!r}): give {contents}") from None
         if isinstance(settings, dict):
-            complete = {**defaults, **{name: value for name, value in settings.items() if value is not None}}
+            complete = {
+                **defaults,
+                **{name: value for name, value in settings.items() if value is not None},
+            }
             kind = str(complete.get("video_processor_type"))
             complete = {**_COMMON, **_DEFAULTS.get(kind, {}), **complete}
-            if kind == "VJEPA2VideoProcessor":  # it derives the size from its crop, whatever its file says
-                complete["size"] = {"shortest_edge": int((_side(complete["crop_size"]) or 256) * 256 / 224)}
+            # it derives the size from its crop, whatever its file says
+            if kind == "VJEPA2VideoProcessor":
+                complete["size"] = {
+                    "shortest_edge": int((_side(complete["crop_size"]) or 256) * 256 / 224)
+                }
             return complete
     return None
 
 
 def timm_settings(config: Mapping[str, Any]) -> Settings:
-    """Return the settings that a timm model's `pretrained_cfg` describes, as `timm.data` reads it."""
+    """Return the settings that a timm model's `pretrained_cfg` describes, as `timm.data` reads
+    it."""
     size = int(config.get("input_size", (3, 224, 224))[-1])
     scaled = math.floor(size / (config.get("crop_pct") or 0.875))
     mode = config.get("crop_mode") or "center"
@@ -111,7 +141,8 @@ def timm_settings(config: Mapping[str, Any]) -> Settings:
 
 
 def preprocessing_of(settings: Settings, folder: Path, device: torch.device) -> Preprocessing:
-    """Return the decoder's and the encoder's part of what the settings describe. StepDiffError: they cannot do it."""
+    """Return the decoder's and the encoder's part of what the settings describe. StepDiffError:
+    they cannot do it."""
     size, crop = settings.get("size") or {}, settings.get("crop_size")
     if isinstance(size, int):
         size = {"shortest_edge": size}
@@ -119,21 +150,35 @@ def preprocessing_of(settings: Settings, folder: Path, device: torch.device) -> 
     cropped = bool(settings.get("do_center_crop"))
     side = _side(crop) if cropped else height
     off = [step for step in ("do_resize", "do_rescale") if not settings.get(step, True)]
-    unknown = [name for name in ("crop_pct", "do_pad", "do_image_splitting", "size_divisor") if settings.get(name)]
+    unknown = [
+        name
+        for name in ("crop_pct", "do_pad", "do_image_splitting", "size_divisor")
+        if settings.get(name)
+    ]
     if off or unknown:
         reason = f"it sets {', '.join(f'{name} to {settings[name]}' for name in (*off, *unknown))}"
     elif settings.get("resample") not in FILTERS:
-        reason = f"it resizes with filter {settings.get('resample')}, none of {', '.join(FILTERS.values())}"
+        reason = (
+            f"it resizes with filter {settings.get('resample')}, none of "
+            f"{', '.join(FILTERS.values())}"
+        )
     elif side is None or (short is None and not height == width == side):
-        reason = f"it resizes to {dict(size)} and crops {crop if cropped else 'nothing'}, which gives no square"
+        reason = (
+            f"it resizes to {dict(size)} and crops {crop if cropped else 'nothing'}, which gives "
+            "no square"
+        )
     elif short is not None and short < side:
         reason = f"its short side {short} is less than its crop {side}"
     else:
-        return Preprocessing(Crop(short, side, FILTERS[int(settings["resample"])]), *_mean_and_std(settings, device))
+        return Preprocessing(
+            Crop(short, side, FILTERS[int(settings["resample"])]), *_mean_and_std(settings, device)
+        )
     raise StepDiffError(f"the preprocessing of {folder} is not supported: {reason}")
 
 
-def _mean_and_std(settings: Settings, device: torch.device) -> Iterator[Float32[torch.Tensor, "3 1 1"]]:
+def _mean_and_std(
+    settings: Settings, device: torch.device
+) -> Iterator[Float32[torch.Tensor, "3 1 1"]]:
     """Return both in units of a byte."""
     factor = float(settings.get("rescale_factor", 1 / 255))
     mean, std = [0.0] * 3, [1.0] * 3
@@ -141,7 +186,9 @@ def _mean_and_std(settings: Settings, device: torch.device) -> Iterator[Float32[
         mean, std = settings["image_mean"], settings["image_std"]
     if settings.get("offset"):  # ViViT's processor subtracts 1 after it rescales
         mean = [value + 1 for value in mean]
-    return (torch.tensor(list(value), device=device).view(3, 1, 1) / factor for value in (mean, std))
+    return (
+        torch.tensor(list(value), device=device).view(3, 1, 1) / factor for value in (mean, std)
+    )
 
 
 def _side(crop: Any) -> int | None:
@@ -156,8 +203,11 @@ Encode = Callable[[UInt8[torch.Tensor, "chunk H W 3"]], tuple[torch.Tensor, ...]
 """features [chunk, ...] of so many frames"""
 
 
-def encode_distinct(encode: Encode, frames: UInt8[torch.Tensor, "B T H W 3"], chunk: int) -> list[torch.Tensor]:
-    """Features [B, T, ...] of all frames, of which those are encoded, `chunk` at once, that differ from the one before.
+def encode_distinct(
+    encode: Encode, frames: UInt8[torch.Tensor, "B T H W 3"], chunk: int
+) -> list[torch.Tensor]:
+    """Features [B, T, ...] of all frames, of which those are encoded, `chunk` at once, that differ
+    from the one before.
 
     The last chunk is filled up, since a library may compute another number of frames another way.
     """
@@ -170,13 +220,15 @@ def encode_distinct(encode: Encode, frames: UInt8[torch.Tensor, "B T H W 3"], ch
     return [torch.cat(parts)[places] for parts in zip(*encoded, strict=True)]
 
 
-# Statistics of early maps are the mean, maximum, minimum and deviation of each channel over all frames of a clip: early
-# layers see shades and textures that the last one has lost, and their statistics need few bytes. They come from one
-# summary of each frame, so a clip's statistics depend on other clips no more than its tokens do.
+# Statistics of early maps are the mean, maximum, minimum and deviation of each channel over all
+# frames of a clip: early layers see shades and textures that the last one has lost, and their
+# statistics need few bytes. They come from one summary of each frame, so a clip's statistics depend
+# on other clips no more than its tokens do.
 
 
 def summaries(maps: Iterable[Float[torch.Tensor, "N _ _"]]) -> Float32[torch.Tensor, "N 4 C"]:
-    """Return mean, maximum, minimum and variance of each channel over the places of each of N frames.
+    """Return mean, maximum, minimum and variance of each channel over the places of each of N
+    frames.
 
     maps: [N, places, channels]; their channels follow one another.
     """
@@ -189,8 +241,10 @@ def summaries(maps: Iterable[Float[torch.Tensor, "N _ _"]]) -> Float32[torch.Ten
 
 
 def statistics_of(frames: Float32[torch.Tensor, "B T 4 C"]) -> Float32[torch.Tensor, "B 4 C"]:
-    """Return mean, maximum, minimum and standard deviation over all frames from the summaries of each."""
+    """Return mean, maximum, minimum and standard deviation over all frames from the summaries of
+    each."""
     means, highest, lowest, variances = frames.unbind(2)
     mean = means.mean(1, keepdim=True)
-    variance = variances.mean(1) + (means - mean).square().mean(1)  # within the frames, and between them
+    # within the frames, and between them
+    variance = variances.mean(1) + (means - mean).square().mean(1)
     return torch.stack([mean[:, 0], highest.amax(1), lowest.amin(1), variance.sqrt()], 1)

@@ -1,6 +1,7 @@
 """Any sentence encoder of sentence-transformers: one L2-normalised embedding for a text.
 
-Texts of a batch are encoded sorted by length, a few at once: the last bits of an embedding depend on its batch.
+Texts of a batch are encoded sorted by length, a few at once: the last bits of an embedding depend
+on its batch.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Image towers out of whole models: `llava`, `blip2`, `idefics`, `idefics2`, `idefics3`.
 
-`tokens` [T*N, D] are the N tokens of each of T frames that the whole model gives to its projector, from which
-`heads.evaluate` runs the rest of it. A frame is resized to the square that the tower was built for, without tiling or
-padding. By default a clip is its centre frame.
+`tokens` [T*N, D] are the N tokens of each of T frames that the whole model gives to its projector,
+from which `heads.evaluate` runs the rest of it. A frame is resized to the square that the tower was
+built for, without tiling or padding. By default a clip is its centre frame.
 
 Guarantees
 - tokens equal what transformers computes
@@ -22,7 +22,8 @@ from featurize.encoders.hf_families import ModelOutput
 from featurize.encoders.preprocessing import Settings, image_settings
 from stepdiff_core.errors import StepDiffError
 
-_PLACE = r"(model\.)?(vision_tower|vision_model)\.(vision_model\.)?"  # of a tower's tensors, in checkpoints old and new
+# of a tower's tensors, in checkpoints old and new
+_PLACE = r"(model\.)?(vision_tower|vision_model)\.(vision_model\.)?"
 _KEPT = ("do_rescale", "do_normalize", "rescale_factor", "resample", "image_mean", "image_std")
 
 
@@ -63,9 +64,13 @@ class Tower(HuggingFace):
         return built._from_config(vision, dtype=torch.float32, attn_implementation="sdpa")
 
     def _settings(self) -> Settings:
-        """Return the filter and normalisation of the folder's processor, with a resize to a square."""
+        """Return the filter and normalisation of the folder's processor, with a resize to a
+        square."""
         settings, side = image_settings(self.weights, self.wanted), self._square
-        return {"size": {"height": side, "width": side}, **{name: settings[name] for name in _KEPT if name in settings}}
+        return {
+            "size": {"height": side, "width": side},
+            **{name: settings[name] for name in _KEPT if name in settings},
+        }
 
     @property
     def crop(self) -> str:
@@ -79,7 +84,10 @@ class LlavaTower(Tower):
     """Of LLaVA with a CLIP or a SigLIP; several layers are concatenated by channel."""
 
     name = model_type = "llava"
-    wanted = "a transformers LLaVA folder with safetensors weights, or a hub id such as llava-hf/llava-1.5-7b-hf"
+    wanted = (
+        "a transformers LLaVA folder with safetensors weights, or a hub id such as "
+        "llava-hf/llava-1.5-7b-hf"
+    )
 
     def __init__(self, weights: Path, device: torch.device, frames: int = 1) -> None:
         config = self._config(weights)
@@ -89,7 +97,10 @@ class LlavaTower(Tower):
         self._first = int(config.vision_feature_select_strategy == "default")
         super().__init__(weights, device, frames)
         self._hidden = self._layers[0]
-        layers, kept = ", ".join(map(str, self._layers)), "the first token left out" if self._first else "all tokens"
+        layers, kept = (
+            ", ".join(map(str, self._layers)),
+            "the first token left out" if self._first else "all tokens",
+        )
         self.layer = f"hidden state {layers} of {blocks}, {kept}"
 
     def _build(self, vision: Any) -> torch.nn.Module:
@@ -98,8 +109,8 @@ class LlavaTower(Tower):
         kinds = ("clip_vision_model", "siglip_vision_model")
         if vision.model_type not in kinds:
             raise StepDiffError(
-                f"the image tower of {self.weights} is {vision.model_type}, not {' or '.join(kinds)}: "
-                f"give {self.wanted}"
+                f"the image tower of {self.weights} is {vision.model_type}, not "
+                f"{' or '.join(kinds)}: give {self.wanted}"
             )
         return AutoModel.from_config(vision, dtype=torch.float32, attn_implementation="sdpa")
 
@@ -112,7 +123,10 @@ class Blip2Tower(Tower):
     """Of BLIP-2 with any language model; all tokens, as its Q-Former takes them."""
 
     name, model_type, tower = "blip2", "blip-2", "blip_2.modeling_blip_2.Blip2VisionModel"
-    wanted = "a transformers BLIP-2 folder with safetensors weights, or a hub id such as Salesforce/blip2-opt-2.7b"
+    wanted = (
+        "a transformers BLIP-2 folder with safetensors weights, or a hub id such as "
+        "Salesforce/blip2-opt-2.7b"
+    )
     layer = "last hidden state, final norm, class token first"
 
 
@@ -120,13 +134,17 @@ class IdeficsTower(Tower):
     """Of the first IDEFICS, whose language model takes them as `image_encoder_embeddings`."""
 
     name = model_type = "idefics"
-    wanted = "a transformers IDEFICS folder with safetensors weights, or a hub id such as HuggingFaceM4/idefics-9b"
+    wanted = (
+        "a transformers IDEFICS folder with safetensors weights, or a hub id such as "
+        "HuggingFaceM4/idefics-9b"
+    )
     layer = "last hidden state, class token first"
 
     def _build(self, vision: Any) -> torch.nn.Module:
         from transformers.models.idefics.vision import IdeficsVisionTransformer
 
-        vision._attn_implementation = "sdpa"  # not a model of its own in transformers, so nothing else sets it
+        # not a model of its own in transformers, so nothing else sets it
+        vision._attn_implementation = "sdpa"
         return IdeficsVisionTransformer(vision)
 
 
@@ -135,7 +153,10 @@ class Idefics2Tower(Tower):
 
     name = model_type = "idefics2"
     tower = "idefics2.modeling_idefics2.Idefics2VisionTransformer"
-    wanted = "a transformers IDEFICS 2 folder with safetensors weights, or a hub id such as HuggingFaceM4/idefics2-8b"
+    wanted = (
+        "a transformers IDEFICS 2 folder with safetensors weights, or a hub id such as "
+        "HuggingFaceM4/idefics2-8b"
+    )
     layer = "last hidden state, final norm"
 
 
@@ -145,6 +166,7 @@ class Idefics3Tower(Tower):
     name = model_type = "idefics3"
     tower = "idefics3.modeling_idefics3.Idefics3VisionTransformer"
     wanted = (
-        "a transformers IDEFICS 3 folder with safetensors weights, or a hub id such as HuggingFaceM4/Idefics3-8B-Llama3"
+        "a transformers IDEFICS 3 folder with safetensors weights, or a hub id such as "
+        "HuggingFaceM4/Idefics3-8B-Llama3"
     )
     layer = "last hidden state, final norm"

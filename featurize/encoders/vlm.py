@@ -1,21 +1,24 @@
-"""The vision part of any video language model of transformers: the projected tokens that its language model reads.
+"""The vision part of any video language model of transformers: the projected tokens that its
+language model reads.
 
-- `tokens` [N, (1 + L) * D]: what `get_video_features` or `get_image_features` returns for a clip, zeros after its own
-  tokens; the L deepstack levels, where the model has some, follow by channel.
-- `embedding` [D]: the mean of the clip's own tokens, without deepstack levels and before they are pooled.
-- `layout` [3 + T], float32: the number of the clip's own tokens, height and width of the frames that the model's
-  processor was given, and the seconds of each of T frames from the start of the clip.
+- `tokens` [N, (1 + L) * D]: what `get_video_features` or `get_image_features` returns for a clip,
+  zeros after its own tokens; the L deepstack levels, where the model has some, follow by channel.
+- `embedding` [D]: the mean of the clip's own tokens, without deepstack levels and before they are
+  pooled.
+- `layout` [3 + T], float32: the number of the clip's own tokens, height and width of the frames
+  that the model's processor was given, and the seconds of each of T frames from the start of the
+  clip.
 
-A clip is a video where the processor takes several videos in a prompt, else T images. N is the most tokens that a clip
-of ordinary aspect has; a clip with more fails.
+A clip is a video where the processor takes several videos in a prompt, else T images. N is the most
+tokens that a clip of ordinary aspect has; a clip with more fails.
 
-Tokens of a model whose processor makes more of them of a larger frame are pooled (`pool`) as if the frames were
-smaller: the layout has the height and width of frames that make as many.
+Tokens of a model whose processor makes more of them of a larger frame are pooled (`pool`) as if the
+frames were smaller: the layout has the height and width of frames that make as many.
 
 Guarantees
 - no tensor of the language model is loaded
-- tokens are those that the whole model computes of the same frames, padded; they do not depend on other
-  clips of a batch
+- tokens are those that the whole model computes of the same frames, padded; they do not depend on
+  other clips of a batch
 """
 
 import inspect
@@ -48,33 +51,52 @@ class Vlm(Encoder):
     entities = ("clips",)
     choices = ("frames", "pixels")
     pools = True
-    wanted = "a transformers folder of a video language model, or a hub id such as Qwen/Qwen3-VL-4B-Instruct"
+    wanted = (
+        "a transformers folder of a video language model, or a hub id such as "
+        "Qwen/Qwen3-VL-4B-Instruct"
+    )
 
-    def __init__(self, weights: Path, device: torch.device, frames: int = FRAMES, pixels: int = PIXELS) -> None:
+    def __init__(
+        self, weights: Path, device: torch.device, frames: int = FRAMES, pixels: int = PIXELS
+    ) -> None:
         """Load the vision part of a whole model's folder; `pixels`: of a frame, at most.
 
-        StepDiffError: the folder does not hold such a model, or its class does not take cached tokens.
+        StepDiffError: the folder does not hold such a model, or its class does not take cached
+        tokens.
         """
         from transformers import AutoConfig, AutoProcessor
 
         super().__init__(weights)
         self.frames, self._pixels, self._device = frames, pixels, device
         with loading(weights, self.wanted):
-            config = AutoConfig.from_pretrained(weights, trust_remote_code=False, local_files_only=True)
-            processor = AutoProcessor.from_pretrained(weights, trust_remote_code=False, local_files_only=True)
+            config = AutoConfig.from_pretrained(
+                weights, trust_remote_code=False, local_files_only=True
+            )
+            processor = AutoProcessor.from_pretrained(
+                weights, trust_remote_code=False, local_files_only=True
+            )
         self._processor = uncapped(processor)
         self._model = load_model(_vision_class(config, weights), weights, device, self.wanted)
         names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
-        self._placeholders = [getattr(config, name) for name in names if getattr(config, name, None) is not None]
+        self._placeholders = [
+            getattr(config, name) for name in names if getattr(config, name, None) is not None
+        ]
         self._video = self._takes_videos()
         self._shrunk: dict[tuple[int, int], tuple[int, int]] = {}
 
     @cached_property
     def _most(self) -> int:
         """N. StepDiffError: `pool` is not for this model."""
-        heights = [round((self._pixels * ratio) ** 0.5) for aspect in _ASPECTS for ratio in (aspect, 1 / aspect)]
+        heights = [
+            round((self._pixels * ratio) ** 0.5)
+            for aspect in _ASPECTS
+            for ratio in (aspect, 1 / aspect)
+        ]
         shapes = {(height, self._pixels // height) for height in heights}
-        return max(self._count(self._blank(self._shrink(shape) if self.pool > 1 else shape)) for shape in shapes)
+        return max(
+            self._count(self._blank(self._shrink(shape) if self.pool > 1 else shape))
+            for shape in shapes
+        )
 
     @property
     def picture(self) -> Picture:
@@ -87,7 +109,8 @@ class Vlm(Encoder):
 
     @cached_property
     def _probed(self) -> tuple[str, int, int]:
-        """Return the layer in words, the channels of a token, and those without deepstack levels, of a blank clip."""
+        """Return the layer in words, the channels of a token, and those without deepstack levels,
+        of a blank clip."""
         function, output = self._encoded(self._inputs(np.zeros((self.frames, 64, 64, 3), np.uint8)))
         parts = _parts(output)
         deepstack = f"; {len(parts) - 1} deepstack levels: {_kind(parts[1])}" if parts[1:] else ""
@@ -112,8 +135,11 @@ class Vlm(Encoder):
     ) -> dict[str, Float32[np.ndarray, "..."]]:
         return self._encode_alike([(frames, seconds)])[0]
 
-    def encode_wholes(self, clips: Sequence[Whole]) -> list[dict[str, Float32[np.ndarray, "..."]] | StepDiffError]:
-        """Return what `encode_whole` does of each; where `whole_batches`, clips of one shape are encoded at once."""
+    def encode_wholes(
+        self, clips: Sequence[Whole]
+    ) -> list[dict[str, Float32[np.ndarray, "..."]] | StepDiffError]:
+        """Return what `encode_whole` does of each; where `whole_batches`, clips of one shape are
+        encoded at once."""
         if not self.whole_batches:
             return super().encode_wholes(clips)
         places_of: dict[tuple[int, ...], list[int]] = {}
@@ -135,23 +161,32 @@ class Vlm(Encoder):
             inputs = self._inputs(*(frames for frames, _ in clips))
         except ValueError as problem:  # such as an aspect that the processor refuses
             reason = first_line(problem)
-            raise StepDiffError(f"{type(self._processor).__name__} refuses its frames ({reason})") from None
+            raise StepDiffError(
+                f"{type(self._processor).__name__} refuses its frames ({reason})"
+            ) from None
         with half_products(self._device):
             _, output = self._encoded(inputs)
         tokens = torch.cat([_flat(part) for part in _parts(output)], dim=-1).float().cpu().numpy()
         expected = self._count(inputs)
         if len(tokens) != expected:
-            raise StepDiffError(f"the model made {len(tokens)} tokens of it, and its processor expects {expected}")
-        embeddings = tokens.reshape(len(clips), -1, tokens.shape[-1])[..., : self._probed[2]].mean(axis=1)
+            raise StepDiffError(
+                f"the model made {len(tokens)} tokens of it, and its processor expects {expected}"
+            )
+        embeddings = tokens.reshape(len(clips), -1, tokens.shape[-1])[..., : self._probed[2]].mean(
+            axis=1
+        )
         height, width = shape = clips[0][0].shape[1:3]
         if self.pool > 1:
-            tokens, shape = pooled(tokens[None], self._grids(inputs)[0], self.pool)[0], self._shrink(shape)
+            tokens, shape = (
+                pooled(tokens[None], self._grids(inputs)[0], self.pool)[0],
+                self._shrink(shape),
+            )
         tokens = tokens.reshape(len(clips), -1, tokens.shape[-1])
         count = tokens.shape[1]
         if count > self._most:
             raise StepDiffError(
-                f"frames of {width} x {height} pixels make {count} tokens, and the view holds {self._most} of a clip: "
-                "crop the video"
+                f"frames of {width} x {height} pixels make {count} tokens, and the view holds "
+                f"{self._most} of a clip: crop the video"
             )
         return [
             {
@@ -163,11 +198,16 @@ class Vlm(Encoder):
         ]
 
     def _inputs(self, *clips: UInt8[np.ndarray, "T H W 3"]) -> dict[str, Any]:
-        """Return the processor's output for clips in one prompt. Times change its words, which are not used here."""
+        """Return the processor's output for clips in one prompt. Times change its words, which are
+        not used here."""
         from PIL import Image
 
         if self._video:
-            metadata = {"fps": 1, "frames_indices": list(range(self.frames)), "total_num_frames": self.frames}
+            metadata = {
+                "fps": 1,
+                "frames_indices": list(range(self.frames)),
+                "total_num_frames": self.frames,
+            }
             processor_inputs: dict[str, Any] = {
                 "text": [self._processor.video_token * len(clips)],
                 "videos": list(clips),
@@ -176,7 +216,10 @@ class Vlm(Encoder):
             }
         else:
             images = [Image.fromarray(frame) for clip in clips for frame in clip]
-            processor_inputs = {"text": [self._processor.image_token * len(images)], "images": images}
+            processor_inputs = {
+                "text": [self._processor.image_token * len(images)],
+                "images": images,
+            }
         return {
             key: value.to(self._device) if isinstance(value, torch.Tensor) else value
             for key, value in self._processor(**processor_inputs, return_tensors="pt").items()
@@ -187,9 +230,13 @@ class Vlm(Encoder):
         return self._inputs(np.zeros((self.frames, *shape, 3), np.uint8))
 
     def _grids(self, inputs: dict[str, Any]) -> tuple[Grids, int]:
-        """Return the grids of a clip's tokens, and the side of a token's square in pixels. StepDiffError: none."""
+        """Return the grids of a clip's tokens, and the side of a token's square in pixels.
+        StepDiffError: none."""
         kind = "video" if self._video else "image"
-        patches, processor = inputs.get(f"{kind}_grid_thw"), getattr(self._processor, f"{kind}_processor")
+        patches, processor = (
+            inputs.get(f"{kind}_grid_thw"),
+            getattr(self._processor, f"{kind}_processor"),
+        )
         merged = getattr(processor, "merge_size", None)
         if patches is not None and merged is not None:
             _, down, across = (patches[0] // merged).tolist()
@@ -197,26 +244,29 @@ class Vlm(Encoder):
             if math.prod(grids) == self._count(inputs):
                 return grids, processor.patch_size * merged
         raise StepDiffError(
-            "--pool is for models whose tokens follow the size of the frames, such as Qwen3-VL: give "
-            f"{type(self._processor).__name__} fewer --frames, or --dtype int8"
+            "--pool is for models whose tokens follow the size of the frames, such as Qwen3-VL: "
+            f"give {type(self._processor).__name__} fewer --frames, or --dtype int8"
         )
 
     def _shrink(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """Return height and width of frames that make as many tokens as pooled ones. StepDiffError: there are none."""
+        """Return height and width of frames that make as many tokens as pooled ones. StepDiffError:
+        there are none."""
         if shape not in self._shrunk:
             (steps, rows, columns), side = self._grids(self._blank(shape))
             down, across = -(-rows // self.pool), -(-columns // self.pool)
             smaller = down * side, across * side
             if self._grids(self._blank(smaller))[0] != (steps, down, across):
                 raise StepDiffError(
-                    f"--pool {self.pool} leaves {down} x {across} tokens of {rows} x {columns}, fewer than "
-                    f"{type(self._processor).__name__} makes of any frame: give a smaller --pool"
+                    f"--pool {self.pool} leaves {down} x {across} tokens of {rows} x {columns}, "
+                    f"fewer than {type(self._processor).__name__} makes of any frame: give a "
+                    "smaller --pool"
                 )
             self._shrunk[shape] = smaller
         return self._shrunk[shape]
 
     def _takes_videos(self) -> bool:
-        """Return whether the processor takes two videos in one prompt: some take none, Molmo2 takes one."""
+        """Return whether the processor takes two videos in one prompt: some take none, Molmo2 takes
+        one."""
         self._video = getattr(self._processor, "video_processor", None) is not None
         blank = np.zeros((self.frames, 64, 64, 3), np.uint8)
         try:
@@ -239,7 +289,8 @@ class Vlm(Encoder):
         function = getattr(body, name)
         accepted = inspect.signature(function).parameters
         return name, function(
-            **{key: value for key, value in processor_inputs.items() if key in accepted}, return_dict=True
+            **{key: value for key, value in processor_inputs.items() if key in accepted},
+            return_dict=True,
         )
 
 
@@ -247,21 +298,29 @@ Part = torch.Tensor | list[torch.Tensor] | tuple[torch.Tensor, ...]
 
 
 def _parts(output: Any) -> list[Part]:
-    """Return the tokens of an output, and its deepstack levels. StepDiffError: it has its tokens elsewhere."""
+    """Return the tokens of an output, and its deepstack levels. StepDiffError: it has its tokens
+    elsewhere."""
     if getattr(output, "pooler_output", None) is None:
         raise StepDiffError(
-            f"the model's {type(output).__name__} has no pooler_output, as cached tokens need it: give {Vlm.wanted}"
+            f"the model's {type(output).__name__} has no pooler_output, as cached tokens need it: "
+            f"give {Vlm.wanted}"
         )
     return [output.pooler_output, *(getattr(output, "deepstack_features", None) or ())]
 
 
 def _kind(part: Part) -> str:
     """Return the structure of a part in words, which a head restores."""
-    return f"array of {part.ndim} axes" if isinstance(part, torch.Tensor) else f"list of {part[0].ndim} axes"
+    return (
+        f"array of {part.ndim} axes"
+        if isinstance(part, torch.Tensor)
+        else f"list of {part[0].ndim} axes"
+    )
 
 
 def _flat(part: Part) -> Float[torch.Tensor, "N D"]:
-    return torch.cat([one.flatten(0, -2) for one in ([part] if isinstance(part, torch.Tensor) else part)])
+    return torch.cat(
+        [one.flatten(0, -2) for one in ([part] if isinstance(part, torch.Tensor) else part)]
+    )
 
 
 def _vision_class(config: Any, weights: Path) -> type:
@@ -271,8 +330,8 @@ def _vision_class(config: Any, weights: Path) -> type:
     kind: Any = AutoModelForImageTextToText._model_mapping.get(type(config), None)
     if kind is None or "mm_encoder_outputs" not in inspect.signature(kind.forward).parameters:
         raise StepDiffError(
-            f"{weights} is a {config.model_type}, whose class in transformers takes no mm_encoder_outputs: give "
-            f"{Vlm.wanted}"
+            f"{weights} is a {config.model_type}, whose class in transformers takes no "
+            f"mm_encoder_outputs: give {Vlm.wanted}"
         )
 
     class Vision(kind):  # type: ignore[misc, valid-type]

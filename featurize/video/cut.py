@@ -18,7 +18,8 @@ MOST_PIXELS = 960
 """of the long side of a cut clip"""
 MOST_SECONDS = 600.0
 """of a clip that is cut"""
-_ENCODER = {"crf": "23", "preset": "veryfast", "bf": "0", "g": "12"}  # a player that seeks decodes at most 12 frames
+# a player that seeks decodes at most 12 frames
+_ENCODER = {"crf": "23", "preset": "veryfast", "bf": "0", "g": "12"}
 _FRAME_SLACK = 1e-3  # seconds; a player's time is rounded too
 _SLACK = 1e-6  # seconds; times of the catalog are rounded
 
@@ -32,8 +33,10 @@ def filmstrip(path: Path, start: float, end: float, frames: int, height: int, ou
 
 
 def frame(path: Path, start: float, end: float, second: float, height: int, out: Path) -> None:
-    """Write what a player shows of a clip at a second of its file, as JPEG: the last frame that is not later."""
-    spans = [(start, second + _FRAME_SLACK), (start, end)]  # a clip may begin before its first frame
+    """Write what a player shows of a clip at a second of its file, as JPEG: the last frame that is
+    not later."""
+    # a clip may begin before its first frame
+    spans = [(start, second + _FRAME_SLACK), (start, end)]
     clips = {clip.index: clip for clip in read_clips(path, spans, 2, Whole(height))}
     earlier, whole = clips[0], clips[1]
     if not isinstance(whole, Clip):
@@ -49,19 +52,26 @@ def cut(path: Path, start: float, end: float, out: Path) -> None:
     """
     if not 0 < end - start <= MOST_SECONDS:
         raise StepDiffError(
-            f"a clip of {end - start:g} s is not shown: it must have more than 0 and at most {MOST_SECONDS:g} s"
+            f"a clip of {end - start:g} s is not shown: it must have more than 0 and at most "
+            f"{MOST_SECONDS:g} s"
         )
-    with opened(path) as video, av.open(str(out), "w", options={"movflags": "+faststart"}) as target:
+    with (
+        opened(path) as video,
+        av.open(str(out), "w", options={"movflags": "+faststart"}) as target,
+    ):
         try:
             frames = _transcode(video, target, start, end)
         except av.error.FFmpegError as error:
-            raise StepDiffError(f"{path.name} cannot be cut from {start:g} to {end:g} s ({error})") from error
+            raise StepDiffError(
+                f"{path.name} cannot be cut from {start:g} to {end:g} s ({error})"
+            ) from error
         if not frames:
             raise StepDiffError(f"{path.name} has no frame from {start:g} to {end:g} s")
 
 
 def _transcode(video: Video, target: av.container.OutputContainer, start: float, end: float) -> int:
-    """Decode from the keyframe before `start` until both streams are past `end`; return the number of frames."""
+    """Decode from the keyframe before `start` until both streams are past `end`; return the number
+    of frames."""
     picture = target.add_stream("libx264", rate=round(video.rate) or 25)
     picture.options, picture.pix_fmt = dict(_ENCODER), "yuv420p"
     picture.time_base = picture.codec_context.time_base = video.tick

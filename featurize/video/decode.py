@@ -1,12 +1,14 @@
-"""The chosen frames of clips: each video is decoded in one pass, several videos by threads at the same time.
+"""The chosen frames of clips: each video is decoded in one pass, several videos by threads at the
+same time.
 
 Guarantees
-- the frames are those that decoding the whole video and choosing among all frames would give: B-frames, variable frame
-  rates, edit lists and missing timestamps included
-- every clip is yielded once, as its frames or as the reason why it has none, whatever is raised while its file is
-  decoded
-- only groups of frames with a chosen one are decoded, once; only a file whose packets do not identify its frames is
-  decoded twice. Damage to H.264 frames that are neither chosen nor references is not noticed
+- the frames are those that decoding the whole video and choosing among all frames would give:
+  B-frames, variable frame rates, edit lists and missing timestamps included
+- every clip is yielded once, as its frames or as the reason why it has none, whatever is raised
+  while its file is decoded
+- only groups of frames with a chosen one are decoded, once; only a file whose packets do not
+  identify its frames is decoded twice. Damage to H.264 frames that are neither chosen nor
+  references is not noticed
 """
 
 from collections import defaultdict
@@ -27,8 +29,10 @@ from featurize.video.stream import Timeline, Video, by_decoding, decoded, from_p
 from stepdiff_core.io.files import shown
 from stepdiff_core.threads import prefetched
 
-PAST_END = 1.0  # seconds by which a clip may end past its video: annotations are often in whole seconds
-CUT_SHORT = 0.5  # seconds by which a video may end before what its header promises; no clip may end past it then
+# seconds by which a clip may end past its video: annotations are often in whole seconds
+PAST_END = 1.0
+# seconds by which a video may end before what its header promises; no clip may end past it then
+CUT_SHORT = 0.5
 QUEUED = 16  # finished clips that wait to be encoded, at most
 
 
@@ -60,9 +64,14 @@ class Failure:
 
 
 def decoded_clips(
-    clips: Mapping[int, Source], count: int, crop: Picture, threads: int = 1, sampling: Sampling = "linspace"
+    clips: Mapping[int, Source],
+    count: int,
+    crop: Picture,
+    threads: int = 1,
+    sampling: Sampling = "linspace",
 ) -> Iterator[tuple[int, Clip | Failure]]:
-    """Yield row and clip, or failure, as they become complete; video by video in the order of rows."""
+    """Yield row and clip, or failure, as they become complete; video by video in the order of
+    rows."""
     by_video: dict[str, list[int]] = defaultdict(list)
     for row in sorted(clips):
         by_video[clips[row].video].append(row)
@@ -76,24 +85,36 @@ def decoded_clips(
 
 
 def read_clips(
-    path: Path, intervals: Sequence[tuple[float, float]], count: int, crop: Picture, sampling: Sampling = "linspace"
+    path: Path,
+    intervals: Sequence[tuple[float, float]],
+    count: int,
+    crop: Picture,
+    sampling: Sampling = "linspace",
 ) -> Iterator[Clip | Failure]:
-    """Yield `count` frames of each interval (start, end in seconds) of a video, as each becomes complete."""
+    """Yield `count` frames of each interval (start, end in seconds) of a video, as each becomes
+    complete."""
     remaining = set(range(len(intervals)))
     reason = f"{shown(path)} shows other frames when it is read again: convert it"
     try:
-        for timeline in (from_packets, by_decoding):  # the second if packets do not identify the frames
+        # the second if packets do not identify the frames
+        for timeline in (from_packets, by_decoding):
             line = timeline(path)
             if timeline is from_packets and not line.exact:
                 continue
             with suppress(_PacketsDisagree):
                 for done in _read(
-                    path, line, {clip: intervals[clip] for clip in sorted(remaining)}, count, crop, sampling
+                    path,
+                    line,
+                    {clip: intervals[clip] for clip in sorted(remaining)},
+                    count,
+                    crop,
+                    sampling,
                 ):
                     remaining.discard(done.index)
                     yield done
                 break
-    except Exception as error:  # FFmpeg, PyAV and Pillow raise anything on odd files, which must not fail their shard
+    except Exception as error:
+        # FFmpeg, PyAV and Pillow raise anything on odd files, which must not fail their shard
         reason = why(path, error)
     yield from (Failure(index, reason) for index in sorted(remaining))
 
@@ -142,9 +163,14 @@ def _frames_of(
     """Return the numbers of a clip's frames, or the reason why it has none."""
     slack, remedy = PAST_END, "correct the clip's times"
     if line.promised > line.end + CUT_SHORT:
-        slack, remedy = 0.0, f"its header promises {line.promised:.2f} s, so it is cut short; copy it again"
+        slack, remedy = (
+            0.0,
+            f"its header promises {line.promised:.2f} s, so it is cut short; copy it again",
+        )
     if not line.still and start > line.times[-1]:
-        return f"the clip begins at {start:g} s but {shown(path)} ends at {line.end:.2f} s: {remedy}"
+        return (
+            f"the clip begins at {start:g} s but {shown(path)} ends at {line.end:.2f} s: {remedy}"
+        )
     if not line.still and end > line.end + slack:
         return f"the clip ends at {end:g} s but {shown(path)} ends at {line.end:.2f} s: {remedy}"
     first, end_frame = map(int, np.searchsorted(line.times, [start, end]))  # start <= time < end
@@ -232,7 +258,9 @@ class _Decoder:
             if entered:
                 if self._skips:
                     unwanted = packet.size > 0 and packet.pts not in self._wanted
-                    self._video.stream.codec_context.skip_frame = "NONREF" if unwanted else "DEFAULT"
+                    self._video.stream.codec_context.skip_frame = (
+                        "NONREF" if unwanted else "DEFAULT"
+                    )
                 yield from packet.decode()  # type: ignore[misc]
 
     def _number(self, frame: av.VideoFrame) -> int:

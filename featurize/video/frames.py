@@ -1,10 +1,10 @@
 """Which frames of a clip an encoder sees.
 
 Guarantees
-- linspace is the published sampling rule: `numpy.linspace(0, n - 1, count)` truncated to int, over the n frames with
-  start <= time < end
-- segment-centres cuts those frames into `count` equal segments and takes the middle of each; centre repeats the one
-  that a single segment has
+- linspace is the published sampling rule: `numpy.linspace(0, n - 1, count)` truncated to int, over
+  the n frames with start <= time < end
+- segment-centres cuts those frames into `count` equal segments and takes the middle of each; centre
+  repeats the one that a single segment has
 - a clip of fewer frames than asked for repeats some, and loses none
 """
 

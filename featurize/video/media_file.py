@@ -1,17 +1,20 @@
 """A media file, opened as itself. This is the only module that hands a file to FFmpeg.
 
-FFmpeg takes a name for an instruction: a URL, a pattern of images, the folder of a playlist's entries. Here it receives
-an open file with a neutral name, a closed list of formats, and no protocol with which it could open anything else.
+FFmpeg takes a name for an instruction: a URL, a pattern of images, the folder of a playlist's
+entries. Here it receives an open file with a neutral name, a closed list of formats, and no
+protocol with which it could open anything else.
 
-The identity of a file is its size and a digest of its first and last MiB, because reading whole files would cost as
-much as decoding them: containers keep their index, with the size of every frame, at one of the two ends. A member of a
-tar file, FILE.tar/MEMBER, is a file as any other.
+The identity of a file is its size and a digest of its first and last MiB, because reading whole
+files would cost as much as decoding them: containers keep their index, with the size of every
+frame, at one of the two ends. A member of a tar file, FILE.tar/MEMBER, is a file as any other.
 
 Guarantees
-- a pipe, a device or a folder is refused and never blocks; of a path no other file is read: playlists are refused,
-  external tracks are not followed, and no character of a name is a pattern
-- memory is bounded: a picture has at most MAX_PIXELS, the texts and profiles of a PNG at most MAX_TEXT once unpacked
-- a file is read once, however many clips it has; one that cannot be read has no identity, which is no error
+- a pipe, a device or a folder is refused and never blocks; of a path no other file is read:
+  playlists are refused, external tracks are not followed, and no character of a name is a pattern
+- memory is bounded: a picture has at most MAX_PIXELS, the texts and profiles of a PNG at most
+  MAX_TEXT once unpacked
+- a file is read once, however many clips it has; one that cannot be read has no identity, which is
+  no error
 """
 
 import hashlib
@@ -35,26 +38,91 @@ from stepdiff_core.io.tars import TarPart, open_member
 from stepdiff_core.progress import progress
 
 MAX_PIXELS = 1 << 27
-"""pixels of a picture: 16384 x 8192, which is four frames of 8K video, and more than a photograph of 108 megapixels"""
+"""pixels of a picture: 16384 x 8192, which is four frames of 8K video, and more than a photograph
+of 108 megapixels"""
 MAX_TEXT = 1 << 26  # bytes of all texts and colour profiles of a PNG, unpacked
 SELF_CONTAINED = (
     # containers
-    *("asf", "avi", "dv", "flv", "gxf", "ivf", "kux", "live_flv", "matroska", "mov", "mpeg", "mpegts", "mxf", "nsv"),
+    *(
+        "asf",
+        "avi",
+        "dv",
+        "flv",
+        "gxf",
+        "ivf",
+        "kux",
+        "live_flv",
+        "matroska",
+        "mov",
+        "mpeg",
+        "mpegts",
+        "mxf",
+        "nsv",
+    ),
     *("nut", "nuv", "ogg", "pva", "rm", "wtv", "yuv4mpegpipe"),
     # streams without a container
-    *("apv", "av1", "avs2", "avs3", "cavsvideo", "dirac", "dnxhd", "evc", "h261", "h263", "h264", "hevc", "m4v"),
+    *(
+        "apv",
+        "av1",
+        "avs2",
+        "avs3",
+        "cavsvideo",
+        "dirac",
+        "dnxhd",
+        "evc",
+        "h261",
+        "h263",
+        "h264",
+        "hevc",
+        "m4v",
+    ),
     *("mjpeg", "mjpeg_2000", "mpegvideo", "obu", "smjpeg", "vc1", "vc1test", "vvc"),
     # animations and still images
-    *("apng", "gif", "jpegxl_anim", "ico", "image2", "bmp_pipe", "dds_pipe", "dpx_pipe", "exr_pipe", "gif_pipe"),
-    *("hdr_pipe", "j2k_pipe", "jpeg_pipe", "jpegls_pipe", "jpegxl_pipe", "jpegxs_pipe", "pam_pipe", "pbm_pipe"),
-    *("pcx_pipe", "pfm_pipe", "pgm_pipe", "pgmyuv_pipe", "phm_pipe", "png_pipe", "ppm_pipe", "psd_pipe", "qoi_pipe"),
+    *(
+        "apng",
+        "gif",
+        "jpegxl_anim",
+        "ico",
+        "image2",
+        "bmp_pipe",
+        "dds_pipe",
+        "dpx_pipe",
+        "exr_pipe",
+        "gif_pipe",
+    ),
+    *(
+        "hdr_pipe",
+        "j2k_pipe",
+        "jpeg_pipe",
+        "jpegls_pipe",
+        "jpegxl_pipe",
+        "jpegxs_pipe",
+        "pam_pipe",
+        "pbm_pipe",
+    ),
+    *(
+        "pcx_pipe",
+        "pfm_pipe",
+        "pgm_pipe",
+        "pgmyuv_pipe",
+        "phm_pipe",
+        "png_pipe",
+        "ppm_pipe",
+        "psd_pipe",
+        "qoi_pipe",
+    ),
     *("sgi_pipe", "sunrast_pipe", "tiff_pipe", "webp_pipe", "xwd_pipe"),
     # sound, so that the reason can be that there are no pictures
     *("aac", "ac3", "aiff", "amr", "caf", "flac", "mp3", "wav"),
 )
-"""demuxers of FFmpeg that read the file they are given and no other, unlike concat, hls, dash, imf, sdp, vobsub"""
+"""demuxers of FFmpeg that read the file they are given and no other, unlike concat, hls, dash, imf,
+sdp, vobsub"""
 _DECODER = {"max_pixels": str(MAX_PIXELS)}
-_DEMUXER = {"format_whitelist": ",".join(SELF_CONTAINED), "protocol_whitelist": "none", "enable_drefs": "0"}
+_DEMUXER = {
+    "format_whitelist": ",".join(SELF_CONTAINED),
+    "protocol_whitelist": "none",
+    "enable_drefs": "0",
+}
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SEPARATORS = {b"zTXt": 1, b"iCCP": 1, b"iTXt": 4}
 """NUL characters before the compressed part, of each kind of chunk; of iTXt one is the method"""
@@ -77,12 +145,17 @@ def opened_alone(path: Path) -> Iterator[av.container.InputContainer]:
     with content(path) as file:
         if not file.seek(0, os.SEEK_END):
             raise StepDiffError(f"{shown(path)} is empty (0 bytes): copy it again")
-        extension = re.search(r"\.[A-Za-z0-9]+\Z", path.name)  # FFmpeg looks at it to guess the format
+        # FFmpeg looks at it to guess the format
+        extension = re.search(r"\.[A-Za-z0-9]+\Z", path.name)
         file.name = f"file{extension[0] if extension else ''}"
         if unpacked_size(file, MAX_TEXT) > MAX_TEXT:
-            raise StepDiffError(f"{shown(path)} has texts of more than {MAX_TEXT:,} bytes: save it without them")
+            raise StepDiffError(
+                f"{shown(path)} has texts of more than {MAX_TEXT:,} bytes: save it without them"
+            )
         file.seek(0)
-        with av.open(file, "r", options=_DEMUXER | _DECODER, metadata_errors="replace") as container:
+        with av.open(
+            file, "r", options=_DEMUXER | _DECODER, metadata_errors="replace"
+        ) as container:
             for stream in container.streams.video:
                 if stream.codec_context is not None:
                     stream.codec_context.options = dict(_DECODER)
@@ -90,10 +163,15 @@ def opened_alone(path: Path) -> Iterator[av.container.InputContainer]:
 
 
 def why(path: Path, error: Exception) -> str:
-    """Return why a file fails, in one line that names it, whatever FFmpeg, PyAV or Pillow raised."""
+    """Return why a file fails, in one line that names it, whatever FFmpeg, PyAV or Pillow
+    raised."""
     if isinstance(error, StepDiffError):
         return str(error)
-    description = " ".join(f"{type(error).__name__}: {error}".split()).encode("utf-8", "backslashreplace").decode()
+    description = (
+        " ".join(f"{type(error).__name__}: {error}".split())
+        .encode("utf-8", "backslashreplace")
+        .decode()
+    )
     return f"{shown(path)} cannot be decoded ({description}): convert it"
 
 
@@ -107,7 +185,9 @@ def content(path: Path) -> io.FileIO | TarPart:
     try:
         state = os.stat(path)
     except ValueError as error:
-        raise StepDiffError(f"{shown(path)} cannot name a file ({error}): correct the path") from None
+        raise StepDiffError(
+            f"{shown(path)} cannot name a file ({error}): correct the path"
+        ) from None
     except NotADirectoryError:
         if (member := open_member(path)) is None:
             raise
@@ -119,7 +199,8 @@ def content(path: Path) -> io.FileIO | TarPart:
 
 
 def unpacked_size(file: io.FileIO | TarPart, most: int) -> int:
-    """Return the bytes of all texts and profiles of a PNG once unpacked, or more than `most` where there are more.
+    """Return the bytes of all texts and profiles of a PNG once unpacked, or more than `most` where
+    there are more.
 
     file: left anywhere.
     """
@@ -166,11 +247,16 @@ def identity(path: Path) -> Identity | None:
 
 
 def identities(paths: Mapping[str, Path], quiet: bool = False) -> dict[str, Identity | None]:
-    """Return the identity of each file, by the name that `paths` gives it; `quiet` shows no progress."""
+    """Return the identity of each file, by the name that `paths` gives it; `quiet` shows no
+    progress."""
     files = list(dict.fromkeys(paths.values()))
     by_path: dict[Path, Identity | None] = {}
     many = len(files) > _TOGETHER and not quiet
-    shown = progress("video files compared", len(files), "files") if many else nullcontext(lambda count: None)
+    shown = (
+        progress("video files compared", len(files), "files")
+        if many
+        else nullcontext(lambda count: None)
+    )
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="identity") as pool, shown as advance:
         for first in range(0, len(files), _TOGETHER):
             batch = files[first : first + _TOGETHER]

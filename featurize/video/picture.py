@@ -1,10 +1,13 @@
-"""A decoded frame becomes the square that an encoder is fed, or the whole picture for a model that crops by itself.
+"""A decoded frame becomes the square that an encoder is fed, or the whole picture for a model that
+crops by itself.
 
-The recipe, the same on every machine: to RGB at full size (swscale), turned upright by the file's rotation, resized by
-one of Pillow's antialiased filters (`featurize.video.resize`). Stored pixels count as square.
+The recipe, the same on every machine: to RGB at full size (swscale), turned upright by the file's
+rotation, resized by one of Pillow's antialiased filters (`featurize.video.resize`). Stored pixels
+count as square.
 
 Guarantees
-- a frame is seen upright and unmirrored, as its file says; a picture smaller than the crop is enlarged, never padded
+- a frame is seen upright and unmirrored, as its file says; a picture smaller than the crop is
+  enlarged, never padded
 - a picture that the resize would make larger than MAX_PIXELS is a ValueError
 - crops that give different pixels have different descriptions
 """
@@ -26,7 +29,8 @@ from featurize.video.resize import Resample, resized_part
 class Crop:
     """The square fed to an encoder."""
 
-    short_side: int | None  # pixels of the short side after the resize; None where both sides are resized to `size`
+    # pixels of the short side after the resize; None where both sides are resized to `size`
+    short_side: int | None
     size: int  # pixels of the square's sides, short_side at most
     resample: Resample = "bicubic"
 
@@ -59,7 +63,8 @@ Picture = Crop | Whole | Bounded
 
 
 def pixels_of(frame: av.VideoFrame, picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
-    """RGB pixels of the frame, upright: the square, or the whole made smaller where it is larger than asked."""
+    """RGB pixels of the frame, upright: the square, or the whole made smaller where it is larger
+    than asked."""
     pixels = _upright(frame.to_ndarray(format="rgb24"), frame)
     height, width = pixels.shape[:2]
     if not isinstance(picture, Crop):
@@ -69,25 +74,33 @@ def pixels_of(frame: av.VideoFrame, picture: Picture) -> UInt8[np.ndarray, "heig
         else:
             factor = min(picture.short_side / min(width, height), 1)
             size = (round(width * factor), round(height * factor))
-        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BICUBIC))
+        return np.asarray(
+            Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BICUBIC)
+        )
     return resized_part(pixels, *_size_and_part(height, width, picture), picture.resample)
 
 
-def _size_and_part(height: int, width: int, picture: Crop) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
-    """Return width and height after the resize, and the part that is kept: left, top, right, bottom."""
+def _size_and_part(
+    height: int, width: int, picture: Crop
+) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+    """Return width and height after the resize, and the part that is kept: left, top, right,
+    bottom."""
     side, short = picture.size, min(height, width)
     if picture.short_side is None:
         return (side, side), (0, 0, side, side)
     size = (width * picture.short_side // short, height * picture.short_side // short)
     if size[0] * size[1] > MAX_PIXELS:
         raise ValueError(
-            f"a picture of {width} x {height} is too narrow to resize its short side to {picture.short_side}"
+            f"a picture of {width} x {height} is too narrow to resize its short side to "
+            f"{picture.short_side}"
         )
     left, top = (size[0] - side) // 2, (size[1] - side) // 2
     return size, (left, top, left + side, top + side)
 
 
-def _upright(picture: UInt8[np.ndarray, "height width 3"], frame: av.VideoFrame) -> UInt8[np.ndarray, "_ _ 3"]:
+def _upright(
+    picture: UInt8[np.ndarray, "height width 3"], frame: av.VideoFrame
+) -> UInt8[np.ndarray, "_ _ 3"]:
     """Apply the quarter turn and mirroring of the frame's display matrix, where it has one."""
     try:
         side_data = frame.side_data.get("DISPLAYMATRIX")

@@ -1,11 +1,15 @@
-"""Pillow's antialiased resize of the part of a picture that is kept, with the same bits and in less time.
+"""Pillow's antialiased resize of the part of a picture that is kept, with the same bits and in less
+time.
 
-Only kept pixels are computed, and ROWS rows at once: a third of Pillow's time for a frame of 640 x 360. The arithmetic
-is Pillow's: both passes round to 8 bits, with weights that are rounded to 22 binary places, the horizontal one always
-first (Pillow 13 begins with the vertical one where the height shrinks far more, which changes a few values by 1).
+Only kept pixels are computed, and ROWS rows at once: a third of Pillow's time for a frame of 640 x
+360. The arithmetic is Pillow's: both passes round to 8 bits, with weights that are rounded to 22
+  binary places, the horizontal one always
+first (Pillow 13 begins with the vertical one where the height shrinks far more, which changes a few
+values by 1).
 
 Guarantees
-- the pixels of a resized part are those of Pillow's resize to the new width and then to the new height
+- the pixels of a resized part are those of Pillow's resize to the new width and then to the new
+  height
 """
 
 import math
@@ -31,14 +35,21 @@ def resized_part(
     part: tuple[int, int, int, int],
     resample: Resample,
 ) -> UInt8[np.ndarray, "part_height part_width 3"]:
-    """Return the part (left, top, right, bottom) of the picture that is resized to `size`, width and height."""
+    """Return the part (left, top, right, bottom) of the picture that is resized to `size`, width
+    and height."""
     horizontal, vertical = _passes()
     left, top, right, bottom = part
     columns, of_columns = weights_of(picture.shape[1], size[0], left, right, resample)
     rows, of_rows = weights_of(picture.shape[0], size[1], top, bottom, resample)
     taken, read = inputs(columns, of_columns), inputs(rows, of_rows)
     across = np.empty((len(picture[read]), 3 * (right - left)), np.uint8)
-    horizontal(picture[read, taken].reshape(len(across), -1), columns - columns[0], of_columns, across, ROWS)
+    horizontal(
+        picture[read, taken].reshape(len(across), -1),
+        columns - columns[0],
+        of_columns,
+        across,
+        ROWS,
+    )
     resized = np.empty((bottom - top, 3 * (right - left)), np.uint8)
     vertical(across, rows - rows[0], of_rows, resized)
     return resized.reshape(bottom - top, right - left, 3)
@@ -48,7 +59,8 @@ def resized_part(
 def weights_of(
     count_before: int, size: int, first: int, end: int, resample: Resample
 ) -> tuple[Int32[np.ndarray, " outputs"], Int32[np.ndarray, "outputs taps"]]:
-    """Return for the outputs from `first` to `end`, of `size`, the first of `given` inputs and the inputs' weights."""
+    """Return for the outputs from `first` to `end`, of `size`, the first of `given` inputs and the
+    inputs' weights."""
     curve, reach = _CURVES[resample]
     scale = count_before / size
     stretch = max(scale, 1.0)
@@ -57,7 +69,10 @@ def weights_of(
     weights: list[list[int]] = []
     for output in range(first, end):
         centre = (output + 0.5) * scale
-        start, stop = max(int(centre - reach + 0.5), 0), min(int(centre + reach + 0.5), count_before)
+        start, stop = (
+            max(int(centre - reach + 0.5), 0),
+            min(int(centre + reach + 0.5), count_before),
+        )
         exact = [curve((place - centre + 0.5) * (1.0 / stretch)) for place in range(start, stop)]
         total = 0.0
         for weight in exact:  # one by one: sum() rounds otherwise
@@ -73,7 +88,9 @@ def weights_of(
     return np.array(starts, np.int32), np.array(weights, np.int32)
 
 
-def inputs(starts: Int32[np.ndarray, " outputs"], weights: Int32[np.ndarray, "outputs taps"]) -> slice:
+def inputs(
+    starts: Int32[np.ndarray, " outputs"], weights: Int32[np.ndarray, "outputs taps"]
+) -> slice:
     """Return the inputs from which these outputs of `weights_of` are computed."""
     return slice(int(starts[0]), int(starts[-1]) + weights.shape[1])
 
@@ -106,7 +123,8 @@ _CURVES: dict[Resample, tuple[Callable[[float], float], float]] = {
 
 @cache
 def _passes() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return both passes, compiled when they are first used: numba takes as long to import as all other libraries."""
+    """Return both passes, compiled when they are first used: numba takes as long to import as all
+    other libraries."""
     return compiled(_horizontal), compiled(_vertical)
 
 
@@ -117,7 +135,8 @@ def _horizontal(
     out: UInt8[np.ndarray, "height out_values"],
     at_once: int,
 ) -> None:
-    """Fill `out` with resized rows; rows lie side by side in `turned`, so that a loop takes `at_once` of them.
+    """Fill `out` with resized rows; rows lie side by side in `turned`, so that a loop takes
+    `at_once` of them.
 
     LLVM makes slower code where it knows that number.
     """
@@ -139,7 +158,9 @@ def _horizontal(
                     for row in range(at_once):
                         total[row] += np.int32(values[row]) * weight
                 for row in range(count):
-                    out[top + row, 3 * column + colour] = np.uint8(min(max(total[row] >> PLACES, 0), 255))
+                    out[top + row, 3 * column + colour] = np.uint8(
+                        min(max(total[row] >> PLACES, 0), 255)
+                    )
 
 
 def _vertical(

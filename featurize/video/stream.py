@@ -1,13 +1,16 @@
-"""A video file, opened: its pictures' stream, its packets, its clock, and when each frame is shown (`Timeline`).
+"""A video file, opened: its pictures' stream, its packets, its clock, and when each frame is shown
+(`Timeline`).
 
-Seconds are those of the file's clock; a broadcast format (MPEG-TS, MPEG-PS, ...) counts from where its clock starts.
+Seconds are those of the file's clock; a broadcast format (MPEG-TS, MPEG-PS, ...) counts from where
+its clock starts.
 
 Guarantees
 - a file that cannot be read as a video raises StepDiffError with one reason
-- a timeline read from packets decodes nothing; where its packets do not name frames (timestamps missing or equal),
-  `exact` is false. One read by decoding holds every frame that can be decoded, and where it is damaged
-- both have the same times where timestamps go backwards; equal ones keep the order decoded; of a broadcast whose clock
-  starts again, and where timestamps are missing, frames are counted instead
+- a timeline read from packets decodes nothing; where its packets do not name frames (timestamps
+  missing or equal), `exact` is false. One read by decoding holds every frame that can be decoded,
+  and where it is damaged
+- both have the same times where timestamps go backwards; equal ones keep the order decoded; of a
+  broadcast whose clock starts again, and where timestamps are missing, frames are counted instead
 """
 
 from collections.abc import Iterator
@@ -31,7 +34,10 @@ from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.files import shown
 
 _CUT_SHORT = "is cut short: copy it again"
-_NO_VIDEO = "is not a video in a known format (playlists and other lists of files are refused): give a video file"
+_NO_VIDEO = (
+    "is not a video in a known format (playlists and other lists of files are refused): give a "
+    "video file"
+)
 
 
 @dataclass(frozen=True)
@@ -104,14 +110,17 @@ class Video:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Video]:
-    """Open a video file to be decoded by one thread. StepDiffError: missing, empty, cut short, no video, or audio."""
+    """Open a video file to be decoded by one thread. StepDiffError: missing, empty, cut short, no
+    video, or audio."""
     with ExitStack() as stack:
         try:
             container = stack.enter_context(opened_alone(path))
         except OSError as error:
             raise StepDiffError(_unreadable(path, error)) from None
         except av.error.FFmpegError:
-            raise StepDiffError(f"{shown(path)} {_CUT_SHORT if _begins_well(path) else _NO_VIDEO}") from None
+            raise StepDiffError(
+                f"{shown(path)} {_CUT_SHORT if _begins_well(path) else _NO_VIDEO}"
+            ) from None
         stream = _pictures(container, path)
         stream.codec_context.thread_count = 1
         stream.thread_type = "AUTO"
@@ -123,7 +132,9 @@ def _pictures(container: av.container.InputContainer, path: Path) -> VideoStream
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
             if stream.codec_context is None:
-                raise StepDiffError(f"{shown(path)} has a codec that FFmpeg cannot decode: convert it")
+                raise StepDiffError(
+                    f"{shown(path)} has a codec that FFmpeg cannot decode: convert it"
+                )
             return stream
     what = "audio but no pictures" if container.streams.audio else "no pictures"
     raise StepDiffError(f"{shown(path)} holds {what}: give a file with a video stream")
@@ -154,10 +165,12 @@ class Timeline:
     still: bool  # an image file: its one frame lasts for ever
     exact: bool  # whether pts names every frame
     pts: Int64[np.ndarray, " n"]
-    """their timestamps, ascending where exact; else their numbers in the order in which they are decoded"""
+    """their timestamps, ascending where exact; else their numbers in the order in which they are
+    decoded"""
     dts: Int64[np.ndarray, " n"]  # timestamps by which a keyframe is sought
     keyframes: Bool[np.ndarray, " n"]  # frames at which decoding can begin
-    damaged: tuple[int, ...] = ()  # frames that are damaged, or before which something could not be decoded
+    # frames that are damaged, or before which something could not be decoded
+    damaged: tuple[int, ...] = ()
 
 
 def from_packets(path: Path) -> Timeline:
@@ -171,7 +184,9 @@ def from_packets(path: Path) -> Timeline:
         if not packets:
             raise StepDiffError(f"{shown(path)} is cut short, no frame is left: copy it again")
         timestamps = [pts for pts, *_ in packets if pts is not None]
-        pts = np.array(timestamps if len(timestamps) == len(packets) else range(len(packets)), np.int64)
+        pts = np.array(
+            timestamps if len(timestamps) == len(packets) else range(len(packets)), np.int64
+        )
         order = np.argsort(pts, kind="stable")
         steps = np.diff(pts[order])
         last = packets[order[-1]][2] or (int(np.median(steps)) if len(steps) else 0)
@@ -200,7 +215,8 @@ def by_decoding(path: Path) -> Timeline:
         if not pts:
             limit = f"{MAX_PIXELS:,} pixels"
             raise StepDiffError(
-                f"{shown(path)} has no frame that can be decoded (damaged, or of more than {limit}): convert it"
+                f"{shown(path)} has no frame that can be decoded (damaged, or of more than "
+                f"{limit}): convert it"
             )
         order = np.arange(len(pts))
         times = order / float(video.rate)
@@ -209,7 +225,8 @@ def by_decoding(path: Path) -> Timeline:
             if (np.diff(timestamps) > 0).all() or (video.tells_order and not video.is_broadcast):
                 order = np.argsort(timestamps, kind="stable")
                 times = _seconds(timestamps[order], video)
-        places = np.append(np.argsort(order), len(order))  # the place of each decoded frame, and of the end
+        # the place of each decoded frame, and of the end
+        places = np.append(np.argsort(order), len(order))
         step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / float(video.rate)
         return Timeline(
             times=times,

@@ -1,9 +1,11 @@
-"""What heads read of a catalog: its clips in blocks, or the clips of some keys; never the whole catalog at once.
+"""What heads read of a catalog: its clips in blocks, or the clips of some keys; never the whole
+catalog at once.
 
 A table of clips may stand for the catalog, as one block.
 
 Guarantees
-- memory depends on the clips that are returned and on the size of a block, not on the number of clips of the store
+- memory depends on the clips that are returned and on the size of a block, not on the number of
+  clips of the store
 - a column that the catalog lacks is null; a value of another type is cast
 """
 
@@ -35,15 +37,20 @@ def blocks(clips: Clips, dtypes: Mapping[str, Any]) -> Iterator[pl.DataFrame]:
         yield _like(clips, dtypes)
 
 
-def of_keys(clips: Clips, keys: Sequence[str] | pl.Series, dtypes: Mapping[str, Any]) -> pl.DataFrame:
-    """Return these columns of the clips with these keys, in the order of the catalog; unknown keys are left out."""
+def of_keys(
+    clips: Clips, keys: Sequence[str] | pl.Series, dtypes: Mapping[str, Any]
+) -> pl.DataFrame:
+    """Return these columns of the clips with these keys, in the order of the catalog; unknown keys
+    are left out."""
     if isinstance(clips, Catalog):
         return pl.concat(of_rows(clips, clips.rows(keys), dtypes)).drop("row")
     names = pl.Series(keys, dtype=pl.String) if isinstance(keys, Sequence) else keys
     return _like(clips.filter(pl.col("key").is_in(names.implode())), dtypes)
 
 
-def of_rows(catalog: Catalog, rows: Integer[np.ndarray, " R"], dtypes: Mapping[str, Any]) -> Iterator[pl.DataFrame]:
+def of_rows(
+    catalog: Catalog, rows: Integer[np.ndarray, " R"], dtypes: Mapping[str, Any]
+) -> Iterator[pl.DataFrame]:
     """Yield `row` and these columns of the clips in those rows, block by block; -1 is left out."""
     rows, like = np.unique(rows), pl.DataFrame(schema=dtypes)
     for start in range(0, max(len(rows), 1), _AT_ONCE):
@@ -72,20 +79,25 @@ def marked(parts: Iterable[np.ndarray]) -> Bool[np.ndarray, " R"]:
 
 
 def need_columns(clips: Clips, *names: str, reader: str = "", otherwise: str = "") -> None:
-    """Raise StepDiffError if the catalog lacks a column. reader, otherwise: begin and end of the message."""
+    """Raise StepDiffError if the catalog lacks a column. reader, otherwise: begin and end of the
+    message."""
     there = clips.schema() if isinstance(clips, Catalog) else clips.schema
     if missing := set(names) - there.keys():
         raise StepDiffError(
-            f"{reader}the store's catalog has no column {', '.join(sorted(missing))}; featurize with a manifest that "
-            f"has it{otherwise}"
+            f"{reader}the store's catalog has no column {', '.join(sorted(missing))}; featurize "
+            f"with a manifest that has it{otherwise}"
         )
 
 
 def knows_splits(clips: Clips) -> bool:
     """Return whether the catalog has the split of any clip; without splits every clip may train."""
-    return any(block["split"].null_count() < block.height for block in blocks(clips, {"split": pl.String}))
+    return any(
+        block["split"].null_count() < block.height for block in blocks(clips, {"split": pl.String})
+    )
 
 
 def _like(clips: pl.DataFrame, dtypes: Mapping[str, Any]) -> pl.DataFrame:
-    filled = clips.with_columns(pl.lit(None).alias(name) for name in dtypes if name not in clips.columns)
+    filled = clips.with_columns(
+        pl.lit(None).alias(name) for name in dtypes if name not in clips.columns
+    )
     return filled.select(pl.col(name).cast(dtype, strict=False) for name, dtype in dtypes.items())

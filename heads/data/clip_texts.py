@@ -1,13 +1,15 @@
 """Texts about clips in one sealed Parquet file, or in a folder of them.
 
     key          clip id
-    kind         sort of text: "action", "objects", "step description" of annotate, or a captioner's name
+    kind         sort of text: "action", "objects", "step description" of annotate, or a captioner's
+                 name
     text         the text
     provenance   one line of JSON: model, sha256 of its weights, view, prompt
 
 All columns are strings; a clip has at most one text of a kind.
 
-Texts that others publish are read as they are: a .json file with one object {clip: text}, or a folder of CLIP.txt.
+Texts that others publish are read as they are: a .json file with one object {clip: text}, or a
+folder of CLIP.txt.
 
 Guarantees
 - a file that is damaged, lacks a column or has two texts of a kind for a clip is refused
@@ -34,14 +36,18 @@ class ClipTexts:
     """The texts of one kind. StepDiffError: no such file or kind, or an invalid file."""
 
     def __init__(self, path: str | Path, kind: str | None = None) -> None:
-        """path: a file, or a folder of them as a stage of annotate writes it; kind: None for the only one."""
+        """path: a file, or a folder of them as a stage of annotate writes it; kind: None for the
+        only one."""
         frame = _frame(Path(path))
         kinds = sorted(frame["kind"].unique())
         if kind is None and len(kinds) == 1:
             kind = kinds[0]
         if kind not in kinds:
             problem = "several kinds of text" if kind is None else f"no texts of kind {kind!r}"
-            raise StepDiffError(f"{path}: holds {problem}; give --kind, one of {', '.join(map(repr, kinds)) or 'none'}")
+            raise StepDiffError(
+                f"{path}: holds {problem}; give --kind, one of "
+                f"{', '.join(map(repr, kinds)) or 'none'}"
+            )
         rows = frame.filter(pl.col("kind") == kind)
         twice = rows["key"].filter(rows["key"].is_duplicated())
         if len(twice):
@@ -61,7 +67,8 @@ class ClipTexts:
         for key in keys:
             if key not in self.texts:
                 raise StepDiffError(
-                    f"{key}: no text of kind {self.kind!r} in {self.path}; describe it, or pass --skip-missing"
+                    f"{key}: no text of kind {self.kind!r} in {self.path}; describe it, or pass "
+                    "--skip-missing"
                 )
 
     def items(self) -> ItemsView[str, str]:
@@ -69,7 +76,9 @@ class ClipTexts:
         return self.texts.items()
 
 
-def write_texts(path: str | Path, kind: str, texts: Mapping[str, str], provenance: Mapping[str, Any]) -> None:
+def write_texts(
+    path: str | Path, kind: str, texts: Mapping[str, str], provenance: Mapping[str, Any]
+) -> None:
     """Write a file of texts. texts: clip id -> text; provenance: where they come from, for JSON."""
     line = json.dumps(provenance, sort_keys=True)
     rows = [(key, kind, text, line) for key, text in texts.items()]
@@ -83,7 +92,9 @@ def _frame(path: Path) -> pl.DataFrame:
         try:
             texts = parse_object(path.read_bytes())
         except OSError as error:
-            raise StepDiffError(f"{path}: cannot be read ({error.strerror}); correct --texts") from error
+            raise StepDiffError(
+                f"{path}: cannot be read ({error.strerror}); correct --texts"
+            ) from error
         except StepDiffError as error:
             raise StepDiffError(f"{path}: {error}") from error
         return _published(path, texts)
@@ -94,13 +105,16 @@ def _frame(path: Path) -> pl.DataFrame:
     if texts := {file.stem: _text(file) for file in sorted(path.glob("*.txt"))}:
         return _published(path, texts)
     raise StepDiffError(
-        f"{path}: holds no Parquet file of texts and no CLIP.txt; name a version's folder in STORE/annotations"
+        f"{path}: holds no Parquet file of texts and no CLIP.txt; name a version's folder in "
+        "STORE/annotations"
     )
 
 
 def _published(path: Path, texts: Mapping[str, Any]) -> pl.DataFrame:
     if not texts or not all(isinstance(text, str) for text in texts.values()):
-        raise StepDiffError(f"{path}: not one object {{clip: text}} with at least one text; correct the file")
+        raise StepDiffError(
+            f"{path}: not one object {{clip: text}} with at least one text; correct the file"
+        )
     rows = [(key, "text", text, None) for key, text in texts.items()]
     return pl.DataFrame(rows, schema=dict.fromkeys(COLUMNS, pl.String), orient="row")
 
@@ -109,7 +123,9 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise StepDiffError(f"{path}: not a text in UTF-8 ({error}); correct or remove it") from error
+        raise StepDiffError(
+            f"{path}: not a text in UTF-8 ({error}); correct or remove it"
+        ) from error
 
 
 def _read(path: Path) -> pl.DataFrame:
@@ -117,5 +133,8 @@ def _read(path: Path) -> pl.DataFrame:
     frame = table.read(path)
     odd = [name for name in COLUMNS if frame.schema.get(name) != pl.String]
     if odd:
-        raise StepDiffError(f"{path}: its column {odd[0]} is missing or not of strings; it needs {', '.join(COLUMNS)}")
+        raise StepDiffError(
+            f"{path}: its column {odd[0]} is missing or not of strings; it needs "
+            f"{', '.join(COLUMNS)}"
+        )
     return frame.select(COLUMNS)

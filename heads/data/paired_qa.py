@@ -1,9 +1,12 @@
 """Paired QA for training: all questions about a pair together.
 
 Guarantees
-- only clips of split train are used, if the catalog has splits: not val, test, val_seen ..., nor a clip without a split
-- a pair with a clip that is held out is dropped; a pair of two clips that validate the run validates it
-- the order of pairs depends only on seed and step, so a resumed run sees what an uninterrupted one sees
+- only clips of split train are used, if the catalog has splits: not val, test, val_seen ..., nor a
+  clip without a split
+- a pair with a clip that is held out is dropped; a pair of two clips that validate the run
+  validates it
+- the order of pairs depends only on seed and step, so a resumed run sees what an uninterrupted one
+  sees
 """
 
 from collections import Counter
@@ -50,10 +53,12 @@ def read_paired_qa(path: str, catalog: Clips) -> list[PairQuestions]:
 def read_divided(
     path: str, catalog: Clips, hold_out: HoldOut, features: Features | None = None
 ) -> tuple[list[PairQuestions], list[PairQuestions]]:
-    """Return the pairs that train and those that validate, of rows `{"reference", "candidate", "question", "answer"}`.
+    """Return the pairs that train and those that validate, of rows `{"reference", "candidate",
+    "question", "answer"}`.
 
-    hold_out: has looked up the catalog, which has key and, if known, split; features: every clip needs them, None for
-    none. StepDiffError: an invalid row, a clip of another split than train, or no pair that may train.
+    hold_out: has looked up the catalog, which has key and, if known, split; features: every clip
+    needs them, None for none. StepDiffError: an invalid row, a clip of another split than train, or
+    no pair that may train.
     """
     pairs: dict[tuple[str, str], list[Turn]] = {}
     for place, row in read_objects(path):
@@ -63,7 +68,8 @@ def read_divided(
             raise StepDiffError(f"{place}: not a PairQA row, it has no {error.args[0]}") from error
         if not all(isinstance(value, str) and value.strip() for value in (*pair, *qa)):
             raise StepDiffError(
-                f"{place}: not a PairQA row; its clips, question and answer must be texts that are not empty"
+                f"{place}: not a PairQA row; its clips, question and answer must be texts that are "
+                "not empty"
             )
         pairs.setdefault(pair, []).append(Turn(*qa, about=str(row.get("category") or "")))
     if not pairs:
@@ -78,8 +84,8 @@ def read_divided(
         splits = of_keys(catalog, clips, {"key": pl.String, "split": pl.String})
         if leaked := sorted(splits.filter(pl.col("split").ne_missing("train"))["key"]):
             raise StepDiffError(
-                f"{path}: {len(leaked)} clips are not of split train and would train, e.g. {leaked[0]}; remove their "
-                "rows"
+                f"{path}: {len(leaked)} clips are not of split train and would train, e.g. "
+                f"{leaked[0]}; remove their rows"
             )
     return train, validate
 
@@ -103,7 +109,8 @@ class Order:
             epoch, place = divmod(number, self.items)
             if epoch != self._epoch:
                 self._places = np.empty(0, np.uint32)  # freed before the next one is made
-                places = np.arange(self.items, dtype=np.uint32)  # half the memory of `permutation`, and the same order
+                # half the memory of `permutation`, and the same order
+                places = np.arange(self.items, dtype=np.uint32)
                 generator(self.seed, self.purpose, epoch).shuffle(places)
                 self._epoch, self._places = epoch, places
             drawn.append(int(self._places[place]))
@@ -116,7 +123,8 @@ def kind(answer: str) -> str:
 
 
 def turns(pair: PairQuestions, limit: int, rng: np.random.Generator) -> list[Turn]:
-    """Draw at most `limit` questions of a pair without repeats, alternating between kinds of answers."""
+    """Draw at most `limit` questions of a pair without repeats, alternating between kinds of
+    answers."""
     met = Counter[str]()
     rounds: list[tuple[int, Turn]] = []
     for place in rng.permutation(len(pair.turns)):

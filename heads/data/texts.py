@@ -1,7 +1,9 @@
-"""Texts of many clips, and runs of consecutive clips of one video, in temporary files instead of memory.
+"""Texts of many clips, and runs of consecutive clips of one video, in temporary files instead of
+memory.
 
-The clips of a large data set have tens of gigabytes of narration, of which a batch reads some lines. They are written
-once, when a training begins, and mapped; the files have no name, so they are gone when the process ends.
+The clips of a large data set have tens of gigabytes of narration, of which a batch reads some
+lines. They are written once, when a training begins, and mapped; the files have no name, so they
+are gone when the process ends.
 
 Guarantees
 - texts keep the order in which they were added; no memory is held per text
@@ -44,8 +46,8 @@ class TextColumn:
             self._file.flush()
         except OSError as error:
             raise StepDiffError(
-                f"{tempfile.gettempdir()}: texts of clips cannot be written ({error.strerror}); set TMPDIR to a folder "
-                "with more room"
+                f"{tempfile.gettempdir()}: texts of clips cannot be written ({error.strerror}); "
+                "set TMPDIR to a folder with more room"
             ) from error
         self._length += len(values)
 
@@ -96,7 +98,9 @@ class Texts(Sequence[tuple[str, str]]):
         if not 0 <= place < len(self):
             raise IndexError(place)
         text = self._read(2 * place + 1)
-        return self._read(2 * place), text if self.words is None else " ".join(text.split()[: self.words])
+        return self._read(2 * place), text if self.words is None else " ".join(
+            text.split()[: self.words]
+        )
 
     def _read(self, number: int) -> str:
         """Return a key (even number) or a text (odd)."""
@@ -109,8 +113,11 @@ class Texts(Sequence[tuple[str, str]]):
 class TextRuns(Sequence[list[tuple[str, str]]]):
     """Runs of `length` consecutive (key, text) of one video."""
 
-    def __init__(self, blocks: Iterable[pl.DataFrame], length: int, words: int | None = None) -> None:
-        """blocks: clips (key, text, row, video, end in seconds); words: texts are cut to so many."""
+    def __init__(
+        self, blocks: Iterable[pl.DataFrame], length: int, words: int | None = None
+    ) -> None:
+        """blocks: clips (key, text, row, video, end in seconds); words: texts are cut to so
+        many."""
         self.length, self._texts = length, Texts(words=words)
         ends, videos = TextColumn("<f8"), TextColumn("<u8")
         for block in blocks:
@@ -137,8 +144,9 @@ class TextRuns(Sequence[list[tuple[str, str]]]):
     def _numbered(
         self, ends: Float64[np.ndarray, " T"], videos: UInt64[np.ndarray, " T"]
     ) -> tuple[UInt32[np.ndarray, " P"], UInt32[np.ndarray, " V"], Int64[np.ndarray, " V+1"]]:
-        """Return the places of clips in runs, video by video; then, for each video in the order of its runs, its first
-        clip among them, and the number of runs before it, with the number of all runs at the end."""
+        """Return the places of clips in runs, video by video; then, for each video in the order of
+        its runs, its first clip among them, and the number of runs before it, with the number of
+        all runs at the end."""
         places, firsts, counts, begun = [np.empty(0, np.uint32)], [], [], 0
         for by_video in self._sorted(ends, videos):
             changes = np.flatnonzero(np.diff(videos[by_video]))
@@ -163,7 +171,10 @@ class TextRuns(Sequence[list[tuple[str, str]]]):
         parts = -(-len(ends) // SORTED)
         for part in range(parts):
             part_places = np.concatenate(
-                [at + np.flatnonzero(videos[at : at + SORTED] % parts == part) for at in range(0, len(ends), SORTED)]
+                [
+                    at + np.flatnonzero(videos[at : at + SORTED] % parts == part)
+                    for at in range(0, len(ends), SORTED)
+                ]
             )
             part_places = part_places[np.lexsort((ends[part_places], videos[part_places]))]
             same = _repeats(ends[part_places]) & _repeats(videos[part_places])
@@ -171,7 +182,9 @@ class TextRuns(Sequence[list[tuple[str, str]]]):
             if len(part_places):
                 yield part_places
 
-    def _ordered(self, places: np.ndarray, ends: Float64[np.ndarray, " T"]) -> Int64[np.ndarray, " V"]:
+    def _ordered(
+        self, places: np.ndarray, ends: Float64[np.ndarray, " T"]
+    ) -> Int64[np.ndarray, " V"]:
         """Return the order of clips, one of each video, by end and key."""
         end = ends[places]
         order = np.argsort(end, kind="stable")
@@ -184,8 +197,11 @@ def _repeats(values: np.ndarray) -> Bool[np.ndarray, " _"]:
     return values[1:] == values[:-1]
 
 
-def _order_equal(places: np.ndarray, same: Bool[np.ndarray, " _"], key: Callable[[int], str]) -> None:
-    """Sort stretches of N equal elements in place by their keys; same [N - 1]: whether an element equals the next."""
+def _order_equal(
+    places: np.ndarray, same: Bool[np.ndarray, " _"], key: Callable[[int], str]
+) -> None:
+    """Sort stretches of N equal elements in place by their keys; same [N - 1]: whether an element
+    equals the next."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
     for start, last in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
         places[start : last + 1] = sorted(places[start : last + 1].tolist(), key=key)

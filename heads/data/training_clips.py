@@ -1,11 +1,13 @@
-"""What trained a head, as hashes of its clips and videos, and which clips of a test set are among them.
+"""What trained a head, as hashes of its clips and videos, and which clips of a test set are among
+them.
 
     RUN/trained_on.safetensors    clips, videos, names: uint64, sorted, each value once
     RUN/lineage.json              its sha256 and counts, under `trained_on`
 
-`clips` has the ids of all clips that the sources of a training may draw; `videos` the files of their videos or, for a
-clip without a file, its names; `names` the uids and stems of clips with a file. All of them include what the run at
-`init` was trained on. `store.lineage.trained_on` reads the file.
+`clips` has the ids of all clips that the sources of a training may draw; `videos` the files of
+their videos or, for a clip without a file, its names; `names` the uids and stems of clips with a
+file. All of them include what the run at `init` was trained on. `store.lineage.trained_on` reads
+the file.
 
 The store has a copy for each head that wrote a view, because the run may be elsewhere:
 
@@ -68,7 +70,8 @@ class SeenClips:
     unrecorded: tuple[str, ...] = ()
 
     def counts(self, rows: Sequence[Any]) -> dict[str, Any]:
-        """Return how many clips, videos and rows of these rows the head has seen, for the score record."""
+        """Return how many clips, videos and rows of these rows the head has seen, for the score
+        record."""
         clips = {clip for row in rows for clip in clips_of(row)}
         seen = self.clips | self.of_videos.keys()
         return {
@@ -86,26 +89,29 @@ class SeenClips:
     def notices(self, test_set: str) -> list[str]:
         """Return what is uncertain, one line each."""
         lines = [
-            f"{run}: its training clips are not recorded, so it is unknown whether it has seen clips of {test_set}"
+            f"{run}: its training clips are not recorded, so it is unknown whether it has seen "
+            f"clips of {test_set}"
             for run in self.unrecorded
         ]
         if self.namesakes:
             lines.append(
-                f"{self.source}: {self.namesakes} clips of {test_set} have the name of a video that trained it, but "
-                "another file; they count as unseen"
+                f"{self.source}: {self.namesakes} clips of {test_set} have the name of a video "
+                "that trained it, but another file; they count as unseen"
             )
         return lines
 
     def refuse(self, rows: Sequence[Any], test_set: str, task: str) -> None:
-        """Raise StepDiffError if the head has seen any clip or video of the rows of a test set, or a task's folder."""
+        """Raise StepDiffError if the head has seen any clip or video of the rows of a test set, or
+        a task's folder."""
         counts = self.counts(rows)
         if counts["clips_of_videos"]:
             source = f"{task}={test_set}" if Path(test_set).is_dir() else test_set
             raise StepDiffError(
-                f"{test_set}: {self.source} was trained on {counts['clips']} of its {counts['of_clips']} clips, and "
-                f"{counts['clips_of_videos']} of them are from {counts['videos']} videos that trained it "
-                f"({counts['rows']} of {counts['of_rows']} rows); train with --hold-out {source}, or pass "
-                "--allow-seen, which marks the scores"
+                f"{test_set}: {self.source} was trained on {counts['clips']} of its "
+                f"{counts['of_clips']} clips, and {counts['clips_of_videos']} of them are from "
+                f"{counts['videos']} videos that trained it ({counts['rows']} of "
+                f"{counts['of_rows']} rows); train with --hold-out {source}, or pass --allow-seen, "
+                "which marks the scores"
             )
 
 
@@ -123,10 +129,14 @@ class TrainedOn:
     @classmethod
     def of(cls, clips: Iterable[pl.DataFrame]) -> "TrainedOn":
         """Return the hashes of clips (key and, if known, video), given in blocks."""
-        growing = {kind: bytearray() for kind in KINDS}  # which moves its pages where np.concatenate copies gigabytes
+        # which moves its pages where np.concatenate copies gigabytes
+        growing = {kind: bytearray() for kind in KINDS}
         for block in clips:
             names = identified(next(blocks_of(block, COLUMNS)))
-            filed, unfiled = names.filter(pl.col("file").is_not_null()), names.filter(pl.col("file").is_null())
+            filed, unfiled = (
+                names.filter(pl.col("file").is_not_null()),
+                names.filter(pl.col("file").is_null()),
+            )
             texts = {
                 "clips": names["key"],
                 "videos": pl.concat([filed["file"], unfiled["uid"], unfiled["stem"]]),
@@ -138,13 +148,15 @@ class TrainedOn:
 
     @classmethod
     def of_catalog(cls, catalog: Catalog, parts: Iterable[np.ndarray]) -> "TrainedOn":
-        """Return the hashes of the clips whose rows of the catalog are in any of the parts; -1 is left out."""
+        """Return the hashes of the clips whose rows of the catalog are in any of the parts; -1 is
+        left out."""
         dtypes = {"key": pl.String, "video": pl.String}
         return cls.of(block for rows in united(parts) for block in of_rows(catalog, rows, dtypes))
 
     @classmethod
     def of_run(cls, folder: Path, lineage: Mapping[str, Any]) -> "TrainedOn":
-        """Return what trained the head of a run, from its lineage. StepDiffError: its record is missing or damaged."""
+        """Return what trained the head of a run, from its lineage. StepDiffError: its record is
+        missing or damaged."""
         record = lineage.get("trained_on")
         if record is None:
             return cls({}, (str(folder),), str(folder))
@@ -154,8 +166,8 @@ class TrainedOn:
 
     @classmethod
     def of_view(cls, store: Store, view: str) -> "TrainedOn | None":
-        """Return what trained the head that wrote a view; None for a view of a frozen encoder. StepDiffError: the
-        record is damaged."""
+        """Return what trained the head that wrote a view; None for a view of a frozen encoder.
+        StepDiffError: the record is damaged."""
         provenance = store.view("clips", view).provenance
         if not provenance.encoder.startswith(ENCODER):
             return None
@@ -166,7 +178,8 @@ class TrainedOn:
             return cls({}, (f"{name} of {store.path}",), name)
         if record["weights"] != provenance.weights:
             raise StepDiffError(
-                f"{folder}: the record is of another head than view {view}; run python -m heads.embed again"
+                f"{folder}: the record is of another head than view {view}; run python -m "
+                "heads.embed again"
             )
         arrays = {}
         for kind in KINDS:
@@ -174,17 +187,18 @@ class TrainedOn:
             arrays[kind] = _joined(table.read(file)["hash"].to_numpy() for file in files)
             if len(arrays[kind]) != record[kind]:
                 raise StepDiffError(
-                    f"{folder}: holds {len(arrays[kind])} hashes of {kind} where {record[kind]} were written; embed "
-                    "the view again"
+                    f"{folder}: holds {len(arrays[kind])} hashes of {kind} where {record[kind]} "
+                    "were written; embed the view again"
                 )
         return cls(arrays, tuple(record["unrecorded"]), f"{name} (head {record['head']})")
 
     def including(self, folder: Path, lineage: Mapping[str, Any]) -> "TrainedOn":
-        """Return also what the run in `folder` was trained on; without a record, it is listed as unrecorded.
-        StepDiffError: its record is missing or damaged."""
+        """Return also what the run in `folder` was trained on; without a record, it is listed as
+        unrecorded. StepDiffError: its record is missing or damaged."""
         start = TrainedOn.of_run(folder, lineage)
         arrays = {
-            kind: _sorted(_joined([values, start.arrays.get(kind, values[:0])])) for kind, values in self.arrays.items()
+            kind: _sorted(_joined([values, start.arrays.get(kind, values[:0])]))
+            for kind, values in self.arrays.items()
         }
         return TrainedOn(arrays, tuple(dict.fromkeys([*self.unrecorded, *start.unrecorded])))
 
@@ -197,17 +211,21 @@ class TrainedOn:
         return {"sha256": sha256, **counts, "unrecorded": list(self.unrecorded)}
 
     def seen(self, rows: Sequence[Any], store: Store) -> SeenClips:
-        """Return the clips of the rows that trained the head; the store's catalog knows their videos."""
+        """Return the clips of the rows that trained the head; the store's catalog knows their
+        videos."""
         if not self.arrays:
             return SeenClips(self.source, unrecorded=self.unrecorded)
-        tests = locate(store.catalog("clips"), clip_times(clip for row in rows for clip in clips_of(row)))
+        tests = locate(
+            store.catalog("clips"), clip_times(clip for row in rows for clip in clips_of(row))
+        )
         for kind, column in _LOOKED_UP:
             there = np.zeros(tests.height, bool)
             has_value = tests[column].is_not_null().to_numpy()
             there[has_value] = contained(hashes(tests[column].drop_nulls()), [self.arrays[kind]])
             tests = tests.with_columns(pl.Series(f"{column} in {kind}", there))
         named = pl.any_horizontal("uid in names", "stem in names")
-        nameless = pl.any_horizontal("uid in videos", "stem in videos")  # the training clip had only a name
+        # the training clip had only a name
+        nameless = pl.any_horizontal("uid in videos", "stem in videos")
         of_video = pl.col("file in videos") | nameless | (pl.col("file").is_null() & named)
         trained = tests.filter(of_video).select("key", pl.coalesce("file", "stem", "uid"))
         return SeenClips(
@@ -231,9 +249,12 @@ def copy_to_store(store: Store, weights: str, run: Path, lineage: Mapping[str, A
     make_folder(folder)
     for kind in KINDS:
         for number, block in enumerate(blocks(run, kind)):
-            write_bytes(folder / f"{kind}-{number:06d}.parquet", table.encode(pl.DataFrame({"hash": block})))
+            write_bytes(
+                folder / f"{kind}-{number:06d}.parquet", table.encode(pl.DataFrame({"hash": block}))
+            )
     provenance = {"head": str(run), "weights": weights, **record}
-    write_json(folder / "provenance.json", {"provenance": provenance, "seal": BLANK})  # last: the hashes are complete
+    # last: the hashes are complete
+    write_json(folder / "provenance.json", {"provenance": provenance, "seal": BLANK})
 
 
 def _record_folder(store: Store, weights: str) -> Place:
@@ -253,11 +274,16 @@ def _sorted(every: Hashes) -> UInt64[np.ndarray, " K"]:
 
 
 def _header(arrays: Mapping[str, Hashes]) -> bytes:
-    """Return the beginning of the file, as safetensors writes it; its own writer copies all arrays twice."""
+    """Return the beginning of the file, as safetensors writes it; its own writer copies all arrays
+    twice."""
     described, start = {}, 0
     for kind in sorted(KINDS):
         end = start + arrays[kind].nbytes
-        described[kind] = {"dtype": "U64", "shape": [len(arrays[kind])], "data_offsets": [start, end]}
+        described[kind] = {
+            "dtype": "U64",
+            "shape": [len(arrays[kind])],
+            "data_offsets": [start, end],
+        }
         start = end
     text = json.dumps(described, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

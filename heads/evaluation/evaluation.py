@@ -1,17 +1,21 @@
-"""An evaluation: it reads its rows, has a method answer them in batches, and writes predictions and scores.
+"""An evaluation: it reads its rows, has a method answer them in batches, and writes predictions and
+scores.
 
-Batches are answered in this process, by workers on Ray, or by torchrun's processes together, which divide a language
-model that is too large for one device:
+Batches are answered in this process, by workers on Ray, or by torchrun's processes together, which
+divide a language model that is too large for one device:
 
     torchrun --nproc-per-node 8 -m heads.evaluate --method video-lm --head runs/stepdiff ...
 
-The model is divided layer by layer (FSDP2), and the processes share the rows of a batch. The first process reads the
-rows and writes the answers; the others compute what it passes them, and end where one fails.
+The model is divided layer by layer (FSDP2), and the processes share the rows of a batch. The first
+process reads the rows and writes the answers; the others compute what it passes them, and end where
+one fails.
 
 Guarantees
 - a test set whose clips or videos trained the head is refused before the head is loaded
-- a killed evaluation resumes after its last complete batch; answers that depend on anything else are never used
-- the predictions are the same to the byte, whatever the number of workers, and captions with ask_similar
+- a killed evaluation resumes after its last complete batch; answers that depend on anything else
+  are never used
+- the predictions are the same to the byte, whatever the number of workers, and captions with
+  ask_similar
 """
 
 import io
@@ -28,7 +32,15 @@ import torch
 
 from heads.data.training_clips import SeenClips, TrainedOn
 from heads.evaluation import judges
-from heads.evaluation.loading import ANSWERS, CLASSES, HEAD, answered_rows, load_method, needed, present_rows
+from heads.evaluation.loading import (
+    ANSWERS,
+    CLASSES,
+    HEAD,
+    answered_rows,
+    load_method,
+    needed,
+    present_rows,
+)
 from heads.evaluation.options import VIDEO_LM, EvaluateOptions, check
 from heads.evaluation.rows import read_rows, score_rows
 from heads.evaluation.workers import PartWorker, computed, in_order, on_ray, worker_pool
@@ -90,22 +102,28 @@ class MethodFacts:
 class Answerer:
     """Answers batches in this process."""
 
-    def __init__(self, options: EvaluateOptions, store: Store | None, rows: list[Any], group: Group = ALONE) -> None:
-        """Load the method, with a group its share. StepDiffError: it cannot be used, or the store lacks clips of the
-        rows."""
+    def __init__(
+        self, options: EvaluateOptions, store: Store | None, rows: list[Any], group: Group = ALONE
+    ) -> None:
+        """Load the method, with a group its share. StepDiffError: it cannot be used, or the store
+        lacks clips of the rows."""
         self._options = options
         self._loaded = loaded = load_method(options, store, rows, group)
         rows, absent = present_rows(options, rows, store, loaded)
         disclosed = dict(loaded.disclosed)
         guard = loaded.method.guard if isinstance(loaded.method, StepDiff | WordEvidence) else None
         if guard is not None and options.control != "blind":
-            unlike = guard.unlike(list(dict.fromkeys(clip for row in rows for clip in clips_of(row))))
+            unlike = guard.unlike(
+                list(dict.fromkeys(clip for row in rows for clip in clips_of(row)))
+            )
             disclosed |= {"unlike": unlike} if unlike else {}
         if isinstance(loaded.method, WordEvidence):
             disclosed["rows_without_known_words"] = loaded.method.unknown(rows)
         elif isinstance(loaded.method, StepDiff):
             lm = loaded.method.model.lm
-            precision = {"precision": "bfloat16" if loaded.precision == "bfloat16" else lm.precision}
+            precision = {
+                "precision": "bfloat16" if loaded.precision == "bfloat16" else lm.precision
+            }
             evidence = None if loaded.method.words is None else loaded.method.evidence
             how = protocol(ANSWERS[type(rows[0])], options.seeded, options.decline_at, evidence)
             disclosed["protocol"] = how | precision
@@ -119,7 +137,9 @@ class Answerer:
         with torch.inference_mode(), autocast(pick_device(options.device), self._loaded.precision):
             answers = list(getattr(method, ANSWERS[type(rows[0])])(rows))
         if len(answers) != len(rows):
-            raise StepDiffError(f"--method {options.method}: {len(answers)} answers to {len(rows)} rows")
+            raise StepDiffError(
+                f"--method {options.method}: {len(answers)} answers to {len(rows)} rows"
+            )
         if isinstance(rows[0], DiffCap) and options.parse:
             answers = list(map(parse, answers))
         if answers_of(rows[0]):
@@ -148,8 +168,8 @@ def load(options: EvaluateOptions) -> Answerer:
 def answering(
     options: EvaluateOptions, store: Store | None, rows: list[Any]
 ) -> Iterator[tuple[MethodFacts, AnswerBatches] | None]:
-    """Load the method, here, on workers or with torchrun's other processes; None: the first of those has it.
-    StepDiffError: it cannot be used, or Ray does not start."""
+    """Load the method, here, on workers or with torchrun's other processes; None: the first of
+    those has it. StepDiffError: it cannot be used, or Ray does not start."""
     if launched():
         with _answering_together(options, store, rows) as answering_first:
             yield answering_first
@@ -166,12 +186,13 @@ def answering(
 def _answering_together(
     options: EvaluateOptions, store: Store | None, rows: list[Any]
 ) -> Iterator[tuple[MethodFacts, AnswerBatches] | None]:
-    """Load this process's share of a head; the others than the first compute what it passes them. StepDiffError: the
-    method has no language model that can be divided among so many processes; or no such head."""
+    """Load this process's share of a head; the others than the first compute what it passes them.
+    StepDiffError: the method has no language model that can be divided among so many processes; or
+    no such head."""
     if options.method not in VIDEO_LM or on_ray(options):
         raise StepDiffError(
-            "torchrun divides the language model of --method video-lm; start python -m heads.evaluate by itself for "
-            "other methods, and for --workers or --address"
+            "torchrun divides the language model of --method video-lm; start python -m "
+            "heads.evaluate by itself for other methods, and for --workers or --address"
         )
     device = own_device(pick_device(options.device))
     head = Path(needed(options, "head", HEAD))
@@ -200,25 +221,28 @@ def _answering_together(
         try:
             yield answerer.method, partial(in_order, answer)
         finally:
-            if not computing:  # else they wait in a layer, and end once this process has left the group
+            # else they wait in a layer, and end once this process has left the group
+            if not computing:
                 with suppress(RuntimeError):  # they have gone
                     passed()
 
 
 class Partial(LineFile):
-    """The answers of a killed evaluation in OUT.partial.jsonl, after a line with all that they depend on."""
+    """The answers of a killed evaluation in OUT.partial.jsonl, after a line with all that they
+    depend on."""
 
     def __init__(self, out: Path, identity: dict[str, Any]) -> None:
         super().__init__(out.with_suffix(".partial.jsonl"))
         self._identity, self._begun = json.dumps(identity), False
 
     def resume(self, rows: Sequence[Any], starts: Sequence[int]) -> list[Prediction]:
-        """Return the answers of complete batches that depend on the same; starts: the first row of every batch."""
+        """Return the answers of complete batches that depend on the same; starts: the first row of
+        every batch."""
         first, *lines = self.lines() or [b""]
         if lines and first != self._identity.encode():
             say(
-                f"{self.path}: {len(lines)} answers of a killed run are removed and all rows are answered: they depend "
-                "on other options, rows, features or weights"
+                f"{self.path}: {len(lines)} answers of a killed run are removed and all rows are "
+                "answered: they depend on other options, rows, features or weights"
             )
             lines = []
         answers = list[Prediction]()
@@ -234,16 +258,19 @@ class Partial(LineFile):
 
     def add(self, answers: Sequence[Prediction]) -> None:
         """Append the next batch; it is durable when this returns."""
-        self.append("".join(["" if self._begun else f"{self._identity}\n", *map(prediction_line, answers)]))
+        self.append(
+            "".join(["" if self._begun else f"{self._identity}\n", *map(prediction_line, answers)])
+        )
         self._begun = True
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:
-    """Answer the rows, write all files and return the score record; {}: another process of torchrun's has it.
+    """Answer the rows, write all files and return the score record; {}: another process of
+    torchrun's has it.
 
     Raises:
-        StepDiffError: An option, file or clip that cannot be used, a test set that trained the head, or a method that
-            does not answer.
+        StepDiffError: An option, file or clip that cannot be used, a test set that trained the
+            head, or a method that does not answer.
     """
     check(options)
     judges.check(options)
@@ -258,19 +285,33 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         method, answer = loaded
         for notice in method.notices:
             say(notice)
-        depends, present = identity(options, method.rows, store, method.disclosed.get("source")), method.rows
+        depends, present = (
+            identity(options, method.rows, store, method.disclosed.get("source")),
+            method.rows,
+        )
         with Partial(Path(options.out), depends) as kept:
             # Without video all pairs are the same prompt, so rows are answered as they are.
-            if CLASSES.get(options.method) is StepDiff and options.task == "diffmcq" and options.control != "blind":
+            if (
+                CLASSES.get(options.method) is StepDiff
+                and options.task == "diffmcq"
+                and options.control != "blind"
+            ):
                 pairs = pair_texts(present)  # so that each pair is read once
                 predictions = option_scores(present, pairs, answered(options, answer, pairs, kept))
             else:
                 predictions = answered(options, answer, present, kept)
             similar = None
-            if options.ask_similar:  # in a fraction of the time of the captions, so a killed evaluation asks again
-                alike = [DiffRank(row.reference, (row.candidate,), row.category, (0,)) for row in present]
+            # in a fraction of the time of the captions, so a killed evaluation asks again
+            if options.ask_similar:
+                alike = [
+                    DiffRank(row.reference, (row.candidate,), row.category, (0,)) for row in present
+                ]
                 similar = [score for (score,) in answered(options, answer, alike)]
-            out, task, dropped = Path(options.out), published_task(options.task), len(rows) - len(present)
+            out, task, dropped = (
+                Path(options.out),
+                published_task(options.task),
+                len(rows) - len(present),
+            )
             out.with_suffix(".rows.jsonl").unlink(missing_ok=True)
             if task is None:
                 write_answers(out, present, predictions)
@@ -280,28 +321,46 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
                     write_test_set(task, out.with_suffix(".rows.jsonl"), present)
                 write_predictions(task, out, predictions, similar)
             record = {
-                "options": {key: value for key, value in asdict(options).items() if key not in ("workers", "address")},
+                "options": {
+                    key: value
+                    for key, value in asdict(options).items()
+                    if key not in ("workers", "address")
+                },
                 "disclosed": method.disclosed,
                 "skipped": {"clips": method.absent, "rows": dropped},
                 "seen": None if seen is None else seen.counts(present),
-                "scores": score_rows(options, task_data, present, predictions, options.out, similar),
+                "scores": score_rows(
+                    options, task_data, present, predictions, options.out, similar
+                ),
             }
-            write_text(out.with_suffix(".scores.json"), json.dumps(record, indent=1, allow_nan=False))
+            write_text(
+                out.with_suffix(".scores.json"), json.dumps(record, indent=1, allow_nan=False)
+            )
             kept.keep([])
     return record
 
 
 def answered(
-    options: EvaluateOptions, answer: AnswerBatches, rows: Sequence[Any], kept: Partial | None = None
+    options: EvaluateOptions,
+    answer: AnswerBatches,
+    rows: Sequence[Any],
+    kept: Partial | None = None,
 ) -> list[Any]:
-    """Return all answers; those in the partial file are not computed again, and others are appended to it."""
+    """Return all answers; those in the partial file are not computed again, and others are appended
+    to it."""
     # Of similar size, because a small last batch would make a poor shuffled control.
     spans = shares(len(rows), ceil(len(rows) / options.rows_at_once))
     answers = [] if kept is None else kept.resume(rows, [start for start, _ in spans])
     parts = [
-        WorkPart(number, tuple(rows[start:end])) for number, (start, end) in enumerate(spans) if start >= len(answers)
+        WorkPart(number, tuple(rows[start:end]))
+        for number, (start, end) in enumerate(spans)
+        if start >= len(answers)
     ]
-    what = "similar" if kept is None else f"{options.task}, {options.method}, control {options.control}"
+    what = (
+        "similar"
+        if kept is None
+        else f"{options.task}, {options.method}, control {options.control}"
+    )
     if answers:
         say(f"{what}: {len(answers)} of {len(rows)} answers exist already")
     with progress(what, len(rows) - len(answers)) as advance:
@@ -313,8 +372,8 @@ def answered(
 
 
 def seen_by_head(options: EvaluateOptions, rows: Sequence[Any], store: Store) -> SeenClips | None:
-    """Return which clips of the rows trained the head; None for a method without one. StepDiffError: some did, and
-    `allow_seen` is not set."""
+    """Return which clips of the rows trained the head; None for a method without one.
+    StepDiffError: some did, and `allow_seen` is not set."""
     trained = None
     if options.head is not None:
         head = Path(options.head)
@@ -336,8 +395,10 @@ def seen_by_head(options: EvaluateOptions, rows: Sequence[Any], store: Store) ->
 
 
 _FREE = (
-    *("bootstrap", "similarity", "truth", "judge", "endpoint", "entailment", "ask_similar"),  # of scores
-    *("test_set", "data", "rows", "subset", "no_difference", "skip_missing", "allow_seen"),  # of rows, see their digest
+    # of scores
+    *("bootstrap", "similarity", "truth", "judge", "endpoint", "entailment", "ask_similar"),
+    # of rows, see their digest
+    *("test_set", "data", "rows", "subset", "no_difference", "skip_missing", "allow_seen"),
     *("store", "out", "workers", "address"),
 )
 """options on which predictions do not depend"""

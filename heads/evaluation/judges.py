@@ -1,4 +1,5 @@
-"""Judges of written answers: a language model in this process or at a server, sentence embeddings, an entailment model.
+"""Judges of written answers: a language model in this process or at a server, sentence embeddings,
+an entailment model.
 
     judge = load(options, Path("out.judged.jsonl"))
     verdicts = benchmark.judge(data, texts, judge)
@@ -30,7 +31,8 @@ PAIRS_AT_ONCE = 32
 
 
 def check(options: Any) -> None:
-    """Raise StepDiffError if a task needs a judge and none is named, or a model of this machine is missing.
+    """Raise StepDiffError if a task needs a judge and none is named, or a model of this machine is
+    missing.
 
     options: of heads.evaluate or heads.score.
     """
@@ -38,12 +40,15 @@ def check(options: Any) -> None:
         return
     judge, endpoint, entailment = options.judge, options.endpoint, options.entailment
     if endpoint is not None and judge is None:
-        raise StepDiffError(f"--endpoint {shown(endpoint)}: name the model that it serves with --judge")
+        raise StepDiffError(
+            f"--endpoint {shown(endpoint)}: name the model that it serves with --judge"
+        )
     if judge is None and entailment is None:
         raise StepDiffError("no judge: give --judge MODEL, or --judge NAME --endpoint URL")
     if entailment is not None and not options.similarity:
         raise StepDiffError(
-            f"--entailment {entailment} is read only with --similarity, whose matches it judges; give both"
+            f"--entailment {entailment} is read only with --similarity, whose matches it judges; "
+            "give both"
         )
     for name in (None if endpoint is not None else judge, entailment):
         if name is not None:
@@ -51,7 +56,8 @@ def check(options: Any) -> None:
 
 
 def load(options: Any, kept: Path | None) -> Judge:
-    """Load the models of a judge. options: that `check` accepts; kept: file of a language model's answers.
+    """Load the models of a judge. options: that `check` accepts; kept: file of a language model's
+    answers.
 
     StepDiffError: a model cannot be loaded.
     """
@@ -66,8 +72,11 @@ def load(options: Any, kept: Path | None) -> Judge:
     return Judge(name, partial(_answers, named.load(device), name), kept, embed, agrees)
 
 
-def _answers(llm: LLM, name: str, conversations: Sequence[Conversation]) -> Iterator[tuple[int, str | NoAnswer]]:
-    """Yield place and answer of each conversation as it comes, greedily. StepDiffError: a server stopped."""
+def _answers(
+    llm: LLM, name: str, conversations: Sequence[Conversation]
+) -> Iterator[tuple[int, str | NoAnswer]]:
+    """Yield place and answer of each conversation as it comes, greedily. StepDiffError: a server
+    stopped."""
     messages = [[dict(message) for message in conversation] for conversation in conversations]
     stopped: list[str] = []
     for place, answer in llm.chat(messages, Sampling(LONGEST)):
@@ -78,7 +87,8 @@ def _answers(llm: LLM, name: str, conversations: Sequence[Conversation]) -> Iter
         else:
             yield place, NoAnswer(answer.reason)
     if stopped:
-        # Only the question that the server failed at knows why; those after it find it down, and may end first.
+        # Only the question that the server failed at knows why; those after it find it down, and
+        # may end first.
         reason = next((reason for reason in stopped if " is down; " not in reason), stopped[0])
         raise StepDiffError(f"{name}: {len(stopped)} questions have no answer: {reason}")
 
@@ -87,7 +97,8 @@ class Entailment:
     """A classifier of text pairs: do two statements agree, or contradict each other?"""
 
     def __init__(self, name: str, device: str) -> None:
-        """Load the model. StepDiffError: it lacks one of the labels entailment and contradiction."""
+        """Load the model. StepDiffError: it lacks one of the labels entailment and
+        contradiction."""
         from heads.models.language_model import load_model, load_processor
 
         self.tokenizer = load_processor(name, "AutoTokenizer")
@@ -95,15 +106,22 @@ class Entailment:
         labels = {label.lower(): number for number, label in self.model.config.id2label.items()}
         for label in ("entailment", "contradiction"):
             if label not in labels:
-                raise StepDiffError(f"{name}: has labels {', '.join(labels)}, not {label}; give an entailment model")
+                raise StepDiffError(
+                    f"{name}: has labels {', '.join(labels)}, not {label}; give an entailment model"
+                )
         self.agree, self.contradict = labels["entailment"], labels["contradiction"]
 
     def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        """Return whether entailment is likelier than contradiction, for (premise, statement) pairs."""
+        """Return whether entailment is likelier than contradiction, for (premise, statement)
+        pairs."""
         agree: list[bool] = []
         for start in range(0, len(pairs), PAIRS_AT_ONCE):
-            first, second = (list(texts) for texts in zip(*pairs[start : start + PAIRS_AT_ONCE], strict=True))
-            batch = self.tokenizer(first, second, padding=True, truncation=True, return_tensors="pt")
+            first, second = (
+                list(texts) for texts in zip(*pairs[start : start + PAIRS_AT_ONCE], strict=True)
+            )
+            batch = self.tokenizer(
+                first, second, padding=True, truncation=True, return_tensors="pt"
+            )
             with torch.inference_mode():
                 logits = self.model(**batch.to(self.model.device)).logits
             agree += (logits[:, self.agree] > logits[:, self.contradict]).tolist()

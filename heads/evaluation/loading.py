@@ -28,7 +28,14 @@ from heads.workers.group import ALONE, Group
 from stepdiff_core import plugins
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
-from stepdiff_core.tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of, read_predictions, read_test_set
+from stepdiff_core.tasks.testsets import (
+    DiffCap,
+    DiffMCQ,
+    DiffRank,
+    clips_of,
+    read_predictions,
+    read_test_set,
+)
 from stepdiff_core.weights import fingerprint
 from store import Store
 from store.view import OK
@@ -78,13 +85,15 @@ CLASSES: dict[str, type] = {
 def load_method(
     options: EvaluateOptions, store: Store | None, rows: Sequence[Any], group: Group = ALONE
 ) -> LoadedMethod:
-    """Load the method, a head divided among a group. StepDiffError: an option that it needs is missing, or it does not
-    answer the task."""
+    """Load the method, a head divided among a group. StepDiffError: an option that it needs is
+    missing, or it does not answer the task."""
     name, device = options.method, pick_device(options.device)
     kind, function = CLASSES.get(name) or method_class(name), ANSWERS[type(rows[0])]
     of_protocol = getattr(Method, function, None)  # a subclass of Method has it too
     if getattr(kind, function, None) in (None, of_protocol):
-        raise StepDiffError(f"--method {name} does not answer {options.task}: its class has no function {function}")
+        raise StepDiffError(
+            f"--method {name} does not answer {options.task}: its class has no function {function}"
+        )
     how = Answering(options.control, options.seed, options.seeded, options.decline_at)
     disclosed: dict[str, Any]
     if name == "random":
@@ -92,11 +101,22 @@ def load_method(
     if name == "captions-cosine":
         captions = ClipTexts(needed(options, "texts", TEXTS), options.kind)
         cosine = CaptionsCosine(captions, options.weights or CAPTIONS_MODEL, device)
-        disclosed = {"texts": options.texts, "kind": captions.kind, "provenance": captions.provenance}
-        return LoadedMethod(cosine, disclosed=disclosed | {"sentences": cosine.sentences.model}, texts=captions)
+        disclosed = {
+            "texts": options.texts,
+            "kind": captions.kind,
+            "provenance": captions.provenance,
+        }
+        return LoadedMethod(
+            cosine, disclosed=disclosed | {"sentences": cosine.sentences.model}, texts=captions
+        )
     if name == "socratic":
-        texts, precision = needed(options, "texts", TEXTS), pick_precision(device, options.precision)
-        reader, ids, disclosed = load_socratic(texts, options.kind, options.language_model, device, precision)
+        texts, precision = (
+            needed(options, "texts", TEXTS),
+            pick_precision(device, options.precision),
+        )
+        reader, ids, disclosed = load_socratic(
+            texts, options.kind, options.language_model, device, precision
+        )
         return LoadedMethod(StepDiff(reader, ids, how), precision, disclosed, ids.texts)
     assert store is not None  # heads.evaluation.options.check
     if name not in REGISTRY:
@@ -139,7 +159,10 @@ def _load_control(options: EvaluateOptions, store: Store, rows: Sequence[Any]) -
         method = controls.ShuffledCaptions(answered, captions, rows, texts, options.seed)
         return LoadedMethod(method, disclosed={"texts": texts})
     texts = needed(options, "texts", "paired QA of training clips")
-    test_sets = [options.source, *([] if options.no_difference is None else [options.no_difference])]
+    test_sets = [
+        options.source,
+        *([] if options.no_difference is None else [options.no_difference]),
+    ]
     medoid = controls.Medoid(texts, store, rows, test_sets)
     return LoadedMethod(medoid, disclosed={"texts": texts, "captions": medoid.captions})
 
@@ -150,7 +173,10 @@ def _load_plugin(kind: type, options: EvaluateOptions, store: Store, device: str
     disclosed["source"] = None if file is None else fingerprint(file)
     disclosed["registered"] = stated(kind, options.method)
     if options.view is not None:
-        disclosed |= {"view": options.view, "encoder": store.view("clips", options.view).provenance.encoder}
+        disclosed |= {
+            "view": options.view,
+            "encoder": store.view("clips", options.view).provenance.encoder,
+        }
     return LoadedMethod(kind(store, options.view, device), disclosed=disclosed)
 
 
@@ -161,13 +187,20 @@ def answered_rows(predictions: str) -> Path | None:
 
 
 def method_class(name: str) -> type:
-    """Return the class of a plug-in: an installed name, or package.module:Class. StepDiffError: its module cannot be
-    imported, or has no such class."""
+    """Return the class of a plug-in: an installed name, or package.module:Class. StepDiffError: its
+    module cannot be imported, or has no such class."""
     place, kind = plugins.load(name, PLUGINS, "--method")
     if not isinstance(kind, type):
         module, _, attribute = place.partition(":")
-        names = [key for key, value in vars(sys.modules[module]).items() if getattr(value, "__module__", "") == module]
-        raise StepDiffError(f"--method {name}: {module} has no class {attribute}; it has {', '.join(names) or 'none'}")
+        names = [
+            key
+            for key, value in vars(sys.modules[module]).items()
+            if getattr(value, "__module__", "") == module
+        ]
+        raise StepDiffError(
+            f"--method {name}: {module} has no class {attribute}; it has "
+            f"{', '.join(names) or 'none'}"
+        )
     return kind
 
 
@@ -182,8 +215,8 @@ def needed(options: EvaluateOptions, name: str, what: str) -> str:
 def present_rows(
     options: EvaluateOptions, rows: list[Any], store: Store | None, loaded: LoadedMethod
 ) -> tuple[list[Any], int]:
-    """Return the rows whose clips and texts are present, and the number of absent clips. StepDiffError: one is absent
-    and `skip_missing` is not set, or no row is left."""
+    """Return the rows whose clips and texts are present, and the number of absent clips.
+    StepDiffError: one is absent and `skip_missing` is not set, or no row is left."""
     method, view, texts = loaded.method, loaded.disclosed.get("view"), loaded.texts
     absent = absent_clips(rows, store, view, texts)
     if absent and not options.skip_missing:
@@ -191,32 +224,43 @@ def present_rows(
             texts.check(absent)
         missing = f"{view} features" if view is not None else "such clip"
         raise StepDiffError(
-            f"{absent[0]}: no {missing} in {options.store} (absent: {len(absent)} clips of these rows); run "
-            "python -m featurize with a manifest that contains them, or pass --skip-missing"
+            f"{absent[0]}: no {missing} in {options.store} (absent: {len(absent)} clips of these "
+            "rows); run python -m featurize with a manifest that contains them, or pass "
+            "--skip-missing"
         )
     present = [row for row in rows if not set(absent).intersection(clips_of(row))]
     if not present:
-        raise StepDiffError(f"{options.source}: every row has a clip that {options.store} lacks, e.g. {absent[0]}")
+        raise StepDiffError(
+            f"{options.source}: every row has a clip that {options.store} lacks, e.g. {absent[0]}"
+        )
     if isinstance(method, VLEmb) and isinstance(present[0], DiffMCQ | Choice):
         lacking = dict.fromkeys(method.missing_texts(present))
         if lacking and not options.skip_missing:
             raise StepDiffError(
-                f"{next(iter(lacking))!r}: no embedding of this text in view {options.view} of {options.store} "
-                f"(absent: {len(lacking)} texts of these rows); featurize the test set's texts, or those of python -m "
-                "stepdiff annotate manifest --benchmark NAME --texts, or pass --skip-missing"
+                f"{next(iter(lacking))!r}: no embedding of this text in view {options.view} of "
+                f"{options.store} (absent: {len(lacking)} texts of these rows); featurize the test "
+                "set's texts, or those of python -m stepdiff annotate manifest --benchmark NAME "
+                "--texts, or pass --skip-missing"
             )
         present = [row for row in present if text_of(row) not in lacking]
         if not present:
-            raise StepDiffError(f"{options.source}: view {options.view} has no embedding of any row's text")
+            raise StepDiffError(
+                f"{options.source}: view {options.view} has no embedding of any row's text"
+            )
     return present, len(absent)
 
 
 def absent_clips(
     rows: Sequence[Any], store: Store | None, view: str | None, texts: ClipTexts | None = None
 ) -> list[str]:
-    """Return clips of the rows, each once, that are not in the catalog, or lack features in `view`, or lack a text."""
+    """Return clips of the rows, each once, that are not in the catalog, or lack features in `view`,
+    or lack a text."""
     clips = list(dict.fromkeys(clip for row in rows for clip in clips_of(row)))
-    places = np.zeros(len(clips), int) if store is None else np.asarray(store.catalog("clips").rows(clips))
+    places = (
+        np.zeros(len(clips), int)
+        if store is None
+        else np.asarray(store.catalog("clips").rows(clips))
+    )
     present = places >= 0
     if view is not None and store is not None:
         present[present] = store.view("clips", view).status()[places[present]] == OK

@@ -1,8 +1,10 @@
 """Workers that compute what one process would, on the pool of stepdiff_core.workers.
 
 Guarantees
-- a worker has the number of threads of the driver, because sums of another number of threads differ in their last bits
-- a worker of this machine, or of a node that has the driver's folder, reads relative paths as the driver does
+- a worker has the number of threads of the driver, because sums of another number of threads differ
+  in their last bits
+- a worker of this machine, or of a node that has the driver's folder, reads relative paths as the
+  driver does
 """
 
 import os
@@ -85,7 +87,8 @@ def worker_pool(
 ) -> Iterator[WorkerPool]:
     """Start the pool of a command with the options `workers`, `address` and `device`.
 
-    A worker without a GPU reserves a CPU for each thread. load: see PartWorkerOptions; lighter: as WorkerPool takes it.
+    A worker without a GPU reserves a CPU for each thread. load: see PartWorkerOptions; lighter: as
+    WorkerPool takes it.
     """
     threads, folder = torch.get_num_threads(), None if inside_job() else os.getcwd()
     with connected(options.address, "heads") as joined:
@@ -107,8 +110,8 @@ def results(
     parts: Sequence[WorkPart],
     advance: Advance,
 ) -> Iterator[Any]:
-    """Yield the value of each part, in order: computed by workers (`load`, see PartWorkerOptions), or by `here` in this
-    process. StepDiffError: a part was not computed."""
+    """Yield the value of each part, in order: computed by workers (`load`, see PartWorkerOptions),
+    or by `here` in this process. StepDiffError: a part was not computed."""
     if not on_ray(options):
         yield from in_order(here, parts, advance)
     elif parts:
@@ -116,16 +119,20 @@ def results(
             yield from computed(pool, options.workers, parts, advance)
 
 
-def in_order(compute: Callable[[WorkPart], Any], parts: Sequence[WorkPart], advance: Advance) -> Iterator[Any]:
+def in_order(
+    compute: Callable[[WorkPart], Any], parts: Sequence[WorkPart], advance: Advance
+) -> Iterator[Any]:
     """Yield the value of each part, computed in this process."""
     for part in parts:
         yield compute(part)
         advance(len(part.rows))
 
 
-def computed(pool: WorkerPool, workers: int, parts: Sequence[WorkPart], advance: Advance) -> Iterator[Any]:
-    """Yield the values of parts in their order: one that ends early waits for those before it. StepDiffError: a part
-    was not computed."""
+def computed(
+    pool: WorkerPool, workers: int, parts: Sequence[WorkPart], advance: Advance
+) -> Iterator[Any]:
+    """Yield the values of parts in their order: one that ends early waits for those before it.
+    StepDiffError: a part was not computed."""
     early: dict[int, Any] = {}
     waiting = iter([part.shard for part in parts])
     expected = next(waiting, None)

@@ -1,7 +1,9 @@
-"""The same difference elsewhere: pairs of clips that differ as two clips, two groups of clips or a sentence do.
+"""The same difference elsewhere: pairs of clips that differ as two clips, two groups of clips or a
+sentence do.
 
-By a head of words, a difference is that of the evidence of a category's terms, each weighted as in the distance of two
-clips; of a sentence, that of its own terms. By a view, it is that of the embeddings of whole clips.
+By a head of words, a difference is that of the evidence of a category's terms, each weighted as in
+the distance of two clips; of a sentence, that of its own terms. By a view, it is that of the
+embeddings of whole clips.
 
 Guarantees
 - words of a pair are those for which both it and the wanted difference have evidence
@@ -71,23 +73,37 @@ class WordDifference:
 
     @classmethod
     def of_clips(cls, method: WordEvidence, options: DifferencesOptions) -> "WordDifference":
-        """Return the difference of the mean evidence of two groups. StepDiffError: nothing differs in the category."""
+        """Return the difference of the mean evidence of two groups. StepDiffError: nothing differs
+        in the category."""
         head = method.head
-        ends = np.stack([np.mean(method.evidence(clips), axis=0) for clips in (options.reference, options.candidate)])
-        categories = [name for name in head.known_categories if name in CATEGORIES] or head.known_categories
+        ends = np.stack(
+            [
+                np.mean(method.evidence(clips), axis=0)
+                for clips in (options.reference, options.candidate)
+            ]
+        )
+        categories = [
+            name for name in head.known_categories if name in CATEGORIES
+        ] or head.known_categories
         apart = {c: head.margin(ends[0], ends[1], c) for c in categories}
         category = options.category or max(apart, key=lambda c: apart[c])
         if category not in head.known_categories:
             of = ", ".join(head.known_categories)
-            raise StepDiffError(f"category {category[:100]!r}: the words of {head.folder} are of {of}")
+            raise StepDiffError(
+                f"category {category[:100]!r}: the words of {head.folder} are of {of}"
+            )
         one = cls(method, ends, head.of_category(category), head.nameable(category), category)
         if not one.shared(*ends):
-            raise StepDiffError(f"no word of {category} differs between the two: give another category or other clips")
+            raise StepDiffError(
+                f"no word of {category} differs between the two: give another category or other "
+                "clips"
+            )
         return one
 
     @classmethod
     def of_text(cls, method: WordEvidence, text: str) -> "WordDifference":
-        """Return the difference that a sentence about Video 2 states. StepDiffError: it has no word of the head."""
+        """Return the difference that a sentence about Video 2 states. StepDiffError: it has no word
+        of the head."""
         head, ends = method.head, np.zeros((2, len(method.head.terms)))
         named = occurrences(text, head.columns, SEEDED)
         for one in named:
@@ -95,7 +111,9 @@ class WordDifference:
             ends[:, head.columns[one.term]] = -MOST * side, MOST * side
         if not named:
             words = some([term for term in head.terms if term in head.narrated])
-            raise StepDiffError(f"no word of {text[:200]!r} has evidence; the words of {head.folder} are {words}")
+            raise StepDiffError(
+                f"no word of {text[:200]!r} has evidence; the words of {head.folder} are {words}"
+            )
         places = np.unique([head.columns[one.term] for one in named])
         terms = places, np.ones(len(places))
         return cls(method, ends, terms, terms)
@@ -106,24 +124,43 @@ class WordDifference:
         return clipped(evidence[:, places]) * np.sqrt(weights)
 
     def shared(self, reference: Evidence, candidate: Evidence) -> str:
-        """Return the words in which a pair differs as this one does: those that the weaker of the two still has."""
-        low, high = (f(self.ends, np.stack([reference, candidate])) for f in (np.minimum, np.maximum))
+        """Return the words in which a pair differs as this one does: those that the weaker of the
+        two still has."""
+        low, high = (
+            f(self.ends, np.stack([reference, candidate])) for f in (np.minimum, np.maximum)
+        )
         first = ", ".join(self.method.named(low[0], high[1], self.named, LIKELY)[0])
         second = ", ".join(self.method.named(high[0], low[1], self.named, LIKELY)[1])
-        return f"{second} instead of {first}" if first and second else second or (first and f"no {first}")
+        return (
+            f"{second} instead of {first}"
+            if first and second
+            else second or (first and f"no {first}")
+        )
 
 
-def find(store: Store, by: WordEvidence | View, options: DifferencesOptions, sample: StepRows | None = None) -> Same:
-    """Return the pairs whose difference is nearest. by: a head of words, or a view; sample: of the store's catalog.
+def find(
+    store: Store,
+    by: WordEvidence | View,
+    options: DifferencesOptions,
+    sample: StepRows | None = None,
+) -> Same:
+    """Return the pairs whose difference is nearest. by: a head of words, or a view; sample: of the
+    store's catalog.
 
     Raises:
         StepDiffError: There is no such clip, step, category or word, or nothing differs.
     """
     sides, catalog = (options.reference, options.candidate), store.catalog("clips")
-    if bool(options.reference) != bool(options.candidate) or bool(options.reference) == bool(options.text.strip()):
-        raise StepDiffError("give a reference and a candidate, or a sentence such as 'a fork instead of a whisk'")
+    if bool(options.reference) != bool(options.candidate) or bool(options.reference) == bool(
+        options.text.strip()
+    ):
+        raise StepDiffError(
+            "give a reference and a candidate, or a sentence such as 'a fork instead of a whisk'"
+        )
     if options.text and isinstance(by, View):
-        raise StepDiffError("a sentence is compared by its words: give a head of python -m heads.words")
+        raise StepDiffError(
+            "a sentence is compared by its words: give a head of python -m heads.words"
+        )
     sample = sample or sampled(catalog)
     if options.step and options.step not in sample.steps:
         raise StepDiffError(sample.lacks(options.step))
@@ -135,10 +172,16 @@ def find(store: Store, by: WordEvidence | View, options: DifferencesOptions, sam
     words = None
     if isinstance(by, View):
         width(by, "embedding")
-        ends = np.stack([compact(by, "embedding", group).mean(axis=0, dtype=np.float64) for group in rows])
+        ends = np.stack(
+            [compact(by, "embedding", group).mean(axis=0, dtype=np.float64) for group in rows]
+        )
         pool, vectors = embedded(store, by, drawn, ends[1] - ends[0], apart)
     else:
-        words = WordDifference.of_text(by, options.text) if options.text else WordDifference.of_clips(by, options)
+        words = (
+            WordDifference.of_text(by, options.text)
+            if options.text
+            else WordDifference.of_clips(by, options)
+        )
         ends, pool = words.vectors(words.ends), Pool.of(catalog, drawn, drawn, apart)
         vectors = words.vectors(np.stack(by.evidence(catalog.keys(pool.rows))))
     if (ends[0] == ends[1]).all():

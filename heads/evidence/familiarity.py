@@ -1,10 +1,11 @@
 """The clips that a head learned from, and how far from them another clip is.
 
-The distance is the leverage z' (G + r I)^-1 z of a clip: z are its standardised pooled features, G the Gram matrix of
-those of the training clips and r the ridge. A ridge regression is the mean of a Gaussian posterior, in which a
-prediction has the variance of the noise times the leverage.
+The distance is the leverage z' (G + r I)^-1 z of a clip: z are its standardised pooled features, G
+the Gram matrix of those of the training clips and r the ridge. A ridge regression is the mean of a
+Gaussian posterior, in which a prediction has the variance of the noise times the leverage.
 
-    RUN/familiarity.safetensors    arrays and `About`, of a run without evidence of words; a head of words has its own
+    RUN/familiarity.safetensors    arrays and `About`, of a run without evidence of words; a head of
+                                   words has its own
 
 Guarantees
 - the leverage of a clip does not depend on the clips that are computed with it
@@ -30,7 +31,8 @@ from stepdiff_core.io.sealed import BLANK, is_sealed, sealed_pieces
 FILE = "familiarity.safetensors"
 ARRAYS = ("mean", "scale", "factor")
 QUANTILE, MARGIN = 0.99, 2.0
-"""the limit is this quantile of the leverage of clips that were left out, times this margin: few clips estimate it"""
+"""the limit is this quantile of the leverage of clips that were left out, times this margin: few
+clips estimate it"""
 STEPS = 6
 """steps that are named, the most frequent ones"""
 _MOST_BYTES = 2**32
@@ -38,8 +40,8 @@ _CONSTANT = 1e-12  # of a variance next to the mean square
 
 
 def read_arrays(path: Path, most: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return what `write_arrays` wrote. Raises OSError, SafetensorError, ValueError, KeyError, TypeError or
-    RecursionError for another file. most: bytes."""
+    """Return what `write_arrays` wrote. Raises OSError, SafetensorError, ValueError, KeyError,
+    TypeError or RecursionError for another file. most: bytes."""
     from safetensors.numpy import load
 
     data = place(path).read_whole(most)
@@ -49,7 +51,9 @@ def read_arrays(path: Path, most: int) -> tuple[dict[str, Any], dict[str, np.nda
     return json.loads(header["__metadata__"]["about"]), load(data)
 
 
-def write_arrays(path: Path | Place, about: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> None:
+def write_arrays(
+    path: Path | Place, about: Mapping[str, Any], arrays: dict[str, np.ndarray]
+) -> None:
     """Write a sealed safetensors file with arrays and JSON about them."""
     from safetensors.numpy import save
 
@@ -65,8 +69,8 @@ def as_stored(values: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
 def standardised(
     clips: float, x: Float64[np.ndarray, " D"], xx: Float64[np.ndarray, "D D"]
 ) -> tuple[Float64[np.ndarray, " D"], Float64[np.ndarray, " D"], Float64[np.ndarray, "D D"]]:
-    """Return mean and scale of features, and the Gram matrix of the standardised ones. x, xx: sums of the features and
-    of their products; a constant channel has scale 0."""
+    """Return mean and scale of features, and the Gram matrix of the standardised ones. x, xx: sums
+    of the features and of their products; a constant channel has scale 0."""
     mean = x / clips
     variance = np.diag(xx) / clips - mean**2
     varies = variance > _CONSTANT * np.diag(xx) / clips
@@ -75,7 +79,8 @@ def standardised(
 
 
 def penalty(ridge: float, gram: Float64[np.ndarray, "D D"]) -> float:
-    """Return what is added to the diagonal of a Gram matrix: `ridge` times the mean of the diagonal."""
+    """Return what is added to the diagonal of a Gram matrix: `ridge` times the mean of the
+    diagonal."""
     return ridge * max(float(np.trace(gram)), _CONSTANT) / len(gram)
 
 
@@ -95,7 +100,8 @@ class About(BaseModel, strict=True):
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and scale of the features of clips, and the inverse Cholesky factor of their Gram matrix and the ridge."""
+    """Mean and scale of the features of clips, and the inverse Cholesky factor of their Gram matrix
+    and the ridge."""
 
     mean: Float64[np.ndarray, " D"]
     scale: Float64[np.ndarray, " D"]
@@ -103,17 +109,27 @@ class Spread:
     """values of float32, as they are stored"""
 
     @classmethod
-    def of(cls, clips: float, x: Float64[np.ndarray, " D"], xx: Float64[np.ndarray, "D D"], ridge: float) -> "Spread":
-        """Return the spread of clips from the sums of their features and of the products of those."""
+    def of(
+        cls,
+        clips: float,
+        x: Float64[np.ndarray, " D"],
+        xx: Float64[np.ndarray, "D D"],
+        ridge: float,
+    ) -> "Spread":
+        """Return the spread of clips from the sums of their features and of the products of
+        those."""
         mean, scale, gram = standardised(clips, x, xx)
-        triangle = scipy.linalg.cholesky(gram + penalty(ridge, gram) * np.eye(len(mean)), lower=True)
+        triangle = scipy.linalg.cholesky(
+            gram + penalty(ridge, gram) * np.eye(len(mean)), lower=True
+        )
         factor = scipy.linalg.solve_triangular(triangle, np.eye(len(mean)), lower=True)
         return cls(*map(as_stored, (mean, scale, factor)))
 
     def leverage(self, features: Float[np.ndarray, "C D"]) -> Float64[np.ndarray, " C"]:
         """Return the leverage of clips from their pooled features."""
         standard = (features.astype(np.float64) - self.mean) * self.scale
-        return np.array([np.sum((self.factor @ row) ** 2) for row in standard])  # the same in any batch
+        # the same in any batch
+        return np.array([np.sum((self.factor @ row) ** 2) for row in standard])
 
 
 @dataclass(frozen=True)
@@ -124,10 +140,15 @@ class Familiarity(Spread):
 
     @classmethod
     def learned(
-        cls, train: Spread, clips: int, steps: Mapping[str, int], left_out: Float64[np.ndarray, " n"], named: str
+        cls,
+        train: Spread,
+        clips: int,
+        steps: Mapping[str, int],
+        left_out: Float64[np.ndarray, " n"],
+        named: str,
     ) -> "Familiarity":
-        """Return the familiarity of training clips. steps: of all of them; left_out: leverage of clips of other videos,
-        which gives the limit; named: which these are."""
+        """Return the familiarity of training clips. steps: of all of them; left_out: leverage of
+        clips of other videos, which gives the limit; named: which these are."""
         about = About(
             clips=clips,
             steps=dict(sorted(steps.items(), key=lambda step: (-step[1], step[0]))[:STEPS]),
@@ -139,30 +160,37 @@ class Familiarity(Spread):
 
     @classmethod
     def from_arrays(cls, about: About, arrays: Mapping[str, np.ndarray]) -> "Familiarity":
-        """Return what arrays of a file hold. ValueError or KeyError: they are of other shapes, or not finite."""
+        """Return what arrays of a file hold. ValueError or KeyError: they are of other shapes, or
+        not finite."""
         mean, scale, factor = (arrays[name].astype(np.float64) for name in ARRAYS)
         if mean.ndim != 1 or scale.shape != mean.shape or factor.shape != mean.shape * 2:
-            raise ValueError(f"mean {list(mean.shape)}, scale {list(scale.shape)} and factor {list(factor.shape)}")
+            raise ValueError(
+                f"mean {list(mean.shape)}, scale {list(scale.shape)} and factor "
+                f"{list(factor.shape)}"
+            )
         if not all(np.isfinite(each).all() for each in (mean, scale, factor)):
             raise ValueError("a mean, scale or factor that is not finite")
         return cls(mean, scale, factor, about)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """What a file stores, float32: row by row, because safetensors writes the bytes as they are in memory."""
+        """What a file stores, float32: row by row, because safetensors writes the bytes as they are
+        in memory."""
         return {name: getattr(self, name).astype(np.float32, order="C") for name in ARRAYS}
 
     @classmethod
     def load(cls, folder: Path) -> "Familiarity | None":
-        """Read the file of a run, which may be a stranger's. None: there is none, as in a run of an earlier version.
-        StepDiffError: it is damaged."""
+        """Read the file of a run, which may be a stranger's. None: there is none, as in a run of an
+        earlier version. StepDiffError: it is damaged."""
         from safetensors import SafetensorError
 
         path = folder / FILE
         try:
             about, arrays = read_arrays(path, _MOST_BYTES)
             written = json.dumps(about["about"]).encode()
-            return cls.from_arrays(checked(About.model_validate_json, written, f"{path}: ", ""), arrays)
+            return cls.from_arrays(
+                checked(About.model_validate_json, written, f"{path}: ", ""), arrays
+            )
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -179,17 +207,28 @@ class Familiarity(Spread):
         if not about.steps:
             return f"{about.clips:,} clips"
         steps, more = ", ".join(about.steps), ", ..." if about.of_steps > len(about.steps) else ""
-        return f"{about.clips:,} clips, {about.of_steps} step{'s' * (about.of_steps > 1)}: {steps}{more}"
+        return (
+            f"{about.clips:,} clips, {about.of_steps} step{'s' * (about.of_steps > 1)}: "
+            f"{steps}{more}"
+        )
 
     def doubt(self, leverages: Sequence[float]) -> str:
-        """Return why nothing that the head says about clips means something; empty: they are like those it knows."""
+        """Return why nothing that the head says about clips means something; empty: they are like
+        those it knows."""
         far = [leverage > self.about.limit for leverage in leverages]
         if not any(far):
             return ""
         videos = [f"Video {number}" for number, is_far in enumerate(far, start=1) if is_far]
-        subject = "These clips are" if all(far) else f"{' and '.join(videos)} {'are' if len(videos) > 1 else 'is'}"
-        numbers = " and ".join(f"{each:,.3g}" if each < 1000 else f"{each:,.0f}" for each in leverages)
+        subject = (
+            "These clips are"
+            if all(far)
+            else f"{' and '.join(videos)} {'are' if len(videos) > 1 else 'is'}"
+        )
+        numbers = " and ".join(
+            f"{each:,.3g}" if each < 1000 else f"{each:,.0f}" for each in leverages
+        )
         return (
-            f"{subject} unlike the {self.about.clips:,} clips that this head learned from: what it says about them "
-            f"means nothing (leverage {numbers}; at most {self.about.limit:.2g} is like them)."
+            f"{subject} unlike the {self.about.clips:,} clips that this head learned from: what it "
+            f"says about them means nothing (leverage {numbers}; at most {self.about.limit:.2g} is "
+            "like them)."
         )

@@ -1,14 +1,16 @@
-"""A head of words from a store: one pass that sums over its training clips, and what follows from the sums; and whether
-any head knows clips (`Guard`): those that it learned from, and the features that it reads of others.
+"""A head of words from a store: one pass that sums over its training clips, and what follows from
+the sums; and whether any head knows clips (`Guard`): those that it learned from, and the features
+that it reads of others.
 
-X [n, D] are the pooled features of n clips, Y [n, V] their labels. All that a ridge regression needs are their sums:
-the Gram matrix of the standardised features is (X'X - n mm') / ss', with the mean m and the spread s of X. A channel
-that is constant has weight 0; clips of split val choose the ridge, and train nothing. Tokens and statistics have a
-regression each, whose mean predicts: one of both together sees less (docs/guides/encoders.md).
+X [n, D] are the pooled features of n clips, Y [n, V] their labels. All that a ridge regression
+needs are their sums: the Gram matrix of the standardised features is (X'X - n mm') / ss', with the
+mean m and the spread s of X. A channel that is constant has weight 0; clips of split val choose the
+ridge, and train nothing. Tokens and statistics have a regression each, whose mean predicts: one of
+both together sees less (docs/guides/encoders.md).
 
 Guarantees
-- a pass that is killed after a minute resumes with the same bits, also by workers; sums of other features, texts or
-  options are refused
+- a pass that is killed after a minute resumes with the same bits, also by workers; sums of other
+  features, texts or options are refused
 - a term's evidence is calibrated on clips of videos that its weights have not seen
 """
 
@@ -33,8 +35,26 @@ from heads.data.hold_out import VIDEO, HoldOut, test_digest
 from heads.data.paired_qa import clips_in, read_divided
 from heads.data.training_clips import TrainedOn
 from heads.evaluation.workers import results
-from heads.evidence.familiarity import Familiarity, Spread, as_stored, penalty, read_arrays, standardised, write_arrays
-from heads.evidence.head import POOLING, READS, Evidence, Pooling, WordHead, channels_of, fold_of, pool, signed_roots
+from heads.evidence.familiarity import (
+    Familiarity,
+    Spread,
+    as_stored,
+    penalty,
+    read_arrays,
+    standardised,
+    write_arrays,
+)
+from heads.evidence.head import (
+    POOLING,
+    READS,
+    Evidence,
+    Pooling,
+    WordHead,
+    channels_of,
+    fold_of,
+    pool,
+    signed_roots,
+)
 from heads.evidence.wording import CLIPS, OF_ANSWERS, Wording, learn
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.files import make_folder, place
@@ -52,13 +72,17 @@ if TYPE_CHECKING:
 FILE = "sums.safetensors"
 """in the folder of a head while a pass takes longer than SAVE_EVERY"""
 SAVE_EVERY = 60.0
-"""seconds between two saves of the sums: 100,000 clips of a thousand channels take more than an hour on a core"""
+"""seconds between two saves of the sums: 100,000 clips of a thousand channels take more than an
+hour on a core"""
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 PLAIN_RIDGE, PLAIN_FOLDS = 3.0, 5
 """of a head without evidence of words"""
 VAL, FOLDS = "split val", "left-out folds"
 """names of the clips on which values are chosen"""
-UNRECORDED = "clips that an earlier version did not record, so that nothing tells which others it does not know"
+UNRECORDED = (
+    "clips that an earlier version did not record, so that nothing tells which others it does not "
+    "know"
+)
 _MOST_BYTES = 2**36  # of the sums
 _AT_ONCE = 16
 """clips whose tokens are in memory"""
@@ -86,7 +110,10 @@ class Sums(NamedTuple):
     @classmethod
     def of(cls, values: Float64[np.ndarray, "n D"], labels: sparse.csr_matrix) -> "Sums":
         """Return the sums over n clips. labels: [n, V]."""
-        y, yy = (np.asarray(each.sum(axis=0), np.float64)[0] for each in (labels, labels.multiply(labels).tocsr()))
+        y, yy = (
+            np.asarray(each.sum(axis=0), np.float64)[0]
+            for each in (labels, labels.multiply(labels).tocsr())
+        )
         xy = np.asarray(labels.T.tocsr() @ values)
         return cls(np.array(float(len(values))), values.sum(axis=0), values.T @ values, xy, y, yy)
 
@@ -109,7 +136,9 @@ class Pooled(Features):
         self.parts: list[Features] = [self, *(Features(store, view, name) for name in others)]
         for part in self.parts:
             if len(part.shape) != 2:
-                raise StepDiffError(f"--view {view}: its {part.feature} are {list(part.shape)}, not [N, D]")
+                raise StepDiffError(
+                    f"--view {view}: its {part.feature} are {list(part.shape)}, not [N, D]"
+                )
 
     @classmethod
     def chosen(cls, options: "WordOptions", store: Store) -> "Pooled":
@@ -124,8 +153,11 @@ class Pooled(Features):
         """Channels of each feature."""
         return [channels_of(self.view, [part.feature]) for part in self.parts]
 
-    def of_frames(self, rows: Int64[np.ndarray, " n"], frames: int) -> Float64[np.ndarray, "n frames D"]:
-        """Return the pooled features of each frame of clips; statistics are those of the clip. frames: 1 is all."""
+    def of_frames(
+        self, rows: Int64[np.ndarray, " n"], frames: int
+    ) -> Float64[np.ndarray, "n frames D"]:
+        """Return the pooled features of each frame of clips; statistics are those of the clip.
+        frames: 1 is all."""
         parts = []
         for part in self.parts:
             values = part.read_rows(rows).numpy()
@@ -140,7 +172,9 @@ class Pooled(Features):
 def pooled(features: Pooled, rows: Int64[np.ndarray, " n"]) -> Float64[np.ndarray, "n D"]:
     """Return the pooled features of each clip."""
     starts = range(0, len(rows), _AT_ONCE)
-    return np.concatenate([features.of_frames(rows[start : start + _AT_ONCE], 1)[:, 0] for start in starts])
+    return np.concatenate(
+        [features.of_frames(rows[start : start + _AT_ONCE], 1)[:, 0] for start in starts]
+    )
 
 
 def reader(options: "WordOptions") -> Callable[[WorkPart], Float64[np.ndarray, "n D"]]:
@@ -167,7 +201,8 @@ class Counting:
         self.wording = self._wording()
         if not self.wording.categories:
             raise StepDiffError(
-                f'{options.pairqa}: no question has a `category`, and words are named by category: add "category" to '
+                f"{options.pairqa}: no question has a `category`, and words are named by category: "
+                'add "category" to '
                 "its rows"
             )
         self.signs = self.wording.signs(self.pairs)
@@ -182,16 +217,24 @@ class Counting:
         held = self.hold_out.clips["key"].implode()
         val = (block.filter(~pl.col("key").is_in(held)) for block in texts("val"))
         rows, groups = [], []
-        for blocks, is_val in ((self.hold_out.kept(texts("train"), options.narration), False), (val, True)):
+        for blocks, is_val in (
+            (self.hold_out.kept(texts("train"), options.narration), False),
+            (val, True),
+        ):
             for block in blocks:
                 videos = block.select(pl.coalesce(VIDEO, "key"))["video"]
                 rows.append(block["row"].to_numpy())
-                groups.append(np.array([folds if is_val else fold_of(video, folds) for video in videos], np.int8))
+                groups.append(
+                    np.array(
+                        [folds if is_val else fold_of(video, folds) for video in videos], np.int8
+                    )
+                )
         every, of = np.concatenate(rows).astype(np.int64), np.concatenate(groups)
         if len(np.unique(of[of < folds])) < 2:
             raise StepDiffError(
-                f"{options.store}: its clips of split train with {options.view} features and a text in column "
-                f"{options.narration} are of too few videos; featurize more, or give a smaller --hold-out"
+                f"{options.store}: its clips of split train with {options.view} features and a "
+                f"text in column {options.narration} are of too few videos; featurize more, or "
+                "give a smaller --hold-out"
             )
         order = np.argsort(every, kind="stable")
         return every[order], of[order]
@@ -201,32 +244,51 @@ class Counting:
         column = {"key": pl.String, self.options.narration: pl.String}
         train = self.rows[self.groups < self.options.folds]
         texts = (
-            text for block in of_rows(self.catalog, train[:CLIPS], column) for text in block[self.options.narration]
+            text
+            for block in of_rows(self.catalog, train[:CLIPS], column)
+            for text in block[self.options.narration]
         )
-        narrated = of_keys(self.catalog, clips_in(pair.clips for pair in self.pairs), column).drop_nulls()
-        return learn(texts, dict(narrated.iter_rows()), self.pairs, self.options.least, self.options.most)
+        narrated = of_keys(
+            self.catalog, clips_in(pair.clips for pair in self.pairs), column
+        ).drop_nulls()
+        return learn(
+            texts, dict(narrated.iter_rows()), self.pairs, self.options.least, self.options.most
+        )
 
     def _shards(self) -> list[WorkPart]:
         """Return the shards in order, each about the groups of its clips."""
         numbers = self.rows // self.features.view.rows_per_shard
         ends = np.flatnonzero(np.diff(numbers)) + 1
-        parts = zip(*(np.split(values, ends) for values in (numbers, self.rows, self.groups)), strict=True)
+        parts = zip(
+            *(np.split(values, ends) for values in (numbers, self.rows, self.groups)), strict=True
+        )
         return [WorkPart(int(number[0]), rows, groups) for number, rows, groups in parts]
 
     def _narrated(self, shard: WorkPart) -> list[tuple[str, str]]:
         column = {"key": pl.String, self.options.narration: pl.String}
-        return [row[1:] for block in of_rows(self.catalog, shard.rows, column) for row in block.iter_rows()]
+        return [
+            row[1:]
+            for block in of_rows(self.catalog, shard.rows, column)
+            for row in block.iter_rows()
+        ]
 
     def _digest(self, shards: Sequence[WorkPart]) -> str:
         """Return a digest of all that the sums depend on."""
         view, features = self.features.view, self.features
-        about = features.pooling, view.provenance.as_dict(), asdict(self.wording), list(self.signs.items())
+        about = (
+            features.pooling,
+            view.provenance.as_dict(),
+            asdict(self.wording),
+            list(self.signs.items()),
+        )
         digest = hashlib.blake2b(json.dumps(about).encode(), digest_size=16)
         columns = [view.checksummed.index(part.feature) for part in features.parts]
         for shard in shards:
             sums = np.ascontiguousarray(view.checksums(shard.rows)[:, columns])
             texts = json.dumps(self._narrated(shard)).encode()
-            digest.update(b"".join((shard.rows.tobytes(), shard.about.tobytes(), sums.tobytes(), texts)))
+            digest.update(
+                b"".join((shard.rows.tobytes(), shard.about.tobytes(), sums.tobytes(), texts))
+            )
         return digest.hexdigest()
 
     def run(self) -> None:
@@ -246,7 +308,8 @@ class Counting:
                     saved = time.monotonic()
 
     def _load(self, digest: str) -> int:
-        """Read the sums that a killed pass left; return the number of their shards. 0: there are none of this data."""
+        """Read the sums that a killed pass left; return the number of their shards. 0: there are
+        none of this data."""
         from safetensors import SafetensorError
 
         path = self.folder / FILE
@@ -260,13 +323,17 @@ class Counting:
                 for name, array in sums._asdict().items():
                     np.copyto(array, arrays[f"{group}.{name}"].reshape(array.shape), casting="no")
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise StepDiffError(f"{path}: {error}; remove it, and the next run reads all clips") from error
+            raise StepDiffError(
+                f"{path}: {error}; remove it, and the next run reads all clips"
+            ) from error
         say(f"{self.folder}: continues after {about['shards']} shards")
         return int(about["shards"])
 
     def _save(self, digest: str, done: int) -> None:
         arrays = {
-            f"{group}.{name}": array for group, sums in enumerate(self.sums) for name, array in sums._asdict().items()
+            f"{group}.{name}": array
+            for group, sums in enumerate(self.sums)
+            for name, array in sums._asdict().items()
         }
         write_arrays(self.folder / FILE, {"digest": digest, "shards": done}, arrays)
 
@@ -278,7 +345,9 @@ class Counting:
         labels = self.wording.targets(self._narrated(shard), self.signs)
         for group in np.unique(shard.about):
             of_group = np.flatnonzero(shard.about == group)
-            for mine, more in zip(self.sums[group], Sums.of(values[of_group], labels[of_group]), strict=True):
+            for mine, more in zip(
+                self.sums[group], Sums.of(values[of_group], labels[of_group]), strict=True
+            ):
                 np.add(mine, more, out=mine)
 
 
@@ -291,8 +360,9 @@ class Fit:
 
 
 def fit(sums: Sums, ridges: Sequence[float], sizes: Sequence[int]) -> Iterator[Fit]:
-    """Yield for each c of `ridges` the mean of the regressions on each standardised feature, with the penalty
-    c * trace / D of its Gram matrix; the constant is not penalised. sizes: D of each feature."""
+    """Yield for each c of `ridges` the mean of the regressions on each standardised feature, with
+    the penalty c * trace / D of its Gram matrix; the constant is not penalised. sizes: D of each
+    feature."""
     mean, scale, gram = standardised(float(sums.clips), sums.x, sums.xx)
     shared = (sums.xy - np.outer(sums.y, mean)) * scale
     ends = np.cumsum(sizes).tolist()
@@ -302,19 +372,23 @@ def fit(sums: Sums, ridges: Sequence[float], sizes: Sequence[int]) -> Iterator[F
         for part in parts:
             square = gram[part, part]
             factor = scipy.linalg.cho_factor(square + penalty(ridge, square) * np.eye(len(square)))
-            weights[:, part] = scipy.linalg.cho_solve(factor, shared[:, part].T).T * scale[part] / len(sizes)
+            weights[:, part] = (
+                scipy.linalg.cho_solve(factor, shared[:, part].T).T * scale[part] / len(sizes)
+            )
         yield Fit(weights, sums.y / sums.clips - weights @ mean)
 
 
 def moments(model: Fit, sums: Sums) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return for each term, over the clips of `sums`, the sum of its prediction, of the label times the prediction, and
-    of the prediction squared. Each is [V]."""
+    """Return for each term, over the clips of `sums`, the sum of its prediction, of the label times
+    the prediction, and of the prediction squared. Each is [V]."""
     weights, bias = model.weights, model.bias
     linear = weights @ sums.x
     return (
         linear + sums.clips * bias,
         np.einsum("vd,vd->v", weights, sums.xy) + bias * sums.y,
-        np.einsum("vd,vd->v", weights @ sums.xx, weights) + 2 * bias * linear + sums.clips * bias**2,
+        np.einsum("vd,vd->v", weights @ sums.xx, weights)
+        + 2 * bias * linear
+        + sums.clips * bias**2,
     )
 
 
@@ -346,12 +420,16 @@ class Calibration:
 
 
 def calibrate(models: Sequence[Fit], parts: Sequence[Sums]) -> Calibration:
-    """Return the Gaussians of predictions. models: for each part, one that was fitted without it."""
-    means, products, squares = (sum(each) for each in zip(*map(moments, models, parts), strict=True))
+    """Return the Gaussians of predictions. models: for each part, one that was fitted without
+    it."""
+    means, products, squares = (
+        sum(each) for each in zip(*map(moments, models, parts), strict=True)
+    )
     clips, y = sum(part.clips for part in parts), sum(part.y for part in parts)
     with_term = products / np.maximum(y, 1)
     without = (means - products) / np.maximum(clips - y, 1)
-    # of weighted points: sum w (p - m)^2 = sum w p^2 - 2 m sum w p + m^2 sum w, over labels and their complements
+    # of weighted points: sum w (p - m)^2 = sum w p^2 - 2 m sum w p + m^2 sum w, over labels and
+    # their complements
     spread = squares - 2 * with_term * products + with_term**2 * y
     spread += -2 * without * (means - products) + without**2 * (clips - y)
     return Calibration(with_term, without, np.maximum(spread, 0) / clips + _NO_VARIANCE)
@@ -366,19 +444,24 @@ def fitted(counting: Counting, began: float) -> WordHead:
     of_category = np.array([term in of_categories for term in wording.terms])
     sizes = counting.features.sizes
     ridge, chosen_on = _ridge(counting.sums, of_category, sizes)
-    models = [model for part in (train, *without_each(folds)) for model in fit(part, [ridge], sizes)]
+    models = [
+        model for part in (train, *without_each(folds)) for model in fit(part, [ridge], sizes)
+    ]
     calibration = calibrate(models[1:], folds)
     visible = np.flatnonzero(calibration.distance >= options.least_distance)
     if not of_category[visible].any():
-        best = sorted(np.flatnonzero(of_category), key=lambda place: -calibration.distance[place])[:3]
+        best = sorted(np.flatnonzero(of_category), key=lambda place: -calibration.distance[place])[
+            :3
+        ]
         nearest = ", ".join(
-            f"{wording.terms[place]} ({calibration.distance[place]:.2f}, in {train.y[place]:.0f} clips)"
+            f"{wording.terms[place]} ({calibration.distance[place]:.2f}, in {train.y[place]:.0f} "
+            "clips)"
             for place in best
         )
         raise StepDiffError(
-            f"no word of a category can be seen in {options.view}: none has d' of {options.least_distance} between "
-            f"the {train.clips:.0f} clips with and without it; nearest are {nearest}; give more clips that name them, "
-            "or a smaller --least-distance"
+            f"no word of a category can be seen in {options.view}: none has d' of "
+            f"{options.least_distance} between the {train.clips:.0f} clips with and without it; "
+            f"nearest are {nearest}; give more clips that name them, or a smaller --least-distance"
         )
     odds = [calibration.log_odds(model) for model in models]
     familiarity = _familiarity(counting, ridge)
@@ -387,7 +470,10 @@ def fitted(counting: Counting, began: float) -> WordHead:
         "view": options.view,
         "provenance": counting.features.view.provenance.as_dict(),
         "pooling": counting.features.pooling,
-        "options": {name: getattr(options, name) for name in ("narration", "least", "folds", "least_distance")},
+        "options": {
+            name: getattr(options, name)
+            for name in ("narration", "least", "folds", "least_distance")
+        },
         "clips": {"train": int(train.clips), "val": int(val.clips)},
         "ridge": {"value": ridge, "chosen_on": chosen_on},
         "distance": calibration.distance[visible].round(4).tolist(),
@@ -407,13 +493,16 @@ def fitted(counting: Counting, began: float) -> WordHead:
         **{name: getattr(wording, name) for name in OF_ANSWERS},
     )
     if counting.validation is not None:
-        about["declines"] = declines(head, counting.features, counting.validation, str(options.validation))
+        about["declines"] = declines(
+            head, counting.features, counting.validation, str(options.validation)
+        )
     about["seconds"] = round(time.monotonic() - began, 1)
     return head
 
 
 def _familiarity(counting: Counting, ridge: float) -> Familiarity:
-    """Return the familiarity of the training clips; clips of split val give its limit, or else the left-out folds."""
+    """Return the familiarity of the training clips; clips of split val give its limit, or else the
+    left-out folds."""
     *folds, _ = counting.sums
     named, tests = left_out(counting.sums)
     leverages = []
@@ -422,7 +511,9 @@ def _familiarity(counting: Counting, ridge: float) -> Familiarity:
             leverages.append(rest.spread(ridge).leverage(pooled(counting.features, rows)))
     rows, train = counting.rows[counting.groups < len(folds)], total(folds)
     steps = steps_of(counting.store.catalog("clips"), rows)
-    return Familiarity.learned(train.spread(ridge), len(rows), steps, np.concatenate(leverages), named)
+    return Familiarity.learned(
+        train.spread(ridge), len(rows), steps, np.concatenate(leverages), named
+    )
 
 
 def some_of(rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " m"]:
@@ -432,15 +523,21 @@ def some_of(rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " m"]:
 
 def steps_of(catalog: Catalog, rows: Int64[np.ndarray, " n"]) -> dict[str, int]:
     """Return the steps of some clips of the catalog, each with its number of clips."""
-    steps = pl.concat([block["step"] for block in of_rows(catalog, rows, {"step": pl.String})]).drop_nulls()
+    steps = pl.concat(
+        [block["step"] for block in of_rows(catalog, rows, {"step": pl.String})]
+    ).drop_nulls()
     return dict(steps.value_counts().iter_rows())
 
 
 def left_out(sums: Sequence[Sums]) -> tuple[str, Iterator[tuple[int, Sums]]]:
-    """Return the name of the clips on which values are chosen, and for each group of them the sums over the other
-    training clips. sums: of each fold, and of split val."""
+    """Return the name of the clips on which values are chosen, and for each group of them the sums
+    over the other training clips. sums: of each fold, and of split val."""
     *folds, val = sums
-    return (VAL, iter([(len(folds), total(folds))])) if val.clips else (FOLDS, enumerate(without_each(folds)))
+    return (
+        (VAL, iter([(len(folds), total(folds))]))
+        if val.clips
+        else (FOLDS, enumerate(without_each(folds)))
+    )
 
 
 def without_each(folds: Sequence[Sums]) -> Iterator[Sums]:
@@ -448,15 +545,21 @@ def without_each(folds: Sequence[Sums]) -> Iterator[Sums]:
     return (total([other for other in folds if other is not fold]) for fold in folds)
 
 
-def _ridge(sums: Sequence[Sums], of_category: Bool[np.ndarray, " V"], sizes: Sequence[int]) -> tuple[float, str]:
-    """Return the penalty with the least squared error, and the name of the clips that it is measured on.
+def _ridge(
+    sums: Sequence[Sums], of_category: Bool[np.ndarray, " V"], sizes: Sequence[int]
+) -> tuple[float, str]:
+    """Return the penalty with the least squared error, and the name of the clips that it is
+    measured on.
 
-    The error of a term is relative to that of its mean, and a term that cannot be predicted counts as its mean: most
-    words cannot be seen, and all of them would choose the largest penalty.
+    The error of a term is relative to that of its mean, and a term that cannot be predicted counts
+    as its mean: most words cannot be seen, and all of them would choose the largest penalty.
     """
     name, tests = left_out(sums)
     if name == FOLDS:
-        say("no clip of split val: the ridge is chosen by the error on training clips, each fold left out once")
+        say(
+            "no clip of split val: the ridge is chosen by the error on training clips, each fold "
+            "left out once"
+        )
     errors, of_means = np.zeros((len(RIDGES), len(of_category))), np.zeros(len(of_category))
     for group, rest in tests:
         means = Fit(np.zeros_like(rest.xy), rest.y / rest.clips)
@@ -467,12 +570,15 @@ def _ridge(sums: Sequence[Sums], of_category: Bool[np.ndarray, " V"], sizes: Seq
     return RIDGES[int(np.argmax(explained))], name
 
 
-def declines(head: WordHead, features: Pooled, rows: Sequence[DiffRank], source: str) -> dict[str, Any]:
-    """Return the distance of each category below which two clips agree, and that of the main action from which they
-    show different ones, by scored pairs.
+def declines(
+    head: WordHead, features: Pooled, rows: Sequence[DiffRank], source: str
+) -> dict[str, Any]:
+    """Return the distance of each category below which two clips agree, and that of the main action
+    from which they show different ones, by scored pairs.
 
-    A category whose pairs all agree, or none, gets the distance of all pairs. That of the main action is None if the
-    head has no words of it, or all pairs are of one step, or none. source: the file of the rows.
+    A category whose pairs all agree, or none, gets the distance of all pairs. That of the main
+    action is None if the head has no words of it, or all pairs are of one step, or none. source:
+    the file of the rows.
     """
     evidence = evidence_of(head, features, clips_in(map(clips_of, rows)))
     pairs = [
@@ -487,28 +593,40 @@ def declines(head: WordHead, features: Pooled, rows: Sequence[DiffRank], source:
     ]
     if len({agree for *_, agree in scored}) < 2:
         raise StepDiffError(
-            f"--validation {source}: it needs pairs of score {HIGHEST_SCORE} and others in {head.folder}'s categories"
+            f"--validation {source}: it needs pairs of score {HIGHEST_SCORE} and others in "
+            f"{head.folder}'s categories"
         )
     of_all = _threshold([(distance, agree) for _, distance, agree in scored])
     below, right = {}, []
     for category in head.known_categories:
         of_category = [(distance, agree) for name, distance, agree in scored if name == category]
-        below[category] = _threshold(of_category) if len({agree for _, agree in of_category}) == 2 else of_all
+        below[category] = (
+            _threshold(of_category) if len({agree for _, agree in of_category}) == 2 else of_all
+        )
         right += [(agree, (distance < below[category]) == agree) for distance, agree in of_category]
     other_action = None
     if MAIN_ACTION in head.known_categories and len({score > 0 for *_, score in pairs}) == 2:
         other_action = _threshold(
             [(head.distance(one, other, MAIN_ACTION), score > 0) for _, one, other, score in pairs]
         )
-    shares = [np.mean([correct for agree, correct in right if agree == each]) for each in (True, False)]
+    shares = [
+        np.mean([correct for agree, correct in right if agree == each]) for each in (True, False)
+    ]
     accuracy = round(float(np.mean(shares)), 4)
-    return {"below": below, "other_action": other_action, "balanced_accuracy": accuracy, "rows": len(scored)}
+    return {
+        "below": below,
+        "other_action": other_action,
+        "balanced_accuracy": accuracy,
+        "rows": len(scored),
+    }
 
 
 def _threshold(pairs: Sequence[tuple[float, bool]]) -> float:
-    """Return the distance that separates pairs that agree from the others with the best balanced accuracy."""
+    """Return the distance that separates pairs that agree from the others with the best balanced
+    accuracy."""
     distances, agree = (np.array(values) for values in zip(*sorted(pairs), strict=True))
-    below = np.append(0, np.cumsum(agree)) / agree.sum()  # the first n are declined: agreeing ones among them
+    # the first n are declined: agreeing ones among them
+    below = np.append(0, np.cumsum(agree)) / agree.sum()
     above = 1 - np.append(0, np.cumsum(~agree)) / (~agree).sum()
     best = int(np.argmax(below + above))
     edges = np.concatenate([[0.0], distances, [2 * distances[-1] + 1]])
@@ -516,7 +634,8 @@ def _threshold(pairs: Sequence[tuple[float, bool]]) -> float:
 
 
 def evidence_of(head: WordHead, features: Pooled, clips: Sequence[str]) -> dict[str, Evidence]:
-    """Return the evidence of clips, that of training clips from other videos. StepDiffError: one has no features."""
+    """Return the evidence of clips, that of training clips from other videos. StepDiffError: one
+    has no features."""
     means, videos = pooled(features, features.rows(clips)), training_videos(features.catalog, clips)
     return dict(zip(clips, head.evidence(means, [videos.get(clip) for clip in clips]), strict=True))
 
@@ -524,7 +643,9 @@ def evidence_of(head: WordHead, features: Pooled, clips: Sequence[str]) -> dict[
 def training_videos(catalog: Clips, clips: Sequence[str]) -> dict[str, str]:
     """Return the video of each clip of split train."""
     rows = of_keys(catalog, clips, dict.fromkeys(("key", "split", "video"), pl.String))
-    return dict(rows.filter(pl.col("split") == "train").select("key", pl.coalesce(VIDEO, "key")).iter_rows())
+    return dict(
+        rows.filter(pl.col("split") == "train").select("key", pl.coalesce(VIDEO, "key")).iter_rows()
+    )
 
 
 def keep_lineage(counting: Counting) -> None:
@@ -539,7 +660,11 @@ def keep_lineage(counting: Counting) -> None:
         "regime": "s1",
         "data": {
             **{source: test_digest(source) for source in options.hold_out},
-            **{file: fingerprint(file) for file in (options.pairqa, options.validation) if file is not None},
+            **{
+                file: fingerprint(file)
+                for file in (options.pairqa, options.validation)
+                if file is not None
+            },
         },
         "hold_out": counting.hold_out.record(),
         "trained_on": TrainedOn.of_catalog(counting.catalog, [rows]).write(folder),
@@ -557,7 +682,8 @@ class Guard:
 
     @classmethod
     def of_run(cls, folder: Path, store: Store, view: str) -> "Guard":
-        """Return the guard of a head without evidence of words. StepDiffError: what it has seen is damaged."""
+        """Return the guard of a head without evidence of words. StepDiffError: what it has seen is
+        damaged."""
         return cls(Familiarity.load(folder), Pooled(store, view, POOLING))
 
     @property
@@ -566,25 +692,35 @@ class Guard:
         return UNRECORDED if self.familiarity is None else self.familiarity.knows
 
     def leverage(self, clips: Sequence[str]) -> Float64[np.ndarray, " C"]:
-        """Return how far clips are from those that trained the head; 0 if these are not recorded. StepDiffError: one
-        has no features."""
+        """Return how far clips are from those that trained the head; 0 if these are not recorded.
+        StepDiffError: one has no features."""
         if self.familiarity is None:
             return np.zeros(len(clips))
         return self.familiarity.leverage(pooled(self.features, self.features.rows(clips)))
 
     def doubt(self, clips: Sequence[str]) -> str:
-        """Return why what the head says about clips means nothing; empty: they are like those that it knows."""
-        return "" if self.familiarity is None else self.familiarity.doubt(self.leverage(clips).tolist())
+        """Return why what the head says about clips means nothing; empty: they are like those that
+        it knows."""
+        return (
+            ""
+            if self.familiarity is None
+            else self.familiarity.doubt(self.leverage(clips).tolist())
+        )
 
     def unlike(self, clips: Sequence[str]) -> dict[str, Any]:
-        """Return how many of some clips, a sample of many, the head does not know, for the score record;
-        empty if its own clips are not recorded."""
+        """Return how many of some clips, a sample of many, the head does not know, for the score
+        record; empty if its own clips are not recorded."""
         if self.familiarity is None:
             return {}
         about, sample = self.familiarity.about, some_of(np.arange(len(clips)))
         leverages = self.leverage([clips[place] for place in sample])
         far = int((leverages > about.limit).sum())
-        return {"clips": far, "of_clips": len(leverages), "limit": about.limit, "learned_from": self.knows}
+        return {
+            "clips": far,
+            "of_clips": len(leverages),
+            "limit": about.limit,
+            "learned_from": self.knows,
+        }
 
 
 def learn_familiarity(features: Pooled, parts: Iterable[Integer[np.ndarray, " _"]]) -> Familiarity:
@@ -597,10 +733,19 @@ def learn_familiarity(features: Pooled, parts: Iterable[Integer[np.ndarray, " _"
     values, catalog = pooled(features, rows), features.catalog
     about = pl.concat(list(of_rows(catalog, rows, {"key": pl.String, "video": pl.String})))
     names = about.select(pl.coalesce(VIDEO, "key"))["video"].to_list()
-    videos = np.unique(names, return_inverse=True)[1] if len(set(names)) > 1 else np.arange(len(rows))
-    parts_of = [np.flatnonzero(videos % PLAIN_FOLDS == fold) for fold in range(min(PLAIN_FOLDS, videos.max() + 1))]
+    videos = (
+        np.unique(names, return_inverse=True)[1] if len(set(names)) > 1 else np.arange(len(rows))
+    )
+    parts_of = [
+        np.flatnonzero(videos % PLAIN_FOLDS == fold)
+        for fold in range(min(PLAIN_FOLDS, videos.max() + 1))
+    ]
     folds = [Sums.of(values[places], sparse.csr_matrix((len(places), 0))) for places in parts_of]
     tests = zip(without_each(folds), parts_of, strict=True)
-    leverages = np.concatenate([rest.spread(PLAIN_RIDGE).leverage(values[places]) for rest, places in tests])
+    leverages = np.concatenate(
+        [rest.spread(PLAIN_RIDGE).leverage(values[places]) for rest, places in tests]
+    )
     steps = steps_of(catalog, every)
-    return Familiarity.learned(total(folds).spread(PLAIN_RIDGE), len(every), steps, leverages, FOLDS)
+    return Familiarity.learned(
+        total(folds).spread(PLAIN_RIDGE), len(every), steps, leverages, FOLDS
+    )

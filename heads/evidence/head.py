@@ -1,19 +1,23 @@
-"""A head of words: the log-odds that a clip shows what a term names, linear in its pooled tokens, in
-statistics of early maps, or in both.
+"""A head of words: the log-odds that a clip shows what a term names, linear in its pooled tokens,
+in statistics of early maps, or in both.
 
     head = WordHead.load("runs/words")
     head.evidence(pool(tokens))  # [C, N, D] -> [C, terms]
 
-    RUN/words.json             terms, categories, sides, calibration, the view, what trained it; names the weights' file
-                               with its size and sha256, and has a checksum of itself (stepdiff_core.io.sealed)
-    RUN/words-*.safetensors    weights [1 + folds, terms, D] and bias: of all clips, then without each fold; and the
-                               clips that it learned from (heads.evidence.familiarity)
+    RUN/words.json             terms, categories, sides, calibration, the view, what trained it;
+                               names the weights' file with its size and sha256, and has a checksum
+                               of itself (stepdiff_core.io.sealed)
+    RUN/words-*.safetensors    weights [1 + folds, terms, D] and bias: of all clips, then without
+                               each fold; and the clips that it learned from
+                               (heads.evidence.familiarity)
 
 Guarantees
 - the evidence of a clip does not depend on the clips that are computed with it
-- the farther a clip is beyond the limit of what the head knows, the nearer to 0 is its evidence for every term
+- the farther a clip is beyond the limit of what the head knows, the nearer to 0 is its evidence for
+  every term
 - cross-fitted evidence of a clip comes from clips of other videos
-- a folder holds a whole head or none; what `load` returns is as it was written, of matching shapes, and finite
+- a folder holds a whole head or none; what `load` returns is as it was written, of matching shapes,
+  and finite
 """
 
 import hashlib
@@ -67,14 +71,17 @@ def fold_of(video: str, folds: int) -> int:
 
 
 def channels_of(view: View, names: Sequence[str]) -> int:
-    """Return the length of the vector that the features of those names are pooled to; a view may lack one."""
+    """Return the length of the vector that the features of those names are pooled to; a view may
+    lack one."""
     shapes = {name: feature.shape for name, feature in view.features.items() if name in names}
-    return sum(shape[-1] if name == "tokens" else math.prod(shape) for name, shape in shapes.items())
+    return sum(
+        shape[-1] if name == "tokens" else math.prod(shape) for name, shape in shapes.items()
+    )
 
 
 def pool(tokens: Float[np.ndarray, "... N D"]) -> Float64[np.ndarray, "... D"]:
-    """Return the mean of the signed square roots of tokens, so that a few large values do not hide the others (power
-    normalisation: Perronnin et al., ECCV 2010)."""
+    """Return the mean of the signed square roots of tokens, so that a few large values do not hide
+    the others (power normalisation: Perronnin et al., ECCV 2010)."""
     return signed_roots(tokens).mean(axis=-2, dtype=np.float64)
 
 
@@ -135,10 +142,12 @@ class WordHead:
     """words.json"""
     terms: tuple[str, ...]
     weights: Float64[np.ndarray, "M T D"]
-    """of all training clips, then of those outside each of the folds; values of float32, as they are stored"""
+    """of all training clips, then of those outside each of the folds; values of float32, as they
+    are stored"""
     bias: Float64[np.ndarray, "M T"]
     noise: Float64[np.ndarray, " T"]
-    """how much the variance of a prediction grows with the leverage of a clip, relative to that of Calibration"""
+    """how much the variance of a prediction grows with the leverage of a clip, relative to that of
+    Calibration"""
     familiarity: Familiarity
     """the clips that trained it"""
     sides: Mapping[str, float]
@@ -150,12 +159,13 @@ class WordHead:
     categories: Mapping[str, Mapping[str, float]]
     """category -> term -> share of its answers that have the term"""
     narrated: frozenset[str]
-    """terms that narrations have; the others are ways of answering, "besides" or "time for looking" """
+    """terms that narrations have; the others are ways of answering, "besides" or "time for looking"
+    """
 
     @classmethod
     def load(cls, folder: str | Path) -> "WordHead":
-        """Read a folder of python -m heads.words, which may be a stranger's. StepDiffError: it holds no head, or a
-        damaged one."""
+        """Read a folder of python -m heads.words, which may be a stranger's. StepDiffError: it
+        holds no head, or a damaged one."""
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
@@ -171,33 +181,56 @@ class WordHead:
             if hashlib.sha256(data).hexdigest() != about.weights.sha256:
                 raise ValueError(f"the sha256 of {about.weights.file} differs")
             arrays = load(data)
-            weights, bias, noise = (arrays[name].astype(np.float64) for name in ("weights", "bias", "noise"))
+            weights, bias, noise = (
+                arrays[name].astype(np.float64) for name in ("weights", "bias", "noise")
+            )
             familiarity = Familiarity.from_arrays(about.familiarity, arrays)
             terms = tuple(about.terms)
-            if weights.ndim != 3 or len(weights) < 2 or bias.shape != weights.shape[:2] or bias.shape[1] != len(terms):
-                raise ValueError(f"{len(terms)} terms, weights {list(weights.shape)} and bias {list(bias.shape)}")
+            if (
+                weights.ndim != 3
+                or len(weights) < 2
+                or bias.shape != weights.shape[:2]
+                or bias.shape[1] != len(terms)
+            ):
+                raise ValueError(
+                    f"{len(terms)} terms, weights {list(weights.shape)} and bias {list(bias.shape)}"
+                )
             if noise.shape != (len(terms),) or familiarity.mean.shape != weights.shape[2:]:
-                raise ValueError(f"noise {list(noise.shape)} and mean {list(familiarity.mean.shape)}")
-            if len(set(terms)) < len(terms) or not all(np.isfinite(each).all() for each in (weights, bias, noise)):
+                raise ValueError(
+                    f"noise {list(noise.shape)} and mean {list(familiarity.mean.shape)}"
+                )
+            if len(set(terms)) < len(terms) or not all(
+                np.isfinite(each).all() for each in (weights, bias, noise)
+            ):
                 raise ValueError("a term that is there twice, or weights that are not finite")
-            if not set(about.narrated) <= set(terms) or {len(about.distance), len(about.frequency)} != {len(terms)}:
-                raise ValueError("narrated terms, distances or frequencies that are not those of its terms")
+            if not set(about.narrated) <= set(terms) or {
+                len(about.distance),
+                len(about.frequency),
+            } != {len(terms)}:
+                raise ValueError(
+                    "narrated terms, distances or frequencies that are not those of its terms"
+                )
         except FileNotFoundError as error:
             raise StepDiffError(
-                f"{folder}: holds no head of words ({Path(error.filename).name} is missing); run python -m heads.words "
-                f"--out {folder}"
+                f"{folder}: holds no head of words ({Path(error.filename).name} is missing); run "
+                f"python -m heads.words --out {folder}"
             ) from None
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise StepDiffError(f"{path}: damaged, or of an earlier version ({error}); {again}") from error
+            raise StepDiffError(
+                f"{path}: damaged, or of an earlier version ({error}); {again}"
+            ) from error
         values = about.model_dump() | {"provenance": provenance.as_dict()}
         of_words = *(getattr(about, name) for name in OF_ANSWERS), frozenset(about.narrated)
         return cls(folder, values, terms, weights, bias, noise, familiarity, *of_words)
 
     def save(self) -> bool:
-        """Write the head, words.json last. Return False, and write nothing, if only the seconds of its fit are new."""
+        """Write the head, words.json last. Return False, and write nothing, if only the seconds of
+        its fit are new."""
         from safetensors.numpy import save
 
-        arrays = {name: getattr(self, name).astype(np.float32) for name in ("weights", "bias", "noise")}
+        arrays = {
+            name: getattr(self, name).astype(np.float32) for name in ("weights", "bias", "noise")
+        }
         data = save(arrays | self.familiarity.arrays)
         sha256 = hashlib.sha256(data).hexdigest()
         name = f"words-{sha256[:12]}.safetensors"
@@ -255,14 +288,16 @@ class WordHead:
         """Raise StepDiffError if a view has other features than the head was computed from."""
         if differs := Provenance.from_dict(self.about["provenance"]).difference(view.provenance):
             raise StepDiffError(
-                f"{self.folder}: computed from other features than view {view.name} of {view.paths.store} has "
-                f"({differs}); name the store it was computed from, or run python -m heads.words again"
+                f"{self.folder}: computed from other features than view {view.name} of "
+                f"{view.paths.store} has ({differs}); name the store it was computed from, or run "
+                "python -m heads.words again"
             )
         names = READS[self.pooling]
         if (channels := channels_of(view, names)) != self.weights.shape[2]:
             raise StepDiffError(
-                f"{self.folder}: reads {self.weights.shape[2]} channels, and the {' and '.join(names)} of view "
-                f"{view.name} have {channels}; run python -m heads.words again"
+                f"{self.folder}: reads {self.weights.shape[2]} channels, and the "
+                f"{' and '.join(names)} of view {view.name} have {channels}; run python -m "
+                "heads.words again"
             )
 
     def evidence(
@@ -270,8 +305,8 @@ class WordHead:
     ) -> Float64[np.ndarray, "C T"]:
         """Return the log-odds of each term in each clip, without the term's prior.
 
-        features: pooled tokens; videos: of training clips, whose evidence is from clips outside the fold of the
-        video; None for other clips.
+        features: pooled tokens; videos: of training clips, whose evidence is from clips outside the
+        fold of the video; None for other clips.
         """
         videos = videos or [None] * len(features)
         of_clips = zip(features, videos, self.trust(features, videos), strict=True)
@@ -280,15 +315,20 @@ class WordHead:
     def _linear(self, row: Float[np.ndarray, " D"], video: str | None) -> Evidence:
         """Return the log-odds of a clip or a frame as if it were like the training clips."""
         model = 0 if video is None else 1 + fold_of(video, len(self.weights) - 1)
-        return self.weights[model] @ row.astype(np.float64) + self.bias[model]  # the same in any batch
+        # the same in any batch
+        return self.weights[model] @ row.astype(np.float64) + self.bias[model]
 
-    def trust(self, features: Float[np.ndarray, "C D"], videos: Sequence[str | None]) -> Float64[np.ndarray, "C T"]:
-        """Return what the log-odds of each clip are multiplied by: 1 up to the limit, nearly 0 far beyond it.
+    def trust(
+        self, features: Float[np.ndarray, "C D"], videos: Sequence[str | None]
+    ) -> Float64[np.ndarray, "C T"]:
+        """Return what the log-odds of each clip are multiplied by: 1 up to the limit, nearly 0 far
+        beyond it.
 
-        They are log-odds of two Gaussians of one variance (heads.evidence.fitting.Calibration), measured on clips up to
-        the limit. A ridge regression is the mean of a Gaussian posterior, so the variance of a prediction grows with
-        the leverage: what it has beyond the limit is added to that of both Gaussians. MacKay's factor for a logistic
-        regression, 1 / sqrt(1 + pi s^2 / 8), would leave evidence at any distance: s grows as the prediction does.
+        They are log-odds of two Gaussians of one variance (heads.evidence.fitting.Calibration),
+        measured on clips up to the limit. A ridge regression is the mean of a Gaussian posterior,
+        so the variance of a prediction grows with the leverage: what it has beyond the limit is
+        added to that of both Gaussians. MacKay's factor for a logistic regression, 1 / sqrt(1 + pi
+        s^2 / 8), would leave evidence at any distance: s grows as the prediction does.
         """
         beyond = np.maximum(self.familiarity.leverage(features) - self.familiarity.about.limit, 0)
         beyond[[video is not None for video in videos]] = 0
@@ -297,7 +337,8 @@ class WordHead:
     def moments(
         self, frames: Float[np.ndarray, "frames D"], video: str | None = None
     ) -> Float64[np.ndarray, "frames T"]:
-        """Return the evidence of each frame of a clip from its pooled features; their mean is the evidence of the clip.
+        """Return the evidence of each frame of a clip from its pooled features; their mean is the
+        evidence of the clip.
 
         video: of a training clip, whose evidence is from clips of other videos.
         """
@@ -305,7 +346,8 @@ class WordHead:
         return np.array([self._linear(frame, video) for frame in frames]) * trust
 
     def pieces(self, text: str) -> list[tuple[str, str]]:
-        """Split a text into the terms that have evidence and what is between them: parts with their term, or ""."""
+        """Split a text into the terms that have evidence and what is between them: parts with their
+        term, or ""."""
         return pieces(text, self.columns)
 
     @cached_property
@@ -318,7 +360,9 @@ class WordHead:
         """Places of the terms of each category, and their weights, which sum to 1."""
         places = {}
         for category, shares in self.categories.items():
-            share_of = {self.columns[term]: share for term, share in shares.items() if term in self.columns}
+            share_of = {
+                self.columns[term]: share for term, share in shares.items() if term in self.columns
+            }
             if share_of:
                 weights = np.array(list(share_of.values()))
                 places[category] = np.array(list(share_of)), weights / weights.sum()
@@ -330,12 +374,13 @@ class WordHead:
         return tuple(self._of_category)
 
     def of_category(self, category: str) -> Terms:
-        """Return the places of a category's terms and their weights, which sum to 1. StepDiffError: it has none."""
+        """Return the places of a category's terms and their weights, which sum to 1. StepDiffError:
+        it has none."""
         if category not in self._of_category:
             categories = ", ".join(self._of_category) or "none"
             raise StepDiffError(
-                f"{self.folder}: no word of category {category!r} has evidence; the categories of its paired questions "
-                f"are {categories}; leave such rows out with --subset"
+                f"{self.folder}: no word of category {category!r} has evidence; the categories of "
+                f"its paired questions are {categories}; leave such rows out with --subset"
             )
         return self._of_category[category]
 
@@ -348,8 +393,9 @@ class WordHead:
         return places[narrated], weights[narrated] / weights[narrated].sum()
 
     def distance(self, one: Evidence, other: Evidence, category: str) -> float:
-        """Return the Euclidean distance of the evidence of two clips over the terms that a caption of the category may
-        name, each by its weight: from 0 to 2 * MOST. One clear difference counts more than many small ones.
+        """Return the Euclidean distance of the evidence of two clips over the terms that a caption
+        of the category may name, each by its weight: from 0 to 2 * MOST. One clear difference
+        counts more than many small ones.
 
         Clips of different actions are 2 * MOST further apart in every category.
         """
@@ -360,7 +406,8 @@ class WordHead:
         return self._distance(one, other, category) + 2 * MOST * far
 
     def margin(self, one: Evidence, other: Evidence, category: str) -> float:
-        """Return how much further apart two clips are in a category than clips that agree; below 0 nothing differs."""
+        """Return how much further apart two clips are in a category than clips that agree; below 0
+        nothing differs."""
         return self.distance(one, other, category) - self.declines_below.get(category, 0.0)
 
     def _distance(self, one: Evidence, other: Evidence, category: str) -> float:

@@ -1,19 +1,24 @@
-"""What texts say, before any feature is read: their terms, which video each is about, and which clips they name.
+"""What texts say, before any feature is read: their terms, which video each is about, and which
+clips they name.
 
-Terms are phrases of one to four words. Text is split at punctuation, and a term does not cross it. "Video 1" and "first
-video", "Video 2" and "second video" are mentions, not words. The rest of a text's grammar is learned: `side` predicts
-from the last mention and the words around a term which of the two videos the term is about. It is a ridge regression
-over counts, so it knows "instead of" and "skips" as far as the answers have them.
+Terms are phrases of one to four words. Text is split at punctuation, and a term does not cross it.
+"Video 1" and "first video", "Video 2" and "second video" are mentions, not words. The rest of a
+text's grammar is learned: `side` predicts from the last mention and the words around a term which
+of the two videos the term is about. It is a ridge regression over counts, so it knows "instead of"
+and "skips" as far as the answers have them.
 
-Labels of a clip are the terms of its narration. Paired questions correct them: "Which video ...?" labels the terms of
-the question in both clips, and an answer the terms that it says of each video, or of both. `side` says of which. It is
-learned from terms that the narration of exactly one of two clips has, and only from terms that answers have more often
-where one of the narrations has them. Which answers are about both ("What do they have in common?", "first one, then the
-other") is learned from the words of question and answer, and from the terms that both narrations have.
+Labels of a clip are the terms of its narration. Paired questions correct them: "Which video ...?"
+labels the terms of the question in both clips, and an answer the terms that it says of each video,
+or of both. `side` says of which. It is learned from terms that the narration of exactly one of two
+clips has, and only from terms that answers have more often where one of the narrations has them.
+Which answers are about both ("What do they have in common?", "first one, then the other") is
+learned from the words of question and answer, and from the terms that both narrations have.
 
 Guarantees
-- a text is read from left to right, and each word is part of at most one occurrence, the longest known term
-- every term is in enough narrations or in enough questions and answers, and in at most nine of ten narrations
+- a text is read from left to right, and each word is part of at most one occurrence, the longest
+  known term
+- every term is in enough narrations or in enough questions and answers, and in at most nine of ten
+  narrations
 - memory depends on the number of paired questions and on CLIPS, not on the number of clips
 """
 
@@ -42,7 +47,8 @@ SENTENCES = 2**10
 OF_ANSWERS = ("sides", "both", "sentences", "categories")
 """fields of Wording that a head stores as they are"""
 _MOST_COMMON = 0.9  # share of the narrations
-_FOLLOWS = 4.0  # standard errors by which an answer has a term more often where one narration has it
+# standard errors by which an answer has a term more often where one narration has it
+_FOLLOWS = 4.0
 _CERTAIN = 0.3  # sum of signs from which questions and answers decide a label
 _OF_CATEGORY = 0.6  # share of a term's occurrences in answers
 LONGEST = 4
@@ -50,8 +56,8 @@ LONGEST = 4
 NEAR = 4
 """words before a term, and words after it, that tell its side"""
 _FUNCTION = {*AUXILIARIES, *DETERMINERS, *OBJECTS, *PREPOSITIONS} | set(
-    "and or but nor not than while whereas also too so then there here he she they we you i me us who which what be "
-    "been being someone somebody person people".split()
+    "and or but nor not than while whereas also too so then there here he she they we you i me us "
+    "who which what be been being someone somebody person people".split()
 )
 """words that name nothing: no term begins or ends with one"""
 _TOKEN = re.compile(
@@ -64,9 +70,11 @@ _GAP = "_"  # takes the place of a term among the words before another
 _LEAST = 5  # occurrences of a feature of a side
 _PENALTY = 3.0
 _SLOPE = 2.5  # the regression shrinks towards 0
-_BOTH = 0.1  # share of narrated terms in both narrations, above that of all answers; narrations omit much
+# share of narrated terms in both narrations, above that of all answers; narrations omit much
+_BOTH = 0.1
 LAST_MENTIONED = {"video 1": -1.0, "video 2": 1.0}
-"""sides where too few answers teach them: a term is about the video that is mentioned last before it"""
+"""sides where too few answers teach them: a term is about the video that is mentioned last before
+it"""
 
 
 def segments(text: str) -> Iterator[list[str]]:
@@ -83,7 +91,8 @@ def segments(text: str) -> Iterator[list[str]]:
 
 
 def terms_of(text: str) -> set[str]:
-    """Return all phrases of one to LONGEST words that neither begin nor end with a function word."""
+    """Return all phrases of one to LONGEST words that neither begin nor end with a function
+    word."""
     return {
         " ".join(words[start:end])
         for words in segments(text)
@@ -110,20 +119,28 @@ class Occurrence:
     """words since the last mark or mention"""
 
     def features(self) -> set[str]:
-        """Return what the side is predicted from: its context, and the same context with the video."""
+        """Return what the side is predicted from: its context, and the same context with the
+        video."""
         context = {f"{place} {word}" for place, word in enumerate(reversed(self.before))}
-        context |= {f"any {word}" for word in self.before} | {f"clause {word}" for word in self.clause}
+        context |= {f"any {word}" for word in self.before} | {
+            f"clause {word}" for word in self.clause
+        }
         context |= {f"+{place} {word}" for place, word in enumerate(self.after)}
         context |= {f"+any {word}" for word in self.after}
         if len(self.before) > 1:
             context.add(" ".join(("pair", *self.before[-2:])))
         if not self.after:
             context.add(f"then {self.follows}")
-        return {f"video {self.video}"} | context | {f"video {self.video} {name}" for name in context}
+        return (
+            {f"video {self.video}"} | context | {f"video {self.video} {name}" for name in context}
+        )
 
     def side(self, weights: Mapping[str, float]) -> float:
-        """Return the video that it is about, from -1 (surely Video 1) to 1 (surely Video 2). weights: Wording.sides."""
-        side = weights.get("", 0.0) + sum(weights.get(name, 0.0) for name in sorted(self.features()))
+        """Return the video that it is about, from -1 (surely Video 1) to 1 (surely Video 2).
+        weights: Wording.sides."""
+        side = weights.get("", 0.0) + sum(
+            weights.get(name, 0.0) for name in sorted(self.features())
+        )
         return float(np.clip(_SLOPE * side, -1, 1))
 
 
@@ -132,7 +149,8 @@ _Item = tuple[Literal["mention", "term", "other"], str, int, int]
 
 
 def _items(text: str, terms: Collection[str]) -> list[_Item]:
-    """Return the mentions, the longest known terms, and the other words and marks of a text, in order."""
+    """Return the mentions, the longest known terms, and the other words and marks of a text, in
+    order."""
     items: list[_Item] = []
     tokens = list(_TOKEN.finditer(text.lower()))
     words = [token["word"] for token in tokens]
@@ -166,19 +184,26 @@ def _read(items: Sequence[_Item], video: int) -> Iterator[Occurrence]:
             before.append(value)
             clause = [*clause, value] if value[0].isalnum() else []
         else:
-            after = [name for _, name, *_ in takewhile(lambda item: item[0] == "other", items[place + 1 :])][:NEAR]
+            after = [
+                name
+                for _, name, *_ in takewhile(lambda item: item[0] == "other", items[place + 1 :])
+            ][:NEAR]
             follows = items[place + 1][0] if place + 1 < len(items) else "end"
-            yield Occurrence(value, video, tuple(before[-NEAR:]), tuple(after), follows, frozenset(clause))
+            yield Occurrence(
+                value, video, tuple(before[-NEAR:]), tuple(after), follows, frozenset(clause)
+            )
             before.append(_GAP)
 
 
 def occurrences(text: str, terms: Collection[str], video: int = 0) -> list[Occurrence]:
-    """Return the known terms of a text in order. video: the one that the text is about before its first mention."""
+    """Return the known terms of a text in order. video: the one that the text is about before its
+    first mention."""
     return list(_read(_items(text, terms), video))
 
 
 def pieces(text: str, terms: Collection[str]) -> list[tuple[str, str]]:
-    """Split a text into its known terms and what is between them: parts with their term, "" where it has none.
+    """Split a text into its known terms and what is between them: parts with their term, "" where
+    it has none.
 
     A word before "difference", such as "main", is about the text: it is no term.
     """
@@ -195,9 +220,15 @@ def pieces(text: str, terms: Collection[str]) -> list[tuple[str, str]]:
 def regression(rows: Sequence[set[str]], labels: Sequence[float]) -> dict[str, float]:
     """Fit a ridge regression; return the weight of each feature, "" is the constant."""
     counts = Counter(feature for row in rows for feature in row)
-    features = ["", *sorted(feature for feature, count in counts.items() if count >= _LEAST)]  # the same in any process
+    # the same in any process
+    features = ["", *sorted(feature for feature, count in counts.items() if count >= _LEAST)]
     columns = {feature: place for place, feature in enumerate(features)}
-    cells = [(row, columns[name]) for row, names in enumerate(rows) for name in ("", *sorted(names)) if name in columns]
+    cells = [
+        (row, columns[name])
+        for row, names in enumerate(rows)
+        for name in ("", *sorted(names))
+        if name in columns
+    ]
     at = tuple(np.array(cells, int).reshape(-1, 2).T)
     table = sparse.csr_matrix((np.ones(len(cells)), at), (len(rows), len(columns)))
     gram = (table.T @ table).toarray() + _PENALTY * np.eye(len(columns))
@@ -227,13 +258,17 @@ class Wording:
         return {term: place for place, term in enumerate(self.terms)}
 
     def signs(self, pairs: Iterable[PairQuestions]) -> dict[str, dict[int, float]]:
-        """Return what questions and answers say of clips: clip -> place of a term -> sum of signs."""
+        """Return what questions and answers say of clips: clip -> place of a term -> sum of
+        signs."""
         of_clips: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
         followed, narrated = set(self.followed), set(self.narrated)
         for pair, question, answer, _ in _asked(pairs):
             if answer in VIDEOS:
                 side, other = (1.0, -1.0) if answer == VIDEOS[1] else (-1.0, 1.0)
-                named = [(term, side, other) for term in sorted(terms_of(question).intersection(self.columns))]
+                named = [
+                    (term, side, other)
+                    for term in sorted(terms_of(question).intersection(self.columns))
+                ]
             elif is_about_both(self.both, question, answer, narrated):
                 named = [(one.term, 1.0, 1.0) for one in occurrences(answer, followed)]
             else:
@@ -244,7 +279,9 @@ class Wording:
                 of_clips[pair.reference][self.columns[term]] += of_reference
         return of_clips
 
-    def targets(self, clips: Sequence[tuple[str, str]], signs: Mapping[str, Mapping[int, float]]) -> sparse.csr_matrix:
+    def targets(
+        self, clips: Sequence[tuple[str, str]], signs: Mapping[str, Mapping[int, float]]
+    ) -> sparse.csr_matrix:
         """Return the labels [clips, terms], from 0 to 1, of clips (key, narration)."""
         rows, columns, values = [], [], []
         for row, (key, text) in enumerate(clips):
@@ -259,12 +296,17 @@ class Wording:
 
 
 def learn(
-    texts: Iterable[str], of_clip: Mapping[str, str], pairs: Sequence[PairQuestions], least: int, most: int
+    texts: Iterable[str],
+    of_clip: Mapping[str, str],
+    pairs: Sequence[PairQuestions],
+    least: int,
+    most: int,
 ) -> Wording:
     """Choose the terms and learn their sides and categories.
 
-    texts: narrations of training clips; of_clip: narration of each clip of the pairs that has one; least: narrations or
-    questions and answers, that have a term; most: terms, the most frequent ones.
+    texts: narrations of training clips; of_clip: narration of each clip of the pairs that has one;
+    least: narrations or questions and answers, that have a term; most: terms, the most frequent
+    ones.
 
     Raises:
         StepDiffError: The texts have no such term.
@@ -277,12 +319,16 @@ def learn(
     for _, question, answer, _ in questions:
         answered.update(terms_of(question if answer in VIDEOS else answer))
     most_common = _MOST_COMMON * clips
-    often = [term for term, count in (counts | answered).items() if count >= least and counts[term] <= most_common]
+    often = [
+        term
+        for term, count in (counts | answered).items()
+        if count >= least and counts[term] <= most_common
+    ]
     terms = sorted(often, key=lambda term: (-counts[term] - answered[term], term))[:most]
     if not terms:
         raise StepDiffError(
-            f"no word is in {least} narrations of training clips or in {least} answers: give more clips, or a smaller "
-            "--least"
+            f"no word is in {least} narrations of training clips or in {least} answers: give more "
+            "clips, or a smaller --least"
         )
     narrated = {term for term in terms if counts[term] >= least}
     errors, answers = _follow(questions, of_clip, narrated)
@@ -292,7 +338,9 @@ def learn(
     in_both: list[float] = []
     for pair, question, answer, _ in questions:
         if answer not in VIDEOS:
-            reference, candidate = (terms_of(of_clip.get(clip, "")) for clip in (pair.reference, pair.candidate))
+            reference, candidate = (
+                terms_of(of_clip.get(clip, "")) for clip in (pair.reference, pair.candidate)
+            )
             words = _words_of(question, answer, narrated)
             for one in occurrences(answer, set(followed)):
                 narrations = (one.term in candidate) + (one.term in reference)
@@ -306,24 +354,46 @@ def learn(
     usual = sum(in_both) / max(len(in_both), 1)
     both = regression(texts_of, [share - usual for share in in_both]) if texts_of else {}
     if not examples:
-        say(f"no answer names {some(followed)} of exactly one clip" if followed else _too_few(errors, answers))
-    sentences, categories = _sentences(questions, both, narrated), _categories(questions, set(terms))
-    return Wording(tuple(terms), tuple(sorted(narrated)), followed, sides, both, sentences, categories)
+        say(
+            f"no answer names {some(followed)} of exactly one clip"
+            if followed
+            else _too_few(errors, answers)
+        )
+    sentences, categories = (
+        _sentences(questions, both, narrated),
+        _categories(questions, set(terms)),
+    )
+    return Wording(
+        tuple(terms), tuple(sorted(narrated)), followed, sides, both, sentences, categories
+    )
 
 
 def _too_few(errors: Mapping[str, float], answers: int) -> str:
     """Return why answers do not show which video a word is about, and how many more may."""
     nearest = sorted((-error, term) for term, error in errors.items() if error > 0)[:3]
     words = ", ".join(f"{term} ({-error:.1f})" for error, term in nearest)
-    why = f"{answers} answers about two narrated clips show of no word that they take it from the narration"
+    why = (
+        f"{answers} answers about two narrated clips show of no word that they take it from the "
+        "narration"
+    )
     if nearest:
-        enough = answers * (_FOLLOWS / -nearest[0][0]) ** 2  # a standard error falls with the root of their number
-        why += f": {_FOLLOWS:g} standard errors count, and nearest are {words}; about {enough:,.0f} answers may do"
-    return f"{why}. Until then a word is about the video that is mentioned last, and narrations alone label clips"
+        # a standard error falls with the root of their number
+        enough = answers * (_FOLLOWS / -nearest[0][0]) ** 2
+        why += (
+            f": {_FOLLOWS:g} standard errors count, and nearest are {words}; about {enough:,.0f} "
+            "answers may do"
+        )
+    return (
+        f"{why}. Until then a word is about the video that is mentioned last, and narrations alone "
+        "label clips"
+    )
 
 
-def is_about_both(weights: Mapping[str, float], question: str, text: str, narrated: Collection[str]) -> bool:
-    """Return whether a text says what it names of both clips. weights: `Wording.both`; question: empty if unknown."""
+def is_about_both(
+    weights: Mapping[str, float], question: str, text: str, narrated: Collection[str]
+) -> bool:
+    """Return whether a text says what it names of both clips. weights: `Wording.both`; question:
+    empty if unknown."""
     words = _words_of(question, text, narrated)
     return weights.get("", 0.0) + sum(weights.get(word, 0.0) for word in sorted(words)) > _BOTH
 
@@ -331,7 +401,9 @@ def is_about_both(weights: Mapping[str, float], question: str, text: str, narrat
 def _words_of(question: str, answer: str, terms: Collection[str]) -> set[str]:
     """Return the words of a question, and those and the marks of its answer outside its terms."""
     of_question = {f"question {token[0]}" for token in _TOKEN.finditer(question.lower())}
-    return of_question | {f"answer {value}" for sort, value, *_ in _items(answer, terms) if sort != "term"}
+    return of_question | {
+        f"answer {value}" for sort, value, *_ in _items(answer, terms) if sort != "term"
+    }
 
 
 _Asked = tuple[PairQuestions, str, str, str]
@@ -345,15 +417,25 @@ def _asked(pairs: Iterable[PairQuestions]) -> Iterator[_Asked]:
                 yield pair, turn.question, turn.answer, turn.about
 
 
-def _follow(questions: Sequence[_Asked], of_clip: Mapping[str, str], terms: set[str]) -> tuple[dict[str, float], int]:
-    """Return by how many standard errors answers have each term more often if the narration of exactly one clip has it
-    (a z-test), and the number of answers."""
-    one, both, said_of_one, said_of_none, answers = Counter[str](), Counter[str](), Counter[str](), Counter[str](), 0
+def _follow(
+    questions: Sequence[_Asked], of_clip: Mapping[str, str], terms: set[str]
+) -> tuple[dict[str, float], int]:
+    """Return by how many standard errors answers have each term more often if the narration of
+    exactly one clip has it (a z-test), and the number of answers."""
+    one, both, said_of_one, said_of_none, answers = (
+        Counter[str](),
+        Counter[str](),
+        Counter[str](),
+        Counter[str](),
+        0,
+    )
     for pair, _, answer, _ in questions:
         if answer in VIDEOS or not {pair.reference, pair.candidate} <= of_clip.keys():
             continue
         answers += 1
-        reference, candidate = (terms_of(of_clip[clip]) & terms for clip in (pair.reference, pair.candidate))
+        reference, candidate = (
+            terms_of(of_clip[clip]) & terms for clip in (pair.reference, pair.candidate)
+        )
         answered = terms_of(answer) & terms
         one.update(reference ^ candidate)
         both.update(reference & candidate)
@@ -375,29 +457,40 @@ def _follow(questions: Sequence[_Asked], of_clip: Mapping[str, str], terms: set[
 def _sentences(
     questions: Sequence[_Asked], both: Mapping[str, float], narrated: Collection[str]
 ) -> dict[str, list[str]]:
-    """Return category -> the first SENTENCES that its answers say of Video 2 alone, with a narrated term: what follows
-    "in Video 2," up to the end of the answer."""
+    """Return category -> the first SENTENCES that its answers say of Video 2 alone, with a narrated
+    term: what follows "in Video 2," up to the end of the answer."""
     of_category = defaultdict[str, dict[str, None]](dict)
     for _, question, answer, category in questions:
         sentences = of_category[category]
         match = _OF_SECOND.search(answer)
-        if match and category and len(sentences) < SENTENCES and not is_about_both(both, question, answer, narrated):
+        if (
+            match
+            and category
+            and len(sentences) < SENTENCES
+            and not is_about_both(both, question, answer, narrated)
+        ):
             sentence = match[1].strip().removesuffix(".")
             sorts = {sort for sort, *_ in _items(sentence, narrated)}
             if "term" in sorts and "mention" not in sorts and ". " not in sentence:
                 sentences[sentence] = None
-    return {category: list(sentences) for category, sentences in sorted(of_category.items()) if sentences}
+    return {
+        category: list(sentences)
+        for category, sentences in sorted(of_category.items())
+        if sentences
+    }
 
 
 def _categories(questions: Sequence[_Asked], terms: set[str]) -> dict[str, dict[str, float]]:
-    """Return category -> term -> share of its answers that have the term, for the terms that belong to it."""
+    """Return category -> term -> share of its answers that have the term, for the terms that belong
+    to it."""
     answers, counts = Counter[str](), defaultdict[str, Counter[str]](Counter)
     for _, question, answer, category in questions:
         if category:
             answers[category] += 1
             counts[category].update(terms_of(question if answer in VIDEOS else answer) & terms)
     shares = {
-        c: {term: n / answers[c] for term, n in sorted(of_terms.items())} for c, of_terms in sorted(counts.items())
+        c: {term: n / answers[c] for term, n in sorted(of_terms.items())}
+        for c, of_terms in sorted(counts.items())
     }
     total = Counter[str]()
     for of_terms in shares.values():

@@ -1,4 +1,5 @@
-"""A language model that answers messages: its contract, the options that choose one, and the URL of one at a server.
+"""A language model that answers messages: its contract, the options that choose one, and the URL of
+one at a server.
 
 Guarantees
 - an answer that was cut by the token limit is distinguished from a complete one
@@ -23,7 +24,8 @@ class Unanswered:
 
     reason: str
     passing: bool = False
-    """whether the next run tries again without --retry-failed, because the item is not to blame: a server is down"""
+    """whether the next run tries again without --retry-failed, because the item is not to blame: a
+    server is down"""
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,20 @@ class LLM(Protocol):
     def chat(
         self, conversations: Sequence[Sequence[Message]], sampling: Sampling
     ) -> Iterator[tuple[int, str | Unanswered]]:
-        """Yield place and answer of every conversation, in any order; an Unanswered for one that cannot be answered."""
+        """Yield place and answer of every conversation, in any order; an Unanswered for one that
+        cannot be answered."""
 
 
 def is_url(endpoint: str) -> bool:
     """Return whether `endpoint` is an http or https URL with a host."""
     try:
         parts = urlsplit(endpoint)
-        return endpoint.isascii() and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        return (
+            endpoint.isascii()
+            and parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+        )
     except ValueError:  # an unclosed bracket, a port that is not a number
         return False
 
@@ -74,15 +82,18 @@ class LLMOptions:
     """Which language model answers, and how it is called."""
 
     llm: str = "smollm2-135m-instruct"
-    """name, folder or hub id of a causal language model; with endpoint the name of the model that is served"""
+    """name, folder or hub id of a causal language model; with endpoint the name of the model that
+    is served"""
     endpoint: str | None = None
-    """URL of an OpenAI-compatible server (http://127.0.0.1:8000/v1); its key is taken from OPENAI_API_KEY, unless the
-    URL holds user:password@. Messages and records show no user, password or query string"""
+    """URL of an OpenAI-compatible server (http://127.0.0.1:8000/v1); its key is taken from
+    OPENAI_API_KEY, unless the URL holds user:password@. Messages and records show no user, password
+    or query string"""
     batch: int = 16
     """conversations answered at once"""
     precision: Literal["float32", "bfloat16"] | None = None
-    """of a model in this process; null is bfloat16 on a GPU, else float32. A CPU that multiplies bfloat16 takes two
-    thirds of the time, but an answer's words may then depend on the other conversations of its batch"""
+    """of a model in this process; null is bfloat16 on a GPU, else float32. A CPU that multiplies
+    bfloat16 takes two thirds of the time, but an answer's words may then depend on the other
+    conversations of its batch"""
     requests_per_second: float | None = None
     """most requests that a worker sends to the server a second"""
     timeout: float = 120.0
@@ -107,7 +118,9 @@ class LLMOptions:
                 raise StepDiffError(f"--{name} {value}: give a number {expected}")
         if self.endpoint is not None and self.precision is not None:
             why = f"{shown(self.endpoint)} chooses its own"
-            raise StepDiffError(f"--precision {self.precision}: {why}; leave out --precision or --endpoint")
+            raise StepDiffError(
+                f"--precision {self.precision}: {why}; leave out --precision or --endpoint"
+            )
 
     @classmethod
     def of(cls, options: "LLMOptions") -> "LLMOptions":
@@ -128,12 +141,20 @@ class LLMOptions:
         return record if self.precision is None else record | {"precision": self.precision}
 
     def load(self, device: str) -> LLM:
-        """Load the model, or prepare to call the server. ImportError: a package of the extra annotate is missing."""
+        """Load the model, or prepare to call the server. ImportError: a package of the extra
+        annotate is missing."""
         if self.endpoint is not None:
             stepdiff_core.require("--endpoint", "annotate", ("httpx2",))
             from heads.llm.server import ServedLLM
 
-            return ServedLLM(self.endpoint, self.llm, self.batch, self.timeout, self.retries, self.requests_per_second)
+            return ServedLLM(
+                self.endpoint,
+                self.llm,
+                self.batch,
+                self.timeout,
+                self.retries,
+                self.requests_per_second,
+            )
         stepdiff_core.require("a chat template", "annotate", ("jinja2",))
         from heads.llm.local import LocalLLM
 

@@ -1,9 +1,11 @@
 """A language model at an OpenAI-compatible server (vLLM, llama.cpp, OpenAI, ...).
 
 Guarantees
-- a request to a busy server is sent again, with growing pauses; a prompt that it refuses, or cannot answer, fails alone
+- a request to a busy server is sent again, with growing pauses; a prompt that it refuses, or cannot
+  answer, fails alone
 - an answer has a total deadline, from connecting to the last byte, and a size limit
-- the key goes to no other server, and no message contains it, nor user, password and query string of the URL
+- the key goes to no other server, and no message contains it, nor user, password and query string
+  of the URL
 """
 
 import asyncio
@@ -58,30 +60,38 @@ class ServedLLM:
         requests_per_second: float | None = None,
         first_pause: float = 1.0,
     ) -> None:
-        """Prepare requests; at_once: requests that are open at once; timeout, first_pause: seconds."""
+        """Prepare requests; at_once: requests that are open at once; timeout, first_pause:
+        seconds."""
         if not is_url(endpoint):
-            raise StepDiffError("--endpoint is not a URL; give one such as http://127.0.0.1:8000/v1")
+            raise StepDiffError(
+                "--endpoint is not a URL; give one such as http://127.0.0.1:8000/v1"
+            )
         self._certificates = httpx2.create_ssl_context()  # once, because it takes 0.1 s
         try:
             url = httpx2.URL(endpoint)
-            self._url = url.copy_with(path=url.path.rstrip("/") + "/chat/completions", fragment=None)
+            self._url = url.copy_with(
+                path=url.path.rstrip("/") + "/chat/completions", fragment=None
+            )
             self._client()
         except httpx2.InvalidURL as error:
             raise StepDiffError(f"--endpoint {shown(endpoint)} is not a URL ({error})") from error
-        except (ImportError, ValueError) as error:  # a proxy in the environment that httpx2 cannot use
+        except (ImportError, ValueError) as error:
+            # a proxy in the environment that httpx2 cannot use
             raise StepDiffError(
                 f"--endpoint {shown(endpoint)}: the proxy of HTTP_PROXY and such is unusable"
             ) from error
         self.url = shown(str(self._url))
         self.model, self.at_once, self.timeout, self.retries = model, at_once, timeout, retries
         self.first_pause = first_pause
-        self._gap = 1 / requests_per_second if requests_per_second else 0.0  # seconds between two requests
+        # seconds between two requests
+        self._gap = 1 / requests_per_second if requests_per_second else 0.0
         self._next, self._lock = 0.0, threading.Lock()
 
     def chat(
         self, conversations: Sequence[Sequence[Message]], sampling: Sampling
     ) -> Iterator[tuple[int, str | Unanswered]]:
-        """Yield place and answer of every conversation; once the server is down, Failures that the next run retries."""
+        """Yield place and answer of every conversation; once the server is down, Failures that the
+        next run retries."""
         down = threading.Event()
         with ThreadPoolExecutor(self.at_once) as threads:
             places = {
@@ -94,7 +104,9 @@ class ServedLLM:
             finally:  # a caller who takes no more answers stops the requests
                 down.set()
 
-    def _answer(self, messages: Sequence[Message], sampling: Sampling, down: threading.Event) -> str | Unanswered:
+    def _answer(
+        self, messages: Sequence[Message], sampling: Sampling, down: threading.Event
+    ) -> str | Unanswered:
         """Return one answer, after as many tries as it takes."""
         body = {
             "model": self.model,
@@ -107,7 +119,9 @@ class ServedLLM:
         why = "the server is down"
         for attempt in range(self.retries + 1):
             if down.is_set():
-                return Unanswered(f"{self.url} is down; run the same command again once it answers", passing=True)
+                return Unanswered(
+                    f"{self.url} is down; run the same command again once it answers", passing=True
+                )
             with self._lock:
                 now = time.monotonic()
                 begin = max(now, self._next)
@@ -125,18 +139,30 @@ class ServedLLM:
                 break
         else:
             if self._is_up():
-                return Unanswered(f"{self.url} {why}, but answers a short prompt: shorten this one or raise --timeout")
+                return Unanswered(
+                    f"{self.url} {why}, but answers a short prompt: shorten this one or raise "
+                    "--timeout"
+                )
         down.set()
-        return Unanswered(f"{self.url} {why}; run the same command again once it answers", passing=True)
+        return Unanswered(
+            f"{self.url} {why}; run the same command again once it answers", passing=True
+        )
 
     def _is_up(self) -> bool:
         with suppress(_Passing, _Down):
-            self._ask({"model": self.model, "messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 1})
+            self._ask(
+                {
+                    "model": self.model,
+                    "messages": [{"role": "user", "content": "Say yes."}],
+                    "max_tokens": 1,
+                }
+            )
             return True
         return False
 
     def _ask(self, body: dict[str, Any]) -> str | Unanswered:
-        """Send one request, in an event loop of its own: its deadline cancels any step of the request."""
+        """Send one request, in an event loop of its own: its deadline cancels any step of the
+        request."""
         # a compressed answer could grow beyond its limit
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if key := _key():
@@ -160,7 +186,10 @@ class ServedLLM:
                     return await self._refusal(answer)
                 data = await _read(answer, _LARGEST)
         if len(data) > _LARGEST:
-            raise _Down(f"answers more than {_LARGEST // 2**20} MB, not a chat completion: correct --endpoint")
+            raise _Down(
+                f"answers more than {_LARGEST // 2**20} MB, not a chat completion: correct "
+                "--endpoint"
+            )
         return _content(data, answer.headers.get("Content-Type", "nothing"))
 
     def _client(self) -> httpx2.AsyncClient:
@@ -186,15 +215,24 @@ class ServedLLM:
         try:
             async with asyncio.timeout(_EXPLANATION):
                 data = await _read(answer, _QUOTED)
-        except (TimeoutError, httpx2.TransportError):  # it stalls or breaks off in its own explanation
+        except (TimeoutError, httpx2.TransportError):
+            # it stalls or breaks off in its own explanation
             data = b""
         why = self._hidden(data[:_QUOTED].decode(errors="replace").partition("\n")[0]) or status
         return Unanswered(f"the server refuses this prompt ({code}: {why})")
 
     def _hidden(self, text: str) -> str:
         """Return a server's text without secrets and without control characters."""
-        values = [value for _, value in parse_qsl(self._url.query.decode()) if len(value) >= _HIDDEN_FROM]
-        for secret in (_key(), self._url.userinfo.decode(), self._url.password, self._url.query.decode(), *values):
+        values = [
+            value for _, value in parse_qsl(self._url.query.decode()) if len(value) >= _HIDDEN_FROM
+        ]
+        for secret in (
+            _key(),
+            self._url.userinfo.decode(),
+            self._url.password,
+            self._url.query.decode(),
+            *values,
+        ):
             text = text.replace(secret, "***") if secret else text
         return "".join(letter for letter in text if letter.isprintable())
 
@@ -230,7 +268,9 @@ def _content(data: bytes, kind: str) -> str | Unanswered:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         if "json" in kind:
             raise _Passing("answers JSON that is not a chat completion") from None
-        raise _Down(f"answers {kind.partition(';')[0][:40]}, not a chat completion: correct --endpoint") from None
+        raise _Down(
+            f"answers {kind.partition(';')[0][:40]}, not a chat completion: correct --endpoint"
+        ) from None
     if not isinstance(text, str):
         return Unanswered("the model answered nothing")
     if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):

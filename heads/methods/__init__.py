@@ -1,7 +1,8 @@
-"""Methods that compare clips: video language models, embeddings in one space, texts, controls, and plug-ins.
+"""Methods that compare clips: video language models, embeddings in one space, texts, controls, and
+plug-ins.
 
-`python -m heads.evaluate --method package.module:Class` evaluates a class of your own that follows `Method`. A package
-can give it a short name in its pyproject.toml:
+`python -m heads.evaluate --method package.module:Class` evaluates a class of your own that follows
+`Method`. A package can give it a short name in its pyproject.toml:
 
     [project.entry-points."stepdiff.methods"]
     mean-tokens = "package.module:MeanTokens"
@@ -19,19 +20,22 @@ if TYPE_CHECKING:
 class Method(Protocol):
     """A method that answers the rows of test sets from cached features (heads.data.clips.Features).
 
-    Define only the functions of the tasks that your method answers: heads.evaluate refuses the others in one line.
-    Rows come in batches of `--rows-at-once`; return one answer for each row, in order.
+    Define only the functions of the tasks that your method answers: heads.evaluate refuses the
+    others in one line. Rows come in batches of `--rows-at-once`; return one answer for each row, in
+    order.
 
-    Three attributes of the class, all optional, register it for tables and pages (heads.methods.registry):
-    `title`, its name in tables (default: the value of --method); `regime`, what trained it, "none", "s1", "supervised"
-    or "truth" (default: None, unknown); `control`, whether it is a control (default: False).
+    Three attributes of the class, all optional, register it for tables and pages
+    (heads.methods.registry): `title`, its name in tables (default: the value of --method);
+    `regime`, what trained it, "none", "s1", "supervised" or "truth" (default: None, unknown);
+    `control`, whether it is a control (default: False).
     """
 
     def __init__(self, store: "Store", view: str | None, device: str) -> None:
         """Prepare the method. view: the value of --view; device: cpu or cuda."""
 
     def score_options(self, rows: "Sequence[DiffMCQ]") -> list[list[float]]:
-        """Return a score for each (reference, candidate) pair of `row.options`; the highest is the choice."""
+        """Return a score for each (reference, candidate) pair of `row.options`; the highest is the
+        choice."""
         ...
 
     def rank(self, rows: "Sequence[DiffRank | Rating | Ranking]") -> list[list[float]]:
@@ -42,7 +46,8 @@ class Method(Protocol):
         ...
 
     def caption(self, rows: "Sequence[DiffCap]") -> list[str]:
-        """Return a sentence that says how `row.candidate` differs from `row.reference` in `row.category`."""
+        """Return a sentence that says how `row.candidate` differs from `row.reference` in
+        `row.category`."""
         ...
 
     def choose(self, rows: "Sequence[Choice]") -> list[list[float]]:

@@ -31,8 +31,11 @@ from store import Store
 
 
 def draws(seed: int, row: DiffMCQ | DiffRank | Choice | Rating | Ranking) -> list[float]:
-    """Return a random number in [0, 1) for each answer of a row; they do not depend on its text or its batch."""
-    name = "\n".join([row.category if isinstance(row, DiffMCQ | DiffRank) else row.key, *clips_of(row)])
+    """Return a random number in [0, 1) for each answer of a row; they do not depend on its text or
+    its batch."""
+    name = "\n".join(
+        [row.category if isinstance(row, DiffMCQ | DiffRank) else row.key, *clips_of(row)]
+    )
     return generator(seed, "random scores of controls", name).random(answers_of(row)).tolist()
 
 
@@ -42,14 +45,17 @@ class Chance:
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def rank(self, rows: Sequence[DiffMCQ | DiffRank | Choice | Rating | Ranking]) -> list[list[float]]:
+    def rank(
+        self, rows: Sequence[DiffMCQ | DiffRank | Choice | Rating | Ranking]
+    ) -> list[list[float]]:
         return [draws(self.seed, row) for row in rows]
 
     score_options = choose = rank
 
 
 class StepOracle:
-    """The step of each clip: a target of the reference's step, or an option of the answer's step, is above others."""
+    """The step of each clip: a target of the reference's step, or an option of the answer's step,
+    is above others."""
 
     def __init__(self, store: Store, seed: int) -> None:
         frame, self.seed = store.catalog("clips").frame(), seed
@@ -60,14 +66,20 @@ class StepOracle:
         return [self._scores(row, row.answer[0], row.options) for row in rows]
 
     def rank(self, rows: Sequence[DiffRank | Ranking]) -> list[list[float]]:
-        return [self._scores(row, row.reference, [(target,) for target in row.targets]) for row in rows]
+        return [
+            self._scores(row, row.reference, [(target,) for target in row.targets]) for row in rows
+        ]
 
     def _scores(
         self, row: DiffMCQ | DiffRank | Ranking, reference: str, answers: Sequence[tuple[str, ...]]
     ) -> list[float]:
-        """Return at least 1 for answers all of whose clips are of the step of the reference; no step matches none."""
+        """Return at least 1 for answers all of whose clips are of the step of the reference; no
+        step matches none."""
         step = self.steps[reference]
-        same = [step is not None and all(self.steps[clip] == step for clip in clips) for clips in answers]
+        same = [
+            step is not None and all(self.steps[clip] == step for clip in clips)
+            for clips in answers
+        ]
         return [is_same + draw for is_same, draw in zip(same, draws(self.seed, row), strict=True)]
 
 
@@ -98,24 +110,34 @@ def medoid(texts: Sequence[str]) -> str:
 
 
 class Medoid:
-    """One caption a category: the medoid of its post-processed open answers in a file of paired QA."""
+    """One caption a category: the medoid of its post-processed open answers in a file of paired
+    QA."""
 
-    def __init__(self, path: str, store: Store, rows: Sequence[DiffCap], test_sets: Sequence[str]) -> None:
+    def __init__(
+        self, path: str, store: Store, rows: Sequence[DiffCap], test_sets: Sequence[str]
+    ) -> None:
         catalog = store.catalog("clips")
         pairs = read_paired_qa(path, catalog)
         clips = {clip for pair in pairs for clip in (pair.reference, pair.candidate)}
         tested = held_out(catalog, read_test_clips(test_sets))
         if tests := sorted(clips.intersection(tested.filter(tested["reason"] != NAMESAKE)["key"])):
             raise StepDiffError(
-                f"{path}: {len(tests)} clips are of the test set's videos, e.g. {tests[0]}; name the paired QA of "
-                "training clips"
+                f"{path}: {len(tests)} clips are of the test set's videos, e.g. {tests[0]}; name "
+                "the paired QA of training clips"
             )
         answers: dict[str, list[str]] = {row.category: [] for row in rows}
         for turn in (turn for pair in pairs for turn in pair.turns):
-            if kind(turn.answer) == "text" and turn.about in answers and (text := parse(turn.answer)).split():
+            if (
+                kind(turn.answer) == "text"
+                and turn.about in answers
+                and (text := parse(turn.answer)).split()
+            ):
                 answers[turn.about].append(text)
         if lacking := [category for category, texts in answers.items() if not texts]:
-            raise StepDiffError(f"{path}: no open answers about {', '.join(lacking)}; medoid needs some to choose from")
+            raise StepDiffError(
+                f"{path}: no open answers about {', '.join(lacking)}; medoid needs some to choose "
+                "from"
+            )
         self.captions = {category: medoid(texts) for category, texts in answers.items()}
 
     def caption(self, rows: Sequence[DiffCap]) -> list[str]:
@@ -123,23 +145,35 @@ class Medoid:
 
 
 class ShuffledCaptions:
-    """The captions of another method, each given to the next row of its category in a random cycle."""
+    """The captions of another method, each given to the next row of its category in a random
+    cycle."""
 
     def __init__(
-        self, answered: Sequence[DiffCap], captions: Sequence[str], rows: Sequence[DiffCap], path: str, seed: int
+        self,
+        answered: Sequence[DiffCap],
+        captions: Sequence[str],
+        rows: Sequence[DiffCap],
+        path: str,
+        seed: int,
     ) -> None:
         """answered: the rows of the captions, read from `path`; rows: those to answer."""
         caption_of = dict(zip(map(_question, answered), captions, strict=True))
         if lacking := [row for row in rows if _question(row) not in caption_of]:
             raise StepDiffError(
-                f"{path}: no caption for {len(lacking)} of {len(rows)} rows, e.g. {lacking[0].reference} and "
-                f"{lacking[0].candidate}; evaluate the rows that it answers"
+                f"{path}: no caption for {len(lacking)} of {len(rows)} rows, e.g. "
+                f"{lacking[0].reference} and {lacking[0].candidate}; evaluate the rows that it "
+                "answers"
             )
         self.captions: dict[tuple[str, str, str], str] = {}
         for category in dict.fromkeys(row.category for row in rows):
-            questions = list(dict.fromkeys(_question(row) for row in rows if row.category == category))
+            questions = list(
+                dict.fromkeys(_question(row) for row in rows if row.category == category)
+            )
             if len(questions) == 1:
-                raise StepDiffError(f"{category}: only one pair of clips, so no caption of another; evaluate more rows")
+                raise StepDiffError(
+                    f"{category}: only one pair of clips, so no caption of another; evaluate more "
+                    "rows"
+                )
             cycle = generator(seed, "shuffled captions", category).permutation(len(questions))
             for one, other in zip(cycle, np.roll(cycle, 1), strict=True):
                 self.captions[questions[one]] = caption_of[questions[other]]

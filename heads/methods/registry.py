@@ -1,8 +1,9 @@
-"""The registry of methods and controls: what heads.evaluate accepts, and what every table states about a row.
+"""The registry of methods and controls: what heads.evaluate accepts, and what every table states
+about a row.
 
-heads.evaluate, heads.table, heads.report, heads.score, the comparison pages and the table of methods in the docs read
-it. A class of your own states the same in attributes (heads.methods.Method); its score record repeats them, so that no
-table has to import it.
+heads.evaluate, heads.table, heads.report, heads.score, the comparison pages and the table of
+methods in the docs read it. A class of your own states the same in attributes
+(heads.methods.Method); its score record repeats them, so that no table has to import it.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,8 @@ ORDER: tuple[Regime, ...] = ("none", "s1", "supervised", "truth")
 """from the least supervision to the most: truth reads the true attributes of test clips"""
 ENCODER = "contrastive head"
 PAIRS = " trained on pairs"
-"""prefix of the encoder in the provenance of a view that a head wrote, and what follows if paired QA trained it too"""
+"""prefix of the encoder in the provenance of a view that a head wrote, and what follows if paired
+QA trained it too"""
 CHANGED = {"blind": "control: no video", "shuffled": "control: another video"}
 """value of --control, which makes a control of a model -> its name"""
 
@@ -52,8 +54,15 @@ _BUILT_IN = (
     Registered("llava", "VCLM", options=_PUBLIC),
     Registered("idefics", "Interleaved", options=_PUBLIC),
     Registered("vlm", "VLM", options=_PUBLIC),
-    Registered("socratic", "Socratic", options=("texts", "kind", "language_model", "precision", *_LM), store=False),
-    Registered("captions-cosine", "cosine of texts", options=("weights", "texts", "kind"), store=False),
+    Registered(
+        "socratic",
+        "Socratic",
+        options=("texts", "kind", "language_model", "precision", *_LM),
+        store=False,
+    ),
+    Registered(
+        "captions-cosine", "cosine of texts", options=("weights", "texts", "kind"), store=False
+    ),
     Registered("random", "random scores", "none", True, store=False),
     Registered("step-oracle", "knows the step only", "none", True),
     Registered("rarest", "rarest clips", "none", True),
@@ -67,14 +76,17 @@ PLUGIN = Registered("a plug-in", options=("view",))
 
 
 def stated(kind: type, name: str) -> dict[str, Any]:
-    """Return what the class of a plug-in states in its attributes, for its score record. StepDiffError: an attribute
-    has another type."""
-    values = {field: getattr(kind, field, getattr(PLUGIN, field)) for field in ("title", "regime", "control")}
+    """Return what the class of a plug-in states in its attributes, for its score record.
+    StepDiffError: an attribute has another type."""
+    values = {
+        field: getattr(kind, field, getattr(PLUGIN, field))
+        for field in ("title", "regime", "control")
+    }
     title, regime, control = values.values()
     if not isinstance(title, str) or regime not in (None, *ORDER) or not isinstance(control, bool):
         raise StepDiffError(
-            f"--method {name}: its class states {values}; title is text, regime None or one of {', '.join(ORDER)}, and "
-            "control True or False"
+            f"--method {name}: its class states {values}; title is text, regime None or one of "
+            f"{', '.join(ORDER)}, and control True or False"
         )
     return values
 
@@ -93,11 +105,14 @@ def registered(record: Any) -> Registered:
     attributes = section(section(record, "disclosed"), "registered")
     title, regime = attributes.get("title"), attributes.get("regime")
     valid = regime if regime in ORDER else None
-    return Registered(name, title if isinstance(title, str) else "", valid, attributes.get("control") is True)
+    return Registered(
+        name, title if isinstance(title, str) else "", valid, attributes.get("control") is True
+    )
 
 
 def is_control(record: Any) -> bool:
-    """Return whether a score record is of a control: such a method, or a model without the right video."""
+    """Return whether a score record is of a control: such a method, or a model without the right
+    video."""
     return section(record, "options").get("control") in CHANGED or registered(record).control
 
 
@@ -112,7 +127,8 @@ def regime_of(record: Any) -> Regime | None:
 
 
 def regime_words(regime: str | None) -> str:
-    """Return the cell of a regime in a table: – for a method that is not trained, blank for an unknown regime."""
+    """Return the cell of a regime in a table: – for a method that is not trained, blank for an
+    unknown regime."""
     return {None: "", "none": "–"}.get(regime, str(regime))
 
 
@@ -128,6 +144,8 @@ def title_of(record: Mapping[str, Any]) -> str:
         pair = options.get("pair_embedding", "average")
         return f"{method.title} ({view}" + (")" if pair == "average" else f", {pair} only)")
     name = method.title or record["disclosed"]["recipe"]["system"]
-    source = options["head"] or options.get("weights") or options.get("kind") or options.get("texts")
+    source = (
+        options["head"] or options.get("weights") or options.get("kind") or options.get("texts")
+    )
     control = options["control"]
     return f"{name} ({source})" + (f", {CHANGED[control]}" if control in CHANGED else "")

@@ -1,7 +1,8 @@
-"""Sentence embeddings: the figure MPNet of captions, and a method that compares clips by texts about them.
+"""Sentence embeddings: the figure MPNet of captions, and a method that compares clips by texts
+about them.
 
-MPNet is how similar a caption is to human texts, by all-mpnet-base-v2: the highest cosine of a row's caption and one of
-its references, from -1 to 1.
+MPNet is how similar a caption is to human texts, by all-mpnet-base-v2: the highest cosine of a
+row's caption and one of its references, from -1 to 1.
 
 Guarantees
 - a caption that repeats a reference scores 1, whatever the other references are
@@ -39,7 +40,8 @@ class Sentences:
         self.store, self.device, self.model = store, device, model
 
     def __call__(self, texts: Sequence[str]) -> Float32[np.ndarray, "T E"]:
-        """Return unit-norm embeddings in the order of the texts. StepDiffError: the store's have other weights."""
+        """Return unit-norm embeddings in the order of the texts. StepDiffError: the store's have
+        other weights."""
         texts = [text.encode("utf-8", "replace").decode() for text in texts]  # no lone surrogates
         if self.store is None or MODEL not in self.store.views("texts"):
             return self._encode(texts)
@@ -48,7 +50,9 @@ class Sentences:
         present = stored.has(keys)
         if not present.any():
             return self._encode(texts)
-        cached = stored.read([key for key, is_present in zip(keys, present, strict=True) if is_present]).numpy()
+        cached = stored.read(
+            [key for key, is_present in zip(keys, present, strict=True) if is_present]
+        ).numpy()
         vectors = np.empty((len(texts), cached.shape[1]), np.float32)
         vectors[present] = cached
         missing = [text for text, is_present in zip(texts, present, strict=True) if not is_present]
@@ -56,8 +60,9 @@ class Sentences:
             folder = resolve(self.model)
             if stored.view.provenance.weights != fingerprint(folder):
                 raise StepDiffError(
-                    f"{self.store.path}: {MODEL} of texts was made with other weights than {folder}, so their "
-                    "embeddings cannot be compared; leave the store out, or fetch the weights that made it"
+                    f"{self.store.path}: {MODEL} of texts was made with other weights than "
+                    f"{folder}, so their embeddings cannot be compared; leave the store out, or "
+                    "fetch the weights that made it"
                 )
             vectors[~present] = self._encode(missing)
         return vectors
@@ -90,21 +95,25 @@ class Sentences:
 
 
 def sentences(store: str | None, device: str) -> Sentences:
-    """Return the embeddings for the figure MPNet. store: folder of a store with embeddings of texts; None: compute."""
+    """Return the embeddings for the figure MPNet. store: folder of a store with embeddings of
+    texts; None: compute."""
     from heads.models.language_model import pick_device
 
     return Sentences(Store.open(store) if store is not None else None, pick_device(device))
 
 
 class CaptionsCosine:
-    """A method that ranks and rates clips by the cosine of the texts about each alone, whatever the category.
+    """A method that ranks and rates clips by the cosine of the texts about each alone, whatever the
+    category.
 
-    With the published captions of ConViS-Bench and all-MiniLM-L6-v2 it is that benchmark's SBERT baseline. Texts are
-    embedded in blocks that depend on the file of texts only, so that a batch of rows does not change an embedding.
+    With the published captions of ConViS-Bench and all-MiniLM-L6-v2 it is that benchmark's SBERT
+    baseline. Texts are embedded in blocks that depend on the file of texts only, so that a batch of
+    rows does not change an embedding.
     """
 
     def __init__(self, texts: ClipTexts, model: str = CAPTIONS_MODEL, device: str = "cpu") -> None:
-        """texts: one about each clip; model: a sentence-transformers model, as weights.resolve takes it."""
+        """texts: one about each clip; model: a sentence-transformers model, as weights.resolve
+        takes it."""
         self.texts = texts
         self.sentences = Sentences(device=device, model=model)
         self._ordered = sorted({text.strip() for text in texts.texts.values()})
@@ -112,7 +121,8 @@ class CaptionsCosine:
         self._blocks: dict[int, Float32[np.ndarray, "T E"]] = {}
 
     def rank(self, rows: Sequence[DiffRank | Ranking | Rating]) -> list[list[float]]:
-        """Return the cosine of the reference's text with that of each target. StepDiffError: a clip without a text."""
+        """Return the cosine of the reference's text with that of each target. StepDiffError: a clip
+        without a text."""
         clips = list(dict.fromkeys(clip for row in rows for clip in (row.reference, *row.targets)))
         self.texts.check(clips)
         of = {clip: self._embedding(clip) for clip in clips}

@@ -24,7 +24,8 @@ _NONE = -1  # padding after a shorter text
 
 
 class TokenIds:
-    """Texts as features of clips: N tokens of one channel, the token's id; N is the length of the longest text."""
+    """Texts as features of clips: N tokens of one channel, the token's id; N is the length of the
+    longest text."""
 
     def __init__(self, texts: ClipTexts, chat: Chat, most: int = 512) -> None:
         """most: longest text in tokens; longer ones are cut."""
@@ -35,10 +36,14 @@ class TokenIds:
         self._ids = {key: ids[:most] for key, ids in whole.items()}
         self.longest = max(map(len, self._ids.values()))
 
-    def read(self, keys: Sequence[str], device: torch.device | str = "cpu") -> Float32[Tensor, "K N 1"]:
-        """Return token ids of each clip's text, padded with -1. StepDiffError names a clip without a text."""
+    def read(
+        self, keys: Sequence[str], device: torch.device | str = "cpu"
+    ) -> Float32[Tensor, "K N 1"]:
+        """Return token ids of each clip's text, padded with -1. StepDiffError names a clip without
+        a text."""
         self.texts.check(keys)
-        padded = torch.full((len(keys), self.longest, 1), _NONE, dtype=torch.float32)  # exact below 2**24
+        # exact below 2**24
+        padded = torch.full((len(keys), self.longest, 1), _NONE, dtype=torch.float32)
         for row, key in zip(padded, keys, strict=True):
             row[: len(self._ids[key]), 0] = torch.tensor(self._ids[key])
         return padded.to(device)
@@ -81,7 +86,11 @@ def with_texts(batch: Packed, clips: Float[Tensor, "C N 1"]) -> Packed:
 
 
 def load_socratic(
-    path: str, kind: str | None, language_model: str, device: str = "cpu", precision: str = "float32"
+    path: str,
+    kind: str | None,
+    language_model: str,
+    device: str = "cpu",
+    precision: str = "float32",
 ) -> tuple[SocraticLM, TokenIds, dict[str, Any]]:
     """Return the model, the texts that it reads, and what to disclose next to its scores."""
     texts = ClipTexts(path, kind)
@@ -89,5 +98,10 @@ def load_socratic(
     if precision == "bfloat16":
         lm.hold_frozen(torch.bfloat16)
     ids = TokenIds(texts, lm.chat)
-    disclosed = {"texts": path, "kind": texts.kind, "texts_cut": ids.cut, "provenance": texts.provenance}
+    disclosed = {
+        "texts": path,
+        "kind": texts.kind,
+        "texts_cut": ids.cut,
+        "provenance": texts.provenance,
+    }
     return SocraticLM(lm, ids.longest), ids, disclosed | {"language_model": language_model}

@@ -1,12 +1,16 @@
-"""Video language models that read both clips of a pair (paper, Sec. 3). VCLM, Interleaved and StepDiff are evaluated
-alike; they differ in their training data.
+"""Video language models that read both clips of a pair (paper, Sec. 3). VCLM, Interleaved and
+StepDiff are evaluated alike; they differ in their training data.
 
-The published DiffMCQ set asks about 23 texts of each pair, in questions far apart: each distinct pair is read once.
+The published DiffMCQ set asks about 23 texts of each pair, in questions far apart: each distinct
+pair is read once.
 
 Guarantees
-- a pair's prefix is computed once for up to 128 texts, with the same scores as texts scored one by one
-- controls change what the model sees of the videos, their evidence of words included, and nothing else
-- with decline_at, pairs found similar get "no difference", and all others the same caption as without it
+- a pair's prefix is computed once for up to 128 texts, with the same scores as texts scored one by
+  one
+- controls change what the model sees of the videos, their evidence of words included, and nothing
+  else
+- with decline_at, pairs found similar get "no difference", and all others the same caption as
+  without it
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -73,14 +77,18 @@ def option_scores(
         for pair, of_pair in zip(pairs, scores, strict=True)
         for text, score in zip(pair.options, of_pair, strict=True)
     }
-    return [[score_of[pair, (row.category, row.difference)] for pair in row.options] for row in rows]
+    return [
+        [score_of[pair, (row.category, row.difference)] for pair in row.options] for row in rows
+    ]
 
 
 ROWS_A_BATCH = 8
-ROWS_WRITTEN = 25  # captions generated at a time: a step costs little more for many rows than for one
+# captions generated at a time: a step costs little more for many rows than for one
+ROWS_WRITTEN = 25
 MOST_TOKENS = 48  # of a caption
 FLUENT = 0.2
-"""weight of the mean log-likelihood of a sentence next to its evidence, in the choice of a caption"""
+"""weight of the mean log-likelihood of a sentence next to its evidence, in the choice of a
+caption"""
 MOST_TOKENS_OF_TEXT = 512  # of the answer to a prompt of a benchmark
 TURNS_A_BATCH = 128  # whose logits are in memory at once
 Shown = TypeVar("Shown", bound=tuple[str, ...])
@@ -88,8 +96,8 @@ Shown = TypeVar("Shown", bound=tuple[str, ...])
 
 
 def batches(queries: Mapping[Shown, Collection[Turn]]) -> Iterator[list[tuple[Shown, list[Turn]]]]:
-    """Yield batches of pairs with their turns, pairs with similarly many turns together: rows are padded to the
-    longest."""
+    """Yield batches of pairs with their turns, pairs with similarly many turns together: rows are
+    padded to the longest."""
     rows = [
         (pair, list(turns)[first:end])
         for pair, turns in queries.items()
@@ -97,7 +105,10 @@ def batches(queries: Mapping[Shown, Collection[Turn]]) -> Iterator[list[tuple[Sh
     ]
     batch: list[tuple[Shown, list[Turn]]] = []
     for row in sorted(rows, key=lambda row: len(row[1])):
-        if len(batch) == ROWS_A_BATCH or sum(len(turns) for _, turns in [*batch, row]) > TURNS_A_BATCH:
+        if (
+            len(batch) == ROWS_A_BATCH
+            or sum(len(turns) for _, turns in [*batch, row]) > TURNS_A_BATCH
+        ):
             yield batch
             batch = []
         batch.append(row)
@@ -107,26 +118,42 @@ def batches(queries: Mapping[Shown, Collection[Turn]]) -> Iterator[list[tuple[Sh
 
 def difference_turn(category: str, difference: str) -> Turn:
     """Return the question for a difference, with the text as its answer after the seed (S4)."""
-    return Turn(DIFFERENCE_QUESTION.format(category=category), difference, DIFFMCQ_SEED, ends=False, about=category)
+    return Turn(
+        DIFFERENCE_QUESTION.format(category=category),
+        difference,
+        DIFFMCQ_SEED,
+        ends=False,
+        about=category,
+    )
 
 
 def protocol(
-    answer: str, seeded: bool = True, decline_at: float | None = None, evidence: EvidenceOptions | None = None
+    answer: str,
+    seeded: bool = True,
+    decline_at: float | None = None,
+    evidence: EvidenceOptions | None = None,
 ) -> dict[str, Any]:
-    """Return the question and the scoring rule: the supplement's, and ours where it leaves them open.
+    """Return the question and the scoring rule: the supplement's, and ours where it leaves them
+    open.
 
     answer: the function of StepDiff that answers; seeded, decline_at, evidence: as in StepDiff.
     """
     how: dict[str, Any] = {}
     if evidence is not None and evidence.asked:
         how["before_question"] = (
-            "the words of its category that differ most; without one, of the categories that it names, or of all"
+            "the words of its category that differ most; without one, of the categories that it "
+            "names, or of all"
         )
     apart = true = ""
     if evidence is not None:
-        apart = f" - {evidence.alike:g} * (distance of the evidence of words - the distance below which pairs agree)"
+        apart = (
+            f" - {evidence.alike:g} * (distance of the evidence of words - the distance below "
+            "which pairs agree)"
+        )
         true = f" + {evidence.choice:g} * (log-probability of its terms by the evidence of words"
-        true += f" - {LEFT_OUT:g} * share of the category's words that differ and that it leaves out)"
+        true += (
+            f" - {LEFT_OUT:g} * share of the category's words that differ and that it leaves out)"
+        )
     similar = f"log p({YES}) - log p({NO}){apart}"
     if answer == "rank":
         return how | {"question": SIMILAR_QUESTION, "score": similar}
@@ -134,17 +161,34 @@ def protocol(
         score = f"mean log-likelihood of the tokens of the difference text{true}"
         return how | {"question": DIFFERENCE_QUESTION, "seed": DIFFMCQ_SEED, "score": score}
     if answer == "choose":
-        return how | {"question": "that of the row", "score": "mean log-likelihood of the tokens of the option"}
+        return how | {
+            "question": "that of the row",
+            "score": "mean log-likelihood of the tokens of the option",
+        }
     if answer == "write":
-        return how | {"question": "that of the row", "written": "greedily", "most_tokens": MOST_TOKENS_OF_TEXT}
+        return how | {
+            "question": "that of the row",
+            "written": "greedily",
+            "most_tokens": MOST_TOKENS_OF_TEXT,
+        }
     written, declines = "greedily", []
     if evidence is not None:
-        written = f"of the {evidence.sentences} sentences of answers with the most evidence, the one with the most "
+        written = (
+            f"of the {evidence.sentences} sentences of answers with the most evidence, the one "
+            "with the most "
+        )
         written += f"evidence + {FLUENT:g} * mean log-likelihood; without such sentences greedily"
-        declines.append("no word of the category differs clearly, or its evidence is as near as in pairs that agree")
+        declines.append(
+            "no word of the category differs clearly, or its evidence is as near as in pairs that "
+            "agree"
+        )
     if decline_at is not None:
         declines.append(f"{similar} > {decline_at:g}: {SIMILAR_QUESTION}")
-    caption = {"question": DIFFERENCE_QUESTION, "seed": DIFFCAP_SEED if seeded else None, "written": written}
+    caption = {
+        "question": DIFFERENCE_QUESTION,
+        "seed": DIFFCAP_SEED if seeded else None,
+        "written": written,
+    }
     return how | caption | {"most_tokens": MOST_TOKENS, "declines": "; ".join(declines) or None}
 
 
@@ -171,7 +215,8 @@ class StepDiff:
         group: processes with the same model, which compute the batches in turn.
         words: evidence of words, next to what the model reads; None: nothing but the tokens.
         evidence: how it is used.
-        guard: what tells whether it knows clips; None: that of its words, or nothing of a public model.
+        guard: what tells whether it knows clips; None: that of its words, or nothing of a public
+            model.
     """
 
     def __init__(
@@ -193,15 +238,16 @@ class StepDiff:
         self.stand_in: dict[str, str] = {}
 
     def _prepare(self, clips: Iterable[str]) -> None:
-        """Project every clip once. Shuffled: each clip gets the tokens of the next one in a random cycle."""
+        """Project every clip once. Shuffled: each clip gets the tokens of the next one in a random
+        cycle."""
         if self.control == "blind":
             return
         # Earlier projections are dropped: their last bits depend on their batch.
         distinct = list(dict.fromkeys(clips))
         if self.control == "shuffled" and len(distinct) < 3:
             raise StepDiffError(
-                f"a shuffled control of {len(distinct)} clips only swaps them; evaluate more rows, or more at once "
-                "(--rows-at-once)"
+                f"a shuffled control of {len(distinct)} clips only swaps them; evaluate more rows, "
+                "or more at once (--rows-at-once)"
             )
         cycle = list(generator(self.how.seed, "shuffled control").permutation(distinct))
         self.stand_in = dict(zip(cycle, cycle[1:] + cycle[:1], strict=True))
@@ -214,11 +260,17 @@ class StepDiff:
 
     def _shown(self, clips: Shown) -> Shown:
         """Return the clips that the model sees in place of some."""
-        return tuple(self.stand_in[clip] for clip in clips) if self.control == "shuffled" else clips  # type: ignore
+        if self.control != "shuffled":
+            return clips
+        return tuple(self.stand_in[clip] for clip in clips)  # type: ignore
 
     def _known(self, category: str) -> WordEvidence | None:
         """Return the evidence of words of a category, None without any."""
-        return self.words if self.words is not None and category in self.words.head.known_categories else None
+        return (
+            self.words
+            if self.words is not None and category in self.words.head.known_categories
+            else None
+        )
 
     def _asked(self, clips: tuple[str, ...], turn: Turn) -> Turn:
         """Return a question about a pair with the evidence of its words."""
@@ -231,7 +283,9 @@ class StepDiff:
             return None
         return torch.stack([self.projected[clip] for pair in pairs for clip in self._shown(pair)])
 
-    def likelihoods(self, prompts: Iterable[tuple[Shown, Turn]], mean: bool) -> dict[tuple[Shown, Turn], float]:
+    def likelihoods(
+        self, prompts: Iterable[tuple[Shown, Turn]], mean: bool
+    ) -> dict[tuple[Shown, Turn], float]:
         """Return the log-likelihood of every turn about its clips."""
         of_count: dict[int, dict[Shown, dict[Turn, None]]] = {}
         for clips, turn in prompts:
@@ -240,14 +294,23 @@ class StepDiff:
         for queries in of_count.values():  # prompts of a batch show equally many clips
             if self.control == "blind":  # without video all of them are the same prompt
                 first = next(iter(queries))
-                once = self._score({first: dict.fromkeys(turn for turns in queries.values() for turn in turns)}, mean)
-                likelihoods |= {(clips, turn): once[first, turn] for clips, turns in queries.items() for turn in turns}
+                once = self._score(
+                    {first: dict.fromkeys(turn for turns in queries.values() for turn in turns)},
+                    mean,
+                )
+                likelihoods |= {
+                    (clips, turn): once[first, turn]
+                    for clips, turns in queries.items()
+                    for turn in turns
+                }
             else:
                 self._prepare(clip for clips in queries for clip in clips)
                 likelihoods |= self._score(queries, mean)
         return likelihoods
 
-    def _score(self, queries: Mapping[Shown, Collection[Turn]], mean: bool) -> dict[tuple[Shown, Turn], float]:
+    def _score(
+        self, queries: Mapping[Shown, Collection[Turn]], mean: bool
+    ) -> dict[tuple[Shown, Turn], float]:
         count = len(next(iter(queries)))
 
         def scored(batch: list[tuple[Shown, list[Turn]]]) -> list[list[float]]:
@@ -259,7 +322,9 @@ class StepDiff:
         all_batches = list(batches(queries))
         for batch, scores in zip(all_batches, self.group.spread(scored, all_batches), strict=True):
             for (pair, turns), values in zip(batch, scores, strict=True):
-                likelihoods |= {(pair, turn): value for turn, value in zip(turns, values, strict=True)}
+                likelihoods |= {
+                    (pair, turn): value for turn, value in zip(turns, values, strict=True)
+                }
         return likelihoods
 
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
@@ -268,18 +333,29 @@ class StepDiff:
         return option_scores(rows, pairs, self.score_texts(pairs))
 
     def score_answers(self, rows: Sequence[DiffMCQ], about: Mapping[str, str]) -> list[list[float]]:
-        """Return the mean log-likelihood of each option's whole answer, `difference`, to a question of paired QA, which
-        is the row's `category`. about: category of each question."""
+        """Return the mean log-likelihood of each option's whole answer, `difference`, to a question
+        of paired QA, which is the row's `category`. about: category of each question."""
         turns = [Turn(row.category, row.difference, about=about[row.category]) for row in rows]
-        prompts = ((pair, turn) for row, turn in zip(rows, turns, strict=True) for pair in row.options)
+        prompts = (
+            (pair, turn) for row, turn in zip(rows, turns, strict=True) for pair in row.options
+        )
         likelihoods = self.likelihoods(prompts, mean=True)
-        return [[likelihoods[pair, turn] for pair in row.options] for row, turn in zip(rows, turns, strict=True)]
+        return [
+            [likelihoods[pair, turn] for pair in row.options]
+            for row, turn in zip(rows, turns, strict=True)
+        ]
 
     def score_texts(self, pairs: Sequence[PairTexts]) -> list[list[float]]:
-        """Return the mean log-likelihood of each difference text's tokens after its seed, for each distinct pair."""
+        """Return the mean log-likelihood of each difference text's tokens after its seed, for each
+        distinct pair."""
         queries = {each.pair: [difference_turn(*text) for text in each.options] for each in pairs}
-        likelihoods = self.likelihoods(((pair, turn) for pair, turns in queries.items() for turn in turns), mean=True)
-        return [[likelihoods[pair, turn] + self._true(pair, turn) for turn in turns] for pair, turns in queries.items()]
+        likelihoods = self.likelihoods(
+            ((pair, turn) for pair, turns in queries.items() for turn in turns), mean=True
+        )
+        return [
+            [likelihoods[pair, turn] + self._true(pair, turn) for turn in turns]
+            for pair, turns in queries.items()
+        ]
 
     def _true(self, pair: Pair, turn: Turn) -> float:
         """Return the weighted evidence that a text is true of a pair."""
@@ -290,13 +366,21 @@ class StepDiff:
 
     def rank(self, rows: Sequence[DiffRank | Rating | Ranking]) -> list[list[float]]:
         """Return how similar each target is to its reference in the row's category."""
-        alike = iter(self.alike([((row.reference, target), row.category) for row in rows for target in row.targets]))
+        alike = iter(
+            self.alike(
+                [((row.reference, target), row.category) for row in rows for target in row.targets]
+            )
+        )
         return [list(islice(alike, len(row.targets))) for row in rows]
 
     def alike(self, queries: Sequence[tuple[Pair, str]]) -> list[float]:
-        """Return log p(YES and its end) - log p(NO and its end), in float32, for each pair and category."""
+        """Return log p(YES and its end) - log p(NO and its end), in float32, for each pair and
+        category."""
         turns = {
-            category: [Turn(SIMILAR_QUESTION.format(category=category), word, about=category) for word in (YES, NO)]
+            category: [
+                Turn(SIMILAR_QUESTION.format(category=category), word, about=category)
+                for word in (YES, NO)
+            ]
             for _, category in queries
         }
         prompts = ((pair, turn) for pair, category in queries for turn in turns[category])
@@ -308,7 +392,8 @@ class StepDiff:
         ]
 
     def _apart(self, pair: Pair, category: str) -> float:
-        """Return the weighted distance of a pair in a category, past the one below which nothing differs."""
+        """Return the weighted distance of a pair in a category, past the one below which nothing
+        differs."""
         if (words := self._known(category)) is None:
             return 0.0
         return self.evidence.alike * words.head.margin(*words.both(self._shown(pair)), category)
@@ -316,9 +401,14 @@ class StepDiff:
     def choose(self, rows: Sequence[Choice]) -> list[list[float]]:
         """Return the mean log-likelihood of each option as the answer to its row's question."""
         turns = [[Turn(row.question, option) for option in row.options] for row in rows]
-        prompts = ((row.clips, turn) for row, options in zip(rows, turns, strict=True) for turn in options)
+        prompts = (
+            (row.clips, turn) for row, options in zip(rows, turns, strict=True) for turn in options
+        )
         likelihoods = self.likelihoods(prompts, mean=True)
-        return [[likelihoods[row.clips, turn] for turn in options] for row, options in zip(rows, turns, strict=True)]
+        return [
+            [likelihoods[row.clips, turn] for turn in options]
+            for row, options in zip(rows, turns, strict=True)
+        ]
 
     def write(self, rows: Sequence[Writing]) -> list[str]:
         """Return greedy answers to the prompts of the rows."""
@@ -333,9 +423,11 @@ class StepDiff:
             answers |= {row.key: text for row, text in zip(same_count, texts, strict=True)}
         return [answers[row.key] for row in rows]
 
-    def caption(self, rows: Sequence[DiffCap], each_token: Callable[[], None] | None = None) -> list[str]:
-        """Return captions: chosen sentences of answers, or greedily generated ones; "no difference" where no word
-        differs or decline_at says so; CutOff: one that MOST_TOKENS ended.
+    def caption(
+        self, rows: Sequence[DiffCap], each_token: Callable[[], None] | None = None
+    ) -> list[str]:
+        """Return captions: chosen sentences of answers, or greedily generated ones; "no difference"
+        where no word differs or decline_at says so; CutOff: one that MOST_TOKENS ended.
 
         each_token: called after every token of the captions; what it raises ends the generation.
         """
@@ -347,15 +439,20 @@ class StepDiff:
         captions = self._captions(differing, DIFFCAP_SEED if self.how.seeded else "", streamer)
         of_pair = dict(zip(differing, captions, strict=True))
         if (least := self.how.decline_at) is not None:
-            agree = [one or score > least for one, score in zip(agree, self.alike(pairs), strict=True)]
+            agree = [
+                one or score > least for one, score in zip(agree, self.alike(pairs), strict=True)
+            ]
         return [
             NO_DIFFERENCE.format(category=pair[1]) if one else of_pair[pair]
             for pair, one in zip(pairs, agree, strict=True)
         ]
 
-    def _captions(self, pairs: Sequence[tuple[Pair, str]], seed: str, streamer: Tokens | None = None) -> list[str]:
-        """Return what is said about prepared pairs in a category, which begins with a seed: the sentence of answers
-        that fits best, by its evidence and its likelihood; without any, what the model writes."""
+    def _captions(
+        self, pairs: Sequence[tuple[Pair, str]], seed: str, streamer: Tokens | None = None
+    ) -> list[str]:
+        """Return what is said about prepared pairs in a category, which begins with a seed: the
+        sentence of answers that fits best, by its evidence and its likelihood; without any, what
+        the model writes."""
         captions: dict[int, str] = {}
         written: dict[int, Turn] = {}
         chosen: dict[int, list[tuple[float, Turn]]] = {}
@@ -363,9 +460,14 @@ class StepDiff:
         for place, (pair, category) in enumerate(pairs):
             if best := self._sentences(pair, category):
                 chosen[place] = [(score, difference_turn(category, text)) for score, text in best]
-                queries.setdefault(pair, {}).update(dict.fromkeys(turn for _, turn in chosen[place]))
+                queries.setdefault(pair, {}).update(
+                    dict.fromkeys(turn for _, turn in chosen[place])
+                )
             else:
-                question, beginning = DIFFERENCE_QUESTION.format(category=category), seed.format(category=category)
+                question, beginning = (
+                    DIFFERENCE_QUESTION.format(category=category),
+                    seed.format(category=category),
+                )
                 written[place] = Turn(question, "", beginning, ends=False, about=category)
         likelihoods = self._score(queries, mean=True) if queries else {}
         for place, turns in chosen.items():
@@ -373,7 +475,9 @@ class StepDiff:
             scores = [score + FLUENT * likelihoods[pair, turn] for score, turn in turns]
             sentence = turns[int(np.argmax(scores))][1].answer
             captions[place] = f"{(seed or DIFFMCQ_SEED).format(category=category)} {sentence}."
-        texts = self._go_on(list(written.values()), [pairs[place][0] for place in written], MOST_TOKENS, streamer)
+        texts = self._go_on(
+            list(written.values()), [pairs[place][0] for place in written], MOST_TOKENS, streamer
+        )
         for (place, turn), text in zip(written.items(), texts, strict=True):
             captions[place] = type(text)(f"{turn.given} {text}".strip())
         return [captions[place] for place in range(len(pairs))]
@@ -381,7 +485,9 @@ class StepDiff:
     def _sentences(self, pair: Pair, category: str) -> list[tuple[float, str]]:
         """Return the sentences that a caption is chosen from; empty: the model writes it."""
         words, most = self._known(category), self.evidence.sentences
-        return [] if words is None or not most else words.sentences(self._shown(pair), category, most)
+        return (
+            [] if words is None or not most else words.sentences(self._shown(pair), category, most)
+        )
 
     def _agree(self, pair: Pair, category: str) -> bool:
         """Return whether no word of a category differs in a pair."""
@@ -389,9 +495,14 @@ class StepDiff:
         return words is not None and words.agree(self._shown(pair), category)
 
     def _go_on(
-        self, turns: Sequence[Turn], shown: Sequence[tuple[str, ...]], most: int, streamer: Tokens | None = None
+        self,
+        turns: Sequence[Turn],
+        shown: Sequence[tuple[str, ...]],
+        most: int,
+        streamer: Tokens | None = None,
     ) -> list[str]:
-        """Return what follows each turn about its clips, greedily; shown: equally many clips for each turn."""
+        """Return what follows each turn about its clips, greedily; shown: equally many clips for
+        each turn."""
         size, processes = ROWS_WRITTEN, self.group.size
         if processes > 1 and turns:  # as few rounds as possible, with equally many rows in each
             size = ceil(len(turns) / (ceil(len(turns) / (ROWS_WRITTEN * processes)) * processes))
@@ -399,19 +510,25 @@ class StepDiff:
         def written(start: int) -> list[str]:
             some = slice(start, start + size)
             questions = list(map(self._asked, shown[some], turns[some]))
-            return self.model.generate(questions, self._clips(shown[some]), most, streamer, len(shown[0]))
+            return self.model.generate(
+                questions, self._clips(shown[some]), most, streamer, len(shown[0])
+            )
 
         return list(chain.from_iterable(self.group.spread(written, range(0, len(turns), size))))
 
     def unread(self, question: str) -> list[str]:
-        """Return the words of a question if its answer rests on evidence of words, and no evidence is about them."""
+        """Return the words of a question if its answer rests on evidence of words, and no evidence
+        is about them."""
         return self.words.unread(question) if self.words is not None and self.evidence.asked else []
 
-    def ask(self, reference: str, candidate: str, question: str, max_tokens: int, say: Say | None = None) -> str:
+    def ask(
+        self, reference: str, candidate: str, question: str, max_tokens: int, say: Say | None = None
+    ) -> str:
         """Return a greedy answer to a question about two clips; CutOff: one that max_tokens ended.
 
-        With evidence of words, "Which video ...?" is answered by that of its words, and an open question by a sentence
-        for each category that it is about and in which the clips differ. say: receives the words as they are generated.
+        With evidence of words, "Which video ...?" is answered by that of its words, and an open
+        question by a sentence for each category that it is about and in which the clips differ.
+        say: receives the words as they are generated.
         """
         pair = (reference, candidate)
         self._prepare(pair)
@@ -427,7 +544,8 @@ class StepDiff:
         return self.model.generate([turn], self._clips([pair]), max_tokens, streamer)[0]
 
     def _by_category(self, pair: Pair, categories: Sequence[str], most: int, say: Say) -> str:
-        """Return a sentence for each category in which a pair differs; CutOff: `most` tokens left some out."""
+        """Return a sentence for each category in which a pair differs; CutOff: `most` tokens left
+        some out."""
         answer = ""
         for category in categories:
             if not self._sentences(pair, category) or self._agree(pair, category):

@@ -1,1 +1,2 @@
-"""The models: projector, language model, video language model, and public vision-language models."""
+"""The models: projector, language model, video language model, and public vision-language
+models."""

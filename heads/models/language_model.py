@@ -1,5 +1,5 @@
-"""A transformers causal language model: frozen, with LoRA, or trained in full; the device and precision of a head; and
-how models of transformers are loaded from a folder or the hub.
+"""A transformers causal language model: frozen, with LoRA, or trained in full; the device and
+precision of a head; and how models of transformers are loaded from a folder or the hub.
 
 Guarantees
 - weights are safetensors and whole, and no code of a checkpoint runs
@@ -26,20 +26,27 @@ from stepdiff_core.weights.resolving import uncapped
 
 
 def load_processor(name: str, kind: str = "AutoProcessor") -> Any:
-    """Load what a class of transformers finds in the folder of a model: its processor, or its tokenizer."""
+    """Load what a class of transformers finds in the folder of a model: its processor, or its
+    tokenizer."""
     import transformers
 
     with _one_line(f"{name}: no processor that {kind} can load"):
-        return uncapped(getattr(transformers, kind).from_pretrained(resolve(name), trust_remote_code=False))
+        return uncapped(
+            getattr(transformers, kind).from_pretrained(resolve(name), trust_remote_code=False)
+        )
 
 
 def load_model(
-    kind: str | type, name: str, device: str, precision: str | None = None, attention: str | None = None
+    kind: str | type,
+    name: str,
+    device: str,
+    precision: str | None = None,
+    attention: str | None = None,
 ) -> Any:
     """Load a model for inference by a class of transformers, or one of that name (`kind`).
 
-    precision: float32, bfloat16, or None for bfloat16 on a GPU and float32 elsewhere; attention: None for the model's
-    own choice.
+    precision: float32, bfloat16, or None for bfloat16 on a GPU and float32 elsewhere; attention:
+    None for the model's own choice.
     """
     import transformers
 
@@ -57,7 +64,9 @@ def load_model(
         )
     if report["missing_keys"]:  # transformers would fill them with random numbers
         missing = sorted(report["missing_keys"])
-        raise StepDiffError(f"{name}: lacks {len(missing)} tensors, first {missing[0]}; give a whole checkpoint")
+        raise StepDiffError(
+            f"{name}: lacks {len(missing)} tensors, first {missing[0]}; give a whole checkpoint"
+        )
     return model.eval().requires_grad_(False).to(torch.device(device))
 
 
@@ -70,13 +79,22 @@ def _one_line(what: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:  # the model is no worse for it
         raise
-    except (OSError, ValueError, ImportError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        ImportError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
         why = first_line(error)
         raise StepDiffError(f"{what} ({why}); give another") from error
 
 
 class LanguageModel(nn.Module):
-    """The model's body and its output layer, called separately so that logits are computed only at answers."""
+    """The model's body and its output layer, called separately so that logits are computed only at
+    answers."""
 
     def __init__(self, model: Any, chat: Chat) -> None:
         super().__init__()
@@ -88,20 +106,25 @@ class LanguageModel(nn.Module):
         """Keep evaluation mode, so that dropout is off; only recomputed layers get `mode`."""
         super().train(False)
         for layer in self.recomputed:
-            layer.training = mode  # the layer's own flag, which its attention and feed-forward block do not read
+            # the layer's own flag, which its attention and feed-forward block do not read
+            layer.training = mode
         return self
 
     @classmethod
     def load(cls, name: str, device: str = "cpu", exact: bool = False) -> "LanguageModel":
-        """Load a model. name: of `stepdiff weights list`, a folder or a hub id; exact: float32 on a GPU too."""
+        """Load a model. name: of `stepdiff weights list`, a folder or a hub id; exact: float32 on a
+        GPU too."""
         tokenizer = load_processor(name, "AutoTokenizer")
-        model = load_model("AutoModelForCausalLM", name, device, "float32" if exact else None, "sdpa")
+        model = load_model(
+            "AutoModelForCausalLM", name, device, "float32" if exact else None, "sdpa"
+        )
         loaded = cls(model, Chat(tokenizer))
         loaded.prepare(name)
         return loaded
 
     def prepare(self, name: str) -> None:
-        """Check that heads can use the model, and choose its attention. StepDiffError: they cannot."""
+        """Check that heads can use the model, and choose its attention. StepDiffError: they
+        cannot."""
         self.check_logits(name)
         self.attend_apart()
 
@@ -113,16 +136,21 @@ class LanguageModel(nn.Module):
             separate = self.logits(self.model.base_model(input_ids=ids).last_hidden_state)
         if not torch.allclose(whole, separate, atol=1e-4 * float(whole.abs().max())):
             raise StepDiffError(
-                f"{name}: its logits are not a linear map of its last hidden state, as heads require; use another "
-                "language model"
+                f"{name}: its logits are not a linear map of its last hidden state, as heads "
+                "require; use another language model"
             )
 
     def attend_apart(self) -> None:
-        """Use packed attention (heads.models.packed_attention) if the outputs are the same as with a mask."""
+        """Use packed attention (heads.models.packed_attention) if the outputs are the same as with
+        a mask."""
         if not (self.packs and self.model._supports_attention_backend):
             return
-        segment = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2], [0, 0, 0, 1, 1, 1, 1, -1]], device=self.device)
-        positions = torch.tensor([[0, 1, 2, 3, 4, 3, 4, 5], [0, 1, 2, 3, 4, 5, 6, 0]], device=self.device)
+        segment = torch.tensor(
+            [[0, 0, 0, 1, 1, 2, 2, 2], [0, 0, 0, 1, 1, 1, 1, -1]], device=self.device
+        )
+        positions = torch.tensor(
+            [[0, 1, 2, 3, 4, 3, 4, 5], [0, 1, 2, 3, 4, 5, 6, 0]], device=self.device
+        )
         ids = torch.arange(16, device=self.device).view(2, 8)
         register()
         with torch.inference_mode():
@@ -149,7 +177,8 @@ class LanguageModel(nn.Module):
 
     @property
     def packs(self) -> bool:
-        """Whether a 4-D mask reaches every layer: sliding-window and linear attention use their own."""
+        """Whether a 4-D mask reaches every layer: sliding-window and linear attention use their
+        own."""
         config = self.model.config.get_text_config()
         kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
         return kinds == {"full_attention"}
@@ -158,22 +187,35 @@ class LanguageModel(nn.Module):
         return self.model.get_input_embeddings()(ids)
 
     def hidden(
-        self, embeddings: Float[Tensor, "B L E"], segment: Int[Tensor, "B L"], positions: Int[Tensor, "B L"]
+        self,
+        embeddings: Float[Tensor, "B L E"],
+        segment: Int[Tensor, "B L"],
+        positions: Int[Tensor, "B L"],
     ) -> Float[Tensor, "B L E"]:
-        """Return the last hidden states of packed rows (heads.data.packing); those of padding are meaningless."""
+        """Return the last hidden states of packed rows (heads.data.packing); those of padding are
+        meaningless."""
         if self.model.config._attn_implementation != NAME:
             return self._body(embeddings, positions, attention_mask=may_see(segment)[:, None])
         return self.hidden_of(embeddings, positions, PackedLayout.of(segment))
 
     def hidden_of(
-        self, embeddings: Float[Tensor, "B L E"], positions: Int[Tensor, "B L"], layout: PackedLayout
+        self,
+        embeddings: Float[Tensor, "B L E"],
+        positions: Int[Tensor, "B L"],
+        layout: PackedLayout,
     ) -> Float[Tensor, "B L E"]:
         """Return what `hidden` does, of rows of that layout, by packed attention."""
-        used, places = (x.flatten(0, 1).index_select(0, layout.tokens)[None] for x in (embeddings, positions))
+        used, places = (
+            x.flatten(0, 1).index_select(0, layout.tokens)[None] for x in (embeddings, positions)
+        )
         # transformers passes a mask of four axes on as it is; without one it would make its own.
         mask = positions.new_ones(1, 1, 1, 1, dtype=torch.bool)
         seen = self._body(used, places, attention_mask=mask, layout=layout)[0]
-        return seen.new_zeros(positions.numel(), seen.shape[1]).index_copy(0, layout.tokens, seen).view_as(embeddings)
+        return (
+            seen.new_zeros(positions.numel(), seen.shape[1])
+            .index_copy(0, layout.tokens, seen)
+            .view_as(embeddings)
+        )
 
     def _body(self, embeddings: Tensor, positions: Tensor, **seen: Any) -> Tensor:
         return self.model.base_model(
@@ -196,13 +238,20 @@ class LanguageModel(nn.Module):
         return str(self.model.dtype).removeprefix("torch.")
 
     def add_lora(self, lora: Lora, seed: int) -> None:
-        """Add LoRA to the target layers and train only it. StepDiffError: the model has no layer of such a name."""
+        """Add LoRA to the target layers and train only it. StepDiffError: the model has no layer of
+        such a name."""
         from peft import LoraConfig, inject_adapter_in_model
         from transformers.pytorch_utils import Conv1D
 
         torch.manual_seed(torch_seed(seed, "LoRA weights"))
-        config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets), lora_dropout=0.0)
-        linear = [name for name, layer in self.model.named_modules() if isinstance(layer, (nn.Linear, Conv1D))]
+        config = LoraConfig(
+            r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets), lora_dropout=0.0
+        )
+        linear = [
+            name
+            for name, layer in self.model.named_modules()
+            if isinstance(layer, (nn.Linear, Conv1D))
+        ]
         for target in lora.targets:
             if not any(f".{name}".endswith(f".{target}") for name in linear):
                 named = ", ".join(sorted({name.split(".")[-1] for name in linear}))
@@ -217,7 +266,8 @@ class LanguageModel(nn.Module):
                 parameter.data = parameter.data.float()
 
     def train_as(self, recipe: VideoLMRecipe, seed: int) -> None:
-        """Train what a recipe trains: nothing, LoRA or every weight, with or without gradient checkpointing."""
+        """Train what a recipe trains: nothing, LoRA or every weight, with or without gradient
+        checkpointing."""
         if recipe.lora is not None:
             self.add_lora(recipe.lora, seed)
         if recipe.full:
@@ -237,13 +287,18 @@ class LanguageModel(nn.Module):
         return [p for p in self.model.parameters() if p.requires_grad]
 
     def hold_frozen(self, dtype: torch.dtype) -> None:
-        """Convert the frozen linear layers to `dtype`, so that autocast need not cast them at each use.
+        """Convert the frozen linear layers to `dtype`, so that autocast need not cast them at each
+        use.
 
         The output layer is left, because it often is the table of input embeddings too.
         """
         output = self.model.get_output_embeddings()
         for layer in self.model.modules():
-            if isinstance(layer, nn.Linear) and layer.weight is not output.weight and not layer.weight.requires_grad:
+            if (
+                isinstance(layer, nn.Linear)
+                and layer.weight is not output.weight
+                and not layer.weight.requires_grad
+            ):
                 layer.to(dtype)
 
 
@@ -263,14 +318,18 @@ def pick_device(device: str) -> str:
     except RuntimeError:
         raise StepDiffError(f"--device {device}: no such device; give auto, cpu or cuda") from None
     if kind == "cuda" and not torch.cuda.is_available():
-        raise StepDiffError(f"--device {device}: PyTorch finds no CUDA device here; give auto or cpu")
+        raise StepDiffError(
+            f"--device {device}: PyTorch finds no CUDA device here; give auto or cpu"
+        )
     return device
 
 
 def pick_precision(device: str, precision: str) -> str:
-    """Return the precision of matrix products; `auto` is bfloat16 where the device computes it fast, else float32.
+    """Return the precision of matrix products; `auto` is bfloat16 where the device computes it
+    fast, else float32.
 
-    Without instructions for bfloat16 (AVX512-BF16, AMX) a CPU emulates its products, several times slower than float32.
+    Without instructions for bfloat16 (AVX512-BF16, AMX) a CPU emulates its products, several times
+    slower than float32.
     """
     if precision != "auto":
         return precision

@@ -1,8 +1,9 @@
 """Attention over packed rows that skips what a mask would discard.
 
-Under a dense mask the cost of a row grows with the square of its length, although a question sees only the prefix and
-itself. Here the prefix attends to itself, and questions of similar length attend together to their prefix and
-themselves. The tokens of all rows are one sequence without padding, so that no layer computes any.
+Under a dense mask the cost of a row grows with the square of its length, although a question sees
+only the prefix and itself. Here the prefix attends to itself, and questions of similar length
+attend together to their prefix and themselves. The tokens of all rows are one sequence without
+padding, so that no layer computes any.
 
 Guarantees
 - equal to attention under the dense mask `may_see`, including gradients
@@ -22,8 +23,8 @@ STRETCH = 1.3  # questions up to this much longer than the shortest are padded t
 
 
 def may_see(segment: Int[Tensor, "B L"]) -> Bool[Tensor, "B L L"]:
-    """Return whether query i sees key j: j is not later, and in the prefix or in i's question (segments:
-    PackedLayout.of)."""
+    """Return whether query i sees key j: j is not later, and in the prefix or in i's question
+    (segments: PackedLayout.of)."""
     query, key = segment[:, :, None], segment[:, None, :]
     length = segment.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=segment.device).tril()
@@ -55,11 +56,13 @@ class PackedLayout:
     order: Int[Tensor, " N"]
     """place of each token in the concatenated outputs of prefixes and blocks"""
     fused: bool
-    """use the fused kernel; on a CPU plain products take less than half the time: it is made for long sequences"""
+    """use the fused kernel; on a CPU plain products take less than half the time: it is made for
+    long sequences"""
 
     @classmethod
     def of(cls, segment: Int[Tensor, "B L"]) -> "PackedLayout":
-        """Return the layout. segment: 0 in a row's prefix, 1, 2, ... in its questions, -1 in padding."""
+        """Return the layout. segment: 0 in a row's prefix, 1, 2, ... in its questions, -1 in
+        padding."""
         device, table = segment.device, segment.cpu()
         used = table >= 0
         place = (used.flatten().cumsum(0) - 1).view(table.shape)
@@ -82,13 +85,19 @@ class PackedLayout:
             for _, places in group:
                 order[places] = first + torch.arange(len(places))
                 first += block.places.shape[1]
-        layout = cls(used.flatten().nonzero()[:, 0], prefixes, blocks, order, fused=device.type != "cpu")
+        layout = cls(
+            used.flatten().nonzero()[:, 0], prefixes, blocks, order, fused=device.type != "cpu"
+        )
         return layout.moved(lambda tensor: tensor.to(device))
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> "PackedLayout":
         """Return the layout with what `move` returns of each of its tensors."""
-        blocks = tuple(QuestionBlock(move(b.rows), move(b.places), move(b.may_see)) for b in self.blocks)
-        return PackedLayout(move(self.tokens), move(self.prefixes), blocks, move(self.order), self.fused)
+        blocks = tuple(
+            QuestionBlock(move(b.rows), move(b.places), move(b.may_see)) for b in self.blocks
+        )
+        return PackedLayout(
+            move(self.tokens), move(self.prefixes), blocks, move(self.order), self.fused
+        )
 
 
 def _block(group: list[tuple[int, Tensor]], prefix: int) -> QuestionBlock:
@@ -111,19 +120,28 @@ def packed_attention(
     layout: PackedLayout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Compute attention for transformers. With a layout, B is 1 and L are its tokens; without one, this is SDPA."""
+    """Compute attention for transformers. With a layout, B is 1 and L are its tokens; without one,
+    this is SDPA."""
     if layout is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings are not in autocast's precision
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
+    # rotary embeddings are not in autocast's precision
+    query, key = query.to(value.dtype), key.to(value.dtype)
     group = query.shape[1] // key.shape[1]
     first, first_key, first_value = (
-        x[0].index_select(1, layout.prefixes.flatten()).unflatten(1, layout.prefixes.shape).transpose(0, 1)
+        x[0]
+        .index_select(1, layout.prefixes.flatten())
+        .unflatten(1, layout.prefixes.shape)
+        .transpose(0, 1)
         for x in (query, key, value)
     )
     wide_key, wide_value = (x.repeat_interleave(group, dim=1) for x in (first_key, first_value))
-    causal = torch.ones([layout.prefixes.shape[1]] * 2, dtype=torch.bool, device=query.device).tril()
+    causal = torch.ones(
+        [layout.prefixes.shape[1]] * 2, dtype=torch.bool, device=query.device
+    ).tril()
     seen = attend(first, wide_key, wide_value, causal, scaling, layout.fused)
     parts = [seen.transpose(1, 2).flatten(0, 1)]
     # Query heads that share a key head are stacked: keys need no copies, and products are larger.
@@ -131,15 +149,31 @@ def packed_attention(
     flat = [x[0].permute(2, 1, 0, 3) for x in grouped]
     for block in layout.blocks:
         block_query, block_key, block_value = (
-            x.index_select(0, block.places.flatten()).unflatten(0, block.places.shape).flatten(1, 2).transpose(1, 2)
+            x.index_select(0, block.places.flatten())
+            .unflatten(0, block.places.shape)
+            .flatten(1, 2)
+            .transpose(1, 2)
             for x in flat
         )
         keys, values = (
             torch.cat([prefix.index_select(0, block.rows), x], dim=2)
             for prefix, x in ((first_key, block_key), (first_value, block_value))
         )
-        seen = attend(block_query, keys, values, block.may_see.repeat_interleave(group, dim=0), scaling, layout.fused)
-        parts.append(seen.transpose(1, 2).unflatten(1, (-1, group)).transpose(2, 3).flatten(0, 1).flatten(1, 2))
+        seen = attend(
+            block_query,
+            keys,
+            values,
+            block.may_see.repeat_interleave(group, dim=0),
+            scaling,
+            layout.fused,
+        )
+        parts.append(
+            seen.transpose(1, 2)
+            .unflatten(1, (-1, group))
+            .transpose(2, 3)
+            .flatten(0, 1)
+            .flatten(1, 2)
+        )
     return torch.cat(parts).index_select(0, layout.order)[None], None
 
 
@@ -155,9 +189,13 @@ def attend(
     if fused:
         return scaled_dot_product_attention(query, key, value, attn_mask=may_see, scale=scaling)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    bias = torch.zeros(may_see.shape, dtype=query.dtype, device=query.device).masked_fill(~may_see, -torch.inf)
+    bias = torch.zeros(may_see.shape, dtype=query.dtype, device=query.device).masked_fill(
+        ~may_see, -torch.inf
+    )
     flat_query, flat_key, flat_value = (x.flatten(0, 1) for x in (query, key, value))
-    scores = torch.baddbmm(bias.expand(len(flat_query), -1, -1), flat_query, flat_key.transpose(1, 2), alpha=scale)
+    scores = torch.baddbmm(
+        bias.expand(len(flat_query), -1, -1), flat_query, flat_key.transpose(1, 2), alpha=scale
+    )
     return torch.bmm(scores.softmax(-1), flat_value).unflatten(0, query.shape[:2])
 
 

@@ -1,10 +1,12 @@
 """The video language model: cached tokens -> projector -> language model.
 
-The projector is M_Proj of the paper, a Perceiver that maps the frozen tokens of a clip to a few tokens in the language
-model's input space. Its output starts at the scale of the input embeddings of the language model.
+The projector is M_Proj of the paper, a Perceiver that maps the frozen tokens of a clip to a few
+tokens in the language model's input space. Its output starts at the scale of the input embeddings
+of the language model.
 
 Guarantees
-- log-likelihoods of packed questions equal those of separate ones, and scores come from logits in float32
+- log-likelihoods of packed questions equal those of separate ones, and scores come from logits in
+  float32
 - in float32 an answer generated in a batch is the same as one generated alone
 - the words that are passed on while an answer is generated, joined, are the answer, to the byte
 """
@@ -27,11 +29,13 @@ from stepdiff_core.tasks.prompts import system
 HELD = 24
 """characters"""
 Say = Callable[[str], None]
-"""receives what a token adds to the answer: whole words, often nothing; what it raises ends the generation"""
+"""receives what a token adds to the answer: whole words, often nothing; what it raises ends the
+generation"""
 
 
 class Tokens:
-    """Calls a function after every token: the `streamer` of transformers' generate. What it raises ends that."""
+    """Calls a function after every token: the `streamer` of transformers' generate. What it raises
+    ends that."""
 
     def __init__(self, each: Callable[[], None]) -> None:
         self._each = each
@@ -48,8 +52,9 @@ class Tokens:
 class Words:
     """Passes on each word of one answer once the next one begins, or the answer ends.
 
-    The last HELD characters of a word that goes on are held back, because the next token may change them, for example
-    those of a cut-off byte sequence. So only words that are longer, as in scripts without spaces, arrive in parts.
+    The last HELD characters of a word that goes on are held back, because the next token may change
+    them, for example those of a cut-off byte sequence. So only words that are longer, as in scripts
+    without spaces, arrive in parts.
     """
 
     def __init__(self, decode: Callable[[list[int]], str], say: Say) -> None:
@@ -78,7 +83,8 @@ class Words:
 
 
 class PerceiverLayer(nn.Module):
-    """Latents attend to the clip's tokens and to themselves, then a feed-forward block; pre-norm, residual."""
+    """Latents attend to the clip's tokens and to themselves, then a feed-forward block; pre-norm,
+    residual."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -91,46 +97,62 @@ class PerceiverLayer(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
-    def forward(self, latents: Float[Tensor, "C L W"], tokens: Float[Tensor, "C N W"]) -> Float[Tensor, "C L W"]:
+    def forward(
+        self, latents: Float[Tensor, "C L W"], tokens: Float[Tensor, "C N W"]
+    ) -> Float[Tensor, "C L W"]:
         normed = self.latent_norm(latents)
         query = self.query(normed)
         key, value = self.key_value(torch.cat([tokens, normed], dim=1)).chunk(2, dim=-1)
-        query, key, value = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
+        query, key, value = (
+            x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value)
+        )
         attended = functional.scaled_dot_product_attention(query, key, value)
         latents = latents + self.out(attended.transpose(1, 2).flatten(2))
         return latents + self.feed_forward(latents)
 
 
 class Projector(nn.Module):
-    """Perceiver and linear layer: tokens [C clips, N tokens, D channels] -> [C, outputs, out_dim] (supplement, S3).
+    """Perceiver and linear layer: tokens [C clips, N tokens, D channels] -> [C, outputs, out_dim]
+    (supplement, S3).
 
-    Tokens are frame-major; learned embeddings of the frame and of the place within the frame are added, because a
-    Perceiver alone sees a set.
+    Tokens are frame-major; learned embeddings of the frame and of the place within the frame are
+    added, because a Perceiver alone sees a set.
     """
 
-    def __init__(self, options: ProjectorOptions, tokens: int, channels: int, out_dim: int, out_std: float) -> None:
+    def __init__(
+        self, options: ProjectorOptions, tokens: int, channels: int, out_dim: int, out_std: float
+    ) -> None:
         super().__init__()
         frames = options.frames
         if tokens % frames:
-            raise StepDiffError(f"{tokens} tokens per clip do not divide into {frames} frames: set projector.frames")
+            raise StepDiffError(
+                f"{tokens} tokens per clip do not divide into {frames} frames: set projector.frames"
+            )
         width = options.width
         self.input = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, width))
         self.frame_time = nn.Parameter(0.02 * torch.randn(frames, 1, width))
         self.position = nn.Parameter(0.02 * torch.randn(1, tokens // frames, width))
         self.latents = nn.Parameter(0.02 * torch.randn(options.outputs, width))
         self.token_norm = nn.LayerNorm(width)
-        self.layers = nn.ModuleList(PerceiverLayer(width, options.heads) for _ in range(options.layers))
+        self.layers = nn.ModuleList(
+            PerceiverLayer(width, options.heads) for _ in range(options.layers)
+        )
         self.output_norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, out_dim)
         nn.init.normal_(self.output.weight, std=out_std / width**0.5)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, tokens: Float[Tensor, "C N D"], leave_out: float = 0.0) -> Float[Tensor, "C L E"]:
-        """Project. leave_out: share of the tokens to drop, the same of all clips, drawn by torch's seed."""
+    def forward(
+        self, tokens: Float[Tensor, "C N D"], leave_out: float = 0.0
+    ) -> Float[Tensor, "C L E"]:
+        """Project. leave_out: share of the tokens to drop, the same of all clips, drawn by torch's
+        seed."""
         place = (self.frame_time + self.position).flatten(0, 1)
         if leave_out:
             count = tokens.shape[1]
-            chosen = torch.randperm(count, device="cpu")[: max(1, round(count * (1 - leave_out)))].to(tokens.device)
+            chosen = torch.randperm(count, device="cpu")[
+                : max(1, round(count * (1 - leave_out)))
+            ].to(tokens.device)
             tokens, place = tokens[:, chosen], place[chosen]
         tokens = self.token_norm(self.input(tokens) + place)
         latents = self.latents.expand(len(tokens), -1, -1)
@@ -149,9 +171,14 @@ class VideoLM(nn.Module):
         self.blind_packer = Packer(lm.chat, 0)
 
     def packer_of(self, count: int | None, blind: bool) -> Packer:
-        """Return the builder of prompts that show so many clips; None: as many as the model usually compares."""
+        """Return the builder of prompts that show so many clips; None: as many as the model usually
+        compares."""
         usual = self.blind_packer if blind else self.packer
-        return usual if count in (None, usual.clips) else Packer(self.lm.chat, usual.outputs, system(count))
+        return (
+            usual
+            if count in (None, usual.clips)
+            else Packer(self.lm.chat, usual.outputs, system(count))
+        )
 
     def pack(
         self,
@@ -170,7 +197,8 @@ class VideoLM(nn.Module):
     def token_losses(
         self, batch: Packed, clips: Float[Tensor, "C L E"] | None, exact: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Return negative log-likelihood [K] and turn number [K] of every target token of the batch.
+        """Return negative log-likelihood [K] and turn number [K] of every target token of the
+        batch.
 
         clips: projected tokens, in the order of the batch's numbers; None for the blind control.
         exact: compute logits in float32, not in the precision of autocast.
@@ -205,14 +233,18 @@ class VideoLM(nn.Module):
         mean: bool,
         count: int | None = None,
     ) -> list[list[float]]:
-        """Return, for each pair and turn, the sum of the answer's log-likelihood, or its mean over the tokens.
+        """Return, for each pair and turn, the sum of the answer's log-likelihood, or its mean over
+        the tokens.
 
         count: the number of clips of a prompt, as `packer_of` takes it.
         """
-        # bfloat16 logits above 16 are 0.125 apart: likely answers of similar videos would tie or swap.
+        # bfloat16 logits above 16 are 0.125 apart: likely answers of similar videos would tie or
+        # swap.
         losses, turn = self.token_losses(*self.pack(pairs, clips, self.lm.packs, count), exact=True)
         total = sum(len(turns) for turns in pairs)
-        sums = torch.zeros(total, dtype=torch.float64).index_add_(0, turn.cpu(), -losses.double().cpu())
+        sums = torch.zeros(total, dtype=torch.float64).index_add_(
+            0, turn.cpu(), -losses.double().cpu()
+        )
         if mean:
             sums /= torch.bincount(turn.cpu(), minlength=total)
         values = iter(sums.tolist())
@@ -227,8 +259,8 @@ class VideoLM(nn.Module):
         streamer: Tokens | Words | None = None,
         count: int | None = None,
     ) -> list[str]:
-        """Return greedy answers to one question about each pair, after the words of Turn.given; CutOff: one that
-        max_tokens ended.
+        """Return greedy answers to one question about each pair, after the words of Turn.given;
+        CutOff: one that max_tokens ended.
 
         streamer: receives the tokens as they are generated; count: as `packer_of` takes it.
         """
@@ -236,7 +268,8 @@ class VideoLM(nn.Module):
         return self.go_on(*packed, max_new_tokens=max_tokens, streamer=streamer)
 
     def go_on(self, batch: Packed, clips: Float[Tensor, "C L E"] | None, **how: Any) -> list[str]:
-        """Return the greedy continuation of every row; how: further arguments of transformers' generate."""
+        """Return the greedy continuation of every row; how: further arguments of transformers'
+        generate."""
         columns = columns_to_front(batch.segment)
         embeddings = self.embed(batch, clips)
         return self.write(
@@ -261,7 +294,10 @@ class VideoLM(nn.Module):
         ends = self.lm.model.generation_config.eos_token_id
         stops = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
         full = new.shape[1] == inputs["max_new_tokens"]
-        return [(CutOff if full and stops.isdisjoint(ids.tolist()) else str)(self.decode(ids)) for ids in new]
+        return [
+            (CutOff if full and stops.isdisjoint(ids.tolist()) else str)(self.decode(ids))
+            for ids in new
+        ]
 
     def decode(self, ids: Sequence[int] | Int[Tensor, " L"]) -> str:
         """Return the text of an answer's tokens."""
@@ -269,5 +305,6 @@ class VideoLM(nn.Module):
 
 
 def columns_to_front(segment: Int[Tensor, "B S"]) -> Int[Tensor, "B S"]:
-    """Return each row's columns, padding first, so that the continuation follows the last column."""
+    """Return each row's columns, padding first, so that the continuation follows the last
+    column."""
     return (segment != PADDING).int().argsort(dim=1, stable=True)

@@ -1,1 +1,2 @@
-"""The plan of a training before it runs: what a recipe needs of memory, network, store and time on given cards."""
+"""The plan of a training before it runs: what a recipe needs of memory, network, store and time on
+given cards."""

@@ -1,11 +1,13 @@
-"""What a recipe needs: its model without weights, and one training step of it, in bytes and operations.
+"""What a recipe needs: its model without weights, and one training step of it, in bytes and
+operations.
 
-Nothing here uses the network, and no tensor has memory: the model is on PyTorch's meta device, and a step is computed
-with fake tensors, which have a shape, a type and a lifetime. It runs as on a card, forward and backward, while its live
-bytes and its matrix products are counted. Norms, activations and the optimiser have no operations here.
+Nothing here uses the network, and no tensor has memory: the model is on PyTorch's meta device, and
+a step is computed with fake tensors, which have a shape, a type and a lifetime. It runs as on a
+card, forward and backward, while its live bytes and its matrix products are counted. Norms,
+activations and the optimiser have no operations here.
 
-Tokens are counted without a tokenizer: a text of n words has TOKENS_PER_WORD n tokens, and a chat template adds
-TEMPLATE to a prompt. On simple English SmolLM2 has up to a quarter fewer.
+Tokens are counted without a tokenizer: a text of n words has TOKENS_PER_WORD n tokens, and a chat
+template adds TEMPLATE to a prompt. On simple English SmolLM2 has up to a quarter fewer.
 """
 
 import math
@@ -110,8 +112,9 @@ class Weights:
 
 
 def configuration(name: str) -> tuple[Any, str]:
-    """Return the transformers configuration of a language model and where it comes from. StepDiffError: it is nowhere
-    on this machine and no published figures are known, or transformers does not know the model."""
+    """Return the transformers configuration of a language model and where it comes from.
+    StepDiffError: it is nowhere on this machine and no published figures are known, or transformers
+    does not know the model."""
     from transformers import AutoConfig
 
     is_here = name in registry.NAMES or Path(name).expanduser().exists()
@@ -122,19 +125,22 @@ def configuration(name: str) -> tuple[Any, str]:
     except OSError as error:
         if name not in KNOWN:
             raise StepDiffError(
-                f"{name}: neither a folder nor in the hub's cache, and its architecture is not known; give "
-                f"--video-lm.language-model a folder with its config.json, or one of {', '.join(KNOWN)}"
+                f"{name}: neither a folder nor in the hub's cache, and its architecture is not "
+                "known; give --video-lm.language-model a folder with its config.json, or one of "
+                f"{', '.join(KNOWN)}"
             ) from error
         return AutoConfig.for_model(**KNOWN[name]), f"published figures of {name}"
     except ValueError as error:
         raise StepDiffError(
-            f"{name}: no language model of transformers ({first_line(error)}); correct --video-lm.language-model"
+            f"{name}: no language model of transformers ({first_line(error)}); correct "
+            "--video-lm.language-model"
         ) from error
     return config, f"config.json of {name}"
 
 
 def language_model(config: Any, recipe: VideoLMRecipe, dtype: torch.dtype) -> LanguageModel:
-    """Return the recipe's language model on the device of the caller's context. dtype: of weights that do not train.
+    """Return the recipe's language model on the device of the caller's context. dtype: of weights
+    that do not train.
 
     StepDiffError: its attention does not read packed questions.
     """
@@ -162,8 +168,11 @@ def weights(lm: LanguageModel, head: nn.Module, scaling: Scaling) -> Weights:
     copies, numbers, nbytes = 0, [0, 0], [0.0, 0.0]  # of frozen and of trained weights
     for name, weight in [*head.named_parameters(), *lm.model.named_parameters()]:
         count, trains = weight.numel(), weight.requires_grad
-        divided = id(weight) in inside and "lora_" not in name  # LoRA is added to divided layers, whole
-        share = math.ceil(weight.shape[0] / workers) * (count // weight.shape[0]) if divided else count
+        # LoRA is added to divided layers, whole
+        divided = id(weight) in inside and "lora_" not in name
+        share = (
+            math.ceil(weight.shape[0] / workers) * (count // weight.shape[0]) if divided else count
+        )
         copies += trains * (not divided) * count
         numbers[trains] += count
         nbytes[trains] += share * weight.element_size()
@@ -181,7 +190,8 @@ def weights(lm: LanguageModel, head: nn.Module, scaling: Scaling) -> Weights:
 
 @dataclass(frozen=True)
 class BatchShape:
-    """A batch of equal rows: a prefix, then questions with their answers that each see the prefix and themselves."""
+    """A batch of equal rows: a prefix, then questions with their answers that each see the prefix
+    and themselves."""
 
     rows: int
     clips: int
@@ -210,7 +220,11 @@ class BatchShape:
 
 def batch(recipe: VideoLMRecipe, source: str, words: int | float) -> BatchShape:
     """Return a batch of one source. words: of each narration, caption and answer."""
-    size, outputs, text = recipe.batch, recipe.projector.outputs, math.ceil(words * TOKENS_PER_WORD) + 1
+    size, outputs, text = (
+        recipe.batch,
+        recipe.projector.outputs,
+        math.ceil(words * TOKENS_PER_WORD) + 1,
+    )
     if source == "sequences":
         prefix = count(PAIR_SYSTEM.partition("{video}")[0]) + outputs
         rest = (SEQUENCE - 1) * (count(NEXT_VIDEO) + outputs) + SEQUENCE * text
@@ -220,7 +234,9 @@ def batch(recipe: VideoLMRecipe, source: str, words: int | float) -> BatchShape:
         question = count(DIFFERENCE_QUESTION) + TEMPLATE // 2 + text
         if recipe.evidence is not None and recipe.evidence.asked:
             question += EVIDENCE
-        rows, questions = (size, recipe.questions) if recipe.packed else (size * recipe.questions, 1)
+        rows, questions = (
+            (size, recipe.questions) if recipe.packed else (size * recipe.questions, 1)
+        )
         return BatchShape(rows, 2 * size, prefix, questions, question, text, size)
     prompt = CAPTION_QUESTION if source == "images" else NARRATION_QUESTION
     prefix = count(SYSTEM) + TEMPLATE // 2 + outputs
@@ -242,14 +258,20 @@ class StepCost(NamedTuple):
 
 
 def steps(
-    lm: LanguageModel, head: Projector, batches: Iterable[BatchShape], clip: tuple[int, int], products: torch.dtype
+    lm: LanguageModel,
+    head: Projector,
+    batches: Iterable[BatchShape],
+    clip: tuple[int, int],
+    products: torch.dtype,
 ) -> dict[BatchShape, StepCost]:
     """Return what each batch takes. lm, head: on the meta device; other arguments as in `step`.
 
     Layers of `lm` are removed: those after the third take as much as the third.
     """
     layers = decoder_layers(lm.model)
-    stack = next(part for part in lm.model.modules() if isinstance(part, nn.ModuleList) and layers[0] in part)
+    stack = next(
+        part for part in lm.model.modules() if isinstance(part, nn.ModuleList) and layers[0] in part
+    )
     del stack[3:]
     with FakeTensorMode():
         for module in (lm, head):
@@ -261,13 +283,19 @@ def steps(
         two = {rows: step(lm, head, rows, clip, products) for rows in three}
     more = len(layers) - 3
     return {
-        rows: StepCost(*(cost + more * (cost - less) for cost, less in zip(of_three, two[rows], strict=True)))
+        rows: StepCost(
+            *(cost + more * (cost - less) for cost, less in zip(of_three, two[rows], strict=True))
+        )
         for rows, of_three in three.items()
     }
 
 
 def step(
-    lm: LanguageModel, head: Projector, rows: BatchShape, clip: tuple[int, int], products: torch.dtype
+    lm: LanguageModel,
+    head: Projector,
+    rows: BatchShape,
+    clip: tuple[int, int],
+    products: torch.dtype,
 ) -> StepCost:
     """Return what a batch takes; called within a FakeTensorMode.
 
@@ -289,8 +317,12 @@ def step(
             shown = clips.flatten(0, 1).to(embeddings.dtype)
             places = torch.zeros(len(shown), dtype=torch.long)
             filled = embeddings.flatten(0, 1).index_copy(0, places, shown).view_as(embeddings)
-            hidden = lm.hidden_of(filled, torch.zeros(rows.rows, len(parts), dtype=torch.long), layout)
-            answers = hidden.flatten(0, 1).index_select(0, torch.zeros(rows.targets, dtype=torch.long))
+            hidden = lm.hidden_of(
+                filled, torch.zeros(rows.rows, len(parts), dtype=torch.long), layout
+            )
+            answers = hidden.flatten(0, 1).index_select(
+                0, torch.zeros(rows.targets, dtype=torch.long)
+            )
             logits = lm.logits(answers).float()
             loss = functional.cross_entropy(logits, torch.zeros(rows.targets, dtype=torch.long))
         del clips, embeddings, shown, filled, hidden, answers, logits
@@ -308,13 +340,19 @@ def fake_weights(module: nn.Module) -> None:
     fakes: dict[int, nn.Parameter] = {}
     for part in module.modules():
         for name, weight in part.named_parameters(recurse=False):
-            part._parameters[name] = fakes.setdefault(id(weight), nn.Parameter(fake(weight), weight.requires_grad))
-        part._buffers.update({name: fake(buffer) for name, buffer in part.named_buffers(recurse=False)})
+            part._parameters[name] = fakes.setdefault(
+                id(weight), nn.Parameter(fake(weight), weight.requires_grad)
+            )
+        part._buffers.update(
+            {name: fake(buffer) for name, buffer in part.named_buffers(recurse=False)}
+        )
 
 
 aten = torch.ops.aten
 PRODUCTS: dict[Any, Callable[..., int]] = flop_registry | {
-    aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[aten._scaled_dot_product_flash_attention],
+    aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
+        aten._scaled_dot_product_flash_attention
+    ],
     aten._scaled_dot_product_flash_attention_for_cpu_backward: (
         flop_registry[aten._scaled_dot_product_flash_attention_backward]
     ),
@@ -323,7 +361,8 @@ PRODUCTS: dict[Any, Callable[..., int]] = flop_registry | {
 
 
 class Meter(TorchDispatchMode):
-    """Counter of the operations within it, and of the bytes that tensors have at a time, without those of `held`.
+    """Counter of the operations within it, and of the bytes that tensors have at a time, without
+    those of `held`.
 
     FlopCounterMode counts operations by module, and its hooks keep tensors alive.
     """
@@ -333,13 +372,18 @@ class Meter(TorchDispatchMode):
         self.operations = self.live = self.most = 0
         self._storages = weakref.WeakSet[Any](tensor.untyped_storage() for tensor in held)
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         kwargs = kwargs or {}
         results = function(*args, **kwargs)
         if count := PRODUCTS.get(function.overloadpacket):
             self.operations += count(*args, **kwargs, out_val=results)
         for tensor in tree_leaves(results):
-            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self._storages:
+            if (
+                isinstance(tensor, Tensor)
+                and (storage := tensor.untyped_storage()) not in self._storages
+            ):
                 self._storages.add(storage)
                 self.live += storage.nbytes()
                 weakref.finalize(storage, self._free, storage.nbytes())
@@ -352,7 +396,10 @@ class Meter(TorchDispatchMode):
 
 def received(scaling: Scaling, weights: Weights, batches: float) -> float:
     """Return the bytes that a process receives in a step. batches: of a step, in one process."""
-    others, divided = (scaling.workers - 1) / scaling.workers, FLOAT * (weights.trained - weights.copies)
+    others, divided = (
+        (scaling.workers - 1) / scaling.workers,
+        FLOAT * (weights.trained - weights.copies),
+    )
     gathers = 2 * batches * weights.layers * others if scaling.fsdp else 0.0  # forward and backward
     # a ring all-reduce of the copies, reduce-scatters of the rest
     return gathers + FLOAT * weights.copies * 2 * others + divided * batches * others

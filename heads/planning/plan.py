@@ -89,28 +89,35 @@ def plan(options: TrainOptions, how: TrainingPlanOptions) -> TrainingPlan:
     """Return the plan of a recipe that was checked (heads.training.recipe.check_recipe).
 
     Raises:
-        StepDiffError: a number is out of range; a test set that exists cannot be read; the card, the language model's
-            architecture or the view's shape is not known; or the recipe is of a kind that is not planned.
+        StepDiffError: a number is out of range; a test set that exists cannot be read; the card,
+            the language model's architecture or the view's shape is not known; or the recipe is of
+            a kind that is not planned.
     """
     recipe = options.video_lm
     if not 0 < how.flops_share <= 1:
-        raise StepDiffError(f"--flops-share is {how.flops_share:g}; it must be above 0 and at most 1")
+        raise StepDiffError(
+            f"--flops-share is {how.flops_share:g}; it must be above 0 and at most 1"
+        )
     if how.mean_words is not None and not how.mean_words > 0:
         raise StepDiffError(f"--mean-words is {how.mean_words:g}; it must be above 0")
     if how.card not in CARDS:
         raise StepDiffError(f"--card {how.card} is not known; give one of {', '.join(CARDS)}")
     if recipe is None:
-        raise StepDiffError("--dry-run plans language models, and a contrastive head is small; train a step")
+        raise StepDiffError(
+            "--dry-run plans language models, and a contrastive head is small; train a step"
+        )
     if recipe.public:
         raise StepDiffError(
-            "--dry-run does not estimate a video_lm.public model, whose prompts depend on the clips; train a step"
+            "--dry-run does not estimate a video_lm.public model, whose prompts depend on the "
+            "clips; train a step"
         )
     read_test_clips([source for source in options.hold_out if Path(test_path(source)).exists()])
     config, origin = needs.configuration(recipe.language_model)
     gpu, scaling, schedule = CARDS[how.card], options.scaling, recipe.schedule
     tokens, shape_of = clip_tokens(options, recipe.view)
     clip = (tokens.shape[0], tokens.shape[1])
-    row_bytes = sum(part.row_bytes for part in stored_features({"tokens": tokens}).values())  # with the scales of int8
+    # with the scales of int8
+    row_bytes = sum(part.row_bytes for part in stored_features({"tokens": tokens}).values())
     precision = "bfloat16" if recipe.precision == "auto" else recipe.precision
     frozen = options.scaling.frozen if options.scaling.frozen != "auto" else precision
     largest = [batch(recipe, source, recipe.words) for source in recipe.sources]
@@ -150,27 +157,36 @@ def plan(options: TrainOptions, how: TrainingPlanOptions) -> TrainingPlan:
 
 
 def clip_tokens(options: TrainOptions, view: str) -> tuple[Feature, str]:
-    """Return the tokens of a view and where their shape comes from: the store, or a known encoder, then in float16.
+    """Return the tokens of a view and where their shape comes from: the store, or a known encoder,
+    then in float16.
 
     Raises:
-        StepDiffError: the store does not exist and no encoder has the view's name, or the view has no tokens.
+        StepDiffError: the store does not exist and no encoder has the view's name, or the view has
+            no tokens.
     """
     store = options.store
     before = store.rpartition("@")[0]
-    if "://" in store or Path(store).exists() or (before and (Path(before) / "store.json").exists()):
+    if (
+        "://" in store
+        or Path(store).exists()
+        or (before and (Path(before) / "store.json").exists())
+    ):
         opened = Store.open(store, at=options.at)
         features = opened.view("clips", view).features
         if "tokens" not in features:
             raise StepDiffError(
-                f"{opened.location}: view {view} of clips has no feature 'tokens', which the recipe reads"
+                f"{opened.location}: view {view} of clips has no feature 'tokens', which the "
+                "recipe reads"
             )
         return features["tokens"], f"view {view} of {opened.location}"
     if view not in ENCODERS or "tokens" not in ENCODERS[view].features:
         raise StepDiffError(
-            f"{store}: no store here, and no encoder is named {view}; give --store a store with this view, or a view "
-            f"named as one of {', '.join(ENCODERS)}"
+            f"{store}: no store here, and no encoder is named {view}; give --store a store with "
+            f"this view, or a view named as one of {', '.join(ENCODERS)}"
         )
-    return Feature(ENCODERS[view].features["tokens"], "float16"), f"encoder {view}; no store at {store}"
+    return Feature(
+        ENCODERS[view].features["tokens"], "float16"
+    ), f"encoder {view}; no store at {store}"
 
 
 def lines(plan: TrainingPlan) -> Iterator[str]:
@@ -180,22 +196,35 @@ def lines(plan: TrainingPlan) -> Iterator[str]:
     def rate(nbytes: float) -> str:
         return f"{nbytes / seconds / GIGA:,.2f} GB/s"
 
-    yield f"{plan.recipe}: {plan.workers} x {plan.card}, products in {plan.precision}, {plan.share:.0%} of the peak"
+    yield (
+        f"{plan.recipe}: {plan.workers} x {plan.card}, products in {plan.precision}, "
+        f"{plan.share:.0%} of the peak"
+    )
     yield f"  language model    {plan.language_model}"
     yield f"  clip tokens       {plan.tokens}"
-    yield f"  parameters        {plan.frozen_parameters:,} frozen, {plan.trained_parameters:,} trained"
+    yield (
+        f"  parameters        {plan.frozen_parameters:,} frozen, {plan.trained_parameters:,} "
+        "trained"
+    )
     step = f"{plan.samples:,.0f} samples, {plan.step_operations / TERA:,.1f} TFLOP"
     yield f"  step              {step}; at most {plan.batch_tokens:,} tokens in a batch"
     yield "  each of the processes, in GB:"
-    labels = "frozen weights", "trained weights", "gradients", "optimiser state", "gathered layers", "activations"
+    labels = (
+        "frozen weights",
+        "trained weights",
+        "gradients",
+        "optimiser state",
+        "gathered layers",
+        "activations",
+    )
     for label, nbytes in zip((*labels, "reserve"), vars(memory).values(), strict=True):
         yield f"    {label:<16}{nbytes / GIGA:>8.2f}"
     yield f"    {'sum':<16}{memory.card / GIGA:>8.2f} of {plan.memory_limit / GIGA:.2f}"
     yield f"  received per step {plan.received / GIGA:,.2f} GB per process, {rate(plan.received)}"
     yield f"  read per step     {plan.read / GIGA:,.2f} GB of features, {rate(plan.read)}"
     yield (
-        f"  time              {plan.step_seconds:,.2f} s per step, {plan.hours:,.1f} hours for {plan.steps:,} steps, "
-        f"{plan.hours * plan.workers:,.0f} card-hours, without validation"
+        f"  time              {plan.step_seconds:,.2f} s per step, {plan.hours:,.1f} hours for "
+        f"{plan.steps:,} steps, {plan.hours * plan.workers:,.0f} card-hours, without validation"
     )
 
 
@@ -206,6 +235,6 @@ def refusal(plan: TrainingPlan) -> str:
         f"{plan.memory_limit / GIGA:.1f} GB"
     )
     return (
-        f"{line}; halve batch and double schedule.accumulate, set video_lm.gradient_checkpointing, divide the language "
-        "model among more --workers with scaling.fsdp, or give a larger --card"
+        f"{line}; halve batch and double schedule.accumulate, set video_lm.gradient_checkpointing, "
+        "divide the language model among more --workers with scaling.fsdp, or give a larger --card"
     )

@@ -1,7 +1,9 @@
-"""What a report is made of: predictions and trainings of methods, score records, and the names of tasks and figures.
+"""What a report is made of: predictions and trainings of methods, score records, and the names of
+tasks and figures.
 
 Guarantees
-- an entry with a field that its task does not use is refused, and so are two entries for one cell of the tables
+- an entry with a field that its task does not use is refused, and so are two entries for one cell
+  of the tables
 - a number of steps or a regime that a score record contradicts is refused in one line
 - a method is compared only with baselines that had no more supervision
 """
@@ -43,19 +45,22 @@ class PredictionEntry:
     variant: Variant = "V1"
     """diffmcq: how the wrong options were chosen"""
     parsed: bool = True
-    """diffcap: false for raw captions (heads.evaluate --no-parse); they are then also parsed here for the tables of
-    parsed captions, unless another entry has them"""
+    """diffcap: false for raw captions (heads.evaluate --no-parse); they are then also parsed here
+    for the tables of parsed captions, unless another entry has them"""
     pair: PairEmbedding = "average"
-    """diffmcq: the clips whose embeddings represent a pair; the other two are VLEmb's variants (Table S2)"""
+    """diffmcq: the clips whose embeddings represent a pair; the other two are VLEmb's variants
+    (Table S2)"""
     seed: int | None = None
     """number of the training; the tables show the mean of entries that differ only in it"""
 
     def trainings(self, count: int) -> "list[PredictionEntry]":
-        """Return the entry, or one for each training 0, 1, ... if {seed} is in the name of its predictions."""
+        """Return the entry, or one for each training 0, 1, ... if {seed} is in the name of its
+        predictions."""
         if "{seed}" not in self.predictions:
             return [self]
         return [
-            replace(self, seed=seed, predictions=self.predictions.replace("{seed}", str(seed))) for seed in range(count)
+            replace(self, seed=seed, predictions=self.predictions.replace("{seed}", str(seed)))
+            for seed in range(count)
         ]
 
     @property
@@ -70,7 +75,8 @@ class BenchmarkEntry:
     predictions: str
     """file that heads.evaluate wrote, with its score record next to it"""
     task: str | None = None
-    """package.module:SPEC, if the record names such a task; null: the task of the record, ours or installed"""
+    """package.module:SPEC, if the record names such a task; null: the task of the record, ours or
+    installed"""
 
 
 @dataclass(frozen=True)
@@ -80,35 +86,47 @@ class MethodTraining:
     method: str
     """name of the method, as in predictions"""
     regime: Regime | None = None
-    """none (not trained), s1 (the training data of the paper), supervised (also answers to a task's question)"""
+    """none (not trained), s1 (the training data of the paper), supervised (also answers to a task's
+    question)"""
     learns_from: str = ""
     """what it was trained on, in a few words"""
     steps: int | None = None
-    """optimiser steps in all, those of the warm start and of the runs that it starts from included"""
+    """optimiser steps in all, those of the warm start and of the runs that it starts from
+    included"""
     chosen: tuple[int, ...] = ()
-    """steps before the checkpoint that validation chose, for each training, if one of them is not the last; regime,
-    steps and chosen are by default those of the score records next to the predictions"""
+    """steps before the checkpoint that validation chose, for each training, if one of them is not
+    the last; regime, steps and chosen are by default those of the score records next to the
+    predictions"""
 
 
 Trainings = Mapping[str, MethodTraining]
 
 
 def check_entries(
-    entries: Sequence[PredictionEntry], ours: Sequence[str], controls: Sequence[str], baselines: Sequence[str] = ()
+    entries: Sequence[PredictionEntry],
+    ours: Sequence[str],
+    controls: Sequence[str],
+    baselines: Sequence[str] = (),
 ) -> None:
     """Raise StepDiffError for an invalid entry, or a method without one."""
     if not entries:
-        raise StepDiffError("no predictions to report on; list them in the file that --config names")
+        raise StepDiffError(
+            "no predictions to report on; list them in the file that --config names"
+        )
     places: dict[tuple[str, Setting, int | None], int] = {}
     for number, entry in enumerate(entries, 1):
         where = f"entry {number} ({entry.method}, {entry.predictions})"
         if entry.task != "diffmcq" and (entry.variant, entry.pair) != ("V1", "average"):
             raise StepDiffError(f"{where}: variant and pair are for diffmcq, not for {entry.task}")
         if entry.task != "diffcap" and not entry.parsed:
-            raise StepDiffError(f"{where}: only captions of diffcap can be raw or parsed; {entry.task} has scores")
+            raise StepDiffError(
+                f"{where}: only captions of diffcap can be raw or parsed; {entry.task} has scores"
+            )
         first = places.setdefault((entry.method, entry.setting, entry.seed), number)
         if first != number:
-            raise StepDiffError(f"{where}: entry {first} has the same place in the tables; remove one of them")
+            raise StepDiffError(
+                f"{where}: entry {first} has the same place in the tables; remove one of them"
+            )
     methods = {entry.method for entry in entries}
     for name in [*ours, *controls, *baselines]:
         if name not in methods:
@@ -119,24 +137,30 @@ def check_entries(
 
 
 def score_record(predictions: str) -> Any:
-    """Return the score record next to a file of predictions, None if there is none. StepDiffError: the file next to it
-    is not a score record."""
+    """Return the score record next to a file of predictions, None if there is none. StepDiffError:
+    the file next to it is not a score record."""
     path = Path(predictions).with_suffix(".scores.json")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):  # the second: predictions in an archive
         return None
     except (OSError, ValueError) as error:
-        raise StepDiffError(f"{path}: not a score record of heads.evaluate ({error}); evaluate again") from error
+        raise StepDiffError(
+            f"{path}: not a score record of heads.evaluate ({error}); evaluate again"
+        ) from error
 
 
-def trainings(listed: Sequence[MethodTraining], entries: Sequence[PredictionEntry]) -> dict[str, MethodTraining]:
-    """Return the training of every method of the entries. StepDiffError: a method without predictions or with two
-    trainings, or what a score record contradicts."""
+def trainings(
+    listed: Sequence[MethodTraining], entries: Sequence[PredictionEntry]
+) -> dict[str, MethodTraining]:
+    """Return the training of every method of the entries. StepDiffError: a method without
+    predictions or with two trainings, or what a score record contradicts."""
     by_method = {entry.method: MethodTraining(entry.method) for entry in entries}
     for training in listed:
         if training.method not in by_method:
-            raise StepDiffError(f"methods: {training.method!r} has no predictions; it is not {', '.join(by_method)}")
+            raise StepDiffError(
+                f"methods: {training.method!r} has no predictions; it is not {', '.join(by_method)}"
+            )
         if by_method[training.method] != MethodTraining(training.method):
             raise StepDiffError(f"methods: {training.method!r} is listed twice; remove one of them")
         by_method[training.method] = training
@@ -144,14 +168,16 @@ def trainings(listed: Sequence[MethodTraining], entries: Sequence[PredictionEntr
     for entry in entries:
         record = score_record(entry.predictions)
         recipe = section(section(record, "disclosed"), "recipe")
-        steps, trained, checkpoint = (recipe.get(name) for name in ("optimiser_steps", "trained", "checkpoint"))
+        steps, trained, checkpoint = (
+            recipe.get(name) for name in ("optimiser_steps", "trained", "checkpoint")
+        )
         of_record: dict[str, Any] = {"regime": regime_of(record), "steps": steps}
         for name, recorded in of_record.items():
             stated = getattr(by_method[entry.method], name)
             if recorded is not None and stated not in (None, recorded):
                 raise StepDiffError(
-                    f"methods: {entry.method} has {name} {stated}, but the score record of {entry.predictions} has "
-                    f"{recorded}; correct the config"
+                    f"methods: {entry.method} has {name} {stated}, but the score record of "
+                    f"{entry.predictions} has {recorded}; correct the config"
                 )
             if recorded is not None:
                 by_method[entry.method] = replace(by_method[entry.method], **{name: recorded})
@@ -167,7 +193,9 @@ def trainings(listed: Sequence[MethodTraining], entries: Sequence[PredictionEntr
 
 def comparable(method: str, baseline: str, by_method: Trainings) -> bool:
     """Return whether the baseline had no more supervision than the method, as far as is known."""
-    ours, theirs = (by_method[name].regime if name in by_method else None for name in (method, baseline))
+    ours, theirs = (
+        by_method[name].regime if name in by_method else None for name in (method, baseline)
+    )
     return ours is None or theirs is None or ORDER.index(theirs) <= ORDER.index(ours)
 
 
@@ -184,8 +212,8 @@ def marked(record: Any) -> dict[str, Any] | None:
 def footnote(counts: dict[str, Any]) -> str:
     """Return the footnote of a row that has the MARK."""
     return (
-        f"{counts['clips_of_videos']} of {counts['of_clips']} test clips are from videos that trained this head, "
-        f"{counts['clips']} trained it themselves"
+        f"{counts['clips_of_videos']} of {counts['of_clips']} test clips are from videos that "
+        f"trained this head, {counts['clips']} trained it themselves"
     )
 
 
@@ -219,4 +247,8 @@ AMONG = {
 }
 """figure -> the part of a test set's rows or targets that it is about"""
 CHANCE = {figure: value for spec in PUBLISHED.values() for figure, value in spec.chance.items()}
-PAIRS: dict[PairEmbedding, str] = {"reference": "V_r only", "candidate": "V_c only", "average": "avg(V_r, V_c)"}
+PAIRS: dict[PairEmbedding, str] = {
+    "reference": "V_r only",
+    "candidate": "V_c only",
+    "average": "avg(V_r, V_c)",
+}

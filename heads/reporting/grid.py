@@ -1,10 +1,12 @@
-"""Results as rows of a frame, tables of them as grids of cells, and the renderers: terminal, Markdown and LaTeX.
+"""Results as rows of a frame, tables of them as grids of cells, and the renderers: terminal,
+Markdown and LaTeX.
 
     rows = list(pivot(results, ["BLEU", "CIDEr"]).items())
     show([Grid("captions", "method", [("", "BLEU"), ("", "CIDEr")], [Block("", rows)])])
 
 Guarantees
-- Markdown renders a name unchanged: nothing in it becomes a column, a row, an emphasis, an entity, a formula or a tag
+- Markdown renders a name unchanged: nothing in it becomes a column, a row, an emphasis, an entity,
+  a formula or a tag
 - LaTeX renders a name unchanged: nothing in it becomes a command, a ligature or a paragraph
 """
 
@@ -24,7 +26,8 @@ from rich.text import Text
 def number(value: float, form: str) -> str:
     """Return a figure as a cell shows it, with a minus sign."""
     written = format(value, form)
-    return format(0.0, form) if float(written) == 0 else written.replace("-", "−")  # -0.0002 is shown as 0
+    # -0.0002 is shown as 0
+    return format(0.0, form) if float(written) == 0 else written.replace("-", "−")
 
 
 @dataclass(frozen=True)
@@ -59,23 +62,30 @@ class Result:
 
 
 def results_of(
-    system: str, values: Mapping[Any, float | int | None], intervals: Mapping[Any, Any] = MappingProxyType({})
+    system: str,
+    values: Mapping[Any, float | int | None],
+    intervals: Mapping[Any, Any] = MappingProxyType({}),
 ) -> list[Result]:
     """Return the results of a system from its figures and their intervals."""
-    return [Result(system, figure, value, intervals.get(figure)) for figure, value in values.items()]
+    return [
+        Result(system, figure, value, intervals.get(figure)) for figure, value in values.items()
+    ]
 
 
 def pivot(
     results: Iterable[Result], figures: Iterable[Hashable], form: str = ".3f", ends: str = ""
 ) -> dict[str, list[Cell | None]]:
-    """Return for each system its cells of some figures; `ends`: form of the intervals, if it is another one."""
+    """Return for each system its cells of some figures; `ends`: form of the intervals, if it is
+    another one."""
     columns, systems = list(figures), dict[str, dict[Hashable, Cell]]()
     for one in results:
         cell = Cell("undefined")
         if isinstance(one.value, int):
             cell = Cell(str(one.value))
         elif one.value is not None:
-            cell = Cell(number(one.value, form), between(one.interval, ends or form), one.bold, one.mark)
+            cell = Cell(
+                number(one.value, form), between(one.interval, ends or form), one.bold, one.mark
+            )
         systems.setdefault(one.system, {})[one.figure] = cell
     return {system: [cells.get(figure) for figure in columns] for system, cells in systems.items()}
 
@@ -110,11 +120,14 @@ def show(grids: Iterable[Grid], width: int = 160) -> None:
 
 
 def _text(grid: Grid) -> Group:
-    """Return title and table for rich, with the minus of ASCII, which programs read. Names are not markup."""
+    """Return title and table for rich, with the minus of ASCII, which programs read. Names are not
+    markup."""
     table = Table()
     table.add_column(grid.first, overflow="fold")
     for group, name in grid.columns:
-        table.add_column(Text(f"{group}\n{name}" if group else name), justify="left", overflow="fold")
+        table.add_column(
+            Text(f"{group}\n{name}" if group else name), justify="left", overflow="fold"
+        )
     for block in grid.blocks:
         table.add_section()
         if block.title:
@@ -129,7 +142,9 @@ def _text_cell(cell: Cell | None) -> Text:
         return Text("–")
     main, interval = (shown.replace("−", "-") for shown in (cell.main, cell.interval))
     text = Text(main, style="bold" if cell.bold else "")
-    return text.append(cell.mark, style="not bold").append(f" {interval}" if interval else "", "not bold")
+    return text.append(cell.mark, style="not bold").append(
+        f" {interval}" if interval else "", "not bold"
+    )
 
 
 def to_markdown(grid: Grid) -> str:
@@ -197,13 +212,17 @@ def to_latex(grids: Sequence[Grid]) -> str:
 
 
 def escape_latex(text: str) -> str:
-    separated = re.sub(r"(?<=['`?!,])(?=['`])", "\0", " ".join(text.splitlines()))  # two quotes would become one
+    # two quotes would become one
+    separated = re.sub(r"(?<=['`?!,])(?=['`])", "\0", " ".join(text.splitlines()))
     return separated.translate(ESCAPES)
 
 
 def _latex_table(grid: Grid) -> str:
     width = len(grid.columns) + 1
-    lines = [r"\begin{center}\small", rf"\textbf{{{escape_latex(grid.title)}}}\par\nopagebreak\smallskip"]
+    lines = [
+        r"\begin{center}\small",
+        rf"\textbf{{{escape_latex(grid.title)}}}\par\nopagebreak\smallskip",
+    ]
     lines += [rf"\begin{{tabular}}{{{'l' * width}}}", r"\toprule"]
     if any(group for group, _ in grid.columns):
         over, rules, first = [""], "", 2
@@ -217,8 +236,14 @@ def _latex_table(grid: Grid) -> str:
     for block in grid.blocks:
         lines.append(r"\midrule")
         if block.title:
-            lines.append(_latex_row([rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escape_latex(block.title)}}}}}"]))
-        lines += [_latex_row([escape_latex(name), *map(_latex_cell, cells)]) for name, cells in block.rows]
+            lines.append(
+                _latex_row(
+                    [rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escape_latex(block.title)}}}}}"]
+                )
+            )
+        lines += [
+            _latex_row([escape_latex(name), *map(_latex_cell, cells)]) for name, cells in block.rows
+        ]
     lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [rf"\par\smallskip{{\footnotesize {escape_latex(note)}\par}}" for note in grid.notes]
     return "\n".join([*lines, r"\end{center}", ""])
@@ -233,4 +258,6 @@ def _latex_cell(cell: Cell | None) -> str:
         return "--"
     main = rf"\textbf{{{escape_latex(cell.main)}}}" if cell.bold else escape_latex(cell.main)
     mark = rf"\textsuperscript{{{escape_latex(cell.mark)}}}" if cell.mark else ""
-    return main + mark + (rf" {{\scriptsize {escape_latex(cell.interval)}}}" if cell.interval else "")
+    return (
+        main + mark + (rf" {{\scriptsize {escape_latex(cell.interval)}}}" if cell.interval else "")
+    )

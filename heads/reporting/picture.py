@@ -25,7 +25,8 @@ ROW, STEP = 0.42, 0.24  # inches per method; rows between the figures of one met
 
 
 def draw(report: Report) -> bytes | None:
-    """Return the picture as PNG, None if no figure has a point. Hollow points are the supplement's."""
+    """Return the picture as PNG, None if no figure has a point. Hollow points are the
+    supplement's."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -33,18 +34,26 @@ def draw(report: Report) -> bytes | None:
 
     scores = {(score.method, score.place): score for score in report.scores}
     measured = {score.place for score in report.scores if score.value is not None}
-    panels = [places for panel in PANELS if (places := [place for place in panel if place in measured])]
+    panels = [
+        places for panel in PANELS if (places := [place for place in panel if place in measured])
+    ]
     if not panels:
         return None
     shown = [place for panel in panels for place in panel]
     published = {place: _published(place) if report.paper else {} for place in shown}
     ours = [score.method for score in report.scores if score.place in shown]
     ours.sort(key=lambda method: method in report.controls)
-    methods = list(dict.fromkeys([*ours, *(name for values in published.values() for name in values)]))
+    methods = list(
+        dict.fromkeys([*ours, *(name for values in published.values() for name in values)])
+    )
     size = (2.6 + 3.2 * len(panels), 1.5 + ROW * len(methods))
-    figure, axes = pyplot.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    figure, axes = pyplot.subplots(
+        1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained"
+    )
     for axis, panel in zip(axes[0], panels, strict=True):
-        for number, (place, colour, marker) in enumerate(zip(panel, COLOURS, MARKERS, strict=False)):
+        for number, (place, colour, marker) in enumerate(
+            zip(panel, COLOURS, MARKERS, strict=False)
+        ):
             offset = STEP * (number - (len(panel) - 1) / 2)
             point = {"color": colour, "markersize": 4.5}
             for row, method in enumerate(methods):
@@ -54,15 +63,27 @@ def draw(report: Report) -> bytes | None:
                     axis.text(0.01, at, "undefined", color=colour, **aside)
                 elif score is not None:
                     if score.interval is not None:
-                        axis.plot(score.interval, [at] * 2, color=colour, linewidth=1.6, solid_capstyle="butt")
+                        axis.plot(
+                            score.interval,
+                            [at] * 2,
+                            color=colour,
+                            linewidth=1.6,
+                            solid_capstyle="butt",
+                        )
                     axis.plot([score.value], [at], marker, **point)
                     each = {"color": colour, "markersize": 6, "markeredgewidth": 1}
                     axis.plot(score.seeds, [at] * len(score.seeds), "|", **each)
             setting, metric = place
-            label = setting.variant if setting.task == "diffmcq" else METRICS[metric] + AMONG.get(metric, "")
+            label = (
+                setting.variant
+                if setting.task == "diffmcq"
+                else METRICS[metric] + AMONG.get(metric, "")
+            )
             axis.plot([], [], marker, **point, label=label)
             rows = [methods.index(name) + offset for name in published[place]]
-            axis.plot(list(published[place].values()), rows, marker, **point, markerfacecolor="white")
+            axis.plot(
+                list(published[place].values()), rows, marker, **point, markerfacecolor="white"
+            )
         _dress(axis, panel, len(methods))
     labels = [_name(name, report) for name in methods]
     axes[0][0].set_yticks(range(len(methods)), [label.replace("$", r"\$") for label in labels])
@@ -84,8 +105,12 @@ def draw(report: Report) -> bytes | None:
 
 
 def _name(method: str, report: Report) -> str:
-    """Return the label of a method: its name, the mark of a head that has seen test videos, and its regime."""
-    label, regime = with_mark(method, report.scores), report.methods.get(method, MethodTraining(method)).regime
+    """Return the label of a method: its name, the mark of a head that has seen test videos, and its
+    regime."""
+    label, regime = (
+        with_mark(method, report.scores),
+        report.methods.get(method, MethodTraining(method)).regime,
+    )
     return label if regime in (None, "none") or method in report.controls else f"{label} · {regime}"
 
 
@@ -99,7 +124,9 @@ def _published(place: Place) -> dict[str, float]:
 
 def _dress(axis: Any, panel: list[Place], methods: int) -> None:
     setting, metric = panel[0]
-    title = PUBLISHED[setting.task].title + (f" {setting.variant}" if metric == "accuracy" and len(panel) == 1 else "")
+    title = PUBLISHED[setting.task].title + (
+        f" {setting.variant}" if metric == "accuracy" and len(panel) == 1 else ""
+    )
     axis.set_title(title, fontsize=11, loc="left", fontweight="bold", pad=22)
     if len(panel) > 1:
         place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0)}

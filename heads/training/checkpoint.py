@@ -1,18 +1,22 @@
-"""A training run's folder: checkpoints that appear whole, the best one named, and the state for exact resume.
+"""A training run's folder: checkpoints that appear whole, the best one named, and the state for
+exact resume.
 
     RUN/recipe.yaml                 the options of the training
     RUN/lineage.json                what it was trained on (heads.training.run_record)
     RUN/SHA256SUMS                  digests of these two
-    RUN/checkpoint-000100/          head.safetensors, optimizer.safetensors, state.json, and their SHA256SUMS
+    RUN/checkpoint-000100/          head.safetensors, optimizer.safetensors, state.json, and their
+                                    SHA256SUMS
     RUN/best.json                   the checkpoint with the best validation score
 
-SHA256SUMS has the format of coreutils: `sha256sum --check SHA256SUMS`. A checkpoint holds whole tensors, also of
-weights that are divided among processes: any number of processes reads it.
+SHA256SUMS has the format of coreutils: `sha256sum --check SHA256SUMS`. A checkpoint holds whole
+tensors, also of weights that are divided among processes: any number of processes reads it.
 
 Guarantees
-- a checkpoint exists completely or not at all; weights and optimiser are restored bit for bit, without pickle
+- a checkpoint exists completely or not at all; weights and optimiser are restored bit for bit,
+  without pickle
 - nothing is read from a checkpoint whose files differ from its SHA256SUMS
-- best.json names a checkpoint of its own folder, with that checkpoint's step and score, or is refused
+- best.json names a checkpoint of its own folder, with that checkpoint's step and score, or is
+  refused
 """
 
 import json
@@ -62,8 +66,13 @@ class Run:
         self.folder = folder
 
     def checkpoints(self) -> list[Path]:
-        """Return the run's checkpoints by step; other folders (checkpoint-000100-mine) are ignored."""
-        folders = [path for path in self.folder.glob("checkpoint-*") if _NAME.fullmatch(path.name) and path.is_dir()]
+        """Return the run's checkpoints by step; other folders (checkpoint-000100-mine) are
+        ignored."""
+        folders = [
+            path
+            for path in self.folder.glob("checkpoint-*")
+            if _NAME.fullmatch(path.name) and path.is_dir()
+        ]
         return sorted(folders, key=step_of)
 
     def latest(self) -> Path | None:
@@ -74,15 +83,18 @@ class Run:
         return max(map(step_of, self.checkpoints()), default=0)
 
     def check_made_by(self) -> None:
-        """Compare recipe.yaml and lineage.json with SHA256SUMS. StepDiffError: one of them was changed."""
+        """Compare recipe.yaml and lineage.json with SHA256SUMS. StepDiffError: one of them was
+        changed."""
         if (self.folder / SUMS).exists():
             advice = (
-                "the weights were made with its earlier content: restore it from a copy, or train into a new folder"
+                "the weights were made with its earlier content: restore it from a copy, or train "
+                "into a new folder"
             )
             check_sums(self.folder, advice, MADE_BY)
 
     def write_made_by(self, recipe: str) -> None:
-        """Write recipe.yaml, its digest and lineage.json's. A kill leaves no SHA256SUMS, never a wrong one."""
+        """Write recipe.yaml, its digest and lineage.json's. A kill leaves no SHA256SUMS, never a
+        wrong one."""
         path = self.folder / MADE_BY[0]
         if not path.exists() or path.read_text(encoding="utf-8") != recipe:
             self.forget_made_by()
@@ -94,17 +106,17 @@ class Run:
         (self.folder / SUMS).unlink(missing_ok=True)
 
     def best(self) -> Path:
-        """Return the checkpoint that validation chose. StepDiffError: no finished training, or best.json contradicts
-        the checkpoint."""
+        """Return the checkpoint that validation chose. StepDiffError: no finished training, or
+        best.json contradicts the checkpoint."""
         checkpoint, record = self._named_best()
         state = _read_state(checkpoint)
         step, score = state.get("best_step"), state.get("best_score")
         if (record["step"], record["score"]) != (step, score):
             _check(checkpoint)  # names the checkpoint's file if that is the one that changed
             raise StepDiffError(
-                f"{self.folder / 'best.json'}: step {record['step']} and score {record['score']}, but "
-                f"{checkpoint.name}/state.json has step {step} and score {score}; restore it from a copy, or train "
-                "into a new folder"
+                f"{self.folder / 'best.json'}: step {record['step']} and score {record['score']}, "
+                f"but {checkpoint.name}/state.json has step {step} and score {score}; restore it "
+                "from a copy, or train into a new folder"
             )
         return checkpoint
 
@@ -113,7 +125,8 @@ class Run:
         path = self.folder / "best.json"
         if not path.exists():
             raise StepDiffError(
-                f"{self.folder}: no finished training here; run python -m heads.train --config RECIPE.yaml"
+                f"{self.folder}: no finished training here; run python -m heads.train --config "
+                "RECIPE.yaml"
             )
         try:
             record = json.loads(place(path).read_whole(_MOST_BYTES))
@@ -132,13 +145,22 @@ class Run:
         state: dict[str, Any],
         group: Group = ALONE,
     ) -> Path:
-        """Write a checkpoint, in the first process of the group. StepDiffError: it cannot be written."""
+        """Write a checkpoint, in the first process of the group. StepDiffError: it cannot be
+        written."""
         state_of = optimizer.state_dict()["state"]
-        every = {f"{index}.{name}": value for index, of in state_of.items() for name, value in of.items()}
+        every = {
+            f"{index}.{name}": value for index, of in state_of.items() for name, value in of.items()
+        }
         weights, moments = group.whole(trainable(module)), group.whole(every)
         return group.from_first(lambda: self._write(step, weights, moments, state))
 
-    def _write(self, step: int, weights: dict[str, Tensor], moments: dict[str, Tensor], state: dict[str, Any]) -> Path:
+    def _write(
+        self,
+        step: int,
+        weights: dict[str, Tensor],
+        moments: dict[str, Tensor],
+        state: dict[str, Any],
+    ) -> Path:
         target = LocalPath(self.folder / f"checkpoint-{step:06d}")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -152,7 +174,8 @@ class Run:
                 target.remove()
         except (OSError, SafetensorError, StepDiffError) as error:
             raise StepDiffError(
-                f"{target}: cannot be written ({error}); make room and run again: it resumes from the last checkpoint"
+                f"{target}: cannot be written ({error}); make room and run again: it resumes from "
+                "the last checkpoint"
             ) from error
         return Path(target)
 
@@ -163,8 +186,8 @@ class Run:
         optimizer: torch.optim.Optimizer | None = None,
         group: Group = ALONE,
     ) -> dict[str, Any]:
-        """Read a checkpoint into the module and the optimiser; return its state. The group's first process reads.
-        StepDiffError: a damaged file, or the weights of another recipe."""
+        """Read a checkpoint into the module and the optimiser; return its state. The group's first
+        process reads. StepDiffError: a damaged file, or the weights of another recipe."""
         weights = trainable(module)
         stored: dict[str, Tensor] = {}
         moments: dict[str, Tensor] = {}
@@ -174,8 +197,8 @@ class Run:
             stored.update(_read_tensors(checkpoint / "head.safetensors"))
             if odd := sorted(weights.keys() ^ stored.keys()):
                 raise StepDiffError(
-                    f"{checkpoint}: made by another recipe ({len(odd)} weights differ, e.g. {odd[0]}); train into a "
-                    "new folder"
+                    f"{checkpoint}: made by another recipe ({len(odd)} weights differ, e.g. "
+                    f"{odd[0]}); train into a new folder"
                 )
             _check_shapes(stored, weights, checkpoint, "train into a new folder")
             if optimizer is not None:
@@ -197,24 +220,27 @@ class Run:
         return state
 
     def start(self, module: nn.Module) -> Path:
-        """Copy the weights of the best checkpoint into the module and return it. StepDiffError: a damaged file, weights
-        that the module does not train, or weights of another shape."""
+        """Copy the weights of the best checkpoint into the module and return it. StepDiffError: a
+        damaged file, weights that the module does not train, or weights of another shape."""
         self.check_made_by()
         checkpoint, weights = self.best(), trainable(module)
         _check(checkpoint)
         stored = _read_tensors(checkpoint / "head.safetensors")
         if odd := sorted(stored.keys() - weights.keys()):
             raise StepDiffError(
-                f"{checkpoint}: holds {len(odd)} weights that this recipe does not train, e.g. {odd[0]}; give it the "
-                "lora, full and projector of that run"
+                f"{checkpoint}: holds {len(odd)} weights that this recipe does not train, e.g. "
+                f"{odd[0]}; give it the lora, full and projector of that run"
             )
-        _check_shapes(stored, weights, checkpoint, "give the recipe the projector and lora of that run")
+        _check_shapes(
+            stored, weights, checkpoint, "give the recipe the projector and lora of that run"
+        )
         for name, value in stored.items():
             ALONE.fill(weights[name], value)
         return checkpoint
 
     def name_best(self, checkpoint: Path, step: int, score: float | None) -> None:
-        """Record the best checkpoint. A file that says so already is not touched: make would score the head again."""
+        """Record the best checkpoint. A file that says so already is not touched: make would score
+        the head again."""
         path = self.folder / "best.json"
         record = json.dumps({"checkpoint": checkpoint.name, "step": step, "score": score}, indent=1)
         if not path.is_file() or path.read_text(encoding="utf-8") != record:
@@ -233,14 +259,21 @@ class Run:
                 shutil.rmtree(rest)
 
 
-def _check_shapes(stored: dict[str, Tensor], weights: dict[str, Tensor], checkpoint: Path, advice: str) -> None:
-    """Raise StepDiffError if a tensor has a non-finite number, or not the shape of the weight of its name."""
+def _check_shapes(
+    stored: dict[str, Tensor], weights: dict[str, Tensor], checkpoint: Path, advice: str
+) -> None:
+    """Raise StepDiffError if a tensor has a non-finite number, or not the shape of the weight of
+    its name."""
     for name, value in stored.items():
         shape, expected = tuple(value.shape), tuple(weights[name].shape)
         if shape != expected:
-            raise StepDiffError(f"{checkpoint}: {name} is {shape}, the recipe's is {expected}; {advice}")
+            raise StepDiffError(
+                f"{checkpoint}: {name} is {shape}, the recipe's is {expected}; {advice}"
+            )
         if not value.isfinite().all():
-            raise StepDiffError(f"{checkpoint}: {name} has numbers that are not finite; train into a new folder")
+            raise StepDiffError(
+                f"{checkpoint}: {name} has numbers that are not finite; train into a new folder"
+            )
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -283,14 +316,17 @@ def _advice(path: Path) -> str:
 
 def write_sums(folder: Path, names: Collection[str]) -> None:
     """Write SHA256SUMS over the files `names` of the folder."""
-    write_text(folder / SUMS, "".join(f"{LocalPath(folder / name).sha256()}  {name}\n" for name in sorted(names)))
+    write_text(
+        folder / SUMS,
+        "".join(f"{LocalPath(folder / name).sha256()}  {name}\n" for name in sorted(names)),
+    )
 
 
 def check_sums(folder: Path, advice: str, names: Collection[str] | None = None) -> None:
     """Compare every file that SHA256SUMS lists with its digest.
 
-    advice: what to do about a damaged file; names: that must be listed, None for all files in the folder. StepDiffError
-    names a file that is damaged, missing, or not listed.
+    advice: what to do about a damaged file; names: that must be listed, None for all files in the
+    folder. StepDiffError names a file that is damaged, missing, or not listed.
     """
     path = folder / SUMS
     try:
@@ -299,11 +335,16 @@ def check_sums(folder: Path, advice: str, names: Collection[str] | None = None) 
         raise StepDiffError(f"{path}: missing or damaged ({error}); {advice}") from error
     sums = _SUM.findall(text)
     if "".join(f"{digest}  {name}\n" for digest, name in sums) != text:
-        raise StepDiffError(f"{path}: damaged, its lines are not each a sha256 and a file name; {advice}")
+        raise StepDiffError(
+            f"{path}: damaged, its lines are not each a sha256 and a file name; {advice}"
+        )
     listed = {name: digest for digest, name in sums}
     present = {entry.name for entry in folder.iterdir()} - {SUMS} if names is None else set(names)
     if odd := sorted(present - listed.keys()):
-        raise StepDiffError(f"{folder / odd[0]}: not listed in {SUMS}, so it is not part of what was saved; {advice}")
+        raise StepDiffError(
+            f"{folder / odd[0]}: not listed in {SUMS}, so it is not part of what was saved; "
+            f"{advice}"
+        )
     for name, expected in listed.items():
         try:
             digest = LocalPath(folder / name).sha256()
@@ -311,4 +352,6 @@ def check_sums(folder: Path, advice: str, names: Collection[str] | None = None) 
             why = f"listed in {SUMS}, but cannot be read ({error.strerror or 'no regular file'})"
             raise StepDiffError(f"{folder / name}: {why}; {advice}") from error
         if digest != expected:
-            raise StepDiffError(f"{folder / name}: damaged, its sha256 is not the one in {SUMS}; {advice}")
+            raise StepDiffError(
+                f"{folder / name}: damaged, its sha256 is not the one in {SUMS}; {advice}"
+            )

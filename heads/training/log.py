@@ -1,15 +1,18 @@
-"""The log of a training run: one JSON object per record, the same figures as TensorBoard events, and the loss curve.
+"""The log of a training run: one JSON object per record, the same figures as TensorBoard events,
+and the loss curve.
 
-    RUN/metrics.jsonl               {"step": 12, "loss": 1.5, "gradient_norm": 0.7, "learning_rate/0": 0.0001}
-    RUN/speed.jsonl                 {"step": 12, "samples_per_second": 41.0, "seconds_waited": 0.1, ...}
+    RUN/metrics.jsonl               {"step": 12, "loss": 1.5, "gradient_norm": 0.7,
+                                    "learning_rate/0": 0.0001}
+    RUN/speed.jsonl                 {"step": 12, "samples_per_second": 41.0, "seconds_waited": 0.1,
+                                    ...}
     RUN/tensorboard/                events with the figures of both, one file per start
     RUN/loss.png                    the curve
 
-metrics.jsonl has only figures that depend on the recipe and the data, so that a resumed run and one that was never
-interrupted write the same file. What depends on the machine is in speed.jsonl.
+metrics.jsonl has only figures that depend on the recipe and the data, so that a resumed run and one
+that was never interrupted write the same file. What depends on the machine is in speed.jsonl.
 
-Events are written in the caller's thread: torch.utils.tensorboard writes in a thread of its own, in which a full disk
-ends as a traceback that nobody can catch.
+Events are written in the caller's thread: torch.utils.tensorboard writes in a thread of its own, in
+which a full disk ends as a traceback that nobody can catch.
 
 Guarantees
 - what was logged after the checkpoint that a run resumes from is logged once
@@ -41,7 +44,8 @@ from stepdiff_core.plugins import load
 
 GIGA = 1e9
 RAW = "#8c9bb0"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # safe for colour-blind readers (Okabe and Ito)
+# safe for colour-blind readers (Okabe and Ito)
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 Hook = Callable[[Path, int, dict[str, float]], object]
 """receives the folder of the run, a step and its figures: what --log-to names"""
 
@@ -74,9 +78,12 @@ class ReadCounts:
 
 
 def speed(done: ReadCounts, seconds: float) -> dict[str, float]:
-    """Return the figures of a step that depend on the machine. done: contents of the step, of all processes."""
+    """Return the figures of a step that depend on the machine. done: contents of the step, of all
+    processes."""
     seconds = max(seconds, 1e-9)
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
     figures = {
         "seconds": seconds,
         "steps_per_second": 1 / seconds,
@@ -120,7 +127,8 @@ class TrainingLog:
         self._write_event(step=step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def step(self, step: int, figures: Mapping[str, float], speed: Mapping[str, float]) -> None:
-        """Append the records of a step, from 1. figures: depend on recipe and data only; speed: on the machine."""
+        """Append the records of a step, from 1. figures: depend on recipe and data only; speed: on
+        the machine."""
         append(self.path, _line({"step": step, **figures}))
         append(self.speed_path, _line({"step": step, **speed}))
         self._show(step, {**figures, **speed})
@@ -139,7 +147,8 @@ class TrainingLog:
             self.log_to(self.folder, step, values)
 
     def _write_event(self, **event: Any) -> None:
-        """Append one record to the TensorBoard events, which is in the file when the call returns."""
+        """Append one record to the TensorBoard events, which is in the file when the call
+        returns."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -149,7 +158,8 @@ class TrainingLog:
 
 
 def append(path: Path, data: bytes) -> None:
-    """Append to a file, without a buffer: closing it retries nothing. StepDiffError: the disk is full."""
+    """Append to a file, without a buffer: closing it retries nothing. StepDiffError: the disk is
+    full."""
     with named_errors(path, len(data)), open(path, "ab", buffering=0) as file:
         while data:
             data = data[file.write(data) :]
@@ -160,7 +170,8 @@ def _line(record: Mapping[str, Any]) -> bytes:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the records of metrics.jsonl, none if the file does not exist. StepDiffError: a damaged line, by number.
+    """Return the records of metrics.jsonl, none if the file does not exist. StepDiffError: a
+    damaged line, by number.
 
     An incomplete last line, as a kill leaves it, is dropped with a notice on stderr.
     """
@@ -175,7 +186,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         try:
             records.append(_record(path, len(lines) + 1, rest))
         except StepDiffError:
-            print(f"{path}: the last line was cut short by a kill; it is dropped", file=sys.stderr, flush=True)
+            print(
+                f"{path}: the last line was cut short by a kill; it is dropped",
+                file=sys.stderr,
+                flush=True,
+            )
     return records
 
 
@@ -186,14 +201,15 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
             raise StepDiffError("no whole number under 'step'")
     except StepDiffError as error:
         raise StepDiffError(
-            f"{path}:{number}: damaged ({error}); remove that line and run the same command again: weights and "
-            "checkpoints do not depend on it"
+            f"{path}:{number}: damaged ({error}); remove that line and run the same command again: "
+            "weights and checkpoints do not depend on it"
         ) from error
     return record
 
 
 def draw_curve(records: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Draw the loss of each step with its running mean and, if there are any, the validation figures, as one PNG."""
+    """Draw the loss of each step with its running mean and, if there are any, the validation
+    figures, as one PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -209,15 +225,31 @@ def draw_curve(records: list[dict[str, Any]], path: Path, title: str) -> None:
         axes[0].plot(steps, values, color=RAW, linewidth=0.9, label="loss of each step")
         if (window := len(values) // 20) > 1:
             # The mean of steps too, so that the curve does not lag.
-            middles, means = (np.convolve(each, np.ones(window) / window, mode="valid") for each in (steps, values))
+            middles, means = (
+                np.convolve(each, np.ones(window) / window, mode="valid")
+                for each in (steps, values)
+            )
             # The white edge separates the mean from the raw line, which it does not cover.
             edge = [patheffects.Stroke(linewidth=3, foreground="white"), patheffects.Normal()]
-            axes[0].plot(middles, means, color=COLOURS[0], linewidth=1.4, path_effects=edge, label=f"mean of {window}")
+            axes[0].plot(
+                middles,
+                means,
+                color=COLOURS[0],
+                linewidth=1.4,
+                path_effects=edge,
+                label=f"mean of {window}",
+            )
         axes[0].legend(frameon=False)
     axes[0].set(ylabel="training loss", title=title)
     for name, colour in zip(figures, itertools.cycle(COLOURS)):  # noqa: B905 (the colours repeat)
         points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
-        axes[1].plot(*np.array(points).T, marker="o", markersize=3, color=colour, label=name.removeprefix("val_"))
+        axes[1].plot(
+            *np.array(points).T,
+            marker="o",
+            markersize=3,
+            color=colour,
+            label=name.removeprefix("val_"),
+        )
     if figures:
         axes[1].set(ylabel="validation")
         axes[1].legend(frameon=False)

@@ -1,12 +1,16 @@
-"""The training loop of every head: AdamW, gradient accumulation, atomic checkpoints, choice of the best, exact resume.
+"""The training loop of every head: AdamW, gradient accumulation, atomic checkpoints, choice of the
+best, exact resume.
 
-The checkpoint is chosen by a score of the task (heads.training.validation). Without one, each validation writes a
-checkpoint that is the best so far, and the last checkpoint is the best of the run.
+The checkpoint is chosen by a score of the task (heads.training.validation). Without one, each
+validation writes a checkpoint that is the best so far, and the last checkpoint is the best of the
+run.
 
 Guarantees
 - a run killed at any moment and resumed ends with the same weights as one that was not killed
-- any number of processes that divides the batches of a step trains the same weights; only the first one writes
-- the checkpoint with the best validation score is named, the earliest among equals; step 0 only until a later one
+- any number of processes that divides the batches of a step trains the same weights; only the first
+  one writes
+- the checkpoint with the best validation score is named, the earliest among equals; step 0 only
+  until a later one
 """
 
 import math
@@ -34,8 +38,9 @@ LINE_EVERY = 10.0
 
 @runtime_checkable
 class TrainingTask(Protocol):
-    """A training task. `loss` depends only on the weights and the batch's number; `validate` returns figures (None: not
-    defined), of which the largest "score" chooses the checkpoint, or none at all."""
+    """A training task. `loss` depends only on the weights and the batch's number; `validate`
+    returns figures (None: not defined), of which the largest "score" chooses the checkpoint, or
+    none at all."""
 
     counts: ReadCounts
     """what `loss` has read since the loop set it"""
@@ -59,7 +64,8 @@ class TrainingTask(Protocol):
 
 
 def rate_factor(schedule: Schedule, step: int) -> float:
-    """Return the factor of the learning rates in step `step` (from 0): linear warm-up, cosine decay."""
+    """Return the factor of the learning rates in step `step` (from 0): linear warm-up, cosine
+    decay."""
     rising = min(1.0, (step + 1) / max(schedule.warmup, 1))
     remaining = (schedule.steps - step) / max(schedule.decay * schedule.steps, 1e-9)
     falling = 0.5 * (1 - math.cos(math.pi * min(1.0, remaining)))
@@ -77,9 +83,9 @@ def train(
 ) -> dict[str, Any]:
     """Train to schedule.steps, resuming the run in the folder; return the record of best.json.
 
-    seed: of the random draws inside `task.loss`, each batch's own; patience: seconds to wait for a process that still
-    writes the folder. StepDiffError: another one trains there, the log or a checkpoint cannot be written, a checkpoint
-    is damaged, or the loss is not finite.
+    seed: of the random draws inside `task.loss`, each batch's own; patience: seconds to wait for a
+    process that still writes the folder. StepDiffError: another one trains there, the log or a
+    checkpoint cannot be written, a checkpoint is damaged, or the loss is not finite.
     """
     with ExitStack() as held:
 
@@ -102,9 +108,21 @@ class _Training:
     """A run in progress: its state, and what the first process writes."""
 
     def __init__(
-        self, task: TrainingTask, schedule: Schedule, folder: Path, seed: int, group: Group, log_to: Hook | None
+        self,
+        task: TrainingTask,
+        schedule: Schedule,
+        folder: Path,
+        seed: int,
+        group: Group,
+        log_to: Hook | None,
     ) -> None:
-        self.task, self.schedule, self.seed, self.group, self.log_to = task, schedule, seed, group, log_to
+        self.task, self.schedule, self.seed, self.group, self.log_to = (
+            task,
+            schedule,
+            seed,
+            group,
+            log_to,
+        )
         self.kept = Run(folder)
         self.optimizer = torch.optim.AdamW(
             task.groups(),
@@ -150,14 +168,19 @@ class _Training:
     def _open(self, latest: Path | None) -> None:
         """Clean the folder and open the log."""
         if latest is not None:
-            if self.state["best_step"] == self.state["step"]:  # the run may have died before it named this checkpoint
+            # the run may have died before it named this checkpoint
+            if self.state["best_step"] == self.state["step"]:
                 self.kept.name_best(latest, self.state["step"], self.state["best_score"])
             self.kept.prune()
-        self.log = TrainingLog(self.kept.folder, self.state["step"] if latest is not None else -1, self.log_to)
+        self.log = TrainingLog(
+            self.kept.folder, self.state["step"] if latest is not None else -1, self.log_to
+        )
 
     def _draw(self) -> None:
         if self.log is not None:
-            draw_curve(read_metrics(self.log.path), self.kept.folder / "loss.png", self.kept.folder.name)
+            draw_curve(
+                read_metrics(self.log.path), self.kept.folder / "loss.png", self.kept.folder.name
+            )
 
     def _say(self, line: str) -> None:
         if self.group.first:
@@ -169,7 +192,9 @@ class _Training:
         if now - self.reported >= LINE_EVERY or step == total:
             self.reported, rate = now, (step - self.resumed) / max(now - self.begun, 1e-9)
             seconds = (total - step) / max(rate, 1e-9)
-            self._say(f"step {step}/{total}, loss {loss:.3f}, {rate:.2f} steps/s, {seconds:.0f} s left")
+            self._say(
+                f"step {step}/{total}, loss {loss:.3f}, {rate:.2f} steps/s, {seconds:.0f} s left"
+            )
 
     def _validates(self, step: int) -> bool:
         """Whether the run validates after `step` steps."""
@@ -190,7 +215,8 @@ class _Training:
         optimizer.zero_grad()
         total = 0.0
         batches = self._batches(step)
-        after = None if self._validates(step + 1) else self._batches(step + 1)[0]  # validation reads features too
+        # validation reads features too
+        after = None if self._validates(step + 1) else self._batches(step + 1)[0]
         for batch, following in zip(batches, [*batches[1:], after], strict=True):
             # Each batch has its own stream, so that a resumed run draws the same, in any process.
             torch.manual_seed(torch_seed(self.seed, "dropout", batch))
@@ -203,12 +229,16 @@ class _Training:
         norm = group.clip(weights, schedule.clip_norm)
         if not math.isfinite(total + norm):
             raise StepDiffError(
-                f"{self.kept.folder}: step {step + 1} has loss {total} and gradient norm {norm}; train into a new "
-                "folder with smaller learning rates (schedule's, lora's), or a language model in float32"
+                f"{self.kept.folder}: step {step + 1} has loss {total} and gradient norm {norm}; "
+                "train into a new folder with smaller learning rates (schedule's, lora's), or a "
+                "language model in float32"
             )
         optimizer.step()
         self.state["step"] = step + 1
-        rates = {f"learning_rate/{place}": part["lr"] for place, part in enumerate(optimizer.param_groups)}
+        rates = {
+            f"learning_rate/{place}": part["lr"]
+            for place, part in enumerate(optimizer.param_groups)
+        }
         if self.log is not None:
             figures = {"loss": total, "gradient_norm": norm, **rates}
             self.log.step(step + 1, figures, speed(ReadCounts(*counts), time.monotonic() - started))
@@ -217,14 +247,19 @@ class _Training:
     def _validate(self) -> None:
         """Validate, write a checkpoint and name it if it is the best so far."""
         computed = self.task.validate()
-        figures = self.group.from_first(lambda: computed)  # processes on other devices may differ in last bits
+        # processes on other devices may differ in last bits
+        figures = self.group.from_first(lambda: computed)
         step, score = self.state["step"], figures.get("score")
         if figures:
             if self.log is not None:
                 self.log.add(step, **{f"val_{key}": value for key, value in figures.items()})
             shown = ", ".join(f"{k} {'-' if v is None else f'{v:.3f}'}" for k, v in figures.items())
             self._say(f"step {step} val {shown}")
-        better = self.state["best_step"] in (None, 0) or score is None or score > self.state["best_score"]
+        better = (
+            self.state["best_step"] in (None, 0)
+            or score is None
+            or score > self.state["best_score"]
+        )
         if better:
             self.state = self.state | {"best_score": score, "best_step": step}
         checkpoint = self.kept.save(step, self.task.module, self.optimizer, self.state, self.group)

@@ -1,10 +1,13 @@
-"""Training of video language models from cached tokens: one task for VCLM, Interleaved and StepDiff.
+"""Training of video language models from cached tokens: one task for VCLM, Interleaved and
+StepDiff.
 
 Batch b is of source b modulo the number of sources, as the supplement's S3 samples its data sets.
 
 Guarantees
-- only the projector changes, and of the language model what the recipe trains: nothing, LoRA, or all
-- no source draws a clip that is held out; a clip without features is reported before anything trains
+- only the projector changes, and of the language model what the recipe trains: nothing, LoRA, or
+  all
+- no source draws a clip that is held out; a clip without features is reported before anything
+  trains
 - any number of processes validates with the figures of one
 """
 
@@ -57,7 +60,9 @@ CLIPS_MINED = 32  # projected at a time
 
 def clips_of(recipe: VideoLMRecipe, store: Store) -> Features:
     """Return the clips that the model of a recipe reads."""
-    return CachedClips(store, recipe.view) if recipe.public else Features(store, recipe.view, "tokens")
+    return (
+        CachedClips(store, recipe.view) if recipe.public else Features(store, recipe.view, "tokens")
+    )
 
 
 def build(
@@ -68,11 +73,14 @@ def build(
     scaling: Scaling | None = None,
     group: Group = ALONE,
 ) -> VideoLM:
-    """Return the untrained model of a recipe; the same seed gives the same weights, divided or not."""
+    """Return the untrained model of a recipe; the same seed gives the same weights, divided or
+    not."""
     precision, scaling = pick_precision(device, recipe.precision), scaling or Scaling()
     frozen = "float32" if recipe.full else precision if scaling.frozen == "auto" else scaling.frozen
     if frozen == "bfloat16" and precision == "float32":
-        raise StepDiffError("scaling.frozen bfloat16 needs products in bfloat16; set video_lm.precision to bfloat16")
+        raise StepDiffError(
+            "scaling.frozen bfloat16 needs products in bfloat16; set video_lm.precision to bfloat16"
+        )
     name, dtype = recipe.language_model, getattr(torch, frozen)
     cached: CachedLM | None = None
     if isinstance(features, CachedClips):
@@ -99,7 +107,8 @@ def build(
 def answer_loss(model: VideoLM, rows: Packed, tokens: Float[Tensor, "C N D"]) -> Float[Tensor, ""]:
     """Return the mean loss over the answer tokens of a batch; tokens: of the rows' clips."""
     losses, _ = model.token_losses(rows.to(model.lm.device), model.project(tokens))
-    return losses.sum() / losses.new_full((), len(losses))  # divided on the device: its last bit is the same everywhere
+    # divided on the device: its last bit is the same everywhere
+    return losses.sum() / losses.new_full((), len(losses))
 
 
 class VideoTask:
@@ -116,17 +125,25 @@ class VideoTask:
         scaling: Scaling | None = None,
         words: WordEvidence | None = None,
     ) -> None:
-        """hold_out: the test sets whose clips never train; the clips that validate are added to it. words: the
-        evidence of a recipe that uses it (heads.training.run_record.words_of)."""
+        """hold_out: the test sets whose clips never train; the clips that validate are added to it.
+        words: the evidence of a recipe that uses it (heads.training.run_record.words_of)."""
         assert (words is None) == (recipe.evidence is None)
         self.counts, self.group = ReadCounts(), group
         self.hold_out = hold_out or HoldOut()
-        self.recipe, self.store, self.seed, self.device, self.words = recipe, store, seed, device, words
+        self.recipe, self.store, self.seed, self.device, self.words = (
+            recipe,
+            store,
+            seed,
+            device,
+            words,
+        )
         self.catalog = store.catalog("clips")
         self.features = clips_of(recipe, store)
         held_out = recipe.validation, self.hold_out, self.catalog, seed, self.features
         self.pairs, self.validator = divide(recipe.pairqa, *held_out, "pairs" in recipe.sources)
-        self.trained = [self.features.rows(clips_in(pair.clips for pair in self.pairs)).astype(np.int32)]
+        self.trained = [
+            self.features.rows(clips_in(pair.clips for pair in self.pairs)).astype(np.int32)
+        ]
         """rows that may train, without those of texts"""
         self.texts: list[Texts | TextRuns] = []
         """texts that train"""
@@ -149,7 +166,9 @@ class VideoTask:
         recipe, chat = self.recipe, self.module.lm.chat
         if name == "pairs":
             words = self.words if recipe.evidence is not None and recipe.evidence.asked else None
-            paired = PairedSource(recipe, self.pairs, chat, self.module.lm.packs, self.seed, self.negatives, words)
+            paired = PairedSource(
+                recipe, self.pairs, chat, self.module.lm.packs, self.seed, self.negatives, words
+            )
             if isinstance(self.validator, HeldOutPairs):
                 self.held += paired.of(self.validator.pairs)
             return paired
@@ -173,7 +192,9 @@ class VideoTask:
             held = read(self.hold_out.validates(clips()))
             need_rows(len(held), validation, name if name == "sequences" else f"texts of {name}")
             chosen = drawn(held, validation.rows, generator(self.seed, "validation texts", name))
-            self.held += [source.of(chosen[i : i + source.size]) for i in range(0, len(chosen), source.size)]
+            self.held += [
+                source.of(chosen[i : i + source.size]) for i in range(0, len(chosen), source.size)
+            ]
         return source
 
     def trained_rows(self) -> list[np.ndarray]:
@@ -198,7 +219,8 @@ class VideoTask:
         """Return the training batch of that number."""
         names = self.recipe.sources
         turn, place = divmod(number, len(names))
-        nth = turn * names.count(names[place]) + names[:place].count(names[place])  # a source may have several places
+        # a source may have several places
+        nth = turn * names.count(names[place]) + names[:place].count(names[place])
         return self.sources[names[place]].batch(nth)
 
     def read(self, batch: int) -> tuple[TrainingBatch, Tensor]:
@@ -207,27 +229,38 @@ class VideoTask:
         return drawn_batch, self.features.read(drawn_batch.clips, self.device)
 
     def loss(self, batch: int, following: int | None = None) -> Tensor:
-        """Return the loss of the training batch of that number, and begin to read the following one."""
+        """Return the loss of the training batch of that number, and begin to read the following
+        one."""
         if self._mines(batch):
             self.mine()
             self.mined = batch // self.recipe.schedule.accumulate
         started = time.monotonic()
-        if following is not None and self._mines(following):  # it depends on the neighbours that are found then
+        # it depends on the neighbours that are found then
+        if following is not None and self._mines(following):
             following = None
         drawn_batch, tokens = self.ahead.take(batch, following)
         waited = time.monotonic() - started
-        self.counts += ReadCounts(self.recipe.batch, drawn_batch.rows.tokens, len(drawn_batch.clips), waited)
+        self.counts += ReadCounts(
+            self.recipe.batch, drawn_batch.rows.tokens, len(drawn_batch.clips), waited
+        )
         with autocast(self.device, self.recipe.precision):
             return answer_loss(self.module, drawn_batch.rows, tokens)
 
     def _mines(self, batch: int) -> bool:
-        """Return whether neighbours are searched before the batch: it is the first of its step in this process."""
+        """Return whether neighbours are searched before the batch: it is the first of its step in
+        this process."""
         hard, step = self.recipe.hard_negatives, batch // self.recipe.schedule.accumulate
-        return hard is not None and hard.mine_every > 0 and step % hard.mine_every == 0 and step != self.mined
+        return (
+            hard is not None
+            and hard.mine_every > 0
+            and step % hard.mine_every == 0
+            and step != self.mined
+        )
 
     @torch.no_grad()
     def mine(self) -> None:
-        """Search hard negatives by the mean of each clip's projected tokens, as the projector now is."""
+        """Search hard negatives by the mean of each clip's projected tokens, as the projector now
+        is."""
         assert self.negatives is not None
         rows = self.negatives.rows
 
@@ -236,17 +269,27 @@ class VideoTask:
             with autocast(self.device, self.recipe.precision):
                 return self.module.project(tokens).float().mean(dim=1).cpu().numpy()
 
-        self.negatives.mine(np.concatenate(self.group.spread(means, range(0, len(rows), CLIPS_MINED))).__getitem__)
+        self.negatives.mine(
+            np.concatenate(self.group.spread(means, range(0, len(rows), CLIPS_MINED))).__getitem__
+        )
 
     @torch.no_grad()
     def _held_losses(self, batch: TrainingBatch) -> tuple[float, int]:
         """Return the sum of the losses over the answer tokens of a batch, and their number."""
         tokens = self.features.read(batch.clips, self.module.lm.device)
-        losses, _ = self.module.token_losses(batch.rows.to(self.module.lm.device), self.module.project(tokens))
+        losses, _ = self.module.token_losses(
+            batch.rows.to(self.module.lm.device), self.module.project(tokens)
+        )
         return float(losses.sum()), len(losses)
 
     def validate(self) -> dict[str, float | None]:
-        method = StepDiff(self.module, self.features, group=self.group, words=self.words, evidence=self.recipe.evidence)
+        method = StepDiff(
+            self.module,
+            self.features,
+            group=self.group,
+            words=self.words,
+            evidence=self.recipe.evidence,
+        )
         with autocast(self.device, self.recipe.precision):
             if isinstance(self.validator, Validator):
                 return self.validator.figures(method)
@@ -256,4 +299,6 @@ class VideoTask:
             loss = sum(totals) / sum(counts)
             if self.validator is None:
                 return {"score": -loss, "loss": loss}
-            return self.validator.figures(loss, partial(method.score_answers, about=self.validator.about))
+            return self.validator.figures(
+                loss, partial(method.score_answers, about=self.validator.about)
+            )

@@ -1,7 +1,9 @@
-"""A training as one process runs it, alone or in a group: the recipe is checked, the task is built, the loop runs.
+"""A training as one process runs it, alone or in a group: the recipe is checked, the task is built,
+the loop runs.
 
 Guarantees
-- a folder that holds a run of another recipe, or that cannot hold one, is refused before anything is written
+- a folder that holds a run of another recipe, or that cannot hold one, is refused before anything
+  is written
 - a number of workers that does not divide a step is refused with those that do
 - a worker out of memory names the settings to change
 """
@@ -40,21 +42,28 @@ def refuse_relative_paths(options: TrainOptions) -> None:
     for option, value in flat(as_yaml(options)):
         name = option.rpartition(".")[2]
         # A language model that is not a folder is a name or an id of the hub, see weights.resolve.
-        is_name = name == "language_model" and (value in NAMES or not Path(value).expanduser().exists())
+        is_name = name == "language_model" and (
+            value in NAMES or not Path(value).expanduser().exists()
+        )
         if name in _PATHS and value is not None and not is_name and not place(value).remote:
             refuse_relative([(f"--{option.replace('_', '-')}", value)])
     refuse_relative(("--hold-out", test_path(source)) for source in options.hold_out)
 
 
-def fit(options: TrainOptions, device: str, group: Group = ALONE, patience: float = 0.0) -> dict[str, Any]:
-    """Train a recipe that was checked in this process, one of the group; return the record of best.json.
+def fit(
+    options: TrainOptions, device: str, group: Group = ALONE, patience: float = 0.0
+) -> dict[str, Any]:
+    """Train a recipe that was checked in this process, one of the group; return the record of
+    best.json.
 
     patience: seconds to wait for a process that still writes the folder.
     """
     try:
         return _fit(options, device, group, patience)
     except (MemoryError, RuntimeError) as error:  # torch's kinds are RuntimeErrors
-        memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
+        memory = isinstance(
+            error, (MemoryError, torch.OutOfMemoryError)
+        ) or "DefaultCPUAllocator" in str(error)
         if group is ALONE or not memory:
             raise
         raise StepDiffError(f"worker {group.rank} is out of memory: {options.lighter}") from error
@@ -71,30 +80,37 @@ def _fit(options: TrainOptions, device: str, group: Group, patience: float) -> d
         path = folder / MADE_BY[0]
         if path.exists() and (changes := differences(read_recipe(path), options)):
             raise StepDiffError(
-                f"{folder}: holds a run of another recipe ({'; '.join(changes)}); give another --out, or remove the "
-                "folder"
+                f"{folder}: holds a run of another recipe ({'; '.join(changes)}); give another "
+                "--out, or remove the folder"
             )
 
     group.from_first(accept)
     task: VideoTask | ContrastiveTask
     if options.video_lm is not None:
         words = run_record.words_of(folder, options.video_lm, store)
-        task = VideoTask(options.video_lm, store, options.seed, device, hold_out, group, options.scaling, words)
+        task = VideoTask(
+            options.video_lm, store, options.seed, device, hold_out, group, options.scaling, words
+        )
     else:
         assert options.contrastive is not None
         task = ContrastiveTask(options.contrastive, store, options.seed, device, hold_out, group)
 
     def record() -> None:
         if run.latest() is None:
-            run.forget_made_by()  # a run that was killed before its first checkpoint writes lineage.json again
+            # a run that was killed before its first checkpoint writes lineage.json again
+            run.forget_made_by()
         trained = TrainedOn.of_catalog(task.catalog, task.trained_rows())
         # Before anything is written, this refuses a run to start from that does not fit.
         run_record.keep(folder, options, store, task.module, trained, hold_out)
         if run.latest() is None and (options.video_lm is None or options.video_lm.evidence is None):
-            learn_familiarity(Pooled(store, task.features.view.name, POOLING), task.trained_rows()).save(folder)
+            learn_familiarity(
+                Pooled(store, task.features.view.name, POOLING), task.trained_rows()
+            ).save(folder)
         for line in hold_out.lines():
             say(f"{folder.name}: {line}")
         run.write_made_by(yaml.safe_dump(as_yaml(options), sort_keys=False))
 
     group.from_first(record)
-    return train(task, options.schedule, folder, options.seed, group, patience, hook(options.log_to))
+    return train(
+        task, options.schedule, folder, options.seed, group, patience, hook(options.log_to)
+    )

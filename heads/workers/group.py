@@ -1,7 +1,7 @@
 """The processes that train one model together, over torch.distributed: gloo on CPUs, NCCL on GPUs.
 
-A step's batches are divided among the processes, and their gradients are summed. `ALONE` is a group of one process, in
-which nothing is sent and nothing changes a bit.
+A step's batches are divided among the processes, and their gradients are summed. `ALONE` is a group
+of one process, in which nothing is sent and nothing changes a bit.
 
 Guarantees
 - a group of one sends nothing
@@ -85,7 +85,8 @@ class Group:
 
     @torch.no_grad()
     def fill(self, target: Tensor, value: Tensor | None) -> None:
-        """Copy a whole tensor of the first process into `target`, whole or divided, on every process.
+        """Copy a whole tensor of the first process into `target`, whole or divided, on every
+        process.
 
         value: Read by the first process only; ALONE reads it in every process and sends nothing.
         """
@@ -109,7 +110,8 @@ class Group:
 
     @torch.no_grad()
     def whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors with divided ones put together, which only the first process then has."""
+        """Return the tensors with divided ones put together, which only the first process then
+        has."""
         whole = {}
         for name, tensor in tensors.items():
             if _divided(tensor):
@@ -133,7 +135,8 @@ class Group:
         return norm
 
     def from_first(self, do: Callable[[], Made]) -> Made:
-        """Return what the first process's `do` returns. StepDiffError: its own, raised on every process."""
+        """Return what the first process's `do` returns. StepDiffError: its own, raised on every
+        process."""
         if self.size == 1:
             return do()
         answer: list[Any] = [None, None]
@@ -150,8 +153,8 @@ class Group:
     def spread(self, do: Callable[[Given], Made], items: Sequence[Given]) -> list[Made]:
         """Return `do` of each item, in order, computed by the processes in turn.
 
-        Every process calls `do` equally often, because a divided model needs all of them: one with fewer items repeats
-        the last one.
+        Every process calls `do` equally often, because a divided model needs all of them: one with
+        fewer items repeats the last one.
         """
         if self.size == 1:
             return [do(item) for item in items]
@@ -162,7 +165,8 @@ class Group:
         return [gathered[place % self.size][place // self.size] for place in range(len(items))]
 
     def gather(self, rows_here: Float[Tensor, "S D"], count: int) -> Float[Tensor, "C D"]:
-        """Return all rows of a batch; rows_here: this process's share, to which their gradients flow."""
+        """Return all rows of a batch; rows_here: this process's share, to which their gradients
+        flow."""
         return rows_here if self.size == 1 else _Gather.apply(rows_here, self.share(count), count)
 
 
@@ -177,7 +181,8 @@ def _divided(tensor: Tensor) -> bool:
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of all processes; backwards, the gradient of this process's rows, summed over the processes."""
+    """Rows of all processes; backwards, the gradient of this process's rows, summed over the
+    processes."""
 
     @staticmethod
     def forward(context: Any, rows_here: Tensor, rows: slice, count: int) -> Tensor:
@@ -215,7 +220,8 @@ def own_device(device: str) -> str:
 
 @contextmanager
 def joined(scaling: Scaling, device: str) -> Iterator[Group]:
-    """Yield the group of this training's processes, which ends with this block. device: of this process."""
+    """Yield the group of this training's processes, which ends with this block. device: of this
+    process."""
     kind = torch.device(device).type
     size = world_size() if launched() else 1
     if size == 1 and not scaling.fsdp:
@@ -226,8 +232,12 @@ def joined(scaling: Scaling, device: str) -> Iterator[Group]:
     ours = not dist.is_initialized()
     with in_one_line(scaling):
         if ours:
-            start: dict[str, Any] = {} if launched() else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
-            dist.init_process_group(BACKEND[kind], timeout=timedelta(seconds=scaling.timeout), **start)
+            start: dict[str, Any] = (
+                {} if launched() else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+            )
+            dist.init_process_group(
+                BACKEND[kind], timeout=timedelta(seconds=scaling.timeout), **start
+            )
         try:
             yield Group(dist.get_rank(), size, dist.init_device_mesh(kind, (size,)))
         finally:
@@ -246,15 +256,19 @@ def in_one_line(scaling: Scaling) -> Iterator[None]:
         text = str(error)
         if "EADDRINUSE" in text:
             port = os.environ.get("MASTER_PORT")
-            raise StepDiffError(f"port {port} is in use: start torchrun with another --master-port") from error
+            raise StepDiffError(
+                f"port {port} is in use: start torchrun with another --master-port"
+            ) from error
         late = "imed out" in text or "imeout" in text
         gone = isinstance(error, DistError) or "Connection" in text or "/gloo/transport/" in text
         if isinstance(error, torch.OutOfMemoryError) or not (late or gone):
             raise
         what = (
-            f"a worker did not answer for {scaling.timeout} s: raise scaling.timeout if a step or a validation takes "
-            "longer, or see that worker's log"
+            f"a worker did not answer for {scaling.timeout} s: raise scaling.timeout if a step or "
+            "a validation takes longer, or see that worker's log"
             if late
             else GONE
         )
-        raise StepDiffError(f"{what}; the last checkpoint is kept, run the same command again") from error
+        raise StepDiffError(
+            f"{what}; the last checkpoint is kept, run the same command again"
+        ) from error

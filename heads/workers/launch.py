@@ -1,11 +1,15 @@
-"""Training on Ray Train: workers are started on a cluster or on this machine, and restarted where one dies.
+"""Training on Ray Train: workers are started on a cluster or on this machine, and restarted where
+one dies.
 
-Each start resumes from the run's folder, which every node must see; Ray keeps no checkpoint of its own.
+Each start resumes from the run's folder, which every node must see; Ray keeps no checkpoint of its
+own.
 
 Guarantees
-- a worker that is killed is restarted, and the run ends with the same weights; ATTEMPTS deaths at one step end the run
+- a worker that is killed is restarted, and the run ends with the same weights; ATTEMPTS deaths at
+  one step end the run
 - a second driver on one run folder is refused
-- a training waits for an autoscaler; more workers than the nodes will ever have room for end the run
+- a training waits for an autoscaler; more workers than the nodes will ever have room for end the
+  run
 """
 
 import os
@@ -37,7 +41,8 @@ MARK = "driver"
 OWN = ".ray-"
 """prefix of the folder of Ray's own files"""
 LEFT_LOCK = 150.0
-"""seconds in which the lock of a lost worker may end: an NFS server keeps that of a lost node for 90 by default"""
+"""seconds in which the lock of a lost worker may end: an NFS server keeps that of a lost node for
+90 by default"""
 PATIENCE = 20.0
 """seconds in which nodes may join, and in which the processes of an earlier driver may end"""
 MISSING = 60.0
@@ -49,7 +54,8 @@ MOST_CPUS = 8
 
 
 class TrainingOutcome:
-    """What the workers tell the driver: lines, an error, or the record of the finished run. A Ray actor."""
+    """What the workers tell the driver: lines, an error, or the record of the finished run. A Ray
+    actor."""
 
     def __init__(self, lighter: str) -> None:
         """lighter: what to do where the workers have too little memory."""
@@ -61,13 +67,13 @@ class TrainingOutcome:
         self.died = ""
 
     def begin(self, step: int) -> tuple[str | None, float]:
-        """Receive the step that a start resumes from; return why it must not, if so, and the seconds that it waits for
-        a process that still writes the folder."""
+        """Receive the step that a start resumes from; return why it must not, if so, and the
+        seconds that it waits for a process that still writes the folder."""
         self.begun.append(step)
         if self.error is None and self.begun.count(step) > ATTEMPTS:
             self.error = (
-                f"the workers died {ATTEMPTS} times after step {step}: if memory is short, {self.lighter}; else see "
-                f"the logs of Ray's nodes{self.died and ', '}{self.died}"
+                f"the workers died {ATTEMPTS} times after step {step}: if memory is short, "
+                f"{self.lighter}; else see the logs of Ray's nodes{self.died and ', '}{self.died}"
             )
         return self.error, PATIENCE if len(self.begun) < 2 else LEFT_LOCK
 
@@ -86,7 +92,8 @@ class TrainingOutcome:
         self.record, self.error = record, self.error or error
 
     def look(self) -> tuple[list[str], dict[str, Any] | None, str | None, bool]:
-        """Return the lines since the last look, the record, the error, and whether the workers have begun."""
+        """Return the lines since the last look, the record, the error, and whether the workers have
+        begun."""
         lines, self.lines = self.lines, []
         return lines, self.record, self.error, bool(self.begun)
 
@@ -108,31 +115,36 @@ class Lines(TextIOBase):
 def launch(options: TrainOptions, address: str | None) -> dict[str, Any]:
     """Train a recipe that was checked with its number of workers; return the record of best.json.
 
-    address: of the cluster; None: RAY_ADDRESS, else Ray is started here. StepDiffError: no such cluster, too few CPUs
-    or GPUs, another driver trains there, or the error of a worker.
+    address: of the cluster; None: RAY_ADDRESS, else Ray is started here. StepDiffError: no such
+    cluster, too few CPUs or GPUs, another driver trains there, or the error of a worker.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"  # else lines appear twice
+    # else lines appear twice
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
     with connected(address, "heads") as cluster:
         gpu = has_gpu(None if options.device == "auto" else options.device, cluster)
         cpus = cpus_of_each(options.scaling.workers, gpu, cluster, options.worker_counts)
         out = Path(options.out)
         make_folder(out)
-        # The first worker locks the folder too, but workers of a second driver may wait for free CPUs until then.
+        # The first worker locks the folder too, but workers of a second driver may wait for free
+        # CPUs until then.
         with locked(out / "driver.json", wait=False), scratch(out, cluster) as folder:
             # On the driver's node it is lost with the driver only.
-            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+            here = NodeAffinitySchedulingStrategy(
+                ray.get_runtime_context().get_node_id(), soft=False
+            )
             actor: Any = ray.remote(TrainingOutcome).options(num_cpus=0, scheduling_strategy=here)  # type: ignore[attr-defined]
             return _fit(options, actor.remote(options.lighter), gpu, cpus, folder, cluster)
 
 
 def cpus_of_each(workers: int, gpu: bool, cluster: bool, fitting: Sequence[int]) -> int:
-    """Return the CPUs of each worker. StepDiffError: the nodes have no room for all, and no autoscaler could add some.
+    """Return the CPUs of each worker. StepDiffError: the nodes have no room for all, and no
+    autoscaler could add some.
 
-    gpu: whether each worker has one; cluster: whether nodes may still join; fitting: numbers of workers that the recipe
-    accepts, of which the error names the largest that has room.
+    gpu: whether each worker has one; cluster: whether nodes may still join; fitting: numbers of
+    workers that the recipe accepts, of which the error names the largest that has room.
     """
     kind = "GPU" if gpu else "CPU"
     until = time.monotonic() + (PATIENCE if cluster else 0)
@@ -142,18 +154,26 @@ def cpus_of_each(workers: int, gpu: bool, cluster: bool, fitting: Sequence[int])
         if there >= workers:
             break
         if autoscaled():
-            say(f"waiting for the autoscaler: {workers} workers need {workers} {kind}s, and {there} are there")
+            say(
+                f"waiting for the autoscaler: {workers} workers need {workers} {kind}s, and "
+                f"{there} are there"
+            )
             return 1
         if time.monotonic() >= until:
             most = max((number for number in fitting if number <= there), default=0)
             raise StepDiffError(
-                f"{workers} workers need {workers} {kind}s and {'the cluster' if cluster else 'this machine'} has "
-                f"{there}: {f'give --workers {most}, or ' if most else ''}add nodes"
+                f"{workers} workers need {workers} {kind}s and "
+                f"{'the cluster' if cluster else 'this machine'} has {there}: "
+                f"{f'give --workers {most}, or ' if most else ''}add nodes"
             )
         time.sleep(LOOK)
     if gpu:
         return max(1, min([MOST_CPUS, *(cpus // gpus for cpus, gpus in resources if gpus)]))
-    return max(n for n in range(1, MOST_CPUS + 1) if n == 1 or sum(cpus // n for cpus, _ in resources) >= workers)
+    return max(
+        n
+        for n in range(1, MOST_CPUS + 1)
+        if n == 1 or sum(cpus // n for cpus, _ in resources) >= workers
+    )
 
 
 class Lack:
@@ -167,11 +187,15 @@ class Lack:
         self.announced = ""
 
     def look(self, begun: bool) -> None:
-        """Say what has been lacking for MISSING seconds. StepDiffError: nodes, and no autoscaler adds some.
+        """Say what has been lacking for MISSING seconds. StepDiffError: nodes, and no autoscaler
+        adds some.
 
         begun: whether the workers of the first start have begun.
         """
-        places, each = room(self.cpus, self.gpu), f"{self.workers} workers of {need(self.cpus, self.gpu)} each"
+        places, each = (
+            room(self.cpus, self.gpu),
+            f"{self.workers} workers of {need(self.cpus, self.gpu)} each",
+        )
         lack = ""
         if places < self.workers:
             lack = f"the cluster has room for {places} of {each}"
@@ -182,8 +206,8 @@ class Lack:
             return
         if places < self.workers and not autoscaled():
             raise StepDiffError(
-                f"{lack}: run the command again with nodes added or with fewer --workers, it resumes from the last "
-                "checkpoint"
+                f"{lack}: run the command again with nodes added or with fewer --workers, it "
+                "resumes from the last checkpoint"
             )
         if lack != self.announced:
             self.announced = lack
@@ -192,18 +216,25 @@ class Lack:
 
 @contextmanager
 def scratch(out: Path, cluster: bool) -> Iterator[Path]:
-    """Yield a folder for Ray's own files, with MARK in it, which is removed; on a cluster it is in `out`.
+    """Yield a folder for Ray's own files, with MARK in it, which is removed; on a cluster it is in
+    `out`.
 
-    The caller holds the lock of `out`'s drivers, so such folders of earlier drivers are of no use, and are removed.
+    The caller holds the lock of `out`'s drivers, so such folders of earlier drivers are of no use,
+    and are removed.
     """
     for earlier in out.glob(f"{OWN}*"):
-        shutil.rmtree(earlier, ignore_errors=True)  # a worker that has outlived its driver may still write
-    with tempfile.TemporaryDirectory(prefix=OWN, dir=out if cluster else None, ignore_cleanup_errors=True) as folder:
+        # a worker that has outlived its driver may still write
+        shutil.rmtree(earlier, ignore_errors=True)
+    with tempfile.TemporaryDirectory(
+        prefix=OWN, dir=out if cluster else None, ignore_cleanup_errors=True
+    ) as folder:
         (Path(folder) / MARK).touch()
         yield Path(folder).absolute()
 
 
-def _fit(options: TrainOptions, outcome: Any, gpu: bool, cpus: int, folder: Path, cluster: bool) -> dict[str, Any]:
+def _fit(
+    options: TrainOptions, outcome: Any, gpu: bool, cpus: int, folder: Path, cluster: bool
+) -> dict[str, Any]:
     """Run Ray's trainer and print what the workers say."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -213,10 +244,19 @@ def _fit(options: TrainOptions, outcome: Any, gpu: bool, cpus: int, folder: Path
     each = {"CPU": float(cpus)} | ({"GPU": 1.0} if gpu else {})
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"options": options, "outcome": outcome, "folder": os.getcwd(), "mark": mark},
-        torch_config=TorchConfig(BACKEND["cuda" if gpu else "cpu"], timeout_s=options.scaling.timeout),
+        train_loop_config={
+            "options": options,
+            "outcome": outcome,
+            "folder": os.getcwd(),
+            "mark": mark,
+        },
+        torch_config=TorchConfig(
+            BACKEND["cuda" if gpu else "cpu"], timeout_s=options.scaling.timeout
+        ),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=each),
-        run_config=RunConfig(storage_path=str(folder), failure_config=FailureConfig(max_failures=-1)),
+        run_config=RunConfig(
+            storage_path=str(folder), failure_config=FailureConfig(max_failures=-1)
+        ),
     )
     failed: list[BaseException] = []
 
@@ -226,7 +266,8 @@ def _fit(options: TrainOptions, outcome: Any, gpu: bool, cpus: int, folder: Path
         except BaseException as error:  # of the thread; raised again below
             failed.append(error)
 
-    thread = threading.Thread(target=fit, name="trainer", daemon=True)  # in the main thread it would take Ctrl-C
+    # in the main thread it would take Ctrl-C
+    thread = threading.Thread(target=fit, name="trainer", daemon=True)
     thread.start()
     lack = Lack(workers, cpus, gpu)
     while True:
@@ -244,7 +285,9 @@ def _fit(options: TrainOptions, outcome: Any, gpu: bool, cpus: int, folder: Path
     if record is not None:
         return record
     why = cause(failed[0]) if failed else "no worker reported an end"
-    raise StepDiffError(f"Ray Train ended: {why}; run the same command again, it resumes from the last checkpoint")
+    raise StepDiffError(
+        f"Ray Train ended: {why}; run the same command again, it resumes from the last checkpoint"
+    )
 
 
 def cause(error: BaseException) -> str:
@@ -252,8 +295,11 @@ def cause(error: BaseException) -> str:
     from ray.train import TrainingFailedError
 
     failure = getattr(error, "controller_failure", error)
-    failure = getattr(failure, "cause", None) or failure  # an error of a Ray task has a traceback of several lines
-    lines = [line.strip() for line in str(failure).splitlines() if line.strip()] or [type(failure).__name__]
+    # an error of a Ray task has a traceback of several lines
+    failure = getattr(failure, "cause", None) or failure
+    lines = [line.strip() for line in str(failure).splitlines() if line.strip()] or [
+        type(failure).__name__
+    ]
     # The first line of Ray Train's own errors says only that the training failed.
     return lines[-1] if isinstance(failure, TrainingFailedError) else lines[0]
 
@@ -276,11 +322,12 @@ def _work(config: dict[str, Any]) -> None:
     try:
         if config["mark"] is not None and not Path(options.out, config["mark"]).exists():
             raise StepDiffError(
-                f"{options.out} is not the driver's folder on host {socket.gethostname()}: use a file system that all "
-                "nodes mount"
+                f"{options.out} is not the driver's folder on host {socket.gethostname()}: use a "
+                "file system that all nodes mount"
             )
         begin = outcome.begin.remote(Run(Path(options.out)).reached()) if first else None
-        ended, patience = (None, 0.0) if begin is None else ray.get(begin)  # the first worker locks the folder
+        # the first worker locks the folder
+        ended, patience = (None, 0.0) if begin is None else ray.get(begin)
         device = own_device(pick_device(options.device))
         with joined(options.scaling, device) as group:
             if group.from_first(lambda: ended) is not None:
@@ -290,7 +337,8 @@ def _work(config: dict[str, Any]) -> None:
             if first:
                 ray.get(outcome.end.remote(record, None))
     except StepDiffError as error:
-        if not str(error).startswith(GONE):  # else it only noticed that another one had ended, which Ray restarts
+        # else it only noticed that another one had ended, which Ray restarts
+        if not str(error).startswith(GONE):
             ray.get(outcome.end.remote(None, str(error)))
         raise
     except Exception as error:

@@ -1,12 +1,12 @@
 """Build of a view's index: choose, train, fill (IVF part by part), measure, commit.
 
-An IVF index is trained once, filled in parallel from runs of rows (here, or by workers on Ray), and merged on disk: a
-folder holds trained.faiss (without rows) and the inverted lists of each part. A worker holds one part in memory, the
-merge the whole index.
+An IVF index is trained once, filled in parallel from runs of rows (here, or by workers on Ray), and
+merged on disk: a folder holds trained.faiss (without rows) and the inverted lists of each part. A
+worker holds one part in memory, the merge the whole index.
 
 Guarantees
-- an index is written under its own name, then its card; an interrupted build keeps the old index, and resumes: existing
-  parts are not computed again, and the index equals an uninterrupted build's
+- an index is written under its own name, then its card; an interrupted build keeps the old index,
+  and resumes: existing parts are not computed again, and the index equals an uninterrupted build's
 - newer rows are added to the existing index, which is neither trained nor read again
 - every row is compared with its stored checksum when it is read into an index
 """
@@ -77,7 +77,8 @@ PIECES = 64  # bytes of a product-quantised row, at most
 RECALL = 0.95  # share of the K nearest rows that an index finds, if no other is given
 REBUILD_FROM = 0.3  # share of rows added after training from which a rebuild is recommended
 PART_ROWS = 2**18  # of a part, about
-QUERIES, K = 256, 10  # rows of the view whose nearest are searched to measure the recall, and how many of them
+# rows of the view whose nearest are searched to measure the recall, and how many of them
+QUERIES, K = 256, 10
 EQUAL = 1e-6  # difference up to which two cosines are the same neighbour
 MOST_CANDIDATES = 4096  # of a graph
 TRAINING_ROWS_A_LIST = 64
@@ -95,13 +96,14 @@ class IndexOptions:
     rebuild: bool = False
     """train again; otherwise newer rows are added to an existing index"""
     workers: int | None = None
-    """processes that fill parts of an IVF index on Ray, by default one per CPU; 1 fills them here"""
+    """processes that fill parts of an IVF index on Ray, by default one per CPU; 1 fills them
+    here"""
     address: str | None = None
     """Ray cluster; by default a local one"""
     part_rows: int = PART_ROWS
     device: Device = "auto"
-    """where an IVF index is trained and filled; `auto` is a GPU if FAISS has one and the view is large. A GPU fills all
-    parts from this process"""
+    """where an IVF index is trained and filled; `auto` is a GPU if FAISS has one and the view is
+    large. A GPU fills all parts from this process"""
 
 
 def build_index(store: Store, view: View, feature: str = "embedding", **options: Any) -> Card:
@@ -114,13 +116,13 @@ def build_index(store: Store, view: View, feature: str = "embedding", **options:
         options: Of `IndexOptions`.
 
     Raises:
-        StepDiffError: No such embedding, no rows, a row without a direction, an unusable factory, no such
-            device, or a snapshot.
+        StepDiffError: No such embedding, no rows, a row without a direction, an unusable factory,
+            no such device, or a snapshot.
     """
     if store.at is not None:
         raise StepDiffError(
-            f"snapshot {store.at} of {store.path} is not indexed: an index is of the store as it is now, so give the "
-            f"store without @{store.at}"
+            f"snapshot {store.at} of {store.path} is not indexed: an index is of the store as it "
+            f"is now, so give the store without @{store.at}"
         )
     start, how = time.monotonic(), IndexOptions(**options)
     dim, rows = width(view, feature), filled_rows(view)
@@ -134,7 +136,9 @@ def build_index(store: Store, view: View, feature: str = "embedding", **options:
     path = card_path(store, view.entity, view.name)
     make_folder(path.parent)
     with locked(path.parent / f".{view.name}.lock", wait=False):
-        build = _Build(store, view, feature, replace(how, device=device_for(how.device, len(rows))), rows)
+        build = _Build(
+            store, view, feature, replace(how, device=device_for(how.device, len(rows))), rows
+        )
         card = build.exact() if how.factory == FLAT else build.approximate()
         card["seconds"] = round(time.monotonic() - start, 3)
         write_card(path, card)
@@ -144,12 +148,14 @@ def build_index(store: Store, view: View, feature: str = "embedding", **options:
 
 
 def factory_for(rows: int, dim: int) -> str:
-    """Return the factory string of an index: exact search, a graph or lists of half floats, product quantisation."""
+    """Return the factory string of an index: exact search, a graph or lists of half floats, product
+    quantisation."""
     if rows < INDEXED_FROM:
         return FLAT
     if rows <= GRAPH_TO:
         return GRAPH
-    # 256 queries of 200,000 rows take 33, 34, 39 ms with 1, 2, 4 sqrt(rows) lists; building takes 5, 13, 38 s.
+    # 256 queries of 200,000 rows take 33, 34, 39 ms with 1, 2, 4 sqrt(rows) lists; building takes
+    # 5, 13, 38 s.
     lists = round(2 * math.sqrt(rows))
     if rows <= HALVES_TO:
         return f"IVF{lists},SQfp16"
@@ -157,7 +163,9 @@ def factory_for(rows: int, dim: int) -> str:
 
 
 class _Build:
-    def __init__(self, store: Store, view: View, feature: str, how: IndexOptions, rows: Rows) -> None:
+    def __init__(
+        self, store: Store, view: View, feature: str, how: IndexOptions, rows: Rows
+    ) -> None:
         self.store, self.view, self.feature, self.how, self.rows = store, view, feature, how, rows
         self.path = card_path(store, view.entity, view.name)
         self.work = self.path.parent / f"{view.name}.building"
@@ -188,7 +196,10 @@ class _Build:
         new = np.setdiff1d(self.rows, held, assume_unique=True)
         if old is not None and not len(new):  # the effort for another recall is found again
             return self._measured(card)
-        same = f"{VERSION} {faiss_version()} {factory} {self.feature} {self.digest} {len(held)} {part_rows}"
+        same = (
+            f"{VERSION} {faiss_version()} {factory} {self.feature} {self.digest} {len(held)} "
+            f"{part_rows}"
+        )
         folder = self.work / hashlib.sha256(same.encode()).hexdigest()[:16]
         if not folder.is_dir():  # what is there belongs to another build
             self.work.remove()
@@ -201,7 +212,10 @@ class _Build:
                 for count in add(*features, factory, index, new):
                     advance(count)
             else:
-                runs = new // (self.view.rows_per_shard * max(part_rows // self.view.rows_per_shard, 1))  # whole shards
+                # whole shards
+                runs = new // (
+                    self.view.rows_per_shard * max(part_rows // self.view.rows_per_shard, 1)
+                )
                 rows = np.split(new, np.flatnonzero(np.diff(runs)) + 1) if len(new) else []
                 parts = [IndexPart(*features, factory, trained, some, device) for some in rows]
                 missing = [part for part in parts if not part.lists.exists()]
@@ -213,7 +227,9 @@ class _Build:
                         write_index(index, temporary)
                 fill_all(missing, how.workers if device == "cpu" else 1, how.address, advance)
                 with naming(folder), ExitStack() as stack:
-                    lists = {stack.enter_context(local(part.lists)): len(part.rows) for part in parts}
+                    lists = {
+                        stack.enter_context(local(part.lists)): len(part.rows) for part in parts
+                    }
                     if old is None:
                         index = read_faiss(stack.enter_context(local(trained)), index.d, 0)
                     else:
@@ -234,8 +250,11 @@ class _Build:
         card = read_card(self.path)
         if isinstance(card, str) or not card["files"] or card["feature"] != self.feature:
             return None
-        kinds = {re.sub(r"^IVF\d+,", "IVF,", factory) for factory in (card["factory"], self.how.factory)}
-        if len(kinds) > 1:  # for more rows, `auto` chooses more lists of the same kind: those that exist are filled
+        kinds = {
+            re.sub(r"^IVF\d+,", "IVF,", factory) for factory in (card["factory"], self.how.factory)
+        }
+        # for more rows, `auto` chooses more lists of the same kind: those that exist are filled
+        if len(kinds) > 1:
             return None
         if card["provenance"] != self.view.provenance.as_dict():
             return None
@@ -248,7 +267,8 @@ class _Build:
         return None if lost or digest(self.view, held) != card["digest"] else (card, index)
 
     def _measured(self, card: Card) -> Card:
-        """Find the least effort (lists, candidates) that reaches the recall; returns the card with the measurements."""
+        """Find the least effort (lists, candidates) that reaches the recall; returns the card with
+        the measurements."""
         least_recall = self.how.least_recall
         index = read_files(self.store, self.view, card)
         check_ids(index, index_file(card), self.rows)
@@ -275,7 +295,12 @@ class _Build:
             else:
                 few = middle
         set_effort(index, effort)
-        figures = {"probes": effort, "recall": round(share, 4), "recall_queries": len(queries), "recall_k": K}
+        figures = {
+            "probes": effort,
+            "recall": round(share, 4),
+            "recall_queries": len(queries),
+            "recall_k": K,
+        }
         return card | figures | {"bytes": sum(file["bytes"] for file in card["files"].values())}
 
     def _card(self, factory: str) -> Card:
@@ -304,8 +329,11 @@ def faiss_version() -> str:
     return str(faiss.__version__)
 
 
-def recall(cosines: Float32[np.ndarray, "queries k"], true: Float32[np.ndarray, "queries k"]) -> float:
-    """Return the share of true neighbours that were found; rows with equal cosines are interchangeable."""
+def recall(
+    cosines: Float32[np.ndarray, "queries k"], true: Float32[np.ndarray, "queries k"]
+) -> float:
+    """Return the share of true neighbours that were found; rows with equal cosines are
+    interchangeable."""
     sought = np.isfinite(true)
     worst = np.min(np.where(sought, true, np.inf), axis=1, keepdims=True)
     hits = np.minimum(np.sum(cosines >= worst - EQUAL, axis=1), np.sum(sought, axis=1))
@@ -314,7 +342,8 @@ def recall(cosines: Float32[np.ndarray, "queries k"], true: Float32[np.ndarray, 
 
 @contextmanager
 def naming(folder: Place) -> Iterator[None]:
-    """Convert a DamagedIndex raised within the block into an error that names the folder to delete."""
+    """Convert a DamagedIndex raised within the block into an error that names the folder to
+    delete."""
     try:
         yield
     except DamagedIndex as error:
@@ -357,7 +386,8 @@ def new_index(dim: int, factory: str, rows: int) -> faiss.Index:
     import faiss
 
     with _refusing(factory, rows, dim):
-        without_ids = re.sub("^IDMap2?,", "", factory)  # an IVF index in such a wrapper has other numbers than rows
+        # an IVF index in such a wrapper has other numbers than rows
+        without_ids = re.sub("^IDMap2?,", "", factory)
         index = faiss.index_factory(dim, without_ids, faiss.METRIC_INNER_PRODUCT)
         if ivf_of(index) is None:  # it stores no row numbers by itself
             index = faiss.IndexIDMap(index)
@@ -366,8 +396,11 @@ def new_index(dim: int, factory: str, rows: int) -> faiss.Index:
         return index
 
 
-def train(view: View, feature: str, factory: str, index: faiss.Index, rows: Rows, device: Device) -> None:
-    """Train an index that is not yet on a seeded sample of `rows`. Raises StepDiffError if these do not suit it."""
+def train(
+    view: View, feature: str, factory: str, index: faiss.Index, rows: Rows, device: Device
+) -> None:
+    """Train an index that is not yet on a seeded sample of `rows`. Raises StepDiffError if these do
+    not suit it."""
     import faiss
 
     if index.is_trained:
@@ -380,7 +413,8 @@ def train(view: View, feature: str, factory: str, index: faiss.Index, rows: Rows
         if ivf is None or device == "cpu":
             index.train(vectors)
         else:
-            ivf.clustering_index = centroids = on_device(faiss.IndexFlatIP(ivf.d), device)  # the index does not own it
+            # the index does not own it
+            ivf.clustering_index = centroids = on_device(faiss.IndexFlatIP(ivf.d), device)
             index.train(vectors)
             del centroids
             ivf.clustering_index = None
@@ -423,7 +457,8 @@ def fill(part: IndexPart) -> None:
 
 
 def merge(index: faiss.Index, lists: Mapping[Path, int]) -> None:
-    """Add the rows of the index files `lists`, each with its number of rows. Raises DamagedIndex for another file."""
+    """Add the rows of the index files `lists`, each with its number of rows. Raises DamagedIndex
+    for another file."""
     for path, count in lists.items():
         part = read_faiss(path, index.d, count)
         try:
@@ -439,7 +474,9 @@ def write_index(index: faiss.Index, path: Path) -> None:
     try:
         faiss.write_index(index, str(path))
     except RuntimeError as error:
-        raise StepDiffError(f"cannot write {path}: make room on its disk, and run it again") from error
+        raise StepDiffError(
+            f"cannot write {path}: make room on its disk, and run it again"
+        ) from error
 
 
 class FillWorker:
@@ -459,7 +496,9 @@ class FillWorker:
         return 0
 
 
-def fill_all(parts: Sequence[IndexPart], workers: int | None, address: str | None, advance: Advance) -> None:
+def fill_all(
+    parts: Sequence[IndexPart], workers: int | None, address: str | None, advance: Advance
+) -> None:
     """Fill every part. One part, or `workers` of 1, needs no Ray.
 
     Raises StepDiffError for the first part that fails, or whose workers die repeatedly.

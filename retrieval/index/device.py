@@ -24,7 +24,8 @@ BUILDS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12")
 
 
 def device_for(device: Device, rows: int) -> Device:
-    """Return where an index of `rows` rows is filled and searched: `cpu` unless there is a card that may be used.
+    """Return where an index of `rows` rows is filled and searched: `cpu` unless there is a card
+    that may be used.
 
     StepDiffError: `cuda` without a card, or several distributions of FAISS.
     """
@@ -32,15 +33,15 @@ def device_for(device: Device, rows: int) -> Device:
     builds = [name for name in BUILDS if _installed(name)]
     if len(builds) > 1:
         raise StepDiffError(
-            f"{' and '.join(builds)} are installed into the same folder: run `python -m pip uninstall --yes "
-            f"{' '.join(builds)}`, then install stepdiff[index] or stepdiff[gpu]"
+            f"{' and '.join(builds)} are installed into the same folder: run `python -m pip "
+            f"uninstall --yes {' '.join(builds)}`, then install stepdiff[index] or stepdiff[gpu]"
         )
     cards = faiss.get_num_gpus()
     if device == "cuda" and not cards:
         reason = "sees no GPU" if hasattr(faiss, "StandardGpuResources") else "is built for CPUs"
         raise StepDiffError(
-            f"--device cuda: {', '.join(builds) or 'FAISS'} {reason}: leave --device out, or install stepdiff[gpu] "
-            "(docs/guides/retrieval.md) on a machine with a GPU"
+            f"--device cuda: {', '.join(builds) or 'FAISS'} {reason}: leave --device out, or "
+            "install stepdiff[gpu] (docs/guides/retrieval.md) on a machine with a GPU"
         )
     return "cpu" if not cards or (device == "auto" and rows < LARGE) else device
 
@@ -53,9 +54,11 @@ def _installed(distribution: str) -> bool:
 
 
 def on_device(index: faiss.Index, device: Device) -> faiss.Index:
-    """Return a copy of an IVF or flat index on the first card, or the index itself if it stays on the CPU.
+    """Return a copy of an IVF or flat index on the first card, or the index itself if it stays on
+    the CPU.
 
-    With `auto` that is also an index for which FAISS has no GPU code. StepDiffError: with `cuda` it is one.
+    With `auto` that is also an index for which FAISS has no GPU code. StepDiffError: with `cuda` it
+    is one.
     """
     if device == "cpu":
         return index
@@ -64,7 +67,8 @@ def on_device(index: faiss.Index, device: Device) -> faiss.Index:
     if isinstance(index, faiss.IndexFlat) or (ivf is not None and ivf.nprobe <= MOST):
         options = faiss.GpuClonerOptions()
         codes = None if ivf is None else faiss.downcast_index(ivf)
-        options.useFloat16 = isinstance(codes, faiss.IndexIVFPQ)  # tables of more than 48 pieces fit a card only so
+        # tables of more than 48 pieces fit a card only so
+        options.useFloat16 = isinstance(codes, faiss.IndexIVFPQ)
         try:
             return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index, options)
         except RuntimeError as error:
@@ -73,7 +77,9 @@ def on_device(index: faiss.Index, device: Device) -> faiss.Index:
         reason = f"it probes {ivf.nprobe} lists, more than {MOST}"
     if device == "auto":
         return index
-    raise StepDiffError(f"FAISS cannot use this index on a GPU ({reason}): leave --device out, or give --factory")
+    raise StepDiffError(
+        f"FAISS cannot use this index on a GPU ({reason}): leave --device out, or give --factory"
+    )
 
 
 def on_cpu(index: faiss.Index, device: Device) -> faiss.Index:

@@ -1,12 +1,14 @@
-"""A FAISS index over one view of a store: its files, checked before memory is allocated for them, and its search.
+"""A FAISS index over one view of a store: its files, checked before memory is allocated for them,
+and its search.
 
-On disk, in the store: indexes/ENTITY/VIEW.json (the card) and the file that it names (see index_card.py). An exact
-index has only a card: the store itself is searched.
+On disk, in the store: indexes/ENTITY/VIEW.json (the card) and the file that it names (see
+index_card.py). An exact index has only a card: the store itself is searched.
 
 Guarantees
-- an index of changed rows, of another provenance, without its card or with a damaged byte is refused; the error gives
-  the reason and the command that rebuilds it
-- hits of an approximate index are compared again by the store's own vectors, so a similarity is always the cosine
+- an index of changed rows, of another provenance, without its card or with a damaged byte is
+  refused; the error gives the reason and the command that rebuilds it
+- hits of an approximate index are compared again by the store's own vectors, so a similarity is
+  always the cosine
 - a file that declares more than it holds is refused before memory is allocated
 """
 
@@ -30,7 +32,15 @@ from jaxtyping import Float32, Float64, Int64
 
 from retrieval.exact import Found, check_directions, compiled, cosines, fill_cosines, search_exactly
 from retrieval.index.device import MOST, Device, device_for, on_device
-from retrieval.index.index_card import Card, build_command, card_path, damaged, index_file, read_card, stale
+from retrieval.index.index_card import (
+    Card,
+    build_command,
+    card_path,
+    damaged,
+    index_file,
+    read_card,
+    stale,
+)
 from retrieval.vectors import Queries, Rows, block_rows, filled_rows, width
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.direct_io import fill_memory
@@ -42,8 +52,10 @@ if TYPE_CHECKING:
     import faiss
 
 FLAT = "Flat"  # factory of an exact index: the store itself is searched
-FLAT_BELOW = 100_000  # rows that are searched exactly if they have no index, or a condition selects them
-_HEADER = struct.Struct("<4siqqq?i")  # kind, dimension, vectors, two unused numbers, is trained, metric
+# rows that are searched exactly if they have no index, or a condition selects them
+FLAT_BELOW = 100_000
+# kind, dimension, vectors, two unused numbers, is trained, metric
+_HEADER = struct.Struct("<4siqqq?i")
 _LEAST_BYTES = 9  # of a vector in a file: one byte of code and its row number
 _DERIVED = 64 * 2**20  # bytes of tables that FAISS computes from small codebooks while it reads
 _QUERY_BY_QUERY = 3  # of FAISS's parallel modes
@@ -67,10 +79,14 @@ def read_faiss(path: Path, dim: int, count: int, mapped: bool = False) -> faiss.
     if len(header) < _HEADER.size:
         raise DamagedIndex(f"{path.name} is damaged: it ends within its header")
     _, d, vectors, _, _, _, metric = _HEADER.unpack(header)
-    if (d, vectors, metric) != (dim, count, faiss.METRIC_INNER_PRODUCT) or vectors * _LEAST_BYTES > size:
+    if (d, vectors, metric) != (
+        dim,
+        count,
+        faiss.METRIC_INNER_PRODUCT,
+    ) or vectors * _LEAST_BYTES > size:
         raise DamagedIndex(
-            f"{path.name} is damaged: {size:,} bytes that declare {vectors:,} vectors of {d:,} channels, "
-            f"but the index has {count:,} of {dim:,}"
+            f"{path.name} is damaged: {size:,} bytes that declare {vectors:,} vectors of {d:,} "
+            f"channels, but the index has {count:,} of {dim:,}"
         )
     flags = faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE  # only L2 distances need that table
     try:
@@ -82,9 +98,12 @@ def read_faiss(path: Path, dim: int, count: int, mapped: bool = False) -> faiss.
     ivf = ivf_of(index)
     lists = None if ivf is None else faiss.downcast_InvertedLists(ivf.invlists)
     if isinstance(lists, faiss.OnDiskInvertedLists):
-        lists.prefetch_nthread = 0  # 32 threads a search: they take longer than the search of lists in memory
+        # 32 threads a search: they take longer than the search of lists in memory
+        lists.prefetch_nthread = 0
     if (index.d, index.ntotal) != (dim, count):  # a wrapper may declare other numbers than it holds
-        raise DamagedIndex(f"{path.name} is damaged: it holds {index.ntotal:,} vectors of {index.d:,} channels")
+        raise DamagedIndex(
+            f"{path.name} is damaged: it holds {index.ntotal:,} vectors of {index.d:,} channels"
+        )
     return index
 
 
@@ -100,7 +119,10 @@ def _limited(size: int) -> Iterator[None]:
         yield
         return
     with _limits:
-        before = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
+        before = (
+            faiss.get_deserialization_vector_byte_limit(),
+            faiss.get_deserialization_loop_limit(),
+        )
         faiss.set_deserialization_vector_byte_limit(size + _DERIVED)
         faiss.set_deserialization_loop_limit(size)
         try:
@@ -111,9 +133,12 @@ def _limited(size: int) -> Iterator[None]:
 
 
 def check_ids(index: faiss.Index, name: str, filled: Rows) -> None:
-    """Raise DamagedIndex unless the numbers in an index are the filled rows of its view, each exactly once."""
+    """Raise DamagedIndex unless the numbers in an index are the filled rows of its view, each
+    exactly once."""
     rows, there = rows_of(index), np.zeros(int(filled.max(initial=0)) + 1, bool)
-    valid = len(rows) == len(filled) and rows.min(initial=0) >= 0 and rows.max(initial=0) < len(there)
+    valid = (
+        len(rows) == len(filled) and rows.min(initial=0) >= 0 and rows.max(initial=0) < len(there)
+    )
     if valid:
         there[rows] = True
     if not valid or not there[filled].all():
@@ -140,23 +165,28 @@ OFTEN = 32  # rows of a run that are compared before it is mapped, and before an
 class RowComparer:
     """Compares filled rows of one feature with queries. Safe to share between threads.
 
-    Reading a row by itself costs more than finding it in an index. So runs of consecutive rows that are often compared
-    stay mapped, if main memory holds them, and are compared in place; rows that were written again are mapped again.
-    Other rows are read from the store.
+    Reading a row by itself costs more than finding it in an index. So runs of consecutive rows that
+    are often compared stay mapped, if main memory holds them, and are compared in place; rows that
+    were written again are mapped again. Other rows are read from the store.
     """
 
     def __init__(self, view: View, feature: str, filled: Rows) -> None:
         self._view, self._feature = view, feature
-        size = min(block_rows(view, feature), view.rows_per_shard)  # powers of two: a run belongs to one shard
+        # powers of two: a run belongs to one shard
+        size = min(block_rows(view, feature), view.rows_per_shard)
         first = np.flatnonzero((np.diff(filled, prepend=-2) > 1) | (filled % size == 0))
         self._starts, self._ends = filled[first], filled[[*first[1:] - 1, -1]] + 1
         self._compared = np.zeros(len(first), np.int64)  # since the run was mapped, or could not be
-        self._mapped: dict[int, tuple[Any, Float32[np.ndarray, "run dim"]]] = {}  # version of its file, vectors
+        # version of its file, vectors
+        self._mapped: dict[int, tuple[Any, Float32[np.ndarray, "run dim"]]] = {}
         self._in_place = view.features[feature].dtype == "float32" and not view.paths.store.remote
         self._fits = not fill_memory(len(view) * view.features[feature].shape[0] * 4)
 
-    def cosines(self, queries: Queries, rows: Int64[np.ndarray, "queries k"]) -> Float64[np.ndarray, "queries k"]:
-        """Return the float64 cosine of each normalised query to each of its own rows; -inf where the row is -1.
+    def cosines(
+        self, queries: Queries, rows: Int64[np.ndarray, "queries k"]
+    ) -> Float64[np.ndarray, "queries k"]:
+        """Return the float64 cosine of each normalised query to each of its own rows; -inf where
+        the row is -1.
 
         Raises StepDiffError for a row without a direction, or one that can no longer be read.
         """
@@ -166,23 +196,38 @@ class RowComparer:
         order = np.argsort(compared)
         runs = np.searchsorted(self._starts, compared[order], side="right") - 1
         bounds = [*np.flatnonzero(np.diff(runs, prepend=-1)).tolist(), len(order)]
-        out, unmapped, versions = np.empty(len(compared)), np.ones(len(compared), bool), dict[int, Any]()
+        out, unmapped, versions = (
+            np.empty(len(compared)),
+            np.ones(len(compared), bool),
+            dict[int, Any](),
+        )
         for start, end in pairwise(bounds) if self._in_place else ():
             run, places = int(runs[start]), order[start:end]
             vectors = self._vectors(run, len(places), versions)
             if vectors is not None:
                 here = np.empty(len(places))
                 compiled(fill_cosines)(
-                    vectors, compared[places] - self._starts[run], queries, query[places], 0, len(places), here
+                    vectors,
+                    compared[places] - self._starts[run],
+                    queries,
+                    query[places],
+                    0,
+                    len(places),
+                    here,
                 )
                 out[places], unmapped[places] = here, False
         check_directions(self._view, self._feature, compared[~unmapped], out[~unmapped])
-        out[unmapped] = cosines(self._view, self._feature, queries, query[unmapped], compared[unmapped])
+        out[unmapped] = cosines(
+            self._view, self._feature, queries, query[unmapped], compared[unmapped]
+        )
         exact[query, rank] = out
         return exact
 
-    def _vectors(self, run: int, count: int, versions: dict[int, Any]) -> Float32[np.ndarray, "run dim"] | None:
-        """Return a mapped run, or None; `count` of its rows are compared. `versions`: of shards, in this search."""
+    def _vectors(
+        self, run: int, count: int, versions: dict[int, Any]
+    ) -> Float32[np.ndarray, "run dim"] | None:
+        """Return a mapped run, or None; `count` of its rows are compared. `versions`: of shards, in
+        this search."""
         view, feature = self._view, self._feature
         shard = int(self._starts[run]) // view.rows_per_shard
         if shard not in versions:
@@ -227,7 +272,8 @@ class Index:
     def unmapped(self) -> tuple[Any, Rows | None]:
         """The index without its wrapper, and the row of each of its numbers; None: they are rows.
 
-        The wrapper translates numbers by all threads. On busy cores a search of one query waits 7 ms for them.
+        The wrapper translates numbers by all threads. On busy cores a search of one query waits 7
+        ms for them.
         """
         faiss: Any = import_module("faiss")
         outer = faiss.downcast_index(self.faiss)
@@ -243,7 +289,8 @@ class Index:
         return int(self.card["rows"])
 
     def search(self, queries: Queries, k: int, among: Rows | None = None) -> Found:
-        """Return the k nearest rows of each normalised query and their cosines, best first; -1 and -inf after the last.
+        """Return the k nearest rows of each normalised query and their cosines, best first; -1 and
+        -inf after the last.
 
         `among` limits the rows. Raises StepDiffError if this kind of index cannot do that.
         """
@@ -267,7 +314,9 @@ class Index:
             ) from error
         exact = self.hits.cosines(queries, rows)
         order = np.lexsort((rows, -exact))[:, :k]
-        return np.take_along_axis(rows, order, axis=1), np.take_along_axis(exact, order, axis=1).astype(np.float32)
+        return np.take_along_axis(rows, order, axis=1), np.take_along_axis(
+            exact, order, axis=1
+        ).astype(np.float32)
 
 
 def selecting(index: Any, rows: Rows) -> Any:
@@ -278,16 +327,23 @@ def selecting(index: Any, rows: Rows) -> Any:
     only = faiss.IDSelectorBitmap(np.packbits(chosen, bitorder="little"))
     more = index.ntotal / max(len(rows), 1)
     if isinstance(index, faiss.IndexIVF):
-        return faiss.SearchParametersIVF(sel=only, nprobe=min(math.ceil(index.nprobe * more), index.nlist))
+        return faiss.SearchParametersIVF(
+            sel=only, nprobe=min(math.ceil(index.nprobe * more), index.nlist)
+        )
     if (graph := graph_of(index)) is not None:
-        return faiss.SearchParametersHNSW(sel=only, efSearch=min(math.ceil(graph.efSearch * more), index.ntotal))
+        return faiss.SearchParametersHNSW(
+            sel=only, efSearch=min(math.ceil(graph.efSearch * more), index.ntotal)
+        )
     return faiss.SearchParameters(sel=only)
 
 
 def exact_index(view: View, feature: str) -> Index:
-    """Return an index of a view that has none: the store itself is searched. StepDiffError: no such embedding."""
+    """Return an index of a view that has none: the store itself is searched. StepDiffError: no such
+    embedding."""
     width(view, feature)
-    return Index(view, {"feature": feature, "rows": int(np.count_nonzero(view.status() == OK))}, None)
+    return Index(
+        view, {"feature": feature, "rows": int(np.count_nonzero(view.status() == OK))}, None
+    )
 
 
 def check_feature(index: Index, feature: str | None) -> None:
@@ -295,25 +351,28 @@ def check_feature(index: Index, feature: str | None) -> None:
     compared = index.card["feature"]
     if feature not in (None, compared):
         raise StepDiffError(
-            f"the index of {index.view.entity}/{index.view.name} compares {compared}, not {feature}: leave --feature "
-            f"out, or build one with --feature {feature}"
+            f"the index of {index.view.entity}/{index.view.name} compares {compared}, not "
+            f"{feature}: leave --feature out, or build one with --feature {feature}"
         )
 
 
 def open_index(store: Store, view: View, device: Device = "cpu") -> Index:
     """Return the index of `view`. Raises StepDiffError if it does not exist or is stale.
 
-    device: of FAISS's searches in an IVF index: `cuda`, or `auto` for a GPU if there is one and the index is large. The
-    first search copies the index to it, which is worth it for many queries.
+    device: of FAISS's searches in an IVF index: `cuda`, or `auto` for a GPU if there is one and the
+    index is large. The first search copies the index to it, which is worth it for many queries.
     """
     path = card_path(store, view.entity, view.name)
     if not path.exists():
         raise StepDiffError(
-            f"view {view.entity}/{view.name} of {store.path} has no index: run {build_command(store, view, None)}"
+            f"view {view.entity}/{view.name} of {store.path} has no index: run "
+            f"{build_command(store, view, None)}"
         )
     card = read_card(path)
     if isinstance(card, str):
-        raise StepDiffError(f"the index of {path} is stale, {card}: run {build_command(store, view, None)}")
+        raise StepDiffError(
+            f"the index of {path} is stale, {card}: run {build_command(store, view, None)}"
+        )
     reason = stale(view, card)
     if reason is None:
         try:
@@ -327,14 +386,17 @@ def open_index(store: Store, view: View, device: Device = "cpu") -> Index:
             reason = str(error)
     if store.at is not None:
         raise StepDiffError(
-            f"the index of {path} is not of snapshot {store.at} ({reason}): an index is of the store as it is now, so "
-            f"give the store without @{store.at}"
+            f"the index of {path} is not of snapshot {store.at} ({reason}): an index is of the "
+            f"store as it is now, so give the store without @{store.at}"
         )
-    raise StepDiffError(f"the index of {path} is stale, {reason}: run {build_command(store, view, card)}")
+    raise StepDiffError(
+        f"the index of {path} is stale, {reason}: run {build_command(store, view, card)}"
+    )
 
 
 def read_files(store: Store, view: View, card: Card, mapped: bool = True) -> faiss.Index:
-    """Return the FAISS index of a card that is not exact. Raises DamagedIndex if a file has changed.
+    """Return the FAISS index of a card that is not exact. Raises DamagedIndex if a file has
+    changed.
 
     `mapped` leaves the inverted lists in the file, if it is on this machine.
     """
@@ -342,15 +404,19 @@ def read_files(store: Store, view: View, card: Card, mapped: bool = True) -> fai
     with local_files(home, card["files"]) as folder:
         if damaged(card, folder):
             raise DamagedIndex("its file is damaged or of another build")
-        index = read_faiss(folder / index_file(card), card["dim"], card["rows"], mapped and folder == home)
+        index = read_faiss(
+            folder / index_file(card), card["dim"], card["rows"], mapped and folder == home
+        )
     set_effort(index, card["probes"])
     return index
 
 
 def set_effort(index: faiss.Index, effort: int) -> None:
-    """Set the number of lists that an IVF index probes, or of candidates that a graph keeps; others have none.
+    """Set the number of lists that an IVF index probes, or of candidates that a graph keeps; others
+    have none.
 
-    Threads take a query at a time: as many queries for each, FAISS's default, take a fifth longer in all.
+    Threads take a query at a time: as many queries for each, FAISS's default, take a fifth longer
+    in all.
     """
     if (ivf := ivf_of(index)) is not None:
         ivf.nprobe, ivf.parallel_mode = effort, _QUERY_BY_QUERY

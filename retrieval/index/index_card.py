@@ -1,8 +1,8 @@
 """The card of an index: what the index was built from, and whether the store still matches.
 
-On disk: indexes/ENTITY/VIEW.json in the store. It names the index file in the same folder, VIEW.BUILD.faiss, with size
-and sha256; an exact index has none. Each build uses a new name for its file, so one atomic write of the card replaces
-the index.
+On disk: indexes/ENTITY/VIEW.json in the store. It names the index file in the same folder,
+VIEW.BUILD.faiss, with size and sha256; an exact index has none. Each build uses a new name for its
+file, so one atomic write of the card replaces the index.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def index_file(card: Card) -> str:
 
 
 def remove_others(path: Place, card: Card) -> None:
-    """Remove index files that the card at `path` does not name: of earlier or interrupted builds."""
+    """Remove index files that the card at `path` does not name: of earlier or interrupted
+    builds."""
     files: list[Place] = list(path.parent.iterdir())
     for file in files:
         if _own(path).fullmatch(file.name) and file.name not in card["files"]:
@@ -59,7 +60,16 @@ def _own(path: Place) -> re.Pattern[str]:
 
 def build_command(store: Store, view: View, card: Card | None, *more: str) -> str:
     """Return the command that builds the index of `view`."""
-    words: list[object] = ["python", "-m", "retrieval", "build", "--store", store.path, "--view", view.name]
+    words: list[object] = [
+        "python",
+        "-m",
+        "retrieval",
+        "build",
+        "--store",
+        store.path,
+        "--view",
+        view.name,
+    ]
     words += ["--entity", view.entity] if view.entity != "clips" else []
     words += ["--feature", card["feature"]] if card and card["feature"] != "embedding" else []
     return command(*words, *more)
@@ -73,16 +83,21 @@ def write_card(path: Place, card: Card) -> None:
 def read_card(path: Place) -> Card | str:
     """Return the card of an index, or the reason why it cannot be used.
 
-    The seal detects damage, not intent: anyone can seal a card. So its form and the files that it names are checked
-    here, and its numbers are compared with the store in `stale`.
+    The seal detects damage, not intent: anyone can seal a card. So its form and the files that it
+    names are checked here, and its numbers are compared with the store in `stale`.
     """
     card: Any = None
     try:
         data = path.read_bytes()
         if len(data) <= LARGEST:
             card = json.loads(data)
-        valid = isinstance(card, dict) and card.pop("seal", None) == _seal(card) and card.get("version") == VERSION
-    except (OSError, ValueError, RecursionError):  # the last: of parsing or of sealing a deeply nested card
+        valid = (
+            isinstance(card, dict)
+            and card.pop("seal", None) == _seal(card)
+            and card.get("version") == VERSION
+        )
+    except (OSError, ValueError, RecursionError):
+        # the last: of parsing or of sealing a deeply nested card
         valid = False
     if not valid:
         return "its card (the .json file next to it) is missing or was changed"
@@ -95,7 +110,11 @@ def read_card(path: Place) -> Card | str:
     for name, entry in card["files"].items():
         if not _own(path).fullmatch(name):
             return f"its card names {name!r}, which is not a file of this index"
-        if not isinstance(entry, dict) or type(entry.get("bytes")) is not int or type(entry.get("sha256")) is not str:
+        if (
+            not isinstance(entry, dict)
+            or type(entry.get("bytes")) is not int
+            or type(entry.get("sha256")) is not str
+        ):
             return f"its card does not describe {name!r}"
     if (count := len(card["files"])) != (not card["exact"]):
         return f"its card names {count} index files instead of {int(not card['exact'])}"
@@ -103,7 +122,8 @@ def read_card(path: Place) -> Card | str:
 
 
 def stale(view: View, card: Card) -> str | None:
-    """Return the reason why the index may not be searched, or None if the store still matches the card."""
+    """Return the reason why the index may not be searched, or None if the store still matches the
+    card."""
     try:
         provenance = type(view.provenance).from_dict(card["provenance"])
     except (StepDiffError, TypeError, ValueError):
@@ -112,7 +132,10 @@ def stale(view: View, card: Card) -> str | None:
         return f"its view was replaced ({provenance.difference(view.provenance)})"
     form = view.features.get(card["feature"])
     if form is None or form.shape != (card["dim"],):
-        return f"it compares {card['dim']} channels of {card['feature']!r}, which the view does not have"
+        return (
+            f"it compares {card['dim']} channels of {card['feature']!r}, which the view does not "
+            "have"
+        )
     if card["probes"] < 1:
         return f"its card has {card['probes']} lists a query"
     rows = filled_rows(view)
@@ -127,7 +150,11 @@ def damaged(card: Card, folder: Path) -> bool:
     """Return whether a file of the index, in `folder`, differs from its record in the card."""
     for name, entry in card["files"].items():
         path = folder / name
-        if not path.exists() or path.stat().st_size != entry["bytes"] or LocalPath(path).sha256() != entry["sha256"]:
+        if (
+            not path.exists()
+            or path.stat().st_size != entry["bytes"]
+            or LocalPath(path).sha256() != entry["sha256"]
+        ):
             return True
     return False
 

@@ -1,23 +1,27 @@
-"""DiffMCQ questions from a DiffCap test set and the store: three hard negatives for every difference text.
+"""DiffMCQ questions from a DiffCap test set and the store: three hard negatives for every
+difference text.
 
-All computations are in float64. A pair's embedding is (r + c) / 2 of its clips' embeddings, each divided by its L2
-norm. For a question, the other distinct (reference, candidate) pairs of the test set are walked by the L2 distance of
-their embeddings to the true pair's; pairs at equal distance keep the order of their first appearance. A pair is skipped
+All computations are in float64. A pair's embedding is (r + c) / 2 of its clips' embeddings, each
+divided by its L2 norm. For a question, the other distinct (reference, candidate) pairs of the test
+set are walked by the L2 distance of their embeddings to the true pair's; pairs at equal distance
+keep the order of their first appearance. A pair is skipped
 
 - in V1 if it shares a clip with the true pair,
-- in V2 if it is the true pair, or the true pair reversed; supplement S5 excludes only the pair itself, which
-  `allow_reversed` does too: the reversed pair has the same embedding, so it becomes the first option,
-- in both if one of its difference texts in the question's category has a cosine above the threshold to the question's
-  text: supplement S5 takes such texts for equivalent,
-- in all variants, with the attributes of a rendered world (`--truth`), if the question's text is as true of it
-  (stepdiff.kitchen.truth.as_true_by): nobody could tell it from the true pair,
+- in V2 if it is the true pair, or the true pair reversed; supplement S5 excludes only the pair
+  itself, which `allow_reversed` does too: the reversed pair has the same embedding, so it becomes
+  the first option,
+- in both if one of its difference texts in the question's category has a cosine above the threshold
+  to the question's text: supplement S5 takes such texts for equivalent,
+- in all variants, with the attributes of a rendered world (`--truth`), if the question's text is as
+  true of it (stepdiff.kitchen.truth.as_true_by): nobody could tell it from the true pair,
 
-and the walk stops at three pairs. V3 keeps the reference or the candidate and draws three other clips of the test set
-for the other place, regardless of distance or text, but never the true pair reversed.
+and the walk stops at three pairs. V3 keeps the reference or the candidate and draws three other
+clips of the test set for the other place, regardless of distance or text, but never the true pair
+reversed.
 
-The walk is compiled. A float32 matrix product estimates the distances of a block of true pairs to all pairs. The pairs
-with the smallest estimates are sorted by their exact distance, and the walk stops where this order is no longer
-certain. If that is not enough, all pairs are sorted.
+The walk is compiled. A float32 matrix product estimates the distances of a block of true pairs to
+all pairs. The pairs with the smallest estimates are sorted by their exact distance, and the walk
+stops where this order is no longer certain. If that is not enough, all pairs are sorted.
 
 Guarantees
 - a clip without features is refused, so every question can be answered
@@ -54,7 +58,8 @@ BLOCK = 512  # true pairs estimated at a time
 SHORTLIST = 256  # pairs sorted exactly at first
 
 Variant = Literal["V1", "V2", "V3"]
-MOST_SHARED = {"V1": 0, "V2": 1}  # clips that a negative may share with the true pair; 2: the reversed pair as well
+# clips that a negative may share with the true pair; 2: the reversed pair as well
+MOST_SHARED = {"V1": 0, "V2": 1}
 AsTrue = Callable[[str, str, Pair, Pair], bool]
 """text, category, its pair, another pair -> whether the text is as true of the other pair"""
 
@@ -68,8 +73,8 @@ class Questions(NamedTuple):
 
     clips: PairClips  # positions of each pair's reference and candidate among the clips
     bounds: Int64[np.ndarray, " groups_and_one"]
-    """questions bounds[p * categories + c] to bounds[p * categories + c + 1] belong to pair p in category c, and
-    thereby all difference texts of that pair in that category"""
+    """questions bounds[p * categories + c] to bounds[p * categories + c + 1] belong to pair p in
+    category c, and thereby all difference texts of that pair in that category"""
     text: OfQuestions  # position of each question's text among the texts
     texts: Texts  # normalised embeddings
     as_true: Bool[np.ndarray, "questions pairs_or_none"]
@@ -85,26 +90,32 @@ class Estimates(NamedTuple):
 
 
 def walk(
-    questions: Questions, averages: Float64[np.ndarray, "pairs dim"], most_shared: int, threshold: float
+    questions: Questions,
+    averages: Float64[np.ndarray, "pairs dim"],
+    most_shared: int,
+    threshold: float,
 ) -> tuple[Int64[np.ndarray, "questions 3"], Bool[np.ndarray, " questions"]]:
-    """Return the positions of the first three pairs that each question's walk keeps, -1 if there are fewer, and
-    whether it passed a pair that the text is as true of.
+    """Return the positions of the first three pairs that each question's walk keeps, -1 if there
+    are fewer, and whether it passed a pair that the text is as true of.
 
-    A pair is kept if it is not the true pair, shares at most `most_shared` clips with it, none of its texts in the
-    question's category has a cosine above `threshold` to the question's text, and the text is not as true of it.
+    A pair is kept if it is not the true pair, shares at most `most_shared` clips with it, none of
+    its texts in the question's category has a cosine above `threshold` to the question's text, and
+    the text is not as true of it.
     """
     negatives = np.full((len(questions.text), NEGATIVES), -1, np.int64)
     passed = np.zeros(len(questions.text), np.bool_)
     squares, ones = np.sum(averages * averages, axis=-1), np.ones(len(averages))
     one = np.column_stack([-2 * averages, squares, ones]).astype(np.float32)
-    other = np.column_stack([averages, ones, squares]).astype(np.float32)  # one @ other is the squared distance
+    # one @ other is the squared distance
+    other = np.column_stack([averages, ones, squares]).astype(np.float32)
     with progress("walked pairs", len(averages)) as advance:
         for start in range(0, len(averages), BLOCK):
             estimates = _reach(one[start : start + BLOCK] @ other.T, averages.shape[1])
 
             def some(part: tuple[int, int]) -> None:
                 near = Estimates(*(array[slice(*part)] for array in estimates))  # noqa: B023
-                _walk_some(start + part[0], near, averages, questions, most_shared, threshold, negatives, passed)  # noqa: B023
+                at = start + part[0]  # noqa: B023
+                _walk_some(at, near, averages, questions, most_shared, threshold, negatives, passed)
 
             each(some, shares(len(estimates.squares)))
             advance(len(estimates.squares))
@@ -147,7 +158,8 @@ def _walk_some(
         while not filled:
             others = np.flatnonzero(near.squares[at] <= limit)
             distances = np.array([distance(averages[other], averages[pair]) for other in others])
-            order = np.argsort(distances, kind="mergesort")  # stable: equal distances keep the order of the pairs
+            # stable: equal distances keep the order of the pairs
+            order = np.argsort(distances, kind="mergesort")
             filled = True
             for category in range(categories):
                 group = pair * categories + category
@@ -161,7 +173,12 @@ def _walk_some(
                         if (
                             other != pair
                             and _shared(clips[other], clips[pair]) <= most_shared
-                            and not _alike(texts, text[question], text[bounds[theirs] : bounds[theirs + 1]], threshold)
+                            and not _alike(
+                                texts,
+                                text[question],
+                                text[bounds[theirs] : bounds[theirs + 1]],
+                                threshold,
+                            )
                         ):
                             if as_true.shape[1] > 0 and as_true[question, other]:
                                 passed[question] = True
@@ -184,7 +201,9 @@ def distance(a: Float64[np.ndarray, " dim"], b: Float64[np.ndarray, " dim"]) -> 
 
 @compiled
 def _shared(one: Int64[np.ndarray, " 2"], other: Int64[np.ndarray, " 2"]) -> int:
-    return int(one[0] == other[0] or one[0] == other[1]) + int(one[1] == other[0] or one[1] == other[1])
+    return int(one[0] == other[0] or one[0] == other[1]) + int(
+        one[1] == other[0] or one[1] == other[1]
+    )
 
 
 @compiled
@@ -241,20 +260,26 @@ def hard_negatives(
     allow_reversed: bool = False,
     as_true: AsTrue | None = None,
 ) -> Drawn:
-    """Return the questions of V1 or V2 from the normalised embeddings of `test_set.clips` and `test_set.texts`.
+    """Return the questions of V1 or V2 from the normalised embeddings of `test_set.clips` and
+    `test_set.texts`.
 
-    allow_reversed: V2 may have the true pair reversed as an option; as_true: by the truth of a rendered world.
+    allow_reversed: V2 may have the true pair reversed as an option; as_true: by the truth of a
+    rendered world.
     """
     place = {clip: at for at, clip in enumerate(test_set.clips)}
     pairs = np.array([[place[clip] for clip in pair] for pair in test_set.pairs])
     averages = (clips[pairs[:, 0]] + clips[pairs[:, 1]]) / 2
     arrays, order = _arrays(test_set, pairs, texts, as_true)
     drawn = np.empty((len(order), NEGATIVES), np.int64)
-    drawn[order], passed = walk(arrays, averages, 2 if allow_reversed else MOST_SHARED[variant], threshold)
+    drawn[order], passed = walk(
+        arrays, averages, 2 if allow_reversed else MOST_SHARED[variant], threshold
+    )
     questions = []
     for one, negatives in zip(test_set.differences, drawn.tolist(), strict=True):
         if negatives[-1] >= 0:
-            questions.append(_question(one, [test_set.pairs[at] for at in negatives], _source(seed, one)))
+            questions.append(
+                _question(one, [test_set.pairs[at] for at in negatives], _source(seed, one))
+            )
     return Drawn(questions, len(test_set.differences) - len(questions), int(passed.sum()))
 
 
@@ -267,20 +292,30 @@ def _arrays(
     """Return the questions as arrays, and the difference of each."""
     pair = {name: at for at, name in enumerate(test_set.pairs)}
     text = {words: at for at, words in enumerate(test_set.texts)}
-    category = {name: at for at, name in enumerate(dict.fromkeys(one.category for one in test_set.differences))}
-    groups = np.array([pair[one.pair] * len(category) + category[one.category] for one in test_set.differences])
+    category = {
+        name: at
+        for at, name in enumerate(dict.fromkeys(one.category for one in test_set.differences))
+    }
+    groups = np.array(
+        [pair[one.pair] * len(category) + category[one.category] for one in test_set.differences]
+    )
     order = np.argsort(groups, kind="stable")
     bounds = np.searchsorted(groups[order], np.arange(len(pair) * len(category) + 1))
     places = np.array([text[one.text] for one in test_set.differences])
     of_pairs = np.zeros((len(order), 0), np.bool_)
     if as_true is not None:
         ones = [test_set.differences[at] for at in order]
-        of_pairs = np.array([[as_true(one.text, one.category, one.pair, p) for p in test_set.pairs] for one in ones])
+        of_pairs = np.array(
+            [[as_true(one.text, one.category, one.pair, p) for p in test_set.pairs] for one in ones]
+        )
     return Questions(pairs, bounds, places[order], texts, of_pairs), order
 
 
-def random_negatives(test_set: StatedDifferences, seed: int, as_true: AsTrue | None = None) -> Drawn:
-    """Return the questions of V3: one clip of the true pair stays, the other is drawn from the test set."""
+def random_negatives(
+    test_set: StatedDifferences, seed: int, as_true: AsTrue | None = None
+) -> Drawn:
+    """Return the questions of V3: one clip of the true pair stays, the other is drawn from the test
+    set."""
     questions, passed = [], 0
     for one in test_set.differences:
         draw = _source(seed, one)
@@ -288,7 +323,9 @@ def random_negatives(test_set: StatedDifferences, seed: int, as_true: AsTrue | N
         spare = NEGATIVES + len(one.pair)  # the draw may contain the pair's own clips
         drawn = draw.sample(test_set.clips, min(spare, len(test_set.clips)))
         reference, candidate = one.pair
-        pairs = [(reference, x) if keep_reference else (x, candidate) for x in drawn if x not in one.pair]
+        pairs = [
+            (reference, x) if keep_reference else (x, candidate) for x in drawn if x not in one.pair
+        ]
         if as_true is not None:
             wrong = [pair for pair in pairs if not as_true(one.text, one.category, one.pair, pair)]
             passed += wrong[:NEGATIVES] != pairs[:NEGATIVES]
@@ -311,18 +348,25 @@ def _question(one: StatedDifference, negatives: list[Pair], draw: random.Random)
 def write_questions(options: Negatives) -> dict[str, Any]:
     """Write the questions of a DiffCap file; return the counts.
 
-    Raises StepDiffError: no question has three negatives, or features are missing; it names the command that adds them.
+    Raises StepDiffError: no question has three negatives, or features are missing; it names the
+    command that adds them.
     """
     store, view = options.opened()
     variant, seed = options.variant, options.seed
     if options.allow_reversed and variant != "V2":
-        raise StepDiffError(f"--allow-reversed is for V2; {variant} never has the true pair reversed")
+        raise StepDiffError(
+            f"--allow-reversed is for V2; {variant} never has the true pair reversed"
+        )
     rows = read_test_set("diffcap", options.test_set)
     test_set = StatedDifferences(
-        StatedDifference((row.reference, row.candidate), row.category, text) for row in rows for text in row.text
+        StatedDifference((row.reference, row.candidate), row.category, text)
+        for row in rows
+        for text in row.text
     )
     if not test_set.differences:
-        raise StepDiffError(f"the test set {options.test_set} contains no difference text: name a DiffCap file")
+        raise StepDiffError(
+            f"the test set {options.test_set} contains no difference text: name a DiffCap file"
+        )
     of_clips = _rows_of_clips(store, view, test_set.clips)
     as_true = registry.truth_of(options.truth, "as_true_by")
     if variant == "V3":
@@ -331,11 +375,13 @@ def write_questions(options: Negatives) -> dict[str, Any]:
         clips = normalised(view, options.feature, of_clips)
         texts = _texts(store, options.text_view, test_set, options.test_set)
         reversed_too, threshold = options.allow_reversed, options.threshold
-        drawn = hard_negatives(test_set, clips, texts, variant, threshold, seed, reversed_too, as_true)
+        drawn = hard_negatives(
+            test_set, clips, texts, variant, threshold, seed, reversed_too, as_true
+        )
     if not drawn.questions:
         raise StepDiffError(
-            f"none of the {drawn.dropped} differences of {options.test_set} has three negatives: the test set needs "
-            "more pairs"
+            f"none of the {drawn.dropped} differences of {options.test_set} has three negatives: "
+            "the test set needs more pairs"
         )
     write_test_set("diffmcq", options.out, drawn.questions)
     counts = {"questions": len(drawn.questions), "dropped": drawn.dropped}
@@ -352,8 +398,8 @@ def _rows_of_clips(store: Store, view: View, clips: Sequence[str]) -> Int64[np.n
         raise StepDiffError(
             f"{_and_more(clips[missing[0]], len(missing))} of the test set have no features in "
             f"clips/{view.name} of {store.path}: run "
-            f"{fill_command(store.path, view.name, view.provenance.encoder, 'CLIPS.csv')}, or remove the "
-            f"rows of failed clips from the test set"
+            f"{fill_command(store.path, view.name, view.provenance.encoder, 'CLIPS.csv')}, or "
+            "remove the rows of failed clips from the test set"
         )
     return rows
 

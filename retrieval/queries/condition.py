@@ -1,16 +1,18 @@
 """A condition on catalog columns, parsed from a user's text: a small, safe subset of SQL's WHERE.
 
-Allowed are comparisons, AND, OR, NOT, IN with a list, LIKE, ILIKE, BETWEEN, IS NULL, + - * / %, parentheses, strings,
-numbers, TRUE, FALSE, NULL, column names (in double quotes if they are SQL keywords) and the functions lower, upper and
-length. The column `duration` is end minus start, in seconds, if the catalog has both and no column of that name.
+Allowed are comparisons, AND, OR, NOT, IN with a list, LIKE, ILIKE, BETWEEN, IS NULL, + - * / %,
+parentheses, strings, numbers, TRUE, FALSE, NULL, column names (in double quotes if they are SQL
+keywords) and the functions lower, upper and length. The column `duration` is end minus start, in
+seconds, if the catalog has both and no column of that name.
 
-sqlglot parses the text. Each node of its tree must be on the list below and is written again in one fixed form, with
-every name in quotes, so the text that Polars parses cannot contain anything else.
+sqlglot parses the text. Each node of its tree must be on the list below and is written again in one
+fixed form, with every name in quotes, so the text that Polars parses cannot contain anything else.
 
 Guarantees
 - a text for which Polars would open a file or an address, or call a function, is refused by name
 - an accepted condition selects the rows that Polars' own SQL selects for the same text
-- length, nesting, number of operators and length of a LIKE pattern have limits; all but the last before parsing
+- length, nesting, number of operators and length of a LIKE pattern have limits; all but the last
+  before parsing
 """
 
 from __future__ import annotations
@@ -35,19 +37,40 @@ DEEPEST = 20  # nested parentheses, NOT and minus signs; Polars' parser stops at
 MOST_OPERATORS = 256  # Polars takes 0.3 s for a chain of this length, and minutes for 3,000
 
 ALLOWED = (
-    "comparisons, AND, OR, NOT, IN (...), LIKE, ILIKE, BETWEEN, IS NULL, + - * / %, and the functions lower, upper, "
-    "length"
+    "comparisons, AND, OR, NOT, IN (...), LIKE, ILIKE, BETWEEN, IS NULL, + - * / %, and the "
+    "functions lower, upper, length"
 )
 _Signs = dict[type[exp.Expr], str]
-_COMPARISONS: _Signs = {exp.EQ: "=", exp.NEQ: "<>", exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">="}
+_COMPARISONS: _Signs = {
+    exp.EQ: "=",
+    exp.NEQ: "<>",
+    exp.LT: "<",
+    exp.LTE: "<=",
+    exp.GT: ">",
+    exp.GTE: ">=",
+}
 _LIKE: _Signs = {exp.Like: "LIKE", exp.ILike: "ILIKE"}
 _ARITHMETIC: _Signs = {exp.Add: "+", exp.Sub: "-", exp.Mul: "*", exp.Div: "/", exp.Mod: "%"}
-_BINARY: _Signs = {**_COMPARISONS, **_LIKE, **_ARITHMETIC, exp.And: "AND", exp.Or: "OR", exp.Is: "IS"}
+_BINARY: _Signs = {
+    **_COMPARISONS,
+    **_LIKE,
+    **_ARITHMETIC,
+    exp.And: "AND",
+    exp.Or: "OR",
+    exp.Is: "IS",
+}
 _UNFINISHED = {*_BINARY.values(), "!=", "NOT", "IN", "BETWEEN"}  # something follows each
 _FUNCTIONS: _Signs = {exp.Lower: "LOWER", exp.Upper: "UPPER", exp.Length: "LENGTH"}
 _BOOLEAN = (exp.And, exp.Or, exp.Not, exp.Paren)  # of which NOT may be a part
-_ARGUMENTS = {"this", "expression", "expressions", "low", "high", "negate", "is_string", "quoted"}  # of allowed nodes
-_OPERANDS = (TokenType.STRING, TokenType.NUMBER, TokenType.IDENTIFIER, TokenType.VAR, TokenType.COMMA)
+# of allowed nodes
+_ARGUMENTS = {"this", "expression", "expressions", "low", "high", "negate", "is_string", "quoted"}
+_OPERANDS = (
+    TokenType.STRING,
+    TokenType.NUMBER,
+    TokenType.IDENTIFIER,
+    TokenType.VAR,
+    TokenType.COMMA,
+)
 _PARENTHESES = (TokenType.L_PAREN, TokenType.R_PAREN)
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?(e[+-]?[0-9]+)?", re.IGNORECASE | re.ASCII)
 _PATTERN_NAME = re.compile(r"\*|\^.*\$", re.DOTALL)  # Polars expands such a name to several columns
@@ -75,20 +98,31 @@ def places_where(frame: pl.DataFrame, condition: Condition) -> Int64[np.ndarray,
 
     Raises StepDiffError: it names a column that the frame lacks, or is no condition on its columns.
     """
-    made = DURATION in condition.columns - set(frame.columns) and {"start", "end"} <= set(frame.columns)
-    if unknown := ", ".join(sorted(condition.columns - set(frame.columns) - ({DURATION} if made else set()))):
+    made = DURATION in condition.columns - set(frame.columns) and {"start", "end"} <= set(
+        frame.columns
+    )
+    if unknown := ", ".join(
+        sorted(condition.columns - set(frame.columns) - ({DURATION} if made else set()))
+    ):
         existing = ", ".join([*frame.drop("row", strict=False).columns, DURATION])
-        raise StepDiffError(f"{condition.option} names no column of the clips: {unknown}; the catalog has {existing}")
+        raise StepDiffError(
+            f"{condition.option} names no column of the clips: {unknown}; the catalog has "
+            f"{existing}"
+        )
     try:
         if made:
             frame = frame.with_columns((pl.col("end") - pl.col("start")).alias(DURATION))
-        return frame.with_row_index(_PLACE).filter(condition.expr)[_PLACE].to_numpy().astype(np.int64)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:  # the latter: arithmetic out of range
+        return (
+            frame.with_row_index(_PLACE).filter(condition.expr)[_PLACE].to_numpy().astype(np.int64)
+        )
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        # the latter: arithmetic out of range
         raise not_a_condition(condition.option, condition.text, error) from None
 
 
 def parts_of(text: str) -> list[str]:
-    """Return the parts of a condition that its outermost ANDs join; the condition itself if an OR joins them.
+    """Return the parts of a condition that its outermost ANDs join; the condition itself if an OR
+    joins them.
 
     The text is one that `read_condition` accepts.
     """
@@ -110,10 +144,13 @@ class Condition:
 def read_condition(text: str, option: str = "--where") -> Condition:
     """Parse a condition such as `step = 'whisk' AND duration > 4`; errors begin with `option`.
 
-    Raises StepDiffError: it is not a condition, exceeds a limit, or uses something that is not allowed.
+    Raises StepDiffError: it is not a condition, exceeds a limit, or uses something that is not
+    allowed.
     """
     if len(text) > LONGEST:
-        raise StepDiffError(f"{option} has {len(text):,} characters: write one of at most {LONGEST:,}")
+        raise StepDiffError(
+            f"{option} has {len(text):,} characters: write one of at most {LONGEST:,}"
+        )
     try:
         tokens = tokenize(text)
     except TokenError:
@@ -123,21 +160,32 @@ def read_condition(text: str, option: str = "--where") -> Condition:
         tree = parse_one(text, into=exp.Condition)
     except ParseError as error:
         place = next((each["highlight"] for each in error.errors if each["highlight"]), "")
-        why = f"it cannot be read at {repr(place) if place else 'its end'}" if tokens else "it is empty"
+        why = (
+            f"it cannot be read at {repr(place) if place else 'its end'}"
+            if tokens
+            else "it is empty"
+        )
         if tokens and place == tokens[-1].text and place.upper() in _UNFINISHED:
             why = "it ends too early"
         raise not_a_condition(option, text, why) from None
     sql = _written(tree, option)
     columns = frozenset(column.name for column in tree.find_all(exp.Column))
-    # sqlglot adds parentheses where it reads IS as nearer than Polars does, drops a + and accepts BETWEEN without AND
-    for sign, advice in (("(", "put each comparison in parentheses"), ("+", "leave out the + before a value")):
-        if sum(token.text == sign for token in tokenize(sql)) != sum(token.text == sign for token in tokens):
+    # sqlglot adds parentheses where it reads IS as nearer than Polars does, drops a + and accepts
+    # BETWEEN without AND
+    for sign, advice in (
+        ("(", "put each comparison in parentheses"),
+        ("+", "leave out the + before a value"),
+    ):
+        if sum(token.text == sign for token in tokenize(sql)) != sum(
+            token.text == sign for token in tokens
+        ):
             raise not_a_condition(option, text, advice)
     if len(tokenize(sql)) != len(tokens):
         raise not_a_condition(option, text, "a word is missing or unknown")
     try:
         return Condition(text, pl.sql_expr(sql), columns, option)
-    except (pl.exceptions.PolarsError, UnicodeEncodeError) as error:  # the latter: half of a surrogate pair
+    except (pl.exceptions.PolarsError, UnicodeEncodeError) as error:
+        # the latter: half of a surrogate pair
         raise not_a_condition(option, text, error) from None
 
 
@@ -150,7 +198,8 @@ def not_a_condition(option: str, text: str, why: str | Exception) -> StepDiffErr
 
 
 def _check_size(tokens: list[Token], option: str) -> None:
-    """Raise StepDiffError for a condition of several, of too many operators, or nested too deep to be parsed."""
+    """Raise StepDiffError for a condition of several, of too many operators, or nested too deep to
+    be parsed."""
     depth = prefixes = operators = 0
     for kind in (token.token_type for token in tokens):
         depth += (kind == TokenType.L_PAREN) - (kind == TokenType.R_PAREN)
@@ -159,13 +208,19 @@ def _check_size(tokens: list[Token], option: str) -> None:
         if kind == TokenType.SEMICOLON:
             raise _refusal(option, ";")
         if depth + prefixes > DEEPEST:
-            raise StepDiffError(f"{option} nests more than {DEEPEST} deep: write it with fewer parentheses")
+            raise StepDiffError(
+                f"{option} nests more than {DEEPEST} deep: write it with fewer parentheses"
+            )
         if operators > MOST_OPERATORS:
-            raise StepDiffError(f"{option} has more than {MOST_OPERATORS} operators: use IN (...) for a list of values")
+            raise StepDiffError(
+                f"{option} has more than {MOST_OPERATORS} operators: use IN (...) for a list of "
+                "values"
+            )
 
 
 def _written(node: exp.Expr, option: str) -> str:
-    """Return the SQL of an allowed node in one fixed form. Raises StepDiffError for any other node."""
+    """Return the SQL of an allowed node in one fixed form. Raises StepDiffError for any other
+    node."""
     kind = type(node)
     parts = {name: part for name, part in node.args.items() if part}
     if not _ARGUMENTS.issuperset(parts):
@@ -198,7 +253,8 @@ def _written(node: exp.Expr, option: str) -> str:
         raise _refusal(option, f"a second {sign} in one comparison (join two comparisons with AND)")
     if kind in _LIKE and len(other.name) > LONGEST_PATTERN:
         raise StepDiffError(
-            f"{option} has a {sign} pattern of {len(other.name):,} characters: write one of at most {LONGEST_PATTERN}"
+            f"{option} has a {sign} pattern of {len(other.name):,} characters: write one of at "
+            f"most {LONGEST_PATTERN}"
         )
     if kind is exp.Is and type(other) is not exp.Null:
         raise _refusal(option, node)
@@ -209,6 +265,10 @@ def _written(node: exp.Expr, option: str) -> str:
 
 def _refusal(option: str, what: exp.Expr | str) -> StepDiffError:
     """Return the error about something that a condition may not use, a node by its SQL."""
-    name = what if isinstance(what, str) else what.sql(comments=False, unsupported_level=ErrorLevel.IGNORE)
+    name = (
+        what
+        if isinstance(what, str)
+        else what.sql(comments=False, unsupported_level=ErrorLevel.IGNORE)
+    )
     name = name if name.isprintable() else repr(name)
     return StepDiffError(f"{option} uses {short(name)}, which is not allowed: use {ALLOWED}")

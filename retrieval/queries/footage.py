@@ -1,6 +1,7 @@
 """The query of a video or picture, encoded as the provenance of the view says.
 
-Only this module and `live` import featurize, when a function is called: nothing else here reads a video.
+Only this module and `live` import featurize, when a function is called: nothing else here reads a
+video.
 """
 
 from __future__ import annotations
@@ -24,18 +25,22 @@ def of_file(
     weights: str | None,
     encoder: str | None = None,
 ) -> Query:
-    """Return the query of a picture, or of a video from `span[0]` to `span[1]` (None: its ends), encoded as the view
-    was."""
+    """Return the query of a picture, or of a video from `span[0]` to `span[1]` (None: its ends),
+    encoded as the view was."""
     from featurize.video.decode import Failure, read_clips
     from featurize.video.picture import Crop
 
     start, end = span_of(file, span)
     loaded = encoder_of(store, view, weights, encoder=encoder)
-    (clip,) = read_clips(file, [(start, end)], loaded.frames, loaded.picture, sampling=loaded.sampling)
+    (clip,) = read_clips(
+        file, [(start, end)], loaded.frames, loaded.picture, sampling=loaded.sampling
+    )
     if isinstance(clip, Failure):
         raise StepDiffError(clip.reason)
     if isinstance(loaded.picture, Crop):
-        features = {name: values[0] for name, values in loaded.encode_clips(clip.frames[None]).items()}
+        features = {
+            name: values[0] for name, values in loaded.encode_clips(clip.frames[None]).items()
+        }
     else:
         features = loaded.encode_whole(clip.frames, clip.seconds)
     vector = unit_vector(features[feature], f"the {feature} of {file}")
@@ -43,7 +48,8 @@ def of_file(
 
 
 def span_of(file: Path, span: tuple[float | None, float | None]) -> tuple[float, float]:
-    """Return the start and end in seconds, by default of the whole file. StepDiffError if it cannot be read."""
+    """Return the start and end in seconds, by default of the whole file. StepDiffError if it cannot
+    be read."""
     from featurize.manifest import as_manifest
 
     manifest = as_manifest([file])

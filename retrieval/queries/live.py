@@ -1,8 +1,8 @@
 """The encoder that made a view, loaded again to encode a text or a file as the view was.
 
 Guarantees
-- weights come from the place that featurize recorded with the view's rows, or are the encoder's own, if the provenance
-  has their sha256 and they were used here before; else --weights names them
+- weights come from the place that featurize recorded with the view's rows, or are the encoder's
+  own, if the provenance has their sha256 and they were used here before; else --weights names them
 - a text that the store lacks gets the embedding that featurize computes
 """
 
@@ -42,12 +42,18 @@ _CHOICES = {
 
 
 def embed_text(
-    store: Store, view: View, feature: str, text: str, weights: str | None = None, encoder: str | None = None
+    store: Store,
+    view: View,
+    feature: str,
+    text: str,
+    weights: str | None = None,
+    encoder: str | None = None,
 ) -> Float32[np.ndarray, " dim"]:
     """Return the normalised embedding of a text in the space of a view of clips.
 
     Raises:
-        StepDiffError: The text is empty, or the view's encoder encodes no texts, or its weights are not found.
+        StepDiffError: The text is empty, or the view's encoder encodes no texts, or its weights are
+            not found.
     """
     if not text.strip():
         raise StepDiffError("the text is empty: write what the clips should show")
@@ -55,9 +61,12 @@ def embed_text(
     shape = loaded.features("texts").get(feature)
     if shape is None or shape.shape != (width(view, feature),):
         raise StepDiffError(
-            f"{feature} of view clips/{view.name} is not in the space of the texts of {loaded.name}: query with --clip"
+            f"{feature} of view clips/{view.name} is not in the space of the texts of "
+            f"{loaded.name}: query with --clip"
         )
-    return unit_vector(loaded.encode_texts([text])[feature][0], f"the {feature} of the text {short(text)!r}")
+    return unit_vector(
+        loaded.encode_texts([text])[feature][0], f"the {feature} of the text {short(text)!r}"
+    )
 
 
 def unit_vector(vector: Float[np.ndarray, " dim"], what: str) -> Float32[np.ndarray, " dim"]:
@@ -70,7 +79,8 @@ def unit_vector(vector: Float[np.ndarray, " dim"], what: str) -> Float32[np.ndar
 
 
 def encodes(view: View, entity: str, encoder: str | None = None) -> bool:
-    """Return whether the encoder that made a view can be loaded here (see `encoder_of`), and encodes an entity."""
+    """Return whether the encoder that made a view can be loaded here (see `encoder_of`), and
+    encodes an entity."""
     from featurize.encoders import encoder_class, of_data
 
     try:
@@ -82,17 +92,23 @@ def encodes(view: View, entity: str, encoder: str | None = None) -> bool:
 
 
 def encoder_of(
-    store: Store, view: View, weights: str | None = None, device: str | None = None, encoder: str | None = None
+    store: Store,
+    view: View,
+    weights: str | None = None,
+    device: str | None = None,
+    encoder: str | None = None,
 ) -> Encoder:
     """Load the encoder that made a view of clips, as its provenance says.
 
     Args:
         weights: Folder, name or hub id; None: what is recorded with the view, or the encoder's own.
         device: As PyTorch names it; None is a GPU if there is one.
-        encoder: Its package.module:Class, which only the user may name; None: ours, or of an installed package.
+        encoder: Its package.module:Class, which only the user may name; None: ours, or of an
+            installed package.
 
     Raises:
-        StepDiffError: The view was made by something else, its weights are not found, or the encoder differs.
+        StepDiffError: The view was made by something else, its weights are not found, or the
+            encoder differs.
     """
     from featurize.encoders import load, of_data, version_of
 
@@ -102,12 +118,25 @@ def encoder_of(
     except StepDiffError:
         if encoder is not None:
             raise
-        featurize = command("python", "-m", "featurize", "FILE", "--store", store.path, "--encoder", "ENCODER")
-        embed = command("python", "-m", "heads.embed", "--head", "RUN", "--store", store.path, "--view", view.name)
+        featurize = command(
+            "python", "-m", "featurize", "FILE", "--store", store.path, "--encoder", "ENCODER"
+        )
+        embed = command(
+            "python",
+            "-m",
+            "heads.embed",
+            "--head",
+            "RUN",
+            "--store",
+            store.path,
+            "--view",
+            view.name,
+        )
         raise StepDiffError(
-            f"view clips/{view.name} was made by {provenance.encoder}, which is none of our encoders and of no "
-            f"installed package: if it is yours, name it with --encoder package.module:Class; of a head's view run "
-            f"{featurize}, then {embed}, and query with --clip"
+            f"view clips/{view.name} was made by {provenance.encoder}, which is none of our "
+            "encoders and of no installed package: if it is yours, name it with --encoder "
+            f"package.module:Class; of a head's view run {featurize}, then {embed}, and query with "
+            "--clip"
         ) from None
     records = records_of(view)
     named, choices = loading_of(name, provenance, records)
@@ -116,23 +145,28 @@ def encoder_of(
         recorded = " or ".join(sources_of(records))
         where = f" at {recorded}, or were never used here" if recorded else ""
         raise StepDiffError(
-            f"the weights of view clips/{view.name} ({provenance.encoder}, sha256 {provenance.weights[:12]}) are not "
-            f"found{where}: name them with --weights, a folder or hub id, or query with --clip"
+            f"the weights of view clips/{view.name} ({provenance.encoder}, sha256 "
+            f"{provenance.weights[:12]}) are not found{where}: name them with --weights, a folder "
+            "or hub id, or query with --clip"
         )
     loaded = load(name, named, device, **choices)
-    made = replace(loaded.provenance("clips"), dtypes=provenance.dtypes)  # embeddings do not depend on them
+    # embeddings do not depend on them
+    made = replace(loaded.provenance("clips"), dtypes=provenance.dtypes)
     differs = provenance.difference(made)
     if differs:
         advice = "name the view's own weights with --weights, or query" if named else "query"
         raise StepDiffError(
-            f"view clips/{view.name} differs from what {provenance.encoder} makes of a file now ({differs}): "
-            f"{advice} with --clip"
+            f"view clips/{view.name} differs from what {provenance.encoder} makes of a file now "
+            f"({differs}): {advice} with --clip"
         )
     return loaded
 
 
-def loading_of(name: str, provenance: Provenance, records: Sequence[Record] = ()) -> tuple[str | None, dict[str, Any]]:
-    """Return the place of an encoder's weights and its options, by what shards have recorded; None: no such weights.
+def loading_of(
+    name: str, provenance: Provenance, records: Sequence[Record] = ()
+) -> tuple[str | None, dict[str, Any]]:
+    """Return the place of an encoder's weights and its options, by what shards have recorded; None:
+    no such weights.
 
     name: by which the encoder is loaded (featurize.encoders.of_data).
     """
@@ -142,13 +176,22 @@ def loading_of(name: str, provenance: Provenance, records: Sequence[Record] = ()
 
 def records_of(view: View) -> list[Record]:
     """Return what is recorded with at most _RECORDS shards; older versions recorded less."""
-    writes = (write for _, writes in all_writes(view.paths, view.rows_per_shard) for write in writes)
+    writes = (
+        write for _, writes in all_writes(view.paths, view.rows_per_shard) for write in writes
+    )
     records: list[Record] = []
     for write in islice(writes, _RECORDS):
         source, choices = write.info.get("weights"), write.info.get("choices")
         if isinstance(choices, dict):
-            choices = {name: value for name, value in choices.items() if type(value) is _CHOICES.get(name)}
-        records.append((source if isinstance(source, str) else None, choices if isinstance(choices, dict) else None))
+            choices = {
+                name: value for name, value in choices.items() if type(value) is _CHOICES.get(name)
+            }
+        records.append(
+            (
+                source if isinstance(source, str) else None,
+                choices if isinstance(choices, dict) else None,
+            )
+        )
     return records
 
 
@@ -168,8 +211,8 @@ def _choices(name: str, provenance: Provenance) -> dict[str, Any]:
 
 
 def weights_of(provenance: Provenance, records: Sequence[Record]) -> str | None:
-    """Return where the weights of an encoder are: a recorded place, or the encoder's own name; None: they are gone, or
-    were never used here."""
+    """Return where the weights of an encoder are: a recorded place, or the encoder's own name;
+    None: they are gone, or were never used here."""
     from featurize.encoders import digest
     from stepdiff_core.weights import NAMES, resolve_of_data
 
@@ -178,7 +221,8 @@ def weights_of(provenance: Provenance, records: Sequence[Record]) -> str | None:
         try:
             if digest(provenance.encoder, resolve_of_data(source)) == provenance.weights:
                 return source
-        except (StepDiffError, OSError):  # gone, unknown, or out of reach: another place may have them
+        except (StepDiffError, OSError):
+            # gone, unknown, or out of reach: another place may have them
             continue
     return None
 

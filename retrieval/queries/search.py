@@ -29,7 +29,8 @@ from store.catalog.catalog import refuse_forgotten
 from store.view import FAILED, OK
 
 _OWN = ("rank", "similarity", "clip")  # columns of the hits that hide the catalog's of that name
-MOST_IDS, NEAR = 2**16, 3  # ids that are compared with an unknown one, and those that an error names
+# ids that are compared with an unknown one, and those that an error names
+MOST_IDS, NEAR = 2**16, 3
 
 
 @dataclass(frozen=True)
@@ -42,21 +43,31 @@ class Query:
 
 
 def of_clips(store: Store, view: View, feature: str, clips: list[str]) -> Query:
-    """Return the query of one clip, or of a pair: the average of their normalised embeddings, normalised."""
+    """Return the query of one clip, or of a pair: the average of their normalised embeddings,
+    normalised."""
     rows = np.array([row_of_clip(store, view, clip) for clip in clips])
     average = normalised(view, feature, rows).mean(axis=0)
     length = np.sqrt(np.sum(average * average))
     if length == 0:
-        raise StepDiffError(f"{' and '.join(clips)} have opposite embeddings, whose average is zero: query with one")
-    return Query(f"{'clip' if len(clips) == 1 else 'pair'} {', '.join(clips)}", (average / length).astype("f4"), rows)
+        raise StepDiffError(
+            f"{' and '.join(clips)} have opposite embeddings, whose average is zero: query with one"
+        )
+    return Query(
+        f"{'clip' if len(clips) == 1 else 'pair'} {', '.join(clips)}",
+        (average / length).astype("f4"),
+        rows,
+    )
 
 
 def row_of_clip(store: Store, view: View, clip: str) -> int:
-    """Return the row of a clip with features. Raises StepDiffError with similar ids, or the reason of a failure."""
+    """Return the row of a clip with features. Raises StepDiffError with similar ids, or the reason
+    of a failure."""
     row = int(store.catalog("clips").rows([clip])[0])
     if row < 0:
         near = difflib.get_close_matches(clip, similar_ids(store, clip), n=NEAR, cutoff=0.0)
-        raise StepDiffError(f"no clip {clip!r} in {store.path}: the nearest ids are {', '.join(near)}")
+        raise StepDiffError(
+            f"no clip {clip!r} in {store.path}: the nearest ids are {', '.join(near)}"
+        )
     (status,) = view.status(np.array([row]))
     if status == FAILED:
         reasons = view.failures(np.array([row]))
@@ -75,10 +86,12 @@ def row_of_clip(store: Store, view: View, clip: str) -> int:
 
 
 def similar_ids(store: Store, clip: str) -> list[str]:
-    """Return all ids of clips; if there are more than MOST_IDS, some of those that begin as `clip` does."""
+    """Return all ids of clips; if there are more than MOST_IDS, some of those that begin as `clip`
+    does."""
     ids, begin = pl.Series(dtype=pl.String), ""
     for block in store.catalog("clips").blocks(pl.DataFrame(schema={"key": pl.String})):
-        matching = copied(block.filter(pl.col("key").str.starts_with(begin)))  # without the texts of the whole block
+        # without the texts of the whole block
+        matching = copied(block.filter(pl.col("key").str.starts_with(begin)))
         ids = pl.concat([ids, matching["key"]])
         while len(ids) > MOST_IDS:
             begin = clip[: len(begin) + 1]
@@ -90,9 +103,15 @@ def similar_ids(store: Store, clip: str) -> list[str]:
 
 
 def of_text(
-    store: Store, view: View, feature: str, text: str, weights: str | None = None, encoder: str | None = None
+    store: Store,
+    view: View,
+    feature: str,
+    text: str,
+    weights: str | None = None,
+    encoder: str | None = None,
 ) -> Query:
-    """Return the query of a text: its embedding in texts/VIEW, or the view's own encoder computes it now.
+    """Return the query of a text: its embedding in texts/VIEW, or the view's own encoder computes
+    it now.
 
     Raises StepDiffError that names what to do.
     """
@@ -103,24 +122,28 @@ def of_text(
     row = store.catalog("texts").rows([text_key(text)])
     if texts is not None and row[0] >= 0 and texts.status(row)[0] == OK:
         check_space(store, view, texts, feature)
-        return Query(title, normalised(texts, feature, row)[0].astype(np.float32), np.empty(0, np.int64))
+        return Query(
+            title, normalised(texts, feature, row)[0].astype(np.float32), np.empty(0, np.int64)
+        )
     if encodes(view, "texts", encoder):
-        return Query(title, embed_text(store, view, feature, text, weights, encoder), np.empty(0, np.int64))
+        return Query(
+            title, embed_text(store, view, feature, text, weights, encoder), np.empty(0, np.int64)
+        )
     embed = command("python", "-m", "heads.embed", "--head", "RUN", "--store", store.path)
     where = f"the text {short(text)!r} is not in texts/{name} of {store.path}"
     if texts is None and encodes(view, "clips", encoder):
         raise StepDiffError(
-            f"{where}, and {view.provenance.encoder} encodes no texts: query a view of an encoder that does, such as "
-            f"clip, or one that a head trained on texts wrote ({embed})"
+            f"{where}, and {view.provenance.encoder} encodes no texts: query a view of an encoder "
+            f"that does, such as clip, or one that a head trained on texts wrote ({embed})"
         )
     made_by = (view if texts is None else texts).provenance.encoder
     fill = fill_command(store.path, name, made_by, "TEXTS.jsonl")
     add = f"put it into the column `text` of a file TEXTS.jsonl and run {fill}"
     if texts is None:
         raise StepDiffError(
-            f"{where}, which has no texts yet: if {made_by} is your own encoder and encodes texts too, name it with "
-            f"--encoder package.module:Class, or {add}; otherwise query a view that a head trained on texts wrote "
-            f"({embed})"
+            f"{where}, which has no texts yet: if {made_by} is your own encoder and encodes texts "
+            f"too, name it with --encoder package.module:Class, or {add}; otherwise query a view "
+            f"that a head trained on texts wrote ({embed})"
         )
     raise StepDiffError(f"{where}: {add}")
 
@@ -131,8 +154,9 @@ def check_space(store: Store, view: View, texts: View, feature: str) -> None:
     channels, others = width(view, feature), width(texts, feature)
     if ours != theirs or channels != others:
         raise StepDiffError(
-            f"texts/{texts.name} and clips/{view.name} of {store.path} are different spaces (weights {theirs[:12]} and "
-            f"{ours[:12]}, {others} and {channels} channels): query with --clip"
+            f"texts/{texts.name} and clips/{view.name} of {store.path} are different spaces "
+            f"(weights {theirs[:12]} and {ours[:12]}, {others} and {channels} channels): query "
+            "with --clip"
         )
 
 
@@ -143,14 +167,17 @@ class PlannedSearch:
     store: Store
     query: Query
     rows: Int64[np.ndarray, " rows"] | None
-    """eligible rows: filled, selected by the condition, and not the query's own; None: all others of the index"""
+    """eligible rows: filled, selected by the condition, and not the query's own; None: all others
+    of the index"""
     index: Index
 
     def __len__(self) -> int:
         """Return the number of eligible rows."""
         if self.rows is not None:
             return len(self.rows)
-        return len(self.index) - int(np.count_nonzero(self.index.view.status(np.unique(self.query.rows)) == OK))
+        return len(self.index) - int(
+            np.count_nonzero(self.index.view.status(np.unique(self.query.rows)) == OK)
+        )
 
 
 def resolve(
@@ -164,8 +191,8 @@ def resolve(
 ) -> PlannedSearch:
     """Choose the index, the embedding and the eligible rows of a search.
 
-    The index is used if there is one and no condition, or if more than FLAT_BELOW rows are eligible; of a snapshot only
-    in the second case.
+    The index is used if there is one and no condition, or if more than FLAT_BELOW rows are
+    eligible; of a snapshot only in the second case.
 
     Args:
         query_of: Makes the query from the store, the view and the name of the embedding.
@@ -190,18 +217,23 @@ def resolve(
         index = opened(store, view)
         check_feature(index, feature)
     query = query_of(store, view, index.card["feature"])
-    return PlannedSearch(store, query, None if rows is None else rows[~np.isin(rows, query.rows)], index)
+    return PlannedSearch(
+        store, query, None if rows is None else rows[~np.isin(rows, query.rows)], index
+    )
 
 
 def compute(search: PlannedSearch, k: int) -> pl.DataFrame:
-    """Return the k nearest clips, best first: rank, similarity, clip and the catalog's other columns.
+    """Return the k nearest clips, best first: rank, similarity, clip and the catalog's other
+    columns.
 
     There are fewer if fewer rows are eligible, or if an approximate index finds fewer.
     """
     k, query_rows = min(k, len(search)), search.query.rows
     rows, cosines = np.empty(0, np.int64), np.empty(0, np.float32)
     if k:
-        (rows,), (cosines,) = search.index.search(search.query.vector[None], k + len(query_rows), search.rows)
+        (rows,), (cosines,) = search.index.search(
+            search.query.vector[None], k + len(query_rows), search.rows
+        )
         keep = np.flatnonzero((rows >= 0) & ~np.isin(rows, query_rows))[:k]
         rows, cosines = rows[keep], cosines[keep]
     catalog = search.store.catalog("clips").select(rows)

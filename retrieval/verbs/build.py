@@ -28,8 +28,8 @@ class BuildOptions:
     feature: str = "embedding"
     """array of the view to index: one vector a row"""
     factory: str = "auto"
-    """FAISS factory string; auto is exact below 10,000 rows, an HNSW graph over half floats up to a million,
-    IVF with half floats up to 10 million and with product quantisation beyond"""
+    """FAISS factory string; auto is exact below 10,000 rows, an HNSW graph over half floats up to a
+    million, IVF with half floats up to 10 million and with product quantisation beyond"""
     min_recall: float = field(default=0.95, metadata={"type": ClosedUnitInterval})
     """share of the 10 nearest clips to be found; decides how much of the index a query visits"""
     rebuild: bool = False
@@ -39,7 +39,8 @@ class BuildOptions:
     address: str | None = None
     """Ray cluster; by default a local one is started if there is more than one part"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """where an IVF index is trained and filled; auto is a GPU if FAISS has one and the view has a million rows"""
+    """where an IVF index is trained and filled; auto is a GPU if FAISS has one and the view has a
+    million rows"""
     json: bool = False
     """print the card as one JSON object"""
 
@@ -63,17 +64,21 @@ def build(options: BuildOptions) -> int:
         if not card["exact"]:
             unit = "candidates" if card["factory"].startswith("HNSW") else "lists"
             print(
-                f"recall@{card['recall_k']} {card['recall']:.3f} over {card['recall_queries']} rows, {card['probes']} "
-                f"{unit} a query, {card['bytes'] / 1e6:,.1f} MB"
+                f"recall@{card['recall_k']} {card['recall']:.3f} over {card['recall_queries']} "
+                f"rows, {card['probes']} {unit} a query, {card['bytes'] / 1e6:,.1f} MB"
             )
     rebuild = build_command(store, view, card, "--rebuild")
     if card.get("rebuild"):
-        print(f"{card['new_share']:.0%} of the rows were added after training: run {rebuild}", file=sys.stderr)
+        print(
+            f"{card['new_share']:.0%} of the rows were added after training: run {rebuild}",
+            file=sys.stderr,
+        )
     if card["recall"] >= options.min_recall:
         return 0
     print(
-        f"error: recall {card['recall']:.3f} is below --min-recall {options.min_recall}, with the greatest effort: "
-        f"{rebuild} with --factory of larger codes or Flat, or a lower --min-recall",
+        f"error: recall {card['recall']:.3f} is below --min-recall {options.min_recall}, with the "
+        f"greatest effort: {rebuild} with --factory of larger codes or Flat, or a lower "
+        "--min-recall",
         file=sys.stderr,
     )
     return 1

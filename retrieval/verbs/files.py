@@ -1,4 +1,5 @@
-"""The commands that write a file of a whole view or test set: `negatives`, `neighbours` and `duplicates`."""
+"""The commands that write a file of a whole view or test set: `negatives`, `neighbours` and
+`duplicates`."""
 
 import json
 import sys
@@ -11,23 +12,25 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from stepdiff_core.cli.options import WRITTEN, parse
 
 SHOWN = 50  # rows of the printed table of duplicates
-NEGATIVES = """Make DiffMCQ questions from a DiffCap test set. The view decides which pairs look alike.
+NEGATIVES = """Make DiffMCQ questions from a DiffCap test set; the view tells what looks alike.
 
 python -m retrieval negatives --store data/features --view efficientnet-lite0 \\
     --test-set data/kitchen/diffcap_test.jsonl --variant V1 --out data/diffmcq_v1.jsonl
 """
-NEIGHBOURS = """Find the nearest neighbours of every clip among the clips of its own step, for whole training sets.
+NEIGHBOURS = """Find the nearest neighbours of every training clip among the clips of its step.
 
-python -m retrieval neighbours --store data/features --view efficientnet-lite0 -k 8 --out data/neighbours.parquet
+python -m retrieval neighbours --store data/features --view efficientnet-lite0 -k 8 \\
+    --out data/neighbours.parquet
 """
 DUPLICATES = """Find near-duplicate clips: the same footage in different videos.
 
 python -m retrieval duplicates --store data/features --view efficientnet-lite0 --threshold 0.98
-python -m retrieval duplicates --store data/features --view efficientnet-lite0 --against split --out duplicates.parquet
+python -m retrieval duplicates --store data/features --view efficientnet-lite0 --against split \\
+    --out duplicates.parquet
 
-Every clip of a group is a duplicate of the group's first clip, which is listed first. `--against split` keeps only
-clips that chains of duplicates connect with another split: leave out the training clips among them, so that no
-duplicate of a test clip trains.
+Every clip of a group is a duplicate of the group's first clip, which is listed first.
+`--against split` keeps only clips that chains of duplicates connect with another split: leave out
+the training clips among them, so that no duplicate of a test clip trains.
 """
 
 
@@ -66,12 +69,13 @@ class Negatives(OfClips):
     feature: str = "embedding"
     """array of the clips' view to compare"""
     allow_reversed: bool = False
-    """V2 may have the true pair reversed as an option, as supplement S5 is written; by default it counts as the pair"""
+    """V2 may have the true pair reversed as an option, as supplement S5 is written; by default it
+    counts as the pair"""
     seed: int = 0
     """decides the order of the options and the draws of V3"""
     truth: Path | None = None
-    """attributes.jsonl of the sample world: the text is less true of every wrong option than of the right one:
-    all that it states is true of it, and it leaves out no more of it"""
+    """attributes.jsonl of the sample world: the text is less true of every wrong option than of the
+    right one: all that it states is true of it, and it leaves out no more of it"""
 
 
 def show_negatives(record: dict[str, Any]) -> None:
@@ -81,7 +85,10 @@ def show_negatives(record: dict[str, Any]) -> None:
         total = record["questions"] + record["dropped"]
         print(f"{record['dropped']} of {total} had fewer than three negatives", file=sys.stderr)
     if record.get("as_true_passed"):
-        print(f"{record['as_true_passed']} have other wrong options, because their text was as true of nearer pairs")
+        print(
+            f"{record['as_true_passed']} have other wrong options, because their text was as true "
+            "of nearer pairs"
+        )
 
 
 def negatives_main(argv: list[str]) -> int:
@@ -94,9 +101,11 @@ class Neighbours(OfClips):
     """Options of `neighbours`."""
 
     out: Path = field(metadata=WRITTEN)
-    """Parquet file to write: clip, the column of --within, neighbours and similarities (best first)"""
+    """Parquet file to write: clip, the column of --within, neighbours and similarities (best
+    first)"""
     within: str = "step"
-    """column of the catalog in which neighbours have equal values; clips without a value are left out"""
+    """column of the catalog in which neighbours have equal values; clips without a value are left
+    out"""
     k: int = field(default=8, metadata={"type": PositiveInt})
     """neighbours of a clip, fewer if its step has fewer"""
     other_videos: bool = False
@@ -107,7 +116,14 @@ class Neighbours(OfClips):
 
 def neighbours_main(argv: list[str]) -> int:
     shown = "{out}: up to {k} neighbours for each of {clips} clips, from the same {within}"
-    return parse(Neighbours, argv, "retrieval neighbours", NEIGHBOURS, "retrieval.mining.neighbours:join", shown)
+    return parse(
+        Neighbours,
+        argv,
+        "retrieval neighbours",
+        NEIGHBOURS,
+        "retrieval.mining.neighbours:join",
+        shown,
+    )
 
 
 @dataclass(frozen=True)
@@ -115,11 +131,14 @@ class Duplicates(OfClips):
     """Options of `duplicates`."""
 
     threshold: float = field(default=0.98, metadata={"type": ClosedUnitInterval})
-    """cosine from which two clips are duplicates; it depends on the encoder: look at some in Explore"""
+    """cosine from which two clips are duplicates; it depends on the encoder: look at some in
+    Explore"""
     against: str | None = None
-    """column of the catalog, e.g. split: keep only clips that chains of duplicates connect with another value of it"""
+    """column of the catalog, e.g. split: keep only clips that chains of duplicates connect with
+    another value of it"""
     by: Literal["exact", "index"] = "exact"
-    """exact compares all pairs; index only the nearest that the view's index finds, for many millions of clips"""
+    """exact compares all pairs; index only the nearest that the view's index finds, for many
+    millions of clips"""
     out: Path | None = field(default=None, metadata=WRITTEN)
     """file to write the groups to: .parquet, .csv or .jsonl"""
     feature: str | None = None
@@ -138,9 +157,15 @@ def duplicates(options: Duplicates) -> int:
     if options.out is not None:
         check_format(options.out)
     store, view = options.opened()
-    clips = duplicates(store, view, options.threshold, options.against, options.by, options.feature, options.device)
+    clips = duplicates(
+        store, view, options.threshold, options.against, options.by, options.feature, options.device
+    )
     groups = clips["group"].n_unique()
-    of = f" that chains of duplicates connect with another {options.against}" if options.against else ""
+    of = (
+        f" that chains of duplicates connect with another {options.against}"
+        if options.against
+        else ""
+    )
     title = (
         f"{groups} {'group' if groups == 1 else 'groups'}{of}, {clips.height} clips with a copy at "
         f"{options.threshold:g} or above in {options.view}"
@@ -148,13 +173,18 @@ def duplicates(options: Duplicates) -> int:
     if options.out is not None:
         write_table(options.out, clips)
     if options.json:
-        print(json.dumps({"groups": groups, "threshold": options.threshold, "clips": as_json(clips)}))
+        print(
+            json.dumps({"groups": groups, "threshold": options.threshold, "clips": as_json(clips)})
+        )
     elif options.out is not None:
         print(f"{options.out}: {title}")
     else:
         print_table(clips.head(SHOWN), ["group", "clip", "similarity", "copy"], title)
         if clips.height > SHOWN:
-            print(f"the first {SHOWN} of {clips.height} clips: give --out FILE for all of them", file=sys.stderr)
+            print(
+                f"the first {SHOWN} of {clips.height} clips: give --out FILE for all of them",
+                file=sys.stderr,
+            )
     return 0
 
 

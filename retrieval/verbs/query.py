@@ -1,9 +1,11 @@
-"""Find the clips nearest to a clip, a pair, a text or a file, among all clips or those that a condition selects.
+"""Find the clips nearest to a clip, a pair, a text or a file, among all clips or those that a
+condition selects.
 
 Beyond 100,000 clips the view needs an index (python -m retrieval build).
 
 python -m retrieval query --store data/features --view efficientnet-lite0 --clip ID -k 10
-python -m retrieval query --store data/features --view efficientnet-lite0 --reference ID --candidate ID
+python -m retrieval query --store data/features --view efficientnet-lite0 --reference ID \\
+    --candidate ID
 python -m retrieval query --store data/features --view clip --text "whisk the eggs"
 python -m retrieval query --store data/features --view efficientnet-lite0 --file pancake.mp4 \\
     --where "split = 'train' AND duration > 3" --out nearest.parquet
@@ -24,7 +26,8 @@ from stepdiff_core.cli.options import WRITTEN, parse
 from stepdiff_core.errors import StepDiffError
 
 FIRST = ("step", "narration", "caption", "activity", "split")  # first columns of the table
-HIDDEN = ("video", "start", "end", "video_bytes", "video_digest")  # columns that the table omits: the id implies them
+# columns that the table omits: the id implies them
+HIDDEN = ("video", "start", "end", "video_bytes", "video_digest")
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class QueryOptions(OfClips):
     candidate: str | None = None
     """the pair's second clip"""
     text: str | None = None
-    """text whose neighbours are wanted; if its embedding is not in the same view of texts, the view's encoder computes
-    it now"""
+    """text whose neighbours are wanted; if its embedding is not in the same view of texts, the
+    view's encoder computes it now"""
     file: Path | None = None
     """video or picture whose neighbours are wanted, encoded as the view was"""
     start: float | None = None
@@ -47,14 +50,14 @@ class QueryOptions(OfClips):
     end: float | None = None
     """second at which it ends"""
     weights: str | None = None
-    """weights of the view's encoder for --text and --file: a folder, name or hub id; by default those that featurize
-    recorded with the view, or the weights of the encoder's name"""
+    """weights of the view's encoder for --text and --file: a folder, name or hub id; by default
+    those that featurize recorded with the view, or the weights of the encoder's name"""
     encoder: str | None = None
-    """the view's encoder for --text and --file, package.module:Class, if it is your own and its package is not
-    installed with an entry point"""
+    """the view's encoder for --text and --file, package.module:Class, if it is your own and its
+    package is not installed with an entry point"""
     where: str | None = None
-    """condition on the catalog as after SQL's WHERE, e.g. "step = 'whisk' AND duration > 4": comparisons, AND, OR, NOT,
-    IN, LIKE, BETWEEN, IS NULL, arithmetic, lower, upper and length"""
+    """condition on the catalog as after SQL's WHERE, e.g. "step = 'whisk' AND duration > 4":
+    comparisons, AND, OR, NOT, IN, LIKE, BETWEEN, IS NULL, arithmetic, lower, upper and length"""
     feature: str | None = None
     """array of the view to compare; by default the index's, or embedding"""
     k: int = field(default=10, metadata={"type": PositiveInt})
@@ -66,7 +69,8 @@ class QueryOptions(OfClips):
 
 
 def run(options: QueryOptions) -> int:
-    """Run the verb: resolve what is searched for, compute the neighbours, write them; returns the exit status."""
+    """Run the verb: resolve what is searched for, compute the neighbours, write them; returns the
+    exit status."""
     from retrieval.queries.search import compute, resolve
     from stepdiff_core.io.tables import check_format
 
@@ -90,11 +94,13 @@ def source_of(options: QueryOptions) -> Callable[..., Any]:
     sources = [options.clip, options.text, options.file, pair or None]
     if sum(one is not None for one in sources) != 1 or len(pair) == 1:
         raise StepDiffError(
-            "a query is one of a clip, a pair, a text or a file: give --clip ID, --reference ID and --candidate ID, "
-            "--text WORDS or --file VIDEO"
+            "a query is one of a clip, a pair, a text or a file: give --clip ID, --reference ID "
+            "and --candidate ID, --text WORDS or --file VIDEO"
         )
     if options.file is None and (options.start is not None or options.end is not None):
-        raise StepDiffError("--start and --end are of the clip in --file: leave them out, or give a file")
+        raise StepDiffError(
+            "--start and --end are of the clip in --file: leave them out, or give a file"
+        )
     loading: dict[str, Any] = {"weights": options.weights, "encoder": options.encoder}
     for name, value in loading.items():
         if value is not None and options.text is None and options.file is None:
@@ -109,22 +115,31 @@ def source_of(options: QueryOptions) -> Callable[..., Any]:
 def write(search: Any, hits: Any, options: QueryOptions) -> None:
     """Write the files of the options, and print the neighbours and how many were missing.
 
-    `search` is a PlannedSearch and `hits` a data frame: the parser would import their types for --help.
+    `search` is a PlannedSearch and `hits` a data frame: the parser would import their types for
+    --help.
     """
     from stepdiff_core.io.tables import as_json, print_table, write_table
 
     title = f"nearest to {search.query.title} in {options.view}"
     eligible = len(search)
     if hits.height < min(options.k, eligible):
-        print(f"the index found {hits.height} of {options.k}: build one with a higher --min-recall", file=sys.stderr)
+        print(
+            f"the index found {hits.height} of {options.k}: build one with a higher --min-recall",
+            file=sys.stderr,
+        )
     elif eligible < options.k:
         selected = f" with {options.where}" if options.where else ""
-        print(f"-k {options.k}: there are only {eligible} clips to choose from{selected}", file=sys.stderr)
+        print(
+            f"-k {options.k}: there are only {eligible} clips to choose from{selected}",
+            file=sys.stderr,
+        )
     if options.out is not None:
         write_table(options.out, hits)
     if options.json:
         names = ("clip", "reference", "candidate", "text", "file", "where")
-        words = {name: str(value) for name in names if (value := getattr(options, name)) is not None}
+        words = {
+            name: str(value) for name in names if (value := getattr(options, name)) is not None
+        }
         print(json.dumps({**words, "view": options.view, "hits": as_json(hits)}))
     elif options.out is None:
         shown = [name for name in hits.columns if name not in HIDDEN]

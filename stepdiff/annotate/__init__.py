@@ -1,4 +1,5 @@
-"""Texts about clips: captions, grounded objects, step descriptions, paired questions, and answers of people.
+"""Texts about clips: captions, grounded objects, step descriptions, paired questions, and answers
+of people.
 
 Names are imported when they are first used.
 """

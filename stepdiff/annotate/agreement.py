@@ -1,8 +1,10 @@
-"""stepdiff annotate agreement data/people/answers.jsonl --task data/people/task.yaml --out data/people/agreement.md
+"""stepdiff annotate agreement data/people/answers.jsonl --task data/people/task.yaml \\
+    --out data/people/agreement.md
 
-How far people agree about the differences of clips: two of three, Cohen's kappa, Krippendorff's alpha, the distance of
-different scores, and each person's time, distance from the others and agreement on gold pairs. FILE holds collected
-answers as JSON lines or CSV, a Label Studio export, or user_inputs.json of ConViS-Bench.
+How far people agree about the differences of clips: two of three, Cohen's kappa, Krippendorff's
+alpha, the distance of different scores, and each person's time, distance from the others and
+agreement on gold pairs. FILE holds collected answers as JSON lines or CSV, a Label Studio export,
+or user_inputs.json of ConViS-Bench.
 
 Scores: 5 = not different, 1 = very different.
 """
@@ -21,14 +23,21 @@ from jaxtyping import Float, Float64, Int64
 from heads.reporting.grid import Block, Cell, Grid, number, to_markdown
 from heads.reporting.grid import show as show_tables
 from stepdiff.annotate.forms.answers import latest, read_collected, show_refused
-from stepdiff.annotate.forms.form import DIRECTION, HIGHEST, LOWEST, AnnotationTask, Answer, read_task
+from stepdiff.annotate.forms.form import (
+    DIRECTION,
+    HIGHEST,
+    LOWEST,
+    AnnotationTask,
+    Answer,
+    read_task,
+)
 from stepdiff_core.cli import command
 from stepdiff_core.cli.options import WRITTEN, incomplete, parse
 from stepdiff_core.io.files import write_text
 from stepdiff_core.tasks.agreement import alpha
 
-# Shape legend: R ratings; C couples, which are two ratings of one item by two people; U items; L levels of the score;
-# P pairs of people.
+# Shape legend: R ratings; C couples, which are two ratings of one item by two people; U items; L
+# levels of the score; P pairs of people.
 
 
 @dataclass(frozen=True)
@@ -49,12 +58,16 @@ class AgreementFigures:
     items: int  # items with at least two ratings
     ratings: int  # ratings of these items
     two_of_three: float | None
-    """share of all triples of people who rated one item in which at least two gave the same score"""
-    pairwise: float | None  # share of all pairs of people who rated one item that gave the same score
+    """share of all triples of people who rated one item in which at least two gave the same
+    score"""
+    # share of all pairs of people who rated one item that gave the same score
+    pairwise: float | None
     kappa: float | None  # Cohen's kappa, mean over pairs of people who share items
     kappa_weighted: float | None
-    """the same, weighted by how many items a pair of people shares: with few shared items kappa is noise"""
-    kappa_pairs: int  # pairs of people with a kappa: it is not defined where both always give one and the same score
+    """the same, weighted by how many items a pair of people shares: with few shared items kappa is
+    noise"""
+    # pairs of people with a kappa: it is not defined where both always give one and the same score
+    kappa_pairs: int
     distance: float | None  # mean distance of two different scores of one item
     nominal: float | None  # Krippendorff's alpha
     ordinal: float | None
@@ -100,18 +113,29 @@ class Agreement:
 def agreement(answers: Iterable[Answer], task: AnnotationTask | None = None) -> Agreement:
     """Return the agreement in a collection; `task` has the known scores of gold pairs.
 
-    An item is a pair of clips in a category. Only work counts, without rejected pairs, and of several answers of one
-    person about a pair only the last one. A person is compared with the median of the others.
+    An item is a pair of clips in a category. Only work counts, without rejected pairs, and of
+    several answers of one person about a pair only the last one. A person is compared with the
+    median of the others.
     """
     collected = list(answers)
     counted = latest(collected)
     work = [answer for answer in counted if answer.kind == "work"]
-    people = {name: number for number, name in enumerate(dict.fromkeys(answer.annotator for answer in work))}
-    pairs = {name: number for number, name in enumerate(dict.fromkeys(answer.pair for answer in work))}
+    people = {
+        name: number
+        for number, name in enumerate(dict.fromkeys(answer.annotator for answer in work))
+    }
+    pairs = {
+        name: number for number, name in enumerate(dict.fromkeys(answer.pair for answer in work))
+    }
     categories = list(dict.fromkeys(name for answer in work for name in answer.differences))
     scored = [answer for answer in work if answer.rejected is None]
     rows = [
-        (pairs[a.pair] * len(categories) + number, people[a.annotator], a.differences[name].score - LOWEST, number)
+        (
+            pairs[a.pair] * len(categories) + number,
+            people[a.annotator],
+            a.differences[name].score - LOWEST,
+            number,
+        )
         for a in scored
         for number, name in enumerate(categories)
         if name in a.differences
@@ -128,7 +152,9 @@ def agreement(answers: Iterable[Answer], task: AnnotationTask | None = None) -> 
         replaced=sum(answer.kind == "work" for answer in collected) - len(work),
         scores=DIRECTION,
         overall=figures(ratings),
-        categories={name: figures(ratings.of(category == number)) for number, name in enumerate(categories)},
+        categories={
+            name: figures(ratings.of(category == number)) for number, name in enumerate(categories)
+        },
         rejections=figures(Ratings(pair, who, rejected, 2)),
         annotators=_people(counted, ratings, list(people), task),
     )
@@ -147,18 +173,24 @@ def _people(
             continue
         for name, score in task.gold.by_id[answer.pair].scores.items():
             if name in answer.differences:
-                close[answer.annotator].append(task.gold.agrees(score, answer.differences[name].score))
+                close[answer.annotator].append(
+                    task.gold.agrees(score, answer.differences[name].score)
+                )
             elif answer.rejected is not None:
                 close[answer.annotator].append(False)
     distances = defaultdict(list)
-    for person, distance in zip(ratings.person.tolist(), from_others(ratings).tolist(), strict=True):
+    for person, distance in zip(
+        ratings.person.tolist(), from_others(ratings).tolist(), strict=True
+    ):
         if not math.isnan(distance):
             distances[names[person]].append(distance)
     people = []
     for name in dict.fromkeys([*work, *close]):
         answered, gold, apart = work.get(name, []), close.get(name, []), distances.get(name, [])
         seconds = [answer.seconds for answer in answered if answer.seconds is not None]
-        scores = [[difference.score for difference in answer.differences.values()] for answer in answered]
+        scores = [
+            [difference.score for difference in answer.differences.values()] for answer in answered
+        ]
         scored = [set(each) for each in scores if len(each) > 1]
         people.append(
             PersonFigures(
@@ -209,7 +241,8 @@ def two_of_three(counts: Int64[np.ndarray, "U L"]) -> float | None:
     """Return the share of all triples of ratings of one item in which at least two are the same."""
     n, counts = counts.sum(1), counts.astype(np.int64)
     triples = n * (n - 1) * (n - 2) // 6
-    # Newton: the triples of three different scores are the third elementary symmetric polynomial of the counts.
+    # Newton: the triples of three different scores are the third elementary symmetric polynomial of
+    # the counts.
     different = (n**3 - 3 * n * (counts**2).sum(1) + 2 * (counts**3).sum(1)) // 6
     return None if not triples.sum() else float(1 - different.sum() / triples.sum())
 
@@ -217,12 +250,17 @@ def two_of_three(counts: Int64[np.ndarray, "U L"]) -> float | None:
 def _kappas(
     couples: Sequence[Int64[np.ndarray, " C"]], levels: int
 ) -> tuple[Float64[np.ndarray, " P"], Int64[np.ndarray, " P"]]:
-    """Return the kappa of each pair of people for which it is defined, and how many items they share."""
+    """Return the kappa of each pair of people for which it is defined, and how many items they
+    share."""
     one, two, first, second = couples
     _, pair = np.unique(one * (two.max(initial=0) + 1) + two, return_inverse=True)
     cells = (pair * levels + first) * levels + second
     pairs = int(pair.max(initial=-1)) + 1
-    tables = np.bincount(cells, minlength=pairs * levels**2).reshape(pairs, levels, levels).astype(np.int64)
+    tables = (
+        np.bincount(cells, minlength=pairs * levels**2)
+        .reshape(pairs, levels, levels)
+        .astype(np.int64)
+    )
     shared = tables.sum((1, 2))
     observed = np.einsum("pll->p", tables) / shared
     expected = (tables.sum(1) * tables.sum(2)).sum(1) / shared**2
@@ -231,14 +269,17 @@ def _kappas(
 
 
 def from_others(ratings: Ratings) -> Float[np.ndarray, " R"]:
-    """Return the distance of each rating from the median of the other ratings of its item; NaN if it is alone."""
+    """Return the distance of each rating from the median of the other ratings of its item; NaN if
+    it is alone."""
     places = defaultdict(list)
     for place, item in enumerate(ratings.item.tolist()):
         places[item].append(place)
     distances, scores = np.full(len(ratings.item), np.nan), ratings.score.tolist()
     for of_item in places.values():
         for place in of_item if len(of_item) > 1 else ():
-            distances[place] = abs(scores[place] - median(scores[other] for other in of_item if other != place))
+            distances[place] = abs(
+                scores[place] - median(scores[other] for other in of_item if other != place)
+            )
     return distances
 
 
@@ -246,8 +287,8 @@ def _mean(values: np.ndarray) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-# Reasons to look at a person's answers. The thresholds flag 5 of the 81 people of ConViS-Bench who answered at least
-# ANSWERS pairs: two for their distance, two for equal scores, one for speed.
+# Reasons to look at a person's answers. The thresholds flag 5 of the 81 people of ConViS-Bench who
+# answered at least ANSWERS pairs: two for their distance, two for equal scores, one for speed.
 ANSWERS = 5  # pairs that a person answered, at least, before speed and equal scores count
 SHARED = 20  # scores on pairs that others scored too, at least, before the distance counts
 GOLD = 5  # gold scores, at least, before they count
@@ -258,34 +299,44 @@ MOST_EQUAL = 0.5  # share of pairs with one score in all categories
 
 
 def flags(person: PersonFigures, everyone: Sequence[PersonFigures]) -> list[str]:
-    """Return one sentence for each threshold that a person's figures pass: a question, not a verdict.
+    """Return one sentence for each threshold that a person's figures pass: a question, not a
+    verdict.
 
     everyone: with whom times are compared.
     """
     reasons = []
     if person.distance is not None and person.shared >= SHARED and person.distance > MOST_DISTANCE:
-        reasons.append(f"{person.distance:.1f} from the scores of others, over {person.shared:,} shared scores")
+        reasons.append(
+            f"{person.distance:.1f} from the scores of others, over {person.shared:,} shared scores"
+        )
     if person.gold is not None and person.gold_scores >= GOLD and person.gold < LEAST_GOLD:
         wrong = round((1 - person.gold) * person.gold_scores)
-        reasons.append(f"{wrong:,} of {person.gold_scores:,} gold scores are too far from the known ones")
-    others = [other for other in everyone if other.annotator != person.annotator and other.answers >= ANSWERS]
+        reasons.append(
+            f"{wrong:,} of {person.gold_scores:,} gold scores are too far from the known ones"
+        )
+    others = [
+        other
+        for other in everyone
+        if other.annotator != person.annotator and other.answers >= ANSWERS
+    ]
     times = [other.seconds for other in others if other.seconds is not None]
     if person.seconds is not None and times and person.answers >= ANSWERS:
         usual = median(times)
         if person.seconds < LEAST_TIME * usual:
             reasons.append(f"{person.seconds:.0f} s a pair, others take {usual:.0f} s")
     if person.scored >= ANSWERS and person.equal > MOST_EQUAL * person.scored:
-        reasons.append(f"one score in all categories for {person.equal:,} of {person.scored:,} pairs")
+        reasons.append(
+            f"one score in all categories for {person.equal:,} of {person.scored:,} pairs"
+        )
     return reasons
 
 
 NOTES = (
     "Scores: {scores}. An item is a pair of clips in a category that at least two people scored.",
-    "2 of 3: share of all triples of people who scored one item in which at least two gave the same score. "
-    "Equal: share of all pairs of people. "
-    "Kappa: Cohen's, mean over pairs of people who share items; weighted: by how many items they share. "
-    "Distance: mean distance of two different scores of one item. "
-    "Alpha: Krippendorff's; 0 = chance, 1 = all agree.",
+    "2 of 3: share of all triples of people who scored one item in which at least two gave the "
+    "same score. Equal: share of all pairs of people. Kappa: Cohen's, mean over pairs of people "
+    "who share items; weighted: by how many items they share. Distance: mean distance of two "
+    "different scores of one item. Alpha: Krippendorff's; 0 = chance, 1 = all agree.",
 )
 PERSON = {
     "answers": ("pairs", ","), "rejected": ("rejected", ","), "seconds": ("median s", ".0f"),
@@ -293,8 +344,8 @@ PERSON = {
 }  # fmt: skip
 """figure of a person -> its heading, and its form"""
 PEOPLE_NOTE = (
-    "Distance: of a person's score from the median of the others' scores, mean. Gold: share of scores of gold pairs "
-    "within the tolerance of the known score."
+    "Distance: of a person's score from the median of the others' scores, mean. Gold: share of "
+    "scores of gold pairs within the tolerance of the known score."
 )
 
 
@@ -320,14 +371,24 @@ def run(options: AgreementOptions) -> dict[str, Any]:
 
 
 def summary(record: dict[str, Any]) -> str:
-    counts = "{answers:,} answers of {people:,} people about {pairs:,} pairs, {rejected:,} of them rejections"
+    counts = (
+        "{answers:,} answers of {people:,} people about {pairs:,} pairs, {rejected:,} of them "
+        "rejections"
+    )
     replaced = "; {replaced:,} earlier answers do not count." if record["replaced"] else "."
     return (counts + replaced).format(**record)
 
 
 def grids(record: dict[str, Any]) -> list[Grid]:
     names = ("nominal", "ordinal", "interval")
-    columns = [("", "items"), ("", "scores"), ("", "2 of 3"), ("", "equal"), ("kappa", "mean"), ("kappa", "weighted")]
+    columns = [
+        ("", "items"),
+        ("", "scores"),
+        ("", "2 of 3"),
+        ("", "equal"),
+        ("kappa", "mean"),
+        ("kappa", "weighted"),
+    ]
     columns += [("", "distance"), *(("alpha", name) for name in names)]
 
     def row(name: str, figures: dict[str, Any]) -> tuple[str, list[Cell | None]]:
@@ -351,7 +412,11 @@ def grids(record: dict[str, Any]) -> list[Grid]:
 
 def cell(value: int | float | None, form: str) -> Cell | None:
     """Return a figure's cell, None if it is not defined."""
-    return None if value is None else Cell(f"{value:{form}}" if form in (",", ".0%") else number(value, form))
+    return (
+        None
+        if value is None
+        else Cell(f"{value:{form}}" if form in (",", ".0%") else number(value, form))
+    )
 
 
 def show(record: dict[str, Any]) -> None:
@@ -361,7 +426,16 @@ def show(record: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(AgreementOptions, argv, "stepdiff.annotate.agreement", __doc__, run, show, ("file",), incomplete)
+    return parse(
+        AgreementOptions,
+        argv,
+        "stepdiff.annotate.agreement",
+        __doc__,
+        run,
+        show,
+        ("file",),
+        incomplete,
+    )
 
 
 if __name__ == "__main__":

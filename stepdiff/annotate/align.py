@@ -1,10 +1,11 @@
-"""stepdiff annotate align --store data/features --head runs/align --narration data/kitchen/narration.json \\
-    --out data/aligned.parquet
+"""stepdiff annotate align --store data/features --head runs/align \\
+    --narration data/kitchen/narration.json --out data/aligned.parquet
 
-Assigns raw speech to the clips that it is about, by a contrastive head (heads/recipes/kitchen/align.yaml): each piece
-to the most similar clip of its video within WINDOW seconds. Writes texts of the kind `narration`, which
-stepdiff annotate describe reads instead of the catalog's (--narration data/aligned.parquet). People talk about what
-they do before and after they do it: each piece goes to one clip nearby or to none, in order of time.
+Assigns raw speech to the clips that it is about, by a contrastive head
+(heads/recipes/kitchen/align.yaml): each piece to the most similar clip of its video within WINDOW
+seconds. Writes texts of the kind `narration`, which stepdiff annotate describe reads instead of the
+catalog's (--narration data/aligned.parquet). People talk about what they do before and after they
+do it: each piece goes to one clip nearby or to none, in order of time.
 """
 
 from collections import Counter
@@ -66,7 +67,11 @@ def run(options: AlignOptions) -> dict[str, Any]:
     store, device = Store.open(options.store), pick_device(options.device)
     head, recipe = load_contrastive(Path(options.head), store, device)
     features = Features(store, recipe.view, "tokens")
-    clips = known_clips(store).with_columns(pl.coalesce(UID, "video").alias("video")).drop_nulls(["start", "end"])
+    clips = (
+        known_clips(store)
+        .with_columns(pl.coalesce(UID, "video").alias("video"))
+        .drop_nulls(["start", "end"])
+    )
     clips = clips.filter(pl.Series(features.has(clips["key"].to_list())))
     by_video = {str(video): rows for (video,), rows in clips.group_by("video", maintain_order=True)}
     faults = Counter[str]()
@@ -86,12 +91,15 @@ def run(options: AlignOptions) -> dict[str, Any]:
                 cosine = (vectors[[places[piece.text] for piece in pieces]] @ shown.T).cpu().numpy()
                 times = list(zip(rows["start"], rows["end"], strict=True))
                 assigned_texts = assigned(pieces, times, cosine, options.window, options.least)
-                texts |= {key: text for key, text in zip(rows["key"], assigned_texts, strict=True) if text}
+                texts |= {
+                    key: text for key, text in zip(rows["key"], assigned_texts, strict=True) if text
+                }
                 count += len(pieces)
             advance(len(batch))
     if not texts:
         raise StepDiffError(
-            f"{options.narration}: no speech near a clip of {options.store}; correct --narration or --window"
+            f"{options.narration}: no speech near a clip of {options.store}; correct --narration "
+            "or --window"
         )
     provenance = {
         "head": fingerprint(Run(Path(options.head)).best() / "head.safetensors"),
@@ -100,7 +108,12 @@ def run(options: AlignOptions) -> dict[str, Any]:
         "least": options.least,
     }
     write_texts(options.out, KIND, texts, provenance)
-    words = {"clips": clips.height, "narrated": len(texts), "videos": len(by_video), "pieces": count}
+    words = {
+        "clips": clips.height,
+        "narrated": len(texts),
+        "videos": len(by_video),
+        "pieces": count,
+    }
     return {"out": options.out, **words, "narration_faults": dict(+faults)}
 
 
@@ -113,8 +126,8 @@ def assigned(
 ) -> list[str]:
     """Return the speech of each clip of one video.
 
-    pieces: by time; clips: start and end in seconds; window: seconds between a piece and its clip, at most; least:
-    cosine below which a piece belongs to no clip.
+    pieces: by time; clips: start and end in seconds; window: seconds between a piece and its clip,
+    at most; least: cosine below which a piece belongs to no clip.
     """
     import numpy as np
 
@@ -132,13 +145,19 @@ def assigned(
 
 
 def show(record: dict[str, Any]) -> None:
-    print("{out}: {narrated:,} of {clips:,} clips have speech, from {pieces:,} pieces".format(**record))
+    print(
+        "{out}: {narrated:,} of {clips:,} clips have speech, from {pieces:,} pieces".format(
+            **record
+        )
+    )
     for reason, count in record["narration_faults"].items():
         print(f"left out: {count:,} x {reason}")
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(AlignOptions, argv, "stepdiff.annotate.align", __doc__, run, show, status=incomplete)
+    return parse(
+        AlignOptions, argv, "stepdiff.annotate.align", __doc__, run, show, status=incomplete
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""stepdiff annotate audit data/pairqa.jsonl --store data/features --videos data/kitchen --out data/audit.html \\
-    --hold-out data/kitchen/diffcap_test.jsonl data/kitchen/diffmcq_test.jsonl data/kitchen/diffrank_test.jsonl
+"""stepdiff annotate audit data/pairqa.jsonl --store data/features --videos data/kitchen \\
+    --out data/audit.html \\
+    --hold-out data/kitchen/diffcap_test.jsonl data/kitchen/diffmcq_test.jsonl
 
-Reports the content of a PairQA file: counts, what was dropped at each stage and why (from the record that
-stepdiff annotate pairqa writes next to it), balance of answers, lengths, frequent words, how many n-grams of the test
-texts the answers have, clips that should not train, and one page with pairs and their frames.
+Reports the content of a PairQA file: counts, what was dropped at each stage and why (from the
+record that stepdiff annotate pairqa writes next to it), balance of answers, lengths, frequent
+words, how many n-grams of the test texts the answers have, clips that should not train, and one
+page with pairs and their frames.
 
 Guarantees
 - a clip that should not train gives exit status 1, and the page is written
@@ -29,7 +31,8 @@ class AuditOptions:
     hold_out: tuple[str, ...] = ()
     """published test sets whose clips must not be in the file"""
     hold_out_by: Literal["video", "clip"] = "video"
-    """video: every clip of a test clip's video; clip: test clips and clips that overlap one in time"""
+    """video: every clip of a test clip's video; clip: test clips and clips that overlap one in
+    time"""
     videos: str | None = None
     """folder that the catalog's video paths begin in: that of the manifest; null: no pictures"""
     texts: str | None = None
@@ -57,7 +60,9 @@ def run(options: AuditOptions) -> dict[str, Any]:
     rows = read_questions(options.file)
     clips = None if options.store is None else known_clips(Store.open(options.store))
     if clips is None and (hold_out.files or options.videos):
-        raise StepDiffError("--hold-out and --videos need --store, which knows when each clip begins and ends")
+        raise StepDiffError(
+            "--hold-out and --videos need --store, which knows when each clip begins and ends"
+        )
     record: dict[str, Any] = {
         "file": options.file,
         "figures": figures(rows),
@@ -67,7 +72,9 @@ def run(options: AuditOptions) -> dict[str, Any]:
     }
     record["failed"] = len(set().union(*(record["leaks"] or {}).values()))
     if options.out is not None:
-        texts = {} if options.texts is None else dict(ClipTexts(options.texts, options.kind).items())
+        texts = (
+            {} if options.texts is None else dict(ClipTexts(options.texts, options.kind).items())
+        )
         shown = samples(rows, options.samples, options.seed, clips, options.videos, texts)
         write_text(Path(options.out), page(record, shown))
         record["page"] = options.out
@@ -81,15 +88,24 @@ def show(record: dict[str, Any]) -> None:
     from stepdiff.annotate.qa.questions import kept_words
 
     figures = record["figures"]
-    counts = "{questions:,} questions of {pairs:,} pairs, {in_both_orders:,} in both orders, {clips:,} clips"
+    counts = (
+        "{questions:,} questions of {pairs:,} pairs, {in_both_orders:,} in both orders, {clips:,} "
+        "clips"
+    )
     print(f"{record['file']}: {counts.format(**figures)}")
     table = Table("", "", box=None, show_header=False)
     for answer, count in figures["answers"].items():
         table.add_row(f"answers {answer}", f"{count:,}")
     for name, lengths in figures["words"].items():
-        table.add_row(f"words of {name}", "median {median}, 5 % {5 %}, 95 % {95 %}, most {most}".format(**lengths))
+        table.add_row(
+            f"words of {name}",
+            "median {median}, 5 % {5 %}, 95 % {95 %}, most {most}".format(**lengths),
+        )
     for name, of_name in figures["n_grams"].items():
-        table.add_row(f"frequent in {name}", "; ".join(f"{gram} ({count:,})" for gram, count in of_name["3"][:4]))
+        table.add_row(
+            f"frequent in {name}",
+            "; ".join(f"{gram} ({count:,})" for gram, count in of_name["3"][:4]),
+        )
     if record["overlap"]:
         shares = ", ".join(f"{n}: {share:.1%}" for n, share in record["overlap"].items())
         table.add_row("n-grams of the test texts that open answers have", shares)
@@ -101,13 +117,18 @@ def show(record: dict[str, Any]) -> None:
         table.add_row("leakage", f"{len(clips):,} clips: {reason}" if record["leaks"] else reason)
     Console(markup=False).print(table)  # the data may contain markup
     if record["failed"]:
-        print(f"{record['failed']:,} clips should not train: remove their rows, or choose pairs again with --hold-out")
+        print(
+            f"{record['failed']:,} clips should not train: remove their rows, or choose pairs "
+            "again with --hold-out"
+        )
     if "page" in record:
         print(f"page: {record['page']}")
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(AuditOptions, argv, "stepdiff.annotate.audit", __doc__, run, show, ("file",), incomplete)
+    return parse(
+        AuditOptions, argv, "stepdiff.annotate.audit", __doc__, run, show, ("file",), incomplete
+    )
 
 
 if __name__ == "__main__":

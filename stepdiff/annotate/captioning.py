@@ -1,7 +1,9 @@
-"""Captions of clips by models, from cached tokens or from the videos, and the pictures that models of clips read.
+"""Captions of clips by models, from cached tokens or from the videos, and the pictures that models
+of clips read.
 
-A caption generated in a batch is the same as one generated alone, in float32. Pictures are uncropped and upright, as
-featurize's own decoder returns them. A clip that cannot be decoded, or has no tokens, fails alone.
+A caption generated in a batch is the same as one generated alone, in float32. Pictures are
+uncropped and upright, as featurize's own decoder returns them. A clip that cannot be decoded, or
+has no tokens, fails alone.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -47,7 +49,8 @@ T = TypeVar("T")
 
 
 def caption(kind: CaptionKind, text: str) -> Answer:
-    """Return the answer of a caption, which may be empty: an action in one line, objects one a line."""
+    """Return the answer of a caption, which may be empty: an action in one line, objects one a
+    line."""
     lines = [" ".join(line.split()) for line in plain(text).splitlines()]
     return {kind: (" " if kind == "action" else "\n").join(filter(None, lines))}
 
@@ -66,7 +69,8 @@ def with_videos(items: pl.DataFrame, folder: str) -> pl.DataFrame:
 
 
 def clip_items(store: Store, split: str | None, folder: str | None) -> Items:
-    """Return the clips of a split (None: all) as items, with `video`, `start` and `end` if `folder` has their videos.
+    """Return the clips of a split (None: all) as items, with `video`, `start` and `end` if `folder`
+    has their videos.
 
     StepDiffError: the first video does not exist in `folder`.
     """
@@ -74,26 +78,36 @@ def clip_items(store: Store, split: str | None, folder: str | None) -> Items:
     if folder is None:
         return items
     with_video = (block.filter(pl.col("video").is_not_null()).head(1) for block in items.blocks())
-    first = next((with_videos(rows, folder)["video"][0] for rows in with_video if rows.height), None)
+    first = next(
+        (with_videos(rows, folder)["video"][0] for rows in with_video if rows.height), None
+    )
     if first is None or not is_regular(Path(first)):
         missing = "the video of every clip" if first is None else shown(Path(first))
-        raise StepDiffError(f"{missing} does not exist: give --videos, the folder that the manifest's paths begin in")
+        raise StepDiffError(
+            f"{missing} does not exist: give --videos, the folder that the manifest's paths begin "
+            "in"
+        )
     return Items(items.blocks, lambda shard, rows: with_videos(rows, folder))
 
 
 def pictures(
     items: Sequence[Item], count: int, threads: int, failed: dict[str, Unanswered]
 ) -> Iterator[tuple[str, list[Image.Image]]]:
-    """Yield key and `count` pictures of each clip, in the order of their videos; `failed` receives the others.
+    """Yield key and `count` pictures of each clip, in the order of their videos; `failed` receives
+    the others.
 
     items: key, video (path), start, end (seconds). A single picture shows the clip's centre.
     """
     clips = {}
     for place, item in enumerate(items):
         if item["start"] is None or item["end"] is None:  # featurize could not read them
-            failed[item["key"]] = Unanswered("its start or end is not known: correct the manifest and featurize again")
+            failed[item["key"]] = Unanswered(
+                "its start or end is not known: correct the manifest and featurize again"
+            )
         elif item["video"] is None:
-            failed[item["key"]] = Unanswered("its video is not known: correct the manifest and featurize again")
+            failed[item["key"]] = Unanswered(
+                "its video is not known: correct the manifest and featurize again"
+            )
         else:
             clips[place] = Source(item["video"], item["start"], item["end"])
     sampling: Sampling = "centre" if count == 1 else "linspace"
@@ -114,12 +128,24 @@ class TokenJob:
             folder = Path(options.head)
             recipe = read_recipe(folder / "recipe.yaml").video_lm
             if recipe is None:
-                raise StepDiffError(f"{folder}: a contrastive head writes no captions; name another run")
-            view, weights = options.view or recipe.view, fingerprint(Run(folder).best() / "head.safetensors")
-            model = {"model": "head", "language_model": run_record.read(folder)["reads"].get("language_model")}
+                raise StepDiffError(
+                    f"{folder}: a contrastive head writes no captions; name another run"
+                )
+            view, weights = (
+                options.view or recipe.view,
+                fingerprint(Run(folder).best() / "head.safetensors"),
+            )
+            model = {
+                "model": "head",
+                "language_model": run_record.read(folder)["reads"].get("language_model"),
+            }
         else:
             assert options.model is not None and options.view is not None
-            view, weights, model = options.view, fingerprint(resolve(options.model)), {"model": options.model}
+            view, weights, model = (
+                options.view,
+                fingerprint(resolve(options.model)),
+                {"model": options.model},
+            )
         of_view = Store.open(options.store).view("clips", view).provenance
         if options.kind == "objects":
             check_centre(view, of_view)
@@ -140,13 +166,20 @@ class TokenJob:
             if store.view("clips", options.view).provenance.encoder == ENCODER:
                 model, features, _ = load_cached(options.model, store, options.view, device)
             else:
-                model, features, _ = load_public(options.model, store, options.view, device, clips=1)
+                model, features, _ = load_public(
+                    options.model, store, options.view, device, clips=1
+                )
         return TokenCaptioner(model, features, options, device, precision)
 
 
 class TokenCaptioner:
     def __init__(
-        self, model: VideoLM, features: Features, options: CaptionOptions, device: str, precision: str
+        self,
+        model: VideoLM,
+        features: Features,
+        options: CaptionOptions,
+        device: str,
+        precision: str,
     ) -> None:
         self.model, self.features, self.options = model.eval(), features, options
         self.device, self.precision = device, precision
@@ -157,8 +190,15 @@ class TokenCaptioner:
         view = self.features.view
         for key in sorted(set(keys).difference(able)):
             again = f"python -m featurize --encoder {view.provenance.encoder} --view {view.name}"
-            yield key, Unanswered(f"no features of view {view.name}: run {again}, then this with --retry-failed")
-        batched = ((batch, self.features.read(batch)) for batch in batches(able, self.options.batch))
+            yield (
+                key,
+                Unanswered(
+                    f"no features of view {view.name}: run {again}, then this with --retry-failed"
+                ),
+            )
+        batched = (
+            (batch, self.features.read(batch)) for batch in batches(able, self.options.batch)
+        )
         for batch, tokens in prefetched([batched]):
             for key, text in zip(batch, self.write(tokens), strict=True):
                 yield key, caption(self.options.kind, text)
@@ -170,25 +210,29 @@ class TokenCaptioner:
 
 
 def check_centre(view: str, made: Provenance) -> None:
-    """Refuse a view of several frames of a clip. One that featurize did not make may describe its frames freely."""
+    """Refuse a view of several frames of a clip. One that featurize did not make may describe its
+    frames freely."""
     spread = [words for sampling, words in WORDS.items() if sampling != "centre"]
     if not made.frames.startswith("1 ") and any(words in made.frames for words in spread):
         raise StepDiffError(
-            f"view {view} shows {made.frames}: object captions read the centre frame alone; give a view made by "
-            "featurize --sampling centre"
+            f"view {view} shows {made.frames}: object captions read the centre frame alone; give a "
+            "view made by featurize --sampling centre"
         )
 
 
 def _other_frames(trained: Features, features: Features) -> Features:
-    """Return `given`. StepDiffError if it differs from `trained` in more than the frames of a clip."""
+    """Return `given`. StepDiffError if it differs from `trained` in more than the frames of a
+    clip."""
     trained_on, other = trained.view.provenance, features.view.provenance
-    differs = trained_on.difference(replace(other, frames=trained_on.frames, dtypes=trained_on.dtypes))
+    differs = trained_on.difference(
+        replace(other, frames=trained_on.frames, dtypes=trained_on.dtypes)
+    )
     if trained.shape != features.shape:
         differs = differs or f"tokens {list(trained.shape)} against {list(features.shape)}"
     if differs:
         raise StepDiffError(
-            f"view {features.view.name} is not one that the head can read ({differs}): featurize with the same encoder "
-            "and another --sampling"
+            f"view {features.view.name} is not one that the head can read ({differs}): featurize "
+            "with the same encoder and another --sampling"
         )
     return features
 
@@ -203,9 +247,21 @@ class VideoJob:
     model: str  # folder or hub id
 
     def provenance(self) -> dict[str, Any]:
-        shown = {"frames": shown_frames(self.options.kind, load_processor(self.model)), "short_side": SHORT_SIDE}
-        prompt = {"system": SYSTEM, "question": self.options.prompt, "max_tokens": self.options.max_tokens}
-        return {"model": self.model, "weights": fingerprint(resolve(self.model)), "shown": shown, "asked": prompt}
+        shown = {
+            "frames": shown_frames(self.options.kind, load_processor(self.model)),
+            "short_side": SHORT_SIDE,
+        }
+        prompt = {
+            "system": SYSTEM,
+            "question": self.options.prompt,
+            "max_tokens": self.options.max_tokens,
+        }
+        return {
+            "model": self.model,
+            "weights": fingerprint(resolve(self.model)),
+            "shown": shown,
+            "asked": prompt,
+        }
 
     def load(self, device: str, threads: int) -> "VideoCaptioner":
         return VideoCaptioner(self, device, threads)
@@ -233,31 +289,50 @@ class VideoCaptioner:
         """Yield the caption of every item: key, video (path), start, end (seconds)."""
         failed: dict[str, Unanswered] = {}
         batched = batches(pictures(items, self.frames, self.threads, failed), self.options.batch)
-        inputs_of = (([key for key, _ in batch], self.inputs([frames for _, frames in batch])) for batch in batched)
+        inputs_of = (
+            ([key for key, _ in batch], self.inputs([frames for _, frames in batch]))
+            for batch in batched
+        )
         for keys, inputs in prefetched([inputs_of]):
             for key, text in zip(keys, self.write(inputs), strict=True):
                 yield key, caption(self.options.kind, text)
         yield from failed.items()
 
     def inputs(self, clips: Sequence[list[Image.Image]]) -> Any:
-        """Return the inputs that the model's processor makes of each clip's pictures and the question."""
+        """Return the inputs that the model's processor makes of each clip's pictures and the
+        question."""
         if self.chats:
             shown = [{"type": "image"}] * self.frames
             after = f"{_AFTER} {self.options.prompt}"
-            words = [{"type": "text", "text": _BEFORE.strip()}, *shown, {"type": "text", "text": after}]
-            text = self.processor.apply_chat_template([{"role": "user", "content": words}], add_generation_prompt=True)
-            return self.processor(images=list(clips), text=[text] * len(clips), padding=True, return_tensors="pt")
+            words = [
+                {"type": "text", "text": _BEFORE.strip()},
+                *shown,
+                {"type": "text", "text": after},
+            ]
+            text = self.processor.apply_chat_template(
+                [{"role": "user", "content": words}], add_generation_prompt=True
+            )
+            return self.processor(
+                images=list(clips), text=[text] * len(clips), padding=True, return_tensors="pt"
+            )
         single = [shown[0] for shown in clips]
         if self.model.config.model_type in _WORDLESS:
             return self.processor(images=single, return_tensors="pt")
         text = f"Question: {self.options.prompt} Answer:"
-        return self.processor(images=single, text=[text] * len(clips), padding=True, return_tensors="pt")
+        return self.processor(
+            images=single, text=[text] * len(clips), padding=True, return_tensors="pt"
+        )
 
     def write(self, inputs: Any) -> list[str]:
         inputs = inputs.to(self.model.device, self.model.dtype)
         with torch.inference_mode():
-            written = self.model.generate(**inputs, max_new_tokens=self.options.max_tokens, do_sample=False)
+            written = self.model.generate(
+                **inputs, max_new_tokens=self.options.max_tokens, do_sample=False
+            )
         # A decoder repeats its prompt; an encoder-decoder does not.
-        repeats = "input_ids" in inputs and not self.model.config.get_text_config(decoder=True).is_encoder_decoder
+        repeats = (
+            "input_ids" in inputs
+            and not self.model.config.get_text_config(decoder=True).is_encoder_decoder
+        )
         prompt = inputs["input_ids"].shape[1] if repeats else 0
         return list(self.processor.batch_decode(written[:, prompt:], skip_special_tokens=True))

@@ -1,14 +1,17 @@
 """stepdiff annotate captions --store data/features --head runs/vclm --kind action
 
-Writes one sentence about what the person in every clip does (8 frames), or lists the objects in use (--kind objects:
-the clip's centre frame, repeated), with the supplement's prompts (S1). A trained head reads cached tokens:
+Writes one sentence about what the person in every clip does (8 frames), or lists the objects in use
+(--kind objects: the clip's centre frame, repeated), with the supplement's prompts (S1). A trained
+head reads cached tokens:
 
-    python -m featurize --manifest data/kitchen/clips.csv --store data/features --encoder efficientnet-lite0 \\
-        --sampling centre --statistics add --view efficientnet-centre
-    stepdiff annotate captions --store data/features --head runs/vclm --kind objects --view efficientnet-centre
+    python -m featurize --manifest data/kitchen/clips.csv --store data/features \\
+        --encoder efficientnet-lite0 --sampling centre --statistics add --view efficientnet-centre
+    stepdiff annotate captions --store data/features --head runs/vclm --kind objects \\
+        --view efficientnet-centre
 
-A public model reads cached tokens of its own image tower (--model llava-hf/llava-1.5-7b-hf --view llava). Any
-image-text-to-text or image-to-text model of transformers reads the videos (--model ID --videos data/kitchen).
+A public model reads cached tokens of its own image tower (--model llava-hf/llava-1.5-7b-hf --view
+llava). Any image-text-to-text or image-to-text model of transformers reads the videos (--model ID
+--videos data/kitchen).
 """
 
 from dataclasses import dataclass, replace
@@ -31,7 +34,8 @@ class CaptionOptions(StageOptions):
     model: str | None = None
     """public model instead: a folder or hub id"""
     view: str | None = None
-    """view whose tokens are read; null: the head's own. Object captions need one of centre frames"""
+    """view whose tokens are read; null: the head's own. Object captions need one of centre
+    frames"""
     videos: str | None = None
     """folder that the manifest's video paths begin in, for a model that reads videos"""
     split: str | None = None
@@ -55,11 +59,15 @@ def run(options: CaptionOptions) -> dict[str, Any]:
     if (options.head is None) == (options.model is None):
         raise StepDiffError("give --head, a trained head, or --model, a public model")
     if options.model is not None and (options.view is None) == (folder is None):
-        raise StepDiffError("--model needs --view, cached tokens of its image tower, or --videos, a folder")
+        raise StepDiffError(
+            "--model needs --view, cached tokens of its image tower, or --videos, a folder"
+        )
     if options.head is not None and folder is not None:
         raise StepDiffError("--head reads cached tokens, not videos: leave out --videos")
     if options.head is not None and options.kind == "objects" and options.view is None:
-        raise StepDiffError("object captions read centre frames: give --view, made by featurize --sampling centre")
+        raise StepDiffError(
+            "object captions read centre frames: give --view, made by featurize --sampling centre"
+        )
     from stepdiff.annotate.captioning import TokenJob, VideoJob, clip_items
     from stepdiff.annotate.stages.stage import absolute, run_stage
     from stepdiff_core.workers.cluster import refuse_relative
@@ -78,7 +86,9 @@ def run(options: CaptionOptions) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(CaptionOptions, argv, "stepdiff.annotate.captions", __doc__, run, show, status=incomplete)
+    return parse(
+        CaptionOptions, argv, "stepdiff.annotate.captions", __doc__, run, show, status=incomplete
+    )
 
 
 if __name__ == "__main__":

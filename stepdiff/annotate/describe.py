@@ -1,13 +1,15 @@
 """stepdiff annotate describe --store data/features --llm smollm2-135m-instruct
 
-Combines narration, action caption and grounded objects of every clip into one step description (S1), by a language
-model in this process or at a server. heads.evaluate --method socratic reads the folder that it names.
+Combines narration, action caption and grounded objects of every clip into one step description
+(S1), by a language model in this process or at a server. heads.evaluate --method socratic reads the
+folder that it names.
 
-    --endpoint http://127.0.0.1:8000/v1 --llm meta-llama/Llama-2-70b-chat-hf --batch 64    a model that vLLM serves
+    --endpoint http://127.0.0.1:8000/v1 --llm meta-llama/Llama-2-70b-chat-hf    a vLLM server
     --objects none        without stepdiff annotate ground
     --prompt mine.yaml    another prompt, a new version
 
-Each version describes a clip once. Later changes of the catalog only affect clips without a description.
+Each version describes a clip once. Later changes of the catalog only affect clips without a
+description.
 """
 
 import re
@@ -47,13 +49,24 @@ class Describer:
         self.llm, self.sampling, self.prompt, self.words = llm, sampling, prompt, words
 
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
-        """Yield the description of every item: key, narration, action_caption, object_caption, each a text or None."""
+        """Yield the description of every item: key, narration, action_caption, object_caption, each
+        a text or None."""
         able = []
         for item in items:
             if item["action_caption"] is None:
-                yield item["key"], Unanswered("no action caption: run stepdiff annotate captions, then --retry-failed")
+                yield (
+                    item["key"],
+                    Unanswered(
+                        "no action caption: run stepdiff annotate captions, then --retry-failed"
+                    ),
+                )
             elif item["object_caption"] is None:
-                yield item["key"], Unanswered("objects not grounded: run stepdiff annotate ground, then --retry-failed")
+                yield (
+                    item["key"],
+                    Unanswered(
+                        "objects not grounded: run stepdiff annotate ground, then --retry-failed"
+                    ),
+                )
             else:
                 able.append(item)
         for place, text in self.llm.chat([self.messages(item) for item in able], self.sampling):
@@ -72,7 +85,8 @@ class Describer:
 
 
 def one_line(text: str | None, between: str, words: int | None = None) -> str:
-    """Return the lines of a text, joined, cut after `words` words, without the full stop that the prompt adds."""
+    """Return the lines of a text, joined, cut after `words` words, without the full stop that the
+    prompt adds."""
     lines = [line.strip(" \t-*•") for line in plain(text or "").splitlines()]
     joined = between.join(filter(None, lines))
     if words is not None:
@@ -85,8 +99,8 @@ class DescribeOptions(LLMOptions, StageOptions):
     split: str | None = None
     """only clips of this split; null: all"""
     narration: str = "narration"
-    """column of the catalog with the speech of the clip, or the .parquet file of stepdiff annotate align; none: no
-    narration"""
+    """column of the catalog with the speech of the clip, or the .parquet file of stepdiff annotate
+    align; none: no narration"""
     words: int = 200
     """words of a narration that are read"""
     actions: str | None = None
@@ -96,7 +110,8 @@ class DescribeOptions(LLMOptions, StageOptions):
     sampling: Sampling = Sampling(max_tokens=64)
     """how answers are sampled"""
     prompt: str | None = None
-    """YAML file with `system` and `user` that replaces the supplement's prompt, with the same fields"""
+    """YAML file with `system` and `user` that replaces the supplement's prompt, with the same
+    fields"""
 
 
 def run(options: DescribeOptions) -> dict[str, Any]:
@@ -123,7 +138,10 @@ def run(options: DescribeOptions) -> dict[str, Any]:
         },
     )
     columns = [] if aligned or options.narration == _NONE else [options.narration]
-    if columns and (kind := store.catalog("clips").schema().get(options.narration, pl.String)) != pl.String:
+    if (
+        columns
+        and (kind := store.catalog("clips").schema().get(options.narration, pl.String)) != pl.String
+    ):
         raise StepDiffError(f"--narration {options.narration}: a column of type {kind}, not text")
 
     def complete(shard: int, rows: pl.DataFrame) -> pl.DataFrame:
@@ -132,16 +150,24 @@ def run(options: DescribeOptions) -> dict[str, Any]:
         texts = {
             "narration": aligned.texts if aligned else dict(spoken),
             "action_caption": actions.shard_texts(shard, "action"),
-            "object_caption": objects.shard_texts(shard, GROUNDED) if objects else dict.fromkeys(rows["key"], ""),
+            "object_caption": objects.shard_texts(shard, GROUNDED)
+            if objects
+            else dict.fromkeys(rows["key"], ""),
         }
         columns_of = {name: [of.get(key) for key in rows["key"]] for name, of in texts.items()}
-        return rows.select("key", "row", *(pl.Series(name, of, pl.String) for name, of in columns_of.items()))
+        return rows.select(
+            "key", "row", *(pl.Series(name, of, pl.String) for name, of in columns_of.items())
+        )
 
-    return run_stage(options, STAGE, job, Items(lambda: clip_blocks(store, options.split, columns), complete))
+    return run_stage(
+        options, STAGE, job, Items(lambda: clip_blocks(store, options.split, columns), complete)
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(DescribeOptions, argv, "stepdiff.annotate.describe", __doc__, run, show, status=incomplete)
+    return parse(
+        DescribeOptions, argv, "stepdiff.annotate.describe", __doc__, run, show, status=incomplete
+    )
 
 
 if __name__ == "__main__":

@@ -1,20 +1,23 @@
 """stepdiff annotate export data/people/answers.jsonl --diffcap data/people/diffcap.jsonl \\
     --diffrank data/people/diffrank.jsonl --store data/features
 
-Turns collected answers into test sets and into the forms of other tools. FILE holds answers as JSON lines or CSV, a
-Label Studio export, or user_inputs.json of ConViS-Bench; --answers and --csv also convert them. DiffMCQ is made from
-the DiffCap file: python -m retrieval negatives. With --task and no FILE, --label-studio writes tasks to annotate.
+Turns collected answers into test sets and into the forms of other tools. FILE holds answers as JSON
+lines or CSV, a Label Studio export, or user_inputs.json of ConViS-Bench; --answers and --csv also
+convert them. DiffMCQ is made from the DiffCap file: python -m retrieval negatives. With --task and
+no FILE, --label-studio writes tasks to annotate.
 
 Scores: 5 = not different, 1 = very different, 0 = a clip of another step (DiffRank).
 
     stepdiff annotate export --captaincook data/captaincook --diffcap data/captaincook/diffcap.jsonl
 
-makes a DiffCap file from CaptainCook4D's annotations: a mistake is how a clip differs from one done right.
+makes a DiffCap file from CaptainCook4D's annotations: a mistake is how a clip differs from one done
+right.
 
 Guarantees
 - one command writes all forms, each file whole or not at all
 - answers converted to another form and back are equal
-- commands end with status 1 where answers are refused: one line names each of them, and the others count
+- commands end with status 1 where answers are refused: one line names each of them, and the others
+  count
 """
 
 import json
@@ -28,7 +31,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stepdiff.annotate.forms.answers import latest, read_collected, show_refused, write_answers, write_table
+from stepdiff.annotate.forms.answers import (
+    latest,
+    read_collected,
+    show_refused,
+    write_answers,
+    write_table,
+)
 from stepdiff.annotate.forms.form import AnnotationTask, Answer, Form, defaults, plain, read_task
 from stepdiff.annotate.forms.label_studio import configuration, tasks_of
 from stepdiff_core.cli import command
@@ -57,8 +66,9 @@ class Decided:
 def decide(answers: Iterable[Answer]) -> tuple[list[Decided], list[str]]:
     """Return the decision about each pair, and the ids of rejected pairs.
 
-    Only work counts, an adjudication wins over it, and a pair that at least half of its people reject is rejected. A
-    score is the median over people, a half rounded down: where two people disagree about a difference, there is one.
+    Only work counts, an adjudication wins over it, and a pair that at least half of its people
+    reject is rejected. A score is the median over people, a half rounded down: where two people
+    disagree about a difference, there is one.
     """
     by_pair: dict[str, list[Answer]] = defaultdict(list)
     for answer in latest(answers):
@@ -84,7 +94,9 @@ def decide(answers: Iterable[Answer]) -> tuple[list[Decided], list[str]]:
                 reference=counted[0].reference,
                 candidate=counted[0].candidate,
                 people=len(accepting),
-                scores={category: math.floor(median(values)) for category, values in scores.items()},
+                scores={
+                    category: math.floor(median(values)) for category, values in scores.items()
+                },
                 texts={key: tuple(dict.fromkeys(written)) for key, written in texts.items()},
                 adjudicated=bool(final),
             )
@@ -93,20 +105,24 @@ def decide(answers: Iterable[Answer]) -> tuple[list[Decided], list[str]]:
 
 
 def diffcap_rows(decided: Iterable[Decided]) -> list[DiffCap]:
-    """Return one row for each category and direction of a pair in which at least one person wrote a text.
+    """Return one row for each category and direction of a pair in which at least one person wrote a
+    text.
 
-    A text says how the right video differs from the left one, so the left clip is the row's reference.
+    A text says how the right video differs from the left one, so the left clip is the row's
+    reference.
     """
     return [DiffCap(*key, texts) for pair in decided for key, texts in pair.texts.items()]
 
 
-def diffrank_rows(decided: Sequence[Decided], steps: Mapping[str, str] | None = None, seed: int = 0) -> list[DiffRank]:
+def diffrank_rows(
+    decided: Sequence[Decided], steps: Mapping[str, str] | None = None, seed: int = 0
+) -> list[DiffRank]:
     """Return rows of DiffRank, sorted by reference.
 
-    A score has no direction, so each clip of a pair is a reference. It has the same targets, TARGETS at most, in every
-    category in which all of them have a score. A category in which all targets have the same score is left out, because
-    it ranks nothing. `steps` (clip -> its step) allows targets of another step; `seed` decides which targets are taken,
-    and their order.
+    A score has no direction, so each clip of a pair is a reference. It has the same targets,
+    TARGETS at most, in every category in which all of them have a score. A category in which all
+    targets have the same score is left out, because it ranks nothing. `steps` (clip -> its step)
+    allows targets of another step; `seed` decides which targets are taken, and their order.
     """
     near: dict[str, dict[str, Mapping[str, int]]] = defaultdict(dict)
     for pair in decided:
@@ -118,7 +134,11 @@ def diffrank_rows(decided: Sequence[Decided], steps: Mapping[str, str] | None = 
     for reference, scores in near.items():
         rng = generator(seed, "DiffRank rows of answers", reference)
         step = steps.get(reference)
-        others = [clip for clip in clips if step is not None and steps[clip] != step and clip not in scores]
+        others = [
+            clip
+            for clip in clips
+            if step is not None and steps[clip] != step and clip not in scores
+        ]
         foreign = int(rng.choice(OTHER_STEP)) if others else 0
         near_clips = _some(rng, sorted(scores), TARGETS - foreign)
         drawn = _some(rng, others, TARGETS - len(near_clips))
@@ -141,14 +161,15 @@ class AnswerExportOptions:
     file: str | None = None
     """collected answers"""
     task: str | None = None
-    """YAML file of the annotation task: its categories and its pairs, also those that nobody answered"""
+    """YAML file of the annotation task: its categories and its pairs, also those that nobody
+    answered"""
     diffcap: str | None = field(default=None, metadata=WRITTEN)
     """DiffCap file to write"""
     diffrank: str | None = field(default=None, metadata=WRITTEN)
     """DiffRank file to write"""
     store: str | None = None
-    """feature store whose catalog has the steps of clips, for DiffRank's targets of another step; without it, the steps
-    of the task's pairs"""
+    """feature store whose catalog has the steps of clips, for DiffRank's targets of another step;
+    without it, the steps of the task's pairs"""
     answers: str | None = field(default=None, metadata=WRITTEN)
     """JSON lines of answers to write"""
     csv: str | None = field(default=None, metadata=WRITTEN)
@@ -158,12 +179,13 @@ class AnswerExportOptions:
     label_studio_config: str | None = field(default=None, metadata=WRITTEN)
     """XML file with the labelling configuration of these tasks to write"""
     video_url: str = "/data/local-files/?d=videos/{clip}.mp4"
-    """URL of a clip's video for Label Studio; {clip} is replaced by the clip's id. Default: a local storage of the
-    folder `videos` in the document root"""
+    """URL of a clip's video for Label Studio; {clip} is replaced by the clip's id. Default: a local
+    storage of the folder `videos` in the document root"""
     seed: int = 0
     """seed of DiffRank's targets"""
     captaincook: str | None = None
-    """folder of CaptainCook4D's annotations, or a file of its data_splits, instead of FILE; only for diffcap"""
+    """folder of CaptainCook4D's annotations, or a file of its data_splits, instead of FILE; only
+    for diffcap"""
     part: Literal["train", "val", "test"] = "test"
     """recordings of captaincook, by its split"""
 
@@ -171,7 +193,9 @@ class AnswerExportOptions:
 def run(options: AnswerExportOptions) -> dict[str, Any]:
     if options.captaincook is not None:
         return _of_mistakes(options)
-    written = {name: getattr(options, name) for name in OUTPUTS if getattr(options, name) is not None}
+    written = {
+        name: getattr(options, name) for name in OUTPUTS if getattr(options, name) is not None
+    }
     if options.file is None and options.task is None or not written:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in OUTPUTS)
         raise StepDiffError(f"give FILE or --task, and at least one output of {flags}")
@@ -222,7 +246,8 @@ def _of_mistakes(options: AnswerExportOptions) -> dict[str, Any]:
     rows, left_out = captaincook.diffcap_rows(Path(options.captaincook), options.part)
     if not rows:
         raise StepDiffError(
-            f"{options.captaincook}: no mistake of its part {options.part!r} is a row; give another part"
+            f"{options.captaincook}: no mistake of its part {options.part!r} is a row; give "
+            "another part"
         )
     write_test_set("diffcap", options.diffcap, rows)
     written = {"diffcap": options.diffcap}
@@ -236,10 +261,14 @@ def _steps(options: AnswerExportOptions, task: AnnotationTask | None) -> dict[st
 
         frame = known_clips(Store.open(options.store), "step")
         if "step" not in frame.columns:
-            raise StepDiffError(f"{options.store}: no clip has a step; featurize a manifest with that column")
+            raise StepDiffError(
+                f"{options.store}: no clip has a step; featurize a manifest with that column"
+            )
         return {clip: step for clip, step in frame.select("key", "step").iter_rows() if step}
     pairs = () if task is None else task.pairs
-    return {clip: pair.step for pair in pairs for clip in (pair.reference, pair.candidate) if pair.step}
+    return {
+        clip: pair.step for pair in pairs for clip in (pair.reference, pair.candidate) if pair.step
+    }
 
 
 def _form(answers: Sequence[Answer]) -> Form:
@@ -252,7 +281,10 @@ def _form(answers: Sequence[Answer]) -> Form:
 
 def show(record: dict[str, Any]) -> None:
     show_refused(record)
-    counts = "{answers:,} answers about {pairs:,} pairs: {rejected:,} pairs rejected, {adjudicated:,} adjudicated"
+    counts = (
+        "{answers:,} answers about {pairs:,} pairs: {rejected:,} pairs rejected, {adjudicated:,} "
+        "adjudicated"
+    )
     if "answers" in record:
         print(counts.format(**record))
     for reason, count in record.get("left_out", {}).items():
@@ -263,12 +295,24 @@ def show(record: dict[str, Any]) -> None:
     if record["rows"].get("diffcap") == 0:
         print("DiffCap: no answer has a text")
     elif "diffcap" in record["written"]:
-        arguments = f"--store STORE --view VIEW --test-set {record['written']['diffcap']} --out DIFFMCQ.jsonl"
+        arguments = (
+            f"--store STORE --view VIEW --test-set {record['written']['diffcap']} --out "
+            "DIFFMCQ.jsonl"
+        )
         print(f"DiffMCQ: python -m retrieval negatives {arguments}")
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(AnswerExportOptions, argv, "stepdiff.annotate.export", __doc__, run, show, ("file",), incomplete)
+    return parse(
+        AnswerExportOptions,
+        argv,
+        "stepdiff.annotate.export",
+        __doc__,
+        run,
+        show,
+        ("file",),
+        incomplete,
+    )
 
 
 if __name__ == "__main__":

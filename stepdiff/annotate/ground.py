@@ -1,14 +1,18 @@
 """stepdiff annotate ground --store data/features --view aligned --head runs/align
 
-Keeps the objects of every object caption whose grounding score is above zero (S1), because captioners list objects that
-are not there. In a space of clips and texts the score is the object's cosine minus its mean over the other clips. The
-space is that of a contrastive head (above), or CLIP's:
+Keeps the objects of every object caption whose grounding score is above zero (S1), because
+captioners list objects that are not there. In a space of clips and texts the score is the object's
+cosine minus its mean over the other clips. The space is that of a contrastive head (above), or
+CLIP's:
 
-    stepdiff annotate ground --store data/features --view clip --weights openai/clip-vit-large-patch14
+    stepdiff annotate ground --store data/features --view clip \\
+        --weights openai/clip-vit-large-patch14
 
-With a zero-shot detector the score is that of the best box in the clip's centre frame, 0 below the threshold:
+With a zero-shot detector the score is that of the best box in the clip's centre frame, 0 below the
+threshold:
 
-    stepdiff annotate ground --store data/features --model google/owlv2-base-patch16-ensemble --videos data/kitchen
+    stepdiff annotate ground --store data/features --model google/owlv2-base-patch16-ensemble \\
+        --videos data/kitchen
 """
 
 from dataclasses import dataclass
@@ -80,14 +84,20 @@ def run(options: GroundOptions) -> dict[str, Any]:
         head = options.head and str(Path(options.head).expanduser().absolute())
         features = Features(store, options.view, "embedding")
         # of all splits, which are scored alike
-        others = RowSet.of(features.present(block)["row"].to_numpy() for block in clip_blocks(store, None))
+        others = RowSet.of(
+            features.present(block)["row"].to_numpy() for block in clip_blocks(store, None)
+        )
         mean_over, reads = sha256_of_keys(store.catalog("clips"), others), {CAPTIONS: captions.name}
-        job = SpaceJob(absolute(options.store), options.view, head, options.weights, others, mean_over, reads)
+        job = SpaceJob(
+            absolute(options.store), options.view, head, options.weights, others, mean_over, reads
+        )
     return run_stage(options, STAGE, job, Items(clips.blocks, complete))
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(GroundOptions, argv, "stepdiff.annotate.ground", __doc__, run, show, status=incomplete)
+    return parse(
+        GroundOptions, argv, "stepdiff.annotate.ground", __doc__, run, show, status=incomplete
+    )
 
 
 if __name__ == "__main__":

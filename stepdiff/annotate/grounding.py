@@ -1,9 +1,11 @@
-"""Grounding: the objects of a caption whose score in the clip is above zero (S1), by one of two scorers.
+"""Grounding: the objects of a caption whose score in the clip is above zero (S1), by one of two
+scorers.
 
-- In a space of clips and texts, CLIP's or that of a contrastive head, from cached embeddings: an object's cosine in the
-  clip minus its mean cosine over the other clips of the view. An object that every kitchen shows scores near zero.
-- By a zero-shot object detector of transformers (OWL-ViT, OWLv2, Grounding DINO) in the clip's centre frame: the score
-  of an object's best box, whatever other objects the clip has.
+- In a space of clips and texts, CLIP's or that of a contrastive head, from cached embeddings: an
+  object's cosine in the clip minus its mean cosine over the other clips of the view. An object that
+  every kitchen shows scores near zero.
+- By a zero-shot object detector of transformers (OWL-ViT, OWLv2, Grounding DINO) in the clip's
+  centre frame: the score of an object's best box, whatever other objects the clip has.
 """
 
 import hashlib
@@ -70,13 +72,16 @@ class RowSet:
 
 
 def sha256_of_keys(catalog: Catalog, rows: RowSet) -> str:
-    """Return the sha256 of the sorted keys of rows, with line feeds between them; runs are sorted in files."""
+    """Return the sha256 of the sorted keys of rows, with line feeds between them; runs are sorted
+    in files."""
     digest, between = hashlib.sha256(), b""
     with tempfile.TemporaryDirectory(prefix="keys-") as folder:
         runs = []
         for number, block in enumerate(rows.blocks(_RUN)):
             path = Path(folder, f"{number}.parquet")
-            pl.Series("key", catalog.keys(block)).sort().to_frame().write_parquet(path, row_group_size=_GROUP)
+            pl.Series("key", catalog.keys(block)).sort().to_frame().write_parquet(
+                path, row_group_size=_GROUP
+            )
             runs.append(_keys(path, len(block)))
         for key in heapq.merge(*runs):
             digest.update(between + key.encode())
@@ -97,7 +102,8 @@ WORDS = 16  # words of an object that are read, well below the limits of text to
 
 
 def objects(text: str) -> list[str]:
-    """Return the objects of a caption: its lines without bullets, or the items of a single line, each once."""
+    """Return the objects of a caption: its lines without bullets, or the items of a single line,
+    each once."""
     lines = text.strip().splitlines()
     if len(lines) == 1:
         lines = re.split(r"[,;]\s+(?:and\s+)?", lines[0])
@@ -107,7 +113,10 @@ def objects(text: str) -> list[str]:
 
 def grounded(names: Sequence[str], scores: Sequence[float]) -> Answer:
     """Return the answer of a clip with these objects and scores."""
-    scored = [{"object": name, "score": round(score, 6)} for name, score in zip(names, scores, strict=True)]
+    scored = [
+        {"object": name, "score": round(score, 6)}
+        for name, score in zip(names, scores, strict=True)
+    ]
     above = [name for name, score in zip(names, scores, strict=True) if score > 0]
     return {GROUNDED: "\n".join(above), SCORES: json.dumps(scored, ensure_ascii=False)}
 
@@ -120,7 +129,8 @@ Embed = Callable[[Sequence[str]], Float32[Tensor, "T E"]]
 class SpaceJob:
     store: str
     view: str  # of clips, with embeddings
-    head: str | None  # run folder of the contrastive head that made the view; None: its encoder embeds texts too
+    # run folder of the contrastive head that made the view; None: its encoder embeds texts too
+    head: str | None
     weights: str | None  # of that encoder: a folder or hub id; None: those of its name
     others: RowSet  # clips with embeddings, over which an object's mean is computed
     mean_over: str  # their checksum, sha256_of_keys
@@ -136,13 +146,20 @@ class SpaceJob:
         return Space(features, self._texts(store, features, device), self.others)
 
     def _texts(self, store: Store, features: Features, device: str) -> Embed:
-        """Return the embedding of texts in the view's space. StepDiffError if another model made the view."""
+        """Return the embedding of texts in the view's space. StepDiffError if another model made
+        the view."""
         provenance = features.view.provenance
         if self.head is not None:
             head, recipe = load_contrastive(Path(self.head), store, device)
-            self._check(provenance.weights, fingerprint(Run(Path(self.head)).best() / "head.safetensors"), "--head")
+            self._check(
+                provenance.weights,
+                fingerprint(Run(Path(self.head)).best() / "head.safetensors"),
+                "--head",
+            )
             sentences = Sentences(store, device)
-            return lambda texts: head.embed_texts(torch.from_numpy(sentences(texts)).to(device)).cpu()
+            return lambda texts: head.embed_texts(
+                torch.from_numpy(sentences(texts)).to(device)
+            ).cpu()
         encoder = load_encoder(of_data(provenance.encoder), self.weights, device)
         self._check(provenance.weights, encoder.fingerprint, "--weights")
         return lambda texts: torch.from_numpy(encoder.encode_texts(list(texts))["embedding"])
@@ -155,11 +172,14 @@ class SpaceJob:
 
 class Space:
     def __init__(self, features: Features, embed: Embed, others: RowSet) -> None:
-        """Sum the embeddings of `others`, over which an object's mean is computed; embed: texts -> embeddings."""
+        """Sum the embeddings of `others`, over which an object's mean is computed; embed: texts ->
+        embeddings."""
         self.features, self.embed = features, embed
         self._count = len(others)
         if self._count < 2:
-            raise StepDiffError(f"view {features.view.name} has {self._count} of the clips; a mean needs 2 or more")
+            raise StepDiffError(
+                f"view {features.view.name} has {self._count} of the clips; a mean needs 2 or more"
+            )
         sums = torch.empty(-(-self._count // _BLOCK), *features.shape, dtype=torch.float64)
         for number, rows in enumerate(others.blocks(_BLOCK)):
             sums[number] = normalize(features.read_rows(rows), dim=-1).double().sum(0)
@@ -167,13 +187,23 @@ class Space:
 
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
         """Yield the objects of every item: key, objects (a caption, or None)."""
-        has = dict(zip([i["key"] for i in items], self.features.has([i["key"] for i in items]), strict=True))
+        has = dict(
+            zip(
+                [i["key"] for i in items], self.features.has([i["key"] for i in items]), strict=True
+            )
+        )
         for item in items:
             key = item["key"]
             if item["objects"] is None:
                 yield key, UNCAPTIONED
             elif not has[key]:
-                yield key, Unanswered(f"no embedding in view {self.features.view.name}: make it, then --retry-failed")
+                yield (
+                    key,
+                    Unanswered(
+                        f"no embedding in view {self.features.view.name}: make it, then "
+                        "--retry-failed"
+                    ),
+                )
             else:
                 names = objects(item["objects"])
                 yield key, grounded(names, self.scores(key, names) if names else [])
@@ -188,7 +218,8 @@ class Space:
 
 
 _MANY_QUERIES = ("owlvit", "owlv2")
-"""model types that score every text alone; the others read one sentence, so they receive one object at a time"""
+"""model types that score every text alone; the others read one sentence, so they receive one object
+at a time"""
 
 
 @dataclass(frozen=True)
@@ -198,7 +229,11 @@ class DetectorJob:
     reads: dict[str, str]  # stage -> version of the object captions
 
     def provenance(self) -> dict[str, Any]:
-        weights = {"model": self.model, "weights": fingerprint(resolve(self.model)), "threshold": self.threshold}
+        weights = {
+            "model": self.model,
+            "weights": fingerprint(resolve(self.model)),
+            "threshold": self.threshold,
+        }
         return {**weights, "short_side": SHORT_SIDE, "reads": self.reads}
 
     def load(self, device: str, threads: int) -> "Detector":
@@ -213,7 +248,8 @@ class Detector:
         self.many = self.model.config.model_type in _MANY_QUERIES
 
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
-        """Yield the objects of every item: key, objects (a caption, or None), video (path), start, end (seconds)."""
+        """Yield the objects of every item: key, objects (a caption, or None), video (path), start,
+        end (seconds)."""
         names: dict[str, list[str]] = {}
         for item in items:
             if item["objects"] is None:

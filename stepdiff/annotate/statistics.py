@@ -1,8 +1,10 @@
-"""stepdiff annotate statistics data/kitchen/diffcap_test.jsonl data/kitchen/diffrank_test.jsonl --out data/statistics
+"""stepdiff annotate statistics data/kitchen/diffcap_test.jsonl data/kitchen/diffrank_test.jsonl \\
+    --out data/statistics
 
-Statistics of difference annotations, as supplement S2 reports them: totals, captions by category, aggregate scores of
-pairs, scores where a text was written (Fig. S5), and prominent terms of each category (Fig. S6). FILE holds collected
-answers (JSON lines, CSV, Label Studio export) or published rows of DiffCap or DiffRank; several are counted together.
+Statistics of difference annotations, as supplement S2 reports them: totals, captions by category,
+aggregate scores of pairs, scores where a text was written (Fig. S5), and prominent terms of each
+category (Fig. S6). FILE holds collected answers (JSON lines, CSV, Label Studio export) or published
+rows of DiffCap or DiffRank; several are counted together.
 
 Writes statistics.md, statistics.json, scores.png and words.png.
 
@@ -34,20 +36,21 @@ MOST_DOCUMENTS = 0.25
 TERMS = 40  # terms of a category, at most
 _TERM = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 FUNCTION_WORDS = frozenset(
-    """a about above across after all along also although always am an and another any are around as at away back be
-    because been before being below between both but by can compared could did do does doing done down during
-    each either else even every for from further get gets getting got had has have having he her here hers him
-    his how however i if in instead into is it its itself just less like made make makes making many may more
-    most much must my neither no nor not of off on once one only onto or other others our out over own per put
-    puts putting rather same she should since so some still such than that the their them then there these they
-    this those though through to together too toward towards under until up upon us use used uses using very was
-    we well were what when where whereas whether which while who whole whose why will with within without would
-    yet you your""".split()
+    """a about above across after all along also although always am an and another any are around as
+    at away back be because been before being below between both but by can compared could did do
+    does doing done down during each either else even every for from further get gets getting got
+    had has have having he her here hers him his how however i if in instead into is it its itself
+    just less like made make makes making many may more most much must my neither no nor not of off
+    on once one only onto or other others our out over own per put puts putting rather same she
+    should since so some still such than that the their them then there these they this those though
+    through to together too toward towards under until up upon us use used uses using very was we
+    well were what when where whereas whether which while who whole whose why will with within
+    without would yet you your""".split()
 )
 SHOWN = 12  # terms of a category on the page
 DEFINITION = (
-    "Terms: by TF-IDF, where one document is one caption; mean over the captions of a category. Left out are terms in "
-    "more than 25 % of all captions and function words."
+    "Terms: by TF-IDF, where one document is one caption; mean over the captions of a category. "
+    "Left out are terms in more than 25 % of all captions and function words."
 )
 Pair = tuple[str, str]
 
@@ -85,7 +88,9 @@ class Collection:
                 if score == 0:
                     self.other_step += 1
                 else:
-                    self.scores.append((self._pair(row.reference, target), row.category, score, False))
+                    self.scores.append(
+                        (self._pair(row.reference, target), row.category, score, False)
+                    )
 
     def _pair(self, reference: str, candidate: str) -> Pair:
         self.clips |= {reference, candidate}
@@ -122,13 +127,17 @@ class Statistics:
     direction: str
     aggregate: float | None  # mean aggregate score of a pair
     aggregates: list[int]
-    """pairs by aggregate score, in BINS equal parts from 1 to 5; a border belongs to the higher part"""
+    """pairs by aggregate score, in BINS equal parts from 1 to 5; a border belongs to the higher
+    part"""
     written: int  # scores with a text
     categories: dict[str, OfCategory]
 
 
-def read_files(paths: Sequence[str | Path], refused: Callable[[str], None] | None = None) -> Collection:
-    """Read collected answers and test sets of DiffCap and DiffRank, each recognised by its content, as one collection.
+def read_files(
+    paths: Sequence[str | Path], refused: Callable[[str], None] | None = None
+) -> Collection:
+    """Read collected answers and test sets of DiffCap and DiffRank, each recognised by its content,
+    as one collection.
 
     refused: as for `read_collected`. StepDiffError: a file of another form, or a fault in it.
     """
@@ -149,7 +158,8 @@ def statistics_of(collection: Collection) -> Statistics:
 
     - captions: texts that are not empty, by category
     - aggregate score of a pair: mean over its categories, each the mean over people
-    - written scores: scores with a text of the same person; in DiffRank, scores with a text in DiffCap
+    - written scores: scores with a text of the same person; in DiffRank, scores with a text in
+      DiffCap
     """
     described = {(pair, category) for pair, category, _ in collection.captions}
     by_person = bool(collection.people)
@@ -181,7 +191,10 @@ def statistics_of(collection: Collection) -> Statistics:
     what = "difference captions" if collection.captions else "scores"
     count, clips = len(collection.captions) or len(collection.scores), len(collection.clips)
     return Statistics(
-        sentence=f"{count:,} {what} across {len(pairs):,} video clip pairs involving {clips:,} unique video clips",
+        sentence=(
+            f"{count:,} {what} across {len(pairs):,} video clip pairs involving {clips:,} unique "
+            "video clips"
+        ),
         captions=len(collection.captions),
         pairs=len(pairs),
         clips=clips,
@@ -197,7 +210,8 @@ def statistics_of(collection: Collection) -> Statistics:
 
 
 def aggregates(collection: Collection) -> dict[Pair, float]:
-    """Return the aggregate score of each pair: mean over its categories, each the mean over people."""
+    """Return the aggregate score of each pair: mean over its categories, each the mean over
+    people."""
     scores: dict[Pair, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for pair, category, score, _ in collection.scores:
         scores[pair][category].append(score)
@@ -206,15 +220,18 @@ def aggregates(collection: Collection) -> dict[Pair, float]:
 
 def words(text: str) -> list[str]:
     """Return the words of a text that may be terms, in lower case."""
-    return [word for word in _TERM.findall(text.lower()) if len(word) > 1 and word not in FUNCTION_WORDS]
+    return [
+        word for word in _TERM.findall(text.lower()) if len(word) > 1 and word not in FUNCTION_WORDS
+    ]
 
 
 def terms(captions: Sequence[tuple[Any, str, str]], most: int = TERMS) -> dict[str, list[Term]]:
-    """Return the terms of each category with the highest mean TF-IDF over its captions, the highest first.
+    """Return the terms of each category with the highest mean TF-IDF over its captions, the highest
+    first.
 
-    One document is one caption: the count of a term times ln((1 + captions) / (1 + captions with the term)) + 1, each
-    caption scaled to length 1. Left out are terms in more than 25 % of all captions (as in the paper), function words.
-    captions: (anything, category, text).
+    One document is one caption: the count of a term times ln((1 + captions) / (1 + captions with
+    the term)) + 1, each caption scaled to length 1. Left out are terms in more than 25 % of all
+    captions (as in the paper), function words. captions: (anything, category, text).
     """
     counted = [(category, Counter(words(text))) for _, category, text in captions]
     documents = Counter(term for _, counts in counted for term in counts)
@@ -235,7 +252,9 @@ def terms(captions: Sequence[tuple[Any, str, str]], most: int = TERMS) -> dict[s
     prominent = {}
     for category, weighted in sums.items():
         ordered = sorted(weighted.items(), key=lambda item: (-item[1], item[0]))[:most]
-        prominent[category] = [Term(term, s / sizes[category], having[category][term]) for term, s in ordered]
+        prominent[category] = [
+            Term(term, s / sizes[category], having[category][term]) for term, s in ordered
+        ]
     return prominent
 
 
@@ -243,7 +262,9 @@ def terms(captions: Sequence[tuple[Any, str, str]], most: int = TERMS) -> dict[s
 class StatisticsOptions:
     files: tuple[str, ...]
     """collected answers, or DiffCap and DiffRank files"""
-    out: str = field(metadata={"written": ("/statistics.md", "/statistics.json", "/scores.png", "/words.png")})
+    out: str = field(
+        metadata={"written": ("/statistics.md", "/statistics.json", "/scores.png", "/words.png")}
+    )
     """folder to write to"""
 
 
@@ -254,7 +275,10 @@ def run(options: StatisticsOptions) -> dict[str, Any]:
     statistics = statistics_of(read_files(options.files, refused.append))
     out = Path(options.out)
     record: dict[str, Any] = {"files": list(options.files), **asdict(statistics), "pictures": []}
-    for name, data in {"scores.png": scores_figure(statistics), "words.png": clouds_figure(statistics)}.items():
+    for name, data in {
+        "scores.png": scores_figure(statistics),
+        "words.png": clouds_figure(statistics),
+    }.items():
         if data is None:
             (out / name).unlink(missing_ok=True)  # of an earlier run on other files
         else:
@@ -266,8 +290,17 @@ def run(options: StatisticsOptions) -> dict[str, Any]:
 
 
 def _page(record: dict[str, Any]) -> str:
-    lines = ["# Difference annotations", "", f"{escape_markdown(record['sentence'])}.", "", *_facts(record)]
-    titles = {"scores.png": "Scores and captions (Fig. S5)", "words.png": "Prominent terms (Fig. S6)"}
+    lines = [
+        "# Difference annotations",
+        "",
+        f"{escape_markdown(record['sentence'])}.",
+        "",
+        *_facts(record),
+    ]
+    titles = {
+        "scores.png": "Scores and captions (Fig. S5)",
+        "words.png": "Prominent terms (Fig. S6)",
+    }
     for name, title in titles.items():
         missing = f"{title}: no picture, because the files have no data for it."
         lines += [f"![{title}]({name})" if name in record["pictures"] else missing, ""]
@@ -278,11 +311,16 @@ def _facts(record: dict[str, Any]) -> list[str]:
     """Return further facts as lines of a list, and an empty line."""
     facts = [f"Scores: {record['direction']}."]
     if record["aggregate"] is not None:
-        facts.append(f"Aggregate score of a pair, mean over its categories: {record['aggregate']:.2f} on average.")
+        facts.append(
+            f"Aggregate score of a pair, mean over its categories: {record['aggregate']:.2f} on "
+            "average."
+        )
     if record["people"]:
         facts.append(f"{record['people']:,} people.")
     if record["other_step"]:
-        facts.append(f"{record['other_step']:,} targets of another step have score 0 and are left out.")
+        facts.append(
+            f"{record['other_step']:,} targets of another step have score 0 and are left out."
+        )
     return [*(f"- {fact}" for fact in facts), ""]
 
 
@@ -290,18 +328,35 @@ def _grids(record: dict[str, Any]) -> list[Grid]:
     """Return the tables of categories and of terms."""
 
     def row(name: str, of: dict[str, Any]) -> tuple[str, list[Cell | None]]:
-        written = [Cell(f"{count:,}") if sum(of["written"].values()) else None for count in of["written"].values()]
+        written = [
+            Cell(f"{count:,}") if sum(of["written"].values()) else None
+            for count in of["written"].values()
+        ]
         share = None if of["share"] is None else Cell(f"{of['share']:.1%}")
         mean = None if of["mean"] is None else Cell(f"{of['mean']:.2f}")
         return name, [Cell(f"{of['captions']:,}"), share, mean, *written]
 
     categories = record["categories"]
     scores = next(iter(categories.values()))["written"] if categories else {}
-    columns = [("", "captions"), ("", "share"), ("", "mean score"), *(("with a text", score) for score in scores)]
+    columns = [
+        ("", "captions"),
+        ("", "share"),
+        ("", "mean score"),
+        *(("with a text", score) for score in scores),
+    ]
     rows = [row(name, of) for name, of in categories.items()]
     grids = [Grid("Categories", "category", columns, [Block("", rows)], [])]
     terms: list[tuple[str, list[Cell | None]]] = [
-        (name, [Cell(", ".join(f"{term['term']} ({term['captions']:,})" for term in of["terms"][:SHOWN]))])
+        (
+            name,
+            [
+                Cell(
+                    ", ".join(
+                        f"{term['term']} ({term['captions']:,})" for term in of["terms"][:SHOWN]
+                    )
+                )
+            ],
+        )
         for name, of in categories.items()
         if of["terms"]
     ]
@@ -316,11 +371,23 @@ def show(record: dict[str, Any]) -> None:
     print(f"{record['sentence']}.")
     print("\n".join(line.removeprefix("- ") for line in _facts(record)[:-1]))
     show_tables(_grids(record))
-    print(f"{record['out']}: statistics.md, statistics.json" + "".join(f", {name}" for name in record["pictures"]))
+    print(
+        f"{record['out']}: statistics.md, statistics.json"
+        + "".join(f", {name}" for name in record["pictures"])
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(StatisticsOptions, argv, "stepdiff.annotate.statistics", __doc__, run, show, ("files",), incomplete)
+    return parse(
+        StatisticsOptions,
+        argv,
+        "stepdiff.annotate.statistics",
+        __doc__,
+        run,
+        show,
+        ("files",),
+        incomplete,
+    )
 
 
 if __name__ == "__main__":

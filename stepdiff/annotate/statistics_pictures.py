@@ -1,4 +1,5 @@
-"""The figures of the paper's supplement about difference annotations: Fig. S5 as bars, Fig. S6 as word clouds."""
+"""The figures of the paper's supplement about difference annotations: Fig. S5 as bars, Fig. S6 as
+word clouds."""
 
 import io
 import math
@@ -19,14 +20,20 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 INKS = ("#0072b2", "#b34f00", "#007a57", "#a8527f", "#8a6000", "#2b7ba8", "#555555")
 """the same for words, dark enough to read on white"""
 FONT = "DejaVu Sans"
-SIZE, SCALE = (960, 600), 2  # width and height of a cloud in pixels; words are placed on every second one
+# width and height of a cloud in pixels; words are placed on every second one
+SIZE, SCALE = (960, 600), 2
 WORDS, LONGEST = 32, 40  # words of a cloud and letters of a word, at most
 _SAMPLE = {"fontsize": 8, "color": "#555555"}
 
 
 def scores_figure(record: Statistics) -> bytes | None:
-    """Return Fig. S5 as PNG: captions by category, aggregate scores of pairs, scores with a text; None without data."""
-    counts = (_captions, record.captions), (_aggregates, sum(record.aggregates)), (_written, record.written)
+    """Return Fig. S5 as PNG: captions by category, aggregate scores of pairs, scores with a text;
+    None without data."""
+    counts = (
+        (_captions, record.captions),
+        (_aggregates, sum(record.aggregates)),
+        (_written, record.written),
+    )
     panels = [draw for draw, count in counts if count]
     if not panels:
         return None
@@ -42,7 +49,9 @@ def scores_figure(record: Statistics) -> bytes | None:
 def _captions(axis: Any, record: Statistics) -> None:
     names = [name for name, category in record.categories.items() if category.captions]
     counts = [record.categories[name].captions for name in names]
-    bars = axis.barh(range(len(names)), counts, color=[_colour(record, name) for name in names], height=0.72)
+    bars = axis.barh(
+        range(len(names)), counts, color=[_colour(record, name) for name in names], height=0.72
+    )
     labels = [f"{count:,} ({count / record.captions:.0%})" for count in counts]
     axis.bar_label(bars, labels, padding=3, fontsize=8)
     axis.set_yticks(range(len(names)), [_plain(name) for name in names])
@@ -81,10 +90,25 @@ def _written(axis: Any, record: Statistics) -> None:
         counts = record.categories[name].written
         shares = [100 * counts[str(score)] / sum(counts.values()) for score in SCORES]
         places = [score + width * (number - (len(names) - 1) / 2) for score in SCORES]
-        axis.bar(places, shares, width=width * 0.94, color=_colour(record, name), label=_plain(name))
+        axis.bar(
+            places, shares, width=width * 0.94, color=_colour(record, name), label=_plain(name)
+        )
     axis.set_xticks(SCORES)
-    axis.legend(frameon=False, fontsize=7, handlelength=0.9, handletextpad=0.4, labelspacing=0.25, loc="best")
-    _finish(axis, "Scores with a difference text", "score where a text was written", "% of the category's scores", "y")
+    axis.legend(
+        frameon=False,
+        fontsize=7,
+        handlelength=0.9,
+        handletextpad=0.4,
+        labelspacing=0.25,
+        loc="best",
+    )
+    _finish(
+        axis,
+        "Scores with a difference text",
+        "score where a text was written",
+        "% of the category's scores",
+        "y",
+    )
 
 
 def _finish(axis: Any, title: str, x: str, y: str, lines: str) -> None:
@@ -95,7 +119,8 @@ def _finish(axis: Any, title: str, x: str, y: str, lines: str) -> None:
 
 
 def clouds_figure(record: Statistics) -> bytes | None:
-    """Return Fig. S6 as PNG: the terms of each category as a word cloud; None if no category has any."""
+    """Return Fig. S6 as PNG: the terms of each category as a word cloud; None if no category has
+    any."""
     names = [name for name, category in record.categories.items() if category.terms]
     if not names:
         return None
@@ -112,7 +137,10 @@ def clouds_figure(record: Statistics) -> bytes | None:
         ink = INKS[list(record.categories).index(name) % len(INKS)]
         _title(axis, _plain(name), ink)
         axis.imshow(cloud({term.term: term.weight for term in record.categories[name].terms}, ink))
-    note = "Size: mean TF-IDF over the captions of a category; terms in more than 25 % of all captions are left out."
+    note = (
+        "Size: mean TF-IDF over the captions of a category; terms in more than 25 % of all "
+        "captions are left out."
+    )
     figure.supxlabel(note, **_SAMPLE)
     return _png(figure)
 
@@ -128,7 +156,11 @@ def cloud(weights: Mapping[str, float], ink: str) -> UInt8[np.ndarray, "H W 3"]:
     path = findfont(FONT)
     font = get_font(path)
     words = (word for word in sorted(weights) if len(word) <= LONGEST)
-    drawable = {word: weights[word] for word in words if all(font.get_char_index(ord(letter)) for letter in word)}
+    drawable = {
+        word: weights[word]
+        for word in words
+        if all(font.get_char_index(ord(letter)) for letter in word)
+    }
     if not drawable:
         return np.full((*SIZE[::-1], 3), 255, np.uint8)
     drawing = WordCloud(
@@ -166,6 +198,7 @@ def _title(axis: Any, text: str, colour: str = "#222222") -> None:
 def _png(figure: Figure) -> bytes:
     out = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # of a name in a script that the font lacks
+        # of a name in a script that the font lacks
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         figure.savefig(out, format="png", dpi=150, metadata={"Software": None})
     return out.getvalue()

@@ -2,7 +2,8 @@
 
 stepdiff app --store data/features --videos data/kitchen --runs runs --predictions data/demo
 stepdiff app --store data/features --videos data/kitchen --annotate data/annotation.yaml
-stepdiff app ... --annotate data/annotation.yaml --public-url https://annotate.example.org --trust-proxy 127.0.0.1
+stepdiff app ... --annotate data/annotation.yaml --public-url https://annotate.example.org \\
+    --trust-proxy 127.0.0.1
 """
 
 import sys
@@ -22,12 +23,18 @@ def run(options: AppOptions) -> int:
         from stepdiff.app.site import LOCAL, Site
 
         if options.host not in LOCAL and options.public_url is None:
-            raise StepDiffError(f"--host {options.host}: give --public-url, the address that other machines open")
+            raise StepDiffError(
+                f"--host {options.host}: give --public-url, the address that other machines open"
+            )
         show(f"opening the store {options.store}")
         site = Site(options)
     with listener(options.host, options.port) as socket:
         with stages() as show:
-            show("preparing the pages" if site.annotate is None else f"opening the annotation task {site.annotate}")
+            show(
+                "preparing the pages"
+                if site.annotate is None
+                else f"opening the annotation task {site.annotate}"
+            )
             application = create_app(site)
         host, port = socket.getsockname()[:2]
         print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)

@@ -40,10 +40,11 @@ class LRUCache(Generic[Key, Value]):
 
 
 class Cache:
-    """Files of at most `most` bytes in a folder, which need not exist yet and which other processes may use too.
+    """Files of at most `most` bytes in a folder, which need not exist yet and which other processes
+    may use too.
 
-    A file appears whole or not at all, and is made once. The files that were used longest ago are deleted; files of
-    others in the folder are neither counted nor deleted.
+    A file appears whole or not at all, and is made once. The files that were used longest ago are
+    deleted; files of others in the folder are neither counted nor deleted.
     """
 
     def __init__(self, folder: Path, most: int) -> None:
@@ -71,7 +72,9 @@ class Cache:
                 make(part)
                 part.replace(path)
             except OSError as error:
-                raise StepDiffError(f"{self._folder} cannot be written ({error}): give another --cache") from error
+                raise StepDiffError(
+                    f"{self._folder} cannot be written ({error}): give another --cache"
+                ) from error
             finally:
                 part.unlink(missing_ok=True)
                 with self._lock:
@@ -80,7 +83,8 @@ class Cache:
         return path
 
     def _shrink(self, newest: Path) -> None:
-        """Delete the files that were used longest ago until the folder is small enough; keep `newest`."""
+        """Delete the files that were used longest ago until the folder is small enough; keep
+        `newest`."""
         with self._lock:
             files = []
             for entry in os.scandir(self._folder):

@@ -1,7 +1,8 @@
 """Connections of the server: how many there are, and how long a request may take to arrive.
 
 Guarantees
-- MOST connections in all, MOST_OF_ADDRESS of one address: one more takes the place of one that waits for its client
+- MOST connections in all, MOST_OF_ADDRESS of one address: one more takes the place of one that
+  waits for its client
 - a request arrives with its body within ARRIVAL, or its connection is closed
 """
 
@@ -50,7 +51,8 @@ def server(app: FastAPI) -> uvicorn.Server:
 class Connection(H11Protocol):
     """A connection of uvicorn, which may be closed while it waits for its client."""
 
-    trusted: Callable[[str], bool]  # whether an address is that of a proxy, whose connections are those of many clients
+    # whether an address is that of a proxy, whose connections are those of many clients
+    trusted: Callable[[str], bool]
     _since = 0.0
     _deadline: asyncio.TimerHandle | None = None
 
@@ -63,7 +65,8 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take data; the deadline ends with the request."""
-        if self.conn.their_state is not h11.ERROR:  # after an error the rest is dropped, so that the client reads why
+        # after an error the rest is dropped, so that the client reads why
+        if self.conn.their_state is not h11.ERROR:
             super().data_received(data)
             self._watch()
 
@@ -74,14 +77,21 @@ class Connection(H11Protocol):
             self._deadline.cancel()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no request, with the headers of every response; cut off a response that has begun."""
+        """Answer what is no request, with the headers of every response; cut off a response that
+        has begun."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.transport.close()
         else:
             status = HTTPStatus(getattr(sys.exception(), "error_status_hint", 400))
-            headers = {"Content-Type": "text/plain; charset=utf-8", "Connection": "close", **HEADERS}
+            headers = {
+                "Content-Type": "text/plain; charset=utf-8",
+                "Connection": "close",
+                **HEADERS,
+            }
             lines = [f"{name}: {value}" for name, value in headers.items()]
-            self.transport.write("\r\n".join([f"HTTP/1.1 {status.value} {status.phrase}", *lines, "", msg]).encode())
+            self.transport.write(
+                "\r\n".join([f"HTTP/1.1 {status.value} {status.phrase}", *lines, "", msg]).encode()
+            )
             self.transport.write_eof()
 
     def _watch(self) -> None:
@@ -94,7 +104,8 @@ class Connection(H11Protocol):
             self._deadline, self._since = None, self.loop.time()
 
     def _make_room(self) -> None:
-        """Close the connection whose client keeps the server waiting longest, if there is one too many."""
+        """Close the connection whose client keeps the server waiting longest, if there is one too
+        many."""
         every = [each for each in self.connections if isinstance(each, Connection)]
         of_address = [each for each in every if each._address == self._address]
         if len(of_address) > MOST_OF_ADDRESS and not self.trusted(self._address):
@@ -104,7 +115,10 @@ class Connection(H11Protocol):
         else:
             return
         closed = min((each for each in crowd if each._waits), key=lambda each: each._since)
-        line = "%d connections, %d of them of %s: closed one that waits for its client (said once a minute)"
+        line = (
+            "%d connections, %d of them of %s: closed one that waits for its client (said once a "
+            "minute)"
+        )
         self.logger.warning(line, len(every), len(of_address), self._address)
         closed.transport.abort()
         self.connections.discard(closed)

@@ -1,4 +1,5 @@
-"""Clips as video files and pictures, at /media: cut when they are first needed, and kept in the site's cache."""
+"""Clips as video files and pictures, at /media: cut when they are first needed, and kept in the
+site's cache."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +40,9 @@ def strip(
 
 def clip_video(site: Site, key: str) -> FileResponse:
     """Return a clip as MP4. UnknownError: the store has no such clip, or no file of it."""
-    return FileResponse(clip_file(site, key, "video", ".mp4", cut), media_type="video/mp4", headers=_HEADERS)
+    return FileResponse(
+        clip_file(site, key, "video", ".mp4", cut), media_type="video/mp4", headers=_HEADERS
+    )
 
 
 def clip_strip(site: Site, key: str, frames: int, height: int) -> FileResponse:
@@ -52,7 +55,9 @@ def clip_strip(site: Site, key: str, frames: int, height: int) -> FileResponse:
     return FileResponse(path, media_type="image/jpeg", headers=_HEADERS)
 
 
-def clip_file(site: Site, key: str, kind: str, suffix: str, make: Callable[[Path, float, float, Path], None]) -> Path:
+def clip_file(
+    site: Site, key: str, kind: str, suffix: str, make: Callable[[Path, float, float, Path], None]
+) -> Path:
     """Return the file of a clip from the cache, which `make` writes: (video, start, end, path)."""
     clip = site.clip(key)
     file = site.file(clip)

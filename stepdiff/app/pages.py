@@ -1,4 +1,5 @@
-"""A page: a record that is shown as HTML, or as JSON if the client asks for it. An error is a page too."""
+"""A page: a record that is shown as HTML, or as JSON if the client asks for it. An error is a page
+too."""
 
 import hashlib
 import io
@@ -26,7 +27,8 @@ _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").disable("i
 
 
 def markdown(text: str) -> Markup:
-    """Return Markdown as HTML: HTML in it stays text, and a heading is one level lower, because a page has one h1."""
+    """Return Markdown as HTML: HTML in it stays text, and a heading is one level lower, because a
+    page has one h1."""
     tokens = _MARKDOWN.parse(text)
     for token in tokens:
         if token.type in ("heading_open", "heading_close"):
@@ -40,7 +42,8 @@ STATIC = _HERE / "static"
 
 def _printable(value: Any) -> Any:
     """Refuse a method instead of a value of that name: `page.clear` is one of dict."""
-    if callable(value) and not isinstance(value, jinja2.Undefined):  # `x if y` without else prints nothing
+    # `x if y` without else prints nothing
+    if callable(value) and not isinstance(value, jinja2.Undefined):
         raise TypeError(f"a template prints {value!r}")
     return value
 
@@ -59,7 +62,8 @@ plain = partial(to_jsonable_python, inf_nan_mode="null")
 
 
 def page(request: Request, template: str, record: dict[str, Any], status: int = 200) -> Response:
-    """Return a record with a `title`, as HTML through a template, or as JSON (`Accept: application/json`)."""
+    """Return a record with a `title`, as HTML through a template, or as JSON (`Accept:
+    application/json`)."""
     headers = {"Vary": "Accept", "Cache-Control": "no-store"}
     if wants_json(request):
         return JSONResponse(plain(record), status, headers)
@@ -74,7 +78,8 @@ def page(request: Request, template: str, record: dict[str, Any], status: int = 
 
 
 def kept(kind: type) -> Any:
-    """Return the dependency whose value is the application's object of a class: the site, or the state of a section."""
+    """Return the dependency whose value is the application's object of a class: the site, or the
+    state of a section."""
 
     async def of_application(request: Request) -> Any:  # not async, it would wait for a thread
         return request.app.state.kept[kind]
@@ -95,9 +100,13 @@ def sections(site: Site) -> list[tuple[str, str]]:
 
 
 def wants_json(request: Request) -> bool:
-    """Return whether the client prefers JSON: the first of the two types in its Accept header decides."""
+    """Return whether the client prefers JSON: the first of the two types in its Accept header
+    decides."""
     kinds = [kind.split(";")[0].strip() for kind in request.headers.get("accept", "").split(",")]
-    return next((kind == "application/json" for kind in kinds if kind in ("application/json", "text/html")), False)
+    return next(
+        (kind == "application/json" for kind in kinds if kind in ("application/json", "text/html")),
+        False,
+    )
 
 
 def download(name: str, content: str | bytes) -> Response:
@@ -116,7 +125,8 @@ def zipped(files: dict[str, str]) -> bytes:
 
 
 def failed(request: Request, error: Exception) -> Response:
-    """Return the page of a StepDiffError: status 404 if an address names something unknown, else 400 or its own."""
+    """Return the page of a StepDiffError: status 404 if an address names something unknown, else
+    400 or its own."""
     if not isinstance(error, RefusedError):
         return _refused(request, 404 if isinstance(error, UnknownError) else 400, str(error))
     response = _refused(request, error.status, str(error), "Not now", **error.more)
@@ -141,7 +151,8 @@ def missing(request: Request, error: Exception) -> Response:
 
 
 def malformed(request: Request, error: Exception) -> Response:
-    """Return the page of a request with an unknown field or a value of another type; it does not repeat the value."""
+    """Return the page of a request with an unknown field or a value of another type; it does not
+    repeat the value."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".encode(errors="replace").decode()
@@ -149,14 +160,23 @@ def malformed(request: Request, error: Exception) -> Response:
 
 
 def crashed(request: Request, error: Exception) -> Response:
-    """Return the page of an unexpected error. Its reference is in the line before the traceback in the log; the
-    same defect has the same reference."""
+    """Return the page of an unexpected error. Its reference is in the line before the traceback in
+    the log; the same defect has the same reference."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{type(error).__name__} {last.filename}:{last.lineno}"
     reference = hashlib.sha256(place.encode()).hexdigest()[:8]
     logging.getLogger("uvicorn.error").error(f"reference {reference}: {place}")
-    why = f"An error of this program, not of yours. The log of the server explains it under the reference {reference}"
-    return _refused(request, 500, f"{why}; please report it with those lines.", "This page failed", reference=reference)
+    why = (
+        "An error of this program, not of yours. The log of the server explains it under the "
+        f"reference {reference}"
+    )
+    return _refused(
+        request,
+        500,
+        f"{why}; please report it with those lines.",
+        "This page failed",
+        reference=reference,
+    )
 
 
 def _refused(request: Request, status: int, why: str, title: str = "", **more: object) -> Response:

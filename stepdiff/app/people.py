@@ -1,6 +1,7 @@
 """stepdiff people add --annotate data/annotation.yaml Ann Bob
 
-People who annotate, and their personal links: add, link, revoke, list, admin. Of several names all are changed or none.
+People who annotate, and their personal links: add, link, revoke, list, admin. Of several names all
+are changed or none.
 """
 
 import time
@@ -21,8 +22,14 @@ if TYPE_CHECKING:
 
 VERBS = {
     "add": ("stepdiff.app.people:add", "adds people and prints a personal link for each"),
-    "link": ("stepdiff.app.people:link", "makes new links; the old ones end, and revoked people may annotate again"),
-    "revoke": ("stepdiff.app.people:revoke", "ends links; open pairs return to the pool, submitted answers stay"),
+    "link": (
+        "stepdiff.app.people:link",
+        "makes new links; the old ones end, and revoked people may annotate again",
+    ),
+    "revoke": (
+        "stepdiff.app.people:revoke",
+        "ends links; open pairs return to the pool, submitted answers stay",
+    ),
     "list": ("stepdiff.app.people:listed", "lists people and what they did"),
     "admin": ("stepdiff.app.people:admin", "makes a new admin link; the old one ends"),
 }
@@ -57,10 +64,17 @@ def _run(verb: str, argv: list[str]) -> int:
         if kind is NamedOptions and not options.names:
             raise StepDiffError("give the names of people, after the options")
         if not Path(options.annotate).is_file():
-            raise StepDiffError(f"annotate: {options.annotate} is not a file: give the YAML file of an annotation task")
+            raise StepDiffError(
+                f"annotate: {options.annotate} is not a file: give the YAML file of an annotation "
+                "task"
+            )
         database = Database.open(options.database or default_url(Path(options.annotate)))
         with closing(database), database.write() as connection:
-            return {"people": list(_listed(connection) if verb == "list" else _changed(verb, options, connection))}
+            return {
+                "people": list(
+                    _listed(connection) if verb == "list" else _changed(verb, options, connection)
+                )
+            }
 
     def show(record: dict[str, Any]) -> None:
         for person in record["people"]:
@@ -77,7 +91,11 @@ def _listed(connection: "Connection") -> Iterator[dict[str, Any]]:
     done = collected.progress(connection)
     for one in accounts.everyone(connection):
         state = "excluded" if one.excluded is not None else "revoked" if one.revoked else one.role
-        yield {"name": one.name, "state": state, "submitted": done.get(one.id, {"submitted": 0})["submitted"]}
+        yield {
+            "name": one.name,
+            "state": state,
+            "submitted": done.get(one.id, {"submitted": 0})["submitted"],
+        }
 
 
 def _changed(verb: str, options: Any, connection: "Connection") -> Iterator[dict[str, Any]]:
@@ -90,7 +108,9 @@ def _changed(verb: str, options: Any, connection: "Connection") -> Iterator[dict
         if verb in ("link", "revoke") and (person is None or person.role == "admin"):
             raise StepDiffError(f"there is no person {name!r:.80}: stepdiff people list shows them")
         if person is None or verb == "add":
-            _, token = accounts.add(connection, name, now, role="admin" if verb == "admin" else "annotator")
+            _, token = accounts.add(
+                connection, name, now, role="admin" if verb == "admin" else "annotator"
+            )
         elif verb == "revoke":
             accounts.revoke(connection, person, now)
             yield {"name": name}

@@ -1,7 +1,8 @@
 """The server: sections, security headers and the socket.
 
 Guarantees
-- a request for another host name is refused, and one that changes something unless this site's own page sends it
+- a request for another host name is refused, and one that changes something unless this site's own
+  page sends it
 - every response, errors included, forbids inline scripts, foreign resources and foreign frames
 - a server for other machines has the annotation pages only
 """
@@ -37,20 +38,24 @@ from stepdiff_core.errors import StepDiffError
 
 MOST_BODY = 2**20  # bytes of a request
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
-    "media-src 'self' blob:; connect-src 'self'; font-src 'self'; form-action 'self'; frame-src 'self'; "
-    "frame-ancestors 'self'; base-uri 'none'",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+        "media-src 'self' blob:; connect-src 'self'; font-src 'self'; form-action 'self'; "
+        "frame-src 'self'; frame-ancestors 'self'; base-uri 'none'"
+    ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
-"""of every response that has no other value for them; no-cache: a file is used again where its ETag is the same"""
+"""of every response that has no other value for them; no-cache: a file is used again where its ETag
+is the same"""
 
 
 def create_app(site: Site) -> FastAPI:
-    """Return the application of the pages; of the annotation pages only, if other machines can reach the site."""
+    """Return the application of the pages; of the annotation pages only, if other machines can
+    reach the site."""
     public = site.public_url is not None
     app = _App(
         title="StepDiff",
@@ -67,7 +72,11 @@ def create_app(site: Site) -> FastAPI:
     app.add_exception_handler(HTTPException, missing)
     app.add_exception_handler(Exception, crashed)
 
-    app.mount("/static", StaticFiles(directory=STATIC, packages=[("stepdiff_core", "static")]), name="static")
+    app.mount(
+        "/static",
+        StaticFiles(directory=STATIC, packages=[("stepdiff_core", "static")]),
+        name="static",
+    )
     sections = [] if public else [media, explore, pair, notes, compare]
     kinds: tuple[Any, ...] = () if public else (explore.Explorer, Pairs, Notebook, compare.Shelf)
     state |= {kind: kind(site) for kind in kinds}
@@ -82,7 +91,11 @@ def create_app(site: Site) -> FastAPI:
         return RedirectResponse("/annotate" if public else "/explore")
 
     if not public:
-        app.mount("/swagger", StaticFiles(directory=Path(swagger_ui_bundle.swagger_ui_path)), name="swagger")
+        app.mount(
+            "/swagger",
+            StaticFiles(directory=Path(swagger_ui_bundle.swagger_ui_path)),
+            name="swagger",
+        )
 
         @app.get("/docs", include_in_schema=False)
         def docs(request: Request) -> Response:
@@ -92,7 +105,9 @@ def create_app(site: Site) -> FastAPI:
     allowed = [name, f"[{name}]"] if public else LOCAL
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=allowed, www_redirect=False)
     arrays = "application/octet-stream"  # which hardly get smaller
-    app.add_middleware(GZipMiddleware, exclude_content_types=(*DEFAULT_EXCLUDED_CONTENT_TYPES, arrays))
+    app.add_middleware(
+        GZipMiddleware, exclude_content_types=(*DEFAULT_EXCLUDED_CONTENT_TYPES, arrays)
+    )
     return app
 
 
@@ -103,11 +118,14 @@ def listener(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or error
-        raise StepDiffError(f"cannot listen on {host}:{port} ({why}): give another --port") from None
+        raise StepDiffError(
+            f"cannot listen on {host}:{port} ({why}): give another --port"
+        ) from None
 
 
 class _App(FastAPI):
-    """Refuses requests before they are read, bounds bodies, and gives every response the security headers."""
+    """Refuses requests before they are read, bounds bodies, and gives every response the security
+    headers."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -126,7 +144,9 @@ class _App(FastAPI):
 
         request = Request(scope)
         if refusal := _refusal(request, self.state.kept[Site].public_url):
-            await Response(refusal[1] + "\n", refusal[0], media_type="text/plain")(scope, receive, with_headers)
+            await Response(refusal[1] + "\n", refusal[0], media_type="text/plain")(
+                scope, receive, with_headers
+            )
             return
         await super().__call__(scope, _bounded(receive), with_headers)
 
@@ -149,7 +169,8 @@ def _refusal(request: Request, public_url: str | None) -> tuple[int, str] | None
 
 
 def _bounded(receive: Receive) -> Receive:
-    """Return `receive` that ends a body which is longer than MOST_BODY, even if its length was not sent."""
+    """Return `receive` that ends a body which is longer than MOST_BODY, even if its length was not
+    sent."""
     taken = 0
 
     async def bounded() -> Message:

@@ -2,7 +2,7 @@
 
     import stepdiff
 
-    comparison = stepdiff.compare("mine.mp4@12-20", "expert.mp4@3:05-3:15", ask="What mistake did I make?")
+    comparison = stepdiff.compare("mine.mp4@12-20", "expert.mp4@3:05-3:15", ask="What went wrong?")
     comparison.differences, comparison.alike, comparison.moments, comparison.answer
 
 Names are imported when they are first used.

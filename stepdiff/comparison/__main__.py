@@ -2,11 +2,12 @@
 
 stepdiff compare mine.mp4 expert.mp4
 stepdiff compare mine.mp4@12-20 expert.mp4@3:05-3:15 --ask "What mistake did I make?"
-stepdiff compare A.mp4 B.mp4 --model Qwen/Qwen3-VL-2B-Instruct    a video language model of transformers
+stepdiff compare A.mp4 B.mp4 --model Qwen/Qwen3-VL-2B-Instruct    a model of transformers
 stepdiff compare A.mp4 B.mp4 --html report.html                   one file to send, clips inside
 stepdiff compare A.mp4 B.mp4 C.mp4 --rank                         which is most like A, by category
 
-Features of a file are computed once and kept, so a second question is answered without reading the video again.
+Features of a file are computed once and kept, so a second question is answered without reading the
+video again.
 """
 
 import json
@@ -30,22 +31,23 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class CompareOptions:
     videos: tuple[str, ...]
-    """Video 1 and Video 2: FILE, or FILE@START-END with seconds, M:SS or H:MM:SS; with --rank three"""
+    """Video 1 and Video 2: FILE, or FILE@START-END with seconds, M:SS or H:MM:SS; with --rank
+    three"""
     ask: str = ""
     """a question about both videos"""
     model: str | None = None
-    """a folder of python -m heads.train or heads.words, word-evidence, or a video language model of transformers: a
-    folder or hub id; null: runs/stepdiff, else runs/words"""
+    """a folder of python -m heads.train or heads.words, word-evidence, or a video language model of
+    transformers: a folder or hub id; null: runs/stepdiff, else runs/words"""
     encoder: str | None = None
-    """encoder of a head's features, package.module:Class, if it is your own and its package is not installed with an
-    entry point"""
+    """encoder of a head's features, package.module:Class, if it is your own and its package is not
+    installed with an entry point"""
     html: str | None = field(default=None, metadata=WRITTEN)
     """page to write, with the clips inside: one file that can be sent"""
     rank: bool = False
     """say which of the others is most like the first video, by category"""
     store: str | None = None
-    """feature store to keep features in, a folder or a URL as of s3://; null: features in the cache folder,
-    $STEPDIFF_CACHE or ~/.cache/stepdiff"""
+    """feature store to keep features in, a folder or a URL as of s3://; null: features in the cache
+    folder, $STEPDIFF_CACHE or ~/.cache/stepdiff"""
     max_tokens: int = MOST_TOKENS
     """longest answer, in tokens"""
     device: str = "auto"
@@ -57,10 +59,14 @@ class CompareOptions:
 def run(options: CompareOptions) -> int:
     at_least(options, max_tokens=1)
     if options.rank and (options.ask or options.html):
-        raise StepDiffError("--rank compares three videos and writes no answer: leave --ask and --html out")
+        raise StepDiffError(
+            "--rank compares three videos and writes no answer: leave --ask and --html out"
+        )
     if not options.rank and len(options.videos) != 2:
         more = ", or three with --rank" if len(options.videos) == 3 else ""
-        raise StepDiffError(f"give two videos, FILE or FILE@START-END{more}; {len(options.videos)} given")
+        raise StepDiffError(
+            f"give two videos, FILE or FILE@START-END{more}; {len(options.videos)} given"
+        )
     _check(options)
     with stages() as stage:
         stage("loading libraries")
@@ -72,8 +78,17 @@ def run(options: CompareOptions) -> int:
         ranking = rank(*options.videos, **how)
         if options.json:
             order = {category: ranking.order(category) for category in ranking.alike}
-            values = {"model": ranking.model, "alike": ranking.alike, "order": order, "cosines": ranking.cosines}
-            values |= {"overall": ranking.order(), "notes": list(ranking.notes), "knows": ranking.knows}
+            values = {
+                "model": ranking.model,
+                "alike": ranking.alike,
+                "order": order,
+                "cosines": ranking.cosines,
+            }
+            values |= {
+                "overall": ranking.order(),
+                "notes": list(ranking.notes),
+                "knows": ranking.knows,
+            }
             first = {"unlike": ranking.unlike, "clips": list(map(clip_record, ranking.clips))}
             print(json.dumps(first | values, allow_nan=False))
         else:
@@ -81,8 +96,13 @@ def run(options: CompareOptions) -> int:
         return 0
     streaming = Streaming(options.ask) if options.ask and not options.json else None
     reference, candidate = options.videos
-    how = {name: getattr(options, name) for name in ("ask", "model", "store", "max_tokens", "device", "encoder")}
-    comparison = compare(reference, candidate, **how, say=streaming, answered=streaming and streaming.end)
+    how = {
+        name: getattr(options, name)
+        for name in ("ask", "model", "store", "max_tokens", "device", "encoder")
+    }
+    comparison = compare(
+        reference, candidate, **how, say=streaming, answered=streaming and streaming.end
+    )
     if streaming is not None and not comparison.unlike:
         print()
     print(json.dumps(record(comparison), allow_nan=False)) if options.json else show(comparison)
@@ -97,7 +117,8 @@ def run(options: CompareOptions) -> int:
 
 
 def _check(options: CompareOptions) -> None:
-    """Raise StepDiffError for videos, a model or a page that cannot be used, before libraries are loaded for them."""
+    """Raise StepDiffError for videos, a model or a page that cannot be used, before libraries are
+    loaded for them."""
     from featurize.video.cut import MOST_SECONDS
     from stepdiff.comparison.clips import read_clip
     from stepdiff.comparison.naming import model_name
@@ -111,22 +132,32 @@ def _check(options: CompareOptions) -> None:
     for clip in clips:
         if clip.seconds > MOST_SECONDS:
             raise StepDiffError(
-                f"{clip} is too long for --html, which takes clips of at most {MOST_SECONDS:g} s: give a part, "
-                "FILE@START-END"
+                f"{clip} is too long for --html, which takes clips of at most {MOST_SECONDS:g} s: "
+                "give a part, FILE@START-END"
             )
 
 
 def clip_record(clip: "FileClip") -> dict[str, Any]:
     """Return a clip for JSON."""
-    return {"file": str(clip.path), "start": clip.start, "end": clip.end, "title": str(clip), "clip": clip.key}
+    return {
+        "file": str(clip.path),
+        "start": clip.start,
+        "end": clip.end,
+        "title": str(clip),
+        "clip": clip.key,
+    }
 
 
 def record(comparison: "Comparison") -> dict[str, Any]:
     """Return a comparison for JSON."""
     from heads.llm.model import CutOff
 
-    values = {name: value for name, value in asdict(comparison).items() if name not in ("clips", "unlike")}
-    values["differences"] = [asdict(each) | {"verdict": each.verdict} for each in comparison.differences]
+    values = {
+        name: value for name, value in asdict(comparison).items() if name not in ("clips", "unlike")
+    }
+    values["differences"] = [
+        asdict(each) | {"verdict": each.verdict} for each in comparison.differences
+    ]
     first = {"unlike": comparison.unlike, "clips": list(map(clip_record, comparison.clips))}
     return first | values | {"cut": isinstance(comparison.answer, CutOff)}
 
@@ -168,7 +199,10 @@ def show(comparison: "Comparison") -> None:
         for place, (one, two) in enumerate(comparison.together):
             print(f"  {'' if place else 'most alike':<28} {clock(one)} and {clock(two)}")
     else:
-        texts = [f"{each.text}  ({each.doubt})" if each.doubt else each.text for each in comparison.differences]
+        texts = [
+            f"{each.text}  ({each.doubt})" if each.doubt else each.text
+            for each in comparison.differences
+        ]
         rows = zip(comparison.differences, texts, strict=True)
         _table([(each.category, each.verdict, text) for each, text in rows])
     for video, spans in enumerate(comparison.only, start=1):
@@ -191,8 +225,13 @@ def show_ranking(ranking: "Ranking") -> None:
     _head(ranking)
     print(f"Most like Video 1 by the features of the whole clips: {_first(ranking)}\n")
     numbers = range(2, len(ranking.clips) + 1)
-    rows: list[tuple[str, ...]] = [("", *(f"Video {number}" for number in numbers), "most like Video 1")]
-    rows += [(name, *map(verdict, values), _first(ranking, name)) for name, values in ranking.alike.items()]
+    rows: list[tuple[str, ...]] = [
+        ("", *(f"Video {number}" for number in numbers), "most like Video 1")
+    ]
+    rows += [
+        (name, *map(verdict, values), _first(ranking, name))
+        for name, values in ranking.alike.items()
+    ]
     if ranking.alike:
         _table(rows)
     print("\nThe numbers behind these words: --json")

@@ -1,7 +1,9 @@
-"""A clip that a user names by its file and, if it is not the whole file, its seconds: FILE or FILE@START-END.
+"""A clip that a user names by its file and, if it is not the whole file, its seconds: FILE or
+FILE@START-END.
 
 Guarantees
-- the id of a clip depends on its file's content and its seconds alone: a file that is moved is the same clip
+- the id of a clip depends on its file's content and its seconds alone: a file that is moved is the
+  same clip
 """
 
 import re
@@ -15,7 +17,8 @@ from featurize.video.stream import opened
 from stepdiff_core.errors import StepDiffError
 
 UNLIKE = 4.0  # ratio of two lengths, or of two frame rates, from which a note says that they differ
-SPARSE = 5.0  # seconds between two frames that a model sees, from which a note says that it may miss actions
+# seconds between two frames that a model sees, from which a note says that it may miss actions
+SPARSE = 5.0
 _SPAN = re.compile(r"(?P<file>.+)@(?P<start>[^@-]+)-(?P<end>[^@-]+)")
 _TIME = re.compile(r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+(?:\.\d*)?)")
 _SLACK = 0.05  # seconds past the end of a file that are taken for its end
@@ -55,10 +58,14 @@ def read_clip(named: str | Path) -> FileClip:
     named = str(named)
     path, span = Path(named).expanduser(), None
     if not path.exists() and (match := _SPAN.fullmatch(named)) is not None:
-        path, span = Path(match["file"]).expanduser(), (_seconds(match["start"], named), _seconds(match["end"], named))
+        path, span = (
+            Path(match["file"]).expanduser(),
+            (_seconds(match["start"], named), _seconds(match["end"], named)),
+        )
     if not path.is_file():
         raise StepDiffError(
-            f"no video {path}: give FILE, or FILE@START-END such as clip.mp4@12-20 or clip.mp4@3:05-3:15"
+            f"no video {path}: give FILE, or FILE@START-END such as clip.mp4@12-20 or "
+            "clip.mp4@3:05-3:15"
         )
     with opened(path) as video:
         if video.is_still:
@@ -68,7 +75,10 @@ def read_clip(named: str | Path) -> FileClip:
     start, end = span or (0.0, whole)
     if not start < end <= whole + _SLACK:
         why = "ends before it starts" if end <= start else "is outside it"
-        raise StepDiffError(f"{path} lasts {whole:g} s ({clock(whole)}), and {start:g}-{end:g} {why}: correct the span")
+        raise StepDiffError(
+            f"{path} lasts {whole:g} s ({clock(whole)}), and {start:g}-{end:g} {why}: correct the "
+            "span"
+        )
     content = identity(path)
     if content is None:
         raise StepDiffError(f"{path} cannot be read: check its permissions")
@@ -86,12 +96,15 @@ def notes(clips: Sequence[FileClip], frames: int) -> list[str]:
         ):
             if max(one, two) >= UNLIKE * min(one, two):
                 advice = ": compare parts of equal length, FILE@START-END" if unit == "s" else ""
-                lines.append(f"Video 1 {what} {one:.3g} {unit}, Video {number} {two:.3g} {unit}{advice}")
+                lines.append(
+                    f"Video 1 {what} {one:.3g} {unit}, Video {number} {two:.3g} {unit}{advice}"
+                )
     for number, clip in enumerate(clips, start=1):
         if clip.seconds >= SPARSE * frames:
             lines.append(
-                f"the model sees {frames} frames of Video {number}, one every {clip.seconds / frames:.0f} s, and may "
-                "miss actions: give a shorter part, FILE@START-END"
+                f"the model sees {frames} frames of Video {number}, one every "
+                f"{clip.seconds / frames:.0f} s, and may miss actions: give a shorter part, "
+                "FILE@START-END"
             )
     return lines
 

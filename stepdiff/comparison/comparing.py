@@ -49,7 +49,8 @@ class Comparison:
     cosine: float
     """of the two clips' features as a whole"""
     clearest: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
-    """term of these texts -> the second with the most evidence in the file of each clip; None: no evidence"""
+    """term of these texts -> the second with the most evidence in the file of each clip; None: no
+    evidence"""
     only: tuple[list[Span], list[Span]] = ([], [])
     """seconds in the file of Video 1, and of Video 2, that look like nothing in the other one"""
     question: str = ""
@@ -60,9 +61,11 @@ class Comparison:
     knows: str = ""
     """what the head learned from; empty: a public model"""
     unlike: str = ""
-    """why what the head says about these clips means nothing, so that it is not asked; empty: they are like its own"""
+    """why what the head says about these clips means nothing, so that it is not asked; empty: they
+    are like its own"""
     together: list[tuple[float, float]] = field(default_factory=list)
-    """seconds in the file of Video 1 and of Video 2 that look most alike in the alignment of both"""
+    """seconds in the file of Video 1 and of Video 2 that look most alike in the alignment of
+    both"""
 
     @property
     def alike(self) -> dict[str, float]:
@@ -86,11 +89,13 @@ class Ranking:
     """as of a Comparison; then `alike` is empty"""
 
     def values(self, category: str = "") -> list[float]:
-        """Return how alike the second, third clip is to the first: log-odds in a category, or the cosine as a whole."""
+        """Return how alike the second, third clip is to the first: log-odds in a category, or the
+        cosine as a whole."""
         return self.alike[category] if category else self.cosines
 
     def order(self, category: str = "") -> list[int]:
-        """Return the numbers of the clips, 2 for the second, the most alike first, in a category or as a whole."""
+        """Return the numbers of the clips, 2 for the second, the most alike first, in a category or
+        as a whole."""
         values = self.values(category)
         return [place + 2 for place in sorted(range(len(values)), key=lambda place: -values[place])]
 
@@ -113,22 +118,27 @@ def compare(
         reference: Video 1, FILE or FILE@START-END.
         candidate: Video 2.
         ask: a question about them.
-        model: a folder of heads.train or heads.words, or the name of a video language model; None: runs/stepdiff, else
-            runs/words.
+        model: a folder of heads.train or heads.words, or the name of a video language model; None:
+            runs/stepdiff, else runs/words.
         store: where features are kept, a folder or a URL as of s3://; None: in the cache folder.
         max_tokens: longest answer.
         device: auto, cpu, cuda.
         say: receives the words of the answer as they are written.
-        encoder: of a head's features, package.module:Class, if it is your own and not installed with an entry point.
+        encoder: of a head's features, package.module:Class, if it is your own and not installed
+            with an entry point.
         answered: receives the answer when it is whole, before the differences are written.
 
     Raises:
-        StepDiffError: a file, span or model that cannot be used, or features that cannot be computed.
+        StepDiffError: a file, span or model that cannot be used, or features that cannot be
+            computed.
     """
     one, two = read_clip(reference), read_clip(candidate)
     chosen = find_model(model, encoder, str(store or ""))
     if ask and not chosen.answers:
-        raise StepDiffError(f"{chosen.name} names words and answers no questions: give --model a head, or ask nothing")
+        raise StepDiffError(
+            f"{chosen.name} names words and answers no questions: give --model a head, or ask "
+            "nothing"
+        )
     reader, view = _loaded(chosen, [one, two], store, device)
     pair = one.key, two.key
     answer, unlike = "", reader.doubt(pair)
@@ -141,7 +151,9 @@ def compare(
             answered(answer)
     with stages() as stage:
         stage("comparing the clips in each category")
-        differences, moments = ([], []) if unlike else (reader.differences(pair), reader.moments(pair))
+        differences, moments = (
+            ([], []) if unlike else (reader.differences(pair), reader.moments(pair))
+        )
     texts = [answer, *(each.text for each in differences), *(each.term for each in moments)]
     only, together, warning = _aligned(view, pair)
     unread = reader.unread(ask) if ask and not unlike else []
@@ -170,7 +182,8 @@ def rank(
     device: str = "auto",
     encoder: str | None = None,
 ) -> Ranking:
-    """Return which of the other clips are most like the first, by category; the arguments are those of `compare`."""
+    """Return which of the other clips are most like the first, by category; the arguments are those
+    of `compare`."""
     if len(videos) != 3:
         raise StepDiffError(f"give 3 videos; {len(videos)} given")
     clips = tuple(map(read_clip, videos))
@@ -181,7 +194,9 @@ def rank(
     categories = () if unlike else reader.categories
     with stages() as stage:
         stage("comparing the clips in each category")
-        alike = reader.alike([((first, other), category) for category in categories for other in others])
+        alike = reader.alike(
+            [((first, other), category) for category in categories for other in others]
+        )
     by_category = np.reshape(alike, (len(categories), len(others))).round(4).tolist()
     return Ranking(
         clips=clips,
@@ -194,7 +209,9 @@ def rank(
     )
 
 
-def _loaded(model: Model, clips: Sequence[FileClip], store: str | Path | None, device: str) -> tuple[Reader, View]:
+def _loaded(
+    model: Model, clips: Sequence[FileClip], store: str | Path | None, device: str
+) -> tuple[Reader, View]:
     """Return the model over a store that has the features of the clips, and its view."""
     device = pick_device(device)
     if store is None:
@@ -206,7 +223,9 @@ def _loaded(model: Model, clips: Sequence[FileClip], store: str | Path | None, d
         return model.load(features, device), features.view("clips", str(model.encoder.view))
 
 
-def featurized(model: Model, clips: Sequence[FileClip], folder: Place, device: str = "cpu") -> Store:
+def featurized(
+    model: Model, clips: Sequence[FileClip], folder: Place, device: str = "cpu"
+) -> Store:
     """Return the store in a folder with the features of clips, computed where it lacks them.
 
     Raises:
@@ -218,31 +237,45 @@ def featurized(model: Model, clips: Sequence[FileClip], folder: Place, device: s
     table = [(key, str(clip.path), clip.start, clip.end) for key, clip in rows.items()]
     schema = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64}
     manifest = Manifest(
-        "clips", pl.DataFrame(table, schema, orient="row"), {str(clip.path): clip.path for clip in clips}, {}
+        "clips",
+        pl.DataFrame(table, schema, orient="row"),
+        {str(clip.path): clip.path for clip in clips},
+        {},
     )
-    summary = job.run(replace(model.encoder, store=str(folder), device=device), one_window(manifest))
+    summary = job.run(
+        replace(model.encoder, store=str(folder), device=device), one_window(manifest)
+    )
     if summary.done:
         report(f"features: {summary.done} clips in {summary.seconds:.0f} s, kept in {folder}")
     if summary.failed or summary.absent:
-        reasons = [failure["reason"] for failure in summary.failures if failure["key"] in rows] + summary.errors
-        raise StepDiffError(reasons[0] if reasons else f"{summary.absent} clips could not be written to {folder}")
+        reasons = [
+            failure["reason"] for failure in summary.failures if failure["key"] in rows
+        ] + summary.errors
+        raise StepDiffError(
+            reasons[0] if reasons else f"{summary.absent} clips could not be written to {folder}"
+        )
     return Store.open(folder)
 
 
 def _are_there(model: Model, keys: Sequence[str], folder: Place) -> bool:
-    """Return whether a store has the features of all clips that the model was trained on: no encoder is loaded then."""
+    """Return whether a store has the features of all clips that the model was trained on: no
+    encoder is loaded then."""
     if model.provenance is None or not (folder / "store.json").exists():
         return False
     store, name = Store.open(folder), str(model.encoder.view)
     if name not in store.views("clips"):
         return False
     view, rows = store.view("clips", name), store.catalog("clips").rows(keys)
-    return view.provenance == model.provenance and bool((rows >= 0).all() and (view.status(rows) == OK).all())
+    return view.provenance == model.provenance and bool(
+        (rows >= 0).all() and (view.status(rows) == OK).all()
+    )
 
 
-def _aligned(view: View, pair: tuple[str, str]) -> tuple[tuple[list[Span], list[Span]], list[tuple[float, float]], str]:
-    """Return the seconds of each clip that look like nothing in the other, those that look most alike, and why not to
-    rely on the former.
+def _aligned(
+    view: View, pair: tuple[str, str]
+) -> tuple[tuple[list[Span], list[Span]], list[tuple[float, float]], str]:
+    """Return the seconds of each clip that look like nothing in the other, those that look most
+    alike, and why not to rely on the former.
 
     Nothing is aligned by a view without frames, such as those of video language models.
     """
@@ -251,7 +284,11 @@ def _aligned(view: View, pair: tuple[str, str]) -> tuple[tuple[list[Span], list[
     first, second = (read_moments(view, key) for key in pair)
     alignment = align(first, second)
     few = min(len(first.seconds), len(second.seconds))
-    warning = f"{few} frames of a clip are too few to say which part the other lacks" if alignment.warning else ""
+    warning = (
+        f"{few} frames of a clip are too few to say which part the other lacks"
+        if alignment.warning
+        else ""
+    )
     best = alignment.path[np.sort(np.argsort(alignment.cost, kind="stable")[:MATCHED])]
     together = [(float(first.seconds[one]), float(second.seconds[two])) for one, two in best]
     return (alignment.only_first, alignment.only_second), together, warning
@@ -264,9 +301,11 @@ def _frames(view: View) -> int:
 
 
 def _cosines(view: View, keys: Sequence[str]) -> list[float]:
-    """Return the cosine of the first clip with each other one: of embeddings, or else of the mean of tokens, or of
-    statistics."""
+    """Return the cosine of the first clip with each other one: of embeddings, or else of the mean
+    of tokens, or of statistics."""
     name = next(iter(embeddings(view)), main_feature(view.features))
     values = view.read(name, view.rows(keys), dtype="float32")
-    first, *others = unit(values.mean(axis=1) if name == TOKENS else values.reshape(len(values), -1))
+    first, *others = unit(
+        values.mean(axis=1) if name == TOKENS else values.reshape(len(values), -1)
+    )
     return [round(float(first @ other), 4) for other in others]

@@ -1,4 +1,5 @@
-"""A page as one HTML file that can be sent: the look and the player of all pages, and videos and pictures inside.
+"""A page as one HTML file that can be sent: the look and the player of all pages, and videos and
+pictures inside.
 
 Guarantees
 - the file refers to no other file or address, and a browser loads none for it
@@ -26,11 +27,15 @@ h2 { margin-top: 24px; }
 .answer { font-size: 18px; }
 section { margin-top: 12px; }
 #show-keys { float: right; }
-@media print { body { background: none; } main { padding: 0; } #show-keys, #status { display: none; } }
+@media print { body { background: none; } main { padding: 0; } }
+@media print { #show-keys, #status { display: none; } }
 """
 COLOURS = {1: "one", 2: "two"}  # number of a video -> class of its colour
 _PARTS = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    loader=jinja2.FileSystemLoader(TEMPLATES),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
 )
 
 
@@ -45,7 +50,8 @@ def document(title: str, style: str, body: list[str], module: str = "") -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         '<meta name="color-scheme" content="light dark">',
         f"<title>{escape(title)}</title><style>{styles}</style></head><body><main>",
-        '<button type="button" class="quiet" id="show-keys" aria-haspopup="dialog">Keys <kbd>?</kbd></button>',
+        '<button type="button" class="quiet" id="show-keys" aria-haspopup="dialog">Keys '
+        "<kbd>?</kbd></button>",
         *body,
         f"</main>{_PARTS.get_template('keys.html').render()}<div id='status' role='status'></div>",
         f'<script type="module">{scripts}</script></body></html>',
@@ -54,13 +60,18 @@ def document(title: str, style: str, body: list[str], module: str = "") -> str:
 
 
 def player(sides: Sequence[tuple[str, str, dict[str, Any]]], strips: bool = False) -> str:
-    """Return the player of two clips, each a name, the address of its video and what `player.html` takes besides."""
-    left, right = ((name, video, number, about) for number, (name, video, about) in enumerate(sides, start=1))
-    return str(_PARTS.get_template("player.html").module.player(left, right, strips=strips, aligned=False))  # type: ignore[attr-defined]
+    """Return the player of two clips, each a name, the address of its video and what `player.html`
+    takes besides."""
+    left, right = (
+        (name, video, number, about) for number, (name, video, about) in enumerate(sides, start=1)
+    )
+    module: Any = _PARTS.get_template("player.html").module
+    return str(module.player(left, right, strips=strips, aligned=False))
 
 
 def inside(kind: str, write: Callable[[Path], None]) -> str:
-    """Return the address of a file inside a page; `write` writes it. kind: its media type, such as video/mp4."""
+    """Return the address of a file inside a page; `write` writes it. kind: its media type, such as
+    video/mp4."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, f"file.{kind.rpartition('/')[2]}")
         write(file)

@@ -1,4 +1,5 @@
-"""What compares two clips: a head, a head of words, or a public video language model, and the encoder that it needs.
+"""What compares two clips: a head, a head of words, or a public video language model, and the
+encoder that it needs.
 
 Guarantees
 - a model reads features of the encoder that it was trained on, or none
@@ -69,7 +70,11 @@ class Reader:
     """A loaded model over a store with the features of some clips."""
 
     def __init__(
-        self, method: StepDiff | WordEvidence, words: WordEvidence | None, device: str = "cpu", precision: str = ""
+        self,
+        method: StepDiff | WordEvidence,
+        words: WordEvidence | None,
+        device: str = "cpu",
+        precision: str = "",
     ) -> None:
         self._method, self._words, self._device, self._precision = method, words, device, precision
         self.categories: tuple[str, ...] = CATEGORIES
@@ -77,7 +82,8 @@ class Reader:
             self.categories = tuple(c for c in CATEGORIES if c in method.head.known_categories)
 
     def doubt(self, clips: Sequence[str]) -> str:
-        """Return why what a head says about clips means nothing; empty: nothing speaks against it."""
+        """Return why what a head says about clips means nothing; empty: nothing speaks against
+        it."""
         return "" if self._method.guard is None else self._method.guard.doubt(clips)
 
     @property
@@ -100,8 +106,8 @@ class Reader:
         ]
 
     def alike(self, queries: Sequence[tuple[Pair, str]]) -> list[float]:
-        """Return how alike each pair is in a category: log-odds of a language model, or of words the distance below
-        which they agree minus the pair's."""
+        """Return how alike each pair is in a category: log-odds of a language model, or of words
+        the distance below which they agree minus the pair's."""
         if isinstance(self._method, WordEvidence):
             head = self._method.head
             return [-head.margin(*self._method.both(pair), category) for pair, category in queries]
@@ -109,7 +115,8 @@ class Reader:
             return self._method.alike(queries)
 
     def moments(self, pair: Pair) -> list[Moment]:
-        """Return the terms of each clip with the most evidence, and when; none without a head of words."""
+        """Return the terms of each clip with the most evidence, and when; none without a head of
+        words."""
         reasons = ([], []) if self._words is None else self._words.why(*pair)
         return [
             Moment(video, one.term, round(one.evidence, 4), round(one.other, 4), tuple(one.seconds))
@@ -117,8 +124,11 @@ class Reader:
             for one in of_clip
         ]
 
-    def clearest(self, pair: Pair, texts: Iterable[str]) -> dict[str, tuple[float | None, float | None]]:
-        """Return the terms of texts with the second of each file that has the most evidence, None in one without.
+    def clearest(
+        self, pair: Pair, texts: Iterable[str]
+    ) -> dict[str, tuple[float | None, float | None]]:
+        """Return the terms of texts with the second of each file that has the most evidence, None
+        in one without.
 
         None of them without a head of words; a term without evidence in both files is left out.
         """
@@ -137,7 +147,8 @@ class Reader:
         return [] if isinstance(self._method, WordEvidence) else self._method.unread(question)
 
     def ask(self, pair: Pair, question: str, max_tokens: int, say: Say | None = None) -> str:
-        """Return the answer to a question about a pair; `say` receives its words as they are written."""
+        """Return the answer to a question about a pair; `say` receives its words as they are
+        written."""
         assert isinstance(self._method, StepDiff)  # Model.answers
         with self._computing():
             return self._method.ask(*pair, question, max_tokens, say)
@@ -156,10 +167,12 @@ class Model:
 
 
 def find_model(named: str | None, encoder: str | None = None, store: str = "") -> Model:
-    """Return the model of a name: a run folder of heads.train or heads.words, or the weights of a public model.
+    """Return the model of a name: a run folder of heads.train or heads.words, or the weights of a
+    public model.
 
-    encoder: of a head's features, package.module:Class, which only the user may name; None: ours, or an installed one.
-    store: that the user names; another one in an object store is not asked, because a head may be a stranger's.
+    encoder: of a head's features, package.module:Class, which only the user may name; None: ours,
+    or an installed one. store: that the user names; another one in an object store is not asked,
+    because a head may be a stranger's.
 
     Raises:
         StepDiffError: none is named and none is here, or the weights of its encoder are not found.
@@ -171,7 +184,9 @@ def find_model(named: str | None, encoder: str | None = None, store: str = "") -
     if (folder / FILE).is_file():
         return _words(named, folder, encoder)
     if encoder is not None:
-        raise StepDiffError(f"--encoder is of a head's features, and {named} has its own: leave it out")
+        raise StepDiffError(
+            f"--encoder is of a head's features, and {named} has its own: leave it out"
+        )
     public = encoder_of(named)
     options = _options(view_name(public, named), public, named)
     identity = digest(public, find_weights(public, named))
@@ -186,7 +201,10 @@ def find_model(named: str | None, encoder: str | None = None, store: str = "") -
 def _head(named: str, folder: Path, encoder: str | None, store: str) -> Model:
     recipe, lineage = read_recipe(folder / RECIPE).video_lm, read_lineage(folder)
     if recipe is None:
-        raise StepDiffError(f"{folder}: holds a contrastive head, which compares no clips in words; name another run")
+        raise StepDiffError(
+            f"{folder}: holds a contrastive head, which compares no clips in words; name another "
+            "run"
+        )
     provenance = Provenance.from_dict(lineage["reads"].get("clips"))
     trained = (lineage.get("store") or {}).get("path", "")
     is_asked = trained == store or not place(trained).remote
@@ -196,7 +214,9 @@ def _head(named: str, folder: Path, encoder: str | None, store: str) -> Model:
     except StepDiffError as error:
         if is_asked:
             raise
-        raise StepDiffError(f"{error}; if you trust the store that trained it, give --store {trained}") from None
+        raise StepDiffError(
+            f"{error}; if you trust the store that trained it, give --store {trained}"
+        ) from None
 
     def load(store: Store, device: str) -> Reader:
         method, recipe = load_stepdiff(folder, store, device)
@@ -213,11 +233,19 @@ def _words(named: str, folder: Path, encoder: str | None) -> Model:
         evidence = WordEvidence.of_store(head, store)
         return Reader(evidence, evidence)
 
-    return Model(named, _made_so(named, head.view, provenance, (), encoder), provenance, str(provenance), False, load)
+    return Model(
+        named,
+        _made_so(named, head.view, provenance, (), encoder),
+        provenance,
+        str(provenance),
+        False,
+        load,
+    )
 
 
 def _records(store: str, view: str, provenance: Provenance) -> list[Record]:
-    """Return what the store that trained a head records of its encoder; nothing where it is gone."""
+    """Return what the store that trained a head records of its encoder; nothing where it is
+    gone."""
     try:
         source = Store.open(store).view("clips", view)
         return records_of(source) if source.provenance == provenance else []
@@ -225,8 +253,11 @@ def _records(store: str, view: str, provenance: Provenance) -> list[Record]:
         return []
 
 
-def _made_so(named: str, view: str, provenance: Provenance, records: Sequence[Record], encoder: str | None) -> Options:
-    """Return how features of a provenance are computed. StepDiffError: its encoder or weights are not found."""
+def _made_so(
+    named: str, view: str, provenance: Provenance, records: Sequence[Record], encoder: str | None
+) -> Options:
+    """Return how features of a provenance are computed. StepDiffError: its encoder or weights are
+    not found."""
     try:
         name = of_data(provenance.encoder, encoder)
     except StepDiffError as error:
@@ -234,9 +265,10 @@ def _made_so(named: str, view: str, provenance: Provenance, records: Sequence[Re
     weights, choices = loading_of(name, unpooled(provenance), records)
     if weights is None and version_of(name) is None:
         raise StepDiffError(
-            f"{named} reads features of {provenance.encoder}, whose weights (sha256 {provenance.weights[:12]}) are not "
-            f"found, or were never used here: fetch {' or '.join(sources_of(records)) or 'them'} with stepdiff weights "
-            "fetch, or work where the store that trained it is"
+            f"{named} reads features of {provenance.encoder}, whose weights (sha256 "
+            f"{provenance.weights[:12]}) are not found, or were never used here: fetch "
+            f"{' or '.join(sources_of(records)) or 'them'} with stepdiff weights fetch, or work "
+            "where the store that trained it is"
         )
     options = _options(view, name, weights)
     dtype: Any = provenance.dtypes.get(TOKENS, options.dtype)
@@ -244,17 +276,30 @@ def _made_so(named: str, view: str, provenance: Provenance, records: Sequence[Re
 
 
 def _options(view: str, encoder: str, weights: str | None) -> Options:
-    return Options(store="", encoder=encoder, weights=weights, view=view, workers=0, wait=True, retry_failed=True)
+    return Options(
+        store="",
+        encoder=encoder,
+        weights=weights,
+        view=view,
+        workers=0,
+        wait=True,
+        retry_failed=True,
+    )
 
 
 def _short(text: str, category: str) -> str:
     """Return a caption without the words that repeat its category."""
     seed = DIFFCAP_SEED.format(category=category)
-    return f"In Video 2{text.removeprefix(seed.removesuffix(GOES_ON))}" if text.startswith(seed) else text
+    return (
+        f"In Video 2{text.removeprefix(seed.removesuffix(GOES_ON))}"
+        if text.startswith(seed)
+        else text
+    )
 
 
 def _doubts(text: str, alike: float) -> str:
-    """Return why a caption is doubtful: it was cut off, or its words and the log-odds contradict each other.
+    """Return why a caption is doubtful: it was cut off, or its words and the log-odds contradict
+    each other.
 
     alike: log-odds that the clips are alike.
     """

@@ -1,4 +1,5 @@
-"""A comparison as one HTML file to send: both clips under one clock, what differs, and the moments that show it.
+"""A comparison as one HTML file to send: both clips under one clock, what differs, and the moments
+that show it.
 
 Guarantees
 - the file refers to no other file or address; videos and pictures are inside
@@ -36,7 +37,10 @@ summary { cursor: pointer; }
   :is(th, td) { border: 0; }
   td:last-child { grid-column: 1 / -1; }
 }
-@media print { details { display: none; } button[data-seconds] { border: 0; padding: 0 4px; color: inherit; } }
+@media print {
+  details { display: none; }
+  button[data-seconds] { border: 0; padding: 0 4px; color: inherit; }
+}
 """
 SCRIPT = """
 const {player} = document.querySelector('[data-player]');
@@ -44,7 +48,8 @@ for (const place of document.querySelectorAll('[data-seconds]'))
   place.addEventListener('click', event => {
     event.preventDefault();
     const seconds = place.dataset.seconds.split(' ').map(Number);
-    place.dataset.video ? player.seekIn(Number(place.dataset.video), seconds[0]) : player.seekEach(seconds);
+    const {video} = place.dataset;
+    video ? player.seekIn(Number(video), seconds[0]) : player.seekEach(seconds);
     player.root.querySelector('.screens').scrollIntoView({block: 'nearest'});
     announce(place.title || place.textContent);
   });
@@ -54,23 +59,31 @@ for (const place of document.querySelectorAll('[data-seconds]'))
 def write_report(path: Path, comparison: Comparison) -> None:
     """Write the page. StepDiffError: a clip cannot be cut, or the file cannot be written."""
     names = " and ".join(clip.path.name for clip in comparison.clips)
-    model = comparison.knows and f"{comparison.model}, which learned from {comparison.knows}"  # not of a public model
+    # not of a public model
+    model = comparison.knows and f"{comparison.model}, which learned from {comparison.knows}"
     page = [
         "<h1>How do these two clips differ?</h1>",
-        *([f"<p class='panel'><b>{escape(comparison.unlike)}</b></p>"] if comparison.unlike else []),
+        *(
+            [f"<p class='panel'><b>{escape(comparison.unlike)}</b></p>"]
+            if comparison.unlike
+            else []
+        ),
         *([f"<p class='quiet'>Model: {escape(model)}</p>"] if model else []),
         *(f"<p class='quiet'>Note: {escape(note)}</p>" for note in comparison.notes),
         player([(str(clip), *_media(clip)) for clip in comparison.clips], strips=True),
         *answered(comparison.question, comparison.answer, partial(_linked, comparison)),
         _differences(comparison),
         "<h2>More in one clip than in the other</h2>",
-        "<p class='quiet small'>Times are those of the files. A word or a time leads to its moment.</p>",
+        "<p class='quiet small'>Times are those of the files. A word or a time leads to its "
+        "moment.</p>",
         "<div class='pair'>",
         *(_more(comparison, number) for number in (1, 2)),
         "</div>",
     ]
     with whole(path) as temporary:
-        temporary.write_text(document(f"{names}: how they differ", STYLE, page, SCRIPT), encoding="utf-8")
+        temporary.write_text(
+            document(f"{names}: how they differ", STYLE, page, SCRIPT), encoding="utf-8"
+        )
 
 
 def _media(clip: FileClip) -> tuple[str, dict[str, Any]]:
@@ -81,13 +94,16 @@ def _media(clip: FileClip) -> tuple[str, dict[str, Any]]:
         "path": "",
         "missing": "",
         "strip": inside("image/jpeg", lambda out: filmstrip(*span, FRAMES, HEIGHT, out)),
-        "still": inside("image/jpeg", lambda out: frame(*span, (clip.start + clip.end) / 2, STILL, out)),
+        "still": inside(
+            "image/jpeg", lambda out: frame(*span, (clip.start + clip.end) / 2, STILL, out)
+        ),
     }
     return inside("video/mp4", lambda out: cut(*span, out)), about
 
 
 def _more(comparison: Comparison, number: int) -> str:
-    """Return what is more in one clip than in the other: words by their evidence, and parts unlike all of it."""
+    """Return what is more in one clip than in the other: words by their evidence, and parts unlike
+    all of it."""
     clip, spans = comparison.clips[number - 1], comparison.only[number - 1]
     words = [_word(clip, number, moment) for moment in comparison.moments if moment.video == number]
     parts = [_seek(clip, number, start, f"{clock(start)} to {clock(end)}") for start, end in spans]
@@ -100,21 +116,28 @@ def _more(comparison: Comparison, number: int) -> str:
 def _linked(comparison: Comparison, text: str) -> str:
     """Return a text as HTML, with a link from each known term to its clearest moments."""
     return "".join(
-        _link(comparison, part, term) if term else escape(part) for part, term in pieces(text, comparison.clearest)
+        _link(comparison, part, term) if term else escape(part)
+        for part, term in pieces(text, comparison.clearest)
     )
 
 
 def _link(comparison: Comparison, part: str, term: str) -> str:
-    """Return a link to the clearest moment of a term in each clip with evidence for it; one without stays in step."""
+    """Return a link to the clearest moment of a term in each clip with evidence for it; one without
+    stays in step."""
     moments = [
         (number, time, clip)
-        for number, (time, clip) in enumerate(zip(comparison.clearest[term], comparison.clips, strict=True), start=1)
+        for number, (time, clip) in enumerate(
+            zip(comparison.clearest[term], comparison.clips, strict=True), start=1
+        )
         if time is not None
     ]
     times = ", ".join(f"{clock(time)} in video {number}" for number, time, _ in moments)
     seconds = " ".join(f"{max(time - clip.start, 0):.3f}" for _, time, clip in moments)
     alone = f" data-video='{moments[0][0] - 1}'" if len(moments) == 1 else ""
-    return f"<a href='#'{alone} data-seconds='{seconds}' title='{escape(term)}: {times}'>{escape(part)}</a>"
+    return (
+        f"<a href='#'{alone} data-seconds='{seconds}' title='{escape(term)}: "
+        f"{times}'>{escape(part)}</a>"
+    )
 
 
 def _word(clip: FileClip, number: int, moment: Moment) -> str:
@@ -125,19 +148,23 @@ def _word(clip: FileClip, number: int, moment: Moment) -> str:
 def _seek(clip: FileClip, number: int, second: float, label: str) -> str:
     """Return a button that shows a second of the file; the other clip stays in step."""
     seconds = f"{max(second - clip.start, 0):.3f}"
-    return f"<button type='button' data-video='{number - 1}' data-seconds='{seconds}'>{label}</button>"
+    return (
+        f"<button type='button' data-video='{number - 1}' data-seconds='{seconds}'>{label}</button>"
+    )
 
 
 def _differences(comparison: Comparison) -> str:
     if comparison.unlike:
         pairs = [
-            f"<a href='#' data-seconds='{max(one - first.start, 0):.3f} {max(two - second.start, 0):.3f}'>"
-            f"{clock(one)} and {clock(two)}</a>"
+            f"<a href='#' data-seconds='{max(one - first.start, 0):.3f} "
+            f"{max(two - second.start, 0):.3f}'>{clock(one)} and {clock(two)}</a>"
             for first, second in [comparison.clips]
             for one, two in comparison.together
         ]
         alike = f"<p>Most alike at {', '.join(pairs)}.</p>" if pairs else ""
-        cosine = f"<p>Cosine of the features of the whole clips: {comparison.cosine:.2f} (1: equal).</p>"
+        cosine = (
+            f"<p>Cosine of the features of the whole clips: {comparison.cosine:.2f} (1: equal).</p>"
+        )
         return f"<h2>What holds without a head</h2>{cosine}{alike}"
     rows = []
     for each in comparison.differences:
@@ -146,9 +173,12 @@ def _differences(comparison: Comparison) -> str:
             f"<tr><th scope='row'>{escape(each.category)}</th><td>{each.verdict}</td>"
             f"<td>{_linked(comparison, each.text)}{doubt}</td></tr>"
         )
-    head = "".join(f"<th scope='col'>{name}</th>" for name in ("category", "verdict", "what differs"))
+    head = "".join(
+        f"<th scope='col'>{name}</th>" for name in ("category", "verdict", "what differs")
+    )
     return (
-        f"<h2>Differences by category</h2><table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        "<h2>Differences by "
+        f"category</h2><table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
         f"{_numbers(comparison)}"
     )
 
@@ -157,8 +187,10 @@ def _numbers(comparison: Comparison) -> str:
     """Return the numbers behind the words, which a reader opens."""
     alike = [f"{each.category} {each.alike:+.1f}" for each in comparison.differences]
     lines = [
-        f"Alike, above 0, or different, below; unsure nearer to 0 than {UNSURE:g}: {', '.join(alike)}",
-        f"Cosine of the features of the whole clips: {comparison.cosine:.2f}. Model: {comparison.model}",
+        f"Alike, above 0, or different, below; unsure nearer to 0 than {UNSURE:g}: "
+        f"{', '.join(alike)}",
+        f"Cosine of the features of the whole clips: {comparison.cosine:.2f}. Model: "
+        f"{comparison.model}",
     ]
     for number in (1, 2):
         words = [
@@ -166,6 +198,10 @@ def _numbers(comparison: Comparison) -> str:
             for each in comparison.moments
             if each.video == number
         ]
-        lines += [f"Log-odds of a word in Video {number} against the other clip: {', '.join(words)}"] if words else []
+        lines += (
+            [f"Log-odds of a word in Video {number} against the other clip: {', '.join(words)}"]
+            if words
+            else []
+        )
     shown = "".join(f"<p class='quiet small'>{escape(line)}</p>" for line in lines)
     return f"<details><summary>Numbers</summary>{shown}</details>"

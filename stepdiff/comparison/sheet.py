@@ -1,12 +1,14 @@
-"""The tables of the paper from predictions (python -m heads.report), and a sheet of pairs with the answers of methods.
+"""The tables of the paper from predictions (python -m heads.report), and a sheet of pairs with the
+answers of methods.
 
 stepdiff report --config report.yaml
 stepdiff report --config report.yaml --sheet pairs.png --store data/features --videos data/kitchen
-stepdiff report --test-set diffcap_test.jsonl --sheet annotations.pdf --store data/features --videos data/kitchen
+stepdiff report --test-set diffcap_test.jsonl --sheet annotations.pdf --store data/features \\
+    --videos data/kitchen
 
-A sheet is a picture like Figs. S4 and S7 of the supplement: the frames of both clips, what the test set says, and what
-each method of the `predictions` for diffcap writes. Pairs are drawn by --seed, the categories in turn. With --truth,
-details that an answer names are marked as true or not.
+A sheet is a picture like Figs. S4 and S7 of the supplement: the frames of both clips, what the test
+set says, and what each method of the `predictions` for diffcap writes. Pairs are drawn by --seed,
+the categories in turn. With --truth, details that an answer names are marked as true or not.
 """
 
 import random
@@ -41,7 +43,8 @@ class SheetOptions(ReportOptions):
     sheet: str | None = field(default=None, metadata=WRITTEN)
     """picture of pairs with answers to write, .png, .pdf or .svg, instead of the tables"""
     test_set: str | None = None
-    """DiffCap test set whose pairs the sheet shows without answers, where no predictions are given"""
+    """DiffCap test set whose pairs the sheet shows without answers, where no predictions are
+    given"""
     store: str = "data/features"
     """feature store, whose catalog has the video, start and end of each clip of a sheet"""
     videos: str = "data/kitchen"
@@ -69,11 +72,21 @@ def run(options: SheetOptions) -> Any:
 
 
 def _answered(options: SheetOptions) -> tuple[dict[Key, DiffCap], dict[str, dict[Key, str]]]:
-    """Return the rows that all methods answered and whose clips differ, and method -> row -> its answer."""
-    entries = [each for entry in options.predictions for each in entry.trainings(1) if entry.task == "diffcap"]
-    files = [entry.test_set for entry in entries] or ([] if options.test_set is None else [options.test_set])
+    """Return the rows that all methods answered and whose clips differ, and method -> row -> its
+    answer."""
+    entries = [
+        each
+        for entry in options.predictions
+        for each in entry.trainings(1)
+        if entry.task == "diffcap"
+    ]
+    files = [entry.test_set for entry in entries] or (
+        [] if options.test_set is None else [options.test_set]
+    )
     if not files:
-        raise StepDiffError("--sheet shows pairs of DiffCap: give --test-set, or predictions with task: diffcap")
+        raise StepDiffError(
+            "--sheet shows pairs of DiffCap: give --test-set, or predictions with task: diffcap"
+        )
     sets = [read_test_set("diffcap", file) for file in files]
     answers: dict[str, dict[Key, str]] = {}
     for entry, test_set in zip(entries, sets, strict=False):
@@ -100,8 +113,11 @@ def draw(keys: Sequence[Key], count: int, seed: int) -> list[Key]:
     return [key for key in chain.from_iterable(turns) if key is not None][:count]
 
 
-def write(path: Path, options: SheetOptions, rows: Sequence[DiffCap], answers: dict[str, dict[Key, str]]) -> None:
-    """Draw the pairs below each other. StepDiffError: the format is unknown, or a clip's video cannot be read."""
+def write(
+    path: Path, options: SheetOptions, rows: Sequence[DiffCap], answers: dict[str, dict[Key, str]]
+) -> None:
+    """Draw the pairs below each other. StepDiffError: the format is unknown, or a clip's video
+    cannot be read."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -115,7 +131,10 @@ def write(path: Path, options: SheetOptions, rows: Sequence[DiffCap], answers: d
     if path.suffix[1:].lower() not in kinds:
         raise StepDiffError(f"--sheet {path}: a picture is {', '.join(sorted(kinds))}")
     world = None if options.truth is None else read_world(options.truth)
-    texts = [_lines(row, {method: captions[_key(row)] for method, captions in answers.items()}, world) for row in rows]
+    texts = [
+        _lines(row, {method: captions[_key(row)] for method, captions in answers.items()}, world)
+        for row in rows
+    ]
     heights = [max(len(lines) * _LINE + 0.1, 1.0) for lines in texts]
     figure = pyplot.figure(figsize=(_WIDTH, sum(heights)))
     strips = clip_strips([clip for row in rows for clip in (row.reference, row.candidate)], options)
@@ -131,7 +150,13 @@ def write(path: Path, options: SheetOptions, rows: Sequence[DiffCap], answers: d
             at, below = 0.445, top - (0.1 + number * _LINE) / sum(heights)
             for text, colour in line.parts:
                 written = figure.text(
-                    at, below, text, fontsize=8, color=colour, va="top", weight="bold" if line.bold else "normal"
+                    at,
+                    below,
+                    text,
+                    fontsize=8,
+                    color=colour,
+                    va="top",
+                    weight="bold" if line.bold else "normal",
                 )
                 written.set_parse_math(False)  # an answer may have dollars
                 at += written.get_window_extent().width / figure.bbox.width
@@ -142,12 +167,15 @@ def write(path: Path, options: SheetOptions, rows: Sequence[DiffCap], answers: d
 
 
 def _lines(row: DiffCap, answers: dict[str, str], world: Any) -> list[Line]:
-    """Return the text next to a pair: its category, the test set's texts, and each answer with its marks."""
+    """Return the text next to a pair: its category, the test set's texts, and each answer with its
+    marks."""
     from stepdiff.kitchen.truth import details_of, judgements
 
     black = "black"
     lines = [Line(((row.category, black),), bold=True)]
-    lines += [Line(((f"test set: {textwrap.shorten(text, _COLUMNS)}", QUIET),)) for text in row.text[:2]]
+    lines += [
+        Line(((f"test set: {textwrap.shorten(text, _COLUMNS)}", QUIET),)) for text in row.text[:2]
+    ]
     for method, text in answers.items():
         first, *more = textwrap.wrap(text, _COLUMNS) or ["(nothing)"]
         lines.append(Line(((f"{method}:  ", QUIET), (first, black))))
@@ -157,7 +185,9 @@ def _lines(row: DiffCap, answers: dict[str, str], world: Any) -> list[Line]:
         try:
             pair = world[row.reference], world[row.candidate]
         except KeyError as error:
-            raise StepDiffError(f"--truth does not have clip {error.args[0]}: give that of the test set") from None
+            raise StepDiffError(
+                f"--truth does not have clip {error.args[0]}: give that of the test set"
+            ) from None
         named = sorted(judgements(text, row.category, *pair).items(), key=lambda item: item[0][1:])
         marks = [
             (f"✓ {value} in Video {1 if side == 'reference' else 2}", RIGHT)
@@ -165,17 +195,22 @@ def _lines(row: DiffCap, answers: dict[str, str], world: Any) -> list[Line]:
             else (f"✗ {value} in Video {1 if side == 'reference' else 2} ({judgement})", WRONG)
             for (_, value, side), judgement in named
         ]
-        marks = marks or [(f"✗ names none of {len(details_of(row.category, *pair))} details", WRONG)]
+        marks = marks or [
+            (f"✗ names none of {len(details_of(row.category, *pair))} details", WRONG)
+        ]
         while marks:
             lengths = accumulate(len(mark) + 3 for mark, _ in marks)
             fit = max(1, sum(length <= _COLUMNS for length in lengths))
-            lines.append(Line((("    ", black), *((f"{mark}   ", colour) for mark, colour in marks[:fit]))))
+            lines.append(
+                Line((("    ", black), *((f"{mark}   ", colour) for mark, colour in marks[:fit])))
+            )
             marks = marks[fit:]
     return lines
 
 
 def clip_strips(clips: Sequence[str], options: SheetOptions) -> dict[str, Any]:
-    """Return the pictures [H, W, 3] of clips, FRAMES side by side. StepDiffError: one has no video."""
+    """Return the pictures [H, W, 3] of clips, FRAMES side by side. StepDiffError: one has no
+    video."""
     import numpy as np
     from PIL import Image
 
@@ -187,9 +222,13 @@ def clip_strips(clips: Sequence[str], options: SheetOptions) -> dict[str, Any]:
     strips: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for clip in clips:
-            video, start, end = (abouts.get(clip, {}).get(name) for name in ("video", "start", "end"))
+            video, start, end = (
+                abouts.get(clip, {}).get(name) for name in ("video", "start", "end")
+            )
             if video is None or start is None or end is None:
-                raise StepDiffError(f"{options.store}: its catalog has no video, start and end of clip {clip}")
+                raise StepDiffError(
+                    f"{options.store}: its catalog has no video, start and end of clip {clip}"
+                )
             out = Path(folder) / "strip.jpg"
             filmstrip(Path(options.videos) / video, start, end, FRAMES, HEIGHT, out)
             strips[clip] = np.asarray(Image.open(out))
@@ -201,7 +240,10 @@ def show(record: Any) -> None:
     if not isinstance(record, dict):
         report.show(record)
         return
-    print(f"{record['sheet']}: {record['pairs']} pairs, {', '.join(record['methods']) or 'without answers'}")
+    print(
+        f"{record['sheet']}: {record['pairs']} pairs, "
+        f"{', '.join(record['methods']) or 'without answers'}"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

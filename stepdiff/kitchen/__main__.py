@@ -45,7 +45,8 @@ class KitchenOptions:
 
 
 def run(options: KitchenOptions) -> dict[str, Any]:
-    """Render missing videos and write all files. StepDiffError: unusable options, or another world in the folder."""
+    """Render missing videos and write all files. StepDiffError: unusable options, or another world
+    in the folder."""
     from stepdiff.kitchen.drawing.video import render
     from stepdiff.kitchen.files.write import write_files
     from stepdiff.kitchen.steps import STEPS
@@ -53,10 +54,13 @@ def run(options: KitchenOptions) -> dict[str, Any]:
     from stepdiff_core.io.files import refuse_url
 
     if options.videos < 1 or options.seconds < 2 or options.processes < 0:
-        raise StepDiffError("--videos must be 1 or more, --seconds 2 or more, --processes 0 or more")
+        raise StepDiffError(
+            "--videos must be 1 or more, --seconds 2 or more, --processes 0 or more"
+        )
     if not FEWEST <= options.steps <= len(STEPS):
         raise StepDiffError(
-            f"--steps {options.steps}: the kitchen has {len(STEPS)}, and a video shows at least {FEWEST}"
+            f"--steps {options.steps}: the kitchen has {len(STEPS)}, and a video shows at least "
+            f"{FEWEST}"
         )
     started = time.monotonic()
     out = options.out
@@ -107,7 +111,8 @@ def _render_all(videos: list["Video"], out: Path, workers: int, advance: Advance
 
 
 def _claim(options: KitchenOptions) -> None:
-    """Record the options in the folder. StepDiffError: it contains another world, or other files."""
+    """Record the options in the folder. StepDiffError: it contains another world, or other
+    files."""
     from stepdiff_core.io.files import write_text
 
     out = options.out
@@ -124,9 +129,13 @@ def _claim(options: KitchenOptions) -> None:
             return
         theirs = json.loads(stamp.read_text(encoding="utf-8"))
     except OSError as error:
-        raise StepDiffError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+        raise StepDiffError(
+            f"{out}: cannot be written ({error.strerror}); choose another --out"
+        ) from error
     except ValueError as error:
-        raise StepDiffError(f"{stamp}: not readable as JSON; remove the folder and run again") from error
+        raise StepDiffError(
+            f"{stamp}: not readable as JSON; remove the folder and run again"
+        ) from error
     if theirs != ours:
         old = theirs if isinstance(theirs, dict) else {}
         words = [f"{k} {old.get(k)} not {v}" for k, v in ours.items() if old.get(k) != v]

@@ -1,19 +1,20 @@
 """The attributes of one clip, how two clips of a step differ, and how similar they are.
 
-Similarity in a category is 5 (no difference that counts) down to 1, by the published scoring matrix; if several rows of
-the matrix apply, the lowest score counts.
+Similarity in a category is 5 (no difference that counts) down to 1, by the published scoring
+matrix; if several rows of the matrix apply, the lowest score counts.
 
 | score | Ingredients | Tools/Equipment | Technique | Actions | Visuals |
 | --- | --- | --- | --- | --- | --- |
 | 5 | nothing | colour of the stripe | nothing | nothing | nothing |
 | 4 | main of the same kind; amount | 1 substitution | 1 manner | other order | small detail |
 | 3 | 1-2 minor added or skipped | 2-3, or a replaced machine | 2-3 manners | 1 step | shade; size |
-| 2 | 3+ minor; main of another kind | 4+ | heat; method; 4+ manners | 2-3 steps; order and main | colour; texture |
-| 1 | - | - | - | 4+ steps added or skipped | - |
+| 2 | 3+ minor; main of another kind | 4+ | heat; method; 4+ manners | 2-3 steps; order and main |
+colour; texture | | 1 | - | - | - | 4+ steps added or skipped | - |
 
 Guarantees
 - two clips of one step differ exactly in what `differences` lists, category by category
-- scores are symmetric; a clip scores 5 with itself in every category, and 0 with a clip of another step
+- scores are symmetric; a clip scores 5 with itself in every category, and 0 with a clip of another
+  step
 """
 
 from collections import Counter
@@ -78,8 +79,8 @@ class Difference:
     """One thing in which a candidate differs from its reference.
 
     Plain attributes: old and new value. Something added: old is "". Something skipped: new is "".
-    Another order of the same sub-actions: attribute `order`; old and new are the sub-actions at the first place where
-    the sequences differ.
+    Another order of the same sub-actions: attribute `order`; old and new are the sub-actions at the
+    first place where the sequences differ.
     """
 
     attribute: str
@@ -101,8 +102,12 @@ def differences(category: str, a: Attributes, b: Attributes) -> tuple[Difference
             changes += _exchanged("extras", frozenset(a.extras), frozenset(b.extras))
         elif name == "sequence":
             changes += _exchanged("subaction", a.subactions(), b.subactions())
-            shared_a, shared_b = ([x for x in one.sequence if x in other.sequence] for one, other in ((a, b), (b, a)))
-            order = [Difference("order", x, y) for x, y in zip(shared_a, shared_b, strict=True) if x != y]
+            shared_a, shared_b = (
+                [x for x in one.sequence if x in other.sequence] for one, other in ((a, b), (b, a))
+            )
+            order = [
+                Difference("order", x, y) for x, y in zip(shared_a, shared_b, strict=True) if x != y
+            ]
             changes += order[:1]
         elif getattr(a, name) != getattr(b, name):
             changes.append(Difference(name, getattr(a, name), getattr(b, name)))
@@ -115,7 +120,8 @@ def _exchanged(name: str, old: frozenset[str], new: frozenset[str]) -> list[Diff
 
 
 def score(category: str, a: Attributes, b: Attributes) -> int:
-    """Return the similarity of two clips in one category: 1 to 5, or 0 if they show different steps."""
+    """Return the similarity of two clips in one category: 1 to 5, or 0 if they show different
+    steps."""
     if a.step != b.step:
         return OTHER_STEP
     count = Counter(d.attribute for d in differences(category, a, b))
@@ -124,11 +130,18 @@ def score(category: str, a: Attributes, b: Attributes) -> int:
     if category == "Ingredients":
         rows = {2: minor >= 3 or _replaced("main", a, b), 3: minor >= 1}
     elif category == "Tools/Equipment":
-        rows = {2: changed >= 4, 3: changed >= 2 or _replaced("tool", a, b) or _replaced("surface", a, b)}
+        rows = {
+            2: changed >= 4,
+            3: changed >= 2 or _replaced("tool", a, b) or _replaced("surface", a, b),
+        }
     elif category == "Technique":
         rows = {2: "heat" in count or _replaced("motion", a, b) or changed >= 4, 3: changed >= 2}
     elif category == "Actions":
-        rows = {1: steps >= 4, 2: steps >= 2 or (reordered and _replaced("main", a, b)), 3: steps >= 1}
+        rows = {
+            1: steps >= 4,
+            2: steps >= 2 or (reordered and _replaced("main", a, b)),
+            3: steps >= 1,
+        }
     else:
         rows = {2: count["colour"] + count["texture"] > 0, 3: count["shade"] + count["size"] > 0}
     return next((level for level, applies in rows.items() if applies), 4 if changed else SAME)
@@ -136,4 +149,6 @@ def score(category: str, a: Attributes, b: Attributes) -> int:
 
 def _replaced(attribute: str, a: Attributes, b: Attributes) -> bool:
     """Whether the attribute takes a value of another kind."""
-    return kind_of(a.step, attribute, getattr(a, attribute)) != kind_of(b.step, attribute, getattr(b, attribute))
+    return kind_of(a.step, attribute, getattr(a, attribute)) != kind_of(
+        b.step, attribute, getattr(b, attribute)
+    )

@@ -1,7 +1,7 @@
 """The twelve steps of the kitchen, the values of every attribute, and the recipes.
 
-Values are plain words ("wooden spoon"). `kind_of` groups them: a substitution within a kind is a small difference, one
-across kinds a large one.
+Values are plain words ("wooden spoon"). `kind_of` groups them: a substitution within a kind is a
+small difference, one across kinds a large one.
 """
 
 from dataclasses import dataclass
@@ -55,7 +55,8 @@ class Step:
     size: tuple[str, ...] = ()
 
     def options(self, attribute: str) -> tuple[str, ...]:
-        """Return the values of one plain attribute (not extras, not sequence); empty if the step does not have it."""
+        """Return the values of one plain attribute (not extras, not sequence); empty if the step
+        does not have it."""
         return _OF_ALL_STEPS.get(attribute) or getattr(self, attribute)
 
 

@@ -1,7 +1,8 @@
 """The truth score: details that captions name, checked against the exact attributes of both clips.
 
-A detail is a value of an attribute of the row's category, named for one of the two clips. The words of a value are
-those of the world's texts, their inflections, and words that leave one value only ("mixer", but not "bowl").
+A detail is a value of an attribute of the row's category, named for one of the two clips. The words
+of a value are those of the world's texts, their inflections, and words that leave one value only
+("mixer", but not "bowl").
 
 | a named detail is | if |
 | --- | --- |
@@ -10,21 +11,27 @@ those of the world's texts, their inflections, and words that leave one value on
 | shared | both clips have it |
 | invented | no clip has it |
 
-Precision is the share of true details among the named ones, recall the share of named ones among the pair's details.
+Precision is the share of true details among the named ones, recall the share of named ones among
+the pair's details.
 
 Which clip a value is named for:
 
-1. The last video named before it in its sentence, or in "a whisk in Video 1 and a fork in Video 2" the next one.
-2. Without such a name, the sentence continues about the video before it; a caption starts with the candidate, as the
-   supplement's seed "In Video 2," does. After "while" or "whereas" without a name it is the other video.
-3. A contrast ("instead of", "rather than", "replaces", "swapped for") gives one side to the other video, and so does an
-   absence ("skips", "without", "is left out"): what one video lacks, the other has.
+1. The last video named before it in its sentence, or in "a whisk in Video 1 and a fork in Video 2"
+   the next one.
+2. Without such a name, the sentence continues about the video before it; a caption starts with the
+   candidate, as the supplement's seed "In Video 2," does. After "while" or "whereas" without a name
+   it is the other video.
+3. A contrast ("instead of", "rather than", "replaces", "swapped for") gives one side to the other
+   video, and so does an absence ("skips", "without", "is left out"): what one video lacks, the
+   other has.
 
-An order of two actions counts for clips that have both; otherwise it names the actions. A detail that is named twice
-for a clip counts once, what is said of both videos not at all, and a caption that declines names nothing.
+An order of two actions counts for clips that have both; otherwise it names the actions. A detail
+that is named twice for a clip counts once, what is said of both videos not at all, and a caption
+that declines names nothing.
 
 Guarantees
-- every text of the world's own test sets has precision 1, and recall 1 for the details that it is made of
+- every text of the world's own test sets has precision 1, and recall 1 for the details that it is
+  made of
 - a text with the roles of the clips exchanged has no true detail
 - captions without an order, a name or a verb are read like others, and no caption is refused
 """
@@ -51,7 +58,8 @@ from stepdiff_core.tasks.testsets import DiffCap, Pair
 
 Side = Literal["reference", "candidate"]
 Detail = tuple[str, str, Side]
-"""attribute, value, and the clip that has it; of an order of two actions, the value is "first<second" """
+"""attribute, value, and the clip that has it; of an order of two actions, the value is
+"first<second" """
 Judgement = Literal["true", "swapped", "shared", "invented"]
 JUDGEMENTS: tuple[Judgement, ...] = ("true", "swapped", "shared", "invented")
 Flip = Literal["", "contrast", "absent"]
@@ -74,35 +82,52 @@ _FREE = {  # attribute:value -> words of people that no text of the world has, a
     "texture:frothy": r"foamy",
 }
 _NOUNS = ("main", "extras", "tool", "vessel", "surface", "gloves", "colour", "texture", "detail")
-"""Attributes whose values are words for nothing else, so that those of other steps are seen, too: invented ones."""
+"""Attributes whose values are words for nothing else, so that those of other steps are seen, too:
+invented ones."""
 _COMMON_WORDS = frozenset(
-    "a an and at back big blade both bits checking chef's cutting dark down fresh from green hand hands having holding"
-    " in it just keeping kitchen left long looking lot low made making measuring moving of off on one orange out"
-    " over pace pan pouring put real red setting super the things to turning under up whole with".split()
+    "a an and at back big blade both bits checking chef's cutting dark down fresh from green hand "
+    "hands having holding in it just keeping kitchen left long looking lot low made making "
+    "measuring moving of off on one orange out over pace pan pouring put real red setting super "
+    "the things to turning under up whole with".split()
 )
 """Words that do not name a value alone."""
 _FORMS = {
-    "keeping": "keep(?:s|ing)?|kept", "holding": "h[oe]ld(?:s|ing)?", "making": "ma(?:kes?|king|de)",
-    "wooden": "wood(?:en)?", "knife": "kni(?:fe|ves)", "slices": "slices(?! the)", "it": "(?:it|them|the \\w+)",
-}  # fmt: skip
+    "keeping": "keep(?:s|ing)?|kept",
+    "holding": "h[oe]ld(?:s|ing)?",
+    "making": "ma(?:kes?|king|de)",
+    "wooden": "wood(?:en)?",
+    "knife": "kni(?:fe|ves)",
+    "slices": "slices(?! the)",
+    "it": "(?:it|them|the \\w+)",
+}
 """Patterns of words with forms of their own."""
 
 _LISTED = re.compile(r"(?:\s|,|\band\b|\bor\b|\bnor\b|\bthe\b|\ba\b|\ban\b|\bsome\b)*")
 _WHO = "video|clip|one|cook|person|chef"
 _NAME = (
-    r"(?:(?:in|of|from|for|with) )?(?:(?:the |this )?(?:(?:video|clip) ?#?(?:(?P<r1>1|one)|(?P<c1>2|two))"
-    rf"|(?:(?P<r2>first|reference)|(?P<c2>second|candidate)|(?P<o1>other)) (?:{_WHO})|(?P<c3>(?<=this )one))"
-    r"|the (?:(?P<r4>first|reference)|(?P<c4>second|candidate))"
+    r"(?:(?:in|of|from|for|with) )?(?:(?:the |this )?(?:(?:video|clip) "
+    r"?#?(?:(?P<r1>1|one)|(?P<c1>2|two))"
+    r"|(?:(?P<r2>first|reference)|(?P<c2>second|candidate)|(?P<o1>other)) "
+    rf"(?:{_WHO})|(?P<c3>(?<=this )one))|the (?:(?P<r4>first|reference)|(?P<c4>second|candidate))"
     r"|(?P<r5>previously|originally|before(?=[,.;]|$)))"
 )
 _MARKERS = {
-    "both": r"(?:in )?both(?: of)?(?: the)? (?:videos|clips)|both(?= (?:use|show|have|are))|the same",
-    "against": r"unlike|differ(?:s|ent) from|compared (?:to|with)|in contrast to|in comparison (?:to|with)|than",
+    "both": (
+        r"(?:in )?both(?: of)?(?: the)? (?:videos|clips)|both(?= (?:use|show|have|are))|the same"
+    ),
+    "against": (
+        r"unlike|differ(?:s|ent) from|compared (?:to|with)|in contrast to|in comparison "
+        r"(?:to|with)|than"
+    ),
     "contrast": (
-        r"instead of|rather than|in place of|as opposed to|(?:and|but) not|(?<=, )not|not in|over(?! \w+ heat)"
+        r"instead of|rather than|in place of|as opposed to|(?:and|but) not|(?<=, )not|not "
+        r"in|over(?! \w+ heat)"
     ),
     "instead": r"instead",
-    "gone": r"(?:is|are|was|were|gets?|got|goes|go)(?:n't| (?:not|never|missing|gone|absent|omitted|skipped|left out))",
+    "gone": (
+        r"(?:is|are|was|were|gets?|got|goes|go)(?:n't| "
+        r"(?:not|never|missing|gone|absent|omitted|skipped|left out))"
+    ),
     "absent": (
         r"not|less|no(?: one)?|nothing|nobody|never|without|free of|neither|nor|\w+n't"
         r"|skip\w*|omit\w*|drop(?:s|ped|ping)?|lack\w*|miss(?:es|ing)?"
@@ -123,7 +148,8 @@ _MARKERS = {
 
 @dataclass
 class _Named:
-    """A value in a caption; flip: whether a contrast or an absence before it gives it to the other video."""
+    """A value in a caption; flip: whether a contrast or an absence before it gives it to the other
+    video."""
 
     attribute: str
     value: str
@@ -132,19 +158,25 @@ class _Named:
     side: Side | None = None
 
 
-def judgements(caption: str, category: str, reference: Attributes, candidate: Attributes) -> dict[Detail, Judgement]:
-    """Return the details that a caption about a pair of one step names in a category, and whether they are true."""
+def judgements(
+    caption: str, category: str, reference: Attributes, candidate: Attributes
+) -> dict[Detail, Judgement]:
+    """Return the details that a caption about a pair of one step names in a category, and whether
+    they are true."""
     judged: dict[Detail, Judgement] = {}
     for attribute, value, side in named_details(caption, category, reference, candidate):
         own, other = (candidate, reference) if side == "candidate" else (reference, candidate)
         has, other_has = _has(own, attribute, value), _has(other, attribute, value)
-        kind: Judgement = ("shared" if other_has else "true") if has else ("swapped" if other_has else "invented")
+        kind: Judgement = (
+            ("shared" if other_has else "true") if has else ("swapped" if other_has else "invented")
+        )
         judged[attribute, value, side] = kind
     return judged
 
 
 def details_of(category: str, reference: Attributes, candidate: Attributes) -> set[Detail]:
-    """Return all details of a pair in a category. An order of actions is a detail of the candidate."""
+    """Return all details of a pair in a category. An order of actions is a detail of the
+    candidate."""
     named: set[Detail] = set()
     for d in differences(category, reference, candidate):
         if d.attribute == "order":
@@ -158,18 +190,22 @@ def details_of(category: str, reference: Attributes, candidate: Attributes) -> s
 
 
 def read_world(file: str | Path) -> dict[str, Attributes]:
-    """Return the attributes of each clip of a world, from its attributes.jsonl. StepDiffError: it cannot be read."""
+    """Return the attributes of each clip of a world, from its attributes.jsonl. StepDiffError: it
+    cannot be read."""
     try:
         return {str(row["clip"]): Attributes.from_dict(row) for _, row in read_objects(file)}
     except (KeyError, TypeError) as error:
-        raise StepDiffError(f"{file}: not the attributes.jsonl of a world of stepdiff kitchen ({error})") from error
+        raise StepDiffError(
+            f"{file}: not the attributes.jsonl of a world of stepdiff kitchen ({error})"
+        ) from error
 
 
 def as_true_by(file: str | Path) -> Callable[[str, str, Pair, Pair], bool]:
     """Return a function that tells the pairs that are no wrong options of a DiffMCQ question.
 
-    It takes a text, its category, its own pair and another pair, and returns whether the text is as true of the other
-    pair: every detail that it states is true of it, and it leaves out no more of its details than of its own pair's.
+    It takes a text, its category, its own pair and another pair, and returns whether the text is as
+    true of the other pair: every detail that it states is true of it, and it leaves out no more of
+    its details than of its own pair's.
 
     Args:
         file: attributes.jsonl of the world that the clips are of.
@@ -182,7 +218,11 @@ def as_true_by(file: str | Path) -> Callable[[str, str, Pair, Pair], bool]:
     @cache
     def details(category: str, pair: Pair) -> set[Detail]:
         reference, candidate = _attributes(world, file, pair)
-        return details_of(category, reference, candidate) if reference.step == candidate.step else set()
+        return (
+            details_of(category, reference, candidate)
+            if reference.step == candidate.step
+            else set()
+        )
 
     @cache
     def stated(text: str, category: str, pair: Pair) -> set[Detail]:
@@ -190,45 +230,49 @@ def as_true_by(file: str | Path) -> Callable[[str, str, Pair, Pair], bool]:
 
     def as_true(text: str, category: str, own: Pair, other: Pair) -> bool:
         stated_details, theirs = stated(text, category, own), details(category, other)
-        has_order = any(
-            attribute == "order" for attribute, *_ in stated_details
-        )  # of a pair without both actions it names them
+        # of a pair without both actions an order names them
+        has_order = any(attribute == "order" for attribute, *_ in stated_details)
         if not theirs or not (has_order or stated_details <= theirs):
             return False
         read = stated(text, category, other)
-        is_true = (
-            bool(stated_details) and len(read) >= len(stated_details) and read <= theirs
-        )  # of another step a word may mean nothing
+        # of another step a word may mean nothing
+        is_true = bool(stated_details) and len(read) >= len(stated_details) and read <= theirs
         return is_true and len(theirs - read) <= len(details(category, own) - stated_details)
 
     return as_true
 
 
-def _attributes(world: Mapping[str, Attributes], file: str | Path, pair: Pair) -> tuple[Attributes, Attributes]:
+def _attributes(
+    world: Mapping[str, Attributes], file: str | Path, pair: Pair
+) -> tuple[Attributes, Attributes]:
     for clip in pair:
         if clip not in world:
-            raise StepDiffError(f"{clip}: not in {file}; name the attributes.jsonl of the test set's world")
+            raise StepDiffError(
+                f"{clip}: not in {file}; name the attributes.jsonl of the test set's world"
+            )
     return world[pair[0]], world[pair[1]]
 
 
 def _of_one_step(
     world: Mapping[str, Attributes], file: str | Path, category: str, pair: Pair
 ) -> tuple[str, Attributes, Attributes]:
-    """Return the category and the attributes of both clips. StepDiffError: not a row of the world."""
+    """Return the category and the attributes of both clips. StepDiffError: not a row of the
+    world."""
     reference, candidate = _attributes(world, file, pair)
     if category not in CATEGORY_ATTRIBUTES or reference.step != candidate.step:
         raise StepDiffError(
-            f"{' and '.join(pair)}, {category}: not a row of the sample world, whose pairs show one step; leave out "
-            "--truth"
+            f"{' and '.join(pair)}, {category}: not a row of the sample world, whose pairs show "
+            "one step; leave out --truth"
         )
     return category, reference, candidate
 
 
 def truth_figures(file: str | Path) -> TruthFigures:
-    """Return a function from rows and captions to the figures of the truth score, over rows with a text.
+    """Return a function from rows and captions to the figures of the truth score, over rows with a
+    text.
 
-    Its figures are truth_precision, truth_swapped, truth_shared and truth_invented, shares of the named details, and
-    truth_recall.
+    Its figures are truth_precision, truth_swapped, truth_shared and truth_invented, shares of the
+    named details, and truth_recall.
 
     Args:
         file: attributes.jsonl of the world that the rows are of.
@@ -246,7 +290,11 @@ def truth_figures(file: str | Path) -> TruthFigures:
             pair = _of_one_step(world, file, row.category, (row.reference, row.candidate))
             details, judged = details_of(*pair), judgements(caption, *pair)
             kinds = Counter(judged.values())
-            counts[at] = [len(details & judged.keys()), len(details), *(kinds[kind] for kind in JUDGEMENTS)]
+            counts[at] = [
+                len(details & judged.keys()),
+                len(details),
+                *(kinds[kind] for kind in JUDGEMENTS),
+            ]
         named = counts[:, 2:].sum(1)
         shares: dict[str, tuple[np.ndarray, np.ndarray]] = {
             "precision": (counts[:, 2], named),
@@ -269,7 +317,9 @@ def _has(clip: Attributes, attribute: str, value: str) -> bool:
     return bool(getattr(clip, attribute) == value)
 
 
-def named_details(caption: str, category: str, reference: Attributes, candidate: Attributes) -> set[Detail]:
+def named_details(
+    caption: str, category: str, reference: Attributes, candidate: Attributes
+) -> set[Detail]:
     """Return the details that a caption about a pair of one step names in a category."""
     text = " ".join(caption.lower().replace("\u2019", "'").split())
     if declines(caption):
@@ -300,7 +350,8 @@ class _Token:
     at: int
     end: int
     meaning: tuple[str, str] = ("", "")
-    """of a value: attribute and value; of a name: the side or "other", and "who" if a clause about it follows"""
+    """of a value: attribute and value; of a name: the side or "other", and "who" if a clause about
+    it follows"""
     listed: bool = False
     """of a value: only a comma or "and" separates it from the value before it"""
     either: bool = False
@@ -317,9 +368,14 @@ def _parts(text: str, category: str, step: str) -> Iterator[list[_Token]]:
         if kind[0] == "v" and kind[1:].isdigit():
             kind, meaning = "value", values[int(kind[1:])]
         elif kind == "name":
-            named = next(group for group, words in match.groupdict().items() if words and group[1:].isdigit())
+            named = next(
+                group for group, words in match.groupdict().items() if words and group[1:].isdigit()
+            )
             goes_on = re.match(r",? (?:who|where|which)\b", text[match.end() :])
-            meaning = ({"r": "reference", "c": "candidate", "o": "other"}[named[0]], "who" if goes_on else "")
+            meaning = (
+                {"r": "reference", "c": "candidate", "o": "other"}[named[0]],
+                "who" if goes_on else "",
+            )
         if kind in ("while", "stop") and part:
             yield part
             part = []
@@ -329,7 +385,12 @@ def _parts(text: str, category: str, step: str) -> Iterator[list[_Token]]:
             either = joined and re.search(r"\bor\b", between) is not None
             part.append(
                 _Token(
-                    kind, match.start(), match.end(), meaning, joined and meaning[0] in ("extras", "subaction"), either
+                    kind,
+                    match.start(),
+                    match.end(),
+                    meaning,
+                    joined and meaning[0] in ("extras", "subaction"),
+                    either,
                 )
             )
         end = match.end() if kind == "value" else end
@@ -338,7 +399,8 @@ def _parts(text: str, category: str, step: str) -> Iterator[list[_Token]]:
 
 
 def _sided(part: list[_Token], about: Side, first: bool) -> tuple[list[_Named], Side]:
-    """Return the values of a part of a caption with their sides, and which video the next part is about."""
+    """Return the values of a part of a caption with their sides, and which video the next part is
+    about."""
     names = sum(token.kind == "name" for token in part)
     here = _OTHER[about] if part[0].kind == "while" and not names and not first else about
     lead: Side | None = None
@@ -370,7 +432,8 @@ def _sided(part: list[_Token], about: Side, first: bool) -> tuple[list[_Named], 
                 if lead is not None:
                     settle(lead)
             case "name":
-                side: Side = _OTHER[lead or here] if token.meaning[0] == "other" else token.meaning[0]  # type: ignore[assignment]
+                is_other = token.meaning[0] == "other"
+                side: Side = _OTHER[lead or here] if is_other else token.meaning[0]  # type: ignore[assignment]
                 flips = {named.flip for named in waiting}
                 if before.kind == "against":
                     settle(_OTHER[side])
@@ -379,7 +442,13 @@ def _sided(part: list[_Token], about: Side, first: bool) -> tuple[list[_Named], 
                     settle(here)
                     lead, clause = side, []
                 else:  # "a whisk instead of a fork in Video 1" is about the candidate
-                    settle(_OTHER[side] if flips == {"contrast"} else "candidate" if "contrast" in flips else side)
+                    settle(
+                        _OTHER[side]
+                        if flips == {"contrast"}
+                        else "candidate"
+                        if "contrast" in flips
+                        else side
+                    )
                     here = side
             case "contrast" | "against" | "absent":
                 flip = "absent" if token.kind == "absent" else "contrast"
@@ -403,20 +472,26 @@ def _sided(part: list[_Token], about: Side, first: bool) -> tuple[list[_Named], 
                 flip = ""
         before = token if token.kind not in ("turn", "first", "before", "after") else before
     settle(here)
-    return values, (about if names == 0 else lead if lead is not None and names == 1 else "candidate")
+    return values, (
+        about if names == 0 else lead if lead is not None and names == 1 else "candidate"
+    )
 
 
 def _of_both(part: list[_Token], named: _Named) -> bool:
-    """Return whether a value is said of both videos: after "both videos" or "the same", and before a "but"."""
+    """Return whether a value is said of both videos: after "both videos" or "the same", and before
+    a "but"."""
     before = [token.kind for token in part if token.at < named.at]
     return "both" in before and "but" not in before[before.index("both") :]
 
 
 def _order(part: list[_Token], values: list[_Named]) -> tuple[_Named, _Named] | None:
-    """Return two actions of which a part of a caption says that the first comes before the second."""
+    """Return two actions of which a part of a caption says that the first comes before the
+    second."""
     actions = [named for named in values if named.attribute == "subaction"]
     for token in part:
-        earlier, later = ([a for a in actions if (a.at < token.at) == side] for side in (True, False))
+        earlier, later = (
+            [a for a in actions if (a.at < token.at) == side] for side in (True, False)
+        )
         if token.kind in ("before", "after") and len(later) > (not earlier):
             pair = (earlier[-1], later[0]) if earlier else (later[1], later[0])
             return pair if token.kind == "before" else (pair[1], pair[0])
@@ -427,10 +502,14 @@ def _order(part: list[_Token], values: list[_Named]) -> tuple[_Named, _Named] | 
 
 @cache
 def _pattern(category: str, step: str) -> tuple[re.Pattern[str], list[tuple[str, str]]]:
-    """Return the pattern of names, words of values and markers, and the value of each of its groups v0, v1, ..."""
+    """Return the pattern of names, words of values and markers, and the value of each of its groups
+    v0, v1, ..."""
     verbs = set(" ".join(wordings("step", step)).split())
     own = {value: wordings(*value) for value in _values(category, step)}
-    words = {value: {word for phrase in phrases for word in phrase.split()} for value, phrases in own.items()}
+    words = {
+        value: {word for phrase in phrases for word in phrase.split()}
+        for value, phrases in own.items()
+    }
     uses = Counter(word for each in words.values() for word in each)
     patterns: dict[str, tuple[str, str]] = {}
     for value, phrases in own.items():
@@ -443,7 +522,9 @@ def _pattern(category: str, step: str) -> tuple[re.Pattern[str], list[tuple[str,
             patterns.setdefault(free, value)
     if category == "Actions":
         for phrase in wordings("step", step):
-            patterns |= dict.fromkeys((_forms(phrase, set()), _forms(phrase.split()[0], set())), ("subaction", MAIN))
+            patterns |= dict.fromkeys(
+                (_forms(phrase, set()), _forms(phrase.split()[0], set())), ("subaction", MAIN)
+            )
     for value in (value for other in STEPS for value in _values(category, other)):
         for phrase in wordings(*value):
             if value[0] in _NOUNS or " " in phrase:
@@ -451,7 +532,8 @@ def _pattern(category: str, step: str) -> tuple[re.Pattern[str], list[tuple[str,
     ordered = sorted(patterns, key=len, reverse=True)
     groups = "|".join(f"(?P<v{at}>{form})" for at, form in enumerate(ordered))
     markers = "|".join(f"(?P<{name}>{form})" for name, form in _MARKERS.items())
-    whole = rf"(?<!\w)(?:(?P<name>{_NAME})|{groups}|{markers})(?!\w)|(?P<stop>[.;!?]+(?!\w))|(?P<comma>[,:])"
+    named = rf"(?<!\w)(?:(?P<name>{_NAME})|{groups}|{markers})(?!\w)"
+    whole = rf"{named}|(?P<stop>[.;!?]+(?!\w))|(?P<comma>[,:])"
     return re.compile(whole), [patterns[form] for form in ordered]
 
 
@@ -466,9 +548,12 @@ def _values(category: str, step: str) -> list[tuple[str, str]]:
 
 
 def _forms(phrase: str, verbs: set[str]) -> str:
-    """Return a pattern of a phrase and its inflections; words of the step's own action have none."""
+    """Return a pattern of a phrase and its inflections; words of the step's own action have
+    none."""
     words = phrase.split()
-    forms = (word if [word] == words and word in verbs else f"(?:{_inflected(word)})" for word in words)
+    forms = (
+        word if [word] == words and word in verbs else f"(?:{_inflected(word)})" for word in words
+    )
     return "[ -]".join(forms).replace(f"[ -](?:{_FORMS['it']})", f"(?: {_FORMS['it']})?")
 
 
@@ -476,9 +561,14 @@ def _inflected(word: str) -> str:
     if word in _FORMS or len(word) < 3:
         return _FORMS.get(word, word)
     for ending, forms in (
-        ("ing", "(?:e[sd]?|e?s|ed|ing)?"), ("ies", "(?:y|ies)"), ("ed", "(?:ed|s|ing)?"), ("y", "(?:y|ier|ies)"),
-        ("ss", "ss"), ("s", "s?"), ("e", "e[drs]?"),
-    ):  # fmt: skip
+        ("ing", "(?:e[sd]?|e?s|ed|ing)?"),
+        ("ies", "(?:y|ies)"),
+        ("ed", "(?:ed|s|ing)?"),
+        ("y", "(?:y|ier|ies)"),
+        ("ss", "ss"),
+        ("s", "s?"),
+        ("e", "e[drs]?"),
+    ):
         if word.endswith(ending):
             stem = re.sub(r"(.)\1$", r"\1\1?", word.removesuffix(ending))
             return stem.replace("'", "'?") + forms

@@ -1,11 +1,11 @@
 """The seeded world: its videos, their clips, and the attributes of each clip.
 
-Within a step each category has a ladder of prototypes: one, another that differs a little, another that differs
-somewhat, and the opposite. Category by category, a clip takes a prototype, a prototype with one attribute drawn again,
-or a free draw, so that pairs of clips have all scores.
+Within a step each category has a ladder of prototypes: one, another that differs a little, another
+that differs somewhat, and the opposite. Category by category, a clip takes a prototype, a prototype
+with one attribute drawn again, or a free draw, so that pairs of clips have all scores.
 
-Held out: the combinations `HELD_OUT_PAIRS` of every step (second tool with second vessel; second main ingredient with
-third motion) are in the test split only.
+Held out: the combinations `HELD_OUT_PAIRS` of every step (second tool with second vessel; second
+main ingredient with third motion) are in the test split only.
 
 Guarantees
 - the same options give the same world; a larger world starts with the videos of a smaller one;
@@ -97,11 +97,15 @@ def by_step(clips: Iterable[Clip]) -> dict[str, list[Clip]]:
     return groups
 
 
-def make_world(videos: int, seed: int, seconds: float = 3.5, steps: int = len(STEPS)) -> list[Video]:
-    """Return the plan of `videos` videos that show the first `steps` steps of the recipes, in clips of about `seconds`
-    each. Recipes with fewer than `FEWEST` of these steps are left out."""
+def make_world(
+    videos: int, seed: int, seconds: float = 3.5, steps: int = len(STEPS)
+) -> list[Video]:
+    """Return the plan of `videos` videos that show the first `steps` steps of the recipes, in clips
+    of about `seconds` each. Recipes with fewer than `FEWEST` of these steps are left out."""
     shown = list(dict.fromkeys(step for recipe in ACTIVITIES.values() for step in recipe))[:steps]
-    recipes = {name: tuple(step for step in recipe if step in shown) for name, recipe in ACTIVITIES.items()}
+    recipes = {
+        name: tuple(step for step in recipe if step in shown) for name, recipe in ACTIVITIES.items()
+    }
     recipes = {name: recipe for name, recipe in recipes.items() if len(recipe) >= FEWEST}
     ladders = {name: _ladders(step, seed) for name, step in STEPS.items()}
     counts = {split: Counter[str]() for split in SPLITS}
@@ -150,8 +154,8 @@ def _video(
 def _ladders(step: Step, seed: int) -> Ladder:
     """Return the prototypes by category; only the category's own attributes of each are used.
 
-    Of three values, `one` takes the first or the last, `near` the second and `far` the remaining one: all values are
-    used, and no prototype has a held-out combination.
+    Of three values, `one` takes the first or the last, `near` the second and `far` the remaining
+    one: all values are used, and no prototype has a held-out combination.
     """
     rng = random.Random(f"ladders {seed} {step.name}")
     extras, subs = rng.sample(step.extras, 4), rng.sample(step.subactions, 5)
@@ -178,7 +182,12 @@ def _ladders(step: Step, seed: int) -> Ladder:
     return {
         "Ingredients": [one, other(rng.choice(("main", "amount"))), replace(one, extras=two), far],
         "Tools/Equipment": [one, other(cookware[0]), other("surface", "gloves", cookware[1]), far],
-        "Technique": [one, other(rng.choice(("speed", "hands"))), other("speed", "manner", "motion"), far],
+        "Technique": [
+            one,
+            other(rng.choice(("speed", "hands"))),
+            other("speed", "manner", "motion"),
+            far,
+        ],
         "Actions": [replace(one, sequence=sequence) for sequence in sequences],
         "Visuals": [one, other("detail"), other("shade", "size"), far],
     }
@@ -230,4 +239,7 @@ def _perform(step: Step, split: str, ladders: Ladder, rng: random.Random) -> Att
 def held_out(step: Step, truth: Attributes, pair: tuple[str, int, str, int]) -> bool:
     """Return whether `truth` has this combination of two values."""
     one, i, two, j = pair
-    return bool(getattr(truth, one) == getattr(step, one)[i] and getattr(truth, two) == getattr(step, two)[j])
+    return bool(
+        getattr(truth, one) == getattr(step, one)[i]
+        and getattr(truth, two) == getattr(step, two)[j]
+    )

@@ -1,12 +1,14 @@
 """The frame of every runnable: `python -m ROOM` and `python -m ROOM.VERB` end in `run(main)`.
 
-It imports only light parts of the standard library, and `choose` the module of the chosen verb and no other, so that
-`--help` stays fast.
+It imports only light parts of the standard library, and `choose` the module of the chosen verb and
+no other, so that `--help` stays fast.
 
 Exit statuses that are decided here, each with one line on standard error:
 
-- 130 and 143: interrupted by Ctrl-C or SIGTERM, from the first import on; a second signal ends the process at once
-- 141, without a line: standard output was closed by its reader (`| head`), as for a program that SIGPIPE ends
+- 130 and 143: interrupted by Ctrl-C or SIGTERM, from the first import on; a second signal ends the
+  process at once
+- 141, without a line: standard output was closed by its reader (`| head`), as for a program that
+  SIGPIPE ends
 - 1: memory or disk space ran out; 2 is for command lines that no machine could run
 - 2: a path is longer than the file system takes
 - 1, with a traceback: an unexpected exception, because it is a bug
@@ -56,7 +58,8 @@ def run(main: Callable[[], int | None], hint: str = "run the same command again"
 
     Args:
         main: The command. It reads `sys.argv` itself.
-        hint: What an interrupted run leaves and how to go on; the end of the line `error: interrupted; ...`.
+        hint: What an interrupted run leaves and how to go on; the end of the line `error:
+            interrupted; ...`.
 
     Raises:
         SystemExit: Always, except for an unexpected exception, which passes.
@@ -89,14 +92,18 @@ def _status(main: Callable[[], int | None]) -> int | str | None:
             status = ending.code
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BaseException as error:  # only to recognise what is listed above: anything else is raised again
+    except BaseException as error:
+        # only to recognise what is listed above: anything else is raised again
         if _state.signal is not None:  # whatever became of the interrupt on its way here
             return 128 + _state.signal
         if isinstance(error, KeyboardInterrupt):
             _say(f"interrupted; {_state.hint}")
             return 128 + signal.SIGINT
         if _is_memory(error):
-            _say("out of memory: make the batch, the model or the number of workers smaller, or use a larger machine")
+            _say(
+                "out of memory: make the batch, the model or the number of workers smaller, or use "
+                "a larger machine"
+            )
             return 1
         if isinstance(error, OSError) and error.errno in _FULL:
             where = error.filename or "standard output or a file"
@@ -104,7 +111,10 @@ def _status(main: Callable[[], int | None]) -> int | str | None:
             _end_output()
             return 1
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            _say(f"{os.fsdecode(error.filename or '')[:60]}...: {error.strerror}; give a shorter path")
+            _say(
+                f"{os.fsdecode(error.filename or '')[:60]}...: {error.strerror}; give a shorter "
+                "path"
+            )
             return 2
         if isinstance(error, BrokenPipeError) and _reader_has_gone():
             _end_output()
@@ -115,7 +125,8 @@ def _status(main: Callable[[], int | None]) -> int | str | None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """The signal handler: print the line, and let the next signal end the process without Python's help."""
+    """The signal handler: print the line, and let the next signal end the process without Python's
+    help."""
     if os.getpid() != _state.pid:
         raise KeyboardInterrupt
     for each in _SIGNALS:
@@ -130,7 +141,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _unraisable(lost: "sys.UnraisableHookArgs") -> None:
-    """End at once where Python would drop an interrupt because it arrived in a callback or a finaliser."""
+    """End at once where Python would drop an interrupt because it arrived in a callback or a
+    finaliser."""
     if _state.signal is not None and _state.pid == os.getpid():
         if isinstance(lost.exc_value, KeyboardInterrupt):
             os._exit(128 + _state.signal)
@@ -170,7 +182,8 @@ def _is_memory(error: BaseException) -> bool:
 
 
 def spoken(module: str) -> str:
-    """Return the command of a module: `stepdiff annotate audit` for one in stepdiff, else `python -m MODULE`."""
+    """Return the command of a module: `stepdiff annotate audit` for one in stepdiff, else `python
+    -m MODULE`."""
     if module.startswith("stepdiff"):
         return module.replace("_core", "").replace(".", " ")
     return f"python -m {module}"
@@ -183,13 +196,14 @@ def choose(
     argv: list[str] | None = None,
     listed: bool = True,
 ) -> int:
-    """Call the function of the verb that the command line names; returns its exit status, 2 where no verb is named.
+    """Call the function of the verb that the command line names; returns its exit status, 2 where
+    no verb is named.
 
     Args:
         program: Module of the command.
         description: Printed by `--help`, before the list of verbs.
-        verbs: Verb -> (`module:function`, its help in one line). The function takes the remaining arguments and
-            returns the exit status; without `:function` it is `main`.
+        verbs: Verb -> (`module:function`, its help in one line). The function takes the remaining
+            arguments and returns the exit status; without `:function` it is `main`.
         argv: Arguments, by default those of the process.
         listed: Whether to list the verbs after the description; else the description does.
     """

@@ -1,7 +1,8 @@
 """Commands from dataclasses: each field is a flag, `--config FILE` and `--json` are always there.
 
 Guarantees
-- invalid options give one line that names the option and the expected value, a StepDiffError is one: exit status 2
+- invalid options give one line that names the option and the expected value, a StepDiffError is
+  one: exit status 2
 - no command replaces a file that another of its options names, however the paths are written
 """
 
@@ -21,14 +22,17 @@ from stepdiff_core.progress import use_json
 
 
 class Bytes(int):
-    """A size in bytes: the `type` of a field's metadata whose values are `20GB`, `512MiB` or a number of bytes."""
+    """A size in bytes: the `type` of a field's metadata whose values are `20GB`, `512MiB` or a
+    number of bytes."""
 
     bare = 1
     """bytes that a number without a unit counts"""
 
     def __new__(cls, size: str | int | float) -> "Bytes":
         """Read a size. Raises ValueError for any other text."""
-        parts = re.fullmatch(r"(\d+(?:\.\d*)?(?:e\+?\d+)?)\s*(?:([KMGT])(i?))?(B?)", str(size).strip(), re.IGNORECASE)
+        parts = re.fullmatch(
+            r"(\d+(?:\.\d*)?(?:e\+?\d+)?)\s*(?:([KMGT])(i?))?(B?)", str(size).strip(), re.IGNORECASE
+        )
         if parts is None:
             raise ValueError(f"{size!r} is no size")
         number, unit, binary, byte = parts.groups()
@@ -49,8 +53,9 @@ class Mebibytes(Bytes):
 
 
 WRITTEN: Mapping[str, tuple[str, ...]] = {"written": ()}
-"""metadata of a field that names a file or folder to write. `{"written": (".rows.jsonl", "/report.md")}` also lists
-files that are written with it: the name with another suffix, or a file in the folder"""
+"""metadata of a field that names a file or folder to write. `{"written": (".rows.jsonl",
+"/report.md")}` also lists files that are written with it: the name with another suffix, or a file
+in the folder"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,23 +73,35 @@ def at_least(options: Any, **smallest: int | float) -> None:
             raise StepDiffError(f"{flag(name)} {value} is too small: give {least} or more")
 
 
-def refuse_overwriting(options: Any, positional: Collection[str] = (), configs: Sequence[str] = ()) -> None:
-    """Raise StepDiffError where an option that is `WRITTEN` names the file of another option, or of `--config`.
+def refuse_overwriting(
+    options: Any, positional: Collection[str] = (), configs: Sequence[str] = ()
+) -> None:
+    """Raise StepDiffError where an option that is `WRITTEN` names the file of another option, or of
+    `--config`.
 
     Folders, which are added to, may have other uses.
     """
     fields = dataclasses.fields(options)
-    given = [named for field in fields for named in _texts(field.name, getattr(options, field.name))]
+    given = [
+        named for field in fields for named in _texts(field.name, getattr(options, field.name))
+    ]
     given += [("config", name) for name in configs]
-    written = {field.name: field.metadata["written"] for field in fields if "written" in field.metadata}
+    written = {
+        field.name: field.metadata["written"] for field in fields if "written" in field.metadata
+    }
     for option, text in given:
         if option not in written:
             continue
         for path in (text, *(written_with(text, other) for other in written[option])):
             for other, named in given:
                 if other != option and _is_file(path, named, new=other in written):
-                    one, two = (each.upper() if each in positional else flag(each) for each in (option, other))
-                    raise StepDiffError(f"{two} {named}: {one} {text} would overwrite it; name another {one}")
+                    one, two = (
+                        each.upper() if each in positional else flag(each)
+                        for each in (option, other)
+                    )
+                    raise StepDiffError(
+                        f"{two} {named}: {one} {text} would overwrite it; name another {one}"
+                    )
 
 
 def flag(name: str) -> str:
@@ -93,7 +110,8 @@ def flag(name: str) -> str:
 
 
 def written_with(text: str, other: str) -> str:
-    """Return the path that `other`, an entry of `written`, is for an option with the value `text`."""
+    """Return the path that `other`, an entry of `written`, is for an option with the value
+    `text`."""
     return os.path.splitext(text)[0] + other if other.startswith(".") else text + other
 
 
@@ -110,7 +128,8 @@ def _texts(name: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _is_file(path: str, named: str, new: bool) -> bool:
-    """Return whether `named`, also as FILE@START-END, is the file at `path`. new: it need not exist yet."""
+    """Return whether `named`, also as FILE@START-END, is the file at `path`. new: it need not exist
+    yet."""
     from stepdiff_core.io.files import LocalPath, place
 
     for text in {named, named.rpartition("@")[0] or named}:
@@ -130,7 +149,8 @@ def _is_file(path: str, named: str, new: bool) -> bool:
 
 
 def incomplete(record: Mapping[str, Any]) -> int:
-    """Return the exit status of a command: 1 where items are absent, or failed and that is not allowed."""
+    """Return the exit status of a command: 1 where items are absent, or failed and that is not
+    allowed."""
     return int(bool(record.get("absent") or (record.get("failed") and not record.get("allowed"))))
 
 
@@ -145,16 +165,19 @@ def parse(
     status: Callable[[Any], int] = lambda record: 0,
     recipes: Path | None = None,
 ) -> int:
-    """Run a command and show its record; returns the exit status: 0 done, 1 some items failed, 2 unusable input.
+    """Run a command and show its record; returns the exit status: 0 done, 1 some items failed, 2
+    unusable input.
 
     Args:
         options: Dataclass of the options.
         argv: Arguments, by default those of the process.
         program: Module of the command.
         description: Printed by `--help`; None: the docstring of `options`.
-        run: Takes the options and returns the record: a dictionary or a dataclass. A text is MODULE:FUNCTION, which is
-            imported after the options were read, so that `--help` is fast.
-        show: Prints the record, or is its format string. None: `run` prints by itself and returns the exit status.
+        run: Takes the options and returns the record: a dictionary or a dataclass. A text is
+            MODULE:FUNCTION, which is imported after the options were read, so that `--help` is
+            fast.
+        show: Prints the record, or is its format string. None: `run` prints by itself and returns
+            the exit status.
         positional: Options without a flag; a list takes all values that follow.
         status: The exit status of a record.
         recipes: Folder whose YAML files `--config` also takes by name.
@@ -166,8 +189,12 @@ def parse(
     parser = Parser(prog=spoken(program), description=about)
     parser.add(options, positional, recipes)
     if "json" not in {field.name for field in dataclasses.fields(options)}:
-        parser.add_argument("--json", type=bool, default=False, help="print one JSON object and nothing else")
-    lines = "what is printed to standard error while the command runs: text, or json, an object a line"
+        parser.add_argument(
+            "--json", type=bool, default=False, help="print one JSON object and nothing else"
+        )
+    lines = (
+        "what is printed to standard error while the command runs: text, or json, an object a line"
+    )
     parser.add_argument("--progress", type=Literal["text", "json"], default="text", help=lines)
     given, as_json, json_lines = parser.values(sys.argv[1:] if argv is None else argv)
     use_json(json_lines)

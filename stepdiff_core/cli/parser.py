@@ -1,4 +1,5 @@
-"""The parser of every command line: jsonargparse with `--config`, dashed flags, `--x/--no-x` and errors in one line.
+"""The parser of every command line: jsonargparse with `--config`, dashed flags, `--x/--no-x` and
+errors in one line.
 
 Every value that jsonargparse reads as YAML is checked by `stepdiff_core.io.yaml_file.check`.
 """
@@ -28,7 +29,14 @@ from stepdiff_core.io import yaml_file
 
 _FLAG = re.compile(r"--[a-z][a-z0-9_.-]*")
 _SIZE = "a size such as 64MiB or 2GB"
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Bytes: _SIZE, Mebibytes: _SIZE}
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    Bytes: _SIZE,
+    Mebibytes: _SIZE,
+}
 _COMMAND = re.compile(r"(stepdiff|python|torchrun|ray) ")
 _WHOLE_WORDS: Any = {"break_long_words": False, "break_on_hyphens": False}
 _load = jsonargparse.get_loader("yaml")
@@ -46,39 +54,51 @@ jsonargparse.typing.register_type(Mebibytes)
 
 
 class ConfigOption(jsonargparse.ActionConfigFile):
-    """The action of `--config`: a regular YAML file of options, or the name of one in the folder `recipes`."""
+    """The action of `--config`: a regular YAML file of options, or the name of one in the folder
+    `recipes`."""
 
     recipes: Path | None = None
     files: Sequence[str] = ()
     """files that were read"""
 
-    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+    def __call__(
+        self, parser: Any, cfg: Any, values: Any, option_string: str | None = None
+    ) -> None:
         try:
             file = values if self.recipes is None else find_recipe(values, self.recipes)
             text = yaml_file.read_text(file)
         except StepDiffError as error:
             parser.exit(2, f"error: {error}\n")
         self.files = (*self.files, os.fspath(file))
-        # The first line keeps the text from being the name of another file, which jsonargparse would read.
+        # The first line keeps the text from being the name of another file, which jsonargparse
+        # would read.
         super().__call__(parser, cfg, f"# options\n{text}", option_string)
 
 
 def find_recipe(name: str, recipes: Path) -> Path:
-    """Return the file `name`, or where no such file exists the recipe `name` of the folder `recipes`.
+    """Return the file `name`, or where no such file exists the recipe `name` of the folder
+    `recipes`.
 
     Raises:
         StepDiffError: Neither exists.
     """
-    known = {path.relative_to(recipes).with_suffix("").as_posix(): path for path in sorted(recipes.rglob("*.yaml"))}
+    known = {
+        path.relative_to(recipes).with_suffix("").as_posix(): path
+        for path in sorted(recipes.rglob("*.yaml"))
+    }
     if not os.path.lexists(name) and name.removesuffix(".yaml") not in known:
-        raise StepDiffError(f"{name}: no such file or recipe; give a YAML file or one of {', '.join(known)}")
+        raise StepDiffError(
+            f"{name}: no such file or recipe; give a YAML file or one of {', '.join(known)}"
+        )
     return Path(name) if os.path.isfile(name) else known.get(name.removesuffix(".yaml"), Path(name))
 
 
 def add_config(parser: jsonargparse.ArgumentParser, recipes: Path | None = None) -> ConfigOption:
     """Give the parser the option `--config`. recipes: folder whose files can be given by name."""
     more = "" if recipes is None else ", or the name of a packaged recipe such as kitchen/stepdiff"
-    action = parser.add_argument("--config", action=ConfigOption, help="YAML file with any of the options" + more)
+    action = parser.add_argument(
+        "--config", action=ConfigOption, help="YAML file with any of the options" + more
+    )
     action.recipes = recipes
     return action
 
@@ -89,7 +109,8 @@ def wrapped(text: str, width: int, first: str = "", rest: str = "") -> str:
 
 
 def folded(command: str, width: int, end: str = " \\") -> str:
-    """Return a command in lines of at most `width` characters each but the first begins with an option."""
+    """Return a command in lines of at most `width` characters each but the first begins with an
+    option."""
     indent = " " * (len(command) - len(command.lstrip()) + 4)
     lines = [indent[4:]]
     pieces = re.split(r""" (?=-)(?=(?:[^"']*["'][^"']*["'])*[^"']*$)""", command.strip())
@@ -106,8 +127,9 @@ def folded(command: str, width: int, end: str = " \\") -> str:
 def fitted(text: str, width: int) -> str:
     """Return a description in lines of at most `width` characters.
 
-    A paragraph of prose and its items, which begin with "- ", are filled. In a paragraph that begins with a command or
-    is indented each line is of its own, and may have a second column after two spaces.
+    A paragraph of prose and its items, which begin with "- ", are filled. In a paragraph that
+    begins with a command or is indented each line is of its own, and may have a second column after
+    two spaces.
     """
     paragraphs = []
     for paragraph in re.sub(r" *\\\n\s*", " ", text.strip("\n")).split("\n\n"):
@@ -118,7 +140,9 @@ def fitted(text: str, width: int) -> str:
         else:
             items = re.split(r"\n(?=- )", paragraph)
             texts = (" ".join(item.split()) for item in items)
-            paragraphs.append("\n".join(wrapped(each, width, "", "  " * each.startswith("- ")) for each in texts))
+            paragraphs.append(
+                "\n".join(wrapped(each, width, "", "  " * each.startswith("- ")) for each in texts)
+            )
     return "\n\n".join(paragraphs)
 
 
@@ -138,7 +162,8 @@ def _fitted_line(line: str, width: int) -> str:
 
 
 class Help(jsonargparse.DefaultHelpFormatter):
-    """Help without types and empty defaults; it fits the terminal and copies of its commands work."""
+    """Help without types and empty defaults; it fits the terminal and copies of its commands
+    work."""
 
     def __init__(self, prog: str, **how: Any) -> None:
         super().__init__(prog, width=min(shutil.get_terminal_size().columns, 120) - 1, **how)
@@ -160,16 +185,28 @@ class Help(jsonargparse.DefaultHelpFormatter):
         if not action.option_strings or kind is None or action.nargs == 0:
             return super()._format_action_invocation(action)
         flags = ", ".join(action.option_strings)
-        return f"{flags}/--no-{flags[2:]}" if kind is bool else f"{flags} {_metavar(action.dest, kind)}"
+        return (
+            f"{flags}/--no-{flags[2:]}"
+            if kind is bool
+            else f"{flags} {_metavar(action.dest, kind)}"
+        )
 
     def _get_help_string(self, action: Any) -> str:
         text, default = action.help or "", action.default
         if action.required and action.option_strings:
             return f"{text} (required)"
-        if default is None or default is False or default in (SUPPRESS, "", [], ()) or not hasattr(action, "_typehint"):
+        if (
+            default is None
+            or default is False
+            or default in (SUPPRESS, "", [], ())
+            or not hasattr(action, "_typehint")
+        ):
             return text
         values = default if isinstance(default, (list, tuple)) else [default]
-        return f"{text} (default: {' '.join('yes' if value is True else str(value) for value in values)})"
+        return (
+            f"{text} (default: "
+            f"{' '.join('yes' if value is True else str(value) for value in values)})"
+        )
 
     def format_help(self) -> str:
         return _FLAG.sub(lambda found: found[0].replace("_", "-"), super().format_help())
@@ -177,7 +214,12 @@ class Help(jsonargparse.DefaultHelpFormatter):
 
 def _metavar(name: str, kind: Any) -> str:
     kinds = [each for each in _alternatives(kind) if each is not type(None)]
-    literals = [text for each in kinds if typing.get_origin(each) is typing.Literal for text in typing.get_args(each)]
+    literals = [
+        text
+        for each in kinds
+        if typing.get_origin(each) is typing.Literal
+        for text in typing.get_args(each)
+    ]
     if literals:
         return f"{{{','.join(map(str, literals))}}}"
     if issubclass(getattr(kinds[0], "_type", type), (int, float)) or kinds[0] in (int, float):
@@ -199,34 +241,47 @@ class Parser(jsonargparse.ArgumentParser):
         how.setdefault("formatter_class", Help)
         super().__init__(**how | {"allow_abbrev": False})
 
-    def add(self, options: type, positional: Collection[str] = (), recipes: Path | None = None) -> None:
+    def add(
+        self, options: type, positional: Collection[str] = (), recipes: Path | None = None
+    ) -> None:
         """Add `--config` and the options. A positional list takes all values that follow."""
         jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
         self.options, self.positional = options, positional
         self.config = add_config(self, recipes)
         fields: dict[str, Any] = {field.name: field for field in dataclasses.fields(options)}
         hints = typing.get_type_hints(options)
-        documented = (docstring_parser.parse_from_object(kind).params for kind in reversed(options.__mro__[:-1]))
+        documented = (
+            docstring_parser.parse_from_object(kind).params
+            for kind in reversed(options.__mro__[:-1])
+        )
         about = {field.arg_name: field.description for params in documented for field in params}
         for name in positional:
             how: dict[str, Any] = {"nargs": "?", "type": hints[name], "default": SUPPRESS}
             if typing.get_origin(hints[name]) in (list, tuple):
                 how = {"nargs": "*", "type": str, "default": []}
             self.add_argument(name, help=about.get(name), **how)
-        special = {name for name, field in fields.items() if "type" in field.metadata or len(name) == 1}
+        special = {
+            name for name, field in fields.items() if "type" in field.metadata or len(name) == 1
+        }
         self.add_class_arguments(options, as_group=False, skip=special | set(positional))
         for name in sorted(special):
             flags = [f"-{name}"] * (len(name) == 1) + [f"--{name}"]
-            how = {"default": fields[name].default, "type": fields[name].metadata.get("type", hints[name])}
+            how = {
+                "default": fields[name].default,
+                "type": fields[name].metadata.get("type", hints[name]),
+            }
             self.add_argument(*flags, help=about.get(name), **how)
         for action in self._actions:
             if action.dest == "print_config":
                 action.help, action.metavar = "print the options as YAML and exit", ""
-            elif action.help == "Path to a configuration file.":  # of nested options, which are listed
+            elif action.help == "Path to a configuration file.":
+                # of nested options, which are listed
                 action.help = SUPPRESS
         self._optionals._group_actions.sort(key=lambda action: not action.required)
         needed: list[Any] = [action for action in self._optionals._group_actions if action.required]
-        named = (f"{each.option_strings[-1]} {_metavar(each.dest, each._typehint)}" for each in needed)
+        named = (
+            f"{each.option_strings[-1]} {_metavar(each.dest, each._typehint)}" for each in needed
+        )
         self.usage = " ".join([self.prog, *map(str.upper, positional), *named, "[OPTIONS]"])
 
     def values(self, argv: Sequence[str]) -> tuple[Any, bool, bool]:
@@ -237,12 +292,21 @@ class Parser(jsonargparse.ArgumentParser):
         lists = {name: item for name, kind in kinds.items() if (item := _item(kind))}
         given = self.instantiate(self.parse_args(plain(argv, lists, switches)))
         fields = dataclasses.fields(self.options)
-        values = {field.name: given[field.name] if field.name in given else field.default for field in fields}
-        needed = [f.name for f in fields if f.name in self.positional and f.default is dataclasses.MISSING]
+        values = {
+            field.name: given[field.name] if field.name in given else field.default
+            for field in fields
+        }
+        needed = [
+            f.name for f in fields if f.name in self.positional and f.default is dataclasses.MISSING
+        ]
         if absent := [name for name in needed if values[name] in (dataclasses.MISSING, [])]:
             self.error(f"{' and '.join(absent).upper()} must be given")
         values.update({name: tuple(value) for name, value in values.items() if type(value) is list})
-        return self.options(**values), bool("json" in given and given["json"]), given["progress"] == "json"
+        return (
+            self.options(**values),
+            bool("json" in given and given["json"]),
+            given["progress"] == "json",
+        )
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End with exit status 2 and one line that names the option and what it expects."""
@@ -262,7 +326,9 @@ def in_one_line(message: str, options: type | None) -> str:
         return f"{' and '.join(named)} must be given"
     if unknown := re.match(r"unrecognized arguments: (.+)", message, re.DOTALL):
         return f"no option or argument {unknown[1]}{_meant([], unknown[1], options)}"
-    if lone := re.match(r"argument (?:-\w/)?(--[\w.-]+): expected (?:one|at least one) argument", message):
+    if lone := re.match(
+        r"argument (?:-\w/)?(--[\w.-]+): expected (?:one|at least one) argument", message
+    ):
         flag = _flag([lone[1][2:]])
         return f"{flag} expects a value; join one that begins with - as {flag}=-VALUE"
     kind = _kind(options, ".".join(keys))
@@ -274,10 +340,17 @@ def in_one_line(message: str, options: type | None) -> str:
 
 
 def _meant(keys: Sequence[str], unknown: str, options: Any) -> str:
-    """Return a question about the option of `options`, at `keys`, that an unknown one is like; "" where none is."""
-    names = [name for kind in _alternatives(options) for name in getattr(kind, "__dataclass_fields__", ())]
+    """Return a question about the option of `options`, at `keys`, that an unknown one is like; ""
+    where none is."""
+    names = [
+        name
+        for kind in _alternatives(options)
+        for name in getattr(kind, "__dataclass_fields__", ())
+    ]
     name = re.split(r"[ =]", unknown.lstrip("-").replace("-", "_"))[0]
-    near = [each for each in names if name and each.startswith(name)] or difflib.get_close_matches(name, names, 1)
+    near = [each for each in names if name and each.startswith(name)] or difflib.get_close_matches(
+        name, names, 1
+    )
     return f" (did you mean {_flag([*keys, near[0]])}?)" if near else ""
 
 
@@ -316,23 +389,36 @@ def _expected(kind: Any) -> str:
         elif dataclasses.is_dataclass(each):
             kinds.append(f"options ({', '.join(field.name for field in dataclasses.fields(each))})")
         elif limits := getattr(each, "_expression", None):
-            kinds.append(f"{_expected(getattr(each, '_type', float))} with {limits.replace('v', 'value ')}")
+            kinds.append(
+                f"{_expected(getattr(each, '_type', float))} with {limits.replace('v', 'value ')}"
+            )
         else:
-            kinds.append(_WORDS.get(each) or ("a path" if issubclass(each, PurePath) else each.__name__))
+            kinds.append(
+                _WORDS.get(each) or ("a path" if issubclass(each, PurePath) else each.__name__)
+            )
     return " or ".join(kinds)
 
 
 def _item(kind: object) -> Any:
     """Return the type of a list's values, None where it is no list of texts or numbers."""
     first = typing.get_args(kind)[0] if typing.get_origin(kind) in (list, tuple) else None
-    return str if typing.get_origin(first) is typing.Literal else first if first in (str, int, float) else None
+    return (
+        str
+        if typing.get_origin(first) is typing.Literal
+        else first
+        if first in (str, int, float)
+        else None
+    )
 
 
-def plain(arguments: Sequence[str], lists: Mapping[str, type], switches: Collection[str] = ()) -> list[str]:
+def plain(
+    arguments: Sequence[str], lists: Mapping[str, type], switches: Collection[str] = ()
+) -> list[str]:
     """Return the arguments as jsonargparse reads them.
 
-    `--test-set` becomes `--test_set`, and `--flag a b` of a list becomes one argument, a list in YAML. The values of a
-    repeated list are added to its earlier ones. A single value that begins with [ is a list.
+    `--test-set` becomes `--test_set`, and `--flag a b` of a list becomes one argument, a list in
+    YAML. The values of a repeated list are added to its earlier ones. A single value that begins
+    with [ is a list.
 
     Args:
         arguments: The command line.

@@ -1,7 +1,8 @@
-"""Large reads and writes that bypass the page cache (O_DIRECT): the disk's own speed, and no copy by the kernel.
+"""Large reads and writes that bypass the page cache (O_DIRECT): the disk's own speed, and no copy
+by the kernel.
 
-For bytes that memory could not keep until they are needed again. Where the file system has no O_DIRECT, the functions
-do nothing, and the caller uses the page cache, with the same bytes.
+For bytes that memory could not keep until they are needed again. Where the file system has no
+O_DIRECT, the functions do nothing, and the caller uses the page cache, with the same bytes.
 """
 
 import errno
@@ -23,7 +24,9 @@ _FLAG = getattr(os, "O_DIRECT", 0)
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
-def aligned_empty(shape: tuple[int, ...], dtype: np.dtype | str | type) -> Shaped[np.ndarray, "..."]:
+def aligned_empty(
+    shape: tuple[int, ...], dtype: np.dtype | str | type
+) -> Shaped[np.ndarray, "..."]:
     """Return `np.empty` aligned to a page, so that a disk reads and writes it without a copy."""
     dtype = np.dtype(dtype)
     nbytes = math.prod(shape) * dtype.itemsize
@@ -38,12 +41,14 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype | str | type) -> Shape
 
 
 def fill_memory(nbytes: int) -> bool:
-    """Return whether `nbytes` are more than half of the memory, so that the page cache cannot keep them."""
+    """Return whether `nbytes` are more than half of the memory, so that the page cache cannot keep
+    them."""
     return nbytes > _memory() // 2
 
 
 def _memory() -> int:
-    """Return the bytes of this machine, or of its container: the page cache counts towards that limit."""
+    """Return the bytes of this machine, or of its container: the page cache counts towards that
+    limit."""
     bytes_there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for limit in _LIMITS:
         with suppress(OSError, ValueError):  # no such limit, or "max"
@@ -52,7 +57,8 @@ def _memory() -> int:
 
 
 def reopened(fd: int, mode: int = os.O_RDONLY) -> int | None:
-    """Return another descriptor of an open file that bypasses the page cache; None where the system has none."""
+    """Return another descriptor of an open file that bypasses the page cache; None where the system
+    has none."""
     try:
         return os.open(f"/proc/self/fd/{fd}", mode | os.O_CLOEXEC | _FLAG) if _FLAG else None
     except OSError:
@@ -60,7 +66,8 @@ def reopened(fd: int, mode: int = os.O_RDONLY) -> int | None:
 
 
 def read_direct(fd: int, target: UInt8[np.ndarray, " bytes"], offset: int) -> int:
-    """Read into `target` through `fd`, of `reopened`; return the bytes read, fewer or none where it cannot."""
+    """Read into `target` through `fd`, of `reopened`; return the bytes read, fewer or none where it
+    cannot."""
     start = offset // PAGE * PAGE
     size = -(-(offset + len(target)) // PAGE) * PAGE - start
     fits = size == len(target) and _is_aligned(target.ctypes.data)
@@ -83,7 +90,8 @@ def goes_direct(data: UInt8[np.ndarray, " bytes"], offset: int) -> bool:
 
 
 def write_direct(fd: int, data: UInt8[np.ndarray, " bytes"], offset: int) -> int:
-    """Write `data` at `offset` through `fd`, of `reopened`; return the bytes written, fewer where it cannot."""
+    """Write `data` at `offset` through `fd`, of `reopened`; return the bytes written, fewer where
+    it cannot."""
     try:
         return os.pwrite(fd, data.data, offset)
     except OSError as error:

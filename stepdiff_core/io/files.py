@@ -1,7 +1,8 @@
 """Files on disk or in an object store, which appear whole or not at all with the guarantees of
 `stepdiff_core.io.local`.
 
-A place is a local or a remote path with the same operations; `place` is the one function that tells them apart.
+A place is a local or a remote path with the same operations; `place` is the one function that tells
+them apart.
 """
 
 import hashlib
@@ -38,13 +39,15 @@ def place(path: str | os.PathLike[str] | RemotePath) -> Place:
     if scheme == "file":
         return LocalPath(f"/{rest}")
     if scheme not in _SCHEMES:
-        raise StepDiffError(f"{text} is not a place for a store: give a folder, or a URL of {', '.join(_SCHEMES)}")
+        raise StepDiffError(
+            f"{text} is not a place for a store: give a folder, or a URL of {', '.join(_SCHEMES)}"
+        )
     return RemotePath(f"{scheme}://{rest.rstrip('/')}")
 
 
 def refuse_url(name: str, path: str) -> None:
-    """Raise StepDiffError for a URL as the option `name`, whose files are locked and appended to, which only a file
-    system can do."""
+    """Raise StepDiffError for a URL as the option `name`, whose files are locked and appended to,
+    which only a file system can do."""
     if _URL.fullmatch(path.lower()):
         raise StepDiffError(f"{name} {path} is a URL: give a path of a file system")
 
@@ -53,13 +56,16 @@ def open_regular(path: str | os.PathLike[str], wanted: str = "a file") -> IO[byt
     """Open a local file that a user names.
 
     Raises:
-        StepDiffError: It cannot be opened, or is a folder, a FIFO or a device; the line ends with `give {wanted}`.
+        StepDiffError: It cannot be opened, or is a folder, a FIFO or a device; the line ends with
+            `give {wanted}`.
     """
     try:
         # without O_NONBLOCK a FIFO would wait for a writer
         file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
     except OSError as error:
-        raise StepDiffError(f"{shown(path)}: cannot be read ({error.strerror}); give {wanted}") from None
+        raise StepDiffError(
+            f"{shown(path)}: cannot be read ({error.strerror}); give {wanted}"
+        ) from None
     except ValueError as error:  # a NUL in the name
         raise StepDiffError(f"{shown(path)}: cannot be read ({error}); give {wanted}") from None
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -73,13 +79,15 @@ def refuse_links_out(folder: Path) -> None:
     for path in folder.rglob("*"):  # which enters no links
         if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
             raise StepDiffError(
-                f"{shown(path)} is a link to {shown(path.resolve())}, which is not in {shown(folder)}: only files in "
-                "the folder are read; copy it there (cp -rL copies what links lead to)"
+                f"{shown(path)} is a link to {shown(path.resolve())}, which is not in "
+                f"{shown(folder)}: only files in the folder are read; copy it there (cp -rL copies "
+                "what links lead to)"
             )
 
 
 def shown(path: str | os.PathLike[str]) -> str:
-    """Return a path as one line of a message has it: quoted where it would be another line or nothing."""
+    """Return a path as one line of a message has it: quoted where it would be another line or
+    nothing."""
     name = os.fspath(path)
     return str(Path(name)) if name.isprintable() and name else repr(name)
 
@@ -90,7 +98,8 @@ def listed(folder: Path | Place, pattern: str) -> list[Place]:
 
 
 def write_text(path: Path | Place, text: str) -> None:
-    """Write `text` as UTF-8, durably, replacing any old file. StepDiffError where the disk is full or refuses."""
+    """Write `text` as UTF-8, durably, replacing any old file. StepDiffError where the disk is full
+    or refuses."""
     write_bytes(path, text.encode())
 
 
@@ -105,7 +114,8 @@ def write_pieces(path: Path | Place, pieces: Iterable[Buffer]) -> None:
 
 
 def write_changed(path: Path | Place, pieces: Sequence[bytes | memoryview]) -> str:
-    """Write `pieces` as `write_pieces` does, unless the file has these bytes already; return their sha256."""
+    """Write `pieces` as `write_pieces` does, unless the file has these bytes already; return their
+    sha256."""
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)
@@ -125,7 +135,8 @@ def whole(path: Path | Place) -> AbstractContextManager[Path]:
 
 @contextmanager
 def local(path: Path | Place) -> Iterator[Path]:
-    """Yield a local file with the content of `path`: itself, or a copy for as long as the block lasts."""
+    """Yield a local file with the content of `path`: itself, or a copy for as long as the block
+    lasts."""
     where = place(path)
     with local_files(where.parent, [where.name]) as folder:
         yield folder / where.name
@@ -133,7 +144,8 @@ def local(path: Path | Place) -> Iterator[Path]:
 
 @contextmanager
 def local_files(folder: Place, names: Iterable[str]) -> Iterator[Path]:
-    """Yield a local folder with those files of `folder` that exist: itself, or copies while the block lasts."""
+    """Yield a local folder with those files of `folder` that exist: itself, or copies while the
+    block lasts."""
     if isinstance(folder, LocalPath):
         yield folder
         return

@@ -1,4 +1,5 @@
-"""JSON-lines files: one object per line. ARCHIVE.tar.xz/NAME is read as the file NAME of the archive."""
+"""JSON-lines files: one object per line. ARCHIVE.tar.xz/NAME is read as the file NAME of the
+archive."""
 
 import fcntl
 import json
@@ -19,7 +20,8 @@ Kind = TypeVar("Kind", bound="LineFile")
 
 
 def read_objects(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (`path:line`, object) for each line. Lines end at \\n alone: a text may hold any other separator.
+    """Yield (`path:line`, object) for each line. Lines end at \\n alone: a text may hold any other
+    separator.
 
     StepDiffError: no such file, or a line that is empty, not UTF-8, not JSON or not an object.
     """
@@ -35,7 +37,8 @@ def read_objects(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def objects_of(lines: Iterable[bytes], path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (`path:line`, object) for each line of a file. StepDiffError as `parse_object`, with the place."""
+    """Yield (`path:line`, object) for each line of a file. StepDiffError as `parse_object`, with
+    the place."""
     for number, line in enumerate(lines, 1):
         place = f"{path}:{number}"
         try:
@@ -46,7 +49,9 @@ def objects_of(lines: Iterable[bytes], path: str | Path) -> Iterator[tuple[str, 
 
 
 def _content(path: Path) -> bytes:
-    archive = next((parent for parent in path.parents if parent.suffixes[-2:] == [".tar", ".xz"]), None)
+    archive = next(
+        (parent for parent in path.parents if parent.suffixes[-2:] == [".tar", ".xz"]), None
+    )
     if archive is None:
         return path.read_bytes()
     try:
@@ -60,7 +65,8 @@ def _content(path: Path) -> bytes:
 @lru_cache(maxsize=1)  # a report reads a hundred small files of one archive
 def _members(archive: Path) -> dict[str, bytes]:
     with tarfile.open(archive, "r:xz") as files:
-        return {member.name: files.extractfile(member).read() for member in files if member.isfile()}  # type: ignore[union-attr]
+        members = [member for member in files if member.isfile()]
+        return {member.name: files.extractfile(member).read() for member in members}  # type: ignore[union-attr]
 
 
 def parse_object(line: bytes) -> dict[str, Any]:
@@ -87,9 +93,11 @@ def object_line(item: dict[str, Any]) -> str:
 
 
 class LineFile:
-    """A file of lines that one process at a time appends to, in a `with` block; without lines it is removed at its end.
+    """A file of lines that one process at a time appends to, in a `with` block; without lines it is
+    removed at its end.
 
-    A line is on disk when `append` returns. A killed process leaves whole lines, and part of one, which `lines` drops.
+    A line is on disk when `append` returns. A killed process leaves whole lines, and part of one,
+    which `lines` drops.
     """
 
     def __init__(self, path: Path) -> None:
@@ -105,7 +113,9 @@ class LineFile:
             if self.path.exists() and os.path.samestat(os.fstat(self._file), self.path.stat()):
                 return self
         os.close(self._file)
-        raise StepDiffError(f"{self.path}: another run is writing it; wait for it, or name another file")
+        raise StepDiffError(
+            f"{self.path}: another run is writing it; wait for it, or name another file"
+        )
 
     def __exit__(self, *_: object) -> None:
         if self.path.exists() and os.fstat(self._file).st_size == 0:

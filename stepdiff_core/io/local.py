@@ -1,7 +1,8 @@
 """A place on disk: a `pathlib.Path` with the operations of `stepdiff_core.io.remote.RemotePath`.
 
 Guarantees
-- a file is complete under its name, or does not exist under it; a full disk leaves no temporary file
+- a file is complete under its name, or does not exist under it; a full disk leaves no temporary
+  file
 - temporary files of dead processes are removed, those of running ones are kept
 - a FIFO or a vast file is refused before any of it is read
 """
@@ -46,8 +47,11 @@ class LocalPath(PosixPath):
     __slots__ = ()
     remote: ClassVar[bool] = False
 
-    def put(self, pieces: Iterable[Buffer], nbytes: int = 0, check: Callable[[], None] = lambda: None) -> None:
-        """Write `pieces` (about `nbytes` bytes in all) as this file, replacing any old one; durable on return.
+    def put(
+        self, pieces: Iterable[Buffer], nbytes: int = 0, check: Callable[[], None] = lambda: None
+    ) -> None:
+        """Write `pieces` (about `nbytes` bytes in all) as this file, replacing any old one; durable
+        on return.
 
         Raises StepDiffError where the disk is full or refuses; the old file is then unchanged.
         """
@@ -57,7 +61,8 @@ class LocalPath(PosixPath):
             _write(temp, pieces)
 
     def create(self, pieces: Iterable[Buffer], nbytes: int = 0) -> bool:
-        """Write `pieces` as this file if it does not exist; False where another process was first."""
+        """Write `pieces` as this file if it does not exist; False where another process was
+        first."""
         self.parent.make_folder()
         try:
             with self._named(os.link, nbytes, FileExistsError) as temp:
@@ -81,9 +86,13 @@ class LocalPath(PosixPath):
 
     @contextmanager
     def _named(
-        self, name: Callable[[Path, Path], None], nbytes: int = 0, but: type[OSError] | tuple[()] = ()
+        self,
+        name: Callable[[Path, Path], None],
+        nbytes: int = 0,
+        but: type[OSError] | tuple[()] = (),
     ) -> Iterator[Path]:
-        """Yield a temporary path; its durable file gets this name at the end, durably, by os.replace or os.link."""
+        """Yield a temporary path; its durable file gets this name at the end, durably, by
+        os.replace or os.link."""
         temp = temporary(self.parent)
         try:
             with named_errors(self, nbytes, but):
@@ -94,9 +103,11 @@ class LocalPath(PosixPath):
             temp.unlink(missing_ok=True)
 
     def link_as(self, target: Any) -> None:
-        """Give this file the new name `target` too, or copy it where that is not possible. The name is not durable yet.
+        """Give this file the new name `target` too, or copy it where that is not possible. The name
+        is not durable yet.
 
-        Raises FileNotFoundError where the file does not exist, StepDiffError where the disk refuses.
+        Raises FileNotFoundError where the file does not exist, StepDiffError where the disk
+        refuses.
         """
         source = os.path.realpath(self) if self.is_symlink() else self
         with named_errors(target, 0, FileNotFoundError):
@@ -116,7 +127,8 @@ class LocalPath(PosixPath):
 
     @contextmanager
     def whole_folder(self, root: Any) -> Iterator["LocalPath"]:
-        """Yield a temporary folder in `root` that becomes this one at the end, or is removed where the block raises."""
+        """Yield a temporary folder in `root` that becomes this one at the end, or is removed where
+        the block raises."""
         temp = LocalPath(temporary(root))
         try:
             yield temp
@@ -135,7 +147,8 @@ class LocalPath(PosixPath):
             self.unlink(missing_ok=True)
 
     def remove_folder(self, root: Any) -> bool:
-        """Remove this folder below the folder `root`: first its name, then its bytes. False where it does not exist.
+        """Remove this folder below the folder `root`: first its name, then its bytes. False where
+        it does not exist.
 
         A killed process leaves a temporary folder in `root`, which `remove_dead` removes.
         """
@@ -153,12 +166,15 @@ class LocalPath(PosixPath):
         return self.rglob(f"{TEMPORARY}*")
 
     def remove_dead(self, deep: bool = True, but: Any = None) -> None:
-        """Remove temporary files and folders of processes that have ended; without `deep` only one level below.
+        """Remove temporary files and folders of processes that have ended; without `deep` only one
+        level below.
 
         What is below the folder `but` stays.
         """
         for folder, folders, files in os.walk(self):
-            folders[:] = [name for name in folders if but is None or os.path.join(folder, name) != str(but)]
+            folders[:] = [
+                name for name in folders if but is None or os.path.join(folder, name) != str(but)
+            ]
             for name in [n for n in folders if n.startswith(TEMPORARY)]:
                 folders.remove(name)
                 if _is_dead(path := Path(folder, name)):
@@ -180,7 +196,8 @@ class LocalPath(PosixPath):
         return sizes
 
     def identity(self) -> Identity | None:
-        """Return what distinguishes versions of this file (inode, mtime, size); None where it does not exist."""
+        """Return what distinguishes versions of this file (inode, mtime, size); None where it does
+        not exist."""
         try:
             about = os.stat(self)
         except FileNotFoundError:
@@ -196,7 +213,8 @@ class LocalPath(PosixPath):
         """Return all bytes, at most `most`.
 
         Raises:
-            DamageError: it is larger, or not a regular file (a FIFO would block, a device never end).
+            DamageError: it is larger, or not a regular file (a FIFO would block, a device never
+                end).
             OSError: it cannot be read; FileNotFoundError where it does not exist.
         """
         fd = os.open(self, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -205,13 +223,16 @@ class LocalPath(PosixPath):
             if stat.S_ISDIR(about.st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self))
             if not stat.S_ISREG(about.st_mode):
-                raise DamageError(f"{self} is not a regular file: remove it, and restore the file from a copy")
+                raise DamageError(
+                    f"{self} is not a regular file: remove it, and restore the file from a copy"
+                )
             check_size(self, about.st_size, most)
             return file.read()
 
     def tail(self, nbytes: int) -> bytes:
         """Return the last bytes, fewer where the file is shorter."""
-        with open(os.open(self, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a FIFO cannot be sought
+        # a FIFO cannot be sought
+        with open(os.open(self, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             file.seek(max(file.seek(0, os.SEEK_END) - nbytes, 0))
             return file.read()
 
@@ -238,7 +259,9 @@ class LocalPath(PosixPath):
 def check_size(path: object, size: int, most: int) -> None:
     """Raise DamageError where `size` is more than `most` bytes."""
     if size > most:
-        raise DamageError(f"{path} has {size:,} bytes; the most is {most:,}: restore it from a copy")
+        raise DamageError(
+            f"{path} has {size:,} bytes; the most is {most:,}: restore it from a copy"
+        )
 
 
 def temporary(folder: Path) -> Path:
@@ -262,7 +285,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Make all files and names below `folder` durable, with one wait for the disk where the system can do that."""
+    """Make all files and names below `folder` durable, with one wait for the disk where the system
+    can do that."""
     if not hasattr(_libc, "syncfs"):
         for path, _, files in os.walk(folder):
             for name in files:
@@ -278,7 +302,8 @@ def sync_tree(folder: Path) -> None:
 
 
 def make_names(folder: Path) -> list[Path]:
-    """Create `folder` and its missing parents; return the folders whose names are not durable yet."""
+    """Create `folder` and its missing parents; return the folders whose names are not durable
+    yet."""
     missing = []
     while not folder.is_dir():
         missing.append(folder)
@@ -310,7 +335,8 @@ def write_all(fd: int, piece: Buffer, offset: int) -> int:
 
 @contextmanager
 def named_errors(path: Path, nbytes: int, but: type[OSError] | tuple[()] = ()) -> Iterator[None]:
-    """Turn an OSError, `but` one of this type, into one line of StepDiffError that names the file."""
+    """Turn an OSError, `but` one of this type, into one line of StepDiffError that names the
+    file."""
     try:
         yield
     except but:

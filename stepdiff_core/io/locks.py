@@ -1,18 +1,20 @@
 """Locks of places: one writing run of a store, one writer of a shard.
 
-On disk a lock is a file held with `flock`, which ends with its process. In an object store it is a lease: an object
-that names its holder, renewed for as long as it is held.
+On disk a lock is a file held with `flock`, which ends with its process. In an object store it is a
+lease: an object that names its holder, renewed for as long as it is held.
 
-No machine's clock is compared with another's. A lease has run out once its object was unchanged for LEASE seconds
-as seen by the process that waits; its holder has stopped writing before that: the writer of a shard sends
-nothing once a sixth of them is over, and what it sent by then has arrived or was given up when the rest is over.
+No machine's clock is compared with another's. A lease has run out once its object was unchanged for
+LEASE seconds as seen by the process that waits; its holder has stopped writing before that: the
+writer of a shard sends nothing once a sixth of them is over, and what it sent by then has arrived
+or was given up when the rest is over.
 
 Guarantees
 - a second writer is refused, with the host and the process id of the first
-- a dead process loses its lock although a forked child lives; its lease at once on its own host, elsewhere when it runs
-  out
-- a shard's writer that could not renew its lease writes no more, and what it sent and was still trying to send does
-  not arrive after another's writes; a request that it gave up, and that the object store still handles, may
+- a dead process loses its lock although a forked child lives; its lease at once on its own host,
+  elsewhere when it runs out
+- a shard's writer that could not renew its lease writes no more, and what it sent and was still
+  trying to send does not arrive after another's writes; a request that it gave up, and that the
+  object store still handles, may
 """
 
 import fcntl
@@ -34,8 +36,9 @@ from stepdiff_core.progress import say
 
 LEASE = 360.0
 """seconds; a lease is renewed 24 times as often"""
-# Of a lease, from when it was renewed: in the rest an object's last part waits for one before it, arrives or is given
-# up, and so does the request that puts the parts together: each within 90 seconds, see stepdiff_core.io.remote.
+# Of a lease, from when it was renewed: in the rest an object's last part waits for one before it,
+# arrives or is given up, and so does the request that puts the parts together: each within 90
+# seconds, see stepdiff_core.io.remote.
 _SAFE = 1 / 6
 _HOLDER = {"host": str, "pid": int, "pids": str, "free": bool}  # what the object says at least
 _LOOK = 0.5  # seconds between two looks at a lock that another holds
@@ -50,12 +53,14 @@ class FileLock:
         self._fd = -1
 
     def take(self, wait: bool) -> None:
-        """Take it, or raise HeldError with the host and pid of the holder; with `wait`, print that and wait."""
+        """Take it, or raise HeldError with the host and pid of the holder; with `wait`, print that
+        and wait."""
         while not self._take(wait):
             pass
 
     def _take(self, wait: bool) -> bool:
-        """Take it; False if a holder deleted the file meanwhile, so that another may hold a new one."""
+        """Take it; False if a holder deleted the file meanwhile, so that another may hold a new
+        one."""
         try:  # what a link points to would be truncated
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         except OSError as error:
@@ -103,7 +108,8 @@ def _holder(fd: int) -> str:
     try:
         who = json.loads(os.pread(fd, 4096, 0))
         return f"process {who['pid']:d} on host {_HOST.sub('?', who['host'])}"
-    except (ValueError, RecursionError, TypeError, KeyError):  # the holder has not written its name yet
+    except (ValueError, RecursionError, TypeError, KeyError):
+        # the holder has not written its name yet
         return "another process that has just started"
 
 
@@ -112,7 +118,12 @@ class Lease:
 
     def __init__(self, path: RemotePath) -> None:
         self.path = path
-        me = {"host": socket.gethostname(), "pid": os.getpid(), "pids": _pids(), "began": _began(os.getpid())}
+        me = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "pids": _pids(),
+            "began": _began(os.getpid()),
+        }
         self._me = {**me, "token": uuid.uuid4().hex}
         self._puts = 0
         self._etag: str | None = None
@@ -122,7 +133,8 @@ class Lease:
         self._thread = threading.Thread(target=self._keep, name="store-lease", daemon=True)
 
     def take(self, wait: bool) -> None:
-        """Take it, or raise HeldError with the host and pid of the holder; with `wait`, wait for it."""
+        """Take it, or raise HeldError with the host and pid of the holder; with `wait`, wait for
+        it."""
         holder, etag = self._look()
         first, seen, since, said = etag, etag, time.monotonic(), False
         while True:
@@ -131,7 +143,8 @@ class Lease:
             if (not holder or holder["free"] or alive is False or ran_out) and self._put(etag):
                 break
             who = f"process {holder['pid']} on host {holder['host']}" if holder else "nobody"
-            if not wait and (alive or etag != first):  # the lease of another host: watched until it is renewed once
+            # the lease of another host: watched until it is renewed once
+            if not wait and (alive or etag != first):
                 raise HeldError(f"{self.path.parent} is being written by {who}: wait until it ends")
             if holder and alive is None and not said:
                 seconds = f"{LEASE:.0f} seconds, which is when its lease runs out if it is dead"
@@ -156,9 +169,11 @@ class Lease:
         self._until = 0.0
 
     def _keep(self) -> None:
-        """Renew the lease until `release`. A process that took it has seen it run out, and so has this one."""
+        """Renew the lease until `release`. A process that took it has seen it run out, and so has
+        this one."""
         while not self._end.wait(LEASE / 24):
-            with self._guard, suppress(StepDiffError):  # not reachable: retried as long as no one takes it
+            # not reachable: retried as long as no one takes it
+            with self._guard, suppress(StepDiffError):
                 if not self._end.is_set():
                     self._put(self._etag)
 
@@ -167,7 +182,9 @@ class Lease:
         try:
             data, etag = self.path.read_versioned()
             holder = json.loads(bytes(data))
-            if not isinstance(holder, dict) or [type(holder.get(name)) for name in _HOLDER] != [*_HOLDER.values()]:
+            if not isinstance(holder, dict) or [type(holder.get(name)) for name in _HOLDER] != [
+                *_HOLDER.values()
+            ]:
                 raise ValueError("it names no holder")
             if not 0 < holder["pid"] < 2**31:
                 raise ValueError("it names no process")
@@ -179,7 +196,8 @@ class Lease:
             raise StepDiffError(f"{self.path} is damaged ({error}): {why}") from error
 
     def _put(self, etag: str | None, free: bool = False) -> bool:
-        """Write the object in place of the one of that ETag; False where another process was faster."""
+        """Write the object in place of the one of that ETag; False where another process was
+        faster."""
         begin = _seconds()
         self._puts += 1
         mine = {**self._me, "puts": self._puts, "free": free}
@@ -213,7 +231,8 @@ def _is_alive(holder: dict[str, Any]) -> bool | None:
         return False
     except PermissionError:
         pass
-    began = _began(holder["pid"])  # of another process than the holder, where its id was given out again
+    # of another process than the holder, where its id was given out again
+    began = _began(holder["pid"])
     return None in (began, holder.get("began")) or began == holder["began"]
 
 
@@ -251,7 +270,8 @@ os.register_at_fork(after_in_child=_after_fork)
 def locked(path: Path | Place, wait: bool) -> Iterator[None]:
     """Hold the lock at `path`.
 
-    Raises HeldError with the host and pid of the holder; with `wait`, prints that to stderr and waits.
+    Raises HeldError with the host and pid of the holder; with `wait`, prints that to stderr and
+    waits.
     """
     where = place(path)
     lock: FileLock | Lease = Lease(where) if isinstance(where, RemotePath) else FileLock(where)
@@ -275,5 +295,6 @@ def check_held(path: Path | Place) -> None:
     """Raise StepDiffError where this process took the lock at `path` and its lease has run out."""
     if not holds(path):
         raise StepDiffError(
-            f"the lease of {path} ran out before it could be renewed: what is committed is safe, run the command again"
+            f"the lease of {path} ran out before it could be renewed: what is committed is safe, "
+            "run the command again"
         )

@@ -1,7 +1,9 @@
-"""A place in an object store, used like a `pathlib.Path`: s3://, gs://, az:// and memory:// (in this process only).
+"""A place in an object store, used like a `pathlib.Path`: s3://, gs://, az:// and memory:// (in
+this process only).
 
-Credentials and endpoints come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,
-AWS_ENDPOINT_URL...) when a process first needs them; a place is its URL and nothing more.
+Credentials and endpoints come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
+AWS_REGION, AWS_ENDPOINT_URL...) when a process first needs them; a place is its URL and nothing
+more.
 
 Use in a forked process is refused: obstore would wait for threads that the child does not have.
 
@@ -47,7 +49,8 @@ if TYPE_CHECKING:
 REQUEST = timedelta(seconds=30)
 """time after which an unanswered request has failed"""
 RETRY: Any = {"max_retries": 1000, "retry_timeout": timedelta(seconds=45)}
-"""obstore's `retry_config`: failed requests are repeated at most 15 seconds later, until 45 seconds after the first"""
+"""obstore's `retry_config`: failed requests are repeated at most 15 seconds later, until 45 seconds
+after the first"""
 _REQUESTS = 32  # at once: a connection to S3 carries some 90 MB/s, a process wants more
 
 _PART_BYTES = 16 * 2**20  # larger objects go in parts of this size; S3 takes up to 10,000
@@ -137,20 +140,28 @@ class RemotePath:
     def files(self) -> dict["RemotePath", int]:
         """Return every object at or below this URL and its size in bytes, by name."""
         with clear_errors("list", self.url):
-            found = [entry for entries in obstore.list(self._objects, self._key) for entry in entries]
+            found = [
+                entry for entries in obstore.list(self._objects, self._key) for entry in entries
+            ]
         try:
             with clear_errors("read", self.url):
                 found = found or [obstore.head(self._objects, self._key)]
         except FileNotFoundError:
             return {}
         base = self.url.removesuffix(self._key) if self._key else f"{self.url}/"
-        return {RemotePath(base + entry["path"]): entry["size"] for entry in sorted(found, key=lambda e: e["path"])}
+        return {
+            RemotePath(base + entry["path"]): entry["size"]
+            for entry in sorted(found, key=lambda e: e["path"])
+        }
 
     def identities(self) -> dict[str, Identity]:
         """Return the `identity` of the objects one level below, by name, with one request."""
         with clear_errors("list", self.url):
             listing = obstore.list_with_delimiter(self._objects, self._key)
-        return {entry["path"].rpartition("/")[2]: _quoted(str(entry["e_tag"])) for entry in listing["objects"]}
+        return {
+            entry["path"].rpartition("/")[2]: _quoted(str(entry["e_tag"]))
+            for entry in listing["objects"]
+        }
 
     def identity(self) -> str | None:
         """Return the ETag, which distinguishes versions; None where the object does not exist."""
@@ -182,10 +193,11 @@ class RemotePath:
     def pages(
         self, end_bytes: Callable[[bytes, int], int]
     ) -> tuple[memoryview, Callable[[Sequence[tuple[int, int]]], None]]:
-        """Return memory for the object, of which only the end is filled, and what fetches spans of bytes into it.
+        """Return memory for the object, of which only the end is filled, and what fetches spans of
+        bytes into it.
 
-        `end_bytes` returns how many bytes to read at the end, given the last ones and the size. Fetching raises
-        ReplacedError where the object was replaced.
+        `end_bytes` returns how many bytes to read at the end, given the last ones and the size.
+        Fetching raises ReplacedError where the object was replaced.
         """
         end, etag, size = self.read_tail(_END_BYTES)
         if end_bytes(bytes(end), size) > len(end):
@@ -215,10 +227,13 @@ class RemotePath:
             return memoryview(answer.bytes()), str(answer.meta["e_tag"])
 
     def read_tail(self, nbytes: int) -> tuple[memoryview, str, int]:
-        """Return the last bytes (fewer where it is shorter), the ETag and the size of the object."""
+        """Return the last bytes (fewer where it is shorter), the ETag and the size of the
+        object."""
         with clear_errors("read", self.url):
             try:
-                answer = obstore.get(self._objects, self._key, options={"range": {"suffix": nbytes}})
+                answer = obstore.get(
+                    self._objects, self._key, options={"range": {"suffix": nbytes}}
+                )
             except (NotSupportedError, GenericError) as error:
                 if isinstance(error, GenericError) and not _NO_RANGE.search(str(error)):
                     raise
@@ -226,7 +241,9 @@ class RemotePath:
                 if not meta["size"]:  # there is no range of nothing
                     return memoryview(b""), str(meta["e_tag"]), 0
                 span = (max(meta["size"] - nbytes, 0), meta["size"])  # Azure takes no suffix
-                answer = obstore.get(self._objects, self._key, options={"range": span, "if_match": meta["e_tag"]})
+                answer = obstore.get(
+                    self._objects, self._key, options={"range": span, "if_match": meta["e_tag"]}
+                )
             return memoryview(answer.bytes()), str(answer.meta["e_tag"]), answer.meta["size"]
 
     def read_range(self, start: int, end: int, etag: str) -> memoryview:
@@ -236,15 +253,22 @@ class RemotePath:
         """
         with clear_errors("read", self.url):
             try:
-                answer = obstore.get(self._objects, self._key, options={"range": (start, end), "if_match": etag})
+                answer = obstore.get(
+                    self._objects, self._key, options={"range": (start, end), "if_match": etag}
+                )
                 return memoryview(answer.bytes())
             except (PreconditionError, FileNotFoundError):
-                raise ReplacedError(f"{self} was replaced again and again while it was read: read it again") from None
+                raise ReplacedError(
+                    f"{self} was replaced again and again while it was read: read it again"
+                ) from None
 
-    def put(self, pieces: Iterable[Buffer], nbytes: int = 0, check: Callable[[], None] = lambda: None) -> None:
+    def put(
+        self, pieces: Iterable[Buffer], nbytes: int = 0, check: Callable[[], None] = lambda: None
+    ) -> None:
         """Put `pieces` as the object, replacing any old one.
 
-        `check` is called before any part is sent, by a thread that cannot use an object store; what it raises ends it.
+        `check` is called before any part is sent, by a thread that cannot use an object store; what
+        it raises ends it.
         """
         parts: Any = _flat(pieces)  # all there before obstore begins: a piece may need obstore too
         with clear_errors("write", self.url):
@@ -252,10 +276,13 @@ class RemotePath:
                 check()
                 obstore.put(self._objects, self._key, b"".join(parts), use_multipart=False)
             else:
-                obstore.put(self._objects, self._key, _checked(parts, check), chunk_size=_PART_BYTES)
+                obstore.put(
+                    self._objects, self._key, _checked(parts, check), chunk_size=_PART_BYTES
+                )
 
     def create(self, pieces: Iterable[Buffer], nbytes: int = 0) -> bool:
-        """Put `pieces` as the object if it does not exist; False where another process was first."""
+        """Put `pieces` as the object if it does not exist; False where another process was
+        first."""
         return self.exchange(b"".join(_flat(pieces)), None) is not None
 
     def exchange(self, data: bytes, etag: str | None) -> str | None:
@@ -291,7 +318,8 @@ class RemotePath:
         yield self
 
     def unlink(self, missing_ok: bool = False) -> None:
-        """Delete the object. FileNotFoundError where it does not exist, and the object store says so."""
+        """Delete the object. FileNotFoundError where it does not exist, and the object store says
+        so."""
         with clear_errors("delete", self.url):
             try:
                 obstore.delete(self._objects, self._key)
@@ -300,7 +328,8 @@ class RemotePath:
                     raise
 
     def remove(self) -> bool:
-        """Delete all objects at or below, first those that make a view of the rest; return whether there were any."""
+        """Delete all objects at or below, first those that make a view of the rest; return whether
+        there were any."""
         left = [path._key for path in self.files()]
         existed = bool(left)
         with clear_errors("delete", self.url):
@@ -312,7 +341,8 @@ class RemotePath:
         return existed
 
     def remove_folder(self, root: Any) -> bool:
-        """Delete all objects below; False where there are none. Only the zarr.json is gone at once."""
+        """Delete all objects below; False where there are none. Only the zarr.json is gone at
+        once."""
         return self.remove()
 
     def temporaries(self) -> Iterator["RemotePath"]:
@@ -368,19 +398,23 @@ def objects(base: str) -> "ObjectStore":
     if base.startswith("memory:"):
         return from_url(base)
     # AWS_ENDPOINT_URL may be http://; without it https:// is used
-    return from_url(base, client_options={"allow_http": True, "timeout": REQUEST}, retry_config=RETRY)
+    return from_url(
+        base, client_options={"allow_http": True, "timeout": REQUEST}, retry_config=RETRY
+    )
 
 
 def check_threads() -> None:
     """Raise StepDiffError in a process that was forked from one that uses obstore."""
     _obstore.use(
-        "cannot use an object store in a forked process: use it after the fork alone, or start workers with spawn"
+        "cannot use an object store in a forked process: use it after the fork alone, or start "
+        "workers with spawn"
     )
 
 
 @contextmanager
 def clear_errors(verb: str, url: str) -> Iterator[None]:
-    """Turn errors of obstore into one line of StepDiffError; FileNotFoundError where the object does not exist."""
+    """Turn errors of obstore into one line of StepDiffError; FileNotFoundError where the object
+    does not exist."""
     check_threads()
     try:
         yield
@@ -401,7 +435,10 @@ def _failed(verb: str, url: str, error: Exception) -> StepDiffError:
     elif isinstance(error, PermissionDeniedError | UnauthenticatedError):
         why, what = _reason(said), "check the credentials in the environment and what they may do"
     else:
-        why, what = _reason(said), "what is committed is safe; check network and endpoint and run the command again"
+        why, what = (
+            _reason(said),
+            "what is committed is safe; check network and endpoint and run the command again",
+        )
     return StepDiffError(f"cannot {verb} {url} ({why}): {what}")
 
 

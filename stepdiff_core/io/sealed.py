@@ -1,8 +1,9 @@
-"""Files that contain their own checksum, and sealed Parquet files: the format of the catalog and of failures.
+"""Files that contain their own checksum, and sealed Parquet files: the format of the catalog and of
+failures.
 
-JSON and Parquet files carry a text field `stepdiff-crc32c-XXXXXXXX`: the crc32c of the file's own bytes with those
-eight digits read as zeros. Other readers see one more field. `crc32c` uses hardware instructions where the processor
-has them, and releases the GIL for 32 KiB or more.
+JSON and Parquet files carry a text field `stepdiff-crc32c-XXXXXXXX`: the crc32c of the file's own
+bytes with those eight digits read as zeros. Other readers see one more field. `crc32c` uses
+hardware instructions where the processor has them, and releases the GIL for 32 KiB or more.
 
 Guarantees
 - any flipped byte of a sealed file is found: a damaged file is refused, not read
@@ -62,7 +63,9 @@ _polars = NotForked()
 
 def check_threads(what: str) -> None:
     """Raise StepDiffError in a process that was forked from one that uses polars."""
-    _polars.use(f"cannot {what} in a forked process: do it before the fork, or start workers with spawn")
+    _polars.use(
+        f"cannot {what} in a forked process: do it before the fork, or start workers with spawn"
+    )
 
 
 def encode(frame: pl.DataFrame) -> bytes:
@@ -74,7 +77,10 @@ def encode(frame: pl.DataFrame) -> bytes:
 
 
 def read(
-    path: Path | Place, columns: Sequence[str] | None = None, strict: bool = True, where: pl.Expr | None = None
+    path: Path | Place,
+    columns: Sequence[str] | None = None,
+    strict: bool = True,
+    where: pl.Expr | None = None,
 ) -> pl.DataFrame:
     """Return the frame in `path`, or some columns of it (without `strict` those that exist).
 
@@ -90,18 +96,23 @@ def read(
         if columns is not None and not strict:
             columns = [name for name in pl.read_parquet_schema(data) if name in columns]
         if where is None:
-            frame = pl.read_parquet(data, columns=None if columns is None else list(columns), n_rows=most + 1)
+            frame = pl.read_parquet(
+                data, columns=None if columns is None else list(columns), n_rows=most + 1
+            )
         else:
             rows = pl.scan_parquet(data, n_rows=most + 1).filter(where)
             frame = (rows if columns is None else rows.select(columns)).collect()
         if frame.height > most:
-            raise StepDiffError(f"{path} has more than {most:,} rows in {nbytes:,} bytes: restore the file")
+            raise StepDiffError(
+                f"{path} has more than {most:,} rows in {nbytes:,} bytes: restore the file"
+            )
         _check_text(path, frame, nbytes)
         return frame
 
 
 def schema(path: Path | Place) -> dict[str, Any]:
-    """Return name and dtype of each column, not checked against the file's seal. StepDiffError: it cannot be read."""
+    """Return name and dtype of each column, not checked against the file's seal. StepDiffError: it
+    cannot be read."""
     check_threads(f"read {path}")
     path = place(path)
     with _own_errors(path):
@@ -109,12 +120,14 @@ def schema(path: Path | Place) -> dict[str, Any]:
 
 
 def copied(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return the frame with its texts copied: those of selected rows keep the texts of all rows in memory."""
+    """Return the frame with its texts copied: those of selected rows keep the texts of all rows in
+    memory."""
     return frame.with_columns(pl.col(pl.String) + "")
 
 
 def _check_text(path: Place, frame: pl.DataFrame, nbytes: int) -> None:
-    """Raise StepDiffError where dictionary-encoded text is out of proportion to a file of `nbytes` bytes."""
+    """Raise StepDiffError where dictionary-encoded text is out of proportion to a file of `nbytes`
+    bytes."""
     most = max(_FREE_TEXT, _TEXT_PER_BYTE * nbytes)
     texts = [series for series in frame if series.dtype == pl.String]
     if sum(series.str.len_bytes().cast(pl.UInt64).sum() for series in texts) > most:
@@ -155,4 +168,6 @@ def _own_errors(path: Place) -> Iterator[None]:
     try:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise StepDiffError(f"{path} is not a table of a store ({first_line(error)}): restore the file") from None
+        raise StepDiffError(
+            f"{path} is not a table of a store ({first_line(error)}): restore the file"
+        ) from None

@@ -1,7 +1,7 @@
 """A frame as a table on a terminal, or as a file.
 
-In a CSV a text that a spreadsheet would compute has a quote before it, and a list or struct is JSON; numbers are
-unchanged.
+In a CSV a text that a spreadsheet would compute has a quote before it, and a list or struct is
+JSON; numbers are unchanged.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ MARGIN = 3  # characters around a column
 WIDEST = 60  # characters of a cell
 FORMATS = (".parquet", ".csv", ".jsonl")
 _FORMULA = "^('*(?:[=+@\\t\\r\\n\uff1d\uff0b\uff0d\uff20]|-[\\w.-]*[^\\w.-]))"
-"""OWASP, "CSV Injection", also after quotes. A clip id may begin with "-": with no other characters it is no formula"""
+"""OWASP, "CSV Injection", also after quotes. A clip id may begin with "-": with no other characters
+it is no formula"""
 
 
 def print_table(frame: pl.DataFrame, fixed: Sequence[str], title: str) -> None:
@@ -42,7 +43,9 @@ def print_table(frame: pl.DataFrame, fixed: Sequence[str], title: str) -> None:
     others = [name for name in frame.columns if name not in fixed][: space // NARROWEST]
     each = min(space // max(len(others), 1) - MARGIN, WIDEST)
     table = Table(*fixed, *others, box=SIMPLE_HEAD)
-    for whole_cells, cut in zip(rows, frame.select(others).iter_rows() if others else [()] * len(rows), strict=True):
+    for whole_cells, cut in zip(
+        rows, frame.select(others).iter_rows() if others else [()] * len(rows), strict=True
+    ):
         table.add_row(*map(Text, [*whole_cells, *(short(value, each) for value in cut)]))
     console.print(Text(title), table)  # a title of the table's own would be folded to its width
 
@@ -60,11 +63,14 @@ def short(value: object, widest: int = WIDEST) -> str:
 def check_format(path: Path) -> None:
     """Raise StepDiffError where `write_table` has no format for the suffix."""
     if path.suffix not in FORMATS:
-        raise StepDiffError(f"{path} is none of {', '.join(FORMATS)}: give the output one of these suffixes")
+        raise StepDiffError(
+            f"{path} is none of {', '.join(FORMATS)}: give the output one of these suffixes"
+        )
 
 
 def escaped(text: str) -> str:
-    """Return a text as a CSV has it: one that a spreadsheet would take for a formula has a single quote before it."""
+    """Return a text as a CSV has it: one that a spreadsheet would take for a formula has a single
+    quote before it."""
     return re.sub(_FORMULA, r"'\1", text)
 
 
@@ -90,7 +96,9 @@ def write_table(path: Path, frame: pl.DataFrame) -> None:
 
 def _as_json_text(values: pl.Series) -> pl.Series:
     rows = values.to_list()
-    texts = [None if row is None else json.dumps(row, ensure_ascii=False, default=str) for row in rows]
+    texts = [
+        None if row is None else json.dumps(row, ensure_ascii=False, default=str) for row in rows
+    ]
     return pl.Series(values.name, texts, pl.String)
 
 

@@ -1,11 +1,13 @@
 """Tar files, read where they are: their members are found by the headers, and nothing is unpacked.
 
-A path may name a member: `images/00000.tar/000000012.jpg`. Members are regular files of a plain tar file (ustar, pax or
-GNU names). Links, devices, sparse files and names that would lead out of a folder are not members. Compressed tar files
-are refused, because their members have no place in the file.
+A path may name a member: `images/00000.tar/000000012.jpg`. Members are regular files of a plain tar
+file (ustar, pax or GNU names). Links, devices, sparse files and names that would lead out of a
+folder are not members. Compressed tar files are refused, because their members have no place in the
+file.
 
 Guarantees
-- nothing is unpacked, and a header costs at most MOST_NAME bytes of memory, whatever sizes it claims
+- nothing is unpacked, and a header costs at most MOST_NAME bytes of memory, whatever sizes it
+  claims
 - a tar file that is cut short gives the members before the damage
 - a name that occurs twice is its first member
 """
@@ -62,7 +64,8 @@ class _Headers(io.FileIO):
 def members(file: IO[bytes], path: Path) -> Iterator[Member]:
     """Yield the members of an open tar file in order, reading its headers only.
 
-    Raises DamagedTar at the damage, after the members before it. StepDiffError: the file is compressed.
+    Raises DamagedTar at the damage, after the members before it. StepDiffError: the file is
+    compressed.
     """
     fd, at, count = file.fileno(), 0, 0
     start, end = os.pread(fd, tarfile.BLOCKSIZE, 0), os.fstat(fd).st_size
@@ -76,16 +79,22 @@ def members(file: IO[bytes], path: Path) -> Iterator[Member]:
                 vars(tar)["members"].clear()  # of a large file they would take much memory
                 headers.left, at = MOST_NAME, entry.offset_data
                 if not 0 <= entry.size <= end - at:
-                    raise DamagedTar(f"{shown(path)} is cut short after {count:,} members; copy it again")
+                    raise DamagedTar(
+                        f"{shown(path)} is cut short after {count:,} members; copy it again"
+                    )
                 if not entry.isdir() and not entry.name.endswith("/"):
                     plain = entry.isreg() and not entry.issparse()
                     yield Member(safe_name(entry.name) if plain else "", at, entry.size)
                     count += 1
                 at = tar.offset
     except (tarfile.TarError, ValueError) as error:
-        raise DamagedTar(f"{shown(path)} is damaged after byte {at:,} ({error}); copy it again") from None
+        raise DamagedTar(
+            f"{shown(path)} is damaged after byte {at:,} ({error}); copy it again"
+        ) from None
     if os.pread(fd, tarfile.BLOCKSIZE, at).strip(b"\0"):  # no header, and not the end either
-        raise DamagedTar(f"{shown(path)} is damaged at byte {at:,}, after {count:,} members; copy it again")
+        raise DamagedTar(
+            f"{shown(path)} is damaged at byte {at:,}, after {count:,} members; copy it again"
+        )
 
 
 class TarPart(io.RawIOBase):
@@ -104,7 +113,9 @@ class TarPart(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = max(offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence], 0)
+        self._at = max(
+            offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence], 0
+        )
         return self._at
 
     def readinto(self, buffer: "memoryview | bytearray") -> int:  # type: ignore[override]
@@ -120,7 +131,8 @@ class TarPart(io.RawIOBase):
 
 
 def split_member(path: Path) -> tuple[Path, str] | None:
-    """Return the tar file and the member that a path names, None if it names no member of an existing .tar file."""
+    """Return the tar file and the member that a path names, None if it names no member of an
+    existing .tar file."""
     for parent in path.parents:
         if parent.suffix == ".tar" and parent.is_file():
             return parent, path.relative_to(parent).as_posix()
@@ -150,7 +162,8 @@ def open_member(path: Path) -> TarPart | None:
 
 
 def stat_of(path: Path) -> os.stat_result:
-    """Return the status of a file, or of the tar file whose member a path names. OSError: there is none."""
+    """Return the status of a file, or of the tar file whose member a path names. OSError: there is
+    none."""
     try:
         return path.stat()
     except NotADirectoryError:

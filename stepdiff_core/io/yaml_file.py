@@ -30,12 +30,16 @@ def read_text(path: str | os.PathLike[str]) -> str:
     with open_regular(path, "a YAML file") as file:
         data = file.read(SIZE + 1)
     if len(data) > SIZE:
-        raise StepDiffError(f"{shown(path)}: is larger than {SIZE} bytes; give a YAML file of options")
+        raise StepDiffError(
+            f"{shown(path)}: is larger than {SIZE} bytes; give a YAML file of options"
+        )
     try:
         text = data.decode("utf-8-sig")
         check(text)
     except UnicodeDecodeError as error:
-        raise StepDiffError(f"{shown(path)}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+        raise StepDiffError(
+            f"{shown(path)}: is not UTF-8 (byte {error.start}); save it as UTF-8"
+        ) from None
     except yaml.YAMLError as error:
         raise StepDiffError(f"{shown(path)}: {in_one_line(error)}") from None
     return text
@@ -45,7 +49,8 @@ def check(text: str) -> None:
     """Refuse what makes YAML expensive or ambiguous. The text is scanned once and nothing is built.
 
     Raises:
-        yaml.YAMLError: Not YAML, or an alias, anchor, tag, duplicate key, merge key, second document or too deep.
+        yaml.YAMLError: Not YAML, or an alias, anchor, tag, duplicate key, merge key, second
+        document or too deep.
     """
     levels: list[set[str] | None] = []  # of the open mappings, the keys so far; None: an open list
     is_key: list[bool] = []
@@ -56,7 +61,9 @@ def check(text: str) -> None:
             if documents > 1:
                 raise _refusal(event, "a second document begins here; give one")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise _refusal(event, "anchors and aliases (& and *) are not accepted; write the value out")
+            raise _refusal(
+                event, "anchors and aliases (& and *) are not accepted; write the value out"
+            )
         if (tag := getattr(event, "tag", None)) is not None:
             raise _refusal(event, f"tags are not accepted ({tag}); write the plain value")
         if isinstance(event, yaml.CollectionEndEvent):

@@ -1,7 +1,8 @@
-"""Agreement of people who score the same items (Krippendorff's alpha), and rank correlations of two values of items.
+"""Agreement of people who score the same items (Krippendorff's alpha), and rank correlations of two
+values of items.
 
-Shape legend: U items; L levels of a score; N items; R resamples. A resample is a row of weights: how often it contains
-each item.
+Shape legend: U items; L levels of a score; N items; R resamples. A resample is a row of weights:
+how often it contains each item.
 """
 
 from typing import Literal
@@ -17,12 +18,13 @@ Weights = Float64[np.ndarray, "R N"]
 def alpha(counts: Int64[np.ndarray, "U L"], level: Level) -> float | None:
     """Return Krippendorff's alpha. None if all ratings are the same, or no item has two.
 
-    These few lines are ours because the library `krippendorff` has a licence (GPL) that this project cannot take on;
-    the tests compare the two.
+    These few lines are ours because the library `krippendorff` has a licence (GPL) that this
+    project cannot take on; the tests compare the two.
 
     Args:
         counts: How often each item has each score.
-        level: What two scores have to do with each other: nothing, their order, or also their distance.
+        level: What two scores have to do with each other: nothing, their order, or also their
+            distance.
     """
     counts = counts[counts.sum(1) > 1].astype(np.float64)
     totals = counts.sum(0)
@@ -45,7 +47,8 @@ def _distances(totals: Float64[np.ndarray, " L"], level: Level) -> Float64[np.nd
 
 
 def spearman(one: Values, two: Values, weights: Weights | None = None) -> Float64[np.ndarray, " R"]:
-    """Return Spearman's rho for each row of weights (None: one row of ones), NaN if all values of one side tie."""
+    """Return Spearman's rho for each row of weights (None: one row of ones), NaN if all values of
+    one side tie."""
     if weights is None:
         weights = np.ones((1, len(one)))
     total = weights.sum(axis=1, keepdims=True)
@@ -69,7 +72,9 @@ def kendall(one: Values, two: Values, weights: Weights | None = None) -> Float64
     """Return Kendall's tau-b for each row of weights, as `spearman`. It holds N x N numbers."""
     if weights is None:
         weights = np.ones((1, len(one)))
-    first, second = (np.sign(side[:, None] - side) for side in (np.asarray(one, float), np.asarray(two, float)))
+    first, second = (
+        np.sign(side[:, None] - side) for side in (np.asarray(one, float), np.asarray(two, float))
+    )
 
     def over_pairs(matrix: Float64[np.ndarray, "N N"]) -> Float64[np.ndarray, " R"]:
         return ((weights @ matrix) * weights).sum(axis=1)

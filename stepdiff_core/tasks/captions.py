@@ -1,12 +1,14 @@
-"""Caption metrics: BLEU-1, CIDEr-D and ROUGE-L as pycocoevalcap computes them, and similarity of sentence embeddings.
+"""Caption metrics: BLEU-1, CIDEr-D and ROUGE-L as pycocoevalcap computes them, and similarity of
+sentence embeddings.
 
-`count_corpus` counts the n-grams of all captions and references once, as sorted sparse tables; BLEU and CIDEr read
-those. Their words are the output of `str.split()`, without lower-casing or removing punctuation. ROUGE-L splits at
-single spaces as pycocoevalcap does: two spaces in a row enclose an empty word, and an empty text is one empty word.
+`count_corpus` counts the n-grams of all captions and references once, as sorted sparse tables; BLEU
+and CIDEr read those. Their words are the output of `str.split()`, without lower-casing or removing
+punctuation. ROUGE-L splits at single spaces as pycocoevalcap does: two spaces in a row enclose an
+empty word, and an empty text is one empty word.
 
 Guarantees
-- all three equal pycocoevalcap: CIDEr-D with document frequencies of all references given; ROUGE-L with best precision
-  and best recall over the references
+- all three equal pycocoevalcap: CIDEr-D with document frequencies of all references given; ROUGE-L
+  with best precision and best recall over the references
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +32,8 @@ BETA = 1.2
 
 @dataclass(frozen=True)
 class Counts:
-    """Occurrences of the n-grams of one length in each text: E entries, sorted by text, then by n-gram."""
+    """Occurrences of the n-grams of one length in each text: E entries, sorted by text, then by
+    n-gram."""
 
     text: Int64[np.ndarray, " E"]
     ngram: Int64[np.ndarray, " E"]
@@ -47,7 +50,8 @@ class Corpus:
     owner: Int64[np.ndarray, " references"]
     """the row of each reference"""
     tables: list[Counts]
-    """of 1- to 4-grams: texts 0 .. rows - 1 are the captions, the references follow in the order of the rows"""
+    """of 1- to 4-grams: texts 0 .. rows - 1 are the captions, the references follow in the order of
+    the rows"""
 
 
 def count_corpus(references: Sequence[Sequence[str]], captions: Sequence[str]) -> Corpus:
@@ -68,12 +72,15 @@ def ngram_counts(texts: Sequence[str], longest: int) -> list[Counts]:
     starts = np.arange(len(words))  # of each n-gram
     for length in range(1, longest + 1):
         if length > 1:
-            # an n-gram is the (n-1)-gram at the same start and the next word, if that belongs to the same text
+            # an n-gram is the (n-1)-gram at the same start and the next word, if that belongs to
+            # the same text
             ends = starts + length - 1
             whole = ends < len(words)
             whole[whole] = text[ends[whole]] == text[starts[whole]]
             starts, gram, ends = starts[whole], gram[whole], ends[whole]
-            grams, gram = np.unique(gram * max(len(vocabulary), 1) + words[ends], return_inverse=True)
+            grams, gram = np.unique(
+                gram * max(len(vocabulary), 1) + words[ends], return_inverse=True
+            )
             distinct = len(grams)
         tables.append(Counts(*_count_pairs(text[starts], gram, distinct), distinct))
     return tables
@@ -99,7 +106,8 @@ def _look_up(
 
 
 def bleu_parts(corpus: Corpus) -> Float64[np.ndarray, "rows 3"]:
-    """Return for each row: words also in a reference (clipped counts), words, length of the nearest reference."""
+    """Return for each row: words also in a reference (clipped counts), words, length of the nearest
+    reference."""
     rows, owner, words = corpus.rows, corpus.owner, corpus.tables[0]
     row = np.concatenate([np.arange(rows), owner])[words.text]
     key = row * words.distinct + words.ngram
@@ -111,13 +119,15 @@ def bleu_parts(corpus: Corpus) -> Float64[np.ndarray, "rows 3"]:
     correct = np.bincount(row[is_caption], shared, minlength=rows)
     lengths = np.bincount(words.text, words.count, minlength=rows + len(owner))
     apart = np.abs(lengths[rows:] - lengths[owner])
-    order = np.lexsort((lengths[rows:], apart, owner))  # of two references equally near, the shorter one
+    # of two references equally near, the shorter one
+    order = np.lexsort((lengths[rows:], apart, owner))
     nearest = lengths[rows:][order][np.searchsorted(owner, np.arange(rows))]
     return np.stack([correct, lengths[:rows], nearest], axis=1).astype(float)
 
 
 def bleu(sums: Float64[np.ndarray, "*batch 3"]) -> Float64[np.ndarray, "*batch"]:
-    """Return BLEU-1 of a corpus from the sums of `bleu_parts` over its rows, with one brevity penalty."""
+    """Return BLEU-1 of a corpus from the sums of `bleu_parts` over its rows, with one brevity
+    penalty."""
     correct, words, reference = np.moveaxis(sums, -1, 0)
     ratio = (words + TINY) / (reference + SMALL)
     penalty = np.where(ratio < 1, np.exp(1 - 1 / np.minimum(ratio, 1)), 1.0)
@@ -125,7 +135,8 @@ def bleu(sums: Float64[np.ndarray, "*batch 3"]) -> Float64[np.ndarray, "*batch"]
 
 
 def cider_rows(corpus: Corpus) -> Float64[np.ndarray, " rows"]:
-    """Return CIDEr-D of each row, 0 to 10: clipped cosine of tf-idf vectors of 1- to 4-grams with a length penalty.
+    """Return CIDEr-D of each row, 0 to 10: clipped cosine of tf-idf vectors of 1- to 4-grams with a
+    length penalty.
 
     The score of a corpus is the mean.
     """
@@ -136,7 +147,9 @@ def cider_rows(corpus: Corpus) -> Float64[np.ndarray, " rows"]:
     return 10 * np.bincount(owner, likeness, minlength=rows) / np.bincount(owner, minlength=rows)
 
 
-def _cosine(table: Counts, rows: int, owner: Int64[np.ndarray, " references"]) -> Float64[np.ndarray, " references"]:
+def _cosine(
+    table: Counts, rows: int, owner: Int64[np.ndarray, " references"]
+) -> Float64[np.ndarray, " references"]:
     """Clipped cosine of each reference to its row's caption, over n-grams of one length."""
     split = int(np.searchsorted(table.text, rows))  # captions precede references
     row, ngram = owner[table.text[split:] - rows], table.ngram[split:]
@@ -153,8 +166,11 @@ def _cosine(table: Counts, rows: int, owner: Int64[np.ndarray, " references"]) -
     return np.divide(dot, norms, out=np.zeros(len(owner)), where=norms != 0)
 
 
-def rouge_rows(references: Sequence[Sequence[str]], captions: Sequence[str]) -> Float64[np.ndarray, " rows"]:
-    """Return ROUGE-L of each row, 0 to 1; every row has a reference. The score of a corpus is the mean."""
+def rouge_rows(
+    references: Sequence[Sequence[str]], captions: Sequence[str]
+) -> Float64[np.ndarray, " rows"]:
+    """Return ROUGE-L of each row, 0 to 1; every row has a reference. The score of a corpus is the
+    mean."""
     scores = np.zeros(len(captions))
     for number, (caption, texts) in enumerate(zip(captions, references, strict=True)):
         words = caption.split(" ")
@@ -175,8 +191,8 @@ def rouge_rows(references: Sequence[Sequence[str]], captions: Sequence[str]) -> 
 def _common_subsequence(places: dict[str, int], length: int, other: Sequence[str]) -> int:
     """Length of the longest common subsequence of `other` and a text of `length` words.
 
-    `places` maps each word of the text to a bit mask of its positions. One integer holds a row of the dynamic
-    programming table; its zero bits are the steps up (Hyyro 2004).
+    `places` maps each word of the text to a bit mask of its positions. One integer holds a row of
+    the dynamic programming table; its zero bits are the steps up (Hyyro 2004).
     """
     full = (1 << length) - 1
     row = full
@@ -189,7 +205,8 @@ def _common_subsequence(places: dict[str, int], length: int, other: Sequence[str
 def similarity_rows(
     references: Sequence[Sequence[str]], captions: Sequence[str], embed: Embed
 ) -> Float64[np.ndarray, " rows"]:
-    """Return for each row the highest cosine of the caption to a reference; a text without a word scores 0.
+    """Return for each row the highest cosine of the caption to a reference; a text without a word
+    scores 0.
 
     `embed` receives the distinct texts that have a word, at least one.
     """
@@ -200,7 +217,8 @@ def similarity_rows(
     if not places:
         return np.zeros(len(captions))
     vectors = embed(list(places)).astype(float)
-    vectors = np.concatenate([vectors, np.zeros((1, vectors.shape[1]))])  # the last one: of a text without a word
+    # the last one: of a text without a word
+    vectors = np.concatenate([vectors, np.zeros((1, vectors.shape[1]))])
     scores = np.zeros(len(captions))
     for number, (caption, texts) in enumerate(zip(captions, references, strict=True)):
         of_references = vectors[[places.get(text, -1) for text in texts]]

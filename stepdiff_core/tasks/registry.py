@@ -1,20 +1,23 @@
-"""Tasks: what each is (TaskSpec), and all of them by name: the published ones, benchmarks of others, installed ones.
+"""Tasks: what each is (TaskSpec), and all of them by name: the published ones, benchmarks of
+others, installed ones.
 
-A TaskSpec holds everything that evaluation, tables and pages know about a task: its rows, their truth, its scorer, the
-columns of its table, its published figures and its videos. The folder of a benchmark holds what its authors publish,
-under the names that they give. `read` returns rows and truth apart, so that no method can read the truth.
+A TaskSpec holds everything that evaluation, tables and pages know about a task: its rows, their
+truth, its scorer, the columns of its table, its published figures and its videos. The folder of a
+benchmark holds what its authors publish, under the names that they give. `read` returns rows and
+truth apart, so that no method can read the truth.
 
     spec = registry.get("convis")
     data = spec.read(Path("data/convis"))
     scores = spec.score(data.rows, predictions, data.truth, 1000, 0)
 
-Texts of some benchmarks cannot be scored by rules. A judge compares them with the truth first, and its verdicts are
-scored instead of the texts:
+Texts of some benchmarks cannot be scored by rules. A judge compares them with the truth first, and
+its verdicts are scored instead of the texts:
 
     verdicts = spec.judge(data, texts, judge)
     scores = spec.score(data.rows, verdicts, data.truth, 1000, 0)
 
-A package adds a task with an entry point whose object is a TaskSpec; `package.module:SPEC` names one without it:
+A package adds a task with an entry point whose object is a TaskSpec; `package.module:SPEC` names
+one without it:
 
     [project.entry-points."stepdiff.tasks"]
     mine = "my_package.tasks:SPEC"
@@ -61,7 +64,8 @@ class TaskData:
     truth: Mapping[str, Any]
     """row's key -> what its answer is scored against; empty if rows contain it"""
     notes: tuple[str, ...] = ()
-    """printed and recorded next to the scores: rows left out and why, the digest of a checklist, published rules"""
+    """printed and recorded next to the scores: rows left out and why, the digest of a checklist,
+    published rules"""
     prompts: Mapping[str, str] = field(default_factory=dict)
     """name -> template of a message to a judge"""
     digest: str = ""
@@ -105,7 +109,11 @@ def published(table: str) -> tuple[Published, ...]:
     about = _tables()[table]
     names, unit = about["figures"], about["unit"]
     return tuple(
-        Published(method, {name: value / unit for name, value in zip(names, values, strict=True)}, about["source"])
+        Published(
+            method,
+            {name: value / unit for name, value in zip(names, values, strict=True)},
+            about["source"],
+        )
         for method, values in about["methods"].items()
     )
 
@@ -118,20 +126,26 @@ class TaskSpec:
     figures: Mapping[str, str]
     """figure of `score` -> heading of its column; together they are the table"""
     read: Callable[[Path], TaskData]
-    """Read the published files in a folder, or a test set. Raises StepDiffError: one is missing or damaged; it says
-    where to get it"""
+    """Read the published files in a folder, or a test set. Raises StepDiffError: one is missing or
+    damaged; it says where to get it"""
     score: Callable[[Sequence[Any], Sequence[Any], Mapping[str, Any], int, int], dict[str, Any]]
-    """Return scores of (rows, predictions, truth, bootstrap, seed), as stepdiff_core.tasks.scoring.score does: {"task",
-    figure: value or None, "rows", "videos", "intervals": {figure: [low, high]}, "per_category": {category: {figure:
-    value}}}. rows may be a part of those read"""
+    """Return scores of (rows, predictions, truth, bootstrap, seed), as
+    stepdiff_core.tasks.scoring.score does: {"task", figure: value or None, "rows", "videos",
+    "intervals": {figure: [low, high]}, "per_category": {category: {figure: value}}}. rows may be a
+    part of those read"""
     clips: Callable[[Path], Iterator[ClipFile]] | None = None
-    """Yield the clips of a folder's rows, each once, with their files; None: the task has no manifest of its own"""
+    """Yield the clips of a folder's rows, each once, with their files; None: the task has no
+    manifest of its own"""
     judge: Callable[[TaskData, Sequence[str | None], Judge], list[Any]] | None = None
-    """Return a verdict on each text, which `score` takes instead of the texts; None: texts are scored, or scores.
-    Raises StepDiffError: the judge lacks a part that the benchmark needs, or stopped; the next run continues"""
-    export: Callable[[Path, Sequence[BenchmarkRow], Sequence[Prediction | None], Path], list[Path]] | None = None
-    """Write predictions for all rows of a benchmark's folder, None for one without, in the authors' own format to
-    another folder, for their own scorer; return the files"""
+    """Return a verdict on each text, which `score` takes instead of the texts; None: texts are
+    scored, or scores. Raises StepDiffError: the judge lacks a part that the benchmark needs, or
+    stopped; the next run continues"""
+    export: (
+        Callable[[Path, Sequence[BenchmarkRow], Sequence[Prediction | None], Path], list[Path]]
+        | None
+    ) = None
+    """Write predictions for all rows of a benchmark's folder, None for one without, in the authors'
+    own format to another folder, for their own scorer; return the files"""
     published: tuple[Published, ...] = ()
     chance: Mapping[str, float] = field(default_factory=dict)
     """figure -> its value by chance"""
@@ -140,50 +154,61 @@ class TaskSpec:
     licence: str = ""
     """of the data, as its authors state it"""
     options: tuple[str, ...] = ()
-    """options of heads.evaluate and heads.score that not every task reads: judge, endpoint, similarity, ..."""
+    """options of heads.evaluate and heads.score that not every task reads: judge, endpoint,
+    similarity, ..."""
     missing_is_wrong: bool = False
-    """whether heads.score passes None to `score` for a row without a prediction of another program, and it counts
-    wrong; else such rows are left out"""
+    """whether heads.score passes None to `score` for a row without a prediction of another program,
+    and it counts wrong; else such rows are left out"""
     test_set: bool = False
-    """whether `read` takes a test set, whose rows contain the truth and are answered line by line, instead of a folder,
-    whose rows are answered by key"""
+    """whether `read` takes a test set, whose rows contain the truth and are answered line by line,
+    instead of a folder, whose rows are answered by key"""
     further: Mapping[str, str] = field(default_factory=dict)
-    """figure on some of the rows, which reports and pages show after `figures` -> its heading in heads.table, empty: it
-    is not there"""
+    """figure on some of the rows, which reports and pages show after `figures` -> its heading in
+    heads.table, empty: it is not there"""
     main: str = ""
     """the figure that pages compare methods by, if no other is chosen"""
 
 
 def names() -> list[str]:
-    """Return the names that data may give, such as a score record: the tasks of this package and installed ones."""
+    """Return the names that data may give, such as a score record: the tasks of this package and
+    installed ones."""
     return list(dict.fromkeys([*BUILT_IN, *installed(GROUP)]))
 
 
 def get(name: str, flag: str = "--task") -> TaskSpec:
-    """Return the spec of a task, by its name or package.module:SPEC; flag: the option that names it.
+    """Return the spec of a task, by its name or package.module:SPEC; flag: the option that names
+    it.
 
     Raises:
         StepDiffError: No such task, or its module cannot be imported.
     """
     if ":" not in name and name not in names():
-        raise StepDiffError(f"{flag} {name}: no such task; give one of {', '.join(names())}, or package.module:SPEC")
+        raise StepDiffError(
+            f"{flag} {name}: no such task; give one of {', '.join(names())}, or package.module:SPEC"
+        )
     place, spec = load(BUILT_IN.get(name, name), GROUP, flag)
     if not isinstance(spec, TaskSpec):
-        raise StepDiffError(f"{flag} {name}: {place} is not a stepdiff_core.tasks.registry.TaskSpec")
+        raise StepDiffError(
+            f"{flag} {name}: {place} is not a stepdiff_core.tasks.registry.TaskSpec"
+        )
     return spec
 
 
 def truth_of(file: str | Path | None, name: str = "truth_figures") -> Any:
-    """Return a function of the sample world's truth, by the attributes.jsonl of a world; None without a file.
+    """Return a function of the sample world's truth, by the attributes.jsonl of a world; None
+    without a file.
 
     Args:
         file: of `stepdiff kitchen`.
-        name: truth_figures scores captions; as_true_by tells texts that are as true of another pair.
+        name: truth_figures scores captions; as_true_by tells texts that are as true of another
+            pair.
 
     Raises:
         StepDiffError: The file cannot be read, or the sample world's packages are not installed.
     """
-    return None if file is None else load(f"stepdiff.kitchen.truth:{name}", GROUP, "--truth")[1](file)
+    return (
+        None if file is None else load(f"stepdiff.kitchen.truth:{name}", GROUP, "--truth")[1](file)
+    )
 
 
 def readers(option: str) -> list[str]:

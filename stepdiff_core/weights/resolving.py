@@ -1,17 +1,18 @@
 """The name of a model -> the folder or file that holds it, and its fingerprint.
 
-A name is, in this order: a name registered here; a path that exists; a model of the Hugging Face hub (`org/name` or
-`org/name@revision`).
+A name is, in this order: a name registered here; a path that exists; a model of the Hugging Face
+hub (`org/name` or `org/name@revision`).
 
-The fingerprint is the sha256 of what `sha256sum` prints for the files, sorted by their relative names:
-`<sha256>  <name>` and a line feed for each. Hidden files and folders do not count.
+The fingerprint is the sha256 of what `sha256sum` prints for the files, sorted by their relative
+names: `<sha256>  <name>` and a line feed for each. Hidden files and folders do not count.
 
 Guarantees
 - a registered name never starts a download; a model in the hub's own cache needs no network
 - only safetensors, configuration and tokenizer files are downloaded: no pickle, no code
-- a name that data hold downloads nothing, and leads to no folder that this user has not used: see `resolve_of_data`
-- a fingerprint depends on names and bytes only; digests of files whose size and times of change (in nanoseconds) are
-  the same are remembered in the cache folder
+- a name that data hold downloads nothing, and leads to no folder that this user has not used: see
+  `resolve_of_data`
+- a fingerprint depends on names and bytes only; digests of files whose size and times of change (in
+  nanoseconds) are the same are remembered in the cache folder
 """
 
 import hashlib
@@ -33,7 +34,8 @@ _HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 
 
 def resolve(name: str) -> Path:
-    """Return the local folder (or file) of a model, given by a registered name, a path, or a hub id."""
+    """Return the local folder (or file) of a model, given by a registered name, a path, or a hub
+    id."""
     if name in registry.NAMES:
         source = registry.source(name)
         if not source.is_complete():
@@ -45,35 +47,42 @@ def resolve(name: str) -> Path:
     match = _HUB_ID.fullmatch(name)
     if match is None:
         raise StepDiffError(
-            f"no weights at {name!r}: give a folder, a hub id (org/name), or one of {', '.join(registry.NAMES)}"
+            f"no weights at {name!r}: give a folder, a hub id (org/name), or one of "
+            f"{', '.join(registry.NAMES)}"
         )
     return _from_hub(match["repo"], match["revision"])
 
 
 def resolve_of_data(name: str) -> Path:
-    """Return the folder of a model that data name: a store, a head or a run, which may be a stranger's.
+    """Return the folder of a model that data name: a store, a head or a run, which may be a
+    stranger's.
 
     Raises:
-        StepDiffError: It is no registered name, no model in the hub's cache, and no path that was used here before.
+        StepDiffError: It is no registered name, no model in the hub's cache, and no path that was
+            used here before.
     """
     if name in registry.NAMES:
         return resolve(name)
     path, match = Path(os.path.expanduser(name)).absolute(), _HUB_ID.fullmatch(name)
     if _memory(path).is_file():  # looked up by the name: an unknown path is not touched
         return path
-    cached = None if match is None or os.path.exists(path) else _cached(match["repo"], match["revision"])
+    cached = (
+        None if match is None or os.path.exists(path) else _cached(match["repo"], match["revision"])
+    )
     if cached is None:
         raise StepDiffError(
-            f"no weights {name!r:.200} are in use here, and data cannot name others: if you trust them, run stepdiff "
-            "weights fetch with this name, on a cluster on every node"
+            f"no weights {name!r:.200} are in use here, and data cannot name others: if you trust "
+            "them, run stepdiff weights fetch with this name, on a cluster on every node"
         )
     return cached
 
 
 def uncapped(processor: Any) -> Any:
-    """Return this processor of transformers, without a cap on the pixels of a frame unless its files set one.
+    """Return this processor of transformers, without a cap on the pixels of a frame unless its
+    files set one.
 
-    Without a choice transformers warns that a later version sets the cap by itself, which would change features.
+    Without a choice transformers warns that a later version sets the cap by itself, which would
+    change features.
     """
     videos: Any = getattr(processor, "video_processor", None)
     if getattr(videos, "cap_pixels_per_frame", False) is None:
@@ -82,14 +91,17 @@ def uncapped(processor: Any) -> Any:
 
 
 def _is_whole(snapshot: Path) -> bool:
-    """Return whether weights exist, and all files that an index of them names: a download may have been cut off."""
+    """Return whether weights exist, and all files that an index of them names: a download may have
+    been cut off."""
     try:
         named = {
             file
             for index in snapshot.glob("*.safetensors.index.json")
             for file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         }
-        return any(snapshot.glob("*.safetensors")) and all((snapshot / file).exists() for file in named)
+        return any(snapshot.glob("*.safetensors")) and all(
+            (snapshot / file).exists() for file in named
+        )
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # a damaged index
         return False
 
@@ -125,15 +137,19 @@ def _from_hub(repo: str, revision: str | None) -> Path:
         ) from None
     # where the hub is out of reach, this is the cached copy, whole or not
     if any(folder.glob("*.safetensors.index.json")) and not _is_whole(folder):
-        raise StepDiffError(f"{repo}: its download broke off ({folder}): run again where the hub is in reach")
+        raise StepDiffError(
+            f"{repo}: its download broke off ({folder}): run again where the hub is in reach"
+        )
     return folder
 
 
-_MEMORY = ".digests.2"  # numbered by what an entry holds: other versions of this file share the cache
+# numbered by what an entry holds: other versions of this file share the cache
+_MEMORY = ".digests.2"
 
 
 def _memory(path: Path) -> Path:
-    """Return the file with the digests of what is at an absolute path; it exists if `fingerprint` has read it."""
+    """Return the file with the digests of what is at an absolute path; it exists if `fingerprint`
+    has read it."""
     return cache_folder() / _MEMORY / f"{hashlib.sha256(bytes(path)).hexdigest()}.json"
 
 
@@ -149,12 +165,14 @@ def fingerprint(path: Path | str) -> str:
     for name, file in files:
         state = file.stat()
         entry = known.get(name)
-        seen = [state.st_size, state.st_mtime_ns, state.st_ctime_ns]  # the last is changed by whatever sets the other
+        # the last is changed by whatever sets the other
+        seen = [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
         if entry is None or entry[:3] != seen:
             entry = [*seen, place(file).sha256()]
         digests[name] = entry
     if digests != known:
-        with suppress(StepDiffError, OSError):  # a cache that cannot be written costs time at the next call
+        # a cache that cannot be written costs time at the next call
+        with suppress(StepDiffError, OSError):
             write_text(memory, json.dumps(digests))
     listing = "".join(f"{entry[3]}  {name}\n" for name, entry in sorted(digests.items()))
     return hashlib.sha256(listing.encode()).hexdigest()
@@ -168,5 +186,7 @@ def _files(path: Path) -> list[tuple[str, Path]]:
         folders[:] = [folder for folder in folders if not folder.startswith(".")]
         files += [Path(parent, name) for name in names if not name.startswith(".")]
     if not files:
-        raise StepDiffError(f"no weights at {path}: there is no such file, or no file in the folder")
+        raise StepDiffError(
+            f"no weights at {path}: there is no such file, or no file in the folder"
+        )
     return [(file.relative_to(path).as_posix(), file) for file in files]

@@ -1,15 +1,17 @@
-"""The connection to Ray: a local one that is started, a cluster that is joined, or the cluster of the current job.
+"""The connection to Ray: a local one that is started, a cluster that is joined, or the cluster of
+the current job.
 
 Guarantees
 - a local Ray listens on this machine only, and prints nothing to standard output
 - a signal to the driver's process group (Ctrl-C, `timeout`) reaches the driver only
-- no process of a local Ray is alive 15 seconds after the driver's end, also after SIGKILL; those of an existing
-  cluster are left alone
+- no process of a local Ray is alive 15 seconds after the driver's end, also after SIGKILL; those of
+  an existing cluster are left alone
 
-`ray.shutdown` asks the GCS to end the job. Where the same signal had ended the GCS, it took 8 s, and once longer than
-_RECONNECT, after which Ray's C++ code ends the driver with status 1.
+`ray.shutdown` asks the GCS to end the job. Where the same signal had ended the GCS, it took 8 s,
+and once longer than _RECONNECT, after which Ray's C++ code ends the driver with status 1.
 
-Without `reaper` (Ray 2.60, two busy cores, driver killed with SIGKILL), agents lived 16 s longer and workers 34 s.
+Without `reaper` (Ray 2.60, two busy cores, driver killed with SIGKILL), agents lived 16 s longer
+and workers 34 s.
 """
 
 import logging
@@ -36,7 +38,8 @@ _ROOT = Path(__file__).resolve().parents[2]  # where the rooms are imported from
 _OBJECT_STORE = 100 * 2**20
 """bytes; only tasks and outcomes pass through Ray"""
 _RECONNECT = "25"
-"""seconds that the raylet waits for a GCS that has ended; Ray's 60 are for a GCS that is restarted"""
+"""seconds that the raylet waits for a GCS that has ended; Ray's 60 are for a GCS that is
+restarted"""
 _LAST = 12
 """seconds that the reaper may take, at most"""
 _ANSWER = 10.0
@@ -52,7 +55,8 @@ def _join_group() -> None:
         os.setpgid(0, _group)
 
 
-os.register_at_fork(after_in_child=_join_group)  # Ray has no option for it; its Popen with a preexec_fn calls this
+# Ray has no option for it; its Popen with a preexec_fn calls this
+os.register_at_fork(after_in_child=_join_group)
 
 
 def inside_job() -> bool:
@@ -61,7 +65,8 @@ def inside_job() -> bool:
 
 
 def has_cluster(address: str | None) -> bool:
-    """Return whether a run joins a cluster: it is named, or this process is connected to one or runs in its job."""
+    """Return whether a run joins a cluster: it is named, or this process is connected to one or
+    runs in its job."""
     ray = sys.modules.get("ray")
     connected_to_one = ray is not None and bool(ray.is_initialized())
     return bool(address or os.environ.get("RAY_ADDRESS")) or inside_job() or connected_to_one
@@ -79,9 +84,9 @@ def refuse_relative(paths: Iterable[tuple[str, str]]) -> None:
 
 @contextmanager
 def connected(address: str | None, room: str) -> Iterator[bool]:
-    """Connect to Ray within this block: to the current connection, to the cluster at `address` or RAY_ADDRESS, or else
-    to a local one that is started. Yields whether a cluster was joined, which then receives the package `room` and
-    those that it may import.
+    """Connect to Ray within this block: to the current connection, to the cluster at `address` or
+    RAY_ADDRESS, or else to a local one that is started. Yields whether a cluster was joined, which
+    then receives the package `room` and those that it may import.
 
     Raises StepDiffError where no cluster answers, or Ray does not start here.
     """
@@ -90,12 +95,15 @@ def connected(address: str | None, room: str) -> Iterator[bool]:
     import ray
 
     with redirect_stdout(sys.stderr):  # where Ray prints
-        address = address or (None if ray.is_initialized() else os.environ.get("RAY_ADDRESS") or "local")
+        address = address or (
+            None if ray.is_initialized() else os.environ.get("RAY_ADDRESS") or "local"
+        )
         if address is None:
             yield True
         elif address == "local":
             paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-            if str(_ROOT) not in [*paths, sysconfig.get_path("purelib")]:  # Ray's processes inherit it
+            # Ray's processes inherit it
+            if str(_ROOT) not in [*paths, sysconfig.get_path("purelib")]:
                 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), *paths]))
             with local_ray():
                 yield False
@@ -108,7 +116,9 @@ def connected(address: str | None, room: str) -> Iterator[bool]:
                 _check_answers(address)
                 _init(address=address, **travelling)
             except StepDiffError as error:
-                advice = "start one, set RAY_AUTH_MODE=token if it wants a token, or leave --address out"
+                advice = (
+                    "start one, set RAY_AUTH_MODE=token if it wants a token, or leave --address out"
+                )
                 why = f"no Ray cluster at {address} ({error}): {advice}"
                 raise StepDiffError(why) from error
             try:
@@ -119,7 +129,8 @@ def connected(address: str | None, room: str) -> Iterator[bool]:
 
 @contextmanager
 def local_ray() -> Iterator[None]:
-    """Run Ray on this machine within this block. It listens on this machine only and opens no dashboard.
+    """Run Ray on this machine within this block. It listens on this machine only and opens no
+    dashboard.
 
     Raises:
         StepDiffError: It did not start.
@@ -127,7 +138,8 @@ def local_ray() -> Iterator[None]:
     import ray
 
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", _RECONNECT)
-    os.environ.setdefault("RAY_process_group_cleanup_enabled", "0")  # else a worker leaves the group of the reaper
+    # else a worker leaves the group of the reaper
+    os.environ.setdefault("RAY_process_group_cleanup_enabled", "0")
     with _reaped() as started:
         try:
             with _loopback():
@@ -139,7 +151,9 @@ def local_ray() -> Iterator[None]:
                     _node_ip_address="127.0.0.1",
                 )
         except StepDiffError as error:
-            raise StepDiffError(f"Ray did not start on this machine ({error}); its logs are in {_LOGS}") from error
+            raise StepDiffError(
+                f"Ray did not start on this machine ({error}); its logs are in {_LOGS}"
+            ) from error
         started()
         try:
             yield
@@ -149,9 +163,10 @@ def local_ray() -> Iterator[None]:
 
 @contextmanager
 def _loopback() -> Iterator[None]:
-    """Let Ray listen on 127.0.0.1 within this block, as on macOS. On Linux it takes the address of this machine instead
-    (2.60), and listens on all interfaces. RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 has this effect only before the first
-    import of Ray, and then also on clusters that are joined."""
+    """Let Ray listen on 127.0.0.1 within this block, as on macOS. On Linux it takes the address of
+    this machine instead (2.60), and listens on all interfaces. RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0
+    has this effect only before the first import of Ray, and then also on clusters that are
+    joined."""
     from ray._private import ray_constants
 
     before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
@@ -162,7 +177,8 @@ def _loopback() -> Iterator[None]:
 
 
 def _check_answers(address: str) -> None:
-    """Raise StepDiffError where no gRPC server listens at `host:port`: Ray itself waits minutes for it."""
+    """Raise StepDiffError where no gRPC server listens at `host:port`: Ray itself waits minutes for
+    it."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdecimal():  # `auto`, or a name that Ray knows
         return
@@ -178,7 +194,9 @@ def _check_answers(address: str) -> None:
         try:
             grpc.channel_ready_future(channel).result(_ANSWER)
         except grpc.FutureTimeoutError:
-            raise StepDiffError(f"something listens there, but did not answer as Ray in {_ANSWER:g} s") from None
+            raise StepDiffError(
+                f"something listens there, but did not answer as Ray in {_ANSWER:g} s"
+            ) from None
 
 
 def _init(**options: Any) -> None:
@@ -194,11 +212,13 @@ def _init(**options: Any) -> None:
     try:
         with _quiet():
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    except Exception as error:  # Ray raises plain Exception, RuntimeError, ConnectionError, ValueError, OSError, ...
+    except Exception as error:
+        # Ray raises plain Exception, RuntimeError, ConnectionError, ValueError, OSError, ...
         with _quiet():
             ray.shutdown()
         raise StepDiffError(first_line(error)) from error
-    except SystemExit:  # of the handler of SIGTERM that `ray.init` installs: the caller's handler decides
+    except SystemExit:
+        # of the handler of SIGTERM that `ray.init` installs: the caller's handler decides
         if handler is not None:
             signal.alarm(0)  # Ray's C++ handler would abort this process three seconds later
             signal.signal(signal.SIGTERM, handler)
@@ -211,7 +231,8 @@ def _init(**options: Any) -> None:
 
 @contextmanager
 def _reaped() -> Iterator[Callable[[], None]]:
-    """End the Ray processes that start within this block with it; yield a function to call after the start."""
+    """End the Ray processes that start within this block with it; yield a function to call after
+    the start."""
     global _group
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", reaper.__file__],
@@ -240,7 +261,8 @@ def _reaped() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back what Ray's C++ code writes to descriptor 2, and print it only if the block succeeds."""
+    """Hold back what Ray's C++ code writes to descriptor 2, and print it only if the block
+    succeeds."""
     if sys.stderr is None:  # descriptor 2 is closed
         yield
         return

@@ -1,13 +1,16 @@
 """A pool of workers on Ray, and what happens when one dies.
 
 Guarantees
-- a worker that is killed is replaced, and its shard is done again; a shard whose workers die ATTEMPTS times is given up
+- a worker that is killed is replaced, and its shard is done again; a shard whose workers die
+  ATTEMPTS times is given up
 - a shard is given to a worker that has started, so workers that find no room delay nothing
-- where not even one worker has room, the run ends within a minute, except on a cluster with an autoscaler
+- where not even one worker has room, the run ends within a minute, except on a cluster with an
+  autoscaler
 
-Ray restarts no actor and retries no call here. A call that Ray retries waits for its own actor, also where a lost node
-left no room for it while others are idle; Ray reports a dead actor and one out of reach alike (ActorUnavailableError),
-and restarts one that dies while it starts again and again without a word.
+Ray restarts no actor and retries no call here. A call that Ray retries waits for its own actor,
+also where a lost node left no room for it while others are idle; Ray reports a dead actor and one
+out of reach alike (ActorUnavailableError), and restarts one that dies while it starts again and
+again without a word.
 """
 
 import os
@@ -36,7 +39,8 @@ _LOOK_AT_NODES = 5.0
 _PATIENCE = 60.0
 """seconds after which a line says that the cluster has started no worker yet"""
 _LOST = (2, 3)
-"""Ray's numbers of why a node is gone: it failed, or its cloud took it back; others are removed on purpose"""
+"""Ray's numbers of why a node is gone: it failed, or its cloud took it back; others are removed on
+purpose"""
 _NODE_GROUP = "ray.io/node-group"
 """label that Ray gives the nodes of a cluster with an autoscaler"""
 _FEWER = "try fewer --workers"
@@ -74,7 +78,8 @@ class WorkPart:
 
 
 def is_alone(workers: int | None, most_cpus: int, address: str | None, per_gpu: int = 1) -> bool:
-    """Return whether a run on this machine has one worker, which this process can be: then Ray is not needed.
+    """Return whether a run on this machine has one worker, which this process can be: then Ray is
+    not needed.
 
     workers: asked for; most_cpus: of a worker without a GPU; per_gpu: workers that share a GPU.
     """
@@ -90,8 +95,8 @@ def is_alone(workers: int | None, most_cpus: int, address: str | None, per_gpu: 
 def has_gpu(device: str | None, joined: bool) -> bool:
     """Return whether each worker takes a GPU: `device` asks for it, or the cluster has some.
 
-    Raises StepDiffError where `device` asks for one that cannot come: a Ray of our own (not `joined`) starts no more
-    nodes.
+    Raises StepDiffError where `device` asks for one that cannot come: a Ray of our own (not
+    `joined`) starts no more nodes.
     """
     import ray
 
@@ -104,18 +109,25 @@ def has_gpu(device: str | None, joined: bool) -> bool:
 
 
 def pool_size(workers: int | None, most_cpus: int, per_gpu: int, joined: bool) -> tuple[int, int]:
-    """Return how many workers to start (`workers`, else as many as have room), and the CPUs of each.
+    """Return how many workers to start (`workers`, else as many as have room), and the CPUs of
+    each.
 
-    per_gpu: workers that share a GPU, 0 without one. With one a worker has its share of the node's CPUs.
-    most_cpus: of a worker without a GPU. On this machine alone (not `joined`) it has at most OMP_NUM_THREADS: threads
-    that wait for each other wait ten times as long where another process has one of their cores.
+    per_gpu: workers that share a GPU, 0 without one. With one a worker has its share of the node's
+    CPUs. most_cpus: of a worker without a GPU. On this machine alone (not `joined`) it has at most
+    OMP_NUM_THREADS: threads that wait for each other wait ten times as long where another process
+    has one of their cores.
     """
     resources = nodes()
     if per_gpu:
         with_gpu = [(cpus, gpus * per_gpu) for cpus, gpus in resources if gpus]
-        each = min((max(cpus // its_workers, 1) for cpus, its_workers in with_gpu), default=_CPUS_UNSEEN)
+        each = min(
+            (max(cpus // its_workers, 1) for cpus, its_workers in with_gpu), default=_CPUS_UNSEEN
+        )
         return workers or sum(its_workers for _, its_workers in with_gpu) or 1, each
-    total, largest = sum(cpus for cpus, _ in resources), max((cpus for cpus, _ in resources), default=0)
+    total, largest = (
+        sum(cpus for cpus, _ in resources),
+        max((cpus for cpus, _ in resources), default=0),
+    )
     count = workers or max(total // most_cpus, 1)
     allowed = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if not joined and allowed.isdecimal():
@@ -137,7 +149,8 @@ def room(cpus: int, per_gpu: int) -> int:
     per_gpu: workers that share a GPU, 0 without one.
     """
     return sum(
-        min(its_cpus // cpus, its_gpus * per_gpu) if per_gpu else its_cpus // cpus for its_cpus, its_gpus in nodes()
+        min(its_cpus // cpus, its_gpus * per_gpu) if per_gpu else its_cpus // cpus
+        for its_cpus, its_gpus in nodes()
     )
 
 
@@ -158,7 +171,11 @@ def _lost_nodes() -> dict[str, str]:
     """Return id and address of every node that the cluster has lost, also before this run."""
     import ray
 
-    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node.get("DeathReason") in _LOST}
+    return {
+        node["NodeID"]: node["NodeManagerAddress"]
+        for node in ray.nodes()
+        if node.get("DeathReason") in _LOST
+    }
 
 
 @dataclass
@@ -182,7 +199,8 @@ class _WorkerState:
 
 
 def _without_memory(error: BaseException) -> bool:
-    """Return whether this is Python's, torch's or Ray's error for too little memory; torch is not imported for it."""
+    """Return whether this is Python's, torch's or Ray's error for too little memory; torch is not
+    imported for it."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
@@ -195,8 +213,8 @@ def _task_error(shard: int, error: BaseException, lighter: str) -> str:
 
 
 def _answered(method: str, ask: Callable[[], Any], lighter: str) -> Any:
-    """Return what `ask` does: a worker's answer to a call. StepDiffError: the worker's own, or it has too little
-    memory."""
+    """Return what `ask` does: a worker's answer to a call. StepDiffError: the worker's own, or it
+    has too little memory."""
     try:
         return ask()
     except Exception as error:
@@ -206,7 +224,9 @@ def _answered(method: str, ask: Callable[[], Any], lighter: str) -> Any:
         if not _without_memory(cause):
             raise
         why = f"{type(cause).__name__}: {first_line(cause)}"
-        raise StepDiffError(f"a worker had too little memory in {method} ({why}): {lighter}") from None
+        raise StepDiffError(
+            f"a worker had too little memory in {method} ({why}): {lighter}"
+        ) from None
 
 
 def _added(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
@@ -271,7 +291,8 @@ class _Slot:
         return True
 
     def outcome(self, lighter: str) -> Any | str | None:
-        """Return the outcome of the task that has ended, an error as text, or None where the worker died."""
+        """Return the outcome of the task that has ended, an error as text, or None where the worker
+        died."""
         import ray
         from ray.exceptions import (
             ActorUnavailableError,
@@ -285,20 +306,27 @@ class _Slot:
         self.question = None  # an answer still to come is about a task that is over
         try:
             outcome = ray.get(self.call)
-            with suppress(RayActorError, OutOfMemoryError, GetTimeoutError):  # a short task has not been asked yet
-                self.state = ray.get(self.worker.__ray_call__.remote(_WorkerState.of), timeout=_LOOK)
+            # a short task has not been asked yet
+            with suppress(RayActorError, OutOfMemoryError, GetTimeoutError):
+                self.state = ray.get(
+                    self.worker.__ray_call__.remote(_WorkerState.of), timeout=_LOOK
+                )
                 self.state.finished = 0
             return outcome
-        except (RayActorError, OutOfMemoryError) as error:  # the latter: Ray ended it before the node had no memory
+        except (RayActorError, OutOfMemoryError) as error:
+            # the latter: Ray ended it before the node had no memory
             self.replace()
-            self.node_lost = isinstance(error, ActorUnavailableError) or "node has died" in str(error)
+            self.node_lost = isinstance(error, ActorUnavailableError) or "node has died" in str(
+                error
+            )
             return None
         except RayTaskError as error:
             return _task_error(task.shard, error.cause, lighter)
 
 
 class Here:
-    """The one worker of a run that needs no Ray: this process. It has the functions of `WorkerPool` that runs call."""
+    """The one worker of a run that needs no Ray: this process. It has the functions of `WorkerPool`
+    that runs call."""
 
     def __init__(self, worker: Any, options: Any, lighter: str = _FEWER) -> None:
         """The arguments are those of `WorkerPool`."""
@@ -328,7 +356,8 @@ class Here:
 
     @contextmanager
     def _watched(self, task: ShardTask, advance: Advance) -> Iterator[None]:
-        """Report how many rows of a task are finished while this block runs, and the others at its end."""
+        """Report how many rows of a task are finished while this block runs, and the others at its
+        end."""
         total, shown = len(task.rows) + len(task.failures), 0
 
         def look() -> None:
@@ -360,10 +389,11 @@ class WorkerPool:
         """Start the first worker.
 
         Args:
-            worker: Class with `run(task)`, which returns an outcome or raises StepDiffError; `outcome`, the class of
-                these, with a `shard` and an `error` (why not all was written, or None); and `finished()`, the rows of
-                the current task that are finished. Lines of progress show the shares of `stages`, its seconds in each
-                stage of all its tasks, where it has them.
+            worker: Class with `run(task)`, which returns an outcome or raises StepDiffError;
+                `outcome`, the class of these, with a `shard` and an `error` (why not all was
+                written, or None); and `finished()`, the rows of the current task that are finished.
+                Lines of progress show the shares of `stages`, its seconds in each stage of all its
+                tasks, where it has them.
             options: The argument of each worker; `options.cpus` are the CPUs of one.
             per_gpu: Workers that share a GPU, 0 without one.
             lighter: What a user can do where a worker has too little memory.
@@ -375,7 +405,10 @@ class WorkerPool:
 
         # the second thread answers how far the first is; a death is ours to handle
         actor: Any = ray.remote(worker).options(  # type: ignore[attr-defined]
-            num_cpus=options.cpus, num_gpus=1 / per_gpu if per_gpu else 0, max_concurrency=2, max_restarts=0
+            num_cpus=options.cpus,
+            num_gpus=1 / per_gpu if per_gpu else 0,
+            max_concurrency=2,
+            max_restarts=0,
         )
         self._start = lambda: actor.remote(options)
         self._slots = [_Slot(self._start)]
@@ -389,14 +422,21 @@ class WorkerPool:
             node = "no node of the cluster has" if self._joined else "this machine does not have"
             advice = "start such nodes" if self._joined else "use a larger one"
             advice += " or set a smaller OMP_NUM_THREADS" * self._by_threads
-            raise StepDiffError(f"{node} {need(self._cpus, self._per_gpu)}, which a worker needs: {advice}")
-        on = "waiting for free CPUs or GPUs of the cluster" if self._joined else "still starting Ray on this machine"
+            raise StepDiffError(
+                f"{node} {need(self._cpus, self._per_gpu)}, which a worker needs: {advice}"
+            )
+        on = (
+            "waiting for free CPUs or GPUs of the cluster"
+            if self._joined
+            else "still starting Ray on this machine"
+        )
         say(f"no worker has answered yet: {on}")
 
     def call(self, method: str, *arguments: object) -> Any:
         """Call a method of the first worker, which is replaced where it dies.
 
-        StepDiffError: ATTEMPTS workers died, the method raised one, or a worker has too little memory.
+        StepDiffError: ATTEMPTS workers died, the method raised one, or a worker has too little
+        memory.
         """
         import ray
         from ray.exceptions import RayActorError
@@ -415,10 +455,11 @@ class WorkerPool:
                 self._slots[0].replace()
 
     def run(self, tasks: Iterable[ShardTask], count: int, advance: Advance) -> Iterator[Any]:
-        """Yield the outcome of every task as it ends, done by `count` workers, or as many as have room.
+        """Yield the outcome of every task as it ends, done by `count` workers, or as many as have
+        room.
 
-        `advance` receives the number of newly finished rows, less those that start again where a worker died. Tasks
-        after _SAME_ERRORS errors in a row have no outcome.
+        `advance` receives the number of newly finished rows, less those that start again where a
+        worker died. Tasks after _SAME_ERRORS errors in a row have no outcome.
         Raises StepDiffError where workers die before they start.
         """
         import ray
@@ -426,9 +467,16 @@ class WorkerPool:
         slots = self._slots
         if count > (most := room(self._cpus, self._per_gpu)):
             where = "the cluster" if self._joined else "this machine"
-            line = f"--workers {count}: {where} has room for {most} of {need(self._cpus, self._per_gpu)} each"
+            line = (
+                f"--workers {count}: {where} has room for {most} of "
+                f"{need(self._cpus, self._per_gpu)} each"
+            )
             if self._joined:
-                others = "its autoscaler may add nodes" if autoscaled() else "the others wait for nodes that join it"
+                others = (
+                    "its autoscaler may add nodes"
+                    if autoscaled()
+                    else "the others wait for nodes that join it"
+                )
                 line = f"{line}; {others}"
             say(line + "; a smaller OMP_NUM_THREADS makes room for more" * self._by_threads)
         slots += [_Slot(self._start) for _ in range(count - len(slots))]
@@ -440,16 +488,24 @@ class WorkerPool:
             if self._joined and time.monotonic() - looked > _LOOK_AT_NODES:
                 looked, before, gone = time.monotonic(), gone, _lost_nodes()
                 for node in gone.keys() - before:
-                    lost("node", gone[node], f"node {gone[node]} was lost: {len(nodes())} nodes are left")
+                    lost(
+                        "node",
+                        gone[node],
+                        f"node {gone[node]} was lost: {len(nodes())} nodes are left",
+                    )
             stillborn += sum(not slot.look() for slot in slots)
             spent(_added(slot.stages() for slot in slots))
             if stillborn > ATTEMPTS * count:
                 raise StepDiffError(
-                    f"{stillborn} workers died before they began: if memory is short, {self._lighter}; "
-                    "else see the logs of Ray's nodes"
+                    f"{stillborn} workers died before they began: if memory is short, "
+                    f"{self._lighter}; else see the logs of Ray's nodes"
                 )
             for slot in slots:
-                if slot.state.name and slot.task is None and (task := again.popleft() if again else next(new, None)):
+                if (
+                    slot.state.name
+                    and slot.task is None
+                    and (task := again.popleft() if again else next(new, None))
+                ):
                     slot.give(task)
             busy = [slot for slot in slots if slot.task]
             if not busy and any(slot.state.name for slot in slots):
@@ -470,13 +526,23 @@ class WorkerPool:
                 if outcome is None:
                     deaths[task.shard] += 1
                     name, last = state.name, deaths[task.shard] == ATTEMPTS
-                    line = f"a worker died at shard {task.shard} ({name}{', which does not answer' * slot.node_lost}): "
+                    line = (
+                        f"a worker died at shard {task.shard} "
+                        f"({name}{', which does not answer' * slot.node_lost}): "
+                    )
                     line += f"its {len(task.rows)} {self._unit} "
-                    lost("worker", name, line + ("are given up" if last else "start again on another worker"))
+                    lost(
+                        "worker",
+                        name,
+                        line + ("are given up" if last else "start again on another worker"),
+                    )
                     if not last:
                         again.append(task)
                         continue
-                    outcome = f"shard {task.shard}: {ATTEMPTS} workers died at it: if memory is short, {self._lighter}"
+                    outcome = (
+                        f"shard {task.shard}: {ATTEMPTS} workers died at it: if memory is short, "
+                        f"{self._lighter}"
+                    )
                 if isinstance(outcome, str):
                     outcome = self._outcome(shard=task.shard, error=outcome)
                 finished += len(task.rows) + len(task.failures)

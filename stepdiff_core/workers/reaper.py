@@ -2,10 +2,11 @@
 
     python stepdiff_core/workers/reaper.py < PIPE
 
-A driver killed by SIGKILL cannot clean up, so this is a separate process. It leads the process group of the local Ray,
-which the driver's children join while Ray starts. The driver holds the other end of PIPE, which closes when the driver
-ends or shuts Ray down. Where Ray's C++ code ends the driver, for example because the GCS is gone, no Python code of the
-driver runs: then this process prints the error.
+A driver killed by SIGKILL cannot clean up, so this is a separate process. It leads the process
+group of the local Ray, which the driver's children join while Ray starts. The driver holds the
+other end of PIPE, which closes when the driver ends or shuts Ray down. Where Ray's C++ code ends
+the driver, for example because the GCS is gone, no Python code of the driver runs: then this
+process prints the error.
 """
 
 import os
@@ -17,7 +18,10 @@ STARTED = b"s"
 ENDED = b"e"
 """sent once the driver has shut Ray down, or reports a failed start itself"""
 _LINE = b"error: %b (logs: /tmp/ray/session_latest/logs); run the same command again\n"
-_STARTING, _RUNNING = b"ended while Ray was starting", b"this process was killed, or it lost its Ray"
+_STARTING, _RUNNING = (
+    b"ended while Ray was starting",
+    b"this process was killed, or it lost its Ray",
+)
 
 
 def main() -> None:

@@ -1,15 +1,16 @@
 """The catalog of an entity: key -> row, and metadata of each row.
 
-Its parts are Parquet files: `FIRST.parquet` when appended, `FIRST-END.parquet` when merged. A merged part has the rows
-FIRST to END - 1 of its sources and hides them from the moment it has its name, so that while they are deleted, and
-after a kill, every row is in one current part.
+Its parts are Parquet files: `FIRST.parquet` when appended, `FIRST-END.parquet` when merged. A
+merged part has the rows FIRST to END - 1 of its sources and hides them from the moment it has its
+name, so that while they are deleted, and after a kill, every row is in one current part.
 
 Key indexes lie next to the parts. All can be rebuilt from them. They work in a forked process.
 
 Guarantees
 - a row is assigned once and never moves; its metadata may be updated
 - two concurrent appends never assign the same row
-- look-ups of keys and rows read indexes, not parts, so that their cost depends on the number of keys
+- look-ups of keys and rows read indexes, not parts, so that their cost depends on the number of
+  keys
 """
 
 import re
@@ -26,7 +27,16 @@ from stepdiff_core.io import sealed as table
 from stepdiff_core.io.files import Place, place
 from stepdiff_core.io.local import Identity
 from stepdiff_core.io.remote import ReplacedError
-from store.catalog.key_index import DamagedFile, KeyIndex, PackedKeys, built, in_memory, joined, open_index, pack
+from store.catalog.key_index import (
+    DamagedFile,
+    KeyIndex,
+    PackedKeys,
+    built,
+    in_memory,
+    joined,
+    open_index,
+    pack,
+)
 from store.format.layout import refuse_snapshot
 from store.provenance import RowNumbers
 
@@ -53,12 +63,18 @@ _Version = tuple[Place, Identity | None]
 
 
 def part_name(first: int, end: int | None = None) -> str:
-    """Return the name of a part that begins with row `first`; with `end`, of a merged one that ends before it."""
-    return f"{first:0{_DIGITS}d}.parquet" if end is None else f"{first:0{_DIGITS}d}-{end:0{_DIGITS}d}.parquet"
+    """Return the name of a part that begins with row `first`; with `end`, of a merged one that ends
+    before it."""
+    return (
+        f"{first:0{_DIGITS}d}.parquet"
+        if end is None
+        else f"{first:0{_DIGITS}d}-{end:0{_DIGITS}d}.parquet"
+    )
 
 
 def span_of(path: Place) -> tuple[int, int] | None:
-    """Return the first row of a part and the row after a merged part, else the first again; None for other files."""
+    """Return the first row of a part and the row after a merged part, else the first again; None
+    for other files."""
     name = _NAME.fullmatch(path.name)
     return (int(name[1]), int(name[2] or name[1])) if name else None
 
@@ -72,8 +88,8 @@ def check_follows(part: Place, row: int) -> None:
     """Raise StepDiffError if a part does not begin with `row`."""
     if first_row(part) != row:
         raise StepDiffError(
-            f"catalog of {part.parent.name} has no part for rows {row} to {first_row(part) - 1} in {part.parent}: "
-            "restore the missing file"
+            f"catalog of {part.parent.name} has no part for rows {row} to {first_row(part) - 1} in "
+            f"{part.parent}: restore the missing file"
         )
 
 
@@ -89,7 +105,8 @@ def rows_of_merged(part: Place) -> int:
 
 
 def read_part(part: Place, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """Return the part's rows: `key`, `row` and the other columns; of `columns`, if given, those that it has.
+    """Return the part's rows: `key`, `row` and the other columns; of `columns`, if given, those
+    that it has.
 
     Raises:
         StepDiffError: the file is damaged, or no part of a catalog with that name.
@@ -109,11 +126,16 @@ def read_part(part: Place, columns: Sequence[str] | None = None) -> pl.DataFrame
         why = f"its rows do not begin at {first} and follow one another"
     if why is not None:
         raise StepDiffError(f"{part} is not a part of a catalog ({why}): restore the file")
-    return frame if columns is None else frame.select([n for n in dict.fromkeys(columns) if n in frame.columns])
+    return (
+        frame
+        if columns is None
+        else frame.select([n for n in dict.fromkeys(columns) if n in frame.columns])
+    )
 
 
 def _unindexed(parts: Parts, end: int) -> Iterator[tuple[pl.Series, int, list[str]]]:
-    """Yield the keys from row `end` on, their first row and the names of their parts; many small parts at a time."""
+    """Yield the keys from row `end` on, their first row and the names of their parts; many small
+    parts at a time."""
     held: list[pl.Series] = []
     names: list[str] = []
     first = end
@@ -139,7 +161,8 @@ class Catalog:
         self.folder = place(folder)
         self.entity = self.folder.name
         self._counted: tuple[Parts, int] = ((), 0)  # the parts, and their rows
-        self._indexed: tuple[Parts, list[KeyIndex]] = ((), [])  # the parts, and the indexes of their rows, consecutive
+        # the parts, and the indexes of their rows, consecutive
+        self._indexed: tuple[Parts, list[KeyIndex]] = ((), [])
         self._opened: dict[_Version, KeyIndex | None] = {}  # None: unusable
         self._seals: dict[_Version, str] = {}
         self._dtypes: dict[str, Any] = {}  # of columns, as far as an append had to know them
@@ -160,7 +183,8 @@ class Catalog:
         return self._settled(self._count)
 
     def _count(self, parts: Parts) -> int:
-        """Return the number of rows of `parts`, from the indexes or the last part; build no index."""
+        """Return the number of rows of `parts`, from the indexes or the last part; build no
+        index."""
         if parts != self._counted[0]:
             end = max((index.end for index in self._existing(parts)[0]), default=0)
             if parts and first_row(parts[-1]) >= end:
@@ -170,7 +194,8 @@ class Catalog:
                 nbytes = sum(sizes.get(part, 0) for part in parts)
                 if end > _ROWS_PER_BYTE * nbytes:
                     raise StepDiffError(
-                        f"{self.folder} has {end:,} rows by the names of its parts, in {nbytes:,} bytes"
+                        f"{self.folder} has {end:,} rows by the names of its parts, in {nbytes:,} "
+                        "bytes"
                     )
             self._counted = parts, end
         return self._counted[1]
@@ -190,11 +215,17 @@ class Catalog:
             frames.append(read_part(part, None if columns is None else ["row", *columns]))
             row += len(frames[-1])
         frame = pl.concat(frames, how="diagonal_relaxed")
-        return frame if columns is None else frame.select(name for name in columns if name in frame.columns)
+        return (
+            frame
+            if columns is None
+            else frame.select(name for name in columns if name in frame.columns)
+        )
 
     def schema(self) -> dict[str, Any]:
         """Return the columns that any part has, with dtypes that hold the values of every part."""
-        frames = self._settled(lambda parts: [pl.DataFrame(schema=table.schema(part)) for part in parts])
+        frames = self._settled(
+            lambda parts: [pl.DataFrame(schema=table.schema(part)) for part in parts]
+        )
         return dict(pl.concat(frames, how="diagonal_relaxed").schema) if frames else {}
 
     def blocks(self, like: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -212,7 +243,9 @@ class Catalog:
                     check_follows(next(part for part in parts if first_row(part) > row), row)
                 return
             try:
-                block = _like(read_part(current, ["row", *like.columns]), like).filter(pl.col("row") >= row)
+                block = _like(read_part(current, ["row", *like.columns]), like).filter(
+                    pl.col("row") >= row
+                )
             except StepDiffError:
                 if current in self.parts():
                     raise
@@ -223,17 +256,26 @@ class Catalog:
                 row = int(block["row"][-1]) + 1
 
     def select(self, rows: RowNumbers, like: pl.DataFrame | None = None) -> pl.DataFrame:
-        """Return `row` and other columns of R rows in the order of the catalog, reading only the parts that hold them.
+        """Return `row` and other columns of R rows in the order of the catalog, reading only the
+        parts that hold them.
 
         Args:
             rows: row numbers, in any order; -1 and unknown rows are left out.
-            like: an empty frame with the wanted columns. A column that no part has is null; a value of another dtype
-                is cast, and is null if that is not possible. By default all columns that those parts have.
+            like: an empty frame with the wanted columns. A column that no part has is null; a value
+                of another dtype is cast, and is null if that is not possible. By default all
+                columns that those parts have.
         """
         return self._settled(lambda parts: self._select(parts, rows, like))
 
     def _select(self, parts: Parts, rows: RowNumbers, like: pl.DataFrame | None) -> pl.DataFrame:
-        frames = [pl.DataFrame(schema={"row": pl.Int64(), **({"key": pl.String()} if like is None else like.schema)})]
+        frames = [
+            pl.DataFrame(
+                schema={
+                    "row": pl.Int64(),
+                    **({"key": pl.String()} if like is None else like.schema),
+                }
+            )
+        ]
         numbers = np.unique(rows[rows >= 0])
         columns = None if like is None else ["row", *like.columns]
         for part, end in with_ends(parts):
@@ -262,8 +304,8 @@ class Catalog:
         for name, dtype in frame.schema.items():
             if not _go_together(before := self._dtypes.get(name, dtype), dtype):
                 raise StepDiffError(
-                    f"column {name!r} of {self.entity} is {before} in the catalog and {dtype} here: give values "
-                    "of its type, or another name"
+                    f"column {name!r} of {self.entity} is {before} in the catalog and {dtype} "
+                    "here: give values of its type, or another name"
                 )
 
     def _append(self, frame: pl.DataFrame) -> int:
@@ -271,7 +313,9 @@ class Catalog:
         hashes = keys.hashes()
         while True:
             # one look at the parts: what is known, and where it ends
-            existing, row = self._settled(lambda parts: (self._find(parts, keys, hashes) >= 0, self._count(parts)))
+            existing, row = self._settled(
+                lambda parts: (self._find(parts, keys, hashes) >= 0, self._count(parts))
+            )
             new = frame.filter(pl.Series(~existing, dtype=pl.Boolean))
             if not new.height:
                 return 0
@@ -292,7 +336,8 @@ class Catalog:
         """Update the metadata of existing keys; return the number of rows that changed.
 
         Nulls and missing columns change nothing. The caller holds the store's lock.
-        Raises StepDiffError on keys as `append` does, and on values whose type does not fit the column.
+        Raises StepDiffError on keys as `append` does, and on values whose type does not fit the
+        column.
         """
         table.check_threads("update a catalog")
         refuse_snapshot(self.folder.parent.parent)
@@ -315,13 +360,20 @@ class Catalog:
         try:
             new = pl.concat([old, updates.select("row", *names).clear()], how="diagonal_relaxed")
             update = pl.concat(
-                [new.clear().select("row", *names), updates.select("row", *names)], how="vertical_relaxed"
+                [new.clear().select("row", *names), updates.select("row", *names)],
+                how="vertical_relaxed",
             )
             new = new.update(update, on="row", how="left")
         except pl.exceptions.PolarsError as error:
-            raise StepDiffError(f"{part} cannot take the new metadata ({error}): give values of its type") from error
-        before = old.with_columns(pl.lit(None).alias(name) for name in names if name not in old.columns)
-        same = pl.all_horizontal(pl.Series(new[name].eq_missing(before[name].cast(new[name].dtype))) for name in names)
+            raise StepDiffError(
+                f"{part} cannot take the new metadata ({error}): give values of its type"
+            ) from error
+        before = old.with_columns(
+            pl.lit(None).alias(name) for name in names if name not in old.columns
+        )
+        same = pl.all_horizontal(
+            pl.Series(new[name].eq_missing(before[name].cast(new[name].dtype))) for name in names
+        )
         changed = new.height - int(new.select(same)[:, 0].sum())
         if changed:
             data = table.encode(new)
@@ -338,7 +390,8 @@ class Catalog:
         return self._settled(lambda parts: self._find(parts, packed, hashes))
 
     def keys(self, rows: RowNumbers) -> list[str]:
-        """Return the key of each row; StepDiffError if the catalog has no such row, and as `rows`."""
+        """Return the key of each row; StepDiffError if the catalog has no such row, and as
+        `rows`."""
         return self._settled(lambda parts: self._keys(parts, rows.astype(np.int64, copy=False)))
 
     def name(self, row: int) -> str:
@@ -360,7 +413,8 @@ class Catalog:
                 path.unlink(missing_ok=True)
 
     def _settled(self, read: Callable[[Parts], Answer]) -> Answer:
-        """Return `read(parts)`; repeat it if a part or an index was replaced meanwhile, or an index is damaged."""
+        """Return `read(parts)`; repeat it if a part or an index was replaced meanwhile, or an index
+        is damaged."""
         while True:
             parts = self.parts()
             try:
@@ -374,7 +428,9 @@ class Catalog:
                 if self.parts() == parts:
                     raise
 
-    def _find(self, parts: Parts, packed: PackedKeys, hashes: UInt64[np.ndarray, " K"]) -> Int64[np.ndarray, " K"]:
+    def _find(
+        self, parts: Parts, packed: PackedKeys, hashes: UInt64[np.ndarray, " K"]
+    ) -> Int64[np.ndarray, " K"]:
         rows = np.full(len(packed), -1, np.int64)
         for index in self._indexes(parts):
             places = np.flatnonzero(rows < 0)
@@ -386,7 +442,9 @@ class Catalog:
         ends = [index.end for index in indexes]
         beyond = (rows < 0) | (rows >= max(ends, default=0))
         if beyond.any():
-            raise StepDiffError(f"no row {rows[beyond][0]} in the catalog of {self.entity} in {self.folder}")
+            raise StepDiffError(
+                f"no row {rows[beyond][0]} in the catalog of {self.entity} in {self.folder}"
+            )
         which = np.searchsorted(ends, rows, side="right")
         keys = np.empty(len(rows), object)
         for number in np.unique(which).tolist():
@@ -395,17 +453,26 @@ class Catalog:
         return keys.tolist()
 
     def _indexes(self, parts: Parts) -> list[KeyIndex]:
-        """Return consecutive indexes of all rows of `parts`; build those that are missing, damaged or of other parts.
+        """Return consecutive indexes of all rows of `parts`; build those that are missing, damaged
+        or of other parts.
 
-        An index is of new keys and of those indexes before them that have less than RATIO times as many, so that there
-        are few indexes and a small append rewrites little.
+        An index is of new keys and of those indexes before them that have less than RATIO times as
+        many, so that there are few indexes and a small append rewrites little.
         """
         if parts == self._indexed[0]:
             return self._indexed[1]
         indexes, seals = self._existing(parts)
         for keys, first, names in _unindexed(parts, indexes[-1].end if indexes else 0):
-            part_seals, packed, rows = {name: seals[name] for name in names}, [pack(keys)], len(keys)
-            while indexes and len(indexes[-1]) < RATIO * rows and len(indexes[-1]) + rows <= MOST_INDEXED:
+            part_seals, packed, rows = (
+                {name: seals[name] for name in names},
+                [pack(keys)],
+                len(keys),
+            )
+            while (
+                indexes
+                and len(indexes[-1]) < RATIO * rows
+                and len(indexes[-1]) + rows <= MOST_INDEXED
+            ):
                 last = indexes.pop()
                 last.check_all()
                 packed.insert(0, last.packed)
@@ -415,22 +482,32 @@ class Catalog:
         return indexes
 
     def _existing(self, parts: Parts) -> tuple[list[KeyIndex], dict[str, str]]:
-        """Return the consecutive existing indexes of `parts`, from the first row on, and the seal of each part."""
+        """Return the consecutive existing indexes of `parts`, from the first row on, and the seal
+        of each part."""
         there = self.folder.identities()
         versions = [(part, there.get(part.name)) for part in parts]
         new = [version for version in versions if version not in self._seals]
-        self._seals |= zip(new, self.folder.map(table.written_seal, [part for part, _ in new]), strict=True)
+        self._seals |= zip(
+            new, self.folder.map(table.written_seal, [part for part, _ in new]), strict=True
+        )
         seals = {version[0].name: self._seals[version] for version in versions}
         opened: dict[_Version, KeyIndex | None] = {}
-        for version in [(self.folder / name, now) for name, now in sorted(there.items()) if name.endswith(".keys")]:
+        for version in [
+            (self.folder / name, now)
+            for name, now in sorted(there.items())
+            if name.endswith(".keys")
+        ]:
             try:
-                opened[version] = self._opened[version] if version in self._opened else open_index(version[0])
+                opened[version] = (
+                    self._opened[version] if version in self._opened else open_index(version[0])
+                )
             except DamagedFile:
                 opened[version] = None
             except FileNotFoundError:  # another process replaced it since it was listed
                 return self._existing(parts)
         self._opened = opened
-        every = (*opened.values(), *self._indexed[1])  # the second: also those that could not be written
+        # the second: also those that could not be written
+        every = (*opened.values(), *self._indexed[1])
         usable = [index for index in every if index and index.parts.items() <= seals.items()]
         indexes, end = list[KeyIndex](), 0
         while following := [index for index in usable if index.first == end]:
@@ -452,15 +529,25 @@ class Catalog:
             raise ReplacedError(f"{path} was merged into another at once") from None
         for other in self.folder.glob("*.keys"):
             low, _, high = other.stem.partition("-")
-            if low.isdecimal() and high.isdecimal() and first <= int(low) and int(high) <= end and other != path:
+            if (
+                low.isdecimal()
+                and high.isdecimal()
+                and first <= int(low)
+                and int(high) <= end
+                and other != path
+            ):
                 other.unlink(missing_ok=True)  # this one contains its rows
         return index
 
     def _checked(self, frame: pl.DataFrame) -> pl.DataFrame:
         if frame.schema.get("key") != pl.String:
-            raise StepDiffError(f"{self.entity} need a text column `key`; they have {list(frame.columns)}")
+            raise StepDiffError(
+                f"{self.entity} need a text column `key`; they have {list(frame.columns)}"
+            )
         if "row" in frame.columns:
-            raise StepDiffError(f"column `row` of {self.entity} is reserved by the store: rename it")
+            raise StepDiffError(
+                f"column `row` of {self.entity} is reserved by the store: rename it"
+            )
         if frame["key"].null_count() or (frame["key"] == "").any():
             raise StepDiffError(f"a key of the {frame.height} {self.entity} to append is missing")
         if not frame["key"].is_unique().all():
@@ -473,32 +560,51 @@ class Catalog:
 def check_rows(frame: pl.DataFrame, where: str, first: int = 0) -> None:
     """Raise StepDiffError, naming the row, if a catalog cannot take its key, path or time.
 
-    Every way into a catalog has this check: manifests, imports and appends. Rows that a catalog has are not checked
-    again. The first row of the frame is number `first` of `where`.
+    Every way into a catalog has this check: manifests, imports and appends. Rows that a catalog has
+    are not checked again. The first row of the frame is number `first` of `where`.
     """
 
     def refuse(wrong: pl.Series, column: pl.Series, why: str, remedy: str) -> None:
         if at := wrong.fill_null(False).arg_true()[:1].to_list():
             value = str(column[at[0]])
             shown = repr(value if len(value) <= 40 else f"{value[:40]}...")
-            raise StepDiffError(f"row {first + at[0]} of {where} has {column.name} {shown}, {why}: {remedy}")
+            raise StepDiffError(
+                f"row {first + at[0]} of {where} has {column.name} {shown}, {why}: {remedy}"
+            )
 
     for name, dtype in frame.schema.items():
         column = frame[name]
         if name in ("key", "clip", "video") and dtype == pl.String:
             column = column.fill_null("")
-            refuse(column.str.len_bytes() > MOST_BYTES, column, f"of more than {MOST_BYTES:,} bytes", "shorten it")
-            refuse(column.str.contains("\0", literal=True), column, "with a NUL character", "remove it")
-        elif name in ("start", "end") and (dtype.is_numeric() or dtype.is_temporal() or dtype == pl.String):
+            refuse(
+                column.str.len_bytes() > MOST_BYTES,
+                column,
+                f"of more than {MOST_BYTES:,} bytes",
+                "shorten it",
+            )
+            refuse(
+                column.str.contains("\0", literal=True), column, "with a NUL character", "remove it"
+            )
+        elif name in ("start", "end") and (
+            dtype.is_numeric() or dtype.is_temporal() or dtype == pl.String
+        ):
             seconds = column.cast(pl.Float64, strict=False)
             wrong = seconds.abs() >= MOST_SECONDS  # NaN too, which Polars orders after all numbers
-            refuse(wrong, column, "not a time in a video", f"give seconds below {MOST_SECONDS:,.0f}, or null")
+            refuse(
+                wrong,
+                column,
+                "not a time in a video",
+                f"give seconds below {MOST_SECONDS:,.0f}, or null",
+            )
 
 
 def _like(frame: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
-    """Return `row` and the columns of `like`: null if the frame has none, or a value that cannot be cast."""
+    """Return `row` and the columns of `like`: null if the frame has none, or a value that cannot be
+    cast."""
     dtypes = {"row": pl.Int64(), **like.schema}
-    padded = frame.with_columns(pl.lit(None).alias(name) for name in dtypes if name not in frame.columns)
+    padded = frame.with_columns(
+        pl.lit(None).alias(name) for name in dtypes if name not in frame.columns
+    )
     return padded.select(pl.col(name).cast(dtype, strict=False) for name, dtype in dtypes.items())
 
 
@@ -506,10 +612,14 @@ def _go_together(one: Any, other: Any) -> bool:
     """Return whether values of both dtypes can be in one column; numbers and texts are, as text."""
     both = {one.base_type(), other.base_type()}
     plain = all(kind.is_numeric() or kind in (pl.String, pl.Boolean) for kind in both)
-    if len(both) > 1 and not (plain or pl.Null in both or both <= {pl.String, pl.Categorical, pl.Enum}):
+    if len(both) > 1 and not (
+        plain or pl.Null in both or both <= {pl.String, pl.Categorical, pl.Enum}
+    ):
         return False
     try:
-        pl.concat((pl.DataFrame(schema={"x": dtype}) for dtype in (one, other)), how="vertical_relaxed")
+        pl.concat(
+            (pl.DataFrame(schema={"x": dtype}) for dtype in (one, other)), how="vertical_relaxed"
+        )
     except pl.exceptions.PolarsError:
         return False
     return True
@@ -525,10 +635,11 @@ def forgotten_path(store: Place, entity: str) -> Place:
 
 
 def read_forgotten(store: Place, entity: str) -> pl.DataFrame:
-    """Return row, key and reason of the forgotten rows, by row. StepDiffError if the list is damaged.
+    """Return row, key and reason of the forgotten rows, by row. StepDiffError if the list is
+    damaged.
 
-    Their status is absent in every view, and no writer fills them until they are recalled. They keep their numbers and
-    their places in the catalog, because rows never move.
+    Their status is absent in every view, and no writer fills them until they are recalled. They
+    keep their numbers and their places in the catalog, because rows never move.
     """
     path = forgotten_path(store, entity)
     if not path.exists():
@@ -543,7 +654,9 @@ def write_forgotten(store: Place, entity: str, frame: pl.DataFrame) -> None:
     """Replace the list of an entity. The caller holds the store's lock."""
     path = forgotten_path(store, entity)
     path.parent.make_folder()
-    data = table.encode(frame.select(pl.col(name).cast(dtype) for name, dtype in _COLUMNS.items()).sort("row"))
+    data = table.encode(
+        frame.select(pl.col(name).cast(dtype) for name, dtype in _COLUMNS.items()).sort("row")
+    )
     path.put([data], len(data))
 
 
@@ -552,12 +665,15 @@ def are_forgotten(store: Place, entity: str, rows: RowNumbers) -> Bool[np.ndarra
     return np.isin(rows, read_forgotten(store, entity)["row"].to_numpy())
 
 
-def refuse_forgotten(store: Place, entity: str, rows: RowNumbers, name: Callable[[int], str]) -> None:
-    """Raise StepDiffError that names the first forgotten row, if any of R rows is; `name` returns the key of a row."""
+def refuse_forgotten(
+    store: Place, entity: str, rows: RowNumbers, name: Callable[[int], str]
+) -> None:
+    """Raise StepDiffError that names the first forgotten row, if any of R rows is; `name` returns
+    the key of a row."""
     gone = rows[are_forgotten(store, entity, rows)]
     if len(gone):
         more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
         raise StepDiffError(
-            f"{name(int(gone[0]))}{more} of {entity} was forgotten: leave it out, or recall it with python -m store "
-            "forget --undo"
+            f"{name(int(gone[0]))}{more} of {entity} was forgotten: leave it out, or recall it "
+            "with python -m store forget --undo"
         )

@@ -1,12 +1,14 @@
 """Key -> row for consecutive rows of a catalog, in one mapped file.
 
-The file contains the hash of every key, ascending; the row of each hash; and the keys by row, so that a hit is compared
-with its key and a row gives its key. Each array is padded to whole blocks; then come the crc32c of every block, one
-sealed JSON object that names the parts of the catalog that were indexed, with their seals, and that object's length. In
-an object store one request for the end opens the file, and blocks are fetched when used.
+The file contains the hash of every key, ascending; the row of each hash; and the keys by row, so
+that a hit is compared with its key and a row gives its key. Each array is padded to whole blocks;
+then come the crc32c of every block, one sealed JSON object that names the parts of the catalog that
+were indexed, with their seals, and that object's length. In an object store one request for the end
+opens the file, and blocks are fetched when used.
 
 Guarantees
-- a row is returned for its own key only: equal hashes, damage and a foreign index never return another
+- a row is returned for its own key only: equal hashes, damage and a foreign index never return
+  another
 - the time to open a file does not depend on its size: a block is checked when it is first used
 - a key has the same hash on every machine and in every version: a file of hashes names HASH
 """
@@ -100,20 +102,27 @@ class PackedKeys:
         for at in range(0, len(every), _CACHED):
             batch = every[at : at + _CACHED]
             batch = batch[_longest_first(lengths[batch])]
-            pairs = self._words(starts[batch], lengths[batch]), others._words(begins[batch], lengths[batch])
+            pairs = (
+                self._words(starts[batch], lengths[batch]),
+                others._words(begins[batch], lengths[batch]),
+            )
             for one, two in zip(*pairs, strict=True):
                 same[batch[: len(one)]] &= one == two
         return same
 
-    def _words(self, starts: Int64[np.ndarray, " P"], lengths: Int64[np.ndarray, " P"]) -> Iterator[np.ndarray]:
-        """Yield the first words of eight bytes of keys, then the second of those that have one, and so on.
+    def _words(
+        self, starts: Int64[np.ndarray, " P"], lengths: Int64[np.ndarray, " P"]
+    ) -> Iterator[np.ndarray]:
+        """Yield the first words of eight bytes of keys, then the second of those that have one, and
+        so on.
 
         The keys begin at `starts`, the longest first. There are zeros after the end of a key.
         """
         words = np.ndarray(len(self.data) - _WORD + 1, f"V{_WORD}", self.data, strides=(1,))
         counts = -(-lengths // _WORD)
         most = int(counts.max(initial=0))
-        longer = np.searchsorted(-counts, -np.arange(most + 1))  # keys of more than 0, 1, 2... words
+        # keys of more than 0, 1, 2... words
+        longer = np.searchsorted(-counts, -np.arange(most + 1))
         for number, (count, more) in enumerate(itertools.pairwise(longer.tolist())):
             word = words[starts[:count] + number * _WORD].view("<u8")
             spare = (number + 1) * _WORD - lengths[more:count]
@@ -125,7 +134,9 @@ def _longest_first(lengths: Int64[np.ndarray, " P"]) -> Int64[np.ndarray, " P"]:
     """Return an order of keys: keys of more words come first."""
     fewer = lengths.max(initial=0) // _WORD + 1 - -(-lengths // _WORD)
     # numbers of 16 bits are sorted six times as fast
-    return np.argsort(fewer.astype(np.uint16) if fewer.max(initial=0) < 2**16 else fewer, kind="stable")
+    return np.argsort(
+        fewer.astype(np.uint16) if fewer.max(initial=0) < 2**16 else fewer, kind="stable"
+    )
 
 
 def _mixed(state: UInt64[np.ndarray, " K"]) -> UInt64[np.ndarray, " K"]:
@@ -139,7 +150,9 @@ def _mixed(state: UInt64[np.ndarray, " K"]) -> UInt64[np.ndarray, " K"]:
 def pack(keys: Sequence[str] | pl.Series) -> PackedKeys:
     """Return `keys`, packed. A lone surrogate, which no key of a catalog has, equals none."""
     if isinstance(keys, pl.Series):
-        pieces = [keys.slice(at, _RUN).str.join("").item().encode() for at in range(0, len(keys), _RUN)]
+        pieces = [
+            keys.slice(at, _RUN).str.join("").item().encode() for at in range(0, len(keys), _RUN)
+        ]
         lengths = keys.str.len_bytes().to_numpy().astype(np.int64)
     else:
         pieces = ["".join(keys).encode(errors="surrogatepass")]
@@ -153,18 +166,26 @@ def pack(keys: Sequence[str] | pl.Series) -> PackedKeys:
 def joined(several: Sequence[PackedKeys]) -> PackedKeys:
     """Return all keys of `several`, one after another."""
     ends = np.cumsum([keys.offsets[-1] for keys in several])
-    offsets = [keys.offsets[1:] + end - keys.offsets[-1] for keys, end in zip(several, ends, strict=True)]
+    offsets = [
+        keys.offsets[1:] + end - keys.offsets[-1] for keys, end in zip(several, ends, strict=True)
+    ]
     data = [keys.data[: keys.offsets[-1]] for keys in several]
-    return PackedKeys(np.concatenate([*data, np.zeros(SPARE, np.uint8)]), np.concatenate([[0], *offsets]))
+    return PackedKeys(
+        np.concatenate([*data, np.zeros(SPARE, np.uint8)]), np.concatenate([[0], *offsets])
+    )
 
 
 class KeyIndex:
     """The index of rows `first` to `end` - 1."""
 
     def __init__(
-        self, path: Place, data: bytes | memoryview | mmap.mmap, fetch: Callable[[Spans], None] | None = None
+        self,
+        path: Place,
+        data: bytes | memoryview | mmap.mmap,
+        fetch: Callable[[Spans], None] | None = None,
     ) -> None:
-        """Open the file whose bytes are `data`; DamagedFile if its head is damaged, or it uses another hash.
+        """Open the file whose bytes are `data`; DamagedFile if its head is damaged, or it uses
+        another hash.
 
         `fetch` fills blocks of `data` that were not checked yet.
         """
@@ -205,10 +226,15 @@ class KeyIndex:
         return self.end - self.first
 
     def find(
-        self, packed: PackedKeys, hashes: UInt64[np.ndarray, " all"], places: Int64[np.ndarray, " K"]
+        self,
+        packed: PackedKeys,
+        hashes: UInt64[np.ndarray, " all"],
+        places: Int64[np.ndarray, " K"],
     ) -> Int64[np.ndarray, " K"]:
-        """Return the row of the key at each of `places` of `packed` (hashes: `hashes`), -1 if it has none."""
-        order = np.argsort((hashes[places] >> _HIGH).astype(np.uint16), kind="stable")  # a search for nearly
+        """Return the row of the key at each of `places` of `packed` (hashes: `hashes`), -1 if it
+        has none."""
+        # a search for nearly
+        order = np.argsort((hashes[places] >> _HIGH).astype(np.uint16), kind="stable")
         # rising hashes stays in the processor's cache, and takes a fifth of the time
         places = places[order]
         sought = hashes[places]
@@ -218,7 +244,8 @@ class KeyIndex:
         before, here = np.maximum(at - 1, 0), np.minimum(at, len(self) - 1)
         self._check(_HASHES, before, here)
         if not np.all(
-            ((at == 0) | (self._hashes[before] < sought)) & ((at == len(self)) | (self._hashes[here] >= sought))
+            ((at == 0) | (self._hashes[before] < sought))
+            & ((at == len(self)) | (self._hashes[here] >= sought))
         ):  # a wrong byte misled the search
             raise DamagedFile(self.path)
         by_order = np.full(len(places), -1, np.int64)
@@ -236,10 +263,13 @@ class KeyIndex:
     def _among_equal(
         self, packed: PackedKeys, places: Int64[np.ndarray, " P"], sought: UInt64[np.ndarray, " P"]
     ) -> list[int]:
-        """Return the row of each key, -1 if it has none, among all keys of its hash: as many as someone made."""
+        """Return the row of each key, -1 if it has none, among all keys of its hash: as many as
+        someone made."""
         rows_by_key: dict[tuple[int, bytes], int] = {}
         for number in np.unique(sought):
-            low, high = (int(np.searchsorted(self._hashes, number, side)) for side in ("left", "right"))
+            low, high = (
+                int(np.searchsorted(self._hashes, number, side)) for side in ("left", "right")
+            )
             self._check(_HASHES, np.array([low]), np.array([min(high, len(self) - 1)]))
             rows = self._checked_rows(np.arange(low, high))
             keys = [(int(number), key) for key in self.packed.encoded(rows)]
@@ -263,7 +293,8 @@ class KeyIndex:
             self._checked_rows(np.arange(at, min(at + _RUN, len(self))))
 
     def _checked_rows(self, at: Int64[np.ndarray, " P"]) -> Int64[np.ndarray, " P"]:
-        """Return the rows, relative to the first, of the hashes at `at`; these and their keys are checked."""
+        """Return the rows, relative to the first, of the hashes at `at`; these and their keys are
+        checked."""
         self._check(_ROWS, at, at)
         rows = self._rows[at]
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
@@ -275,12 +306,17 @@ class KeyIndex:
         """Check the keys at `places`; DamagedFile if one is damaged or not inside the file."""
         self._check(_OFFSETS, places, places + 1)
         starts, ends = self.packed.offsets[places], self.packed.offsets[places + 1]
-        if (starts < 0).any() or (ends < starts).any() or (ends > len(self.packed.data) - SPARE).any():
+        if (
+            (starts < 0).any()
+            or (ends < starts).any()
+            or (ends > len(self.packed.data) - SPARE).any()
+        ):
             raise DamagedFile(self.path)
         self._check(_KEYS, starts, np.maximum(ends - 1, starts))
 
     def _check(self, name: str, first: Int[np.ndarray, " P"], last: Int[np.ndarray, " P"]) -> None:
-        """Check the elements from each `first` to its `last` of an array; DamagedFile if one differs."""
+        """Check the elements from each `first` to its `last` of an array; DamagedFile if one
+        differs."""
         if self._checked.all():
             return
         size = {_KEYS: 1}.get(name, _WORD)
@@ -304,7 +340,12 @@ class KeyIndex:
 
 def _layout(rows: int, nbytes: int) -> list[list[Any]]:
     """Return name, dtype and length of the arrays of a file of `rows` keys in `nbytes` bytes."""
-    return [[_HASHES, "<u8", rows], [_ROWS, "<i8", rows], [_OFFSETS, "<i8", rows + 1], [_KEYS, "|u1", nbytes]]
+    return [
+        [_HASHES, "<u8", rows],
+        [_ROWS, "<i8", rows],
+        [_OFFSETS, "<i8", rows + 1],
+        [_KEYS, "|u1", nbytes],
+    ]
 
 
 def _blocks(dtype: str, count: int) -> int:
@@ -312,7 +353,8 @@ def _blocks(dtype: str, count: int) -> int:
 
 
 def open_index(path: Place) -> KeyIndex:
-    """Open the index in `path`. FileNotFoundError; DamagedFile. Later ReplacedError if an object was replaced."""
+    """Open the index in `path`. FileNotFoundError; DamagedFile. Later ReplacedError if an object
+    was replaced."""
     return KeyIndex(path, *path.pages(_end_bytes))
 
 
@@ -328,11 +370,14 @@ def in_memory(path: Place, pieces: Iterator[Buffer]) -> KeyIndex:
 
 
 def built(first: int, keys: PackedKeys, parts: Mapping[str, str]) -> Iterator[Buffer]:
-    """Yield the file of an index of `keys`, whose rows begin at `first`, read from `parts` (name -> seal)."""
+    """Yield the file of an index of `keys`, whose rows begin at `first`, read from `parts` (name ->
+    seal)."""
     hashes = keys.hashes()
     rows = np.argsort(hashes, kind="stable")  # of equal hashes the first row comes first
     arrays, sums = _layout(len(keys), len(keys.data)), list[int]()
-    for (_, dtype, _), values in zip(arrays, (hashes[rows], rows, keys.offsets, keys.data), strict=True):
+    for (_, dtype, _), values in zip(
+        arrays, (hashes[rows], rows, keys.offsets, keys.data), strict=True
+    ):
         data = np.ascontiguousarray(values, dtype).view(np.uint8).data
         whole = len(data) // BLOCK * BLOCK
         sums += (crc32c(data[at : at + BLOCK]) for at in range(0, whole, BLOCK))
@@ -344,5 +389,9 @@ def built(first: int, keys: PackedKeys, parts: Mapping[str, str]) -> Iterator[Bu
     table = np.array(sums, "<u4")
     yield table
     about = {"hash": HASH, "first": first, "end": first + len(keys), "parts": dict(parts)}
-    head = seal(json.dumps({"about": about, "arrays": arrays, "sums": crc32c(table), "seal": BLANK}).encode())
+    head = seal(
+        json.dumps(
+            {"about": about, "arrays": arrays, "sums": crc32c(table), "seal": BLANK}
+        ).encode()
+    )
     yield head + len(head).to_bytes(_LENGTH, "little")

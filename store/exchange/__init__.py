@@ -1,4 +1,5 @@
-"""Features that enter and leave a store: Arrow, Parquet, Lance, HDF5, Hugging Face datasets, WebDataset."""
+"""Features that enter and leave a store: Arrow, Parquet, Lance, HDF5, Hugging Face datasets,
+WebDataset."""
 
 import stepdiff_core
 

@@ -4,12 +4,13 @@
     for batch in record_batches(view, "embedding", columns=["video"]):  # key, video, embedding
         ...
 
-A feature is a fixed-size list of its flattened row; its shape is in the metadata of the field (`shape`, JSON). float16
-and float32 keep their dtype. int8 is as stored, with its float16 scales in the column `NAME_scale`, unless a dtype is
-given. The columns of the catalog's metadata are the columns of all parts, null if a row has none.
+A feature is a fixed-size list of its flattened row; its shape is in the metadata of the field
+(`shape`, JSON). float16 and float32 keep their dtype. int8 is as stored, with its float16 scales in
+the column `NAME_scale`, unless a dtype is given. The columns of the catalog's metadata are the
+columns of all parts, null if a row has none.
 
-The memory of a zero-copy batch is a read-only part of the mapped shard file: it remains valid after the view is closed,
-and when a writer replaces the shard.
+The memory of a zero-copy batch is a read-only part of the mapped shard file: it remains valid after
+the view is closed, and when a writer replaces the shard.
 
 Guarantees
 - float16 and float32 features that are in memory are not copied
@@ -43,7 +44,8 @@ SCALE = "_scale"
 """what follows the name of an int8 feature in the column of its scales"""
 BATCH_BYTES = 32 * 2**20
 """bytes of the features of a batch, about, by default"""
-_WINDOW = 2**17  # rows whose metadata is read at a time: a part of a catalog is read whole each time
+# rows whose metadata is read at a time: a part of a catalog is read whole each time
+_WINDOW = 2**17
 _DAMAGE = (pa.ArrowException, OSError, ValueError, IndexError)
 _PRIMITIVE = {"float16": pa.float16(), "float32": pa.float32(), "int8": pa.int8()}
 
@@ -56,17 +58,20 @@ def record_batches(
     columns: Sequence[str] | None = None,
     dtype: str | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """Yield rows of a view as Arrow record batches of the schema that `schema` returns for the same arguments.
+    """Yield rows of a view as Arrow record batches of the schema that `schema` returns for the same
+    arguments.
 
     Args:
         view: open view; its `check` says when rows are compared with their checksums.
         features: names. By default all.
-        rows: R row numbers, in any order. Rows that are absent or failed are left out. By default all finished rows,
-            in the order of the catalog.
-        batch_rows: rows of a batch, at most: consecutive rows of different shards never share a batch. By
-            default as many as have 32 MiB of features.
-        columns: metadata columns of the catalog. By default all; () for none. `key` is always the first column.
-        dtype: "float16" or "float32", which int8 is dequantised to, and floats are cast to. By default as stored.
+        rows: R row numbers, in any order. Rows that are absent or failed are left out. By default
+            all finished rows, in the order of the catalog.
+        batch_rows: rows of a batch, at most: consecutive rows of different shards never share a
+            batch. By default as many as have 32 MiB of features.
+        columns: metadata columns of the catalog. By default all; () for none. `key` is always the
+            first column.
+        dtype: "float16" or "float32", which int8 is dequantised to, and floats are cast to. By
+            default as stored.
 
     Raises:
         StepDiffError: unknown feature, column or dtype, unsuitable `rows`, or a value past float16.
@@ -96,7 +101,8 @@ def schema(
     columns: Sequence[str] | None = None,
     dtype: str | None = None,
 ) -> pa.Schema:
-    """Return the schema of `record_batches`: key, metadata columns, features. Arguments and errors are the same."""
+    """Return the schema of `record_batches`: key, metadata columns, features. Arguments and errors
+    are the same."""
     return _plan(view, features, columns, dtype)[0]
 
 
@@ -110,7 +116,11 @@ def catalog_digest(catalog: Catalog, columns: Sequence[str], ok: Bool[np.ndarray
     for block in catalog.blocks(like):
         rows = block["row"].to_numpy()
         block = block.filter(pl.Series((rows < len(ok)) & ok[np.minimum(rows, len(ok) - 1)]))
-        digest.update(block.select(_as_json(name, kind) for name, kind in like.schema.items()).write_ndjson().encode())
+        digest.update(
+            block.select(_as_json(name, kind) for name, kind in like.schema.items())
+            .write_ndjson()
+            .encode()
+        )
     return digest.hexdigest()
 
 
@@ -118,7 +128,9 @@ def feature_fields(fields: pa.Schema) -> dict[str, Feature]:
     """Return the features of a schema of `record_batches`, by name."""
     types = {kind: dtype for dtype, kind in _PRIMITIVE.items()}
     return {
-        field.name: Feature(tuple(json.loads(field.metadata[b"shape"])), types[field.type.value_type])
+        field.name: Feature(
+            tuple(json.loads(field.metadata[b"shape"])), types[field.type.value_type]
+        )
         for field in fields
         if field.metadata
     }
@@ -127,17 +139,22 @@ def feature_fields(fields: pa.Schema) -> dict[str, Feature]:
 def list_array(values: RowValues) -> pa.FixedSizeListArray:
     """Return rows as an array of fixed-size lists that shares their memory."""
     flat = np.ascontiguousarray(values).reshape(-1)
-    primitive = pa.Array.from_buffers(_PRIMITIVE[flat.dtype.name], len(flat), [None, pa.py_buffer(flat)])
+    primitive = pa.Array.from_buffers(
+        _PRIMITIVE[flat.dtype.name], len(flat), [None, pa.py_buffer(flat)]
+    )
     return pa.FixedSizeListArray.from_arrays(primitive, math.prod(values.shape[1:]))
 
 
 def row_values(batch: pa.RecordBatch, name: str, shape: Sequence[int]) -> RowValues:
     """Return a feature column as an array [R, *shape of a row] that shares its memory."""
-    return batch.column(name).flatten().to_numpy(zero_copy_only=True).reshape(batch.num_rows, *shape)
+    return (
+        batch.column(name).flatten().to_numpy(zero_copy_only=True).reshape(batch.num_rows, *shape)
+    )
 
 
 def unnested(kind: pa.DataType) -> tuple[list[int | None], pa.DataType]:
-    """Return the lengths of nested lists, None if the type does not say it, and the type of the values in them."""
+    """Return the lengths of nested lists, None if the type does not say it, and the type of the
+    values in them."""
     lengths: list[int | None] = []
     while True:
         kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
@@ -154,23 +171,33 @@ def is_text(kind: pa.DataType) -> bool:
     """Return whether values are texts, of any kind."""
     if pa.types.is_dictionary(kind):
         return is_text(kind.value_type)
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return (
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
 
 
 def is_plain(kind: pa.DataType) -> bool:
-    """Return whether a catalog can have such values as metadata: no structs, and no lists of texts."""
+    """Return whether a catalog can have such values as metadata: no structs, and no lists of
+    texts."""
     lengths, leaf = unnested(kind)
     numbers = pa.types.is_boolean(leaf) or pa.types.is_integer(leaf) or pa.types.is_floating(leaf)
-    return numbers or pa.types.is_temporal(leaf) or pa.types.is_null(leaf) or (is_text(leaf) and not lengths)
+    return (
+        numbers
+        or pa.types.is_temporal(leaf)
+        or pa.types.is_null(leaf)
+        or (is_text(leaf) and not lengths)
+    )
 
 
 def covered(fields: pa.Schema, columns: Iterable[str]) -> list[str]:
-    """Return the key and the `columns` that an import can take: the first checksum of a row is of their values."""
+    """Return the key and the `columns` that an import can take: the first checksum of a row is of
+    their values."""
     return [KEY, *(name for name in columns if is_plain(fields.field(name).type))]
 
 
 def row_texts(frame: pl.DataFrame) -> list[str]:
-    """Return each row of metadata as a JSON object that keeps every value; dates are the integers that Arrow stores."""
+    """Return each row of metadata as a JSON object that keeps every value; dates are the integers
+    that Arrow stores."""
     rows = frame.with_columns(pl.all().to_physical()).iter_rows(named=True)
     return [json.dumps(row, ensure_ascii=False) for row in rows]
 
@@ -191,15 +218,20 @@ def with_checksums(batch: pa.RecordBatch, fields: pa.Schema) -> pa.RecordBatch:
     A row has one for key and metadata, then one for each feature, in their order.
     """
     features = feature_fields(fields)
-    metadata = covered(fields, [name for name in batch.schema.names if name not in (KEY, *features)])
+    metadata = covered(
+        fields, [name for name in batch.schema.names if name not in (KEY, *features)]
+    )
     sums = [text_checksums(pl.DataFrame(pl.from_arrow(batch.select(metadata))))]
-    sums += [checksums(row_values(batch, name, feature.shape)) for name, feature in features.items()]
+    sums += [
+        checksums(row_values(batch, name, feature.shape)) for name, feature in features.items()
+    ]
     column = pa.FixedSizeListArray.from_arrays(pa.array(np.stack(sums, 1).reshape(-1)), len(sums))
     return pa.RecordBatch.from_arrays([*batch.columns, column], schema=fields)
 
 
 def is_damage(error: BaseException) -> bool:
-    """Return whether Arrow or Lance raised it because of a damaged file; a panic of Lance is no Exception."""
+    """Return whether Arrow or Lance raised it because of a damaged file; a panic of Lance is no
+    Exception."""
     return isinstance(error, _DAMAGE) or type(error).__name__ == "PanicException"
 
 
@@ -220,25 +252,32 @@ def one_line(error: BaseException) -> str:
 
 
 def _plan(
-    view: View, features: str | Sequence[str] | None, columns: Sequence[str] | None, dtype: str | None
+    view: View,
+    features: str | Sequence[str] | None,
+    columns: Sequence[str] | None,
+    dtype: str | None,
 ) -> tuple[pa.Schema, pl.DataFrame, list[str]]:
     """Return the schema, an empty frame of the catalog's columns, and the names of the features."""
-    names = [features] if isinstance(features, str) else list(dict.fromkeys(features or view.features))
+    names = (
+        [features] if isinstance(features, str) else list(dict.fromkeys(features or view.features))
+    )
     for name in names:
         view.check_feature(name)
     if dtype not in (None, "float16", "float32"):
-        raise StepDiffError(f"dtype {dtype!r} is refused: give float16 or float32, or none for values as stored")
+        raise StepDiffError(
+            f"dtype {dtype!r} is refused: give float16 or float32, or none for values as stored"
+        )
     like = _frame_like(view.catalog, columns)
     stored = _features(view, names, dtype)
     if KEY in stored:
         raise StepDiffError(
-            f"feature {KEY} of view {view.name} has the name of the column of keys: leave it out with --features "
-            "(features=)"
+            f"feature {KEY} of view {view.name} has the name of the column of keys: leave it out "
+            "with --features (features=)"
         )
     if clash := [name for name in stored if name in like.columns]:
         raise StepDiffError(
-            f"{clash[0]} is a feature of view {view.name} and a column of the catalog: name the columns to take with "
-            "--columns (columns=), without it"
+            f"{clash[0]} is a feature of view {view.name} and a column of the catalog: name the "
+            "columns to take with --columns (columns=), without it"
         )
     metadata = [pa.field(field.name, _plain(field.type)) for field in like.to_arrow().schema]
     lists = [
@@ -253,7 +292,8 @@ def _plan(
 
 
 def _features(view: View, names: Sequence[str], dtype: str | None) -> dict[str, Feature]:
-    """Return the feature columns of the batches, by name, with shape and dtype; int8 brings its scales."""
+    """Return the feature columns of the batches, by name, with shape and dtype; int8 brings its
+    scales."""
     columns: dict[str, Feature] = {}
     for name in names:
         feature = view.features[name]
@@ -261,8 +301,8 @@ def _features(view: View, names: Sequence[str], dtype: str | None) -> dict[str, 
         if columns[name].dtype == "int8":
             if name + SCALE in names:
                 raise StepDiffError(
-                    f"feature {name + SCALE} of view {view.name} has the name of the scales of {name}: "
-                    "leave it out with --features (features=), or give a dtype"
+                    f"feature {name + SCALE} of view {view.name} has the name of the scales of "
+                    f"{name}: leave it out with --features (features=), or give a dtype"
                 )
             columns[name + SCALE] = view.stored["scale"]
     return columns
@@ -272,17 +312,23 @@ def _frame_like(catalog: Catalog, columns: Sequence[str] | None) -> pl.DataFrame
     """Return an empty frame of key and metadata columns."""
     texts = (pl.Null, pl.Categorical, pl.Enum)  # Arrow readers differ in these
     dtypes = {name: dtype for name, dtype in catalog.schema().items() if name not in (KEY, "row")}
-    schema = {name: pl.String() if isinstance(dtype, texts) else dtype for name, dtype in dtypes.items()}
+    schema = {
+        name: pl.String() if isinstance(dtype, texts) else dtype for name, dtype in dtypes.items()
+    }
     if unknown := [name for name in columns or () if name not in schema]:
         raise StepDiffError(
-            f"no column {unknown[0]!r} in the catalog of {catalog.entity}: it has {', '.join(schema) or 'only keys'}"
+            f"no column {unknown[0]!r} in the catalog of {catalog.entity}: it has "
+            f"{', '.join(schema) or 'only keys'}"
         )
     chosen = schema if columns is None else columns
-    return pl.DataFrame(schema={KEY: pl.String(), **{name: schema[name] for name in chosen if name != KEY}})
+    return pl.DataFrame(
+        schema={KEY: pl.String(), **{name: schema[name] for name in chosen if name != KEY}}
+    )
 
 
 def _as_json(name: str, dtype: Any) -> pl.Expr:
-    """Return a column as JSON can have it without loss; texts, numbers and dates are the same in every version."""
+    """Return a column as JSON can have it without loss; texts, numbers and dates are the same in
+    every version."""
     column = pl.col(name)
     if dtype.is_float():
         return column.cast(pl.String)  # JSON has no NaN
@@ -291,7 +337,9 @@ def _as_json(name: str, dtype: Any) -> pl.Expr:
     return column.hash() if dtype.is_nested() and "Binary" in repr(dtype) else column
 
 
-def _metadata(catalog: Catalog, rows: RowNumbers, like: pl.DataFrame, fields: pa.Schema) -> pa.RecordBatch:
+def _metadata(
+    catalog: Catalog, rows: RowNumbers, like: pl.DataFrame, fields: pa.Schema
+) -> pa.RecordBatch:
     """Return key and metadata of rows, in their order."""
     frame = catalog.select(rows, like)
     order = np.searchsorted(frame["row"].to_numpy(), rows)
@@ -302,7 +350,8 @@ def _metadata(catalog: Catalog, rows: RowNumbers, like: pl.DataFrame, fields: pa
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """Return the type without 64-bit offsets, which some readers lack; batches are far below their limit."""
+    """Return the type without 64-bit offsets, which some readers lack; batches are far below their
+    limit."""
     if kind in (pa.large_string(), pa.string_view()):
         return pa.string()
     if kind in (pa.large_binary(), pa.binary_view()):

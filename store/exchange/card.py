@@ -1,8 +1,8 @@
 """The card of an export: what the features are, how many rows there are, how to open them.
 
-`_export.json` in the folder of an export is the card for programs, written first; README.md is the card for readers,
-written last. Parquet has it as `_README.md`, because pandas and pyarrow read all files of a folder but those whose
-names begin with `_` or `.`; Hugging Face looks for README.md.
+`_export.json` in the folder of an export is the card for programs, written first; README.md is the
+card for readers, written last. Parquet has it as `_README.md`, because pandas and pyarrow read all
+files of a folder but those whose names begin with `_` or `.`; Hugging Face looks for README.md.
 """
 
 import hashlib
@@ -33,17 +33,27 @@ _LOOSE = ("failed", "absent", "forgotten", "date")
 """fields that may differ between the runs of one export"""
 _CHANGED = {
     "digest": "the rows or their features (those of a snapshot, STORE@NAME, do not change)",
-    "catalog": "keys or metadata of the rows in the catalog (those of a snapshot, STORE@NAME, do not change)",
+    "catalog": (
+        "keys or metadata of the rows in the catalog (those of a snapshot, STORE@NAME, do not "
+        "change)"
+    ),
 }
 """fields whose values say nothing to a reader"""
 _OPEN = {
     "parquet": 'import pandas as pd\nframe = pd.read_parquet("{path}")\nvalues = frame["{name}"]',
-    "lance": 'import lance\ndataset = lance.dataset("{path}")\nvalues = dataset.take([0])["{name}"]',
-    "huggingface": "from datasets import load_dataset\n"
-    'dataset = load_dataset("{path}", split="train").with_format("numpy")\nvalues = dataset[0]["{name}"]',
-    "webdataset": "import webdataset\n"
-    'dataset = webdataset.WebDataset("{path}/data/features-{{000000..{last:06d}}}.tar", shardshuffle=False).decode()\n'
-    'values = next(iter(dataset))["{name}.npy"]',
+    "lance": (
+        'import lance\ndataset = lance.dataset("{path}")\nvalues = dataset.take([0])["{name}"]'
+    ),
+    "huggingface": (
+        "from datasets import load_dataset\n"
+        'dataset = load_dataset("{path}", split="train").with_format("numpy")\nvalues = '
+        'dataset[0]["{name}"]'
+    ),
+    "webdataset": (
+        "import webdataset\n"
+        'dataset = webdataset.WebDataset("{path}/data/features-{{000000..{last:06d}}}.tar", '
+        'shardshuffle=False).decode()\nvalues = next(iter(dataset))["{name}.npy"]'
+    ),
     "hdf5": 'import h5py\nfile = h5py.File("{path}")\nvalues = file["{name}"][0]',
 }
 
@@ -96,7 +106,8 @@ class ExportCard:
         return seal(json.dumps(card, ensure_ascii=False, indent=1).encode()).decode()
 
     def difference(self, other: "ExportCard") -> str:
-        """Return the first field that differs in another export, shortened; empty if both have the same content.
+        """Return the first field that differs in another export, shortened; empty if both have the
+        same content.
 
         The order of features and columns counts: Lance numbers the columns of each part by it.
         """
@@ -105,30 +116,55 @@ class ExportCard:
             if value != theirs and name not in _LOOSE:
                 return _CHANGED.get(name, f"{name} {_short(value)} against {_short(theirs)}")
             if isinstance(value, dict) and list(value) != list(theirs):
-                return f"order of {name} {_short(', '.join(value))} against {_short(', '.join(theirs))}"
+                return (
+                    f"order of {name} {_short(', '.join(value))} against "
+                    f"{_short(', '.join(theirs))}"
+                )
         return ""
 
     def readme(self, path: str, more: dict[str, Any]) -> str:
-        """Return the card for readers, with the header that Hugging Face reads; `more` is added to it."""
-        header: dict[str, Any] = {"license": self.license, "tags": ["features", "embeddings", "stepdiff"], **more}
+        """Return the card for readers, with the header that Hugging Face reads; `more` is added to
+        it."""
+        header: dict[str, Any] = {
+            "license": self.license,
+            "tags": ["features", "embeddings", "stepdiff"],
+            **more,
+        }
         if self.format == "huggingface":
             files = [{"split": "train", "path": "data/*.parquet"}]
             header["configs"] = [{"config_name": "default", "data_files": files}]
-        made = {name: value if isinstance(value, str) else json.dumps(value) for name, value in self.provenance.items()}
+        made = {
+            name: value if isinstance(value, str) else json.dumps(value)
+            for name, value in self.provenance.items()
+        }
         snapshot = {"snapshot": self.snapshot} if self.snapshot else {}
-        about = {**made, "store format": f"{FORMAT} {self.store_format}", **snapshot, "date": self.date}
+        about = {
+            **made,
+            "store format": f"{FORMAT} {self.store_format}",
+            **snapshot,
+            "date": self.date,
+        }
         counts = {name: getattr(self, name) for name in ("rows", "failed", "absent", "forgotten")}
         notes = []
         if self.format != "hdf5":
             notes.append(
-                f"{CHECKSUM}: the crc32c of key and metadata, and of each feature, which store import compares."
+                f"{CHECKSUM}: the crc32c of key and metadata, and of each feature, which store "
+                "import compares."
             )
         if self.format in ("parquet", "lance"):
-            notes.append("A feature is a list of its flattened row; the shape is in the field's metadata.")
+            notes.append(
+                "A feature is a list of its flattened row; the shape is in the field's metadata."
+            )
         if self.format == "webdataset":
-            notes.append("File names have the key percent-encoded, dots too; the JSON file has the key as it is.")
+            notes.append(
+                "File names have the key percent-encoded, dots too; the JSON file has the key as "
+                "it is."
+            )
         if any(form["dtype"] == "int8" for form in self.features.values()):
-            notes.append(f"An int8 value is level * scale, with one scale for every {BLOCK} channels of the last axis.")
+            notes.append(
+                f"An int8 value is level * scale, with one scale for every {BLOCK} channels of the "
+                "last axis."
+            )
         lines = [
             "---",
             yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=1000).rstrip(),
@@ -143,7 +179,8 @@ class ExportCard:
             "| feature | shape of a row | dtype | in the store |",
             "| --- | --- | --- | --- |",
             *(
-                f"| {name} | {form['shape']} | {form['dtype']} | {self.stored.get(name, form)['dtype']} |"
+                f"| {name} | {form['shape']} | {form['dtype']} | "
+                f"{self.stored.get(name, form)['dtype']} |"
                 for name, form in self.features.items()
             ),
             "",
@@ -158,8 +195,11 @@ class ExportCard:
         return "\n".join(lines)
 
     def how_to_open(self, path: str) -> str:
-        """Return three lines of Python that open the export at `path` and take the values of its first feature."""
-        return _OPEN[self.format].format(path=path, name=next(iter(self.features)), last=len(self.parts) - 1)
+        """Return three lines of Python that open the export at `path` and take the values of its
+        first feature."""
+        return _OPEN[self.format].format(
+            path=path, name=next(iter(self.features)), last=len(self.parts) - 1
+        )
 
 
 def read_card(data: bytes) -> ExportCard:
@@ -174,8 +214,18 @@ def read_card(data: bytes) -> ExportCard:
         Provenance.from_dict(card.provenance)
         if not isinstance(card.columns, dict):
             raise ValueError("columns")
-        [Feature(tuple(form["shape"]), form["dtype"]) for form in (*card.features.values(), *card.stored.values())]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, StepDiffError) as error:
+        [
+            Feature(tuple(form["shape"]), form["dtype"])
+            for form in (*card.features.values(), *card.stored.values())
+        ]
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+        StepDiffError,
+    ) as error:
         raise StepDiffError(f"the card is damaged ({_short(error)})") from None
     return card
 
@@ -189,9 +239,12 @@ def make_card(
     schema: pa.Schema,
     license: str,
 ) -> ExportCard:
-    """Return the card of an export that begins now, of the rows that are `ok`; a part has the rows of some `shards`."""
+    """Return the card of an export that begins now, of the rows that are `ok`; a part has the rows
+    of some `shards`."""
     features, status = feature_fields(schema), view.status()
-    columns = {field.name: str(field.type) for field in schema if field.name not in (KEY, *features)}
+    columns = {
+        field.name: str(field.type) for field in schema if field.name not in (KEY, *features)
+    }
     starts = range(0, len(ok), view.rows_per_shard * shards)
     counts = [int(ok[first : first + starts.step].sum()) for first in starts]
     forgotten = store.forgotten(view.entity)["row"].to_numpy()
@@ -211,7 +264,11 @@ def make_card(
         rows=int(ok.sum()),
         digest=_digest(view, ok),
         catalog=catalog_digest(view.catalog, list(columns), ok),
-        parts=[[first // view.rows_per_shard, count] for first, count in zip(starts, counts, strict=True) if count],
+        parts=[
+            [first // view.rows_per_shard, count]
+            for first, count in zip(starts, counts, strict=True)
+            if count
+        ],
         store_format=VERSION,
         failed=int((status == FAILED).sum()),
         absent=int((status == ABSENT).sum()) - int((status[forgotten] == ABSENT).sum()),

@@ -1,25 +1,30 @@
-"""Export of the finished rows of a view to Parquet, Lance, HDF5, Hugging Face datasets or WebDataset.
+"""Export of the finished rows of a view to Parquet, Lance, HDF5, Hugging Face datasets or
+WebDataset.
 
-The rows of whole shards of the view are one part, which is written whole to `.unfinished/`. When all parts exist, that
-folder becomes `data/` (Lance: one commit), and the card for readers is written. A run that finds the card of an equal
-export in the folder, with the same options and the same rows, skips the parts that exist.
+The rows of whole shards of the view are one part, which is written whole to `.unfinished/`. When
+all parts exist, that folder becomes `data/` (Lance: one commit), and the card for readers is
+written. A run that finds the card of an equal export in the folder, with the same options and the
+same rows, skips the parts that exist.
 
-`parquet`: a feature is a fixed-size list of its flattened row. The canonical Arrow type `fixed_shape_tensor` would also
-have the shape, but `datasets` refuses it; so the shape is in the field's metadata.
-`huggingface`: Parquet in which features of two to five axes are nested lists, which `datasets` opens as Array2D to
-Array5D.
-`webdataset`: a tar file with KEY.FEATURE.npy for each feature, and KEY.json. Readers split the name of a file at its
-first dot, and take the rest as the field. A key is therefore percent-encoded: ASCII letters, digits, `_`, `-` and `~`
-stay, every other byte of its UTF-8, dots and slashes too, is %XX. The JSON has the key as it is, and the metadata.
-`lance`: the data files of a part, and a JSON record of them; one commit at the end makes all parts version 1 of the
-dataset. Until then the folder is no Lance dataset.
-`hdf5`: one file, which is written under a temporary name: a killed export begins again.
+`parquet`: a feature is a fixed-size list of its flattened row. The canonical Arrow type
+`fixed_shape_tensor` would also have the shape, but `datasets` refuses it; so the shape is in the
+field's metadata. `huggingface`: Parquet in which features of two to five axes are nested lists,
+which `datasets` opens as Array2D to Array5D.
+`webdataset`: a tar file with KEY.FEATURE.npy for each feature, and KEY.json. Readers split the name
+of a file at its first dot, and take the rest as the field. A key is therefore percent-encoded:
+ASCII letters, digits, `_`, `-` and `~` stay, every other byte of its UTF-8, dots and slashes too,
+is %XX. The JSON has the key as it is, and the metadata. `lance`: the data files of a part, and a
+JSON record of them; one commit at the end makes all parts version 1 of the dataset. Until then the
+folder is no Lance dataset. `hdf5`: one file, which is written under a temporary name: a killed
+export begins again.
 
 All have the checksums of `store.exchange.arrow.with_checksums`, which an import compares.
 
 Guarantees
-- a killed export continues or begins again, and ends with the same content; until then no reader finds rows
-- an export with other options, or of a store that changed, is refused, and so is a second run at the same time
+- a killed export continues or begins again, and ends with the same content; until then no reader
+  finds rows
+- an export with other options, or of a store that changed, is refused, and so is a second run at
+  the same time
 - memory holds a batch, and two bytes a row of the view; a damaged row is never exported
 """
 
@@ -75,8 +80,8 @@ def check_schema(format: str, fields: pa.Schema) -> None:
     """Raise StepDiffError if a format cannot hold these columns."""
     if CHECKSUM in fields.names:
         raise StepDiffError(
-            f"{CHECKSUM} is the column of checksums in an export: leave out the feature or column of that name with "
-            "--features or --columns"
+            f"{CHECKSUM} is the column of checksums in an export: leave out the feature or column "
+            "of that name with --features or --columns"
         )
     if format != "parquet":
         module = {"hdf5": "h5py", "huggingface": "datasets"}.get(format, format)
@@ -84,7 +89,10 @@ def check_schema(format: str, fields: pa.Schema) -> None:
     if format == "hdf5":
         features = feature_fields(fields)
         if clash := {KEYS, METADATA} & features.keys():
-            raise StepDiffError(f"feature {min(clash)} has the name of another dataset: leave it out with --features")
+            raise StepDiffError(
+                f"feature {min(clash)} has the name of another dataset: leave it out with "
+                "--features"
+            )
         for field in fields:
             if field.name not in features and not is_plain(field.type):
                 lacks = f"column {field.name} is {field.type}, which an HDF5 export lacks"
@@ -95,13 +103,14 @@ def check_schema(format: str, fields: pa.Schema) -> None:
         for name in feature_fields(fields):
             if name != name.lower():
                 raise StepDiffError(
-                    f"feature {name} has upper case letters, which readers of WebDataset make lower case: leave it out "
-                    "with --features, or choose another format"
+                    f"feature {name} has upper case letters, which readers of WebDataset make "
+                    "lower case: leave it out with --features, or choose another format"
                 )
 
 
 def write_parquet(path: Path, batches: pa.RecordBatchReader) -> None:
-    """Write a part. Each batch is a row group; features are neither compressed nor given statistics."""
+    """Write a part. Each batch is a row group; features are neither compressed nor given
+    statistics."""
     metadata = [field.name for field in batches.schema if not field.metadata]
     packing = dict.fromkeys(metadata, "zstd")
     for field in batches.schema:
@@ -141,21 +150,26 @@ def write_huggingface(path: Path, batches: pa.RecordBatchReader) -> None:
 
 
 def datasets_schema(fields: pa.Schema) -> tuple[pa.Schema, Any]:
-    """Return the schema of a Hugging Face dataset, and its types; StepDiffError if a column has none there."""
+    """Return the schema of a Hugging Face dataset, and its types; StepDiffError if a column has
+    none there."""
     import datasets
 
     features, columns, types = feature_fields(fields), [], {}
     for field in fields:
         shape = features[field.name].shape if field.name in features else ()
         if len(shape) in _AXES:
-            types[field.name] = getattr(datasets, f"Array{len(shape)}D")(shape, features[field.name].dtype)
+            types[field.name] = getattr(datasets, f"Array{len(shape)}D")(
+                shape, features[field.name].dtype
+            )
             kind = field.type.value_type
             for length in reversed(shape):
                 kind = pa.list_(kind, length)
             field = pa.field(field.name, kind, metadata=field.metadata)
         else:
             try:
-                types[field.name] = datasets.Features.from_arrow_schema(pa.schema([field]))[field.name]
+                types[field.name] = datasets.Features.from_arrow_schema(pa.schema([field]))[
+                    field.name
+                ]
             except ValueError:
                 lacks = f"column {field.name} is {field.type}, which a Hugging Face dataset lacks"
                 raise StepDiffError(f"{lacks}: leave it out with --columns") from None
@@ -165,13 +179,16 @@ def datasets_schema(fields: pa.Schema) -> tuple[pa.Schema, Any]:
 
 
 def dataset_info(fields: pa.Schema) -> dict[str, Any]:
-    """Return the header of a README that tells `datasets` the types: it does not take them from the files."""
+    """Return the header of a README that tells `datasets` the types: it does not take them from the
+    files."""
     import datasets
     from huggingface_hub import DatasetCardData
 
     header = DatasetCardData()
     _, types = datasets_schema(fields)
-    datasets.info.DatasetInfosDict(default=datasets.DatasetInfo(features=types)).to_dataset_card_data(header)
+    datasets.info.DatasetInfosDict(
+        default=datasets.DatasetInfo(features=types)
+    ).to_dataset_card_data(header)
     return {"dataset_info": header.to_dict()["dataset_info"]}
 
 
@@ -183,7 +200,10 @@ def write_webdataset(path: Path, batches: pa.RecordBatchReader) -> None:
     metadata = [name for name in batches.schema.names if name not in features]
     with path.open("wb") as file, webdataset.TarWriter(file, mtime=0) as tar:
         for batch in batches:
-            arrays = {f"{name}.npy": row_values(batch, name, feature.shape) for name, feature in features.items()}
+            arrays = {
+                f"{name}.npy": row_values(batch, name, feature.shape)
+                for name, feature in features.items()
+            }
             for row, fields in enumerate(batch.select(metadata).to_pylist()):
                 key = quote(fields["key"], safe="").replace(".", "%2E")
                 values = {name: array[row] for name, array in arrays.items()}
@@ -191,7 +211,8 @@ def write_webdataset(path: Path, batches: pa.RecordBatchReader) -> None:
 
 
 def _as_json(value: Any) -> Any:
-    """Return a value as JSON has it: numbers that are not finite become null, dates ISO 8601 texts."""
+    """Return a value as JSON has it: numbers that are not finite become null, dates ISO 8601
+    texts."""
     if isinstance(value, dict):
         return {name: _as_json(one) for name, one in value.items()}
     if isinstance(value, list):
@@ -202,7 +223,8 @@ def _as_json(value: Any) -> Any:
 
 
 def write_lance(path: Path, batches: pa.RecordBatchReader) -> None:
-    """Write the data files of a part into the dataset two folders above `path`, and the record of them to `path`."""
+    """Write the data files of a part into the dataset two folders above `path`, and the record of
+    them to `path`."""
     from lance.fragment import write_fragments
 
     root = path.parent.parent
@@ -230,24 +252,35 @@ def is_whole(path: Path, format: str) -> bool:
     """Return whether the parts of an export are readable as one."""
     if format == "hdf5":
         return path.is_file()
-    # Lance writes NAME.manifest#1 and links it to NAME.manifest: only with the link a version exists.
-    return any((path / "_versions").glob("*.manifest")) if format == "lance" else (path / "data").is_dir()
+    # Lance writes NAME.manifest#1 and links it to NAME.manifest: only with the link a version
+    # exists.
+    return (
+        any((path / "_versions").glob("*.manifest"))
+        if format == "lance"
+        else (path / "data").is_dir()
+    )
 
 
 def prepare(path: LocalPath, format: str) -> None:
-    """Make the folder of unfinished parts, and remove what a killed export left without finishing it."""
+    """Make the folder of unfinished parts, and remove what a killed export left without finishing
+    it."""
     unfinished = path / UNFINISHED
     unfinished.make_folder()
     unfinished.remove_dead(deep=False)
     if format == "lance":
         recorded = _files(_fragments(unfinished))
-        for file in (file for name in ("_versions", "_transactions", "data") for file in (path / name).glob("*")):
+        for file in (
+            file
+            for name in ("_versions", "_transactions", "data")
+            for file in (path / name).glob("*")
+        ):
             if file.parent.name != "data" or file.name not in recorded:
                 file.remove()
 
 
 def finish(path: LocalPath, format: str, fields: pa.Schema, rows: int) -> None:
-    """Make the parts readable as one, if they are not; StepDiffError if files or rows are missing."""
+    """Make the parts readable as one, if they are not; StepDiffError if files or rows are
+    missing."""
     unfinished = path / UNFINISHED
     if format != "lance":
         if not is_whole(path, format):
@@ -256,7 +289,9 @@ def finish(path: LocalPath, format: str, fields: pa.Schema, rows: int) -> None:
     import lance
 
     if not is_whole(path, format):
-        fragments = [lance.FragmentMetadata.from_json(json.dumps(one)) for one in _fragments(unfinished)]
+        fragments = [
+            lance.FragmentMetadata.from_json(json.dumps(one)) for one in _fragments(unfinished)
+        ]
         lance.LanceDataset.commit(str(path), lance.LanceOperation.Overwrite(fields, fragments))
         for file in (path / "_versions").iterdir():
             sync_file(file)
@@ -272,7 +307,9 @@ def data_files(path: LocalPath, format: str, parts: int) -> list[Path]:
         return [path / "data" / WRITERS[format][0].format(number) for number in range(parts)]
     import lance
 
-    fragments = [fragment.metadata.to_json() for fragment in lance.dataset(str(path)).get_fragments()]
+    fragments = [
+        fragment.metadata.to_json() for fragment in lance.dataset(str(path)).get_fragments()
+    ]
     return [path / "data" / name for name in _files(fragments)]
 
 
@@ -294,15 +331,19 @@ _MOST_CARD = 64 * 2**20
 
 
 def export(options: StoreExportOptions) -> dict[str, Any]:
-    """Export what is missing. StepDiffError if the view lacks a feature, or the files cannot be written.
+    """Export what is missing. StepDiffError if the view lacks a feature, or the files cannot be
+    written.
 
-    Returns the content of the export: counts of its card, `parts`, those that an earlier run wrote (`already`), `bytes`
-    of all files.
+    Returns the content of the export: counts of its card, `parts`, those that an earlier run wrote
+    (`already`), `bytes` of all files.
     """
     begin = time.monotonic()
     format = options.format or SUFFIXES.get(Path(options.path).suffix.lower())
     if format is None:
-        raise StepDiffError(f"the name {options.path} has no known suffix: give --format {'|'.join(get_args(Format))}")
+        raise StepDiffError(
+            f"the name {options.path} has no known suffix: give --format "
+            f"{'|'.join(get_args(Format))}"
+        )
     if place(options.path).remote:
         raise StepDiffError(f"{options.path} is not a local path: export to a folder, then copy it")
     path, store = LocalPath(options.path), Store.open(options.store)
@@ -312,7 +353,11 @@ def export(options: StoreExportOptions) -> dict[str, Any]:
     features = feature_fields(fields)
     shard_bytes = view.rows_per_shard * sum(feature.row_bytes for feature in features.values())
     ok = view.status() == OK
-    shards = len(ok) // view.rows_per_shard + 1 if format == "hdf5" else max(PART_BYTES // shard_bytes, 1)
+    shards = (
+        len(ok) // view.rows_per_shard + 1
+        if format == "hdf5"
+        else max(PART_BYTES // shard_bytes, 1)
+    )
     make_card = partial(cards.make_card, store, view, ok, shards, format, fields, options.license)
     with _only_run(path, format):
         card = _begin(path, make_card())
@@ -321,7 +366,10 @@ def export(options: StoreExportOptions) -> dict[str, Any]:
 
         def check_unchanged() -> None:
             if differs := card.difference(make_card()):
-                raise StepDiffError(f"the store changed while {path} was written ({differs}): remove it, export again")
+                raise StepDiffError(
+                    f"the store changed while {path} was written ({differs}): remove it, export "
+                    "again"
+                )
 
         already = len(card.parts)
         if not is_whole(path, format):
@@ -345,22 +393,36 @@ def export(options: StoreExportOptions) -> dict[str, Any]:
 
 
 def _finish_folder(path: LocalPath, card: ExportCard, fields: pa.Schema) -> None:
-    """Make the parts readable as one and write the card for readers; StepDiffError if a file is missing."""
+    """Make the parts readable as one and write the card for readers; StepDiffError if a file is
+    missing."""
     with readable(path):
         finish(path, card.format, fields, card.rows)
-        gone = [str(file) for file in data_files(path, card.format, len(card.parts)) if not file.exists()]
+        gone = [
+            str(file)
+            for file in data_files(path, card.format, len(card.parts))
+            if not file.exists()
+        ]
     if gone:
-        raise StepDiffError(f"{some(gone, 1)} of a complete export is missing: restore it, or remove {path} and repeat")
+        raise StepDiffError(
+            f"{some(gone, 1)} of a complete export is missing: restore it, or remove {path} and "
+            "repeat"
+        )
     header = dataset_info(fields) if card.format == "huggingface" else {}
-    write_text(path / ("_README.md" if card.format == "parquet" else "README.md"), card.readme(path.name, header))
+    write_text(
+        path / ("_README.md" if card.format == "parquet" else "README.md"),
+        card.readme(path.name, header),
+    )
 
 
 @contextmanager
 def _only_run(path: LocalPath, format: str) -> Iterator[None]:
-    """Make the folder, and hold its lock: another run would remove what this one writes. HeldError names it."""
+    """Make the folder, and hold its lock: another run would remove what this one writes. HeldError
+    names it."""
     kind = "folder" if format == "hdf5" else "file"
     if path.is_dir() if format == "hdf5" else path.is_file():
-        raise StepDiffError(f"{path} is a {kind}: give the name of a new {'file' if format == 'hdf5' else 'folder'}")
+        raise StepDiffError(
+            f"{path} is a {kind}: give the name of a new {'file' if format == 'hdf5' else 'folder'}"
+        )
     folder, lock = (path.parent, f".{path.name}.lock") if format == "hdf5" else (path, _LOCK)
     folder.make_folder()
     with locked(folder / lock, wait=False):
@@ -386,7 +448,9 @@ def _begin(path: LocalPath, card: ExportCard) -> ExportCard:
             recorded = _recorded(path)
     except FileNotFoundError:
         if card.format != "hdf5" and any(file.name != _LOCK for file in path.iterdir()):
-            raise StepDiffError(f"{path} holds other files: give the name of a new folder") from None
+            raise StepDiffError(
+                f"{path} holds other files: give the name of a new folder"
+            ) from None
         if not card.rows:
             raise StepDiffError(
                 f"view {card.view} of {card.entity} has no finished rows: run featurize first"
@@ -395,7 +459,9 @@ def _begin(path: LocalPath, card: ExportCard) -> ExportCard:
             write_text(path / cards.NAME, card.as_json())
         return card
     if differs := recorded.difference(card):
-        raise StepDiffError(f"{path} holds an export that differs: {differs}; give another name, or remove it")
+        raise StepDiffError(
+            f"{path} holds an export that differs: {differs}; give another name, or remove it"
+        )
     return recorded
 
 
@@ -404,7 +470,9 @@ def _recorded(path: LocalPath) -> ExportCard:
     try:
         return cards.read_card((path / cards.NAME).read_whole(_MOST_CARD))
     except StepDiffError as error:
-        raise StepDiffError(f"{path} holds a damaged export ({error}): remove it and export again") from None
+        raise StepDiffError(
+            f"{path} holds a damaged export ({error}): remove it and export again"
+        ) from None
 
 
 def _write_parts(
@@ -417,7 +485,8 @@ def _write_parts(
     options: StoreExportOptions,
     check_unchanged: Callable[[], None],
 ) -> int:
-    """Write the parts that do not exist, each of the rows in `size` slots of the view; return how many existed.
+    """Write the parts that do not exist, each of the rows in `size` slots of the view; return how
+    many existed.
 
     `check_unchanged` is called before an HDF5 file gets its name.
     """
@@ -438,9 +507,13 @@ def _write_parts(
                 continue
             start = shard * view.rows_per_shard
             rows = start + np.flatnonzero(ok[start : start + size])
-            batches = record_batches(view, options.features or None, rows, None, list(card.columns), options.dtype)
+            batches = record_batches(
+                view, options.features or None, rows, None, list(card.columns), options.dtype
+            )
             errors: list[StepDiffError] = []
-            stream = pa.RecordBatchReader.from_batches(fields, _all_of(batches, fields, count, path, errors, advance))
+            stream = pa.RecordBatchReader.from_batches(
+                fields, _all_of(batches, fields, count, path, errors, advance)
+            )
             try:
                 with target.whole() as temp:
                     write(temp, stream)
@@ -452,7 +525,11 @@ def _write_parts(
 
 
 def _write_file(
-    path: Path, rows: int, check_unchanged: Callable[[], None], temp: Path, batches: pa.RecordBatchReader
+    path: Path,
+    rows: int,
+    check_unchanged: Callable[[], None],
+    temp: Path,
+    batches: pa.RecordBatchReader,
 ) -> None:
     try:
         write_hdf5(temp, batches, rows)
@@ -479,7 +556,10 @@ def _all_of(
             count -= batch.num_rows
             advance(batch.num_rows)
         if count:
-            raise StepDiffError(f"{count} rows were withdrawn since the export began: remove {path} and export again")
+            raise StepDiffError(
+                f"{count} rows were withdrawn since the export began: remove {path} and export "
+                "again"
+            )
     except StepDiffError as error:
         errors.append(error)
         raise

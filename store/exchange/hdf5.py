@@ -2,15 +2,18 @@
 
 Three layouts are read:
 
-`array`: every dataset has a row for each clip, and one dataset of texts has the keys. `store export` writes it: `keys`,
-`metadata` (one JSON object a row), `crc32c` and a dataset for each feature.
-`datasets`: every dataset is a clip, and its path is the key. The feature is `tokens`, with one axis `embedding`.
-`groups`: every group with datasets is a clip, and its path is the key. The datasets in it are its features.
+`array`: every dataset has a row for each clip, and one dataset of texts has the keys. `store
+export` writes it: `keys`, `metadata` (one JSON object a row), `crc32c` and a dataset for each
+feature. `datasets`: every dataset is a clip, and its path is the key. The feature is `tokens`, with
+one axis `embedding`. `groups`: every group with datasets is a clip, and its path is the key. The
+datasets in it are its features.
 
 Guarantees
-- no other file is opened: soft and external links, virtual datasets and external storage are refused
+- no other file is opened: soft and external links, virtual datasets and external storage are
+  refused
 - memory holds the names of the datasets, one chunk of a dataset, and a batch
-- objects, references, compound and opaque values are refused, and so are filters that HDF5 loads as plug-ins
+- objects, references, compound and opaque values are refused, and so are filters that HDF5 loads as
+  plug-ins
 """
 
 import base64
@@ -30,7 +33,16 @@ from jaxtyping import Int, Shaped
 import stepdiff_core
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.files import open_regular
-from store.exchange.arrow import BATCH_BYTES, CHECKSUM, KEY, feature_fields, one_line, readable, row_texts, row_values
+from store.exchange.arrow import (
+    BATCH_BYTES,
+    CHECKSUM,
+    KEY,
+    feature_fields,
+    one_line,
+    readable,
+    row_texts,
+    row_values,
+)
 from store.exchange.card import ExportCard, read_card
 from store.exchange.parquet_sizes import BYTES_PER_BYTE, FREE_BYTES
 from store.provenance import RowValues
@@ -73,12 +85,18 @@ class Hdf5:
         self._path = path
         with readable(path), _reading(path):
             self._file = h5py.File(path, "r", rdcc_nbytes=2 * BATCH_BYTES)
-            self._texts = {name: text for name in (*NOTED, CARD, SCHEMA) if (text := _attribute(self._file, name))}
+            self._texts = {
+                name: text
+                for name in (*NOTED, CARD, SCHEMA)
+                if (text := _attribute(self._file, name))
+            }
             datasets = _datasets(path, self._file)
         self.noted = {name: self._texts[name] for name in NOTED if name in self._texts}
         total = sum(dataset.nbytes for dataset in datasets)
         if total > max(FREE_BYTES, BYTES_PER_BYTE * self.nbytes):
-            raise StepDiffError(f"{path} declares {total:,} bytes in {self.nbytes:,} bytes: damaged?")
+            raise StepDiffError(
+                f"{path} declares {total:,} bytes in {self.nbytes:,} bytes: damaged?"
+            )
         self.layout = layout or _layout(path, datasets)
         self._places: dict[str, list[str | None]] = {}
         """column -> the dataset of each clip"""
@@ -94,8 +112,9 @@ class Hdf5:
         if len(lengths) > 1:
             other = next(dataset for dataset in rows if dataset.shape[0] != rows[0].shape[0])
             raise StepDiffError(
-                f"{self._path} has {rows[0].shape[0]:,} rows of {rows[0].path} and {other.shape[0]:,} of {other.path}: "
-                "give a file whose datasets have one length, or --layout"
+                f"{self._path} has {rows[0].shape[0]:,} rows of {rows[0].path} and "
+                f"{other.shape[0]:,} of {other.path}: give a file whose datasets have one length, "
+                "or --layout"
             )
         self.count = rows[0].shape[0] if rows else 0
         metadata, fields, exported = {}, [], {}
@@ -103,8 +122,12 @@ class Hdf5:
             metadata = {CARD: self._texts[CARD]}
             card = read_card(self._texts[CARD].encode())
             with readable(self._path):
-                schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self._texts.get(SCHEMA, ""))))
-                exported = {name: schema.field(name) for name in card.columns if name in schema.names}
+                schema = pa.ipc.read_schema(
+                    pa.py_buffer(base64.b64decode(self._texts.get(SCHEMA, "")))
+                )
+                exported = {
+                    name: schema.field(name) for name in card.columns if name in schema.names
+                }
         for dataset in rows:
             if dataset.path != METADATA or not exported:
                 name = KEY if dataset.path == KEYS and metadata else dataset.path
@@ -143,7 +166,9 @@ class Hdf5:
     def end(self, places: Int[np.ndarray, " P"], start: int, size: int) -> int:
         return min(start + size, len(places)) if self.layout == "array" else start + 1
 
-    def batches(self, places: Int[np.ndarray, " K"], columns: list[str], size: int) -> Iterator[pa.RecordBatch]:
+    def batches(
+        self, places: Int[np.ndarray, " K"], columns: list[str], size: int
+    ) -> Iterator[pa.RecordBatch]:
         yield self._batch(places, columns)
 
     def _batch(self, places: Int[np.ndarray, " K"], columns: Sequence[str]) -> pa.RecordBatch:
@@ -160,7 +185,8 @@ class Hdf5:
         return pa.RecordBatch.from_arrays(arrays, schema=taken)
 
     def _array(self, field: pa.Field, places: Int[np.ndarray, " K"]) -> pa.Array:
-        """Return some rows of a column; null if a clip has no dataset of the column's shape and dtype."""
+        """Return some rows of a column; null if a clip has no dataset of the column's shape and
+        dtype."""
         if self.layout == "array":
             path = str(self._places[field.name][0])
             if pa.types.is_string(field.type):
@@ -177,7 +203,9 @@ class Hdf5:
                 values[place] = dataset[()]
                 missing[place] = False
         if dtype.kind == "O":
-            texts = [None if miss else _bytes(text) for text, miss in zip(values, missing, strict=True)]
+            texts = [
+                None if miss else _bytes(text) for text, miss in zip(values, missing, strict=True)
+            ]
             return pa.array(texts, pa.binary()).cast(pa.string())
         return _array(field.type, values, missing)
 
@@ -192,22 +220,30 @@ class Hdf5:
         return values
 
     def _text(self, path: str, places: Int[np.ndarray, " K"]) -> list[bytes]:
-        """Return texts of an array at ascending places; few at a time, since all may be one long text."""
+        """Return texts of an array at ascending places; few at a time, since all may be one long
+        text."""
         count = max(_MOST_TEXT // self.nbytes, 16)
         parts = (places[at : at + count] for at in range(0, len(places), count))
         dataset, texts, total = self._file[path], [], 0
         for part in parts:
             first = int(part[0])
-            block = dataset[first : int(part[-1]) + 1] if len(part) == part[-1] - first + 1 else dataset[part]
+            block = (
+                dataset[first : int(part[-1]) + 1]
+                if len(part) == part[-1] - first + 1
+                else dataset[part]
+            )
             texts += [_bytes(text) for text in block]
             total += sum(map(len, texts[-len(part) :]))
             if total > max(_MOST_TEXT, BYTES_PER_BYTE * self.nbytes):
-                raise StepDiffError(f"{self._path} repeats text beyond {total:,} bytes: give a file without that")
+                raise StepDiffError(
+                    f"{self._path} repeats text beyond {total:,} bytes: give a file without that"
+                )
         return texts
 
 
 def _datasets(path: Path, file: Any) -> list[_Dataset]:
-    """Return the datasets of a file, by path. StepDiffError if one, or a link, leads elsewhere or is unusable."""
+    """Return the datasets of a file, by path. StepDiffError if one, or a link, leads elsewhere or
+    is unusable."""
     from h5py import h5d, h5g, h5l, h5o
 
     datasets, groups, entered = [], [b"/"], {h5o.get_info(file["/"].id).addr}
@@ -220,13 +256,20 @@ def _datasets(path: Path, file: Any) -> list[_Dataset]:
             text = name[1:].decode(errors="backslashreplace")
             if kind != h5l.TYPE_HARD:
                 link = "a soft link" if kind == h5l.TYPE_SOFT else "an external link"
-                raise StepDiffError(f"{path}: {text} is {link}, which is not followed: copy the data into one file")
+                raise StepDiffError(
+                    f"{path}: {text} is {link}, which is not followed: copy the data into one file"
+                )
             entry = h5o.open(file.id, name)
             if isinstance(entry, h5d.DatasetID):
                 datasets.append(_dataset(path, text, entry))
-            elif isinstance(entry, h5g.GroupID) and (address := h5o.get_info(entry).addr) not in entered:
+            elif (
+                isinstance(entry, h5g.GroupID)
+                and (address := h5o.get_info(entry).addr) not in entered
+            ):
                 if name.count(b"/") > _MOST_DEPTH:
-                    raise StepDiffError(f"{path} has more than {_MOST_DEPTH} groups inside one another: damaged?")
+                    raise StepDiffError(
+                        f"{path} has more than {_MOST_DEPTH} groups inside one another: damaged?"
+                    )
                 entered.add(address)
                 groups.append(name + b"/")
     return sorted(datasets, key=lambda dataset: dataset.path)
@@ -237,27 +280,42 @@ def _dataset(path: Path, name: str, dataset: Any) -> _Dataset:
 
     where, plan, kind = f"{path}: dataset {name}", dataset.get_create_plist(), dataset.get_type()
     if plan.get_layout() == h5d.VIRTUAL or plan.get_external_count():
-        raise StepDiffError(f"{where} is in other files, which are not read: copy the data into one file first")
-    usual = (h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, h5z.FILTER_SZIP, h5z.FILTER_LZF)
+        raise StepDiffError(
+            f"{where} is in other files, which are not read: copy the data into one file first"
+        )
+    usual = (
+        h5z.FILTER_DEFLATE,
+        h5z.FILTER_SHUFFLE,
+        h5z.FILTER_FLETCHER32,
+        h5z.FILTER_SZIP,
+        h5z.FILTER_LZF,
+    )
     for number in range(plan.get_nfilters()):
         code, _, _, title = plan.get_filter(number)
         if code not in usual or not h5z.filter_avail(code):
             title = title.decode(errors="backslashreplace") or str(code)
             raise StepDiffError(
-                f"{where} has the filter {title!r}, which is not read: write it with gzip, lzf, szip or none"
+                f"{where} has the filter {title!r}, which is not read: write it with gzip, lzf, "
+                "szip or none"
             )
-    names = {h5t.COMPOUND: "compound", h5t.OPAQUE: "opaque", h5t.REFERENCE: "reference", h5t.VLEN: "sequence"}
+    names = {
+        h5t.COMPOUND: "compound",
+        h5t.OPAQUE: "opaque",
+        h5t.REFERENCE: "reference",
+        h5t.VLEN: "sequence",
+    }
     text = kind.get_class() == h5t.STRING
     dtype = None if text or kind.get_class() in names else _native(dataset.dtype)
     if not text and (dtype is None or dtype.kind not in "fiub" or dtype.itemsize > 8):
         raise StepDiffError(
-            f"{where} has values of type {names.get(kind.get_class(), dtype)}, which are not read: copy the texts and "
-            "numbers that you need into a new file"
+            f"{where} has values of type {names.get(kind.get_class(), dtype)}, which are not read: "
+            "copy the texts and numbers that you need into a new file"
         )
     shape, size = dataset.shape or (), kind.get_size()  # None: without data
     if plan.get_layout() == h5d.CHUNKED and math.prod(plan.get_chunk()) * size > _MOST_CHUNK:
         raise StepDiffError(
-            f"{where} has chunks of more than {_MOST_CHUNK:,} bytes, which are read whole: write it in smaller ones"
+            f"{where} has chunks of more than {_MOST_CHUNK:,} bytes, which are read whole: write "
+            "it in smaller ones"
         )
     if text and len(shape) > 1:
         raise StepDiffError(f"{where} has texts in {len(shape)} axes: give one text a row")
@@ -274,14 +332,18 @@ def _layout(path: Path, datasets: Sequence[_Dataset]) -> Layout:
         return "array"
     groups = Counter(dataset.path.rpartition("/")[0] for dataset in datasets)
     leaves = Counter(dataset.path.rpartition("/")[2] for dataset in datasets)
-    alike = len({(dataset.dtype, len(dataset.shape)) for dataset in datasets}) == 1 and datasets[0].dtype is not None
+    alike = (
+        len({(dataset.dtype, len(dataset.shape)) for dataset in datasets}) == 1
+        and datasets[0].dtype is not None
+    )
     if "" not in groups and len(groups) > len(leaves):
         return "groups"
     if alike and len(leaves) == len(datasets) > (1 if list(groups) == [""] else _MOST_GROUP):
         return "datasets"
     raise StepDiffError(
-        f"{path}: its names do not show what a clip is: give --layout array (each dataset has a row for every clip, "
-        "one has the keys), datasets (a dataset is a clip) or groups (a group is a clip)"
+        f"{path}: its names do not show what a clip is: give --layout array (each dataset has a "
+        "row for every clip, one has the keys), datasets (a dataset is a clip) or groups (a group "
+        "is a clip)"
     )
 
 
@@ -292,7 +354,9 @@ def _field(name: str, dtype: np.dtype | None, shape: tuple[int, ...]) -> pa.Fiel
     leaf = pa.from_numpy_dtype(dtype)
     if not shape:
         return pa.field(name, leaf)
-    return pa.field(name, pa.list_(leaf, math.prod(shape)), metadata={"shape": json.dumps(list(shape))})
+    return pa.field(
+        name, pa.list_(leaf, math.prod(shape)), metadata={"shape": json.dumps(list(shape))}
+    )
 
 
 def _kind(field: pa.Field) -> tuple[np.dtype, tuple[int, ...]]:
@@ -302,11 +366,15 @@ def _kind(field: pa.Field) -> tuple[np.dtype, tuple[int, ...]]:
     return np.dtype(leaf.to_pandas_dtype()), shape
 
 
-def _array(kind: pa.DataType, values: RowValues, missing: Shaped[np.ndarray, " R"] | None = None) -> pa.Array:
+def _array(
+    kind: pa.DataType, values: RowValues, missing: Shaped[np.ndarray, " R"] | None = None
+) -> pa.Array:
     if not pa.types.is_fixed_size_list(kind):
         return pa.array(values, kind, mask=missing)
     mask = None if missing is None else pa.array(missing)
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), kind.list_size, mask=mask)
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(values.reshape(-1)), kind.list_size, mask=mask
+    )
 
 
 def _native(dtype: np.dtype) -> np.dtype:
@@ -322,7 +390,10 @@ def _attribute(file: Any, name: str) -> str | None:
     """Return an attribute that is one text; None if it does not exist or is something else."""
     from h5py import h5a, h5t
 
-    if name not in file.attrs or h5a.open(file.id, name.encode()).get_type().get_class() != h5t.STRING:
+    if (
+        name not in file.attrs
+        or h5a.open(file.id, name.encode()).get_type().get_class() != h5t.STRING
+    ):
         return None
     value = file.attrs[name]
     value = value.decode(errors="replace") if isinstance(value, bytes) else value
@@ -339,13 +410,16 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def exported_card(path: Path) -> ExportCard:
-    """Return the card in a file of an export; FileNotFoundError without a file, StepDiffError without a card."""
+    """Return the card in a file of an export; FileNotFoundError without a file, StepDiffError
+    without a card."""
     if not path.exists():
         raise FileNotFoundError(path)
     try:
         return read_card((Hdf5(path, "array").schema.metadata or {}).get(CARD.encode(), b""))
     except StepDiffError as error:
-        raise StepDiffError(f"{path} holds no export ({error}): give the name of a new file") from None
+        raise StepDiffError(
+            f"{path} holds no export ({error}): give the name of a new file"
+        ) from None
 
 
 def write_hdf5(path: Path, batches: pa.RecordBatchReader, rows: int) -> None:
@@ -371,6 +445,8 @@ def write_hdf5(path: Path, batches: pa.RecordBatchReader, rows: int) -> None:
                 file[name][part] = row_values(batch, name, feature.shape)
             file[KEYS][part] = batch[KEY].to_pylist()
             if card.columns:
-                file[METADATA][part] = row_texts(pl.DataFrame(pl.from_arrow(batch.select([KEY, *card.columns]))))
+                file[METADATA][part] = row_texts(
+                    pl.DataFrame(pl.from_arrow(batch.select([KEY, *card.columns])))
+                )
             file[CHECKSUM][part] = row_values(batch, CHECKSUM, file[CHECKSUM].shape[1:])
             start = part.stop

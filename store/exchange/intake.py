@@ -1,12 +1,14 @@
 """Import of features from Parquet, Lance or HDF5 files into a view.
 
-Files may come from strangers: whatever leads out of the file or folder that was given is refused before anything is
-read through it, symbolic links here, base paths in `store.exchange.readers`, links of HDF5 in `store.exchange.hdf5`.
+Files may come from strangers: whatever leads out of the file or folder that was given is refused
+before anything is read through it, symbolic links here, base paths in `store.exchange.readers`,
+links of HDF5 in `store.exchange.hdf5`.
 
 Guarantees
 - an import reads, and requests, nothing outside the file or folder that was given
 - an import that was killed resumes, and ends with the same arrays as an uninterrupted one
-- a row that does not fit fails alone, with the reason; float16, float32 and int8 with scales keep every bit
+- a row that does not fit fails alone, with the reason; float16, float32 and int8 with scales keep
+  every bit
 """
 
 import time
@@ -40,8 +42,9 @@ _PROVENANCE = ("encoder", "weights_sha256", "layer", "frames", "crop")
 def take_in(options: ImportOptions) -> dict[str, Any]:
     """Import what is missing. StepDiffError if the files, the store or the view cannot be used.
 
-    Returns how many rows were `asked` for, `done` by this run, there `already`, `failed` in this run or an earlier one,
-    and left out because they were `forgotten`; key and reason of `failures`; columns that were `left_out`.
+    Returns how many rows were `asked` for, `done` by this run, there `already`, `failed` in this
+    run or an earlier one, and left out because they were `forgotten`; key and reason of `failures`;
+    columns that were `left_out`.
     """
     begin = time.monotonic()
     path = Path(options.path)
@@ -52,7 +55,10 @@ def take_in(options: ImportOptions) -> dict[str, Any]:
     scales = _scales(files.kinds)
     features = {name: kind for name, kind in files.kinds.items() if name not in scales.values()}
     if len(features) > MOST_FEATURES:
-        raise StepDiffError(f"{path} has {len(features):,} features, a view at most {MOST_FEATURES}: give --features")
+        raise StepDiffError(
+            f"{path} has {len(features):,} features, a view at most {MOST_FEATURES}: give "
+            "--features"
+        )
     if options.dtype:
         features = with_dtype(features, options.dtype)
     provenance = _provenance(path, options, features, files)
@@ -60,7 +66,9 @@ def take_in(options: ImportOptions) -> dict[str, Any]:
     store = Store.open(options.store, create=True)
     _check_fits(path, store.catalog(options.entity), columns)
     info = {"imported_from": path.name, **files.source.versions}
-    with store.writer(options.entity, options.view, provenance, features, info=info, wait=options.wait) as writer:
+    with store.writer(
+        options.entity, options.view, provenance, features, info=info, wait=options.wait
+    ) as writer:
         view = writer.view
         rows = _add(writer, files)
         before = view.status()[rows]
@@ -88,7 +96,8 @@ def take_in(options: ImportOptions) -> dict[str, Any]:
 
 
 def format_of(path: Path) -> Readable:
-    """Return the format of files, by suffix and content; StepDiffError if neither says it, or they do not exist."""
+    """Return the format of files, by suffix and content; StepDiffError if neither says it, or they
+    do not exist."""
     if not path.exists():
         raise StepDiffError(f"{path} does not exist")
     if (path / "_versions").is_dir():
@@ -98,24 +107,32 @@ def format_of(path: Path) -> Readable:
     format = SUFFIXES.get(path.suffix.lower())
     if format is None:
         raise StepDiffError(
-            f"the format of {path} is not known by its name or content: Parquet, Lance and HDF5 are imported (give "
-            "--format if it is one of them); arrays of numpy enter by Store.writer (docs/guides/your-data.md)"
+            f"the format of {path} is not known by its name or content: Parquet, Lance and HDF5 "
+            "are imported (give --format if it is one of them); arrays of numpy enter by "
+            "Store.writer (docs/guides/your-data.md)"
         )
     return format
 
 
 def _scales(kinds: Mapping[str, Feature]) -> dict[str, str]:
-    """Return int8 feature -> the array of its scales; StepDiffError if their shape or dtype is wrong."""
+    """Return int8 feature -> the array of its scales; StepDiffError if their shape or dtype is
+    wrong."""
     scales = {name: name + SCALE for name, kind in kinds.items() if kind.dtype == "int8"}
     for name, scale in scales.items():
         shape = scale_shape(kinds[name].shape)
         if kinds[scale] != Feature(shape, "float16"):
-            raise StepDiffError(f"{name} is int8 and {scale} are not its scales: give float16 of shape {list(shape)}")
+            raise StepDiffError(
+                f"{name} is int8 and {scale} are not its scales: give float16 of shape "
+                f"{list(shape)}"
+            )
     return scales
 
 
-def _provenance(path: Path, options: ImportOptions, features: Mapping[str, Feature], files: FileRows) -> Provenance:
-    """Return the provenance of the view; StepDiffError if an option is missing or contradicts the files."""
+def _provenance(
+    path: Path, options: ImportOptions, features: Mapping[str, Feature], files: FileRows
+) -> Provenance:
+    """Return the provenance of the view; StepDiffError if an option is missing or contradicts the
+    files."""
     card = files.card
     noted: dict[str, Any] = card.provenance if card else {**files.source.noted, "dtypes": {}}
     values: dict[str, Any] = {}
@@ -123,19 +140,26 @@ def _provenance(path: Path, options: ImportOptions, features: Mapping[str, Featu
         name, flag = option.removesuffix("_sha256"), f"--{option.replace('_', '-')}"
         value, there = getattr(options, option), noted.get(name)
         if value is None and there is None:
-            raise StepDiffError(f"{flag} must be given: {path} does not say how its features were computed")
+            raise StepDiffError(
+                f"{flag} must be given: {path} does not say how its features were computed"
+            )
         if None not in (value, there) and value != there:
-            raise StepDiffError(f"{flag} {value!r} contradicts {path}, which says {there!r}: leave it out")
+            raise StepDiffError(
+                f"{flag} {value!r} contradicts {path}, which says {there!r}: leave it out"
+            )
         values[name] = there if value is None else value
     dtypes: dict[str, str] = {}
     for name, feature in features.items():
         before = noted["dtypes"].get(name, feature.dtype)
-        dtypes[name] = before if before.split(" ")[0] == feature.dtype else f"{feature.dtype} from {before}"
+        dtypes[name] = (
+            before if before.split(" ")[0] == feature.dtype else f"{feature.dtype} from {before}"
+        )
     return Provenance(**values, dtypes=dtypes)
 
 
 def _checked_columns(files: FileRows) -> pl.DataFrame:
-    """Read the metadata once, before the store's lock is held, and return their columns without rows.
+    """Read the metadata once, before the store's lock is held, and return their columns without
+    rows.
 
     Raises StepDiffError if they are damaged, or `check_rows` refuses one.
     """
@@ -147,11 +171,15 @@ def _checked_columns(files: FileRows) -> pl.DataFrame:
 
 
 def _check_fits(path: Path, catalog: Catalog, columns: pl.DataFrame) -> None:
-    """Raise StepDiffError, before anything is written, where the catalog has other types of columns."""
+    """Raise StepDiffError, before anything is written, where the catalog has other types of
+    columns."""
     try:
-        catalog.append(columns.insert_column(0, pl.Series("key", [], pl.String)))  # no row, which checks columns
+        # no row, which checks columns
+        catalog.append(columns.insert_column(0, pl.Series("key", [], pl.String)))
     except StepDiffError as error:
-        raise StepDiffError(f"{path}: {error}, or name the columns to take with --columns") from None
+        raise StepDiffError(
+            f"{path}: {error}, or name the columns to take with --columns"
+        ) from None
 
 
 def _add(writer: ViewWriter, files: FileRows) -> RowNumbers:
@@ -178,7 +206,8 @@ def _import(
 
     def imported(some: Int64[np.ndarray, " S"]) -> tuple[Values, Mapping[int, str]]:
         here = places[np.searchsorted(rows[places], some)]
-        with np.errstate(over="ignore"):  # a float64 that overflows becomes infinity, and its row fails
+        # a float64 that overflows becomes infinity, and its row fails
+        with np.errstate(over="ignore"):
             features, reasons = files.read(here)
         for name, scale in scales.items():
             levels, factors = features[name], features.pop(scale)
@@ -203,5 +232,7 @@ def _check_keys(path: Path, keys: pl.Series) -> None:
     if (repeated := keys.filter(keys.is_duplicated())).len():
         twice = repeated[0]
         first, second = (keys == twice).arg_true()[:2]
-        raise StepDiffError(f"{path} has key {twice!r} in rows {first} and {second}: keys are unique")
+        raise StepDiffError(
+            f"{path} has key {twice!r} in rows {first} and {second}: keys are unique"
+        )
     check_rows(keys.to_frame(), str(path))

@@ -1,8 +1,10 @@
-"""The sizes that a stranger's Parquet file declares in its footer and page headers, before any column is decoded.
+"""The sizes that a stranger's Parquet file declares in its footer and page headers, before any
+column is decoded.
 
-A few hundred bytes of Parquet can encode billions of rows or gigabytes of text. The declared sizes are compared with
-the size of the file. pyarrow cannot do that: it does not tell the sizes in the headers of pages, which decide what a
-reader allocates, and damaged statistics of a column chunk end the process.
+A few hundred bytes of Parquet can encode billions of rows or gigabytes of text. The declared sizes
+are compared with the size of the file. pyarrow cannot do that: it does not tell the sizes in the
+headers of pages, which decide what a reader allocates, and damaged statistics of a column chunk end
+the process.
 """
 
 from collections.abc import Iterator
@@ -30,7 +32,10 @@ class ImplausibleSizes(Exception):
 
 def check_sizes(path: Path) -> None:
     """Raise ImplausibleSizes if a Parquet file declares more than a file of its size can hold."""
-    with open_regular(path, "a Parquet file") as file, mmap(file.fileno(), 0, prot=PROT_READ) as data:
+    with (
+        open_regular(path, "a Parquet file") as file,
+        mmap(file.fileno(), 0, prot=PROT_READ) as data,
+    ):
         _check_sizes(data)
 
 
@@ -55,9 +60,11 @@ def _check_sizes(data: mmap) -> None:
                 kinds = [header[kind] for kind in (5, 7, 8) if isinstance(header.get(kind), dict)]
                 values[column] = values.get(column, 0) + sum(_number(kind, 1) for kind in kinds)
                 total += _number(header, 2)
-                if values[column] > 2 * most_rows or total > most_bytes:  # a dictionary's entries count too
+                # a dictionary's entries count too
+                if values[column] > 2 * most_rows or total > most_bytes:
                     raise ImplausibleSizes(
-                        f"it declares {total:,} bytes, {values[column]:,} values in a column, in {len(data):,} bytes"
+                        f"it declares {total:,} bytes, {values[column]:,} values in a column, in "
+                        f"{len(data):,} bytes"
                     )
 
 
@@ -94,7 +101,8 @@ def _structs(struct: Struct, field: int) -> list[Struct]:
 
 
 class _ThriftReader:
-    """Thrift's compact protocol: a struct as field number -> value, without binary values. Parquet uses no maps."""
+    """Thrift's compact protocol: a struct as field number -> value, without binary values. Parquet
+    uses no maps."""
 
     def __init__(self, data: mmap, at: int, end: int) -> None:
         self._data, self.at, self._end = data, at, end
@@ -105,7 +113,9 @@ class _ThriftReader:
         field = 0
         while kind := self._byte():
             field = field + (kind >> 4) if kind >> 4 else self._zigzag()
-            fields[field] = kind & 15 == 1 if kind & 15 in (1, 2) else self._value(kind & 15, depth + 1)
+            fields[field] = (
+                kind & 15 == 1 if kind & 15 in (1, 2) else self._value(kind & 15, depth + 1)
+            )
         return fields
 
     def _value(self, kind: int, depth: int) -> Any:

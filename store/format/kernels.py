@@ -1,4 +1,5 @@
-"""The loops of `store.format.quantise`, compiled: rows [R, D], for int8 in blocks of 64 channels, one pass over memory.
+"""The loops of `store.format.quantise`, compiled: rows [R, D], for int8 in blocks of 64 channels,
+one pass over memory.
 
 numba knows no float16 on a CPU, so a float16 is its 16 bits here, and every bit is as numpy would
 round it. The kernels hold no lock: threads share the rows out, and not numba's own threads, which
@@ -33,7 +34,8 @@ def _from_float16(bits: int) -> np.float32:
 
 @compiled
 def _float16_bits(value: np.float32, largest: np.int32) -> np.uint16:
-    """Return a float32 rounded to the nearest float16, half to even; `largest`: bits of the greatest magnitude."""
+    """Return a float32 rounded to the nearest float16, half to even; `largest`: bits of the
+    greatest magnitude."""
     bits = np.float32(value).view(np.int32)
     size = np.int32(min(np.int32(bits & _MAGNITUDE), largest))
     normal = (size - _BIAS + np.int32(0xFFF) + ((size >> 13) & 1)) >> 13
@@ -67,7 +69,9 @@ def _quantise_block(values: Float32[np.ndarray, " C"], levels: Int8[np.ndarray, 
 
 @compiled
 def quantise_float32(
-    values: Float32[np.ndarray, "R D"], levels: Int8[np.ndarray, "R D"], scale: UInt16[np.ndarray, "R blocks"]
+    values: Float32[np.ndarray, "R D"],
+    levels: Int8[np.ndarray, "R D"],
+    scale: UInt16[np.ndarray, "R blocks"],
 ) -> None:
     """Fill `levels` and `scale` from finite `values`."""
     for row in range(values.shape[0]):
@@ -79,7 +83,9 @@ def quantise_float32(
 
 @compiled
 def quantise_float16(
-    values: UInt16[np.ndarray, "R D"], levels: Int8[np.ndarray, "R D"], scale: UInt16[np.ndarray, "R blocks"]
+    values: UInt16[np.ndarray, "R D"],
+    levels: Int8[np.ndarray, "R D"],
+    scale: UInt16[np.ndarray, "R blocks"],
 ) -> None:
     """Fill `levels` and `scale` from the bits of finite float16 values."""
     for row in range(values.shape[0]):
@@ -99,7 +105,9 @@ def quantise_float16(
 
 @compiled
 def to_float32(
-    levels: Int8[np.ndarray, "R D"], scale: UInt16[np.ndarray, "R blocks"], out: Float32[np.ndarray, "R D"]
+    levels: Int8[np.ndarray, "R D"],
+    scale: UInt16[np.ndarray, "R blocks"],
+    out: Float32[np.ndarray, "R D"],
 ) -> None:
     """Fill `out` with levels * scale."""
     for row in range(levels.shape[0]):
@@ -113,7 +121,9 @@ def to_float32(
 
 @compiled
 def to_float16(
-    levels: Int8[np.ndarray, "R D"], scale: UInt16[np.ndarray, "R blocks"], out: UInt16[np.ndarray, "R D"]
+    levels: Int8[np.ndarray, "R D"],
+    scale: UInt16[np.ndarray, "R blocks"],
+    out: UInt16[np.ndarray, "R D"],
 ) -> None:
     """Fill `out` with the float16 bits of levels * scale, at most 65504 in magnitude."""
     for row in range(levels.shape[0]):

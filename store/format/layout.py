@@ -3,14 +3,17 @@
 store.json                            format name and version
 arrays.zarr/ENTITY/VIEW/ARRAY/        a plain Zarr v3 hierarchy
 catalog/ENTITY/FIRST_ROW.parquet      key -> row; FIRST_ROW-END.parquet replaces several such parts
-catalog/ENTITY/FIRST_ROW-END.keys     hash of a key -> row, built from the parts and rebuilt where lost
+catalog/ENTITY/FIRST_ROW-END.keys     hash of a key -> row, built from the parts and rebuilt where
+                                      lost
 forgotten/ENTITY.parquet              row, key, reason of forgotten rows
 failures/ENTITY/VIEW/SHARD.parquet    key, reason; merged-GROUP.parquet: of many shards
-shards/ENTITY/VIEW/SHARD.json         the record of the shard's writer: library versions, device; merged-GROUP.json:
-                                      of many shards
-snapshots/NAME/                       arrays.zarr, catalog, failures, forgotten, shards as they were; about.json
+shards/ENTITY/VIEW/SHARD.json         the record of the shard's writer: library versions, device;
+                                      merged-GROUP.json: of many shards
+snapshots/NAME/                       arrays.zarr, catalog, failures, forgotten, shards as they
+                                      were; about.json
 
-A store may come from a stranger: metadata are checked when they are read, before they size an allocation.
+A store may come from a stranger: metadata are checked when they are read, before they size an
+allocation.
 """
 
 import json
@@ -39,7 +42,8 @@ ABOUT = "about.json"
 MERGED_SHARDS = 1024
 """shards whose failures, and records of writers, are merged into one file"""
 _MOST_JSON = 64 * 2**20
-"""bytes of a JSON file: the record of a shard's writer is the largest, 60 bytes per range of rows"""
+"""bytes of a JSON file: the record of a shard's writer is the largest, 60 bytes per range of
+rows"""
 _SHARD = re.compile("0|[1-9][0-9]{0,11}")  # rows have at most 12 digits, see store.catalog.parts
 MOST_SHARD_ROWS = 2**24
 """rows of a shard: its index, 16 bytes a row, is read whole"""
@@ -88,12 +92,18 @@ def shard_numbers(names: Iterable[str]) -> list[int]:
 
 
 def half_made(group: Place) -> bool:
-    """Return whether a view's creation or removal in an object store was cut short: neither a view nor damage."""
-    return group.remote and not (group / "zarr.json").exists() and not (group / "status" / "c").is_dir()
+    """Return whether a view's creation or removal in an object store was cut short: neither a view
+    nor damage."""
+    return (
+        group.remote
+        and not (group / "zarr.json").exists()
+        and not (group / "status" / "c").is_dir()
+    )
 
 
 def snapshot_of(store: Place) -> str | None:
-    """Return the name of the snapshot whose files are in the folder `store`, None for a store itself."""
+    """Return the name of the snapshot whose files are in the folder `store`, None for a store
+    itself."""
     is_snapshot = store.parent.name == SNAPSHOTS and (store / ABOUT).exists()
     return store.name if is_snapshot else None
 
@@ -101,13 +111,17 @@ def snapshot_of(store: Place) -> str | None:
 def refuse_snapshot(store: Place) -> None:
     """Raise StepDiffError if `store` is the folder of a snapshot."""
     if (name := snapshot_of(store)) is not None:
-        raise StepDiffError(f"snapshot {name} of {store.parent.parent} cannot be changed: give the store without it")
+        raise StepDiffError(
+            f"snapshot {name} of {store.parent.parent} cannot be changed: give the store without it"
+        )
 
 
 def check_locked(store: Place, what: str) -> None:
     """Raise StepDiffError if this process does not hold the store's lock, which `what` needs."""
     if not holds(store / LOCK):
-        raise StepDiffError(f"{what} only under the store's lock: use `store.writer`, or `with store.lock()`")
+        raise StepDiffError(
+            f"{what} only under the store's lock: use `store.writer`, or `with store.lock()`"
+        )
 
 
 def group_metadata(attributes: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -120,7 +134,8 @@ def group_metadata(attributes: dict[str, Any] | None = None) -> dict[str, Any]:
 
 
 def open_zarr(store: Place, below: str = "") -> Any:
-    """Return the hierarchy of a store or snapshot, or a group or array `below` it, opened read-only by zarr-python.
+    """Return the hierarchy of a store or snapshot, or a group or array `below` it, opened read-only
+    by zarr-python.
 
     StepDiffError if its metadata are damaged.
     """
@@ -133,32 +148,43 @@ def open_zarr(store: Place, below: str = "") -> Any:
         return zarr.open(LocalStore(str(root), read_only=True), path=below, mode="r")
     base, key = split_url(root.url)
     with clear_errors("read", root.url):
-        return zarr.open(ObjectStore(objects(base), read_only=True), path=f"{key}/{below}", mode="r")
+        return zarr.open(
+            ObjectStore(objects(base), read_only=True), path=f"{key}/{below}", mode="r"
+        )
 
 
 def axis_names(entity: str, stored: Mapping[str, Feature]) -> dict[str, list[str]]:
-    """Return the names of the axes of each array of a view, with which xarray opens it: `clip`, `token`, `channel`.
+    """Return the names of the axes of each array of a view, with which xarray opens it: `clip`,
+    `token`, `channel`.
 
-    A name has one length in a view. The main feature has the plain names; where another array's axis has another
-    length, the name begins with that array: `embedding_channel`.
+    A name has one length in a view. The main feature has the plain names; where another array's
+    axis has another length, the name begins with that array: `embedding_channel`.
     """
     row, lengths = entity.removesuffix("s"), dict[str, int]()
     names = {"checksum": [row, "feature"], "status": [row]}
     for array in dict.fromkeys([main_feature(stored), *stored]):
         shape = stored[array].shape
         outer = [f"axis_{number}" for number in range(1, len(shape) - 1)]
-        inner = ["frame" if array.startswith("frame_") else "token", "block" if array == "scale" else "channel"]
+        inner = [
+            "frame" if array.startswith("frame_") else "token",
+            "block" if array == "scale" else "channel",
+        ]
         plain = zip([*outer, *inner][-len(shape) :], shape, strict=True)
-        names[array] = [row, *(n if lengths.setdefault(n, size) == size else f"{array}_{n}" for n, size in plain)]
+        names[array] = [
+            row,
+            *(n if lengths.setdefault(n, size) == size else f"{array}_{n}" for n, size in plain),
+        ]
     return names
 
 
 def array_metadata(
     entity: str, array: str, length: int, stored: Mapping[str, Feature], shard_rows: int
 ) -> dict[str, Any]:
-    """Return the zarr.json of an array of a view that has `length` rows, `shard_rows` a shard, and `stored` arrays.
+    """Return the zarr.json of an array of a view that has `length` rows, `shard_rows` a shard, and
+    `stored` arrays.
 
-    A stored array has one inner chunk a row; `checksum` and `status` have one crc32c'd chunk for the rows of a shard.
+    A stored array has one inner chunk a row; `checksum` and `status` have one crc32c'd chunk for
+    the rows of a shard.
     """
     little: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
     one_byte: dict[str, Any] = {"name": "bytes"}
@@ -242,7 +268,8 @@ class ViewPaths:
 
     @property
     def beside(self) -> tuple[Place, Place]:
-        """The folders of the view outside its Zarr group: failures, and records of its shards' writers."""
+        """The folders of the view outside its Zarr group: failures, and records of its shards'
+        writers."""
         return self._failures, self._info
 
     @cached_property
@@ -255,22 +282,29 @@ class ViewPaths:
 
 
 def read_view(path: Place) -> tuple[Provenance, int, dict[str, Feature], list[str]]:
-    """Return the metadata in the zarr.json of a view's group: provenance, rows of a shard, features, and the names of
-    the stored arrays in the order of the columns of `checksum`. StepDiffError if no possible view has it."""
+    """Return the metadata in the zarr.json of a view's group: provenance, rows of a shard,
+    features, and the names of the stored arrays in the order of the columns of `checksum`.
+    StepDiffError if no possible view has it."""
     attributes: Any = read_json(path).get("attributes")
     try:
         rows, checksummed = attributes["rows_per_shard"], attributes["checksummed"]
         if not is_shard_rows(rows):
-            raise StepDiffError(f"rows_per_shard {str(rows)[:100]} is no power of two up to {MOST_SHARD_ROWS:,}")
+            raise StepDiffError(
+                f"rows_per_shard {str(rows)[:100]} is no power of two up to {MOST_SHARD_ROWS:,}"
+            )
         provenance = Provenance.from_dict(attributes["provenance"])
         features = {name: _feature(feature) for name, feature in attributes["features"].items()}
         check_features(features)
         stored = stored_features(features)
         if not isinstance(checksummed, list) or sorted(map(str, checksummed)) != sorted(stored):
-            raise StepDiffError(f"checksummed {str(checksummed)[:100]} are not its arrays {', '.join(stored)}")
+            raise StepDiffError(
+                f"checksummed {str(checksummed)[:100]} are not its arrays {', '.join(stored)}"
+            )
     except (StepDiffError, KeyError, TypeError, AttributeError, ValueError) as error:
         why = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise StepDiffError(f"{path} is not the metadata of a view ({why}): restore it, or drop the view") from None
+        raise StepDiffError(
+            f"{path} is not the metadata of a view ({why}): restore it, or drop the view"
+        ) from None
     return provenance, rows, features, checksummed
 
 
@@ -284,14 +318,17 @@ def _feature(about: Any) -> Feature:
 
 
 def array_shape(path: Place, metadata: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the shape in the metadata of an array, read from `path`; StepDiffError if it is not one."""
+    """Return the shape in the metadata of an array, read from `path`; StepDiffError if it is not
+    one."""
     shape = metadata.get("shape")
     if (
         not isinstance(shape, list)
         or not 1 <= len(shape) <= 32
         or not all(type(length) is int and 0 <= length <= _MOST_ROWS for length in shape)
     ):
-        raise StepDiffError(f"{path} is not the metadata of an array (shape {str(shape)[:100]}): restore the file")
+        raise StepDiffError(
+            f"{path} is not the metadata of an array (shape {str(shape)[:100]}): restore the file"
+        )
     return tuple(shape)
 
 

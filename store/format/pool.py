@@ -1,8 +1,9 @@
 """Spatial pooling of tokens: the mean of P x P neighbouring patches of each frame.
 
-A view's tokens are frame by frame (or time step by time step), row by row of a grid, which is square except in views of
-video language models; their encoder pools, because only it knows the grid. The provenance records pooling at the end of
-the layer: `last hidden state, patch tokens; mean of 2 x 2 patches`.
+A view's tokens are frame by frame (or time step by time step), row by row of a grid, which is
+square except in views of video language models; their encoder pools, because only it knows the
+grid. The provenance records pooling at the end of the layer: `last hidden state, patch tokens; mean
+of 2 x 2 patches`.
 
 Guarantees
 - the bits of a row depend on the row only: patches are added one after another in float32
@@ -28,8 +29,11 @@ Grids = tuple[int, int, int]
 """how many grids a clip's tokens are, their rows and their columns"""
 
 
-def pooled(tokens: Float[np.ndarray, "K N D"], grids: Grids, pool: int) -> Float32[np.ndarray, "K n D"]:
-    """Return tokens averaged over squares of `pool` x `pool` patches, at the edges over the patches that there are."""
+def pooled(
+    tokens: Float[np.ndarray, "K N D"], grids: Grids, pool: int
+) -> Float32[np.ndarray, "K n D"]:
+    """Return tokens averaged over squares of `pool` x `pool` patches, at the edges over the patches
+    that there are."""
     count, _, channels = tokens.shape
     grid = tokens.reshape(count, *grids, channels)
     total = grid[:, :, ::pool, ::pool].astype(np.float32)
@@ -54,15 +58,21 @@ def pooled_view(
         raise StepDiffError(f"--pool {pool} is too small: give 2 or more, or 1 for no pooling")
     tokens = features.get(TOKENS)
     if tokens is not None and "layout" in features:
-        raise StepDiffError("tokens of a video language model are pooled as they are computed: featurize --pool")
+        raise StepDiffError(
+            "tokens of a video language model are pooled as they are computed: featurize --pool"
+        )
     if tokens is None or len(tokens.shape) != 2:
-        raise StepDiffError(f"--pool is for views with tokens of patches: this one has {', '.join(features)}")
+        raise StepDiffError(
+            f"--pool is for views with tokens of patches: this one has {', '.join(features)}"
+        )
     number, channels = tokens.shape
     grids = square_grids(number, made.frames)
     side = grids[1]
     if side % pool:
         divisors = [str(n) for n in range(2, side + 1) if side % n == 0]
-        raise StepDiffError(f"--pool {pool} does not divide {side} x {side} patches: give {' or '.join(divisors)}")
+        raise StepDiffError(
+            f"--pool {pool} does not divide {side} x {side} patches: give {' or '.join(divisors)}"
+        )
     if pool == 1:
         return made, dict(features), grids
     smaller = replace(tokens, shape=(number // pool**2, channels))
@@ -77,20 +87,27 @@ def pooled_layer(layer: str, pool: int) -> str:
 def square_grids(number: int, frames: str) -> Grids:
     """Return the square grids that `number` tokens are: one a frame, or one for two frames.
 
-    frames: the provenance's rule, which begins with the number of frames. StepDiffError if they are no squares.
+    frames: the provenance's rule, which begins with the number of frames. StepDiffError if they are
+    no squares.
     """
     count = re.match(r"\d+", frames)
     if count is None or not int(count[0]):
-        raise StepDiffError(f"--pool needs the number of frames, and the frame rule {frames!r} does not begin with one")
+        raise StepDiffError(
+            f"--pool needs the number of frames, and the frame rule {frames!r} does not begin with "
+            "one"
+        )
     shown = int(count[0])
     for steps in (shown, shown // 2) if shown % 2 == 0 else (shown,):
         if number % steps == 0 and math.isqrt(number // steps) ** 2 == number // steps:
             return steps, math.isqrt(number // steps), math.isqrt(number // steps)
-    raise StepDiffError(f"{number} tokens of {shown} frames are no square grids of patches: they cannot be pooled")
+    raise StepDiffError(
+        f"{number} tokens of {shown} frames are no square grids of patches: they cannot be pooled"
+    )
 
 
 def pool_of(made: Provenance) -> int:
-    """Return the side of the squares that a view's tokens are the means of; 1 if they are not pooled."""
+    """Return the side of the squares that a view's tokens are the means of; 1 if they are not
+    pooled."""
     match = _POOLED.search(made.layer)
     return int(match[1]) if match else 1
 

@@ -1,8 +1,9 @@
 """int8 values with a float16 scale per 64 channels, so that an outlier affects only its block.
 
 Guarantees
-- the relative error (RMS) of a block is below 3.2 %, of all blocks below 1.9 %; in a block whose largest value is
-  below 2^-17, where scales are as coarse as float16 is there, a value is off by 2^-25 at most or that much
+- the relative error (RMS) of a block is below 3.2 %, of all blocks below 1.9 %; in a block whose
+  largest value is below 2^-17, where scales are as coarse as float16 is there, a value is off by
+  2^-25 at most or that much
 - no scale is zero, and no level exceeds 127
 - every bit equals plain numpy's, for any number of threads
 """
@@ -31,19 +32,22 @@ class Quantised(NamedTuple):
 
 
 def scale_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of the scales of rows of `shape`: the last axis in blocks of 64, rounded up."""
+    """Return the shape of the scales of rows of `shape`: the last axis in blocks of 64, rounded
+    up."""
     return (*shape[:-1], math.ceil(shape[-1] / BLOCK))
 
 
 def quantise(values: Float[np.ndarray, "*axes D"], threads: int | None = None) -> Quantised:
     """Quantise finite values, float32 or float16, to int8 and scales.
 
-    A scale is max|value| / 127 of its block rounded up to float16; a block of zeros has scale 1. `threads` are by
-    default as many as there are cores.
+    A scale is max|value| / 127 of its block rounded up to float16; a block of zeros has scale 1.
+    `threads` are by default as many as there are cores.
     """
     from store.format import kernels  # imports numba: as slow as all other imports
 
-    quantised = Quantised(aligned_empty(values.shape, np.int8), np.empty(scale_shape(values.shape), np.float16))
+    quantised = Quantised(
+        aligned_empty(values.shape, np.int8), np.empty(scale_shape(values.shape), np.float16)
+    )
     if values.dtype == np.float16:
         kernel, floats = kernels.quantise_float16, np.ascontiguousarray(values).view(np.uint16)
     else:
@@ -58,12 +62,17 @@ def misfits(
     """Return why `quantise` cannot have made rows of a feature: place -> reason."""
     axes = tuple(range(1, levels.ndim))
     fits = (levels.min(axes) >= -127) & (scale.min(axes) > 0) & (scale.max(axes) <= _MOST_SCALE)
-    reason = f"{name} is not int8 as a store has it: levels from -127, scales above 0 and at most {_MOST_SCALE}"
+    reason = (
+        f"{name} is not int8 as a store has it: levels from -127, scales above 0 and at most "
+        f"{_MOST_SCALE}"
+    )
     return dict.fromkeys(np.flatnonzero(~fits).tolist(), reason)
 
 
 def dequantise(
-    levels: Int8[np.ndarray, "*axes D"], scale: Float16[np.ndarray, "*axes blocks"], dtype: str = "float32"
+    levels: Int8[np.ndarray, "*axes D"],
+    scale: Float16[np.ndarray, "*axes blocks"],
+    dtype: str = "float32",
 ) -> Float[np.ndarray, "*axes D"]:
     """Return the values that `quantise` was given, within its error.
 
@@ -71,16 +80,22 @@ def dequantise(
     """
     from store.format import kernels
 
-    values, stored = np.empty(levels.shape, dtype), (np.ascontiguousarray(levels), np.ascontiguousarray(scale))
+    values, stored = (
+        np.empty(levels.shape, dtype),
+        (np.ascontiguousarray(levels), np.ascontiguousarray(scale)),
+    )
     if values.dtype == np.float32:
         _shared_out(None, kernels.to_float32, stored[0], stored[1].view(np.uint16), values)
     else:
-        _shared_out(None, kernels.to_float16, stored[0], stored[1].view(np.uint16), values.view(np.uint16))
+        _shared_out(
+            None, kernels.to_float16, stored[0], stored[1].view(np.uint16), values.view(np.uint16)
+        )
     return values
 
 
 def _shared_out(threads: int | None, kernel: Callable[..., None], *arrays: np.ndarray) -> None:
-    """Run `kernel` over [rows, D] of contiguous arrays [*axes, D], the rows shared out among threads."""
+    """Run `kernel` over [rows, D] of contiguous arrays [*axes, D], the rows shared out among
+    threads."""
     if not arrays[0].size:
         return
     flat = [array.reshape(-1, array.shape[-1]) for array in arrays]

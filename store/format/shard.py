@@ -40,7 +40,8 @@ class ShardFile:
         Raises FileNotFoundError if there is none, DamageError if its index is damaged.
         """
         self.path = path
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # which a FIFO would wait for
+        # which a FIFO would wait for
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         about = os.fstat(self.fd)
         if not stat.S_ISREG(about.st_mode):
             raise DamageError(f"{path} is no regular file: run python -m store verify")
@@ -49,7 +50,8 @@ class ShardFile:
         tail = os.pread(self.fd, size, max(about.st_size - size, 0))
         self.offsets, self.lengths, self.present = parse_index(tail, slots, about.st_size, path)
 
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # at the end of a process `os` may be gone
+    # at the end of a process `os` may be gone
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
         """Close the descriptors, once no reader is left that uses them."""
         for name in ("fd", "direct_fd"):
             if self.__dict__.get(name) is not None:
@@ -62,7 +64,8 @@ class ShardFile:
 
     @cached_property
     def direct_fd(self) -> int | None:
-        """A descriptor of the same file that reads past the page cache; None if the system has none."""
+        """A descriptor of the same file that reads past the page cache; None if the system has
+        none."""
         return reopened(self.fd)
 
     def row(self, slot: int) -> bytes | None:
@@ -82,7 +85,9 @@ class RemoteShard:
         """
         self.path = path
         tail, self.identity, self.nbytes = path.read_tail(index_size(slots))
-        self.offsets, self.lengths, self.present = parse_index(bytes(tail), slots, self.nbytes, path)
+        self.offsets, self.lengths, self.present = parse_index(
+            bytes(tail), slots, self.nbytes, path
+        )
 
     @cached_property
     def _data(self) -> memoryview:
@@ -113,10 +118,12 @@ def pieces(
     row_bytes: int,
     check: Callable[[int, bytes | memoryview], None],
 ) -> Iterator[bytes | memoryview | np.ndarray]:
-    """Yield a new shard file in pieces, ordered by slot: kept rows of `old`, and new rows, given in that order.
+    """Yield a new shard file in pieces, ordered by slot: kept rows of `old`, and new rows, given in
+    that order.
 
-    A kept row that `old` leaves out is the fill value, and written as such. `check` is called with the slot and the
-    bytes of every kept row before it is written, and raises if they are not as they were written.
+    A kept row that `old` leaves out is the fill value, and written as such. `check` is called with
+    the slot and the bytes of every kept row before it is written, and raises if they are not as
+    they were written.
     """
     present = keep.copy()
     slots_kept = deque(np.flatnonzero(keep).tolist())
@@ -135,11 +142,16 @@ def pieces(
 
 
 def _kept(
-    old: ShardFile | RemoteShard | None, slot: int, row_bytes: int, check: Callable[[int, bytes | memoryview], None]
+    old: ShardFile | RemoteShard | None,
+    slot: int,
+    row_bytes: int,
+    check: Callable[[int, bytes | memoryview], None],
 ) -> bytes | memoryview:
     row = old.row(slot) if old else None
     if old and row is not None and len(row) != row_bytes:
-        raise DamageError(f"a row of {old.path} has {len(row)} bytes, not {row_bytes}: run python -m store verify")
+        raise DamageError(
+            f"a row of {old.path} has {len(row)} bytes, not {row_bytes}: run python -m store verify"
+        )
     row = row or bytes(row_bytes)
     check(slot, row)
     return row
@@ -153,7 +165,8 @@ def index_size(slots: int) -> int:
 def parse_index(
     tail: bytes | memoryview, slots: int, nbytes: int, path: Path | Place
 ) -> tuple[UInt64[np.ndarray, " slots"], UInt64[np.ndarray, " slots"], Bool[np.ndarray, " slots"]]:
-    """Return offsets and lengths of the rows, and which are there, from the end of a file of `nbytes` bytes.
+    """Return offsets and lengths of the rows, and which are there, from the end of a file of
+    `nbytes` bytes.
 
     DamageError if `tail` is not an index, or has rows that are not in the file or overlap.
     """
@@ -164,7 +177,9 @@ def parse_index(
     offsets, lengths = index[present, 0], index[present, 1]
     room = np.uint64(nbytes - index_size(slots))  # what lies before the index
     if (lengths > room).any() or (offsets > room - lengths).any():
-        raise DamageError(f"index of {path} has rows that are not in it: run python -m store verify")
+        raise DamageError(
+            f"index of {path} has rows that are not in it: run python -m store verify"
+        )
     ends = offsets + lengths
     if (offsets[1:] < ends[:-1]).any():  # not in the order of the slots, or overlapping
         order = np.argsort(offsets, kind="stable")
@@ -183,11 +198,13 @@ def index_bytes(present: Bool[np.ndarray, " slots"], row_bytes: int) -> bytes:
 
 
 def by_shard(rows: RowNumbers, shard_rows: int) -> list[tuple[int, Int[np.ndarray, " _"]]]:
-    """Return each shard that has some of R rows, ascending, with their places in `rows`, in order."""
+    """Return each shard that has some of R rows, ascending, with their places in `rows`, in
+    order."""
     shards = rows // shard_rows
     order = np.argsort(shards, kind="stable")
     numbers, starts = np.unique(shards[order], return_index=True)
-    return list(zip(numbers.tolist(), np.split(order, starts[1:]), strict=False))  # of no rows, split gives one part
+    # of no rows, split gives one part
+    return list(zip(numbers.tolist(), np.split(order, starts[1:]), strict=False))
 
 
 def encode_chunk(values: Shaped[np.ndarray, "..."]) -> bytes:
@@ -206,7 +223,9 @@ def read_chunk(path: Place, shape: tuple[int, ...], dtype: str) -> np.ndarray | 
     except DamageError:  # of another size
         data = b""
     except OSError as error:
-        raise DamageError(f"{path} cannot be read ({error.strerror}): run python -m store verify") from error
+        raise DamageError(
+            f"{path} cannot be read ({error.strerror}): run python -m store verify"
+        ) from error
     if len(data) != size + 4 or crc32c(data[:-4]).to_bytes(4, "little") != data[-4:]:
         raise DamageError(f"{path} is damaged: run python -m store verify")
     return np.frombuffer(data[:-4], np.dtype(dtype).newbyteorder("<")).reshape(shape)

@@ -1,9 +1,10 @@
 """Random rows of one feature, straight into the batch.
 
-Rows whose pages are in memory are copied by all cores: large ones from a mapping, which is faster than the kernel's
-copy. From the first row on that is not in memory, more threads take the rest: each announces its next rows to the
-kernel, so that a cold disk has a long queue, and copies them as they arrive. Rows of a view that memory cannot hold may
-bypass the page cache. The thread that copied a row compares it with its checksum while it is in the processor's cache.
+Rows whose pages are in memory are copied by all cores: large ones from a mapping, which is faster
+than the kernel's copy. From the first row on that is not in memory, more threads take the rest:
+each announces its next rows to the kernel, so that a cold disk has a long queue, and copies them as
+they arrive. Rows of a view that memory cannot hold may bypass the page cache. The thread that
+copied a row compares it with its checksum while it is in the processor's cache.
 
 Guarantees
 - rows are returned in the order of the request, whatever the order on disk, duplicates included
@@ -34,7 +35,8 @@ from store.format.shard import RemoteShard, ShardFile, by_shard, read_chunk
 from store.provenance import RowNumbers, RowValues
 
 Check = Literal["always", "first", "never"]
-"""when a row is compared with its checksum: at every read, at the first one through an open view, or never"""
+"""when a row is compared with its checksum: at every read, at the first one through an open view,
+or never"""
 Versions = Mapping[int, Identity | None]
 """shard -> the identity of the shard file that was opened, None if it does not exist"""
 MOST_BYTES = 64 * 2**20
@@ -47,7 +49,9 @@ NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)
 def known_check(check: str) -> Check:
     """Return `check`, or StepDiffError if it is not a `Check`."""
     if check not in get_args(Check):
-        raise StepDiffError(f"check={check!r} is not known: give one of {', '.join(get_args(Check))}")
+        raise StepDiffError(
+            f"check={check!r} is not known: give one of {', '.join(get_args(Check))}"
+        )
     return cast(Check, check)
 
 
@@ -56,7 +60,8 @@ ABSENT, OK, FAILED = 0, 1, 2
 
 
 class Statuses:
-    """The status chunks of a view. A chunk is read when it is first needed, and again once its file changed."""
+    """The status chunks of a view. A chunk is read when it is first needed, and again once its file
+    changed."""
 
     def __init__(self, paths: ViewPaths, rows_per_shard: int) -> None:
         self._paths = paths
@@ -78,21 +83,28 @@ class Statuses:
         return status
 
     def existing(self) -> Iterator[tuple[int, UInt8[np.ndarray, " slots"]]]:
-        """Yield every shard that has a status, with it. An object store gets all its requests at once."""
+        """Yield every shard that has a status, with it. An object store gets all its requests at
+        once."""
         folder = self._paths.status(0).parent
         if folder.remote:
             now = folder.identities()
             shards = [shard for name in now if (shard := shard_number(name)) is not None]
-            yield from zip(shards, folder.map(lambda n: self._chunk(n, now[str(n)]), shards), strict=True)
+            yield from zip(
+                shards, folder.map(lambda n: self._chunk(n, now[str(n)]), shards), strict=True
+            )
             return
-        for name in os.listdir(str(folder)) if folder.is_dir() else ():  # there may be millions: none is kept
-            if (shard := shard_number(name)) is not None and (chunk := self._read(shard)) is not None:
+        # there may be millions: none is kept
+        for name in os.listdir(str(folder)) if folder.is_dir() else ():
+            if (shard := shard_number(name)) is not None and (
+                chunk := self._read(shard)
+            ) is not None:
                 yield shard, chunk
 
     def first_not_ok(self, rows: RowNumbers) -> tuple[int, int] | None:
         """Return a row that is not ok and its status; None if all are ok.
 
-        A row that was ok is taken to be ok still: if it was withdrawn, its checksum differs when it is read.
+        A row that was ok is taken to be ok still: if it was withdrawn, its checksum differs when it
+        is read.
         """
         parts = by_shard(rows, self._slots)
         new = [shard for shard, _ in parts if shard not in self._chunks]
@@ -127,7 +139,8 @@ class Statuses:
 
 
 class Checksums:
-    """The array `checksum` of a view, one chunk per shard. Safe to share between threads, and across a fork."""
+    """The array `checksum` of a view, one chunk per shard. Safe to share between threads, and
+    across a fork."""
 
     def __init__(self, paths: ViewPaths, rows_per_shard: int, arrays: int) -> None:
         """Open the checksums of a view of `arrays` arrays."""
@@ -136,7 +149,8 @@ class Checksums:
         self._chunks: OrderedDict[int, UInt32[np.ndarray, "slots arrays"]] = OrderedDict()
 
     def of_rows(self, rows: RowNumbers) -> UInt32[np.ndarray, "R arrays"]:
-        """Return the checksums of rows of status 1. DamageError if a chunk is damaged or missing."""
+        """Return the checksums of rows of status 1. DamageError if a chunk is damaged or
+        missing."""
         parts = by_shard(rows, self._shape[0])
         sums = np.empty((len(rows), self._shape[1]), np.uint32)
         chunks = self._paths.store.map(self._chunk, [shard for shard, _ in parts])
@@ -165,8 +179,8 @@ class Checksums:
             chunk, state = None, "damaged"
         if chunk is None:
             raise DamageError(
-                f"the checksums of shard {shard} of view {self._paths.view} ({self._paths.entity}) are {state}: "
-                f"{remedy(self._paths.store)}"
+                f"the checksums of shard {shard} of view {self._paths.view} ({self._paths.entity}) "
+                f"are {state}: {remedy(self._paths.store)}"
             )
         with _guard:
             self._chunks[shard] = chunk
@@ -176,12 +190,15 @@ class Checksums:
 
 
 class RowChecks:
-    """Which rows of one array were compared with their checksums: one bit a row, cleared when the shard is replaced.
+    """Which rows of one array were compared with their checksums: one bit a row, cleared when the
+    shard is replaced.
 
     Safe to share between threads, and across a fork.
     """
 
-    def __init__(self, checksums: Checksums, column: int, rows_per_shard: int, row_bytes: int) -> None:
+    def __init__(
+        self, checksums: Checksums, column: int, rows_per_shard: int, row_bytes: int
+    ) -> None:
         """Remember rows of the array whose checksums are column `column` of `checksums`."""
         self._checksums = checksums
         self._column = column
@@ -190,8 +207,11 @@ class RowChecks:
         self._bits: UInt8[np.ndarray, " bytes"] = np.zeros(0, np.uint8)
         self._versions: dict[int, Identity | None] = {}
 
-    def wrong_zeros(self, missing: Bool[np.ndarray, " B"], sums: UInt32[np.ndarray, " B"]) -> list[int]:
-        """Return the places of rows that the shard file leaves out, although they are not zeros by their checksums."""
+    def wrong_zeros(
+        self, missing: Bool[np.ndarray, " B"], sums: UInt32[np.ndarray, " B"]
+    ) -> list[int]:
+        """Return the places of rows that the shard file leaves out, although they are not zeros by
+        their checksums."""
         if not missing.any():
             return []
         return np.flatnonzero(missing & (sums != crc32c(bytes(self._row_bytes)))).tolist()
@@ -199,7 +219,8 @@ class RowChecks:
     def to_check(
         self, rows: RowNumbers, versions: Versions, check: Check
     ) -> tuple[Bool[np.ndarray, " R"], UInt32[np.ndarray, " R"]]:
-        """Return which rows, about to be read from shard files of these versions, to check now, and their checksums.
+        """Return which rows, about to be read from shard files of these versions, to check now, and
+        their checksums.
 
         Checksums of other rows are 0. DamageError if they cannot be read.
         """
@@ -208,9 +229,14 @@ class RowChecks:
             return now, sums
         replaced = []
         with _guard:
-            needed, room = -(-(max(versions, default=-1) + 1) * self._shard_rows // 8), len(self._bits)
+            needed, room = (
+                -(-(max(versions, default=-1) + 1) * self._shard_rows // 8),
+                len(self._bits),
+            )
             if needed > room:
-                self._bits = np.append(self._bits, np.zeros(max(needed, room * 5 // 4) - room, np.uint8))
+                self._bits = np.append(
+                    self._bits, np.zeros(max(needed, room * 5 // 4) - room, np.uint8)
+                )
             for shard, version in versions.items():
                 if self._versions.setdefault(shard, version) != version:
                     every = np.arange(shard * self._shard_rows, (shard + 1) * self._shard_rows)
@@ -229,14 +255,19 @@ class RowChecks:
         if not len(rows):
             return
         with _guard:
-            same = [shard for shard, version in versions.items() if self._versions[shard] == version]
-            if len(same) < len(versions):  # another version was opened since: its rows are not known
+            same = [
+                shard for shard, version in versions.items() if self._versions[shard] == version
+            ]
+            # another version was opened since: its rows are not known
+            if len(same) < len(versions):
                 rows = rows[np.isin(rows // self._shard_rows, same)]
             np.bitwise_or.at(self._bits, rows >> 3, _mask(rows))
 
 
 def wrong_rows(
-    data: UInt8[np.ndarray, "B bytes"], sums: UInt32[np.ndarray, " B"], places: Int[np.ndarray, " R"]
+    data: UInt8[np.ndarray, "B bytes"],
+    sums: UInt32[np.ndarray, " B"],
+    places: Int[np.ndarray, " R"],
 ) -> list[int]:
     """Return the `places` of rows of `data` that differ from their checksums."""
     pairs = zip(places.tolist(), sums[places].tolist(), strict=True)
@@ -247,7 +278,10 @@ def remedy(store: Place) -> str:
     """Return what to do about damaged rows of a view in the folder of a store or snapshot."""
     if (name := snapshot_of(store)) is not None:
         whole = store.parent.parent
-        return f"restore it from a copy, or delete the snapshot with python -m store tag {whole} {name} --delete"
+        return (
+            f"restore it from a copy, or delete the snapshot with python -m store tag {whole} "
+            f"{name} --delete"
+        )
     return f"run python -m store verify {store} --withdraw, then {FILL_AGAIN}"
 
 
@@ -302,17 +336,22 @@ class _Run(NamedTuple):
 
 
 class _FeatureReader:
-    def __init__(self, path: Callable[[int], Any], shard_rows: int, row_bytes: int, checks: RowChecks) -> None:
-        """`path` returns the file of a shard of `shard_rows` rows, each of `row_bytes` bytes with `checks`."""
+    def __init__(
+        self, path: Callable[[int], Any], shard_rows: int, row_bytes: int, checks: RowChecks
+    ) -> None:
+        """`path` returns the file of a shard of `shard_rows` rows, each of `row_bytes` bytes with
+        `checks`."""
         self._path = path
         self.checks = checks
         self._shard_rows = shard_rows
         self._row_bytes = row_bytes
-        self._open: OrderedDict[int, Any] = OrderedDict()  # shard -> its file, or the index of its object
+        # shard -> its file, or the index of its object
+        self._open: OrderedDict[int, Any] = OrderedDict()
 
 
 class RowReader(_FeatureReader):
-    """Reads rows of one feature from local files. Safe to share between threads, and across a fork."""
+    """Reads rows of one feature from local files. Safe to share between threads, and across a
+    fork."""
 
     def shard(self, shard: int) -> ShardFile | None:
         """Return the shard's file as it is now, None if it does not exist."""
@@ -334,20 +373,25 @@ class RowReader(_FeatureReader):
             return file
 
     def _with_files(self, do: Callable[[], Answer], what: object, again: bool = True) -> Answer:
-        """Return `do()`; close the files of this reader and repeat it if the process may open no more."""
+        """Return `do()`; close the files of this reader and repeat it if the process may open no
+        more."""
         try:
             return do()
         except OSError as error:
             if error.errno not in NO_MORE_FILES:
                 raise
-            reason = f"cannot open {what} ({error.strerror}): raise ulimit -n, the limit of open files"
+            reason = (
+                f"cannot open {what} ({error.strerror}): raise ulimit -n, the limit of open files"
+            )
         if not again:
             raise StepDiffError(reason)
         with _guard:
             self._open.clear()
         return self._with_files(do, what, again=False)
 
-    def _wanted(self, rows: RowNumbers, out: RowValues, check: Check) -> tuple[list[_Run], _Checked]:
+    def _wanted(
+        self, rows: RowNumbers, out: RowValues, check: Check
+    ) -> tuple[list[_Run], _Checked]:
         """Return the reads of the rows, and which rows are checked.
 
         A row that its shard omits is filled in `out`, and checked, at once.
@@ -369,17 +413,24 @@ class RowReader(_FeatureReader):
             missing[here] = ~file.present[slots[here]]
             there = here & ~missing
             if (file.lengths[slots[there]] != self._row_bytes).any():
-                raise StepDiffError(f"the index of {file.path} does not fit: run python -m store verify")
+                raise StepDiffError(
+                    f"the index of {file.path} does not fit: run python -m store verify"
+                )
         out[missing] = 0
-        now, sums = self._with_files(lambda: self.checks.to_check(rows, versions, check), "the checksums")
+        now, sums = self._with_files(
+            lambda: self.checks.to_check(rows, versions, check), "the checksums"
+        )
         target = out.reshape(-1).view(np.uint8).reshape(len(rows), self._row_bytes)
-        checked = _Checked(now, versions, target, sums.tolist(), self.checks.wrong_zeros(missing & now, sums))
+        checked = _Checked(
+            now, versions, target, sums.tolist(), self.checks.wrong_zeros(missing & now, sums)
+        )
         present = np.flatnonzero(~missing)
         order = present[np.lexsort((offsets[present], shards[present]))]
         return self._runs(order, shards, offsets, files, checked), checked
 
     def in_place(self, rows: RowNumbers, check: Check) -> UInt8[np.ndarray, " bytes"] | None:
-        """Return a read-only part of the mapped file, if the rows are neighbours in one shard and in memory.
+        """Return a read-only part of the mapped file, if the rows are neighbours in one shard and
+        in memory.
 
         None otherwise, or if one differs from its checksum.
         """
@@ -390,14 +441,18 @@ class RowReader(_FeatureReader):
         if file is None or not file.present[slots].all():
             return None
         offsets = file.offsets[slots].astype(np.int64)
-        if (np.diff(offsets) != self._row_bytes).any() or (file.lengths[slots] != self._row_bytes).any():
+        if (np.diff(offsets) != self._row_bytes).any() or (
+            file.lengths[slots] != self._row_bytes
+        ).any():
             return None
         first = int(offsets[0])
         mapped = file.mapped[first : first + len(rows) * self._row_bytes]
         if not _is_resident(_Run(file, first, mapped, 0, 0, None)):
             return None
         versions = {int(shards[0]): file.identity}
-        now, sums = self._with_files(lambda: self.checks.to_check(rows, versions, check), "the checksums")
+        now, sums = self._with_files(
+            lambda: self.checks.to_check(rows, versions, check), "the checksums"
+        )
         places, data = np.flatnonzero(now), mapped.reshape(len(rows), self._row_bytes)
         parts = shares(len(places), max(min(cores(), len(mapped) // _TASK_BYTES), 1))
         if any(each(lambda part: wrong_rows(data, sums, places[slice(*part)]), parts)):
@@ -413,7 +468,8 @@ class RowReader(_FeatureReader):
         files: dict[int, ShardFile],
         checked: _Checked,
     ) -> list[_Run]:
-        """Return reads of rows that are neighbours in the file and in `out`, and all checked or none."""
+        """Return reads of rows that are neighbours in the file and in `out`, and all checked or
+        none."""
         if not len(order):
             return []
         target = checked.data.reshape(-1)
@@ -452,10 +508,11 @@ def read_together(
     direct: bool = False,
     check: Check = "first",
 ) -> list[list[int]]:
-    """Fill the array next to each reader, C-contiguous, with its rows, all of status 1: no file waits for another.
+    """Fill the array next to each reader, C-contiguous, with its rows, all of status 1: no file
+    waits for another.
 
-    With `direct` large runs that are not in memory come past the page cache. Returns for each array the places of
-    rows that were checked and differ from their checksums.
+    With `direct` large runs that are not in memory come past the page cache. Returns for each array
+    the places of rows that were checked and differ from their checksums.
     """
     runs: list[_Run] = []
     checked: list[_Checked] = []
@@ -490,7 +547,8 @@ def _take_resident(runs: list[_Run]) -> list[_Run]:
 
 
 def _copy(run: _Run) -> None:
-    """Copy a run that is in memory. A row that is checked is compared where it lies, which brings it into the cache."""
+    """Copy a run that is in memory. A row that is checked is compared where it lies, which brings
+    it into the cache."""
     source, target = run.file.mapped[run.offset : run.offset + len(run.target)], run.target
     if run.checked is None:
         np.copyto(target, source)
@@ -611,7 +669,8 @@ class _Request(NamedTuple):
 
 
 class RemoteReader(_FeatureReader):
-    """Reads rows of one feature from an object store: index and rows are of one ETag, or read again.
+    """Reads rows of one feature from an object store: index and rows are of one ETag, or read
+    again.
 
     Safe to share between threads.
     """
@@ -630,12 +689,23 @@ class RemoteReader(_FeatureReader):
         while True:
             try:
                 opened = list(pool().map(self._shard, shards))
-                versions = {n: shard.identity if shard else None for n, shard in zip(shards, opened, strict=True)}
+                versions = {
+                    n: shard.identity if shard else None
+                    for n, shard in zip(shards, opened, strict=True)
+                }
                 now, sums = self.checks.to_check(rows, versions, check)
                 pairs = zip(opened, parts, strict=True)
-                requests = [r for shard, places in pairs for r in self._requests(shard, places, slots, target)]
-                wrong = list(pool().map(partial(self._fetch, target=target, now=now, sums=sums), requests))
-                requested = np.concatenate([np.empty(0, np.int64), *(request.places for request in requests)])
+                requests = [
+                    r
+                    for shard, places in pairs
+                    for r in self._requests(shard, places, slots, target)
+                ]
+                wrong = list(
+                    pool().map(partial(self._fetch, target=target, now=now, sums=sums), requests)
+                )
+                requested = np.concatenate(
+                    [np.empty(0, np.int64), *(request.places for request in requests)]
+                )
                 missing = now.copy()
                 missing[requested] = False
                 wrong.append(self.checks.wrong_zeros(missing, sums))
@@ -674,7 +744,8 @@ class RemoteReader(_FeatureReader):
         slots: Int[np.ndarray, " B"],
         target: UInt8[np.ndarray, "B bytes"],
     ) -> Iterator[_Request]:
-        """Yield the requests for the rows of one shard; rows that are missing are filled at once."""
+        """Yield the requests for the rows of one shard; rows that are missing are filled at
+        once."""
         there = np.zeros(len(places), bool) if shard is None else shard.present[slots[places]]
         target[places[~there]] = 0
         places = places[there]
@@ -695,7 +766,11 @@ class RemoteReader(_FeatureReader):
             ):
                 start = int(offsets[first])
                 yield _Request(
-                    shard, start, int(offsets[end - 1]) + size, offsets[first:end] - start, places[first:end]
+                    shard,
+                    start,
+                    int(offsets[end - 1]) + size,
+                    offsets[first:end] - start,
+                    places[first:end],
                 )
                 first = end
 

@@ -1,7 +1,9 @@
-"""The small files of a view: what wrote each shard (versions, device, duration), and why rows failed.
+"""The small files of a view: what wrote each shard (versions, device, duration), and why rows
+failed.
 
-A writer replaces the file of its shard. `compact` merges the files of a group of shards into one; a shard's own file
-has precedence. A store may come from a stranger: the rows that a record names are checked when it is read.
+A writer replaces the file of its shard. `compact` merges the files of a group of shards into one; a
+shard's own file has precedence. A store may come from a stranger: the rows that a record names are
+checked when it is read.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +20,14 @@ from stepdiff_core.io import sealed as table
 from stepdiff_core.io.files import Place, listed
 from stepdiff_core.io.sealed import BLANK
 from store.catalog.catalog import Catalog
-from store.format.layout import MERGED_SHARDS, ViewPaths, encode_json, read_json, shard_number, shard_numbers
+from store.format.layout import (
+    MERGED_SHARDS,
+    ViewPaths,
+    encode_json,
+    read_json,
+    shard_number,
+    shard_numbers,
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,9 @@ class Write:
 def writes_of_shard(paths: ViewPaths, shard: int, rows_per_shard: int) -> list[Write]:
     """Return the record of a shard, empty if it has none. StepDiffError if it is damaged."""
     with suppress(FileNotFoundError):
-        return _writes(paths.info(shard), read_json(paths.info(shard)).get("writes"), shard, rows_per_shard)
+        return _writes(
+            paths.info(shard), read_json(paths.info(shard)).get("writes"), shard, rows_per_shard
+        )
     with suppress(FileNotFoundError):
         return read_merged_writes(paths.merged_info(shard), rows_per_shard).get(shard, [])
     return []
@@ -47,7 +58,9 @@ def read_merged_writes(path: Place, rows_per_shard: int) -> dict[int, list[Write
     records: dict[int, list[Write]] = {}
     for name, writes in shards.items() if isinstance(shards, dict) else ():
         if (shard := shard_number(name)) is None:
-            raise StepDiffError(f"{path} names no shard {name[:100]!r}: delete it, and run the command again")
+            raise StepDiffError(
+                f"{path} names no shard {name[:100]!r}: delete it, and run the command again"
+            )
         records[shard] = _writes(path, writes, shard, rows_per_shard)
     return records
 
@@ -57,7 +70,9 @@ def all_writes(paths: ViewPaths, rows_per_shard: int) -> Iterator[tuple[int, lis
     names = {path.stem for path in listed(paths.info(0).parent, "*.json")}
     shards = shard_numbers(names)
     yield from ((shard, writes_of_shard(paths, shard, rows_per_shard)) for shard in shards)
-    for group in shard_numbers(name.removeprefix("merged-") for name in names if name.startswith("merged-")):
+    for group in shard_numbers(
+        name.removeprefix("merged-") for name in names if name.startswith("merged-")
+    ):
         merged = read_merged_writes(paths.merged_info(group * MERGED_SHARDS), rows_per_shard)
         yield from ((shard, merged[shard]) for shard in sorted(merged.keys() - set(shards)))
 
@@ -69,7 +84,9 @@ def encode_writes(shard: int, writes: Iterable[Write]) -> bytes:
 
 def encode_merged_writes(shards: Mapping[int, Iterable[Write]]) -> bytes:
     """Return the file of a group of shards, sealed."""
-    return encode_json({"shards": {str(shard): _spans(shards[shard]) for shard in sorted(shards)}, "seal": BLANK})
+    return encode_json(
+        {"shards": {str(shard): _spans(shards[shard]) for shard in sorted(shards)}, "seal": BLANK}
+    )
 
 
 def _writes(path: Place, writes: Any, shard: int, rows_per_shard: int) -> list[Write]:
@@ -81,9 +98,13 @@ def _writes(path: Place, writes: Any, shard: int, rows_per_shard: int) -> list[W
         for write in writes:
             spans = [range(low, high + 1) for low, high in write["rows"]]
             if not all(first <= span.start < span.stop <= first + rows_per_shard for span in spans):
-                raise ValueError(f"it names rows other than {first} to {first + rows_per_shard - 1}")
+                raise ValueError(
+                    f"it names rows other than {first} to {first + rows_per_shard - 1}"
+                )
             info, date = dict(write["info"]), write.get("date")
-            parsed.append(Write(frozenset(chain(*spans)), info, date if isinstance(date, str) else None))
+            parsed.append(
+                Write(frozenset(chain(*spans)), info, date if isinstance(date, str) else None)
+            )
         return parsed
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         why = f"{path} does not say what wrote the rows of its shard ({error})"
@@ -92,7 +113,11 @@ def _writes(path: Place, writes: Any, shard: int, rows_per_shard: int) -> list[W
 
 def _spans(writes: Iterable[Write]) -> list[dict[str, Any]]:
     return [
-        {"rows": _ranges(write.rows), "info": write.info, **({"date": write.date} if write.date else {})}
+        {
+            "rows": _ranges(write.rows),
+            "info": write.info,
+            **({"date": write.date} if write.date else {}),
+        }
         for write in writes
         if write.rows
     ]
@@ -110,7 +135,8 @@ REASONS = {"key": pl.String, "reason": pl.String}
 
 
 def failures_of_shard(paths: ViewPaths, shard: int) -> pl.DataFrame:
-    """Return key and reason of rows that failed in a shard, maybe of others too; StepDiffError if damaged.
+    """Return key and reason of rows that failed in a shard, maybe of others too; StepDiffError if
+    damaged.
 
     A shard's own file has all its reasons; a merged file is for shards that have none.
     """
@@ -129,20 +155,28 @@ def encode_failures(catalog: Catalog, reasons: Mapping[int, str]) -> bytes:
 
 def reasons_by_row(catalog: Catalog, failures: pl.DataFrame) -> dict[int, str]:
     """Return row -> reason of what `failures_of_shard` returns."""
-    return dict(zip(catalog.rows(failures["key"]).tolist(), failures["reason"].to_list(), strict=True))
+    return dict(
+        zip(catalog.rows(failures["key"]).tolist(), failures["reason"].to_list(), strict=True)
+    )
 
 
 def failures_of_shards(paths: ViewPaths, shards: Iterable[int]) -> pl.DataFrame:
-    """Return key and reason of the rows that failed in some shards, maybe of others too; a key comes once."""
+    """Return key and reason of the rows that failed in some shards, maybe of others too; a key
+    comes once."""
     shards = list(shards)
-    there = {path.name for path in listed(paths.failures(0).parent, "*.parquet")}  # one request, not one a shard
+    # one request, not one a shard
+    there = {path.name for path in listed(paths.failures(0).parent, "*.parquet")}
     named = [shard for shard in shards if paths.failures(shard).name in there]
-    frames_by_shard = {shard: frame for shard in named if (frame := _read(paths.failures(shard))) is not None}
+    frames_by_shard = {
+        shard: frame for shard in named if (frame := _read(paths.failures(shard))) is not None
+    }
     # merged files last: a file that was merged in the meantime is in them
     groups = {shard // MERGED_SHARDS: shard for shard in shards if shard not in frames_by_shard}
     merged = (_read(paths.merged_failures(shard)) for shard in groups.values())
     frames = [*frames_by_shard.values(), *(frame for frame in merged if frame is not None)]
-    return pl.concat([pl.DataFrame(schema=REASONS), *frames]).unique("key", keep="first", maintain_order=True)
+    return pl.concat([pl.DataFrame(schema=REASONS), *frames]).unique(
+        "key", keep="first", maintain_order=True
+    )
 
 
 def _read(path: Place) -> pl.DataFrame | None:
@@ -155,6 +189,7 @@ def _read(path: Place) -> pl.DataFrame | None:
         return None
     if dict(frame.schema) != REASONS:
         raise StepDiffError(
-            f"{path} has columns {', '.join(frame.columns)[:100]}, not key and reason: restore the file"
+            f"{path} has columns {', '.join(frame.columns)[:100]}, not key and reason: restore the "
+            "file"
         )
     return frame

@@ -1,7 +1,8 @@
 """The writers of a view and of one of its shards.
 
-A commit writes every array's shard file, checksum, failures and the record of what wrote them, makes them durable
-together, and writes status last. Until then the old status is true, because rows that are ok were copied byte for byte.
+A commit writes every array's shard file, checksum, failures and the record of what wrote them,
+makes them durable together, and writes status last. Until then the old status is true, because rows
+that are ok were copied byte for byte.
 
 Guarantees
 - each shard is one commit, and its status is written last
@@ -29,9 +30,23 @@ import polars as pl
 from jaxtyping import Bool, Float, Int, Int64, Shaped, UInt8, UInt32
 
 from stepdiff_core.errors import StepDiffError
-from stepdiff_core.io.direct_io import LEAST, PAGE, aligned_empty, goes_direct, reopened, write_direct
+from stepdiff_core.io.direct_io import (
+    LEAST,
+    PAGE,
+    aligned_empty,
+    goes_direct,
+    reopened,
+    write_direct,
+)
 from stepdiff_core.io.files import Place, RemotePath
-from stepdiff_core.io.local import Buffer, make_names, named_errors, sync_folder, temporary, write_all
+from stepdiff_core.io.local import (
+    Buffer,
+    make_names,
+    named_errors,
+    sync_folder,
+    temporary,
+    write_all,
+)
 from stepdiff_core.io.locks import check_held, locked
 from stepdiff_core.io.sealed import crc32c
 from stepdiff_core.threads import ahead
@@ -57,26 +72,31 @@ _libc = ctypes.CDLL(None)
 
 
 class CommitGroup:
-    """Files that are made durable together, with one wait for the disk. Large pieces bypass the page cache.
+    """Files that are made durable together, with one wait for the disk. Large pieces bypass the
+    page cache.
 
-    Use as `with CommitGroup() as files: files.replace(...)`: at the end of the block, once all of them are whole and
-    durable, they get their names.
+    Use as `with CommitGroup() as files: files.replace(...)`: at the end of the block, once all of
+    them are whole and durable, they get their names.
     """
 
     def __init__(self, check: Callable[[], None] = lambda: None) -> None:
-        """`check` is called before each request to an object store; an exception of it stops the write."""
+        """`check` is called before each request to an object store; an exception of it stops the
+        write."""
         self._check = check
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store-commit")
-        self._files: list[tuple[Path, Path, int, Future[None]]] = []  # temporary and final path, bytes, fsync
+        # temporary and final path, bytes, fsync
+        self._files: list[tuple[Path, Path, int, Future[None]]] = []
         self._folders: set[Path] = set()
 
     def __enter__(self) -> "CommitGroup":
         return self
 
     def replace(self, path: Path | Place, pieces: Iterable[Buffer], nbytes: int) -> None:
-        """Write `pieces` (about `nbytes` bytes) as the file `path`, which replaces any old one at the end of the block.
+        """Write `pieces` (about `nbytes` bytes) as the file `path`, which replaces any old one at
+        the end of the block.
 
-        Raises StepDiffError if the disk is full or refuses. An object is put at once and is not visible before.
+        Raises StepDiffError if the disk is full or refuses. An object is put at once and is not
+        visible before.
         """
         if isinstance(path, RemotePath):
             return path.put(pieces, nbytes, self._check)
@@ -97,7 +117,8 @@ class CommitGroup:
         self.replace(path, [data], len(data))
 
     def _write(self, fd: int, pieces: Iterable[Buffer], nbytes: int) -> None:
-        """Write the pieces one after another: large ones past the page cache, two of them at the same time."""
+        """Write the pieces one after another: large ones past the page cache, two of them at the
+        same time."""
         end = unsent = 0
         direct = reopened(fd, os.O_WRONLY) if nbytes >= LEAST else None
         under_way: deque[Future[None]] = deque()
@@ -110,8 +131,11 @@ class CommitGroup:
                         under_way.popleft().result()
                 else:
                     unsent += write_all(fd, data, end)
-                if unsent >= _SEND_BYTES and hasattr(_libc, "sync_file_range"):  # the disk begins with what there is
-                    _libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
+                # the disk begins with what there is
+                if unsent >= _SEND_BYTES and hasattr(_libc, "sync_file_range"):
+                    _libc.sync_file_range(
+                        fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE
+                    )
                     unsent = 0
                 end += len(data)
             for writing in under_way:
@@ -122,7 +146,10 @@ class CommitGroup:
                 os.close(direct)
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         try:
             for _, path, nbytes, synced in self._files:
@@ -153,7 +180,8 @@ def _sync(fd: int) -> None:
 
 
 _PART_BYTES = 8 * 2**20  # of stored rows prepared at a time: smaller writes of int8 are slower
-_COMPILED_BYTES = 2**28  # of float32 in one call: numpy rounds them in the time that the import of numba takes
+# of float32 in one call: numpy rounds them in the time that the import of numba takes
+_COMPILED_BYTES = 2**28
 
 
 class StoredRows(NamedTuple):
@@ -171,13 +199,18 @@ class StoredRows(NamedTuple):
 def stored_rows(
     slots: Int[np.ndarray, " R"], floats: Mapping[str, RowValues], features: Mapping[str, Feature]
 ) -> Iterator[StoredRows]:
-    """Yield the rows of `slots` as `features` are stored, in parts, in order; int8 comes as floats, or with `scale`."""
+    """Yield the rows of `slots` as `features` are stored, in parts, in order; int8 comes as floats,
+    or with `scale`."""
     row_bytes = sum(features[name].row_bytes for name in floats)
     size = max(_PART_BYTES // max(row_bytes, 1), 1)
-    fill = max(PAGE // gcd(features[name].row_bytes, PAGE) for name in floats)  # rows that end at a page boundary
+    # rows that end at a page boundary
+    fill = max(PAGE // gcd(features[name].row_bytes, PAGE) for name in floats)
     size -= size % fill if size > fill else 0
     parts = [slice(at, at + size) for at in range(0, len(slots), size)]
-    compiled = sum(values.nbytes for values in floats.values() if values.dtype == np.float32) >= _COMPILED_BYTES
+    compiled = (
+        sum(values.nbytes for values in floats.values() if values.dtype == np.float32)
+        >= _COMPILED_BYTES
+    )
     return ahead(partial(_part, slots, floats, features, compiled), parts)
 
 
@@ -195,10 +228,17 @@ def _part(
     for name, values in floats.items():
         dtype = features[name].dtype
         if dtype == "int8" and "scale" in floats:
-            arrays[name], unfit = np.ascontiguousarray(values, np.int8), misfits(name, values, floats["scale"])
+            arrays[name], unfit = (
+                np.ascontiguousarray(values, np.int8),
+                misfits(name, values, floats["scale"]),
+            )
         elif dtype == "int8":
-            arrays[name], scale = quantise(values, threads=1)  # other parts are prepared at the same time
-            arrays["scale"], unfit = np.ascontiguousarray(scale, "<f2"), _unfit(name, values, narrow=True)
+            # other parts are prepared at the same time
+            arrays[name], scale = quantise(values, threads=1)
+            arrays["scale"], unfit = (
+                np.ascontiguousarray(scale, "<f2"),
+                _unfit(name, values, narrow=True),
+            )
         else:
             arrays[name] = aligned_empty(values.shape, np.dtype(dtype).newbyteorder("<"))
             if compiled and (values.dtype, dtype) == (np.float32, "float16"):
@@ -214,12 +254,15 @@ def _part(
     if reasons:
         good = ~np.isin(slots, list(reasons))
         slots, arrays = slots[good], {name: rows[good] for name, rows in arrays.items()}
-    sums = {name: np.array([crc32c(row) for row in rows], np.uint32) for name, rows in arrays.items()}
+    sums = {
+        name: np.array([crc32c(row) for row in rows], np.uint32) for name, rows in arrays.items()
+    }
     return StoredRows(slots, arrays, sums, reasons)
 
 
 def _unfit(name: str, values: Float[np.ndarray, "S ..."], narrow: bool) -> dict[int, str]:
-    """Return why rows of a feature cannot be stored, as float16 or int8 if `narrow`: place -> reason."""
+    """Return why rows of a feature cannot be stored, as float16 or int8 if `narrow`: place ->
+    reason."""
     flat = values.reshape(len(values), -1)
     if values.dtype == np.float16:  # as integers they compare alike, many times as fast
         below_zero = (flat.view(np.uint16).max(1) & 0x7FFF).astype(np.int16)
@@ -228,24 +271,33 @@ def _unfit(name: str, values: Float[np.ndarray, "S ..."], narrow: bool) -> dict[
         peaks = np.maximum(flat.max(1), -flat.min(1))
     with np.errstate(over="ignore"):
         fits = np.isfinite(peaks.astype(np.float16) if narrow else peaks)
-    kinds = {row: "NaN" if np.isnan(peaks[row]) else "infinity" for row in np.flatnonzero(~fits).tolist()}
-    past = {row: f"{peaks[row]:.4g}, a magnitude past float16" for row in kinds if np.isfinite(peaks[row])}
+    kinds = {
+        row: "NaN" if np.isnan(peaks[row]) else "infinity" for row in np.flatnonzero(~fits).tolist()
+    }
+    past = {
+        row: f"{peaks[row]:.4g}, a magnitude past float16"
+        for row in kinds
+        if np.isfinite(peaks[row])
+    }
     return {row: f"{name} holds {kind}" for row, kind in (kinds | past).items()}
 
 
 Values = Mapping[str, Shaped[np.ndarray, "K ..."]]
-"""for every feature of a view, the values of K rows: floats, or for int8 the levels, with the array `scale`"""
+"""for every feature of a view, the values of K rows: floats, or for int8 the levels, with the array
+`scale`"""
 
 
 class ViewWriter:
     """Writes a view of a store whose lock is held. `Store.writer` makes it.
 
-    Rows are committed a shard at a time, when enough of them were given and when the writer is closed. A row that is
-    ok already keeps its bytes, so that a script that was interrupted can run again; `missing` saves the work.
+    Rows are committed a shard at a time, when enough of them were given and when the writer is
+    closed. A row that is ok already keeps its bytes, so that a script that was interrupted can run
+    again; `missing` saves the work.
     """
 
     def __init__(self, view: View, info: dict[str, Any] | None) -> None:
-        """Grow the view to its catalog. `info` says what computes the features, and is recorded with every shard."""
+        """Grow the view to its catalog. `info` says what computes the features, and is recorded
+        with every shard."""
         self.view = view
         self.info = info
         self._waiting: list[tuple[pl.DataFrame, dict[str, np.ndarray], dict[str, str]]] = []
@@ -255,15 +307,19 @@ class ViewWriter:
     def missing(self, keys: Sequence[str] | pl.Series) -> list[str]:
         """Return the `keys` that are neither ok nor failed nor forgotten, in their order."""
         rows = self.view.catalog.rows(keys)
-        status = np.append(self.view.status(), np.uint8(ABSENT))  # the last is for unknown keys, whose row is -1
-        absent = (status[rows] == ABSENT) & ~are_forgotten(self.view.paths.store, self.view.entity, rows)
+        # the last is for unknown keys, whose row is -1
+        status = np.append(self.view.status(), np.uint8(ABSENT))
+        absent = (status[rows] == ABSENT) & ~are_forgotten(
+            self.view.paths.store, self.view.entity, rows
+        )
         return [key for key, want in zip(keys, absent.tolist(), strict=True) if want]
 
     def add(self, frame: pl.DataFrame) -> RowNumbers:
         """Give rows to new keys, with their metadata, and return the row of every key of `frame`.
 
         Args:
-            frame: a text column `key` and any others. The metadata of keys that have rows does not change.
+            frame: a text column `key` and any others. The metadata of keys that have rows does not
+                change.
         """
         self.view.catalog.append(frame)
         self.view.resize()
@@ -279,21 +335,34 @@ class ViewWriter:
 
         Args:
             keys: K keys, or a frame with a text column `key` and metadata for the catalog.
-            features: arrays or CPU tensors [K, *shape of a row] of every feature of the view. They are copied.
+            features: arrays or CPU tensors [K, *shape of a row] of every feature of the view. They
+                are copied.
             failures: other keys -> why their features could not be computed.
         """
         if not isinstance(keys, pl.DataFrame):
-            keys = pl.DataFrame({"key": [keys] if isinstance(keys, str) else list(keys)}, schema={"key": pl.String})
+            keys = pl.DataFrame(
+                {"key": [keys] if isinstance(keys, str) else list(keys)}, schema={"key": pl.String}
+            )
         check_rows(keys, "the rows to write")
-        check_rows(pl.DataFrame({"key": list(failures or ())}, schema={"key": pl.String}), "the failures to write")
+        check_rows(
+            pl.DataFrame({"key": list(failures or ())}, schema={"key": pl.String}),
+            "the failures to write",
+        )
         copies = {name: np.array(np.asarray(values)) for name, values in features.items()}
-        shapes = {name: (keys.height, *feature.shape) for name, feature in self.view.features.items()}
+        shapes = {
+            name: (keys.height, *feature.shape) for name, feature in self.view.features.items()
+        }
         got = {name: values.shape for name, values in copies.items()}
         if keys.height and got != shapes:
-            raise StepDiffError(f"view {self.view.name} of {self.view.entity} takes {shapes}, got {got}")
+            raise StepDiffError(
+                f"view {self.view.name} of {self.view.entity} takes {shapes}, got {got}"
+            )
         self._waiting.append((keys, copies, dict(failures or {})))
         self._count += keys.height
-        if self._count >= self.view.rows_per_shard - len(self.view.catalog) % self.view.rows_per_shard:
+        if (
+            self._count
+            >= self.view.rows_per_shard - len(self.view.catalog) % self.view.rows_per_shard
+        ):
             self.flush()
 
     def flush(self) -> None:
@@ -315,10 +384,13 @@ class ViewWriter:
         waiting.clear()  # their memory is needed for the copies of a shard
 
         def made(here: Int64[np.ndarray, " S"]) -> tuple[Values, Mapping[int, str]]:
-            places = first[np.searchsorted(rows, here)]  # of a key that was given twice the first, and rather ok
+            # of a key that was given twice the first, and rather ok
+            places = first[np.searchsorted(rows, here)]
             pairs = zip(here.tolist(), places.tolist(), strict=True)
             failures = {row: why[place - count] for row, place in pairs if place >= count}
-            return {name: values[places[places < count]] for name, values in arrays.items()}, failures
+            return {
+                name: values[places[places < count]] for name, values in arrays.items()
+            }, failures
 
         self.fill(rows, made)
 
@@ -332,8 +404,8 @@ class ViewWriter:
 
         Args:
             rows: row numbers.
-            make: takes rows of one shard, ascending; returns the features of those that could be computed, in their
-                order, and for the others row -> reason.
+            make: takes rows of one shard, ascending; returns the features of those that could be
+                computed, in their order, and for the others row -> reason.
             advance: called with the number of rows of every shard that is committed.
         """
         rows = np.sort(rows)
@@ -406,9 +478,11 @@ class ShardWriter:
 
     @contextmanager
     def locked(self) -> Iterator[Callable[[], None]]:
-        """Hold the shard's lock; yield a function that raises StepDiffError once it is no longer held.
+        """Hold the shard's lock; yield a function that raises StepDiffError once it is no longer
+        held.
 
-        A writer left over from a dead run may still be writing. StepDiffError: the view was dropped.
+        A writer left over from a dead run may still be writing. StepDiffError: the view was
+        dropped.
         """
         lock = self.view.paths.lock(self.shard)
         lock.parent.make_folder()
@@ -421,16 +495,22 @@ class ShardWriter:
         every = np.concatenate([rows, np.array(list(failures), np.int64)]).astype(np.int64)
         last = min(self.first + view.rows_per_shard, len(view))
         if len(np.unique(every)) != len(every):
-            raise StepDiffError(f"{where}: a row is given twice, or both with features and as failed")
+            raise StepDiffError(
+                f"{where}: a row is given twice, or both with features and as failed"
+            )
         if len(every) and (every.min() < self.first or every.max() >= last):
-            got = f"{where} takes rows {self.first} to {last - 1}, got {every.min()} to {every.max()}"
+            got = (
+                f"{where} takes rows {self.first} to {last - 1}, got {every.min()} to {every.max()}"
+            )
             raise StepDiffError(f"{got}: call resize() after the catalog grew")
         takes = view.stored if "scale" in features else view.features
         if len(rows) and set(features) != set(takes):
             raise StepDiffError(f"{where} takes {sorted(takes)}, got {sorted(features)}")
         for name, values in features.items():
             if values.shape != (len(rows), *takes[name].shape):
-                raise StepDiffError(f"{where}: {name} is {values.shape}, needs {(len(rows), *takes[name].shape)}")
+                raise StepDiffError(
+                    f"{where}: {name} is {values.shape}, needs {(len(rows), *takes[name].shape)}"
+                )
 
     def _write_rows(
         self,
@@ -439,7 +519,8 @@ class ShardWriter:
         slots: Int[np.ndarray, " K"],
         features: Values,
     ) -> tuple[Int[np.ndarray, " G"], dict[int, str]]:
-        """Write the rows of `slots`, ascending; return the slots of good ones, and slot -> reason of the others."""
+        """Write the rows of `slots`, ascending; return the slots of good ones, and slot -> reason
+        of the others."""
         view = self.view
         names = sorted(view.checksummed, key=lambda name: -view.stored[name].row_bytes)
         sums = np.zeros((view.rows_per_shard, len(names)), "<u4")
@@ -472,7 +553,8 @@ class ShardWriter:
         path = self.view.shard_path(name, self.shard)
         old = open_shard(path, slots) if keep.any() else None
         size = (int(keep.sum()) + count) * feature.row_bytes + slots * 16 + 4
-        new = ((part.slots, part.arrays.pop(name)) for part in parts)  # frees its memory once written
+        # frees its memory once written
+        new = ((part.slots, part.arrays.pop(name)) for part in parts)
 
         def check(slot: int, row: bytes | memoryview) -> None:
             if crc32c(row) != sums[slot]:
@@ -498,7 +580,12 @@ class ShardWriter:
         if not any((write.info, write.date) == (info, today) for write in writes):
             writes = [*writes, Write(frozenset(), info, today)]
         merged = [
-            replace(write, rows=write.rows | new if (write.info, write.date) == (info, today) else write.rows - new)
+            replace(
+                write,
+                rows=write.rows | new
+                if (write.info, write.date) == (info, today)
+                else write.rows - new,
+            )
             for write in writes
         ]
         files.put(self.view.paths.info(self.shard), encode_writes(self.shard, merged))

@@ -35,11 +35,13 @@ _MOST_BYTES = 64 * 2**20
 def lineage(options: LineageOptions) -> dict[str, Any]:
     """Return `path`, and what is known of `rows` and `heads`, in the order of the names.
 
-    Of a row: key, row, entity, metadata; `forgotten`, the reason; `views`, with status, provenance, and when and on
-    what it was written; `snapshots` in which it is finished; `trained`, the runs that may have drawn it; `unknown`,
-    runs that do not state, or not completely, what trained them. Of a head: `run`; `store` with snapshot and commits;
-    `reads`, the provenance of each view; `clips` that may have trained it; fingerprints of other `data`; the runs that
-    it `starts_from`, the latest first. None is what was not recorded. StepDiffError: a name is neither a key nor a run.
+    Of a row: key, row, entity, metadata; `forgotten`, the reason; `views`, with status, provenance,
+    and when and on what it was written; `snapshots` in which it is finished; `trained`, the runs
+    that may have drawn it; `unknown`, runs that do not state, or not completely, what trained them.
+    Of a head: `run`; `store` with snapshot and commits; `reads`, the provenance of each view;
+    `clips` that may have trained it; fingerprints of other `data`; the runs that it `starts_from`,
+    the latest first. None is what was not recorded. StepDiffError: a name is neither a key nor a
+    run.
     """
     store = Store.open(options.path)
     runs = [Path(name) for name in options.names if (Path(name) / RECORD).is_file()]
@@ -47,12 +49,16 @@ def lineage(options: LineageOptions) -> dict[str, Any]:
     rows = store.catalog(options.entity).rows(keys)
     if (rows < 0).any():
         unknown = keys[int(np.argmax(rows < 0))]
-        raise StepDiffError(f"{unknown!r} is no key of the {options.entity} of {store.path}, and no folder of a run")
+        raise StepDiffError(
+            f"{unknown!r} is no key of the {options.entity} of {store.path}, and no folder of a run"
+        )
     answers = list(_rows(store, options, rows, keys))
     return {"path": options.path, "rows": answers, "heads": [_head(run) for run in runs]}
 
 
-def _rows(store: Store, options: LineageOptions, rows: np.ndarray, keys: list[str]) -> Iterator[dict[str, Any]]:
+def _rows(
+    store: Store, options: LineageOptions, rows: np.ndarray, keys: list[str]
+) -> Iterator[dict[str, Any]]:
     catalog, entity = store.catalog(options.entity), options.entity
     about = {row.pop("row"): row for row in catalog.select(rows).to_dicts()}
     gone = dict(store.forgotten(entity).select("row", "reason").iter_rows())
@@ -60,10 +66,16 @@ def _rows(store: Store, options: LineageOptions, rows: np.ndarray, keys: list[st
     named = _named(store, entity, rows)
     trained, unknown = dict[str, list[str]](), list[str]()
     if entity == "clips" and (options.heads is not None or not store.path.remote):
-        heads = Path(str(store.path)).absolute().parent if options.heads is None else Path(options.heads)
+        heads = (
+            Path(str(store.path)).absolute().parent
+            if options.heads is None
+            else Path(options.heads)
+        )
         trained, unknown = _trained(heads, keys)
     for key, row in zip(keys, rows.tolist(), strict=True):
-        metadata = {name: value for name, value in about[row].items() if name != "key" and value is not None}
+        metadata = {
+            name: value for name, value in about[row].items() if name != "key" and value is not None
+        }
         reason = (gone[row] or "") if row in gone else None
         absent = "absent" if reason is None else "forgotten"
         states = [_state(view, row, absent) for view in views]
@@ -81,7 +93,8 @@ def _rows(store: Store, options: LineageOptions, rows: np.ndarray, keys: list[st
 
 
 def _state(view: View, row: int, absent: str) -> dict[str, Any]:
-    """Return status, provenance and record of one row of a view; `absent` is the word for a row without features."""
+    """Return status, provenance and record of one row of a view; `absent` is the word for a row
+    without features."""
     rows = np.array([row])
     status = int(view.status(rows)[0])
     state: dict[str, Any] = {
@@ -113,7 +126,8 @@ def _named(store: Store, entity: str, rows: np.ndarray) -> dict[int, list[str]]:
 
 
 def _trained(folder: Path, keys: list[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Return for each key the runs in `folder` that may have drawn it, and the runs that do not state it."""
+    """Return for each key the runs in `folder` that may have drawn it, and the runs that do not
+    state it."""
     hashes, unknown = trained_on.hashes(keys), list[str]()
     drawn: dict[str, list[str]] = {key: [] for key in keys}
     levels = ("/".join(["*"] * depth + [RECORD]) for depth in range(_DEPTH + 1))
@@ -125,7 +139,10 @@ def _trained(folder: Path, keys: list[str]) -> tuple[dict[str, list[str]], list[
             trained_on.check(run, record)
             there = trained_on.contained(hashes, trained_on.blocks(run, "clips"))
             if record.get("unrecorded"):
-                unknown.append(f"{run} (it started from {', '.join(record['unrecorded'])}, which states no clips)")
+                unknown.append(
+                    f"{run} (it started from {', '.join(record['unrecorded'])}, which states no "
+                    "clips)"
+                )
         except StepDiffError as error:
             unknown.append(f"{run} ({error})")
             continue
@@ -142,7 +159,11 @@ def _head(run: Path) -> dict[str, Any]:
         init = init.get("init")
     trained = record.get("trained_on")
     clips = trained.get("clips") if isinstance(trained, dict) else None
-    recorded = {"store": record.get("store"), "reads": record.get("reads") or {}, "data": record.get("data") or {}}
+    recorded = {
+        "store": record.get("store"),
+        "reads": record.get("reads") or {},
+        "data": record.get("data") or {},
+    }
     return {"run": str(run), **recorded, "clips": clips, "starts_from": before}
 
 
@@ -176,7 +197,8 @@ def write_record(run: Path, record: dict[str, Any]) -> None:
 
 
 def _is_summed(run: Path, data: bytes) -> bool:
-    """Return whether SHA256SUMS of the run has this content of its record: earlier versions wrote no seal."""
+    """Return whether SHA256SUMS of the run has this content of its record: earlier versions wrote
+    no seal."""
     try:
         sums = place(run / SUMS).read_whole(_MOST_BYTES)
     except (OSError, StepDiffError):
@@ -206,5 +228,8 @@ def read_of(store: Store, views: dict[str, str]) -> dict[str, Any]:
 
     Its path, the snapshot's name (None: the live store), and the commit of each view.
     """
-    commits = {f"{entity}/{name}": figures_of(store.view(entity, name)).commit for entity, name in views.items()}
+    commits = {
+        f"{entity}/{name}": figures_of(store.view(entity, name)).commit
+        for entity, name in views.items()
+    }
     return {"path": str(store.path), "at": store.at, "commits": commits}

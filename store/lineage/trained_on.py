@@ -1,6 +1,8 @@
-"""Hashes of the clips that trained a head, in the folder of its run: enough to find a clip among them.
+"""Hashes of the clips that trained a head, in the folder of its run: enough to find a clip among
+them.
 
-    RUN/trained_on.safetensors    clips, videos, names: uint64, sorted, each value once (heads.data.training_clips)
+    RUN/trained_on.safetensors    clips, videos, names: uint64, sorted, each value once
+                                  (heads.data.training_clips)
     RUN/lineage.json              its sha256 and counts, under `trained_on`
 
 A hash is the first 8 bytes, little-endian, of the blake2b of a UTF-8 text.
@@ -35,7 +37,8 @@ def blocks(folder: Path, kind: str) -> Iterator[Hashes]:
     Raises:
         StepDiffError: the file is missing or damaged.
     """
-    from safetensors import SafetensorError, safe_open  # of the extra train, as what writes the file
+    # of the extra train, as what writes the file
+    from safetensors import SafetensorError, safe_open
 
     path = folder / FILE
     try:
@@ -57,7 +60,9 @@ def check(folder: Path, record: Mapping[str, Any]) -> None:
     except OSError as error:
         raise _damaged(path, error.strerror or "unreadable") from error
     if sha256 != record["sha256"]:
-        raise _damaged(path, f"sha256 {sha256[:12]}, lineage.json names {str(record['sha256'])[:12]}")
+        raise _damaged(
+            path, f"sha256 {sha256[:12]}, lineage.json names {str(record['sha256'])[:12]}"
+        )
 
 
 def contained(texts: Hashes, drawn: Iterable[np.ndarray]) -> Bool[np.ndarray, " H"]:
@@ -65,13 +70,15 @@ def contained(texts: Hashes, drawn: Iterable[np.ndarray]) -> Bool[np.ndarray, " 
     order, present = np.argsort(texts), np.zeros(len(texts), bool)
     rising = texts[order]
     for block in filter(len, drawn):
-        some = slice(np.searchsorted(rising, block[0]), np.searchsorted(rising, block[-1], side="right"))
+        some = slice(
+            np.searchsorted(rising, block[0]), np.searchsorted(rising, block[-1], side="right")
+        )
         present[order[some]] |= block[np.searchsorted(block, rising[some])] == rising[some]
     return present
 
 
 def _damaged(path: Path, why: str) -> StepDiffError:
     return StepDiffError(
-        f"{path}: missing or damaged ({why}), so it is unknown which clips trained the head; restore it, or train into "
-        "a new folder"
+        f"{path}: missing or damaged ({why}), so it is unknown which clips trained the head; "
+        "restore it, or train into a new folder"
     )

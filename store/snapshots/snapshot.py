@@ -1,14 +1,17 @@
 """Snapshots: the files that a store had at one moment, under second names.
 
-    snapshots/NAME/arrays.zarr, catalog, failures, forgotten, shards    hard links; in an object store copies
-    snapshots/NAME/about.json                                           time, note, rows, and commit of each view
+    snapshots/NAME/arrays.zarr, catalog, failures, forgotten, shards
+                                 hard links; in an object store copies
+    snapshots/NAME/about.json    time, note, rows, and commit of each view
 
-A writer never changes a file of a store: it gives the name to a new file. A link therefore keeps what was committed,
-and the folder of a snapshot is read as a store is. Without about.json, which is written last, it is not a snapshot yet.
+A writer never changes a file of a store: it gives the name to a new file. A link therefore keeps
+what was committed, and the folder of a snapshot is read as a store is. Without about.json, which is
+written last, it is not a snapshot yet.
 
 Guarantees
 - a snapshot exists completely or not at all, and a name is given once
-- made while others write, it has each shard as it was at one moment, with the metadata that the features are of
+- made while others write, it has each shard as it was at one moment, with the metadata that the
+  features are of
 """
 
 import hashlib
@@ -50,7 +53,8 @@ class Figures:
     ok: int
     failed: int
     commit: str
-    """16 hex digits, the same for the same provenance, the same finished and failed rows, and the same features"""
+    """16 hex digits, the same for the same provenance, the same finished and failed rows, and the
+    same features"""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ def folder_of(store: Place, name: str) -> Place:
 
 
 def names(store: Place) -> tuple[list[str], list[str]]:
-    """Return the names of the snapshots, and of the folders of those that are being made or were left by a kill."""
+    """Return the names of the snapshots, and of the folders of those that are being made or were
+    left by a kill."""
     whole_names: list[str] = []
     unfinished: list[str] = []
     for folder in listed(store / SNAPSHOTS, "*"):
@@ -84,11 +89,15 @@ def names(store: Place) -> tuple[list[str], list[str]]:
 
 def snapshots(store: Place) -> list[Snapshot]:
     """Return all snapshots, the oldest first. StepDiffError if one is damaged."""
-    return sorted((read_snapshot(store, name) for name in names(store)[0]), key=lambda one: (one.created, one.name))
+    return sorted(
+        (read_snapshot(store, name) for name in names(store)[0]),
+        key=lambda one: (one.created, one.name),
+    )
 
 
 def read_snapshot(store: Place, name: str) -> Snapshot:
-    """Return a snapshot. StepDiffError if it is damaged, or does not exist: then it lists the others."""
+    """Return a snapshot. StepDiffError if it is damaged, or does not exist: then it lists the
+    others."""
     folder = folder_of(store, name)
     try:
         about = read_json(folder / ABOUT)
@@ -102,10 +111,13 @@ def read_snapshot(store: Place, name: str) -> Snapshot:
         return Snapshot(name, str(about["created"]), str(about["note"]), rows, views)
     except FileNotFoundError:
         there = ", ".join(names(store)[0]) or "none"
-        raise StepDiffError(f"no snapshot {name!r} in {store}: there is {there}; store tag makes one") from None
+        raise StepDiffError(
+            f"no snapshot {name!r} in {store}: there is {there}; store tag makes one"
+        ) from None
     except (StepDiffError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise StepDiffError(
-            f"{folder / ABOUT} is no snapshot ({error}): restore it, or delete it with store tag --delete"
+            f"{folder / ABOUT} is no snapshot ({error}): restore it, or delete it with store tag "
+            "--delete"
         ) from None
 
 
@@ -120,20 +132,27 @@ def delete_snapshot(store: Place, name: str) -> None:
 
 
 def tag(store: Place, name: str, note: str = "") -> Snapshot:
-    """Make a snapshot of all catalogs and views; it takes no lock. StepDiffError if the name is taken."""
+    """Make a snapshot of all catalogs and views; it takes no lock. StepDiffError if the name is
+    taken."""
     if name == NOW:
-        raise StepDiffError(f"snapshot name {NOW} is refused: store log calls the current state so; give another name")
+        raise StepDiffError(
+            f"snapshot name {NOW} is refused: store log calls the current state so; give another "
+            "name"
+        )
     target = folder_of(store, name)
     if target.is_dir():
         state = "exists" if name in names(store)[0] else "was begun and not finished"
         raise StepDiffError(
-            f"snapshot {name} of {store} {state}: give another name, or delete it with store tag --delete {name}"
+            f"snapshot {name} of {store} {state}: give another name, or delete it with store tag "
+            f"--delete {name}"
         )
     created = datetime.now(UTC).isoformat(timespec="microseconds")
     (store / SNAPSHOTS).make_folder()
     with target.whole_folder(store / SNAPSHOTS) as folder:
         if folder.remote and not (folder / _BEGUN).create([b"{}"], 2):
-            raise StepDiffError(f"snapshot {name} of {store} is being made by another process: give another name")
+            raise StepDiffError(
+                f"snapshot {name} of {store} is being made by another process: give another name"
+            )
         _link_store(store, folder)
         snapshot = write_about(folder, name, created, note)
         if isinstance(folder, RemotePath):
@@ -148,7 +167,11 @@ def write_about(folder: Place, name: str, created: str, note: str) -> Snapshot:
     views: dict[str, dict[str, Figures]] = {}
     for view in views_in(folder):
         views.setdefault(view.entity, {})[view.name] = figures_of(view)
-    rows = {entity: count for entity in ENTITIES if (count := len(_catalog(folder, entity))) or entity in views}
+    rows = {
+        entity: count
+        for entity in ENTITIES
+        if (count := len(_catalog(folder, entity))) or entity in views
+    }
     snapshot = Snapshot(name, created, note, rows, views)
     write_json(folder / ABOUT, {**asdict(snapshot), "seal": BLANK})
     return snapshot
@@ -157,7 +180,9 @@ def write_about(folder: Place, name: str, created: str, note: str) -> Snapshot:
 def views_in(store: Place) -> list[View]:
     """Return all views in the folder of a store or snapshot."""
     groups = [
-        (entity, path.parent.name) for entity in ENTITIES for path in listed(store / ARRAYS / entity, "*/zarr.json")
+        (entity, path.parent.name)
+        for entity in ENTITIES
+        for path in listed(store / ARRAYS / entity, "*/zarr.json")
     ]
     return [View(store, _catalog(store, entity), entity, name) for entity, name in groups]
 
@@ -169,8 +194,9 @@ def _catalog(store: Place, entity: str) -> Catalog:
 def _link_store(store: Place, folder: Place) -> None:
     """Link the committed files of a store.
 
-    Rows become absent before their metadata change or they are forgotten, and are computed afterwards. So the shards
-    go with metadata and forgotten rows that were the same before and after the shards were linked.
+    Rows become absent before their metadata change or they are forgotten, and are computed
+    afterwards. So the shards go with metadata and forgotten rows that were the same before and
+    after the shards were linked.
     """
     while True:
         try:
@@ -184,7 +210,11 @@ def _link_store(store: Place, folder: Place) -> None:
                 advance(1)
         # what grows meanwhile, in an order in which no array is longer than its catalog
         for view in views:
-            _link([view.paths.metadata(array) for array in ("status", "checksum", *view.stored)], store, folder)
+            _link(
+                [view.paths.metadata(array) for array in ("status", "checksum", *view.stored)],
+                store,
+                folder,
+            )
             merged = [path for other in view.paths.beside for path in listed(other, "merged-*")]
             _link([*merged, view.paths.group / "zarr.json"], store, folder)
         groups = [store / ARRAYS, *(store / ARRAYS / entity for entity in ENTITIES)]
@@ -201,12 +231,15 @@ def _link_store(store: Place, folder: Place) -> None:
 
 
 def _settled(store: Place, views: Sequence[View]) -> dict[str, object]:
-    """Return the versions of what must not change while shards are linked; new parts of a catalog may come."""
+    """Return the versions of what must not change while shards are linked; new parts of a catalog
+    may come."""
     settled: dict[str, object] = {}
     for entity in ENTITIES:
         settled[f"forgotten {entity}"] = forgotten_path(store, entity).identity()
         parts = (store / "catalog" / entity).identities()
-        settled |= {f"{entity} {name}": version for name, version in parts.items() if span_of(store / name)}
+        settled |= {
+            f"{entity} {name}": version for name, version in parts.items() if span_of(store / name)
+        }
     for view in views:
         files = (file for folder in view.paths.beside for file in folder.identities().items())
         merged = sorted((name, version) for name, version in files if name.startswith("merged"))
@@ -217,7 +250,9 @@ def _settled(store: Place, views: Sequence[View]) -> dict[str, object]:
 def _link_shards(view: View, folder: Place) -> None:
     """Link the files of all committed shards of a view."""
     shards = shard_numbers(path.name for path in listed(view.paths.status(0).parent, "*"))
-    list(folder.map(lambda shard: _link(shard_files(view, shard), view.paths.store, folder), shards))
+    list(
+        folder.map(lambda shard: _link(shard_files(view, shard), view.paths.store, folder), shards)
+    )
 
 
 def _link(files: Sequence[Place], store: Place, folder: Place) -> None:
@@ -246,9 +281,9 @@ def row_digests(sums: UInt32[np.ndarray, "R arrays"]) -> UInt32[np.ndarray, " R"
 def figures_of(view: View) -> Figures:
     """Return the figures of a view, each row as it was at one moment.
 
-    The commit is the beginning of the sha256 of the provenance (JSON with sorted keys) and of the sha256 of each group
-    of rows, up to the last group that has a row: of its statuses, as uint8, and digests, as little-endian uint32, up to
-    the last row that is not absent.
+    The commit is the beginning of the sha256 of the provenance (JSON with sorted keys) and of the
+    sha256 of each group of rows, up to the last group that has a row: of its statuses, as uint8,
+    and digests, as little-endian uint32, up to the last row that is not absent.
     """
     count, size, ok, failed = len(view), max(_GROUP, view.rows_per_shard), 0, 0
     groups, filled = [json.dumps(view.provenance.as_dict(), sort_keys=True).encode()], 1
@@ -256,13 +291,18 @@ def figures_of(view: View) -> Figures:
         status, digests = _state_of(view, np.arange(first, min(first + size, count)))
         ok, failed = ok + int((status == OK).sum()), failed + int((status == FAILED).sum())
         end = int(np.max(np.flatnonzero(status), initial=-1)) + 1
-        groups.append(hashlib.sha256(status[:end].tobytes() + digests[:end].astype("<u4").tobytes()).digest())
+        groups.append(
+            hashlib.sha256(status[:end].tobytes() + digests[:end].astype("<u4").tobytes()).digest()
+        )
         filled = len(groups) if end else filled
     return Figures(count, ok, failed, hashlib.sha256(b"".join(groups[:filled])).hexdigest()[:16])
 
 
-def _state_of(view: View, rows: RowNumbers) -> tuple[UInt8[np.ndarray, " R"], UInt32[np.ndarray, " R"]]:
-    """Return status and digest of rows as they were together: read again if one was withdrawn in between."""
+def _state_of(
+    view: View, rows: RowNumbers
+) -> tuple[UInt8[np.ndarray, " R"], UInt32[np.ndarray, " R"]]:
+    """Return status and digest of rows as they were together: read again if one was withdrawn in
+    between."""
     while True:
         status, digests = view.status(rows), np.zeros(len(rows), np.uint32)
         ok = np.flatnonzero(status == OK)

@@ -1,7 +1,9 @@
-"""Compaction: small files of a store are merged, and those that nothing refers to are deleted. No row moves.
+"""Compaction: small files of a store are merged, and those that nothing refers to are deleted. No
+row moves.
 
 Guarantees
-- at every moment, also after a kill, each row and each reason can be read once, also by open readers
+- at every moment, also after a kill, each row and each reason can be read once, also by open
+  readers
 - committed data stays, to the byte; of metadata, all that was written before
 - the store's lock is held; a shard that is still being written is left alone
 """
@@ -30,7 +32,12 @@ from store.format.layout import (
     half_made,
     shard_numbers,
 )
-from store.io.records import encode_merged_writes, failures_of_shards, read_merged_writes, writes_of_shard
+from store.io.records import (
+    encode_merged_writes,
+    failures_of_shards,
+    read_merged_writes,
+    writes_of_shard,
+)
 from store.provenance import ENTITIES
 from store.verbs.options import CompactOptions
 from store.view import ABSENT, OK, View
@@ -39,12 +46,14 @@ _MOST_RECORD_BYTES = 16 * 2**20  # of the merged records of writers
 
 
 Done = Counter[str]
-"""`catalog_parts`, `failure_files` and `records` (of shards' writers) merged into others, `locks` deleted that nobody
-holds, `orphans` deleted, files that nothing referred to, and their `orphan_bytes`"""
+"""`catalog_parts`, `failure_files` and `records` (of shards' writers) merged into others, `locks`
+deleted that nobody holds, `orphans` deleted, files that nothing referred to, and their
+`orphan_bytes`"""
 
 
 def compact(options: CompactOptions) -> dict[str, Any]:
-    """Compact a store; return the counts of `Done`. StepDiffError if it is damaged, or another run is writing."""
+    """Compact a store; return the counts of `Done`. StepDiffError if it is damaged, or another run
+    is writing."""
     store = Store.open(options.path)
     done = Done(catalog_parts=0, failure_files=0, records=0, locks=0, orphans=0, orphan_bytes=0)
     temporaries = [(path, path.files()) for path in store.path.temporaries()]
@@ -53,7 +62,9 @@ def compact(options: CompactOptions) -> dict[str, Any]:
             if not path.exists():
                 _count_orphans(done, files)
         _remove_dropped(store, done)
-        views = [store.view(entity, name) for entity in store.entities() for name in store.views(entity)]
+        views = [
+            store.view(entity, name) for entity in store.entities() for name in store.views(entity)
+        ]
         for entity in store.entities():
             _merge_parts(store.catalog(entity), done)
         with progress("views compacted", len(views)) as advance:
@@ -129,7 +140,9 @@ def _merge_records(view: View, done: Done) -> None:
     path = view.paths.info
     for merged, identities in _mergeable(path, "*.json", view.paths.merged_info):
         records = read_merged_writes(merged, view.rows_per_shard) if merged.exists() else {}
-        records |= {shard: writes_of_shard(view.paths, shard, view.rows_per_shard) for shard in identities}
+        records |= {
+            shard: writes_of_shard(view.paths, shard, view.rows_per_shard) for shard in identities
+        }
         data = encode_merged_writes(records)
         if len(data) > _MOST_RECORD_BYTES:
             continue
@@ -147,7 +160,8 @@ def _merge_records(view: View, done: Done) -> None:
 def _mergeable(
     path: Callable[[int], Place], pattern: str, merged: Callable[[int], Place]
 ) -> Iterator[tuple[Place, dict[int, Identity | None]]]:
-    """Yield the merged file of each group of shards that has files to merge, and the identity of these by shard."""
+    """Yield the merged file of each group of shards that has files to merge, and the identity of
+    these by shard."""
     shards = shard_numbers(file.stem for file in path(0).parent.glob(pattern))
     for _, group in groupby(shards, lambda shard: shard // MERGED_SHARDS):
         identities = {shard: path(shard).identity() for shard in group}

@@ -1,11 +1,13 @@
-"""New views made from existing ones: the largest feature in another dtype, or tokens of neighbouring patches averaged.
+"""New views made from existing ones: the largest feature in another dtype, or tokens of
+neighbouring patches averaged.
 
-The provenance records the source: int8 made from float16 is not int8 made from float32. Tokens that are pooled from
-float32 and stored as float32 equal the output of `featurize --pool P --dtype float32` bit for bit, with its
-provenance, so that featurize may add rows.
+The provenance records the source: int8 made from float16 is not int8 made from float32. Tokens that
+are pooled from float32 and stored as float32 equal the output of `featurize --pool P --dtype
+float32` bit for bit, with its provenance, so that featurize may add rows.
 
 Guarantees
-- features that are not converted keep every bit; failed rows are failed in the new view too, for the same reason
+- features that are not converted keep every bit; failed rows are failed in the new view too, for
+  the same reason
 - a killed run resumes, and a later run adds what is new in the old view
 - no damaged row is copied, and memory holds the features of one shard
 """
@@ -31,24 +33,34 @@ from store.view import ABSENT, FAILED, OK, View
 
 
 def requantise(options: RequantiseOptions) -> dict[str, Any]:
-    """Convert the missing rows. StepDiffError if the old view does not exist, or the new one has another source."""
+    """Convert the missing rows. StepDiffError if the old view does not exist, or the new one has
+    another source."""
     store = Store.open(options.path)
     old = store.view(options.entity, options.view, check="always")
     main = main_feature(old.features)
     if old.features[main].dtype == options.dtype:
-        raise StepDiffError(f"{main} of view {old.name} is {options.dtype} already: give another --dtype")
-    features, provenance = with_dtype(old.features, options.dtype), _made_from(old, main, options.dtype)
-    return _derive(options, store, old, provenance, features, main, "requantised", lambda values: values)
+        raise StepDiffError(
+            f"{main} of view {old.name} is {options.dtype} already: give another --dtype"
+        )
+    features, provenance = (
+        with_dtype(old.features, options.dtype),
+        _made_from(old, main, options.dtype),
+    )
+    return _derive(
+        options, store, old, provenance, features, main, "requantised", lambda values: values
+    )
 
 
 def pool(options: PoolOptions) -> dict[str, Any]:
-    """Pool the missing rows. StepDiffError if the old view cannot be pooled, or the new one has another source."""
+    """Pool the missing rows. StepDiffError if the old view cannot be pooled, or the new one has
+    another source."""
     store = Store.open(options.path)
     old = store.view(options.entity, options.view, check="always")
     at_least(options, pool=2)
     provenance, features, grids = pooled_view(old.provenance, old.features, options.pool)
     before, dtype = old.features[TOKENS].dtype, options.dtype or old.features[TOKENS].dtype
-    if (before, dtype) != ("float32", "float32"):  # the old view's tokens were rounded before they are averaged
+    # the old view's tokens were rounded before they are averaged
+    if (before, dtype) != ("float32", "float32"):
         provenance = replace(provenance, dtypes=_made_from(old, TOKENS, dtype).dtypes)
     features[TOKENS] = replace(features[TOKENS], dtype=dtype)
 
@@ -61,7 +73,9 @@ def pool(options: PoolOptions) -> dict[str, Any]:
 def _made_from(old: View, feature: str, dtype: str) -> Provenance:
     """Return the provenance of `old`, its `feature` in `dtype`: `int8 from float16`."""
     before = old.provenance.dtypes.get(feature, old.features[feature].dtype)
-    return replace(old.provenance, dtypes={**old.provenance.dtypes, feature: f"{dtype} from {before}"})
+    return replace(
+        old.provenance, dtypes={**old.provenance.dtypes, feature: f"{dtype} from {before}"}
+    )
 
 
 def _derive(
@@ -76,21 +90,29 @@ def _derive(
 ) -> dict[str, Any]:
     """Write the missing rows of a view; its `feature` is converted.
 
-    The record of each shard names the old view as `VERB_from`. `convert` makes the features of rows of the new view
-    from the old view's features, as floats that keep every stored bit. Returns the rows that are `done` by this
-    run, were `already`, and `failed` in the old view or because they do not fit the dtype.
+    The record of each shard names the old view as `VERB_from`. `convert` makes the features of rows
+    of the new view from the old view's features, as floats that keep every stored bit. Returns the
+    rows that are `done` by this run, were `already`, and `failed` in the old view or because they
+    do not fit the dtype.
     """
     begin = time.monotonic()
     info = {f"{verb}_from": old.name, "numpy": version("numpy"), "store": old.provenance.dtypes}
-    with store.writer(old.entity, options.to, provenance, features, info=info, wait=options.wait) as writer:
+    with store.writer(
+        old.entity, options.to, provenance, features, info=info, wait=options.wait
+    ) as writer:
         new = writer.view
         source, before = old.status(), new.status()
-        todo = np.flatnonzero(((source == OK) & (before != OK)) | ((source == FAILED) & (before == ABSENT)))
+        todo = np.flatnonzero(
+            ((source == OK) & (before != OK)) | ((source == FAILED) & (before == ABSENT))
+        )
         reasons = reasons_by_row(old.catalog, old.failures())
 
         def copied(rows: RowNumbers) -> tuple[Values, Mapping[int, str]]:
             good, failed = rows[source[rows] == OK], rows[source[rows] == FAILED]
-            dtypes = {name: "float32" if made.dtype == "int8" else None for name, made in old.features.items()}
+            dtypes = {
+                name: "float32" if made.dtype == "int8" else None
+                for name, made in old.features.items()
+            }
             values = {name: old.read(name, good, dtype=dtype) for name, dtype in dtypes.items()}
             return convert(values), {row: reasons[row] for row in failed.tolist()}
 

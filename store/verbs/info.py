@@ -17,8 +17,8 @@ from store.view import ABSENT, FAILED, OK, View
 def store_info(options: InfoOptions) -> dict[str, Any]:
     """Return the figures of a store: rows and forgotten rows of each entity, and its `views`.
 
-    Of a view: its `rows` in the catalog, which are ok, failed or absent; the `shards` committed so far; the `bytes` of
-    its files. StepDiffError if one is damaged.
+    Of a view: its `rows` in the catalog, which are ok, failed or absent; the `shards` committed so
+    far; the `bytes` of its files. StepDiffError if one is damaged.
     """
     store = Store.open(options.path)
     rows = {entity: len(store.catalog(entity)) for entity in store.entities()}
@@ -26,7 +26,9 @@ def store_info(options: InfoOptions) -> dict[str, Any]:
     return {
         "path": store.location,
         "rows": rows,
-        "views": [_figures(store.view(entity, name)) for entity in rows for name in store.views(entity)],
+        "views": [
+            _figures(store.view(entity, name)) for entity in rows for name in store.views(entity)
+        ],
         "forgotten": {entity: count for entity, count in forgotten.items() if count},
     }
 
@@ -38,7 +40,9 @@ def _figures(view: View) -> dict[str, Any]:
         "entity": view.entity,
         "view": view.name,
         "provenance": view.provenance.as_dict(),
-        "features": {name: {"shape": list(f.shape), "dtype": f.dtype} for name, f in view.features.items()},
+        "features": {
+            name: {"shape": list(f.shape), "dtype": f.dtype} for name, f in view.features.items()
+        },
         "rows_per_shard": view.rows_per_shard,
         "rows": len(status),
         "ok": count[OK],
@@ -59,13 +63,16 @@ def list_failures(options: FailuresOptions) -> int:
     store = Store.open(options.path)
     empty = pl.DataFrame(schema={"view": pl.String, "key": pl.String, "reason": pl.String})
     views = _views(store, options.entity, options.view)
-    frames = (view.failures().select(pl.lit(view.name).alias("view"), "key", "reason") for view in views)
+    frames = (
+        view.failures().select(pl.lit(view.name).alias("view"), "key", "reason") for view in views
+    )
     failed = pl.concat([empty, *frames])
     return _write_rows(options, failed, failed.height)
 
 
 def list_rows(options: RowsOptions) -> int:
-    """Print or write row, key and the status in each view of the rows that have the wanted status in one of them.
+    """Print or write row, key and the status in each view of the rows that have the wanted status
+    in one of them.
 
     The reasons of forgotten rows are in the column `reason`, if any are among them.
     """
@@ -82,16 +89,25 @@ def list_rows(options: RowsOptions) -> int:
     chosen = np.ones(count, bool)
     if options.status is not None:
         value = WORDS.index(options.status)
-        chosen = np.any([gone & (value == _FORGOTTEN), *(values == value for values in status.values())], axis=0)
+        chosen = np.any(
+            [gone & (value == _FORGOTTEN), *(values == value for values in status.values())], axis=0
+        )
     places = np.flatnonzero(chosen)
     total, has_reasons = len(places), gone[places].any()
     if options.out is None and not options.json:
-        places = places[: options.limit]  # before keys are read: a large store has gigabytes of keys
-    frame = pl.DataFrame({"row": places, "key": catalog.keys(places)}, schema={"row": pl.Int64, "key": pl.String})
+        # before keys are read: a large store has gigabytes of keys
+        places = places[: options.limit]
+    frame = pl.DataFrame(
+        {"row": places, "key": catalog.keys(places)}, schema={"row": pl.Int64, "key": pl.String}
+    )
     words = np.array(WORDS, object)
-    frame = frame.with_columns(pl.Series(name, words[values[places]], pl.String) for name, values in status.items())
+    frame = frame.with_columns(
+        pl.Series(name, words[values[places]], pl.String) for name, values in status.items()
+    )
     if has_reasons:
-        frame = frame.join(forgotten.select("row", "reason"), on="row", how="left", maintain_order="left")
+        frame = frame.join(
+            forgotten.select("row", "reason"), on="row", how="left", maintain_order="left"
+        )
     return _write_rows(options, frame, total)
 
 
@@ -113,7 +129,9 @@ def _write_rows(options: FailuresOptions, frame: pl.DataFrame, total: int) -> in
         print("no such rows")
     else:
         more = total - options.limit
-        print_table(frame.head(options.limit), frame.columns[:2], f"{total:,} rows of {options.path}")
+        print_table(
+            frame.head(options.limit), frame.columns[:2], f"{total:,} rows of {options.path}"
+        )
         if more > 0:
             print(f"... and {more:,} more: give --limit, or --out FILE for all")
     return 0

@@ -44,7 +44,8 @@ class StoredAs:
 
 @dataclass(frozen=True)
 class KnownEncoder:
-    """Features of an encoder of `featurize`: tokens in the dtype of the user's choice, others in float32."""
+    """Features of an encoder of `featurize`: tokens in the dtype of the user's choice, others in
+    float32."""
 
     name: str
     """as in the provenance"""
@@ -65,8 +66,10 @@ ENCODERS = {
         {"tokens": (392, 1280), "embedding": (1280,)},
         setting=StoredAs(
             7,
-            cost="on the sample world, word evidence has DiffMCQ 0.742 and DiffRank 0.579; with all tokens in float16 "
-            "0.741 and 0.578",
+            cost=(
+                "on the sample world, word evidence has DiffMCQ 0.742 and DiffRank 0.579; with all "
+                "tokens in float16 0.741 and 0.578"
+            ),
         ),
         statistics=(4, 256),
     ),
@@ -74,8 +77,12 @@ ENCODERS = {
     "clip-vit-large-patch14": KnownEncoder(
         "hf", "clips", {"tokens": (2048, 1024), "frame_embedding": (8, 768), "embedding": (768,)}
     ),
-    "internvideo-mm-b16": KnownEncoder("internvideo-mm-b16", "clips", {"tokens": (1568, 768), "embedding": (512,)}),
-    "internvideo-mm-l14": KnownEncoder("internvideo-mm-l14", "clips", {"tokens": (2048, 1024), "embedding": (768,)}),
+    "internvideo-mm-b16": KnownEncoder(
+        "internvideo-mm-b16", "clips", {"tokens": (1568, 768), "embedding": (512,)}
+    ),
+    "internvideo-mm-l14": KnownEncoder(
+        "internvideo-mm-l14", "clips", {"tokens": (2048, 1024), "embedding": (768,)}
+    ),
 }
 
 
@@ -99,12 +106,13 @@ class ViewSizes:
 def plan(options: StorePlanOptions) -> dict[str, Any]:
     """Return the plan. StepDiffError if options do not fit, or an encoder, view or rate is missing.
 
-    It has `sizes` for each dtype, the chosen one included; `hours` for each device, empty if no rate was measured;
-    `video_bytes` of the video files for each clip, in the store of --like or --measured-in; the recommended `setting`,
-    None if the encoder's features have one setting, or are pooled already; `statistics_bytes` of all rows with
-    statistics of early maps alone, None if the encoder has none or is not known; `read_mb_per_second`, given or
-    measured by reading rows of that store; `caching` for each device, empty where encoding or reading was not measured.
-    What is not known is None.
+    It has `sizes` for each dtype, the chosen one included; `hours` for each device, empty if no
+    rate was measured; `video_bytes` of the video files for each clip, in the store of --like or
+    --measured-in; the recommended `setting`, None if the encoder's features have one setting, or
+    are pooled already; `statistics_bytes` of all rows with statistics of early maps alone, None if
+    the encoder has none or is not known; `read_mb_per_second`, given or measured by reading rows of
+    that store; `caching` for each device, empty where encoding or reading was not measured. What is
+    not known is None.
     """
     if not options.clips >= 1 or options.clips % 1:
         raise StepDiffError(f"--clips {options.clips} is not a whole number of at least 1")
@@ -119,11 +127,15 @@ def plan(options: StorePlanOptions) -> dict[str, Any]:
     else:
         if (encoder := ENCODERS.get(str(options.encoder))) is None:
             names = ", ".join(ENCODERS)
-            raise StepDiffError(f"encoder {options.encoder!r} is not known: give one of {names}, or --like")
+            raise StepDiffError(
+                f"encoder {options.encoder!r} is not known: give one of {names}, or --like"
+            )
         entity, made = encoder.entity, Provenance(encoder.name, "", "", encoder.frames, "", {})
         features = {name: Feature(shape, "float32") for name, shape in encoder.features.items()}
     setting = _setting(made, features)
-    statistics = next((each.statistics for each in ENCODERS.values() if each.name == made.encoder), ())
+    statistics = next(
+        (each.statistics for each in ENCODERS.values() if each.name == made.encoder), ()
+    )
     if options.pool != 1:
         _, features, _ = pooled_view(made, features, options.pool)
     dtypes: tuple[str, ...] = ("float32", "float16", "int8")
@@ -131,12 +143,19 @@ def plan(options: StorePlanOptions) -> dict[str, Any]:
         dtypes = ("float32",)  # featurize always stores embeddings so
     source = options.measured_in or (str(Path(options.like).parent) if options.like else None)
     planned = [
-        sizes(rows, stored := with_dtype(features, dtype), dtype, shard_rows(stored, options.shard_size))
+        sizes(
+            rows,
+            stored := with_dtype(features, dtype),
+            dtype,
+            shard_rows(stored, options.shard_size),
+        )
         for dtype in dtypes
     ]
     chosen = next((size for size in planned if size.dtype == options.dtype), planned[0])
     hours = _hours(options, rows, entity, made, source)
-    rate = options.read_mb_per_second or (read_rate(Store.open(source), entity, made) if source else None)
+    rate = options.read_mb_per_second or (
+        read_rate(Store.open(source), entity, made) if source else None
+    )
     return {
         "rows": rows,
         "entity": entity,
@@ -148,7 +167,9 @@ def plan(options: StorePlanOptions) -> dict[str, Any]:
         "hours": hours,
         "video_bytes": video_bytes(Store.open(source)) if source and entity == "clips" else None,
         "setting": setting and asdict(setting),
-        "statistics_bytes": sizes(rows, {"": Feature(statistics, "float32")}, "float32").bytes if statistics else None,
+        "statistics_bytes": sizes(rows, {"": Feature(statistics, "float32")}, "float32").bytes
+        if statistics
+        else None,
         "read_mb_per_second": rate,
         "caching": [caching(hour, chosen.bytes_per_row, rate) for hour in hours] if rate else [],
     }
@@ -158,7 +179,10 @@ def _setting(made: Provenance, features: Mapping[str, Feature]) -> StoredAs | No
     """Return the recommended setting of an encoder with its bytes."""
     if TOKENS not in features or pool_of(made) != 1:
         return None
-    setting = next((encoder.setting for encoder in ENCODERS.values() if encoder.name == made.encoder), StoredAs())
+    setting = next(
+        (encoder.setting for encoder in ENCODERS.values() if encoder.name == made.encoder),
+        StoredAs(),
+    )
     if setting.pool != 1:
         _, features, _ = pooled_view(made, features, setting.pool)
     size = sizes(1, with_dtype(features, setting.dtype), setting.dtype, 1)
@@ -166,21 +190,30 @@ def _setting(made: Provenance, features: Mapping[str, Feature]) -> StoredAs | No
 
 
 def caching(hours: dict[str, Any], bytes_per_row: float, mb_per_second: float) -> dict[str, Any]:
-    """Return whether reading features of a clip of `bytes_per_row` takes less time than encoding it, by one worker.
+    """Return whether reading features of a clip of `bytes_per_row` takes less time than encoding
+    it, by one worker.
 
-    From `reads` on, encoding once, writing (counted as a read) and reading takes less time than encoding for each read;
-    None: never.
+    From `reads` on, encoding once, writing (counted as a read) and reading takes less time than
+    encoding for each read; None: never.
     """
     encode, read = 1 / hours["clips_per_second"], bytes_per_row / mb_per_second / 1e6
     saved = encode - read
     reads = math.floor((encode + read) / saved) + 1 if saved > 0 else None
-    return {"device": hours["device"], "encode_seconds": encode, "read_seconds": read, "reads": reads}
+    return {
+        "device": hours["device"],
+        "encode_seconds": encode,
+        "read_seconds": read,
+        "reads": reads,
+    }
 
 
 def read_rate(store: Store, entity: str, made: Provenance) -> float | None:
-    """Return the MB/s at which rows of a view of the encoder are read here, single and spread; None: it has none."""
+    """Return the MB/s at which rows of a view of the encoder are read here, single and spread;
+    None: it has none."""
     for view in (store.view(entity, name) for name in store.views(entity)):
-        if view.provenance.encoder != made.encoder or not len(rows := np.flatnonzero(view.status() == OK)):
+        if view.provenance.encoder != made.encoder or not len(
+            rows := np.flatnonzero(view.status() == OK)
+        ):
             continue
         size = sum(feature.row_bytes for feature in stored_features(view.features).values())
         count = max(min(_ROWS_READ, len(rows), _BYTES_READ // size), 1)
@@ -193,7 +226,8 @@ def read_rate(store: Store, entity: str, made: Provenance) -> float | None:
 
 
 def video_bytes(store: Store) -> float | None:
-    """Return the bytes of a store's video files, each once, divided by the clips that they have; None: unknown."""
+    """Return the bytes of a store's video files, each once, divided by the clips that they have;
+    None: unknown."""
     files, clips = pl.DataFrame(schema=_FILES), 0
     for block in store.catalog("clips").blocks(files):
         sized = block.drop_nulls("video_bytes").select(*_FILES)
@@ -201,7 +235,9 @@ def video_bytes(store: Store) -> float | None:
     return float(files["video_bytes"].sum()) / clips if clips else None
 
 
-def sizes(rows: int, features: Mapping[str, Feature], dtype: str, rows_per_shard: int | None = None) -> ViewSizes:
+def sizes(
+    rows: int, features: Mapping[str, Feature], dtype: str, rows_per_shard: int | None = None
+) -> ViewSizes:
     """Return the disk space of `rows` rows of `features`."""
     a_shard = rows_per_shard or shard_rows(features)
     shards = math.ceil(rows / a_shard)
@@ -216,14 +252,18 @@ def sizes(rows: int, features: Mapping[str, Feature], dtype: str, rows_per_shard
         bytes=total,
         rows_per_shard=a_shard,
         shards=shards,
-        # a shard: its arrays, checksum, status, what wrote it, its lock; a zarr.json for each array and the group
+        # a shard: its arrays, checksum, status, what wrote it, its lock; a zarr.json for each array
+        # and the group
         files=shards * (len(stored) + 4) + len(stored) + 3,
         compacted=shards * (len(stored) + 2) + math.ceil(shards / MERGED_SHARDS) + len(stored) + 3,
     )
 
 
-def measured_rates(store: Store, entity: str, encoder: str, weights: str = "") -> dict[str, tuple[int, float]]:
-    """Return, by device, the rows of all views of an encoder and the seconds that one worker took for them.
+def measured_rates(
+    store: Store, entity: str, encoder: str, weights: str = ""
+) -> dict[str, tuple[int, float]]:
+    """Return, by device, the rows of all views of an encoder and the seconds that one worker took
+    for them.
 
     With `weights`, a sha256, only of views with those: models of one encoder may differ in size.
     """
@@ -235,7 +275,9 @@ def measured_rates(store: Store, entity: str, encoder: str, weights: str = "") -
             continue
         for _, writes in all_writes(view.paths, view.rows_per_shard):
             for write in writes:
-                measures: list[Any] = [write.info.get(name) for name in ("device", "rows", "seconds")]
+                measures: list[Any] = [
+                    write.info.get(name) for name in ("device", "rows", "seconds")
+                ]
                 device, rows, seconds = measures
                 if isinstance(device, str) and _is_count(rows) and _is_count(seconds):
                     before = rates.get(device, (0, 0.0))
@@ -250,14 +292,20 @@ def _is_count(value: Any) -> bool:
 def _hours(
     options: StorePlanOptions, rows: int, entity: str, made: Provenance, where: str | None
 ) -> list[dict[str, Any]]:
-    """Return the hours at the given rate (of device `worker`), or at the rates of each device that a store records."""
+    """Return the hours at the given rate (of device `worker`), or at the rates of each device that
+    a store records."""
     if (rate := options.clips_per_second) is not None:
         measured = [(rate, "worker", "as given")]
     else:
-        rates = {} if where is None else measured_rates(Store.open(where), entity, made.encoder, made.weights)
+        rates = (
+            {}
+            if where is None
+            else measured_rates(Store.open(where), entity, made.encoder, made.weights)
+        )
         if options.measured_in and not rates:
             raise StepDiffError(
-                f"{where} has no measured rate of {made.encoder} on {entity}: run python -m featurize first"
+                f"{where} has no measured rate of {made.encoder} on {entity}: run python -m "
+                "featurize first"
             )
         measured = [
             (count / seconds, device, f"{count:,} {entity} in {seconds:,.1f} s in {where}")

@@ -1,11 +1,12 @@
-"""Verification: read every byte of a store, and report what is damaged and which clips that affects.
+"""Verification: read every byte of a store, and report what is damaged and which clips that
+affects.
 
-A version of an annotation stage contains sealed JSON and Parquet files. The card of an index carries a sha256 of its
-own content, and names the files of the index with their sizes and sha256.
+A version of an annotation stage contains sealed JSON and Parquet files. The card of an index
+carries a sha256 of its own content, and names the files of the index with their sizes and sha256.
 
 Guarantees
-- a flipped byte in any file of catalog, views, annotations and indexes that is sealed or named in a card is found, and
-  the clips that it affects are named
+- a flipped byte in any file of catalog, views, annotations and indexes that is sealed or named in a
+  card is found, and the clips that it affects are named
 - verify reports no damage while a store is being written
 - what is not covered is reported: `NOT_COVERED`, and the files that `uncovered` returns
 """
@@ -47,7 +48,8 @@ NOT_COVERED = (
     "videos, manifests and runs outside the store",
     "whether features are what the encoder computes",
     "lock files",
-    "files lost together with all that refers to them, such as the last part of a catalog that no view has rows of",
+    "files lost together with all that refers to them, such as the last part of a catalog that no "
+    "view has rows of",
 )
 """what verify cannot know about any store"""
 _RESTORE = "restore it from a copy"
@@ -76,10 +78,13 @@ class Damage:
 def verify(store: Store, withdraw: bool = False) -> list[Damage]:
     """Return all damage in `store` and its snapshots; it raises nothing.
 
-    With `withdraw` the damaged rows of views become absent (see `store.damage`); the caller holds the store's lock.
+    With `withdraw` the damaged rows of views become absent (see `store.damage`); the caller holds
+    the store's lock.
     """
     if store.at is not None:
-        raise StepDiffError(f"{store.path} is verified with all its snapshots: give the store without @{store.at}")
+        raise StepDiffError(
+            f"{store.path} is verified with all its snapshots: give the store without @{store.at}"
+        )
     read: dict[tuple[str, str], list[View]] = {}
     withdrawn = set[Place]()
     damage = [
@@ -111,7 +116,9 @@ def _remedy(store: Place, path: str) -> str:
     if folder == SNAPSHOTS:
         return remedy(store / SNAPSHOTS / parts[1])
     return {
-        "catalog": "delete it: it is built again when needed" if path.endswith(".keys") else _RESTORE,
+        "catalog": "delete it: it is built again when needed"
+        if path.endswith(".keys")
+        else _RESTORE,
         "forgotten": f"{_RESTORE}, or run python -m store forget again for its rows",
         "annotations": "delete the folder of this version and run its stage again",
         "indexes": "run python -m retrieval build for its view",
@@ -123,7 +130,8 @@ def _below(store: Store, path: Place) -> str:
 
 
 def uncovered(store: Store) -> list[str]:
-    """Return the files below annotations/ and indexes/ that carry no checksum, relative to the store."""
+    """Return the files below annotations/ and indexes/ that carry no checksum, relative to the
+    store."""
     files = _files(store.path / "indexes")
     cards = [path for path in files if path.name.endswith(".json")]
     covered = {*cards, *(path.parent / name for path in cards for name in _named_files(path) or ())}
@@ -152,7 +160,9 @@ def _catalogs_and_views(
         yield from damage
         yield from _indexes(store.catalog(entity))
         root = store.folder / ARRAYS / entity
-        folders = [folder for folder in listed(root, "*") if folder.is_dir() and not half_made(folder)]
+        folders = [
+            folder for folder in listed(root, "*") if folder.is_dir() and not half_made(folder)
+        ]
         if folders or (root / "zarr.json").exists():
             yield from unsealed([root / "zarr.json"], ())
         for folder in folders:
@@ -161,7 +171,10 @@ def _catalogs_and_views(
             if broken:
                 continue
             try:
-                view, before = store.view(entity, folder.name), read.setdefault((entity, folder.name), [])
+                view, before = (
+                    store.view(entity, folder.name),
+                    read.setdefault((entity, folder.name), []),
+                )
                 damage_of_view = list(view_damage(view, keys.rows, before))
             except StepDiffError as error:
                 yield group, f"is refused ({error})", keys.all
@@ -175,11 +188,13 @@ def _catalogs_and_views(
             for one in damage_of_view:
                 yield one.path, one.what, keys.all if one.rows is None else keys(one.rows)
             before.append(view)
-        yield from wrongly_forgotten(store, entity)  # after the status of rows that a view withdraws
+        # after the status of rows that a view withdraws
+        yield from wrongly_forgotten(store, entity)
 
 
 def _snapshot(store: Store, name: str, read: dict[tuple[str, str], list[View]]) -> Iterator[_Found]:
-    """Yield the damage of a snapshot: of its files, and that it has other rows than when it was made."""
+    """Yield the damage of a snapshot: of its files, and that it has other rows than when it was
+    made."""
     path = folder_of(store.path, name) / ABOUT
     try:
         then, about = Store.open(store.path, at=name), read_snapshot(store.path, name)
@@ -225,7 +240,9 @@ class _Keys:
 def _catalog(store: Store, entity: str, keys: _Keys) -> Iterator[_Found]:
     starts = [first_row(part) for part in keys.parts]
     row = 0
-    for part, start, end in zip(keys.parts, starts, [*starts[1:], _longest(store, entity)], strict=False):
+    for part, start, end in zip(
+        keys.parts, starts, [*starts[1:], _longest(store, entity)], strict=False
+    ):
         if start != row:
             lost = np.arange(row, min(start, row + _MOST_NAMED))
             yield part.parent, f"has no part for rows {row} to {start - 1}", keys(lost)
@@ -267,7 +284,9 @@ def _annotations(root: Place) -> Iterator[_Found]:
         if (what := unreadable(path)) is not None:
             yield path, what, ()
     tables = [path for path in files if path.name.endswith(".parquet")]
-    for version in (version for stage in listed(root, "*") for version in listed(stage, "*") if version.is_dir()):
+    for version in (
+        version for stage in listed(root, "*") for version in listed(stage, "*") if version.is_dir()
+    ):
         provenance = version / "provenance.json"
         if any(str(path).startswith(f"{version}/") for path in tables) and not provenance.exists():
             yield provenance, "is missing", ()
@@ -289,7 +308,8 @@ def _cards(root: Place) -> Iterator[_Found]:
 
 
 def _damaged_files(path: Place, named: dict[str, Any] | None) -> Iterator[_Found]:
-    """Yield the card at `path` if it is damaged, else the files `named` in it that differ from it."""
+    """Yield the card at `path` if it is damaged, else the files `named` in it that differ from
+    it."""
     if named is None:
         yield path, "is not as it was written", ()
     for name, entry in (named or {}).items():
@@ -300,7 +320,8 @@ def _damaged_files(path: Place, named: dict[str, Any] | None) -> Iterator[_Found
 
 
 def _named_files(path: Place) -> dict[str, Any] | None:
-    """Return the files that a card names, None if it is damaged: its seal is the sha256 of the rest."""
+    """Return the files that a card names, None if it is damaged: its seal is the sha256 of the
+    rest."""
     try:
         card = json.loads(path.read_whole(_MOST_CARD))
         seal = card.pop("seal", None) if isinstance(card, dict) else None

@@ -12,7 +12,8 @@ from stepdiff_core.workers.cluster import connected
 from store import Store
 from tests.llm_server import server as server
 
-sys.path.insert(0, str(Path(__file__).parent))  # tests and worker processes import the jobs of tests from here
+# tests and worker processes import the jobs of tests from here
+sys.path.insert(0, str(Path(__file__).parent))
 
 CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(6)]
 
@@ -22,7 +23,12 @@ def store(tmp_path: Path) -> Store:
     """A store of six clips, of which the second has no narration."""
     made = Store.open(tmp_path / "features", create=True)
     said = [f"now we whisk {i} eggs" if i != 1 else None for i in range(6)]
-    rows = {"key": CLIPS, "step": ["whisk"] * 6, "split": ["train"] * 4 + ["test"] * 2, "narration": said}
+    rows = {
+        "key": CLIPS,
+        "step": ["whisk"] * 6,
+        "split": ["train"] * 4 + ["test"] * 2,
+        "narration": said,
+    }
     made.catalog("clips").append(pl.DataFrame(rows))
     return made
 
@@ -32,7 +38,8 @@ def ray() -> Iterator[None]:
     """A local Ray whose workers can import the jobs of tests."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv(
-            "PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+            "PYTHONPATH",
+            os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
         )
         environment.delenv("RAY_ADDRESS", raising=False)
         with connected(None, "stepdiff.annotate"):

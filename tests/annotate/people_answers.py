@@ -11,7 +11,9 @@ from stepdiff.annotate.forms.form import KINDS, AnnotationTask, Answer, Judgemen
 CATEGORIES = ("Ingredients", "Tools/Equipment", "Technique", "Actions", "Visuals")
 
 
-def answer(pair: str = "p1", annotator: str = "ann", scores: dict[str, int] | None = None, **more: Any) -> Answer:
+def answer(
+    pair: str = "p1", annotator: str = "ann", scores: dict[str, int] | None = None, **more: Any
+) -> Answer:
     """An answer about the clips `PAIR-a` and `PAIR-b`, with a text where the score is below 5."""
     given = dict.fromkeys(CATEGORIES, 5) | (scores or {})
     made: dict[str, Any] = {
@@ -21,7 +23,8 @@ def answer(pair: str = "p1", annotator: str = "ann", scores: dict[str, int] | No
         "annotator": annotator,
         "keystep": "whisk the eggs",
         "differences": {
-            name: Judgement(f"uses less {name}" if score < 5 else "", score) for name, score in given.items()
+            name: Judgement(f"uses less {name}" if score < 5 else "", score)
+            for name, score in given.items()
         },
         "left": "reference",
         "seconds": 30.0,
@@ -54,7 +57,9 @@ def answers(draw: st.DrawFn) -> list[Answer]:
     pairs = [(f"pair {i}", clips[i], clips[i + 1]) for i in range(len(clips) - 1)]
     heads = st.tuples(st.sampled_from(pairs), names, st.sampled_from(KINDS))
     made = []
-    for (pair, reference, candidate), annotator, kind in draw(st.lists(heads, min_size=1, max_size=6, unique=True)):
+    for (pair, reference, candidate), annotator, kind in draw(
+        st.lists(heads, min_size=1, max_size=6, unique=True)
+    ):
         scores = st.builds(Judgement, texts, st.integers(1, 5))
         made.append(
             Answer(
@@ -67,7 +72,11 @@ def answers(draw: st.DrawFn) -> list[Answer]:
                 draw(st.none() | names),
                 draw(st.sampled_from(("reference", "candidate", None))),
                 draw(st.none() | st.floats(0, 1e6, allow_nan=False)),
-                draw(st.sampled_from((None, "2026-11-28T09:30:00Z", "2026-11-28T09:30:00.123456+00:00"))),
+                draw(
+                    st.sampled_from(
+                        (None, "2026-11-28T09:30:00Z", "2026-11-28T09:30:00.123456+00:00")
+                    )
+                ),
                 kind,
             )
         )

@@ -40,7 +40,8 @@ class Shouter:
                 raise MemoryError
             if words == "die" and not self.log.with_suffix(".died").exists():
                 self.log.with_suffix(".died").touch()
-                time.sleep(11 if self.log.with_suffix(".slow").exists() else 1)  # as long as a call of a model
+                # as long as a call of a model
+                time.sleep(11 if self.log.with_suffix(".slow").exists() else 1)
                 os.kill(os.getpid(), signal.SIGKILL)
             with self.log.open("a") as log:
                 log.write(item["key"] + "\n")

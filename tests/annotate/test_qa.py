@@ -1,4 +1,5 @@
-"""Pairs of clips and the questions about them: choice, prompts, parsing, rules, both orders, and the command."""
+"""Pairs of clips and the questions about them: choice, prompts, parsing, rules, both orders, and
+the command."""
 
 import json
 import re
@@ -38,7 +39,17 @@ from stepdiff.annotate.qa.questions import (
     items,
     rule_checked,
 )
-from stepdiff.annotate.qa.reading import QA, Dropped, Reading, named, names_one, read_pairs, read_yes_no, turned, unsure
+from stepdiff.annotate.qa.reading import (
+    QA,
+    Dropped,
+    Reading,
+    named,
+    names_one,
+    read_pairs,
+    read_yes_no,
+    turned,
+    unsure,
+)
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io import sealed as table
 from stepdiff_core.tasks.prompts import SYSTEM
@@ -50,7 +61,9 @@ from tests.refusals import refuses
 from .conftest import CLIPS
 
 
-def clip_row(video: str, start: int, step: str | None, split: str = "train", step_id: int = 0) -> dict[str, Any]:
+def clip_row(
+    video: str, start: int, step: str | None, split: str = "train", step_id: int = 0
+) -> dict[str, Any]:
     return {
         "key": f"{video}_{start}_{start + 5}",
         "video": f"videos/{video}.mp4",
@@ -84,7 +97,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def chosen_pairs(folder: Path, **more: Any) -> tuple[pl.DataFrame, dict[str, Any]]:
-    options = {"store": str(folder / "features"), "out": str(folder / "pairs.parquet"), "cap": 100, **more}
+    options = {
+        "store": str(folder / "features"),
+        "out": str(folder / "pairs.parquet"),
+        "cap": 100,
+        **more,
+    }
     record = run(PairsOptions(**options))
     return pl.read_parquet(folder / "pairs.parquet"), record
 
@@ -114,7 +132,10 @@ def test_a_step_is_a_value_of_the_column(folder: Path) -> None:
     others = frame.filter(~pl.col("same_step"))
     assert (
         others.height
-        and (others["reference_step"].str.to_lowercase() != others["candidate_step"].str.to_lowercase()).all()
+        and (
+            others["reference_step"].str.to_lowercase()
+            != others["candidate_step"].str.to_lowercase()
+        ).all()
     )
 
 
@@ -136,9 +157,18 @@ def test_clips_of_other_splits_and_test_clips_are_in_no_pair(folder: Path) -> No
     }
     assert record["pairs"] == 5 * 4 // 2 + 4 * 3 // 2
     frame, record = chosen_pairs(folder, other=0.5, hold_out=files)
-    assert not {clip_row.rsplit("_", 2)[0] for clip_row in clips_of(frame)} & {"v0", "v3", "v4", "v5"}
+    assert not {clip_row.rsplit("_", 2)[0] for clip_row in clips_of(frame)} & {
+        "v0",
+        "v3",
+        "v4",
+        "v5",
+    }
     # v5_0_5, v0_10_15, v3_10_15, v0_20_25
-    assert (record["left_out"][BY_ID], record["left_out"][BY_OVERLAP], record["left_out"][BY_VIDEO]) == (1, 2, 4)
+    assert (
+        record["left_out"][BY_ID],
+        record["left_out"][BY_OVERLAP],
+        record["left_out"][BY_VIDEO],
+    ) == (1, 2, 4)
     # A test clip with another split in this catalog still holds out its video.
     rank = {"reference": "w0_0_5", "targets": ["v1_0_5"], "category": "Visuals", "scores": [3]}
     (folder / "diffrank.jsonl").write_text(json.dumps(rank))
@@ -147,7 +177,9 @@ def test_clips_of_other_splits_and_test_clips_are_in_no_pair(folder: Path) -> No
 
 def test_only_described_clips_make_pairs_if_texts_are_given(folder: Path) -> None:
     keys = ["v0_0_5", "v1_0_5", "v2_0_5"]
-    texts = pl.DataFrame({"key": keys, "kind": ["d"] * 3, "text": ["t"] * 3, "provenance": ["{}"] * 3})
+    texts = pl.DataFrame(
+        {"key": keys, "kind": ["d"] * 3, "text": ["t"] * 3, "provenance": ["{}"] * 3}
+    )
     (folder / "texts.parquet").write_bytes(table.encode(texts))
     frame, record = chosen_pairs(folder, texts=str(folder / "texts.parquet"), other=0.0)
     assert clips_of(frame) == set(keys) and record["pairs"] == 3
@@ -190,7 +222,10 @@ def test_clips_of_unknown_video_make_no_pair_with_each_other(tmp_path: Path) -> 
     rows = [{"key": name, "step": "a"} for name in ("one", "two", "v_0_5")]
     Store.open(tmp_path / "features", create=True).catalog("clips").append(pl.DataFrame(rows))
     frame, _ = chosen_pairs(tmp_path, other=0.0)
-    assert sorted(map(sorted, frame.select("reference", "candidate").rows())) == [["one", "v_0_5"], ["two", "v_0_5"]]
+    assert sorted(map(sorted, frame.select("reference", "candidate").rows())) == [
+        ["one", "v_0_5"],
+        ["two", "v_0_5"],
+    ]
 
 
 STEPS_AND_VIDEOS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), max_size=24)
@@ -212,13 +247,18 @@ def columns(clips: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(STEPS_AND_VIDEOS, st.integers(1, 30), st.integers(0, 3))
-def test_a_step_gives_its_pairs_up_to_the_cap_once(clips: list[tuple[int, int]], cap: int, seed: int) -> None:
+def test_a_step_gives_its_pairs_up_to_the_cap_once(
+    clips: list[tuple[int, int]], cap: int, seed: int
+) -> None:
     pairs = [frozenset(pair) for pair in same_step(*columns(clips), NAMES, cap, seed).tolist()]
     assert len(set(pairs)) == len(pairs)
     there = allowed(clips, True)
     assert set(pairs) <= there
     of_step = Counter(clips[min(pair)][0] for pair in pairs)
-    assert of_step == {step: min(cap, count) for step, count in Counter(clips[min(pair)][0] for pair in there).items()}
+    assert of_step == {
+        step: min(cap, count)
+        for step, count in Counter(clips[min(pair)][0] for pair in there).items()
+    }
 
 
 @pytest.mark.full
@@ -242,7 +282,9 @@ def test_the_pairs_of_a_step_depend_on_no_other_step() -> None:
     whisk = [(0, int(video)) for video in rng.integers(0, 9, 30)]
     pour = [(1, int(video)) for video in rng.integers(0, 9, 30)]
     alone = same_step(*columns(whisk), ["whisk"], 10, 5)
-    behind = same_step(*columns([*pour, *[(0, video) for _, video in whisk]]), ["whisk", "pour"], 10, 5)
+    behind = same_step(
+        *columns([*pour, *[(0, video) for _, video in whisk]]), ["whisk", "pour"], 10, 5
+    )
     of_whisk = behind[behind[:, 0] >= 30] - 30
     assert of_whisk.tolist() == alone.tolist()
     assert same_step(*columns(whisk), ["whisk"], 10, 6).tolist() != alone.tolist()
@@ -253,7 +295,8 @@ SUPPLEMENT = Path(__file__).parents[3] / "shared/seeds"
 
 
 def published() -> list[str]:
-    """Return the supplement's prompts in order with joined lines; a line ending in a hyphen continues in the next."""
+    """Return the supplement's prompts in order with joined lines; a line ending in a hyphen
+    continues in the next."""
     text = "".join(path.read_text(encoding="utf-8") for path in sorted(SUPPLEMENT.glob("*.txt")))
     found = re.findall(r"```\n\[[A-Z0-9_ ]*PROMPT[A-Z0-9_]*\]\n(.*?)```", text, flags=re.DOTALL)
     return [" ".join(prompt.replace("-\n", "-").split()) for prompt in found]
@@ -279,16 +322,26 @@ def test_a_template_with_a_missing_or_unknown_field_is_refused(tmp_path: Path) -
         Prompt("mine", "You see.", "Describe it.", ("step",))
     with pytest.raises(StepDiffError, match="prompt mine: unknown field {other}; use step"):
         Prompt("mine", "You see {other}.", "Describe {step}.", ("step",))
-    with pytest.raises(StepDiffError, match="prompt mine: .*write a brace that begins no field twice"):
+    with pytest.raises(
+        StepDiffError, match="prompt mine: .*write a brace that begins no field twice"
+    ):
         Prompt("mine", "You see }.", "Describe {step}.", ("step",))
     for form in ("{step:{width}}", "{step:d}", "{step!r}"):
         with pytest.raises(StepDiffError, match="prompt mine: a field is its name in braces alone"):
             Prompt("mine", "You see.", f"Describe {form}.", ("step",))
     path = tmp_path / "mine.yaml"
     path.write_text("system: Be short.\nuser: '{narration} {action_caption}'\n")
-    with pytest.raises(StepDiffError, match=r"describe of .*mine.yaml: its template lacks {object_caption}"):
+    with pytest.raises(
+        StepDiffError, match=r"describe of .*mine.yaml: its template lacks {object_caption}"
+    ):
         read_prompt(str(path), DESCRIBE)
-    for broken in ("user: '{narration}'", "- a list", "a: [", "just words", "system:\nuser: '{narration}'"):
+    for broken in (
+        "user: '{narration}'",
+        "- a list",
+        "a: [",
+        "just words",
+        "system:\nuser: '{narration}'",
+    ):
         path.write_text(broken)
         with pytest.raises(StepDiffError, match="no prompt of `system` and `user`") as caught:
             read_prompt(str(path), DESCRIBE)
@@ -298,27 +351,39 @@ def test_a_template_with_a_missing_or_unknown_field_is_refused(tmp_path: Path) -
 
 
 @given(st.text(), st.text(), st.text())
-def test_the_text_of_a_field_is_never_read_as_a_template(narration: str, action: str, objects: str) -> None:
-    system, user = DESCRIBE.messages(narration=narration, action_caption=action, object_caption=objects)
+def test_the_text_of_a_field_is_never_read_as_a_template(
+    narration: str, action: str, objects: str
+) -> None:
+    system, user = DESCRIBE.messages(
+        narration=narration, action_caption=action, object_caption=objects
+    )
     before, _, rest = DESCRIBE.user.partition("{narration}")
     between, _, rest = rest.partition("{action_caption}")
     then, _, end = rest.partition("{object_caption}")
-    assert user == {"role": "user", "content": before + narration + between + action + then + objects + end}
+    assert user == {
+        "role": "user",
+        "content": before + narration + between + action + then + objects + end,
+    }
     assert system == {"role": "system", "content": DESCRIBE.system}
 
 
 WHISK = QA("Which video uses a whisk?", "Video 1")
 WRITTEN = Path(__file__).with_name("written.txt").read_text(encoding="utf-8")
 CASES = {case.partition("\n")[0]: case.partition("\n")[2] for case in WRITTEN.split("%% ")[1:]}
-"""name -> what a model wrote, then "%+ question | answer" for each pair in it and "%- reason" for what is dropped"""
+"""name -> what a model wrote, then "%+ question | answer" for each pair in it and "%- reason" for
+what is dropped"""
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_pairs_of_question_and_answer_are_read(name: str) -> None:
     lines = CASES[name].splitlines()
     reading = read_pairs("\n".join(line for line in lines if line[:2] not in ("%+", "%-")))
-    assert [f"%+ {pair.question} | {pair.answer}" for pair in reading.pairs] == [x for x in lines if x[:2] == "%+"]
-    assert [f"%- {dropped.reason}" for dropped in reading.dropped] == [x for x in lines if x[:2] == "%-"]
+    assert [f"%+ {pair.question} | {pair.answer}" for pair in reading.pairs] == [
+        x for x in lines if x[:2] == "%+"
+    ]
+    assert [f"%- {dropped.reason}" for dropped in reading.dropped] == [
+        x for x in lines if x[:2] == "%-"
+    ]
 
 
 def test_windows_line_ends_and_empty_answers_are_read() -> None:
@@ -364,9 +429,22 @@ def test_yes_and_no_are_read(written: str) -> None:
 
 PIECES = st.sampled_from(
     "Q: A: **Q:** 1. Q2. Answer: ? [ ] - YES NO … “ <s> ** <|im_end|>".split()
-    + ["\n", "\n\n", " ", "\u2028", "\0", "Video 1", "Which video", "I hope this helps", "I'm sorry", "Question 1"]
+    + [
+        "\n",
+        "\n\n",
+        " ",
+        "\u2028",
+        "\0",
+        "Video 1",
+        "Which video",
+        "I hope this helps",
+        "I'm sorry",
+        "Question 1",
+    ]
 )
-ANY = st.one_of(st.text(), st.lists(st.one_of(PIECES, st.text(max_size=8)), max_size=40).map("".join))
+ANY = st.one_of(
+    st.text(), st.lists(st.one_of(PIECES, st.text(max_size=8)), max_size=40).map("".join)
+)
 
 
 @given(ANY)
@@ -379,7 +457,11 @@ def test_any_text_gives_lines_without_markers(text: str) -> None:
     for pair in reading.pairs:
         for part in pair:
             assert part == part.strip() and len(part.splitlines()) == 1
-            assert "**" not in part and "<|im_end|>" not in part and not re.match(r"(?:Q|A|Question|Answer):", part)
+            assert (
+                "**" not in part
+                and "<|im_end|>" not in part
+                and not re.match(r"(?:Q|A|Question|Answer):", part)
+            )
 
 
 TEXT = "the person whisks eggs in a glass bowl Video 1 2 slowly, gently oil it's"
@@ -387,8 +469,12 @@ WRITTEN_WORDS = st.lists(st.sampled_from(TEXT.split()), min_size=1)
 
 
 @given(st.lists(st.tuples(WRITTEN_WORDS, WRITTEN_WORDS), min_size=1, max_size=4))
-def test_pairs_written_as_q_and_a_lines_are_read_back(words: list[tuple[list[str], list[str]]]) -> None:
-    pairs = [QA(" ".join(question[:20]) + "?", " ".join(answer[:20]) + ".") for question, answer in words]
+def test_pairs_written_as_q_and_a_lines_are_read_back(
+    words: list[tuple[list[str], list[str]]],
+) -> None:
+    pairs = [
+        QA(" ".join(question[:20]) + "?", " ".join(answer[:20]) + ".") for question, answer in words
+    ]
     reading = read_pairs("\n".join(f"Q: {pair.question}\nA: {pair.answer}" for pair in pairs))
     assert reading == Reading(pairs, [])
 
@@ -424,8 +510,12 @@ def test_a_sentence_names_one_video_or_none(text: str) -> None:
 
 
 TURNED = {
-    "In Video 1 it is glass, while in Video 2 it is steel.": "In Video 2 it is glass, while in Video 1 it is steel.",
-    "The first video shows a pan, the second one a pot.": "The second video shows a pan, the first one a pot.",
+    "In Video 1 it is glass, while in Video 2 it is steel.": (
+        "In Video 2 it is glass, while in Video 1 it is steel."
+    ),
+    "The first video shows a pan, the second one a pot.": (
+        "The second video shows a pan, the first one a pot."
+    ),
     "The former is brighter than the latter.": "The latter is brighter than the former.",
     "Videos 1 and 2 show it, video one longer.": "Videos 2 and 1 show it, video two longer.",
     "VIDEO 1, the FIRST VIDEO, Clip #2": "VIDEO 2, the SECOND VIDEO, Clip #1",
@@ -434,14 +524,22 @@ TURNED = {
     "The first video uses a pan, while the second uses a pot.": (
         "The second video uses a pan, while the first uses a pot."
     ),
-    "The first clip shows a bowl; the second a plate.": "The second clip shows a bowl; the first a plate.",
-    "In the first, eggs are whisked; in the second, fried.": "In the second, eggs are whisked; in the first, fried.",
-    "The first uses a pan, while the second uses a pot.": "The second uses a pan, while the first uses a pot.",
+    "The first clip shows a bowl; the second a plate.": (
+        "The second clip shows a bowl; the first a plate."
+    ),
+    "In the first, eggs are whisked; in the second, fried.": (
+        "In the second, eggs are whisked; in the first, fried."
+    ),
+    "The first uses a pan, while the second uses a pot.": (
+        "The second uses a pan, while the first uses a pot."
+    ),
     "The first instructional video is longer.": "The second instructional video is longer.",
     "Video A is red, Video B is blue.": "Video B is red, Video A is blue.",
     "V1 is red and V2 is blue.": "V2 is red and V1 is blue.",
     "Video (1) is red.": "Video (2) is red.",
-    "In Video 1, two eggs are cracked, in Video 2, one is.": "In Video 2, two eggs are cracked, in Video 1, one is.",
+    "In Video 1, two eggs are cracked, in Video 2, one is.": (
+        "In Video 2, two eggs are cracked, in Video 1, one is."
+    ),
     "In Video 1, I see a pan.": "In Video 2, I see a pan.",
     "Video 1, 2 cups": "Video 2, 2 cups",
     "In the first video 2 eggs are used.": "In the second video 2 eggs are used.",
@@ -457,7 +555,10 @@ def test_every_way_to_name_a_video_is_turned(text: str) -> None:
     assert turned(text) == TURNED[text]
 
 
-WORDS = "Video video videos 1 2 one two ii II I A B V1 the first second former latter clip and , . #2 VIDEO 10".split()
+WORDS = (
+    "Video video videos 1 2 one two ii II I A B V1 the first second former latter clip and , . #2 "
+    "VIDEO 10"
+).split()
 WORDS += "eggs 1st uses (1) each instructional in".split()
 TEXTS = st.lists(st.sampled_from(WORDS), max_size=14).map(" ".join)
 
@@ -504,7 +605,11 @@ RULES = {
     (2, WHICH, "Video 3"): qa_rules.THIRD,
     (1, "How do they differ?", "Video 1 is red, the third video is not."): qa_rules.THIRD,
     (1, "How do they differ?", "How do they differ"): qa_rules.REPEATS,
-    (1, "How do they differ?", "The first person uses a pan, the second person a pot."): qa_rules.UNSURE,
+    (
+        1,
+        "How do they differ?",
+        "The first person uses a pan, the second person a pot.",
+    ): qa_rules.UNSURE,
 }
 
 
@@ -525,10 +630,18 @@ def angles(texts: Sequence[str]) -> np.ndarray:
 
 def test_of_similar_questions_the_first_is_kept() -> None:
     asked = [["0", "5", "20", "0"], [], ["7"]]
-    assert first_of_alike(asked, angles, np.cos(np.radians(10))) == [[True, False, True, False], [], [True]]
+    assert first_of_alike(asked, angles, np.cos(np.radians(10))) == [
+        [True, False, True, False],
+        [],
+        [True],
+    ]
     # 9 is similar to 0, which is kept; 18 is similar to 9, which is dropped
-    assert first_of_alike([["0", "9", "18"]], angles, np.cos(np.radians(10))) == [[True, False, True]]
-    assert first_of_alike([["0"], ["0"], ["1"]], angles, 0.5) == [[True]] * 3, "only questions of one pair"
+    assert first_of_alike([["0", "9", "18"]], angles, np.cos(np.radians(10))) == [
+        [True, False, True]
+    ]
+    assert first_of_alike([["0"], ["0"], ["1"]], angles, 0.5) == [[True]] * 3, (
+        "only questions of one pair"
+    )
 
 
 def by_last_letter(texts: Sequence[str]) -> np.ndarray:
@@ -537,22 +650,38 @@ def by_last_letter(texts: Sequence[str]) -> np.ndarray:
 
 
 def pair(number: int, same_step: bool = True) -> dict[str, Any]:
-    return {"pair": number, "reference": f"a_{number}_1", "candidate": f"b_{number}_1", "same_step": same_step}
+    return {
+        "pair": number,
+        "reference": f"a_{number}_1",
+        "candidate": f"b_{number}_1",
+        "same_step": same_step,
+    }
 
 
 def composed(
-    pairs: list[dict[str, Any]], texts: dict[tuple[int, int], str], cut: Sequence[tuple[int, int]] = ()
+    pairs: list[dict[str, Any]],
+    texts: dict[tuple[int, int], str],
+    cut: Sequence[tuple[int, int]] = (),
 ) -> tuple[list[dict[str, Any]], Ledger]:
     """Compose questions from `texts` by pair and type; `cut` are those that the token limit cut."""
-    written = {item_key(kind, f"a_{number}_1", f"b_{number}_1"): text for (number, kind), text in texts.items()}
+    written = {
+        item_key(kind, f"a_{number}_1", f"b_{number}_1"): text
+        for (number, kind), text in texts.items()
+    }
     ledger = Ledger()
     ended = {item_key(kind, f"a_{number}_1", f"b_{number}_1") for number, kind in cut}
     return list(compose(pairs, written, ended, by_last_letter, 0.9, ledger)), ledger
 
 
 ANSWERS = {
-    1: "Q: How do the bowls differ?\nA: In Video 1 it is glass, while in Video 2 it is steel.\nQ: Why?",
-    2: "Q: Which video uses a whisk?\nA: Video 1\nQ: Which of them has no fork?\nA: Video 2\nQ: Which is it?\nA: Both",
+    1: (
+        "Q: How do the bowls differ?\nA: In Video 1 it is glass, while in Video 2 it is steel.\nQ: "
+        "Why?"
+    ),
+    2: (
+        "Q: Which video uses a whisk?\nA: Video 1\nQ: Which of them has no fork?\nA: Video 2\nQ: "
+        "Which is it?\nA: Both"
+    ),
     3: "YES",
 }
 
@@ -560,18 +689,34 @@ ANSWERS = {
 def test_every_question_is_written_in_both_orders_of_its_pair() -> None:
     rows, ledger = composed([pair(0)], {(0, kind): text for kind, text in ANSWERS.items()})
     assert [(r["reference"], r["type"], r["question"], r["answer"]) for r in rows] == [
-        ("a_0_1", 1, "How do the bowls differ?", "In Video 1 it is glass, while in Video 2 it is steel."),
+        (
+            "a_0_1",
+            1,
+            "How do the bowls differ?",
+            "In Video 1 it is glass, while in Video 2 it is steel.",
+        ),
         ("a_0_1", 2, "Which video uses a whisk?", "Video 1"),
         ("a_0_1", 3, SIMILAR, "YES"),
-        ("b_0_1", 1, "How do the bowls differ?", "In Video 2 it is glass, while in Video 1 it is steel."),
+        (
+            "b_0_1",
+            1,
+            "How do the bowls differ?",
+            "In Video 2 it is glass, while in Video 1 it is steel.",
+        ),
         ("b_0_1", 2, "Which video uses a whisk?", "Video 2"),
         ("b_0_1", 3, SIMILAR, "YES"),
     ]
-    assert [row["turned"] for row in rows] == [False] * 3 + [True] * 3 and {row["pair"] for row in rows} == {0}
+    assert [row["turned"] for row in rows] == [False] * 3 + [True] * 3 and {
+        row["pair"] for row in rows
+    } == {0}
     assert ledger.rows == len(rows)
     assert ledger.record()["types"] == {
         "1": {"written": 1, "kept": 1, "dropped": {"question without an answer": 1}},
-        "2": {"written": 1, "kept": 1, "dropped": {"answer does not name exactly one video": 1, ALIKE: 1}},
+        "2": {
+            "written": 1,
+            "kept": 1,
+            "dropped": {"answer does not name exactly one video": 1, ALIKE: 1},
+        },
         "3": {"written": 1, "kept": 1, "dropped": {}},
     }
     assert ledger.examples[ALIKE] == ["Which of them has no fork?"]
@@ -579,7 +724,9 @@ def test_every_question_is_written_in_both_orders_of_its_pair() -> None:
 
 def test_a_pair_of_different_steps_gets_only_a_no() -> None:
     rows, ledger = composed([pair(4, False)], {(4, kind): text for kind, text in ANSWERS.items()})
-    assert [(r["reference"], r["candidate"], r["type"], r["question"], r["answer"]) for r in rows] == [
+    assert [
+        (r["reference"], r["candidate"], r["type"], r["question"], r["answer"]) for r in rows
+    ] == [
         ("a_4_1", "b_4_1", 3, SIMILAR, "NO"),
         ("b_4_1", "a_4_1", 3, SIMILAR, "NO"),
     ]
@@ -616,7 +763,11 @@ LINES_WRITTEN = st.lists(LINES, max_size=8).map("\n".join)
 
 @given(st.lists(st.tuples(LINES_WRITTEN, LINES_WRITTEN, LINES_WRITTEN), max_size=4))
 def test_every_text_is_kept_or_dropped_with_a_reason(texts: list[tuple[str, str, str]]) -> None:
-    message = {(number, kind): text for number, of_pair in enumerate(texts) for kind, text in enumerate(of_pair, 1)}
+    message = {
+        (number, kind): text
+        for number, of_pair in enumerate(texts)
+        for kind, text in enumerate(of_pair, 1)
+    }
     rows, ledger = composed([pair(number) for number in range(len(texts))], message)
     for kind in (1, 2):
         readings = (read_pairs(of_pair[kind - 1]) for of_pair in texts)
@@ -637,7 +788,8 @@ def test_an_answer_cut_by_the_token_limit_is_dropped() -> None:
     rows, ledger = composed([pair(0)], written, cut=[(0, 1)])
     assert rows == [] and ledger.dropped[1] == Counter({"cut off": 1})
     whole = {(0, 1): "Q: What do they use?\nA: In Video 1, a spoon."}
-    assert len(composed([pair(0)], whole, cut=[(0, 1)])[0]) == 2  # the limit came after a complete sentence
+    # the limit came after a complete sentence
+    assert len(composed([pair(0)], whole, cut=[(0, 1)])[0]) == 2
 
 
 JOB_PAIRS = pl.DataFrame(
@@ -667,14 +819,18 @@ def test_each_type_has_the_supplements_prompt(server: Server) -> None:
     for item in asked:
         kind = item["type"]
         prompt = PAIRQA[kind].messages(**{name: item[name] for name in PAIRQA[kind].fields})
-        assert found[item["key"]] == {f"type {kind}": f"{99 if kind < 3 else 8} {json.dumps(prompt)}"}
+        assert found[item["key"]] == {
+            f"type {kind}": f"{99 if kind < 3 else 8} {json.dumps(prompt)}"
+        }
 
 
 def test_another_pairs_file_is_another_provenance(server: Server) -> None:
     made = job(server)
     others = [replace(made, pairs="other"), replace(made, descriptions=("other",))]
     assert len({json.dumps(other.provenance()) for other in (made, *others)}) == 3
-    assert made.provenance()["prompts"] == {f"type {kind}": PAIRQA[kind].sha256 for kind in (1, 2, 3)}
+    assert made.provenance()["prompts"] == {
+        f"type {kind}": PAIRQA[kind].sha256 for kind in (1, 2, 3)
+    }
 
 
 PAIRS = [(0, 0, 1, True), (1, 1, 2, True), (2, 2, 3, True), (3, 0, 3, False), (4, 3, 5, True)]
@@ -687,12 +843,22 @@ def qa_options(store: Store, tmp_path: Path) -> list[str]:
         resolve(MODEL)
     except StepDiffError as error:
         pytest.skip(str(error))
-    rows = [(n, CLIPS[a], CLIPS[b], "whisk", "whisk" if same else "pour", same) for n, a, b, same in PAIRS]
+    rows = [
+        (n, CLIPS[a], CLIPS[b], "whisk", "whisk" if same else "pour", same)
+        for n, a, b, same in PAIRS
+    ]
     pl.DataFrame(rows, schema=SCHEMA, orient="row").write_parquet(tmp_path / "pairs.parquet")
-    texts = [(key, "step description", f"whisks with tool {n}", "{}") for n, key in enumerate(CLIPS[:5])]
+    texts = [
+        (key, "step description", f"whisks with tool {n}", "{}") for n, key in enumerate(CLIPS[:5])
+    ]
     frame = pl.DataFrame(texts, schema=["key", "kind", "text", "provenance"], orient="row")
     (tmp_path / "texts.parquet").write_bytes(table.encode(frame))
-    paths = {"store": "features", "pairs": "pairs.parquet", "texts": "texts.parquet", "out": "pairqa.jsonl"}
+    paths = {
+        "store": "features",
+        "pairs": "pairs.parquet",
+        "texts": "texts.parquet",
+        "out": "pairqa.jsonl",
+    }
     return ["--llm=llama", *(f"--{name}={tmp_path / path}" for name, path in paths.items())]
 
 
@@ -704,20 +870,33 @@ def writes(body: dict[str, Any]) -> Reply:
         return said("YES" if one == "0" else "No, they do not.")
     if user.startswith("Summarize"):
         return said(
-            f"Sure!\n\n1. **Q:** What differs?\n**A:** Video 1 has tool {one}, Video 2 tool {two}.\n\nI hope it helps"
+            f"Sure!\n\n1. **Q:** What differs?\n**A:** Video 1 has tool {one}, Video 2 tool "
+            f"{two}.\n\nI hope it helps"
         )
     return said(
-        f"Q: Which video has tool {one}?\nA: Video 1\nQ: Which video shows tool {one}?\nA: The first video\nQ: Which?"
+        f"Q: Which video has tool {one}?\nA: Video 1\nQ: Which video shows tool {one}?\nA: The "
+        "first video\nQ: Which?"
     )
 
 
 @pytest.mark.full
 def test_the_file_is_written_once_and_no_answer_computed_twice(
-    qa_options: list[str], server: Server, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    qa_options: list[str],
+    server: Server,
+    store: Store,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "pairqa.jsonl"
-    asked = [*qa_options, f"--endpoint={server.url}?api_key=sk-query-secret", "--retries=0", "--json"]
-    server.answer = lambda body: writes(body) if len(server.requests) < 6 else Reply(b"<html>", 502, "text/html")
+    asked = [
+        *qa_options,
+        f"--endpoint={server.url}?api_key=sk-query-secret",
+        "--retries=0",
+        "--json",
+    ]
+    server.answer = lambda body: (
+        writes(body) if len(server.requests) < 6 else Reply(b"<html>", 502, "text/html")
+    )
     assert pairqa.main(asked) == 1
     assert not out.exists() and json.loads(capsys.readouterr().out)["absent"] > 0
 
@@ -726,7 +905,12 @@ def test_the_file_is_written_once_and_no_answer_computed_twice(
     record = json.loads(capsys.readouterr().out)
     answered = len(server.requests)
     first = out.read_bytes()
-    assert (record["pairs"], record["undescribed"], record["absent"], record["failed"]) == (5, 1, 0, 0)
+    assert (record["pairs"], record["undescribed"], record["absent"], record["failed"]) == (
+        5,
+        1,
+        0,
+        0,
+    )
 
     pairs = read_paired_qa(str(out), store.catalog("clips").frame())
     assert [(pair.reference, pair.candidate) for pair in pairs] == [
@@ -743,7 +927,9 @@ def test_the_file_is_written_once_and_no_answer_computed_twice(
     assert record["rows"] == len(rows) == 2 * (3 * 3 + 1)
     assert {row["provenance"] for row in rows} == {record["version"]}
     reported = json.loads((tmp_path / "pairqa.record.json").read_text())
-    assert reported["options"]["endpoint"] == server.url and "sk-query-secret" not in json.dumps(reported)
+    assert reported["options"]["endpoint"] == server.url and "sk-query-secret" not in json.dumps(
+        reported
+    )
     assert reported["provenance"]["model"] == "llama" and reported["types"] == record["types"]
     assert record["types"]["2"]["dropped"] == {
         "question without an answer": 3,
@@ -796,7 +982,13 @@ def test_no_pair_with_a_clip_that_is_held_out_gets_a_question(
     printed = capsys.readouterr()
     record = json.loads(printed.out)
     assert "hold-out, pairs: 2 of 5 dropped (2 clip of a test set)" in printed.err
-    assert record["pairs"] == 3 and record["hold_out"]["sources"]["pairs"]["clip of a test set"] == 2
+    assert (
+        record["pairs"] == 3 and record["hold_out"]["sources"]["pairs"]["clip of a test set"] == 2
+    )
     rows = [json.loads(line) for line in (tmp_path / "pairqa.jsonl").read_text().splitlines()]
-    assert rows and CLIPS[0] not in {clip for row in rows for clip in (row["reference"], row["candidate"])}
-    assert not any("tool 0" in message["content"] for body in server.requests for message in body["messages"])
+    assert rows and CLIPS[0] not in {
+        clip for row in rows for clip in (row["reference"], row["candidate"])
+    }
+    assert not any(
+        "tool 0" in message["content"] for body in server.requests for message in body["messages"]
+    )

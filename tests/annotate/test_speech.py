@@ -1,4 +1,5 @@
-"""HT-Step and narrations are read or refused in one line; speech is assigned to clips by time and by a head."""
+"""HT-Step and narrations are read or refused in one line; speech is assigned to clips by time and
+by a head."""
 
 import csv
 import json
@@ -19,8 +20,20 @@ from heads.methods.similarity import MODEL, Sentences
 from heads.training.checkpoint import Run
 from stepdiff.annotate import align
 from stepdiff.annotate.align import assigned
-from stepdiff.annotate.sources.datasets import TaxonomyStep, read_annotations, read_splits, read_taxonomy
-from stepdiff.annotate.sources.narration import UNDECODED, UNUSABLE, SpeechPiece, entries, heard, read_narration
+from stepdiff.annotate.sources.datasets import (
+    TaxonomyStep,
+    read_annotations,
+    read_splits,
+    read_taxonomy,
+)
+from stepdiff.annotate.sources.narration import (
+    UNDECODED,
+    UNUSABLE,
+    SpeechPiece,
+    entries,
+    heard,
+    read_narration,
+)
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.weights import fingerprint, resolve
 from store import Feature, Provenance, Store, text_key
@@ -36,23 +49,35 @@ def write(path: Path, value: Any) -> Path:
 
 
 def annotated(segments: str, subset: str = "train", video: str = "a_b-C") -> str:
-    return f'{{"{video}": {{"subset": "{subset}", "activity": "Make Tea", "annotations": [{segments}]}}}}'
+    return (
+        f'{{"{video}": {{"subset": "{subset}", "activity": "Make Tea", "annotations": '
+        f"[{segments}]}}}}"
+    )
 
 
 def test_a_clip_id_has_the_seconds_as_the_file_writes_them(tmp_path: Path) -> None:
     path = write(
-        tmp_path / "a.json", annotated('{"id": 3, "segment": [75.29841, 114.30]}, {"id": 4, "segment": [102, 111]}')
+        tmp_path / "a.json",
+        annotated('{"id": 3, "segment": [75.29841, 114.30]}, {"id": 4, "segment": [102, 111]}'),
     )
     unusable = Counter[str]()
     rows = read_annotations(path, TAXONOMY, None, unusable)
     about = {"video": "a_b-C", "activity": "Make Tea", "split": "train"}
-    first = {"clip": "a_b-C_75.29841_114.30", "start": 75.29841, "end": 114.3, "step": "Boil the water.", "step_id": 3}
+    first = {
+        "clip": "a_b-C_75.29841_114.30",
+        "start": 75.29841,
+        "end": 114.3,
+        "step": "Boil the water.",
+        "step_id": 3,
+    }
     second = {"clip": "a_b-C_102_111", "start": 102.0, "end": 111.0, "step": "Serve.", "step_id": 4}
     assert rows == [about | first, about | second] and not unusable
 
 
 def test_a_video_in_two_splits_is_refused(tmp_path: Path) -> None:
-    splits = read_splits(write(tmp_path / "s.json", {"train": ["a"], "val_seen": ["b"], "test_unseen": ["c"]}))
+    splits = read_splits(
+        write(tmp_path / "s.json", {"train": ["a"], "val_seen": ["b"], "test_unseen": ["c"]})
+    )
     assert splits == {"a": "train", "b": "val", "c": "test"}
     with pytest.raises(StepDiffError, match="video a is of train and of test"):
         read_splits(write(tmp_path / "t.json", {"train": ["a"], "test_seen": ["a"]}))
@@ -71,7 +96,9 @@ def test_an_unusable_segment_is_counted_with_its_reason(tmp_path: Path) -> None:
     rows = [f'{{"id": 3, "segment": {segment}}}' for segment in [*bad, "[1, 2]", "[1, 2]"]]
     rows.append('{"id": 99, "segment": [3, 4]}')
     unusable = Counter[str]()
-    usable = read_annotations(write(tmp_path / "a.json", annotated(", ".join(rows))), TAXONOMY, None, unusable)
+    usable = read_annotations(
+        write(tmp_path / "a.json", annotated(", ".join(rows))), TAXONOMY, None, unusable
+    )
     assert [row["clip"] for row in usable] == ["a_b-C_1_2"]
     assert unusable == {
         "its segment does not end after its start": 4,
@@ -116,7 +143,11 @@ def test_the_published_taxonomy_and_splits_are_read_completely() -> None:
     rows = list(csv.reader((PUBLISHED / "taxonomy.csv").read_text(encoding="utf-8").splitlines()))
     assert len(steps) == len(rows) - 1 == 4958
     assert steps[0] == TaxonomyStep("Make Pastel De Papa", "Make mashed potatoes.")
-    assert Counter(read_splits(PUBLISHED / "video_splits.json").values()) == {"train": 17472, "val": 1563, "test": 1600}
+    assert Counter(read_splits(PUBLISHED / "video_splits.json").values()) == {
+        "train": 17472,
+        "val": 1563,
+        "test": 1600,
+    }
 
 
 NARRATIONS = {
@@ -132,12 +163,17 @@ def forms(folder: Path) -> list[Path]:
         for v, s in NARRATIONS.items()
     }
     (folder / "caption.json").write_text(json.dumps(columns))
-    rows = {v: [[1, *piece] for piece in pieces] + [[0, 0.0, 9.0, "subscribe"]] for v, pieces in NARRATIONS.items()}
+    rows = {
+        v: [[1, *piece] for piece in pieces] + [[0, 0.0, 9.0, "subscribe"]]
+        for v, pieces in NARRATIONS.items()
+    }
     (folder / "htm_align.json").write_text(json.dumps(rows))
     (folder / "csv").mkdir()
     for video, pieces in NARRATIONS.items():
         with (folder / "csv" / f"{video}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([("", "start", "end", "text"), *((i, *piece) for i, piece in enumerate(pieces))])
+            csv.writer(file).writerows(
+                [("", "start", "end", "text"), *((i, *piece) for i, piece in enumerate(pieces))]
+            )
     return [folder / "caption.json", folder / "htm_align.json", folder / "csv"]
 
 
@@ -165,9 +201,13 @@ TENTHS = st.integers(0, 80).map(lambda tenth: tenth / 10)
 
 
 @given(st.lists(st.tuples(TENTHS, TENTHS), max_size=8), TENTHS, st.integers(1, 30))
-def test_speech_of_a_clip_is_what_overlaps_it(times: list[tuple[float, float]], start: float, tenths: int) -> None:
+def test_speech_of_a_clip_is_what_overlaps_it(
+    times: list[tuple[float, float]], start: float, tenths: int
+) -> None:
     end = (round(start * 10) + tenths) / 10
-    pieces = sorted(SpeechPiece(*sorted(pair), f"piece{number}") for number, pair in enumerate(times))
+    pieces = sorted(
+        SpeechPiece(*sorted(pair), f"piece{number}") for number, pair in enumerate(times)
+    )
     moments = {tenth / 10 + 0.05 for tenth in range(round(start * 10), round(end * 10))}
     expected = [
         piece.text
@@ -183,7 +223,12 @@ def test_pieces_without_text_or_time_are_left_out_and_counted(tmp_path: Path) ->
     texts = ["one", float("nan"), " ", None, 5, "two", "three", "four"]
     times = [1.0, 2.0, 3.0, 4.0, 5.0, None, float("nan"), 0.5]
     path.write_text(
-        json.dumps({"a": {"start": times, "end": [9.0] * 8, "text": texts}, "b": {"start": [], "end": [], "text": []}})
+        json.dumps(
+            {
+                "a": {"start": times, "end": [9.0] * 8, "text": texts},
+                "b": {"start": [], "end": [], "text": []},
+            }
+        )
     )
     faults = Counter[str]()
     found = dict(read_narration(path, ["a", "b"], faults))
@@ -204,11 +249,16 @@ def test_a_byte_that_is_not_utf_8_becomes_u_fffd_and_is_counted(tmp_path: Path) 
 
 @pytest.mark.full
 @pytest.mark.parametrize(("indent", "ascii_only"), [(None, False), (1, True)])
-def test_entries_are_those_of_json_load(tmp_path: Path, indent: int | None, ascii_only: bool) -> None:
+def test_entries_are_those_of_json_load(
+    tmp_path: Path, indent: int | None, ascii_only: bool
+) -> None:
     """The file has more characters than are read at once."""
     draw = random.Random(0)
     value = {
-        f'vidé"o {number}': {"text": draw.choice(["ä", "🍳", '"', "\\"]) * draw.randrange(9000), "n": [number, None]}
+        f'vidé"o {number}': {
+            "text": draw.choice(["ä", "🍳", '"', "\\"]) * draw.randrange(9000),
+            "n": [number, None],
+        }
         for number in range(1500)
     }
     path = tmp_path / "any.json"
@@ -223,17 +273,27 @@ def test_entries_are_those_of_json_load(tmp_path: Path, indent: int | None, asci
 def test_a_damaged_file_is_refused_at_the_damage(tmp_path: Path, text: str) -> None:
     path = tmp_path / "damaged.json"
     path.write_text(text)
-    with pytest.raises(StepDiffError, match="damaged.json: (damaged after entry|not a JSON object)"):
+    with pytest.raises(
+        StepDiffError, match="damaged.json: (damaged after entry|not a JSON object)"
+    ):
         list(entries(path))
 
 
-TIMES = st.tuples(st.integers(0, 60), st.integers(1, 10)).map(lambda pair: (float(pair[0]), float(sum(pair))))
+TIMES = st.tuples(st.integers(0, 60), st.integers(1, 10)).map(
+    lambda pair: (float(pair[0]), float(sum(pair)))
+)
 COSINES = st.integers(-100, 100).map(lambda hundredth: hundredth / 100)
 
 
-@given(st.lists(TIMES, max_size=6), st.lists(TIMES, max_size=5), st.integers(0, 15), COSINES, st.data())
+@given(
+    st.lists(TIMES, max_size=6), st.lists(TIMES, max_size=5), st.integers(0, 15), COSINES, st.data()
+)
 def test_a_piece_is_assigned_to_the_most_similar_clip_nearby(
-    spoken: list[tuple[float, float]], clips: list[tuple[float, float]], window: int, least: float, data: st.DataObject
+    spoken: list[tuple[float, float]],
+    clips: list[tuple[float, float]],
+    window: int,
+    least: float,
+    data: st.DataObject,
 ) -> None:
     pieces = [SpeechPiece(*times, f"p{number}") for number, times in enumerate(sorted(spoken))]
     row = st.lists(COSINES, min_size=len(clips), max_size=len(clips))
@@ -248,7 +308,9 @@ def test_a_piece_is_assigned_to_the_most_similar_clip_nearby(
             if max(start - piece.end, piece.start - end) < window and cosine[number, place] >= least
         ]
         if near:
-            expected[max(near, key=lambda place: (cosine[number, place], -place))].append(piece.text)
+            expected[max(near, key=lambda place: (cosine[number, place], -place))].append(
+                piece.text
+            )
     assert found == [" ".join(texts) for texts in expected]
 
 
@@ -259,7 +321,8 @@ EARLY = 4.0  # seconds; also the length of a clip
 
 
 def write_world(folder: Path) -> tuple[Store, list[dict[str, Any]]]:
-    """Return a store of videos with three clips each; tokens and narration of a clip encode one of SAID."""
+    """Return a store of videos with three clips each; tokens and narration of a clip encode one of
+    SAID."""
     rng = np.random.default_rng(0)
     rows, about = [], []
     for video in range(VIDEOS):
@@ -278,17 +341,25 @@ def write_world(folder: Path) -> tuple[Store, list[dict[str, Any]]]:
             )
     store = Store.open(folder / "features", create=True)
     with store.lock():
-        store.catalog("clips").append(pl.DataFrame([*rows, {**rows[0], "key": "without_tokens_0_1"}]))
+        store.catalog("clips").append(
+            pl.DataFrame([*rows, {**rows[0], "key": "without_tokens_0_1"}])
+        )
         planted = rng.standard_normal((3, 1, CHANNELS))
         tokens = planted[about] + 0.3 * rng.standard_normal((len(rows), TOKENS, CHANNELS))
         none = {"layer": "last", "frames": "none", "crop": "none", "dtypes": {}}
         seen = Provenance(encoder="planted", weights="0" * 64, **none)
-        view = store.create_view("clips", "planted", seen, {"tokens": Feature((TOKENS, CHANNELS), "float32")}, 64)
+        view = store.create_view(
+            "clips", "planted", seen, {"tokens": Feature((TOKENS, CHANNELS), "float32")}, 64
+        )
         view.resize()
         view.write_shard(0, np.arange(len(rows)), {"tokens": tokens.astype(np.float32)}, {})
-        store.catalog("texts").append(pl.DataFrame({"key": [text_key(text) for text in SAID], "text": SAID}))
+        store.catalog("texts").append(
+            pl.DataFrame({"key": [text_key(text) for text in SAID], "text": SAID})
+        )
         words = Provenance(encoder=MODEL, weights=fingerprint(resolve(MODEL)), **none)
-        texts = store.create_view("texts", MODEL, words, {"embedding": Feature((768,), "float32")}, 64)
+        texts = store.create_view(
+            "texts", MODEL, words, {"embedding": Feature((768,), "float32")}, 64
+        )
         texts.resize()
         texts.write_shard(0, np.arange(3), {"embedding": Sentences()(SAID)}, {})
     return store, rows
@@ -296,7 +367,8 @@ def write_world(folder: Path) -> tuple[Store, list[dict[str, Any]]]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A folder with a store, a head trained on it and early speech; its clips; the speech by video."""
+    """A folder with a store, a head trained on it and early speech; its clips; the speech by
+    video."""
     try:
         resolve(MODEL)
     except StepDiffError as error:
@@ -312,15 +384,25 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     speech: dict[str, list[SpeechPiece]] = {}
     for row in rows:
         begin = row["start"] - EARLY
-        speech.setdefault(row["video"][:-4], []).append(SpeechPiece(begin + 0.1, begin + 3.9, row["narration"]))
+        speech.setdefault(row["video"][:-4], []).append(
+            SpeechPiece(begin + 0.1, begin + 3.9, row["narration"])
+        )
     names = ("start", "end", "text")
-    message = {video: dict(zip(names, zip(*pieces, strict=True), strict=True)) for video, pieces in speech.items()}
+    message = {
+        video: dict(zip(names, zip(*pieces, strict=True), strict=True))
+        for video, pieces in speech.items()
+    }
     (folder / "narration.json").write_text(json.dumps(message))
     return folder, rows, speech
 
 
 def aligned(folder: Path, *more: str) -> list[str]:
-    paths = {"store": "features", "head": "align", "narration": "narration.json", "out": "said.parquet"}
+    paths = {
+        "store": "features",
+        "head": "align",
+        "narration": "narration.json",
+        "out": "said.parquet",
+    }
     return [*(f"--{name}={folder / path}" for name, path in paths.items()), *more]
 
 
@@ -329,14 +411,20 @@ def test_early_speech_is_assigned_to_its_clips(world: World) -> None:
     assert align.main(aligned(folder)) == 0
     given = dict(ClipTexts(folder / "said.parquet").items())
     right = [given.get(row["key"]) == row["narration"] for row in rows]
-    by_time = [heard(speech[row["video"][:-4]], row["start"], row["end"]) == row["narration"] for row in rows]
+    by_time = [
+        heard(speech[row["video"][:-4]], row["start"], row["end"]) == row["narration"]
+        for row in rows
+    ]
     assert np.mean(right) > 0.9 and np.mean(by_time) == 0
-    assert align.main(aligned(folder, "--window=0.05", "--least=-1")) == 0  # overlaps only the previous clip
+    # overlaps only the previous clip
+    assert align.main(aligned(folder, "--window=0.05", "--least=-1")) == 0
     near = dict(ClipTexts(folder / "said.parquet").items())
     assert all(near.get(row["key"]) != row["narration"] for row in rows)
 
 
-def test_clips_without_tokens_receive_no_speech(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_clips_without_tokens_receive_no_speech(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, rows, _ = world
     assert align.main(aligned(folder, "--json")) == 0
     record = json.loads(capsys.readouterr().out)
@@ -344,7 +432,9 @@ def test_clips_without_tokens_receive_no_speech(world: World, capsys: pytest.Cap
     given = dict(ClipTexts(folder / "said.parquet").items())
     assert record["narrated"] == len(given) and "without_tokens_0_1" not in given
     (line,) = ClipTexts(folder / "said.parquet").provenance
-    assert json.loads(line)["head"] == fingerprint(Run(folder / "align").best() / "head.safetensors")
+    assert json.loads(line)["head"] == fingerprint(
+        Run(folder / "align").best() / "head.safetensors"
+    )
     assert json.loads(line)["narration"] == fingerprint(folder / "narration.json")
     (folder / "none.json").write_text('{"another video": {"start": [], "end": [], "text": []}}')
     for more, message in (

@@ -1,4 +1,5 @@
-"""Stages: no answer is computed twice or lost, whatever dies; descriptions of clips from their texts."""
+"""Stages: no answer is computed twice or lost, whatever dies; descriptions of clips from their
+texts."""
 
 import json
 import multiprocessing
@@ -46,7 +47,9 @@ from .conftest import CLIPS
 def items(words: list[str | None]) -> Items:
     """Return items of which four are in a shard."""
     rows = range(0, SHARD // 4 * len(words), SHARD // 4)
-    frame = pl.DataFrame({"key": [f"v_{place}_1" for place in range(len(words))], "row": rows, "narration": words})
+    frame = pl.DataFrame(
+        {"key": [f"v_{place}_1" for place in range(len(words))], "row": rows, "narration": words}
+    )
     return Items(lambda: [frame])
 
 
@@ -63,7 +66,9 @@ def work(store: Store, job: Shout, asked: Items, retry_failed: bool = False) -> 
     """Run a stage without Ray: one worker in this process."""
     version = Version(store, "shout", job.provenance())
     version.create()
-    shouting = StageWorker(StageWorkerOptions(str(store.path), "shout", version.name, job, "cpu", 1))
+    shouting = StageWorker(
+        StageWorkerOptions(str(store.path), "shout", version.name, job, "cpu", 1)
+    )
     return [shouting.run(task) for task in pending(version, asked, retry_failed)]
 
 
@@ -73,7 +78,11 @@ def test_heads_reads_the_answers_as_texts(store: Store, job: Shout) -> None:
     assert [o.done for o in outcomes] == [4, 4, 2]
     version = chosen(store, "shout", None)
     texts = ClipTexts(str(version.folder), "shout")
-    assert dict(texts.items()) == {f"v_{i}_1": f"WORD {i}" for i in range(10)} == version.texts("shout")
+    assert (
+        dict(texts.items())
+        == {f"v_{i}_1": f"WORD {i}" for i in range(10)}
+        == version.texts("shout")
+    )
     assert [json.loads(line) for line in texts.provenance] == [job.provenance()]
     assert len(list(version.folder.glob("*.parquet"))) == 3
 
@@ -103,7 +112,9 @@ def test_a_failure_no_longer_counts_once_its_item_is_answered(store: Store, job:
 def test_failures_are_recorded_with_their_reason(store: Store, job: Shout) -> None:
     (outcome,) = work(store, job, items(["a", None, "busy", "b"]))
     version = chosen(store, "shout", None)
-    assert version.shard_failures(0).to_dicts() == [{"key": "v_1_1", "reason": "no narration: say something"}]
+    assert version.shard_failures(0).to_dicts() == [
+        {"key": "v_1_1", "reason": "no narration: say something"}
+    ]
     assert outcome.done == 2 and outcome.error == "the server is busy"  # no failure is recorded
     Path(job.log).with_suffix(".repaired").touch()
     (outcome,) = work(store, job, items(["a", None, "busy", "b"]))  # retried without --retry-failed
@@ -130,7 +141,9 @@ def test_one_of_several_versions_is_only_used_if_it_is_named(store: Store, job: 
     assert chosen(store, "shout", name[:8]).name == name
     with pytest.raises(StepDiffError, match="0 versions of shout begin with 'xyz'"):
         chosen(store, "shout", "xyz")
-    with pytest.raises(StepDiffError, match="no describe in it yet; run stepdiff annotate describe"):
+    with pytest.raises(
+        StepDiffError, match="no describe in it yet; run stepdiff annotate describe"
+    ):
         chosen(store, "describe", None)
 
 
@@ -144,7 +157,9 @@ def test_one_of_several_versions_is_only_used_if_it_is_named(store: Store, job: 
         ({"model": "another"}, "is that of version"),
     ],
 )
-def test_a_wrong_provenance_is_refused(store: Store, job: Shout, provenance: Any, message: str) -> None:
+def test_a_wrong_provenance_is_refused(
+    store: Store, job: Shout, provenance: Any, message: str
+) -> None:
     work(store, job, items(["a"]))
     path = chosen(store, "shout", None).folder / "provenance.json"
     write_json(path, {"seal": BLANK} | ({} if provenance is None else {"provenance": provenance}))
@@ -156,7 +171,9 @@ def test_a_wrong_provenance_is_refused(store: Store, job: Shout, provenance: Any
 
 def test_weights_that_changed_during_the_run_are_refused(store: Store, job: Shout) -> None:
     version = Version(store, "shout", {"model": "another"})
-    shouting = StageWorker(StageWorkerOptions(str(store.path), "shout", version.name, job, "cpu", 1))
+    shouting = StageWorker(
+        StageWorkerOptions(str(store.path), "shout", version.name, job, "cpu", 1)
+    )
     with pytest.raises(StepDiffError, match="not those that the run began with"):
         shouting.run(next(pending(version, items(["a"]), False)))
     assert not list(version.folder.glob("*.parquet"))
@@ -178,7 +195,9 @@ def _write(folder: str, log: str) -> None:
 
 def test_a_killed_run_continues_where_it_stopped(store: Store, job: Shout) -> None:
     Path(job.log).with_suffix(".slow").touch()  # longer than a worker keeps answers in memory
-    killed = multiprocessing.get_context("spawn").Process(target=_write, args=(str(store.path), job.log))
+    killed = multiprocessing.get_context("spawn").Process(
+        target=_write, args=(str(store.path), job.log)
+    )
     killed.start()
     killed.join()
     assert killed.exitcode == -9
@@ -192,7 +211,9 @@ def test_a_worker_answers_the_rest_of_a_dead_ones_shard(store: Store, job: Shout
     version.create()
     (task,) = pending(version, items(["a", "b", "c"]), False)
     work(store, job, items(["a", "b"]))  # saved by the dead worker for the same task
-    outcome = StageWorker(StageWorkerOptions(str(store.path), "shout", version.name, job, "cpu", 1)).run(task)
+    outcome = StageWorker(
+        StageWorkerOptions(str(store.path), "shout", version.name, job, "cpu", 1)
+    ).run(task)
     assert outcome.done == 1 and lines(job) == ["v_0_1", "v_1_1", "v_2_1"]
     keys = version.shard(0).filter(kind="shout")["key"].to_list()
     assert keys == ["v_0_1", "v_1_1", "v_2_1"]
@@ -214,10 +235,16 @@ def test_one_worker_is_this_process(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     record = run_stage(options(store, workers=1), "shout", job, items(["a", "b", None, "c"]))
     assert (record["done"], record["failed"], record["absent"], record["errors"]) == (3, 1, 0, [])
-    record = run_stage(options(store, workers=1), "shout", job, items(["a", "b", None, "c", "d", "unforeseen"]))
+    record = run_stage(
+        options(store, workers=1), "shout", job, items(["a", "b", None, "c", "d", "unforeseen"])
+    )
     assert (record["already"], record["absent"]) == (4, 1)
     (error,) = record["errors"]
-    assert "MemoryError" in error and error.endswith("try fewer --workers") and error in capsys.readouterr().err
+    assert (
+        "MemoryError" in error
+        and error.endswith("try fewer --workers")
+        and error in capsys.readouterr().err
+    )
 
 
 @pytest.mark.full
@@ -227,7 +254,9 @@ def test_a_run_on_ray_replaces_a_worker_that_dies(store: Store, job: Shout, ray:
     assert (record["done"], record["failed"], record["absent"], record["errors"]) == (7, 1, 0, [])
     assert record["failures"] == [{"key": "v_6_1", "reason": "no narration: say something"}]
     texts = chosen(store, "shout", None).texts("shout")
-    assert texts == {f"v_{i}_1": w.upper() for i, w in enumerate("a b c d die e - f".split()) if i != 6}
+    assert texts == {
+        f"v_{i}_1": w.upper() for i, w in enumerate("a b c d die e - f".split()) if i != 6
+    }
     again = run_stage(options(store), "shout", job, asked)
     assert again["already"] == 7 and again["done"] == 0
 
@@ -244,28 +273,35 @@ def test_two_runs_cannot_write_one_version_at_the_same_time(store: Store, job: S
 def test_a_snapshot_is_not_annotated(store: Store, job: Shout) -> None:
     store.tag("v1")
     given = StageOptions(store=f"{store.path}@v1")
-    with pytest.raises(StepDiffError, match="snapshot v1 of .* is not annotated: give the store without @v1"):
+    with pytest.raises(
+        StepDiffError, match="snapshot v1 of .* is not annotated: give the store without @v1"
+    ):
         run_stage(given, "shout", job, items(["a"]))
     assert not (store.path / "annotations").exists()
 
 
 SYSTEM = (
-    "You are an AI assistant that synthesizes the output of narration, action and object captioning models into a "
-    "single description of the content."
+    "You are an AI assistant that synthesizes the output of narration, action and object "
+    "captioning models into a single description of the content."
 )
 END = (
-    "Summarize the captions into a single, descriptive sentence about what the person is doing, and using what objects."
+    "Summarize the captions into a single, descriptive sentence about what the person is doing, "
+    "and using what objects."
 )
 
 
-def item(key: str, narration: str | None, action: str | None, objects: str | None) -> dict[str, Any]:
+def item(
+    key: str, narration: str | None, action: str | None, objects: str | None
+) -> dict[str, Any]:
     return {"key": key, "narration": narration, "action_caption": action, "object_caption": objects}
 
 
 class Recorder:
     """A language model that repeats its prompt."""
 
-    def chat(self, conversations: Sequence[Sequence[Message]], sampling: Sampling) -> Iterator[tuple[int, str]]:
+    def chat(
+        self, conversations: Sequence[Sequence[Message]], sampling: Sampling
+    ) -> Iterator[tuple[int, str]]:
         for place in reversed(range(len(conversations))):
             yield place, json.dumps(conversations[place])
 
@@ -273,8 +309,13 @@ class Recorder:
 def test_missing_captions_are_waited_for() -> None:
     asked = [item("a", "we whisk", None, "eggs"), item("b", "we whisk", "a hand whisks", None)]
     found = dict(Describer(Recorder(), Sampling(), DESCRIBE, words=200).annotate(asked))
-    reasons = {key: answer.reason for key, answer in found.items() if isinstance(answer, Unanswered)}
-    assert "run stepdiff annotate captions" in reasons["a"] and "run stepdiff annotate ground" in reasons["b"]
+    reasons = {
+        key: answer.reason for key, answer in found.items() if isinstance(answer, Unanswered)
+    }
+    assert (
+        "run stepdiff annotate captions" in reasons["a"]
+        and "run stepdiff annotate ground" in reasons["b"]
+    )
 
 
 def test_the_model_reads_the_prompt_with_the_texts_of_the_clip() -> None:
@@ -294,7 +335,10 @@ def test_the_model_reads_the_prompt_with_the_texts_of_the_clip() -> None:
         "d": ("we stir", "none", "pan"),
     }
     for key, (narration, action, objects) in fields.items():
-        user = f"Video narration: {narration}.\nPossible activity: {action}.\nPossible objects: {objects}.\n{END}"
+        user = (
+            f"Video narration: {narration}.\nPossible activity: {action}.\nPossible objects: "
+            f"{objects}.\n{END}"
+        )
         assert texts[key][1] == {"role": "user", "content": user}
 
 
@@ -304,17 +348,24 @@ class Stopped:
     def __init__(self, text: str) -> None:
         self.text = text
 
-    def chat(self, conversations: Sequence[Sequence[Message]], sampling: Sampling) -> Iterator[tuple[int, str]]:
+    def chat(
+        self, conversations: Sequence[Sequence[Message]], sampling: Sampling
+    ) -> Iterator[tuple[int, str]]:
         yield from ((place, CutOff(self.text)) for place in range(len(conversations)))
 
 
 @pytest.mark.parametrize(
     ("written", "kept"),
-    [("A hand whisks 1.5 cups. It uses a", "A hand whisks 1.5 cups."), ("A hand whisks in a", "A hand whisks in a")],
+    [
+        ("A hand whisks 1.5 cups. It uses a", "A hand whisks 1.5 cups."),
+        ("A hand whisks in a", "A hand whisks in a"),
+    ],
 )
 def test_a_cut_sentence_is_left_out_after_a_complete_one(written: str, kept: str) -> None:
     describer = Describer(Stopped(written), Sampling(), DESCRIBE, words=200)
-    assert dict(describer.annotate([item("a", "we whisk", "A hand whisks.", "")])) == {"a": {"step description": kept}}
+    assert dict(describer.annotate([item("a", "we whisk", "A hand whisks.", "")])) == {
+        "a": {"step description": kept}
+    }
 
 
 def test_a_prompt_fits_with_hours_of_narration_and_without_any() -> None:
@@ -325,29 +376,48 @@ def test_a_prompt_fits_with_hours_of_narration_and_without_any() -> None:
         assert one_line(nothing, " ", 6) == "none"
 
 
-def caption(store: Store, stage: str, texts: dict[str, dict[str, str]], made: str = "a head") -> Version:
+def caption(
+    store: Store, stage: str, texts: dict[str, dict[str, str]], made: str = "a head"
+) -> Version:
     """Write a version of a stage as an earlier run would."""
     version = Version(store, stage, {"model": made})
     version.create()
-    rows = [(key, kind, text, version.line) for key, message in texts.items() for kind, text in message.items()]
+    rows = [
+        (key, kind, text, version.line)
+        for key, message in texts.items()
+        for kind, text in message.items()
+    ]
     version.write(0, pl.DataFrame(rows, schema=SCHEMA, orient="row"), pl.DataFrame(schema=REASONS))
     return version
 
 
 @pytest.fixture
 def captioned(store: Store) -> Store:
-    caption(store, "captions-action", {key: {"action": f"Hand {i} whisks."} for i, key in enumerate(CLIPS[:5])})
-    caption(store, "ground", {key: {GROUNDED: f"whisk {i}", SCORES: "[]"} for i, key in enumerate(CLIPS)})
+    caption(
+        store,
+        "captions-action",
+        {key: {"action": f"Hand {i} whisks."} for i, key in enumerate(CLIPS[:5])},
+    )
+    caption(
+        store,
+        "ground",
+        {key: {GROUNDED: f"whisk {i}", SCORES: "[]"} for i, key in enumerate(CLIPS)},
+    )
     return store
 
 
-def test_the_input_texts_are_part_of_the_provenance(captioned: Store, tiny_lm: str, tmp_path: Path) -> None:
+def test_the_input_texts_are_part_of_the_provenance(
+    captioned: Store, tiny_lm: str, tmp_path: Path
+) -> None:
     prompt = tmp_path / "mine.yaml"
     prompt.write_text("system: Be short.\nuser: '{narration}{action_caption}{object_caption}'")
     reads = {"narration": "narration", "captions-action": "one", "ground": "two"}
     jobs = [
         DescribeJob(
-            LLMOptions(llm=tiny_lm, sampling=sampling), read_prompt(text, DESCRIBE), words, {**reads, **changed}
+            LLMOptions(llm=tiny_lm, sampling=sampling),
+            read_prompt(text, DESCRIBE),
+            words,
+            {**reads, **changed},
         )
         for sampling, text, words, changed in (
             (Sampling(), None, 200, {}),
@@ -358,15 +428,21 @@ def test_the_input_texts_are_part_of_the_provenance(captioned: Store, tiny_lm: s
         )
     ]
     assert len({json.dumps(job.provenance(), sort_keys=True) for job in jobs}) == 7
-    same = DescribeJob(LLMOptions(llm=tiny_lm, batch=3, timeout=9.0), read_prompt(None, DESCRIBE), 200, reads)
+    same = DescribeJob(
+        LLMOptions(llm=tiny_lm, batch=3, timeout=9.0), read_prompt(None, DESCRIBE), 200, reads
+    )
     assert same.provenance() == jobs[0].provenance()  # none of these options changes an answer
     caption(captioned, "captions-action", {}, "another head")
     with pytest.raises(StepDiffError, match="2 versions of captions-action"):
         describe.run(describe.DescribeOptions(store=str(captioned.path), llm=tiny_lm))
 
 
-def test_the_command_describes(captioned: Store, server: Server, capsys: pytest.CaptureFixture[str], ray: None) -> None:
-    server.answer = lambda body: said("A hand\n" + body["messages"][1]["content"].split("objects: ")[1][:7])
+def test_the_command_describes(
+    captioned: Store, server: Server, capsys: pytest.CaptureFixture[str], ray: None
+) -> None:
+    server.answer = lambda body: said(
+        "A hand\n" + body["messages"][1]["content"].split("objects: ")[1][:7]
+    )
     command = ["--store", str(captioned.path), "--endpoint", server.url, "--llm", "llama"]
     assert describe.main([*command, "--json"]) == 1  # the last clip has no action caption
     record = json.loads(capsys.readouterr().out)
@@ -378,7 +454,10 @@ def test_the_command_describes(captioned: Store, server: Server, capsys: pytest.
     prompts = [body["messages"][1]["content"] for body in server.requests if body["max_tokens"] > 1]
     for i in range(5):
         narration = "none" if i == 1 else f"now we whisk {i} eggs"
-        start = f"Video narration: {narration}.\nPossible activity: Hand {i} whisks.\nPossible objects: whisk {i}.\n"
+        start = (
+            f"Video narration: {narration}.\nPossible activity: Hand {i} whisks.\nPossible "
+            f"objects: whisk {i}.\n"
+        )
         assert sum(prompt.startswith(start) for prompt in prompts) == 1
     refuses(describe.main, [*command, "--narration", "speech"], capsys, "no column 'speech'")
 
@@ -388,10 +467,24 @@ def test_aligned_speech_replaces_that_of_the_catalog(
     captioned: Store, server: Server, capsys: pytest.CaptureFixture[str], ray: None, tmp_path: Path
 ) -> None:
     rows = [(key, "narration", f"about {i}", '{"window": 5}') for i, key in enumerate(CLIPS[:3])]
-    (tmp_path / "said.parquet").write_bytes(table.encode(pl.DataFrame(rows, schema=SCHEMA, orient="row")))
+    (tmp_path / "said.parquet").write_bytes(
+        table.encode(pl.DataFrame(rows, schema=SCHEMA, orient="row"))
+    )
     server.answer = lambda body: said(body["messages"][1]["content"].split(".")[0])
-    command = ["--store", str(captioned.path), "--endpoint", server.url, "--llm", "llama", "--split", "train"]
+    command = [
+        "--store",
+        str(captioned.path),
+        "--endpoint",
+        server.url,
+        "--llm",
+        "llama",
+        "--split",
+        "train",
+    ]
     assert describe.main([*command, "--narration", str(tmp_path / "said.parquet"), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    narrations = [text.removeprefix("Video narration: ") for _, text in sorted(ClipTexts(record["folder"]).items())]
+    narrations = [
+        text.removeprefix("Video narration: ")
+        for _, text in sorted(ClipTexts(record["folder"]).items())
+    ]
     assert narrations == ["about 0", "about 1", "about 2", "none"]

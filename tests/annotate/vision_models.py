@@ -1,4 +1,5 @@
-"""Small vision-language models of random weights, saved with their processors in the format of transformers."""
+"""Small vision-language models of random weights, saved with their processors in the format of
+transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,15 @@ import torch
 from tests.heads.public import conftest as tiny
 from tests.heads.public.conftest import PATCH, SIZE, VISION, WIDTH
 
-SMALL = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+SMALL = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
 CHAT = (
-    "{% for m in messages %}USER:{% for part in m.content %}{% if part.type == 'image' %} <image>{% else %} "
-    "{{ part.text }}{% endif %}{% endfor %}{% endfor %} ASSISTANT:"
+    "{% for m in messages %}USER:{% for part in m.content %}{% if part.type == 'image' %} "
+    "<image>{% else %} {{ part.text }}{% endif %}{% endfor %}{% endfor %} ASSISTANT:"
 )
 
 
@@ -20,12 +26,25 @@ def words() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    pieces = ["<unk>", "<s>", "</s>", "<pad>", "<image>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    made = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], unk_token="<unk>"))
+    pieces = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        "<pad>",
+        "<image>",
+        *sorted(pre_tokenizers.ByteLevel.alphabet()),
+    ]
+    made = Tokenizer(
+        models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], unk_token="<unk>")
+    )
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
+        tokenizer_object=made,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
     )
     fast.add_tokens(["<image>"], special_tokens=True)
     return fast
@@ -48,7 +67,9 @@ def llava(folder: Path) -> Path:
     model = tiny.llava(len(tokenizer), tokenizer.convert_tokens_to_ids("<image>"))
     crop = {"height": SIZE, "width": SIZE}
     pictures = CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size=crop)
-    processor = LlavaProcessor(pictures, tokenizer, PATCH, "default", chat_template=CHAT, num_additional_image_tokens=1)
+    processor = LlavaProcessor(
+        pictures, tokenizer, PATCH, "default", chat_template=CHAT, num_additional_image_tokens=1
+    )
     return saved(folder, model, processor)
 
 
@@ -82,19 +103,35 @@ def blip(folder: Path) -> Path:
         eos_token_id=2,
         pad_token_id=3,
     )
-    config = BlipConfig(vision_config=BlipVisionConfig(**VISION).to_dict(), text_config=text.to_dict())
+    config = BlipConfig(
+        vision_config=BlipVisionConfig(**VISION).to_dict(), text_config=text.to_dict()
+    )
     pictures = BlipImageProcessorPil(size={"height": SIZE, "width": SIZE})
     return saved(folder, BlipForConditionalGeneration(config), BlipProcessor(pictures, tokenizer))
 
 
 def owlv2(folder: Path) -> Path:
-    from transformers import CLIPTokenizer, Owlv2Config, Owlv2ForObjectDetection, Owlv2ImageProcessorPil, Owlv2Processor
+    from transformers import (
+        CLIPTokenizer,
+        Owlv2Config,
+        Owlv2ForObjectDetection,
+        Owlv2ImageProcessorPil,
+        Owlv2Processor,
+    )
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     letters = list(bytes_to_unicode().values())
-    pieces = letters + [letter + "</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], model_max_length=16)
-    ends = {"bos_token_id": len(pieces) - 2, "eos_token_id": len(pieces) - 1, "pad_token_id": len(pieces) - 1}
+    pieces = (
+        letters + [letter + "</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]
+    )
+    tokenizer = CLIPTokenizer(
+        vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], model_max_length=16
+    )
+    ends = {
+        "bos_token_id": len(pieces) - 2,
+        "eos_token_id": len(pieces) - 1,
+        "pad_token_id": len(pieces) - 1,
+    }
     config = Owlv2Config(
         text_config={**SMALL, **ends, "vocab_size": len(pieces), "max_position_embeddings": 16},
         vision_config=VISION,
@@ -116,7 +153,16 @@ def grounding_dino(folder: Path) -> Path:
     )
 
     letters = [chr(code) for code in range(97, 123)]
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *letters, *(f"##{letter}" for letter in letters)]
+    pieces = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        ".",
+        *letters,
+        *(f"##{letter}" for letter in letters),
+    ]
     backbone = SwinConfig(
         image_size=SIZE,
         patch_size=4,
@@ -126,7 +172,9 @@ def grounding_dino(folder: Path) -> Path:
         window_size=2,
         out_features=["stage2", "stage3"],
     )
-    text = BertConfig(**{**SMALL, "hidden_size": 16}, vocab_size=len(pieces), max_position_embeddings=128)
+    text = BertConfig(
+        **{**SMALL, "hidden_size": 16}, vocab_size=len(pieces), max_position_embeddings=128
+    )
     config = GroundingDinoConfig(
         backbone_config=backbone,
         text_config=text,
@@ -143,4 +191,6 @@ def grounding_dino(folder: Path) -> Path:
     )
     tokenizer = BertTokenizer({piece: i for i, piece in enumerate(pieces)})
     pictures = GroundingDinoImageProcessorPil(size={"shortest_edge": SIZE, "longest_edge": 48})
-    return saved(folder, GroundingDinoForObjectDetection(config), GroundingDinoProcessor(pictures, tokenizer))
+    return saved(
+        folder, GroundingDinoForObjectDetection(config), GroundingDinoProcessor(pictures, tokenizer)
+    )

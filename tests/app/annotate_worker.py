@@ -1,4 +1,5 @@
-"""People who annotate at once: python annotate_worker.py TASK URL NAME... submits until nothing is left."""
+"""People who annotate at once: python annotate_worker.py TASK URL NAME... submits until nothing is
+left."""
 
 import random
 import sys
@@ -38,7 +39,9 @@ def annotate(annotating: Annotating, name: str, failures: list[BaseException]) -
             }
             with annotating.database.write() as connection:
                 last = Submission(number=number + 1, changes=rest, seconds=1.0)
-                assert work.submit(connection, annotating.assigner, person, own.id, last, time.time())["done"]
+                assert work.submit(
+                    connection, annotating.assigner, person, own.id, last, time.time()
+                )["done"]
             if rng.random() < 0.1:
                 with annotating.database.write() as connection:
                     work.undo(connection, annotating.assigner, person, time.time())

@@ -35,14 +35,29 @@ def write_task(
     feedback: str = "",
     **keys: float,
 ) -> Path:
-    """Write a task and return its YAML file. Known scores: Ingredients 3, Actions 5. keys: further ones of the task."""
+    """Write a task and return its YAML file. Known scores: Ingredients 3, Actions 5. keys: further
+    ones of the task."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "pairs.csv").write_text("reference,candidate\n" + "".join(f"{a},{b}\n" for a, b in pairs))
-    lines = ["pairs: pairs.csv", f"people: {people}", *(f"{name}: {value}" for name, value in keys.items())]
-    for name, known, text in (("gold", gold, feedback), ("training", training, "Eggs were *added*.")):
+    (folder / "pairs.csv").write_text(
+        "reference,candidate\n" + "".join(f"{a},{b}\n" for a, b in pairs)
+    )
+    lines = [
+        "pairs: pairs.csv",
+        f"people: {people}",
+        *(f"{name}: {value}" for name, value in keys.items()),
+    ]
+    for name, known, text in (
+        ("gold", gold, feedback),
+        ("training", training, "Eggs were *added*."),
+    ):
         if known:
             rows = [
-                {"reference": a, "candidate": b, "scores": {"Ingredients": 3, "Actions": 5}, "feedback": text}
+                {
+                    "reference": a,
+                    "candidate": b,
+                    "scores": {"Ingredients": 3, "Actions": 5},
+                    "feedback": text,
+                }
                 for a, b in known
             ]
             (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -64,7 +79,15 @@ def opened(task: Path, url: str | None = None, clock: Clock | None = None) -> An
 def history(connection: Connection) -> list[Event]:
     """Return all events in order."""
     return [
-        Event(row.seq, row.at, row.kind, row.person, row.assignment, json.loads(row.data), len(row.data))
+        Event(
+            row.seq,
+            row.at,
+            row.kind,
+            row.person,
+            row.assignment,
+            json.loads(row.data),
+            len(row.data),
+        )
         for row in connection.execute(select(events).order_by(events.c.seq))
     ]
 

@@ -1,4 +1,5 @@
-"""A small real world with features, a server of the pages in its own process, and a real browser."""
+"""A small real world with features, a server of the pages in its own process, and a real
+browser."""
 
 import json
 import subprocess
@@ -28,21 +29,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def command(*arguments: str) -> None:
     """Run `python -m ...` in the repository."""
-    subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
+    )
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `kitchen` (12 rendered videos of three steps) and `features` (images and texts of its clips)."""
+    """A folder with `kitchen` (12 rendered videos of three steps) and `features` (images and texts
+    of its clips)."""
     folder = tmp_path_factory.mktemp("world")
     kitchen, store = str(folder / "kitchen"), str(folder / "features")
     command("stepdiff.kitchen", "--out", kitchen, "--videos", "12", "--steps", "3")
-    command("featurize", "--manifest", f"{kitchen}/clips.csv", "--store", store, "--encoder", "efficientnet-lite0")
+    command(
+        "featurize",
+        "--manifest",
+        f"{kitchen}/clips.csv",
+        "--store",
+        store,
+        "--encoder",
+        "efficientnet-lite0",
+    )
     return folder
 
 
 class Server:
-    """A server of the pages in its own process. `videos`: their folder, by default that of the world, "" for none."""
+    """A server of the pages in its own process. `videos`: their folder, by default that of the
+    world, "" for none."""
 
     def __init__(
         self,
@@ -53,10 +66,18 @@ class Server:
         videos: str | None = None,
         log: Path | None = None,
     ) -> None:
-        """Start it; log: file of its standard error, where it may also have 1,024 files open and no more."""
+        """Start it; log: file of its standard error, where it may also have 1,024 files open and no
+        more."""
         self._log = log
         folder = str(world / "kitchen") if videos is None else videos
-        self._command = ["stepdiff.app", "--store", str(world / "features"), "--cache", str(cache), *options]
+        self._command = [
+            "stepdiff.app",
+            "--store",
+            str(world / "features"),
+            "--cache",
+            str(cache),
+            *options,
+        ]
         self._command += ["--videos", folder] if folder else []
         self.process: subprocess.Popen[str]
         self.url = ""
@@ -80,7 +101,8 @@ class Server:
 
 @pytest.fixture(scope="session")
 def serve(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
-    """Return a function that returns the server of the world with these options, and starts it where needed."""
+    """Return a function that returns the server of the world with these options, and starts it
+    where needed."""
     servers: dict[tuple[str, ...], Server] = {}
 
     def start(*options: str) -> Server:
@@ -99,18 +121,26 @@ def tab(browser: "Browser") -> Iterator["Page"]:
     context = browser.new_context(viewport={"width": 1280, "height": 720})
     page = context.new_page()
     problems: list[Any] = []
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: problems.append(message.text) if message.type == "error" else None,
+    )
     page.on("pageerror", lambda error: problems.append(error))
     yield page
     context.close()
     assert problems == []
 
 
-def serious_findings(page: "Page", impacts: Sequence[str] = ("serious", "critical")) -> dict[str, list[str]]:
-    """Return the serious findings about accessibility on a page, and landmarks of one name, and what they are about."""
+def serious_findings(
+    page: "Page", impacts: Sequence[str] = ("serious", "critical")
+) -> dict[str, list[str]]:
+    """Return the serious findings about accessibility on a page, and landmarks of one name, and
+    what they are about."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     found = axe.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
-    serious = [each for each in found if each["impact"] in impacts or each["id"] == "landmark-unique"]
+    serious = [
+        each for each in found if each["impact"] in impacts or each["id"] == "landmark-unique"
+    ]
     return {each["id"]: [node["html"][:200] for node in each["nodes"][:3]] for each in serious}
 
 

@@ -1,4 +1,5 @@
-"""Two small random heads for the sample world of the pages, their predictions, and requests whose events are read."""
+"""Two small random heads for the sample world of the pages, their predictions, and requests whose
+events are read."""
 
 import json
 from collections.abc import Iterator
@@ -18,12 +19,22 @@ ROWS = 8
 
 
 def write_runs(world: Path, language_model: str, folder: Path) -> tuple[Path, Path]:
-    """Train both heads for two steps and write predictions of `small`; return the folders of runs and predictions."""
+    """Train both heads for two steps and write predictions of `small`; return the folders of runs
+    and predictions."""
     runs, said = folder / "runs", folder / "predictions"
     for seed, name in enumerate(HEADS):
         write_head(world, language_model, runs / name, seed)
     for task in ("diffcap", "diffrank"):
-        options = ["--task", task, "--method", "video-lm", "--head", str(runs / "small"), "--rows", str(ROWS)]
+        options = [
+            "--task",
+            task,
+            "--method",
+            "video-lm",
+            "--head",
+            str(runs / "small"),
+            "--rows",
+            str(ROWS),
+        ]
         options += [
             "--store",
             str(world / "features"),
@@ -35,7 +46,9 @@ def write_runs(world: Path, language_model: str, folder: Path) -> tuple[Path, Pa
     return runs, said
 
 
-def write_head(world: Path, language_model: str, out: Path, seed: int = 0, evidence: Path | None = None) -> None:
+def write_head(
+    world: Path, language_model: str, out: Path, seed: int = 0, evidence: Path | None = None
+) -> None:
     """Train a head for two steps. evidence: folder of the head of words that it uses."""
     recipe = {
         "store": str(world / "features"),
@@ -60,8 +73,28 @@ def write_head(world: Path, language_model: str, out: Path, seed: int = 0, evide
 
 def write_words(world: Path, out: Path) -> Path:
     """Fit a head of words to the sample world; return its folder."""
-    given = ["--store", str(world / "features"), "--view", "efficientnet-lite0", "--out", str(out), "--least", "4"]
-    assert words.main([*given, "--pairqa", str(world / "kitchen/pairqa_train.jsonl"), "--least-distance", "0.5"]) == 0
+    given = [
+        "--store",
+        str(world / "features"),
+        "--view",
+        "efficientnet-lite0",
+        "--out",
+        str(out),
+        "--least",
+        "4",
+    ]
+    assert (
+        words.main(
+            [
+                *given,
+                "--pairqa",
+                str(world / "kitchen/pairqa_train.jsonl"),
+                "--least-distance",
+                "0.5",
+            ]
+        )
+        == 0
+    )
     return out
 
 
@@ -73,7 +106,10 @@ class Asked:
     def __init__(self, url: str, path: str, **body: Any) -> None:
         place = urlsplit(url)
         self._connection = HTTPConnection(str(place.hostname), int(place.port or 0), timeout=120)
-        headers = {"Content-Type": "application/json", "Accept": "text/event-stream, application/json"}
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "text/event-stream, application/json",
+        }
         self._connection.request("POST", path, json.dumps(body).encode(), headers)
         self._answer = self._connection.getresponse()
         self.status = self._answer.status

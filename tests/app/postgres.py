@@ -15,7 +15,9 @@ import pytest
 
 def programs() -> Path | None:
     """Return the folder of initdb and postgres of the newest version."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))
+    found = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name)
+    )
     return next((folder for folder in reversed(found) if (folder / "initdb").is_file()), None)
 
 
@@ -35,15 +37,41 @@ def running() -> Iterator[str]:
         shutil.chown(place, user)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    owner = {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []} if user is not None else {}
+    owner = (
+        {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+        if user is not None
+        else {}
+    )
     quiet = {"cwd": "/", "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **owner}
-    create = [folder / "initdb", "-D", place / "data", "-U", "tester", "-A", "trust", "-E", "UTF8", "--no-sync"]
+    create = [
+        folder / "initdb",
+        "-D",
+        place / "data",
+        "-U",
+        "tester",
+        "-A",
+        "trust",
+        "-E",
+        "UTF8",
+        "--no-sync",
+    ]
     subprocess.run(create, check=True, **quiet)  # type: ignore[call-overload]
-    settings = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={place}", "-c", "fsync=off"]
-    server = subprocess.Popen([folder / "postgres", "-D", place / "data", "-p", str(port), *settings], **quiet)  # type: ignore[call-overload]
+    settings = [
+        "-c",
+        "listen_addresses=127.0.0.1",
+        "-c",
+        f"unix_socket_directories={place}",
+        "-c",
+        "fsync=off",
+    ]
+    server = subprocess.Popen(
+        [folder / "postgres", "-D", place / "data", "-p", str(port), *settings], **quiet
+    )  # type: ignore[call-overload]
     try:
         until = time.monotonic() + 60
-        while subprocess.run([folder / "pg_isready", "-h", "127.0.0.1", "-p", str(port), "-q"]).returncode:
+        while subprocess.run(
+            [folder / "pg_isready", "-h", "127.0.0.1", "-p", str(port), "-q"]
+        ).returncode:
             assert time.monotonic() < until and server.poll() is None, "PostgreSQL did not start"
             time.sleep(0.1)
         yield f"postgresql+psycopg://tester@127.0.0.1:{port}/postgres"

@@ -31,13 +31,18 @@ pytestmark = pytest.mark.full
 Typed = tuple[str, int, str, int]  # name, assignment, text, score
 WORK = "JSON.parse(document.querySelector('#work').textContent)"
 THROUGH = ["Tab"] * 9  # from the keystep to the text of the last category
-FOCUS = "() => document.activeElement.id || document.activeElement.name + ' ' + document.activeElement.value"
+FOCUS = (
+    "() => document.activeElement.id || document.activeElement.name + ' ' + "
+    "document.activeElement.value"
+)
 
 
 @pytest.fixture(scope="module")
 def clips(world: Path) -> list[str]:
     """Clips of the world, those of one step next to each other."""
-    return Store.open(world / "features").catalog("clips").frame().sort("step", "key")["key"].to_list()
+    return (
+        Store.open(world / "features").catalog("clips").frame().sort("step", "key")["key"].to_list()
+    )
 
 
 @pytest.fixture
@@ -46,7 +51,9 @@ def pairs(clips: list[str]) -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def shared(serve: Callable[..., Server], clips: list[str], tmp_path_factory: pytest.TempPathFactory) -> str:
+def shared(
+    serve: Callable[..., Server], clips: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> str:
     """The address of a task of one pair for more people than there are, who enter a name."""
     task = write_task(tmp_path_factory.mktemp("shared"), [(clips[0], clips[1])], people=9)
     return serve("--annotate", str(task)).url
@@ -54,7 +61,17 @@ def shared(serve: Callable[..., Server], clips: list[str], tmp_path_factory: pyt
 
 def link(task: Path, url: str, verb: str, *people: str) -> list[str]:
     """Return the links that `stepdiff people` prints."""
-    command = [sys.executable, "-m", "stepdiff.app.people", verb, "--annotate", str(task), "--url", url, "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "stepdiff.app.people",
+        verb,
+        "--annotate",
+        str(task),
+        "--url",
+        url,
+        "--json",
+    ]
     done = subprocess.run([*command, *people], cwd=ROOT, check=True, capture_output=True, text=True)
     return [person["link"] for person in json.loads(done.stdout)["people"]]
 
@@ -102,7 +119,11 @@ def type_keys(tab: "Page", *keys: str) -> None:
 
 
 def test_a_pair_is_annotated_with_the_keyboard_alone(
-    serve: Callable[..., Server], tab: "Page", browser: "Browser", pairs: list[tuple[str, str]], tmp_path: Path
+    serve: Callable[..., Server],
+    tab: "Page",
+    browser: "Browser",
+    pairs: list[tuple[str, str]],
+    tmp_path: Path,
 ) -> None:
     task = write_task(tmp_path, pairs[:3], people=1)
     url = serve("--annotate", str(task)).url
@@ -125,8 +146,12 @@ def test_a_pair_is_annotated_with_the_keyboard_alone(
     assert [tab.locator(f"#note-{row}").inner_text() for row in (3, 4, 5)] == [
         "✗ Describe a difference, or choose 5"
     ] * 3
-    type_keys(tab, "Tab", "5", "Tab", "Tab")  # one 5 is chosen, another one set by a text that was left empty
-    assert tab.evaluate(FOCUS) == "score-Actions 5" and tab.locator("[name=score-Actions][value='5']").is_checked()
+    # one 5 is chosen, another one set by a text that was left empty
+    type_keys(tab, "Tab", "5", "Tab", "Tab")
+    assert (
+        tab.evaluate(FOCUS) == "score-Actions 5"
+        and tab.locator("[name=score-Actions][value='5']").is_checked()
+    )
     type_keys(tab, "Tab", "Control+Enter")
     wait_for_another(tab, first)
 
@@ -147,11 +172,19 @@ def test_a_pair_is_annotated_with_the_keyboard_alone(
     assert tab.evaluate("document.querySelectorAll('script:not([src])').length") == 0
 
     one, two, three = exported(browser, task, url, tmp_path / "answers.jsonl")
-    assert (one.annotator, one.keystep, one.kind) == ("Åsa <b>Öz</b>", "whisk eggs in a bowl", "work")
+    assert (one.annotator, one.keystep, one.kind) == (
+        "Åsa <b>Öz</b>",
+        "whisk eggs in a bowl",
+        "work",
+    )
     ingredients, tools = one.differences["Ingredients"], one.differences["Tools/Equipment"]
     assert (ingredients.text, ingredients.score) == ("quail eggs <script>alert(1)</script>", 3)
     assert (tools.text, tools.score) == ("a steel fork", 2)
-    assert {own.score for name, own in one.differences.items() if name not in ("Ingredients", "Tools/Equipment")} == {5}
+    assert {
+        own.score
+        for name, own in one.differences.items()
+        if name not in ("Ingredients", "Tools/Equipment")
+    } == {5}
     assert (two.rejected, two.differences) == ("too short", {}) and three.keystep == "mix it"
     assert [(answer.reference, answer.candidate) for answer in (one, two, three)] == pairs[:3]
 
@@ -167,7 +200,9 @@ def test_training_shows_the_known_scores(
     with tab.expect_popup() as opened:
         tab.locator("a", has_text="guidelines").click()
     guidelines = opened.value
-    assert "Substitution of tool used for the same purpose" in guidelines.locator("main").inner_text()
+    assert (
+        "Substitution of tool used for the same purpose" in guidelines.locator("main").inner_text()
+    )
     assert "Watch the two videos carefully" in guidelines.locator("main").inner_text()
     assert "see the guidelines" not in guidelines.locator("main").inner_text()
     guidelines.close()
@@ -175,8 +210,14 @@ def test_training_shows_the_known_scores(
     type_keys(tab, "Tab", "whisk the eggs", *THROUGH, "Control+Enter")
     tab.locator("#feedback[open]").wait_for()
     lines = [line.inner_text().split("\t") for line in tab.locator("#feedback tbody tr").all()]
-    assert lines == [["Ingredients", "5", "3", "✗ too far"], ["Action /steps", "5", "5", "✓ close enough"]]
-    assert tab.locator("#feedback [data-text]").inner_html().strip() == "<p>Eggs were <em>added</em>.</p>"
+    assert lines == [
+        ["Ingredients", "5", "3", "✗ too far"],
+        ["Action /steps", "5", "5", "✓ close enough"],
+    ]
+    assert (
+        tab.locator("#feedback [data-text]").inner_html().strip()
+        == "<p>Eggs were <em>added</em>.</p>"
+    )
     type_keys(tab, "Enter")
     wait_for_another(tab, first)
     assert tab.get_by_text("Training.").count() == 0
@@ -203,7 +244,9 @@ def test_a_link_opens_the_pages_also_from_a_foreign_page(
     url = serve("--annotate", str(task)).url
     (personal,) = link(task, url, "add", "Kim")
     mail = f"<a href='{personal}'>annotate</a>"
-    tab.route("http://mail.example/", lambda route: route.fulfill(body=mail, content_type="text/html"))
+    tab.route(
+        "http://mail.example/", lambda route: route.fulfill(body=mail, content_type="text/html")
+    )
     tab.goto("http://mail.example/")
     tab.get_by_text("annotate").click()
     tab.locator("#form").wait_for()
@@ -226,7 +269,9 @@ def test_typed_text_survives_a_kill(
         tab.get_by_text("✓ saved").wait_for()
         server.kill()
         type_keys(tab, "Tab", "typed without a server", "Tab", "4")
-        tab.get_by_text("✗ not saved: the server does not answer. Kept in this browser, trying again").wait_for()
+        tab.get_by_text(
+            "✗ not saved: the server does not answer. Kept in this browser, trying again"
+        ).wait_for()
         server.start(port)
         tab.get_by_text("✓ saved").wait_for()
         server.kill()
@@ -239,10 +284,18 @@ def test_typed_text_survives_a_kill(
         tab.get_by_text("✓ saved").wait_for()
         assert tab.locator("#text-1").input_value() == "typed without a server"
         assert tab.locator("#text-2").input_value() == "and once more"
-        form = context.request.get(f"{server.url}/annotate", headers={"Accept": "application/json"}).json()["form"]
+        form = context.request.get(
+            f"{server.url}/annotate", headers={"Accept": "application/json"}
+        ).json()["form"]
     server.kill()
-    assert form["texts"] == {"Ingredients": "typed without a server", "Tools/Equipment": "and once more"}
-    assert form["scores"] == {"Ingredients": 4, "Tools/Equipment": 3} and form["keystep"] == "whisk the eggs"
+    assert form["texts"] == {
+        "Ingredients": "typed without a server",
+        "Tools/Equipment": "and once more",
+    }
+    assert (
+        form["scores"] == {"Ingredients": 4, "Tools/Equipment": 3}
+        and form["keystep"] == "whisk the eggs"
+    )
 
 
 def test_changes_are_kept_while_the_server_refuses_them(
@@ -252,12 +305,19 @@ def test_changes_are_kept_while_the_server_refuses_them(
     with browser.new_context() as context:
         tab = context.new_page()
         begin(tab, url, "Ann")
-        tab.wait_for_load_state()  # a script that begins later would send what is kept, and no route waits for it
+        # a script that begins later would send what is kept, and no route waits for it
+        tab.wait_for_load_state()
         own = context.request.get(f"{url}/annotate", headers={"Accept": "application/json"}).json()
         name = f"stepdiff {own['person_id']} 99"
-        tab.evaluate("name => localStorage.setItem(name, JSON.stringify({changes: {keystep: 'whisk'}}))", name)
+        tab.evaluate(
+            "name => localStorage.setItem(name, JSON.stringify({changes: {keystep: 'whisk'}}))",
+            name,
+        )
         for status in (403, 413, 404):
-            tab.route("**/work/99/save", lambda route, *, status=status: route.fulfill(status=status, json={}))
+            tab.route(
+                "**/work/99/save",
+                lambda route, *, status=status: route.fulfill(status=status, json={}),
+            )
             with tab.expect_response("**/work/99/save"):  # else the next route could answer it
                 tab.reload()
         tab.wait_for_function("name => localStorage.getItem(name) === null", arg=name)
@@ -309,14 +369,20 @@ async def one_pair(page: "AsyncPage", name: str, done: list[Typed]) -> None:
     done.append((name, assignment, text, score))
 
 
-async def together(server: Server, links: dict[str, str], done: list[Typed], kills: list[int]) -> None:
-    """Three people label at once, and the server is killed after some submissions and started again."""
+async def together(
+    server: Server, links: dict[str, str], done: list[Typed], kills: list[int]
+) -> None:
+    """Three people label at once, and the server is killed after some submissions and started
+    again."""
     from playwright.async_api import async_playwright
 
     port = int(server.url.rsplit(":", 1)[1])
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        people = [asyncio.create_task(label(browser, personal, name, done)) for name, personal in links.items()]
+        people = [
+            asyncio.create_task(label(browser, personal, name, done))
+            for name, personal in links.items()
+        ]
         for count in kills:
             while len(done) < count:
                 await asyncio.sleep(0.02)
@@ -346,14 +412,20 @@ def test_people_label_during_kills(
     techniques = [(answer.annotator, answer.differences["Technique"]) for answer in found]
     given = {own.text: (name, own.score) for name, own in techniques}
     assert given == typed and len(typed) == 18
-    database, copy = Database.open(default_url(task)), Database.open(f"sqlite:///{tmp_path}/copy.db")
+    database, copy = (
+        Database.open(default_url(task)),
+        Database.open(f"sqlite:///{tmp_path}/copy.db"),
+    )
     before, after = replayed(database, read_task(task), copy)
     assert before == after
 
 
 @pytest.mark.parametrize("size", [(1280, 720), (390, 844)])
-def test_the_form_does_not_move_under_the_pointer(shared: str, browser: "Browser", size: tuple[int, int]) -> None:
-    """A click on a score counts, although the focus changes the rubric between mouse-down and mouse-up."""
+def test_the_form_does_not_move_under_the_pointer(
+    shared: str, browser: "Browser", size: tuple[int, int]
+) -> None:
+    """A click on a score counts, although the focus changes the rubric between mouse-down and
+    mouse-up."""
     with browser.new_context(viewport={"width": size[0], "height": size[1]}) as context:
         tab = context.new_page()
         begin(tab, shared, f"Mo{size[0]}")
@@ -371,7 +443,9 @@ def test_the_form_does_not_move_under_the_pointer(shared: str, browser: "Browser
             tab.locator(f"[data-rubric='{category}']").wait_for()
             tab.mouse.up()
             assert score.is_checked() and tab.evaluate(places) == before
-            assert tab.locator(f"#note-{row}").inner_text() == "✗ Describe the difference, or choose 5"
+            assert (
+                tab.locator(f"#note-{row}").inner_text() == "✗ Describe the difference, or choose 5"
+            )
 
 
 def test_a_score_that_nobody_chose_is_not_submitted(shared: str, tab: "Page") -> None:
@@ -379,19 +453,21 @@ def test_a_score_that_nobody_chose_is_not_submitted(shared: str, tab: "Page") ->
     number(tab)
     tab.locator("#keystep").fill("whisk the eggs")
     tab.locator("#text-1").click()
-    tab.locator("[data-do=toggle]").click()  # plays the clips: the text was not left for another field
+    # plays the clips: the text was not left for another field
+    tab.locator("[data-do=toggle]").click()
     assert tab.locator("fieldset :checked").count() == 0
     tab.locator("#submit").click()
     tab.get_by_text("✗ not submitted: see the marked lines").wait_for()
     assert tab.get_by_text("✗ Describe a difference, or choose 5").count() == 5
     toast, reject = tab.locator("#status").bounding_box(), tab.locator("#reject").bounding_box()
-    assert toast is not None and reject is not None and toast["x"] + toast["width"] <= reject["x"], (
-        "the toast covers Reject"
-    )
+    assert (
+        toast is not None and reject is not None and toast["x"] + toast["width"] <= reject["x"]
+    ), "the toast covers Reject"
     tab.locator("#text-1").click()
     tab.locator("#text-2").click()
     assert tab.locator("[name=score-Ingredients]:checked").input_value() == "5"
-    tab.locator("#text-1").press_sequentially("less salt")  # the 5 of the empty text does not stay with a text
+    # the 5 of the empty text does not stay with a text
+    tab.locator("#text-1").press_sequentially("less salt")
     assert tab.locator("[name=score-Ingredients]:checked").count() == 0
     tab.get_by_text("✓ saved").wait_for()
     tab.reload()
@@ -413,9 +489,15 @@ SCHEMES = [("light", 1280, 720), ("dark", 1280, 720), ("light", 390, 844)]
 
 def answer(client: "TestClient", score: int, text: str, rejected: str | None = None) -> None:
     """Submit the next pair."""
-    changes = {"keystep": "whisk the eggs", "texts": EMPTY | {"Ingredients": text}, "scores": {"Ingredients": score}}
+    changes = {
+        "keystep": "whisk the eggs",
+        "texts": EMPTY | {"Ingredients": text},
+        "scores": {"Ingredients": score},
+    }
     body = {"number": 1, "changes": changes, "rejected": rejected, "seconds": 4.0}
-    assert client.post(f"/annotate/work/{work(client)['assignment']}/submit", json=body).json()["done"]
+    assert client.post(f"/annotate/work/{work(client)['assignment']}/submit", json=body).json()[
+        "done"
+    ]
 
 
 def collected(admin: "TestClient", out: Path, form: str = "answers") -> list[Answer]:
@@ -437,12 +519,23 @@ def place(world: Path, tmp_path: Path) -> Place:
 def test_progress_and_agreement_are_those_of_the_answers(place: Place) -> None:
     work(place.visit("Ann"))
     page = place.visit("admin").get("/annotate/admin").json()
-    assert page["totals"] == {"pairs": 6, "complete": 3, "wanted": 12, "submitted": 6, "open": 1, "adjudicated": 0}
+    assert page["totals"] == {
+        "pairs": 6,
+        "complete": 3,
+        "wanted": 12,
+        "submitted": 6,
+        "open": 1,
+        "adjudicated": 0,
+    }
     rows = {row["person"]["name"]: row for row in page["people"]}
     assert list(rows) == ["Ann", "Bob"] and rows["Ann"]["open"] == 1
     assert [row["done"] for row in rows.values()] == [3, 3]
     ingredients = page["agreement"]["categories"]["Ingredients"]
-    assert (ingredients["items"], ingredients["pairwise"], ingredients["distance"]) == (3, pytest.approx(1 / 3), 2.5)
+    assert (ingredients["items"], ingredients["pairwise"], ingredients["distance"]) == (
+        3,
+        pytest.approx(1 / 3),
+        2.5,
+    )
     assert page["agreement"]["categories"]["Visuals"]["pairwise"] == 1
     pairs = place.visit("admin").get("/annotate/admin/pairs").json()["rows"]
     assert [row["submitted"] for row in pairs] == [["Ann", "Bob"]] * 3 + [[]] * 3
@@ -464,19 +557,29 @@ def test_a_decision_about_a_disagreement_wins_in_the_files(place: Place, tmp_pat
     refused = admin.post("/annotate/admin/adjudicate", json={**body, "texts": {}, "keystep": " "})
     assert refused.status_code == 400 and refused.json()["fields"] == {
         "keystep": "Write the keystep that both clips show, in at most 9 words.",
-        "category Ingredients": "Ingredients: describe the difference, or choose score 5 (not different).",
+        "category Ingredients": (
+            "Ingredients: describe the difference, or choose score 5 (not different)."
+        ),
     }
     for text in ("quail eggs", "quail eggs, not hen eggs"):
         assert (
-            admin.post("/annotate/admin/adjudicate", json={**body, "texts": {"Ingredients": text}}).status_code == 200
+            admin.post(
+                "/annotate/admin/adjudicate", json={**body, "texts": {"Ingredients": text}}
+            ).status_code
+            == 200
         )
     assert place.count("adjudicated") == 2, "the first decision stays in the history"
     rows = admin.get("/annotate/admin/disagreements").json()["rows"]
-    assert [(row["pair"], row["adjudicated"]) for row in rows] == [(names[2], False), (names[0], True)]
+    assert [(row["pair"], row["adjudicated"]) for row in rows] == [
+        (names[2], False),
+        (names[0], True),
+    ]
     found = collected(admin, tmp_path / "answers.jsonl")
     assert len(found) == 7 and (found[-1].kind, found[-1].annotator) == ("adjudication", "admin")
     diffcap = admin.get("/annotate/admin/export/diffcap").text.splitlines()
-    assert {"reference": place.pairs[0][0], "candidate": place.pairs[0][1]}.items() <= json.loads(diffcap[0]).items()
+    assert {"reference": place.pairs[0][0], "candidate": place.pairs[0][1]}.items() <= json.loads(
+        diffcap[0]
+    ).items()
     assert json.loads(diffcap[0])["text"] == ["quail eggs, not hen eggs"]
 
 
@@ -495,12 +598,28 @@ def test_a_suggested_decision_can_be_confirmed_as_it_is(place: Place, tmp_path: 
         if suggested["rejected"] is None:
             again = admin.get("/annotate/admin/pair", params={"id": name}).json()["suggested"]
             assert again == suggested
-    decided = {own.pair: own for own in collected(admin, tmp_path / "a.jsonl") if own.kind == "adjudication"}
-    assert [decided[name].rejected for name in names[:5]] == [None, None, None, "too short", "unclear"]
-    assert [decided[name].differences["Ingredients"].text for name in names[:3]] == ["eggs 1", "eggs 4", "eggs 3"]
+    decided = {
+        own.pair: own
+        for own in collected(admin, tmp_path / "a.jsonl")
+        if own.kind == "adjudication"
+    }
+    assert [decided[name].rejected for name in names[:5]] == [
+        None,
+        None,
+        None,
+        "too short",
+        "unclear",
+    ]
+    assert [decided[name].differences["Ingredients"].text for name in names[:3]] == [
+        "eggs 1",
+        "eggs 4",
+        "eggs 3",
+    ]
 
 
-def test_files_hold_the_same_answers_and_label_studio_comes_back(place: Place, world: Path, tmp_path: Path) -> None:
+def test_files_hold_the_same_answers_and_label_studio_comes_back(
+    place: Place, world: Path, tmp_path: Path
+) -> None:
     admin = place.visit("admin")
     found = collected(admin, tmp_path / "answers.jsonl")
     assert collected(admin, tmp_path / "answers.csv", "csv") == found
@@ -513,7 +632,10 @@ def test_files_hold_the_same_answers_and_label_studio_comes_back(place: Place, w
     assert first == {"done": "6 answers taken", "taken": 6, "left_out": {}, "refused": []}
     before = other.count()
     again = receiver.post("/annotate/admin/import", json={"tasks": tasks}).json()["done"]
-    assert again == "0 answers taken; 6 left out: answered by the same person already" and other.count() == before
+    assert (
+        again == "0 answers taken; 6 left out: answered by the same person already"
+        and other.count() == before
+    )
     copies = collected(receiver, tmp_path / "copies.jsonl")
     assert sorted(map(repr, copies)) == sorted(map(repr, found))
     third = json.loads(json.dumps(tasks).replace('"Ann"', '"Cid"'))
@@ -526,13 +648,24 @@ def test_files_hold_the_same_answers_and_label_studio_comes_back(place: Place, w
 
 
 def of_label_studio(admin: "TestClient", keysteps: list[str]) -> list[dict[str, Any]]:
-    """Tasks of a pair each with one annotation made in Label Studio: the keystep, and score 5 everywhere."""
+    """Tasks of a pair each with one annotation made in Label Studio: the keystep, and score 5
+    everywhere."""
     tasks = json.loads(admin.get("/annotate/admin/export/label-studio").content)
     made = []
     for who, (task, keystep) in enumerate(zip(tasks, keysteps, strict=False), 1):
-        result = {"from_name": "keystep", "to_name": "video1", "type": "textarea", "value": {"text": [keystep]}}
+        result = {
+            "from_name": "keystep",
+            "to_name": "video1",
+            "type": "textarea",
+            "value": {"text": [keystep]},
+        }
         annotation = {"completed_by": who, "created_at": "2026-11-28T09:30:00Z", "lead_time": 4.0}
-        made.append({"data": task["data"], "annotations": [{**annotation, "result": [result] if keystep else []}]})
+        made.append(
+            {
+                "data": task["data"],
+                "annotations": [{**annotation, "result": [result] if keystep else []}],
+            }
+        )
     return made
 
 
@@ -541,19 +674,28 @@ def test_an_import_gives_a_line_for_each_refused_answer(world: Path, tmp_path: P
     admin = place.visit("admin")
     tasks = of_label_studio(admin, ["", "whisk", "w " * 11, "whisk the eggs"])
     found = admin.post("/annotate/admin/import", json={"tasks": tasks, "first": 101}).json()
-    assert (found["taken"], found["left_out"], found["done"]) == (2, {}, "2 answers taken; 2 refused")
+    assert (found["taken"], found["left_out"], found["done"]) == (
+        2,
+        {},
+        "2 answers taken; 2 refused",
+    )
     assert [line.split(" Correct")[0] for line in found["refused"]] == [
-        "the file: task 101: annotation 1: Write the keystep that both clips show, in at most 9 words.",
+        "the file: task 101: annotation 1: Write the keystep that both clips show, in at most 9 "
+        "words.",
         "the file: task 103: annotation 1: The keystep has 11 words; write at most 9.",
     ]
     assert [own.annotator for own in collected(admin, tmp_path / "answers.jsonl")] == ["2", "4"]
     tasks[0] = of_label_studio(admin, ["whisk"])[0]
     tasks[0]["annotations"][0]["completed_by"] = {"email": "x" * 101}
     again = admin.post("/annotate/admin/import", json={"tasks": tasks[:1]}).json()
-    assert again["left_out"] == {"the annotator's name does not have 1 to 100 printable characters": 1}
+    assert again["left_out"] == {
+        "the annotator's name does not have 1 to 100 printable characters": 1
+    }
 
 
-def test_an_import_on_the_page(serve: Callable[..., Server], browser: "Browser", world: Path, tmp_path: Path) -> None:
+def test_an_import_on_the_page(
+    serve: Callable[..., Server], browser: "Browser", world: Path, tmp_path: Path
+) -> None:
     place = Place(world, tmp_path, people=2)
     file = tmp_path / "export.json"
     tasks = of_label_studio(place.visit("admin"), ["whisk", "", "<b>whisk</b>", "w " * 11])
@@ -569,15 +711,24 @@ def test_an_import_on_the_page(serve: Callable[..., Server], browser: "Browser",
         page.get_by_role("button", name="Import", exact=True).click()
         page.locator("#imported li").first.wait_for()
         assert (
-            page.locator("#imported p").inner_text() == "2 answers taken; 2 refused. Reload the page for new figures."
+            page.locator("#imported p").inner_text()
+            == "2 answers taken; 2 refused. Reload the page for new figures."
         )
         lines = page.locator("#imported li").all_inner_texts()
-        assert [line.split(": annotation")[0] for line in lines] == ["the file: task 2", "the file: task 4"]
+        assert [line.split(": annotation")[0] for line in lines] == [
+            "the file: task 2",
+            "the file: task 4",
+        ]
         file.write_text(json.dumps([*tasks[:1], {"id": 9}]))
         page.locator("#file").set_input_files(file)
         page.get_by_role("button", name="Import", exact=True).click()
-        page.get_by_text("Not imported from task 2 on: the file: task 9: data is missing").first.wait_for()
-        assert "1 left out: answered by the same person already." in page.locator("#imported p").inner_text()
+        page.get_by_text(
+            "Not imported from task 2 on: the file: task 9: data is missing"
+        ).first.wait_for()
+        assert (
+            "1 left out: answered by the same person already."
+            in page.locator("#imported p").inner_text()
+        )
         assert page.locator("#imported li").count() == 0
 
 
@@ -607,7 +758,9 @@ def people_of(page: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in page["people"]}
 
 
-def test_an_excluded_person_counts_nowhere_until_included_again(place: Place, tmp_path: Path) -> None:
+def test_an_excluded_person_counts_nowhere_until_included_again(
+    place: Place, tmp_path: Path
+) -> None:
     ann, admin = place.visit("Ann"), place.visit("admin")
     work(ann)
     names = [" ".join(pair) for pair in place.pairs]
@@ -617,10 +770,22 @@ def test_an_excluded_person_counts_nowhere_until_included_again(place: Place, tm
 
     assert admin.post("/annotate/admin/people/exclude", json=person).status_code == 200
     page = admin.get("/annotate/admin").json()
-    assert (page["totals"]["submitted"], page["totals"]["complete"], page["totals"]["open"]) == (3, 0, 0)
-    assert (page["left_out"], page["agreement"]["people"], page["agreement"]["overall"]["items"]) == (3, 1, 0)
+    assert (page["totals"]["submitted"], page["totals"]["complete"], page["totals"]["open"]) == (
+        3,
+        0,
+        0,
+    )
+    assert (
+        page["left_out"],
+        page["agreement"]["people"],
+        page["agreement"]["overall"]["items"],
+    ) == (3, 1, 0)
     row = people_of(page)["Ann"]
-    assert row["excluded"] and row["done"] == 3 and row["distance"] == people_of(before)["Ann"]["distance"]
+    assert (
+        row["excluded"]
+        and row["done"] == 3
+        and row["distance"] == people_of(before)["Ann"]["distance"]
+    )
     for form in ("answers", "csv", "label-studio"):
         assert {own.annotator for own in collected(admin, tmp_path / form, form)} == {"Bob"}
         assert admin.get(f"/annotate/admin/export/{form}").headers["Left-Out"] == "3"
@@ -636,14 +801,24 @@ def test_an_excluded_person_counts_nowhere_until_included_again(place: Place, tm
 
     assert admin.post("/annotate/admin/people/include", json=person).status_code == 200
     page = admin.get("/annotate/admin").json()
-    assert (page["totals"]["submitted"], page["left_out"], people_of(page)["Ann"]["excluded"]) == (7, 0, None)
-    assert admin.get("/annotate/admin/pairs").json()["rows"][0]["submitted"] == ["Ann", "Bob", "Cid"]
+    assert (page["totals"]["submitted"], page["left_out"], people_of(page)["Ann"]["excluded"]) == (
+        7,
+        0,
+        None,
+    )
+    assert admin.get("/annotate/admin/pairs").json()["rows"][0]["submitted"] == [
+        "Ann",
+        "Bob",
+        "Cid",
+    ]
     assert work(ann)["person"] == "Ann"
 
 
 def listed(place: Place) -> list[str]:
     run = [sys.executable, "-m", "stepdiff.app.people", "list", "--annotate", str(place.task)]
-    return subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    return subprocess.run(
+        run, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
 
 
 def test_thumbnails_are_those_of_pairs_and_of_the_admin(place: Place, clips: list[str]) -> None:
@@ -651,7 +826,9 @@ def test_thumbnails_are_those_of_pairs_and_of_the_admin(place: Place, clips: lis
     page = admin.get("/annotate/admin/pairs", headers={"Accept": "text/html"}).text
     assert f'src="/annotate/admin/thumbnail/{reference}"' in page
     thumbnail = admin.get(f"/annotate/admin/thumbnail/{reference}")
-    assert thumbnail.headers["content-type"] == "image/jpeg" and thumbnail.content[:2] == b"\xff\xd8"
+    assert (
+        thumbnail.headers["content-type"] == "image/jpeg" and thumbnail.content[:2] == b"\xff\xd8"
+    )
     others = set(clips) - {clip for pair in place.pairs for clip in pair}
     assert admin.get(f"/annotate/admin/thumbnail/{min(others)}").status_code == 404
     assert place.visit("Ann").get(f"/annotate/admin/thumbnail/{reference}").status_code == 401
@@ -714,7 +891,10 @@ def test_guidelines_are_markdown_and_html_in_them_stays_text(world: Path, tmp_pa
     hostile = "<script>alert(1)</script> [x](javascript:alert(2)) ![y](https://evil.example/y.png)"
     place = Place(world, tmp_path)
     packaged = place.visit("Ann").get("/annotate/guidelines", headers={"Accept": "text/html"}).text
-    assert "<p>Watch the two videos carefully and write down the main differences between them.</p>" in packaged
+    assert (
+        "<p>Watch the two videos carefully and write down the main differences between them.</p>"
+        in packaged
+    )
     place.database.close()
     (tmp_path / "guidelines.md").write_text(text + hostile)
     instructions = "- Watch both clips\n- Follow the guidelines\n- Score"
@@ -732,11 +912,20 @@ def test_people_are_added_listed_and_revoked_by_command(world: Path, tmp_path: P
     place = Place(world, tmp_path)
 
     def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        run = [sys.executable, "-m", "stepdiff.app.people", *arguments, "--annotate", str(place.task)]
+        run = [
+            sys.executable,
+            "-m",
+            "stepdiff.app.people",
+            *arguments,
+            "--annotate",
+            str(place.task),
+        ]
         return subprocess.run(run, cwd=ROOT, capture_output=True, text=True)
 
     made = command("add", "Ann", "Bob", "--url", "https://annotate.example/")
-    lines = re.fullmatch(r"Ann: https://annotate\.example(/annotate/as/\S{22})\nBob: \S+\n", made.stdout)
+    lines = re.fullmatch(
+        r"Ann: https://annotate\.example(/annotate/as/\S{22})\nBob: \S+\n", made.stdout
+    )
     assert made.returncode == 0 and lines is not None
     assert place.visit().get(lines[1]).status_code == 200
     again = command("add", "Cid", "Ann")
@@ -744,7 +933,9 @@ def test_people_are_added_listed_and_revoked_by_command(world: Path, tmp_path: P
     assert command("revoke", "Ann").stdout == "Ann: revoked\n"
     assert place.visit().get(lines[1]).status_code == 401
     listed = ["admin: admin", "Ann: revoked", "Bob: annotator"]
-    assert command("list").stdout == "".join(f"{line}, 0 pairs submitted\n" for line in listed), "Cid was not added"
+    assert command("list").stdout == "".join(f"{line}, 0 pairs submitted\n" for line in listed), (
+        "Cid was not added"
+    )
     assert command("revoke", "admin").returncode == 2 and command("add").returncode == 2
 
 
@@ -760,14 +951,17 @@ def test_the_pages_have_no_serious_finding(
         assert serious_findings(page) == {}, name
 
     for place_of, (scheme, width, height) in enumerate(SCHEMES):
-        with browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme) as context:  # type: ignore[arg-type]
+        with browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme
+        ) as context:  # type: ignore[arg-type]
             page = context.new_page()
             page.goto(f"{url}/annotate")
             check(page, "enter")
             begin(page, url, f"person {place_of}")
             first = number(page)
             check(page, "work")
-            type_keys(page, "Tab", "whisk the eggs", "Tab", "two words", "Control+Enter")  # no score
+            # no score
+            type_keys(page, "Tab", "whisk the eggs", "Tab", "two words", "Control+Enter")
             check(page, "a problem")
             type_keys(page, str(place_of + 1), *["Tab"] * 7, "Control+Enter")
             wait_for_another(page, first)
@@ -791,9 +985,15 @@ def test_a_decision_is_made_with_the_keyboard(
         with page.expect_navigation():  # until the page's script hears keys
             page.locator("table a").first.click()
         row = page.locator("[data-category=Ingredients]")
-        assert (row.locator("select").input_value(), row.locator("input").input_value()) == ("2", "eggs 1")
+        assert (row.locator("select").input_value(), row.locator("input").input_value()) == (
+            "2",
+            "eggs 1",
+        )
         row.locator("[data-take]", has_text="eggs 4").click()  # what a person said
-        assert (row.locator("select").input_value(), row.locator("input").input_value()) == ("4", "eggs 4")
+        assert (row.locator("select").input_value(), row.locator("input").input_value()) == (
+            "4",
+            "eggs 4",
+        )
         row.locator("input").fill("")
         page.locator("#keystep").fill("")
         page.keyboard.press("Control+Enter")
@@ -802,7 +1002,9 @@ def test_a_decision_is_made_with_the_keyboard(
         for field in (page.locator("#keystep"), row.locator("input"), row.locator("select")):
             assert field.get_attribute("aria-invalid") == "true"
             note = page.locator(f"#{field.get_attribute('aria-describedby')}").inner_text()
-            assert note.startswith(("✗ Write the keystep", "✗ Ingredients: describe the difference"))
+            assert note.startswith(
+                ("✗ Write the keystep", "✗ Ingredients: describe the difference")
+            )
         page.locator("[data-take=keystep]").first.click()
         assert page.locator("#keystep").input_value() == "whisk the eggs"
         row.locator("input").fill("quail eggs")
@@ -813,5 +1015,9 @@ def test_a_decision_is_made_with_the_keyboard(
         page.wait_for_url("**/disagreements")
         out = tmp_path / "answers.jsonl"
         out.write_bytes(context.request.get(f"{url}/annotate/admin/export/answers").body())
-    decided = [own.differences["Ingredients"].text for own in read_answers(out) if own.kind == "adjudication"]
+    decided = [
+        own.differences["Ingredients"].text
+        for own in read_answers(out)
+        if own.kind == "adjudication"
+    ]
     assert decided == ["quail eggs", "more eggs"]

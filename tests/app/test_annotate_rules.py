@@ -1,4 +1,5 @@
-"""The rules of assignment against a naive model, and several processes on one database, of which one is killed."""
+"""The rules of assignment against a naive model, and several processes on one database, of which
+one is killed."""
 
 import subprocess
 import sys
@@ -26,11 +27,24 @@ from stepdiff.app.annotating.service import Annotating
 from stepdiff.app.annotating.work import Assigner, Save, Submission
 from stepdiff.app.site import RefusedError, UnknownError
 from stepdiff_core.errors import StepDiffError
-from tests.app.annotation_tasks import CATEGORIES, EMPTY, Clock, history, names, opened, replayed, write_task
+from tests.app.annotation_tasks import (
+    CATEGORIES,
+    EMPTY,
+    Clock,
+    history,
+    names,
+    opened,
+    replayed,
+    write_task,
+)
 
 LIMIT = 30 * 60.0
 WORK, GOLD, TRAINING = names(3), names(1, "gold"), names(1, "training")
-FULL: dict[str, Any] = {"keystep": "whisk eggs", "texts": EMPTY | {"Visuals": "darker"}, "scores": {"Visuals": 2}}
+FULL: dict[str, Any] = {
+    "keystep": "whisk eggs",
+    "texts": EMPTY | {"Visuals": "darker"},
+    "scores": {"Visuals": 2},
+}
 
 
 def identity(pair: tuple[str, str]) -> str:
@@ -56,7 +70,8 @@ class Held:
 
 
 class Rules(RuleBasedStateMachine):
-    """People ask for pairs, save, submit, undo, go away, are revoked, excluded and included again."""
+    """People ask for pairs, save, submit, undo, go away, are revoked, excluded and included
+    again."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,10 +84,16 @@ class Rules(RuleBasedStateMachine):
 
     @initialize(pairs=st.integers(1, 3), per_pair=st.integers(1, 2), known=st.integers(0, 1))
     def begin(self, pairs: int, per_pair: int, known: int) -> None:
-        self.work, self.per_pair, self.gold, self.training = WORK[:pairs], per_pair, GOLD[:known], TRAINING[:known]
+        self.work, self.per_pair, self.gold, self.training = (
+            WORK[:pairs],
+            per_pair,
+            GOLD[:known],
+            TRAINING[:known],
+        )
         path = write_task(Path(self.folder.name), self.work, per_pair, self.gold, self.training)
         made = opened(path, None, self.clock)
-        self.annotating = replace(made, assigner=Assigner(made.task, "seed"))  # the same draws in each run
+        # the same draws in each run
+        self.annotating = replace(made, assigner=Assigner(made.task, "seed"))
         with self.annotating.database.write() as connection:
             for name in ("Ann", "Bob", "Cid"):
                 self.people[name], _ = accounts.add(connection, name, self.clock())
@@ -88,7 +109,11 @@ class Rules(RuleBasedStateMachine):
         assert before == after
 
     def taken(self, pair: str) -> int:
-        held = [own for own in self.held if own.pair == pair and own.kind == "work" and own.state != "expired"]
+        held = [
+            own
+            for own in self.held
+            if own.pair == pair and own.kind == "work" and own.state != "expired"
+        ]
         return sum(own.person not in self.excluded for own in held)
 
     def full(self, pair: str) -> bool:
@@ -146,7 +171,9 @@ class Rules(RuleBasedStateMachine):
             return
         else:
             allowed = [(max(free, key=lambda pair: (self.taken(pair), -free.index(pair))), "work")]
-            allowed += [(identity(pair), "gold") for pair in self.gold if identity(pair) not in seen]
+            allowed += [
+                (identity(pair), "gold") for pair in self.gold if identity(pair) not in seen
+            ]
         assert found is not None and (found.pair.id, found.kind) in allowed
         self.held.append(Held(found.id, name, found.pair.id, found.kind, "open", now, 0))
         self.touch(self.held[-1], "open")
@@ -174,7 +201,14 @@ class Rules(RuleBasedStateMachine):
 
         def change() -> None:
             with self.annotating.database.write() as connection:
-                work.save(connection, assigner, self.people[name], own.id, Save(number=number, changes=text), now)
+                work.save(
+                    connection,
+                    assigner,
+                    self.people[name],
+                    own.id,
+                    Save(number=number, changes=text),
+                    now,
+                )
 
         if name in self.excluded:
             with pytest.raises(RefusedError):
@@ -182,11 +216,14 @@ class Rules(RuleBasedStateMachine):
         elif own.person != name:
             with pytest.raises(UnknownError):
                 change()
-        elif own.state == "submitted" or (own.state == "expired" and own.kind == "work" and self.full(own.pair)):
+        elif own.state == "submitted" or (
+            own.state == "expired" and own.kind == "work" and self.full(own.pair)
+        ):
             with pytest.raises(RefusedError):
                 change()
         elif stale:
-            with pytest.raises(RefusedError, match="is there already"):  # nothing is resumed: all is rolled back
+            # nothing is resumed: all is rolled back
+            with pytest.raises(RefusedError, match="is there already"):
                 change()
         else:
             change()
@@ -209,13 +246,17 @@ class Rules(RuleBasedStateMachine):
                 sent = Submission(number=number, changes=FULL, rejected=reason, seconds=9.0)
                 return work.submit(connection, self.annotating.assigner, sender, own.id, sent, now)
 
-        gone = before == "submitted" or (before == "expired" and own.kind == "work" and self.full(own.pair))
+        gone = before == "submitted" or (
+            before == "expired" and own.kind == "work" and self.full(own.pair)
+        )
         if gone or own.person in self.excluded:
             with pytest.raises(RefusedError):
                 change()
             return
         result = change()
-        assert not result["problems"] and (result["feedback"] is not None) == (own.kind == "training")
+        assert not result["problems"] and (result["feedback"] is not None) == (
+            own.kind == "training"
+        )
         self.touch(own, "submitted")
         own.done, own.number, own.answered = own.last, number, True
         assert number == own.number and change_again(self, own, reason)
@@ -226,7 +267,9 @@ class Rules(RuleBasedStateMachine):
 
         def change() -> int:
             with self.annotating.database.write() as connection:
-                return work.undo(connection, self.annotating.assigner, self.people[name], self.clock())
+                return work.undo(
+                    connection, self.annotating.assigner, self.people[name], self.clock()
+                )
 
         if not done or done[-1].kind == "training" or name in self.excluded:
             with pytest.raises(RefusedError):
@@ -248,14 +291,18 @@ class Rules(RuleBasedStateMachine):
     @rule(name=st.sampled_from(["Ann", "Bob", "Cid"]))
     def exclude(self, name: str) -> None:
         with self.annotating.database.write() as connection:
-            accounts.exclude(connection, accounts.by_id(connection, self.people[name].id), self.clock(), 1)
+            accounts.exclude(
+                connection, accounts.by_id(connection, self.people[name].id), self.clock(), 1
+            )
         self.return_open(name)
         self.excluded.add(name)
 
     @rule(name=st.sampled_from(["Ann", "Bob", "Cid"]))
     def include(self, name: str) -> None:
         with self.annotating.database.write() as connection:
-            accounts.include(connection, accounts.by_id(connection, self.people[name].id), self.clock(), 1)
+            accounts.include(
+                connection, accounts.by_id(connection, self.people[name].id), self.clock(), 1
+            )
         self.excluded.discard(name)
 
     @rule(seconds=st.sampled_from([1.0, 60.0, LIMIT / 2 + 1, LIMIT + 1, -1.0, -LIMIT]))
@@ -271,29 +318,44 @@ class Rules(RuleBasedStateMachine):
         ]
         assert len({(row.person, row.pair) for row in rows}) == len(rows)
         with self.annotating.database.read() as connection:
-            taken = dict(map(tuple, connection.execute(select(tables.pairs.c.pair, tables.pairs.c.taken))))
+            taken = dict(
+                map(tuple, connection.execute(select(tables.pairs.c.pair, tables.pairs.c.taken)))
+            )
             counted = sorted((own.annotator, own.pair) for own in collected.collected(connection))
             left_out = sorted((own.annotator, own.pair) for own in collected.excluded(connection))
             totals = collected.totals(connection, self.per_pair)
-        assert taken == {tables.pair_key(identity(pair)): self.taken(identity(pair)) for pair in self.work}
+        assert taken == {
+            tables.pair_key(identity(pair)): self.taken(identity(pair)) for pair in self.work
+        }
         submitted = [own for own in self.held if own.state == "submitted"]
-        assert counted == sorted((own.person, own.pair) for own in submitted if own.person not in self.excluded)
-        assert left_out == sorted((own.person, own.pair) for own in submitted if own.person in self.excluded)
-        in_work = [own for own in self.held if own.kind == "work" and own.person not in self.excluded]
+        assert counted == sorted(
+            (own.person, own.pair) for own in submitted if own.person not in self.excluded
+        )
+        assert left_out == sorted(
+            (own.person, own.pair) for own in submitted if own.person in self.excluded
+        )
+        in_work = [
+            own for own in self.held if own.kind == "work" and own.person not in self.excluded
+        ]
         assert totals["submitted"] == sum(own.state == "submitted" for own in in_work)
         assert totals["complete"] == sum(self.full(identity(pair)) for pair in self.work)
 
 
 def change_again(machine: Rules, own: Held, reason: str | None) -> bool:
-    """Send a submission again, as a page does that got no response; returns whether it is accepted."""
+    """Send a submission again, as a page does that got no response; returns whether it is
+    accepted."""
     with machine.annotating.database.write() as connection:
         sender = machine.people[own.person]
         again = Submission(number=own.number, changes=FULL, rejected=reason, seconds=9.0)
-        result = work.submit(connection, machine.annotating.assigner, sender, own.id, again, machine.clock())
+        result = work.submit(
+            connection, machine.annotating.assigner, sender, own.id, again, machine.clock()
+        )
         return not result["problems"]
 
 
-Rules.TestCase.settings = settings(max_examples=40, stateful_step_count=40, suppress_health_check=list(HealthCheck))
+Rules.TestCase.settings = settings(
+    max_examples=40, stateful_step_count=40, suppress_health_check=list(HealthCheck)
+)
 test_the_rules_of_assignment_are_those_of_a_naive_model = pytest.mark.full(Rules.TestCase)
 
 
@@ -303,7 +365,8 @@ def made(tmp_path: Path) -> Callable[..., Any]:
 
     def make(**options: Any) -> tuple[Any, Person]:
         annotating = opened(write_task(tmp_path, names(40), **options))
-        annotating = replace(annotating, assigner=Assigner(annotating.task, "seed"))  # the same draws in each run
+        # the same draws in each run
+        annotating = replace(annotating, assigner=Assigner(annotating.task, "seed"))
         with annotating.database.write() as connection:
             return annotating, accounts.add(connection, "Ann", 0.0)[0]
 
@@ -319,7 +382,9 @@ def all_of(annotating: Any, person: Person, changes: dict[str, Any] = FULL) -> l
             if own is None:
                 return found
             sent = Submission(number=1, changes=changes, seconds=5.0)
-            result = work.submit(connection, annotating.assigner, person, own.id, sent, annotating.clock())
+            result = work.submit(
+                connection, annotating.assigner, person, own.id, sent, annotating.clock()
+            )
             found.append((own, result))
 
 
@@ -330,7 +395,9 @@ def test_training_comes_first_and_gold_is_mixed_in_by_the_seed(made: Callable[..
     assert kinds[:2] == ["training"] * 2 and kinds.count("work") == 40
     assert 1 <= kinds.count("gold") <= 14, "about one in ten"
     assert "training" not in kinds[2:] and kinds[-1] == "work"
-    assert [result["feedback"] is not None for _, result in found] == [kind == "training" for kind in kinds]
+    assert [result["feedback"] is not None for _, result in found] == [
+        kind == "training" for kind in kinds
+    ]
     judged = found[0][1]["feedback"]["scores"]
     assert [(own["category"], own["yours"], own["known"], own["agrees"]) for own in judged] == [
         ("Ingredients", 5, 3, False),
@@ -339,7 +406,9 @@ def test_training_comes_first_and_gold_is_mixed_in_by_the_seed(made: Callable[..
 
 
 @pytest.mark.parametrize(("rate", "first", "count"), [(0.0, "work", 0), (1.0, "gold", 30)])
-def test_gold_rate_is_the_share_of_gold_pairs(made: Callable[..., Any], rate: float, first: str, count: int) -> None:
+def test_gold_rate_is_the_share_of_gold_pairs(
+    made: Callable[..., Any], rate: float, first: str, count: int
+) -> None:
     annotating, person = made(gold=names(30, "gold"), gold_rate=rate)
     kinds = [own.kind for own, _ in all_of(annotating, person)]
     assert kinds[0] == first and kinds.count("gold") == count
@@ -347,7 +416,8 @@ def test_gold_rate_is_the_share_of_gold_pairs(made: Callable[..., Any], rate: fl
 
 
 def test_a_score_that_nobody_chose_is_refused(made: Callable[..., Any]) -> None:
-    """A category that nobody touched has no score; a text that was left empty means 5; a lower score needs a text."""
+    """A category that nobody touched has no score; a text that was left empty means 5; a lower
+    score needs a text."""
     annotating, person = made()
 
     def submit(number: int, **changes: Any) -> dict[str, Any]:
@@ -358,7 +428,9 @@ def test_a_score_that_nobody_chose_is_refused(made: Callable[..., Any]) -> None:
 
     assert len(submit(1, texts=EMPTY)["problems"]) == 1, "no keystep"
     (problem,) = submit(1, keystep="whisk", texts=EMPTY, scores={"Visuals": 4})["problems"]
-    assert problem == "Visual differences: describe the difference, or choose score 5 (not different)."
+    assert (
+        problem == "Visual differences: describe the difference, or choose score 5 (not different)."
+    )
     assert len(submit(1, keystep="whisk")["problems"]) == len(CATEGORIES)
     untouched = {name: "" for name in CATEGORIES if name != "Actions"}
     (problem,) = submit(1, keystep="whisk", texts=untouched)["problems"]
@@ -380,21 +452,33 @@ def test_a_change_and_its_event_are_there_both_or_neither(made: Callable[..., An
 
 
 def answered(pair: tuple[str, str], name: str) -> Answer:
-    return Answer(identity(pair), *pair, name, "whisk", {category: Judgement("", 5) for category in CATEGORIES})
+    return Answer(
+        identity(pair),
+        *pair,
+        name,
+        "whisk",
+        {category: Judgement("", 5) for category in CATEGORIES},
+    )
 
 
 def taken(annotating: Any, person: Person, *found: Answer) -> dict[str, int]:
     with annotating.database.write() as connection:
         refused: list[str] = []
         placed = [(str(place), answer) for place, answer in enumerate(found)]
-        counts = dict(collected.take(connection, annotating.task, placed, person, 1.0, refused.append))
+        counts = dict(
+            collected.take(connection, annotating.task, placed, person, 1.0, refused.append)
+        )
         return counts | ({"refused": len(refused)} if refused else {})
 
 
 def test_imported_answers_keep_the_rules_of_assignment(made: Callable[..., Any]) -> None:
     annotating, person = made(people=2)
     given = [answered(names(1)[0], name) for name in ("Bob", "Bob", "Cid", "Dan")]
-    counts = {"taken": 2, "answered by the same person already": 1, "answered by enough people already": 1}
+    counts = {
+        "taken": 2,
+        "answered by the same person already": 1,
+        "answered by enough people already": 1,
+    }
     assert taken(annotating, person, *given) == counts
 
 
@@ -418,7 +502,9 @@ def test_an_imported_answer_keeps_the_rules_of_the_form(made: Callable[..., Any]
 
 def test_an_answer_about_another_pair_is_left_out(made: Callable[..., Any]) -> None:
     annotating, person = made()
-    assert taken(annotating, person, answered(("other", "clips"), "Bob")) == {"not a pair of the task": 1}
+    assert taken(annotating, person, answered(("other", "clips"), "Bob")) == {
+        "not a pair of the task": 1
+    }
     turned = replace(answered(names(1)[0], "Bob"), reference="clip_0b", candidate="clip_0a")
     assert taken(annotating, person, turned) == {"not a pair of the task": 1}
 
@@ -430,11 +516,14 @@ def test_pairs_that_leave_and_enter_the_task_are_followed(tmp_path: Path) -> Non
     all_of(annotating, person)
     annotating.database.close()
     later = opened(write_task(tmp_path, names(4)[1:], people=1))
-    assert [own.pair.id for own, _ in all_of(later, person)] == [identity(pair) for pair in names(4)[2:]]
+    assert [own.pair.id for own, _ in all_of(later, person)] == [
+        identity(pair) for pair in names(4)[2:]
+    ]
 
 
 @pytest.mark.parametrize(
-    "url", ["mysql://a/b", "x", "sqlite:////none/such/folder/a.db", "postgresql+psycopg://127.0.0.1:1/x"]
+    "url",
+    ["mysql://a/b", "x", "sqlite:////none/such/folder/a.db", "postgresql+psycopg://127.0.0.1:1/x"],
 )
 def test_a_database_that_cannot_be_opened_is_one_line(url: str) -> None:
     with pytest.raises(StepDiffError, match=r"^database: [^\n]+$"):
@@ -449,13 +538,17 @@ EVERYONE = [f"person {number}" for number in range(8)]
 def start(task: Path, url: str, group: list[str]) -> "subprocess.Popen[str]":
     """Start a process in which a group of people annotates, and wait until it begins."""
     command = [sys.executable, str(ROOT / "tests/app/annotate_worker.py"), str(task), url, *group]
-    process = subprocess.Popen(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     return process
 
 
 @pytest.mark.full
-def test_processes_on_one_database_lose_nothing(new_url: Callable[[str], str], tmp_path: Path) -> None:
+def test_processes_on_one_database_lose_nothing(
+    new_url: Callable[[str], str], tmp_path: Path
+) -> None:
     url, task = new_url("together"), write_task(tmp_path, names(PAIRS), PEOPLE)
     annotating = Annotating.open(task, url)
     with annotating.database.write() as connection:
@@ -473,7 +566,9 @@ def test_processes_on_one_database_lose_nothing(new_url: Callable[[str], str], t
         rows = connection.execute(select(assignments)).all()
         found: list[Answer] = list(collected.collected(connection))
     assert len({(row.person, row.pair) for row in rows}) == len(rows), "nobody sees a pair twice"
-    taken = {pair: [row.slot for row in rows if row.pair == pair] for pair in {row.pair for row in rows}}
+    taken = {
+        pair: [row.slot for row in rows if row.pair == pair] for pair in {row.pair for row in rows}
+    }
     assert len(taken) == PAIRS and all(sorted(slots) == [1, 2, 3] for slots in taken.values())
     left_open = [row for row in rows if row.state == "open"]
     assert len(found) == PAIRS * PEOPLE - len(left_open) and len(left_open) <= 2
@@ -486,7 +581,9 @@ def test_processes_on_one_database_lose_nothing(new_url: Callable[[str], str], t
 
 
 @pytest.mark.full
-def test_consecutive_saves_of_one_field_are_one_event(new_url: Callable[[str], str], tmp_path: Path) -> None:
+def test_consecutive_saves_of_one_field_are_one_event(
+    new_url: Callable[[str], str], tmp_path: Path
+) -> None:
     clock = Clock()
     annotating = Annotating.open(write_task(tmp_path, names(2)), new_url("saves"), clock)
     assigner = annotating.assigner
@@ -508,13 +605,18 @@ def test_consecutive_saves_of_one_field_are_one_event(new_url: Callable[[str], s
     def saved() -> list[tuple[int, dict[str, object]]]:
         with annotating.database.read() as connection:
             return [
-                (event.person or 0, event.data["changes"]) for event in history(connection) if event.kind == "saved"
+                (event.person or 0, event.data["changes"])
+                for event in history(connection)
+                if event.kind == "saved"
             ]
 
     for length in range(1, 50):
         save(ann, texts={"Visuals": "d" * length})
         save(bob, texts={"Visuals": "b" * length})  # saves of another person do not end the run
-    assert saved() == [(ann.id, {"texts": {"Visuals": "d" * 49}}), (bob.id, {"texts": {"Visuals": "b" * 49}})]
+    assert saved() == [
+        (ann.id, {"texts": {"Visuals": "d" * 49}}),
+        (bob.id, {"texts": {"Visuals": "b" * 49}}),
+    ]
     save(ann, scores={"Visuals": 2})
     save(ann, texts={"Visuals": "darker"})
     save(ann, texts={"Visuals": "darker eggs"})
@@ -523,9 +625,14 @@ def test_consecutive_saves_of_one_field_are_one_event(new_url: Callable[[str], s
         {"scores": {"Visuals": 2}},
         {"texts": {"Visuals": "darker eggs"}},
     ]
-    with pytest.raises(DBAPIError, match="events are never changed"), annotating.database.write() as connection:
+    with (
+        pytest.raises(DBAPIError, match="events are never changed"),
+        annotating.database.write() as connection,
+    ):
         last = select(func.max(events.c.seq)).where(events.c.kind == "saved").scalar_subquery()
-        connection.execute(update(events).where(events.c.kind == "saved", events.c.seq < last).values(data="{}"))
+        connection.execute(
+            update(events).where(events.c.kind == "saved", events.c.seq < last).values(data="{}")
+        )
     copy = Database.open(new_url("copy"))
     before, after = replayed(annotating.database, annotating.task, copy)
     assert before == after
@@ -534,13 +641,17 @@ def test_consecutive_saves_of_one_field_are_one_event(new_url: Callable[[str], s
 
 
 @pytest.mark.full
-def test_a_second_start_keeps_seed_admin_and_pairs(new_url: Callable[[str], str], tmp_path: Path) -> None:
+def test_a_second_start_keeps_seed_admin_and_pairs(
+    new_url: Callable[[str], str], tmp_path: Path
+) -> None:
     task, url = write_task(tmp_path, names(3)), new_url("again")
     first = Annotating.open(task, url)
     second = Annotating.open(task, url)
     assert first.new_admin is not None and second.new_admin is None
     with first.database.read() as connection:
-        kinds = [row.kind for row in connection.execute(select(events.c.kind).order_by(events.c.seq))]
+        kinds = [
+            row.kind for row in connection.execute(select(events.c.kind).order_by(events.c.seq))
+        ]
     assert kinds == ["created", "task", "added"]
     first.database.close()
     second.database.close()

@@ -1,8 +1,8 @@
 """The player and its address, accessibility of all pages, and their pictures, in a real browser.
 
-`DEMO=FOLDER pytest tests/app/test_browser.py -k picture_of` writes the pictures of the docs; `make demo` ran in FOLDER.
-Without DEMO the pages of a small world are pictured, in a temporary folder, with no trained head.
-docs/recording.py records the page of a pair.
+`DEMO=FOLDER pytest tests/app/test_browser.py -k picture_of` writes the pictures of the docs; `make
+demo` ran in FOLDER. Without DEMO the pages of a small world are pictured, in a temporary folder,
+with no trained head. docs/recording.py records the page of a pair.
 """
 
 import os
@@ -37,7 +37,8 @@ pytestmark = pytest.mark.full
 PLAYER = "document.querySelector('[data-player]').player"
 FRAMES = """async (steps) => {
   const {player} = document.querySelector("[data-player]"), [video] = player.videos;
-  const frame = () => new Promise((found) => video.requestVideoFrameCallback((_, data) => found(data.mediaTime)));
+  const frame = () => new Promise((shown) =>
+    video.requestVideoFrameCallback((_, data) => shown(data.mediaTime)));
   let next = frame();
   player.seek(0.5);
   const times = [await next];
@@ -53,16 +54,24 @@ FRAMES = """async (steps) => {
 @pytest.fixture(scope="module")
 def pair(world: Path) -> list[str]:
     """Two clips of one step with different lengths."""
-    clips = Store.open(world / "features").catalog("clips").frame().filter(pl.col("step") == "whisk the eggs")
+    clips = (
+        Store.open(world / "features")
+        .catalog("clips")
+        .frame()
+        .filter(pl.col("step") == "whisk the eggs")
+    )
     clips = clips.with_columns(length=pl.col("end") - pl.col("start")).sort("length")
     return [clips["key"][0], clips["key"][-1]]
 
 
 @pytest.fixture
 def opened(serve: Callable[..., Server], tab: "Page", pair: list[str]) -> "Page":
-    """The page of the pair, while both clips play: their first frames are shown, which tells where frames begin."""
+    """The page of the pair, while both clips play: their first frames are shown, which tells where
+    frames begin."""
     tab.goto(f"{serve().url}/pair?reference={pair[0]}&candidate={pair[1]}")
-    tab.wait_for_function(f"() => {PLAYER}.playing && {PLAYER}.videos.every((video) => video.phase !== undefined)")
+    tab.wait_for_function(
+        f"() => {PLAYER}.playing && {PLAYER}.videos.every((video) => video.phase !== undefined)"
+    )
     return tab
 
 
@@ -88,7 +97,9 @@ def test_a_clip_that_has_ended_plays_again_after_a_seek(opened: "Page") -> None:
     opened.evaluate(f"{PLAYER}.seek({PLAYER}.videos[0].duration - 0.05)")
     opened.wait_for_function(f"() => {PLAYER}.videos[0].ended && {PLAYER}.playing")
     opened.evaluate(f"{PLAYER}.seek(0.5)")
-    opened.wait_for_function(f"() => !{PLAYER}.videos[0].paused && {PLAYER}.videos[0].currentTime > 0.6")
+    opened.wait_for_function(
+        f"() => !{PLAYER}.videos[0].paused && {PLAYER}.videos[0].currentTime > 0.6"
+    )
 
 
 def test_a_frame_step_shows_the_next_frame_of_the_video(opened: "Page") -> None:
@@ -127,12 +138,20 @@ def test_clips_of_equal_length_end_together(opened: "Page") -> None:
 def alignment(world: Path) -> Alignment:
     """The two clips of different videos whose alignment is least like stretching one of them."""
     store = Store.open(world / "features")
-    view, frame = store.view("clips", "efficientnet-lite0"), store.catalog("clips").frame(["key", "video"])
+    view, frame = (
+        store.view("clips", "efficientnet-lite0"),
+        store.catalog("clips").frame(["key", "video"]),
+    )
     clips = [(video, read_moments(view, key)) for key, video in frame.iter_rows()]
-    aligned = [align(one, two) for (video, one), (other, two) in permutations(clips, 2) if video != other]
+    aligned = [
+        align(one, two) for (video, one), (other, two) in permutations(clips, 2) if video != other
+    ]
 
     def unlike_stretching(alignment: Alignment) -> float:
-        (one, two), times = (alignment.first.seconds, alignment.second.seconds), np.linspace(0, 1, 50)
+        (one, two), times = (
+            (alignment.first.seconds, alignment.second.seconds),
+            np.linspace(0, 1, 50),
+        )
         warp = alignment.warp(one[0] + times * (one[-1] - one[0]))
         return float(np.abs(warp - two[0] - times * (two[-1] - two[0])).max())
 
@@ -176,7 +195,9 @@ def test_video_2_follows_the_alignment_within_a_frame(
     strip = tab.get_by_role("slider", name="Place in Video 1")
     strip.click(position={"x": strip.bounding_box()["width"] * 0.5, "y": 5})  # type: ignore[index]
     time, place = tab.evaluate(f"[{PLAYER}.time, {PLAYER}.videos[1].currentTime]")
-    assert place == pytest.approx(alignment.warp(first.seconds[0] + time) - second.seconds[0], abs=0.01)
+    assert place == pytest.approx(
+        alignment.warp(first.seconds[0] + time) - second.seconds[0], abs=0.01
+    )
 
 
 def test_a_clip_is_moved_alone_and_both_loop_where_set(opened: "Page") -> None:
@@ -185,23 +206,35 @@ def test_a_clip_is_moved_alone_and_both_loop_where_set(opened: "Page") -> None:
     strip = opened.get_by_role("slider", name="Place in Video 2")
     box, length = strip.bounding_box(), opened.evaluate(f"{PLAYER}.videos[1].duration")
     for part in (0.6, 0.1):  # later and earlier than Video 1, which has no time before its begin
-        strip.click(modifiers=["Shift"], position={"x": box["width"] * part, "y": 5})  # type: ignore[index]
+        strip.click(modifiers=["Shift"], position={"x": box["width"] * part, ("y"): 5})  # type: ignore[index]
         times = opened.evaluate(f"{PLAYER}.videos.map((video) => video.currentTime)")
         assert times == pytest.approx([1, length * part], abs=0.03)
     opened.keyboard.press("o")
     assert opened.evaluate(f"{PLAYER}.time") == 0
     assert opened.evaluate(f"{PLAYER}.videos.map((video) => video.currentTime)") == times
-    offsets = [float(field.input_value()) for field in opened.get_by_label("begins at, in seconds").all()]
+    offsets = [
+        float(field.input_value()) for field in opened.get_by_label("begins at, in seconds").all()
+    ]
     assert offsets == pytest.approx(times, abs=0.01)
     for time, name in ((0.3, "i"), (0.9, "u")):
         opened.evaluate(f"{PLAYER}.seek({time})")
         opened.keyboard.press(name)
     opened.keyboard.press("Space")
-    played = [opened.evaluate(f"new Promise(requestAnimationFrame).then(() => {PLAYER}.time)") for _ in range(40)]
-    assert 0.29 < min(played) and max(played) < 1.2 and any(after < before for before, after in pairwise(played))
+    played = [
+        opened.evaluate(f"new Promise(requestAnimationFrame).then(() => {PLAYER}.time)")
+        for _ in range(40)
+    ]
+    assert (
+        0.29 < min(played)
+        and max(played) < 1.2
+        and any(after < before for before, after in pairwise(played))
+    )
     opened.keyboard.press("Space")
     opened.keyboard.press("0")
-    assert opened.evaluate(f"[{PLAYER}.offsets, {PLAYER}.ranges]") == [[0, 0], [[None, None], [None, None]]]
+    assert opened.evaluate(f"[{PLAYER}.offsets, {PLAYER}.ranges]") == [
+        [0, 0],
+        [[None, None], [None, None]],
+    ]
 
 
 PLAYED = """async (frames) => {
@@ -222,17 +255,24 @@ def test_loop_warp_and_address_obey_in_and_out_of_each_clip(opened: "Page") -> N
 
     def press(video: int, name: str, clock: float) -> None:
         opened.evaluate(f"{PLAYER}.seek({clock})")
-        opened.get_by_role("group", name=f"In, out and begin of Video {video}").get_by_role("button", name=name).focus()
+        opened.get_by_role("group", name=f"In, out and begin of Video {video}").get_by_role(
+            "button", name=name
+        ).focus()
         opened.keyboard.press("Enter")
 
     opened.keyboard.press("Space")
     press(1, "In", 0.4)
-    assert opened.evaluate(f"[{PLAYER}.begin, {PLAYER}.offsets]") == [0.4, [0, 0]]  # one is for both
+    # one is for both
+    assert opened.evaluate(f"[{PLAYER}.begin, {PLAYER}.offsets]") == [0.4, [0, 0]]
     press(2, "In", 1.0)
     assert opened.evaluate(times) == pytest.approx([0.4, 1.0], abs=0.002), "both begin together"
     press(1, "Out", 0.8)
     press(2, "Out", 1.6)
-    shown = opened.get_by_role("group", name="In, out and begin of Video 2").get_by_role("button").all_inner_texts()
+    shown = (
+        opened.get_by_role("group", name="In, out and begin of Video 2")
+        .get_by_role("button")
+        .all_inner_texts()
+    )
     assert shown == ["In 1.00", "Out 2.20"]
     for video, words in ((1, "0.4,0.8"), (2, "1,2.2")):
         ends = [opened.evaluate(f"{PLAYER}.ranges[{video - 1}][{end}]") for end in (0, 1)]
@@ -245,9 +285,13 @@ def test_loop_warp_and_address_obey_in_and_out_of_each_clip(opened: "Page") -> N
         clock, one, two = np.array(opened.evaluate(PLAYED, 100)).T
         assert one.min() > 0.35 and two.min() > 0.95
         # A picture may be past the point where the browser draws few: it is held in the next one.
-        assert np.quantile(one, 0.8) < 0.85 and np.quantile(two, 0.9) < 2.25, "a clip goes on after its out point"
+        assert np.quantile(one, 0.8) < 0.85 and np.quantile(two, 0.9) < 2.25, (
+            "a clip goes on after its out point"
+        )
         if not warped:
-            assert np.median(one[clock > 1.1]) == pytest.approx(0.8, abs=0.002), "Video 1 waits for Video 2"
+            assert np.median(one[clock > 1.1]) == pytest.approx(0.8, abs=0.002), (
+                "Video 1 waits for Video 2"
+            )
         opened.evaluate(f"{PLAYER}.pause()")
     opened.keyboard.press("w")
     opened.evaluate(f"{PLAYER}.seek(0.5)")
@@ -255,11 +299,17 @@ def test_loop_warp_and_address_obey_in_and_out_of_each_clip(opened: "Page") -> N
     ranges = opened.evaluate(f"{PLAYER}.ranges")
     opened.reload()
     opened.wait_for_function(f"() => {PLAYER}.ready && {PLAYER}.time > 0")
-    assert np.array(opened.evaluate(f"{PLAYER}.ranges")) == pytest.approx(np.array(ranges), abs=0.001)
+    assert np.array(opened.evaluate(f"{PLAYER}.ranges")) == pytest.approx(
+        np.array(ranges), abs=0.001
+    )
     offsets, before = opened.evaluate(f"{PLAYER}.offsets"), opened.evaluate(times)
     opened.keyboard.press("x")
-    opened.wait_for_function(f"() => {PLAYER}.ready && {PLAYER}.ranges[0][1] > 2 && {PLAYER}.time > 0")
-    assert np.array(opened.evaluate(f"{PLAYER}.ranges")) == pytest.approx(np.array(ranges[::-1]), abs=0.001)
+    opened.wait_for_function(
+        f"() => {PLAYER}.ready && {PLAYER}.ranges[0][1] > 2 && {PLAYER}.time > 0"
+    )
+    assert np.array(opened.evaluate(f"{PLAYER}.ranges")) == pytest.approx(
+        np.array(ranges[::-1]), abs=0.001
+    )
     assert opened.evaluate(f"{PLAYER}.offsets") == pytest.approx(offsets[::-1], abs=0.001)
     assert opened.evaluate(times) == pytest.approx(before[::-1], abs=0.002)
     opened.keyboard.press("i")
@@ -286,11 +336,22 @@ def test_the_address_opens_what_another_person_sees(opened: "Page", browser: "Br
         page.goto(opened.url)
         page.wait_for_function(f"() => {PLAYER}.ready && {PLAYER}.alignment && {PLAYER}.time > 0")
         state, other = (each.evaluate(f"{PLAYER}.state") for each in (page, opened))
-        assert np.array(state.pop("ranges")) == pytest.approx(np.array(other.pop("ranges")), abs=0.001)
+        assert np.array(state.pop("ranges")) == pytest.approx(
+            np.array(other.pop("ranges")), abs=0.001
+        )
         assert state == other
-        assert state["speed"] == 0.5 and state["warped"] and not state["looping"] and state["offsets"] == [0, 0.25]
+        assert (
+            state["speed"] == 0.5
+            and state["warped"]
+            and not state["looping"]
+            and state["offsets"] == [0, 0.25]
+        )
         assert page.evaluate(times) == pytest.approx(opened.evaluate(times), abs=0.002)
-        page.goto(opened.url.replace("time=1.25", "time=x").replace("in=0.5", "in=-1").replace("speed=0.5", "speed=9"))
+        page.goto(
+            opened.url.replace("time=1.25", "time=x")
+            .replace("in=0.5", "in=-1")
+            .replace("speed=0.5", "speed=9")
+        )
         page.wait_for_function(f"() => {PLAYER}.playing")
         assert page.evaluate(f"[{PLAYER}.speed, {PLAYER}.ranges[0]]") == [1, [None, 1.5]]
 
@@ -299,7 +360,8 @@ def test_space_plays_after_a_click_and_reduced_motion_pauses(opened: "Page") -> 
     opened.get_by_role("button", name="Loop").click()
     opened.keyboard.press("Space")
     assert opened.evaluate(f"[{PLAYER}.playing, {PLAYER}.looping]") == [False, False]
-    opened.get_by_role("button", name="Loop").focus()  # as with the tab key: the button has its own space
+    # as with the tab key: the button has its own space
+    opened.get_by_role("button", name="Loop").focus()
     opened.keyboard.press("Space")
     assert opened.evaluate(f"[{PLAYER}.playing, {PLAYER}.looping]") == [False, True]
     opened.emulate_media(reduced_motion="reduce")
@@ -308,10 +370,15 @@ def test_space_plays_after_a_click_and_reduced_motion_pauses(opened: "Page") -> 
     assert not opened.evaluate(f"{PLAYER}.playing || {PLAYER}.wanted")
 
 
-def test_a_clip_that_cannot_be_shown_gives_its_reason(world: Path, browser: "Browser", tmp_path: Path) -> None:
-    """One video is gone, one is cut short, and one breaks off before the clip, which is found when it is cut."""
+def test_a_clip_that_cannot_be_shown_gives_its_reason(
+    world: Path, browser: "Browser", tmp_path: Path
+) -> None:
+    """One video is gone, one is cut short, and one breaks off before the clip, which is found when
+    it is cut."""
     clips = Store.open(world / "features").catalog("clips").frame()
-    gone, short, early, there = (clips.filter(pl.col("video") == name) for name in clips["video"].unique().sort()[:4])
+    gone, short, early, there = (
+        clips.filter(pl.col("video") == name) for name in clips["video"].unique().sort()[:4]
+    )
     (tmp_path / "features").symlink_to(world / "features")
     shutil.copytree(world / "kitchen/videos", tmp_path / "kitchen/videos")
     paths = [tmp_path / "kitchen" / one["video"][0] for one in (gone, short, early)]
@@ -329,7 +396,9 @@ def test_a_clip_that_cannot_be_shown_gives_its_reason(world: Path, browser: "Bro
     for videos in (None, ""):
         server = Server(tmp_path, tmp_path / "cache", videos=videos)
         try:
-            for key, reason, path in cases if videos is None else [(first[0], "--videos FOLDER", gone["video"][0])]:
+            for key, reason, path in (
+                cases if videos is None else [(first[0], "--videos FOLDER", gone["video"][0])]
+            ):
                 with browser.new_context(viewport={"width": 1280, "height": 720}) as context:
                     page = context.new_page()
                     errors: list[object] = []
@@ -338,21 +407,32 @@ def test_a_clip_that_cannot_be_shown_gives_its_reason(world: Path, browser: "Bro
                     hint = page.locator(".screen.one .hint")
                     hint.get_by_text(reason).wait_for()
                     assert path in hint.inner_text()
-                    assert not page.locator(".screen.one :is(video, img)").filter(visible=True).count()
+                    assert (
+                        not page.locator(".screen.one :is(video, img)").filter(visible=True).count()
+                    )
                     if videos is None:
-                        page.wait_for_function(f"() => {PLAYER}.playing && {PLAYER}.videos[1].currentTime > 0.1")
+                        page.wait_for_function(
+                            f"() => {PLAYER}.playing && {PLAYER}.videos[1].currentTime > 0.1"
+                        )
                         page.get_by_role("button", name="Pause").click()
                     page.get_by_role("button", name="Loop").click()
-                    assert page.evaluate(f"[{PLAYER}.playing, {PLAYER}.looping]") == [False, False] and not errors
+                    assert (
+                        page.evaluate(f"[{PLAYER}.playing, {PLAYER}.looping]") == [False, False]
+                        and not errors
+                    )
         finally:
             server.kill()
 
 
 def index_first(path: Path) -> None:
-    """Write a video again with its index before its pictures, so that a part of the file can be opened."""
+    """Write a video again with its index before its pictures, so that a part of the file can be
+    opened."""
     whole = path.with_suffix(".whole.mp4")
     path.rename(whole)
-    with av.open(str(whole)) as source, av.open(str(path), "w", options={"movflags": "+faststart"}) as target:
+    with (
+        av.open(str(whole)) as source,
+        av.open(str(path), "w", options={"movflags": "+faststart"}) as target,
+    ):
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(source.streams.video[0]):
             if packet.dts is not None:
@@ -362,18 +442,31 @@ def index_first(path: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [1440, 390])
-def test_the_page_of_a_comparison_plays_and_prints(world: Path, tab: "Page", tmp_path: Path, width: int) -> None:
-    one, two = (read_clip(f"{world}/kitchen/videos/kitchen_000{number}.mp4@0.5-3") for number in (0, 1))
+def test_the_page_of_a_comparison_plays_and_prints(
+    world: Path, tab: "Page", tmp_path: Path, width: int
+) -> None:
+    one, two = (
+        read_clip(f"{world}/kitchen/videos/kitchen_000{number}.mp4@0.5-3") for number in (0, 1)
+    )
     said = [Difference("Tools/Equipment", "In Video 2, a fork, and a red pan.", -1.0, "")]
     moments = [Moment(2, "red pan", 9.1, 8.8, (2.0,))]
     clearest = {"fork": (None, 1.5), "red pan": (1.0, 2.0)}
     only: tuple[list[Span], list[Span]] = ([(0.5, 1.0)], [])
-    write_report(tmp_path / "page.html", Comparison((one, two), "words", said, moments, 0.5, clearest, only))
+    write_report(
+        tmp_path / "page.html", Comparison((one, two), "words", said, moments, 0.5, clearest, only)
+    )
     tab.set_viewport_size({"width": width, "height": 844})
     tab.goto(f"file://{tmp_path}/page.html")
-    tab.wait_for_function(f"() => {PLAYER}.playing && {PLAYER}.videos.every((video) => video.currentTime > 0.2)")
+    tab.wait_for_function(
+        f"() => {PLAYER}.playing && {PLAYER}.videos.every((video) => video.currentTime > 0.2)"
+    )
     boxes = [video.bounding_box() for video in tab.locator("video").all()]
-    assert boxes[0] and boxes[1] and boxes[0]["y"] == boxes[1]["y"] and boxes[1]["x"] + boxes[1]["width"] <= width
+    assert (
+        boxes[0]
+        and boxes[1]
+        and boxes[0]["y"] == boxes[1]["y"]
+        and boxes[1]["x"] + boxes[1]["width"] <= width
+    )
     tab.evaluate(f"{PLAYER}.seek({PLAYER}.length - 0.2)")
     tab.wait_for_function(f"() => {PLAYER}.playing && {PLAYER}.time < 1")
     tab.keyboard.press("Space")
@@ -381,7 +474,8 @@ def test_the_page_of_a_comparison_plays_and_prints(world: Path, tab: "Page", tmp
     tab.keyboard.press(".")
     assert 0 < tab.evaluate(f"{PLAYER}.time") - before <= 1.5 / 12
     times = f"{PLAYER}.videos.map((video) => video.currentTime)"
-    for word, shown in (("fork", [1.0, 1.0]), ("red pan", [0.5, 1.5])):  # a word of one clip leaves both in step
+    # a word of one clip leaves both in step
+    for word, shown in (("fork", [1.0, 1.0]), ("red pan", [0.5, 1.5])):
         tab.get_by_role("link", name=word).click()
         assert tab.evaluate(times) == pytest.approx(shown, abs=0.01)
     findings = serious_findings(tab, ("moderate", "serious", "critical"))
@@ -394,10 +488,15 @@ def test_the_page_of_a_comparison_plays_and_prints(world: Path, tab: "Page", tmp
     assert tab.evaluate("scrollY") == top, "the small player is in sight"
     tab.emulate_media(media="print")
     assert tab.locator(".stage").evaluate("(stage) => getComputedStyle(stage).position") == "static"
-    stage, room, words = (tab.locator(part).first.bounding_box() for part in (".stage", ":has(> .stage)", "main h2"))
+    stage, room, words = (
+        tab.locator(part).first.bounding_box() for part in (".stage", ":has(> .stage)", "main h2")
+    )
     assert stage and room and words and stage["y"] + stage["height"] <= words["y"]
     assert room["height"] == pytest.approx(stage["height"], abs=1), "an empty block"
-    shown = [tab.locator(f".screen :is({kind})").filter(visible=True).count() for kind in ("img", "video, button")]
+    shown = [
+        tab.locator(f".screen :is({kind})").filter(visible=True).count()
+        for kind in ("img", "video, button")
+    ]
     assert shown == [2, 0]
 
 
@@ -423,12 +522,14 @@ BROKEN = """() => {
   const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   for (let node = walker.nextNode(); node; node = walker.nextNode()) {
     const element = node.parentElement;
-    if (!element.checkVisibility() || element.closest("code, script, option, .visually-hidden, .unseen")) continue;
+    const unseen = element.closest("code, script, option, .visually-hidden, .unseen");
+    if (!element.checkVisibility() || unseen) continue;
     for (const {0: word, index} of node.data.matchAll(/\\p{L}{2,20}/gu)) {
       const range = document.createRange();
       range.setStart(node, index);
       range.setEnd(node, index + word.length);
-      if (new Set([...range.getClientRects()].map((box) => Math.round(box.top))).size > 1) found.push(word);
+      const lines = new Set([...range.getClientRects()].map((box) => Math.round(box.top)));
+      if (lines.size > 1) found.push(word);
     }
   }
   return found;
@@ -437,7 +538,9 @@ BROKEN = """() => {
 
 
 @pytest.fixture(scope="module")
-def site(serve: Callable[..., Server], world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def site(
+    serve: Callable[..., Server], world: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
     """The address of each page."""
     folder = tmp_path_factory.mktemp("answers")
     store, videos = world / "features", world / "kitchen"
@@ -448,21 +551,27 @@ def site(serve: Callable[..., Server], world: Path, tmp_path_factory: pytest.Tem
             write(folder, f"{task}_{name}", task, rows, guesses(task, rows, seed), control="none")
     task = write_task(folder / "task", [(clips[0], clips[1])])
     write_words(world, folder / "runs" / "words")
-    url = serve("--predictions", str(folder), "--annotate", str(task), "--runs", str(folder / "runs")).url
+    url = serve(
+        "--predictions", str(folder), "--annotate", str(task), "--runs", str(folder / "runs")
+    ).url
     assert audit.main(
         [str(videos / "pairqa_train.jsonl"), "--out", str(folder / "audit.html"), "--samples", "6"]
         + ["--store", str(store), "--videos", str(videos)]
     ) in (0, 1)
-    return {name: url + address.format(*clips) for name, address in PAGES.items() if name not in FILES} | {
-        name: f"file://{folder / name}.html" for name in FILES
-    }
+    return {
+        name: url + address.format(*clips) for name, address in PAGES.items() if name not in FILES
+    } | {name: f"file://{folder / name}.html" for name in FILES}
 
 
 @pytest.mark.parametrize(("size", "scheme"), [("desktop", "dark"), ("phone", "light")])
 @pytest.mark.parametrize("name", PAGES)
-def test_no_page_has_a_finding(site: dict[str, str], browser: "Browser", name: str, size: str, scheme: str) -> None:
+def test_no_page_has_a_finding(
+    site: dict[str, str], browser: "Browser", name: str, size: str, scheme: str
+) -> None:
     width, height = SIZES[size]
-    with browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme) as context:  # type: ignore[arg-type]
+    with browser.new_context(
+        viewport={"width": width, "height": height}, color_scheme=scheme
+    ) as context:  # type: ignore[arg-type]
         page = context.new_page()
         page.goto(site[name])
         if name == "open row":
@@ -486,7 +595,9 @@ def test_no_page_has_a_finding(site: dict[str, str], browser: "Browser", name: s
             names = [method.bounding_box() for method in page.locator(".method").all()]
             assert min(box["width"] for box in names if box) > 160, "a column of 15 characters"
             page.set_viewport_size({"width": width, "height": height})
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page is wider than its window"
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, (
+            "the page is wider than its window"
+        )
         assert page.evaluate(BROKEN) == []
 
 
@@ -514,7 +625,9 @@ def shot_pair(shot_data: Path) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def shot_url(shot_data: Path, shot_pair: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def shot_url(
+    shot_data: Path, shot_pair: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """The address of a server with everything that can be shown."""
     folder = tmp_path_factory.mktemp("shown")
     predictions = shot_data / "demo"
@@ -523,8 +636,20 @@ def shot_url(shot_data: Path, shot_pair: tuple[str, str], tmp_path_factory: pyte
         clips = Store.open(shot_data / "features").catalog("clips").frame(["key"])["key"].to_list()
         for seed, name in enumerate(("one", "two")):
             rows = random_rows("diffmcq", 6, clips=clips)
-            write(folder, f"diffmcq_{name}", "diffmcq", rows, guesses("diffmcq", rows, seed), control="none")
-    options = ["--predictions", str(predictions), "--annotate", str(write_task(folder / "task", [shot_pair]))]
+            write(
+                folder,
+                f"diffmcq_{name}",
+                "diffmcq",
+                rows,
+                guesses("diffmcq", rows, seed),
+                control="none",
+            )
+    options = [
+        "--predictions",
+        str(predictions),
+        "--annotate",
+        str(write_task(folder / "task", [shot_pair])),
+    ]
     options += [] if DEMO is None else ["--runs", str(shot_data.parent / "runs")]
     server = Server(shot_data, folder / "cache", *options)
     yield server.url
@@ -535,7 +660,9 @@ def shot_url(shot_data: Path, shot_pair: tuple[str, str], tmp_path_factory: pyte
 def shoot(browser: "Browser", shot_url: str, tmp_path: Path) -> Iterator[Callable[..., None]]:
     """Return a function that opens a page, lets `ready` act on it, and writes its picture."""
     folder = tmp_path if DEMO is None else ROOT / "docs" / "pages"
-    with browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme="light") as context:
+    with browser.new_context(
+        viewport={"width": 1280, "height": 800}, color_scheme="light"
+    ) as context:
         page = context.new_page()
 
         def take(name: str, path: str, ready: Callable[["Page"], object]) -> None:
@@ -546,7 +673,9 @@ def shoot(browser: "Browser", shot_url: str, tmp_path: Path) -> Iterator[Callabl
             page.screenshot(path=folder / f"{name}.jpg", type="jpeg", quality=82)
             with Image.open(folder / f"{name}.jpg") as picture:
                 assert picture.size == (1280, 800)
-                assert len(np.unique(picture.convert("L").resize((64, 40)))) > 20, "the page is empty"
+                assert len(np.unique(picture.convert("L").resize((64, 40)))) > 20, (
+                    "the page is empty"
+                )
 
         yield take
 
@@ -555,7 +684,8 @@ def test_picture_of_explore(shoot: Callable[..., None], shot_pair: tuple[str, st
     def ready(page: "Page") -> None:
         page.get_by_text("of the variance").wait_for(timeout=60_000)
         shown = (
-            "() => [...document.querySelectorAll('.explore-tile img')].slice(0, 16).every((each) => each.naturalWidth)"
+            "() => [...document.querySelectorAll('.explore-tile img')].slice(0, 16).every((each) "
+            "=> each.naturalWidth)"
         )
         page.wait_for_function(shown, timeout=60_000)
 
@@ -563,7 +693,11 @@ def test_picture_of_explore(shoot: Callable[..., None], shot_pair: tuple[str, st
 
 
 def test_picture_of_compare(shoot: Callable[..., None]) -> None:
-    shoot("compare", "/compare/diffmcq?strips=1", lambda page: page.locator("[data-row]").first.wait_for())
+    shoot(
+        "compare",
+        "/compare/diffmcq?strips=1",
+        lambda page: page.locator("[data-row]").first.wait_for(),
+    )
 
 
 def test_picture_of_annotate(shoot: Callable[..., None]) -> None:

@@ -1,4 +1,5 @@
-"""Methods side by side: files, filters and totals against naive oracles; the pages and their archive."""
+"""Methods side by side: files, filters and totals against naive oracles; the pages and their
+archive."""
 
 import json
 import math
@@ -25,7 +26,13 @@ from stepdiff.app.compare.files import Answers, Broken, Library
 from stepdiff.app.compare.select import Selection, choose
 from stepdiff.app.compare.sets import RESAMPLES, RIGHT, SEED, TestSet, Totals, grouped, supported
 from stepdiff_core.tasks.scoring import kendall_tau
-from stepdiff_core.tasks.testsets import DiffRank, Task, read_test_set, write_predictions, write_test_set
+from stepdiff_core.tasks.testsets import (
+    DiffRank,
+    Task,
+    read_test_set,
+    write_predictions,
+    write_test_set,
+)
 from store import Store
 from tests.app.conftest import ROOT, Server, read_json
 from tests.app.predictions import guesses, random_rows, write
@@ -44,10 +51,13 @@ def read(folder: Path) -> tuple[list[TestSet], list[Broken]]:
 
 @pytest.fixture(scope="module", params=TASKS)
 def tests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TestSet:
-    """A test set of 40 rows with two methods on all rows, and one on every second row, in another order."""
+    """A test set of 40 rows with two methods on all rows, and one on every second row, in another
+    order."""
     task: Task = request.param
     folder, rows = tmp_path_factory.mktemp(task), random_rows(task, 40)
-    write(folder, "good", task, rows, guesses(task, rows, 1, 2.0), method="video-lm", head="runs/good")
+    write(
+        folder, "good", task, rows, guesses(task, rows, 1, 2.0), method="video-lm", head="runs/good"
+    )
     write(folder, "poor", task, rows, guesses(task, rows, 2, 0.2))
     half = rows[::-2]
     write(folder, "half", task, half, guesses(task, half, 3), control="blind")
@@ -57,7 +67,11 @@ def tests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_rows_of_methods_are_aligned_by_content_not_by_place(tests: TestSet) -> None:
-    assert [column.method.name for column in tests.columns] == ["good", "poor", "half, control blind"]
+    assert [column.method.name for column in tests.columns] == [
+        "good",
+        "poor",
+        "half, control blind",
+    ]
     assert (tests.columns[0].method.regime, tests.columns[0].method.steps) == ("s1", 1290)
     assert len(tests.rows) == 40 and len(set(tests.keys)) == 40
     for column in tests.columns:
@@ -82,9 +96,16 @@ def test_margins_and_losses_equal_a_loop_over_the_options(tests: TestSet) -> Non
             assert (column.verdicts[place] == RIGHT) == (said.index(max(said)) == truth)
         elif tests.task == "diffrank":
             gaps = [
-                said[i] - said[j] for i in range(len(said)) for j in range(len(said)) if row.scores[i] > row.scores[j]
+                said[i] - said[j]
+                for i in range(len(said))
+                for j in range(len(said))
+                if row.scores[i] > row.scores[j]
             ]
-            assert math.isnan(column.margins[place]) if not gaps else column.margins[place] == min(gaps)
+            assert (
+                math.isnan(column.margins[place])
+                if not gaps
+                else column.margins[place] == min(gaps)
+            )
             tau = kendall_tau(np.array([said]), np.array([row.scores], float))[0]
             if len(set(row.scores)) > 1:
                 assert column.losses[place] == pytest.approx(1 - (0 if math.isnan(tau) else tau))
@@ -120,7 +141,9 @@ def test_filters_equal_a_loop_over_the_rows(tests: TestSet, given: dict[str, Any
             "worse": value < theirs,
             "right": a.verdicts[place] == 1,
             "wrong": a.verdicts[place] == 0,
-            "differ": mine is not None and other is not None and order(tests.task, mine) != order(tests.task, other),
+            "differ": mine is not None
+            and other is not None
+            and order(tests.task, mine) != order(tests.task, other),
         }[where]
         if "category" in given:
             keep = keep and row.category == given["category"]
@@ -175,20 +198,38 @@ def test_an_empty_selection_names_its_filters(tests: TestSet) -> None:
 
 @pytest.mark.parametrize("first", ["all", "differing", "agreeing"])
 def test_methods_that_answer_other_kinds_of_pairs_are_compared(tmp_path: Path, first: str) -> None:
-    """heads.evaluate --no-difference adds pairs that agree to the rows of one method; others answer none of them."""
+    """heads.evaluate --no-difference adds pairs that agree to the rows of one method; others answer
+    none of them."""
     rows = random_rows("diffcap", 40)
-    kinds = {"all": rows, "differing": [r for r in rows if r.text], "agreeing": [r for r in rows if not r.text]}
+    kinds = {
+        "all": rows,
+        "differing": [r for r in rows if r.text],
+        "agreeing": [r for r in rows if not r.text],
+    }
     for name, some in kinds.items():
-        write(tmp_path, name, "diffcap", some, guesses("diffcap", some, 1), **({"head": "x"} if name == first else {}))
+        write(
+            tmp_path,
+            name,
+            "diffcap",
+            some,
+            guesses("diffcap", some, 1),
+            **({"head": "x"} if name == first else {}),
+        )
     (tests,), broken = read(tmp_path)
     assert broken == [] and tests.columns[0].method.id == first
     assert {"CIDEr", "declined", "invented"} <= set(tests.metrics)
     everything = Totals(tests, np.ones(len(tests.rows), bool))
     for column in tests.columns:
         total = {one["metric"]: one for one in everything.of(column)["figures"]}
-        for metric, name in (("invented", "differing"), ("CIDEr", "agreeing"), ("declined", "agreeing")):
+        for metric, name in (
+            ("invented", "differing"),
+            ("CIDEr", "agreeing"),
+            ("declined", "agreeing"),
+        ):
             defined = column.method.id != name
-            assert (total[metric]["rows"] > 0) == defined and (total[metric]["value"] is not None) == defined
+            assert (total[metric]["rows"] > 0) == defined and (
+                total[metric]["value"] is not None
+            ) == defined
             assert np.isfinite(column.values(metric)).any() == defined
             versus = everything.versus(column, tests.columns[0], metric)
             both = name not in (column.method.id, first)
@@ -196,8 +237,12 @@ def test_methods_that_answer_other_kinds_of_pairs_are_compared(tmp_path: Path, f
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("given", [{}, {"category": "Visuals"}, {"where": "wrong", "a": "poor"}], ids=str)
-def test_totals_equal_the_report_of_the_rows(tests: TestSet, given: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "given", [{}, {"category": "Visuals"}, {"where": "wrong", "a": "poor"}], ids=str
+)
+def test_totals_equal_the_report_of_the_rows(
+    tests: TestSet, given: dict[str, Any], tmp_path: Path
+) -> None:
     chosen = choose(tests, Selection(**{"show": ["good", "poor"], **given}))
     places = [place for place in range(40) if chosen.mask[place]]
     if not places:
@@ -207,7 +252,11 @@ def test_totals_equal_the_report_of_the_rows(tests: TestSet, given: dict[str, An
     for column in tests.columns[:2]:
         path = tmp_path / f"{column.method.id}_selected.jsonl"
         write_predictions(tests.task, path, [column.prediction(place) for place in places])
-        entries.append(PredictionEntry(column.method.id, tests.task, str(tmp_path / "selected.jsonl"), str(path)))
+        entries.append(
+            PredictionEntry(
+                column.method.id, tests.task, str(tmp_path / "selected.jsonl"), str(path)
+            )
+        )
     measured = measure(entries, RESAMPLES, SEED)
     expected = {(score.method, score.metric): score for score, _ in measured}
     mine = Totals(tests, chosen.mask)
@@ -221,7 +270,11 @@ def test_totals_equal_the_report_of_the_rows(tests: TestSet, given: dict[str, An
             assert (total["rows"], total["videos"]) == (score.rows, score.videos)
     for found in compare(measured, ["poor"], []):
         versus = mine.versus(tests.columns[1], tests.columns[0], found.metric)
-        assert (versus["difference"], versus["interval"], versus["p"]) == (found.difference, found.interval, found.p)
+        assert (versus["difference"], versus["interval"], versus["p"]) == (
+            found.difference,
+            found.interval,
+            found.p,
+        )
 
 
 def test_an_unusable_file_is_listed_with_its_reason(tmp_path: Path) -> None:
@@ -234,7 +287,13 @@ def test_an_unusable_file_is_listed_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "gone.jsonl").unlink()
     (tmp_path / "whole.rows.jsonl").unlink()
     targets = tuple(f"clip {number}" for number in range(101))
-    write(tmp_path, "many", "diffrank", [DiffRank("a", targets, "Visuals", (1, 2) + (3,) * 99)], [[1.0] * 101])
+    write(
+        tmp_path,
+        "many",
+        "diffrank",
+        [DiffRank("a", targets, "Visuals", (1, 2) + (3,) * 99)],
+        [[1.0] * 101],
+    )
     os.truncate(tmp_path / "large.jsonl", 2**27)
     (found,), broken = read(tmp_path)
     assert [column.method.id for column in found.columns] == ["good"]
@@ -254,7 +313,14 @@ def test_a_whole_test_set_is_found_by_its_name(tmp_path: Path) -> None:
     rows = random_rows("diffmcq", 6)
     (tmp_path / "sets").mkdir()
     (tmp_path / "answers").mkdir()
-    write(tmp_path / "answers", "one", "diffmcq", rows, guesses("diffmcq", rows, 0), test_set="/elsewhere/test.jsonl")
+    write(
+        tmp_path / "answers",
+        "one",
+        "diffmcq",
+        rows,
+        guesses("diffmcq", rows, 0),
+        test_set="/elsewhere/test.jsonl",
+    )
     (tmp_path / "answers" / "one.rows.jsonl").unlink()
     write_test_set("diffmcq", tmp_path / "sets" / "test.jsonl", rows)
     library = Library([tmp_path / "answers"], [tmp_path / "sets"])
@@ -289,7 +355,9 @@ def test_test_sets_of_one_name_and_other_rows_are_apart(tmp_path: Path) -> None:
 def test_predictions_without_a_record_are_shown(tmp_path: Path) -> None:
     for task in TASKS:
         rows = random_rows(task, 6)
-        write(tmp_path, task, task, rows, guesses(task, rows, 0)).with_suffix(".scores.json").unlink()
+        write(tmp_path, task, task, rows, guesses(task, rows, 0)).with_suffix(
+            ".scores.json"
+        ).unlink()
     sets, broken = read(tmp_path)
     assert broken == [] and [each.task for each in sets] == list(TASKS)
     assert [each.columns[0].method.name for each in sets] == list(TASKS)
@@ -311,9 +379,19 @@ def predictions(world: Path) -> Path:
     clips = Store.open(world / "features").catalog("clips").frame()["key"].to_list()
     for task in ("diffcap", "diffmcq", "diffrank"):
         rows = random_rows(task, 60, clips=clips)
-        write(folder, f"{task}_good", task, rows, guesses(task, rows, 1, 2.0), method="video-lm", head="runs/good")
+        write(
+            folder,
+            f"{task}_good",
+            task,
+            rows,
+            guesses(task, rows, 1, 2.0),
+            method="video-lm",
+            head="runs/good",
+        )
         write(folder, f"{task}_poor", task, rows, guesses(task, rows, 2, 0.2))
-        write(folder, f"{task}_blind", task, rows[:30], guesses(task, rows[:30], 3), control="blind")
+        write(
+            folder, f"{task}_blind", task, rows[:30], guesses(task, rows[:30], 3), control="blind"
+        )
     (folder / "bad.scores.json").write_text("{}")
     (folder / "bad.jsonl").write_text("<script>alert(1)</script>\n")
     return folder
@@ -326,51 +404,80 @@ def url(serve: Callable[..., Server], predictions: Path) -> str:
 
 @pytest.mark.full
 def test_all_tools_agree_on_figures_regimes_and_controls(
-    serve: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+    serve: Callable[..., Server],
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A method that prefers an option in some row, one that prefers none, and controls: three commands and a page."""
+    """A method that prefers an option in some row, one that prefers none, and controls: three
+    commands and a page."""
     folder, rows = tmp_path_factory.mktemp("tools"), random_rows("diffmcq", 60)
     said = {
         "vlemb": [[1.0, 1.0, 0.0, 0.0]] * 20 + guesses("diffmcq", rows[20:], 1),
-        "video-lm": [[-2.0] * 4 if number % 2 else [-2.0, -3.0, -2.0, -3.0] for number in range(60)],
+        "video-lm": [
+            [-2.0] * 4 if number % 2 else [-2.0, -3.0, -2.0, -3.0] for number in range(60)
+        ],
         "rarest": guesses("diffmcq", rows, 2),
         "own:Control": guesses("diffmcq", rows, 3),
     }
     stated = {
         "vlemb": ({"view": "clip"}, {"encoder": "clip"}),
-        "video-lm": ({"head": "r", "control": "blind"}, {"recipe": {"system": "VCLM", "regime": "s1"}}),
+        "video-lm": (
+            {"head": "r", "control": "blind"},
+            {"recipe": {"system": "VCLM", "regime": "s1"}},
+        ),
         "rarest": ({}, {}),
-        "own:Control": ({}, {"registered": {"title": "mine", "regime": "supervised", "control": True}}),
+        "own:Control": (
+            {},
+            {"registered": {"title": "mine", "regime": "supervised", "control": True}},
+        ),
     }
     files = []
     for name, (options, disclosed) in stated.items():
-        path = write(folder, name.replace(":", "_"), "diffmcq", rows, said[name], method=name, **options)
+        path = write(
+            folder, name.replace(":", "_"), "diffmcq", rows, said[name], method=name, **options
+        )
         record = json.loads(path.with_suffix(".scores.json").read_text()) | {"disclosed": disclosed}
         path.with_suffix(".scores.json").write_text(json.dumps(record))
         files.append((name, path))
-    found: dict[str, dict[str, list[Any]]] = {name: {} for name in said}  # method -> tool -> figure, interval, regime
+    # method -> tool -> figure, interval, regime
+    found: dict[str, dict[str, list[Any]]] = {name: {} for name in said}
 
     for name, path in files:
         given = ["--test-set", str(path.with_suffix(".rows.jsonl")), "--predictions", str(path)]
         assert score.main(["--task", "diffmcq", *given, "--json"]) == 0
         own = json.loads(capsys.readouterr().out)
         method = own["method"]
-        found[name]["score"] = [own["accuracy"], own["intervals"]["accuracy"], method["regime"], method["control"]]
+        found[name]["score"] = [
+            own["accuracy"],
+            own["intervals"]["accuracy"],
+            method["regime"],
+            method["control"],
+        ]
         assert score.main(["--task", "diffmcq", *given]) == 0
         assert ("undefined" in capsys.readouterr().out) == (name == "video-lm")
 
-    assert table.main([*(str(path.with_suffix(".scores.json")) for _, path in files), "--json"]) == 0
+    assert (
+        table.main([*(str(path.with_suffix(".scores.json")) for _, path in files), "--json"]) == 0
+    )
     lines = list(json.loads(capsys.readouterr().out)["systems"].items())[1:]
     for name, (title, line) in zip(said, lines, strict=True):
         figure = line["accuracy"]
-        found[name]["table"] = [figure["value"], figure["interval"], line["regime"], "control: " in title]
+        found[name]["table"] = [
+            figure["value"],
+            figure["interval"],
+            line["regime"],
+            "control: " in title,
+        ]
 
     sets = {path: str(path.with_suffix(".rows.jsonl")) for _, path in files}
     entries = [
-        {"method": name, "task": "diffmcq", "test_set": sets[path], "predictions": str(path)} for name, path in files
+        {"method": name, "task": "diffmcq", "test_set": sets[path], "predictions": str(path)}
+        for name, path in files
     ]
     config, out = folder / "report.yaml", folder / "report"
-    config.write_text(json.dumps({"predictions": entries, "bootstrap": 1000, "ours": ["vlemb"], "out": str(out)}))
+    config.write_text(
+        json.dumps({"predictions": entries, "bootstrap": 1000, "ours": ["vlemb"], "out": str(out)})
+    )
     assert report.main(["--config", str(config)]) == 0
     assert "undefined" in capsys.readouterr().out
     printed = json.loads((out / "report.json").read_text())
@@ -378,7 +485,12 @@ def test_all_tools_agree_on_figures_regimes_and_controls(
     for line in printed["scores"]:
         method = printed["methods"][line["method"]]
         is_control = line["method"] in printed["controls"]
-        found[line["method"]]["report"] = [line["value"], line["interval"], method["regime"], is_control]
+        found[line["method"]]["report"] = [
+            line["value"],
+            line["interval"],
+            method["regime"],
+            is_control,
+        ]
 
     site = serve("--predictions", str(folder)).url
     record = read_json(f"{site}/compare/diffmcq")
@@ -437,7 +549,11 @@ def test_one_click_shows_where_one_method_is_better(url: str, tab: "Page") -> No
 @pytest.mark.full
 @pytest.mark.parametrize(
     ("task", "query"),
-    [("diffcap", "category=Visuals"), ("diffmcq", "where=better&category=Visuals"), ("diffrank", "text=1_")],
+    [
+        ("diffcap", "category=Visuals"),
+        ("diffmcq", "where=better&category=Visuals"),
+        ("diffrank", "text=1_"),
+    ],
 )
 def test_an_export_scores_as_the_page_shows_it(
     url: str,
@@ -472,10 +588,16 @@ def test_an_export_scores_as_the_page_shows_it(
         for figure in line["totals"]["figures"]:
             name = figure["metric"]
             if found["videos"] == figure["videos"]:
-                assert [found[name], found["intervals"][name]] == [figure["value"], figure["interval"]], name
+                assert [found[name], found["intervals"][name]] == [
+                    figure["value"],
+                    figure["interval"],
+                ], name
             assert found[name] == figure["value"], name
     figure = record["methods"][0]["totals"]["figures"][0]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
     done = subprocess.run(commands[0], shell=True, capture_output=True, text=True, env=environment)
     assert done.returncode == 0 and f"{figure['value']:.4f}" in done.stdout, done.stderr
     with pytest.raises(urllib.error.HTTPError, match="400"):
@@ -484,7 +606,9 @@ def test_an_export_scores_as_the_page_shows_it(
 
 @pytest.mark.full
 @pytest.mark.parametrize("task", ["diffcap", "diffmcq", "diffrank"])
-def test_keys_move_between_rows_and_a_row_opens_with_its_clips(url: str, tab: "Page", task: str) -> None:
+def test_keys_move_between_rows_and_a_row_opens_with_its_clips(
+    url: str, tab: "Page", task: str
+) -> None:
     tab.goto(f"{url}/compare/{task}")
     tab.keyboard.press("j")
     tab.keyboard.press("j")
@@ -568,7 +692,14 @@ def test_text_of_files_is_escaped_and_unknown_clips_are_named(
     write(folder, "one", "diffcap", rows, [attack] * 6, method=attack, test_set=f"{attack}.jsonl")
     more = random_rows("diffmcq", 6)
     for number in range(12):
-        write(folder, f"m{number}", "diffmcq", more, guesses("diffmcq", more, number), method=f"{attack}{number}")
+        write(
+            folder,
+            f"m{number}",
+            "diffmcq",
+            more,
+            guesses("diffmcq", more, number),
+            method=f"{attack}{number}",
+        )
     url = serve("--predictions", str(folder)).url
     for address in (
         "/compare",

@@ -1,4 +1,5 @@
-"""The explorer in a real browser: map, lists, filter, lasso, neighbours, and the state in the address."""
+"""The explorer in a real browser: map, lists, filter, lasso, neighbours, and the state in the
+address."""
 
 import json
 import re
@@ -28,8 +29,14 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.full
 VIEW = "efficientnet-lite0"
 READY = "() => window.explorer?.about && document.querySelector('#table tbody tr')"
-LISTED = "[...document.querySelectorAll('#table tbody tr')].map((line) => line.querySelector('button').textContent)"
-TILES = "[...document.querySelectorAll('.explore-tile button')].map((tile) => tile.title.split('\\n')[0])"
+LISTED = (
+    "[...document.querySelectorAll('#table tbody tr')].map((line) => "
+    "line.querySelector('button').textContent)"
+)
+TILES = (
+    "[...document.querySelectorAll('.explore-tile button')].map((tile) => "
+    "tile.title.split('\\n')[0])"
+)
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +84,18 @@ def test_the_start_page_shows_every_clip(opened: "Page", clips: pl.DataFrame) ->
     assert pictures.count() == min(clips.height, 60)
 
 
-def test_hover_shows_the_filmstrip_and_two_clicks_the_pair(opened: "Page", clips: pl.DataFrame) -> None:
-    first, second = (opened.evaluate(f"explorer.map.pick(...explorer.map.place({n}))") for n in (0, 7))
+def test_hover_shows_the_filmstrip_and_two_clicks_the_pair(
+    opened: "Page", clips: pl.DataFrame
+) -> None:
+    first, second = (
+        opened.evaluate(f"explorer.map.pick(...explorer.map.place({n}))") for n in (0, 7)
+    )
     opened.mouse.move(*at(opened, first))
     opened.locator("#hover img").wait_for()
-    title = f"{Path(clips['video'][first]).name}, {clock(clips['start'][first])} to {clock(clips['end'][first])}"
+    title = (
+        f"{Path(clips['video'][first]).name}, {clock(clips['start'][first])} to "
+        f"{clock(clips['end'][first])}"
+    )
     assert opened.locator("#hover code").inner_text() == title
     opened.wait_for_function("() => document.querySelector('#hover img').naturalWidth > 300")
     opened.mouse.click(*at(opened, first))
@@ -94,7 +108,10 @@ def test_hover_shows_the_filmstrip_and_two_clicks_the_pair(opened: "Page", clips
     assert opened.locator(".explore-tile.one").count() == opened.locator("tr.two").count() == 1
     opened.keyboard.press("c")
     opened.wait_for_url("**/pair?**")
-    assert asked(opened) == {"reference": [clips["key"][first]], "candidate": [clips["key"][second]]}
+    assert asked(opened) == {
+        "reference": [clips["key"][first]],
+        "candidate": [clips["key"][second]],
+    }
     opened.go_back()
     opened.locator(".pin.two code").wait_for()
     assert opened.locator(".pin.one code").inner_text() == title
@@ -115,7 +132,8 @@ def test_filter_words_and_the_back_button(opened: "Page", clips: pl.DataFrame) -
     opened.keyboard.press("Enter")
     assert listed(opened, len(whisk)) == whisk
     assert opened.evaluate(
-        "explorer.map.passing.reduce((sum, byte) => sum + byte.toString(2).replaceAll('0', '').length, 0)"
+        "explorer.map.passing.reduce((sum, byte) => sum + byte.toString(2).replaceAll('0', "
+        "'').length, 0)"
     ) == len(whisk)
     some = [key for key in whisk if "kitchen_0003" in key]
     opened.fill("#words", "KITCHEN_0003")
@@ -126,14 +144,19 @@ def test_filter_words_and_the_back_button(opened: "Page", clips: pl.DataFrame) -
     opened.get_by_text("no clip has step = 'fry'").wait_for()
     assert listed(opened, 0) == []
     opened.go_back()
-    assert listed(opened, len(some)) == some and opened.input_value("#where") == "step = 'whisk the eggs'"
+    assert (
+        listed(opened, len(some)) == some
+        and opened.input_value("#where") == "step = 'whisk the eggs'"
+    )
     opened.go_back()
     assert listed(opened, len(whisk)) == whisk and opened.input_value("#words") == ""
     opened.go_forward()
     listed(opened, len(some))
 
 
-def test_a_refused_value_marks_its_field(serve: Callable[..., Server], browser: "Browser", clips: pl.DataFrame) -> None:
+def test_a_refused_value_marks_its_field(
+    serve: Callable[..., Server], browser: "Browser", clips: pl.DataFrame
+) -> None:
     fields = ("where", "words", "text")
     passing = "explorer.map.passing.reduce((sum, byte) => sum + byte, 0)"
     with browser.new_context() as context:  # the browser's console reports status 400
@@ -142,20 +165,36 @@ def test_a_refused_value_marks_its_field(serve: Callable[..., Server], browser: 
         page.wait_for_function(READY)
         assert page.evaluate(passing) > 0
         for marked, value, reason in (
-            ("where", "size > 3", "names no column of the clips: size; the catalog has key, video, start, end"),
+            (
+                "where",
+                "size > 3",
+                "names no column of the clips: size; the catalog has key, video, start, end",
+            ),
             ("where", "step = ", "is not a condition (it ends too early)"),
             ("where", "step > 3 AND", "; the catalog has key, video, start, end"),
-            ("words", "a " + " ".join(map(str, range(20))), "the search has 21 words: give at most 20"),
+            (
+                "words",
+                "a " + " ".join(map(str, range(20))),
+                "the search has 21 words: give at most 20",
+            ),
         ):
             page.fill("#where", "duration > 0")
             page.fill("#words", "")
             page.press("#where", "Enter")
-            page.wait_for_function(f"() => document.querySelector('#why').textContent === '' && {LISTED}.length > 0")
-            assert [page.locator(f"#{name}").get_attribute("aria-invalid") for name in fields] == ["false"] * 3
+            page.wait_for_function(
+                f"() => document.querySelector('#why').textContent === '' && {LISTED}.length > 0"
+            )
+            assert [page.locator(f"#{name}").get_attribute("aria-invalid") for name in fields] == [
+                "false"
+            ] * 3
             page.fill(f"#{marked}", value)
             page.press(f"#{marked}", "Enter")
             page.locator("#why.error", has_text=reason).wait_for()
-            invalid = [name for name in fields if page.locator(f"#{name}").get_attribute("aria-invalid") == "true"]
+            invalid = [
+                name
+                for name in fields
+                if page.locator(f"#{name}").get_attribute("aria-invalid") == "true"
+            ]
             assert invalid == [marked] and listed(page, 0) == []
             assert page.evaluate(passing) == 0 and page.inner_text("#summary") == "no clips"
         page.goto(f"{serve().url}/explore?view=none")
@@ -168,13 +207,18 @@ def test_a_legend_entry_filters(opened: "Page", clips: pl.DataFrame) -> None:
     label = entry.locator("span").inner_text()
     entry.click()
     assert (
-        listed(opened, int(entry.locator("b").inner_text())) == clips.filter(pl.col("step") == label)["key"].to_list()
+        listed(opened, int(entry.locator("b").inner_text()))
+        == clips.filter(pl.col("step") == label)["key"].to_list()
     )
     assert asked(opened)["where"] == [f"step = '{label}'"]
 
 
 def test_lasso_neighbours_and_state_in_the_address(
-    opened: "Page", serve: Callable[..., Server], browser: "Browser", world: Path, clips: pl.DataFrame
+    opened: "Page",
+    serve: Callable[..., Server],
+    browser: "Browser",
+    world: Path,
+    clips: pl.DataFrame,
 ) -> None:
     place = at(opened, 4)
     opened.keyboard.down("Shift")
@@ -197,7 +241,9 @@ def test_lasso_neighbours_and_state_in_the_address(
     opened.keyboard.press("n")
     store = Store.open(world / "features")
     key = clips["key"][4]
-    expected = compute(resolve(store, store.view("clips", VIEW), lambda *given: of_clips(*given, [key])), 50)
+    expected = compute(
+        resolve(store, store.view("clips", VIEW), lambda *given: of_clips(*given, [key])), 50
+    )
     opened.locator("#summary", has_text=f"nearest to {clips['step'][4]}, kitchen_").wait_for()
     assert listed(opened, expected.height) == expected["clip"].to_list()
     opened.get_by_role("button", name="similarity").click()
@@ -217,7 +263,8 @@ def test_lasso_neighbours_and_state_in_the_address(
         assert other.evaluate("explorer.state") == opened.evaluate("explorer.state")
         assert other.evaluate(LISTED) == opened.evaluate(LISTED)
         seen = (
-            page.evaluate("[...explorer.map.points.pixels].filter((_, n) => n % 7 === 0)") for page in (other, opened)
+            page.evaluate("[...explorer.map.points.pixels].filter((_, n) => n % 7 === 0)")
+            for page in (other, opened)
         )
         assert next(seen) == next(seen)
 
@@ -242,14 +289,18 @@ def test_only_with_keys(opened: "Page", clips: pl.DataFrame) -> None:
     listed(opened, min(60, clips.height))
 
 
-def test_the_page_and_its_data_are_documented(serve: Callable[..., Server], world: Path, clips: pl.DataFrame) -> None:
+def test_the_page_and_its_data_are_documented(
+    serve: Callable[..., Server], world: Path, clips: pl.DataFrame
+) -> None:
     server = serve()
     page = read_json(server.url + "/explore")
     assert page["views"][0] | {"arrays": ""} == {
         "name": VIEW, "encoder": VIEW, "arrays": "", "embedded": True, "texts": False,
     }  # fmt: skip
     assert page["words"] == ""
-    manifest, store = page["command"].removeprefix("python -m featurize --manifest ").split(" --store ")
+    manifest, store = (
+        page["command"].removeprefix("python -m featurize --manifest ").split(" --store ")
+    )
     assert manifest == "YOUR_MANIFEST.csv" and shlex.split(store) == [str(world / "features")]
     assert [one["name"] for one in page["projections"]] == ["pca", "umap"] and page["pictures"]
     with urlopen(f"{server.url}/explore/points?view={VIEW}&colour=step") as answer:
@@ -261,13 +312,19 @@ def test_the_page_and_its_data_are_documented(serve: Callable[..., Server], worl
     assert size % 4 == 0 and len(data) == 4 + size + 16 * clips.height
     part = read_json(server.url + f"/explore/clips?view={VIEW}&sort=-start&limit=3&offset=2")
     starts = clips.sort("start", descending=True, maintain_order=True)
-    assert part["total"] == clips.height and [one["key"] for one in part["clips"]] == starts["key"][2:5].to_list()
+    assert (
+        part["total"] == clips.height
+        and [one["key"] for one in part["clips"]] == starts["key"][2:5].to_list()
+    )
     one = read_json(server.url + f"/explore/clip?view={VIEW}&key={clips['key'][3]}")
     assert one["row"] == one["place"] == 3 and one["step"] == clips["step"][3]
     own = FastAPI()
     own.include_router(routes.router)
     paths = own.openapi()["paths"]
-    assert all(paths[f"/explore/{name}"]["get"]["description"] for name in ("points", "chosen", "clips", "clip"))
+    assert all(
+        paths[f"/explore/{name}"]["get"]["description"]
+        for name in ("points", "chosen", "clips", "clip")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +336,9 @@ def million(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     steps = np.random.default_rng(0).integers(0, 20, count)
     centres = np.random.default_rng(1).normal(size=(20, 8)) * 2
     about = Provenance("tiny", "0" * 64, "last", "8", "centre", {"embedding": "float32"})
-    frame = pl.select(pl.int_range(count).cast(pl.String).alias("key"), pl.Series("step", steps).cast(pl.String))
+    frame = pl.select(
+        pl.int_range(count).cast(pl.String).alias("key"), pl.Series("step", steps).cast(pl.String)
+    )
 
     def embedded(rows: np.ndarray) -> tuple[dict[str, np.ndarray], dict[int, str]]:
         noise = np.random.default_rng(int(rows[0])).normal(size=(len(rows), 8))
@@ -287,7 +346,9 @@ def million(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
     with store.lock():
         store.catalog("clips").append(frame)
-        with store.writer("clips", "tiny", about, {"embedding": Feature((8,), "float32")}) as writer:
+        with store.writer(
+            "clips", "tiny", about, {"embedding": Feature((8,), "float32")}
+        ) as writer:
             writer.fill(np.arange(count), embedded)
     server = Server(folder, folder / "cache")
     yield server
@@ -298,6 +359,8 @@ def million(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def test_a_million_points_are_opened_and_drawn(million: Server, tab: "Page") -> None:
     tab.set_default_timeout(120_000)
     tab.goto(f"{million.url}/explore?view=tiny")
-    tab.wait_for_function("() => window.explorer?.map.took && document.querySelector('#progress').hidden")
+    tab.wait_for_function(
+        "() => window.explorer?.map.took && document.querySelector('#progress').hidden"
+    )
     tab.wait_for_function(READY)
     assert tab.locator("#summary").inner_text() == "1,000,000 clips"

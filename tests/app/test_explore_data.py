@@ -1,4 +1,5 @@
-"""What the explorer shows: chosen clips, colours, maps and neighbours, against naive oracles on a small real store."""
+"""What the explorer shows: chosen clips, colours, maps and neighbours, against naive oracles on a
+small real store."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,15 @@ from featurize.encoders import load
 from retrieval import build_index
 from retrieval.projection import Map, project
 from retrieval.queries.search import compute, of_clips, resolve
-from stepdiff.app.explore.clips import CATEGORIES, MISSING, SHADES, colours, inside, passing, read_lasso
+from stepdiff.app.explore.clips import (
+    CATEGORIES,
+    MISSING,
+    SHADES,
+    colours,
+    inside,
+    passing,
+    read_lasso,
+)
 from stepdiff.app.explore.maps import Maps, Shown, write_in_child
 from stepdiff.app.explore.nearest import Searcher
 from stepdiff.app.options import AppOptions
@@ -45,7 +54,9 @@ def shown() -> Shown:
 
 def changed(shown: Shown, change: Callable[[pl.LazyFrame], pl.LazyFrame]) -> Shown:
     """Return a map with other columns."""
-    return replace(shown, scan=lambda: change(shown.scan()), like=change(shown.like.lazy()).collect())
+    return replace(
+        shown, scan=lambda: change(shown.scan()), like=change(shown.like.lazy()).collect()
+    )
 
 
 CASES = {
@@ -64,7 +75,10 @@ CASES = {
 @pytest.mark.parametrize(("where", "words"), CASES)
 def test_words_are_searched_as_they_are_written(shown: Shown, where: str, words: str) -> None:
     found, why = passing(shown, where, words)
-    assert np.flatnonzero(found).tolist() == [at for at in range(CLIPS) if CASES[where, words](at)] and why is None
+    assert (
+        np.flatnonzero(found).tolist() == [at for at in range(CLIPS) if CASES[where, words](at)]
+        and why is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,17 +91,22 @@ def test_words_are_searched_as_they_are_written(shown: Shown, where: str, words:
         ),
         (
             "duration > 1 AND step = 'chop' AND narration LIKE '%MIX%'", "",
-            "duration > 1 AND step = 'chop' selects 15 clips, narration LIKE '%MIX%' selects 20 clips, "
-            "and no clip has both",
+            "duration > 1 AND step = 'chop' selects 15 clips, narration LIKE '%MIX%' selects 20 "
+            "clips, and no clip has both",
         ),
         (
             "step = 'chop'", "näh",
             "step = 'chop' selects 20 clips, the word 'näh' selects 20 clips, and no clip has both",
         ),
-        ("start = 3", "clip_4", "start = 3 selects 1 clip, the word 'clip_4' selects 11 clips, and no clip has both"),
+        (
+            "start = 3", "clip_4",
+            "start = 3 selects 1 clip, the word 'clip_4' selects 11 clips, and no clip has both",
+        ),
     ],
 )  # fmt: skip
-def test_an_empty_result_names_the_part_that_excluded_all(shown: Shown, where: str, words: str, reason: str) -> None:
+def test_an_empty_result_names_the_part_that_excluded_all(
+    shown: Shown, where: str, words: str, reason: str
+) -> None:
     found, why = passing(shown, where, words)
     assert not found.any() and why == reason
 
@@ -97,8 +116,12 @@ def test_a_lasso_chooses_by_the_even_odd_rule(shown: Shown) -> None:
     for corners in (3, 5, 40):
         polygon = [tuple(corner) for corner in random.uniform(-1, 1, (corners, 2)).tolist()]
         found = inside(shown.map.xy, polygon)
-        assert found.tolist() == [naive_inside(x, y, polygon) for x, y in shown.map.xy.astype(float).tolist()]
-        assert (inside(shown.map.xy, read_lasso(",".join(f"{x},{y}" for x, y in polygon))) == found).all()
+        assert found.tolist() == [
+            naive_inside(x, y, polygon) for x, y in shown.map.xy.astype(float).tolist()
+        ]
+        assert (
+            inside(shown.map.xy, read_lasso(",".join(f"{x},{y}" for x, y in polygon))) == found
+        ).all()
     square = [(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)]
     assert (inside(shown.map.xy, square) == (np.abs(shown.map.xy) < 0.5).all(axis=1)).all()
     assert not inside(shown.map.xy, square[:2]).any()
@@ -122,12 +145,16 @@ def test_a_damaged_lasso_is_refused(text: str) -> None:
 def test_the_legend_counts_what_its_conditions_select(shown: Shown) -> None:
     for column in ("step", "video", "good", "narration"):
         legend, codes = colours(shown, column)
-        assert sum(entry.count for entry in legend.entries) + legend.others + legend.missing == CLIPS
+        assert (
+            sum(entry.count for entry in legend.entries) + legend.others + legend.missing == CLIPS
+        )
         for code, entry in enumerate(legend.entries):
             found, _ = passing(shown, entry.where, "")
             assert np.flatnonzero(found).tolist() == np.flatnonzero(codes == code).tolist()
             assert int(found.sum()) == entry.count
-        assert (codes == CATEGORIES).sum() == legend.others and (codes == MISSING).sum() == legend.missing
+        assert (codes == CATEGORIES).sum() == legend.others and (
+            codes == MISSING
+        ).sum() == legend.missing
     legend, _ = colours(changed(shown, lambda clips: clips.rename({"step": "select"})), "select")
     assert legend.entries[0].where == "\"select\" = 'chop'" and len(legend.entries) == 2
 
@@ -136,10 +163,19 @@ def test_numbers_have_a_ramp(shown: Shown) -> None:
     legend, codes = colours(shown, "start")
     order = np.argsort(codes, kind="stable")
     assert order.tolist() == [*range(CLIPS)] and codes.min() == 0 and codes.max() == SHADES - 1
-    assert legend.kind == "numbers" and legend.low == pytest.approx(0.59) and legend.high == pytest.approx(58.41)
+    assert (
+        legend.kind == "numbers"
+        and legend.low == pytest.approx(0.59)
+        and legend.high == pytest.approx(58.41)
+    )
     size = pl.when(pl.col("row") < 2).then(pl.lit(None)).otherwise(7.0).alias("size")
     legend, codes = colours(changed(shown, lambda clips: clips.with_columns(size)), "size")
-    assert (legend.low, legend.high, legend.missing, codes[:3].tolist()) == (7.0, 7.0, 2, [MISSING, MISSING, 0])
+    assert (legend.low, legend.high, legend.missing, codes[:3].tolist()) == (
+        7.0,
+        7.0,
+        2,
+        [MISSING, MISSING, 0],
+    )
 
 
 def grown(store: Store, first: int, end: int, vectors: np.ndarray) -> View:
@@ -149,7 +185,9 @@ def grown(store: Store, first: int, end: int, vectors: np.ndarray) -> View:
     steps = [("whisk", "chop")[at % 2] for at in range(first, end)]
     with store.lock():
         store.catalog("clips").append(pl.DataFrame({"key": keys, "step": steps}))
-        with store.writer("clips", "tiny", about, {"embedding": Feature((8,), "float32")}, rows_per_shard=64) as writer:
+        with store.writer(
+            "clips", "tiny", about, {"embedding": Feature((8,), "float32")}, rows_per_shard=64
+        ) as writer:
             writer.fill(np.arange(first, end), lambda rows: ({"embedding": vectors[rows]}, {}))
     return store.view("clips", "tiny")
 
@@ -171,11 +209,15 @@ def site(store: Store, tmp_path: Path) -> Site:
     return Site(AppOptions(str(store.path), cache=str(tmp_path / "cache")))
 
 
-def test_coordinates_are_kept_until_rows_are_added(site: Site, store: Store, vectors: np.ndarray) -> None:
+def test_coordinates_are_kept_until_rows_are_added(
+    site: Site, store: Store, vectors: np.ndarray
+) -> None:
     maps = Maps(site)
     shown = maps.get("tiny", "pca", fresh=True)
     assert (shown.map.xy == project(store.view("clips", "tiny"), shown.map.rows)[0]).all()
-    assert shown.like.columns == ["key", "row", "step"] and shown.read("row")["row"].to_list() == [*range(40)]
+    assert shown.like.columns == ["key", "row", "step"] and shown.read("row")["row"].to_list() == [
+        *range(40)
+    ]
     assert maps.get("tiny", "pca", fresh=True) is shown
     assert (Maps(site).get("tiny", "pca").map.xy == shown.map.xy).all()
     grown(store, 40, 50, vectors)
@@ -203,7 +245,10 @@ def test_neighbours_are_those_of_retrieval_query(site: Site, store: Store, index
     searcher = Searcher(site)
     for keys in (["clip_5"], ["clip_5", "clip_9"]):
         expected = compute(
-            resolve(store, view, lambda store, view, name, keys=keys: of_clips(store, view, name, keys)), 7
+            resolve(
+                store, view, lambda store, view, name, keys=keys: of_clips(store, view, name, keys)
+            ),
+            7,
         )
         hits = searcher.of_clips(view, keys, 7, None)
         assert store.catalog("clips").keys(hits.rows) == expected["clip"].to_list()
@@ -214,7 +259,9 @@ def test_neighbours_are_those_of_retrieval_query(site: Site, store: Store, index
     assert sorted(hits.rows.tolist()) == [row for row in among.tolist() if row != 5]
 
 
-def test_neighbours_of_many_clips_are_those_of_their_average(site: Site, store: Store, vectors: np.ndarray) -> None:
+def test_neighbours_of_many_clips_are_those_of_their_average(
+    site: Site, store: Store, vectors: np.ndarray
+) -> None:
     view, rows = store.view("clips", "tiny"), np.arange(0, 20)
     unit = vectors[:40] / np.linalg.norm(vectors[:40], axis=1, keepdims=True)
     average = unit[rows].mean(axis=0)
@@ -231,11 +278,15 @@ def test_an_error_of_the_child_is_an_error_of_the_caller(store: Store, tmp_path:
     with pytest.raises(StepDiffError, match="has no features yet"):
         write_in_child(store, "tiny", np.arange(0), "pca", tmp_path / "map.npz", lambda: None)
     with pytest.raises(StepDiffError, match="its process ended with status 1"):
-        write_in_child(store, "tiny", np.arange(3), "pca", tmp_path / "none" / "map.npz", lambda: None)
+        write_in_child(
+            store, "tiny", np.arange(3), "pca", tmp_path / "none" / "map.npz", lambda: None
+        )
 
 
 @pytest.mark.full
-def test_a_map_of_a_snapshot_is_kept_apart(store: Store, vectors: np.ndarray, tmp_path: Path) -> None:
+def test_a_map_of_a_snapshot_is_kept_apart(
+    store: Store, vectors: np.ndarray, tmp_path: Path
+) -> None:
     store.tag("v1")
     rows = np.arange(40)
     view = store.view("clips", "tiny")
@@ -259,20 +310,38 @@ FEATURE = {"embedding": Feature((4,), "float32")}
 
 
 def provenance_of(encoder: str, entity: str = "texts") -> Provenance:
-    return Provenance(encoder, "1" * 64, "last", "none" if entity == "texts" else "8", "all", {"embedding": "float32"})
+    return Provenance(
+        encoder,
+        "1" * 64,
+        "last",
+        "none" if entity == "texts" else "8",
+        "all",
+        {"embedding": "float32"},
+    )
 
 
-def fill(store: Store, entity: str, frame: pl.DataFrame, vectors: np.ndarray, encoder: str, view: str) -> None:
+def fill(
+    store: Store, entity: str, frame: pl.DataFrame, vectors: np.ndarray, encoder: str, view: str
+) -> None:
     with store.lock():
         store.catalog(entity).append(frame)
-        with store.writer(entity, view, provenance_of(encoder, entity), FEATURE, rows_per_shard=8) as writer:
+        with store.writer(
+            entity, view, provenance_of(encoder, entity), FEATURE, rows_per_shard=8
+        ) as writer:
             writer.fill(np.arange(len(vectors)), lambda rows: ({"embedding": vectors[rows]}, {}))
 
 
 def site_of(tmp_path: Path, encoder: str, weights: str | None = "folder") -> Site:
     """A site whose view `space` has four clips on the axes and one text."""
     store = Store.open(tmp_path / "features", create=True)
-    fill(store, "clips", pl.DataFrame({"key": list("abcd")}), np.eye(4, dtype=np.float32), encoder, "space")
+    fill(
+        store,
+        "clips",
+        pl.DataFrame({"key": list("abcd")}),
+        np.eye(4, dtype=np.float32),
+        encoder,
+        "space",
+    )
     text = pl.DataFrame({"key": [text_key("stored")], "text": ["stored"]})
     fill(store, "texts", text, np.array([[0, 1, 0.5, 0]], np.float32), encoder, "space")
     return Site(AppOptions(str(store.path), cache=str(tmp_path / "cache"), weights=weights))
@@ -280,7 +349,9 @@ def site_of(tmp_path: Path, encoder: str, weights: str | None = "folder") -> Sit
 
 def test_a_text_of_the_store_needs_no_encoder(tmp_path: Path) -> None:
     site = site_of(tmp_path, "clip", weights=None)
-    hits = Searcher(site).of_text(site.store.view("clips", "space"), "stored", 2, np.array([0, 1, 2]))
+    hits = Searcher(site).of_text(
+        site.store.view("clips", "space"), "stored", 2, np.array([0, 1, 2])
+    )
     assert hits.rows.tolist() == [1, 2]
 
 
@@ -290,27 +361,50 @@ def test_a_new_text_is_encoded_by_the_encoder_of_the_view(tmp_path: Path) -> Non
     hf_models.shaken(hf_models.IMAGES["clip"](weights)).save_pretrained(weights)
     encoder = load("clip", str(weights), "cpu")
     store, keys = Store.open(tmp_path / "features", create=True), list("abcd")
-    frames = np.random.default_rng(0).integers(0, 256, (4, encoder.frames, 32, 32, 3), dtype=np.uint8)
-    with store.writer("clips", "space", encoder.provenance("clips"), encoder.features("clips")) as writer:
+    frames = np.random.default_rng(0).integers(
+        0, 256, (4, encoder.frames, 32, 32, 3), dtype=np.uint8
+    )
+    with store.writer(
+        "clips", "space", encoder.provenance("clips"), encoder.features("clips")
+    ) as writer:
         writer.write(pl.DataFrame({"key": keys}), encoder.encode_clips(frames))
-    site = Site(AppOptions(str(store.path), cache=str(tmp_path / "cache"), weights=str(weights), device="cpu"))
+    site = Site(
+        AppOptions(
+            str(store.path), cache=str(tmp_path / "cache"), weights=str(weights), device="cpu"
+        )
+    )
     hits = Searcher(site).of_text(store.view("clips", "space"), "whisk the eggs", 4, None)
     text = encoder.encode_texts(["whisk the eggs"])["embedding"][0]
     clips = store.view("clips", "space").read("embedding", keys=keys)
     cosines = clips @ text / np.linalg.norm(clips, axis=1) / np.linalg.norm(text)
-    assert hits.rows.tolist() == np.argsort(-cosines).tolist() and hits.title == "text 'whisk the eggs'"
+    assert (
+        hits.rows.tolist() == np.argsort(-cosines).tolist()
+        and hits.title == "text 'whisk the eggs'"
+    )
     np.testing.assert_allclose(hits.similarities, np.sort(cosines)[::-1], atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("encoder", "weights", "text", "message"),
     [
-        ("clip", None, "new", r"to encode it needs weights of clip: start the server with --weights"),
-        ("contrastive head over clip", "folder", "new", "by a contrastive head over clip that is not among the runs"),
+        (
+            "clip",
+            None,
+            "new",
+            r"to encode it needs weights of clip: start the server with --weights",
+        ),
+        (
+            "contrastive head over clip",
+            "folder",
+            "new",
+            "by a contrastive head over clip that is not among the runs",
+        ),
         ("clip", "folder", " ", "the text is empty"),
     ],
 )
-def test_a_search_says_why_not(tmp_path: Path, encoder: str, weights: str | None, text: str, message: str) -> None:
+def test_a_search_says_why_not(
+    tmp_path: Path, encoder: str, weights: str | None, text: str, message: str
+) -> None:
     site = site_of(tmp_path, encoder, weights)
     with pytest.raises(StepDiffError, match=message):
         Searcher(site).of_text(site.store.view("clips", "space"), text, 2, None)
@@ -324,7 +418,12 @@ def test_the_title_of_a_clip_is_its_file_and_times_or_its_id() -> None:
 
 def test_a_view_without_texts_is_refused(tmp_path: Path) -> None:
     site = site_of(tmp_path, "clip")
-    with site.store.lock(), site.store.writer("clips", "alone", provenance_of("tiny", "clips"), FEATURE) as writer:
-        writer.fill(np.arange(4), lambda rows: ({"embedding": np.eye(4, dtype=np.float32)[rows]}, {}))
+    with (
+        site.store.lock(),
+        site.store.writer("clips", "alone", provenance_of("tiny", "clips"), FEATURE) as writer,
+    ):
+        writer.fill(
+            np.arange(4), lambda rows: ({"embedding": np.eye(4, dtype=np.float32)[rows]}, {})
+        )
     with pytest.raises(StepDiffError, match="is not in texts/alone of .*, which has no texts yet"):
         Searcher(site).of_text(site.store.view("clips", "alone"), "new", 2, None)

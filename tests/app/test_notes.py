@@ -1,4 +1,5 @@
-"""Notes about a pair: what the database keeps, exports read by other programs, the page and the card in a browser."""
+"""Notes about a pair: what the database keeps, exports read by other programs, the page and the
+card in a browser."""
 
 import csv
 import io
@@ -56,7 +57,12 @@ CUES = """async (text) => {
 
 @pytest.fixture(scope="module")
 def pair(world: Path) -> tuple[str, str]:
-    clips = Store.open(world / "features").catalog("clips").frame().filter(pl.col("step") == "whisk the eggs")
+    clips = (
+        Store.open(world / "features")
+        .catalog("clips")
+        .frame()
+        .filter(pl.col("step") == "whisk the eggs")
+    )
     return clips["key"][0], clips["key"][1]
 
 
@@ -78,7 +84,10 @@ def test_the_database_keeps_every_text(new_url: Callable[[str], str], tmp_path: 
     assert again.of_pair(pair) == [early, changed]
     assert changed.written == late.written < changed.edited and changed.text == "later"
     swapped = again.of_pair(("b", "a"))
-    assert [(note.clip, note.video, note.seconds) for note in swapped] == [("b", 1, 0.5), ("a", 2, 2.5)]
+    assert [(note.clip, note.video, note.seconds) for note in swapped] == [
+        ("b", 1, 0.5),
+        ("a", 2, 2.5),
+    ]
     notebook.delete(late.id, "Ann")
     with pytest.raises(UnknownError):
         notebook.edit(late.id, "Ann", "back")
@@ -87,9 +96,18 @@ def test_the_database_keeps_every_text(new_url: Callable[[str], str], tmp_path: 
     with engine.connect() as connection:
         rows = connection.execute(text("SELECT kind, data FROM notes ORDER BY seq")).all()
     assert [kind for kind, _ in rows] == ["added", "added", "added", "edited", "deleted"]
-    assert [json.loads(data).get("text") for _, data in rows] == ["late", "early", "another pair", "later", None]
+    assert [json.loads(data).get("text") for _, data in rows] == [
+        "late",
+        "early",
+        "another pair",
+        "later",
+        None,
+    ]
     for statement in ("UPDATE notes SET data = '{}'", "DELETE FROM notes"):
-        with pytest.raises(DBAPIError, match="notes are never changed"), engine.begin() as connection:
+        with (
+            pytest.raises(DBAPIError, match="notes are never changed"),
+            engine.begin() as connection,
+        ):
             connection.execute(text(statement))
     engine.dispose()
     notebook.close()
@@ -109,31 +127,61 @@ def test_exports_read_back(world: Path, pair: tuple[str, str], tmp_path: Path, t
         assert (note.clip, note.file) == (clip.key, clip.video)
         assert note.file_seconds == pytest.approx(note.seconds + (clip.start or 0))
     rows = list(csv.DictReader(io.StringIO(export("csv", notes)[1].decode(), newline="")))
-    assert rows == [{name: escaped(str(value)) for name, value in asdict(note).items()} for note in notes]
+    assert rows == [
+        {name: escaped(str(value)) for name, value in asdict(note).items()} for note in notes
+    ]
     assert json.loads(export("json", notes)[1]) == [asdict(note) for note in notes]
     archive = zipfile.ZipFile(io.BytesIO(export("webvtt", notes)[1]))
     assert len(archive.namelist()) == 2
     tab.goto("about:blank")
-    read = [cue for name in archive.namelist() for cue in tab.evaluate(CUES, archive.read(name).decode())]
+    read = [
+        cue
+        for name in archive.namelist()
+        for cue in tab.evaluate(CUES, archive.read(name).decode())
+    ]
     expected = [[n.file_seconds, (n.file_seconds or 0) + CUE, n.author, n.text] for n in notes]
     for cue, note in zip(sorted(read), sorted(expected, key=lambda cue: cue[0] or 0), strict=True):
         assert cue == [pytest.approx(note[0]), pytest.approx(note[1]), *note[2:]]
 
 
-FORMULAS = ("=1+1", "+1", "-1+2", "@SUM(1)", "\t=1", "\r=1", "\n=1", "＝1", "＋1", "－1", "＠1", "'=1", "''@x")
+FORMULAS = (
+    "=1+1",
+    "+1",
+    "-1+2",
+    "@SUM(1)",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    "＝1",
+    "＋1",
+    "－1",
+    "＠1",
+    "'=1",
+    "''@x",
+)
 
 
 def test_no_text_of_the_csv_is_a_formula() -> None:
     notes = [ExportedNote("id", odd, odd, 1, -1.5, odd, odd, "now", file=odd) for odd in FORMULAS]
     rows = csv.DictReader(io.StringIO(export("csv", notes)[1].decode(), newline=""))
     for formula, row in zip(FORMULAS, rows, strict=True):
-        assert [row[name] for name in ("reference", "candidate", "author", "text", "file")] == [f"'{formula}"] * 5
+        assert [row[name] for name in ("reference", "candidate", "author", "text", "file")] == [
+            f"'{formula}"
+        ] * 5
         assert row["seconds"] == "-1.5"
 
 
-def test_requests_out_of_bounds_store_nothing(world: Path, pair: tuple[str, str], tmp_path: Path) -> None:
-    site = Site(AppOptions(str(world / "features"), database=f"sqlite:///{tmp_path}/notes.db", cache=str(tmp_path)))
-    client = TestClient(create_app(site), "http://127.0.0.1", headers={"Accept": "application/json"})
+def test_requests_out_of_bounds_store_nothing(
+    world: Path, pair: tuple[str, str], tmp_path: Path
+) -> None:
+    site = Site(
+        AppOptions(
+            str(world / "features"), database=f"sqlite:///{tmp_path}/notes.db", cache=str(tmp_path)
+        )
+    )
+    client = TestClient(
+        create_app(site), "http://127.0.0.1", headers={"Accept": "application/json"}
+    )
     sound: dict[str, Any] = dict(zip(("reference", "candidate"), pair, strict=True))
     sound |= {"video": 1, "seconds": 1.0, "author": "Ann", "text": "  two \n words "}
     for status, change in (
@@ -148,7 +196,10 @@ def test_requests_out_of_bounds_store_nothing(world: Path, pair: tuple[str, str]
         (404, {"candidate": "none"}),
     ):
         assert client.post("/notes", json=sound | change).status_code == status, change
-    assert client.post("/notes", json=sound, headers={"Origin": "http://evil.example"}).status_code == 403
+    assert (
+        client.post("/notes", json=sound, headers={"Origin": "http://evil.example"}).status_code
+        == 403
+    )
     query = urlencode({name: sound[name] for name in ("reference", "candidate")})
     assert client.get(f"/notes?{query}").json() == {"notes": []}
     note = client.post("/notes", json=sound).json()
@@ -189,7 +240,9 @@ def test_notes_and_a_card_in_the_browser(
         page.get_by_text("✗ not saved: the server does not answer").wait_for()
         assert page.get_by_label("Text of the note").input_value() == "lost?"
         page.get_by_role("button", name="Show pairs").click()
-        page.locator("#elsewhere", has_text="the server does not answer: is stepdiff app running?").wait_for()
+        page.locator(
+            "#elsewhere", has_text="the server does not answer: is stepdiff app running?"
+        ).wait_for()
         server.start(int(server.url.rpartition(":")[2]))
         page.get_by_label("Text of the note").press("Enter")
         page.locator("#notes .text").get_by_text("lost?", exact=True).wait_for()
@@ -204,7 +257,9 @@ def test_notes_and_a_card_in_the_browser(
         assert page.locator("#notes .text").all_text_contents() == expected
         assert page.evaluate("document.documentElement.scrollWidth") == 360
         page.get_by_role("button", name="Show 0:01.00 of Video 1").click()
-        assert page.evaluate(f"() => {PLAYER}.videos.map((video) => video.currentTime)") == pytest.approx([1, 1])
+        assert page.evaluate(
+            f"() => {PLAYER}.videos.map((video) => video.currentTime)"
+        ) == pytest.approx([1, 1])
         check_sight(page)
         ticks = page.get_by_role("checkbox")
         assert [tick.is_checked() for tick in ticks.all()] == [True, True, False, False]
@@ -218,16 +273,22 @@ def test_notes_and_a_card_in_the_browser(
 
 
 def check_sight(page: "Page") -> None:
-    """The clips are in sight where their notes are read, and shown where the offset of one hid the moment of a note."""
+    """The clips are in sight where their notes are read, and shown where the offset of one hid the
+    moment of a note."""
     page.evaluate(f"() => {PLAYER}.seekEach([0.5, 1.5])")
     page.get_by_role("button", name="Show 0:02.00 of Video 2").scroll_into_view_if_needed()
     page.locator(".stage.small").wait_for()
     before = page.evaluate("scrollY")
     page.get_by_role("button", name="Show 0:01.00 of Video 1").click()
-    assert page.evaluate(f"() => {PLAYER}.videos.map((video) => video.currentTime)") == pytest.approx([1, 2])
+    assert page.evaluate(
+        f"() => {PLAYER}.videos.map((video) => video.currentTime)"
+    ) == pytest.approx([1, 2])
     page.evaluate(f"() => {PLAYER}.seekEach([2, 0.5])")
     page.get_by_role("button", name="Show 0:01.00 of Video 1").click()
-    assert page.evaluate(f"() => [{PLAYER}.videos[0].currentTime, {PLAYER}.offsets]") == [pytest.approx(1), [0, 0]]
+    assert page.evaluate(f"() => [{PLAYER}.videos[0].currentTime, {PLAYER}.offsets]") == [
+        pytest.approx(1),
+        [0, 0],
+    ]
     assert page.evaluate("scrollY") == before
     for video in page.locator("video").all():
         box = video.bounding_box()
@@ -253,7 +314,11 @@ def check_card(page: "Page", download: "Download", file: Path) -> None:
     assert not re.search(r"(src|href)=['\"](?!data:)|url\(|@import|https?://", source)
     page.goto(f"file://{file}")
     rows = page.get_by_role("listitem").all_inner_texts()
-    assert rows == ["Video 1, 0:01 wrist too stiff Ann", "Video 1, 0:01.7 lost? Ann", f"Video 2, 0:02 {ODD[0]} Ann"]
+    assert rows == [
+        "Video 1, 0:01 wrist too stiff Ann",
+        "Video 1, 0:01.7 lost? Ann",
+        f"Video 2, 0:02 {ODD[0]} Ann",
+    ]
     captions = [" ".join(text.split()) for text in page.locator("figcaption").all_inner_texts()]
     assert captions == ["Video 1 at 0:01", "Video 2 at 0:01"]
     page.wait_for_function(f"() => {PLAYER}.playing")
@@ -272,7 +337,11 @@ def portrait(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stream.width, stream.height, stream.pix_fmt = 90, 160, "yuv420p"
         for level in range(0, 240, 8):
             target.mux(
-                stream.encode(av.VideoFrame.from_ndarray(np.full((160, 90, 3), level, np.uint8), format="rgb24"))
+                stream.encode(
+                    av.VideoFrame.from_ndarray(
+                        np.full((160, 90, 3), level, np.uint8), format="rgb24"
+                    )
+                )
             )
         target.mux(stream.encode(None))
     return path
@@ -319,12 +388,16 @@ def test_the_title_of_a_card_is_the_step_of_both_clips(
 
 @pytest.mark.parametrize("size", ["A4", "Letter"])
 @pytest.mark.parametrize("word", ["word ", "wrist-", "\u6253\u86cb"])
-def test_a_card_prints_on_one_page(portrait: Path, tmp_path: Path, tab: "Page", size: str, word: str) -> None:
+def test_a_card_prints_on_one_page(
+    portrait: Path, tmp_path: Path, tab: "Page", size: str, word: str
+) -> None:
     def longest(most: int) -> str:
         return (word * most)[:most]
 
     side = CardSide(longest(200), portrait, 0.0, 3.0, 1.0)
-    notes = [Note("", "a", "b", video, 1.0, longest(100), longest(MOST_TEXT), "") for video in (1, 2, 1)]
+    notes = [
+        Note("", "a", "b", video, 1.0, longest(100), longest(MOST_TEXT), "") for video in (1, 2, 1)
+    ]
     page = card("Whisk the eggs", (side, side), notes, longest(500), longest(MOST_ANSWER))
     (tmp_path / "card.html").write_text(page, encoding="utf-8")
     tab.goto(f"file://{tmp_path}/card.html")

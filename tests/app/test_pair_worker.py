@@ -119,9 +119,14 @@ def test_a_cancelled_job_never_starts_or_ends_at_its_next_check() -> None:
 
 @pytest.mark.parametrize(
     ("error", "line"),
-    [(StepDiffError("no features of clip x"), "no features of clip x"), (ZeroDivisionError("oh"), "ZeroDivisionError")],
+    [
+        (StepDiffError("no features of clip x"), "no features of clip x"),
+        (ZeroDivisionError("oh"), "ZeroDivisionError"),
+    ],
 )
-def test_a_job_that_fails_says_why(error: Exception, line: str, capsys: pytest.CaptureFixture) -> None:
+def test_a_job_that_fails_says_why(
+    error: Exception, line: str, capsys: pytest.CaptureFixture
+) -> None:
     def work(model: Any, job: Job) -> dict[str, Any]:
         raise error
 

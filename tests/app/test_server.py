@@ -44,11 +44,19 @@ def ask(serve: Callable[..., Server]) -> Callable[..., tuple[int, dict[str, str]
     """Return a function that sends one request and returns status, headers and body."""
     place = urlsplit(serve().url)
 
-    def send(method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    def send(
+        method: str, path: str, body: bytes | None = None, **headers: str
+    ) -> tuple[int, dict[str, str], bytes]:
         connection = HTTPConnection(str(place.hostname), int(place.port or 0), timeout=60)
-        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        connection.request(
+            method, path, body, {name.replace("_", "-"): value for name, value in headers.items()}
+        )
         answer = connection.getresponse()
-        found = answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+        found = (
+            answer.status,
+            {name.lower(): value for name, value in answer.getheaders()},
+            answer.read(),
+        )
         connection.close()
         return found
 
@@ -72,7 +80,10 @@ def test_an_error_is_a_page_too_with_one_line(ask: Ask) -> None:
     assert status == 404 and headers["content-type"].startswith("text/html")
     assert b"the store has no clip" in body and b"<b>x" not in body and b"&lt;b&gt;x" in body
     status, _, body = ask("GET", "/media/video/x", Accept="application/json")
-    assert status == 404 and json.loads(body) == {"title": "Not found", "error": "the store has no clip 'x'"}
+    assert status == 404 and json.loads(body) == {
+        "title": "Not found",
+        "error": "the store has no clip 'x'",
+    }
     status, headers, body = ask("GET", "/annotate", Accept="text/html")
     assert status == 404 and headers["content-type"].startswith("text/html")
     assert b"no annotation task: start the server with --annotate TASK" in body
@@ -81,7 +92,11 @@ def test_an_error_is_a_page_too_with_one_line(ask: Ask) -> None:
         status, _, body = ask("GET", path, Accept="application/json")
         assert (status, json.loads(body)) == (404, error)
     status, headers, body = ask("DELETE", "/docs", Accept="application/json")
-    assert status == 405 and headers["allow"] == "GET" and json.loads(body)["error"] == "/docs: Method Not Allowed"
+    assert (
+        status == 405
+        and headers["allow"] == "GET"
+        and json.loads(body)["error"] == "/docs: Method Not Allowed"
+    )
 
 
 @pytest.mark.full
@@ -99,8 +114,11 @@ WHOLE = b"GET /static/base.css HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\
 
 
 def exchange(port: int, request: bytes, source: str = "127.0.0.1") -> bytes:
-    """Return all bytes that the server answers to these bytes, sent from an address of this machine."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20, source_address=(source, 0)) as connection:
+    """Return all bytes that the server answers to these bytes, sent from an address of this
+    machine."""
+    with socket.create_connection(
+        ("127.0.0.1", port), timeout=20, source_address=(source, 0)
+    ) as connection:
         connection.sendall(request)
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
@@ -108,7 +126,12 @@ def exchange(port: int, request: bytes, source: str = "127.0.0.1") -> bytes:
 @pytest.fixture
 def public(world: Path, tmp_path: Path) -> Iterator[tuple[int, Path]]:
     """The port and the log of a server for other machines, which can have 1,024 files open."""
-    options = ("--annotate", str(write_task(tmp_path, names(1))), "--public-url", "http://127.0.0.1")
+    options = (
+        "--annotate",
+        str(write_task(tmp_path, names(1))),
+        "--public-url",
+        "http://127.0.0.1",
+    )
     server = Server(world, tmp_path / "cache", *options, log=tmp_path / "log")
     yield int(server.url.rpartition(":")[2]), tmp_path / "log"
     server.kill()
@@ -138,7 +161,13 @@ def test_the_server_answers_during_1100_half_sent_requests(public: tuple[int, Pa
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[int]:
     """The port of a server in this process, with an address that fails."""
-    app = create_app(Site(AppOptions(str(Store.open(tmp_path / "features", create=True).path), cache=str(tmp_path))))
+    app = create_app(
+        Site(
+            AppOptions(
+                str(Store.open(tmp_path / "features", create=True).path), cache=str(tmp_path)
+            )
+        )
+    )
 
     def fails() -> None:
         raise RuntimeError("a defect")
@@ -178,9 +207,20 @@ def test_a_request_arrives_in_time_or_its_connection_is_closed(port: int) -> Non
     assert not waiting
 
 
-def of_method(method: bytes, *lines: bytes, path: bytes = b"/docs", host: bytes = b"127.0.0.1") -> bytes:
+def of_method(
+    method: bytes, *lines: bytes, path: bytes = b"/docs", host: bytes = b"127.0.0.1"
+) -> bytes:
     """Return a request."""
-    return b"\r\n".join([method + b" " + path + b" HTTP/1.1", b"Host: " + host, b"Connection: close", *lines, b"", b""])
+    return b"\r\n".join(
+        [
+            method + b" " + path + b" HTTP/1.1",
+            b"Host: " + host,
+            b"Connection: close",
+            *lines,
+            b"",
+            b"",
+        ]
+    )
 
 
 REQUESTS = {
@@ -202,8 +242,14 @@ REQUESTS = {
 
 def test_every_response_has_the_security_headers(port: int) -> None:
     """They forbid inline scripts, foreign resources and foreign frames."""
-    rules = dict(rule.strip().split(" ", 1) for rule in HEADERS["Content-Security-Policy"].split(";"))
-    assert rules["default-src"] == "'none'" and rules["script-src"] == "'self'" and rules["frame-ancestors"] == "'self'"
+    rules = dict(
+        rule.strip().split(" ", 1) for rule in HEADERS["Content-Security-Policy"].split(";")
+    )
+    assert (
+        rules["default-src"] == "'none'"
+        and rules["script-src"] == "'self'"
+        and rules["frame-ancestors"] == "'self'"
+    )
     assert not any("unsafe" in rule or "http" in rule or "*" in rule for rule in rules.values())
     assert HEADERS["X-Content-Type-Options"] == "nosniff"
     for name, (status, request) in REQUESTS.items():
@@ -211,15 +257,31 @@ def test_every_response_has_the_security_headers(port: int) -> None:
         head = answer.partition(b"\r\n\r\n")[0].decode().lower().split("\r\n")
         assert head[0].startswith(f"http/1.1 {status} "), name
         for header, value in HEADERS.items():
-            own = [line.partition(": ")[2] for line in head if line.startswith(f"{header.lower()}: ")]
-            assert own == [value.lower()] or (header == "Cache-Control" and own == ["no-store"]), (name, header)
+            own = [
+                line.partition(": ")[2] for line in head if line.startswith(f"{header.lower()}: ")
+            ]
+            assert own == [value.lower()] or (header == "Cache-Control" and own == ["no-store"]), (
+                name,
+                header,
+            )
 
 
-def test_an_unexpected_error_is_a_page_with_a_reference(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    app = create_app(Site(AppOptions(str(Store.open(tmp_path / "features", create=True).path), cache=str(tmp_path))))
+def test_an_unexpected_error_is_a_page_with_a_reference(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = create_app(
+        Site(
+            AppOptions(
+                str(Store.open(tmp_path / "features", create=True).path), cache=str(tmp_path)
+            )
+        )
+    )
     app.add_api_route("/breaks", lambda: {}["a defect"])
     client = TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
-    page, twin = (client.get("/breaks", headers={"Accept": kind}) for kind in ("text/html", "application/json"))
+    page, twin = (
+        client.get("/breaks", headers={"Accept": kind})
+        for kind in ("text/html", "application/json")
+    )
     reference = twin.json()["reference"]
     assert page.status_code == twin.status_code == 500
     assert 'href="/explore"' in page.text and reference in page.text and "a defect" not in page.text
@@ -234,7 +296,9 @@ def test_texts_are_compressed_and_files_are_not_sent_twice(ask: Ask) -> None:
         assert gzip.decompress(packed[2]) == plain[2] and len(packed[2]) < len(plain[2]) / 2
     for path in ("/static/base.css", "/static/look.css"):
         _, headers, _ = ask("GET", path, Accept_Encoding="gzip")
-        assert headers["cache-control"] == "no-cache" and "accept-encoding" in headers["vary"].lower()
+        assert (
+            headers["cache-control"] == "no-cache" and "accept-encoding" in headers["vary"].lower()
+        )
         again = ask("GET", path, Accept_Encoding="gzip", If_None_Match=headers["etag"])
         assert again[0] == 304 and again[2] == b"" and again[1]["cache-control"] == "no-cache"
 
@@ -280,7 +344,8 @@ NO_CLIPS: tuple[dict[str, Any], ...] = (
 
 
 def hostile(world: Path, folder: Path) -> tuple[str, list[str]]:
-    """Copy the store; return its path, and ids of clips: a sound one, and one for each of NO_CLIPS."""
+    """Copy the store; return its path, and ids of clips: a sound one, and one for each of
+    NO_CLIPS."""
     path = shutil.copytree(world / "features", folder / "features")
     (part,) = (path / "catalog/clips").glob("*.parquet")
     records = pl.read_parquet(part).to_dicts()
@@ -293,14 +358,26 @@ def hostile(world: Path, folder: Path) -> tuple[str, list[str]]:
 @pytest.mark.full
 @pytest.mark.timeout(900)
 def test_no_request_ends_in_500(world: Path, tmp_path: Path) -> None:
-    """Each parameter and each field of each address, with odd values; the other parameters are sound."""
+    """Each parameter and each field of each address, with odd values; the other parameters are
+    sound."""
     store, keys = hostile(world, tmp_path)
     rows = random_rows("diffmcq", 6, clips=keys)
-    write(tmp_path / "said", "diffmcq_one", "diffmcq", rows, guesses("diffmcq", rows, 0), control="none")
+    write(
+        tmp_path / "said",
+        "diffmcq_one",
+        "diffmcq",
+        rows,
+        guesses("diffmcq", rows, 0),
+        control="none",
+    )
     task = write_task(tmp_path / "task", [(keys[0], key) for key in keys[1:]])
     said, videos = (str(tmp_path / "said"),), str(world / "kitchen")
     app = create_app(
-        Site(AppOptions(store, videos, predictions=said, annotate=str(task), cache=str(tmp_path / "cache")))
+        Site(
+            AppOptions(
+                store, videos, predictions=said, annotate=str(task), cache=str(tmp_path / "cache")
+            )
+        )
     )
     client = TestClient(app, "http://127.0.0.1", raise_server_exceptions=False)
     client.headers.update({"Accept": "application/json", "Content-Type": "application/json"})
@@ -310,8 +387,20 @@ def test_no_request_ends_in_500(world: Path, tmp_path: Path) -> None:
         tokens = [accounts.add(connection, "Ann", 0.0)[1], accounts.link(connection, admin, 0.0)]
     for token in tokens:
         assert client.get(f"/annotate/as/{token}").status_code == 200
-    sound = {"view": "efficientnet-lite0", "task": "diffmcq", "identity": "1", "side": "left", "form": "answers"}
-    sound |= {"key": keys[0], "clip": keys[0], "reference": keys[0], "candidate": keys[1], "colour": "step"}
+    sound = {
+        "view": "efficientnet-lite0",
+        "task": "diffmcq",
+        "identity": "1",
+        "side": "left",
+        "form": "answers",
+    }
+    sound |= {
+        "key": keys[0],
+        "clip": keys[0],
+        "reference": keys[0],
+        "candidate": keys[1],
+        "colour": "step",
+    }
     sound |= {"id": f"{keys[0]} {keys[1]}", "token": tokens[0], "head": "x", "act": "include"}
     described, failed, sent = app.openapi(), [], 0
 
@@ -333,12 +422,25 @@ def test_no_request_ends_in_500(world: Path, tmp_path: Path) -> None:
             places = {found["name"]: found["in"] for found in about.get("parameters", [])}
             required = [found["name"] for found in about.get("parameters", []) if found["required"]]
             for name in places:
-                for value in (*ODD, *keys[1:]) if name in ("key", "clip", "reference", "candidate", "near") else ODD:
+                for value in (
+                    (*ODD, *keys[1:])
+                    if name in ("key", "clip", "reference", "candidate", "near")
+                    else ODD
+                ):
                     values = {**{own: sound[own] for own in required}, name: value}
-                    query = "&".join(f"{own}={values[own]}" for own in values if places[own] == "query")
+                    query = "&".join(
+                        f"{own}={values[own]}" for own in values if places[own] == "query"
+                    )
                     ask(method, f"{path.format(**values)}?{query}")
-            kinds = about.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
-            fields = described["components"]["schemas"].get(kinds.get("$ref", "").rpartition("/")[2], {})
+            kinds = (
+                about.get("requestBody", {})
+                .get("content", {})
+                .get("application/json", {})
+                .get("schema", {})
+            )
+            fields = described["components"]["schemas"].get(
+                kinds.get("$ref", "").rpartition("/")[2], {}
+            )
             whole: dict[str, Any] = {
                 "number": 1,
                 "changes": {},
@@ -347,10 +449,18 @@ def test_no_request_ends_in_500(world: Path, tmp_path: Path) -> None:
                 "pair": sound["id"],
                 "keystep": "x",
             }
-            whole |= {"texts": {}, "scores": {}, "tasks": [], "step": "", "category": "Actions"} | sound
+            whole |= {
+                "texts": {},
+                "scores": {},
+                "tasks": [],
+                "step": "",
+                "category": "Actions",
+            } | sound
             for name in fields.get("properties", {}):
                 for odd in ODD_VALUES:
-                    body = {own: whole[own] for own in fields.get("required", []) if own in whole} | {name: odd}
+                    body = {
+                        own: whole[own] for own in fields.get("required", []) if own in whole
+                    } | {name: odd}
                     ask(method, path.format(**sound), content=json.dumps(body))
     assert failed == [] and sent > 1000
 
@@ -363,7 +473,9 @@ def store(tmp_path: Path) -> str:
 
 def visit(store: str, task: Path | None = None) -> TestClient:
     """Return a browser of a server of these pages."""
-    site = Site(AppOptions(store, annotate=None if task is None else str(task), cache=f"{store}/../cache"))
+    site = Site(
+        AppOptions(store, annotate=None if task is None else str(task), cache=f"{store}/../cache")
+    )
     return TestClient(create_app(site), "http://127.0.0.1")
 
 
@@ -373,7 +485,9 @@ def test_without_host_the_server_listens_on_this_machine_only() -> None:
 
 
 @pytest.mark.parametrize("option", ["store", "videos", "runs", "predictions", "annotate"])
-def test_a_missing_folder_or_task_is_one_line(store: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_folder_or_task_is_one_line(
+    store: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         raise SystemExit(main(["--store", store, "--port", "0", f"--{option}", "/none"]))
     shown = capsys.readouterr()
@@ -384,43 +498,74 @@ def test_a_missing_folder_or_task_is_one_line(store: str, option: str, capsys: p
 
 
 @pytest.mark.parametrize("address", ["/explore", "/pair", "/compare", "/annotate"])
-def test_every_page_exists_as_json_at_its_own_address(store: str, tmp_path: Path, address: str) -> None:
+def test_every_page_exists_as_json_at_its_own_address(
+    store: str, tmp_path: Path, address: str
+) -> None:
     client = visit(store, write_task(tmp_path, names(1)))
     record = client.get(address, headers={"Accept": "application/json"})
     shown = client.get(address, headers={"Accept": "text/html"})
-    assert record.headers["content-type"] == "application/json" and shown.headers["content-type"][:9] == "text/html"
-    assert record.status_code == shown.status_code and f"<title>{record.json()['title']}" in shown.text
+    assert (
+        record.headers["content-type"] == "application/json"
+        and shown.headers["content-type"][:9] == "text/html"
+    )
+    assert (
+        record.status_code == shown.status_code and f"<title>{record.json()['title']}" in shown.text
+    )
 
 
 def test_the_page_of_a_gold_pair_is_like_that_of_any_other_pair(store: str, tmp_path: Path) -> None:
     pages = []
     for rate in (0, 1):  # the first pair is work, or gold
-        client = visit(store, write_task(tmp_path / str(rate), names(2), gold=names(1, "gold"), gold_rate=rate))
+        client = visit(
+            store, write_task(tmp_path / str(rate), names(2), gold=names(1, "gold"), gold_rate=rate)
+        )
         assert client.post("/annotate/enter", json={"name": "Ann"}).status_code == 200
         pages.append(client.get("/annotate", headers={"Accept": "application/json"}).json())
-    assert [shown.pop("of") for shown in pages] == [2, 3], "a task with gold pairs has more pairs, whichever is shown"
+    assert [shown.pop("of") for shown in pages] == [2, 3], (
+        "a task with gold pairs has more pairs, whichever is shown"
+    )
     assert pages[0] == pages[1] and not pages[0]["training"]
 
 
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (["--host", "0.0.0.0"], "--host 0.0.0.0: give --public-url, the address that other machines open"),
-        (["--public-url", "https://a.example"], "--public-url: other machines reach the annotation pages only"),
-        (["--trust-proxy", "10.0.0.1"], "--trust-proxy: give the address that the proxy has, with --public-url"),
-        (["--public-url", "a.example", "--annotate", "x"], "--public-url 'a.example': give scheme and host only"),
+        (
+            ["--host", "0.0.0.0"],
+            "--host 0.0.0.0: give --public-url, the address that other machines open",
+        ),
+        (
+            ["--public-url", "https://a.example"],
+            "--public-url: other machines reach the annotation pages only",
+        ),
+        (
+            ["--trust-proxy", "10.0.0.1"],
+            "--trust-proxy: give the address that the proxy has, with --public-url",
+        ),
+        (
+            ["--public-url", "a.example", "--annotate", "x"],
+            "--public-url 'a.example': give scheme and host only",
+        ),
         (["--public-url", "https://a.example/x", "--annotate", "x"], "give scheme and host only"),
-        (["--public-url", "https://a.example", "--annotate", "x", "--trust-proxy", "a"], "--trust-proxy: 'a' does not"),
+        (
+            ["--public-url", "https://a.example", "--annotate", "x", "--trust-proxy", "a"],
+            "--trust-proxy: 'a' does not",
+        ),
     ],
 )
-def test_addresses_that_cannot_be(store: str, options: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_addresses_that_cannot_be(
+    store: str, options: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     refuses(main, ["--store", store, "--port", "0", *options], capsys, why)
 
 
 def frames(path: Path) -> list[tuple[float, np.ndarray]]:
     """Return time in seconds and RGB pixels of every frame."""
     with av.open(str(path)) as container:
-        return [(float(frame.time or 0), frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+        return [
+            (float(frame.time or 0), frame.to_ndarray(format="rgb24"))
+            for frame in container.decode(video=0)
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -430,9 +575,13 @@ def video(world: Path) -> Path:
 
 @pytest.mark.full
 @pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (0.5, 4.25), (2.03, 2.5), (3.0, 3.04)])
-def test_a_cut_clip_has_exactly_its_frames(video: Path, tmp_path: Path, start: float, end: float) -> None:
+def test_a_cut_clip_has_exactly_its_frames(
+    video: Path, tmp_path: Path, start: float, end: float
+) -> None:
     cut(video, start, end, tmp_path / "clip.mp4")
-    expected = [(time - start, pixels) for time, pixels in frames(video) if start <= time + 1e-6 < end]
+    expected = [
+        (time - start, pixels) for time, pixels in frames(video) if start <= time + 1e-6 < end
+    ]
     found = frames(tmp_path / "clip.mp4")
     assert len(found) == len(expected) > 0
     first = found[0][0]  # a player starts with the first frame
@@ -448,7 +597,9 @@ def test_a_cut_clip_has_most_pixels_on_its_long_side(tmp_path: Path) -> None:
         stream = container.add_stream("libx264", rate=10)
         stream.width, stream.height, stream.pix_fmt = 1922, 202, "yuv420p"
         for shade in range(10):
-            frame = av.VideoFrame.from_ndarray(np.full((202, 1922, 3), shade * 20, np.uint8), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(
+                np.full((202, 1922, 3), shade * 20, np.uint8), format="rgb24"
+            )
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     cut(tmp_path / "wide.mp4", 0.0, 1.0, tmp_path / "clip.mp4")
@@ -468,16 +619,24 @@ def test_sound_is_cut_with_the_pictures(tmp_path: Path, video: Path) -> None:
             blank = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
             container.mux(pictures.encode(blank))
         time = np.arange(4 * rate) / rate
-        wave = (0.5 * np.sin(2 * np.pi * 440 * time) * ((time >= 1) & (time < 2))).astype(np.float32)
+        wave = (0.5 * np.sin(2 * np.pi * 440 * time) * ((time >= 1) & (time < 2))).astype(
+            np.float32
+        )
         for at in range(0, len(wave), 1024):
-            part = av.AudioFrame.from_ndarray(wave[None, at : at + 1024], format="fltp", layout="mono")
+            part = av.AudioFrame.from_ndarray(
+                wave[None, at : at + 1024], format="fltp", layout="mono"
+            )
             part.sample_rate, part.pts = rate, at
             container.mux(sound.encode(part))
         container.mux(pictures.encode(None))
         container.mux(sound.encode(None))
     cut(tmp_path / "beep.mp4", 0.5, 3.0, tmp_path / "clip.mp4")
     with av.open(str(tmp_path / "clip.mp4")) as container:
-        loud = [float(frame.time or 0) for frame in container.decode(audio=0) if np.abs(frame.to_ndarray()).max() > 0.1]
+        loud = [
+            float(frame.time or 0)
+            for frame in container.decode(audio=0)
+            if np.abs(frame.to_ndarray()).max() > 0.1
+        ]
     assert 0.4 < min(loud) < 0.6 and 1.35 < max(loud) < 1.6
 
 
@@ -535,7 +694,11 @@ def test_the_cache_folder_stays_within_its_limit(tmp_path: Path) -> None:
     cache.get("d", ".bin", lambda out: out.write_bytes(bytes(10)) and None)
     made_media: list[str] = []
     for name in ("a", "c", "d", "b"):
-        cache.get(name, ".bin", lambda out, name=name: (made_media.append(name), out.write_bytes(bytes(10))) and None)
+        cache.get(
+            name,
+            ".bin",
+            lambda out, name=name: (made_media.append(name), out.write_bytes(bytes(10))) and None,
+        )
     assert made_media == ["b"]
     assert sum(file.stat().st_size for file in (tmp_path / "cache").iterdir()) <= 30
     assert not cache._making
@@ -549,18 +712,28 @@ def test_files_of_others_stay_in_the_cache_folder(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 20)
     for name in "abc":
         cache.get(name, ".mp4", lambda out: out.write_bytes(bytes(10)) and None)
-    assert {"folder", f"{'0' * 40}.mp4", "thesis.mp4", ".1-2.mp4"} < {file.name for file in tmp_path.iterdir()}
+    assert {"folder", f"{'0' * 40}.mp4", "thesis.mp4", ".1-2.mp4"} < {
+        file.name for file in tmp_path.iterdir()
+    }
     assert len(list(tmp_path.iterdir())) == 4 + 2
 
 
-@pytest.mark.parametrize("video", ["../../secret.mp4", "/etc/passwd", "videos/../../../x", "link.mp4", "nothing.mp4"])
+@pytest.mark.parametrize(
+    "video", ["../../secret.mp4", "/etc/passwd", "videos/../../../x", "link.mp4", "nothing.mp4"]
+)
 def test_no_path_leads_out_of_the_folder_of_videos(tmp_path: Path, video: str) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "secret.mp4").write_bytes(b"secret")
     (tmp_path / "videos" / "link.mp4").symlink_to(tmp_path / "secret.mp4")
     store = Store.open(tmp_path / "features", create=True)
-    store.catalog("clips").append(pl.DataFrame({"key": ["x"], "video": [video], "start": [0.0], "end": [1.0]}))
-    site = Site(AppOptions(str(tmp_path / "features"), str(tmp_path / "videos"), cache=str(tmp_path / "cache")))
+    store.catalog("clips").append(
+        pl.DataFrame({"key": ["x"], "video": [video], "start": [0.0], "end": [1.0]})
+    )
+    site = Site(
+        AppOptions(
+            str(tmp_path / "features"), str(tmp_path / "videos"), cache=str(tmp_path / "cache")
+        )
+    )
     with pytest.raises(UnknownError, match="is not a file in the folder of videos"):
         site.file(site.clip("x"))
 
@@ -575,11 +748,15 @@ def test_an_image_in_a_tar_file_is_shown(tmp_path: Path) -> None:
     (folder / "link.tar").symlink_to(tmp_path / "outside.tar")
     store = Store.open(tmp_path / "features", create=True)
     videos = ["00000.tar/red.png", "link.tar/red.png", "gone.tar/red.png"]
-    store.catalog("clips").append(pl.DataFrame({"key": videos, "video": videos, "start": 0.0, "end": 1.0}))
+    store.catalog("clips").append(
+        pl.DataFrame({"key": videos, "video": videos, "start": 0.0, "end": 1.0})
+    )
     site = Site(AppOptions(str(tmp_path / "features"), str(folder), cache=str(tmp_path / "cache")))
 
     def strip(key: str) -> Path:
-        return made_media(site, key, "strip", ".jpg", lambda *clip: filmstrip(*clip[:3], 2, 24, clip[3]))
+        return made_media(
+            site, key, "strip", ".jpg", lambda *clip: filmstrip(*clip[:3], 2, 24, clip[3])
+        )
 
     with Image.open(strip(videos[0])) as image:
         assert image.size == (64, 24) and image.getpixel((40, 12))[0] > 240

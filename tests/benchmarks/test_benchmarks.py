@@ -1,4 +1,5 @@
-"""Each benchmark at its smallest size runs, compares with its peers and prints its result as the last line."""
+"""Each benchmark at its smallest size runs, compares with its peers and prints its result as the
+last line."""
 
 import json
 import os
@@ -25,25 +26,44 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
-RUNS: dict[str, tuple[Callable[[list[str]], int], str, set[str], Callable[[dict[str, Any]], bool]]] = {
+RUNS: dict[
+    str, tuple[Callable[[list[str]], int], str, set[str], Callable[[dict[str, Any]], bool]]
+] = {
     "read": (
-        read.main, "--mib 16 --cold-mib 16 --repeats 1 --folder TMP", {"O_DIRECT ceiling", "memmap"},
-        lambda record: {row["format"] for row in record["rows"]} >= {"store", "tensorstore", "h5py", "zarr-python"},
+        read.main,
+        "--mib 16 --cold-mib 16 --repeats 1 --folder TMP",
+        {"O_DIRECT ceiling", "memmap"},
+        lambda record: (
+            {row["format"] for row in record["rows"]}
+            >= {"store", "tensorstore", "h5py", "zarr-python"}
+        ),
     ),
     "write": (
-        write.main, "--mib 8 --repeats 1 --folder TMP", {"raw file + fsync"}, lambda record: len(record["races"]) == 4
+        write.main,
+        "--mib 8 --repeats 1 --folder TMP",
+        {"raw file + fsync"},
+        lambda record: len(record["races"]) == 4,
     ),
     "featurize": (
-        featurize.main, "--clips 3 --rounds 1 --gop 50 --folder TMP", {"forward + decode", "seek a clip, PyAV"},
-        lambda record: all(row["ms a clip"] > 0 and row["CPU ms a clip"] > 0 for row in record["rows"]),
+        featurize.main,
+        "--clips 3 --rounds 1 --gop 50 --folder TMP",
+        {"forward + decode", "seek a clip, PyAV"},
+        lambda record: all(
+            row["ms a clip"] > 0 and row["CPU ms a clip"] > 0 for row in record["rows"]
+        ),
     ),
     "search": (
-        search.main, "--rows 2000 --approximate [1200,2000] --dim 16 --queries [1,8] --asked 9 --rounds 1 --folder TMP",
+        search.main,
+        "--rows 2000 --approximate [1200,2000] --dim 16 --queries [1,8] --asked 9 --rounds 1 "
+        "--folder TMP",
         {"faiss flat", "faiss HNSW32,SQfp16"},
-        lambda record: all(row["recall@10"] > 0 and row["queries/s"] > 0 for row in record["approximate"]),
+        lambda record: all(
+            row["recall@10"] > 0 and row["queries/s"] > 0 for row in record["approximate"]
+        ),
     ),
-}  # fmt: skip
-"""benchmarks at their smallest sizes: peers that each is compared with, and what its record shows"""
+}
+"""benchmarks at their smallest sizes: peers that each is compared with, and what its record
+shows"""
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -68,18 +88,42 @@ def test_where_the_time_of_a_gpu_goes() -> None:
     spent.waiting.update(upload=2.0, forward=1.0, download=3.0, write=0.5)
     spent.working.update(upload=0.5, forward=4.0, write=1.0)
     row = featurize.stages("videos", 100, 2, spent, seconds=5.0, forward=2.0)
-    assert (row["clips/s"], row["of forward"], row["waits for decoding"], row["copy back"]) == (20.0, 0.4, 10.0, 0.0)
-    assert (row["forward"], row["forward waits"], row["write"], row["waits for writing"]) == (20.0, 5.0, 5.0, 2.5)
+    assert (row["clips/s"], row["of forward"], row["waits for decoding"], row["copy back"]) == (
+        20.0,
+        0.4,
+        10.0,
+        0.0,
+    )
+    assert (row["forward"], row["forward waits"], row["write"], row["waits for writing"]) == (
+        20.0,
+        5.0,
+        5.0,
+        2.5,
+    )
 
 
 @pytest.mark.timeout(900)  # sixteen processes that import transformers
 def test_start(
-    tmp_path: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    tiny_clip: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("lancedb")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # set by the benchmark, and set back at the end
     allowed = os.sched_getaffinity(0)
-    small = ["--clips", "6", "--rounds", "1", "--threads", "1", "--weights", str(tiny_clip), "--folder", str(tmp_path)]
+    small = [
+        "--clips",
+        "6",
+        "--rounds",
+        "1",
+        "--threads",
+        "1",
+        "--weights",
+        str(tiny_clip),
+        "--folder",
+        str(tmp_path),
+    ]
     try:
         assert start.main(small) == 0
     finally:
@@ -102,7 +146,18 @@ def test_different_answers_end_the_benchmark() -> None:
 def test_raw_video_gives_the_tokens_of_the_store(
     tmp_path: Path, tiny_lm: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = ["--videos", "4", "--steps", "1", "--rounds", "1", "--folder", str(tmp_path), "--language_model", tiny_lm]
+    small = [
+        "--videos",
+        "4",
+        "--steps",
+        "1",
+        "--rounds",
+        "1",
+        "--folder",
+        str(tmp_path),
+        "--language_model",
+        tiny_lm,
+    ]
     assert train_step.main(small) == 0
     record = last_line(capsys)
     assert record["benchmark"] == "train_step"

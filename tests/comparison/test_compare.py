@@ -1,4 +1,5 @@
-"""`stepdiff compare` on real small videos, with a small random video language model from pixels to words."""
+"""`stepdiff compare` on real small videos, with a small random video language model from pixels to
+words."""
 
 import json
 import os
@@ -46,10 +47,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def compare(folder: Path, capsys: Capture) -> Callable[..., Any]:
-    """Return a function that runs the command and returns what it prints; JSON if it was asked for."""
+    """Return a function that runs the command and returns what it prints; JSON if it was asked
+    for."""
 
     def run(*arguments: object) -> Any:
-        flags = ["--model", str(folder / "model"), "--store", str(folder / "store"), "--max-tokens", "4"]
+        flags = [
+            "--model",
+            str(folder / "model"),
+            "--store",
+            str(folder / "store"),
+            "--max-tokens",
+            "4",
+        ]
         assert main([*flags, *map(str, arguments)]) == 0
         printed = capsys.readouterr().out
         return json.loads(printed) if "--json" in arguments else printed
@@ -64,10 +73,26 @@ def test_two_files_one_command(folder: Path, compare: Callable[..., Any], capsys
     assert (first["start"], first["end"], second["start"], second["end"]) == (0.0, 2.0, 0.5, 1.5)
     assert [each["category"] for each in record["differences"]] == list(stepdiff_categories())
     # The same features and model by the commands that compare replaces: the same words.
-    where = ["--store", str(folder / "store"), "--model", str(folder / "model"), "--max-tokens", "4", "--json"]
-    assert ask.main(["--reference", first["clip"], "--candidate", second["clip"], *where, "What differs?"]) == 0
+    where = [
+        "--store",
+        str(folder / "store"),
+        "--model",
+        str(folder / "model"),
+        "--max-tokens",
+        "4",
+        "--json",
+    ]
+    assert (
+        ask.main(
+            ["--reference", first["clip"], "--candidate", second["clip"], *where, "What differs?"]
+        )
+        == 0
+    )
     assert json.loads(capsys.readouterr().out)["answer"] == record["answer"]
-    assert [each["title"] for each in record["clips"]] == ["a.mp4, 0:00 to 0:02", "b.mp4, 0:00.5 to 0:01.5"]
+    assert [each["title"] for each in record["clips"]] == [
+        "a.mp4, 0:00 to 0:02",
+        "b.mp4, 0:00.5 to 0:01.5",
+    ]
     printed = compare(a, b, "--ask", "What differs?")
     for each in record["differences"]:
         assert each["verdict"] == verdict(each["alike"]) and re.search(
@@ -78,7 +103,9 @@ def test_two_files_one_command(folder: Path, compare: Callable[..., Any], capsys
     assert record["cut"] and "(cut off at the longest answer: raise --max-tokens)" in printed
     weights, store = str(folder / "model"), Store.open(folder / "store")
     method = StepDiff(*load_for_pairs(weights, store, view_of(weights, store), "cpu")[:2])
-    captions = method.caption([DiffCap(first["clip"], second["clip"], each, ()) for each in stepdiff_categories()])
+    captions = method.caption(
+        [DiffCap(first["clip"], second["clip"], each, ()) for each in stepdiff_categories()]
+    )
     doubts = [each["doubt"] for each in record["differences"]]
     assert [isinstance(text, CutOff) for text in captions] == [
         "cut off at the longest caption" in each for each in doubts
@@ -98,14 +125,18 @@ def stepdiff_categories() -> tuple[str, ...]:
     return CATEGORIES
 
 
-def test_a_file_is_encoded_once_also_after_it_moved(folder: Path, compare: Callable[..., Any]) -> None:
+def test_a_file_is_encoded_once_also_after_it_moved(
+    folder: Path, compare: Callable[..., Any]
+) -> None:
     a, c = folder / "a.mp4", folder / "c.mp4"
     before = compare(a, c, "--json")
     moved = shutil.copy(c, folder / "moved.mp4")
     commits = sorted(path.name for path in (folder / "store").rglob("*") if "commit" in str(path))
     after = compare(a, moved, "--json")
     assert after["differences"] == before["differences"]
-    assert commits == sorted(path.name for path in (folder / "store").rglob("*") if "commit" in str(path))
+    assert commits == sorted(
+        path.name for path in (folder / "store").rglob("*") if "commit" in str(path)
+    )
 
 
 def test_a_report_is_one_file(folder: Path, compare: Callable[..., Any]) -> None:
@@ -113,7 +144,8 @@ def test_a_report_is_one_file(folder: Path, compare: Callable[..., Any]) -> None
     compare(folder / "a.mp4", folder / "b.mp4", "--ask", "<b>What?</b>", "--html", report)
     page = report.read_text(encoding="utf-8")
     assert page.count("data:video/mp4;base64,") == 2
-    assert page.count("data:image/jpeg;base64,") == 4  # frames on the screen, and one of each clip on paper
+    # frames on the screen, and one of each clip on paper
+    assert page.count("data:image/jpeg;base64,") == 4
     assert "<code>a.mp4, 0:00 to 0:02</code>" in page
     assert "&lt;b&gt;What?&lt;/b&gt;" in page and "<b>What?" not in page
     assert not re.search(r"(src|href)=['\"](?!data:)|url\(|@import|https?://", page)
@@ -124,7 +156,16 @@ def test_a_comparison_is_printed_also_where_its_page_cannot_be_written(
     folder: Path, compare: Callable[..., Any], capsys: Capture, tmp_path: Path
 ) -> None:
     videos, store = [str(folder / "a.mp4"), str(folder / "b.mp4")], f"memory://{uuid.uuid4().hex}"
-    flags = [*videos, "--html", str(tmp_path), "--model", str(folder / "model"), "--store", store, "--json"]
+    flags = [
+        *videos,
+        "--html",
+        str(tmp_path),
+        "--model",
+        str(folder / "model"),
+        "--store",
+        store,
+        "--json",
+    ]
     assert main([*flags, "--max-tokens", "4"]) == 2
     printed = capsys.readouterr()
     assert f"cannot write {tmp_path}" in printed.err
@@ -136,12 +177,17 @@ def test_a_word_of_a_report_leads_to_its_moment_in_each_clip(folder: Path, tmp_p
     words = Difference("Tools/Equipment", "In Video 2, a <Red  pan>.", -1.0, "")
     clearest = {"red pan": (0.5, 1.25), "fork": (None, 1.0)}
     answer = "A fork."
-    comparison = Comparison((one, two), "words", [words], [], 0.5, clearest, question="?", answer=answer)
+    comparison = Comparison(
+        (one, two), "words", [words], [], 0.5, clearest, question="?", answer=answer
+    )
     write_report(tmp_path / "report.html", comparison)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     title = "red pan: 0:00.5 in video 1, 0:01.2 in video 2"
     link = f"<a href='#' data-seconds='0.500 0.750' title='{title}'>Red  pan</a>"
-    assert f"<td>different</td><td>In Video 2, a &lt;{link}&gt;.</td>" in page and page.count("data-seconds='0") == 2
+    assert (
+        f"<td>different</td><td>In Video 2, a &lt;{link}&gt;.</td>" in page
+        and page.count("data-seconds='0") == 2
+    )
     alone = "<a href='#' data-video='1' data-seconds='0.500' title='fork: 0:01 in video 2'>fork</a>"
     assert f"<p class='answer'>A {alone}.</p>" in page, "a clip without evidence is moved"
 
@@ -186,7 +232,10 @@ def test_unusable_input_is_one_line(folder: Path, capsys: Capture, tmp_path: Pat
 
 @pytest.mark.parametrize("flags", [["a.mp4", "gone.mp4"], ["a.mp4", "a.mp4", "--model", "."]])
 def test_what_is_not_there_is_refused_before_torch(folder: Path, flags: list[str]) -> None:
-    code = "import sys; from stepdiff.comparison.__main__ import main; print(main(), 'torch' in sys.modules)"
+    code = (
+        "import sys; from stepdiff.comparison.__main__ import main; print(main(), 'torch' in "
+        "sys.modules)"
+    )
     root = {"PYTHONPATH": str(Path(stepdiff.__path__[0]).parent)}
     refused = subprocess.run(
         [sys.executable, "-c", code, *flags], cwd=folder, env=os.environ | root, capture_output=True

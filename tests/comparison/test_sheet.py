@@ -17,7 +17,10 @@ from tests.refusals import refuses
 
 from ..featurize.conftest import write_video
 
-ROWS = [DiffCap("a", "b", category, ("a fork instead of a whisk",)) for category in ("Visuals", "Actions")]
+ROWS = [
+    DiffCap("a", "b", category, ("a fork instead of a whisk",))
+    for category in ("Visuals", "Actions")
+]
 ROWS += [DiffCap("b", "a", "Actions", ())]
 
 
@@ -30,8 +33,18 @@ def arguments(tmp_path: Path) -> list[str]:
     with store.lock():
         store.catalog("clips").append(pl.DataFrame(clips))
     write_test_set("diffcap", tmp_path / "cap.jsonl", ROWS)
-    write_predictions("diffcap", tmp_path / "said.jsonl", ["the cook uses a fork", "a spoon", "no difference"])
-    return ["report", "--store", str(store.path), "--videos", str(tmp_path), "--sheet", str(tmp_path / "sheet.png")]
+    write_predictions(
+        "diffcap", tmp_path / "said.jsonl", ["the cook uses a fork", "a spoon", "no difference"]
+    )
+    return [
+        "report",
+        "--store",
+        str(store.path),
+        "--videos",
+        str(tmp_path),
+        "--sheet",
+        str(tmp_path / "sheet.png"),
+    ]
 
 
 @pytest.mark.parametrize("methods", [0, 2])
@@ -40,7 +53,9 @@ def test_a_sheet_is_a_picture_of_pairs_with_answers(
 ) -> None:
     about = f"task: diffcap, test_set: {tmp_path}/cap.jsonl, predictions: {tmp_path}/said.jsonl"
     lines = [f"- {{method: m{number}, {about}}}" for number in range(methods)]
-    (tmp_path / "report.yaml").write_text("\n".join(["predictions:", *lines]) if lines else "pairs: 5")
+    (tmp_path / "report.yaml").write_text(
+        "\n".join(["predictions:", *lines]) if lines else "pairs: 5"
+    )
     more = ["--config", str(tmp_path / "report.yaml"), "--test-set", str(tmp_path / "cap.jsonl")]
     assert main([*arguments, *more]) == 0
     assert "2 pairs, " + ("m0, m1" if methods else "without answers") in capsys.readouterr().out
@@ -59,11 +74,22 @@ def test_details_that_an_answer_names_are_marked() -> None:
     truth = make_world(1, 0, 3.5, 3)[0].clips[0].truth
     one, two, neither = STEPS[truth.step].options("tool")[:3]
     world = {"a": replace(truth, tool=one), "b": replace(truth, tool=two)}
-    answers = {"right": f"uses a {two} instead of a {one}", "wrong": f"uses a {neither}", "silent": "looks different"}
+    answers = {
+        "right": f"uses a {two} instead of a {one}",
+        "wrong": f"uses a {neither}",
+        "silent": "looks different",
+    }
     lines = _lines(replace(ROWS[0], category="Tools/Equipment"), answers, world)
-    marks = [(text.strip(), colour) for line in lines for text, colour in line.parts if text[0] in "✓✗"]
-    assert sorted(marks[:2]) == sorted([(f"✓ {two} in Video 2", RIGHT), (f"✓ {one} in Video 1", RIGHT)])
-    assert marks[2:] == [(f"✗ {neither} in Video 2 (invented)", WRONG), ("✗ names none of 2 details", WRONG)]
+    marks = [
+        (text.strip(), colour) for line in lines for text, colour in line.parts if text[0] in "✓✗"
+    ]
+    assert sorted(marks[:2]) == sorted(
+        [(f"✓ {two} in Video 2", RIGHT), (f"✓ {one} in Video 1", RIGHT)]
+    )
+    assert marks[2:] == [
+        (f"✗ {neither} in Video 2 (invented)", WRONG),
+        ("✗ names none of 2 details", WRONG),
+    ]
 
 
 def test_a_sheet_that_cannot_be_made_is_one_line(
@@ -72,10 +98,17 @@ def test_a_sheet_that_cannot_be_made_is_one_line(
     rows = str(tmp_path / "cap.jsonl")
     refuses(main, arguments, capsys, "--sheet shows pairs of DiffCap: give --test-set")
     refuses(
-        main, [*arguments, "--test-set", rows, "--sheet", str(tmp_path / "x.txt")], capsys, "x.txt: a picture is", "png"
+        main,
+        [*arguments, "--test-set", rows, "--sheet", str(tmp_path / "x.txt")],
+        capsys,
+        "x.txt: a picture is",
+        "png",
     )
     write_test_set("diffcap", tmp_path / "other.jsonl", [DiffCap("a", "z", "Visuals", ("more",))])
     refuses(
-        main, [*arguments, "--test-set", str(tmp_path / "other.jsonl")], capsys, "no video, start and end of clip z"
+        main,
+        [*arguments, "--test-set", str(tmp_path / "other.jsonl")],
+        capsys,
+        "no video, start and end of clip z",
     )
     assert not (tmp_path / "x.txt").exists()

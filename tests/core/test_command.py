@@ -41,7 +41,13 @@ RUNNABLES = {
 
 def start(*arguments: str, **more: object) -> subprocess.Popen[str]:
     """Start a process in its own process group, as a terminal does."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, "start_new_session": True}
+    pipes = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+        "cwd": ROOT,
+        "start_new_session": True,
+    }
     return subprocess.Popen([sys.executable, *arguments], **{**pipes, **more})  # type: ignore[call-overload]
 
 
@@ -52,9 +58,12 @@ def script(body: str, **more: object) -> subprocess.Popen[str]:
 
 
 def wait_for_handlers(process: subprocess.Popen[str]) -> None:
-    """Wait until the first line of the project has run: Python handles SIGINT itself, SIGTERM only with our handler."""
+    """Wait until the first line of the project has run: Python handles SIGINT itself, SIGTERM only
+    with our handler."""
     while process.poll() is None:
-        caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+        caught = re.search(
+            r"^SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE
+        )
         if caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1:
             return
         time.sleep(0.001)
@@ -63,7 +72,11 @@ def wait_for_handlers(process: subprocess.Popen[str]) -> None:
 @pytest.mark.parametrize("name", RUNNABLES)
 def test_every_command_uses_the_wrapper(name: str) -> None:
     tree = ast.parse(RUNNABLES[name].read_text(encoding="utf-8"))
-    (last,) = (node for node in tree.body if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test))
+    (last,) = (
+        node
+        for node in tree.body
+        if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)
+    )
     assert ast.unparse(last.body[-1]).startswith("command.run(main") or name == "stepdiff"
 
 
@@ -78,7 +91,9 @@ COMMANDS = {
 @pytest.mark.parametrize("seconds", [0.05, 0.5, 2])
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.full
-def test_an_interrupt_prints_one_line_and_no_traceback(name: str, seconds: float, tmp_path: Path) -> None:
+def test_an_interrupt_prints_one_line_and_no_traceback(
+    name: str, seconds: float, tmp_path: Path
+) -> None:
     process = start("-m", *(part.format(tmp_path) for part in COMMANDS[name]))
     wait_for_handlers(process)
     time.sleep(seconds)
@@ -88,55 +103,87 @@ def test_an_interrupt_prints_one_line_and_no_traceback(name: str, seconds: float
     _, message = process.communicate(timeout=60)
     assert "Traceback" not in message and "Exception ignored" not in message
     if not ended and process.returncode == 130:
-        assert message.count("error: interrupted") == 1 and message.splitlines()[-1].startswith("error: interrupted")
-    elif not ended:  # it ended by itself: 2 if it takes input that does not exist; -2 is Python's own exit status
+        assert message.count("error: interrupted") == 1 and message.splitlines()[-1].startswith(
+            "error: interrupted"
+        )
+    elif not ended:
+        # it ended by itself: 2 if it takes input that does not exist; -2 is Python's own exit
+        # status
         assert process.returncode in (0, 1, 2, -signal.SIGINT)
 
 
 INTERRUPTED = "error: interrupted; run the same command again\n"
 WAITING = (
-    "def main():\n  try:\n    print('on', flush=True); time.sleep(60)\n  finally:\n    print('cleaning', flush=True)"
+    "def main():\n  try:\n    print('on', flush=True); time.sleep(60)\n  finally:\n "
+    "   print('cleaning', flush=True)"
 )
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupt_runs_the_clean_up_and_a_second_one_ends_it(number: signal.Signals, status: int) -> None:
+def test_an_interrupt_runs_the_clean_up_and_a_second_one_ends_it(
+    number: signal.Signals, status: int
+) -> None:
     process = script(WAITING)
     assert process.stdout is not None and process.stdout.readline() == "on\n"
     process.send_signal(number)
-    assert (*process.communicate(timeout=60), process.returncode) == ("cleaning\n", INTERRUPTED, status)
+    assert (*process.communicate(timeout=60), process.returncode) == (
+        "cleaning\n",
+        INTERRUPTED,
+        status,
+    )
     process = script(f"{WAITING}; time.sleep(60)")
     assert process.stdout is not None
     for line in ("on\n", "cleaning\n"):
         assert process.stdout.readline() == line
         process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=30)[1] == INTERRUPTED and process.returncode == -signal.SIGINT
+    assert (
+        process.communicate(timeout=30)[1] == INTERRUPTED and process.returncode == -signal.SIGINT
+    )
 
 
 SWALLOWED = "class Odd:\n  def __del__(self): os.kill(os.getpid(), signal.SIGINT); time.sleep(1)\n"
 ENDS = [
     (SWALLOWED + "def main():\n  Odd(); time.sleep(60)", 130, INTERRUPTED),
-    ("def main():\n  try: os.kill(os.getpid(), 2); time.sleep(9)\n  except BaseException: return 0", 130, ""),
+    (
+        "def main():\n  try: os.kill(os.getpid(), 2); time.sleep(9)\n  except BaseException: "
+        "return 0",
+        130,
+        "",
+    ),
     (
         "def main():\n  with open('/dev/full', 'w') as file: file.write('x')",
         1,
         "error: .*: No space left on device; .*\n",
     ),
-    ("def main():\n  os.stat('x' * 5000)", 2, "error: x{60}\\.\\.\\.: File name too long; give a shorter path\n"),
+    (
+        "def main():\n  os.stat('x' * 5000)",
+        2,
+        "error: x{60}\\.\\.\\.: File name too long; give a shorter path\n",
+    ),
     ("def main():\n  bytes(2**62)", 1, "error: out of memory.*\n"),
     ("def main():\n  return {}['key']", 1, "Traceback(.*\n)+KeyError: 'key'\n"),
 ]
 
 
 @pytest.mark.parametrize(("body", "status", "message"), ENDS, ids=range(len(ENDS)))
-def test_a_command_ends_with_one_line_unless_the_error_is_ours(body: str, status: int, message: str) -> None:
+def test_a_command_ends_with_one_line_unless_the_error_is_ours(
+    body: str, status: int, message: str
+) -> None:
     process = script(body)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == status and re.fullmatch(f"({message})", errors) is not None or not message
+    assert (
+        process.returncode == status
+        and re.fullmatch(f"({message})", errors) is not None
+        or not message
+    )
 
 
 def test_standard_output_that_is_closed_full_strict_or_ignored(tmp_path: Path) -> None:
-    for body in ("for _ in range(10**6): print('x' * 80)", "print('x')", "print('x'); raise SystemExit(0)"):
+    for body in (
+        "for _ in range(10**6): print('x' * 80)",
+        "print('x')",
+        "print('x'); raise SystemExit(0)",
+    ):
         reading, writing = os.pipe()
         os.close(reading)
         process = script(f"def main():\n  {body}", stdout=writing)
@@ -145,26 +192,45 @@ def test_standard_output_that_is_closed_full_strict_or_ignored(tmp_path: Path) -
     with open("/dev/full", "w") as full:
         buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
         process = script("def main():\n  print('x')", stdout=full, env=buffered)
-        assert "error: standard output or a file: No space left on device; " in process.communicate(timeout=60)[1]
+        assert (
+            "error: standard output or a file: No space left on device; "
+            in process.communicate(timeout=60)[1]
+        )
     strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
-    process = script("def main():\n  print(os.fsdecode(bytes([255])))", env=strict)  # a file name that is not UTF-8
+    # a file name that is not UTF-8
+    process = script("def main():\n  print(os.fsdecode(bytes([255])))", env=strict)
     assert process.communicate(timeout=60)[0] == "\\udcff\n"
     body = "def main():\n  os.kill(os.getpid(), 2); print('done')"
-    process = script(body, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))  # as nohup does
+    # as nohup does
+    process = script(body, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
     assert process.communicate(timeout=60)[0] == "done\n"
 
 
 @pytest.mark.full
 def test_importing_a_room_keeps_the_signal_handlers_of_a_program() -> None:
     process = start(
-        "-c", "import signal, heads, stepdiff.annotate; print(signal.getsignal(2) is signal.default_int_handler)"
+        "-c",
+        "import signal, heads, stepdiff.annotate; print(signal.getsignal(2) is "
+        "signal.default_int_handler)",
     )
     assert process.communicate(timeout=60)[0] == "True\n"
 
 
-HEAVY = ("polars", "numba", "scipy", "torch", "transformers", "faiss", "ray", "pandas", "pyarrow", "matplotlib", "zarr")
-# Runs the help of each command in a fork of one process, which has imported what all commands share. No extra is
-# installed, except for benchmarks, which import what they measure.
+HEAVY = (
+    "polars",
+    "numba",
+    "scipy",
+    "torch",
+    "transformers",
+    "faiss",
+    "ray",
+    "pandas",
+    "pyarrow",
+    "matplotlib",
+    "zarr",
+)
+# Runs the help of each command in a fork of one process, which has imported what all commands
+# share. No extra is installed, except for benchmarks, which import what they measure.
 HELPS = f"""
 import contextlib, io, json, os, runpy, sys
 import stepdiff_core.cli.command, stepdiff_core.cli.options
@@ -173,7 +239,8 @@ for line in sys.stdin:
     if not os.fork():
         os.environ["COLUMNS"], name, *sys.argv[1:] = json.loads(line)
         if not name.startswith("benchmarks"):
-            sys.modules |= dict.fromkeys(module for _, modules in stepdiff_core.EXTRAS.values() for module in modules)
+            extras = stepdiff_core.EXTRAS.values()
+            sys.modules |= dict.fromkeys(module for _, modules in extras for module in modules)
         out, errors, status = io.StringIO(), io.StringIO(), None
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
             try:
@@ -193,7 +260,8 @@ try:
     runpy.run_module(name, run_name="__main__", alter_sys=True)
     raise SystemExit
 except SystemExit as end:
-    print(json.dumps([end.code, [name for name in {HEAVY} if name in sys.modules]]), file=sys.stderr)
+    imported = [name for name in {HEAVY} if name in sys.modules]
+    print(json.dumps([end.code, imported]), file=sys.stderr)
 """
 
 
@@ -208,8 +276,17 @@ def runnables() -> list[tuple[str, ...]]:
 
 @pytest.mark.parametrize("which", ["one", pytest.param("all", marks=pytest.mark.full)])
 def test_help_is_light_and_in_one_style(which: str) -> None:
-    quick = [("heads.train",), ("retrieval", "query"), ("stepdiff.annotate", "pairs"), ("store", "info")]
-    commands = [(width, *command) for command in (runnables() if which == "all" else quick) for width in ("80", "120")]
+    quick = [
+        ("heads.train",),
+        ("retrieval", "query"),
+        ("stepdiff.annotate", "pairs"),
+        ("store", "info"),
+    ]
+    commands = [
+        (width, *command)
+        for command in (runnables() if which == "all" else quick)
+        for width in ("80", "120")
+    ]
     asked = "".join(json.dumps([*command, "--help"]) + "\n" for command in commands)
     run = [sys.executable, "-W", "ignore", "-c", HELPS]
     done = subprocess.run(run, input=asked, cwd=ROOT, capture_output=True, text=True, timeout=300)
@@ -217,7 +294,8 @@ def test_help_is_light_and_in_one_style(which: str) -> None:
     for (width, *command), answer in zip(commands, done.stdout.splitlines(), strict=True):
         status, heavy, out, errors = json.loads(answer)
         assert status in (0, None) and errors == "", (command, answer)
-        assert not heavy or command[0].startswith("benchmarks"), (command, heavy)  # they import what they measure
+        # they import what they measure
+        assert not heavy or command[0].startswith("benchmarks"), (command, heavy)
         assert not re.search(r"--[a-z-]*_", out), f"flags of {command} have no dashes"
         flags = re.findall(r"^  (--[a-z][a-z0-9-]*)", out, re.MULTILINE)
         options = "--config" in flags and "default: " in out
@@ -230,16 +308,34 @@ def test_help_is_light_and_in_one_style(which: str) -> None:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small store, a manifest of its text, a DiffMCQ test set and a score record."""
+    """A folder with a small store, a manifest of its text, a DiffMCQ test set and a score
+    record."""
     folder = tmp_path_factory.mktemp("small")
     (folder / "weights").mkdir()
     (folder / "weights/config.json").write_text("{}")
     (folder / "texts.csv").write_text("text\nwhisk the eggs\n")
     store = Store.open(folder / "store", create=True)
     texts = pl.DataFrame({"key": [text_key("whisk the eggs")], "text": ["whisk the eggs"]})
-    for entity, encoder, frame in (("clips", "net", pl.DataFrame({"key": ["a", "b"]})), ("texts", "sentence", texts)):
-        made = Provenance(encoder, fingerprint(folder / "weights"), "last", "none", "none", {"embedding": "float32"})
-        write_view(store, frame, {"embedding": Feature((2,), "float32")}, entity=entity, name=encoder, by=made)
+    for entity, encoder, frame in (
+        ("clips", "net", pl.DataFrame({"key": ["a", "b"]})),
+        ("texts", "sentence", texts),
+    ):
+        made = Provenance(
+            encoder,
+            fingerprint(folder / "weights"),
+            "last",
+            "none",
+            "none",
+            {"embedding": "float32"},
+        )
+        write_view(
+            store,
+            frame,
+            {"embedding": Feature((2,), "float32")},
+            entity=entity,
+            name=encoder,
+            by=made,
+        )
     pairs = [["a", "b"], ["b", "a"], ["a", "c"], ["c", "a"]]
     row = {"difference": "wetter", "category": "Visuals", "options": pairs, "answer": pairs[0]}
     (folder / "diffmcq.jsonl").write_text(json.dumps(row) + "\n")
@@ -252,10 +348,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 WORK = {
     "store info {}/store": {"polars"},
     "retrieval query --store {}/store --view net --clip a -k 1": {"polars", "numba", "scipy"},
-    "featurize --manifest {}/texts.csv --store {}/store --encoder sentence --weights {}/weights": {"polars"},
-    "heads.evaluate --task diffmcq --method random --test-set {}/diffmcq.jsonl --bootstrap 10 --out {}/out.jsonl": {
-        *("polars", "scipy", "torch")
+    "featurize --manifest {}/texts.csv --store {}/store --encoder sentence --weights {}/weights": {
+        "polars"
     },
+    "heads.evaluate --task diffmcq --method random --test-set {}/diffmcq.jsonl --bootstrap 10 "
+    "--out {}/out.jsonl": {*("polars", "scipy", "torch")},
     "heads.table {}/record.json": set(),
     "stepdiff.app.server": {"polars", "scipy", "torch"},
 }
@@ -263,7 +360,11 @@ WORK = {
 
 
 @pytest.mark.parametrize(
-    "line", [pytest.param(line, marks=[pytest.mark.full] if "torch" in slow else []) for line, slow in WORK.items()]
+    "line",
+    [
+        pytest.param(line, marks=[pytest.mark.full] if "torch" in slow else [])
+        for line, slow in WORK.items()
+    ],
 )
 def test_small_work_imports_no_other_slow_module(line: str, small: Path) -> None:
     run = [sys.executable, "-c", SCRIPT, *line.replace("{}", str(small)).split()]
@@ -319,7 +420,15 @@ def execute(options: Options) -> dict[str, Any]:
 
 def parsed(*argv: str) -> int:
     about = {"positional": ("path",), "status": lambda record: record["failed"]}
-    return parse(Options, list(argv), "room.verb", "Text.\n\n    a command to copy", execute, "{options}", **about)
+    return parse(
+        Options,
+        list(argv),
+        "room.verb",
+        "Text.\n\n    a command to copy",
+        execute,
+        "{options}",
+        **about,
+    )
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -328,7 +437,11 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         parsed(*argv)
     assert end.value.code == 2
     line = capsys.readouterr().err
-    assert line.startswith("error: ") and line.endswith("; see python -m room.verb --help\n") and line.count("\n") == 1
+    assert (
+        line.startswith("error: ")
+        and line.endswith("; see python -m room.verb --help\n")
+        and line.count("\n") == 1
+    )
     return line.removeprefix("error: ").removesuffix("; see python -m room.verb --help\n")
 
 
@@ -357,7 +470,10 @@ VALUE = "expects a value; join one that begins with - as"
         ("p --inner.rate x", "--inner.rate expects a number, not x"),
         ("p --inner.what 3", "no option --inner.what"),
         ("p --inner.names [a]", "--inner.rate must be given"),
-        ("p --inner.rate 1 --inner.names [c]", "--inner.names expects a list of one of a, b, not c"),
+        (
+            "p --inner.rate 1 --inner.names [c]",
+            "--inner.names expects a list of one of a, b, not c",
+        ),
         ("p --sizes 1 x", "--sizes expects a list of numbers, not x"),
         ("p --config FILE", "no option --bogus"),
     ],
@@ -372,9 +488,14 @@ def test_one_line_names_an_invalid_option_and_what_it_expects(
 def test_flags_have_dashes_switches_negations_and_lists_values(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = "p --test-set a-b --keys c_d e --keys f --sizes 1e6 2 --no-skip-it -k 3 --kind=y --inner.rate 2".split()
+    words = (
+        "p --test-set a-b --keys c_d e --keys f --sizes 1e6 2 --no-skip-it -k 3 --kind=y "
+        "--inner.rate 2"
+    ).split()
     assert parsed(*words) == 0
-    expected = Options(Path("p"), "a-b", None, 3, ("c_d", "e", "f"), (1e6, 2.0), False, "y", Inner(2.0))
+    expected = Options(
+        Path("p"), "a-b", None, 3, ("c_d", "e", "f"), (1e6, 2.0), False, "y", Inner(2.0)
+    )
     assert capsys.readouterr().out == f"{expected!r}\n"
     assert parsed("p", "--skip-it", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"options": repr(Options(Path("p"))), "failed": 0}
@@ -401,7 +522,9 @@ def test_sizes_have_units(text: str, memory: int, shard: int, tmp_path: Path, ca
     for argv in (["--memory", text, "--shard", text], ["--config", str(tmp_path / "c.yaml")]):
         assert parsed("p", *argv) == 0
         assert f"memory={memory}, shard={shard})" in capsys.readouterr().out
-    assert copy.deepcopy(Mebibytes(text)) == Mebibytes(str(Mebibytes(text))) == shard, "as --print_config prints it"
+    assert copy.deepcopy(Mebibytes(text)) == Mebibytes(str(Mebibytes(text))) == shard, (
+        "as --print_config prints it"
+    )
 
 
 def test_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
@@ -415,7 +538,11 @@ def test_help_keeps_line_breaks_and_shows_defaults(capsys: pytest.CaptureFixture
         parsed("--help")
     text = capsys.readouterr().out
     assert end.value.code == 0 and "\n    a command to copy\n" in text
-    assert "--skip-it/--no-skip-it" in text and "default: set" in text and "usage: python -m room.verb PATH" in text
+    assert (
+        "--skip-it/--no-skip-it" in text
+        and "default: set" in text
+        and "usage: python -m room.verb PATH" in text
+    )
 
 
 def test_only_the_chosen_sub_command_is_imported(capsys: pytest.CaptureFixture[str]) -> None:
@@ -425,7 +552,9 @@ def test_only_the_chosen_sub_command_is_imported(capsys: pytest.CaptureFixture[s
     assert "two  second" in capsys.readouterr().out
     assert choose("room", "About.", verbs, []) == 2
     assert choose("room", "About.", verbs, ["twp"]) == 2
-    assert capsys.readouterr().err.endswith("error: python -m room has no command twp: did you mean two?\n")
+    assert capsys.readouterr().err.endswith(
+        "error: python -m room has no command twp: did you mean two?\n"
+    )
 
 
 def second(argv: list[str]) -> int:

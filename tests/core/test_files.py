@@ -28,12 +28,16 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(params=["local", "remote"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    return place(tmp_path / "root" if request.param == "local" else f"memory://places/{tmp_path.name}")
+    return place(
+        tmp_path / "root" if request.param == "local" else f"memory://places/{tmp_path.name}"
+    )
 
 
 def test_a_path_is_a_folder_or_a_url(tmp_path: Path) -> None:
     assert place(tmp_path) == tmp_path and place(f"file://{tmp_path}") == tmp_path
-    assert isinstance(place(tmp_path) / "a", LocalPath) and isinstance(place(tmp_path).parent, LocalPath)
+    assert isinstance(place(tmp_path) / "a", LocalPath) and isinstance(
+        place(tmp_path).parent, LocalPath
+    )
     assert place("s3:/bucket/a/") == RemotePath("s3://bucket/a") == place(place("s3://bucket/a"))
     with pytest.raises(StepDiffError, match="ftp://x is not a place for a store"):
         place("ftp://x")
@@ -52,7 +56,10 @@ def test_local_and_remote_files_are_written_read_and_removed(root: Place) -> Non
         "four.txt": 4,
     }
     assert [path.name for path in listed(root, "*.txt")] == ["four.txt", "three.txt", "two.txt"]
-    assert root.identities()["two.txt"] == (root / "two.txt").identity() and (root / "gone").identity() is None
+    assert (
+        root.identities()["two.txt"] == (root / "two.txt").identity()
+        and (root / "gone").identity() is None
+    )
     assert (root / "three.txt").read_whole(3) == b"333" and (root / "three.txt").tail(2) == b"33"
     with pytest.raises(StepDiffError, match="three.txt has 3 bytes; the most is 2"):
         (root / "three.txt").read_whole(2)
@@ -71,7 +78,9 @@ def test_a_block_that_raises_changes_no_file(root: Place) -> None:
     with pytest.raises(KeyError), (root / "file").whole() as temporary:
         temporary.write_bytes(b"new")
         raise KeyError
-    assert (root / "file").read_bytes() == b"old" and [path.name for path in root.iterdir()] == ["file"]
+    assert (root / "file").read_bytes() == b"old" and [path.name for path in root.iterdir()] == [
+        "file"
+    ]
 
 
 names = st.text("abc.-_", min_size=1, max_size=8).filter(lambda name: name.strip(".") != "")
@@ -103,7 +112,9 @@ def test_a_file_is_read_from_an_archive(archive: Path) -> None:
 
 
 def test_an_error_in_an_archive_is_one_line(archive: Path, tmp_path: Path) -> None:
-    with pytest.raises(StepDiffError, match=r"all\.tar\.xz/seed1/a\.jsonl: no such file in the archive"):
+    with pytest.raises(
+        StepDiffError, match=r"all\.tar\.xz/seed1/a\.jsonl: no such file in the archive"
+    ):
         list(read_objects(archive / "seed1/a.jsonl"))
     for name, content in (("cut", archive.read_bytes()[:100]), ("text", b"plain text")):
         (tmp_path / f"{name}.tar.xz").write_bytes(content)
@@ -136,7 +147,14 @@ def content(path: Path) -> bytes:
 
 def header(name: bytes, size: bytes, kind: bytes = b"0") -> bytes:
     """Return a header with a right checksum, whatever its fields say."""
-    block = bytearray(name.ljust(100, b"\0") + b"0000644\0" * 3 + size.ljust(12, b"\0") + b"0" * 12 + b" " * 8 + kind)
+    block = bytearray(
+        name.ljust(100, b"\0")
+        + b"0000644\0" * 3
+        + size.ljust(12, b"\0")
+        + b"0" * 12
+        + b" " * 8
+        + kind
+    )
     block += bytes(BLOCK - len(block))
     block[257:263] = b"ustar\0"
     block[148:156] = b"%06o\0 " % sum(block)
@@ -146,7 +164,12 @@ def header(name: bytes, size: bytes, kind: bytes = b"0") -> bytes:
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_members_are_those_of_tarfile(tmp_path: Path, form: int) -> None:
     long = "/".join(["folder" * 5] * 4) + "/long.txt"  # more than the 100 bytes of a name
-    files = [("a.jpg", b"\1" * 700), ("./b/c.txt", b""), ("é%[x].json", b"{}"), (long, os.urandom(BLOCK))]
+    files = [
+        ("a.jpg", b"\1" * 700),
+        ("./b/c.txt", b""),
+        ("é%[x].json", b"{}"),
+        (long, os.urandom(BLOCK)),
+    ]
     path = write(tmp_path / "a.tar", *files, form=form)
     with tarfile.open(path) as tar:
         expected = [(info.name.removeprefix("./"), info.offset_data, info.size) for info in tar]
@@ -162,7 +185,14 @@ def test_a_part_reads_seeks_and_ends_as_a_file_does(tmp_path: Path) -> None:
     part, alone = open_member(tar / "y"), io.BytesIO(data)
     assert part is not None
     with part:
-        for offset, whence, count in ((0, 0, 10), (5, 1, 7), (-20, 2, 50), (4000, 0, 5), (2990, 0, 100), (0, 0, -1)):
+        for offset, whence, count in (
+            (0, 0, 10),
+            (5, 1, 7),
+            (-20, 2, 50),
+            (4000, 0, 5),
+            (2990, 0, 100),
+            (0, 0, -1),
+        ):
             assert part.seek(offset, whence) == alone.seek(offset, whence)
             assert part.read(count) == alone.read(count) and part.tell() == alone.tell()
 
@@ -171,11 +201,24 @@ def test_nothing_is_unpacked_and_no_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("secret")
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as tar:
-        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE):
+        for kind in (
+            tarfile.SYMTYPE,
+            tarfile.LNKTYPE,
+            tarfile.CHRTYPE,
+            tarfile.FIFOTYPE,
+            tarfile.DIRTYPE,
+        ):
             info = tarfile.TarInfo(f"of kind {kind.decode()}")
             info.type, info.linkname = kind, str(tmp_path / "secret.txt")
             tar.addfile(info)
-        for name in ("/absolute.txt", "../up.txt", "a/../../up.txt", "back\\slash.txt", "new\nline.txt", "good.txt"):
+        for name in (
+            "/absolute.txt",
+            "../up.txt",
+            "a/../../up.txt",
+            "back\\slash.txt",
+            "new\nline.txt",
+            "good.txt",
+        ):
             tar.addfile(tarfile.TarInfo(name))
     before = sorted(os.listdir(tmp_path))
     entries = members_of(path)
@@ -201,12 +244,18 @@ def test_a_header_costs_at_most_most_name_bytes_of_memory(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "records", [b"path=x", b"99 path=x\n", b"0 path=x\n", b"-5 path=x\n", b"9 path=\xff\n", b" " * 40]
+    "records",
+    [b"path=x", b"99 path=x\n", b"0 path=x\n", b"-5 path=x\n", b"9 path=\xff\n", b" " * 40],
 )
 def test_damaged_pax_records_name_no_member_outside(tmp_path: Path, records: bytes) -> None:
     path = tmp_path / "a.tar"
     size = b"%011o" % len(records)
-    path.write_bytes(header(b"pax", size, b"x") + records.ljust(BLOCK, b"\0") + header(b"own.txt", b"0") + bytes(1024))
+    path.write_bytes(
+        header(b"pax", size, b"x")
+        + records.ljust(BLOCK, b"\0")
+        + header(b"own.txt", b"0")
+        + bytes(1024)
+    )
     try:
         assert [member.name for member in members_of(path)] in (["own.txt"], [""])
     except DamagedTar:
@@ -291,7 +340,13 @@ def unusable(tmp_path: Path) -> dict[str, tuple[Path, str]]:
     paths["folder"].mkdir()
     os.mkfifo(paths["fifo"])
     paths["huge"].write_text("a: 1\n" * 10**6)
-    messages = ("is not UTF-8 (byte 5)", "Is a directory", "No such file", "is not a regular file", "is larger than")
+    messages = (
+        "is not UTF-8 (byte 5)",
+        "Is a directory",
+        "No such file",
+        "is not a regular file",
+        "is larger than",
+    )
     kinds = {name: (paths[name], why) for name, why in zip(names, messages, strict=True)}
     return {**kinds, "device": (Path("/dev/zero"), "is not a regular file")}
 
@@ -305,7 +360,8 @@ def test_a_plain_file_is_read(tmp_path: Path) -> None:
 
 
 def parsed(*arguments: str) -> tuple[object, str]:
-    """Parse the arguments with a small command line; return the options or the exit status, and the message."""
+    """Parse the arguments with a small command line; return the options or the exit status, and the
+    message."""
     import jsonargparse
 
     parser = jsonargparse.ArgumentParser(prog="test")
@@ -324,14 +380,25 @@ def parsed(*arguments: str) -> tuple[object, str]:
 def test_an_unusable_config_gives_one_line_and_status_2(tmp_path: Path) -> None:
     for path, why in unusable(tmp_path).values():
         status, message = parsed("--config", str(path))
-        assert status == 2 and message.startswith(f"error: {path}: ") and why in message and message.count("\n") == 1
+        assert (
+            status == 2
+            and message.startswith(f"error: {path}: ")
+            and why in message
+            and message.count("\n") == 1
+        )
     bomb = tmp_path / "bomb.yaml"
     bomb.write_text(BOMB)
     status, message = parsed("--config", str(bomb))
-    assert status == 2 and message.startswith(f"error: {bomb}: line 1, column 5: anchors") and message.count("\n") == 1
+    assert (
+        status == 2
+        and message.startswith(f"error: {bomb}: line 1, column 5: anchors")
+        and message.count("\n") == 1
+    )
 
 
-def test_flags_after_a_config_override_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_after_a_config_override_its_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "options.yaml"
     path.write_text("number: 3\nwords: [a, b]\n")
     assert parsed("--config", str(path)) == ((3, ["a", "b"]), "")
@@ -355,5 +422,12 @@ def test_every_command_reads_its_config_with_yaml_file() -> None:
         text = file.read_text(encoding="utf-8")
         if file.is_relative_to(ROOT / "stepdiff_core") or file.is_relative_to(ROOT / "tests"):
             continue
-        for other in ('action="config"', "auto_cli", "yaml.load", "yaml.safe_load", "parse_path", "jsonargparse.CLI"):
+        for other in (
+            'action="config"',
+            "auto_cli",
+            "yaml.load",
+            "yaml.safe_load",
+            "parse_path",
+            "jsonargparse.CLI",
+        ):
             assert other not in text, f"{file} has {other}"

@@ -30,8 +30,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def dying(log: Path, times: int) -> type:
-    """Return a worker class whose first `times` workers die in `describe`, and each at shard 1, when the pool knows
-    that its row is finished. Ray can pickle it."""
+    """Return a worker class whose first `times` workers die in `describe`, and each at shard 1,
+    when the pool knows that its row is finished. Ray can pickle it."""
 
     class Dying:
         outcome = SimpleNamespace
@@ -71,9 +71,16 @@ def ray() -> Iterator[None]:
 @pytest.mark.full
 def test_a_local_ray_listens_on_this_machine_only(ray: None) -> None:
     processes = psutil.Process().children(recursive=True)
-    open_ports = [port for process in processes for port in process.net_connections("tcp") if port.status == "LISTEN"]
+    open_ports = [
+        port
+        for process in processes
+        for port in process.net_connections("tcp")
+        if port.status == "LISTEN"
+    ]
     addresses = {port.laddr.ip.removeprefix("::ffff:") for port in open_ports}
-    assert {"gcs_server", "raylet"} <= {process.name() for process in processes} and addresses == {"127.0.0.1"}
+    assert {"gcs_server", "raylet"} <= {process.name() for process in processes} and addresses == {
+        "127.0.0.1"
+    }
 
 
 @pytest.mark.full
@@ -89,16 +96,25 @@ def test_a_worker_that_dies_while_it_loads_is_replaced(
     assert last.call("describe", "loaded") == ["loaded"]
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == ATTEMPTS - 1
-    assert all(re.fullmatch(r"a worker died in describe \(.+\): another does it again", line) for line in lines)
+    assert all(
+        re.fullmatch(r"a worker died in describe \(.+\): another does it again", line)
+        for line in lines
+    )
     task = SimpleNamespace(shard=3, rows=(1,), failures=())
-    assert [done.shard for done in last.run([task], 1, lambda count: None)] == [3], "its worker is the new one"
+    assert [done.shard for done in last.run([task], 1, lambda count: None)] == [3], (
+        "its worker is the new one"
+    )
     del last  # its worker's CPU
-    with pytest.raises(StepDiffError, match=r"^a worker died in describe \([^\n]*\): run it again$"):
+    with pytest.raises(
+        StepDiffError, match=r"^a worker died in describe \([^\n]*\): run it again$"
+    ):
         started("never", 99).call("describe", "loaded")
     assert len((tmp_path / "never").read_text()) == ATTEMPTS
 
 
-def test_a_worker_with_a_gpu_has_its_share_of_the_cpus_of_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_with_a_gpu_has_its_share_of_the_cpus_of_a_node(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Of nodes of 64 CPUs with 4 GPUs, and one without a GPU."""
     monkeypatch.setattr(pools, "nodes", lambda: [(64, 4), (64, 4), (32, 0)])
     assert pools.pool_size(None, 1, 1, True) == (8, 16) and pools.room(16, 1) == 8
@@ -123,7 +139,8 @@ def test_workers_that_die_are_reported_and_other_shards_continue(
 
     tasks = [SimpleNamespace(shard=shard, rows=(shard,), failures=()) for shard in range(4)]
     counts: list[int] = []
-    outcomes = list(pool(1, False).run(tasks, 2 + cores(), counts.append))  # more workers than there is room for
+    # more workers than there is room for
+    outcomes = list(pool(1, False).run(tasks, 2 + cores(), counts.append))
     assert sum(counts) == 4 and min(counts) == -1, "a row that starts again is not finished"
     assert {outcome.shard: outcome.error for outcome in outcomes} == {
         0: None,
@@ -138,7 +155,10 @@ def test_workers_that_die_are_reported_and_other_shards_continue(
     monkeypatch.setattr(pools, "_PATIENCE", 1.0)
     large = pool(cores() + 1, True)
     need = f"no node of the cluster has {cores() + 1} CPUs, which a worker needs: start such nodes"
-    for never in (lambda: large.call("describe", "x"), lambda: list(large.run(tasks, 1, lambda count: None))):
+    for never in (
+        lambda: large.call("describe", "x"),
+        lambda: list(large.run(tasks, 1, lambda count: None)),
+    ):
         with pytest.raises(StepDiffError, match=need):
             never()
 
@@ -155,14 +175,17 @@ def test_prefetched_items_are_in_order_few_and_end_with_errors() -> None:
     threads = threading.active_count()
     running = prefetched([items()], waiting=2)
     for number in range(20):
-        assert next(running) == number and len(begun) <= number + 4  # two wait, one is being computed
+        # two wait, one is being computed
+        assert next(running) == number and len(begun) <= number + 4
     with pytest.raises(KeyError, match="twenty"):
         next(running)
     stopped = prefetched([iter(range(1000))])
     assert next(stopped) == 0
     stopped.close()  # type: ignore[attr-defined]
     assert threading.active_count() == threads
-    assert sorted(prefetched([range(10 * n, 10 * n + 10) for n in range(7)], threads=3)) == list(range(70))
+    assert sorted(prefetched([range(10 * n, 10 * n + 10) for n in range(7)], threads=3)) == list(
+        range(70)
+    )
 
 
 def test_results_that_are_computed_ahead_are_in_order_and_few() -> None:
@@ -194,16 +217,23 @@ def test_results_that_are_computed_ahead_are_in_order_and_few() -> None:
             3,
         ),
         ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
-        ("1:memory:/\n", {"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        (
+            "1:memory:/\n",
+            {"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"},
+            None,
+        ),
         (None, {}, None),
     ],
 )
 def test_cores_are_those_that_the_cgroups_allow(
     tmp_path: Path, groups: str | None, files: dict[str, str], cores: int | None
 ) -> None:
-    """Of version 2 and of version 1, of the group and of those above it, and as a container sees them."""
+    """Of version 2 and of version 1, of the group and of those above it, and as a container sees
+    them."""
     contents = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
-    for name, text in (contents if groups is None else {**contents, "proc/self/cgroup": groups}).items():
+    for name, text in (
+        contents if groups is None else {**contents, "proc/self/cgroup": groups}
+    ).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert cgroup_cores(tmp_path) == cores
@@ -229,10 +259,15 @@ def test_a_line_of_progress_has_rates_stages_and_losses(
         assert event == "a worker died"
         assert last == (
             "net on clips: 260 of 10,000 clips, 1.0/s now, 3.2/s on average; 2,997 s left; "
-            "workers' time: decode 60 %, forward 30 %, write 10 %; lost: worker process 7 on node 10.0.0.2"
+            "workers' time: decode 60 %, forward 30 %, write 10 %; lost: worker process 7 on node "
+            "10.0.0.2"
         )
         return
-    assert json.loads(event) == {"message": "a worker died", "lost": "worker", "name": "process 7 on node 10.0.0.2"}
+    assert json.loads(event) == {
+        "message": "a worker died",
+        "lost": "worker",
+        "name": "process 7 on node 10.0.0.2",
+    }
     assert json.loads(last) == {
         "job": "net on clips",
         "done": 260,
@@ -291,19 +326,24 @@ def test_a_bar_of_one_step_ends_with_its_rate() -> None:
 
 def test_a_stage_replaces_the_one_before_on_a_terminal() -> None:
     code = "import sys, time; from stepdiff_core.progress import stages\n"
-    code += "with stages() as show: show('one [1]'); time.sleep(0.3); show('two [2]'); time.sleep(0.3)"
+    code += (
+        "with stages() as show: show('one [1]'); time.sleep(0.3); show('two [2]'); time.sleep(0.3)"
+    )
     plain = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (plain.stdout, plain.stderr) == ("", "one [1]\ntwo [2]\n")
     shown = on_terminal(code)
     assert shown.index("one [1]") < shown.index("two [2]")
     assert "\x1b[2K" in shown[shown.index("one [1]") :], "the line is cleared"
     last = shown[shown.rindex("two [2]") + len("two [2]") :]
-    assert re.fullmatch(r"(\x1b\[[\d;?]*[a-zA-Z]|\s)*", last) and "\x1b[2K" in last, "nothing is left of it"
+    assert re.fullmatch(r"(\x1b\[[\d;?]*[a-zA-Z]|\s)*", last) and "\x1b[2K" in last, (
+        "nothing is left of it"
+    )
 
 
 ROOMS = ("stepdiff_core/tasks", "heads", "stepdiff/annotate", "retrieval", "stepdiff/app")
-# retrieval.mining.negatives seeds Python's generator with the words of a question, which fixes the published test sets;
-# heads.llm.server waits for a random time before it asks a server again, which no result depends on.
+# retrieval.mining.negatives seeds Python's generator with the words of a question, which fixes the
+# published test sets; heads.llm.server waits for a random time before it asks a server again, which
+# no result depends on.
 PYTHON_RANDOM = {"retrieval/mining/negatives.py", "heads/llm/server.py"}
 
 
@@ -319,11 +359,20 @@ def test_seeds_purposes_and_steps_have_different_streams() -> None:
 
 
 def test_a_stream_is_the_same_in_every_process() -> None:
-    asked = "print(generator(3, 'questions of a pair', 7).integers(10**9), torch_seed(3, 'dropout', 'whisk'))"
+    asked = (
+        "print(generator(3, 'questions of a pair', 7).integers(10**9), torch_seed(3, 'dropout', "
+        "'whisk'))"
+    )
     code = f"from stepdiff_core.streams import generator, torch_seed; {asked}"
     for hash_seed in ("1", "2"):
         environment = {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
-        out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        out = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert out.stdout.split() == ["159377804", "10228178760667634519"]
 
 
@@ -334,19 +383,25 @@ def trees() -> Iterator[tuple[str, ast.AST]]:
 
 
 def test_no_room_makes_a_random_stream_in_another_way() -> None:
-    """Every seed comes from stepdiff_core.streams, and nothing draws from a generator without a seed."""
+    """Every seed comes from stepdiff_core.streams, and nothing draws from a generator without a
+    seed."""
     odd = []
     for name, tree in trees():
         for node in ast.walk(tree):
             if isinstance(node, ast.Import | ast.ImportFrom):
-                modules = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module]
+                modules = (
+                    [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module]
+                )
                 if "random" in modules and name not in PYTHON_RANDOM:
                     odd.append(f"{name}:{node.lineno} imports random")
             if not isinstance(node, ast.Call):
                 continue
             called = ast.unparse(node.func)
             last = called.rpartition(".")[2]
-            if called.startswith(("np.random.", "numpy.random.", "random.")) and name not in PYTHON_RANDOM:
+            if (
+                called.startswith(("np.random.", "numpy.random.", "random."))
+                and name not in PYTHON_RANDOM
+            ):
                 odd.append(f"{name}:{node.lineno} {called}")
             given = ast.unparse(node.args[0]) if node.args else ""
             if last in ("manual_seed", "manual_seed_all") and not given.startswith("torch_seed("):
@@ -378,7 +433,10 @@ def test_a_class_is_named_by_its_place_or_by_an_entry_point(plugin_folder: Path)
 
 @pytest.mark.parametrize("name", ["absent_plugin:A", "absent_plugin.inner:A"])
 def test_a_module_that_does_not_exist_is_one_line(plugin_folder: Path, name: str) -> None:
-    message = f"method {name} cannot be imported here: no module absent_plugin; install it, or name its folder in "
+    message = (
+        f"method {name} cannot be imported here: no module absent_plugin; install it, or name its "
+        "folder in "
+    )
     with pytest.raises(StepDiffError) as error:
         plugins.load(name, GROUP, "method", "; or ask")
     assert str(error.value) == f"{message}PYTHONPATH; or ask"
@@ -387,7 +445,11 @@ def test_a_module_that_does_not_exist_is_one_line(plugin_folder: Path, name: str
 @pytest.mark.parametrize(
     ("source", "line", "message"),
     [
-        ("import json\n\nimport absent_library\n", 3, "ModuleNotFoundError: No module named 'absent_library'"),
+        (
+            "import json\n\nimport absent_library\n",
+            3,
+            "ModuleNotFoundError: No module named 'absent_library'",
+        ),
         ("from json import absent\n", 1, "ImportError: cannot import name 'absent' from 'json'"),
         ("def half():\n    return 1 / 0\n\n\nhalf()\n", 2, "ZeroDivisionError: division by zero"),
         ("raise ValueError('two\\nlines')\n", 1, "ValueError: two lines"),
@@ -401,5 +463,8 @@ def test_an_error_inside_a_module_is_one_line_with_its_place(
     (plugin_folder / f"{name}.py").write_text(source)
     with pytest.raises(StepDiffError) as error:
         plugins.load(f"{name}:A", GROUP, "encoder")
-    assert f"encoder {name}:A cannot be imported here: {plugin_folder / name}.py:{line}: {message}" in str(error.value)
+    assert (
+        f"encoder {name}:A cannot be imported here: {plugin_folder / name}.py:{line}: {message}"
+        in str(error.value)
+    )
     assert "\n" not in str(error.value)

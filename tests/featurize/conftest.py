@@ -33,15 +33,22 @@ def write_clips(path: Path, rows: Rows, *more: str) -> Path:
 
 
 def clips_of(rows: Rows, paths: Mapping[str, Path]) -> Manifest:
-    return Manifest("clips", pl.DataFrame(rows, ["key", "video", "start", "end"], orient="row"), dict(paths), {})
+    return Manifest(
+        "clips", pl.DataFrame(rows, ["key", "video", "start", "end"], orient="row"), dict(paths), {}
+    )
 
 
-def new_view(folder: Path, encoder: Encoder, requested: Manifest, shard: int, dtype: str = "float16") -> View:
+def new_view(
+    folder: Path, encoder: Encoder, requested: Manifest, shard: int, dtype: str = "float16"
+) -> View:
     """Return a view of the rows of a manifest, all of them absent; `shard`: rows of a shard."""
     store = Store.open(folder, create=True)
     with store.lock():
         store.catalog(requested.entity).append(requested.rows)
-        described = encoder.provenance(requested.entity, dtype), encoder.features(requested.entity, dtype)
+        described = (
+            encoder.provenance(requested.entity, dtype),
+            encoder.features(requested.entity, dtype),
+        )
         view = store.create_view(requested.entity, "tiny", *described, shard)
         view.resize()
     return view
@@ -99,7 +106,9 @@ def write_audio(path: Path) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000)
         for i in range(16):
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame = av.AudioFrame.from_ndarray(
+                np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+            )
             frame.rate, frame.pts = 16000, i * 1024
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -108,7 +117,8 @@ def write_audio(path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Writer:
-    """Return a function that writes the video of a name and returns its path; a name always means the same video."""
+    """Return a function that writes the video of a name and returns its path; a name always means
+    the same video."""
     folder = tmp_path_factory.mktemp("videos")
 
     def write(name: str, **arguments: object) -> Path:
@@ -120,16 +130,29 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Writer:
 
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP checkpoint of random weights in the format of transformers: 32 pixels, 16 patches, 20 tokens."""
+    """A CLIP checkpoint of random weights in the format of transformers: 32 pixels, 16 patches, 20
+    tokens."""
     import torch
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     folder = tmp_path_factory.mktemp("clip")
     letters = list(bytes_to_unicode().values())
-    pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[]).save_pretrained(folder)
-    small = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    pieces = [
+        *letters,
+        *(f"{letter}</w>" for letter in letters),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
+    CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[]).save_pretrained(
+        folder
+    )
+    small = {
+        "hidden_size": 24,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     ends = {"bos_token_id": len(pieces) - 2, "eos_token_id": len(pieces) - 1}
     config = CLIPConfig(
         text_config={**small, **ends, "vocab_size": len(pieces), "max_position_embeddings": 20},
@@ -154,7 +177,8 @@ def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def featurize(s3_server: str) -> Run:
-    """Return a function that runs `python -m featurize` in this process, without Ray: exit status, summary, stderr."""
+    """Return a function that runs `python -m featurize` in this process, without Ray: exit status,
+    summary, stderr."""
 
     def run(*arguments: object) -> tuple[int, dict[str, object], str]:
         out, errors = io.StringIO(), io.StringIO()

@@ -1,4 +1,5 @@
-"""Videos that changed and stores that were damaged: refused, replaced, withdrawn and filled again; kills."""
+"""Videos that changed and stores that were damaged: refused, replaced, withdrawn and filled again;
+kills."""
 
 import shutil
 import signal
@@ -30,7 +31,10 @@ from .conftest import Run, Writer, write_clips
 @pytest.fixture
 def videos(tmp_path: Path, video: Writer) -> Path:
     """Two folders with different videos of the same name and length."""
-    for folder, name, options in (("a", "good.mp4", {"g": 10}), ("b", "other.mp4", {"codec": "mpeg4"})):
+    for folder, name, options in (
+        ("a", "good.mp4", {"g": 10}),
+        ("b", "other.mp4", {"codec": "mpeg4"}),
+    ):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "clip.mp4").write_bytes(video(name, **options).read_bytes())
     return tmp_path
@@ -41,7 +45,15 @@ def run(tmp_path: Path, tiny_clip: Path, featurize: Run) -> Run:
     """Return a function that runs featurize with the tiny CLIP into one store."""
 
     def one(*arguments: object) -> tuple[int, dict[str, object], str]:
-        return featurize(*arguments, "--store", tmp_path / "features", "--encoder", "clip", "--weights", tiny_clip)
+        return featurize(
+            *arguments,
+            "--store",
+            tmp_path / "features",
+            "--encoder",
+            "clip",
+            "--weights",
+            tiny_clip,
+        )
 
     return one
 
@@ -60,7 +72,9 @@ def tokens(videos: Path, *keys: str, view: str = "clip") -> np.ndarray:
 
 
 def known(videos: Path, key: str) -> dict[str, object]:
-    return Store.open(videos / "features").catalog("clips").frame().filter(key=key).row(0, named=True)
+    return (
+        Store.open(videos / "features").catalog("clips").frame().filter(key=key).row(0, named=True)
+    )
 
 
 @pytest.mark.full
@@ -71,7 +85,10 @@ def test_another_file_of_one_name_and_length_is_refused(videos: Path, run: Run) 
     for view in ("clip", "again"):  # a finished run, and a new store
         status, _, message = run(second, "--view", view)
         assert status == 2 and message.count("\n") == 1, message
-        assert f"'clip_0_2.000' was made from another file: {first}" in message and f"{second} (" in message
+        assert (
+            f"'clip_0_2.000' was made from another file: {first}" in message
+            and f"{second} (" in message
+        )
         assert "--id-from path" in message and "--replace" in message
     assert Store.open(videos / "features").views("clips") == ["clip"]
     assert known(videos, "clip_0_2.000")["video"] == str(first)
@@ -91,11 +108,19 @@ def test_a_manifest_whose_video_is_another_file_now_is_refused(videos: Path, run
     before = tokens(videos, "one", "two")
     manifest(path, ("one", "a/clip.mp4", 0, 1), ("two", "b/clip.mp4", 1, 2))
     status, _, message = run("--manifest", path)
-    assert status == 2 and "clip 'two' was made from another file: a/clip.mp4" in message and "b/clip.mp4 (" in message
+    assert (
+        status == 2
+        and "clip 'two' was made from another file: a/clip.mp4" in message
+        and "b/clip.mp4 (" in message
+    )
     manifest(path, ("one", "a/clip.mp4", 0, 1), ("two", "a/clip.mp4", 1, 2))
     (videos / "a" / "clip.mp4").write_bytes((videos / "b" / "clip.mp4").read_bytes())
     status, _, message = run("--manifest", path)
-    assert status == 2 and "clip 'one' was made from another file" in message and "(and 1 more clips differ)" in message
+    assert (
+        status == 2
+        and "clip 'one' was made from another file" in message
+        and "(and 1 more clips differ)" in message
+    )
     np.testing.assert_array_equal(tokens(videos, "one", "two"), before)
 
 
@@ -109,7 +134,9 @@ def test_the_same_content_at_another_path_is_accepted(videos: Path, run: Run) ->
 
 
 @pytest.mark.full
-def test_replace_makes_rows_absent_in_every_view_and_recomputes_them(videos: Path, run: Run) -> None:
+def test_replace_makes_rows_absent_in_every_view_and_recomputes_them(
+    videos: Path, run: Run
+) -> None:
     path = manifest(videos / "clips.csv", ("one", "a/clip.mp4", 0, 1), ("two", "a/clip.mp4", 1, 2))
     other = ("three", "kept.mp4", 0, 1)
     (videos / "kept.mp4").write_bytes((videos / "a" / "clip.mp4").read_bytes())
@@ -128,7 +155,10 @@ def test_replace_makes_rows_absent_in_every_view_and_recomputes_them(videos: Pat
     requested = manifest(videos / "one.csv", ("one", "a/clip.mp4", 0, 1))
     status, summary, message = run("--manifest", requested, "--replace")
     assert (status, summary["done"]) == (0, 1), message
-    assert "1 clips are replaced; rows that are absent now: 1 of view clip, 1 of view second" in message
+    assert (
+        "1 clips are replaced; rows that are absent now: 1 of view clip, 1 of view second"
+        in message
+    )
     assert "1 answers about replaced clips in annotations/captions/0123" in message
     assert "the index of view second" in message and "the index of view clip" not in message
     assert "1 more clips of the replaced files are not in this manifest" in message
@@ -151,7 +181,11 @@ def test_a_changed_interval_is_refused_and_can_be_replaced(videos: Path, run: Ru
     assert run("--manifest", path)[0] == 0
     manifest(path, ("one", "a/clip.mp4", 1, 2))
     status, _, message = run("--manifest", path)
-    assert status == 2 and "is 0 to 1 s in the store and 1 to 2 s now" in message and "--replace" in message
+    assert (
+        status == 2
+        and "is 0 to 1 s in the store and 1 to 2 s now" in message
+        and "--replace" in message
+    )
     status, _, message = run("--manifest", path, "--replace")
     assert status == 0, message
     np.testing.assert_array_equal(*np.split(tokens(videos, "one", "two"), 2))
@@ -170,14 +204,18 @@ def test_rows_that_cannot_be_computed_are_not_replaced(videos: Path, run: Run) -
 
 
 @pytest.mark.full
-def test_a_failed_clip_is_retried_with_the_manifests_new_interval_or_file(videos: Path, run: Run) -> None:
+def test_a_failed_clip_is_retried_with_the_manifests_new_interval_or_file(
+    videos: Path, run: Run
+) -> None:
     (videos / "cut.mp4").write_bytes((videos / "a" / "clip.mp4").read_bytes()[:3000])
     rows = [("good", "a/clip.mp4", 0, 1), ("late", "a/clip.mp4", 7, 8), ("cut", "cut.mp4", 0, 1)]
     path = manifest(videos / "clips.csv", *rows, ("backwards", "a/clip.mp4", 2, 1))
     status, summary, _ = run("--manifest", path)
     assert (status, summary["done"], summary["failed"]) == (1, 1, 3)
     assert run("--manifest", path)[1]["failed"] == 3
-    manifest(path, rows[0], ("late", "a/clip.mp4", 1, 2), rows[2], ("backwards", "a/clip.mp4", 1, 2))
+    manifest(
+        path, rows[0], ("late", "a/clip.mp4", 1, 2), rows[2], ("backwards", "a/clip.mp4", 1, 2)
+    )
     (videos / "cut.mp4").write_bytes((videos / "a" / "clip.mp4").read_bytes())
     status, summary, message = run("--manifest", path)
     assert (status, summary["done"], summary["failed"]) == (0, 3, 0), message
@@ -191,17 +229,24 @@ FAILED = 4
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, video: Writer, tiny_clip: Path, featurize: Run) -> Path:
-    """A folder with videos, a manifest of ten clips and a store with nine of them: c4 failed, c9 is absent."""
+def world(
+    tmp_path_factory: pytest.TempPathFactory, video: Writer, tiny_clip: Path, featurize: Run
+) -> Path:
+    """A folder with videos, a manifest of ten clips and a store with nine of them: c4 failed, c9 is
+    absent."""
     folder = tmp_path_factory.mktemp("world")
     for name, options in (("good.mp4", {"g": 10}), ("other.mp4", {"codec": "mpeg4"})):
         shutil.copy(video(name, **options), folder / name)
-    rows = [(f"c{n}", ("good.mp4", "other.mp4")[n % 2], n * 0.1, n * 0.1 + 0.9) for n in range(CLIPS)]
+    rows = [
+        (f"c{n}", ("good.mp4", "other.mp4")[n % 2], n * 0.1, n * 0.1 + 0.9) for n in range(CLIPS)
+    ]
     rows[FAILED] = (f"c{FAILED}", "gone.mp4", 0, 1)
     rows.sort(key=lambda row: row[1])  # rows are in video order
     write_clips(folder / "first.csv", rows[:-1])
     write_clips(folder / "clips.csv", rows)
-    status, summary, message = featurize(*options_of(folder, "first.csv", tiny_clip), "--batch-size", 3)
+    status, summary, message = featurize(
+        *options_of(folder, "first.csv", tiny_clip), "--batch-size", 3
+    )
     assert (status, summary["done"], summary["failed"]) == (1, CLIPS - 2, 1), message
     store = Store.open(folder / "store")
     with store.lock():
@@ -225,7 +270,9 @@ def copy(world: Path, tmp_path: Path) -> Path:
 def refill(tiny_clip: Path, featurize: Run) -> Run:
     """Return a function that repeats the command that filled a copy of `world`."""
 
-    def run(folder: Path, *more: object, manifest: str = "first.csv") -> tuple[int, dict[str, object], str]:
+    def run(
+        folder: Path, *more: object, manifest: str = "first.csv"
+    ) -> tuple[int, dict[str, object], str]:
         return featurize(*options_of(folder, manifest, tiny_clip)[:-2], *more)
 
     return run
@@ -298,13 +345,20 @@ def damage_reasons(view: View) -> set[int]:
 
 
 DAMAGE = [
-    damage_index, damage_checksums, lose_checksums, lose_shard_file, damage_status, damage_status_and_record,
+    damage_index,
+    damage_checksums,
+    lose_checksums,
+    lose_shard_file,
+    damage_status,
+    damage_status_and_record,
     damage_reasons,
-]  # fmt: skip
+]
 FAILED_ROW = 0  # of the clip of gone.mp4, the first video in the manifest
 
 
-@pytest.mark.parametrize("damage", [damage_rows, *(pytest.param(one, marks=pytest.mark.full) for one in DAMAGE)])
+@pytest.mark.parametrize(
+    "damage", [damage_rows, *(pytest.param(one, marks=pytest.mark.full) for one in DAMAGE)]
+)
 def test_damaged_rows_are_withdrawn_and_filled_again(
     copy: Path, refill: Run, damage: Callable[[View], set[int]]
 ) -> None:
@@ -314,12 +368,16 @@ def test_damaged_rows_are_withdrawn_and_filled_again(
     catalog = [path.read_bytes() for path in view.catalog.parts()]
     rows = damage(view)
     assert withdraw(copy / "store") == 0
-    assert [row for row, state in enumerate(view_in(copy).status()[:-1]) if not state] == sorted(rows)
+    assert [row for row, state in enumerate(view_in(copy).status()[:-1]) if not state] == sorted(
+        rows
+    )
     # last bits depend on the batch size, which a damaged record does not name
     size = ["--batch-size", 3] if damage is damage_status_and_record else []
     status, summary, message = refill(copy, *size)
     done = len(rows - {FAILED_ROW})
-    assert (status, summary["done"], summary["failed"], summary["absent"]) == (1, done, 1, 0), message
+    assert (status, summary["done"], summary["failed"], summary["absent"]) == (1, done, 1, 0), (
+        message
+    )
     assert content(view_in(copy)) == before
     assert verify(Store.open(copy / "store")) == []
     assert [path.read_bytes() for path in view.catalog.parts()] == catalog
@@ -332,9 +390,15 @@ def test_new_rows_next_to_absent_ones_have_the_batches_of_the_run(copy: Path, re
     damage_rows(view_in(copy))
     assert withdraw(copy / "store") == 0 and refill(copy, manifest="clips.csv")[1]["done"] == 3
     view = view_in(copy)
-    sizes = {row: write.info["batch_size"] for write in writes_of_shard(view.paths, 0, 2**20) for row in write.rows}
+    sizes = {
+        row: write.info["batch_size"]
+        for write in writes_of_shard(view.paths, 0, 2**20)
+        for row in write.rows
+    }
     new = view.catalog.rows(["c9"])[0]
-    assert (sizes[2], sizes[5], sizes[new]) == (3, 3, 4) and view.status().tolist()[:new] == expected[:new]
+    assert (sizes[2], sizes[5], sizes[new]) == (3, 3, 4) and view.status().tolist()[
+        :new
+    ] == expected[:new]
 
 
 @pytest.mark.full
@@ -343,7 +407,9 @@ def test_absent_rows_that_cannot_be_computed_are_failed_or_refused(copy: Path, r
     (copy / "other.mp4").write_text("no video")
     assert withdraw(copy / "store") == 0
     status, _, message = refill(copy)
-    assert status == 2 and "was made from another file" in message, "other rows of that file are finished"
+    assert status == 2 and "was made from another file" in message, (
+        "other rows of that file are finished"
+    )
     (copy / "other.mp4").unlink()
     status, summary, message = refill(copy)
     assert (status, summary["done"], summary["failed"]) == (1, 1, 2), message
@@ -352,29 +418,46 @@ def test_absent_rows_that_cannot_be_computed_are_failed_or_refused(copy: Path, r
 
 
 @pytest.mark.full
-def test_snapshots_and_derived_views_after_damage(copy: Path, refill: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_snapshots_and_derived_views_after_damage(
+    copy: Path, refill: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = Store.open(copy / "store")
     make = RequantiseOptions(str(store.path), "clip", "small", "int8")
     requantise(make)
-    before = [view.read("tokens", np.arange(1, 6)) for view in map(lambda n: store.view("clips", n), ("clip", "small"))]
+    before = [
+        view.read("tokens", np.arange(1, 6))
+        for view in map(lambda n: store.view("clips", n), ("clip", "small"))
+    ]
     flip(store.view("clips", "small").paths.shard("tokens", 0, 3), 3)
     store.tag("then")
     path, at = row_bytes(view_in(copy), 2)
     with open(path, "r+b") as file:  # in place, under all names of the file
         file.seek(at)
         file.write(b"damaged")
-    with pytest.raises(DamageError, match=f"run python -m store verify {store.path} --withdraw, then repeat the comm"):
+    with pytest.raises(
+        DamageError,
+        match=f"run python -m store verify {store.path} --withdraw, then repeat the comm",
+    ):
         view_in(copy).read("tokens", [2])
     assert withdraw(store.path) == 1
-    assert f"delete the snapshot with python -m store tag {store.path} then --delete" in capsys.readouterr().out
+    assert (
+        f"delete the snapshot with python -m store tag {store.path} then --delete"
+        in capsys.readouterr().out
+    )
     assert refill(copy)[1]["done"] == 1
     requantise(make)
-    now = [view.read("tokens", np.arange(1, 6)) for view in map(lambda n: store.view("clips", n), ("clip", "small"))]
+    now = [
+        view.read("tokens", np.arange(1, 6))
+        for view in map(lambda n: store.view("clips", n), ("clip", "small"))
+    ]
     for old, new in zip(before, now, strict=True):
         np.testing.assert_array_equal(old, new)
     then = Store.open(copy / "store", at="then").view("clips", "clip")
     np.testing.assert_array_equal(then.read("tokens", [1, 3]), before[0][[0, 2]])
-    with pytest.raises(DamageError, match=f"or delete the snapshot with python -m store tag {store.path} then --del"):
+    with pytest.raises(
+        DamageError,
+        match=f"or delete the snapshot with python -m store tag {store.path} then --del",
+    ):
         then.read("tokens", [2])
     store_main(["tag", str(store.path), "then", "--delete"])
     assert verify(store) == []
@@ -387,12 +470,23 @@ def test_texts_in_an_object_store_are_filled_again_with_the_same_bits(
     url, count = f"{bucket}/features", 300
     texts = [f"whisk {n} eggs" + " slowly" * (n % 3) for n in range(count)]
     pl.DataFrame({"text": texts}).write_csv(tmp_path / "texts.csv")
-    options = ["--manifest", tmp_path / "texts.csv", "--store", url, "--encoder", "clip", "--weights", tiny_clip]
+    options = [
+        "--manifest",
+        tmp_path / "texts.csv",
+        "--store",
+        url,
+        "--encoder",
+        "clip",
+        "--weights",
+        tiny_clip,
+    ]
     assert featurize(*options, "--batch-size", 7)[0] == 0
 
     def stored() -> tuple[list[int], bytes]:
         view = Store.open(url).view("texts", "clip")
-        return view.status().tolist(), view.read("embedding", np.arange(count), check="always").tobytes()
+        return view.status().tolist(), view.read(
+            "embedding", np.arange(count), check="always"
+        ).tobytes()
 
     before, view = stored(), Store.open(url).view("texts", "clip")
     for row in (0, 8, 299):
@@ -428,11 +522,14 @@ def fill(store: Store, value: float) -> None:
         view = store.create_view("clips", name, provenance, {"tokens": Feature((2,), "float32")}, 2)
         view.resize()
         for row in np.flatnonzero(view.status() == 0).tolist():
-            view.write_shard(row // 2, np.array([row]), {"tokens": np.full((1, 2), value, np.float32)}, {})
+            view.write_shard(
+                row // 2, np.array([row]), {"tokens": np.full((1, 2), value, np.float32)}, {}
+            )
 
 
 def states(path: Path, values: dict[object, float]) -> dict[str, list[int]]:
-    """Return the status of each view and check that ok rows have the features of the catalog's file."""
+    """Return the status of each view and check that ok rows have the features of the catalog's
+    file."""
     store = Store.open(path)
     assert verify(store) == []
     catalog = store.catalog("clips").frame()
@@ -442,7 +539,9 @@ def states(path: Path, values: dict[object, float]) -> dict[str, list[int]]:
         status = view.status()
         ok = np.flatnonzero(status == 1)
         expected = [values[digest] for digest in catalog["video_digest"].gather(ok)]
-        assert view.read("tokens", ok)[:, 0].tolist() == expected, "features of another video than the catalog's"
+        assert view.read("tokens", ok)[:, 0].tolist() == expected, (
+            "features of another video than the catalog's"
+        )
         result[name] = status.tolist()
     return result
 

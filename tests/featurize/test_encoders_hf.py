@@ -71,17 +71,23 @@ def pictures() -> Pictures:
 def decoded(encoder: Encoder, pictures: Pictures) -> np.ndarray:
     """Return frames as the decoder hands them over."""
     shown = [
-        [pixels_of(av.VideoFrame.from_ndarray(picture, format="rgb24"), encoder.picture) for picture in clip]
+        [
+            pixels_of(av.VideoFrame.from_ndarray(picture, format="rgb24"), encoder.picture)
+            for picture in clip
+        ]
         for clip in pictures
     ]
     return np.array(shown)
 
 
 def own_pixels(family: str, path: Path, pictures: Pictures) -> torch.Tensor:
-    """Return the pixels [B, T, 3, H, W] of the folder's own processor, or of Pillow where it needs other packages."""
+    """Return the pixels [B, T, 3, H, W] of the folder's own processor, or of Pillow where it needs
+    other packages."""
     clips = [[Image.fromarray(picture) for picture in clip] for clip in pictures]
     if family in ("videomae", "timesformer", "vivit"):
-        return AutoImageProcessor.from_pretrained(path, backend="pil")(clips, return_tensors="pt").pixel_values
+        return AutoImageProcessor.from_pretrained(path, backend="pil")(
+            clips, return_tensors="pt"
+        ).pixel_values
     if family not in PILLOW:
         processor = AutoImageProcessor.from_pretrained(path, backend="pil")
         return torch.stack([processor(clip, return_tensors="pt").pixel_values for clip in clips])
@@ -100,8 +106,11 @@ def own_pixels(family: str, path: Path, pictures: Pictures) -> torch.Tensor:
     return torch.stack([torch.stack([seen(picture) for picture in clip]) for clip in clips])
 
 
-def reference(family: str, path: Path, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return tokens [B, N, D] and embeddings of frames [B, T, E] or clips [B, E], by the documented call."""
+def reference(
+    family: str, path: Path, pixels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return tokens [B, N, D] and embeddings of frames [B, T, E] or clips [B, E], by the documented
+    call."""
     model = AutoModel.from_pretrained(path).eval()
     flat = pixels.flatten(0, 1)
     with torch.inference_mode():
@@ -114,31 +123,49 @@ def reference(family: str, path: Path, pixels: torch.Tensor) -> tuple[torch.Tens
         if family in models.IMAGES:
             seen = model(pixel_values=flat)
             state = seen.last_hidden_state
-            return state if state.ndim == 3 else state.flatten(2).transpose(1, 2), seen.pooler_output
+            return state if state.ndim == 3 else state.flatten(2).transpose(
+                1, 2
+            ), seen.pooler_output
         if family == "vjepa2":
             return model(pixels).last_hidden_state, None
         if family == "videoprism":
             seen = model.get_video_features(pixel_values_videos=pixels)
-            return seen.last_hidden_state, torch.nn.functional.normalize(seen.pooler_output.flatten(1), dim=-1)
+            return seen.last_hidden_state, torch.nn.functional.normalize(
+                seen.pooler_output.flatten(1), dim=-1
+            )
         if family == "pe-video":
             ids = torch.ones((len(pixels), 3), dtype=torch.long)
             seen = model(input_ids=ids, pixel_values_videos=pixels)
-            return seen.video_outputs.last_hidden_state, torch.nn.functional.normalize(seen.video_embeds, dim=-1)
+            return seen.video_outputs.last_hidden_state, torch.nn.functional.normalize(
+                seen.video_embeds, dim=-1
+            )
         seen = model(pixels)
         return seen.last_hidden_state, seen.pooler_output if family == "vivit" else None
 
 
-PREFIX = {"dinov2": 1, "dinov2-registers": 5, "dinov3": 5, "dinov3-convnext": 1, "clip": 1, "metaclip2": 1, "mlcd": 1}
+PREFIX = {
+    "dinov2": 1,
+    "dinov2-registers": 5,
+    "dinov3": 5,
+    "dinov3-convnext": 1,
+    "clip": 1,
+    "metaclip2": 1,
+    "mlcd": 1,
+}
 PREFIX |= {"timm": 1, "vit": 1, "tipsv2": 2, "timesformer": 1, "vivit": 1}
 
 
 def close(got: np.ndarray, expected: torch.Tensor) -> None:
     assert expected.std() > 0.01
-    np.testing.assert_allclose(got, expected.numpy(), rtol=0, atol=EXACT * expected.abs().max().item())
+    np.testing.assert_allclose(
+        got, expected.numpy(), rtol=0, atol=EXACT * expected.abs().max().item()
+    )
 
 
 @pytest.mark.parametrize("family", [*models.IMAGES, *models.VIDEOS])
-def test_features_equal_the_models_own_call(family: str, folder: Folder, pictures: Pictures) -> None:
+def test_features_equal_the_models_own_call(
+    family: str, folder: Folder, pictures: Pictures
+) -> None:
     path = folder(family)
     encoder = load(f"hf:{path}", None, "cpu", frames=FRAMES)
     got = encoder.encode_clips(decoded(encoder, pictures))
@@ -162,7 +189,10 @@ def test_naflex_features_equal_the_models_own_call(folder: Folder, pictures: Pic
     """Pictures of another aspect have another grid; tokens after their own are zeros."""
     path = folder("siglip2-naflex")
     encoder = load(f"hf:{path}", None, "cpu", frames=FRAMES)
-    processor, model = AutoImageProcessor.from_pretrained(path, backend="pil"), AutoModel.from_pretrained(path).eval()
+    processor, model = (
+        AutoImageProcessor.from_pretrained(path, backend="pil"),
+        AutoModel.from_pretrained(path).eval(),
+    )
     for clip in (pictures[0], pictures[0].transpose(0, 2, 1, 3)):
         frames = decoded(encoder, clip[None])[0]
         assert frames.shape == clip.shape  # it has fewer pixels than the decoder may hand over
@@ -180,8 +210,12 @@ def test_naflex_features_equal_the_models_own_call(folder: Folder, pictures: Pic
         close(got["embedding"], unit.mean(0))
         shapes = {name: feature.shape for name, feature in encoder.features("clips").items()}
         assert {name: values.shape for name, values in got.items()} == shapes
-    averaged = load(f"hf:{path}", None, "cpu", frames=FRAMES, pooling="mean").encode_whole(frames, np.arange(4.0))
-    np.testing.assert_allclose(averaged["frame_embedding"], tokens[:, : rows * columns].mean(1), atol=1e-5)
+    averaged = load(f"hf:{path}", None, "cpu", frames=FRAMES, pooling="mean").encode_whole(
+        frames, np.arange(4.0)
+    )
+    np.testing.assert_allclose(
+        averaged["frame_embedding"], tokens[:, : rows * columns].mean(1), atol=1e-5
+    )
     with pytest.raises(StepDiffError, match="not squares of clips"):
         encoder.encode_clips(np.zeros((1, 4, 32, 32, 3), np.uint8))
 
@@ -193,14 +227,22 @@ def test_texts_equal_the_models_own_call(family: str, folder: Folder) -> None:
     encoder = load(f"hf:{path}", None, "cpu")
     texts = ["whisk the eggs", "pour", "a" * 50]
     got = encoder.encode_texts(texts)["embedding"]
-    assert encoder.entities == ("clips", "texts") and got.shape[1:] == encoder.features("texts")["embedding"].shape
-    attention = "eager" if family == "aimv2-lit" else None  # its sdpa omits the causal mask where nothing is padded
+    assert (
+        encoder.entities == ("clips", "texts")
+        and got.shape[1:] == encoder.features("texts")["embedding"].shape
+    )
+    # its sdpa omits the causal mask where nothing is padded
+    attention = "eager" if family == "aimv2-lit" else None
     model = AutoModel.from_pretrained(path, attn_implementation=attention).eval()
     tokenizer = AutoTokenizer.from_pretrained(path)
     long = family in ("siglip", "siglip2-naflex", "tipsv2", "videoprism")
     for place, text in enumerate(texts):
         inputs = tokenizer(
-            [text], padding="max_length" if long else True, truncation=True, max_length=20, return_tensors="pt"
+            [text],
+            padding="max_length" if long else True,
+            truncation=True,
+            max_length=20,
+            return_tensors="pt",
         )
         inputs.pop("token_type_ids", None)
         with torch.inference_mode():
@@ -218,13 +260,17 @@ def test_an_image_model_has_no_texts(folder: Folder) -> None:
     with pytest.raises(StepDiffError, match="encodes clips, not texts"):
         encoder.features("texts")
     pooled = load(f"hf:{folder('clip')}", None, "cpu", pooling="mean")
-    with pytest.raises(StepDiffError, match="--pooling mean gives embeddings outside the space of texts"):
+    with pytest.raises(
+        StepDiffError, match="--pooling mean gives embeddings outside the space of texts"
+    ):
         pooled.encode_texts(["whisk"])
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("family", ["dinov3", "tipsv2", "vjepa2", "videoprism", "pe-video"])
-def test_pixels_equal_those_of_the_own_processor(family: str, folder: Folder, pictures: Pictures) -> None:
+def test_pixels_equal_those_of_the_own_processor(
+    family: str, folder: Folder, pictures: Pictures
+) -> None:
     """With torchvision, the processors that need it differ by at most two levels of 255."""
     from transformers import AutoVideoProcessor
 
@@ -234,7 +280,9 @@ def test_pixels_equal_those_of_the_own_processor(family: str, folder: Folder, pi
     if family in ("dinov3", "tipsv2"):
         processor = AutoImageProcessor.from_pretrained(path)
         clips = [[Image.fromarray(picture) for picture in clip] for clip in pictures]
-        expected = torch.stack([processor(clip, return_tensors="pt").pixel_values for clip in clips])
+        expected = torch.stack(
+            [processor(clip, return_tensors="pt").pixel_values for clip in clips]
+        )
     else:
         processor = AutoVideoProcessor.from_pretrained(path)
         more: dict[str, Any] = {"do_normalize": False} if family == "videoprism" else {}
@@ -251,11 +299,18 @@ def test_windows_divide_the_frames(folder: Folder) -> None:
     frames = np.random.default_rng(1).integers(0, 256, (2, 8, 32, 32, 3), dtype=np.uint8)
     whole = load(f"hf:{path}", None, "cpu", frames=8, window=4)
     halves = load(f"hf:{path}", None, "cpu")
-    assert halves.frames == 4 and whole.layer == "VJEPA2Model: last hidden state, windows of 4 frames; embedding mean"
+    assert (
+        halves.frames == 4
+        and whole.layer == "VJEPA2Model: last hidden state, windows of 4 frames; embedding mean"
+    )
     got = whole.encode_clips(frames)
     parts = [halves.encode_clips(frames[:, at : at + 4]) for at in (0, 4)]
-    np.testing.assert_array_equal(got["tokens"], np.concatenate([part["tokens"] for part in parts], 1))
-    np.testing.assert_allclose(got["embedding"], (parts[0]["embedding"] + parts[1]["embedding"]) / 2, atol=1e-6)
+    np.testing.assert_array_equal(
+        got["tokens"], np.concatenate([part["tokens"] for part in parts], 1)
+    )
+    np.testing.assert_allclose(
+        got["embedding"], (parts[0]["embedding"] + parts[1]["embedding"]) / 2, atol=1e-6
+    )
     whole.whole_batches = True  # as on a GPU: windows of both clips at once
     for name, values in whole.encode_clips(frames).items():
         close(values, torch.from_numpy(got[name]))
@@ -268,14 +323,19 @@ def test_windows_divide_the_frames(folder: Folder) -> None:
     mae = str(folder("videomae"))
     with pytest.raises(StepDiffError, match="VideoMAEModel cannot take 6 frames at once"):
         load(f"hf:{mae}", None, "cpu", frames=6).features("clips")
-    assert load(f"hf:{mae}", None, "cpu", frames=8, window=4).features("clips")["tokens"].shape == (64, 24)
+    assert load(f"hf:{mae}", None, "cpu", frames=8, window=4).features("clips")["tokens"].shape == (
+        64,
+        24,
+    )
     with pytest.raises(StepDiffError, match="sees one frame at a time"):
         load(f"hf:{folder('dinov2')}", None, "cpu", window=4)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("family", ["dinov2-registers", "clip", "vjepa2", "dinov3-convnext"])
-def test_layer_and_pooling_are_chosen_and_recorded(family: str, folder: Folder, pictures: Pictures) -> None:
+def test_layer_and_pooling_are_chosen_and_recorded(
+    family: str, folder: Folder, pictures: Pictures
+) -> None:
     path = folder(family)
     plain = load(f"hf:{path}", None, "cpu", frames=FRAMES)
     frames = decoded(plain, pictures)
@@ -286,7 +346,9 @@ def test_layer_and_pooling_are_chosen_and_recorded(family: str, folder: Folder, 
             states = model(pixels, skip_predictor=True, output_hidden_states=True).hidden_states
         else:
             seen = model.get_image_features if family == "clip" else model
-            states = seen(pixel_values=pixels.flatten(0, 1), output_hidden_states=True).hidden_states
+            states = seen(
+                pixel_values=pixels.flatten(0, 1), output_hidden_states=True
+            ).hidden_states
     state = states[1] if states[1].ndim == 3 else states[1].flatten(2).transpose(1, 2)
     first = PREFIX.get(family, 0) if states[1].ndim == 3 else 0
     tokens = state[:, first:].reshape(2, -1, state.shape[-1])
@@ -295,7 +357,9 @@ def test_layer_and_pooling_are_chosen_and_recorded(family: str, folder: Folder, 
     close(got["tokens"], tokens)
     close(got["embedding"], tokens.mean(1))
     assert "hidden state 1" in made.layer and made.layer.endswith("; embedding mean")
-    assert made.chosen == {"layer": 1, "frames": FRAMES, "pooling": "mean"} and made.source == str(path)
+    assert made.chosen == {"layer": 1, "frames": FRAMES, "pooling": "mean"} and made.source == str(
+        path
+    )
     none = load(f"hf:{path}", None, "cpu", frames=FRAMES, pooling="none")
     assert set(none.features("clips")) == {"tokens"} == set(none.encode_clips(frames))
     assert none.layer.endswith("; no embedding")
@@ -307,7 +371,9 @@ def test_layer_and_pooling_are_chosen_and_recorded(family: str, folder: Folder, 
         )
         classes = last.last_hidden_state[:, 0].detach().unflatten(0, (2, FRAMES))
         close(
-            load(f"hf:{path}", None, "cpu", frames=FRAMES, pooling="cls").encode_clips(frames)["frame_embedding"],
+            load(f"hf:{path}", None, "cpu", frames=FRAMES, pooling="cls").encode_clips(frames)[
+                "frame_embedding"
+            ],
             classes,
         )
     elif family == "vjepa2":
@@ -318,9 +384,13 @@ def test_layer_and_pooling_are_chosen_and_recorded(family: str, folder: Folder, 
 
 
 @pytest.mark.parametrize("family", ["dinov2-registers", "clip", "dinov3-convnext"])
-def test_statistics_equal_those_of_hidden_states(family: str, folder: Folder, pictures: Pictures) -> None:
+def test_statistics_equal_those_of_hidden_states(
+    family: str, folder: Folder, pictures: Pictures
+) -> None:
     path = folder(family)
-    plain, made = (load(f"hf:{path}", None, "cpu", frames=FRAMES, statistics=how) for how in (None, "add"))
+    plain, made = (
+        load(f"hf:{path}", None, "cpu", frames=FRAMES, statistics=how) for how in (None, "add")
+    )
     got, model = made.encode_clips(decoded(made, pictures)), AutoModel.from_pretrained(path).eval()
     with torch.inference_mode():
         see = model.get_image_features if family == "clip" else model
@@ -331,8 +401,13 @@ def test_statistics_equal_those_of_hidden_states(family: str, folder: Folder, pi
         state = states[number]
         state = state[:, PREFIX[family] :] if state.ndim == 3 else state.flatten(2).transpose(1, 2)
         places.append(state.unflatten(0, (2, FRAMES)).flatten(1, 2).numpy())
-        assert f"hidden state {number} ({state.shape[2]} channels)" in made.provenance("clips").layer
-    naive = [np.concatenate([each(x, axis=1) for x in places], 1) for each in (np.mean, np.max, np.min, np.std)]
+        assert (
+            f"hidden state {number} ({state.shape[2]} channels)" in made.provenance("clips").layer
+        )
+    naive = [
+        np.concatenate([each(x, axis=1) for x in places], 1)
+        for each in (np.mean, np.max, np.min, np.std)
+    ]
     close(got["statistics"], torch.from_numpy(np.stack(naive, 1)))
     assert got["statistics"].shape[1:] == made.features("clips")["statistics"].shape
     for name, values in plain.encode_clips(decoded(plain, pictures)).items():
@@ -343,7 +418,9 @@ def test_statistics_equal_those_of_hidden_states(family: str, folder: Folder, pi
 
 @pytest.mark.parametrize("family", ["vjepa2", "siglip2-naflex"])
 def test_statistics_of_other_models_are_refused(family: str, folder: Folder) -> None:
-    with pytest.raises(StepDiffError, match="does not see square frames one by one: leave --statistics out"):
+    with pytest.raises(
+        StepDiffError, match="does not see square frames one by one: leave --statistics out"
+    ):
         load(f"hf:{folder(family)}", None, "cpu", statistics="add")
 
 
@@ -354,7 +431,9 @@ def test_remote_code_is_refused(folder: Folder, tmp_path: Path) -> None:
     config = json.loads((path / "config.json").read_text())
     code = {"AutoConfig": "code.Config", "AutoModel": "code.Model"}
     (path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    (path / "config.json").write_text(json.dumps({**config, "model_type": "mine", "auto_map": code}))
+    (path / "config.json").write_text(
+        json.dumps({**config, "model_type": "mine", "auto_map": code})
+    )
     with pytest.raises(StepDiffError, match="cannot be loaded"):
         load(f"hf:{path}", None, "cpu")
     assert not (tmp_path / "ran").exists()
@@ -387,7 +466,9 @@ def test_unsupported_settings_are_refused(settings: dict[str, Any], reason: str)
         "image_mean": [0.5] * 3,
         "image_std": [0.5] * 3,
     }
-    with pytest.raises(StepDiffError, match=f"the preprocessing of /folder is not supported: .*{reason}"):
+    with pytest.raises(
+        StepDiffError, match=f"the preprocessing of /folder is not supported: .*{reason}"
+    ):
         preprocessing_of({**plain_settings, **settings}, Path("/folder"), torch.device("cpu"))
 
 
@@ -395,18 +476,33 @@ def test_unsupported_settings_are_refused(settings: dict[str, Any], reason: str)
 @pytest.mark.parametrize(
     ("config", "crop"),
     [
-        ({"input_size": [3, 224, 224], "crop_pct": 0.9, "interpolation": "bicubic"}, "short side 248, centre crop 224"),
-        ({"input_size": [3, 336, 336], "crop_pct": 1.0, "crop_mode": "squash"}, "square resize to 336, bicubic"),
-        ({"input_size": [3, 224, 224], "interpolation": "bilinear"}, "short side 256, centre crop 224, bilinear"),
+        (
+            {"input_size": [3, 224, 224], "crop_pct": 0.9, "interpolation": "bicubic"},
+            "short side 248, centre crop 224",
+        ),
+        (
+            {"input_size": [3, 336, 336], "crop_pct": 1.0, "crop_mode": "squash"},
+            "square resize to 336, bicubic",
+        ),
+        (
+            {"input_size": [3, 224, 224], "interpolation": "bilinear"},
+            "short side 256, centre crop 224, bilinear",
+        ),
     ],
 )
 def test_settings_of_timm(config: dict[str, Any], crop: str) -> None:
     result = preprocessing_of(timm_settings(config), Path("/folder"), torch.device("cpu"))
     assert str(result.crop) == crop
-    transform = timm.data.create_transform(**timm.data.resolve_data_config(config, model=None), is_training=False)
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8))
+    transform = timm.data.create_transform(
+        **timm.data.resolve_data_config(config, model=None), is_training=False
+    )
+    picture = Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    )
     seen = pixels_of(av.VideoFrame.from_ndarray(np.array(picture), format="rgb24"), result.crop)
-    assert (result.normalised(torch.from_numpy(seen.copy())) - transform(picture)).abs().max() < 1e-5
+    assert (
+        result.normalised(torch.from_numpy(seen.copy())) - transform(picture)
+    ).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "videomae", "vjepa2"])
@@ -423,7 +519,9 @@ def test_damaged_weights_are_refused(folder: Folder, tmp_path: Path) -> None:
     shutil.copytree(folder("clip"), tmp_path, dirs_exist_ok=True)
     state = load_file(tmp_path / "model.safetensors")
     lost = max(key for key in state if key.endswith("weight"))
-    save_file({key: value for key, value in state.items() if key != lost}, tmp_path / "model.safetensors")
+    save_file(
+        {key: value for key, value in state.items() if key != lost}, tmp_path / "model.safetensors"
+    )
     line = refusal("hf", tmp_path)
     assert "lacks 1 tensors of a" in line and lost in line
     whole = (folder("clip") / "model.safetensors").read_bytes()
@@ -431,8 +529,12 @@ def test_damaged_weights_are_refused(folder: Folder, tmp_path: Path) -> None:
     assert "cannot be loaded" in refusal("hf", tmp_path)
 
 
-def test_without_a_tokenizer_clips_are_encoded_and_texts_refused(folder: Folder, tmp_path: Path) -> None:
-    shutil.copytree(folder("siglip"), tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("tokenizer*"))
+def test_without_a_tokenizer_clips_are_encoded_and_texts_refused(
+    folder: Folder, tmp_path: Path
+) -> None:
+    shutil.copytree(
+        folder("siglip"), tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("tokenizer*")
+    )
     encoder = load("siglip", str(tmp_path), "cpu")
     assert set(encoder.features("clips")) == {"tokens", "frame_embedding", "embedding"}
     with pytest.raises(StepDiffError, match="has no tokenizer that can be loaded"):
@@ -453,7 +555,9 @@ def vlm_encoder(vlm_folder: Path) -> Vlm:
     return made
 
 
-def test_clips_of_several_shapes(vlm_encoder: Vlm, video: Callable[..., Path], tmp_path: Path) -> None:
+def test_clips_of_several_shapes(
+    vlm_encoder: Vlm, video: Callable[..., Path], tmp_path: Path
+) -> None:
     shapes = {"wide.mp4": (96, 64), "high.mp4": (48, 80), "strip.mp4": (1024, 4)}
     paths = {name: video(f"vlm-{name}", size=size) for name, size in shapes.items()}
     rows = [(f"{name}_0.5_1.5", name, 0.5, 1.5) for name in shapes]
@@ -462,28 +566,42 @@ def test_clips_of_several_shapes(vlm_encoder: Vlm, video: Callable[..., Path], t
     featurize_shards(planned(view, requested, 4), vlm_encoder, "cpu", lambda rows: None)
     assert view.status().tolist() == [1, 1, 2]
     ((key, reason),) = view.failures().rows()
-    assert key == "strip.mp4_0.5_1.5" and reason.startswith("Qwen3VLProcessor refuses its frames (absolute aspect")
+    assert key == "strip.mp4_0.5_1.5" and reason.startswith(
+        "Qwen3VLProcessor refuses its frames (absolute aspect"
+    )
     for row, (name, (width, height)) in enumerate(list(shapes.items())[:2]):
         (clip,) = read_clips(paths[name], [(0.5, 1.5)], FRAMES, vlm_encoder.picture)
         assert isinstance(clip, Clip) and clip.frames.shape == (FRAMES, height, width, 3)
         result = vlm_encoder.encode_whole(clip.frames, clip.seconds)
         layout = view.read("layout", np.array([row]))[0]
         own = int(layout[0])
-        assert own == height // 16 * (width // 16) * FRAMES // 2  # 16 x 16 pixels of two frames are a token
+        # 16 x 16 pixels of two frames are a token
+        assert own == height // 16 * (width // 16) * FRAMES // 2
         assert layout[1:].tolist() == pytest.approx([height, width, 0, 0.3, 0.6, 0.95])
         tokens = view.read("tokens", np.array([row]))[0]
         np.testing.assert_array_equal(tokens, result["tokens"])
         assert np.abs(tokens[:own]).max(1).min() > 0 and not tokens[own:].any()
         embedding = view.read("embedding", np.array([row]))[0]
-        assert len(embedding) < tokens.shape[1] and tokens.shape[1] % len(embedding) == 0, "the rest: deepstack levels"
-        np.testing.assert_allclose(embedding, tokens[:own, : len(embedding)].mean(0), rtol=1e-4, atol=1e-5)
+        assert len(embedding) < tokens.shape[1] and tokens.shape[1] % len(embedding) == 0, (
+            "the rest: deepstack levels"
+        )
+        np.testing.assert_allclose(
+            embedding, tokens[:own, : len(embedding)].mean(0), rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.full
-def test_fewer_pixels_make_fewer_tokens_and_are_in_the_provenance(vlm_folder: Path, vlm_encoder: Vlm) -> None:
+def test_fewer_pixels_make_fewer_tokens_and_are_in_the_provenance(
+    vlm_folder: Path, vlm_encoder: Vlm
+) -> None:
     smaller = load(f"vlm:{vlm_folder}", device="cpu", frames=FRAMES, pixels=32 * 32)
-    assert smaller.features("clips")["tokens"].shape[0] < vlm_encoder.features("clips")["tokens"].shape[0]
-    assert "of at most 1024 pixels" in smaller.crop and smaller.fingerprint == vlm_encoder.fingerprint
+    assert (
+        smaller.features("clips")["tokens"].shape[0]
+        < vlm_encoder.features("clips")["tokens"].shape[0]
+    )
+    assert (
+        "of at most 1024 pixels" in smaller.crop and smaller.fingerprint == vlm_encoder.fingerprint
+    )
 
 
 @pytest.mark.full
@@ -497,7 +615,9 @@ def test_a_store_of_hf_is_asked_by_words_and_files(
     rows = [(f"clip_{n}", str(source), n / 2, n / 2 + 0.5) for n in range(4)]
     write_clips(tmp_path / "clips.csv", rows)
     arguments = ["--manifest", tmp_path / "clips.csv", "--store", store, "--encoder", f"hf:{path}"]
-    status, summary, message = featurize(*arguments, "--frames", 8, "--window", 4, "--sampling", "segment-centres")
+    status, summary, message = featurize(
+        *arguments, "--frames", 8, "--window", 4, "--sampling", "segment-centres"
+    )
     assert status == 0 and summary["view"] == "video-prism", message
     view = Store.open(store).view("clips", "video-prism")
     made = view.provenance
@@ -526,7 +646,10 @@ def test_a_store_of_hf_is_asked_by_words_and_files(
     capsys.readouterr()
     shutil.move(path, tmp_path / "moved")
     assert retrieval([*query, "--text", "whisk"]) == 2
-    assert f"are not found at {path}, or were never used here: name them with --weights" in capsys.readouterr().err
+    assert (
+        f"are not found at {path}, or were never used here: name them with --weights"
+        in capsys.readouterr().err
+    )
     assert retrieval([*query, "--text", "whisk", "--weights", str(tmp_path / "moved")]) == 0
 
 
@@ -539,6 +662,16 @@ def test_naflex_views_are_filled_and_asked_by_files(
     models.shaken(models.NAFLEX["siglip2-naflex"](path)).save_pretrained(path)
     assert featurize(source, "--store", store, "--encoder", f"hf:{path}", "--frames", 2)[0] == 0
     view = Store.open(store).view("clips", "naflex")
-    assert view.read("grid", rows=[0]).tolist() == [[3, 5]] and view.features["tokens"].shape == (2 * 16, 24)
-    assert retrieval(["query", "--store", str(store), "--view", "naflex", "--file", str(source), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["hits"][0]["similarity"] == pytest.approx(1, abs=1e-4)
+    assert view.read("grid", rows=[0]).tolist() == [[3, 5]] and view.features["tokens"].shape == (
+        2 * 16,
+        24,
+    )
+    assert (
+        retrieval(
+            ["query", "--store", str(store), "--view", "naflex", "--file", str(source), "--json"]
+        )
+        == 0
+    )
+    assert json.loads(capsys.readouterr().out)["hits"][0]["similarity"] == pytest.approx(
+        1, abs=1e-4
+    )

@@ -1,4 +1,5 @@
-"""Ray: cluster files, jobs that are submitted to a head node, workers that die, and how a local Ray ends."""
+"""Ray: cluster files, jobs that are submitted to a head node, workers that die, and how a local Ray
+ends."""
 
 import contextlib
 import json
@@ -42,19 +43,40 @@ def cluster(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", CLUSTERS)
-def test_the_cluster_file_is_valid_in_rays_schema_and_every_node_receives_the_token(name: str) -> None:
+def test_the_cluster_file_is_valid_in_rays_schema_and_every_node_receives_the_token(
+    name: str,
+) -> None:
     config = cluster(name)
     kinds = config["available_node_types"]
-    assert config["head_node_type"] == "head" and set(kinds) == {"head", "gpu_worker", "train_worker", "cpu_worker"}
+    assert config["head_node_type"] == "head" and set(kinds) == {
+        "head",
+        "gpu_worker",
+        "train_worker",
+        "cpu_worker",
+    }
     assert kinds["gpu_worker"]["min_workers"] == 0 < kinds["gpu_worker"]["max_workers"]
-    assert kinds["gpu_worker"]["resources"]["GPU"] == 1 and "GPU" not in kinds["cpu_worker"]["resources"]
-    assert kinds["train_worker"]["resources"]["GPU"] == 8 and kinds["train_worker"]["min_workers"] == 0
-    assert sum(kind["max_workers"] for name, kind in kinds.items() if name != "head") <= config["max_workers"]
+    assert (
+        kinds["gpu_worker"]["resources"]["GPU"] == 1
+        and "GPU" not in kinds["cpu_worker"]["resources"]
+    )
+    assert (
+        kinds["train_worker"]["resources"]["GPU"] == 8 and kinds["train_worker"]["min_workers"] == 0
+    )
+    assert (
+        sum(kind["max_workers"] for name, kind in kinds.items() if name != "head")
+        <= config["max_workers"]
+    )
     assert any("pip install" in command for command in config["setup_commands"])
     config = yaml.safe_load((ROOT / name).read_text())
-    starts = [line for kind in ("head", "worker") for line in config[f"{kind}_start_ray_commands"] if "start" in line]
+    starts = [
+        line
+        for kind in ("head", "worker")
+        for line in config[f"{kind}_start_ray_commands"]
+        if "start" in line
+    ]
     assert len(starts) == 2 and all("RAY_AUTH_MODE=token" in line for line in starts)
-    assert config["file_mounts"]["/home/ray/.ray/auth_token"] == "~/.ray/auth_token"  # where Ray looks for it
+    # where Ray looks for it
+    assert config["file_mounts"]["/home/ray/.ray/auth_token"] == "~/.ray/auth_token"
 
 
 def free_ports(count: int) -> list[int]:
@@ -79,17 +101,40 @@ def head() -> Iterator[Head]:
     """Start a head node on this machine."""
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # Ray's sockets need a short path
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_") or name == NICENESS},
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("RAY_") or name == NICENESS
+        },
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     gcs, dashboard, client, agent, agent_http, metrics = free_ports(6)
     ray = str(Path(sys.executable).with_name("ray"))
-    command = [ray, "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1", f"--port={gcs}"]
-    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
-    command += [f"--dashboard-agent-grpc-port={agent}", f"--dashboard-agent-listen-port={agent_http}"]
-    command += [f"--metrics-export-port={metrics}", "--object-store-memory=100000000", f"--temp-dir={folder}"]
+    command = [
+        ray,
+        "start",
+        "--head",
+        "--block",
+        "--num-cpus=2",
+        "--node-ip-address=127.0.0.1",
+        f"--port={gcs}",
+    ]
+    command += [
+        "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={dashboard}",
+        f"--ray-client-server-port={client}",
+    ]
+    command += [
+        f"--dashboard-agent-grpc-port={agent}",
+        f"--dashboard-agent-listen-port={agent_http}",
+    ]
+    command += [
+        f"--metrics-export-port={metrics}",
+        "--object-store-memory=100000000",
+        f"--temp-dir={folder}",
+    ]
     log = Path(folder, "start.log").open("w")
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
@@ -124,7 +169,9 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.full
-def test_a_job_of_a_head_node(head: Head, tmp_path: Path, tiny_clip: Path, video: Callable[..., Path]) -> None:
+def test_a_job_of_a_head_node(
+    head: Head, tmp_path: Path, tiny_clip: Path, video: Callable[..., Path]
+) -> None:
     working = tmp_path / "working"  # the files of a checkout, without its environment
     for room in ("stepdiff_core", "featurize", "store"):
         shutil.copytree(ROOT / room, working / room, ignore=shutil.ignore_patterns("__pycache__"))
@@ -134,11 +181,28 @@ def test_a_job_of_a_head_node(head: Head, tmp_path: Path, tiny_clip: Path, video
     encoder = ["--encoder", "clip", "--weights", str(tiny_clip), "--json"]
 
     def called(*command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, env=head.environment, cwd=working, capture_output=True, text=True, timeout=120)
+        return subprocess.run(
+            command, env=head.environment, cwd=working, capture_output=True, text=True, timeout=120
+        )
 
     def submitted(*arguments: str) -> subprocess.CompletedProcess[str]:
-        submit = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", head.dashboard]
-        return called(*submit, "--working-dir", ".", "--", sys.executable, "featurize.py", *arguments, *encoder)
+        submit = [
+            str(Path(sys.executable).with_name("ray")),
+            "job",
+            "submit",
+            "--address",
+            head.dashboard,
+        ]
+        return called(
+            *submit,
+            "--working-dir",
+            ".",
+            "--",
+            sys.executable,
+            "featurize.py",
+            *arguments,
+            *encoder,
+        )
 
     relative = submitted(clip, "--store", "features")
     assert relative.returncode != 0
@@ -166,13 +230,18 @@ def test_an_address_of_another_program_is_refused_in_one_line() -> None:
             pass
     assert "something listens there, but did not answer as Ray in 10 s" in str(error.value)
     for address in ("nonsense", "127.0.0.1:99999999", "[::1"):
-        with pytest.raises(StepDiffError, match="no Ray cluster at") as error, connected(address, "featurize"):
+        with (
+            pytest.raises(StepDiffError, match="no Ray cluster at") as error,
+            connected(address, "featurize"),
+        ):
             pass
         assert "\n" not in str(error.value) and "RAY_AUTH_MODE=token" in str(error.value)
 
 
 @pytest.mark.full
-def test_a_relative_path_is_refused_in_a_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_relative_path_is_refused_in_a_job(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert inside_job()
     store = str(tmp_path)
@@ -185,7 +254,8 @@ def test_a_relative_path_is_refused_in_a_job(monkeypatch: pytest.MonkeyPatch, tm
             requested(options)
 
 
-AT_ONCE = 15.0  # seconds, the guarantee; without a reaper agents lived 16 s and workers 34 s on two busy cores
+# seconds, the guarantee; without a reaper agents lived 16 s and workers 34 s on two busy cores
+AT_ONCE = 15.0
 BOUND = 60.0  # seconds that a failed start may take; Ray gives up after 30
 UP = """
 import time
@@ -212,10 +282,13 @@ class Driver:
 
     def __init__(self, *command: str) -> None:
         self._mark = uuid.uuid4().hex
-        environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS",)}
+        environment = {
+            name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS",)
+        }
         self.process = subprocess.Popen(
             [sys.executable, *command],
-            env={**environment, "PYTHONPATH": str(ROOT), "TEST_MARK": self._mark, "SPT_NOENV": "1"},  # titles keep it
+            # titles keep it
+            env={**environment, "PYTHONPATH": str(ROOT), "TEST_MARK": self._mark, "SPT_NOENV": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -228,7 +301,10 @@ class Driver:
         lines_by_pid = {}
         for process in psutil.process_iter():
             try:
-                if process.pid != self.process.pid and process.environ().get("TEST_MARK") == self._mark:
+                if (
+                    process.pid != self.process.pid
+                    and process.environ().get("TEST_MARK") == self._mark
+                ):
                     lines_by_pid[process.pid] = " ".join(process.cmdline())
             except psutil.Error:
                 continue
@@ -272,9 +348,17 @@ def driver() -> Iterator[Callable[..., Driver]]:
 def test_no_ray_process_is_alive_after_the_end_of_the_driver_even_with_sigkill(
     driver: Callable[..., Driver], tmp_path: Path, tiny_clip: Path, video: Callable[..., Path]
 ) -> None:
-    command = ["--store", str(tmp_path / "features"), "--encoder", "clip", "--weights", str(tiny_clip)]
+    command = [
+        "--store",
+        str(tmp_path / "features"),
+        "--encoder",
+        "clip",
+        "--weights",
+        str(tiny_clip),
+    ]
     run = driver("-m", "featurize", str(video("killed.mp4", g=10)), *command, "--address", "local")
-    run.wait_for("dashboard/agent.py")  # its imports take seconds, and only then it looks for its raylet
+    # its imports take seconds, and only then it looks for its raylet
+    run.wait_for("dashboard/agent.py")
     run.process.kill()
     run.process.communicate(timeout=60)
     run.assert_nothing_is_left()
@@ -292,18 +376,29 @@ def wait_until_up(run: Driver) -> str:
 def test_a_failed_start_is_reported_in_one_line_within_a_time_limit(
     driver: Callable[..., Driver], tmp_path: Path, tiny_clip: Path, video: Callable[..., Path]
 ) -> None:
-    command = ["--store", str(tmp_path / "features"), "--encoder", "clip", "--weights", str(tiny_clip)]
+    command = [
+        "--store",
+        str(tmp_path / "features"),
+        "--encoder",
+        "clip",
+        "--weights",
+        str(tiny_clip),
+    ]
     run = driver("-m", "featurize", str(video("raylet.mp4", g=10)), *command, "--address", "local")
     os.kill(run.wait_for("raylet/raylet"), signal.SIGKILL)
     _, message = run.process.communicate(timeout=BOUND)
     assert run.process.returncode == 2
-    assert message.startswith("error: Ray did not start on this machine (") and message.count("\n") == 1
+    assert (
+        message.startswith("error: Ray did not start on this machine (")
+        and message.count("\n") == 1
+    )
     run.assert_nothing_is_left()
 
 
 @pytest.mark.full
 def test_the_group_of_the_reaper_has_every_process_of_ray(driver: Callable[..., Driver]) -> None:
-    """A signal to the driver's group reaches the driver only; the reaper's reaches the workers too."""
+    """A signal to the driver's group reaches the driver only; the reaper's reaches the workers
+    too."""
     run = driver("-c", UP)
     wait_until_up(run)
     family = run.family()
@@ -317,10 +412,15 @@ def test_the_group_of_the_reaper_has_every_process_of_ray(driver: Callable[..., 
 
 @pytest.mark.full
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_an_interrupted_driver_ends_its_ray(driver: Callable[..., Driver], number: signal.Signals, status: int) -> None:
+def test_an_interrupted_driver_ends_its_ray(
+    driver: Callable[..., Driver], number: signal.Signals, status: int
+) -> None:
     run = driver("-c", UP)
     wait_until_up(run)
     os.killpg(run.process.pid, number)
     _, message = run.process.communicate(timeout=60)
-    assert (run.process.returncode, message) == (status, "error: interrupted; run the same command again\n")
+    assert (run.process.returncode, message) == (
+        status,
+        "error: interrupted; run the same command again\n",
+    )
     run.assert_nothing_is_left()

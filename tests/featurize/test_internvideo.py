@@ -1,4 +1,5 @@
-"""InternVideo: its model compared with outputs of the published one, its encoder, and its checkpoints."""
+"""InternVideo: its model compared with outputs of the published one, its encoder, and its
+checkpoints."""
 
 import json
 import os
@@ -17,7 +18,16 @@ from featurize.encoders.internvideo.mm import InternVideo, InternVideoB16, load_
 from featurize.encoders.internvideo.model import SIZES, InternVideoMM, Size, halve
 from stepdiff_core.errors import StepDiffError
 
-TINY = Size(patch=16, width=128, layers=5, embedding=24, text_width=64, text_layers=2, image=48, vocabulary=515)
+TINY = Size(
+    patch=16,
+    width=128,
+    layers=5,
+    embedding=24,
+    text_width=64,
+    text_layers=2,
+    image=48,
+    vocabulary=515,
+)
 NAME = "internvideo-mm-b16"
 TEXTS = ["flip the pancake", "a", "clean the pool with a long brush, then rinse it twice " * 8]
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -28,7 +38,13 @@ def vocabulary() -> tuple[dict[str, int], list[str]]:
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     letters = list(bytes_to_unicode().values())
-    pieces = [*letters, *(f"{letter}</w>" for letter in letters), "th", "<|startoftext|>", "<|endoftext|>"]
+    pieces = [
+        *letters,
+        *(f"{letter}</w>" for letter in letters),
+        "th",
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
     return {piece: i for i, piece in enumerate(pieces)}, ["t h"]
 
 
@@ -74,7 +90,9 @@ def test_features_equal_the_modules_output(encoder: InternVideo, frames: np.ndar
     embedding, tokens = encoder.module.encode_video(normalised(frames))
     assert tokens.std() > 0.1
     np.testing.assert_allclose(got["tokens"], tokens, rtol=0, atol=1e-5 * tokens.abs().max().item())
-    np.testing.assert_allclose(got["embedding"], torch.nn.functional.normalize(embedding), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        got["embedding"], torch.nn.functional.normalize(embedding), rtol=0, atol=1e-5
+    )
     declared = {name: feature.shape for name, feature in encoder.features("clips").items()}
     assert {name: array.shape[1:] for name, array in got.items()} == declared
     assert all(array.dtype == np.float32 for array in got.values())
@@ -87,15 +105,20 @@ def test_unusable_input_is_refused(encoder: Encoder) -> None:
         encoder.encode_clips(np.zeros((1, 8, 224, 224, 3), np.uint8))
 
 
-def test_a_tokenizer_does_not_change_clips(encoder: InternVideo, weights: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_does_not_change_clips(
+    encoder: InternVideo, weights: Path, tmp_path: Path
+) -> None:
     shutil.copy(weights / "model.ckpt", tmp_path)
     expected = encoder.provenance("clips")
     assert expected.crop == "short side 55, centre crop 48"
     bare, file = opened(tmp_path), opened(tmp_path / "model.ckpt")
     assert expected == bare.provenance("clips") == file.provenance("clips")
-    for place in (weights, tmp_path, tmp_path / "model.ckpt"):  # the values that a finished run compares
+    # the values that a finished run compares
+    for place in (weights, tmp_path, tmp_path / "model.ckpt"):
         assert digest(NAME, place) == expected.weights
-    with pytest.raises(StepDiffError, match=r"texts need a tokenizer, and .* has none: put CLIP's tokenizer.json"):
+    with pytest.raises(
+        StepDiffError, match=r"texts need a tokenizer, and .* has none: put CLIP's tokenizer.json"
+    ):
         bare.features("texts")
     assert opened(weights / "model.ckpt").provenance("texts") == encoder.provenance("texts")
 
@@ -116,10 +139,15 @@ def test_text_features_equal_the_modules_output(encoder: InternVideo) -> None:
     got = encoder.encode_texts(TEXTS)["embedding"]
     expected = torch.nn.functional.normalize(encoder.module.encode_text(encoder.token_ids(TEXTS)))
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
-    assert abs(got[0] @ got[1]) < 0.99 and got.shape[1:] == encoder.features("texts")["embedding"].shape
+    assert (
+        abs(got[0] @ got[1]) < 0.99
+        and got.shape[1:] == encoder.features("texts")["embedding"].shape
+    )
 
 
-def test_both_kinds_of_tokenizer_files_give_the_same_ids(encoder: InternVideo, weights: Path, tmp_path: Path) -> None:
+def test_both_kinds_of_tokenizer_files_give_the_same_ids(
+    encoder: InternVideo, weights: Path, tmp_path: Path
+) -> None:
     from transformers import CLIPTokenizer
 
     ids, merges = vocabulary()
@@ -140,12 +168,20 @@ def test_both_kinds_of_tokenizer_files_give_the_same_ids(encoder: InternVideo, w
         ({"vocab.json": "{", "merges.txt": ""}, "are damaged"),
         ({"vocab.json": "[1]", "merges.txt": ""}, "are damaged"),
         ({"tokenizer.json": "{}"}, "are damaged"),
-        ({"vocab.json": '{"a": 0}', "merges.txt": ""}, "it has 1 ids with <|endoftext|> at None, where 515"),
+        (
+            {"vocab.json": '{"a": 0}', "merges.txt": ""},
+            "it has 1 ids with <|endoftext|> at None, where 515",
+        ),
         ({"vocab.json": json.dumps(vocabulary()[0]), "merges.txt": "t h e"}, "are damaged"),
-        ({"vocab.json": json.dumps(vocabulary()[0]), "merges.txt": "x y"}, "merges ('x', 'y'), not in its vocabulary"),
+        (
+            {"vocab.json": json.dumps(vocabulary()[0]), "merges.txt": "x y"},
+            "merges ('x', 'y'), not in its vocabulary",
+        ),
     ],
 )
-def test_a_wrong_tokenizer_is_refused(weights: Path, tmp_path: Path, files: dict[str, str], reason: str) -> None:
+def test_a_wrong_tokenizer_is_refused(
+    weights: Path, tmp_path: Path, files: dict[str, str], reason: str
+) -> None:
     shutil.copy(weights / "model.ckpt", tmp_path)
     for name, content in files.items():
         (tmp_path / name).write_text(content)
@@ -161,18 +197,32 @@ def test_weights_are_required(tmp_path: Path) -> None:
         load(NAME, str(tmp_path), "cpu")
     for ending in ("ckpt", "safetensors"):
         (tmp_path / f"model.{ending}").touch()
-    with pytest.raises(StepDiffError, match=r"holds 2 checkpoints \(model.ckpt, model.safetensors\)"):
+    with pytest.raises(
+        StepDiffError, match=r"holds 2 checkpoints \(model.ckpt, model.safetensors\)"
+    ):
         load(NAME, str(tmp_path), "cpu")
 
 
-SMALL = Size(patch=16, width=64, layers=4, embedding=24, text_width=64, text_layers=1, image=32, vocabulary=20)
+SMALL = Size(
+    patch=16,
+    width=64,
+    layers=4,
+    embedding=24,
+    text_width=64,
+    text_layers=1,
+    image=32,
+    vocabulary=20,
+)
 State = dict[str, torch.Tensor]
 
 
 @pytest.fixture(scope="module")
 def state() -> State:
     torch.manual_seed(0)
-    return {name: torch.randn(values.shape) for name, values in InternVideoMM(SMALL).state_dict().items()}
+    return {
+        name: torch.randn(values.shape)
+        for name, values in InternVideoMM(SMALL).state_dict().items()
+    }
 
 
 def prefixed(state: State) -> State:
@@ -192,7 +242,10 @@ def refusal(path: Path, size: Size = SMALL) -> str:
 
 
 def write_published(path: Path, state: State) -> None:
-    torch.save({"state_dict": prefixed(state) | {"alignment.weight": torch.zeros(2)}, "global_step": 3}, path)
+    torch.save(
+        {"state_dict": prefixed(state) | {"alignment.weight": torch.zeros(2)}, "global_step": 3},
+        path,
+    )
 
 
 def write_old(path: Path, state: State) -> None:
@@ -200,7 +253,9 @@ def write_old(path: Path, state: State) -> None:
 
 
 def write_half(path: Path, state: State) -> None:
-    torch.save({"state_dict": {name: values.half() for name, values in prefixed(state).items()}}, path)
+    torch.save(
+        {"state_dict": {name: values.half() for name, values in prefixed(state).items()}}, path
+    )
 
 
 @pytest.mark.full
@@ -233,7 +288,10 @@ def test_every_checkpoint_format_loads(
         ({"visual_proj": None}, "lacks 1 tensors, first visual_proj"),
         ({"ln_final.bias": None, "ln_final.weight": None}, "lacks 2 tensors, first ln_final.bias"),
         ({"visual.conv2.weight": (3,)}, f"has 1 that {NAME} has not, first visual.conv2.weight"),
-        ({"text_projection": (64, 25)}, "has 1 of another shape, first text_projection [64, 25] for [64, 24]"),
+        (
+            {"text_projection": (64, 25)},
+            "has 1 of another shape, first text_projection [64, 25] for [64, 24]",
+        ),
     ],
 )
 def test_wrong_checkpoints_are_refused(
@@ -253,18 +311,31 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, state: State) 
     torch.save({"state_dict": state}, tmp_path / "model.ckpt")  # no tensor name begins with clip.
     assert f"is another model's, without a tensor of {NAME}" in refusal(tmp_path / "model.ckpt")
     save_file({"encoder.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
-    assert f"is another model's, without a tensor of {NAME}" in refusal(tmp_path / "model.safetensors")
+    assert f"is another model's, without a tensor of {NAME}" in refusal(
+        tmp_path / "model.safetensors"
+    )
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("held, requested", [SIZES, list(SIZES)[::-1]])
-def test_the_message_for_a_model_of_another_size_names_the_size(tmp_path: Path, held: str, requested: str) -> None:
+def test_the_message_for_a_model_of_another_size_names_the_size(
+    tmp_path: Path, held: str, requested: str
+) -> None:
     path = tmp_path / "model.ckpt"
     with torch.device("meta"):
         shapes = InternVideoMM(SIZES[held]).state_dict()
     one = torch.zeros(())  # every tensor repeats one number: the file stays small
-    torch.save({"state_dict": {f"clip.{name}": one.expand(values.shape) for name, values in shapes.items()}}, path)
-    with pytest.raises(StepDiffError, match=f"holds {held}, not {requested}: give --encoder {held}"):
+    torch.save(
+        {
+            "state_dict": {
+                f"clip.{name}": one.expand(values.shape) for name, values in shapes.items()
+            }
+        },
+        path,
+    )
+    with pytest.raises(
+        StepDiffError, match=f"holds {held}, not {requested}: give --encoder {held}"
+    ):
         load_model(path, requested, SIZES[requested], torch.device("cpu"))
 
 
@@ -307,8 +378,12 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, state: State, zipped
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
 NORMS = {"ln_1", "ln_2", "ln_3", "ln_pre", "ln_final", "visual_ln_post"}
-golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="no folder shared/golden next to the project")
-by_hand = pytest.mark.skipif("STEPDIFF_GOLDEN_L14" not in os.environ, reason="takes a minute: set STEPDIFF_GOLDEN_L14")
+golden = pytest.mark.skipif(
+    not GOLDEN.is_dir(), reason="no folder shared/golden next to the project"
+)
+by_hand = pytest.mark.skipif(
+    "STEPDIFF_GOLDEN_L14" not in os.environ, reason="takes a minute: set STEPDIFF_GOLDEN_L14"
+)
 
 
 def shapes(name: str) -> dict[str, tuple[int, ...]]:
@@ -335,13 +410,20 @@ def test_tensors_have_the_published_names_and_shapes(name: str) -> None:
 
 @pytest.mark.full
 @golden
-@pytest.mark.parametrize("name", ["internvideo-mm-b16", pytest.param("internvideo-mm-l14", marks=by_hand)])
+@pytest.mark.parametrize(
+    "name", ["internvideo-mm-b16", pytest.param("internvideo-mm-l14", marks=by_hand)]
+)
 def test_outputs_equal_those_of_the_published_model(name: str) -> None:
     with torch.device("meta"):
         model = InternVideoMM(SIZES[name]).eval()
-    model.load_state_dict({tensor: golden_tensor(tensor, shape) for tensor, shape in shapes(name).items()}, assign=True)
+    model.load_state_dict(
+        {tensor: golden_tensor(tensor, shape) for tensor, shape in shapes(name).items()},
+        assign=True,
+    )
     expected = np.load(GOLDEN / f"{name.replace('-', '_')}.npz")
-    pixels = torch.from_numpy(np.random.default_rng(7).standard_normal((2, 3, 8, 224, 224)).astype(np.float32))
+    pixels = torch.from_numpy(
+        np.random.default_rng(7).standard_normal((2, 3, 8, 224, 224)).astype(np.float32)
+    )
     seen: list[tuple[torch.Tensor, ...]] = []
     model.visual.register_forward_hook(lambda module, arguments, states: seen.append(states))
     with torch.inference_mode():
@@ -358,7 +440,11 @@ def test_outputs_equal_those_of_the_published_model(name: str) -> None:
     assert set(got) == set(expected.files) - {"text_tokens", "patch_index"}
     for array, values in got.items():
         np.testing.assert_allclose(
-            values.numpy(), expected[array], rtol=0, atol=1e-4 * np.abs(expected[array]).max(), err_msg=array
+            values.numpy(),
+            expected[array],
+            rtol=0,
+            atol=1e-4 * np.abs(expected[array]).max(),
+            err_msg=array,
         )
 
 

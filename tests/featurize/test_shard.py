@@ -30,23 +30,39 @@ def encoder(tiny_clip: Path) -> Encoder:
 
 @pytest.fixture(scope="module")
 def clips(video: Writer) -> Manifest:
-    """Return clips of three videos; one video is missing and one clip begins after the end of its video."""
+    """Return clips of three videos; one video is missing and one clip begins after the end of its
+    video."""
     paths = {name: video(name, frames=60, g=10) for name in ("one.mp4", "two.mp4")}
     paths["gone.mp4"] = paths["one.mp4"].with_name("gone.mp4")
     times = [("one.mp4", i / 4, i / 4 + 1) for i in range(6)]
-    times += [("gone.mp4", 0.0, 1.0), ("two.mp4", 0.0, 0.2), ("two.mp4", 1.0, 3.0), ("two.mp4", 2.0, 9.0)]
+    times += [
+        ("gone.mp4", 0.0, 1.0),
+        ("two.mp4", 0.0, 0.2),
+        ("two.mp4", 1.0, 3.0),
+        ("two.mp4", 2.0, 9.0),
+    ]
     rows = [(f"{name}_{start}_{end}", name, start, end) for name, start, end in times]
     return clips_of(rows, paths)
 
 
-def do(view: View, requested: Manifest, encoder: Encoder, rows: Iterable[int] | None = None, pool: int = 1) -> Outcome:
+def do(
+    view: View,
+    requested: Manifest,
+    encoder: Encoder,
+    rows: Iterable[int] | None = None,
+    pool: int = 1,
+) -> Outcome:
     """Featurize some rows of a view, by default all."""
-    return featurize_shards(planned(view, requested, 4, rows, threads=2), encoder, "cpu", lambda rows: None, pool)
+    return featurize_shards(
+        planned(view, requested, 4, rows, threads=2), encoder, "cpu", lambda rows: None, pool
+    )
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_pooling_equals_that_of_a_view(tmp_path: Path, encoder: Encoder, clips: Manifest, dtype: str) -> None:
+def test_pooling_equals_that_of_a_view(
+    tmp_path: Path, encoder: Encoder, clips: Manifest, dtype: str
+) -> None:
     """From float32 to the last bit, with the same provenance; from float16 up to its rounding."""
     store = Store.open(new_view(tmp_path / "store", encoder, clips, ROWS).paths.store)
     provenance, features = encoder.provenance("clips", dtype), encoder.features("clips", dtype)
@@ -76,7 +92,9 @@ def arrays(view: View, rows: Iterable[int]) -> dict[str, np.ndarray]:
     return {name: view.read(name, np.array(list(rows))) for name in view.features}
 
 
-def test_a_part_of_a_shard_gives_the_same_bits(tmp_path: Path, encoder: Encoder, clips: Manifest) -> None:
+def test_a_part_of_a_shard_gives_the_same_bits(
+    tmp_path: Path, encoder: Encoder, clips: Manifest
+) -> None:
     whole = new_view(tmp_path / "whole", encoder, clips, ROWS)
     outcome = do(whole, clips, encoder)
     good = np.flatnonzero(whole.status() == 1).tolist()
@@ -96,7 +114,9 @@ def test_a_part_of_a_shard_gives_the_same_bits(tmp_path: Path, encoder: Encoder,
 
 
 @pytest.mark.full
-def test_frames_and_sampling_are_passed_to_the_decoder(tmp_path: Path, tiny_clip: Path, clips: Manifest) -> None:
+def test_frames_and_sampling_are_passed_to_the_decoder(
+    tmp_path: Path, tiny_clip: Path, clips: Manifest
+) -> None:
     """With one frame and centre sampling, of 20 frames from 0.25 s on it is the eleventh."""
     centre = load("clip", str(tiny_clip), "cpu", frames=1, sampling="segment-centres")
     view = new_view(tmp_path / "store", centre, clips, ROWS)
@@ -113,7 +133,9 @@ def test_frames_and_sampling_are_passed_to_the_decoder(tmp_path: Path, tiny_clip
 def test_a_part_of_the_texts_gives_the_same_bits(tmp_path: Path, encoder: Encoder) -> None:
     texts = ["whisk", "chop the onion", "", "pour the batter slowly " * 20, "flip", "wait", "serve"]
     keys = [text_key(text) for text in texts]
-    requested = Manifest("texts", pl.DataFrame({"key": keys, "text": texts}), {}, {keys[2]: "it is empty"})
+    requested = Manifest(
+        "texts", pl.DataFrame({"key": keys, "text": texts}), {}, {keys[2]: "it is empty"}
+    )
     whole = new_view(tmp_path / "whole", encoder, requested, ROWS)
     assert do(whole, requested, encoder).truncated == 1
     assert whole.failures().rows() == [(keys[2], "it is empty")]
@@ -121,15 +143,24 @@ def test_a_part_of_the_texts_gives_the_same_bits(tmp_path: Path, encoder: Encode
     for rows in ([5, 0], [2, 3], [1, 4, 6]):
         do(parts, requested, encoder, rows)
     good = [0, 1, 3, 4, 5, 6]
-    np.testing.assert_array_equal(arrays(parts, good)["embedding"], arrays(whole, good)["embedding"])
+    np.testing.assert_array_equal(
+        arrays(parts, good)["embedding"], arrays(whole, good)["embedding"]
+    )
 
 
 @pytest.mark.full
-def test_an_unusual_file_fails_only_its_own_clips(tmp_path: Path, encoder: Encoder, video: Writer) -> None:
-    """Neither an invalid path nor a picture that is too large after the resize raises an FFmpegError."""
+def test_an_unusual_file_fails_only_its_own_clips(
+    tmp_path: Path, encoder: Encoder, video: Writer
+) -> None:
+    """Neither an invalid path nor a picture that is too large after the resize raises an
+    FFmpegError."""
     narrow = tmp_path / "narrow.png"
     Image.new("1", (200_000, 1)).save(narrow)
-    paths = {"good.mp4": video("good.mp4", g=10), "nul.mp4": tmp_path / "nul\0.mp4", "narrow.png": narrow}
+    paths = {
+        "good.mp4": video("good.mp4", g=10),
+        "nul.mp4": tmp_path / "nul\0.mp4",
+        "narrow.png": narrow,
+    }
     rows = [(f"{name}_{i}", name, i / 2, i / 2 + 1) for i in range(2) for name in paths]
     requested = clips_of(rows, paths)
     view = new_view(tmp_path / "store", encoder, requested, ROWS)
@@ -138,7 +169,10 @@ def test_an_unusual_file_fails_only_its_own_clips(tmp_path: Path, encoder: Encod
     reasons = dict(view.failures().rows())
     assert sorted(reasons) == ["narrow.png_0", "narrow.png_1", "nul.mp4_0", "nul.mp4_1"]
     assert "embedded null byte" in reasons["nul.mp4_0"]
-    assert f"{narrow} cannot be decoded (ValueError: a picture of 200000 x 1 is too narrow" in reasons["narrow.png_0"]
+    assert (
+        f"{narrow} cannot be decoded (ValueError: a picture of 200000 x 1 is too narrow"
+        in reasons["narrow.png_0"]
+    )
     alone = new_view(tmp_path / "alone", encoder, requested, ROWS)
     do(alone, requested, encoder, [0, 3])
     np.testing.assert_array_equal(arrays(view, [0, 3])["tokens"], arrays(alone, [0, 3])["tokens"])

@@ -44,7 +44,13 @@ VIDEOS: dict[str, dict[str, object]] = {
     "broadcast.ts": {"g": 7, "bf": 2},
     "mpeg2.mpg": {"codec": "mpeg2video", "rate": 25, "g": 8, "bf": 2},
     "mpeg4.avi": {"codec": "mpeg4", "g": 7, "bf": 2},
-    "vp9.webm": {"codec": "libvpx-vp9", "g": 10, "lag_in_frames": 16, "auto_alt_ref": 1, "deadline": "realtime"},
+    "vp9.webm": {
+        "codec": "libvpx-vp9",
+        "g": 10,
+        "lag_in_frames": 16,
+        "auto_alt_ref": 1,
+        "deadline": "realtime",
+    },
     "no-timestamps.h264": {"rate": 25, "g": 7, "bf": 2},
     "turned.mp4": {"rotation": {"degrees": 90}, "g": 9, "bf": 2},
     "mirrored.mp4": {"rotation": {"degrees": 180, "hflip": True}, "g": 9, "bf": 2},
@@ -64,18 +70,30 @@ def full_decode(path: Path) -> list[tuple[float, np.ndarray]]:
         stream = container.streams.video[0]
         zero = stream.start_time if path.suffix in (".ts", ".mpg") else 0
         shown = [
-            (i / 25 if frame.pts is None else float((frame.pts - zero) * stream.time_base), pixels_of(frame, CROP))
+            (
+                i / 25 if frame.pts is None else float((frame.pts - zero) * stream.time_base),
+                pixels_of(frame, CROP),
+            )
             for i, frame in enumerate(container.decode(stream))
         ]
     return sorted(shown, key=lambda frame: frame[0])
 
 
-def check(path: Path, frames: list[tuple[float, np.ndarray]], sampling: Sampling = "linspace", count: int = 8) -> None:
-    """Check for overlapping clips of every length that the frames are sampled from all frames in the interval."""
+def check(
+    path: Path,
+    frames: list[tuple[float, np.ndarray]],
+    sampling: Sampling = "linspace",
+    count: int = 8,
+) -> None:
+    """Check for overlapping clips of every length that the frames are sampled from all frames in
+    the interval."""
     draw = random.Random(0)
     end = max(seconds for seconds, _ in frames)
     starts = [draw.uniform(0, end) for _ in range(20)]
-    intervals = [(0.0, end), *((start, min(start + draw.choice([0.1, 0.5, 1, 2, 5]), end)) for start in starts)]
+    intervals = [
+        (0.0, end),
+        *((start, min(start + draw.choice([0.1, 0.5, 1, 2, 5]), end)) for start in starts),
+    ]
     got = {done.index: done for done in read_clips(path, intervals, count, CROP, sampling=sampling)}
     assert sorted(got) == list(range(len(intervals)))
     for index, (start, behind) in enumerate(intervals):
@@ -100,14 +118,17 @@ def check(path: Path, frames: list[tuple[float, np.ndarray]], sampling: Sampling
     ],
 )
 @pytest.mark.parametrize("name", VIDEOS)
-def test_sampled_frames_equal_those_of_a_full_decode(name: str, sampling: Sampling, count: int, video: Writer) -> None:
+def test_sampled_frames_equal_those_of_a_full_decode(
+    name: str, sampling: Sampling, count: int, video: Writer
+) -> None:
     path = video(name, **VIDEOS[name])
     check(path, full_decode(path), sampling, count)
 
 
 @pytest.mark.full
 def test_frames_of_a_stream_without_its_first_keyframe(tmp_path: Path, video: Writer) -> None:
-    """The recording begins in the middle: its first packets announce frames that cannot be decoded."""
+    """The recording begins in the middle: its first packets announce frames that cannot be
+    decoded."""
     whole = video("broadcast.ts", **VIDEOS["broadcast.ts"])
     path = tmp_path / "middle.ts"
     with av.open(str(whole)) as source, av.open(str(path), "w") as target:
@@ -122,14 +143,16 @@ def test_frames_of_a_stream_without_its_first_keyframe(tmp_path: Path, video: Wr
     done = clip_of(path, 0.0, line.end)
     with av.open(str(path)) as container:
         frames = [pixels_of(frame, CROP) for frame in container.decode(video=0)]
-    np.testing.assert_array_equal(done.frames, [frames[i] for i in np.linspace(0, len(frames) - 1, 8).astype(int)])
+    np.testing.assert_array_equal(
+        done.frames, [frames[i] for i in np.linspace(0, len(frames) - 1, 8).astype(int)]
+    )
 
 
 def edited(source: Path, path: Path, entries: list[tuple[int, int]]) -> Path:
     """Return the file with another edit list: (duration, first tick of the media), -1 for a pause.
 
-    The duration is in ticks of the file (1/1000 s), the first tick in those of the stream. The list is stored
-    after the frames, so nothing else moves.
+    The duration is in ticks of the file (1/1000 s), the first tick in those of the stream. The list
+    is stored after the frames, so nothing else moves.
     """
     data = source.read_bytes()
     begin = data.index(b"elst") - 4
@@ -162,14 +185,19 @@ EDITS: dict[str, list[tuple[int, int | None]]] = {
 @pytest.mark.full
 @pytest.mark.parametrize("sampling", ["linspace", "segment-centres"])
 @pytest.mark.parametrize("name", EDITS)
-def test_an_edit_list_is_followed(name: str, sampling: Sampling, video: Writer, tmp_path: Path) -> None:
+def test_an_edit_list_is_followed(
+    name: str, sampling: Sampling, video: Writer, tmp_path: Path
+) -> None:
     source = video("unedited.mp4", g=8, bf=2, sc_threshold=0)
     with av.open(str(source)) as container:
         stream = container.streams.video[0]
         assert stream.time_base is not None
         frame = int(Fraction(1, 20) / stream.time_base)
         delay = 2 * frame  # offset of the first frame after the first packet, for B-frames
-    entries = [(duration, -1 if first is None else delay + first * frame) for duration, first in EDITS[name]]
+    entries = [
+        (duration, -1 if first is None else delay + first * frame)
+        for duration, first in EDITS[name]
+    ]
     path = edited(source, tmp_path / "edited.mp4", entries)
     shown = full_decode(path)
     assert len(shown) != 40 or name == "after a pause"
@@ -206,7 +234,11 @@ def test_frames_with_unordered_times_are_sorted_by_time(
         stored = [frame.pts for frame in container.decode(video=0)]
     assert len(stored) == 40 and stored != sorted(set(stored))
     frames = full_decode(path)
-    assert from_packets(path).times.tolist() == by_decoding(path).times.tolist() == [time for time, _ in frames]
+    assert (
+        from_packets(path).times.tolist()
+        == by_decoding(path).times.tolist()
+        == [time for time, _ in frames]
+    )
     check(path, frames, sampling)
 
 
@@ -217,12 +249,14 @@ def test_a_broadcast_whose_clock_restarts_is_continued(video: Writer, tmp_path: 
     path = tmp_path / "twice.ts"
     path.write_bytes(part.read_bytes() * 2)
     with av.open(str(path)) as container:
-        whole = (packet for packet in container.demux(video=0) if not packet.is_corrupt)  # the joint is damaged
+        # the joint is damaged
+        whole = (packet for packet in container.demux(video=0) if not packet.is_corrupt)
         frames = [pixels_of(frame, CROP) for packet in whole for frame in packet.decode()]
     assert len(frames) == 39
     line = by_decoding(path)
     np.testing.assert_array_equal(
-        clip_of(path, 0.0, line.end).frames, [frames[i] for i in np.linspace(0, len(frames) - 1, 8).astype(int)]
+        clip_of(path, 0.0, line.end).frames,
+        [frames[i] for i in np.linspace(0, len(frames) - 1, 8).astype(int)],
     )
 
 
@@ -245,7 +279,13 @@ NAMES = st.sampled_from(["bicubic", "bilinear", "lanczos"])
 
 @given(SIDES, SIDES, SIDES, SIDES, NAMES, st.booleans(), st.data())
 def test_a_resized_part_has_the_pixels_of_pillow(
-    width: int, height: int, wide: int, high: int, resample: Resample, extreme: bool, data: st.DataObject
+    width: int,
+    height: int,
+    wide: int,
+    high: int,
+    resample: Resample,
+    extreme: bool,
+    data: st.DataObject,
 ) -> None:
     left, top = data.draw(st.integers(0, wide - 1)), data.draw(st.integers(0, high - 1))
     right, bottom = data.draw(st.integers(left + 1, wide)), data.draw(st.integers(top + 1, high))
@@ -269,9 +309,16 @@ UNREADABLE = {
 }
 
 
-def test_a_file_that_cannot_be_read_has_one_reason(tmp_path: Path, video: Writer, audio: Path) -> None:
+def test_a_file_that_cannot_be_read_has_one_reason(
+    tmp_path: Path, video: Writer, audio: Path
+) -> None:
     whole, text = video("whole.mp4", g=12).read_bytes(), b"a recipe for pancakes\n" * 100
-    contents = {"empty.mp4": b"", "text.mp4": text, "text.txt": text, "noise.mp4": np.random.default_rng(0).bytes(5000)}
+    contents = {
+        "empty.mp4": b"",
+        "text.mp4": text,
+        "text.txt": text,
+        "noise.mp4": np.random.default_rng(0).bytes(5000),
+    }
     contents |= {"cut.mp4": whole[: len(whole) // 2], "sound.mp4": audio.read_bytes()}
     for name, data in contents.items():
         (tmp_path / name).write_bytes(data)
@@ -285,20 +332,30 @@ def test_a_file_that_cannot_be_read_has_one_reason(tmp_path: Path, video: Writer
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["index-first.mp4", "cut.mkv"])
-def test_clips_before_the_cut_of_a_truncated_file_are_read(tmp_path: Path, video: Writer, name: str) -> None:
+def test_clips_before_the_cut_of_a_truncated_file_are_read(
+    tmp_path: Path, video: Writer, name: str
+) -> None:
     path, whole = tmp_path / name, tmp_path / f"whole-{name}"
     with av.open(str(video("whole.mp4", g=12))) as source:
-        with av.open(str(whole), "w", options={"movflags": "faststart"} if name.endswith("mp4") else {}) as target:
+        with av.open(
+            str(whole), "w", options={"movflags": "faststart"} if name.endswith("mp4") else {}
+        ) as target:
             copy = target.add_stream_from_template(source.streams.video[0])
             for packet in source.demux(source.streams.video[0]):
                 if packet.dts is not None:
                     packet.stream = copy
                     target.mux(packet)
     path.write_bytes(whole.read_bytes()[: whole.stat().st_size * 7 // 10])
-    kept, lost = sorted(read_clips(path, [(0.0, 0.5), (0.0, 2.0)], 8, CROP), key=lambda done: done.index)
+    kept, lost = sorted(
+        read_clips(path, [(0.0, 0.5), (0.0, 2.0)], 8, CROP), key=lambda done: done.index
+    )
     assert isinstance(kept, Clip)
     np.testing.assert_array_equal(kept.frames, clip_of(whole, 0.0, 0.5).frames)
-    assert isinstance(lost, Failure) and "promises 2.00 s" in lost.reason and "cut short" in lost.reason
+    assert (
+        isinstance(lost, Failure)
+        and "promises 2.00 s" in lost.reason
+        and "cut short" in lost.reason
+    )
 
 
 def test_damage_fails_only_the_damaged_clips(tmp_path: Path, video: Writer) -> None:
@@ -349,7 +406,9 @@ TURNS: list[tuple[dict[str, object], list[str]]] = [
 
 
 @pytest.mark.parametrize(("turn", "expected"), TURNS)
-def test_a_rotated_frame_is_turned_upright(tmp_path: Path, turn: dict[str, object], expected: list[str]) -> None:
+def test_a_rotated_frame_is_turned_upright(
+    tmp_path: Path, turn: dict[str, object], expected: list[str]
+) -> None:
     path = tmp_path / "turned.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=10)
@@ -364,7 +423,9 @@ def test_a_rotated_frame_is_turned_upright(tmp_path: Path, turn: dict[str, objec
 
 @pytest.mark.full
 @pytest.mark.parametrize(("orientation", "degrees"), [(1, 0), (3, 180), (6, -90), (8, 90)])
-def test_a_rotated_photograph_is_turned_upright(tmp_path: Path, orientation: int, degrees: int) -> None:
+def test_a_rotated_photograph_is_turned_upright(
+    tmp_path: Path, orientation: int, degrees: int
+) -> None:
     path = tmp_path / "photograph.jpg"
     image = Image.fromarray(marked())
     exif = image.getexif()
@@ -377,8 +438,12 @@ def test_a_rotated_photograph_is_turned_upright(tmp_path: Path, orientation: int
 
 @pytest.mark.full
 @pytest.mark.parametrize("resample", ["bicubic", "bilinear", "lanczos"])
-@pytest.mark.parametrize("size", [(96, 64), (20, 30), (641, 359), (360, 640), (1920, 1080), (300, 9000), (224, 5)])
-def test_both_sides_or_the_short_side_are_resized_with_the_filter(size: tuple[int, int], resample: Resample) -> None:
+@pytest.mark.parametrize(
+    "size", [(96, 64), (20, 30), (641, 359), (360, 640), (1920, 1080), (300, 9000), (224, 5)]
+)
+def test_both_sides_or_the_short_side_are_resized_with_the_filter(
+    size: tuple[int, int], resample: Resample
+) -> None:
     width, height = size
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
@@ -387,7 +452,9 @@ def test_both_sides_or_the_short_side_are_resized_with_the_filter(size: tuple[in
     def resized(wide: int, high: int) -> Image.Image:
         return image.resize((wide, height), how).resize((wide, high), how)
 
-    np.testing.assert_array_equal(pixels_of(frame, Crop(None, 32, resample)), np.asarray(resized(32, 32)))
+    np.testing.assert_array_equal(
+        pixels_of(frame, Crop(None, 32, resample)), np.asarray(resized(32, 32))
+    )
     scaled = resized(width * 32 // min(size), height * 32 // min(size))
     left, top = (scaled.width - 32) // 2, (scaled.height - 32) // 2
     expected = np.asarray(scaled)[top : top + 32, left : left + 32]
@@ -397,7 +464,9 @@ def test_both_sides_or_the_short_side_are_resized_with_the_filter(size: tuple[in
 def test_each_crop_has_its_own_provenance() -> None:
     """Views made before crops could be chosen keep their provenance."""
     assert str(Crop(40, 32)) == "short side 40, centre crop 32"
-    crops = [Crop(short, 32, resample) for short in (32, 40, None) for resample in get_args(Resample)]
+    crops = [
+        Crop(short, 32, resample) for short in (32, 40, None) for resample in get_args(Resample)
+    ]
     assert len({str(crop) for crop in crops}) == len(crops) == 9
 
 
@@ -424,11 +493,14 @@ def playlist(entry: object) -> str:
 
 
 def alias_to(name: str, whole: bytes) -> bytes:
-    """Return the MP4 file as a QuickTime file whose frames are in the file `name` of its folder, by an alias record."""
+    """Return the MP4 file as a QuickTime file whose frames are in the file `name` of its folder, by
+    an alias record."""
     path = b"volume:" + name.encode()
     alias = bytes(10) + bytes([6]) + b"volume".ljust(27, b"\0") + bytes(12) + bytes([len(name)])
     alias += name.encode().ljust(63, b"\0") + bytes(16) + struct.pack(">HH", 1, 1) + bytes(16)
-    alias += struct.pack(">HH", 2, len(path)) + path + bytes(len(path) % 2) + struct.pack(">hH", -1, 0)
+    alias += (
+        struct.pack(">HH", 2, len(path)) + path + bytes(len(path) % 2) + struct.pack(">hH", -1, 0)
+    )
     entry = struct.pack(">I4sI", len(alias) + 12, b"alis", 0) + alias
     new = struct.pack(">I4sII", 16 + len(entry), b"dref", 0, 1) + entry
     data, at = bytearray(whole), whole.index(b"dref") - 4
@@ -455,18 +527,25 @@ def test_no_other_file_is_read(tmp_path: Path, video: Writer) -> None:
         "master.m3u8": "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\nrelative.m3u8\n",
         "hls.mp4": playlist("secret.ts"),
         "m3u.mp4": "#EXTM3U\nsecret.mp4\n",
-        "dash.mp4": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period>'
-        '<AdaptationSet mimeType="video/mp4"><Representation id="1" bandwidth="1"><BaseURL>secret.mp4</BaseURL>'
-        "</Representation></AdaptationSet></Period></MPD>",
-        "sdp.mp4": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"
-        "a=rtpmap:96 H264/90000\n",
+        "dash.mp4": (
+            '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period>'
+            '<AdaptationSet mimeType="video/mp4"><Representation id="1" '
+            'bandwidth="1"><BaseURL>secret.mp4</BaseURL>'
+            "</Representation></AdaptationSet></Period></MPD>"
+        ),
+        "sdp.mp4": (
+            "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP "
+            "96\na=rtpmap:96 H264/90000\n"
+        ),
         "rtsp.asf": "[Reference]\nRef1=http://127.0.0.1:1/x\n",
         "text.txt": "a recipe for pancakes\n" * 100,
     }
     for name, text in lists.items():
         path = tmp_path / name
         path.write_text(text)
-        assert failure(path).startswith(f"{path} is not a video in a known format (playlists and other lists of files")
+        assert failure(path).startswith(
+            f"{path} is not a video in a known format (playlists and other lists of files"
+        )
     (tmp_path / "alias.mov").write_bytes(alias_to("secret.mp4", secret.read_bytes()))
     with av.open(str(tmp_path / "alias.mov"), options={"enable_drefs": "1"}) as followed:
         assert len(list(followed.decode(video=0))) == 40
@@ -474,18 +553,34 @@ def test_no_other_file_is_read(tmp_path: Path, video: Writer) -> None:
 
 
 @pytest.mark.full
-def test_a_file_name_is_not_a_pattern(tmp_path: Path, video: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_name_is_not_a_pattern(
+    tmp_path: Path, video: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("seq00.png", "seq01.png", "seq0.jpg", "seq1.jpg"):
         image(Path(name), RED)
-    for name in ("seq%02d.png", "seq%d.jpg", "seq*.png", "seq?0.png", "seq{00,01}.png", "seq[0-9]%*.png"):
+    for name in (
+        "seq%02d.png",
+        "seq%d.jpg",
+        "seq*.png",
+        "seq?0.png",
+        "seq{00,01}.png",
+        "seq[0-9]%*.png",
+    ):
         image(Path(name), BLUE)
         assert np.abs(frames_of(Path(name)).astype(int) - BLUE).max() < 3, name
     other, mine = video("other.mp4", g=10), video("mine.mp4", g=10, frames=30).read_bytes()
     Path("other.mp4").write_bytes(other.read_bytes())
     expected = frames_of(video("mine.mp4"))
     assert not np.array_equal(expected, frames_of(other))
-    names = ["concat:other.mp4", "file:other.mp4", "subfile,,start,0,end,0,,:other.mp4", "a:b.mp4", "pipe:0", "fd:"]
+    names = [
+        "concat:other.mp4",
+        "file:other.mp4",
+        "subfile,,start,0,end,0,,:other.mp4",
+        "a:b.mp4",
+        "pipe:0",
+        "fd:",
+    ]
     names += [
         "http:x.mp4",
         "data:x.mp4",
@@ -503,7 +598,9 @@ def test_a_file_name_is_not_a_pattern(tmp_path: Path, video: Writer, monkeypatch
 
 
 def test_a_reason_is_one_line_for_any_file_name(tmp_path: Path) -> None:
-    assert "nul\\x00.mp4' cannot name a file (embedded null byte): correct the path" in failure(tmp_path / "nul\0.mp4")
+    assert "nul\\x00.mp4' cannot name a file (embedded null byte): correct the path" in failure(
+        tmp_path / "nul\0.mp4"
+    )
     assert "new\\nline.mp4' does not exist" in failure(tmp_path / "new\nline.mp4")
     assert "latin-\\udce9.mp4' does not exist" in failure(tmp_path / os.fsdecode(b"latin-\xe9.mp4"))
 
@@ -542,7 +639,10 @@ def latin_1(tmp_path: Path) -> Iterator[Path]:
 def test_invalid_metadata_does_not_fail_a_file(latin_1: Path) -> None:
     np.testing.assert_array_equal(frames_of(latin_1), np.load(latin_1.with_name("frames.npy")))
     manifest = as_manifest([latin_1])
-    assert not manifest.failures and manifest.rows.select("key", "end").row(0) == ("latin-1_0_1.000", 1.0)
+    assert not manifest.failures and manifest.rows.select("key", "end").row(0) == (
+        "latin-1_0_1.000",
+        1.0,
+    )
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -552,9 +652,18 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 def png(width: int, height: int, extra: bytes = b"") -> bytes:
     """Return a black picture with one bit per pixel."""
     packed = zlib.compressobj()
-    rows = b"".join(packed.compress(bytes(1 + (width + 7) // 8)) for _ in range(height)) + packed.flush()
+    rows = (
+        b"".join(packed.compress(bytes(1 + (width + 7) // 8)) for _ in range(height))
+        + packed.flush()
+    )
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + extra
+        + chunk(b"IDAT", rows)
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.full
@@ -565,14 +674,21 @@ def test_pictures_of_absurd_size_are_refused(tmp_path: Path, video: Writer) -> N
     lie[6:10] = struct.pack("<HH", 12000, 12000)
     (tmp_path / "lie.gif").write_bytes(lie)
     for path in (tmp_path / "bomb.png", tmp_path / "lie.gif"):
-        assert "has no frame that can be decoded (damaged, or of more than 134,217,728 pixels)" in failure(path)
+        assert (
+            "has no frame that can be decoded (damaged, or of more than 134,217,728 pixels)"
+            in failure(path)
+        )
     (tmp_path / "fair.png").write_bytes(png(4000, 3000))
     assert frames_of(tmp_path / "fair.png").shape == (4, 32, 32, 3)
 
 
 @pytest.mark.full
 def test_compressed_text_chunks_are_bounded(tmp_path: Path) -> None:
-    path, many, few = tmp_path / "texts.png", zlib.compress(bytes(70 << 20), 9), zlib.compress(b"pancakes " * 1000)
+    path, many, few = (
+        tmp_path / "texts.png",
+        zlib.compress(bytes(70 << 20), 9),
+        zlib.compress(b"pancakes " * 1000),
+    )
     for kind, start in (
         (b"zTXt", b"Comment\0\0"),
         (b"iCCP", b"Profile\0\0"),
@@ -580,8 +696,14 @@ def test_compressed_text_chunks_are_bounded(tmp_path: Path) -> None:
         (b"zTXt", b"a name without an end" * 4000 + b"\0\0"),
     ):
         path.write_bytes(png(64, 48, chunk(kind, start + many)))
-        assert failure(path) == f"{path} has texts of more than 67,108,864 bytes: save it without them"
-    fair = chunk(b"zTXt", b"a\0\0" + few) + chunk(b"iTXt", b"b\0\0\0\0\0plain") + chunk(b"iTXt", b"c\0\1\0\0\0" + few)
+        assert (
+            failure(path) == f"{path} has texts of more than 67,108,864 bytes: save it without them"
+        )
+    fair = (
+        chunk(b"zTXt", b"a\0\0" + few)
+        + chunk(b"iTXt", b"b\0\0\0\0\0plain")
+        + chunk(b"iTXt", b"c\0\1\0\0\0" + few)
+    )
     path.write_bytes(png(64, 48, fair))
     (tmp_path / "bare.png").write_bytes(png(64, 48))
     np.testing.assert_array_equal(frames_of(path), frames_of(tmp_path / "bare.png"))
@@ -599,8 +721,12 @@ def two_sizes(tmp_path: Path, video: Writer) -> Path:
 
 @pytest.mark.full
 def test_an_unexpected_exception_fails_only_its_file(two_sizes: Path, tmp_path: Path) -> None:
-    """With uncropped frames a clip across the change has two shapes, which NumPy refuses; the clip before is read."""
-    done = sorted(read_clips(two_sizes, [(0.0, 0.6), (0.5, 1.5), (0.9, 1.5)], 8, Whole(480)), key=lambda one: one.index)
+    """With uncropped frames a clip across the change has two shapes, which NumPy refuses; the clip
+    before is read."""
+    done = sorted(
+        read_clips(two_sizes, [(0.0, 0.6), (0.5, 1.5), (0.9, 1.5)], 8, Whole(480)),
+        key=lambda one: one.index,
+    )
     assert [one.index for one in done] == [0, 1, 2]
     first, over, after = done
     assert isinstance(first, Clip) and isinstance(over, Failure) and isinstance(after, Failure)

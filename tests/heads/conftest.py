@@ -21,7 +21,11 @@ from tests.llm_server import server as server
 Capture = pytest.CaptureFixture[str]
 TOKENS, CHANNELS = 16, 24
 TOOLS = ("whisk", "spoon", "fork")
-SYSTEMS = {"VCLM": ("clips",), "Interleaved": ("sequences", "images"), "StepDiff": ("sequences", "images", "pairs")}
+SYSTEMS = {
+    "VCLM": ("clips",),
+    "Interleaved": ("sequences", "images"),
+    "StepDiff": ("sequences", "images", "pairs"),
+}
 CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)]
 """of the world, in its order"""
 
@@ -42,7 +46,8 @@ def provenance(encoder: str) -> Provenance:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with `features` (24 clips, two steps, a tool planted in their tokens) and files in published formats."""
+    """Folder with `features` (24 clips, two steps, a tool planted in their tokens) and files in
+    published formats."""
     return write_world(tmp_path_factory.mktemp("world"), CLIPS)
 
 
@@ -64,7 +69,9 @@ def write_world(folder: Path, clips: list[str]) -> Path:
                     "split": splits,
                     "step": [f"step {i // 3 % 2}" for i in range(24)],
                     "narration": texts,
-                    "caption": [f"a picture of a {tool}" if i % 2 else None for i, tool in enumerate(tools)],
+                    "caption": [
+                        f"a picture of a {tool}" if i % 2 else None for i, tool in enumerate(tools)
+                    ],
                 }
             )
         )
@@ -72,7 +79,10 @@ def write_world(folder: Path, clips: list[str]) -> Path:
             "clips",
             "visual",
             provenance("visual"),
-            {"tokens": Feature((TOKENS, CHANNELS), "float16"), "embedding": Feature((CHANNELS,), "float32")},
+            {
+                "tokens": Feature((TOKENS, CHANNELS), "float16"),
+                "embedding": Feature((CHANNELS,), "float32"),
+            },
             rows_per_shard=16,
         )
         view.resize()
@@ -83,7 +93,9 @@ def write_world(folder: Path, clips: list[str]) -> Path:
             view.write_shard(shard, rows, {"tokens": part, "embedding": part.mean(axis=1)}, {})
         keys = [text_key(text) for text in texts]
         store.catalog("texts").append(pl.DataFrame({"key": keys, "text": texts}))
-        side = store.create_view("texts", "words", provenance("words"), {"embedding": Feature((8,), "float32")})
+        side = store.create_view(
+            "texts", "words", provenance("words"), {"embedding": Feature((8,), "float32")}
+        )
         side.resize()
         words = np.eye(8, dtype=np.float32)[[i % 3 for i in range(24)]]
         side.write_shard(0, np.arange(24), {"embedding": words}, {})
@@ -96,7 +108,9 @@ def write_world(folder: Path, clips: list[str]) -> Path:
     for i, j in pairs:
         both = {"reference": clips[i], "candidate": clips[j], "category": "Tools/Equipment"}
         same = "YES" if tools[i] == tools[j] else "NO"
-        questions.append(both | {"type": 3, "question": "Do they share a similar tool?", "answer": same})
+        questions.append(
+            both | {"type": 3, "question": "Do they share a similar tool?", "answer": same}
+        )
         answer = f"In Video 1, a {tools[i]}, in Video 2, a {tools[j]}."
         questions.append(both | {"type": 1, "question": "What differs?", "answer": answer})
         if same == "NO":
@@ -125,13 +139,30 @@ def write_world(folder: Path, clips: list[str]) -> Path:
         write(
             f"diffrank_{split}.jsonl",
             [
-                {"reference": a, "targets": [b, c, d, e], "category": "Visuals", "scores": [2, 3, 5, 0]},
-                {"reference": b, "targets": [a, c, e, f], "category": "Visuals", "scores": [1, 4, 5, 0]},
+                {
+                    "reference": a,
+                    "targets": [b, c, d, e],
+                    "category": "Visuals",
+                    "scores": [2, 3, 5, 0],
+                },
+                {
+                    "reference": b,
+                    "targets": [a, c, e, f],
+                    "category": "Visuals",
+                    "scores": [1, 4, 5, 0],
+                },
             ],
         )
         write(
             f"diffcap_{split}.jsonl",
-            [{"reference": a, "candidate": b, "category": "Visuals", "text": ["a spoon", "with a spoon"]}],
+            [
+                {
+                    "reference": a,
+                    "candidate": b,
+                    "category": "Visuals",
+                    "text": ["a spoon", "with a spoon"],
+                }
+            ],
         )
     return folder
 
@@ -155,13 +186,24 @@ def recipe(world: Path, tiny_lm: str, out: Path, **more: object) -> Path:
     for key, value in more.items():
         video_lm[key] = value
     path = out.with_suffix(".yaml")
-    path.write_text(yaml.safe_dump({"store": str(world / "features"), "out": str(out), "video_lm": video_lm}))
+    path.write_text(
+        yaml.safe_dump({"store": str(world / "features"), "out": str(out), "video_lm": video_lm})
+    )
     return path
 
 
 def evaluation(world: Path, task: str, method: str, out: Path, *more: str) -> list[str]:
     """Return the arguments of heads.evaluate for a test set of a world."""
-    given = ["--task", task, "--method", method, "--store", str(world / "features"), "--bootstrap", "0"]
+    given = [
+        "--task",
+        task,
+        "--method",
+        method,
+        "--store",
+        str(world / "features"),
+        "--bootstrap",
+        "0",
+    ]
     return [*given, "--test-set", str(world / f"{task}_test.jsonl"), "--out", str(out), *more]
 
 
@@ -176,7 +218,9 @@ def contrastive(store: str, out: Path, **more: object) -> Path:
         "schedule": {"steps": 30, "validate_every": 10, "learning_rate": 0.003},
     }
     path = out.with_suffix(".yaml")
-    path.write_text(yaml.safe_dump({"store": store, "out": str(out), "contrastive": options | more}))
+    path.write_text(
+        yaml.safe_dump({"store": store, "out": str(out), "contrastive": options | more})
+    )
     return path
 
 
@@ -184,10 +228,14 @@ def add_texts(store: Store, texts: list[str], vectors: np.ndarray) -> None:
     """Add texts and their embeddings to the view `words` of a copy of the world's store."""
     with store.lock():
         first = len(store.catalog("texts"))
-        store.catalog("texts").append(pl.DataFrame({"key": [text_key(text) for text in texts], "text": texts}))
+        store.catalog("texts").append(
+            pl.DataFrame({"key": [text_key(text) for text in texts], "text": texts})
+        )
         side = store.view("texts", "words")
         side.resize()
-        side.write_shard(0, np.arange(first, first + len(texts)), {"embedding": vectors.astype(np.float32)}, {})
+        side.write_shard(
+            0, np.arange(first, first + len(texts)), {"embedding": vectors.astype(np.float32)}, {}
+        )
 
 
 @pytest.fixture(scope="session")
@@ -201,7 +249,10 @@ def trained(world: Path, tiny_lm: str) -> Path:
 def frozen(world: Path, tiny_lm: str) -> Path:
     """A head in float32, whose language model is frozen."""
     out = world / "frozen"
-    assert train.main(["--config", str(recipe(world, tiny_lm, out, lora=None, precision="float32"))]) == 0
+    assert (
+        train.main(["--config", str(recipe(world, tiny_lm, out, lora=None, precision="float32"))])
+        == 0
+    )
     return out
 
 
@@ -213,7 +264,8 @@ def aligned(world: Path) -> Path:
     return out
 
 
-SKILL = {"StepDiff": 2.0, "VLEmb": 1.0, "weak | $x_1$": 0.3, "no video": 3.0}  # a control may have the best score
+# a control may have the best score
+SKILL = {"StepDiff": 2.0, "VLEmb": 1.0, "weak | $x_1$": 0.3, "no video": 3.0}
 
 
 def clip(random: np.random.Generator) -> str:
@@ -222,21 +274,27 @@ def clip(random: np.random.Generator) -> str:
 
 @pytest.fixture(scope="session")
 def entries(tmp_path_factory: pytest.TempPathFactory) -> list[PredictionEntry]:
-    """Predictions of four methods for the three tasks, 80 rows each; captions are raw, and VLEmb has none."""
+    """Predictions of four methods for the three tasks, 80 rows each; captions are raw, and VLEmb
+    has none."""
     folder, random = tmp_path_factory.mktemp("report"), np.random.default_rng(0)
 
     def words() -> str:
         return " ".join(random.choice(list("abcdefgh"), 8))
 
-    caps = [ROWS["diffcap"](clip(random), clip(random), "Visuals", (words(), words())) for _ in range(80)]  # type: ignore
+    caps = [
+        ROWS["diffcap"](clip(random), clip(random), "Visuals", (words(), words()))
+        for _ in range(80)
+    ]  # type: ignore
     ranks = [
-        ROWS["diffrank"](clip(random), tuple(clip(random) for _ in range(4)), "Actions", (5, 3, 2, 0))  # type: ignore
+        ROWS["diffrank"](
+            clip(random), tuple(clip(random) for _ in range(4)), "Actions", (5, 3, 2, 0)
+        )  # type: ignore
         for _ in range(80)
     ]
     choices = []
     for _ in range(80):
         options = tuple((clip(random), clip(random)) for _ in range(4))
-        choices.append(ROWS["diffmcq"](words(), "Visuals", options, options[random.integers(4)]))  # type: ignore
+        choices.append(ROWS["diffmcq"](words(), ("Visuals"), options, options[random.integers(4)]))  # type: ignore
     for task, rows in (("diffcap", caps), ("diffmcq", choices), ("diffrank", ranks)):
         write_test_set(task, folder / f"{task}.jsonl", rows)  # type: ignore
     written = []
@@ -244,22 +302,33 @@ def entries(tmp_path_factory: pytest.TempPathFactory) -> list[PredictionEntry]:
     def add(method: str, task: Any, answers: list[Any], **more: Any) -> None:
         path = folder / f"said_{len(written)}.jsonl"
         write_predictions(task, path, answers)
-        written.append(PredictionEntry(method, task, str(folder / f"{task}.jsonl"), str(path), **more))
+        written.append(
+            PredictionEntry(method, task, str(folder / f"{task}.jsonl"), str(path), **more)
+        )
 
     def chosen(skill: float) -> list[list[float]]:
-        return [[float(random.normal() + skill * (o == row.answer)) for o in row.options] for row in choices]
+        return [
+            [float(random.normal() + skill * (o == row.answer)) for o in row.options]
+            for row in choices
+        ]
 
     for method, skill in SKILL.items():
         if method != "VLEmb":
             answers = [
                 "In Video 1, the person is using x, while in Video 2, the person is "
-                + " ".join(word if random.random() < skill / 3 else "x" for word in row.text[0].split())
+                + " ".join(
+                    word if random.random() < skill / 3 else "x" for word in row.text[0].split()
+                )
                 + "."
                 for row in caps
             ]
             add(method, "diffcap", answers, parsed=False)
         add(method, "diffmcq", chosen(skill))
-        add(method, "diffrank", [[float(random.normal() + skill * s) for s in row.scores] for row in ranks])
+        add(
+            method,
+            "diffrank",
+            [[float(random.normal() + skill * s) for s in row.scores] for row in ranks],
+        )
     add("VLEmb", "diffmcq", chosen(0.7), pair="reference")
     add("StepDiff", "diffmcq", chosen(2.0), variant="V3")
     return written
@@ -272,6 +341,10 @@ def measured(entries: list[PredictionEntry]) -> Measured:
 
 
 def config(entries: list[PredictionEntry], path: Path, **more: Any) -> str:
-    settings = {"ours": ["StepDiff"], "controls": ["no video"], "predictions": [asdict(entry) for entry in entries]}
+    settings = {
+        "ours": ["StepDiff"],
+        "controls": ["no video"],
+        "predictions": [asdict(entry) for entry in entries],
+    }
     path.write_text(yaml.safe_dump(settings | more))
     return str(path)

@@ -1,4 +1,5 @@
-"""Runs of a training for tests: in several processes as torchrun starts them, of a small task, interrupted."""
+"""Runs of a training for tests: in several processes as torchrun starts them, of a small task,
+interrupted."""
 
 import importlib
 import json
@@ -45,18 +46,28 @@ def assert_same_weights(run: Path, other: Path, step: int = 6) -> None:
 
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["torch.distributed.fsdp", "transformers", "peft", "heads.workers.fit"])
+SERVER.set_forkserver_preload(
+    ["torch.distributed.fsdp", "transformers", "peft", "heads.workers.fit"]
+)
 
 
 def free_port() -> int:
-    """Return a free port below those that the system gives to outgoing connections of other tests."""
+    """Return a free port below those that the system gives to outgoing connections of other
+    tests."""
     while True:
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", random.SystemRandom().randrange(15000, 32000)))
             return int(probe.getsockname()[1])
 
 
-def _child(work: tuple[str, str, tuple[Any, ...]], rank: int, count: int, port: int, log: str, end: Connection) -> None:
+def _child(
+    work: tuple[str, str, tuple[Any, ...]],
+    rank: int,
+    count: int,
+    port: int,
+    log: str,
+    end: Connection,
+) -> None:
     module, name, given = work
     with open(log, "w", buffering=1) as file:
         os.dup2(file.fileno(), 1)
@@ -64,7 +75,9 @@ def _child(work: tuple[str, str, tuple[Any, ...]], rank: int, count: int, port: 
         sys.stdout = sys.stderr = file
         if count:
             launched = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
-            os.environ.update({key: str(value) for key, value in launched.items()}, MASTER_ADDR="127.0.0.1")
+            os.environ.update(
+                {key: str(value) for key, value in launched.items()}, MASTER_ADDR="127.0.0.1"
+            )
         import torch
 
         torch.set_num_threads(1)
@@ -76,9 +89,15 @@ def _child(work: tuple[str, str, tuple[Any, ...]], rank: int, count: int, port: 
 
 
 def in_processes(
-    do: Callable[..., Any], count: int, folder: Path, *given: Any, seconds: float = 900, dies: Sequence[int] = ()
+    do: Callable[..., Any],
+    count: int,
+    folder: Path,
+    *given: Any,
+    seconds: float = 900,
+    dies: Sequence[int] = (),
 ) -> list[Any]:
-    """Return what `do(*given)` returned in each of `count` processes; 0: in one process without a group.
+    """Return what `do(*given)` returned in each of `count` processes; 0: in one process without a
+    group.
 
     Args:
         folder: Of the processes' logs.
@@ -91,7 +110,9 @@ def in_processes(
         own, other = SERVER.Pipe(duplex=False)
         log = str(folder / f"rank-{rank}.log")
         process = SERVER.Process(
-            target=_child, args=((do.__module__, do.__name__, given), rank, count, port, log, other), daemon=True
+            target=_child,
+            args=((do.__module__, do.__name__, given), rank, count, port, log, other),
+            daemon=True,
         )
         process.start()
         other.close()
@@ -115,11 +136,19 @@ def in_processes(
         if rank in waiting:
             process.kill()
         process.join()
-    if dead and dead <= set(dies) and all(processes[rank].exitcode == -signal.SIGKILL for rank in dead):
+    if (
+        dead
+        and dead <= set(dies)
+        and all(processes[rank].exitcode == -signal.SIGKILL for rank in dead)
+    ):
         return returned
     if waiting:
-        logs = "\n".join((folder / f"rank-{rank}.log").read_text()[-6000:] for rank in range(len(returned)))
-        raise AssertionError(f"ranks {sorted(waiting)} did not end well ({sorted(dead)} ended early)\n{logs}")
+        logs = "\n".join(
+            (folder / f"rank-{rank}.log").read_text()[-6000:] for rank in range(len(returned))
+        )
+        raise AssertionError(
+            f"ranks {sorted(waiting)} did not end well ({sorted(dead)} ended early)\n{logs}"
+        )
     return returned
 
 
@@ -149,7 +178,11 @@ class SmallTask:
         self.counts += ReadCounts(samples=3, tokens=30, clips=3)
         kept = functional.dropout(torch.ones(32), 0.5)
         self.masks[batch] = tuple((kept > 0).tolist())
-        return (self.module(self.points[batch % 16] * kept) - self.points[batch % 16].sum()).square().mean()
+        return (
+            (self.module(self.points[batch % 16] * kept) - self.points[batch % 16].sum())
+            .square()
+            .mean()
+        )
 
     def validate(self) -> dict[str, float | None]:
         if self.scores is not None:
@@ -159,7 +192,9 @@ class SmallTask:
         return {"score": -float(error)}
 
 
-def train_small(folder: Path, seed: int = 0, schedule: Schedule = SCHEDULE, task: SmallTask | None = None) -> SmallTask:
+def train_small(
+    folder: Path, seed: int = 0, schedule: Schedule = SCHEDULE, task: SmallTask | None = None
+) -> SmallTask:
     """Train a small task in the folder, or resume it."""
     task = SmallTask() if task is None else task
     train(task, schedule, folder, seed)
@@ -167,13 +202,15 @@ def train_small(folder: Path, seed: int = 0, schedule: Schedule = SCHEDULE, task
 
 
 def unsealed(run: Path) -> Path:
-    """Remove the digests of recipe.yaml and lineage.json, as a kill may leave a run, so that a test can change them."""
+    """Remove the digests of recipe.yaml and lineage.json, as a kill may leave a run, so that a test
+    can change them."""
     (run / "SHA256SUMS").unlink()
     return run
 
 
 def change_lineage(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Change the lineage.json of a run, with its checksum; the run has no digests of it (see `unsealed`)."""
+    """Change the lineage.json of a run, with its checksum; the run has no digests of it (see
+    `unsealed`)."""
     record = read_record(run)
     change(record)
     write_record(run, record)
@@ -183,10 +220,14 @@ def change_state(checkpoint: Path, **values: Any) -> None:
     """Change values of a checkpoint's state.json, and its SHA256SUMS."""
     path = checkpoint / "state.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
-    write_sums(checkpoint, [file.name for file in checkpoint.iterdir() if file.name != "SHA256SUMS"])
+    write_sums(
+        checkpoint, [file.name for file in checkpoint.iterdir() if file.name != "SHA256SUMS"]
+    )
 
 
-RUNS = {"schedule": {"steps": 6, "accumulate": 2, "warmup": 2, "validate_every": 3, "save_every": 1}}
+RUNS = {
+    "schedule": {"steps": 6, "accumulate": 2, "warmup": 2, "validate_every": 3, "save_every": 1}
+}
 
 
 def command(path: str, dies: tuple[int, int] | None = None, more: Sequence[str] = ()) -> int:
@@ -208,17 +249,21 @@ def command(path: str, dies: tuple[int, int] | None = None, more: Sequence[str] 
 def near(ours: Path, theirs: Path) -> None:
     """Assert that two runs end with the same weights to 1e-4, relative to the largest of each.
 
-    Sums in another order differ in last bits, and AdamW divides a gradient near zero by its own size.
+    Sums in another order differ in last bits, and AdamW divides a gradient near zero by its own
+    size.
     """
     one, two = weights(ours), weights(theirs)
     assert one.keys() == two.keys()
     for name, value in two.items():
-        np.testing.assert_allclose(one[name], value, rtol=0, atol=1e-4 * np.abs(value).max(), err_msg=name)
+        np.testing.assert_allclose(
+            one[name], value, rtol=0, atol=1e-4 * np.abs(value).max(), err_msg=name
+        )
 
 
 @contextmanager
 def interrupted_at(path: Path) -> Iterator[None]:
-    """Interrupt this process as Ctrl-C does once a path exists, and expect that it ends what runs."""
+    """Interrupt this process as Ctrl-C does once a path exists, and expect that it ends what
+    runs."""
     over = threading.Event()
 
     def watch() -> None:

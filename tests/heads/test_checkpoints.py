@@ -58,7 +58,9 @@ def refused(act: Callable[[], Any], path: Path, *words: str) -> None:
     with pytest.raises(StepDiffError) as refusal:
         act()
     message = str(refusal.value)
-    assert str(path) in message and "\n" not in message and all(word in message for word in words), message
+    assert (
+        str(path) in message and "\n" not in message and all(word in message for word in words)
+    ), message
 
 
 def check(folder: Path) -> int:
@@ -69,7 +71,11 @@ def check(folder: Path) -> int:
 def test_sha256sum_accepts_what_is_written(run: Path) -> None:
     assert check(latest(run)) == 0
     listed = (latest(run) / "SHA256SUMS").read_text().split()[1::2]
-    assert sorted([*listed, "SHA256SUMS"]) == sorted(FILES) == sorted(path.name for path in latest(run).iterdir())
+    assert (
+        sorted([*listed, "SHA256SUMS"])
+        == sorted(FILES)
+        == sorted(path.name for path in latest(run).iterdir())
+    )
     flip(latest(run) / "state.json", 12)
     assert check(latest(run)) == 1
 
@@ -93,7 +99,9 @@ def test_damaged_missing_and_unlisted_files_are_refused_by_name(run: Path, whole
             refused(lambda: load(run), path, "listed in SHA256SUMS, but cannot be read", INSTEAD)
         path.write_bytes(whole_bytes)
     (latest(run) / "extra.safetensors").write_bytes(b"")
-    refused(lambda: load(run), latest(run) / "extra.safetensors", "not listed in SHA256SUMS", INSTEAD)
+    refused(
+        lambda: load(run), latest(run) / "extra.safetensors", "not listed in SHA256SUMS", INSTEAD
+    )
     (latest(run) / "extra.safetensors").unlink()
     assert load(run) == load(whole)
 
@@ -101,9 +109,16 @@ def test_damaged_missing_and_unlisted_files_are_refused_by_name(run: Path, whole
 def test_no_earlier_checkpoint_replaces_a_damaged_one(tmp_path: Path, whole: Path) -> None:
     run = tmp_path / "run"
     train_small(run, task=SmallTask(scores=[0.1, 0.4, 0.3, 0.2]))
-    assert [path.name for path in Run(run).checkpoints()] == ["checkpoint-000002", "checkpoint-000006"]
+    assert [path.name for path in Run(run).checkpoints()] == [
+        "checkpoint-000002",
+        "checkpoint-000006",
+    ]
     flip(latest(run) / "head.safetensors", -1)
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "lock.json"}
+    before = {
+        path: path.read_bytes()
+        for path in run.rglob("*")
+        if path.is_file() and path.name != "lock.json"
+    }
     refused(lambda: train_small(run), latest(run) / "head.safetensors", INSTEAD)
     assert {path: path.read_bytes() for path in before} == before
     shutil.rmtree(latest(run))
@@ -121,13 +136,20 @@ def test_best_json_that_contradicts_its_checkpoint_is_refused(tmp_path: Path) ->
     train_small(run, task=SmallTask(scores=[0.1, 0.4, 0.3, 0.2]))
     best, right = run / "best.json", (run / "best.json").read_text()
     assert Run(run).best().name == "checkpoint-000002"
-    for one, other in (("-000002", "-000006"), ('"step": 2', '"step": 3'), ("0.4", "0.5"), ('"score"', '"scora"')):
+    for one, other in (
+        ("-000002", "-000006"),
+        ('"step": 2', '"step": 3'),
+        ("0.4", "0.5"),
+        ('"score"', '"scora"'),
+    ):
         best.write_text(right.replace(one, other))
         refused(Run(run).best, best)
     best.write_text(right.replace("-000002", "-000006"))
     with pytest.raises(StepDiffError):
         Run(run).prune()
-    assert (run / "checkpoint-000002").is_dir(), "a wrong name does not cause the best checkpoint to be deleted"
+    assert (run / "checkpoint-000002").is_dir(), (
+        "a wrong name does not cause the best checkpoint to be deleted"
+    )
 
 
 @pytest.mark.full
@@ -140,7 +162,14 @@ def test_every_reader_of_a_trained_head_refuses_a_changed_byte(
 
     def readers(run: Path) -> list[tuple[Callable[[list[str]], int], list[str]]]:
         head = ["--head", str(run), *store]
-        task = ["--task", "diffrank", "--method", "video-lm", "--test-set", str(world / "diffrank_test.jsonl")]
+        task = [
+            "--task",
+            "diffrank",
+            "--method",
+            "video-lm",
+            "--test-set",
+            str(world / "diffrank_test.jsonl"),
+        ]
         started = recipe(world, tiny_lm, tmp_path / "started", init=str(run))
         return [
             (ask.main, [*both, *head, "--max-tokens", "2", "What differs?"]),
@@ -168,7 +197,9 @@ def test_every_reader_of_a_trained_head_refuses_a_changed_byte(
     assert not (tmp_path / "started").exists() and not (tmp_path / "p.jsonl").exists()
 
 
-def forged(header: bytes | dict[str, Any], data: bytes = b"\0" * 64, length: int | None = None) -> bytes:
+def forged(
+    header: bytes | dict[str, Any], data: bytes = b"\0" * 64, length: int | None = None
+) -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
@@ -179,10 +210,17 @@ def test_a_forged_header_is_refused_before_anything_is_allocated(run: Path, name
     import resource
 
     path = latest(run) / name
-    shapes = [([2**50], [0, 64]), ([2**40, 2**40], [0, 64]), ([2**58], [0, 2**60]), ([-16], [0, 64])]
+    shapes = [
+        ([2**50], [0, 64]),
+        ([2**40, 2**40], [0, 64]),
+        ([2**58], [0, 2**60]),
+        ([-16], [0, 64]),
+    ]
     shapes += [([16], [64, 0]), ([8], [0, 32])]
     contents = [forged(b"{}", length=length) for length in (2**40, 2**64 - 1, 90_000_000)]
-    contents += [forged({"a": {"dtype": "F32", "shape": shape, "data_offsets": at}}) for shape, at in shapes]
+    contents += [
+        forged({"a": {"dtype": "F32", "shape": shape, "data_offsets": at}}) for shape, at in shapes
+    ]
     for content in (*contents, forged(b"[" * 100_000), b""):
         path.write_bytes(content)
         write_sums(latest(run), FILES[:3])

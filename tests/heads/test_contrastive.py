@@ -17,7 +17,9 @@ from .conftest import Capture, add_texts, contrastive, evaluation, read_rows
 from .runs import change_lineage, unsealed
 
 
-def test_vlemb_reads_the_view_that_a_contrastive_head_embeds(aligned: Path, world: Path, tmp_path: Path) -> None:
+def test_vlemb_reads_the_view_that_a_contrastive_head_embeds(
+    aligned: Path, world: Path, tmp_path: Path
+) -> None:
     records = read_metrics(aligned / "metrics.jsonl")
     val = [r["val_loss"] for r in records if "val_loss" in r]
     assert min(val) < val[0] - 0.1
@@ -26,7 +28,11 @@ def test_vlemb_reads_the_view_that_a_contrastive_head_embeds(aligned: Path, worl
     record = embed.run(embed.EmbedOptions(str(aligned), str(world / "features")))
     unlike = record.pop("unlike")
     assert record == {"view": "aligned", "clips": 0, "texts": 0}
-    assert (unlike["clips"], unlike["of_clips"], unlike["learned_from"][:17]) == (0, 24, "12 clips, 2 steps")
+    assert (unlike["clips"], unlike["of_clips"], unlike["learned_from"][:17]) == (
+        0,
+        24,
+        "12 clips, 2 steps",
+    )
     store = Store.open(world / "features")
     embeddings = store.view("clips", "aligned").read("embedding", np.arange(24), dtype="float32")
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
@@ -50,7 +56,10 @@ def test_vlemb_reads_the_view_that_a_contrastive_head_embeds(aligned: Path, worl
     ("more", "message"),
     [
         ({"clips": 0}, "contrastive.clips is 0; it must be 1 or more"),
-        ({"schedule": {"steps": 2, "validate_every": 0}}, "contrastive.schedule.validate_every is 0"),
+        (
+            {"schedule": {"steps": 2, "validate_every": 0}},
+            "contrastive.schedule.validate_every is 0",
+        ),
         ({"projector": {"width": 16, "heads": 3}}, "contrastive.projector.heads 3 does not divide"),
     ],
 )
@@ -70,14 +79,18 @@ def test_a_head_for_another_view_is_refused_in_one_line(
     run = tmp_path / "run"
     shutil.copytree(aligned, run)
     change_lineage(unsealed(run), lambda record: record["reads"][entity].update(weights="1" * 64))
-    assert embed.main(["--head", str(run), "--store", str(world / "features"), "--view", "other"]) == 2
+    assert (
+        embed.main(["--head", str(run), "--store", str(world / "features"), "--view", "other"]) == 2
+    )
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert f"trained on other features of {entity} than view " in message
     assert "other" not in Store.open(world / "features").views("clips")
 
 
 @pytest.mark.full
-def test_pairs_are_validated_as_vlemb_evaluates_the_view(world: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_pairs_are_validated_as_vlemb_evaluates_the_view(
+    world: Path, tmp_path: Path, capsys: Capture
+) -> None:
     features = str(tmp_path / "features")
     shutil.copytree(world / "features", features)
     store = Store.open(features)
@@ -92,26 +105,44 @@ def test_pairs_are_validated_as_vlemb_evaluates_the_view(world: Path, tmp_path: 
     tools = np.array([[tool in text for tool in ("whisk", "spoon", "fork")] for text in answers])
     add_texts(store, answers, np.pad(tools, ((0, 0), (0, 5))))
     assert train.main(["--config", str(path)]) == 0
-    assert embed.main(["--head", str(tmp_path / "run"), "--store", features, "--view", "paired"]) == 0
+    assert (
+        embed.main(["--head", str(tmp_path / "run"), "--store", features, "--view", "paired"]) == 0
+    )
     best = json.loads((tmp_path / "run" / "best.json").read_text())
     records = read_metrics(tmp_path / "run" / "metrics.jsonl")
     record = next(r for r in records if "val_accuracy" in r and r["step"] == best["step"] > 0)
     judged = {}
     for task, figure in (("diffmcq", "accuracy"), ("diffrank", "ktau_all_rows")):
-        command = ["--task", task, "--method", "vlemb", "--view", "paired", "--store", features, "--json"]
+        command = [
+            "--task",
+            task,
+            "--method",
+            "vlemb",
+            "--view",
+            "paired",
+            "--store",
+            features,
+            "--json",
+        ]
         command += ["--test-set", sets[task], "--out", str(tmp_path / f"{task}.jsonl")]
         capsys.readouterr()
         assert evaluate.main(command) == 0
         printed_record = json.loads(capsys.readouterr().out)
         judged[figure] = printed_record["scores"][figure]
-        assert printed_record["disclosed"]["encoder"] == "contrastive head trained on pairs over visual"
+        assert (
+            printed_record["disclosed"]["encoder"]
+            == "contrastive head trained on pairs over visual"
+        )
     assert record["val_accuracy"] == judged["accuracy"]
     assert record["val_ktau"] == pytest.approx(judged["ktau_all_rows"])
     view = store.view("clips", "paired")
     asked = [(row["reference"], row["candidate"], row["answer"]) for row in qa if row["type"] == 3]
     vectors = view.read("embedding", np.arange(24), dtype="float32")
     unit = dict(zip(store.catalog("clips").frame()["key"], vectors, strict=True))
-    yes, no = (np.mean([unit[a] @ unit[b] for a, b, said in asked if said == answer]) for answer in ("YES", "NO"))
+    yes, no = (
+        np.mean([unit[a] @ unit[b] for a, b, said in asked if said == answer])
+        for answer in ("YES", "NO")
+    )
     assert yes > no + 0.5
 
 
@@ -129,7 +160,12 @@ def test_heads_read_a_snapshot_and_write_no_view_into_it(
     def predicted(path: str, name: str) -> str:
         given = ["--task", "diffmcq", "--method", "vlemb", "--view", "own", "--store", path]
         out = tmp_path / f"{name}.jsonl"
-        assert evaluate.main([*given, "--test_set", str(world / "diffmcq_test.jsonl"), "--out", str(out)]) == 0
+        assert (
+            evaluate.main(
+                [*given, "--test_set", str(world / "diffmcq_test.jsonl"), "--out", str(out)]
+            )
+            == 0
+        )
         return out.read_text()
 
     then, view = predicted(features, "then"), store.view("clips", "own")

@@ -1,4 +1,5 @@
-"""What a training reads: paired QA, sources, hard negatives, batches in the order of their numbers."""
+"""What a training reads: paired QA, sources, hard negatives, batches in the order of their
+numbers."""
 
 import json
 from collections import Counter
@@ -38,7 +39,11 @@ NARRATED = [
 def model(tiny_lm: str) -> VideoLM:
     lm = LanguageModel.load(tiny_lm)
     torch.manual_seed(1)
-    return VideoLM(lm, Projector(ProjectorOptions(width=16, heads=2, outputs=OUTPUTS), 16, 24, lm.width, 0.5), OUTPUTS)
+    return VideoLM(
+        lm,
+        Projector(ProjectorOptions(width=16, heads=2, outputs=OUTPUTS), 16, 24, lm.width, 0.5),
+        OUTPUTS,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +61,9 @@ def narrated(store: Store, column: str = "narration") -> Iterator[pl.DataFrame]:
     return split_texts(store.catalog("clips"), column, Features(store, "visual", "tokens"), "train")
 
 
-def losses(model: VideoLM, runs: list[list[tuple[str, str]]], clips: torch.Tensor) -> dict[int, list[float]]:
+def losses(
+    model: VideoLM, runs: list[list[tuple[str, str]]], clips: torch.Tensor
+) -> dict[int, list[float]]:
     """Return the losses of the target tokens of each sequence."""
     source = Sequences(runs, model.lm.chat, OUTPUTS, len(runs), 0)
     rows = collate([source.row(place, run) for place, run in enumerate(runs)])
@@ -69,7 +76,9 @@ def test_a_sequence_is_clip_text_clip_text_clip_text(model: VideoLM, clips: torc
     row = Sequences(NARRATED, model.lm.chat, OUTPUTS, 2, 0).row(1, NARRATED[1])
     shown = [slot for slot in row.video if slot != TEXT]
     assert shown == list(range(SEQUENCE * OUTPUTS, 2 * SEQUENCE * OUTPUTS))
-    text = model.lm.chat.tokenizer.decode([0 if v != TEXT else i for i, v in zip(row.ids, row.video, strict=True)])
+    text = model.lm.chat.tokenizer.decode(
+        [0 if v != TEXT else i for i, v in zip(row.ids, row.video, strict=True)]
+    )
     video = "<|end|>" * OUTPUTS
     assert text.endswith(
         f"Here is Video 1: {video}. we start with a spoon now. Here is Video 2: {video}. stir. "
@@ -80,7 +89,9 @@ def test_a_sequence_is_clip_text_clip_text_clip_text(model: VideoLM, clips: torc
     assert row.positions == list(range(len(row.ids)))
 
 
-def test_batched_rows_have_the_losses_of_the_models_own_forward(model: VideoLM, clips: torch.Tensor) -> None:
+def test_batched_rows_have_the_losses_of_the_models_own_forward(
+    model: VideoLM, clips: torch.Tensor
+) -> None:
     both = losses(model, NARRATED, clips)
     for number, run in enumerate(NARRATED):
         own = clips[number * SEQUENCE : (number + 1) * SEQUENCE]
@@ -91,11 +102,15 @@ def test_batched_rows_have_the_losses_of_the_models_own_forward(model: VideoLM, 
         embeddings[batch.video != TEXT] = own.flatten(0, 1)
         with torch.inference_mode():
             log_p = model.lm.model(inputs_embeds=embeddings).logits.log_softmax(-1)[0]
-        naive = [-float(log_p[i, target]) for i, target in enumerate(row.targets) if target != NO_TARGET]
+        naive = [
+            -float(log_p[i, target]) for i, target in enumerate(row.targets) if target != NO_TARGET
+        ]
         assert both[number] == pytest.approx(naive, abs=1e-4)
 
 
-def test_a_text_is_predicted_from_its_clip_and_what_precedes(model: VideoLM, clips: torch.Tensor) -> None:
+def test_a_text_is_predicted_from_its_clip_and_what_precedes(
+    model: VideoLM, clips: torch.Tensor
+) -> None:
     run = NARRATED[0]
     first, second = (len(model.lm.chat.text_ids(f" {text}")) for _, text in run[:2])
     own = losses(model, [run], clips[:3])[0]
@@ -110,7 +125,9 @@ def test_a_text_is_predicted_from_its_clip_and_what_precedes(model: VideoLM, cli
     assert moved(2)[: first + second].max() < 1e-5 and moved(2)[first + second :].max() > 1e-2
 
 
-def test_batched_texted_clips_have_the_losses_of_single_ones(model: VideoLM, clips: torch.Tensor) -> None:
+def test_batched_texted_clips_have_the_losses_of_single_ones(
+    model: VideoLM, clips: torch.Tensor
+) -> None:
     texts = [("a", "a whisk"), ("b", "one long text about a fork"), ("c", "spoon")]
     source = TextedClips(texts, NARRATION_QUESTION, model.lm.chat, OUTPUTS, 3, 0, "order of clips")
     batch = source.batch(0)
@@ -127,7 +144,10 @@ def test_batched_texted_clips_have_the_losses_of_single_ones(model: VideoLM, cli
 def test_sequences_are_neighbours_in_one_training_video(store: Store) -> None:
     catalog = store.catalog("clips").frame()
     runs = TextRuns(narrated(store), SEQUENCE, 64)
-    known = {key: (video, end, split) for key, video, end, split in catalog["key", "video", "end", "split"].iter_rows()}
+    known = {
+        key: (video, end, split)
+        for key, video, end, split in catalog["key", "video", "end", "split"].iter_rows()
+    }
     assert len(runs) == 3 * 2, "three videos of four clips train"
     for run in runs:
         assert len(run) == SEQUENCE
@@ -155,11 +175,15 @@ def negatives(store: Store) -> HardNegatives:
     return made
 
 
-def test_neighbours_are_the_nearest_training_clips_of_the_step(store: Store, negatives: HardNegatives) -> None:
+def test_neighbours_are_the_nearest_training_clips_of_the_step(
+    store: Store, negatives: HardNegatives
+) -> None:
     train = store.catalog("clips").frame().filter(split="train")
     step = dict(train["key", "step"].iter_rows())
     clips = store.catalog("clips").keys(negatives.rows)
-    vectors = dict(zip(clips, negatives.embeddings(store, "visual")(np.arange(len(clips))), strict=True))
+    vectors = dict(
+        zip(clips, negatives.embeddings(store, "visual")(np.arange(len(clips))), strict=True)
+    )
     assert set(clips) == step.keys()
     for clip, near in zip(clips, negatives.near, strict=True):
         same = [other for other in step if step[other] == step[clip] and other != clip]
@@ -169,9 +193,16 @@ def test_neighbours_are_the_nearest_training_clips_of_the_step(store: Store, neg
 
 def test_only_which_video_questions_get_another_pair(negatives: HardNegatives) -> None:
     clips = negatives.catalog.keys(negatives.rows)
-    near = {clip: [clips[place] for place in own] for clip, own in zip(clips, negatives.near, strict=True)}
+    near = {
+        clip: [clips[place] for place in own]
+        for clip, own in zip(clips, negatives.near, strict=True)
+    }
     a, b = clips[0], clips[7]
-    alike, first, second = Turn("Alike?", "NO"), Turn("Which video has x?", "Video 1"), Turn("Which one?", "Video 2")
+    alike, first, second = (
+        Turn("Alike?", "NO"),
+        Turn("Which video has x?", "Video 1"),
+        Turn("Which one?", "Video 2"),
+    )
     asked = negatives.with_neighbours([((a, b), [second, alike, first])], np.random.default_rng(0))
     assert asked[0] == ((a, b), [alike])
     assert dict((turns[0], pair[0]) for pair, turns in asked[1:])[first] == a
@@ -181,7 +212,10 @@ def test_only_which_video_questions_get_another_pair(negatives: HardNegatives) -
         assert other in near[kept]
     unknown = [(("x", "y"), [first])]
     assert negatives.with_neighbours(unknown, np.random.default_rng(0)) == unknown
-    others = [negatives.with_neighbours([((a, b), [first])], np.random.default_rng(i))[0][0][1] for i in range(20)]
+    others = [
+        negatives.with_neighbours([((a, b), [first])], np.random.default_rng(i))[0][0][1]
+        for i in range(20)
+    ]
     assert set(others) == set(near[a]), "all neighbours are drawn"
 
 
@@ -193,7 +227,13 @@ def test_an_epoch_draws_every_pair_once_from_any_step() -> None:
 
 
 def test_every_kind_of_answer_is_drawn() -> None:
-    asked = pair("a", *["YES"] * 4, *["NO"] * 3, "Video 1", *[f"In Video 2, {word}." for word in ("a", "b", "c")])
+    asked = pair(
+        "a",
+        *["YES"] * 4,
+        *["NO"] * 3,
+        "Video 1",
+        *[f"In Video 2, {word}." for word in ("a", "b", "c")],
+    )
     for seed in range(20):
         drawn = turns(asked, 6, np.random.default_rng(seed))
         assert len(set(drawn)) == 6
@@ -207,7 +247,9 @@ def test_every_kind_of_answer_is_drawn() -> None:
 
 
 def pair(reference: str, *answers: str) -> PairQuestions:
-    return PairQuestions(reference, "z", tuple(Turn(f"Question {i}?", answer) for i, answer in enumerate(answers)))
+    return PairQuestions(
+        reference, "z", tuple(Turn(f"Question {i}?", answer) for i, answer in enumerate(answers))
+    )
 
 
 A, B, C = (f"video-_{i}_0.0_{i + 1}.5" for i in range(3))  # of the train split
@@ -215,7 +257,10 @@ SAID = "now the whisk goes around, number 0"  # has features
 
 
 def write_qa(path: Path, *said: tuple[str, str, str]) -> str:
-    rows = [{"reference": a, "candidate": b, "question": "What?", "answer": answer} for a, b, answer in said]
+    rows = [
+        {"reference": a, "candidate": b, "question": "What?", "answer": answer}
+        for a, b, answer in said
+    ]
     return write_rows(path, rows)
 
 
@@ -224,10 +269,22 @@ def catalog(world: Path) -> pl.DataFrame:
     return Store.open(world / "features").catalog("clips").frame()
 
 
-def test_an_answer_that_nothing_differs_is_not_matched_to_a_pair(catalog: pl.DataFrame, tmp_path: Path) -> None:
+def test_an_answer_that_nothing_differs_is_not_matched_to_a_pair(
+    catalog: pl.DataFrame, tmp_path: Path
+) -> None:
     path = write_qa(
         tmp_path / "qa.jsonl",
-        *((A, B, said) for said in ("In Video 2, a fork.", "There is no difference.", "YES", "NO", "NO", "Video 1")),
+        *(
+            (A, B, said)
+            for said in (
+                "In Video 2, a fork.",
+                "There is no difference.",
+                "YES",
+                "NO",
+                "NO",
+                "Video 1",
+            )
+        ),
         (A, C, "There is no difference in the tools."),
         (B, C, "YES"),
     )
@@ -235,20 +292,29 @@ def test_an_answer_that_nothing_differs_is_not_matched_to_a_pair(catalog: pl.Dat
     assert differing == [((A, B), ("In Video 2, a fork.",))]
     assert judged == [((A, B), 1 / 3), ((B, C), 1.0)]
     with pytest.raises(StepDiffError, match="drop contrastive.pairs"):
-        contrast_pairs(read_paired_qa(write_qa(tmp_path / "qa.jsonl", (A, B, "YES")), catalog), "qa.jsonl")
+        contrast_pairs(
+            read_paired_qa(write_qa(tmp_path / "qa.jsonl", (A, B, "YES")), catalog), "qa.jsonl"
+        )
 
 
-def test_a_batch_depends_only_on_seed_and_number(world: Path, catalog: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_batch_depends_only_on_seed_and_number(
+    world: Path, catalog: pl.DataFrame, tmp_path: Path
+) -> None:
     store = Store.open(world / "features")
     said = [(a, b, answer) for a, b in ((A, B), (B, C), (C, A)) for answer in (SAID, "YES", "NO")]
     path = write_qa(tmp_path / "qa.jsonl", *said, (A, C, "YES"))
     options, pairs = PairsContrast(path, pairs=3), read_paired_qa(path, catalog)
-    clips, texts = Features(store, "visual", "tokens"), Features(store, "words", "embedding", "texts")
+    clips, texts = (
+        Features(store, "visual", "tokens"),
+        Features(store, "words", "embedding", "texts"),
+    )
     made = [PairContrast(options, pairs, clips, texts, seed) for seed in (0, 0, 1)]
     first, second = (made[0].batch(number, "cpu") for number in (0, 1))
     again = [made[1].batch(number, "cpu") for number in (1, 0)][::-1]
     for batch, repeated in zip((first, second), again, strict=True):
-        assert all(a.equal(b) for a, b in zip(vars(batch).values(), vars(repeated).values(), strict=True))
+        assert all(
+            a.equal(b) for a, b in zip(vars(batch).values(), vars(repeated).values(), strict=True)
+        )
     assert not first.judged.equal(second.judged)
     assert first.differing.shape == (3, 2, 16, 24) and first.alike.shape == (3,)
     others = [made[2].batch(number, "cpu").judged for number in range(4)]
@@ -282,9 +348,14 @@ def test_an_error_of_reading_ahead_is_raised_at_its_batch() -> None:
         ahead.take(1)
 
 
-def test_no_clip_that_trains_chooses_the_checkpoint(world: Path, store: Store, tmp_path: Path) -> None:
+def test_no_clip_that_trains_chooses_the_checkpoint(
+    world: Path, store: Store, tmp_path: Path
+) -> None:
     files = str(world / "diffmcq_val.jsonl"), str(world / "diffrank_val.jsonl")
-    features, catalog = Features(store, "visual", "tokens"), store.catalog("clips").frame().drop("split")
+    features, catalog = (
+        Features(store, "visual", "tokens"),
+        store.catalog("clips").frame().drop("split"),
+    )
 
     def divided(pairqa: Path) -> Validator | HeldOutPairs | None:
         return divide(str(pairqa), Validation(*files, 2), HoldOut(), catalog, 0, features)[1]
@@ -294,5 +365,7 @@ def test_no_clip_that_trains_chooses_the_checkpoint(world: Path, store: Store, t
     shared = validator.clips()[0]
     row = {"reference": "video-_0_0.0_1.5", "candidate": shared, "question": "q", "answer": "a"}
     (tmp_path / "leak.jsonl").write_text(json.dumps(row))
-    with pytest.raises(StepDiffError, match=f"leak.jsonl: 1 training clips are in the val test sets, e.g. {shared}"):
+    with pytest.raises(
+        StepDiffError, match=f"leak.jsonl: 1 training clips are in the val test sets, e.g. {shared}"
+    ):
         divided(tmp_path / "leak.jsonl")

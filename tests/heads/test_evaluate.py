@@ -1,4 +1,5 @@
-"""heads.evaluate and heads.ask: predictions, refusals, continuing after a kill, rows that are selected or skipped."""
+"""heads.evaluate and heads.ask: predictions, refusals, continuing after a kill, rows that are
+selected or skipped."""
 
 import json
 import os
@@ -49,12 +50,20 @@ from tests.refusals import refuses
 from .conftest import CLIPS, Capture, config, evaluation, provenance, recipe
 from .runs import change_state
 
-RAW = "The main difference in Visuals is that in Video 2, the person uses a fork, while in Video 1, they use a whisk."
+RAW = (
+    "The main difference in Visuals is that in Video 2, the person uses a fork, while in Video 1, "
+    "they use a whisk."
+)
 
 
 def ranking(path: Path, extra: list[DiffRank] | None = None) -> Path:
     rows: list[Row] = [
-        DiffRank(CLIPS[i], tuple(CLIPS[i + 1 : i + 5]), ("Visuals", "Serving / Presentation")[i % 2], (5, 4, 5, 0))
+        DiffRank(
+            CLIPS[i],
+            tuple(CLIPS[i + 1 : i + 5]),
+            ("Visuals", "Serving / Presentation")[i % 2],
+            (5, 4, 5, 0),
+        )
         for i in range(12)
     ]
     write_test_set("diffrank", path, [*rows, *(extra or [])])
@@ -62,7 +71,16 @@ def ranking(path: Path, extra: list[DiffRank] | None = None) -> Path:
 
 
 def command(world: Path, test_set: Path, out: Path, *more: str) -> list[str]:
-    arguments = ["--task", "diffrank", "--method", "vlemb", "--view", "visual", "--store", str(world / "features")]
+    arguments = [
+        "--task",
+        "diffrank",
+        "--method",
+        "vlemb",
+        "--view",
+        "visual",
+        "--store",
+        str(world / "features"),
+    ]
     return [*arguments, "--test-set", str(test_set), "--out", str(out), "--bootstrap", "20", *more]
 
 
@@ -84,28 +102,48 @@ def test_a_killed_evaluation_ends_with_the_same_predictions(world: Path, tmp_pat
     shutil.copytree(world / "features", tmp_path / "features")
     test_set = ranking(tmp_path / "set.jsonl")
     arguments = command(tmp_path, test_set, tmp_path / "killed.jsonl", "--rows-at-once", "3")
-    arguments = [sys.executable, "-m", "heads.evaluate", *arguments, "--method", f"{__name__}:Dying"]
+    arguments = [
+        sys.executable,
+        "-m",
+        "heads.evaluate",
+        *arguments,
+        "--method",
+        f"{__name__}:Dying",
+    ]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    assert subprocess.run(arguments, stderr=subprocess.DEVNULL, env=environment).returncode == -signal.SIGKILL
+    assert (
+        subprocess.run(arguments, stderr=subprocess.DEVNULL, env=environment).returncode
+        == -signal.SIGKILL
+    )
     assert len((tmp_path / "killed.partial.jsonl").read_bytes().splitlines()) == 1 + 6
     assert subprocess.run(arguments, env=environment).returncode == 0
-    assert (tmp_path / "asked").read_text().split() == ["3"] * 5, "after the kill only the rows that were missing"
-    assert evaluate.main(command(world, test_set, tmp_path / "whole.jsonl", "--rows-at-once", "3")) == 0
+    assert (tmp_path / "asked").read_text().split() == ["3"] * 5, (
+        "after the kill only the rows that were missing"
+    )
+    assert (
+        evaluate.main(command(world, test_set, tmp_path / "whole.jsonl", "--rows-at-once", "3"))
+        == 0
+    )
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert not list(tmp_path.glob("*.partial*"))
 
 
 def test_answers_depend_only_on_the_rows_of_the_batch(world: Path, frozen: Path) -> None:
     model, features, _ = load_video_lm(frozen, Store.open(world / "features"))
-    rows = [DiffRank(CLIPS[i], tuple(CLIPS[i + 1 : i + 6]), "Visuals", (1, 2, 3, 4, 5)) for i in range(8)]
+    rows = [
+        DiffRank(CLIPS[i], tuple(CLIPS[i + 1 : i + 6]), "Visuals", (1, 2, 3, 4, 5))
+        for i in range(8)
+    ]
     with torch.inference_mode():
         method = StepDiff(model, features)
-        after = [method.rank(rows[:5]), method.rank(rows[5:])]  # some of its clips are those of the first
+        # some of its clips are those of the first
+        after = [method.rank(rows[:5]), method.rank(rows[5:])]
         assert after[1] == StepDiff(model, features).rank(rows[5:])
 
 
 def choices(world: Path, head: Path, path: Path) -> list[str]:
-    """Return the command for a DiffMCQ set with 23 texts per pair in distant rows, and eight pairs."""
+    """Return the command for a DiffMCQ set with 23 texts per pair in distant rows, and eight
+    pairs."""
     pairs = [(CLIPS[i], CLIPS[i + 1]) for i in range(8)]
     rows = [
         DiffMCQ(f"a {word}", ("Visuals", "Serving / Presentation")[i % 2], options, options[i % 4])
@@ -114,32 +152,70 @@ def choices(world: Path, head: Path, path: Path) -> list[str]:
         for options in [tuple(pairs[(i + 2 * place) % 8] for place in range(4))]
     ]
     write_test_set("diffmcq", path, rows)
-    arguments = ["--task", "diffmcq", "--method", "video-lm", "--head", str(head), "--store", str(world / "features")]
-    return [*arguments, "--test-set", str(path), "--rows-at-once", "3", "--bootstrap", "0", "--allow-seen"]
+    arguments = [
+        "--task",
+        "diffmcq",
+        "--method",
+        "video-lm",
+        "--head",
+        str(head),
+        "--store",
+        str(world / "features"),
+    ]
+    return [
+        *arguments,
+        "--test-set",
+        str(path),
+        "--rows-at-once",
+        "3",
+        "--bootstrap",
+        "0",
+        "--allow-seen",
+    ]
 
 
-def test_a_text_is_scored_by_its_pair_and_ties_without_video(world: Path, frozen: Path, tmp_path: Path) -> None:
-    arguments = [*choices(world, frozen, tmp_path / "mcq.jsonl"), "--out", str(tmp_path / "p.jsonl")]
+def test_a_text_is_scored_by_its_pair_and_ties_without_video(
+    world: Path, frozen: Path, tmp_path: Path
+) -> None:
+    arguments = [
+        *choices(world, frozen, tmp_path / "mcq.jsonl"),
+        "--out",
+        str(tmp_path / "p.jsonl"),
+    ]
     assert evaluate.main(arguments) == 0
     rows = read_test_set("diffmcq", tmp_path / "mcq.jsonl")
     predictions = read_predictions("diffmcq", tmp_path / "p.jsonl", rows)
     model, features, _ = load_video_lm(frozen, Store.open(world / "features"))
     for row, scores in list(zip(rows, predictions, strict=True))[::7]:
-        turn = Turn(DIFFERENCE_QUESTION.format(category=row.category), row.difference, DIFFMCQ_SEED, ends=False)
+        turn = Turn(
+            DIFFERENCE_QUESTION.format(category=row.category),
+            row.difference,
+            DIFFMCQ_SEED,
+            ends=False,
+        )
         for pair, value in zip(row.options, scores, strict=True):
             with torch.inference_mode():
                 clips = model.project(features.read(list(pair)))
-                assert value == pytest.approx(model.log_likelihoods([[turn]], clips, mean=True)[0][0], abs=1e-4)
-    assert len({value for scores in predictions for value in scores}) == 8 * 23, "eight pairs, 23 texts each"
+                assert value == pytest.approx(
+                    model.log_likelihoods([[turn]], clips, mean=True)[0][0], abs=1e-4
+                )
+    assert len({value for scores in predictions for value in scores}) == 8 * 23, (
+        "eight pairs, 23 texts each"
+    )
     assert evaluate.main([*arguments, "--control", "blind"]) == 0
-    assert all(len(set(scores)) == 1 for scores in read_predictions("diffmcq", tmp_path / "p.jsonl", rows))
+    assert all(
+        len(set(scores)) == 1 for scores in read_predictions("diffmcq", tmp_path / "p.jsonl", rows)
+    )
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (["--method", "video-lm"], "--view is for vlemb, llava, .*, and video-lm does not"),
-        (["--pair-embedding", "candidate"], "--pair-embedding is for diffmcq, and diffrank does not"),
+        (
+            ["--pair-embedding", "candidate"],
+            "--pair-embedding is for diffmcq, and diffrank does not",
+        ),
         (["--head", "runs/x"], "--head is for video-lm, .*, and vlemb does not"),
         (["--control", "blind"], "--control is for video-lm, .* and vlemb does not"),
         (["--similarity"], "--similarity is for diffcap"),
@@ -150,19 +226,29 @@ def test_a_text_is_scored_by_its_pair_and_ties_without_video(world: Path, frozen
         (["--rows-at-once", "0"], "--rows-at-once 0 is too small: give 1 or more"),
         (["--seed", "-1"], "--seed -1 is too small: give 0 or more"),
         (["--workers", "0"], "--workers 0 is too small"),
-        (["--out", "s3://bucket/p.jsonl"], "--out s3://bucket/p.jsonl is a URL: give a path of a file system"),
+        (
+            ["--out", "s3://bucket/p.jsonl"],
+            "--out s3://bucket/p.jsonl is a URL: give a path of a file system",
+        ),
     ],
 )
 def test_an_option_that_is_not_read_is_refused(
     world: Path, tmp_path: Path, capsys: Capture, more: list[str], message: str
 ) -> None:
-    assert evaluate.main([*command(world, ranking(tmp_path / "set.jsonl"), tmp_path / "p.jsonl"), *more]) == 2
+    assert (
+        evaluate.main(
+            [*command(world, ranking(tmp_path / "set.jsonl"), tmp_path / "p.jsonl"), *more]
+        )
+        == 2
+    )
     error = capsys.readouterr().err.strip()
     assert re.search(message, error) and "\n" not in error
     assert [path.name for path in tmp_path.iterdir()] == ["set.jsonl"]
 
 
-def test_answers_of_other_features_or_models_are_not_used(world: Path, tiny_lm: str, tmp_path: Path) -> None:
+def test_answers_of_other_features_or_models_are_not_used(
+    world: Path, tiny_lm: str, tmp_path: Path
+) -> None:
     features = str(shutil.copytree(world / "features", tmp_path / "features"))
     shutil.copytree(tiny_lm, tmp_path / "lm")
     (tmp_path / "texts.parquet").write_bytes(b"texts")
@@ -175,24 +261,41 @@ def test_answers_of_other_features_or_models_are_not_used(world: Path, tiny_lm: 
     assert drop(DropOptions(features, "visual", yes=True))["dropped"]
     store = Store.open(features)
     with store.lock():
-        store.create_view("clips", "visual", provenance("another"), {"embedding": Feature((24,), "float32")})
+        store.create_view(
+            "clips", "visual", provenance("another"), {"embedding": Feature((24,), "float32")}
+        )
     after = [identity(options, [], Store.open(features)) for options in (seeing, reading)]
     assert after[0] != before[0] and after[1] != before[1]
 
 
 @pytest.mark.parametrize("name", ["p.jsonl", "p.rows.jsonl", "p.scores.json", "p.partial.jsonl"])
-def test_no_file_that_is_read_is_written(world: Path, tmp_path: Path, capsys: Capture, name: str) -> None:
+def test_no_file_that_is_read_is_written(
+    world: Path, tmp_path: Path, capsys: Capture, name: str
+) -> None:
     test_set = ranking(tmp_path / name)
     before = test_set.read_bytes()
-    refuses(evaluate.main, command(world, test_set, tmp_path / "p.jsonl"), capsys, "would overwrite it; name another")
+    refuses(
+        evaluate.main,
+        command(world, test_set, tmp_path / "p.jsonl"),
+        capsys,
+        "would overwrite it; name another",
+    )
     assert [path.name for path in tmp_path.iterdir()] == [name] and test_set.read_bytes() == before
 
 
 def test_an_absent_clip_is_reported_at_once(world: Path, tmp_path: Path, capsys: Capture) -> None:
-    lacking = DiffRank(CLIPS[0], (CLIPS[1], "no_0_1", "never_0_1", CLIPS[2]), "Visuals", (1, 2, 3, 4))
+    lacking = DiffRank(
+        CLIPS[0], (CLIPS[1], "no_0_1", "never_0_1", CLIPS[2]), "Visuals", (1, 2, 3, 4)
+    )
     test_set = ranking(tmp_path / "set.jsonl", [lacking, lacking])
     arguments = command(world, test_set, tmp_path / "p.jsonl")
-    refuses(evaluate.main, arguments, capsys, "error: no_0_1: no visual features in ", "(absent: 2 clips")
+    refuses(
+        evaluate.main,
+        arguments,
+        capsys,
+        "error: no_0_1: no visual features in ",
+        "(absent: 2 clips",
+    )
     assert not (tmp_path / "p.jsonl").exists() and not list(tmp_path.glob("*.partial*"))
     assert evaluate.main([*arguments, "--skip-missing", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
@@ -206,7 +309,12 @@ def test_an_absent_clip_is_reported_at_once(world: Path, tmp_path: Path, capsys:
 def test_only_a_named_subset_is_answered(world: Path, tmp_path: Path, capsys: Capture) -> None:
     test_set, out = ranking(tmp_path / "set.jsonl"), tmp_path / "p.jsonl"
     (tmp_path / "names.txt").write_text("Serving / Presentation\nvideo-_2\n")
-    assert evaluate.main(command(world, test_set, out, "--subset", str(tmp_path / "names.txt"), "--json")) == 0
+    assert (
+        evaluate.main(
+            command(world, test_set, out, "--subset", str(tmp_path / "names.txt"), "--json")
+        )
+        == 0
+    )
     scores = json.loads(capsys.readouterr().out)["scores"]
     assert {name: part["rows"] for name, part in scores["per_category"].items()} == {
         "Serving / Presentation": 6,
@@ -231,7 +339,14 @@ class Writer:
 @pytest.fixture
 def captions(world: Path, tmp_path: Path) -> list[str]:
     """The command that evaluates a method whose captions are all RAW."""
-    arguments = ["--task", "diffcap", "--method", f"{__name__}:Writer", "--store", str(world / "features")]
+    arguments = [
+        "--task",
+        "diffcap",
+        "--method",
+        f"{__name__}:Writer",
+        "--store",
+        str(world / "features"),
+    ]
     arguments += ["--bootstrap", "20", "--test-set", str(world / "diffcap_test.jsonl")]
     return [*arguments, "--out", str(tmp_path / "p.jsonl")]
 
@@ -246,7 +361,15 @@ def test_captions_are_post_processed_by_evaluate_or_by_score(
     raw = json.loads(capsys.readouterr().out)["scores"]
     assert json.loads((tmp_path / "p.jsonl").read_text())["generated_text"] == RAW
     assert raw["BLEU"] != parsed["BLEU"]
-    arguments = ["--task", "diffcap", "--test-set", str(world / "diffcap_test.jsonl"), "--bootstrap", "20", "--json"]
+    arguments = [
+        "--task",
+        "diffcap",
+        "--test-set",
+        str(world / "diffcap_test.jsonl"),
+        "--bootstrap",
+        "20",
+        "--json",
+    ]
     arguments += ["--predictions", str(tmp_path / "p.jsonl")]
     method = {"method": {"regime": None, "control": False}}
     assert score.main(arguments) == 0
@@ -262,7 +385,12 @@ def test_pairs_that_agree_are_evaluated_with_no_difference(
     more = ["--no-difference", str(ranking(tmp_path / "rank.jsonl"))]
     assert evaluate.main([*captions, *more, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)["scores"]
-    assert (record["rows"], record["no_difference_rows"], record["invented"], record["declined"]) == (25, 24, 1, 0)
+    assert (
+        record["rows"],
+        record["no_difference_rows"],
+        record["invented"],
+        record["declined"],
+    ) == (25, 24, 1, 0)
     assert evaluate.main([*captions, *more, "--rows", "5", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["scores"]["no_difference_rows"] == 5
     rows = read_test_set("diffcap", tmp_path / "p.rows.jsonl")
@@ -277,7 +405,8 @@ BATCHES = [SCORED[:4], SCORED[4:8], SCORED[8:]]
 
 
 def predict(out: Path, batches: int = 3, identity: dict = WHO) -> int:
-    """Predict at most n batches as heads.evaluate does; return the number of rows that existed before."""
+    """Predict at most n batches as heads.evaluate does; return the number of rows that existed
+    before."""
     with Partial(out, identity) as partial:
         stood = len(partial.resume(RANKED, STARTS))
         for start, batch in list(zip(STARTS, BATCHES, strict=True))[:batches]:
@@ -295,7 +424,9 @@ def whole_file(tmp_path: Path) -> bytes:
 
 
 @pytest.mark.full
-@given(st.integers(0, 10_000), st.sampled_from([b"", b"\0\0\0", b"{", b'{"scores": [1]}\n', b"\xff\n"]))
+@given(
+    st.integers(0, 10_000), st.sampled_from([b"", b"\0\0\0", b"{", b'{"scores": [1]}\n', b"\xff\n"])
+)
 def test_any_end_of_the_partial_file_gives_the_same_result(
     tmp_path_factory: pytest.TempPathFactory, cut: int, rubbish: bytes
 ) -> None:
@@ -309,7 +440,9 @@ def test_any_end_of_the_partial_file_gives_the_same_result(
     assert out.read_bytes() == whole_file(folder)
 
 
-def test_answers_that_depend_on_anything_else_are_never_used(tmp_path: Path, capsys: Capture) -> None:
+def test_answers_that_depend_on_anything_else_are_never_used(
+    tmp_path: Path, capsys: Capture
+) -> None:
     out = tmp_path / "p.jsonl"
     predict(out, 2)
     assert not capsys.readouterr().err
@@ -347,13 +480,22 @@ ROWS = [
 
 
 def test_every_name_selects_a_row_or_is_refused() -> None:
-    with pytest.raises(StepDiffError, match="subset: 'h_0_1' is not a category, reference video or .* test set$"):
+    with pytest.raises(
+        StepDiffError, match="subset: 'h_0_1' is not a category, reference video or .* test set$"
+    ):
         named(ROWS, "a,h_0_1")
     with pytest.raises(StepDiffError, match=r"subset: 'actions' is not a .* \(2 such names\)"):
         named(ROWS, "actions,b_0_9")
     assert named(ROWS, "Actions, v-_x,b_0_1,") == ["Actions", "v-_x", "b_0_1"]
-    for names, places in ((["Actions"], [2, 3]), (["a"], [0, 2]), (["a_2_3"], [2]), (["b", "Visuals"], [0, 3])):
-        assert select(ROWS, names) == [ROWS[place] for place in places], "in the order of the test set"
+    for names, places in (
+        (["Actions"], [2, 3]),
+        (["a"], [0, 2]),
+        (["a_2_3"], [2]),
+        (["b", "Visuals"], [0, 3]),
+    ):
+        assert select(ROWS, names) == [ROWS[place] for place in places], (
+            "in the order of the test set"
+        )
 
 
 @pytest.mark.full
@@ -366,14 +508,29 @@ def test_an_unfinished_training_is_named_and_starts_no_other(
     change_state(half / "checkpoint-000002", step=2, best_step=2, best_score=0.5)
     Run(half).name_best(half / "checkpoint-000002", 2, 0.5)
     out = tmp_path / "p.jsonl"
-    command = ["--task", "diffrank", "--method", "video-lm", "--head", str(half), "--store", str(world / "features")]
+    command = [
+        "--task",
+        "diffrank",
+        "--method",
+        "video-lm",
+        "--head",
+        str(half),
+        "--store",
+        str(world / "features"),
+    ]
     command += ["--test-set", str(world / "diffrank_test.jsonl"), "--out", str(out), "--json"]
     capsys.readouterr()
     assert evaluate.main(command) == 0
     printed = capsys.readouterr()
-    assert f"{half}: trained 2 of 6 steps so far; checkpoint-000002 is the best of them" in printed.err
+    assert (
+        f"{half}: trained 2 of 6 steps so far; checkpoint-000002 is the best of them" in printed.err
+    )
     disclosed = json.loads(printed.out)["disclosed"]["recipe"]
-    assert (disclosed["steps"], disclosed["trained"], disclosed["checkpoint"]) == (6, 2, "checkpoint-000002")
+    assert (disclosed["steps"], disclosed["trained"], disclosed["checkpoint"]) == (
+        6,
+        2,
+        "checkpoint-000002",
+    )
     start = ["--config", str(recipe(world, tiny_lm, tmp_path / "next", init=str(half)))]
     refuses(train.main, start, capsys, f"{half}: trained only 2 of its 6 steps; finish it first")
     assert not (tmp_path / "next").exists()
@@ -386,9 +543,19 @@ def test_evaluate_writes_predictions_that_score_again(
     for task in ("diffmcq", "diffrank", "diffcap"):
         out = tmp_path / f"{task}.jsonl"
         test_set = str(world / f"{task}_test.jsonl")
-        assert evaluate.main(evaluation(world, task, "stepdiff", out, "--head", str(trained), "--json")) == 0
+        assert (
+            evaluate.main(
+                evaluation(world, task, "stepdiff", out, "--head", str(trained), "--json")
+            )
+            == 0
+        )
         record = json.loads(capsys.readouterr().out)
-        assert score.main(["--task", task, "--test_set", test_set, "--predictions", str(out), "--json"]) == 0
+        assert (
+            score.main(
+                ["--task", task, "--test_set", test_set, "--predictions", str(out), "--json"]
+            )
+            == 0
+        )
         assert json.loads(capsys.readouterr().out)["rows"] == record["scores"]["rows"]
         assert record["disclosed"]["recipe"]["lora"]
 
@@ -410,7 +577,14 @@ def test_decline_at_changes_the_captions_of_similar_pairs_only(
     trained: Path, world: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     out = tmp_path / "p.jsonl"
-    more = ["--head", str(trained), "--no-parse", "--json", "--no-difference", str(world / "diffrank_test.jsonl")]
+    more = [
+        "--head",
+        str(trained),
+        "--no-parse",
+        "--json",
+        "--no-difference",
+        str(world / "diffrank_test.jsonl"),
+    ]
     command = evaluation(world, "diffcap", "video-lm", out, *more)
 
     def captions_with(*more: str) -> list[str]:
@@ -420,7 +594,9 @@ def test_decline_at_changes_the_captions_of_similar_pairs_only(
     captions, rows = captions_with(), read_test_set("diffcap", out.with_suffix(".rows.jsonl"))
     model, features, _ = load_video_lm(trained, Store.open(world / "features"), "cpu")
     with autocast("cpu", "bfloat16"):
-        alike = StepDiff(model, features).alike([((row.reference, row.candidate), row.category) for row in rows])
+        alike = StepDiff(model, features).alike(
+            [((row.reference, row.candidate), row.category) for row in rows]
+        )
     between = sorted(alike)[len(rows) // 2 - 1]
     declined = [score > between for score in alike]
     assert 0 < sum(declined) < len(rows) == 3
@@ -432,23 +608,33 @@ def test_decline_at_changes_the_captions_of_similar_pairs_only(
     assert captions_with("--decline-at", str(between)) == expected
     record = json.loads(capsys.readouterr().out)
     agree = [not row.text for row in rows]
-    assert record["scores"]["invented"] == np.mean([not d for d, a in zip(declined, agree, strict=True) if a])
+    assert record["scores"]["invented"] == np.mean(
+        [not d for d, a in zip(declined, agree, strict=True) if a]
+    )
     assert f"> {between:g}: Do the two videos share" in record["disclosed"]["protocol"]["declines"]
     assert captions_with("--decline-at", "1000") == captions
     capsys.readouterr()
-    assert captions_with("--no-seeded") != captions, "the model is not made to begin with a difference"
+    assert captions_with("--no-seeded") != captions, (
+        "the model is not made to begin with a difference"
+    )
     assert json.loads(capsys.readouterr().out)["disclosed"]["protocol"]["seed"] is None
-    refuses(evaluate.main, [*command, "--decline-at", ".inf"], capsys, "--decline-at inf is not finite")
+    refuses(
+        evaluate.main, [*command, "--decline-at", ".inf"], capsys, "--decline-at inf is not finite"
+    )
 
 
 @pytest.mark.full
-def test_ask_similar_changes_no_caption(frozen: Path, world: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_ask_similar_changes_no_caption(
+    frozen: Path, world: Path, tmp_path: Path, capsys: Capture
+) -> None:
     plain, asked = tmp_path / "plain.jsonl", tmp_path / "asked.jsonl"
     more = ["--head", str(frozen), "--json", "--rows-at-once", "2"]
     more += ["--no-difference", str(world / "diffrank_test.jsonl"), "--bootstrap", "20"]
     assert evaluate.main(evaluation(world, "diffcap", "video-lm", plain, *more)) == 0
     capsys.readouterr()
-    assert evaluate.main(evaluation(world, "diffcap", "video-lm", asked, *more, "--ask-similar")) == 0
+    assert (
+        evaluate.main(evaluation(world, "diffcap", "video-lm", asked, *more, "--ask-similar")) == 0
+    )
     record = json.loads(capsys.readouterr().out)
     lines = [json.loads(line) for line in asked.read_text().splitlines()]
     assert [{"generated_text": line["generated_text"]} for line in lines] == [
@@ -457,7 +643,9 @@ def test_ask_similar_changes_no_caption(frozen: Path, world: Path, tmp_path: Pat
     rows = read_test_set("diffcap", asked.with_suffix(".rows.jsonl"))
     model, features, _ = load_video_lm(frozen, Store.open(world / "features"), "cpu")
     with autocast("cpu", "float32"):
-        alike = StepDiff(model, features).alike([((row.reference, row.candidate), row.category) for row in rows])
+        alike = StepDiff(model, features).alike(
+            [((row.reference, row.candidate), row.category) for row in rows]
+        )
     similar = [line["similar"] for line in lines]
     np.testing.assert_allclose(similar, alike, atol=1e-4)
     declined = [line["similar"] > 0 or "no difference" in line["generated_text"] for line in lines]
@@ -465,7 +653,14 @@ def test_ask_similar_changes_no_caption(frozen: Path, world: Path, tmp_path: Pat
     expected = np.mean([not d for d, a in zip(declined, agree, strict=True) if a])
     assert record["scores"]["asked_first"]["invented"] == expected
     assert "Do the two videos share" in record["disclosed"]["protocol"]["similar"]["question"]
-    arguments = ["--task", "diffcap", "--test-set", str(asked.with_suffix(".rows.jsonl")), "--bootstrap", "20"]
+    arguments = [
+        "--task",
+        "diffcap",
+        "--test-set",
+        str(asked.with_suffix(".rows.jsonl")),
+        "--bootstrap",
+        "20",
+    ]
     arguments += ["--predictions", str(asked)]
     assert score.main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["asked_first"] == record["scores"]["asked_first"]
@@ -476,15 +671,27 @@ def test_ask_similar_changes_no_caption(frozen: Path, world: Path, tmp_path: Pat
     refuses(evaluate.main, arguments, capsys, "--ask-similar keeps captions as written")
 
 
-def test_ask_answers_and_refuses_in_one_line(trained: Path, world: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_ask_answers_and_refuses_in_one_line(
+    trained: Path, world: Path, tmp_path: Path, capsys: Capture
+) -> None:
     both = ["--reference", CLIPS[0], "--candidate", CLIPS[1]]
     where = ["--head", str(trained), "--store", str(world / "features"), "--max_tokens", "4"]
     assert ask.main([*both, *where, "What differs?", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["question"] == "What differs?"
     assert ask.main([*both, *where, "--preset", "mistake", "--json"]) == 0
     assert "what mistake did I make" in json.loads(capsys.readouterr().out)["question"]
-    refuses(ask.main, [*both, *where, "--preset", "nothing"], capsys, "no preset 'nothing'; there are tools")
-    refuses(ask.main, [*both, *where, "Why?", "--max-tokens", "0"], capsys, "--max-tokens 0 is too small: give 1")
+    refuses(
+        ask.main,
+        [*both, *where, "--preset", "nothing"],
+        capsys,
+        "no preset 'nothing'; there are tools",
+    )
+    refuses(
+        ask.main,
+        [*both, *where, "Why?", "--max-tokens", "0"],
+        capsys,
+        "--max-tokens 0 is too small: give 1",
+    )
     unknown = ["--reference", "no_0_1", *both[2:], *where, "Why?"]
     refuses(ask.main, unknown, capsys, "no_0_1: no visual features in the store (unknown)")
     (tmp_path / "a.mp4").write_bytes(b"")
@@ -499,5 +706,7 @@ def test_a_report_in_an_object_store_leaves_no_local_folder(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert report.main(["--config", path, "--bootstrap", "0", "--out", f"{bucket}/report"]) == 0
-    assert {"report.json", "report.md", "report.tex"} <= {file.name for file in place(f"{bucket}/report").files()}
+    assert {"report.json", "report.md", "report.tex"} <= {
+        file.name for file in place(f"{bucket}/report").files()
+    }
     assert not list((tmp_path / "here").iterdir())

@@ -50,12 +50,16 @@ def catalog(world: Path) -> pl.DataFrame:
 
 def held_clips(world: Path, seed: int = SEED) -> set[str]:
     """Return the training clips that a run of this seed holds out."""
-    return set(drawn_clips(catalog(world), SHARE["share"], "video", seed)) & set(catalog(world)["key"][:12])
+    return set(drawn_clips(catalog(world), SHARE["share"], "video", seed)) & set(
+        catalog(world)["key"][:12]
+    )
 
 
 def trains(world: Path, tiny_lm: str, out: Path, *flags: str, **more: object) -> int:
     more = {"schedule": SHORT, "validation": SHARE} | more
-    return train.main(["--config", str(recipe(world, tiny_lm, out, **more)), "--seed", str(SEED), *flags])
+    return train.main(
+        ["--config", str(recipe(world, tiny_lm, out, **more)), "--seed", str(SEED), *flags]
+    )
 
 
 def values(run: Path, name: str) -> list[Any]:
@@ -63,7 +67,12 @@ def values(run: Path, name: str) -> list[Any]:
 
 
 def test_one_seed_holds_out_the_same_videos() -> None:
-    clips = pl.DataFrame({"key": [f"clip {i}" for i in range(6000)], "video": [f"v{i // 3}.mp4" for i in range(6000)]})
+    clips = pl.DataFrame(
+        {
+            "key": [f"clip {i}" for i in range(6000)],
+            "video": [f"v{i // 3}.mp4" for i in range(6000)],
+        }
+    )
     few, more = (drawn_clips(clips, share, "video", 0) for share in (0.02, 0.1))
     assert 60 <= len(few) <= 180 and 480 <= len(more) <= 720 and set(few) < set(more)
     videos = clips.filter(pl.col("key").is_in(few.implode()))["video"].unique()
@@ -73,7 +82,8 @@ def test_one_seed_holds_out_the_same_videos() -> None:
     of_single_clips = drawn_clips(clips, 0.1, "clip", 0)
     assert (
         480 <= len(of_single_clips) <= 720
-        and len(of_single_clips) < 3 * clips.filter(pl.col("key").is_in(of_single_clips.implode()))["video"].n_unique()
+        and len(of_single_clips)
+        < 3 * clips.filter(pl.col("key").is_in(of_single_clips.implode()))["video"].n_unique()
     )
     nameless = pl.DataFrame({"key": ["a", "clip 7", "ü/x", "v_0_1", "v_1_2"]})
     for share in (0.1, 0.5, 0.9):
@@ -87,7 +97,13 @@ def test_validating_clips_never_train_and_test_clips_do_neither(world: Path) -> 
     test = CLIPS[18]  # a clip of the test set
     hold_out.look_up(catalog(world), pl.Series([CLIPS[0], CLIPS[1], CLIPS[2], test]))
     assert set(hold_out.validating) == set(CLIPS[:3])
-    pairs = [(CLIPS[0], CLIPS[1]), (CLIPS[0], CLIPS[3]), (CLIPS[4], CLIPS[5]), (CLIPS[2], test), (CLIPS[3], test)]
+    pairs = [
+        (CLIPS[0], CLIPS[1]),
+        (CLIPS[0], CLIPS[3]),
+        (CLIPS[4], CLIPS[5]),
+        (CLIPS[2], test),
+        (CLIPS[3], test),
+    ]
     assert hold_out.keep_pairs(pairs, "pairs") == [False, False, True, False, False]
     assert hold_out.validating_pairs(pairs) == [True, False, False, False, False]
     assert hold_out.sources["pairs"][VALIDATES] == 2 and hold_out.sources["pairs"]["of"] == 5
@@ -95,9 +111,13 @@ def test_validating_clips_never_train_and_test_clips_do_neither(world: Path) -> 
 
 
 def test_no_clip_of_a_validating_video_trains(world: Path, tiny_lm: str, tmp_path: Path) -> None:
-    options = read_recipe(recipe(world, tiny_lm, tmp_path / "run", sources=[*SYSTEMS["StepDiff"], "clips"]))
+    options = read_recipe(
+        recipe(world, tiny_lm, tmp_path / "run", sources=[*SYSTEMS["StepDiff"], "clips"])
+    )
     assert options.video_lm is not None
-    made = dataclasses.replace(options.video_lm, hard_negatives=HardNegativeOptions(), validation=Validation(**SHARE))
+    made = dataclasses.replace(
+        options.video_lm, hard_negatives=HardNegativeOptions(), validation=Validation(**SHARE)
+    )
     held = held_clips(world)
     assert 0 < len(held) < 12
     task = VideoTask(made, Store.open(world / "features"), SEED, "cpu")
@@ -112,14 +132,18 @@ def test_no_clip_of_a_validating_video_trains(world: Path, tiny_lm: str, tmp_pat
 
 
 @pytest.mark.full
-def test_the_smallest_mean_loss_over_answer_tokens_chooses(world: Path, tiny_lm: str, tmp_path: Path) -> None:
+def test_the_smallest_mean_loss_over_answer_tokens_chooses(
+    world: Path, tiny_lm: str, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     assert trains(world, tiny_lm, out, precision="float32") == 0
     losses, accuracies = values(out, "val_loss"), values(out, "val_accuracy")
     assert values(out, "val_score") == [-loss for loss in losses] and len(losses) == 3
     assert all(value in (0, 0.25, 0.5, 0.75, 1) for value in accuracies)
     best = json.loads((out / "best.json").read_text())
-    assert best["score"] == -min(losses[1:]) and best["step"] == 1 + losses[1:].index(min(losses[1:]))
+    assert best["score"] == -min(losses[1:]) and best["step"] == 1 + losses[1:].index(
+        min(losses[1:])
+    )
     made, store = read_recipe(out / "recipe.yaml").video_lm, Store.open(world / "features")
     assert made is not None
     task = VideoTask(made, store, SEED, "cpu")
@@ -142,7 +166,9 @@ def test_without_pairs_texts_of_held_out_videos_validate(
 ) -> None:
     more = {"sources": list(SYSTEMS[system]), "pairqa": None, "validation": SHARE | {"rows": 2}}
     assert trains(world, tiny_lm, tmp_path / "run", **more) == 0
-    assert values(tmp_path / "run", "val_score") == [-loss for loss in values(tmp_path / "run", "val_loss")]
+    assert values(tmp_path / "run", "val_score") == [
+        -loss for loss in values(tmp_path / "run", "val_loss")
+    ]
     made = read_recipe(tmp_path / "run" / "recipe.yaml").video_lm
     assert made is not None
     task = VideoTask(made, Store.open(world / "features"), SEED, "cpu")
@@ -151,7 +177,8 @@ def test_without_pairs_texts_of_held_out_videos_validate(
 
 
 @pytest.mark.full
-@pytest.mark.filterwarnings("ignore:Exception ignored in.*ScandirIterator")  # of an interrupt before its with block
+# of an interrupt before its with block
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*ScandirIterator")
 def test_a_resumed_run_holds_out_the_same_videos(world: Path, tiny_lm: str, tmp_path: Path) -> None:
     schedule = {"steps": 6, "validate_every": 1}
     assert trains(world, tiny_lm, tmp_path / "whole", schedule=schedule) == 0
@@ -175,9 +202,14 @@ def test_clips_that_trained_the_init_run_do_not_validate(
         more = {"validation": SHARE | {"by": by, "rows": 1}, "init": str(tmp_path / "all")}
         assert trains(world, tiny_lm, tmp_path / "refused", **more) == 2
         error = capsys.readouterr().err
-        assert "clips that video_lm.validation.share holds out; start from a run of the same seed" in error
+        assert (
+            "clips that video_lm.validation.share holds out; start from a run of the same seed"
+            in error
+        )
         assert error.count("\n") == 1 and not (tmp_path / "refused").exists()
-    assert trains(world, tiny_lm, tmp_path / "told", init=str(tmp_path / "all"), validation=None) == 0
+    assert (
+        trains(world, tiny_lm, tmp_path / "told", init=str(tmp_path / "all"), validation=None) == 0
+    )
 
 
 def test_without_validation_the_last_checkpoint_is_the_best_one(
@@ -188,31 +220,48 @@ def test_without_validation_the_last_checkpoint_is_the_best_one(
     output = capsys.readouterr()
     assert "no validation chooses a checkpoint; the last one is the best" in output.err
     assert output.out == "best checkpoint: step 3, without validation\n"
-    assert json.loads((out / "best.json").read_text()) == {"checkpoint": "checkpoint-000003", "step": 3, "score": None}
-    assert Run(out).best().name == "checkpoint-000003" and [path.name for path in Run(out).checkpoints()] == [
-        "checkpoint-000003"
-    ]
-    assert not any(name.startswith("val_") for record in read_metrics(out / "metrics.jsonl") for name in record)
+    assert json.loads((out / "best.json").read_text()) == {
+        "checkpoint": "checkpoint-000003",
+        "step": 3,
+        "score": None,
+    }
+    assert Run(out).best().name == "checkpoint-000003" and [
+        path.name for path in Run(out).checkpoints()
+    ] == ["checkpoint-000003"]
+    assert not any(
+        name.startswith("val_") for record in read_metrics(out / "metrics.jsonl") for name in record
+    )
     assert (out / "loss.png").stat().st_size > 0
     assert trains(world, tiny_lm, out, "--json", **more) == 0
     assert json.loads(capsys.readouterr().out) == {"step": 3, "score": None}
-    asked = evaluation(world, "diffmcq", "stepdiff", tmp_path / "predictions.jsonl", "--head", str(out))
+    asked = evaluation(
+        world, "diffmcq", "stepdiff", tmp_path / "predictions.jsonl", "--head", str(out)
+    )
     assert evaluate.main(asked) == 0
 
 
 def pair(reference: str, candidate: str, *answers: str) -> PairQuestions:
-    return PairQuestions(reference, candidate, tuple(Turn("What differs?", answer) for answer in answers))
+    return PairQuestions(
+        reference, candidate, tuple(Turn("What differs?", answer) for answer in answers)
+    )
 
 
 def test_options_share_no_clip_with_the_pair_and_show_its_step() -> None:
-    steps: dict[str, str | None] = {clip: "stir" for clip in "abcdefgh"} | {clip: "chop" for clip in "uvwxyz"}
+    steps: dict[str, str | None] = {clip: "stir" for clip in "abcdefgh"} | {
+        clip: "chop" for clip in "uvwxyz"
+    }
     asked = pair("a", "b", "YES", "In Video 2, a fork.")
     same = [pair("c", "d", "a spoon"), pair("e", "f", "a cup"), pair("g", "h", "a pan")]
     other = [pair("u", "v", "salt"), pair("w", "x", "oil")]
     sharing = [pair("a", "c", "a lid"), pair("b", "a", "the opposite"), pair("d", "d", "nothing")]
     for seed in range(20):
         (row,) = questions([asked], [asked, *same, *other, *sharing], steps, seed)
-        assert set(row.options) == {("a", "b"), ("c", "d"), ("e", "f"), ("g", "h")} and row.answer == ("a", "b")
+        assert set(row.options) == {
+            ("a", "b"),
+            ("c", "d"),
+            ("e", "f"),
+            ("g", "h"),
+        } and row.answer == ("a", "b")
         assert (row.category, row.difference) == ("What differs?", "In Video 2, a fork.")
         (row,) = questions([asked], [asked, *same[:1], *other, *sharing], steps, seed)
         assert set(row.options) == {("a", "b"), ("c", "d"), ("u", "v"), ("w", "x")}
@@ -233,17 +282,37 @@ def test_clips_may_have_any_ids(world: Path, tiny_lm: str, tmp_path: Path) -> No
     ids = ["a", "clip 7", "ü/x", "a_0", *(f"{i}" for i in range(20))]
     other, out = write_world(tmp_path, ids), tmp_path / "run"
     assert trains(other, tiny_lm, out, sources=[*SYSTEMS["StepDiff"]], precision="float32") == 0
-    assert trains(world, tiny_lm, tmp_path / "published", sources=[*SYSTEMS["StepDiff"]], precision="float32") == 0
-    assert values(out, "val_loss") == values(tmp_path / "published", "val_loss"), "the catalog names the videos"
+    assert (
+        trains(
+            world,
+            tiny_lm,
+            tmp_path / "published",
+            sources=[*SYSTEMS["StepDiff"]],
+            precision="float32",
+        )
+        == 0
+    )
+    assert values(out, "val_loss") == values(tmp_path / "published", "val_loss"), (
+        "the catalog names the videos"
+    )
     for task in ("diffcap", "diffmcq", "diffrank"):
         asked = evaluation(other, task, "stepdiff", tmp_path / f"{task}.jsonl", "--head", str(out))
         assert evaluate.main(asked) == 0
     with pytest.raises(StepDiffError, match="hold_out leaves nothing of pairs"):
-        rows = [{"reference": ids[i], "candidate": ids[20], "category": "x", "text": ["x"]} for i in (0, 4, 8)]
+        rows = [
+            {"reference": ids[i], "candidate": ids[20], "category": "x", "text": ["x"]}
+            for i in (0, 4, 8)
+        ]
         write_rows(tmp_path / "all.jsonl", rows)
         made = read_recipe(out / "recipe.yaml").video_lm
         assert made is not None
-        VideoTask(made, Store.open(other / "features"), SEED, "cpu", HoldOut([str(tmp_path / "all.jsonl")]))
+        VideoTask(
+            made,
+            Store.open(other / "features"),
+            SEED,
+            "cpu",
+            HoldOut([str(tmp_path / "all.jsonl")]),
+        )
 
 
 @pytest.mark.full
@@ -256,15 +325,22 @@ def test_held_out_pairs_validate_a_contrastive_head(world: Path, tmp_path: Path)
     pairs = {"pairqa": str(other / "pairqa.jsonl"), "pairs": 3, "validation": SHARE}
     path = contrastive(str(other / "features"), tmp_path / "run", pairs=pairs, schedule=SHORT)
     assert train.main(["--config", str(path), "--seed", str(SEED)]) == 0
-    assert values(tmp_path / "run", "val_score") == [-loss for loss in values(tmp_path / "run", "val_loss")]
-    assert len(values(tmp_path / "run", "val_accuracy")) == len(values(tmp_path / "run", "val_text_loss")) == 3
+    assert values(tmp_path / "run", "val_score") == [
+        -loss for loss in values(tmp_path / "run", "val_loss")
+    ]
+    assert (
+        len(values(tmp_path / "run", "val_accuracy"))
+        == len(values(tmp_path / "run", "val_text_loss"))
+        == 3
+    )
     made = read_recipe(path).contrastive
     assert made is not None and made.pairs is not None
     task = ContrastiveTask(made, store, SEED, "cpu")
     held = held_clips(other)
     assert task.pairs is not None and task.held is not None
     trained, validating = (
-        {clip for pair, _ in (*source.differing, *source.judged) for clip in pair} for source in (task.pairs, task.held)
+        {clip for pair, _ in (*source.differing, *source.judged) for clip in pair}
+        for source in (task.pairs, task.held)
     )
     assert trained == {key for key, _ in task.train} == set(CLIPS[:12]) - held
     assert {key for key, _ in task.val} == held and validating <= held

@@ -1,4 +1,5 @@
-"""The video language model: prompts, packed rows, generation, the projector, and weights on disk."""
+"""The video language model: prompts, packed rows, generation, the projector, and weights on
+disk."""
 
 import copy
 import json
@@ -62,7 +63,9 @@ def test_packed_log_likelihoods_equal_separate_ones(model: VideoLM, clips: torch
             assert packed[row][place] == pytest.approx(alone[0][0], abs=1e-4)
 
 
-def test_log_likelihoods_equal_those_of_the_models_own_forward(model: VideoLM, clips: torch.Tensor) -> None:
+def test_log_likelihoods_equal_those_of_the_models_own_forward(
+    model: VideoLM, clips: torch.Tensor
+) -> None:
     turn = TURNS[0][0]
     batch = model.packer.pack([[turn]])
     embeddings = model.lm.embed(batch.ids)
@@ -72,7 +75,9 @@ def test_log_likelihoods_equal_those_of_the_models_own_forward(model: VideoLM, c
     answer = model.lm.chat.text_ids(turn.answer) + model.packer.pieces.end
     first = batch.ids.shape[1] - len(answer)
     naive = sum(float(log_p[0, first + i - 1, token]) for i, token in enumerate(answer))
-    assert model.log_likelihoods([[turn]], clips[:2], mean=False)[0][0] == pytest.approx(naive, abs=1e-4)
+    assert model.log_likelihoods([[turn]], clips[:2], mean=False)[0][0] == pytest.approx(
+        naive, abs=1e-4
+    )
     mean = model.log_likelihoods([[turn]], clips[:2], mean=True)[0][0]
     assert mean == pytest.approx(naive / len(answer), abs=1e-4)
 
@@ -84,7 +89,8 @@ def lora_weights(lm: LanguageModel) -> dict[str, torch.Tensor]:
 def test_the_message_for_an_unknown_lora_layer_lists_the_layers(tiny_lm: str) -> None:
     lm = LanguageModel.load(tiny_lm)
     with pytest.raises(
-        StepDiffError, match="no linear layer query_key_value .* set video_lm.lora.targets to .* q_proj, "
+        StepDiffError,
+        match="no linear layer query_key_value .* set video_lm.lora.targets to .* q_proj, ",
     ):
         lm.add_lora(Lora(targets=("q_proj", "query_key_value")), seed=0)
     assert lora_weights(lm) == {}
@@ -101,8 +107,13 @@ def test_frozen_layers_in_bfloat16_change_no_bit(model: VideoLM, clips: torch.Te
 
     def outputs() -> list[torch.Tensor]:
         with torch.autocast("cpu", torch.bfloat16):
-            logits = lm.logits(lm.hidden(model.embed(batch, clips[:2]), batch.segment, batch.positions))
-        return [logits.detach(), *torch.autograd.grad(logits.float().square().mean(), list(lora_weights(lm).values()))]
+            logits = lm.logits(
+                lm.hidden(model.embed(batch, clips[:2]), batch.segment, batch.positions)
+            )
+        return [
+            logits.detach(),
+            *torch.autograd.grad(logits.float().square().mean(), list(lora_weights(lm).values())),
+        ]
 
     before = outputs()
     lm.hold_frozen(torch.bfloat16)
@@ -113,7 +124,10 @@ def test_frozen_layers_in_bfloat16_change_no_bit(model: VideoLM, clips: torch.Te
 
 
 def test_no_batch_changes_an_answer_in_float32(model: VideoLM, clips: torch.Tensor) -> None:
-    turns = [Turn("What differs?", "", "In Video 2,", ends=False), Turn("Which video shows the whisk?", "", ends=False)]
+    turns = [
+        Turn("What differs?", "", "In Video 2,", ends=False),
+        Turn("Which video shows the whisk?", "", ends=False),
+    ]
     batch = model.generate(turns, clips[:4], 8)
     alone = [model.generate([turn], clips[2 * i : 2 * i + 2], 8)[0] for i, turn in enumerate(turns)]
     assert batch == alone
@@ -130,20 +144,25 @@ def test_weights_that_train_are_float32_whatever_the_others_are(tiny_lm: str) ->
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in lm.trained())
 
 
-LINE = "You are an assistant. Here is Video 1: a. Here is Video 2. Why? INST SYS In Video 2, they use a fork.\n\n"
+LINE = (
+    "You are an assistant. Here is Video 1: a. Here is Video 2. Why? INST SYS In Video 2, they use "
+    "a fork.\n\n"
+)
 LLAMA = (
-    "{{ bos_token }}[INST] <<SYS>>\n{{ messages[0].content }}\n<</SYS>>\n\n{{ messages[1].content }} [/INST]"
-    "{% if messages|length > 2 %} {{ messages[2].content }} {{ eos_token }}{% endif %}"
+    "{{ bos_token }}[INST] <<SYS>>\n{{ messages[0].content }}\n<</SYS>>\n\n{{ messages[1].content "
+    "}} [/INST]{% if messages|length > 2 %} {{ messages[2].content }} {{ eos_token }}{% endif %}"
 )
 CHATML = (
-    "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}{% if m.role == 'assistant' %} {{ eos_token }}"
-    "{% else %}</s>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+    "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}{% if m.role == 'assistant' %} {{ "
+    "eos_token }}{% else %}</s>\n{% endif %}{% endfor %}{% if add_generation_prompt "
+    "%}<s>assistant\n{% endif %}"
 )
 MARK = "\t"  # placeholder of a video: a character that no tokenizer here merges with another
 
 
 def tokenizer(kind: str) -> Any:
-    """Return a tokenizer trained on a line: with a space before the first word, before every text, or of bytes."""
+    """Return a tokenizer trained on a line: with a space before the first word, before every text,
+    or of bytes."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -153,20 +172,29 @@ def tokenizer(kind: str) -> Any:
     made = Tokenizer(models.Unigram() if kind == "unigram" else models.BPE(unk_token="<unk>"))
     made.decoder = decoders.Metaspace(prepend_scheme="first")
     if kind == "bytes":
-        made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        made.pre_tokenizer, made.decoder = (
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+            decoders.ByteLevel(),
+        )
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         settings["vocab_size"] = 350
     else:
         made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     if kind == "unigram":
-        trainer: Any = trainers.UnigramTrainer(**settings, initial_alphabet=alphabet, unk_token="<unk>")
+        trainer: Any = trainers.UnigramTrainer(
+            **settings, initial_alphabet=alphabet, unk_token="<unk>"
+        )
     else:
         trainer = trainers.BpeTrainer(**settings, initial_alphabet=alphabet)
     made.train_from_iterator([LINE] * 9, trainer)
     if kind == "every text":
         made.pre_tokenizer = None
-        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    fast = PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+        made.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
     fast.chat_template = CHATML if kind == "bytes" else LLAMA
     return fast
 
@@ -186,9 +214,15 @@ def test_joined_pieces_equal_the_tokens_of_the_chat_template(kind: str, given: s
     expected = words(whole, add_special_tokens=False)["input_ids"]
     marked = words(f"x{MARK}", add_special_tokens=False)["input_ids"][-1]
     assert expected.count(marked) == 2
-    assert packed.ids[0].tolist() == [token for token in expected if token != marked] + [words.eos_token_id]
+    assert packed.ids[0].tolist() == [token for token in expected if token != marked] + [
+        words.eos_token_id
+    ]
     target = packed.targets[0][packed.targets[0] != NO_TARGET]
-    assert words.decode(target) == "they use a fork.</s>" if kind != "bytes" else " they use a fork.</s>"
+    assert (
+        words.decode(target) == "they use a fork.</s>"
+        if kind != "bytes"
+        else " they use a fork.</s>"
+    )
 
 
 @pytest.mark.parametrize("kind", ["first word", "every text", "unigram", "bytes"])
@@ -196,7 +230,10 @@ def test_pieces_decode_to_their_text_wherever_they_are_cut(kind: str) -> None:
     chat = Chat(tokenizer(kind))
     for text in ("fork", " a fork", "\n\nWhy?", "\n", " ", "", "x", "/s> a"):
         pieces = chat.text_ids("In Video 2,") + chat.text_ids(text)
-        assert chat.tokenizer.decode(pieces, clean_up_tokenization_spaces=False) == f"In Video 2,{text}"
+        assert (
+            chat.tokenizer.decode(pieces, clean_up_tokenization_spaces=False)
+            == f"In Video 2,{text}"
+        )
 
 
 @pytest.mark.parametrize("kind", ["first word", "every text", "bytes"])
@@ -226,9 +263,13 @@ def test_packed_attention_equals_the_dense_mask_with_gradients(heads: int) -> No
     generator = torch.Generator().manual_seed(0)
     length, keys = SEGMENT.shape[1], 2
     query = torch.randn(3, heads, length, 8, generator=generator, requires_grad=True)
-    key, value = (torch.randn(3, keys, length, 8, generator=generator, requires_grad=True) for _ in range(2))
+    key, value = (
+        torch.randn(3, keys, length, 8, generator=generator, requires_grad=True) for _ in range(2)
+    )
     wide_key, wide_value = (x.repeat_interleave(heads // keys, 1) for x in (key, value))
-    dense = scaled_dot_product_attention(query, wide_key, wide_value, attn_mask=may_see(SEGMENT)[:, None], scale=0.3)
+    dense = scaled_dot_product_attention(
+        query, wide_key, wide_value, attn_mask=may_see(SEGMENT)[:, None], scale=0.3
+    )
     dense = dense.transpose(1, 2)
     kept, layout = SEGMENT >= 0, PackedLayout.of(SEGMENT)
     flat = [x.transpose(0, 1).flatten(1, 2)[None, :, layout.tokens] for x in (query, key, value)]
@@ -280,7 +321,9 @@ def test_tokens_that_are_left_out_do_not_change_the_output() -> None:
     assert looked_at.tolist() == sorted(kept.tolist())
     torch.manual_seed(5)
     once = projector(tokens, leave_out=0.75)
-    assert not torch.equal(once, projector(tokens, leave_out=0.75)), "each draw leaves out other tokens"
+    assert not torch.equal(once, projector(tokens, leave_out=0.75)), (
+        "each draw leaves out other tokens"
+    )
     assert torch.equal(projector(tokens), projector(tokens, leave_out=0.0))
 
 
@@ -298,8 +341,12 @@ def test_weights_are_safetensors_and_whole(folder: Path) -> None:
     weights = folder / "model.safetensors"
     tensors = load_file(weights)
     name = next(name for name in tensors if "layers" in name)
-    save_file({key: value for key, value in tensors.items() if key != name}, weights, {"format": "pt"})
-    with pytest.raises(StepDiffError, match=f"lacks 1 tensors, first {name}; give a whole checkpoint"):
+    save_file(
+        {key: value for key, value in tensors.items() if key != name}, weights, {"format": "pt"}
+    )
+    with pytest.raises(
+        StepDiffError, match=f"lacks 1 tensors, first {name}; give a whole checkpoint"
+    ):
         load_model(KIND, str(folder), "cpu")
     weights.unlink()
     torch.save(tensors, folder / "pytorch_model.bin")
@@ -308,14 +355,20 @@ def test_weights_are_safetensors_and_whole(folder: Path) -> None:
 
 
 def test_no_code_of_a_checkpoint_runs(folder: Path, tmp_path: Path) -> None:
-    """The checkpoint names classes of its own, in a file that leaves a mark where it is imported."""
+    """The checkpoint names classes of its own, in a file that leaves a mark where it is
+    imported."""
     mark = tmp_path / "ran"
-    code = f"open({str(mark)!r}, 'w').close()\nfrom transformers import *\nclass Own(PretrainedConfig): pass\n"
+    code = (
+        f"open({str(mark)!r}, 'w').close()\nfrom transformers import *\nclass "
+        "Own(PretrainedConfig): pass\n"
+    )
     (folder / "own.py").write_text(code)
     own = {"AutoConfig": "own.Own", KIND: "own.Own", "AutoTokenizer": ["own.Own", None]}
     for name in ("config.json", "tokenizer_config.json"):
         path = folder / name
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "own", "auto_map": own}))
+        path.write_text(
+            json.dumps(json.loads(path.read_text()) | {"model_type": "own", "auto_map": own})
+        )
     with pytest.raises(StepDiffError, match=f"no model that {KIND} can load") as refused:
         load_model(KIND, str(folder), "cpu")
     assert "\n" not in str(refused.value)
@@ -352,32 +405,45 @@ class Ids(Tokens):
             self.ids += value.tolist()
 
 
-def test_a_cut_off_answer_is_told_from_a_whole_one(tiny_lm: str, model: VideoLM, clips: torch.Tensor) -> None:
+def test_a_cut_off_answer_is_told_from_a_whole_one(
+    tiny_lm: str, model: VideoLM, clips: torch.Tensor
+) -> None:
     own = VideoLM(LanguageModel.load(tiny_lm), model.projector, OUTPUTS)
 
     def answer(most: int) -> tuple[str, list[int]]:
         streamer = Ids()
-        return own.generate([Turn("What differs?", "", ends=False)], clips[:2], most, streamer)[0], streamer.ids
+        return own.generate([Turn("What differs?", "", ends=False)], clips[:2], most, streamer)[
+            0
+        ], streamer.ids
 
     cut, ids = answer(6)
     assert isinstance(cut, CutOff) and len(ids) == 6
     own.lm.model.generation_config.eos_token_id = [ids[2]]
     ended, first = answer(6)
     assert not isinstance(ended, CutOff) and first == ids[: len(first)] and first[-1] == ids[2]
-    assert answer(len(first)) == (ended, first) and not isinstance(answer(len(first))[0], CutOff), "ended at the limit"
+    assert answer(len(first)) == (ended, first) and not isinstance(answer(len(first))[0], CutOff), (
+        "ended at the limit"
+    )
 
 
-def test_a_file_instead_of_a_clip_names_the_command_for_files(tmp_path: Path, capsys: Capture) -> None:
+def test_a_file_instead_of_a_clip_names_the_command_for_files(
+    tmp_path: Path, capsys: Capture
+) -> None:
     (tmp_path / "a.mp4").write_bytes(b"")
     assert ask.main(["--reference", str(tmp_path / "a.mp4"), "--candidate", "b", "Why?"]) == 2
     assert "for files run stepdiff compare" in capsys.readouterr().err
 
 
 @pytest.mark.full
-def test_the_answer_of_the_command_is_the_same(head: StepDiff, trained: Path, world: Path, capsys: Capture) -> None:
+def test_the_answer_of_the_command_is_the_same(
+    head: StepDiff, trained: Path, world: Path, capsys: Capture
+) -> None:
     where = ["--head", str(trained), "--store", str(world / "features"), "--device", "cpu"]
     capsys.readouterr()
-    assert ask.main(["--reference", PAIR[0], "--candidate", PAIR[1], *where, "--preset", "mistake"]) == 0
+    assert (
+        ask.main(["--reference", PAIR[0], "--candidate", PAIR[1], *where, "--preset", "mistake"])
+        == 0
+    )
     said: list[str] = []
     answer = head.ask(*PAIR, PRESETS["mistake"], 192, said.append)
     end = f"({ask.CUT})\n" if isinstance(answer, CutOff) else ""
@@ -411,7 +477,9 @@ def test_what_the_caller_raises_ends_the_generation(head: StepDiff) -> None:
     assert len(seen) == 2
 
 
-def test_rows_that_are_not_packed_have_the_same_log_likelihoods(model: VideoLM, clips: torch.Tensor) -> None:
+def test_rows_that_are_not_packed_have_the_same_log_likelihoods(
+    model: VideoLM, clips: torch.Tensor
+) -> None:
     """As in models whose layers see a sliding window."""
     apart = copy.deepcopy(model)
     apart.lm.model.config.layer_types = ["full_attention", "sliding_attention"]

@@ -28,13 +28,21 @@ def conversations(*contents: str) -> list[list[Message]]:
     return [[system, {"role": "user", "content": content}] for content in contents]
 
 
-def answers(llm: LLM, conversations: list[list[Message]], sampling: Sampling) -> list[str | Unanswered]:
+def answers(
+    llm: LLM, conversations: list[list[Message]], sampling: Sampling
+) -> list[str | Unanswered]:
     answers_by_place = dict(llm.chat(conversations, sampling))
     assert sorted(answers_by_place) == list(range(len(conversations)))
     return [answers_by_place[place] for place in range(len(conversations))]
 
 
-MANY = conversations("whisk", "now we whisk six eggs in a bowl", "", "a", "two people stir and one of them pours milk")
+MANY = conversations(
+    "whisk",
+    "now we whisk six eggs in a bowl",
+    "",
+    "a",
+    "two people stir and one of them pours milk",
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +53,9 @@ def llm(tiny_lm: str) -> LocalLLM:
 def test_a_greedy_answer_takes_the_most_likely_token_each_time(llm: LocalLLM) -> None:
     """Compared with a plain loop over the model's logits without cache, batch or padding."""
     for messages, answer in zip(MANY, answers(llm, MANY, Sampling(12)), strict=True):
-        written = llm.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        written = llm.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
         ids = llm.tokenizer(written, add_special_tokens=False)["input_ids"]
         length = len(ids)
         while len(ids) < length + 12 and ids[-1] != llm.tokenizer.eos_token_id:
@@ -55,7 +65,9 @@ def test_a_greedy_answer_takes_the_most_likely_token_each_time(llm: LocalLLM) ->
         assert isinstance(answer, CutOff) == (ids[-1] != llm.tokenizer.eos_token_id)
 
 
-@pytest.mark.parametrize("sampling", [Sampling(12), Sampling(12, temperature=0.8, top_p=0.9, seed=3)])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(12), Sampling(12, temperature=0.8, top_p=0.9, seed=3)]
+)
 def test_no_batch_changes_an_answer_in_float32(llm: LocalLLM, sampling: Sampling) -> None:
     together = answers(llm, MANY, sampling)
     assert together == [answers(llm, [messages], sampling)[0] for messages in MANY]
@@ -65,7 +77,8 @@ def test_no_batch_changes_an_answer_in_float32(llm: LocalLLM, sampling: Sampling
 
 @pytest.mark.full
 def test_draws_follow_the_models_own_distribution() -> None:
-    """Frequencies of 4,000 sampled tokens are within 4 sigma of the softmax, with and without top-p."""
+    """Frequencies of 4,000 sampled tokens are within 4 sigma of the softmax, with and without
+    top-p."""
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
     prompts = [[number] for number in range(4000)]
     for temperature, top_p in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.8)):
@@ -87,7 +100,10 @@ def test_the_text_of_a_message_never_becomes_a_control_token(llm: LocalLLM) -> N
 
 def test_without_a_system_role_its_words_precede_the_question(tiny_lm: str, tmp_path: Path) -> None:
     for name, template in (
-        ("raises", "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"),
+        (
+            "raises",
+            "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}",
+        ),
         ("drops", ""),
     ):
         folder = tmp_path / name
@@ -113,7 +129,9 @@ def test_a_model_without_chat_template_is_refused_in_one_line(tiny_lm: str, tmp_
     with pytest.raises(StepDiffError, match="no chat template in its tokenizer files"):
         LocalLLM(str(folder), "cpu", 1)
     (folder / "config.json").write_text(json.dumps({"model_type": "clip"}))
-    with pytest.raises(StepDiffError, match="no model that AutoModelForCausalLM can load") as caught:
+    with pytest.raises(
+        StepDiffError, match="no model that AutoModelForCausalLM can load"
+    ) as caught:
         LocalLLM(str(folder), "cpu", 1)
     assert "\n" not in str(caught.value)
 
@@ -138,7 +156,9 @@ def asked(count: int) -> list[list[Message]]:
 
 
 def ask(url: str, count: int, **more: Any) -> list[str | Unanswered]:
-    llm = ServedLLM(url, "llama", **{"at_once": 2, "timeout": 5.0, "retries": 2, "first_pause": 0.01, **more})
+    llm = ServedLLM(
+        url, "llama", **{"at_once": 2, "timeout": 5.0, "retries": 2, "first_pause": 0.01, **more}
+    )
     answers_by_place = dict(llm.chat(asked(count), Sampling(16, 0.5, 0.9, 7)))
     assert sorted(answers_by_place) == list(range(count))
     return [answers_by_place[place] for place in range(count)]
@@ -148,7 +168,9 @@ def number(body: dict[str, Any]) -> int:
     return int(body["messages"][-1]["content"].split()[-1])
 
 
-def test_requests_have_the_format_of_openai(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_have_the_format_of_openai(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     assert ask(server.url + "/", 5) == [f"echo: question {i}" for i in range(5)]
     request = next(body for body in server.requests if number(body) == 3)
@@ -165,7 +187,8 @@ def test_requests_have_the_format_of_openai(server: Server, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    "trouble", [Reply(b"<html>busy</html>", 503, "text/html"), Reply(b"{}", 429), Reply(b"{", 200), None]
+    "trouble",
+    [Reply(b"<html>busy</html>", 503, "text/html"), Reply(b"{}", 429), Reply(b"{", 200), None],
 )
 def test_a_request_to_a_busy_server_is_sent_again(server: Server, trouble: Reply | None) -> None:
     left = {i: 2 for i in range(4)}
@@ -217,7 +240,9 @@ def slow(body: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_a_server_that_dies_keeps_the_answers_before(server: Server, behaviour: Any, reported: str) -> None:
+def test_a_server_that_dies_keeps_the_answers_before(
+    server: Server, behaviour: Any, reported: str
+) -> None:
     server.answer = lambda body: said("well") if len(server.requests) <= 3 else behaviour(body)
     begin = time.monotonic()
     replies = ask(server.url, 40, at_once=1, timeout=0.2)
@@ -225,8 +250,12 @@ def test_a_server_that_dies_keeps_the_answers_before(server: Server, behaviour: 
     failures = [answer for answer in replies[3:] if isinstance(answer, Unanswered)]
     assert len(failures) == 37 and all(failure.passing for failure in failures)
     assert re.search(reported, failures[0].reason), failures[0].reason
-    assert all("\n" not in failure.reason and "run the same command again" in failure.reason for failure in failures)
-    assert len(server.requests) <= 3 + 3 + 1 and time.monotonic() - begin < 5  # the other 36 were not tried
+    assert all(
+        "\n" not in failure.reason and "run the same command again" in failure.reason
+        for failure in failures
+    )
+    # the other 36 were not tried
+    assert len(server.requests) <= 3 + 3 + 1 and time.monotonic() - begin < 5
 
 
 def test_a_closed_port_gives_one_line() -> None:
@@ -238,7 +267,13 @@ def test_a_closed_port_gives_one_line() -> None:
     reasons = {answer.reason for answer in replies if isinstance(answer, Unanswered)}
     assert any("does not answer" in reason and "Connection refused" in reason for reason in reasons)
     secret = ("alice:hunter2@host/v1", "http://alice:hunter2@[::1/v1?api_key=sk-query-secret")
-    for wrong in ("localhost:8000", "http://localhost:port/v1", "http:///v1", "http://h/v\u00e9", *secret):
+    for wrong in (
+        "localhost:8000",
+        "http://localhost:port/v1",
+        "http:///v1",
+        "http://h/v\u00e9",
+        *secret,
+    ):
         with pytest.raises(StepDiffError, match="not a URL; give one such as http://") as refused:
             ServedLLM(wrong, "llama")
         assert not any(each in str(refused.value) for each in SECRETS)
@@ -246,7 +281,9 @@ def test_a_closed_port_gives_one_line() -> None:
 
 
 def test_a_prompt_without_an_answer_fails_alone(server: Server) -> None:
-    server.answer = lambda body: Reply(b"", 500) if "question 1" in body["messages"][-1]["content"] else said("well")
+    server.answer = lambda body: (
+        Reply(b"", 500) if "question 1" in body["messages"][-1]["content"] else said("well")
+    )
     first, poison, *others = ask(server.url, 9, retries=1)
     assert isinstance(poison, Unanswered) and not poison.passing and "500" in poison.reason
     assert "but answers a short prompt" in poison.reason and [first, *others] == ["well"] * 8
@@ -255,18 +292,28 @@ def test_a_prompt_without_an_answer_fails_alone(server: Server) -> None:
 def test_a_prompt_that_the_server_refuses_fails_alone(server: Server) -> None:
     too_long = json.dumps({"error": {"message": "maximum context length is 4096"}}).encode()
     empty = json.dumps({"choices": [{"message": {"content": None}}]}).encode()
-    server.answer = lambda body: {1: Reply(too_long, 400), 2: Reply(empty)}.get(number(body), said("well"))
+    server.answer = lambda body: {1: Reply(too_long, 400), 2: Reply(empty)}.get(
+        number(body), said("well")
+    )
     first, refused, silent, last = ask(server.url, 4)
     assert first == last == "well"
     assert (
-        isinstance(refused, Unanswered) and not refused.passing and "maximum context length is 4096" in refused.reason
+        isinstance(refused, Unanswered)
+        and not refused.passing
+        and "maximum context length is 4096" in refused.reason
     )
-    assert isinstance(silent, Unanswered) and not silent.passing and "answered nothing" in silent.reason
+    assert (
+        isinstance(silent, Unanswered)
+        and not silent.passing
+        and "answered nothing" in silent.reason
+    )
 
 
 def test_an_answer_cut_by_the_token_limit_is_marked(server: Server) -> None:
     choice = {"message": {"content": "In Video 1, the"}, "finish_reason": "length"}
-    server.answer = lambda body: Reply(json.dumps({"choices": [choice]}).encode()) if number(body) else said("whole")
+    server.answer = lambda body: (
+        Reply(json.dumps({"choices": [choice]}).encode()) if number(body) else said("whole")
+    )
     assert [type(answer) for answer in ask(server.url, 2)] == [str, CutOff]
 
 
@@ -293,7 +340,9 @@ def test_the_key_and_the_prompt_go_to_no_other_server(
     elsewhere = server.url.replace("127.0.0.1", "localhost") + "/elsewhere"
     server.answer = lambda body: Reply(b"", status, headers={"Location": elsewhere})
     (answer,) = ask(server.url, 1)
-    assert isinstance(answer, Unanswered) and f"has moved to {elsewhere} ({status})" in answer.reason
+    assert (
+        isinstance(answer, Unanswered) and f"has moved to {elsewhere} ({status})" in answer.reason
+    )
     assert server.keys == ["Bearer secret"]
 
 
@@ -336,7 +385,11 @@ def serving(speak: Speak) -> Iterator[str]:
 
 
 def ask_once(url: str, **more: Any) -> str | Unanswered:
-    llm = ServedLLM(url, "llama", **{"at_once": 1, "timeout": DEADLINE, "retries": 0, "first_pause": 0.01, **more})
+    llm = ServedLLM(
+        url,
+        "llama",
+        **{"at_once": 1, "timeout": DEADLINE, "retries": 0, "first_pause": 0.01, **more},
+    )
     ((_, answer),) = llm.chat([[{"role": "user", "content": "question 0"}]], Sampling())
     return answer
 
@@ -374,7 +427,10 @@ def sending(body: bytes, more: bytes = b"") -> Speak:
     return speak
 
 
-LATE, LARGE = f"did not answer within {DEADLINE} s .1 tries.|broke off", "answers more than 8 MB, not a chat completion"
+LATE, LARGE = (
+    f"did not answer within {DEADLINE} s .1 tries.|broke off",
+    "answers more than 8 MB, not a chat completion",
+)
 NO_CHAT, BROKEN = "answers JSON that is not a chat completion", "broke off .RemoteProtocolError"
 HOSTILE: dict[str, tuple[Speak, str]] = {
     "a slow length": (dripping(HEAD + b"Content-Length: 100000\r\n\r\n"), LATE),
@@ -382,29 +438,44 @@ HOSTILE: dict[str, tuple[Speak, str]] = {
     "slow chunks": (dripping(HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"), LATE),
     "a slow header": (dripping(HEAD + b"X: ", b"x"), LATE),
     "a slow status": (dripping(b"", b"H"), LATE),
-    "informational": (dripping(b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"), LATE),
+    "informational": (
+        dripping(b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        LATE,
+    ),
     "silence": (lambda connection: time.sleep(3), LATE),
     "endless": (pouring(HEAD + b"\r\n", b" " * 65536), LARGE),
-    "a large length": (pouring(HEAD + b"Content-Length: 99999999999999\r\n\r\n", b" " * 65536), LARGE),
+    "a large length": (
+        pouring(HEAD + b"Content-Length: 99999999999999\r\n\r\n", b" " * 65536),
+        LARGE,
+    ),
     "large chunks": (
         pouring(HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n%b\r\n" % (b"x" * 65536)),
         LARGE,
     ),
     "a large header": (pouring(HEAD + b"X: ", b"x" * 65536), BROKEN),
     "many headers": (pouring(HEAD, b"X-Header: 1\r\n" * 5000), BROKEN),
-    "a large error": (pouring(b"HTTP/1.1 400 Bad\r\n\r\n", b"no, " * 10000), "refuses this prompt .400: no, no, "),
+    "a large error": (
+        pouring(b"HTTP/1.1 400 Bad\r\n\r\n", b"no, " * 10000),
+        "refuses this prompt .400: no, no, ",
+    ),
     "ten megabytes in ten kilobytes": (
         sending(gzip.compress(bytes(10 * 2**20)), b"Content-Encoding: gzip\r\n"),
         NO_CHAT,
     ),
     "nothing": (sending(b""), NO_CHAT),
     "half an object": (sending(b"{"), NO_CHAT),
-    "no UTF-8": (sending('{"choices": [{"message": {"content": "caf\u00e9"}}]}'.encode("latin-1")), NO_CHAT),
+    "no UTF-8": (
+        sending('{"choices": [{"message": {"content": "caf\u00e9"}}]}'.encode("latin-1")),
+        NO_CHAT,
+    ),
     "deep": (sending(b"[" * 200_000), NO_CHAT),
     "a long number": (sending(b"9" * 10_000), NO_CHAT),
     "no list": (sending(b'{"choices": {}}'), NO_CHAT),
     "no object": (sending(b'{"choices": [7]}'), NO_CHAT),
-    "half a character": (sending(b'{"choices": [{"message": {"content": "a \\ud800 b"}}]}'), "surrogate"),
+    "half a character": (
+        sending(b'{"choices": [{"message": {"content": "a \\ud800 b"}}]}'),
+        "surrogate",
+    ),
 }
 """name -> what a server sends, and the reason that is reported"""
 
@@ -420,7 +491,8 @@ def test_a_hostile_answer_ends_in_time_and_in_one_line(name: str) -> None:
     assert isinstance(answer, Unanswered) and re.search(reason, answer.reason), answer
     assert "\n" not in answer.reason and len(answer.reason) < 700
     if reason == LATE:
-        assert answer.passing and seconds < 2 * DEADLINE + 2  # the request, the short prompt that checks the server
+        # the request, the short prompt that checks the server
+        assert answer.passing and seconds < 2 * DEADLINE + 2
 
 
 SECRETS = ("hunter2", "alice", "sk-query-secret", "sk-bearer-secret")
@@ -440,7 +512,9 @@ def test_a_url_with_user_and_query_is_used_unchanged(server: Server, with_secret
 
 
 def echoing(body: dict[str, Any]) -> Reply:
-    return Reply(("no such page \x1b[31m" + " ".join(SECRETS) + body["path"]).encode(), 400, "text/plain")
+    return Reply(
+        ("no such page \x1b[31m" + " ".join(SECRETS) + body["path"]).encode(), 400, "text/plain"
+    )
 
 
 @pytest.mark.full
@@ -456,7 +530,9 @@ def echoing(body: dict[str, Any]) -> Reply:
         lambda body: time.sleep(1),
         echoing,
         lambda body: Reply(
-            b"", 302, headers={"Location": "http://alice:hunter2@other.example/v1?api_key=sk-query-secret"}
+            b"",
+            302,
+            headers={"Location": "http://alice:hunter2@other.example/v1?api_key=sk-query-secret"},
         ),
         lambda body: Reply(b"", 302, headers={"Location": "//alice:hunter2@[::1"}),
         lambda body: Reply(b"", 307, headers={"Location": "/elsewhere?api_key=sk-query-secret"}),
@@ -472,7 +548,9 @@ def test_nothing_secret_is_shown(server: Server, with_secrets: str, behaviour: A
 
 
 def test_options_and_provenance_contain_no_secret(with_secrets: str) -> None:
-    assert not any(secret in json.dumps(LLMOptions(endpoint=with_secrets).provenance()) for secret in SECRETS)
+    assert not any(
+        secret in json.dumps(LLMOptions(endpoint=with_secrets).provenance()) for secret in SECRETS
+    )
     with pytest.raises(StepDiffError) as refused:
         LLMOptions(endpoint=with_secrets, precision="float32")
     assert not any(secret in str(refused.value) for secret in SECRETS)

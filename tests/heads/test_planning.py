@@ -1,4 +1,5 @@
-"""heads.train --dry-run: plans of the recipes, refusals, and figures against real models and torch's counters."""
+"""heads.train --dry-run: plans of the recipes, refusals, and figures against real models and
+torch's counters."""
 
 import json
 import re
@@ -62,9 +63,15 @@ def dry_run(name: str, *more: str) -> int:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_recipes_fit_eight_cards_of_80_gb(name: str, capsys: Capture) -> None:
     options = read_recipe(RECIPES / f"{name}.yaml")
-    assert options.video_lm is not None and options.scaling.workers == 8 and CARDS["h100"].memory < 80 * 2**30
+    assert (
+        options.video_lm is not None
+        and options.scaling.workers == 8
+        and CARDS["h100"].memory < 80 * 2**30
+    )
     assert options.video_lm.schedule.accumulate % options.scaling.workers == 0
-    assert options.video_lm.batch * options.video_lm.schedule.accumulate == (256 if name == "stepdiff" else 512)
+    assert options.video_lm.batch * options.video_lm.schedule.accumulate == (
+        256 if name == "stepdiff" else 512
+    )
     assert dry_run(name) == 0
     shown = r"sum +([\d.]+) of 84.83.* time +([\d.]+) s per step, ([\d.]+) hours .* ([\d,]+) card"
     figures = re.search(shown, capsys.readouterr().out, re.DOTALL)
@@ -105,8 +112,14 @@ def test_the_kitchen_recipes_fit_a_small_card(name: str, capsys: Capture) -> Non
         (["--flops-share", "1.5"], "--flops-share is 1.5; it must be above 0 and at most 1"),
         (["--workers", "3"], "does not divide among 3 workers"),
         (["--video-lm.view", "mine"], "no encoder is named mine; give --store"),
-        (["--video-lm.language-model", "someone/unknown"], "someone/unknown: neither a folder nor in the hub's cache"),
-        (["--video-lm.language-model", "{folder}"], "no language model of transformers (Unrecognized model in"),
+        (
+            ["--video-lm.language-model", "someone/unknown"],
+            "someone/unknown: neither a folder nor in the hub's cache",
+        ),
+        (
+            ["--video-lm.language-model", "{folder}"],
+            "no language model of transformers (Unrecognized model in",
+        ),
     ],
 )
 def test_a_plan_that_cannot_be_computed_is_refused(
@@ -165,7 +178,9 @@ def planned(recipe: VideoLMRecipe) -> needs.Weights:
 
 @pytest.mark.full
 @pytest.mark.parametrize("mode", MODES)
-def test_a_planned_model_has_the_parameters_of_the_loaded_one(language_model: str, mode: str) -> None:
+def test_a_planned_model_has_the_parameters_of_the_loaded_one(
+    language_model: str, mode: str
+) -> None:
     recipe = replace(SMALL, language_model=language_model, **MODES[mode])
     lm, head = real(recipe)
     weights = [*lm.parameters(), *head.parameters()]
@@ -186,9 +201,13 @@ def small_llama(recipe: VideoLMRecipe) -> LanguageModel:
     from transformers import LlamaConfig
 
     config = LlamaConfig(
-        vocab_size=512, hidden_size=64, intermediate_size=176, num_hidden_layers=6, num_attention_heads=8,
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=176,
+        num_hidden_layers=6,
+        num_attention_heads=8,
         num_key_value_heads=2,
-    )  # fmt: skip
+    )
     return needs.language_model(config, recipe, torch.float32)
 
 
@@ -203,13 +222,19 @@ def test_a_planned_step_takes_what_a_real_one_does(mode: str, recompute: bool) -
     planned = needs.steps(lm, projector, [ASKED], CLIP, torch.float32)[ASKED]
     lm = small_llama(recipe)
     projector, tokens = Projector(PERCEIVER, *CLIP, lm.width, 1.0), torch.randn(ASKED.clips, *CLIP)
-    parts = [0] * ASKED.prefix + [q + 1 for q in range(ASKED.questions) for _ in range(ASKED.question)]
+    parts = [0] * ASKED.prefix + [
+        q + 1 for q in range(ASKED.questions) for _ in range(ASKED.question)
+    ]
     segment = torch.tensor([parts] * ASKED.rows)
     lm.train()
 
     def loss() -> Tensor:
         clips = projector(tokens).flatten(0, 1)
-        filled = lm.embed(torch.zeros_like(segment)).flatten(0, 1).index_copy(0, torch.arange(len(clips)), clips)
+        filled = (
+            lm.embed(torch.zeros_like(segment))
+            .flatten(0, 1)
+            .index_copy(0, torch.arange(len(clips)), clips)
+        )
         layout = replace(PackedLayout.of(segment), fused=True)
         hidden = lm.hidden_of(filled.view(*segment.shape, -1), torch.zeros_like(segment), layout)
         answers = torch.arange(ASKED.targets)
@@ -217,7 +242,9 @@ def test_a_planned_step_takes_what_a_real_one_does(mode: str, recompute: bool) -
 
     loss().backward()  # the gradients are there
     weights = [*lm.parameters(), *projector.parameters()]
-    with needs.Meter([*weights, *(w.grad for w in weights if w.grad is not None), tokens, segment]) as meter:
+    with needs.Meter(
+        [*weights, *(w.grad for w in weights if w.grad is not None), tokens, segment]
+    ) as meter:
         loss().backward()
     assert planned.activations == pytest.approx(meter.most, rel=0.05)
     attention = {op: raw(count) for op, count in needs.PRODUCTS.items() if "_for_cpu" in str(op)}
@@ -229,8 +256,9 @@ def test_a_planned_step_takes_what_a_real_one_does(mode: str, recompute: bool) -
 def text_of(words: int) -> str:
     """Return an English text of so many words."""
     text = (
-        "then we carefully pour about half a cup of warm milk over the flour and whisk it until there are no lumps "
-        "left because otherwise the batter will not become smooth and the pancakes stick to the hot pan"
+        "then we carefully pour about half a cup of warm milk over the flour and whisk it until "
+        "there are no lumps left because otherwise the batter will not become smooth and the "
+        "pancakes stick to the hot pan"
     ).split()
     return " ".join((text * (words // len(text) + 1))[:words])
 
@@ -243,7 +271,10 @@ def test_counted_rows_are_close_to_those_of_a_tokenizer() -> None:
         pytest.skip("smollm2-135m-instruct is not fetched")
     chat, words = Chat(AutoTokenizer.from_pretrained(resolve("smollm2-135m-instruct"))), 40
     recipe = replace(SMALL, batch=2, questions=3)
-    narration, pair = Turn(NARRATION_QUESTION, text_of(words)), Turn(DIFFERENCE_QUESTION, text_of(words))
+    narration, pair = (
+        Turn(NARRATION_QUESTION, text_of(words)),
+        Turn(DIFFERENCE_QUESTION, text_of(words)),
+    )
     run = [("a", text_of(words)), ("b", text_of(words)), ("c", text_of(words))]
     packed = {
         "clips": Packer(chat, 4, SYSTEM).pack([[narration]] * 2),

@@ -1,4 +1,5 @@
-"""Trainings, evaluations and heads.embed on workers of Ray: the same results, also after a worker is killed."""
+"""Trainings, evaluations and heads.embed on workers of Ray: the same results, also after a worker
+is killed."""
 
 import dataclasses
 import os
@@ -40,7 +41,9 @@ def started(path: str, *more: str) -> subprocess.Popen[str]:
     """Start heads.train with two workers on a local Ray, each with one thread."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     asked = [sys.executable, "-m", "heads.train", "--config", path, "--workers", "2", *more]
-    return subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
 
 
 def workers_of(driver: int) -> list[psutil.Process]:
@@ -61,12 +64,26 @@ def workers_of(driver: int) -> list[psutil.Process]:
 def test_a_worker_that_is_killed_is_restarted_and_the_run_ends_with_the_same_weights(
     world: Path, tiny_lm: str, tmp_path: Path
 ) -> None:
-    schedule = {"schedule": {"steps": 30, "accumulate": 2, "warmup": 2, "validate_every": 15, "save_every": 1}}
+    schedule = {
+        "schedule": {
+            "steps": 30,
+            "accumulate": 2,
+            "warmup": 2,
+            "validate_every": 15,
+            "save_every": 1,
+        }
+    }
     run, path = tmp_path / "run", str(recipe(world, tiny_lm, tmp_path / "run", **schedule))
-    assert in_processes(command, 2, tmp_path / "logs", path, None, ("--out", str(tmp_path / "whole"))) == [0, 0]
+    assert in_processes(
+        command, 2, tmp_path / "logs", path, None, ("--out", str(tmp_path / "whole"))
+    ) == [0, 0]
     driver = started(path)
     until = time.monotonic() + 600
-    while not (run / "checkpoint-000002").exists() and time.monotonic() < until and driver.poll() is None:
+    while (
+        not (run / "checkpoint-000002").exists()
+        and time.monotonic() < until
+        and driver.poll() is None
+    ):
         time.sleep(0.05)
     killed = workers_of(driver.pid)
     assert killed
@@ -104,7 +121,9 @@ def test_a_second_driver_on_one_run_folder_is_refused_in_one_line(
     with locked(run / "driver.json", wait=False):
         assert train.main(["--config", path, "--workers", "2"]) == 2
     error = capfd.readouterr().err.splitlines()
-    assert len(error) == 1 and f"{run} is being written by process {os.getpid()} on host" in error[0]
+    assert (
+        len(error) == 1 and f"{run} is being written by process {os.getpid()} on host" in error[0]
+    )
     assert [file.name for file in run.iterdir()] == ["driver.json"]
 
 
@@ -117,30 +136,51 @@ def test_workers_that_die_at_the_same_step_again_and_again_end_the_run() -> None
     outcome.die("ValueError: no such row")
     error = outcome.begin(3)[0]
     assert error == (
-        f"the workers died {ATTEMPTS} times after step 3: if memory is short, halve batch; else see the logs of Ray's "
-        "nodes, the last one with ValueError: no such row"
+        f"the workers died {ATTEMPTS} times after step 3: if memory is short, halve batch; else "
+        "see the logs of Ray's nodes, the last one with ValueError: no such row"
     )
-    assert outcome.begin(9)[0] == outcome.failed() == outcome.look()[2] == error, "later starts end at once"
+    assert outcome.begin(9)[0] == outcome.failed() == outcome.look()[2] == error, (
+        "later starts end at once"
+    )
 
 
 @pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_training_is_submitted_as_a_job_to_a_head_node(head: Head, world: Path, tiny_lm: str, tmp_path: Path) -> None:
+def test_a_training_is_submitted_as_a_job_to_a_head_node(
+    head: Head, world: Path, tiny_lm: str, tmp_path: Path
+) -> None:
     working = tmp_path / "working"  # the files of a checkout, without its environment
     for name in ("stepdiff_core", "store", "retrieval", "heads"):
         shutil.copytree(ROOT / name, working / name, ignore=shutil.ignore_patterns("__pycache__"))
     path = str(recipe(world, tiny_lm, tmp_path / "run", **RUNS))
     job = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", head.dashboard]
-    job += ["--working-dir", ".", "--", sys.executable, "-m", "heads.train", "--config", path, "--workers", "2"]
-    done = subprocess.run(job, env=head.environment, cwd=working, capture_output=True, text=True, timeout=600)
+    job += [
+        "--working-dir",
+        ".",
+        "--",
+        sys.executable,
+        "-m",
+        "heads.train",
+        "--config",
+        path,
+        "--workers",
+        "2",
+    ]
+    done = subprocess.run(
+        job, env=head.environment, cwd=working, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "run: step 6/6" in done.stdout and "best checkpoint: step" in done.stdout
     assert train.main(["--config", path, "--out", str(tmp_path / "alone")]) == 0
     near(tmp_path / "run", tmp_path / "alone")
     one = [sys.executable, "-m", "heads.train", "--config", path, "--out", str(tmp_path / "one")]
     done = subprocess.run(
-        [*one, "--address", head.address], env=head.environment, capture_output=True, text=True, timeout=600
+        [*one, "--address", head.address],
+        env=head.environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert done.returncode == 0 and "one: step 6/6" in done.stderr, done.stdout + done.stderr
     near(tmp_path / "one", tmp_path / "alone")
@@ -203,11 +243,15 @@ def test_the_predictions_are_the_same_to_the_byte_whatever_the_number_of_workers
 ) -> None:
     more = [str(world / "diffrank_test.jsonl") if value == "RANK" else value for value in more]
     head = ["--head", str(trained)] if method == "video-lm" else []
-    given = evaluation(world, task, method, tmp_path / "one.jsonl", "--rows-at-once", "1", *head, *more)
+    given = evaluation(
+        world, task, method, tmp_path / "one.jsonl", "--rows-at-once", "1", *head, *more
+    )
     assert evaluate.main(given) == 0
     assert evaluate.main([*given, "--out", str(tmp_path / "two.jsonl"), "--workers", "2"]) == 0
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
-    one, two = (yaml.safe_load((tmp_path / f"{name}.scores.json").read_text()) for name in ("one", "two"))
+    one, two = (
+        yaml.safe_load((tmp_path / f"{name}.scores.json").read_text()) for name in ("one", "two")
+    )
     for record in (one, two):
         record["options"].pop("out")
     assert one == two and not list(tmp_path.glob("*.partial*"))
@@ -228,16 +272,34 @@ def test_a_worker_that_is_killed_is_replaced_and_what_workers_print_or_refuse_re
 
     assert run("diffrank", "random") == run("diffrank", f"{__name__}:Once", "--workers", "2") == 0
     errors = capsys.readouterr().err
-    assert (tmp_path / "died").exists() and "a worker died at shard" in errors and "a notice of the method" in errors
+    assert (
+        (tmp_path / "died").exists()
+        and "a worker died at shard" in errors
+        and "a notice of the method" in errors
+    )
     assert (tmp_path / "ndom.jsonl").read_bytes() == (tmp_path / "Once.jsonl").read_bytes()
     assert run("diffmcq", f"{__name__}:Once", "--workers", "2") == 2
-    assert "MemoryError: too large: try a smaller --rows-at-once" in capsys.readouterr().err.splitlines()[-1]
     assert (
-        run("diffcap", "vlemb", "--view", "visual", "--test-set", str(world / "diffcap_test.jsonl"), "--workers", "2")
+        "MemoryError: too large: try a smaller --rows-at-once"
+        in capsys.readouterr().err.splitlines()[-1]
+    )
+    assert (
+        run(
+            "diffcap",
+            "vlemb",
+            "--view",
+            "visual",
+            "--test-set",
+            str(world / "diffcap_test.jsonl"),
+            "--workers",
+            "2",
+        )
         == 2
     )
     errors = capsys.readouterr().err.splitlines()
-    assert errors == ["error: --method vlemb does not answer diffcap: its class has no function caption"]
+    assert errors == [
+        "error: --method vlemb does not answer diffcap: its class has no function caption"
+    ]
 
 
 @pytest.mark.full
@@ -247,10 +309,15 @@ def test_the_embeddings_are_the_same_files_whatever_the_number_of_workers(
 ) -> None:
     for name in ("one", "two"):
         shutil.copytree(world / "features", tmp_path / name)
-    given = ["--head", str(aligned), "--view", "on_workers"]  # other files of tests write to this store too
+    # other files of tests write to this store too
+    given = ["--head", str(aligned), "--view", "on_workers"]
     assert embed.main([*given, "--store", str(tmp_path / "one")]) == 0
     assert embed.main([*given, "--store", str(tmp_path / "two"), "--workers", "2"]) == 0
-    files = {path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if "on_workers" in str(path)}
+    files = {
+        path.relative_to(tmp_path / "one")
+        for path in (tmp_path / "one").rglob("*")
+        if "on_workers" in str(path)
+    }
     assert files
     for file in files:
         if file.suffix == ".lock":  # names a process
@@ -259,6 +326,11 @@ def test_the_embeddings_are_the_same_files_whatever_the_number_of_workers(
         assert one.is_dir() or one.read_bytes() == two.read_bytes(), file
     one, two = (Store.open(tmp_path / name).view("texts", "on_workers") for name in ("one", "two"))
     np.testing.assert_array_equal(*(view.read("embedding", np.arange(24)) for view in (one, two)))
-    assert embed.run(embed.EmbedOptions(str(aligned), str(tmp_path / "two"), "on_workers", workers=2))["clips"] == 0
+    assert (
+        embed.run(embed.EmbedOptions(str(aligned), str(tmp_path / "two"), "on_workers", workers=2))[
+            "clips"
+        ]
+        == 0
+    )
     with pytest.raises(StepDiffError, match="--workers 0 is too small"):
         embed.run(embed.EmbedOptions(str(aligned), str(tmp_path / "two"), "on_workers", workers=0))

@@ -26,16 +26,28 @@ RECIPES = Path(train.__file__).parent / "recipes"
 
 @pytest.mark.parametrize(
     ("name", "system", "batch", "steps"),
-    [("vclm", "VCLM", 512, 50_000), ("interleaved", "Interleaved", 512, 50_000), ("stepdiff", "StepDiff", 256, 20_000)],
+    [
+        ("vclm", "VCLM", 512, 50_000),
+        ("interleaved", "Interleaved", 512, 50_000),
+        ("stepdiff", "StepDiff", 256, 20_000),
+    ],
 )
-def test_the_recipes_have_the_published_figures(name: str, system: str, batch: int, steps: int) -> None:
+def test_the_recipes_have_the_published_figures(
+    name: str, system: str, batch: int, steps: int
+) -> None:
     options = read_recipe(RECIPES / f"{name}.yaml").video_lm
     assert options is not None
     check_recipe(options)
     assert (options.system, options.sources) == (system, SYSTEMS[system])
     assert (options.batch * options.schedule.accumulate, options.schedule.steps) == (batch, steps)
-    assert options.schedule.learning_rate == 1e-4 and (options.projector.layers, options.projector.outputs) == (2, 32)
-    assert options.view == "internvideo-mm-l14" and options.language_model == "meta-llama/Llama-2-70b-chat-hf"
+    assert options.schedule.learning_rate == 1e-4 and (
+        options.projector.layers,
+        options.projector.outputs,
+    ) == (2, 32)
+    assert (
+        options.view == "internvideo-mm-l14"
+        and options.language_model == "meta-llama/Llama-2-70b-chat-hf"
+    )
     assert not options.full and options.lora is None
     assert options.init == ("runs/interleaved" if system == "StepDiff" else None)
 
@@ -45,8 +57,15 @@ def test_every_recipe_holds_out_its_test_sets() -> None:
     paths = [path for path in RECIPES.rglob("*.yaml") if path.name != "report.yaml"]
     assert len(paths) == 14
     for path in paths:
-        made, folder = read_recipe(path), "data/kitchen" if path.parent.name == "kitchen" else "data"
-        tasks = ("diffcap", "diffrank") if folder == "data/kitchen" else ("diffcap", "diffmcq", "diffrank")
+        made, folder = (
+            read_recipe(path),
+            "data/kitchen" if path.parent.name == "kitchen" else "data",
+        )
+        tasks = (
+            ("diffcap", "diffrank")
+            if folder == "data/kitchen"
+            else ("diffcap", "diffmcq", "diffrank")
+        )
         assert made.hold_out == tuple(f"{folder}/{task}_test.jsonl" for task in tasks), path
         assert made.hold_out_by == "video"
         options = made.video_lm or (made.contrastive and made.contrastive.pairs)
@@ -62,7 +81,10 @@ RECIPE = Path(train.__file__).parent / "recipes/kitchen/stepdiff.yaml"
     [
         ({"batch": "abc"}, "--video-lm.batch expects a whole number, not abc"),
         ({"btach": 3}, "no option --video-lm.btach"),
-        ({"sources": ["pairs", "foo"]}, "--video-lm.sources expects a list of one of clips, sequences, images, pairs"),
+        (
+            {"sources": ["pairs", "foo"]},
+            "--video-lm.sources expects a list of one of clips, sequences, images, pairs",
+        ),
         ({"lora": {"rank": 2.5}}, "--video-lm.lora.rank expects a whole number"),
         ({"packed": "maybe"}, "--video-lm.packed expects true or false"),
         ({"schedule": {}}, "--video-lm.schedule.steps must be given"),
@@ -89,7 +111,9 @@ def test_a_differing_recipe_names_each_option_with_both_values() -> None:
     made = read_recipe(RECIPE)
     assert made.video_lm is not None
     schedule = dataclasses.replace(made.video_lm.schedule, save_every=7)
-    often = dataclasses.replace(made, video_lm=dataclasses.replace(made.video_lm, schedule=schedule))
+    often = dataclasses.replace(
+        made, video_lm=dataclasses.replace(made.video_lm, schedule=schedule)
+    )
     assert differences(made, often) == []
     other = dataclasses.replace(made.video_lm, batch=6, lora=None)
     found = differences(made, dataclasses.replace(made, seed=1, video_lm=other))
@@ -101,10 +125,15 @@ def test_every_method_has_a_class_and_reads_options_that_exist() -> None:
     assert CLASSES.keys() == REGISTRY.keys()
     for name, method in REGISTRY.items():
         assert set(method.options) <= set(EvaluateOptions.__dataclass_fields__)
-        assert name in (EvaluateOptions.__doc__ or "") or name in (RECIPES.parent / "evaluation/options.py").read_text()
+        assert (
+            name in (EvaluateOptions.__doc__ or "")
+            or name in (RECIPES.parent / "evaluation/options.py").read_text()
+        )
 
 
-@pytest.mark.parametrize("wrong", [{"title": 3}, {"regime": "S1"}, {"control": "yes"}, {"regime": ["s1"]}], ids=str)
+@pytest.mark.parametrize(
+    "wrong", [{"title": 3}, {"regime": "S1"}, {"control": "yes"}, {"regime": ["s1"]}], ids=str
+)
 def test_a_wrong_attribute_is_refused_in_one_line(wrong: dict[str, object]) -> None:
     with pytest.raises(
         StepDiffError, match="--method own:Kind: its class states .* regime None or one of none, s1"
@@ -150,7 +179,8 @@ from stepdiff_core.tasks.registry import TaskData, Published, TaskSpec
 
 def read(folder):
     lines = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
-    rows = [Choice(f"{n}", tuple(line["clips"]), "Which one is faster?", ("Video 1", "Video 2"), "fast")
+    options = ("Video 1", "Video 2")
+    rows = [Choice(f"{n}", tuple(line["clips"]), "Which one is faster?", options, "fast")
             for n, line in enumerate(lines)]
     return TaskData(rows, {f"{n}": line["faster"] for n, line in enumerate(lines)}, ("a test",))
 
@@ -160,7 +190,8 @@ def score(rows, predictions, truth, bootstrap, seed):
     return score_choices("faster", rows, predictions, answers, Resamples(groups, bootstrap, seed))
 
 
-SPEC = TaskSpec(name="faster", title="Which is faster", figures={"accuracy": "accuracy"}, read=read, score=score,
+SPEC = TaskSpec(name="faster", title="Which is faster", figures={"accuracy": "accuracy"},
+                read=read, score=score,
                 published=(Published("people", {"accuracy": 0.9}, "a paper"),))
 """
 
@@ -191,7 +222,15 @@ def run(package: Path, room: str, *options: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.full
 def test_a_users_class_is_evaluated(package: Path, world: Path) -> None:
-    given = ["--view", "visual", "--store", str(world / "features"), "--bootstrap", "0", "--test-set"]
+    given = [
+        "--view",
+        "visual",
+        "--store",
+        str(world / "features"),
+        "--bootstrap",
+        "0",
+        "--test-set",
+    ]
     found = []
     for name in ("own_package.methods:MeanTokens", "mean-tokens"):
         out = package / "p.jsonl"
@@ -202,20 +241,29 @@ def test_a_users_class_is_evaluated(package: Path, world: Path) -> None:
         found.append(read_predictions("diffrank", out, rows))
         record = json.loads(out.with_suffix(".scores.json").read_text())
         assert record["disclosed"]["method"] == "own_package.methods:MeanTokens"
-        assert record["disclosed"]["encoder"] == "visual" and len(record["disclosed"]["source"]) == 64
+        assert (
+            record["disclosed"]["encoder"] == "visual" and len(record["disclosed"]["source"]) == 64
+        )
     assert found[0] == found[1] and all(-1 <= score <= 1.001 for row in found[0] for score in row)
     assert found[0][0][1] < found[0][0][2], "the third target has the reference's tool"
     asked = ["--task", "diffcap", "--method", "mean-tokens", "--out", str(package / "q.jsonl")]
     done = run(package, "heads.evaluate", *asked, *given, str(world / "diffcap_test.jsonl"))
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "--method mean-tokens does not answer diffcap: its class has no function caption" in done.stderr
+    assert (
+        "--method mean-tokens does not answer diffcap: its class has no function caption"
+        in done.stderr
+    )
 
 
-def test_a_wrong_method_lists_what_is_known_in_one_line(monkeypatch: pytest.MonkeyPatch, package: Path) -> None:
+def test_a_wrong_method_lists_what_is_known_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, package: Path
+) -> None:
     monkeypatch.syspath_prepend(str(package))
     with pytest.raises(StepDiffError) as error:
         check(EvaluateOptions("diffrank", "vlemm", "p.jsonl", "set", store="features"))
-    assert all(name in str(error.value) for name in (*REGISTRY, "mean-tokens", "package.module:Class"))
+    assert all(
+        name in str(error.value) for name in (*REGISTRY, "mean-tokens", "package.module:Class")
+    )
     for name, message in (
         ("no_such_package.methods:X", "no module no_such_package"),
         ("own_package.methods:Mean", "own_package.methods has no class Mean; it has MeanTokens"),
@@ -249,5 +297,15 @@ def test_a_users_benchmark_is_evaluated_scored_and_reported(package: Path, world
     done = run(package, "heads.report", "--config", str(config))
     assert done.returncode == 0, done.stderr
     assert "Which is faster" in done.stdout and "people" in done.stdout
-    done = run(package, "heads.evaluate", *given[:1], "quicker", *given[2:], "--method", "random", "--out", str(out))
+    done = run(
+        package,
+        "heads.evaluate",
+        *given[:1],
+        "quicker",
+        *given[2:],
+        "--method",
+        "random",
+        "--out",
+        str(out),
+    )
     assert done.returncode == 2 and "vidic, faster, or package.module:SPEC" in done.stderr

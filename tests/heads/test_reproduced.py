@@ -36,7 +36,10 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         patch.chdir(ROOT)
         for options in ([], against):
             out = tmp_path_factory.mktemp("report")
-            assert report.main(["--config", "docs/reproduce/report.yaml", *options, "--out", str(out)]) == 0
+            assert (
+                report.main(["--config", "docs/reproduce/report.yaml", *options, "--out", str(out)])
+                == 0
+            )
             texts.append((out / "report.md").read_text())
     return texts
 
@@ -51,7 +54,9 @@ def test_the_tables_of_the_page_are_those_of_the_predictions(reported: list[str]
 
 @pytest.mark.full
 @pytest.mark.parametrize("section", ["All methods", "The paper's claims", "Limits"])
-def test_figures_in_the_text_are_those_of_the_predictions(section: str, reported: list[str]) -> None:
+def test_figures_in_the_text_are_those_of_the_predictions(
+    section: str, reported: list[str]
+) -> None:
     for pattern in (FIGURE, ROWS):
         known = {figure for text in reported for figure in pattern.findall(text)}
         assert [figure for figure in pattern.findall(PAGE[section]) if figure not in known] == []
@@ -61,4 +66,7 @@ def test_the_figures_of_the_readme_are_those_of_the_demo() -> None:
     """Which a run printed: its predictions are of a world that the demo renders."""
     table = sections((ROOT / "README.md").read_text(), "##")["Results"]
     figures = re.findall(r"-?\d\.\d{3}(?: \[-?\d\.\d\d, -?\d\.\d\d\])?", table)
-    assert len(figures) >= 15 and [figure for figure in figures if figure not in PAGE["The demo"]] == []
+    assert (
+        len(figures) >= 15
+        and [figure for figure in figures if figure not in PAGE["The demo"]] == []
+    )

@@ -1,4 +1,5 @@
-"""heads.train: what trains, resuming to the bit after a kill, starts from other runs, and refusals."""
+"""heads.train: what trains, resuming to the bit after a kill, starts from other runs, and
+refusals."""
 
 import dataclasses
 import itertools
@@ -61,7 +62,9 @@ def test_the_learning_rate_warms_up_stays_and_decays() -> None:
     assert all(a > b > 0 for a, b in itertools.pairwise(factors[75:]))
     assert rate_factor(schedule, 88) == pytest.approx(0.5, abs=0.04)
     cosine = [0.5 * (1 + math.cos(math.pi * step / 100)) for step in range(100)]
-    assert [rate_factor(Schedule(100, warmup=0, decay=1.0), step) for step in range(100)] == pytest.approx(cosine)
+    assert [
+        rate_factor(Schedule(100, warmup=0, decay=1.0), step) for step in range(100)
+    ] == pytest.approx(cosine)
     assert {rate_factor(Schedule(100, warmup=0), step) for step in range(100)} == {1.0}
 
 
@@ -83,7 +86,9 @@ def test_a_killed_run_resumed_ends_with_the_same_weights(
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_clip_without_features_trains_nothing(world: Path, tiny_lm: str, tmp_path: Path, capsys: Capture) -> None:
+def test_a_clip_without_features_trains_nothing(
+    world: Path, tiny_lm: str, tmp_path: Path, capsys: Capture
+) -> None:
     rows = read_rows(world / "diffrank_val.jsonl")
     rows[1]["targets"][2] = "no_0_1"
     ranks = write_rows(tmp_path / "val.jsonl", rows)
@@ -96,19 +101,36 @@ def test_a_clip_without_features_trains_nothing(world: Path, tiny_lm: str, tmp_p
 def test_clips_without_features_are_left_out_if_told(
     world: Path, tiny_lm: str, tmp_path: Path, capsys: Capture
 ) -> None:
-    """Pairs, and rows that validate; without --skip-missing the message has the recorded reason and both remedies."""
+    """Pairs, and rows that validate; without --skip-missing the message has the recorded reason and
+    both remedies."""
     shutil.copytree(world, tmp_path / "world")
     made = recipe(tmp_path / "world", tiny_lm, tmp_path / "run")
     store = Store.open(tmp_path / "world" / "features")
     with store.lock():
-        store.catalog("clips").append(pl.DataFrame({"key": ["broken"], "video": ["broken.mp4"], "split": ["train"]}))
+        store.catalog("clips").append(
+            pl.DataFrame({"key": ["broken"], "video": ["broken.mp4"], "split": ["train"]})
+        )
         (view := store.view("clips", "visual")).resize()
-        nothing = {name: np.zeros((0, *feature.shape), np.float32) for name, feature in view.features.items()}
+        nothing = {
+            name: np.zeros((0, *feature.shape), np.float32)
+            for name, feature in view.features.items()
+        }
         view.write_shard(1, np.array([], int), nothing, {24: "no video stream"})
     rows = read_rows(tmp_path / "world/pairqa.jsonl")
     write_rows(tmp_path / "world/pairqa.jsonl", [*rows, rows[0] | {"reference": "broken"}])
-    why = "broken: no visual features in the store, python -m featurize recorded: no video stream; replace the file"
-    refuses(train.main, ["--config", str(made)], capsys, why, "--retry-failed", "leave the 1 clips", "--skip-missing")
+    why = (
+        "broken: no visual features in the store, python -m featurize recorded: no video stream; "
+        "replace the file"
+    )
+    refuses(
+        train.main,
+        ["--config", str(made)],
+        capsys,
+        why,
+        "--retry-failed",
+        "leave the 1 clips",
+        "--skip-missing",
+    )
     first = read_rows(tmp_path / "world/diffrank_val.jsonl")[0]
     validating = [first, first | {"targets": ["broken"], "scores": [1]}]
     write_rows(tmp_path / "world/diffrank_val.jsonl", validating)
@@ -118,23 +140,33 @@ def test_clips_without_features_are_left_out_if_told(
     assert sources["pairs"]["without features"] == 1
 
 
-def test_a_finished_run_does_nothing(trained: Path, world: Path, tiny_lm: str, capsys: Capture) -> None:
+def test_a_finished_run_does_nothing(
+    trained: Path, world: Path, tiny_lm: str, capsys: Capture
+) -> None:
     before, named = weights(trained, 6), (trained / "best.json").stat().st_mtime_ns
     assert train.main(["--config", str(recipe(world, tiny_lm, trained)), "--json"]) == 0
-    assert (trained / "best.json").stat().st_mtime_ns == named, "else make would score the head again"
+    assert (trained / "best.json").stat().st_mtime_ns == named, (
+        "else make would score the head again"
+    )
     record = json.loads(capsys.readouterr().out)
     assert record.keys() == {"step", "score"}
     assert all(np.array_equal(v, before[k]) for k, v in weights(trained, 6).items())
 
 
 def test_the_best_and_the_last_checkpoint_are_kept_with_the_logs(trained: Path) -> None:
-    scores = {r["step"]: r["val_score"] for r in read_metrics(trained / "metrics.jsonl") if "val_score" in r}
+    scores = {
+        r["step"]: r["val_score"]
+        for r in read_metrics(trained / "metrics.jsonl")
+        if "val_score" in r
+    }
     assert list(scores) == [0, 2, 4, 6]
     best = json.loads((trained / "best.json").read_text())
     assert best["score"] == max(scores[step] for step in (2, 4, 6)) == scores[best["step"]]
     kept = {path.name for path in Run(trained).checkpoints()}
     assert kept == {f"checkpoint-{best['step']:06d}", "checkpoint-000006"}
-    assert (trained / "loss.png").read_bytes().startswith(b"\x89PNG") and list((trained / "tensorboard").iterdir())
+    assert (trained / "loss.png").read_bytes().startswith(b"\x89PNG") and list(
+        (trained / "tensorboard").iterdir()
+    )
 
 
 def test_two_trainings_cannot_write_one_folder_at_the_same_time(
@@ -157,7 +189,10 @@ def test_another_recipe_in_the_same_folder_is_refused(
 def test_a_resumed_run_may_save_more_often(
     trained: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: Capture
 ) -> None:
-    run, schedule = tmp_path / "run", {"steps": 6, "accumulate": 2, "warmup": 2, "validate_every": 2}
+    run, schedule = (
+        tmp_path / "run",
+        {"steps": 6, "accumulate": 2, "warmup": 2, "validate_every": 2},
+    )
     unsealed(shutil.copytree(trained, run))
     made = yaml.safe_load((run / "recipe.yaml").read_text()) | {"out": str(run)}
     del made["video_lm"]["schedule"]["save_every"]
@@ -183,7 +218,9 @@ def test_no_clip_of_the_val_or_test_split_trains(world: Path) -> None:
     with pytest.raises(StepDiffError, match=refused):
         read_paired_qa(str(path), unsplit)
     for unknown in (catalog.drop("split"), catalog.with_columns(split=pl.lit(None, pl.String))):
-        assert len(read_paired_qa(str(path), unknown)) == 2, "stepdiff annotate pairs makes pairs of such catalogs too"
+        assert len(read_paired_qa(str(path), unknown)) == 2, (
+            "stepdiff annotate pairs makes pairs of such catalogs too"
+        )
     path.write_text(first + "\n{}\n")
     with pytest.raises(StepDiffError, match=":2: not a PairQA row"):
         read_paired_qa(str(path), catalog)
@@ -196,22 +233,41 @@ def test_a_training_at_a_snapshot_has_the_weights_of_then(
     shutil.copytree(world / "features", tmp_path / "features")
     store = Store.open(tmp_path / "features")
     assert main(["tag", str(store.path), "v1"]) == 0
-    clips = store.catalog("clips").frame(["key", "split"]).filter(pl.col("split") == "train")["key"].to_list()
-    with store.lock():  # two clips leave the training, one changes its split and all their narrations change
+    clips = (
+        store.catalog("clips")
+        .frame(["key", "split"])
+        .filter(pl.col("split") == "train")["key"]
+        .to_list()
+    )
+    # two clips leave the training, one changes its split and all their narrations change
+    with store.lock():
         store.view("clips", "visual").withdraw(store.catalog("clips").rows(clips[:2]))
-        store.catalog("clips").update(pl.DataFrame({"key": clips, "narration": ["other words"] * len(clips)}))
+        store.catalog("clips").update(
+            pl.DataFrame({"key": clips, "narration": ["other words"] * len(clips)})
+        )
     given = ["--config", str(recipe(world, tiny_lm, tmp_path / "run")), "--store", str(store.path)]
     assert train.main([*given, "--at", "v1"]) == 0
     for step in (6, int(Run(trained).best().name.partition("-")[2])):
         assert_same_weights(tmp_path / "run", trained, step)
     record = json.loads((tmp_path / "run" / "lineage.json").read_text())["store"]
     commit = read_snapshot(store.path, "v1").views["clips"]["visual"].commit
-    assert (record["path"], record["at"], list(record["commits"].values())) == (str(store.path), "v1", [commit])
+    assert (record["path"], record["at"], list(record["commits"].values())) == (
+        str(store.path),
+        "v1",
+        [commit],
+    )
     capsys.readouterr()
     assert main(["lineage", str(store.path), str(tmp_path / "run")]) == 0
     assert f"snapshot v1; commit clips/visual {commit}" in capsys.readouterr().out
-    refuses(train.main, given, capsys, "holds a run of another recipe (at is v1 there and None here)")
-    refuses(train.main, [*given, "--at", "v2", "--out", str(tmp_path / "new")], capsys, "no snapshot 'v2'")
+    refuses(
+        train.main, given, capsys, "holds a run of another recipe (at is v1 there and None here)"
+    )
+    refuses(
+        train.main,
+        [*given, "--at", "v2", "--out", str(tmp_path / "new")],
+        capsys,
+        "no snapshot 'v2'",
+    )
 
 
 def test_two_seeds_share_no_dropout_mask(tmp_path: Path) -> None:
@@ -258,10 +314,20 @@ def test_the_best_checkpoint_is_the_earliest_of_equals(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run/best.json").read_text()) == best
 
 
-def options(world: Path, tiny_lm: str, out: Path, steps: int = 4, every: int = 2, **more: Any) -> TrainOptions:
+def options(
+    world: Path, tiny_lm: str, out: Path, steps: int = 4, every: int = 2, **more: Any
+) -> TrainOptions:
     """Return a recipe of a few steps on the tiny world."""
-    schedule = {"steps": steps, "accumulate": 2, "learning_rate": 0.01, "warmup": 1, "validate_every": every}
-    made = read_recipe(recipe(world, tiny_lm, out, schedule=schedule, precision="float32", lora=None))
+    schedule = {
+        "steps": steps,
+        "accumulate": 2,
+        "learning_rate": 0.01,
+        "warmup": 1,
+        "validate_every": every,
+    }
+    made = read_recipe(
+        recipe(world, tiny_lm, out, schedule=schedule, precision="float32", lora=None)
+    )
     assert made.video_lm is not None
     return dataclasses.replace(made, video_lm=dataclasses.replace(made.video_lm, **more))
 
@@ -276,7 +342,9 @@ def interleaved(world: Path, tiny_lm: str) -> Path:
 
 @pytest.mark.full
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_the_loss_falls_and_only_the_projector_changes(system: str, world: Path, tiny_lm: str, tmp_path: Path) -> None:
+def test_the_loss_falls_and_only_the_projector_changes(
+    system: str, world: Path, tiny_lm: str, tmp_path: Path
+) -> None:
     made = options(world, tiny_lm, tmp_path / "run", 40, 40, sources=SYSTEMS[system])
     assert made.video_lm is not None and made.video_lm.system == system
     train.run(made)
@@ -285,13 +353,17 @@ def test_the_loss_falls_and_only_the_projector_changes(system: str, world: Path,
     assert all(name.startswith("projector.") for name in weights(tmp_path / "run", 40))
 
 
-def test_the_source_of_a_batch_depends_only_on_the_batchs_number(world: Path, tiny_lm: str, tmp_path: Path) -> None:
+def test_the_source_of_a_batch_depends_only_on_the_batchs_number(
+    world: Path, tiny_lm: str, tmp_path: Path
+) -> None:
     made = options(world, tiny_lm, tmp_path, sources=SYSTEMS["StepDiff"]).video_lm
     assert made is not None
     store = Store.open(world / "features")
     tasks = [VideoTask(made, store, 0, "cpu") for _ in range(2)]
     shown = [tasks[0].batch(number).clips for number in range(9)]
-    assert [len(clips) for clips in shown] == [9, 3, 6] * 3, "three sequences, three images, three pairs"
+    assert [len(clips) for clips in shown] == [9, 3, 6] * 3, (
+        "three sequences, three images, three pairs"
+    )
     assert [tasks[1].batch(number).clips for number in reversed(range(9))] == shown[::-1]
     for number, clips in enumerate(shown):
         assert clips == tasks[0].sources[SYSTEMS["StepDiff"][number % 3]].batch(number // 3).clips
@@ -300,7 +372,8 @@ def test_the_source_of_a_batch_depends_only_on_the_batchs_number(world: Path, ti
 
 
 @pytest.mark.full
-@pytest.mark.filterwarnings("ignore:Exception ignored in.*ScandirIterator")  # of an interrupt before its with block
+# of an interrupt before its with block
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*ScandirIterator")
 def test_a_stopped_run_resumed_ends_with_the_same_weights(
     interleaved: Path, world: Path, tiny_lm: str, tmp_path: Path
 ) -> None:
@@ -325,19 +398,27 @@ def test_recomputed_layers_have_the_same_gradients(
 ) -> None:
     gradients = []
     for recompute in (False, True):
-        made = options(world, tiny_lm, tmp_path, lora=lora, gradient_checkpointing=recompute).video_lm
+        made = options(
+            world, tiny_lm, tmp_path, lora=lora, gradient_checkpointing=recompute
+        ).video_lm
         assert made is not None
         task = VideoTask(made, Store.open(world / "features"), 0, "cpu")
         task.module.train()
         task.loss(0).backward()
-        gradients.append({name: p.grad for name, p in task.module.named_parameters() if p.grad is not None})
+        gradients.append(
+            {name: p.grad for name, p in task.module.named_parameters() if p.grad is not None}
+        )
     assert gradients[0].keys() == gradients[1].keys() != set()
     assert all(torch.equal(value, gradients[1][name]) for name, value in gradients[0].items())
 
 
 @pytest.mark.full
-def test_a_search_finds_neighbours_of_the_current_projector(world: Path, tiny_lm: str, tmp_path: Path) -> None:
-    made = options(world, tiny_lm, tmp_path, sources=("pairs",), hard_negatives=HardNegativeOptions(2, 1)).video_lm
+def test_a_search_finds_neighbours_of_the_current_projector(
+    world: Path, tiny_lm: str, tmp_path: Path
+) -> None:
+    made = options(
+        world, tiny_lm, tmp_path, sources=("pairs",), hard_negatives=HardNegativeOptions(2, 1)
+    ).video_lm
     assert made is not None
     task = VideoTask(made, Store.open(world / "features"), 0, "cpu")
     assert task.negatives is not None and (task.negatives.near == -1).all()
@@ -366,8 +447,13 @@ def test_a_run_starts_from_the_best_checkpoint_of_another(
 ) -> None:
     made = options(world, tiny_lm, tmp_path / "run", 0, init=str(interleaved), lora=Lora(rank=2))
     train.run(made)
-    start, best = weights(tmp_path / "run", 0), load_file(Run(interleaved).best() / "head.safetensors")
-    assert start.keys() == best.keys() and all(np.array_equal(start[name], best[name]) for name in best)
+    start, best = (
+        weights(tmp_path / "run", 0),
+        load_file(Run(interleaved).best() / "head.safetensors"),
+    )
+    assert start.keys() == best.keys() and all(
+        np.array_equal(start[name], best[name]) for name in best
+    )
     assert made.video_lm is not None
     disclosed = disclosure(made.video_lm, tmp_path / "run")
     assert disclosed["system"] == "StepDiff"
@@ -388,8 +474,12 @@ def test_a_start_from_a_run_of_other_weights_is_refused(
         ({"lora": lora, "init": str(tmp_path / "nowhere")}, "nowhere: no trained head here"),
     ):
         with pytest.raises(StepDiffError, match=message):
-            train.run(options(world, tiny_lm, tmp_path / "run", **{"init": str(interleaved)} | more))
-    assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"], "a refused run leaves no files"
+            train.run(
+                options(world, tiny_lm, tmp_path / "run", **{"init": str(interleaved)} | more)
+            )
+    assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"], (
+        "a refused run leaves no files"
+    )
 
 
 @pytest.mark.full
@@ -400,28 +490,62 @@ def test_another_language_model_is_refused_in_one_line(
     shutil.copytree(tiny_lm, other)
     (other / "added.json").write_text("{}")
     with pytest.raises(StepDiffError, match="another language model than .*other_lm now is"):
-        train.run(options(world, str(other), tmp_path / "run", init=str(interleaved), lora=Lora(rank=2)))
+        train.run(
+            options(world, str(other), tmp_path / "run", init=str(interleaved), lora=Lora(rank=2))
+        )
     assert not (tmp_path / "run").exists(), "a refused run leaves no files"
     run = tmp_path / "copied"
     shutil.copytree(interleaved, run)
     change_lineage(unsealed(run), lambda record: record["reads"].update(language_model="0" * 64))
-    asked = ["--store", str(world / "features"), "--head", str(run), "--reference", "a", "--candidate", "b", "Why?"]
+    asked = [
+        "--store",
+        str(world / "features"),
+        "--head",
+        str(run),
+        "--reference",
+        "a",
+        "--candidate",
+        "b",
+        "Why?",
+    ]
     refuses(ask.main, asked, capsys, "(sha256 000000000000, not")
 
 
 @pytest.mark.full
-def test_another_view_is_refused_in_one_line(interleaved: Path, world: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_another_view_is_refused_in_one_line(
+    interleaved: Path, world: Path, tmp_path: Path, capsys: Capture
+) -> None:
     store = Store.open(tmp_path / "features", create=True)
     with store.lock():
-        store.catalog("clips").append(Store.open(world / "features").catalog("clips").frame().drop("row"))
-        made_by = Provenance("visual", "1" * 64, "last", "8 linspace", "none", {"embedding": "float32"})
-        store.create_view("clips", "visual", made_by, {"tokens": Feature((16, 24), "float16")}).resize()
-    with pytest.raises(StepDiffError, match="other features of clips than .* has .weights '0+' against '1+'") as error:
+        store.catalog("clips").append(
+            Store.open(world / "features").catalog("clips").frame().drop("row")
+        )
+        made_by = Provenance(
+            "visual", "1" * 64, "last", "8 linspace", "none", {"embedding": "float32"}
+        )
+        store.create_view(
+            "clips", "visual", made_by, {"tokens": Feature((16, 24), "float16")}
+        ).resize()
+    with pytest.raises(
+        StepDiffError, match="other features of clips than .* has .weights '0+' against '1+'"
+    ) as error:
         load_video_lm(interleaved, store, "cpu")
-    asked = ["--task", "diffmcq", "--method", "video-lm", "--head", str(interleaved), "--store", str(store.path)]
+    asked = [
+        "--task",
+        "diffmcq",
+        "--method",
+        "video-lm",
+        "--head",
+        str(interleaved),
+        "--store",
+        str(store.path),
+    ]
     asked += ["--test-set", str(world / "diffmcq_test.jsonl"), "--out", str(tmp_path / "p.jsonl")]
     assert evaluate.main(asked) == 2
-    assert f"error: {error.value}" == capsys.readouterr().err.strip() and not (tmp_path / "p.jsonl").exists()
+    assert (
+        f"error: {error.value}" == capsys.readouterr().err.strip()
+        and not (tmp_path / "p.jsonl").exists()
+    )
 
 
 @pytest.mark.parametrize(
@@ -430,28 +554,64 @@ def test_another_view_is_refused_in_one_line(interleaved: Path, world: Path, tmp
         ({"sources": []}, [], "sources is empty"),
         ({"full": True}, [], "choose one"),
         ({"pairqa": None}, [], "needs video_lm.pairqa"),
-        ({"sources": ["clips"], "hard_negatives": {"neighbours": 2}}, [], "are for the source `pairs`"),
+        (
+            {"sources": ["clips"], "hard_negatives": {"neighbours": 2}},
+            [],
+            "are for the source `pairs`",
+        ),
         (
             {"hard_negatives": {"neighbours": 2, "mine_every": 4}},
             [],
             "mine_every 4 does not divide schedule.validate_every 2",
         ),
-        ({"hard_negatives": {"mine_every": -1}}, [], "video_lm.hard_negatives.mine_every is -1; it must be 0 or more"),
-        ({"hard_negatives": {"neighbours": 0}}, [], "video_lm.hard_negatives.neighbours is 0; it must be 1 or more"),
+        (
+            {"hard_negatives": {"mine_every": -1}},
+            [],
+            "video_lm.hard_negatives.mine_every is -1; it must be 0 or more",
+        ),
+        (
+            {"hard_negatives": {"neighbours": 0}},
+            [],
+            "video_lm.hard_negatives.neighbours is 0; it must be 1 or more",
+        ),
         ({"lora": {"rank": 0}}, [], "video_lm.lora.rank is 0; it must be 1 or more"),
         ({"schedule": {"steps": -3}}, [], "video_lm.schedule.steps is -3; it must be 0 or more"),
         ({"schedule": {"steps": 4, "accumulate": 0}}, [], "video_lm.schedule.accumulate is 0"),
         ({"batch": 0}, [], "video_lm.batch is 0"),
         ({"projector": {"width": 16, "heads": 7}}, [], "projector.heads 7 does not divide"),
         ({"validation": {"share": 0.1, "diffmcq": "x.jsonl"}}, [], "has a share and diffmcq"),
-        ({"validation": {"diffmcq": "x.jsonl"}}, [], "needs a share of the videos to hold out, or both"),
-        ({"validation": {"share": 1.5}}, [], "validation.share is 1.5; it must be above 0 and below 1"),
-        ({"validation": {"share": 0.4, "rows": 1000}}, [], "and its rows are 1000; raise the share"),
+        (
+            {"validation": {"diffmcq": "x.jsonl"}},
+            [],
+            "needs a share of the videos to hold out, or both",
+        ),
+        (
+            {"validation": {"share": 1.5}},
+            [],
+            "validation.share is 1.5; it must be above 0 and below 1",
+        ),
+        (
+            {"validation": {"share": 0.4, "rows": 1000}},
+            [],
+            "and its rows are 1000; raise the share",
+        ),
         ({"evidence": {"head": "no"}}, [], "no: holds no head of words"),
         ({"evidence": {"head": "no", "sentences": -1}}, [], "video_lm.evidence.sentences is -1"),
-        ({"schedule": {"steps": 2, "accumulate": 6}}, ["--workers", "4"], "among 4 workers; give 1 or 2 or 3"),
-        ({"precision": "float32"}, ["--scaling.frozen", "bfloat16"], "set video_lm.precision to bfloat16"),
-        ({}, ["--out", "s3://bucket/run"], "--out s3://bucket/run is a URL: give a path of a file system"),
+        (
+            {"schedule": {"steps": 2, "accumulate": 6}},
+            ["--workers", "4"],
+            "among 4 workers; give 1 or 2 or 3",
+        ),
+        (
+            {"precision": "float32"},
+            ["--scaling.frozen", "bfloat16"],
+            "set video_lm.precision to bfloat16",
+        ),
+        (
+            {},
+            ["--out", "s3://bucket/run"],
+            "--out s3://bucket/run is a URL: give a path of a file system",
+        ),
         ({}, ["--out", "hdfs://host/run", "--dry-run"], "--out hdfs://host/run is a URL"),
     ],
 )
@@ -474,9 +634,14 @@ def test_full_fine_tuning_is_loaded_again(world: Path, tiny_lm: str, tmp_path: P
     out = tmp_path / "run"
     train.run(options(world, tiny_lm, out, 2, sources=("clips",), full=True))
     before = dict(LanguageModel.load(tiny_lm).model.named_parameters())
-    after = {k.removeprefix("lm.model."): v for k, v in weights(out, 2).items() if k.startswith("lm.")}
+    after = {
+        k.removeprefix("lm.model."): v for k, v in weights(out, 2).items() if k.startswith("lm.")
+    }
     assert before.keys() == after.keys()
     assert not any(np.array_equal(after[name], before[name].detach().numpy()) for name in after)
     model, _, _ = load_video_lm(out, Store.open(world / "features"), "cpu")
     best = load_file(Run(out).best() / "head.safetensors")
-    assert all(np.array_equal(p.detach().numpy(), best[f"lm.model.{k}"]) for k, p in model.lm.model.named_parameters())
+    assert all(
+        np.array_equal(p.detach().numpy(), best[f"lm.model.{k}"])
+        for k, p in model.lm.model.named_parameters()
+    )

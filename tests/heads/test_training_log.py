@@ -25,7 +25,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)],
+        capture_output=True,
+        text=True,
     )
     if mount.returncode:
         pytest.skip(f"cannot mount a tmpfs here: {mount.stderr.strip()}")
@@ -35,12 +37,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.full
 def test_a_run_resumes_exactly_after_a_full_file_system(small_disk: Path, tmp_path: Path) -> None:
-    run, schedule, filler = small_disk / "run", Schedule(100, warmup=2, validate_every=100), small_disk / "filler"
+    run, schedule, filler = (
+        small_disk / "run",
+        Schedule(100, warmup=2, validate_every=100),
+        small_disk / "filler",
+    )
 
     class Filling(SmallTask):
         def loss(self, batch: int, following: int | None = None) -> torch.Tensor:
             if batch == 12:
-                with open(filler, "wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+                with (
+                    open(filler, "wb", buffering=0) as file,
+                    pytest.raises(OSError, match="No space left"),
+                ):
                     while True:
                         file.write(b"x" * 4096)
             return super().loss(batch)
@@ -49,7 +58,9 @@ def test_a_run_resumes_exactly_after_a_full_file_system(small_disk: Path, tmp_pa
     with pytest.raises(StepDiffError, match=f"^no space to write {run}") as refusal:
         train_small(run, schedule=schedule, task=task)
     assert "nothing committed is lost" in str(refusal.value) and "\n" not in str(refusal.value)
-    assert 12 < len(task.masks) < 100, "the log filled the last page, long before the next checkpoint"
+    assert 12 < len(task.masks) < 100, (
+        "the log filled the last page, long before the next checkpoint"
+    )
     filler.unlink()
     train_small(run, schedule=schedule)
     train_small(tmp_path / "whole", schedule=schedule)
@@ -57,7 +68,9 @@ def test_a_run_resumes_exactly_after_a_full_file_system(small_disk: Path, tmp_pa
     assert read_metrics(run / "metrics.jsonl") == read_metrics(tmp_path / "whole" / "metrics.jsonl")
 
 
-def test_a_cut_last_line_is_dropped_and_a_damaged_one_refused(tmp_path: Path, capsys: Capture) -> None:
+def test_a_cut_last_line_is_dropped_and_a_damaged_one_refused(
+    tmp_path: Path, capsys: Capture
+) -> None:
     path = tmp_path / "metrics.jsonl"
     whole = [{"step": 0, "val_score": 0.5}, {"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}]
     lines = [json.dumps(record) for record in whole]
@@ -67,9 +80,19 @@ def test_a_cut_last_line_is_dropped_and_a_damaged_one_refused(tmp_path: Path, ca
         assert "the last line was cut short by a kill" in capsys.readouterr().err
     path.write_text("\n".join(lines))
     assert read_metrics(path) == whole and capsys.readouterr().err == ""
-    wrong = ((2, '{"step": 1, "lo'), (1, "\x00" * 20), (3, '{"stap": 2}'), (2, ""), (3, '{"step": "2"}'))
+    wrong = (
+        (2, '{"step": 1, "lo'),
+        (1, "\x00" * 20),
+        (3, '{"stap": 2}'),
+        (2, ""),
+        (3, '{"step": "2"}'),
+    )
     for number, damaged in wrong:
-        path.write_text("".join(f"{damaged if place == number else line}\n" for place, line in enumerate(lines, 1)))
+        path.write_text(
+            "".join(
+                f"{damaged if place == number else line}\n" for place, line in enumerate(lines, 1)
+            )
+        )
         with pytest.raises(StepDiffError, match=rf"metrics\.jsonl:{number}: damaged"):
             read_metrics(path)
 
@@ -106,7 +129,9 @@ def test_the_counts_of_a_step_are_those_of_its_batches(tmp_path: Path) -> None:
         shown = [event.value for event in board.Scalars(f"{name}_per_second")]
         assert shown == pytest.approx([record[f"{name}_per_second"] for record in records])
         assert shown == pytest.approx([each / record["seconds"] for record in records])
-    assert all(record["seconds_waited"] == 0 and record["peak_memory_gb"] > 0.01 for record in records)
+    assert all(
+        record["seconds_waited"] == 0 and record["peak_memory_gb"] > 0.01 for record in records
+    )
 
 
 FUNCTION = """
@@ -116,24 +141,37 @@ def log(folder, step, figures):
 """
 
 
-def test_log_to_calls_a_function_with_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_to_calls_a_function_with_the_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "my_tracker.py").write_text(FUNCTION)
     monkeypatch.syspath_prepend(tmp_path)
     log = TrainingLog(tmp_path / "run", -1, hook("my_tracker:log"))
     log.step(1, {"loss": 1.0}, {"seconds": 2.0})
     log.add(1, val_score=0.5, val_ktau=None)
-    assert sys.modules["my_tracker"].seen == [("run", 1, {"loss": 1.0, "seconds": 2.0}), ("run", 1, {"val_score": 0.5})]
+    assert sys.modules["my_tracker"].seen == [
+        ("run", 1, {"loss": 1.0, "seconds": 2.0}),
+        ("run", 1, {"val_score": 0.5}),
+    ]
 
 
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("no_such_module:log", "--log-to no_such_module:log cannot be imported here: no module no_such_module"),
+        (
+            "no_such_module:log",
+            "--log-to no_such_module:log cannot be imported here: no module no_such_module",
+        ),
         ("json:no_such", "--log-to json:no_such: no such function; give MODULE:FUNCTION"),
     ],
 )
 def test_a_function_that_does_not_exist_trains_nothing(
     name: str, why: str, world: Path, tiny_lm: str, tmp_path: Path, capsys: Capture
 ) -> None:
-    refuses(train.main, ["--config", str(recipe(world, tiny_lm, tmp_path / "run")), "--log-to", name], capsys, why)
+    refuses(
+        train.main,
+        ["--config", str(recipe(world, tiny_lm, tmp_path / "run")), "--log-to", name],
+        capsys,
+        why,
+    )
     assert not (tmp_path / "run").exists()

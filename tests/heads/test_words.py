@@ -1,4 +1,5 @@
-"""heads.words and the method word-evidence: sums, terms, the pass over a store, evidence in StepDiff."""
+"""heads.words and the method word-evidence: sums, terms, the pass over a store, evidence in
+StepDiff."""
 
 import json
 import os
@@ -23,7 +24,17 @@ from heads.data.clips import Features
 from heads.data.packing import Turn
 from heads.data.paired_qa import PairQuestions
 from heads.evidence import fitting
-from heads.evidence.fitting import Counting, Fit, Pooled, Sums, calibrate, declines, fit, squared_errors, total
+from heads.evidence.fitting import (
+    Counting,
+    Fit,
+    Pooled,
+    Sums,
+    calibrate,
+    declines,
+    fit,
+    squared_errors,
+    total,
+)
 from heads.evidence.head import POOLING, WordHead, fold_of, pool
 from heads.evidence.wording import is_about_both, learn, occurrences, pieces, terms_of
 from heads.methods.stepdiff import Answering, StepDiff
@@ -38,18 +49,35 @@ from stepdiff_core.tasks.prompts import DIFFCAP_SEED, MAIN_ACTION, NO_DIFFERENCE
 from stepdiff_core.tasks.testsets import DiffCap, DiffRank, Pair, read_test_set
 from stepdiff_core.workers.cluster import connected
 from store import Feature, Store
-from tests.heads.conftest import CHANNELS, TOKENS, Capture, provenance, read_rows, recipe, write_rows
+from tests.heads.conftest import (
+    CHANNELS,
+    TOKENS,
+    Capture,
+    provenance,
+    read_rows,
+    recipe,
+    write_rows,
+)
 from tests.heads.runs import assert_same_weights, interrupted_at
 from tests.refusals import refuses
 
 
 def command(world: Path, out: Path, *more: str) -> list[str]:
-    given = ["--store", str(world / "features"), "--view", "visual", "--pairqa", str(world / "pairqa.jsonl")]
+    given = [
+        "--store",
+        str(world / "features"),
+        "--view",
+        "visual",
+        "--pairqa",
+        str(world / "pairqa.jsonl"),
+    ]
     return [*given, "--out", str(out), "--least", "3", "--folds", "3", *more]
 
 
 def options(world: Path, out: Path) -> WordOptions:
-    return WordOptions(str(world / "features"), "visual", str(world / "pairqa.jsonl"), str(out), least=3, folds=3)
+    return WordOptions(
+        str(world / "features"), "visual", str(world / "pairqa.jsonl"), str(out), least=3, folds=3
+    )
 
 
 def of_tools(test_set: Path, copy: Path) -> Path:
@@ -68,7 +96,8 @@ def head(world: Path) -> WordHead:
 
 def arrays(seed: int, clips: int) -> tuple[np.ndarray, sparse.csr_matrix]:
     random = np.random.default_rng(seed)
-    values = random.standard_normal((clips, 7)) * [1, 2, 3, 4, 5, 6, 0] + 3  # the last channel is constant
+    # the last channel is constant
+    values = random.standard_normal((clips, 7)) * [1, 2, 3, 4, 5, 6, 0] + 3
     labels = (values[:, :4] + random.standard_normal((clips, 4)) > 3).astype(float)
     labels[::5] /= 2
     return values, sparse.csr_matrix(labels)
@@ -84,7 +113,9 @@ def test_sums_give_the_regressions_of_a_dense_implementation(sizes: list[int]) -
         scaler = StandardScaler().fit(np.concatenate([x for x, _ in rest]))
         standard = scaler.transform(np.concatenate([x for x, _ in rest]))
         labels = sparse.vstack([y for _, y in rest]).toarray()
-        (model,) = fit(total([each for place, each in enumerate(sums) if place != left]), [0.3], sizes)
+        (model,) = fit(
+            total([each for place, each in enumerate(sums) if place != left]), [0.3], sizes
+        )
         expected = np.mean(
             [
                 Ridge(alpha=0.3 * np.trace(x.T @ x) / x.shape[1]).fit(x, labels).predict(tested)
@@ -98,7 +129,9 @@ def test_sums_give_the_regressions_of_a_dense_implementation(sizes: list[int]) -
         )
         np.testing.assert_allclose(values @ model.weights.T + model.bias, expected, atol=1e-8)
         np.testing.assert_allclose(
-            squared_errors(model, sums[left]), ((expected - parts[left][1].toarray()) ** 2).sum(0), atol=1e-8
+            squared_errors(model, sums[left]),
+            ((expected - parts[left][1].toarray()) ** 2).sum(0),
+            atol=1e-8,
         )
         models.append(model)
         predictions.append(expected)
@@ -116,21 +149,32 @@ def test_sums_give_the_regressions_of_a_dense_implementation(sizes: list[int]) -
 
 def test_terms_do_not_cross_punctuation_and_mentions() -> None:
     assert terms_of("red pan. Spoon") == {"red", "pan", "red pan", "spoon"}
-    found = occurrences("In the first video, a red pan; in Video 2 no spoon", {"red", "red pan", "spoon"})
+    found = occurrences(
+        "In the first video, a red pan; in Video 2 no spoon", {"red", "red pan", "spoon"}
+    )
     assert [(one.term, one.video) for one in found] == [("red pan", 1), ("spoon", 2)]
     assert found[0].before == (",", "a") and found[1].before == ("no",)
     assert [one.video for one in occurrences("a spoon", {"spoon"}, 2)] == [2]
     text, terms = "A Red  pan; red. In Video 2: no spoon😀", {"red", "red pan", "pan", "spoon"}
     split = pieces(text, terms)
-    assert split[1:4] == [("Red  pan", "red pan"), ("; ", ""), ("red", "red")] and split[-1] == ("😀", "")
+    assert split[1:4] == [("Red  pan", "red pan"), ("; ", ""), ("red", "red")] and split[-1] == (
+        "😀",
+        "",
+    )
     assert "".join(part for part, _ in split) == text and pieces("İ red", terms) == [("İ red", "")]
 
 
 def test_weights_of_words_are_the_same_in_any_process() -> None:
-    code = "import heads.evidence.wording as w; print(w.regression([set('abcdefg'), set('abd')] * 6, range(12)))"
+    code = (
+        "import heads.evidence.wording as w; print(w.regression([set('abcdefg'), set('abd')] * 6, "
+        "range(12)))"
+    )
     printed = {
         subprocess.run(
-            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, check=True, stdout=subprocess.PIPE
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            check=True,
+            stdout=subprocess.PIPE,
         ).stdout
         for seed in "123"
     }
@@ -143,7 +187,10 @@ def test_a_world_with_planted_words_is_solved(head: WordHead) -> None:
     for place, tool in enumerate(("whisk", "spoon", "fork")):
         own = evidence[:, head.columns[tool]]
         assert own[place::3].min() > max(np.delete(own, np.arange(place, 12, 3))), tool
-    sides = [one.side(head.sides) for one in occurrences("In Video 1, a whisk, in Video 2, a fork.", head.columns)]
+    sides = [
+        one.side(head.sides)
+        for one in occurrences("In Video 1, a whisk, in Video 2, a fork.", head.columns)
+    ]
     assert sides == pytest.approx([-1, 1], abs=0.4)
 
 
@@ -154,15 +201,23 @@ def pooled(head: WordHead, clips: list[str]) -> np.ndarray:
 
 
 def test_clips_of_another_action_are_further_apart(world: Path, head: WordHead) -> None:
-    """Here the tool is the action; where no pair is of another step, the distance stays as it is."""
+    """Here the tool is the action; where no pair is of another step, the distance stays as it
+    is."""
     actions = {MAIN_ACTION: dict.fromkeys(("whisk", "spoon", "fork"), 1.0)}
-    told = replace(head, categories={**head.categories, **actions}, about={**head.about, "declines": None})
-    features, category = Pooled(Store.open(world / "features"), "visual", POOLING), "Tools/Equipment"
+    told = replace(
+        head, categories={**head.categories, **actions}, about={**head.about, "declines": None}
+    )
+    features, category = (
+        Pooled(Store.open(world / "features"), "visual", POOLING),
+        "Tools/Equipment",
+    )
     targets = tuple(clip(place) for place in (13, 14, 15, 18))
     evidence = told.evidence(pooled(head, [clip(12), *targets]))
     apart = [told.distance(evidence[0], other, category) for other in evidence[1:]]
     for scores, far in (((0, 0, 5, 1), [8, 8, 0, 0]), ((3, 2, 5, 1), [0] * 4)):
-        found = declines(told, features, [DiffRank(clip(12), targets, category, scores)], "rows.jsonl")
+        found = declines(
+            told, features, [DiffRank(clip(12), targets, category, scores)], "rows.jsonl"
+        )
         knowing = replace(told, about={**told.about, "declines": found})
         distances = [knowing.distance(evidence[0], other, category) for other in evidence[1:]]
         assert np.subtract(distances, apart) == pytest.approx(far)
@@ -172,11 +227,21 @@ def test_clips_of_another_action_are_further_apart(world: Path, head: WordHead) 
 def test_answers_to_all_tasks_are_scored_and_seen_clips_refused(
     world: Path, head: WordHead, tmp_path: Path, capsys: Capture
 ) -> None:
-    given = ["--method", "word-evidence", "--head", str(head.folder), "--store", str(world / "features")]
+    given = [
+        "--method",
+        "word-evidence",
+        "--head",
+        str(head.folder),
+        "--store",
+        str(world / "features"),
+    ]
     for task in ("diffmcq", "diffrank", "diffcap"):
         out = tmp_path / f"{task}.jsonl"
         test_set = of_tools(world / f"{task}_test.jsonl", tmp_path / f"{task}_test.jsonl")
-        assert evaluate.main([*given, "--task", task, "--test-set", str(test_set), "--out", str(out)]) == 0
+        assert (
+            evaluate.main([*given, "--task", task, "--test-set", str(test_set), "--out", str(out)])
+            == 0
+        )
         record = json.loads(out.with_suffix(".scores.json").read_text())
         assert record["disclosed"]["recipe"]["system"] == "Word evidence"
     assert record["seen"]["clips"] == 0
@@ -201,7 +266,8 @@ def assert_same(one: list[np.ndarray], other: list[np.ndarray]) -> None:
 
 
 def with_shards(folder: Path, clips: int, copy_of: Path) -> Path:
-    """Write the world's first clips in shards of 4, or the others to the store that is there already."""
+    """Write the world's first clips in shards of 4, or the others to the store that is there
+    already."""
     store = Store.open(folder / "features", create=True)
     frame = Store.open(copy_of / "features").catalog("clips").frame().drop("row")
     whole = Store.open(copy_of / "features").view("clips", "visual")
@@ -215,7 +281,9 @@ def with_shards(folder: Path, clips: int, copy_of: Path) -> Path:
         view.resize()
         for shard in range(first // 4, -(-clips // 4)):
             rows = np.arange(max(shard * 4, first), min(shard * 4 + 4, clips))
-            view.write_shard(shard, rows, {name: whole.read(name, rows) for name in whole.features}, {})
+            view.write_shard(
+                shard, rows, {name: whole.read(name, rows) for name in whole.features}, {}
+            )
     shutil.copy(copy_of / "pairqa.jsonl", folder / "pairqa.jsonl")
     return folder
 
@@ -240,18 +308,28 @@ def test_a_killed_pass_continues_with_the_same_bits(
     parts = sums_of(small, killed)
     assert "killed: continues after 3 shards" in capsys.readouterr().err
     assert_same(sums_of(small, tmp_path / "whole"), parts)
-    refused = f"{killed}/sums.safetensors: it is of other clips, texts or options; remove it, and the next run"
+    refused = (
+        f"{killed}/sums.safetensors: it is of other clips, texts or options; remove it, and the "
+        "next run"
+    )
     store = Store.open(small / "features")
     with store.lock():
         store.view("clips", "visual").withdraw(np.array([5]))
     refuses(words.main, command(small, killed), capsys, refused)
     (killed / "sums.safetensors").write_bytes(b"damaged")
-    refuses(words.main, command(small, killed), capsys, "sums.safetensors: its checksum differs; remove it")
+    refuses(
+        words.main,
+        command(small, killed),
+        capsys,
+        "sums.safetensors: its checksum differs; remove it",
+    )
     (killed / "sums.safetensors").unlink()
     assert words.main(command(small, killed)) == 0 and not (killed / "sums.safetensors").exists()
 
 
-def test_a_run_with_the_same_data_leaves_the_files(world: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_run_with_the_same_data_leaves_the_files(
+    world: Path, tmp_path: Path, capsys: Capture
+) -> None:
     small, out = with_shards(tmp_path, 14, world), tmp_path / "words"
     assert words.main(command(small, out)) == 0
     assert "nothing has changed" not in capsys.readouterr().out
@@ -267,22 +345,32 @@ def test_a_run_with_the_same_data_leaves_the_files(world: Path, tmp_path: Path, 
 
 def test_a_damaged_head_of_words_is_refused(head: WordHead, tmp_path: Path) -> None:
     out = shutil.copytree(head.folder, tmp_path / "words")
-    (out / "words.json").write_text(json.dumps(json.loads((out / "words.json").read_text()) | {"weights": {}}))
+    (out / "words.json").write_text(
+        json.dumps(json.loads((out / "words.json").read_text()) | {"weights": {}})
+    )
     with pytest.raises(StepDiffError, match="words.json: damaged, or of an earlier version"):
         WordHead.load(out)
     with pytest.raises(StepDiffError, match=r"holds no head of words \(words.json is missing\)"):
         WordHead.load(tmp_path)
 
 
-def test_other_views_than_the_heads_are_refused(world: Path, head: WordHead, tmp_path: Path) -> None:
+def test_other_views_than_the_heads_are_refused(
+    world: Path, head: WordHead, tmp_path: Path
+) -> None:
     store = Store.open(tmp_path / "features", create=True)
     with store.lock():
-        view = store.create_view("clips", "other", provenance("other"), {"tokens": Feature((4, 8), "float32")})
-    with pytest.raises(StepDiffError, match="computed from other features than view other .*encoder"):
+        view = store.create_view(
+            "clips", "other", provenance("other"), {"tokens": Feature((4, 8), "float32")}
+        )
+    with pytest.raises(
+        StepDiffError, match="computed from other features than view other .*encoder"
+    ):
         head.check(view)
     view = Store.open(world / "features").view("clips", "visual")
     view.provenance = replace(view.provenance, weights="1" * 64)
-    with pytest.raises(StepDiffError, match="computed from other features than view visual .*weights"):
+    with pytest.raises(
+        StepDiffError, match="computed from other features than view visual .*weights"
+    ):
         head.check(view)
 
 
@@ -291,11 +379,14 @@ def test_a_text_without_known_words_scores_zero_and_is_counted(world: Path, head
     rows = read_test_set("diffmcq", world / "diffmcq_test.jsonl")
     unknown = replace(rows[0], difference="xyzzy")
     assert method.score_options([unknown]) == [[0.0] * 4] and method.unknown([*rows, unknown]) == 1
-    assert method.score_options(rows) == [method.score_options([row])[0] for row in rows], "no batch changes a score"
+    assert method.score_options(rows) == [method.score_options([row])[0] for row in rows], (
+        "no batch changes a score"
+    )
 
 
 def planted(head: WordHead, world: Path, **shown: tuple[str, ...]) -> WordEvidence:
-    """Return the method with certain evidence of the terms that each clip shows, and of no other."""
+    """Return the method with certain evidence of the terms that each clip shows, and of no
+    other."""
     method = WordEvidence.of_store(head, Store.open(world / "features"))
     for clip, terms in shown.items():
         method._evidence[clip] = np.array([40.0 if term in terms else -40.0 for term in head.terms])
@@ -335,19 +426,27 @@ def test_answers_about_both_clips_are_learned_and_label_both() -> None:
         pairs.append(PairQuestions(*pair, (Turn(question, answer, about="Tools/Equipment"),)))
     wording = learn(of_clip.values(), of_clip, pairs, 3, 100)
     assert is_about_both(wording.both, "What is alike?", "the whisk", wording.narrated)
-    assert not is_about_both(wording.both, "What differs?", "the whisk, and Video 2 the fork", wording.narrated)
+    assert not is_about_both(
+        wording.both, "What differs?", "the whisk, and Video 2 the fork", wording.narrated
+    )
     new = PairQuestions("a", "b", (Turn("What is alike?", "both of them have the fork"),))
     signs = wording.signs([new])
     fork = wording.columns["fork"]
     assert signs["a"][fork] == signs["b"][fork] == 1
-    differ = learn(of_clip.values(), of_clip, [one for one in pairs if "Video" in one.turns[0].answer], 3, 100)
-    assert not is_about_both(differ.both, "What is alike?", "both of them have the whisk", differ.narrated)
+    differ = learn(
+        of_clip.values(), of_clip, [one for one in pairs if "Video" in one.turns[0].answer], 3, 100
+    )
+    assert not is_about_both(
+        differ.both, "What is alike?", "both of them have the whisk", differ.narrated
+    )
 
 
 def test_captions_name_what_differs_and_decline(world: Path, head: WordHead) -> None:
     method = WordEvidence.of_store(head, Store.open(world / "features"))
     clips = [f"video-_{i}_0.0_{i + 1}.5" for i in range(18, 24)]
-    differs, agrees = (DiffCap(clips[0], clips[place], "Tools/Equipment", ("",)) for place in (1, 3))
+    differs, agrees = (
+        DiffCap(clips[0], clips[place], "Tools/Equipment", ("",)) for place in (1, 3)
+    )
     text, none = method.caption([differs, agrees])
     assert text == "In Video 2, a spoon.", "what an answer says"
     no_answers = WordEvidence.of_store(replace(head, sentences={}), Store.open(world / "features"))
@@ -378,7 +477,10 @@ def test_sentences_are_said_of_the_second_video() -> None:
 
 
 def test_the_words_of_a_question_come_first(world: Path, head: WordHead) -> None:
-    method, question = WordEvidence.of_store(head, Store.open(world / "features")), "Which video shows a fork?"
+    method, question = (
+        WordEvidence.of_store(head, Store.open(world / "features")),
+        "Which video shows a fork?",
+    )
     named = method.asked((clip(18), clip(20)), Turn(question, "")).question
     assert named == f"Video 1: whisk. Video 2: fork. {question}"
     assert method.asked((clip(18), clip(19)), Turn("Why no spoon?", "")).question.startswith(
@@ -416,7 +518,8 @@ def test_moments_are_the_evidence_of_frames(head: WordHead) -> None:
 
 @pytest.fixture(scope="module")
 def early(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the world whose views `both` and `early` have statistics; the fork is seen in them alone."""
+    """A copy of the world whose views `both` and `early` have statistics; the fork is seen in them
+    alone."""
     folder = tmp_path_factory.mktemp("early")
     shutil.copytree(world, folder, dirs_exist_ok=True)
     store = Store.open(folder / "features")
@@ -425,10 +528,15 @@ def early(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokens[2::3] = tokens[1::3]
     statistics = rng.standard_normal((24, 4, 3), np.float32) + 2 * (rows % 3 == 2)[:, None, None]
     arrays = {"tokens": tokens, "statistics": statistics.astype(np.float32)}
-    shapes = {"tokens": Feature((TOKENS, CHANNELS), "float16"), "statistics": Feature((4, 3), "float32")}
+    shapes = {
+        "tokens": Feature((TOKENS, CHANNELS), "float16"),
+        "statistics": Feature((4, 3), "float32"),
+    }
     with store.lock():
         for name, features in (("both", ["tokens", "statistics"]), ("early", ["statistics"])):
-            view = store.create_view("clips", name, provenance(name), {each: shapes[each] for each in features}, 8)
+            view = store.create_view(
+                "clips", name, provenance(name), {each: shapes[each] for each in features}, 8
+            )
             view.resize()
             for shard in range(3):
                 part = rows[8 * shard : 8 * shard + 8]
@@ -437,11 +545,17 @@ def early(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("view", "reads"), [("both", ""), ("both", "tokens"), ("early", "")])
-def test_statistics_are_read_next_to_tokens_or_alone(early: Path, tmp_path: Path, view: str, reads: str) -> None:
+def test_statistics_are_read_next_to_tokens_or_alone(
+    early: Path, tmp_path: Path, view: str, reads: str
+) -> None:
     given = command(early, tmp_path / "head", "--view", view)
     assert words.main([*given, *(["--reads", reads] if reads else [])]) == 0
     head, store = WordHead.load(tmp_path / "head"), Store.open(early / "features")
-    clips, parts, features = [clip(place) for place in range(12, 24)], [], store.view("clips", view).features
+    clips, parts, features = (
+        [clip(place) for place in range(12, 24)],
+        [],
+        store.view("clips", view).features,
+    )
     if view == "both":
         parts.append(pool(store.view("clips", view).read("tokens", keys=clips, dtype="float32")))
     if not reads:
@@ -458,29 +572,47 @@ def test_statistics_are_read_next_to_tokens_or_alone(early: Path, tmp_path: Path
     assert reason.evidence == pytest.approx(np.mean(reason.moments), abs=1e-3)
 
 
-def test_features_that_a_view_lacks_are_not_read(early: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_features_that_a_view_lacks_are_not_read(
+    early: Path, tmp_path: Path, capsys: Capture
+) -> None:
     given = command(early, tmp_path / "head", "--view", "early", "--reads", "tokens")
-    refuses(words.main, given, capsys, "view early of clips has no feature 'tokens', only statistics")
+    refuses(
+        words.main, given, capsys, "view early of clips has no feature 'tokens', only statistics"
+    )
 
 
-def test_ask_why_lists_words_and_the_moments_that_give_evidence(world: Path, head: WordHead, capsys: Capture) -> None:
+def test_ask_why_lists_words_and_the_moments_that_give_evidence(
+    world: Path, head: WordHead, capsys: Capture
+) -> None:
     clips = ["--reference", "video-_18_0.0_19.5", "--candidate", "video-_19_0.0_20.5"]
     given = [*clips, "--store", str(world / "features"), "--words", str(head.folder)]
     assert ask.main([*given, "--why"]) == 0
     known, title, *_ = capsys.readouterr().out.splitlines()
-    assert known.startswith("The head knows 12 clips") and title == "Video 1: log-odds here against the other video"
+    assert (
+        known.startswith("The head knows 12 clips")
+        and title == "Video 1: log-odds here against the other video"
+    )
     assert ask.main([*given, "--why", "--json"]) == 0
     first, second = json.loads(capsys.readouterr().out)["why"]
     assert first[0]["term"] == "whisk" and second[0]["term"] == "spoon"
-    assert first[0]["evidence"] == pytest.approx(np.mean(first[0]["moments"]), abs=1e-3) and first[0]["other"] < 0
+    assert (
+        first[0]["evidence"] == pytest.approx(np.mean(first[0]["moments"]), abs=1e-3)
+        and first[0]["other"] < 0
+    )
     best = sorted(np.argsort(first[0]["moments"])[-2:])
     assert first[0]["seconds"] == pytest.approx([5.0 * frame / 7 for frame in best], abs=0.01)
     refuses(ask.main, given, capsys, "error: give one question, or one --preset")
     given[-1] = str(world)
-    refuses(ask.main, [*given, "--why"], capsys, f"{world}: holds no head of words (words.json is missing)")
+    refuses(
+        ask.main,
+        [*given, "--why"],
+        capsys,
+        f"{world}: holds no head of words (words.json is missing)",
+    )
 
 
-SAME = {"reference": "video-_18_0.0_19.5", "candidate": "video-_19_0.0_20.5"}  # a whisk, then a spoon
+# a whisk, then a spoon
+SAME = {"reference": "video-_18_0.0_19.5", "candidate": "video-_19_0.0_20.5"}
 
 
 def looked_for(world: Path, head: WordHead, *more: str) -> list[str]:
@@ -490,9 +622,14 @@ def looked_for(world: Path, head: WordHead, *more: str) -> list[str]:
 def naive(world: Path, head: WordHead, category: str) -> dict[tuple[str, str], float]:
     """Return all pairs that could have the difference of SAME, and how near theirs is."""
     method = WordEvidence.of_store(head, Store.open(world / "features"))
-    clips = Store.open(world / "features").catalog("clips").frame(["key", "step", "video"]).to_dicts()
+    clips = (
+        Store.open(world / "features").catalog("clips").frame(["key", "step", "video"]).to_dicts()
+    )
     places, shares = head.of_category(category)
-    vectors = [np.clip(one[places], -4, 4) * shares**0.5 for one in method.evidence([clip["key"] for clip in clips])]
+    vectors = [
+        np.clip(one[places], -4, 4) * shares**0.5
+        for one in method.evidence([clip["key"] for clip in clips])
+    ]
     of_key = dict(zip((clip["key"] for clip in clips), vectors, strict=True))
     wanted = of_key[SAME["candidate"]] - of_key[SAME["reference"]]
     near = {}
@@ -500,11 +637,15 @@ def naive(world: Path, head: WordHead, category: str) -> dict[tuple[str, str], f
         if one["step"] == other["step"] and len({one["video"], other["video"], "video 4"}) == 3:
             own = of_key[other["key"]] - of_key[one["key"]]
             length = np.linalg.norm(wanted)
-            near[one["key"], other["key"]] = own @ wanted / (max(np.linalg.norm(own), 1e-6) * length**3) ** 0.5
+            near[one["key"], other["key"]] = (
+                own @ wanted / (max(np.linalg.norm(own), 1e-6) * length**3) ** 0.5
+            )
     return near
 
 
-def test_the_same_difference_is_found_elsewhere(world: Path, head: WordHead, capsys: Capture) -> None:
+def test_the_same_difference_is_found_elsewhere(
+    world: Path, head: WordHead, capsys: Capture
+) -> None:
     given = looked_for(world, head, *(f"--{name}={clip}" for name, clip in SAME.items()))
     assert differences.main([*given, "-k", "4", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
@@ -514,7 +655,10 @@ def test_the_same_difference_is_found_elsewhere(world: Path, head: WordHead, cap
     assert record["pairs"][0]["score"] == pytest.approx(max(near.values()), abs=1e-4)
     assert len(found) == 4 and len({clip for pair in found for clip in pair}) == 8
     for (one, other), pair in found.items():
-        assert pair["score"] == pytest.approx(near[one, other], abs=1e-4) and pair["words"] == record["words"]
+        assert (
+            pair["score"] == pytest.approx(near[one, other], abs=1e-4)
+            and pair["words"] == record["words"]
+        )
         assert [int(clip.split("_")[1]) % 3 for clip in (one, other)] == [0, 1]
     sentence = "In Video 1, a spoon, in Video 2, a fork."
     assert differences.main(looked_for(world, head, sentence, "--step", "step 0", "-k", "3")) == 0
@@ -533,8 +677,14 @@ def test_the_same_difference_is_found_elsewhere(world: Path, head: WordHead, cap
         ([], "give a reference and a candidate, or a sentence"),
         (["--reference", SAME["reference"]], "give a reference and a candidate, or a sentence"),
         (["--reference", "video-_18", "--candidate", SAME["candidate"]], "no clip 'video-_18'"),
-        (["--reference", SAME["reference"], "--candidate", SAME["reference"]], "no word of Tools/Equipment differs"),
-        ([f"--{name}={clip}" for name, clip in SAME.items()] + ["--category", "Mood"], "category 'Mood': the words of"),
+        (
+            ["--reference", SAME["reference"], "--candidate", SAME["reference"]],
+            "no word of Tools/Equipment differs",
+        ),
+        (
+            [f"--{name}={clip}" for name, clip in SAME.items()] + ["--category", "Mood"],
+            "category 'Mood': the words of",
+        ),
         (["a fork", "--step", "no step"], "no clip of step 'no step'"),
         (["xyzzy"], "no word of 'xyzzy' has evidence; the words of"),
         (["a fork", "--view", "visual"], "a sentence is compared by its words"),
@@ -566,7 +716,9 @@ class Recorded(VideoLM):
 @pytest.fixture
 def model(tiny_lm: str) -> Recorded:
     lm = LanguageModel.load(tiny_lm)
-    projector = Projector(ProjectorOptions(16, 1, 2, 4, 4), TOKENS, CHANNELS, lm.width, lm.embedding_std)
+    projector = Projector(
+        ProjectorOptions(16, 1, 2, 4, 4), TOKENS, CHANNELS, lm.width, lm.embedding_std
+    )
     recorded = Recorded(lm, projector, 4)
     recorded.questions = []
     return recorded
@@ -578,7 +730,9 @@ def method(world: Path, head: WordHead, model: Recorded) -> Callable[..., StepDi
     store = Store.open(world / "features")
     features = Features(store, "visual", "tokens")
 
-    def loaded(own: WordHead | None = head, how: EvidenceOptions | None = None, **more: Any) -> StepDiff:
+    def loaded(
+        own: WordHead | None = head, how: EvidenceOptions | None = None, **more: Any
+    ) -> StepDiff:
         words = None if own is None else WordEvidence.of_store(own, store)
         return StepDiff(model, features, Answering(**more), words=words, evidence=how)
 
@@ -597,20 +751,33 @@ def test_the_words_of_a_pair_are_before_its_questions(
         "score_options": read_test_set("diffmcq", world / "diffmcq_test.jsonl"),
         "rank": [DiffRank(clip(18), (clip(19), clip(20)), category, (0, 0))],
         "caption": [DiffCap(*both, category, ("",))],
-        "choose": [Choice("1", both, "Which?", ("a", "b")), Choice("2", both[:1], "Which?", ("a", "b"))],
+        "choose": [
+            Choice("1", both, "Which?", ("a", "b")),
+            Choice("2", both[:1], "Which?", ("a", "b")),
+        ],
     }
     with_words = {name: model.asked(getattr(method(), name), own) for name, own in rows.items()}
     assert all(with_words.values())
     assert with_words["caption"][0].startswith("Video 1: whisk. Video 2: spoon. What")
     alone = with_words.pop("choose")
-    assert {each for each in alone if not each.startswith("Video 1: ")} == {"Which?"}, "one clip has no other"
+    assert {each for each in alone if not each.startswith("Video 1: ")} == {"Which?"}, (
+        "one clip has no other"
+    )
     assert all(each.startswith("Video 1: ") for own in with_words.values() for each in own)
     assert method().unread("Is the moon made of cheese?") == ["cheese", "made", "moon"]
-    for without in (method(None), method(control="blind"), method(how=EvidenceOptions(asked=False))):
+    for without in (
+        method(None),
+        method(control="blind"),
+        method(how=EvidenceOptions(asked=False)),
+    ):
         assert without.unread("Is the moon made of cheese?") == []
         for name, own in rows.items():
-            assert not any(each.startswith("Video 1: ") for each in model.asked(getattr(without, name), own)), name
-    two = replace(head, categories={category: {"whisk": 1.0}, "Vessels": {"spoon": 1.0}}, sentences={})
+            assert not any(
+                each.startswith("Video 1: ") for each in model.asked(getattr(without, name), own)
+            ), name
+    two = replace(
+        head, categories={category: {"whisk": 1.0}, "Vessels": {"spoon": 1.0}}, sentences={}
+    )
     (free,) = model.asked(method(two).ask, *both, "Why?", 2)
     assert free == "Video 1: whisk. Video 2: spoon. Why?", "of all categories"
     (free,) = model.asked(method(two).ask, *both, "Which tool?", 2)
@@ -624,7 +791,8 @@ def test_scores_have_the_evidence_of_the_clips_that_are_shown(
 ) -> None:
     category = "Tools/Equipment"
     with_it, alone = (
-        method(how=EvidenceOptions(choice=weight, alike=weight, asked=False), control=control) for weight in (3.0, 0.0)
+        method(how=EvidenceOptions(choice=weight, alike=weight, asked=False), control=control)
+        for weight in (3.0, 0.0)
     )
     words = WordEvidence.of_store(head, Store.open(world / "features"))
 
@@ -634,20 +802,28 @@ def test_scores_have_the_evidence_of_the_clips_that_are_shown(
 
     ranked = [DiffRank(clip(18), (clip(19), clip(20), clip(21)), category, (0, 0, 5))]
     (scores,), (plain,) = with_it.rank(ranked), alone.rank(ranked)
-    pairs = [shown((clip(18), target)) for target in ranked[0].targets] if control != "blind" else []
+    pairs = (
+        [shown((clip(18), target)) for target in ranked[0].targets] if control != "blind" else []
+    )
     below = head.declines_below.get(category, 0.0)
     apart = [words.head.distance(*words.both(pair), category) - below for pair in pairs]
-    np.testing.assert_allclose(np.subtract(plain, scores), 3 * np.array(apart) if apart else 0, atol=1e-5)
+    np.testing.assert_allclose(
+        np.subtract(plain, scores), 3 * np.array(apart) if apart else 0, atol=1e-5
+    )
     chosen = read_test_set("diffmcq", world / "diffmcq_test.jsonl")
     found, without = with_it.score_options(chosen), alone.score_options(chosen)
     for row, scores, plain in zip(chosen, found, without, strict=True):
         pairs = [shown(pair) for pair in row.options] if control != "blind" else []
         true = words.score(row.difference, row.category, pairs)
-        np.testing.assert_allclose(np.subtract(scores, plain), 3 * np.array(true) if true else 0, atol=1e-5)
+        np.testing.assert_allclose(
+            np.subtract(scores, plain), 3 * np.array(true) if true else 0, atol=1e-5
+        )
     asking = method(control=control)
     questions = set(model.asked(asking.rank, ranked))
     if control == "shuffled":
-        pairs = [(asking.stand_in[clip(18)], asking.stand_in[target]) for target in ranked[0].targets]
+        pairs = [
+            (asking.stand_in[clip(18)], asking.stand_in[target]) for target in ranked[0].targets
+        ]
         turn = Turn(SIMILAR_QUESTION.format(category=category), "", about=category)
         assert questions == {words.asked(pair, turn).question for pair in pairs}
 
@@ -664,7 +840,9 @@ SENTENCES = {
 def test_sentences_are_ordered_by_what_is_true_of_the_pair(world: Path, head: WordHead) -> None:
     """Against the sum over the terms of each sentence, read one by one."""
     category, pair = "Tools/Equipment", (clip(18), clip(19))  # a whisk and a spoon
-    words = WordEvidence.of_store(replace(head, sentences=SENTENCES), Store.open(world / "features"))
+    words = WordEvidence.of_store(
+        replace(head, sentences=SENTENCES), Store.open(world / "features")
+    )
     scored = words.sentences(pair, category, 9)
     assert [text for _, text in scored][0] == SENTENCES[category][0] and len(scored) == 3
     places, weights = head.nameable(category)
@@ -672,7 +850,9 @@ def test_sentences_are_ordered_by_what_is_true_of_the_pair(world: Path, head: Wo
     differs = weights * (first * (1 - second) + second * (1 - first))
     for score, text in scored:
         terms = {one.term: one for one in occurrences(f"In Video 2, {text}", head.narrated)}
-        says = [bool(set(head.terms[place].split()) & set(" ".join(terms).split())) for place in places]
+        says = [
+            bool(set(head.terms[place].split()) & set(" ".join(terms).split())) for place in places
+        ]
         expected = SAYS * float(differs @ says) + NEW * len(terms)
         for one in terms.values():
             expected += float(words._true([one], *words.both(pair)).sum())
@@ -681,20 +861,29 @@ def test_sentences_are_ordered_by_what_is_true_of_the_pair(world: Path, head: Wo
     assert words.caption([DiffCap(*pair, category, ("",))]) == [f"In Video 2, {scored[0][1]}."]
 
 
-def test_no_batch_changes_the_sentence_of_a_caption(head: WordHead, method: Callable[..., StepDiff]) -> None:
+def test_no_batch_changes_the_sentence_of_a_caption(
+    head: WordHead, method: Callable[..., StepDiff]
+) -> None:
     category, with_sentences = "Tools/Equipment", replace(head, sentences=SENTENCES)
-    rows = [DiffCap(clip(18), clip(19), category, ("",)), DiffCap(clip(18), clip(20), "Visuals", ("",))]
+    rows = [
+        DiffCap(clip(18), clip(19), category, ("",)),
+        DiffCap(clip(18), clip(20), "Visuals", ("",)),
+    ]
     rows.append(DiffCap(clip(20), clip(18), category, ("",)))
     how = EvidenceOptions(asked=False)
     captions = method(with_sentences, how).caption(rows)
     assert captions == [method(with_sentences, how).caption([row])[0] for row in rows]
-    assert captions[1] == method(None).caption(rows[1:2])[0], "a category without words has no evidence"
+    assert captions[1] == method(None).caption(rows[1:2])[0], (
+        "a category without words has no evidence"
+    )
     seed = DIFFCAP_SEED.format(category=category)
     assert captions[0] in [f"{seed} {text}." for text in SENTENCES[category]]
     only_best = method(with_sentences, EvidenceOptions(sentences=1)).caption(rows[:1])
     assert only_best == [f"{seed} {SENTENCES[category][0]}."]
     itself = method(with_sentences, EvidenceOptions(sentences=0)).caption(rows[:1])
-    assert itself == method(replace(head, sentences={})).caption(rows[:1]) != only_best, "without sentences it writes"
+    assert itself == method(replace(head, sentences={})).caption(rows[:1]) != only_best, (
+        "without sentences it writes"
+    )
     declined = method().caption([DiffCap(clip(18), clip(21), category, ("",))])
     assert declined == [NO_DIFFERENCE.format(category=category)], "of the same tool"
 
@@ -719,11 +908,15 @@ def test_an_open_question_has_a_sentence_for_each_difference(
     assert "".join(said) == answer
     assert (answer == f"In Video 2, {SENTENCES['Tools/Equipment'][0]}.") == is_open
     if is_open:
-        assert answering.ask(clip(18), clip(21), question, 32).startswith("There is no difference in ")
+        assert answering.ask(clip(18), clip(21), question, 32).startswith(
+            "There is no difference in "
+        )
     assert method().ask(clip(18), clip(19), "Which video shows a whisk?", 8) == "Video 1"
     assert method().ask(clip(19), clip(18), "In which video can one see the whisk?", 8) == "Video 2"
     words = answering.words
-    assert words is not None and words.which((clip(18), clip(21)), "Which video shows the moon?") == ""
+    assert (
+        words is not None and words.which((clip(18), clip(21)), "Which video shows the moon?") == ""
+    )
 
 
 @pytest.mark.full
@@ -735,7 +928,9 @@ def test_training_clips_have_evidence_of_the_other_folds(world: Path, head: Word
     words = WordEvidence.of_store(head, Store.open(world / "features"))
     kept = [counting.wording.terms.index(term) for term in head.terms]
     assert not np.allclose(words.evidence([clip(0)])[0], head.evidence(pooled(head, [clip(0)]))[0])
-    np.testing.assert_allclose(words.evidence([clip(18)])[0], head.evidence(pooled(head, [clip(18)]))[0])
+    np.testing.assert_allclose(
+        words.evidence([clip(18)])[0], head.evidence(pooled(head, [clip(18)]))[0]
+    )
     features = np.random.default_rng(0).standard_normal((50, CHANNELS))
     for place in range(0, 12, 4):
         left_out = fold_of(f"video {place // 4}", len(head.weights) - 1)
@@ -744,7 +939,9 @@ def test_training_clips_have_evidence_of_the_other_folds(world: Path, head: Word
         predictions = features @ model.weights[kept].T
         evidence = head.evidence(features, [f"video {place // 4}"] * 50)
         for term in range(len(kept)):
-            assert np.corrcoef(predictions[:, term], evidence[:, term])[0, 1] == pytest.approx(1, abs=1e-6)
+            assert np.corrcoef(predictions[:, term], evidence[:, term])[0, 1] == pytest.approx(
+                1, abs=1e-6
+            )
         np.testing.assert_allclose(
             words.evidence([clip(place)])[0],
             head.evidence(pooled(head, [clip(place)]), [f"video {place // 4}"])[0],
@@ -753,17 +950,21 @@ def test_training_clips_have_evidence_of_the_other_folds(world: Path, head: Word
 
 
 @pytest.mark.full
-@pytest.mark.filterwarnings("ignore:Exception ignored in.*ScandirIterator")  # of an interrupt before its with block
+# of an interrupt before its with block
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*ScandirIterator")
 def test_a_run_keeps_its_head_of_words_and_resumes_exactly(
     world: Path, head: WordHead, tiny_lm: str, tmp_path: Path, capsys: Capture
 ) -> None:
     source = shutil.copytree(head.folder, tmp_path / "words")
-    pairs = tmp_path / "pairqa.jsonl"  # of the first six clips; the head of words was trained on twelve
+    # of the first six clips; the head of words was trained on twelve
+    pairs = tmp_path / "pairqa.jsonl"
     rows = read_rows(world / "pairqa.jsonl")
     few = {clip(place) for place in range(6)}
     write_rows(pairs, (row for row in rows if {row["reference"], row["candidate"]} <= few))
     more = {"evidence": {"head": str(source)}, "pairqa": str(pairs), "precision": "float32"}
-    whole, stopped = (recipe(world, tiny_lm, tmp_path / name, **more) for name in ("whole", "stopped"))
+    whole, stopped = (
+        recipe(world, tiny_lm, tmp_path / name, **more) for name in ("whole", "stopped")
+    )
     assert train.main(["--config", str(whole)]) == 0
     with interrupted_at(tmp_path / "stopped/checkpoint-000002"):
         train.run(read_recipe(stopped))
@@ -771,7 +972,14 @@ def test_a_run_keeps_its_head_of_words_and_resumes_exactly(
     assert train.main(["--config", str(stopped)]) == 0
     assert_same_weights(tmp_path / "stopped", tmp_path / "whole", 6)
     capsys.readouterr()
-    given = ["--method", "video-lm", "--head", str(tmp_path / "stopped"), "--store", str(world / "features")]
+    given = [
+        "--method",
+        "video-lm",
+        "--head",
+        str(tmp_path / "stopped"),
+        "--store",
+        str(world / "features"),
+    ]
     given += ["--task", "diffrank", "--out", str(tmp_path / "ranked.jsonl"), "--test-set"]
     assert evaluate.main([*given, str(world / "diffrank_test.jsonl"), "--json"]) == 0
     disclosed = json.loads(capsys.readouterr().out)["disclosed"]
@@ -780,7 +988,8 @@ def test_a_run_keeps_its_head_of_words_and_resumes_exactly(
     assert "evidence of words" in disclosed["protocol"]["score"]
     seen = tmp_path / "seen.jsonl"
     seen.write_text((world / "diffrank_test.jsonl").read_text().replace(clip(18), clip(10)))
-    refuses(evaluate.main, [*given, str(seen)], capsys, "was trained on 1 of its")  # the head of words was
+    # the head of words was
+    refuses(evaluate.main, [*given, str(seen)], capsys, "was trained on 1 of its")
     copy = tmp_path / "stopped" / "words"
     record = json.loads((copy / "words.json").read_text())
     (copy / "words.json").write_text(json.dumps(record | {"seconds": 0.0}))

@@ -11,11 +11,13 @@ from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 import httpx
 
 MOST = 4
-"""addresses of one kind that are opened: they differ in names of clips, numbers, and values of the query"""
+"""addresses of one kind that are opened: they differ in names of clips, numbers, and values of the
+query"""
 
 
 def kind(address: str) -> str:
-    """Return what an address shows: its path without names of clips and numbers, and the names of its query."""
+    """Return what an address shows: its path without names of clips and numbers, and the names of
+    its query."""
     place = urlsplit(address)
     path = re.sub(r"(?<=/)[^/]*\d[^/]*", "*", place.path)
     return f"{path}?{','.join(sorted(dict(parse_qsl(place.query))))}"
@@ -26,24 +28,36 @@ def found(pattern: str, html: str) -> list[str]:
 
 
 def forms(html: str) -> list[str]:
-    """Return the addresses that the forms of a page open: with the values of the page, and with each option instead."""
+    """Return the addresses that the forms of a page open: with the values of the page, and with
+    each option instead."""
     addresses = []
-    for action, body in re.findall(r'<form[^>]* action="([^"]*)"[^>]*>(.*?)</form>', html, re.DOTALL):
-        inputs = re.findall(r'<input(?![^>]*type="checkbox")[^>]* name="([^"]*)"(?:[^>]* value="([^"]*)")?', body)
+    for action, body in re.findall(
+        r'<form[^>]* action="([^"]*)"[^>]*>(.*?)</form>', html, re.DOTALL
+    ):
+        inputs = re.findall(
+            r'<input(?![^>]*type="checkbox")[^>]* name="([^"]*)"(?:[^>]* value="([^"]*)")?', body
+        )
         values = {name: [unescape(value)] for name, value in inputs}
-        for name, inner in re.findall(r'<select[^>]* name="([^"]*)"[^>]*>(.*?)</select>', body, re.DOTALL):
+        for name, inner in re.findall(
+            r'<select[^>]* name="([^"]*)"[^>]*>(.*?)</select>', body, re.DOTALL
+        ):
             options = re.findall(r'<option(?: (value)="([^"]*)")?( selected)?>([^<]*)', inner)
             options.sort(key=lambda option: not option[2])  # the selected one first
-            values[name] = [unescape(value if has_value else text) for has_value, value, _, text in options]
+            values[name] = [
+                unescape(value if has_value else text) for has_value, value, _, text in options
+            ]
         given = {name: first for name, (first, *_) in values.items()}
-        chosen = [given, *(given | {name: value} for name, others in values.items() for value in others[1:])]
+        chosen = [
+            given,
+            *(given | {name: value} for name, others in values.items() for value in others[1:]),
+        ]
         addresses += [f"{unescape(action)}?{urlencode(fields)}" for fields in chosen]
     return addresses
 
 
 class Crawl:
-    """Opens pages with one client. `opened`: addresses; `pages`: the first of each path and kind of JSON; `problems`:
-    what should not be.
+    """Opens pages with one client. `opened`: addresses; `pages`: the first of each path and kind of
+    JSON; `problems`: what should not be.
     """
 
     def __init__(self, client: httpx.Client) -> None:
@@ -95,4 +109,6 @@ class Crawl:
         if answer.headers["content-type"] != "application/json":
             self.problems.append(f"no JSON: {address}")
             return {}
-        return json.loads(answer.text, parse_constant=lambda name: self.problems.append(f"{name} in {address}"))
+        return json.loads(
+            answer.text, parse_constant=lambda name: self.problems.append(f"{name} in {address}")
+        )

@@ -1,8 +1,9 @@
-"""The path of a user in a folder like a clone: `make demo` with small sizes, all pages of `make app`, the commands that
-`make demo` prints as next steps, and every `sh` and `python` block of README.md and docs/. Then `make reproduce`.
+"""The path of a user in a folder like a clone: `make demo` with small sizes, all pages of `make
+app`, the commands that `make demo` prints as next steps, and every `sh` and `python` block of
+README.md and docs/. Then `make reproduce`.
 
-`JOURNEY=FOLDER pytest tests/journey` begins with a copy of FOLDER/data and FOLDER/runs; `REAL_VIDEOS=FOLDER` compares
-the videos of FOLDER, which the heads do not know.
+`JOURNEY=FOLDER pytest tests/journey` begins with a copy of FOLDER/data and FOLDER/runs;
+`REAL_VIDEOS=FOLDER` compares the videos of FOLDER, which the heads do not know.
 """
 
 import json
@@ -34,7 +35,8 @@ VIDEOS, ROWS, TRAIN = 48, 20, "--video_lm.schedule.steps 4"
 MAKE = ["make", "--old-file=.venv/.installed"]  # the environment of the tests, as it is
 SMALL = [f"VIDEOS={VIDEOS}", f"TRAIN={TRAIN}", f"SHUFFLED=diffmcq:{ROWS} diffrank:{ROWS}"]
 SMALL = [] if JOURNEY else [*SMALL, f"ROWS_ALL=diffmcq:{ROWS} diffrank:{ROWS} diffcap:{ROWS}"]
-# Options that make each command small; the first three are those of the small demo, and its files serve again.
+# Options that make each command small; the first three are those of the small demo, and its files
+# serve again.
 SMALLER = {
     "stepdiff.kitchen": f"--videos {VIDEOS}",
     "heads.train --config heads/recipes/kitchen/stepdiff.yaml": TRAIN,
@@ -48,7 +50,8 @@ SMALLER = {
     "stepdiff.annotate.pairqa": "--sampling.max-tokens 8 --workers 2",
 }
 SMALLER = {} if JOURNEY else SMALLER
-SMALLER |= {"stepdiff.comparison": "--max-tokens 4 --store data/compared"}  # not in the cache of the user
+# not in the cache of the user
+SMALLER |= {"stepdiff.comparison": "--max-tokens 4 --store data/compared"}
 
 
 class Demo(NamedTuple):
@@ -78,9 +81,14 @@ def test_make_demo_scores_all_methods(demo: Demo) -> None:
 
 @pytest.fixture(scope="module")
 def app(demo: Demo) -> Iterator[tuple[httpx.Client, Path]]:
-    """A client of `make app` with an annotation task, signed in as admin and as a person with an answer; the log."""
+    """A client of `make app` with an annotation task, signed in as admin and as a person with an
+    answer; the log."""
     guide = "docs/guides/annotation.md"
-    shown = [line for block in pages.blocks(guide, "sh", "console") for line in pages.split_commands(block)]
+    shown = [
+        line
+        for block in pages.blocks(guide, "sh", "console")
+        for line in pages.split_commands(block)
+    ]
     for start in ("python -m stepdiff.annotate.pairs ", "mkdir "):
         (line,) = [line for line in shown if line.startswith(start)]
         run(demo.folder, ["bash", "-c", line])
@@ -103,7 +111,12 @@ def app(demo: Demo) -> Iterator[tuple[httpx.Client, Path]]:
         client.get(link).raise_for_status()
         client.post("/annotate/enter", json={"name": "Ann"}).raise_for_status()
         work = client.get("/annotate", headers={"Accept": "application/json"}).json()
-        answer = {"number": work["number"] + 1, "changes": {}, "rejected": work["reject_reasons"][0], "seconds": 9}
+        answer = {
+            "number": work["number"] + 1,
+            "changes": {},
+            "rejected": work["reject_reasons"][0],
+            "seconds": 9,
+        }
         client.post(f"/annotate/work/{work['assignment']}/submit", json=answer).raise_for_status()
         yield client, log
     os.killpg(process.pid, signal.SIGINT)
@@ -118,14 +131,17 @@ def crawl(app: tuple[httpx.Client, Path]) -> Crawl:
     return crawl
 
 
-def test_all_links_forms_and_json_of_the_pages_open(crawl: Crawl, app: tuple[httpx.Client, Path]) -> None:
+def test_all_links_forms_and_json_of_the_pages_open(
+    crawl: Crawl, app: tuple[httpx.Client, Path]
+) -> None:
     assert crawl.problems == [] and "Traceback" not in app[1].read_text()
 
 
 def test_a_page_of_each_kind_opens_in_a_browser(
     browser: "Browser", crawl: Crawl, app: tuple[httpx.Client, Path]
 ) -> None:
-    """What the scripts of the pages ask for, and the links that they make, open too. Then each route was asked."""
+    """What the scripts of the pages ask for, and the links that they make, open too. Then each
+    route was asked."""
     client, log = app
     problems: list[str] = []
     addresses: set[str] = set()
@@ -134,20 +150,38 @@ def test_a_page_of_each_kind_opens_in_a_browser(
             where = {"domain": cookie.domain, "path": cookie.path}
             context.add_cookies([{"name": cookie.name, "value": cookie.value or "", **where}])
         tab = context.new_page()
-        tab.on("console", lambda said: problems.append(f"{tab.url}: {said.text}") if said.type == "error" else None)
+        tab.on(
+            "console",
+            lambda said: (
+                problems.append(f"{tab.url}: {said.text}") if said.type == "error" else None
+            ),
+        )
         tab.on("pageerror", lambda error: problems.append(f"{tab.url}: {error}"))
-        tab.on("request", lambda request: addresses.add(request.url) if request.method == "GET" else None)
+        tab.on(
+            "request",
+            lambda request: addresses.add(request.url) if request.method == "GET" else None,
+        )
         for address in crawl.pages.values():
             tab.goto(address)
             tab.wait_for_load_state("networkidle")
-            addresses |= set(tab.evaluate("[...document.querySelectorAll('a[href]')].map((link) => link.href)"))
+            addresses |= set(
+                tab.evaluate("[...document.querySelectorAll('a[href]')].map((link) => link.href)")
+            )
     crawl.follow(addresses, clicks=0)
     assert problems + crawl.problems == [] and "Traceback" not in log.read_text()
-    routes = [route for route, verbs in client.get("/openapi.json").json()["paths"].items() if "get" in verbs]
+    routes = [
+        route
+        for route, verbs in client.get("/openapi.json").json()["paths"].items()
+        if "get" in verbs
+    ]
     paths = {httpx.URL(address).path for address in crawl.opened}
     patterns = {route: re.sub(r"\\{\w+\\}", ".+", re.escape(route)) for route in routes}
-    never = {route for route in routes if not any(re.fullmatch(patterns[route], path) for path in paths)}
-    assert never <= {"/explore/clip", "/explore/group", "/annotate/as/{token}"}, "after a click or at the login"
+    never = {
+        route for route in routes if not any(re.fullmatch(patterns[route], path) for path in paths)
+    }
+    assert never <= {"/explore/clip", "/explore/group", "/annotate/as/{token}"}, (
+        "after a click or at the login"
+    )
 
 
 def test_the_commands_that_make_demo_prints_run(demo: Demo) -> None:
@@ -165,17 +199,25 @@ def test_no_head_of_the_demo_knows_real_videos(demo: Demo, head: str) -> None:
     first, *others = sorted(map(str, Path(REAL_VIDEOS).absolute().iterdir()))
     for other in others:
         given = [first, other, "--model", head, "--store", "data/compared", "--json"]
-        said = json.loads(run(demo.folder, [sys.executable, "-m", "stepdiff.comparison", *given]).splitlines()[-1])
-        assert said["unlike"].startswith("These clips are unlike the") and not said["differences"] + said["moments"]
+        said = json.loads(
+            run(demo.folder, [sys.executable, "-m", "stepdiff.comparison", *given]).splitlines()[-1]
+        )
+        assert (
+            said["unlike"].startswith("These clips are unlike the")
+            and not said["differences"] + said["moments"]
+        )
 
 
 @pytest.fixture(scope="module")
 def after_readme(demo: Demo) -> Demo:
-    """The demo after the blocks of the README and the quickstart, most of which find their files there."""
+    """The demo after the blocks of the README and the quickstart, most of which find their files
+    there."""
     with open(demo.folder / "data/kitchen/diffcap_test.jsonl") as file:
         first = json.loads(file.readline())  # of the small world another pair than the pages show
     lines = [
-        line.replace("kitchen_0070_0.50_3.50", first["reference"]).replace("kitchen_0173_0.50_3.75", first["candidate"])
+        line.replace("kitchen_0070_0.50_3.50", first["reference"]).replace(
+            "kitchen_0173_0.50_3.75", first["candidate"]
+        )
         for line in pages.steps(demo.folder, pages.FIRST[:2])
     ]
     run_lines(demo.folder, [smaller(line, SMALLER) for line in lines])
@@ -193,7 +235,9 @@ def after_pages(after_readme: Demo, tiny_lm: str) -> Path:
         pytest.skip("the commands of all pages take too long on a whole demo")
     folder = after_readme.folder
     before = set(pages.steps(folder, pages.FIRST[:2]))
-    tiny = dict.fromkeys(("stepdiff.annotate.describe", "stepdiff.annotate.pairqa"), f"--llm {tiny_lm}")
+    tiny = dict.fromkeys(
+        ("stepdiff.annotate.describe", "stepdiff.annotate.pairqa"), f"--llm {tiny_lm}"
+    )
     lines = [line for line in pages.steps(folder, pages.PAGES) if line not in before]
     assert len(lines) > 50 and all(line.startswith(("python ", "PYTHONPATH=")) for line in lines)
     run_lines(folder, [smaller(smaller(line, SMALLER), tiny) for line in lines])
@@ -204,9 +248,13 @@ def test_every_block_of_the_pages_runs(after_pages: Path) -> None:
     assert (after_pages / "data/demo/longer.jsonl").is_file()
 
 
-def test_make_reproduce_runs_on_a_tiny_world(after_pages: Path, tiny_lm: str, tmp_path: Path) -> None:
+def test_make_reproduce_runs_on_a_tiny_world(
+    after_pages: Path, tiny_lm: str, tmp_path: Path
+) -> None:
     world = tmp_path / "kitchen"
-    shutil.copytree(after_pages / "data/kitchen", world, ignore=shutil.ignore_patterns("videos", "images"))
+    shutil.copytree(
+        after_pages / "data/kitchen", world, ignore=shutil.ignore_patterns("videos", "images")
+    )
     for task, rows in (("diffrank", 20), ("diffcap", 60)):
         lines = (world / f"{task}_test.jsonl").read_text().splitlines(keepends=True)
         for split in ("test", "val"):  # the val split of such a small world may have no rows
@@ -220,7 +268,9 @@ def test_make_reproduce_runs_on_a_tiny_world(after_pages: Path, tiny_lm: str, tm
         "REPRODUCE": tmp_path / "reproduce",
         "R_WORLD": world,
         "R_STORE": after_pages / "data/features",
-        "R_OURS": f"--video_lm.language_model {tiny_lm} --video_lm.schedule.steps 1 --video_lm.batch 2",
+        "R_OURS": (
+            f"--video_lm.language_model {tiny_lm} --video_lm.schedule.steps 1 --video_lm.batch 2"
+        ),
         "R_ALIGN": "--contrastive.schedule.steps 2",
         "R_DESCRIBE": "--sampling.max-tokens 4 --words 10",
         "R_EVALUATE": "--bootstrap 20 --subset Ingredients",
@@ -228,15 +278,30 @@ def test_make_reproduce_runs_on_a_tiny_world(after_pages: Path, tiny_lm: str, tm
     }
     arguments = ["VENV=venv", *(f"{name}={value}" for name, value in tiny.items())]
     printed = run(after_pages, ["make", "--dry-run", "--always-make", "reproduce", *arguments])
-    made = [" ".join(line.split()).replace("venv/bin/", "") for line in printed.replace("\\\n", " ").splitlines()]
-    lines = [line for line in made if re.match("sed |python -m (?!pip|venv|stepdiff_core.weights)", line)]
+    made = [
+        " ".join(line.split()).replace("venv/bin/", "")
+        for line in printed.replace("\\\n", " ").splitlines()
+    ]
+    lines = [
+        line for line in made if re.match("sed |python -m (?!pip|venv|stepdiff_core.weights)", line)
+    ]
     (settings,) = [line for line in lines if line.startswith("sed")]
     lines.remove(settings)
     (tmp_path / "reproduce").mkdir()
     run(after_pages, ["bash", "-c", settings])
     assert len(lines) > 20
-    there = ("python -m stepdiff.kitchen", "python -m featurize")  # the world and its features; the answers are new
-    run_lines(after_pages, [line for line in lines if not line.startswith(there) or "--column answer" in line])
+    # the world and its features; the answers are new
+    there = ("python -m stepdiff.kitchen", "python -m featurize")
+    run_lines(
+        after_pages,
+        [line for line in lines if not line.startswith(there) or "--column answer" in line],
+    )
     report = json.loads((tmp_path / "reproduce/report/report.json").read_text())
     methods = {score["method"] for score in report["scores"]}
-    assert methods >= {"StepDiff", "Interleaved", "VCLM", "VLEmb (aligned head)", "StepDiff without video"}
+    assert methods >= {
+        "StepDiff",
+        "Interleaved",
+        "VCLM",
+        "VLEmb (aligned head)",
+        "StepDiff without video",
+    }

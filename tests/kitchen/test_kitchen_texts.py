@@ -51,7 +51,9 @@ def test_pairqa_uses_training_clips_only(records: list[Record]) -> None:
     for record in records:
         for side in ("reference", "candidate"):
             assert CLIPS[str(record[side])].split == "train"
-        same = CLIPS[str(record["reference"])].truth.step == CLIPS[str(record["candidate"])].truth.step
+        same = (
+            CLIPS[str(record["reference"])].truth.step == CLIPS[str(record["candidate"])].truth.step
+        )
         if record["type"] != 3:
             assert same != (record["category"] == MAIN_ACTION)
 
@@ -117,7 +119,10 @@ def test_diffrank_scores_equal_the_documented_scores(split: Split) -> None:
 
 
 JUDGED_WORLD = {clip.id: clip for video in make_world(60, 5) for clip in video.clips}
-JUDGED = [json.loads(line) for line in (Path(__file__).parent / "judged_captions.jsonl").read_text().splitlines()]
+JUDGED = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "judged_captions.jsonl").read_text().splitlines()
+]
 FIRST = ("template", "free", "broken")
 
 
@@ -125,8 +130,12 @@ def truths(row: dict[str, str]) -> tuple[Attributes, Attributes]:
     return JUDGED_WORLD[row["reference"]].truth, JUDGED_WORLD[row["candidate"]].truth
 
 
-@pytest.mark.parametrize(("kinds", "count", "least"), [(FIRST, 100, 98), (("fresh",), 40, 36), (("unseen",), 30, 27)])
-def test_whole_captions_are_judged_as_by_hand(kinds: tuple[str, ...], count: int, least: int) -> None:
+@pytest.mark.parametrize(
+    ("kinds", "count", "least"), [(FIRST, 100, 98), (("fresh",), 40, 36), (("unseen",), 30, 27)]
+)
+def test_whole_captions_are_judged_as_by_hand(
+    kinds: tuple[str, ...], count: int, least: int
+) -> None:
     rows = [row for row in JUDGED if row["kind"] in kinds]
     agree = 0
     for row in rows:
@@ -151,7 +160,9 @@ def named(row: DiffCap, a: Attributes, b: Attributes) -> set[Detail]:
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_texts_are_true_and_false_with_their_clips_exchanged(split: Split) -> None:
-    rows = testsets.diffcap([clip for clip in JUDGED_WORLD.values() if clip.split == split], 40, 0, split)
+    rows = testsets.diffcap(
+        [clip for clip in JUDGED_WORLD.values() if clip.split == split], 40, 0, split
+    )
     for row in rows:
         a, b = JUDGED_WORLD[row.reference].truth, JUDGED_WORLD[row.candidate].truth
         for text in row.text:
@@ -162,26 +173,34 @@ def test_texts_are_true_and_false_with_their_clips_exchanged(split: Split) -> No
 
 
 CAPTION_WORDS = st.lists(
-    st.sampled_from("a whisk fork instead of not in video 1 2 . , while before both n't the first".split())
+    st.sampled_from(
+        "a whisk fork instead of not in video 1 2 . , while before both n't the first".split()
+    )
 )
 
 
 @given(st.one_of(st.text(), CAPTION_WORDS.map(" ".join)), st.sampled_from(JUDGED))
 def test_any_text_can_be_judged(text: str, row: dict[str, str]) -> None:
     judged = judgements(text, row["category"], *truths(row))
-    assert all(judged[detail] == "true" for detail in details_of(row["category"], *truths(row)) & judged.keys())
+    assert all(
+        judged[detail] == "true"
+        for detail in details_of(row["category"], *truths(row)) & judged.keys()
+    )
 
 
 @pytest.fixture(scope="module")
 def attributes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("world") / "attributes.jsonl"
-    file.write_text("".join(json.dumps({"clip": c.id, **asdict(c.truth)}) + "\n" for c in JUDGED_WORLD.values()))
+    file.write_text(
+        "".join(json.dumps({"clip": c.id, **asdict(c.truth)}) + "\n" for c in JUDGED_WORLD.values())
+    )
     return file
 
 
 @pytest.mark.full
 def test_figures_are_shares_of_all_details(attributes: Path) -> None:
-    """Those of captions that the rules read as people do equal the counts by hand; agreeing pairs do not count."""
+    """Those of captions that the rules read as people do equal the counts by hand; agreeing pairs
+    do not count."""
     rows, captions, kinds, right, detail_count = [], [], Counter[str](), 0, 0
     for row in JUDGED:
         by_hand = {tuple(detail[:3]): detail[3] for detail in row["details"]}
@@ -192,8 +211,15 @@ def test_figures_are_shares_of_all_details(attributes: Path) -> None:
             details = details_of(row["category"], *truths(row))
             right, detail_count = right + len(details & by_hand.keys()), detail_count + len(details)
     rows.append(DiffCap(rows[0].reference, rows[0].candidate, rows[0].category, ()))
-    figures = score_captions("diffcap", rows, [*captions, "uses an onion"], 200, truth=truth_figures(attributes))
-    for name, kind in (("precision", "true"), ("swapped", "swapped"), ("shared", "shared"), ("invented", "invented")):
+    figures = score_captions(
+        "diffcap", rows, [*captions, "uses an onion"], 200, truth=truth_figures(attributes)
+    )
+    for name, kind in (
+        ("precision", "true"),
+        ("swapped", "swapped"),
+        ("shared", "shared"),
+        ("invented", "invented"),
+    ):
         assert figures[f"truth_{name}"] == pytest.approx(kinds[kind] / kinds.total())
     assert figures["truth_recall"] == pytest.approx(right / detail_count)
     low, high = figures["intervals"]["truth_precision"]
@@ -203,11 +229,16 @@ def test_figures_are_shares_of_all_details(attributes: Path) -> None:
 
 def test_a_file_of_another_world_is_refused(attributes: Path, tmp_path: Path) -> None:
     rows = [DiffCap("a_0.00_1.00", "b_0.00_1.00", "Actions", ("x",))]
-    with pytest.raises(StepDiffError, match="a_0.00_1.00: not in .*name the attributes.jsonl of the test set's world"):
+    with pytest.raises(
+        StepDiffError,
+        match="a_0.00_1.00: not in .*name the attributes.jsonl of the test set's world",
+    ):
         truth_figures(attributes)(rows, ["x"])
     with pytest.raises(StepDiffError, match="Serving: not a row of the sample world"):
         row = JUDGED[0]
-        truth_figures(attributes)([DiffCap(row["reference"], row["candidate"], "Serving", ("x",))], ["x"])
+        truth_figures(attributes)(
+            [DiffCap(row["reference"], row["candidate"], "Serving", ("x",))], ["x"]
+        )
     (tmp_path / "other.jsonl").write_text('{"clip": "a"}\n')
     with pytest.raises(StepDiffError, match="not the attributes.jsonl of a world"):
         truth_figures(tmp_path / "other.jsonl")
@@ -220,11 +251,18 @@ def test_a_text_is_as_true_of_a_pair_that_it_leaves_no_more_of(tmp_path: Path) -
     elsewhere = replace(slow, step=next(step for step in STEPS if step != fast.step))
     clips = {"fast": fast, "slow": slow, "both": both_hands, "fresh": fresh, "else": elsewhere}
     one, two = STEPS[fast.step].subactions[:2]
-    for name, sequence in {"none": (MAIN,), "one": (one, two, MAIN), "two": (two, one, MAIN)}.items():
+    for name, sequence in {
+        "none": (MAIN,),
+        "one": (one, two, MAIN),
+        "two": (two, one, MAIN),
+    }.items():
         clips[name] = replace(fast, sequence=sequence)
     lines = [json.dumps({"clip": name, **asdict(truth)}) + "\n" for name, truth in clips.items()]
     (tmp_path / "attributes.jsonl").write_text("".join(lines))
-    as_true, text = as_true_by(tmp_path / "attributes.jsonl"), "this person moves slowly and not fast"
+    as_true, text = (
+        as_true_by(tmp_path / "attributes.jsonl"),
+        "this person moves slowly and not fast",
+    )
     for own, other, expected in (
         ("fast slow", "fast slow", True),
         ("fast slow", "slow fast", False),
@@ -236,10 +274,16 @@ def test_a_text_is_as_true_of_a_pair_that_it_leaves_no_more_of(tmp_path: Path) -
     ):
         assert as_true(text, "Technique", pair_of(own), pair_of(other)) == expected, (own, other)
     (order,) = changes("Actions", clips["one"], clips["two"], "test", 1, random.Random(0))
-    assert as_true(order, "Actions", ("one", "two"), ("none", "two")), "its candidate does both, in this order"
+    assert as_true(order, "Actions", ("one", "two"), ("none", "two")), (
+        "its candidate does both, in this order"
+    )
     assert not as_true(order, "Actions", ("one", "two"), ("two", "one"))
-    assert not as_true("a difference", "Technique", ("fast", "slow"), ("fast", "slow")), "it states nothing"
-    with pytest.raises(StepDiffError, match="fast and else, Technique: not a row of the sample world"):
+    assert not as_true("a difference", "Technique", ("fast", "slow"), ("fast", "slow")), (
+        "it states nothing"
+    )
+    with pytest.raises(
+        StepDiffError, match="fast and else, Technique: not a row of the sample world"
+    ):
         as_true(text, "Technique", ("fast", "else"), ("fast", "slow"))
 
 
@@ -279,9 +323,13 @@ def world_store(world_clips: list[Clip], tmp_path: Path) -> Any:
     write_world(world_clips, tmp_path / "kitchen")
     write_world([clip for video in make_world(6, 4) for clip in video.clips], tmp_path / "another")
     columns = {"key": "id", "video": "video", "step": "step"}
-    rows = [{"id": c.id, "video": f"videos/{c.video}.mp4", "step": c.truth.step} for c in world_clips]
+    rows = [
+        {"id": c.id, "video": f"videos/{c.video}.mp4", "step": c.truth.step} for c in world_clips
+    ]
     rows.append({"id": "picture_0_1", "video": "images/picture.jpg", "step": ""})
-    return Catalog(tmp_path / "features", {name: [row[own] for row in rows] for name, own in columns.items()})
+    return Catalog(
+        tmp_path / "features", {name: [row[own] for row in rows] for name, own in columns.items()}
+    )
 
 
 @pytest.fixture
@@ -295,7 +343,9 @@ def naive(category: str, one: Attributes, other: Attributes) -> int:
     return sum(getattr(one, name) != getattr(other, name) for name in names)
 
 
-def test_an_option_scores_its_number_of_differences(control: MostDifferences, world_clips: list[Clip]) -> None:
+def test_an_option_scores_its_number_of_differences(
+    control: MostDifferences, world_clips: list[Clip]
+) -> None:
     pairs = [
         (one, other)
         for one in world_clips
@@ -322,23 +372,36 @@ def test_an_option_scores_its_number_of_differences(control: MostDifferences, wo
 
 
 def test_all_questions_can_be_answered_from_true_attributes(tmp_path: Path) -> None:
-    """With --truth no wrong option is as true as the right one, and a reader of the true attributes has no error."""
+    """With --truth no wrong option is as true as the right one, and a reader of the true attributes
+    has no error."""
     clips = of_split("test")
     write_world(clips, tmp_path / "world")
     columns = {"key": [c.id for c in clips], "video": [f"videos/{c.video}.mp4" for c in clips]}
     store: Any = Catalog(tmp_path / "features", columns | {"step": [c.truth.step for c in clips]})
-    reader, as_true = TrueAttributes(store, None, "cpu"), as_true_by(tmp_path / "world/attributes.jsonl")
+    reader, as_true = (
+        TrueAttributes(store, None, "cpu"),
+        as_true_by(tmp_path / "world/attributes.jsonl"),
+    )
     rows = [row for row in testsets.diffcap(clips, 60, 0, "test") if row.category == "Ingredients"]
     test_set = StatedDifferences(
         StatedDifference((row.reference, row.candidate), row.category, row.text[0]) for row in rows
     )
     drawn = random_negatives(test_set, 0, as_true)
     for questions, at_least in ((random_negatives(test_set, 0).questions, 1), (drawn.questions, 0)):
-        options = [(row, option) for row in questions for option in row.options if option != row.answer]
-        count = sum(as_true(row.difference, row.category, row.answer, option) for row, option in options)
+        options = [
+            (row, option) for row in questions for option in row.options if option != row.answer
+        ]
+        count = sum(
+            as_true(row.difference, row.category, row.answer, option) for row, option in options
+        )
         assert min(count, 1) == at_least
     assert drawn.passed > 0 and len(drawn.questions) == len(rows)
-    assert score_captions("diffmcq", drawn.questions, reader.score_options(drawn.questions), 0)["accuracy"] == 1.0
+    assert (
+        score_captions("diffmcq", drawn.questions, reader.score_options(drawn.questions), 0)[
+            "accuracy"
+        ]
+        == 1.0
+    )
     ranked = testsets.diffrank(clips, 20, 0)
     for row, likeness in zip(ranked, reader.rank(ranked), strict=True):
         assert [value < -UNTRUE for value in likeness] == [true == 0 for true in row.scores]
@@ -354,7 +417,9 @@ def test_a_store_of_no_rendered_world_is_refused_in_one_line(
         other: Any = Catalog(tmp_path / "features", columns)
         with pytest.raises(StepDiffError, match=message):
             MostDifferences(other, None, "cpu")
-    far: Any = Catalog(tmp_path / "elsewhere/features", world_store.frame().to_dict(as_series=False))
+    far: Any = Catalog(
+        tmp_path / "elsewhere/features", world_store.frame().to_dict(as_series=False)
+    )
     with pytest.raises(StepDiffError, match="no world of its clips"):
         MostDifferences(far, None, "cpu")
     options = (("a_0_1", "b_0_1"), *(("a_0_1", f"{name}_0_1") for name in "cde"))
@@ -363,10 +428,18 @@ def test_a_store_of_no_rendered_world_is_refused_in_one_line(
 
 
 def test_the_world_is_found_next_to_the_store_or_by_its_paths(
-    world_store: Any, control: MostDifferences, world_clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world_store: Any,
+    control: MostDifferences,
+    world_clips: list[Clip],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert control.truth == {clip.id: clip.truth for clip in world_clips}, "not those of the other world"
-    far: Any = Catalog(tmp_path / "elsewhere/features", world_store.frame().to_dict(as_series=False))
+    assert control.truth == {clip.id: clip.truth for clip in world_clips}, (
+        "not those of the other world"
+    )
+    far: Any = Catalog(
+        tmp_path / "elsewhere/features", world_store.frame().to_dict(as_series=False)
+    )
     monkeypatch.chdir(tmp_path / "kitchen")
     assert MostDifferences(far, None, "cpu").truth == control.truth
     write_world(world_clips, tmp_path / "copy")

@@ -1,4 +1,5 @@
-"""The sample world: its plan, the drawn differences, the scores that follow from its truth, and its files."""
+"""The sample world: its plan, the drawn differences, the scores that follow from its truth, and its
+files."""
 
 import csv
 import hashlib
@@ -28,7 +29,9 @@ from tests.refusals import refuses
 
 WORLD = make_world(KitchenOptions.videos, KitchenOptions.seed)
 CLIPS = [clip for video in WORLD for clip in video.clips]
-PLAIN = [n for names in CATEGORY_ATTRIBUTES.values() for n in names if n not in ("extras", "sequence")]
+PLAIN = [
+    n for names in CATEGORY_ATTRIBUTES.values() for n in names if n not in ("extras", "sequence")
+]
 """attributes that hold one value each"""
 
 
@@ -38,7 +41,11 @@ def test_a_larger_world_starts_with_the_smaller() -> None:
 
 def test_a_video_belongs_to_one_split() -> None:
     counts = Counter(video.split for video in WORLD)
-    assert [round(counts[s] / len(WORLD), 2) for s in ("train", "val", "test")] == [0.65, 0.10, 0.25]
+    assert [round(counts[s] / len(WORLD), 2) for s in ("train", "val", "test")] == [
+        0.65,
+        0.10,
+        0.25,
+    ]
     assert all(clip.split == video.split for video in WORLD for clip in video.clips)
     assert len({video.uid for video in WORLD}) == len(WORLD)
     for split in counts:
@@ -51,7 +58,13 @@ def test_unseen_recipes_are_not_trained() -> None:
         assert not (video.split == "train" and video.activity in UNSEEN_ACTIVITIES)
         steps = [clip.truth.step for clip in video.clips]
         assert steps == [s for s in ACTIVITIES[video.activity] if s in steps]
-    assert {v.subset for v in WORLD} == {"train", "val_seen", "val_unseen", "test_seen", "test_unseen"}
+    assert {v.subset for v in WORLD} == {
+        "train",
+        "val_seen",
+        "val_unseen",
+        "test_seen",
+        "test_unseen",
+    }
 
 
 @pytest.mark.parametrize("pair", HELD_OUT_PAIRS)
@@ -95,7 +108,9 @@ def seen(truth: Attributes) -> Float32[np.ndarray, "frames h w 3"]:
         image = base.copy()
         at = moment(truth.sequence, truth.speed, SECONDS, k * (SECONDS - 0.1) / (FRAMES - 1))
         frame(image, truth, LOOK, at, "seed")
-        small = image.reduce(SCALE).crop((left, MARGIN, left + HEIGHT - 2 * MARGIN, HEIGHT - MARGIN))
+        small = image.reduce(SCALE).crop(
+            (left, MARGIN, left + HEIGHT - 2 * MARGIN, HEIGHT - MARGIN)
+        )
         result.append(np.asarray(small.reduce(2), dtype=np.float32))
     return np.stack(result)
 
@@ -121,7 +136,10 @@ def test_differences_are_visible(name: str) -> None:
             weak[extra] = round(result, 2)
     for sub in step.subactions:
         first, last = (replace(truth, sequence=s) for s in ((sub, MAIN), (MAIN, sub)))
-        for what, result in ((sub, distance(truth, first)), (f"{sub} order", distance(first, last))):
+        for what, result in (
+            (sub, distance(truth, first)),
+            (f"{sub} order", distance(first, last)),
+        ):
             if result < 2 * SEEN:
                 weak[what] = round(result, 2)
     assert not weak
@@ -197,7 +215,9 @@ def test_scores_follow_from_attributes() -> None:
 
 
 @given(st.sampled_from(sorted(STEPS)), st.data())
-def test_scores_are_symmetric_and_every_attribute_is_compared(step: str, data: st.DataObject) -> None:
+def test_scores_are_symmetric_and_every_attribute_is_compared(
+    step: str, data: st.DataObject
+) -> None:
     a = data.draw(st.sampled_from(BY_STEP[step]))
     b = data.draw(st.sampled_from(BY_STEP[step]))
     for category in CATEGORIES:
@@ -214,7 +234,10 @@ VIDEOS = 3
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     out = tmp_path_factory.mktemp("kitchen") / "tiny"
-    assert main(["--out", str(out), "--videos", str(VIDEOS), "--seconds", "2", "--processes", "1"]) == 0
+    assert (
+        main(["--out", str(out), "--videos", str(VIDEOS), "--seconds", "2", "--processes", "1"])
+        == 0
+    )
     yield out
 
 
@@ -237,7 +260,16 @@ def lines(path: Path) -> list[dict]:
 
 def test_clips_csv_agrees_with_the_videos(made: Path) -> None:
     clips = rows(made / "clips.csv")
-    assert list(clips[0]) == ["clip", "video", "start", "end", "step", "activity", "split", "narration"]
+    assert list(clips[0]) == [
+        "clip",
+        "video",
+        "start",
+        "end",
+        "step",
+        "activity",
+        "split",
+        "narration",
+    ]
     for clip in clips:
         uid, start, end = clip["clip"].rsplit("_", 2)
         assert (start, end) == (clip["start"], clip["end"])
@@ -264,7 +296,10 @@ def test_ground_truth_is_read_back(made: Path) -> None:
 @pytest.mark.full
 def test_two_processes_write_the_same_bytes(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "again"
-    assert main(["--out", str(out), "--videos", str(VIDEOS), "--seconds", "2", "--processes", "2"]) == 0
+    assert (
+        main(["--out", str(out), "--videos", str(VIDEOS), "--seconds", "2", "--processes", "2"])
+        == 0
+    )
     assert digests(out) == digests(made)
 
 
@@ -280,7 +315,9 @@ def test_complete_videos_are_kept(made: Path, capsys: pytest.CaptureFixture[str]
     assert digests(made) == before
 
 
-def test_another_world_in_the_same_folder_is_refused(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_world_in_the_same_folder_is_refused(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = digests(made)
     command = ["--out", str(made), "--videos", str(VIDEOS), "--seed", "7", "--seconds", "2"]
     refuses(main, command, capsys, "seed 0 not 7", str(made))
@@ -291,9 +328,12 @@ def test_foreign_videos_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "mine.mp4").write_bytes(b"mine")
     refuses(main, ["--out", str(tmp_path), "--videos", "1"], capsys, "no world.json")
-    (tmp_path / "videos" / "mine.mp4").rename(tmp_path / "clips.csv")  # a manifest of videos elsewhere
+    # a manifest of videos elsewhere
+    (tmp_path / "videos" / "mine.mp4").rename(tmp_path / "clips.csv")
     assert main(["--out", str(tmp_path), "--videos", "1"]) == 2
-    assert (tmp_path / "clips.csv").read_bytes() == b"mine" and "no world.json" in capsys.readouterr().err
+    assert (
+        tmp_path / "clips.csv"
+    ).read_bytes() == b"mine" and "no world.json" in capsys.readouterr().err
     (tmp_path / "world.json").write_text("{")
     refuses(main, ["--out", str(tmp_path), "--videos", "1"], capsys, "not readable as JSON")
 
@@ -308,6 +348,8 @@ def test_a_url_is_refused_as_the_folder(
 
 
 @pytest.mark.parametrize("wrong", [["--videos", "0"], ["--seconds", "1"], ["--processes", "-1"]])
-def test_invalid_arguments_are_refused(wrong: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_are_refused(
+    wrong: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     refuses(main, ["--out", str(tmp_path / "none"), *wrong], capsys)
     assert not (tmp_path / "none").exists()

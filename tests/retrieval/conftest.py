@@ -34,9 +34,22 @@ def _fill(
     made_by = Provenance(encoder or view, "0" * 64, layer, "8", "centre", {"embedding": dtype})
     frame = pl.DataFrame({"key": list(keys), **(columns or {})})
     store.catalog(entity).append(frame)
-    good, features = np.delete(np.arange(len(keys)), failed), {"embedding": Feature((vectors.shape[1],), dtype)}
+    good, features = (
+        np.delete(np.arange(len(keys)), failed),
+        {"embedding": Feature((vectors.shape[1],), dtype)},
+    )
     reasons, values = {keys[at]: "no frames" for at in failed}, {"embedding": vectors[good]}
-    return write_view(store, frame[good], features, values, reasons, entity=entity, name=view, by=made_by, shard=shard)
+    return write_view(
+        store,
+        frame[good],
+        features,
+        values,
+        reasons,
+        entity=entity,
+        name=view,
+        by=made_by,
+        shard=shard,
+    )
 
 
 def all_cosines(view: View) -> tuple[np.ndarray, np.ndarray]:
@@ -62,7 +75,8 @@ def error(run: Run, *words: object) -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Use one thread: FAISS's threads wait for each other at every training step, which takes minutes on busy cores."""
+    """Use one thread: FAISS's threads wait for each other at every training step, which takes
+    minutes on busy cores."""
     faiss.omp_set_num_threads(1)
 
 
@@ -90,7 +104,8 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def clips(store: Store) -> View:
-    """A view of 30 clips of 16 channels in three steps; rows 3, 8 and 29 have failed, 5 and 6 are equal."""
+    """A view of 30 clips of 16 channels in three steps; rows 3, 8 and 29 have failed, 5 and 6 are
+    equal."""
     vectors = np.random.default_rng(1).normal(size=(30, 16)).astype(np.float32)
     vectors[6] = vectors[5]
     columns = {

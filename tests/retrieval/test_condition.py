@@ -1,4 +1,5 @@
-"""Conditions over the catalog: a safe subset of SQL, compared with Polars' SQL; searches among the selected clips."""
+"""Conditions over the catalog: a safe subset of SQL, compared with Polars' SQL; searches among the
+selected clips."""
 
 from functools import partial
 from pathlib import Path
@@ -36,15 +37,21 @@ FRAME = pl.DataFrame(
     }
 )
 NAMES = st.sampled_from(["i", "f", "s", "t", "b", '"i"', '"odd ""name"""', '"end"'])
-TEXT = st.text(alphabet="aAbx%_ \\'Ä.^$[*\n1", max_size=5).map(lambda text: "'" + text.replace("'", "''") + "'")
-NUMBER = st.sampled_from("0 1 2 7 0.5 1e3 2. 1.5E-2 10000000000000000000 4611686018427387904".split())
+TEXT = st.text(alphabet="aAbx%_ \\'Ä.^$[*\n1", max_size=5).map(
+    lambda text: "'" + text.replace("'", "''") + "'"
+)
+NUMBER = st.sampled_from(
+    "0 1 2 7 0.5 1e3 2. 1.5E-2 10000000000000000000 4611686018427387904".split()
+)
 VALUE = st.one_of(NUMBER, TEXT, st.sampled_from(["true", "FALSE", "null", "-1", "- 2.5"]))
 COMPARISON = st.sampled_from(["=", "==", "!=", "<>", "<", "<=", ">", ">="])
 
 
 def words(*parts: Any) -> st.SearchStrategy[str]:
     """Return a strategy that joins parts with spaces; a part is a text or a strategy."""
-    return st.tuples(*(st.just(part) if isinstance(part, str) else part for part in parts)).map(" ".join)
+    return st.tuples(*(st.just(part) if isinstance(part, str) else part for part in parts)).map(
+        " ".join
+    )
 
 
 ATOM = st.one_of(
@@ -54,12 +61,20 @@ ATOM = st.one_of(
 )
 TERM = st.recursive(
     ATOM,
-    lambda inner: st.one_of(words(inner, st.sampled_from("+-*/%"), inner), words("(", inner, ")"), words("-", inner)),
+    lambda inner: st.one_of(
+        words(inner, st.sampled_from("+-*/%"), inner), words("(", inner, ")"), words("-", inner)
+    ),
     max_leaves=4,
 )
 PREDICATE = st.one_of(
     words(TERM, COMPARISON, TERM),
-    words(NAMES, st.sampled_from(["in", "NOT IN"]), "(", st.lists(VALUE, min_size=1, max_size=4).map(", ".join), ")"),
+    words(
+        NAMES,
+        st.sampled_from(["in", "NOT IN"]),
+        "(",
+        st.lists(VALUE, min_size=1, max_size=4).map(", ".join),
+        ")",
+    ),
     words(NAMES, st.sampled_from(["like", "not like", "ilike", "NOT ILIKE"]), TEXT),
     words(TERM, st.sampled_from(["between", "not between"]), ATOM, "AND", ATOM),
     words(TERM, st.sampled_from(["is null", "IS NOT NULL"])),
@@ -68,12 +83,19 @@ PREDICATE = st.one_of(
 CONDITION = st.recursive(
     PREDICATE,
     lambda inner: st.one_of(
-        words(inner, st.sampled_from(["and", "OR"]), inner), words("not", inner), words("(", inner, ")")
+        words(inner, st.sampled_from(["and", "OR"]), inner),
+        words("not", inner),
+        words("(", inner, ")"),
     ),
     max_leaves=5,
 )
 SOUP = st.lists(
-    st.one_of(NAMES, VALUE, COMPARISON, st.sampled_from("( ) , + - * / % and or not in like is null between".split())),
+    st.one_of(
+        NAMES,
+        VALUE,
+        COMPARISON,
+        st.sampled_from("( ) , + - * / % and or not in like is null between".split()),
+    ),
     min_size=1,
     max_size=9,
 ).map(" ".join)
@@ -106,7 +128,8 @@ def test_a_condition_selects_the_same_rows_as_polars(text: str) -> None:
 @example("s like 'a' = b")
 @example("i between 1 and 2 = b")
 def test_any_words_mean_the_same_as_in_polars_or_are_refused(text: str) -> None:
-    """Any accepted sequence of words has the meaning that it has in Polars, with the same precedence of operators."""
+    """Any accepted sequence of words has the meaning that it has in Polars, with the same
+    precedence of operators."""
     try:
         condition = read_condition(text)
     except StepDiffError as refused:
@@ -160,7 +183,10 @@ def test_a_condition_cannot_open_a_file(tmp_path: Path, text: str, named: str) -
     with pytest.raises(StepDiffError) as refused:
         read_condition(text.format(path=path))
     line = str(refused.value)
-    assert line.startswith(f"--where uses {named}") and ", which is not allowed: use comparisons, AND" in line
+    assert (
+        line.startswith(f"--where uses {named}")
+        and ", which is not allowed: use comparisons, AND" in line
+    )
     assert "hidden" not in line and "\n" not in line
 
 
@@ -168,7 +194,10 @@ def test_a_condition_cannot_open_a_file(tmp_path: Path, text: str, named: str) -
     ("text", "why"),
     [
         (f"s = '{'x' * LONGEST}'", "has 10,006 characters: write one of at most 10,000"),
-        (f"s like '{'%a' * LONGEST_PATTERN}'", "has a LIKE pattern of 1,000 characters: write one of at most 500"),
+        (
+            f"s like '{'%a' * LONGEST_PATTERN}'",
+            "has a LIKE pattern of 1,000 characters: write one of at most 500",
+        ),
         ("(" * 3000 + "b" + ")" * 3000, "nests more than 20 deep"),
         ("not " * 2000 + "b", "nests more than 20 deep"),
         ("i = " + "- " * 4000 + "1", "nests more than 20 deep"),
@@ -183,7 +212,8 @@ def test_too_complex_conditions_are_refused(text: str, why: str) -> None:
 
 @pytest.fixture
 def cut(store: Store, fill: Fill) -> View:
-    """A view of 60 clips with step, split, start and end; row 6 has failed; rows 50 and later have no split."""
+    """A view of 60 clips with step, split, start and end; row 6 has failed; rows 50 and later have
+    no split."""
     vectors = np.random.default_rng(2).normal(size=(60, 16)).astype(np.float32)
     columns = {
         "step": [("chop", "whisk", "fry")[at % 3] for at in range(60)],
@@ -205,8 +235,12 @@ CONDITIONS = {
 
 
 @pytest.mark.parametrize("where", CONDITIONS)
-def test_a_filter_selects_the_rows_for_which_it_is_true(store: Store, cut: View, where: str) -> None:
-    assert rows_where(store, "clips", where).tolist() == [at for at in range(60) if CONDITIONS[where](at)]
+def test_a_filter_selects_the_rows_for_which_it_is_true(
+    store: Store, cut: View, where: str
+) -> None:
+    assert rows_where(store, "clips", where).tolist() == [
+        at for at in range(60) if CONDITIONS[where](at)
+    ]
 
 
 @pytest.mark.parametrize("factory", [None, "Flat", "IVF4,SQfp16"])
@@ -214,7 +248,8 @@ def test_a_filter_selects_the_rows_for_which_it_is_true(store: Store, cut: View,
 def test_a_filter_is_applied_before_the_search(
     store: Store, cut: View, run: Run, factory: str | None, where: str
 ) -> None:
-    """The nearest of the selected clips equal those of a direct comparison, with exact search and with an index."""
+    """The nearest of the selected clips equal those of a direct comparison, with exact search and
+    with an index."""
     if factory is not None:
         build_index(store, cut, factory=factory)
     vectors = np.random.default_rng(2).normal(size=(60, 16)).astype(np.float32).astype(np.float64)
@@ -224,16 +259,36 @@ def test_a_filter_is_applied_before_the_search(
     )
     selected = [at for at in range(60) if matches(at) and at not in (4, 6)]
     expected = sorted(selected, key=lambda at: -float(vectors[at] @ vectors[4]))[:5]
-    words = "query", "--store", store.path, "--view", "tiny", "--clip", "clip_4", "-k", 5, "--json", "--where", where
+    words = (
+        "query",
+        "--store",
+        store.path,
+        "--view",
+        "tiny",
+        "--clip",
+        "clip_4",
+        "-k",
+        5,
+        "--json",
+        "--where",
+        where,
+    )
     hits = run(*words).json["hits"]
     assert [hit["clip"] for hit in hits] == [f"clip_{at}" for at in expected]
-    assert [hit["similarity"] for hit in hits] == pytest.approx([vectors[at] @ vectors[4] for at in expected], abs=1e-6)
+    assert [hit["similarity"] for hit in hits] == pytest.approx(
+        [vectors[at] @ vectors[4] for at in expected], abs=1e-6
+    )
 
 
 @pytest.mark.full
 def test_a_large_view_without_an_index_is_refused(store: Store, fill: Fill) -> None:
     keys = [f"clip_{at}" for at in range(100_001)]
-    view = fill(store, np.random.default_rng(0).normal(size=(100_001, 4)).astype(np.float32), keys, shard=16_384)
+    view = fill(
+        store,
+        np.random.default_rng(0).normal(size=(100_001, 4)).astype(np.float32),
+        keys,
+        shard=16_384,
+    )
     with pytest.raises(StepDiffError, match="has no index: run `python -m retrieval build"):
         nearest(store, view, 5)
     assert nearest(store, view, 5, "key LIKE 'clip_1%'").height == 5
@@ -249,14 +304,22 @@ def test_a_selection_hides_all_other_rows_of_an_index(store: Store, cut: View) -
         if factory != "HNSW8":  # the search of a graph ends before it has visited every row
             assert all(set(hits) == {0, 7, 19, 41} for hits in rows.tolist()), factory
     build_index(store, cut, factory="PQ4x2")
-    with pytest.raises(StepDiffError, match="cannot search only some rows of an index 'PQ4x2': build one"):
-        open_index(store, cut).search(cut.read("embedding", np.array([3]), dtype="float32"), 4, among)
+    with pytest.raises(
+        StepDiffError, match="cannot search only some rows of an index 'PQ4x2': build one"
+    ):
+        open_index(store, cut).search(
+            cut.read("embedding", np.array([3]), dtype="float32"), 4, among
+        )
 
 
 @pytest.mark.parametrize(
     ("where", "why"),
     [
-        ("colour = 'red'", "names no column of the clips: colour; the catalog has key, step, split, start, end, dur"),
+        (
+            "colour = 'red'",
+            "names no column of the clips: colour; the catalog has key, step, split, start, end, "
+            "dur",
+        ),
         ("step = ", "is not a condition (it ends too early)"),
         ("start + 1", "is not a condition ("),
         ("start > 'late'", "is not a condition ("),
@@ -272,8 +335,12 @@ def test_a_selection_hides_all_other_rows_of_an_index(store: Store, cut: View) -
         ("step = 'bake'", "no clip of "),
     ],
 )
-def test_a_bad_filter_is_refused_in_one_line(store: Store, cut: View, run: Run, where: str, why: str) -> None:
-    assert why in error(run, "query", "--store", store.path, "--view", "tiny", "--clip", "clip_4", "--where", where)
+def test_a_bad_filter_is_refused_in_one_line(
+    store: Store, cut: View, run: Run, where: str, why: str
+) -> None:
+    assert why in error(
+        run, "query", "--store", store.path, "--view", "tiny", "--clip", "clip_4", "--where", where
+    )
 
 
 def nearest(store: Store, view: View, k: int, where: str | None = None) -> pl.DataFrame:
@@ -282,5 +349,7 @@ def nearest(store: Store, view: View, k: int, where: str | None = None) -> pl.Da
 
 
 def test_fewer_selected_clips_than_k_are_all_returned(store: Store, cut: View) -> None:
-    assert nearest(store, cut, 2, "key IN ('clip_3', 'clip_4', 'clip_6')")["clip"].to_list() == ["clip_3"]
+    assert nearest(store, cut, 2, "key IN ('clip_3', 'clip_4', 'clip_6')")["clip"].to_list() == [
+        "clip_3"
+    ]
     assert nearest(store, cut, 2, "key = 'clip_4'").height == 0

@@ -17,11 +17,13 @@ from store import Store, View
 
 pytestmark = pytest.mark.full
 FACTORY = "IVF2,SQfp16"
-D, VECTORS, LISTS = 4, 8, 37  # offsets in a FAISS file of dimension, number of vectors and number of lists
+# offsets in a FAISS file of dimension, number of vectors and number of lists
+D, VECTORS, LISTS = 4, 8, 37
 
 
 def refused(store: Store, view: View) -> str:
-    """Return the one-line error of a search, and check that nothing as large as a forged number is allocated."""
+    """Return the one-line error of a search, and check that nothing as large as a forged number is
+    allocated."""
     tracemalloc.start()
     with pytest.raises(StepDiffError) as caught:
         open_index(store, view)
@@ -50,8 +52,12 @@ def forge_file(store: Store, card: Card, at: int, value: bytes) -> None:
     forge(store, lambda card: card["files"].update({path.name: described(path)}))
 
 
-@pytest.mark.parametrize("name", ["../../../x.faiss", "/etc/passwd", "other.0123abcd.faiss", "tiny.faiss/../x.faiss"])
-def test_a_card_can_name_only_files_of_its_own_folder(store: Store, clips: View, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["../../../x.faiss", "/etc/passwd", "other.0123abcd.faiss", "tiny.faiss/../x.faiss"]
+)
+def test_a_card_can_name_only_files_of_its_own_folder(
+    store: Store, clips: View, tmp_path: Path, name: str
+) -> None:
     build_index(store, clips, factory=FACTORY)
     outside = tmp_path / "x.faiss"  # the same folder as indexes/clips/../../../x.faiss
 
@@ -71,8 +77,14 @@ def test_a_card_can_name_only_files_of_its_own_folder(store: Store, clips: View,
         ({"rows": 2**60}, f"it holds {2**60} rows and the view now has 27"),
         ({"rows": "27"}, "its card has no usable 'rows'"),
         ({"rows": True}, "its card has no usable 'rows'"),
-        ({"dim": 2**40}, f"it compares {2**40} channels of 'embedding', which the view does not have"),
-        ({"feature": "tokens"}, "it compares 16 channels of 'tokens', which the view does not have"),
+        (
+            {"dim": 2**40},
+            f"it compares {2**40} channels of 'embedding', which the view does not have",
+        ),
+        (
+            {"feature": "tokens"},
+            "it compares 16 channels of 'tokens', which the view does not have",
+        ),
         ({"probes": -1}, "its card has -1 lists a query"),
         ({"provenance": {"encoder": 1}}, "its card has no usable 'provenance'"),
         ({"provenance": []}, "its card has no usable 'provenance'"),
@@ -83,7 +95,9 @@ def test_a_card_can_name_only_files_of_its_own_folder(store: Store, clips: View,
         ({"version": None}, "is missing or was changed"),
     ],
 )
-def test_a_card_unlike_its_store_is_refused(store: Store, clips: View, change: dict[str, Any], why: str) -> None:
+def test_a_card_unlike_its_store_is_refused(
+    store: Store, clips: View, change: dict[str, Any], why: str
+) -> None:
     build_index(store, clips, factory=FACTORY)
     forge(store, lambda card: card.update(change))
     assert why in refused(store, clips)
@@ -95,7 +109,16 @@ def test_a_damaged_card_or_file_is_refused(store: Store, clips: View) -> None:
     card, whole = path.read_bytes(), file.read_bytes()
     for content in (
         card.replace(b'"IVF2,SQfp16"', b'"HNSW32"'),
-        *(b"[" * 100_000, b'{"a": ' * 50_000, b"7", b"", b"[]", b"\xff\xfe", b'{"seal": 1}', b" " * 2**21 + b"{}"),
+        *(
+            b"[" * 100_000,
+            b'{"a": ' * 50_000,
+            b"7",
+            b"",
+            b"[]",
+            b"\xff\xfe",
+            b'{"seal": 1}',
+            b" " * 2**21 + b"{}",
+        ),
     ):
         path.write_bytes(content)
         assert "is missing or was changed" in refused(store, clips)
@@ -114,17 +137,27 @@ def test_a_damaged_card_or_file_is_refused(store: Store, clips: View) -> None:
 @pytest.mark.parametrize(
     ("at", "value", "why"),
     [
-        (D, struct.pack("<i", 2**30), "declare 27 vectors of 1,073,741,824 channels, but the index has 27 of 16"),
+        (
+            D,
+            struct.pack("<i", 2**30),
+            "declare 27 vectors of 1,073,741,824 channels, but the index has 27 of 16",
+        ),
         (D, struct.pack("<i", -1), "that declare 27 vectors of -1 channels"),
         (VECTORS, struct.pack("<q", 2**60), "that declare 1,152,921,504,606,846,976 vectors"),
         (VECTORS, struct.pack("<q", -5), "that declare -5 vectors"),
-        (VECTORS, struct.pack("<q", 26), "that declare 26 vectors of 16 channels, but the index has 27"),
+        (
+            VECTORS,
+            struct.pack("<q", 26),
+            "that declare 26 vectors of 16 channels, but the index has 27",
+        ),
         (LISTS, struct.pack("<Q", 2**40), "FAISS cannot read it ("),
         (LISTS, struct.pack("<Q", 2**63), "FAISS cannot read it ("),
         (0, b"XXXX", "FAISS cannot read it ("),
     ],
 )
-def test_forged_sizes_allocate_nothing(store: Store, clips: View, at: int, value: bytes, why: str) -> None:
+def test_forged_sizes_allocate_nothing(
+    store: Store, clips: View, at: int, value: bytes, why: str
+) -> None:
     """The card contains the sha256 of the forged file, so that only its header is wrong."""
     forge_file(store, build_index(store, clips, factory=FACTORY), at, value)
     assert "is damaged: " in (line := refused(store, clips)) and why in line
@@ -165,7 +198,8 @@ def test_ids_that_are_not_ok_rows_are_refused(store: Store, clips: View, factory
     assert len(open_index(store, clips)) == 27
     path = card_path(store, "clips", "tiny").parent / index_file(card)
     content = path.read_bytes()
-    for wrong in (3, 30, -1, 2**62, 6):  # failed, after the last, negative, far too large, duplicate
+    # failed, after the last, negative, far too large, duplicate
+    for wrong in (3, 30, -1, 2**62, 6):
         at = content.rfind(struct.pack("<q", 7))
         assert at > 0 and faiss.read_index(str(path)).ntotal == 27
         path.write_bytes(content[:at] + struct.pack("<q", wrong) + content[at + 8 :])
@@ -177,7 +211,9 @@ def test_ids_that_are_not_ok_rows_are_refused(store: Store, clips: View, factory
 def test_a_damaged_row_is_refused(store: Store, clips: View, array: str) -> None:
     """Both in one build and in parts, although the rows were right at an earlier read."""
     clips.read("embedding", np.arange(9, 16))
-    path: Any = clips.paths.checksum(1) if array == "checksum" else clips.paths.shard("embedding", 1, 2)
+    path: Any = (
+        clips.paths.checksum(1) if array == "checksum" else clips.paths.shard("embedding", 1, 2)
+    )
     data = bytearray(path.read_bytes())
     data[5] ^= 4
     path.write_bytes(data)

@@ -1,4 +1,5 @@
-"""The index: built, resumed, extended, measured, refused after its store has changed, and stored on an object store."""
+"""The index: built, resumed, extended, measured, refused after its store has changed, and stored on
+an object store."""
 
 import json
 import shutil
@@ -32,7 +33,9 @@ def test_similarities_are_exact_and_ids_are_rows_of_the_store(store: Store, clip
     index = open_index(store, clips)
     rows, cosines = all_cosines(clips)
     assert len(index) == 27 and not {3, 8, 29} & set(rows.tolist())
-    hits, similarities = index.search(normalised(clips, "embedding", rows).astype(np.float32), len(rows))
+    hits, similarities = index.search(
+        normalised(clips, "embedding", rows).astype(np.float32), len(rows)
+    )
     for at in range(len(rows)):
         assert sorted(hits[at]) == rows.tolist() and rows[at] in hits[at, :2]  # 5 and 6 are equal
         place = np.searchsorted(rows, hits[at])
@@ -41,9 +44,12 @@ def test_similarities_are_exact_and_ids_are_rows_of_the_store(store: Store, clip
 
 
 @pytest.mark.parametrize(
-    "factory", ["IVF4,SQfp16", "IVF8,PQ8x4", "HNSW8", "HNSW32,SQfp16", "IDMap2,HNSW8,Flat", "IDMap,IVF4,Flat"]
+    "factory",
+    ["IVF4,SQfp16", "IVF8,PQ8x4", "HNSW8", "HNSW32,SQfp16", "IDMap2,HNSW8,Flat", "IDMap,IVF4,Flat"],
 )
-def test_similarities_of_approximate_indexes_are_exact(store: Store, fill: Fill, factory: str) -> None:
+def test_similarities_of_approximate_indexes_are_exact(
+    store: Store, fill: Fill, factory: str
+) -> None:
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(20, 16))
     vectors = centres[rng.integers(20, size=1500)] + 0.3 * rng.normal(size=(1500, 16))
@@ -68,7 +74,9 @@ def refused(store: Store, view: View, why: str, command: str = "--view tiny") ->
     assert line.endswith(f"run `python -m retrieval build --store {store.path} {command}`")
 
 
-def test_an_index_is_refused_after_rows_were_added_or_written(store: Store, clips: View, fill: Fill) -> None:
+def test_an_index_is_refused_after_rows_were_added_or_written(
+    store: Store, clips: View, fill: Fill
+) -> None:
     build_index(store, clips)
     fill(store, np.ones((1, 16), np.float32), ["new_0_1"])
     refused(store, clips, "27 rows .* 28")
@@ -79,7 +87,9 @@ def test_an_index_is_refused_after_rows_were_added_or_written(store: Store, clip
     refused(store, clips, "28 rows .* 29")
 
 
-def test_new_rows_without_features_do_not_invalidate_an_index(store: Store, clips: View, fill: Fill) -> None:
+def test_new_rows_without_features_do_not_invalidate_an_index(
+    store: Store, clips: View, fill: Fill
+) -> None:
     build_index(store, clips)
     fill(store, np.ones((1, 16), np.float32), ["new_0_1"], failed=[0])
     assert len(open_index(store, clips)) == 27
@@ -119,7 +129,9 @@ def test_an_index_of_another_provenance_is_refused(store: Store, clips: View, fi
     refused(store, view, "its view was replaced .*layer 'last' against 'first'")
 
 
-def test_the_message_for_a_missing_index_gives_the_command(store: Store, clips: View, fill: Fill) -> None:
+def test_the_message_for_a_missing_index_gives_the_command(
+    store: Store, clips: View, fill: Fill
+) -> None:
     refused(store, clips, "view clips/tiny of .* has no index")
     texts = fill(store, np.ones((2, 4), np.float32), ["a", "b"], entity="texts")
     refused(store, texts, "view texts/tiny of .* has no index", "--view tiny --entity texts")
@@ -127,17 +139,29 @@ def test_the_message_for_a_missing_index_gives_the_command(store: Store, clips: 
 
 def test_an_index_is_complete_or_absent(store: Store, clips: View, fill: Fill) -> None:
     build_index(store, clips, factory="IVF2,SQfp16")
-    before = {path: path.read_bytes() for path in card_path(store, "clips", "tiny").parent.glob("tiny.*")}
+    before = {
+        path: path.read_bytes() for path in card_path(store, "clips", "tiny").parent.glob("tiny.*")
+    }
     assert len(before) == 2
     fill(store, np.zeros((1, 16), np.float32), ["zeros_0_1"])
     for factory in ("IVF2,SQfp16", "auto"):
-        with pytest.raises(StepDiffError, match="the embedding of zeros_0_1 in clips/tiny is all zer"):
+        with pytest.raises(
+            StepDiffError, match="the embedding of zeros_0_1 in clips/tiny is all zer"
+        ):
             build_index(store, clips, factory=factory)
         assert {path: path.read_bytes() for path in before} == before
 
 
 def test_what_cannot_be_built_is_refused(store: Store, clips: View, fill: Fill) -> None:
-    for factory in ("Nonsense", "IVF4096,Flat", "IVF4,PQ5", "HNSW32,PQ5", "", "IVF2,Flat,RFlat", "PCA8,IDMap,Flat"):
+    for factory in (
+        "Nonsense",
+        "IVF4096,Flat",
+        "IVF4,PQ5",
+        "HNSW32,PQ5",
+        "",
+        "IVF2,Flat,RFlat",
+        "PCA8,IDMap,Flat",
+    ):
         with pytest.raises(StepDiffError, match=f"FAISS cannot build '{factory}'") as caught:
             build_index(store, clips, factory=factory)
         assert "\n" not in str(caught.value)
@@ -155,14 +179,22 @@ PART = 256  # rows
 @pytest.fixture
 def clustered(store: Store, fill: Fill) -> View:
     """A view of 1,500 rows around 20 centres in shards of 128; every ninth row has failed."""
-    return fill(store, clusters(1500, 0), [f"c{at}" for at in range(1500)], failed=range(0, 1500, 9), shard=128)
+    return fill(
+        store,
+        clusters(1500, 0),
+        [f"c{at}" for at in range(1500)],
+        failed=range(0, 1500, 9),
+        shard=128,
+    )
 
 
 def clusters(rows: int, seed: int, spread: float = 0.3) -> np.ndarray:
     rng = np.random.default_rng(7)
     centres = rng.normal(size=(20, 16))
     rng = np.random.default_rng(seed)
-    return (centres[rng.integers(20, size=rows)] + spread * rng.normal(size=(rows, 16))).astype(np.float32)
+    return (centres[rng.integers(20, size=rows)] + spread * rng.normal(size=(rows, 16))).astype(
+        np.float32
+    )
 
 
 def built(store: Store, view: View, **how: object) -> dict:
@@ -183,15 +215,25 @@ def test_an_index_of_a_card_finds_what_one_of_the_cpu_finds(
     queries = normalised(clustered, "embedding", filled_rows(clustered)[:50]).astype(np.float32)
     card = build_index(store, clustered, factory=factory, workers=1, part_rows=PART)
     rows, similarities = open_index(store, clustered).search(queries, 20)
-    parts = {"index_cpu_to_gpu": copy, "index_gpu_to_cpu": faiss.clone_index, "StandardGpuResources": object}
-    for name, part in {**parts, "GpuClonerOptions": SimpleNamespace, "get_num_gpus": lambda: 1}.items():
+    parts = {
+        "index_cpu_to_gpu": copy,
+        "index_gpu_to_cpu": faiss.clone_index,
+        "StandardGpuResources": object,
+    }
+    for name, part in {
+        **parts,
+        "GpuClonerOptions": SimpleNamespace,
+        "get_num_gpus": lambda: 1,
+    }.items():
         monkeypatch.setattr(faiss, name, part, raising=False)
     if factory.startswith("HNSW"):
         with pytest.raises(StepDiffError, match="graphs stay on the CPU"):
             build_index(store, clustered, factory=factory, rebuild=True, device="cuda")
         open_index(store, clustered, "cuda")
         return
-    again = build_index(store, clustered, factory=factory, part_rows=PART, rebuild=True, device="cuda")
+    again = build_index(
+        store, clustered, factory=factory, part_rows=PART, rebuild=True, device="cuda"
+    )
     kind = {"SQfp16": "IndexIVFScalarQuantizer False", "PQ4": "IndexIVFPQ True"}[factory[6:]]
     assert copies == ["IndexFlatIP False", *[kind] * 6] and again["rows"] == card["rows"]
     opened = open_index(store, clustered, "cuda")
@@ -208,14 +250,20 @@ def test_a_device_that_cannot_be_used_is_refused(
     store: Store, clustered: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for call in (partial(built, device="cuda"), partial(open_index, device="cuda")):
-        with pytest.raises(StepDiffError, match="^--device cuda: faiss-cpu is built for CPUs: leave --device out, or "):
+        with pytest.raises(
+            StepDiffError,
+            match="^--device cuda: faiss-cpu is built for CPUs: leave --device out, or ",
+        ):
             call(store, clustered)
         built(store, clustered)
     about = tmp_path / "faiss_gpu_cu12-1.9.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: faiss-gpu-cu12\nVersion: 1.9.0\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(StepDiffError, match="^faiss-cpu and faiss-gpu-cu12 are installed into the same folder: run "):
+    with pytest.raises(
+        StepDiffError,
+        match="^faiss-cpu and faiss-gpu-cu12 are installed into the same folder: run ",
+    ):
         open_index(store, clustered)
 
 
@@ -242,20 +290,29 @@ def true_recall(store: Store, view: View, k: int = 10) -> float:
 def test_recall_is_measured(store: Store, clustered: View) -> None:
     card = built(store, clustered, least_recall=0.9)
     assert 0.9 <= card["recall"] <= 1 and card["probes"] < 16
-    assert card["recall"] == pytest.approx(true_recall(store, clustered), abs=0.03)  # 256 of 1,333 queries
+    # 256 of 1,333 queries
+    assert card["recall"] == pytest.approx(true_recall(store, clustered), abs=0.03)
     few = json.loads(card_path(store, "clips", "tiny").read_text())
     assert few["recall_queries"] == 256
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("factory", [FACTORY, "IVF8,PQ4x4", "PCA8,IVF8,SQ8", "IVF16_HNSW8,Flat", "IVF200,SQ8"])
-def test_parts_equal_one_build(tmp_path: Path, fill: Fill, factory: str, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "factory", [FACTORY, "IVF8,PQ4x4", "PCA8,IVF8,SQ8", "IVF16_HNSW8,Flat", "IVF200,SQ8"]
+)
+def test_parts_equal_one_build(
+    tmp_path: Path, fill: Fill, factory: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     searches = []
     for name, size in (("parts", PART), ("whole", 10**6)):
         store = Store.open(tmp_path / name, create=True)
         view = fill(store, clusters(1500, 0), [f"c{at}" for at in range(1500)], shard=128)
         build_index(store, view, factory=factory, workers=1, part_rows=size)
-        searches.append(open_index(store, view).search(normalised(view, "embedding", np.arange(99)).astype("f4"), 9))
+        searches.append(
+            open_index(store, view).search(
+                normalised(view, "embedding", np.arange(99)).astype("f4"), 9
+            )
+        )
     np.testing.assert_array_equal(searches[0][0], searches[1][0])
     np.testing.assert_array_equal(searches[0][1], searches[1][1])
     assert capfd.readouterr().out == ""
@@ -279,10 +336,15 @@ def test_a_killed_build_keeps_the_old_index_and_resumes(store: Store, clustered:
         run.kill()
         assert run.wait() in (0, -signal.SIGKILL)
         parts = sorted(work.glob("*/*-*.faiss"))
-    assert len(open_index(store, clustered)) == 1333 and unbroken[".faiss"] in content(store).values()
+    assert (
+        len(open_index(store, clustered)) == 1333 and unbroken[".faiss"] in content(store).values()
+    )
     whole = parts[0].read_bytes()
     parts[0].write_bytes(whole[:20])
-    with pytest.raises(StepDiffError, match=f"is damaged: .*; delete {parts[0].parent} and run the same command again"):
+    with pytest.raises(
+        StepDiffError,
+        match=f"is damaged: .*; delete {parts[0].parent} and run the same command again",
+    ):
         build_index(store, clustered, rebuild=True, **how)
     parts[0].write_bytes(whole)
     card = build_index(store, clustered, rebuild=True, **how)
@@ -295,7 +357,12 @@ def test_new_rows_are_added(store: Store, clustered: View, fill: Fill) -> None:
         clustered.write_shard(0, np.array([9]), {"embedding": clusters(1, 5)}, {})
     view = fill(store, clusters(300, 3), [f"new{at}" for at in range(300)], shard=128)
     card = built(store, view)
-    assert (card["rows"], card["trained_rows"], card["new_share"], card["rebuild"]) == (1634, 1333, 0.1842, False)
+    assert (card["rows"], card["trained_rows"], card["new_share"], card["rebuild"]) == (
+        1634,
+        1333,
+        0.1842,
+        False,
+    )
     assert true_recall(store, view) > 0.9 and card["recall"] >= 0.95
     fill(store, clusters(600, 4), [f"newer{at}" for at in range(600)], shard=128)
     assert built(store, view)["rebuild"] is True
@@ -305,13 +372,17 @@ def test_new_rows_are_added(store: Store, clustered: View, fill: Fill) -> None:
 
 @pytest.mark.full
 def test_new_rows_are_added_to_a_graph(store: Store, clustered: View, fill: Fill) -> None:
-    """A graph is neither divided into parts nor trained, so no row is new to it; its effort is measured as of lists."""
+    """A graph is neither divided into parts nor trained, so no row is new to it; its effort is
+    measured as of lists."""
     card = build_index(store, clustered, factory="HNSW32,SQfp16", least_recall=0.99)
     assert card["probes"] > 12 and card["recall"] >= 0.99 and card["rebuild"] is False
     view = fill(store, clusters(900, 3), [f"new{at}" for at in range(900)], shard=128)
     card = build_index(store, view, factory="HNSW32,SQfp16")
     assert (card["rows"], card["trained_rows"], card["rebuild"]) == (2233, 2233, False)
-    assert card["recall"] == pytest.approx(true_recall(store, view), abs=0.03) and card["recall"] >= 0.95
+    assert (
+        card["recall"] == pytest.approx(true_recall(store, view), abs=0.03)
+        and card["recall"] >= 0.95
+    )
 
 
 def test_a_second_build_adds_nothing(store: Store, clustered: View) -> None:
@@ -345,9 +416,14 @@ def test_a_snapshot_is_not_indexed(store: Store, clips: View) -> None:
     with store.lock():
         clips.withdraw(np.array([0]))
     then = Store.open(f"{store.path}@v1")
-    with pytest.raises(StepDiffError, match="snapshot v1 of .* is not indexed: .* give the store without @v1"):
+    with pytest.raises(
+        StepDiffError, match="snapshot v1 of .* is not indexed: .* give the store without @v1"
+    ):
         build_index(then, then.view("clips", clips.name), factory="Flat")
-    assert path.read_bytes() == before and open_index(then, then.view("clips", clips.name)).card == card
+    assert (
+        path.read_bytes() == before
+        and open_index(then, then.view("clips", clips.name)).card == card
+    )
 
 
 def test_an_index_of_other_rows_is_not_used_for_a_snapshot(store: Store, clips: View) -> None:
@@ -386,7 +462,9 @@ def test_an_index_in_an_object_store(bucket: str, fill: Fill, run: Run) -> None:
     vectors = np.random.default_rng(0).normal(size=(30, 16)).astype(np.float32)
     fill(store, vectors, [f"c{n}" for n in range(30)], failed=[4])
     assert run("build", "--store", url, "--view", "tiny", "--json").json["rows"] == 29
-    hits = run("query", "--store", url, "--view", "tiny", "--clip", "c7", "-k", 3, "--json").json["hits"]
+    hits = run("query", "--store", url, "--view", "tiny", "--clip", "c7", "-k", 3, "--json").json[
+        "hits"
+    ]
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = unit @ unit[7]
     cosines[[4, 7]] = -1

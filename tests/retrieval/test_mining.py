@@ -1,4 +1,5 @@
-"""Near-duplicates, neighbours of a step and DiffMCQ negatives compared with naive implementations; killed runs."""
+"""Near-duplicates, neighbours of a step and DiffMCQ negatives compared with naive implementations;
+killed runs."""
 
 import json
 import math
@@ -19,7 +20,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval import Drawn, StatedDifference, StatedDifferences, build_index, duplicates, hard_negatives
+from retrieval import (
+    Drawn,
+    StatedDifference,
+    StatedDifferences,
+    build_index,
+    duplicates,
+    hard_negatives,
+)
 from retrieval.mining import negatives
 from retrieval.mining.negatives import AsTrue, random_negatives, write_questions
 from retrieval.mining.neighbours import join
@@ -33,7 +41,8 @@ from tests.store.conftest import Run
 
 @pytest.fixture
 def copied(store: Store, fill: Fill) -> View:
-    """A view of 90 clips of 8 channels in 9 videos; every third nearly copies an earlier one; one failed."""
+    """A view of 90 clips of 8 channels in 9 videos; every third nearly copies an earlier one; one
+    failed."""
     rng = np.random.default_rng(8)
     vectors = rng.normal(size=(90, 8)).astype(np.float32)
     for at in range(3, 90, 3):
@@ -43,7 +52,9 @@ def copied(store: Store, fill: Fill) -> View:
         "video": [f"v{at % 9}.mp4" if at != 7 else None for at in range(90)],
         "split": [("train", "val", "test", None)[at % 4] for at in range(90)],
     }
-    return fill(store, vectors, [f"clip_{at}_0_1" for at in range(90)], failed=(33,), columns=columns)
+    return fill(
+        store, vectors, [f"clip_{at}_0_1" for at in range(90)], failed=(33,), columns=columns
+    )
 
 
 def naive_groups(
@@ -62,7 +73,11 @@ def naive_groups(
         for b, other in enumerate(rows):
             cosine = float(vectors[a] @ vectors[b])
             videos = frame["video"][int(one)], frame["video"][int(other)]
-            if a == b or cosine < threshold - 1e-9 or (videos[0] == videos[1] and videos[0] is not None):
+            if (
+                a == b
+                or cosine < threshold - 1e-9
+                or (videos[0] == videos[1] and videos[0] is not None)
+            ):
                 continue
             first, second = frame["key"][int(one)], frame["key"][int(other)]
             nearest[first] = max(nearest.get(first, -1), cosine)
@@ -88,17 +103,26 @@ def test_groups_equal_those_of_all_pairs(store: Store, copied: View, threshold: 
     groups, chains, nearest = naive_groups(store, copied, threshold)
     assert len(chains) > 0 and grouped(clips) == groups
     assert clips["group"].unique().to_list() == list(range(1, len(groups) + 1))
-    assert dict(zip(clips["clip"], clips["similarity"], strict=True)) == pytest.approx(nearest, abs=1e-6)
+    assert dict(zip(clips["clip"], clips["similarity"], strict=True)) == pytest.approx(
+        nearest, abs=1e-6
+    )
 
 
 @pytest.mark.full
 def test_copies_in_other_blocks_are_found(store: Store, fill: Fill) -> None:
-    """Each clip of the second half, in another order, copies one of the first, so that most pairs cross blocks."""
+    """Each clip of the second half, in another order, copies one of the first, so that most pairs
+    cross blocks."""
     rng = np.random.default_rng(0)
     first = rng.normal(size=(4500, 16)).astype(np.float32)
     order = rng.permutation(4500)
     columns = {"video": [f"v{at}.mp4" for at in range(9000)]}
-    fill(store, np.concatenate([first, first[order]]), [f"c{at}" for at in range(9000)], columns=columns, shard=4096)
+    fill(
+        store,
+        np.concatenate([first, first[order]]),
+        [f"c{at}" for at in range(9000)],
+        columns=columns,
+        shard=4096,
+    )
     clips = duplicates(store, store.view("clips", "tiny"), 0.9999)
     expected = {frozenset({f"c{one}", f"c{4500 + at}"}) for at, one in enumerate(order.tolist())}
     assert grouped(clips) == expected
@@ -121,36 +145,55 @@ def test_against_split_keeps_the_groups_that_leak(store: Store, copied: View) ->
     assert 0 < len(leaking) < len(chains)
     clips = duplicates(store, store.view("clips", "tiny"), 0.9, against="split")
     assert grouped(clips) == {group for group in groups if any(group <= chain for chain in leaking)}
-    assert dict(clips.select("clip", "split").iter_rows()) == {c: split[c] for chain in leaking for c in chain}
+    assert dict(clips.select("clip", "split").iter_rows()) == {
+        c: split[c] for chain in leaking for c in chain
+    }
 
 
 @pytest.mark.parametrize("by", ["exact", "index"])
-def test_a_group_has_only_duplicates_of_its_first_clip(store: Store, fill: Fill, by: Literal["exact", "index"]) -> None:
+def test_a_group_has_only_duplicates_of_its_first_clip(
+    store: Store, fill: Fill, by: Literal["exact", "index"]
+) -> None:
     """A is near B and B near C, but A is not near C; D, a copy of A, is a test clip."""
     angles = np.radians([0, 20, 40, 1])
     vectors = np.stack([np.cos(angles), np.sin(angles), 0 * angles], 1).astype(np.float32)
-    columns = {"video": ["one", "two", "one", "three"], "split": ["train", "train", "train", "test"]}
+    columns = {
+        "video": ["one", "two", "one", "three"],
+        "split": ["train", "train", "train", "test"],
+    }
     view = fill(store, vectors, list("ABCD"), columns=columns)
     build_index(store, view)
     clips = duplicates(store, store.view("clips", "tiny"), 0.9, by=by)
     rows = clips.select("group", "clip", "copy").rows()
     assert rows == [(1, "A", "D"), (1, "D", "A"), (1, "B", "D"), (2, "C", "B")]
     leaking = duplicates(store, store.view("clips", "tiny"), 0.9, "split", by)
-    assert leaking.filter(split="train")["clip"].to_list() == ["A", "B", "C"], "chains count across splits"
+    assert leaking.filter(split="train")["clip"].to_list() == ["A", "B", "C"], (
+        "chains count across splits"
+    )
 
 
-def test_duplicates_from_the_command_line(store: Store, copied: View, tmp_path: Path, run: Run) -> None:
-    start, out = ["duplicates", "--store", store.path, "--view", "tiny", "--threshold", 0.9], tmp_path / "d.parquet"
+def test_duplicates_from_the_command_line(
+    store: Store, copied: View, tmp_path: Path, run: Run
+) -> None:
+    start, out = (
+        ["duplicates", "--store", store.path, "--view", "tiny", "--threshold", 0.9],
+        tmp_path / "d.parquet",
+    )
     groups, _, nearest = naive_groups(store, copied, 0.9)
     answer = run(*start, "--json").json
-    assert answer["groups"] == len(groups) and {one["clip"] for one in answer["clips"]} == set(nearest)
+    assert answer["groups"] == len(groups) and {one["clip"] for one in answer["clips"]} == set(
+        nearest
+    )
     title = f"{len(groups)} groups, {len(nearest)} clips with a copy at 0.9 or above in tiny"
     assert run(*start, "--out", out) == (0, f"{out}: {title}\n", "")
     assert set(pl.read_parquet(out)["clip"]) == set(nearest)
     printed = run(*start).out
     assert title in printed and "clip_50_0_1" in printed
     refused = {
-        ("--against", "fold"): "clips have no column 'fold': the catalog has key, row, video, split",
+        (
+            "--against",
+            "fold",
+        ): "clips have no column 'fold': the catalog has key, row, video, split",
         ("--against", "key"): "--against key: the output needs that name itself",
         ("--against", "group"): "--against group: the output needs that name itself",
         ("--by", "index"): "has no index: run `python -m retrieval build",
@@ -159,7 +202,9 @@ def test_duplicates_from_the_command_line(store: Store, copied: View, tmp_path: 
     for words, why in refused.items():
         assert why in error(run, *start, *words)
     build_index(store, copied)
-    assert "compares embedding, not tokens" in error(run, *start, "--by", "index", "--feature", "tokens")
+    assert "compares embedding, not tokens" in error(
+        run, *start, "--by", "index", "--feature", "tokens"
+    )
 
 
 STEPS = ["chop"] * 40 + ["whisk"] * 7 + ["lone"] + [None] * 3 + ["fry"] * 21
@@ -167,13 +212,19 @@ STEPS = ["chop"] * 40 + ["whisk"] * 7 + ["lone"] + [None] * 3 + ["fry"] * 21
 
 @pytest.fixture
 def steps(store: Store, fill: Fill) -> View:
-    """A view of 72 clips of four steps in mixed order: two failed, three without step, eight without video."""
+    """A view of 72 clips of four steps in mixed order: two failed, three without step, eight
+    without video."""
     rng = np.random.default_rng(5)
     vectors = rng.normal(size=(72, 12)).astype(np.float32)
     vectors[10] = vectors[11]
     step = [STEPS[at] for at in rng.permutation(72)]
-    columns = {"step": step, "video": [None if at % 9 == 8 else f"v{at % 5}.mp4" for at in range(72)]}
-    return fill(store, vectors, [f"video_{at}_0_1" for at in range(72)], failed=(4, 30), columns=columns)
+    columns = {
+        "step": step,
+        "video": [None if at % 9 == 8 else f"v{at % 5}.mp4" for at in range(72)],
+    }
+    return fill(
+        store, vectors, [f"video_{at}_0_1" for at in range(72)], failed=(4, 30), columns=columns
+    )
 
 
 def naive_neighbours(
@@ -186,7 +237,9 @@ def naive_neighbours(
         if status[row] == 1:
             vector = view.read("embedding", np.array([row]), dtype="float32")[0].astype(np.float64)
             unit[key] = vector / np.sqrt(np.sum(vector * vector))
-    filled = {row["key"]: row for row in frame.iter_rows(named=True) if row["key"] in unit and row["step"]}
+    filled = {
+        row["key"]: row for row in frame.iter_rows(named=True) if row["key"] in unit and row["step"]
+    }
     neighbours = {}
     for one, mine in filled.items():
         others = [
@@ -206,11 +259,15 @@ def check_neighbours(out: Path, expected: dict[str, list[tuple[str, float]]]) ->
     assert frame["step"].to_list() == sorted(frame["step"].to_list())
     for row in frame.iter_rows(named=True):
         assert row["neighbours"] == [clip for clip, _ in expected[row["clip"]]]
-        np.testing.assert_allclose(row["similarities"], [cosine for _, cosine in expected[row["clip"]]], atol=1e-6)
+        np.testing.assert_allclose(
+            row["similarities"], [cosine for _, cosine in expected[row["clip"]]], atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("other_videos", [False, True])
-def test_neighbours_equal_those_of_a_naive_join(store: Store, steps: View, tmp_path: Path, other_videos: bool) -> None:
+def test_neighbours_equal_those_of_a_naive_join(
+    store: Store, steps: View, tmp_path: Path, other_videos: bool
+) -> None:
     out = tmp_path / "neighbours.parquet"
     assert join(Neighbours(store.path, "tiny", out, k=9, other_videos=other_videos))["clips"] == 67
     check_neighbours(out, naive_neighbours(store, steps, 9, other_videos))
@@ -220,7 +277,13 @@ def test_neighbours_equal_those_of_a_naive_join(store: Store, steps: View, tmp_p
 @pytest.mark.full
 def test_neighbours_in_a_step_of_many_blocks(store: Store, fill: Fill, tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).normal(size=(9000, 16)).astype(np.float32)
-    fill(store, vectors, [f"c{at}" for at in range(9000)], columns={"step": ["chop"] * 9000}, shard=4096)
+    fill(
+        store,
+        vectors,
+        [f"c{at}" for at in range(9000)],
+        columns={"step": ["chop"] * 9000},
+        shard=4096,
+    )
     assert join(Neighbours(store.path, "tiny", tmp_path / "n.parquet", k=3))["clips"] == 9000
     frame = pl.read_parquet(tmp_path / "n.parquet")
     unit_vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float64)
@@ -232,7 +295,8 @@ def test_neighbours_in_a_step_of_many_blocks(store: Store, fill: Fill, tmp_path:
 
 
 def test_a_killed_run_resumes_with_the_same_file(store: Store, fill: Fill, tmp_path: Path) -> None:
-    """After the first of three pieces; damaged pieces, and pieces of another join, are refused in one line."""
+    """After the first of three pieces; damaged pieces, and pieces of another join, are refused in
+    one line."""
     clips = 140_000
     columns = {"step": [f"step {at // 40}" for at in range(clips)]}
     vectors = np.random.default_rng(0).normal(size=(clips, 4)).astype(np.float32)
@@ -240,9 +304,12 @@ def test_a_killed_run_resumes_with_the_same_file(store: Store, fill: Fill, tmp_p
     out = tmp_path / "killed.parquet"
     words = ["neighbours", "--store", str(store.path), "--view", "tiny", "--out", str(out)]
     folder = tmp_path / "killed.parquet.parts"
-    while not list(folder.glob("0*.parquet")):  # a join that ends before it is killed is started again
+    # a join that ends before it is killed is started again
+    while not list(folder.glob("0*.parquet")):
         out.unlink(missing_ok=True)
-        run = subprocess.Popen([sys.executable, "-m", "retrieval", *words], cwd=Path(__file__).parents[2])
+        run = subprocess.Popen(
+            [sys.executable, "-m", "retrieval", *words], cwd=Path(__file__).parents[2]
+        )
         while not list(folder.glob("0*.parquet")) and run.poll() is None:
             time.sleep(0.001)
         run.kill()
@@ -252,7 +319,9 @@ def test_a_killed_run_resumes_with_the_same_file(store: Store, fill: Fill, tmp_p
     pl.read_parquet(piece)[:-1].write_parquet(tmp_path / "shorter.parquet")
     for content in (b"", whole[:-9], b"PAR1" * 9, (tmp_path / "shorter.parquet").read_bytes()):
         piece.write_bytes(content)
-        with pytest.raises(StepDiffError, match=f"a piece in {folder} is damaged .*: delete that folder") as refused:
+        with pytest.raises(
+            StepDiffError, match=f"a piece in {folder} is damaged .*: delete that folder"
+        ) as refused:
             join(Neighbours(store.path, "tiny", out))
         assert "\n" not in str(refused.value) and not out.exists()
     piece.write_bytes(whole)
@@ -262,14 +331,19 @@ def test_a_killed_run_resumes_with_the_same_file(store: Store, fill: Fill, tmp_p
         with pytest.raises(StepDiffError, match="holds pieces of another join"):
             join(Neighbours(store.path, "tiny", out))
     (folder / "join.json").write_bytes(card)
-    with pytest.raises(StepDiffError, match=r"killed.parquet.parts holds pieces of another join \(k differ\): delete"):
+    with pytest.raises(
+        StepDiffError,
+        match=r"killed.parquet.parts holds pieces of another join \(k differ\): delete",
+    ):
         join(Neighbours(store.path, "tiny", out, k=5))
     join(Neighbours(store.path, "tiny", out))
     join(Neighbours(store.path, "tiny", tmp_path / "whole.parquet"))
     assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes() and not folder.exists()
 
 
-def test_neighbours_from_the_command_line(store: Store, steps: View, tmp_path: Path, run: Run) -> None:
+def test_neighbours_from_the_command_line(
+    store: Store, steps: View, tmp_path: Path, run: Run
+) -> None:
     out = tmp_path / "n.parquet"
     start = ["neighbours", "--store", store.path, "--view", "tiny", "--out", out]
     assert run(*start, "-k", 3, "--json").json["clips"] == 67
@@ -349,8 +423,8 @@ def check_negatives(
     variant: str,
     as_true: AsTrue | None = None,
 ) -> Drawn:
-    """Check that the questions equal the naive ones, with options as a set, and that dropped and other ones are
-    counted."""
+    """Check that the questions equal the naive ones, with options as a set, and that dropped and
+    other ones are counted."""
     test_set = StatedDifferences(rows)
     drawn = hard_negatives(
         test_set,
@@ -396,7 +470,8 @@ def test_negatives_equal_the_naive_ones_with_ties(variant: str, world: tuple) ->
 def big_world(
     seed: int, pairs: int, dim: int = 64
 ) -> tuple[list[StatedDifference], dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Make clips in tight groups, every fifth a copy of another, and texts in groups of similar ones."""
+    """Make clips in tight groups, every fifth a copy of another, and texts in groups of similar
+    ones."""
     rng = np.random.default_rng(seed)
     clips = [f"clip_{at}" for at in range(pairs)]
     steps = rng.normal(size=(6, dim))
@@ -426,7 +501,8 @@ def test_negatives_equal_the_naive_ones(variant: str) -> None:
     rows, clip, text = big_world(4, 150)
     drawn = check_negatives(rows, clip, text, variant)
     unfiltered = {word: np.eye(300, dtype=np.float32)[at] for at, word in enumerate(text)}
-    assert drawn.questions != check_negatives(rows, clip, unfiltered, variant).questions  # the filter removed something
+    # the filter removed something
+    assert drawn.questions != check_negatives(rows, clip, unfiltered, variant).questions
     assert drawn.passed == 0 < check_negatives(rows, clip, text, variant, as_true_by_number).passed
 
 
@@ -436,12 +512,16 @@ def test_negatives_of_several_blocks_equal_the_naive_ones() -> None:
 
 
 def test_negatives_equal_the_naive_ones_if_most_texts_are_similar() -> None:
-    """The search continues after its shortlist to the end and drops questions that it cannot complete."""
+    """The search continues after its shortlist to the end and drops questions that it cannot
+    complete."""
     rng = np.random.default_rng(3)
     clip = {f"c{at}": rng.normal(size=8).astype(np.float32) for at in range(400)}
     text = {"same": np.array([1, 0], np.float32), "other": np.array([0, 1], np.float32)}
     words = ["same"] * 195 + ["other"] * 5
-    rows = [StatedDifference((f"c{2 * at}", f"c{2 * at + 1}"), "Actions", words[at]) for at in range(200)]
+    rows = [
+        StatedDifference((f"c{2 * at}", f"c{2 * at + 1}"), "Actions", words[at])
+        for at in range(200)
+    ]
     drawn = check_negatives(rows, clip, text, "V1")
     assert drawn.dropped == 0
     others = {row.pair for row in rows if row.text == "other"}
@@ -455,12 +535,19 @@ def test_negatives_equal_the_naive_ones_if_most_texts_are_similar() -> None:
 
 
 def test_distances_nearer_than_float32_are_ordered_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 60 pairs two are near each other, and the other 58 equally far from them up to the rounding of float32."""
+    """Of 60 pairs two are near each other, and the other 58 equally far from them up to the
+    rounding of float32."""
     monkeypatch.setattr(negatives, "SHORTLIST", 8)
     rng = np.random.default_rng(0)
     centres = np.repeat(rng.normal(size=(2, 64)), (4, 116), axis=0)
-    clip = {f"c{at}": vector for at, vector in enumerate(centres + 3e-8 * rng.normal(size=centres.shape))}
-    rows = [StatedDifference((f"c{2 * at}", f"c{2 * at + 1}"), "Actions", f"text {at}") for at in range(60)]
+    clip = {
+        f"c{at}": vector
+        for at, vector in enumerate(centres + 3e-8 * rng.normal(size=centres.shape))
+    }
+    rows = [
+        StatedDifference((f"c{2 * at}", f"c{2 * at + 1}"), "Actions", f"text {at}")
+        for at in range(60)
+    ]
     check_negatives(rows, clip, {row.text: np.eye(60)[at] for at, row in enumerate(rows)}, "V1")
     for dim in (1, 64, 4096):  # Higham's bound of the sum, and of the roundings of its terms
         products = (dim + 5) * 2.0**-24
@@ -470,7 +557,9 @@ def test_distances_nearer_than_float32_are_ordered_exactly(monkeypatch: pytest.M
 def test_the_threshold_is_strict() -> None:
     rng = np.random.default_rng(0)
     clip = {f"c{at}": rng.normal(size=8).astype(np.float32) for at in range(8)}
-    rows = [StatedDifference((f"c{2 * at}", f"c{2 * at + 1}"), "Actions", "same") for at in range(4)]
+    rows = [
+        StatedDifference((f"c{2 * at}", f"c{2 * at + 1}"), "Actions", "same") for at in range(4)
+    ]
     test_set, vectors = StatedDifferences(rows), np.array([[1.0, 0.0]])
     clips = stacked(test_set.clips, clip)
     assert hard_negatives(test_set, clips, vectors, "V1", 1.0, 0).dropped == 0
@@ -543,14 +632,21 @@ def test_the_order_of_options_depends_on_seed_and_content_only() -> None:
     assert first == options(rows, 0) == options(rows[::-1], 0)
     other = options(rows, 1)
     assert first != other
-    assert {key: sorted(four) for key, four in first.items()} == {key: sorted(four) for key, four in other.items()}
+    assert {key: sorted(four) for key, four in first.items()} == {
+        key: sorted(four) for key, four in other.items()
+    }
     places = Counter(four.index(key[0]) for key, four in first.items())
     assert min(places[at] for at in range(4)) > len(first) / 8
 
 
 def write_diffcap(path: Path, rows: list[StatedDifference]) -> Path:
     lines = [
-        {"reference": row.pair[0], "candidate": row.pair[1], "category": row.category, "text": [row.text]}
+        {
+            "reference": row.pair[0],
+            "candidate": row.pair[1],
+            "category": row.category,
+            "text": [row.text],
+        }
         for row in rows
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -558,7 +654,9 @@ def write_diffcap(path: Path, rows: list[StatedDifference]) -> Path:
 
 
 @pytest.mark.parametrize("variant", ["V1", "V2", "V2 reversed", "V3"])
-def test_negatives_from_a_store(tmp_path: Path, store: Store, fill: Fill, fill_texts: Fill, variant: str) -> None:
+def test_negatives_from_a_store(
+    tmp_path: Path, store: Store, fill: Fill, fill_texts: Fill, variant: str
+) -> None:
     rows, clip, text = big_world(6, 70)
     fill(store, np.stack([*clip.values()])[::-1], [*clip][::-1])
     fill_texts(store, np.stack([*text.values()]), [*text], "mpnet-base")
@@ -567,7 +665,7 @@ def test_negatives_from_a_store(tmp_path: Path, store: Store, fill: Fill, fill_t
     with pytest.raises(StepDiffError, match="--allow-reversed is for V2; V1 never has"):
         write_questions(replace(options, allow_reversed=True))
     counts = write_questions(
-        replace(options, variant=variant[:2], allow_reversed=variant == "V2 reversed")  # type: ignore[arg-type]
+        replace(options, variant=variant[:2], allow_reversed=variant == ("V2 reversed"))  # type: ignore[arg-type]
     )
     naive = naive_random(rows, 3) if variant == "V3" else naive_negatives(rows, clip, text, variant)
     whole = [sorted([row.pair, *n]) for row, n in zip(rows, naive, strict=True) if len(n) == 3]

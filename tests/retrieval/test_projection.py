@@ -20,7 +20,10 @@ def filled_view(store: Store, arrays: dict[str, np.ndarray], dtype: str = "float
         store.catalog("clips").append(pl.DataFrame({"key": keys}))
         features = {name: Feature(array.shape[1:], dtype) for name, array in arrays.items()}
         with store.writer("clips", "tiny", about, features, rows_per_shard=16) as writer:
-            writer.fill(np.arange(count), lambda rows: ({name: array[rows] for name, array in arrays.items()}, {}))
+            writer.fill(
+                np.arange(count),
+                lambda rows: ({name: array[rows] for name, array in arrays.items()}, {}),
+            )
     return store.view("clips", "tiny")
 
 
@@ -66,7 +69,9 @@ def test_a_larger_view_is_sampled(store: Store, vectors: np.ndarray) -> None:
     rows, total = sample_rows(view, 30)
     assert total == 90 and len(set(rows.tolist())) == 30 and (np.diff(rows) > 0).all()
     assert rows.max() < 90 and (rows != sample_rows(view, 30, seed=1)[0]).any()
-    often = np.bincount(np.concatenate([sample_rows(view, 30, seed)[0] for seed in range(600)]), minlength=90)
+    often = np.bincount(
+        np.concatenate([sample_rows(view, 30, seed)[0] for seed in range(600)]), minlength=90
+    )
     assert often.min() > 140 and often.max() < 260  # 200 expected, 11.5 standard deviation
 
 
@@ -82,9 +87,14 @@ def test_umap_separates_clusters_and_is_seeded(tmp_path: Path) -> None:
     random = np.random.default_rng(2)
     groups = np.repeat(np.eye(3, 16), 20, axis=0) * 3
     store = Store.open(tmp_path / "features", create=True)
-    view = filled_view(store, {"embedding": (groups + random.normal(size=(60, 16)) * 0.1).astype(np.float32)})
+    view = filled_view(
+        store, {"embedding": (groups + random.normal(size=(60, 16)) * 0.1).astype(np.float32)}
+    )
     xy, _ = project(view, np.arange(60), "umap")
     middles = xy.reshape(3, 20, 2).mean(axis=1)
     spread = np.linalg.norm(xy.reshape(3, 20, 2) - middles[:, None], axis=2).max()
-    assert min(np.linalg.norm(middles[a] - middles[b]) for a, b in ((0, 1), (0, 2), (1, 2))) > 2 * spread
+    assert (
+        min(np.linalg.norm(middles[a] - middles[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+        > 2 * spread
+    )
     assert (project(view, np.arange(60), "umap")[0] == xy).all()

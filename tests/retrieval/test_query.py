@@ -55,28 +55,49 @@ def test_a_query_by_clip_returns_its_neighbours(query: tuple, clips: View, run: 
 def test_a_view_without_an_embedding_names_what_makes_one(store: Store, run: Run) -> None:
     """As views of video language models were; the layout of their tokens is no embedding."""
     features = {"tokens": Feature((2, 4), "float32"), "layout": Feature((5,), "float32")}
-    write_view(store, ["a", "b"], features, name="old", by=made_by("vlm", tokens="float32", layout="float32"))
+    write_view(
+        store,
+        ["a", "b"],
+        features,
+        name="old",
+        by=made_by("vlm", tokens="float32", layout="float32"),
+    )
     query = ("query", "--store", store.path, "--view", "old")
     remedy = "--encoder vlm:MODEL --view NAME`"
     for more in (["--clip", "a"], ["--clip", "a", "--feature", "layout"], ["--file", "no.mp4"]):
         message = error(run, *query, *more)
-        assert "has no embedding called" in message and "it has none; make a view that has one" in message
+        assert (
+            "has no embedding called" in message
+            and "it has none; make a view that has one" in message
+        )
         assert remedy in message and "CLIPS.csv" in message
 
 
 def test_columns_of_the_hits_hide_those_of_the_catalog(store: Store, fill: Fill, run: Run) -> None:
     columns = {name: ["x", "y", "z"] for name in ("rank", "similarity", "clip", "step")}
     fill(store, np.eye(3, dtype=np.float32) + 1, ["a", "b", "c"], columns=columns)
-    (hit,) = run("query", "--store", store.path, "--view", "tiny", "--clip", "a", "-k", 1, "--json").json["hits"]
+    (hit,) = run(
+        "query", "--store", store.path, "--view", "tiny", "--clip", "a", "-k", 1, "--json"
+    ).json["hits"]
     assert hit == {"rank": 1, "similarity": pytest.approx(5 / 6), "clip": "b", "step": "y"}
 
 
 def test_a_table_shows_whole_ids(query: tuple, store: Store, fill: Fill, run: Run) -> None:
     out = run(*query, "--clip", "video_10_0_11", "-k", 2).out
-    for word in ("rank", "similarity", "step", "nearest to clip video_10_0_11 in tiny", "[bold]it[/bold]", "…"):
+    for word in (
+        "rank",
+        "similarity",
+        "step",
+        "nearest to clip video_10_0_11 in tiny",
+        "[bold]it[/bold]",
+        "…",
+    ):
         assert word in out
     keys = [f"{'x' * 90}_{at}_{at + 1}" for at in range(3)]
-    columns = {name: ["words " * 20] * 3 for name in ("step", "narration", "activity", "split", "more", "most")}
+    columns = {
+        name: ["words " * 20] * 3
+        for name in ("step", "narration", "activity", "split", "more", "most")
+    }
     wide = Store.open(store.path.with_name("wide"), create=True)
     fill(wide, np.eye(3, dtype=np.float32) + 1, keys, columns=columns)
     out = run("query", "--store", wide.path, "--view", "tiny", "--clip", keys[0], "-k", 2).out
@@ -101,14 +122,21 @@ def test_a_clip_without_features(query: tuple, store: Store, run: Run, fill: Fil
     assert "clip late_0_1 has no features in view clips/tiny: run `python -m featurize" in line
 
 
-def test_a_query_by_a_text_of_the_store(query: tuple, store: Store, clips: View, fill_texts: Fill, run: Run) -> None:
+def test_a_query_by_a_text_of_the_store(
+    query: tuple, store: Store, clips: View, fill_texts: Fill, run: Run
+) -> None:
     line = error(run, *query, "--text", "whisk the eggs")
-    assert "'whisk the eggs' is not in texts/tiny of" in line and "python -m featurize --manifest TEXTS.jsonl" in line
+    assert (
+        "'whisk the eggs' is not in texts/tiny of" in line
+        and "python -m featurize --manifest TEXTS.jsonl" in line
+    )
     vectors = clips.read("embedding", np.array([12, 20]), dtype="float32") * 3
     fill_texts(store, vectors, ["whisk the eggs", "chop"], "tiny")
     answer = run(*query, "--text", "whisk the eggs", "-k", 27, "--json").json
     assert (answer["text"], answer["hits"][0]["clip"]) == ("whisk the eggs", "video_12_0_13")
-    assert answer["hits"][0]["similarity"] == pytest.approx(1, abs=1e-6) and len(answer["hits"]) == 27
+    assert (
+        answer["hits"][0]["similarity"] == pytest.approx(1, abs=1e-6) and len(answer["hits"]) == 27
+    )
     assert error(run, *query, "--text", "whisk\n" * 5000).count("whisk") == 10
 
 
@@ -126,8 +154,14 @@ def test_a_query_by_a_text_of_the_store(query: tuple, store: Store, clips: View,
         (["--clip", "a", "--weights", "clip"], "--weights is for --text and --file"),
         (["--clip", "vidoe_10_0_11"], "the nearest ids are video_10_0_11, "),
         (["--clip", "video_10_0_11", "--feature", "tokens"], "compares embedding, not tokens"),
-        (["--clip", "video_10_0_11", "--out", "hits.txt"], "hits.txt is none of .parquet, .csv, .jsonl"),
-        (["--text", "chop"], "are different spaces (weights 000000000000 and 000000000000, 8 and 16 channels)"),
+        (
+            ["--clip", "video_10_0_11", "--out", "hits.txt"],
+            "hits.txt is none of .parquet, .csv, .jsonl",
+        ),
+        (
+            ["--text", "chop"],
+            "are different spaces (weights 000000000000 and 000000000000, 8 and 16 channels)",
+        ),
     ],
 )
 def test_unusable_queries_are_refused(
@@ -147,13 +181,20 @@ def test_negatives_from_the_command_line(
     ids = store.catalog("clips").frame()["key"].to_list()
     test_set, out_file = tmp_path / "diffcap.jsonl", tmp_path / "diffmcq.jsonl"
     rows = [
-        {"reference": ids[a], "candidate": ids[a + 1], "category": "Visuals", "text": [f"t{a}", "x"]}
+        {
+            "reference": ids[a],
+            "candidate": ids[a + 1],
+            "category": "Visuals",
+            "text": [f"t{a}", "x"],
+        }
         for a in (10, 12, 14, 16, 18)
     ]
     test_set.write_text("".join(json.dumps(row) + "\n" for row in rows))
     start = ["negatives", "--store", store.path, "--view", "tiny", "--test-set", test_set]
     start += ["--out", out_file]
-    featurize = f"`python -m featurize --manifest {test_set} --store {store.path} --encoder mpnet-base`"
+    featurize = (
+        f"`python -m featurize --manifest {test_set} --store {store.path} --encoder mpnet-base`"
+    )
     line = error(run, *start)
     assert "'t10' and 5 more of the difference texts are not in texts/mpnet-base" in line
     assert featurize in line
@@ -170,7 +211,9 @@ def test_negatives_from_the_command_line(
         assert why in error(run, *start, "--test-set", other, "--variant", "V3")
     truth = tmp_path / "attributes.jsonl"
     truth.write_text("")
-    of_another_world = f"{ids[10]}: not in {truth}; name the attributes.jsonl of the test set's world"
+    of_another_world = (
+        f"{ids[10]}: not in {truth}; name the attributes.jsonl of the test set's world"
+    )
     assert of_another_world in error(run, *start, "--variant", "V3", "--truth", truth)
     texts = ["t10", "t12", "t14", "t16", "t18"]
     fill_texts(store, np.eye(8, dtype=np.float32)[:5], texts, "mpnet-base")
@@ -189,9 +232,11 @@ def test_negatives_from_the_command_line(
 
 
 def test_a_query_by_pair(query: tuple, clips: View, run: Run) -> None:
-    """The answers are nearest to the average of both normalised embeddings, without the two clips."""
+    """The answers are nearest to the average of both normalised embeddings, without the two
+    clips."""
     rows, cosines = all_cosines(clips)
-    between = cosines[rows == 10, rows == 12]  # the average of two vectors of length 1 has the length of (1 + this) / 2
+    # the average of two vectors of length 1 has the length of (1 + this) / 2
+    between = cosines[rows == 10, rows == 12]
     cosines = (cosines[rows == 10][0] + cosines[rows == 12][0]) / 2 / np.sqrt((1 + between) / 2)
     cosines[(rows == 10) | (rows == 12)] = -1
     best = np.argsort(-cosines)[:12]
@@ -200,8 +245,12 @@ def test_a_query_by_pair(query: tuple, clips: View, run: Run) -> None:
     assert (ended.status, ended.errors) == (0, "")
     answer = ended.json
     assert (answer["reference"], answer["candidate"]) == ("video_10_0_11", "video_12_0_13")
-    assert [hit["clip"] for hit in answer["hits"]] == [f"video_{at}_0_{at + 1}" for at in rows[best]]
-    np.testing.assert_allclose([hit["similarity"] for hit in answer["hits"]], cosines[best], atol=1e-6)
+    assert [hit["clip"] for hit in answer["hits"]] == [
+        f"video_{at}_0_{at + 1}" for at in rows[best]
+    ]
+    np.testing.assert_allclose(
+        [hit["similarity"] for hit in answer["hits"]], cosines[best], atol=1e-6
+    )
     assert run(*query, *pair, "-k", 26).errors == "-k 26: there are only 25 clips to choose from\n"
 
 
@@ -210,15 +259,29 @@ def test_a_query_writes_a_file(query: tuple, tmp_path: Path, run: Run, name: str
     ask = *query, "--clip", "video_10_0_11", "-k", 3
     hits = run(*ask, "--json").json["hits"]
     assert run(*ask, "--out", tmp_path / name).status == 0
-    read_file = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson}[Path(name).suffix]
+    read_file = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson}[
+        Path(name).suffix
+    ]
     assert read_file(tmp_path / name).to_dicts() == hits
     assert "cannot write" in error(run, *ask, "--out", tmp_path / "absent" / name)
 
 
-def test_lists_and_structs_are_json_in_a_csv(store: Store, fill: Fill, tmp_path: Path, run: Run) -> None:
+def test_lists_and_structs_are_json_in_a_csv(
+    store: Store, fill: Fill, tmp_path: Path, run: Run
+) -> None:
     columns = {"tools": [["pan"], ["=pan", "é"], None], "box": [{"x": 1}, {"x": 2}, None]}
     fill(store, np.eye(3, dtype=np.float32) + 1, ["a", "b", "c"], columns=columns)
-    query = ["query", "--store", store.path, "--view", "tiny", "--clip", "a", "--out", tmp_path / "hits.csv"]
+    query = [
+        "query",
+        "--store",
+        store.path,
+        "--view",
+        "tiny",
+        "--clip",
+        "a",
+        "--out",
+        tmp_path / "hits.csv",
+    ]
     assert run(*query).status == 0
     assert pl.read_csv(tmp_path / "hits.csv").rows() == [
         (1, pytest.approx(5 / 6), "b", '["=pan", "é"]', '{"x": 2}'),
@@ -227,7 +290,9 @@ def test_lists_and_structs_are_json_in_a_csv(store: Store, fill: Fill, tmp_path:
 
 
 @pytest.mark.parametrize("factory", ["Flat", "HNSW32", None])
-def test_a_forgotten_clip_is_in_no_answer(store: Store, clips: View, factory: str | None, run: Run) -> None:
+def test_a_forgotten_clip_is_in_no_answer(
+    store: Store, clips: View, factory: str | None, run: Run
+) -> None:
     view = "--store", store.path, "--view", "tiny"
     query = "query", *view, "--clip", "video_5_0_6", "-k", "30", "--json"
     build = "build", *view, "--factory", factory
@@ -237,7 +302,10 @@ def test_a_forgotten_clip_is_in_no_answer(store: Store, clips: View, factory: st
     first = run(*query)
     assert ("tiny.json is stale" in first.out) == bool(factory)
     if factory:
-        assert first.status == 2 and "is stale, it holds 27 rows and the view now has 26" in first.errors
+        assert (
+            first.status == 2
+            and "is stale, it holds 27 rows and the view now has 26" in first.errors
+        )
         assert run(*build).status == 0
     hits = run(*query).json["hits"]
     assert "video_6_0_7" not in {hit["clip"] for hit in hits} and len(hits) == 25
@@ -251,7 +319,9 @@ KEYS = ["a", "b", "c", "d"]
 def filled(path: Path, encoder: Encoder, info: dict[str, object] | None = None) -> Store:
     """Return a store whose view `space` has four clips of that encoder."""
     store = Store.open(path, create=True)
-    frames = np.random.default_rng(0).integers(0, 256, (4, encoder.frames, 32, 32, 3), dtype=np.uint8)
+    frames = np.random.default_rng(0).integers(
+        0, 256, (4, encoder.frames, 32, 32, 3), dtype=np.uint8
+    )
     made, features = encoder.provenance("clips"), encoder.features("clips")
     with store.writer("clips", "space", made, features, info=info) as writer:
         writer.write(pl.DataFrame({"key": KEYS}), encoder.encode_clips(frames))
@@ -274,47 +344,74 @@ def test_a_live_text_equals_a_stored_one(tiny_clip: Path, tmp_path: Path, run: R
     clips = store.view("clips", "space").read("embedding", keys=KEYS)
     cosines = clips @ vector / np.linalg.norm(clips, axis=1)
     assert [hit["clip"] for hit in live] == [KEYS[place] for place in np.argsort(-cosines)]
-    np.testing.assert_allclose([hit["similarity"] for hit in live], np.sort(cosines)[::-1], atol=1e-6)
+    np.testing.assert_allclose(
+        [hit["similarity"] for hit in live], np.sort(cosines)[::-1], atol=1e-6
+    )
     assert np.ptp(cosines) > 0.01
-    with store.writer("texts", "space", encoder.provenance("texts"), encoder.features("texts")) as writer:
-        writer.write(pl.DataFrame({"key": [text_key(words)], "text": [words]}), {"embedding": vector[None]})
-    stored = query_space(run, store, "--text", words, "-k", 10, "--json").json["hits"]  # needs no weights now
+    with store.writer(
+        "texts", "space", encoder.provenance("texts"), encoder.features("texts")
+    ) as writer:
+        writer.write(
+            pl.DataFrame({"key": [text_key(words)], "text": [words]}), {"embedding": vector[None]}
+        )
+    # needs no weights now
+    stored = query_space(run, store, "--text", words, "-k", 10, "--json").json["hits"]
     assert [hit["clip"] for hit in stored] == [hit["clip"] for hit in live]
-    np.testing.assert_allclose([hit["similarity"] for hit in stored], np.sort(cosines)[::-1], atol=1e-6)
+    np.testing.assert_allclose(
+        [hit["similarity"] for hit in stored], np.sort(cosines)[::-1], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("verb", [("requantise", "--dtype", "int8"), ("pool", "--pool", "2")])
 def test_a_text_queries_a_view_made_from_another(
-    tiny_clip: Path, tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str], verb: tuple[str, ...]
+    tiny_clip: Path,
+    tmp_path: Path,
+    run: Run,
+    capsys: pytest.CaptureFixture[str],
+    verb: tuple[str, ...],
 ) -> None:
     store = filled(tmp_path / "store", load("clip", str(tiny_clip), "cpu", frames=2))
     name, *words = verb
     assert store_main([name, str(store.path), "--view", "space", "--to", "smaller", *words]) == 0
     capsys.readouterr()
-    ask = partial(query_space, run, store, "--text", "whisk", "--json", "--weights", tiny_clip, "--view")
+    ask = partial(
+        query_space, run, store, "--text", "whisk", "--json", "--weights", tiny_clip, "--view"
+    )
     assert ask("smaller").json["hits"] == ask("space").json["hits"]
 
 
 @pytest.mark.full
 def test_weights_are_those_that_a_view_records(tiny_clip: Path, tmp_path: Path, run: Run) -> None:
-    """The record names the weights and the choices of the encoder; weights of another sha256 there are not used."""
+    """The record names the weights and the choices of the encoder; weights of another sha256 there
+    are not used."""
     encoder = load("clip", str(tiny_clip), "cpu", layer=1, frames=2)
     choices = {"layer": 1, "frames": 2, "odd": 7, "sampling": 3}
     store = filled(tmp_path / "store", encoder, {"weights": str(tiny_clip), "choices": choices})
     assert query_space(run, store, "--text", "whisk").status == 0
-    for name, source in (("gone", str(tmp_path / "gone")), ("other", str(tmp_path)), ("none", None)):
+    for name, source in (
+        ("gone", str(tmp_path / "gone")),
+        ("other", str(tmp_path)),
+        ("none", None),
+    ):
         (tmp_path / "file").write_text("not these")
         lost = filled(tmp_path / name / "store", encoder, {"weights": source, "choices": choices})
         status, out, err = query_space(run, lost, "--text", "whisk")
         assert (status, out) == (2, "") and err.count("\n") == 1
-        assert f"the weights of view clips/space (hf, sha256 {encoder.fingerprint[:12]}) are not found" in err
-        assert (source is None or f" at {source}, or were never used here: " in err) and "--weights" in err
+        assert (
+            f"the weights of view clips/space (hf, sha256 {encoder.fingerprint[:12]}) are not found"
+            in err
+        )
+        assert (
+            source is None or f" at {source}, or were never used here: " in err
+        ) and "--weights" in err
         assert query_space(run, lost, "--text", "whisk", "--weights", tiny_clip).status == 0
 
 
 def test_an_encoder_without_texts_says_what_to_query(tmp_path: Path, run: Run) -> None:
     by = made_by("llava", embedding="float32")
-    write_view(tmp_path / "store", KEYS, {"embedding": Feature((4,), "float32")}, name="space", by=by)
+    write_view(
+        tmp_path / "store", KEYS, {"embedding": Feature((4,), "float32")}, name="space", by=by
+    )
     status, _, err = query_space(run, Store.open(tmp_path / "store"), "--text", "whisk")
     assert status == 2 and "llava encodes no texts: query a view of an encoder that does" in err
 
@@ -324,12 +421,18 @@ CLIPS = [("stripes", 0.0, 1.0), ("stripes", 1.0, 2.0), ("blobs", 0.0, 1.0), ("bl
 
 
 def write_video(path: Path, name: str, crf: int = 18, size: tuple[int, int] = (160, 120)) -> Path:
-    """Write two seconds of moving stripes or blobs, which change their colours after the first second."""
+    """Write two seconds of moving stripes or blobs, which change their colours after the first
+    second."""
     width, height = size
     y, x = np.mgrid[:height, :width] / height
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=10)
-        stream.width, stream.height, stream.pix_fmt, stream.options = width, height, "yuv420p", {"crf": str(crf)}
+        stream.width, stream.height, stream.pix_fmt, stream.options = (
+            width,
+            height,
+            "yuv420p",
+            {"crf": str(crf)},
+        )
         for at in range(20):
             wave = np.sin(20 * x + at) if name == "stripes" else np.sin(9 * x + at) * np.sin(9 * y)
             colour = (230, 60, 40) if at < 10 else (40, 200, 220)
@@ -346,15 +449,26 @@ def filmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
     folder = tmp_path_factory.mktemp("filmed")
     store, encoder = Store.open(folder / "features", create=True), load(ENCODER, device="cpu")
     rows = [
-        {"key": f"{name}_{start:g}_{end:g}", "video": f"{name}.mp4", "start": start, "end": end, "step": "<b>chop</b>"}
+        {
+            "key": f"{name}_{start:g}_{end:g}",
+            "video": f"{name}.mp4",
+            "start": start,
+            "end": end,
+            "step": "<b>chop</b>",
+        }
         for name, start, end in CLIPS
     ]
     for name in ("stripes", "blobs"):
         write_video(folder / f"{name}.mp4", name)
     with store.lock():
         store.catalog("clips").append(pl.DataFrame(rows))
-        store.create_view("clips", ENCODER, encoder.provenance("clips"), encoder.features("clips"), 4).resize()
-    sources = {at: Source(str(folder / f"{name}.mp4"), start, end) for at, (name, start, end) in enumerate(CLIPS)}
+        store.create_view(
+            "clips", ENCODER, encoder.provenance("clips"), encoder.features("clips"), 4
+        ).resize()
+    sources = {
+        at: Source(str(folder / f"{name}.mp4"), start, end)
+        for at, (name, start, end) in enumerate(CLIPS)
+    }
     task = Task(str(store.path), "clips", ENCODER, 0, (0, 1, 2, 3), {}, 4, sources)
     assert featurize_shards([task], encoder, "cpu", lambda _: None).error is None
     return store, folder
@@ -368,7 +482,8 @@ def nearest_to_file(
 
 
 def test_a_file_is_nearest_to_its_own_clip(filmed: tuple[Store, Path], tmp_path: Path) -> None:
-    """A span of a file is nearest to its own clip, with cosine 1; so are a compressed copy of the video and a still."""
+    """A span of a file is nearest to its own clip, with cosine 1; so are a compressed copy of the
+    video and a still."""
     store, folder = filmed
     for name, start, end in CLIPS[1:3]:
         hits = nearest_to_file(store, folder / f"{name}.mp4", 4, start, end)
@@ -391,24 +506,38 @@ def test_a_file_that_cannot_be_encoded_like_the_view_is_refused(
     (tmp_path / "words.txt").write_text("no video")
     (tmp_path / "cut.mp4").write_bytes((folder / "blobs.mp4").read_bytes()[:900])
     other = Store.open(tmp_path / "other", create=True)
-    fill(other, np.eye(2, dtype=np.float32), ["a_0_1", "b_0_1"], "aligned", encoder="head over tiny")
+    fill(
+        other, np.eye(2, dtype=np.float32), ["a_0_1", "b_0_1"], "aligned", encoder="head over tiny"
+    )
     made = store.view("clips", ENCODER)
     with other.lock():
         changed = replace(made.provenance, weights="0" * 64)
         other.create_view("clips", "old", changed, made.features, 4).resize()
-        vectors = {name: np.ones((2, *one.shape), np.float32) for name, one in made.features.items()}
+        vectors = {
+            name: np.ones((2, *one.shape), np.float32) for name, one in made.features.items()
+        }
         other.view("clips", "old").write_shard(0, np.arange(2), vectors, {})
     video = folder / "blobs.mp4"
     refused = {
         (store.path, ENCODER, tmp_path / "none.mp4"): "no video",
         (store.path, ENCODER, tmp_path / "words.txt"): "is not a video in a known format",
         (store.path, ENCODER, tmp_path / "cut.mp4"): "cut.mp4",
-        (other.path, "aligned", video): "view clips/aligned was made by head over tiny, which is none of our encoders",
-        (other.path, "old", video): "the weights of view clips/old (efficientnet-lite0, sha256 000000000000) are not "
+        (
+            other.path,
+            "aligned",
+            video,
+        ): "view clips/aligned was made by head over tiny, which is none of our encoders",
+        (
+            other.path,
+            "old",
+            video,
+        ): "the weights of view clips/old (efficientnet-lite0, sha256 000000000000) are not "
         "found: name them with --weights",
     }
     for (path, view, file), why in refused.items():
-        assert why in error(run, "query", "--store", path, "--view", view, "--file", file, "-k", "1")
+        assert why in error(
+            run, "query", "--store", path, "--view", view, "--file", file, "-k", "1"
+        )
     late = run("query", "--store", store.path, "--view", ENCODER, "--file", video, "--start", 7)
     assert late.status == 2 and "the clip begins at 7 s" in late.errors
 
@@ -433,8 +562,11 @@ class MeanColour(Encoder):
 
 
 @pytest.mark.full
-def test_a_file_queries_a_view_of_a_plugin_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
-    """The encoder is found by the name that provenance records, which is not that of its entry point."""
+def test_a_file_queries_a_view_of_a_plugin_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    """The encoder is found by the name that provenance records, which is not that of its entry
+    point."""
     installed = tmp_path / "mine-1.0.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
@@ -442,23 +574,34 @@ def test_a_file_queries_a_view_of_a_plugin_encoder(tmp_path: Path, monkeypatch: 
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "none.txt").write_text("none")
     store, keys = Store.open(tmp_path / "store", create=True), ["stripes_0_1", "stripes_1_2"]
-    rows = [{"key": key, "video": "stripes.mp4", "start": float(at), "end": at + 1.0} for at, key in enumerate(keys)]
+    rows = [
+        {"key": key, "video": "stripes.mp4", "start": float(at), "end": at + 1.0}
+        for at, key in enumerate(keys)
+    ]
     video = write_video(tmp_path / "stripes.mp4", "stripes")
     monkeypatch.syspath_prepend(tmp_path)
     encoder = load("mean_colour:MeanColour", str(tmp_path / "weights"), "cpu")
     with store.lock():
         store.catalog("clips").append(pl.DataFrame(rows))
-        store.create_view("clips", "mean-colour", encoder.provenance("clips"), encoder.features("clips"), 4).resize()
+        store.create_view(
+            "clips", "mean-colour", encoder.provenance("clips"), encoder.features("clips"), 4
+        ).resize()
     sources = {at: Source(str(video), float(at), at + 1.0) for at in range(2)}
     task = Task(str(store.path), "clips", "mean-colour", 0, (0, 1), {}, 2, sources)
     featurize_shards([task], encoder, "cpu", lambda _: None)
     query = ["query", "--store", store.path, "--view", "mean-colour", "--file", video, "--start", 1]
     query += ["--weights", tmp_path / "weights", "-k", 1, "--json"]
     status, _, refused = run(*query)
-    assert status == 2 and "view clips/mean-colour was made by mean-colour, which is none of our encoders" in refused
+    assert (
+        status == 2
+        and "view clips/mean-colour was made by mean-colour, which is none of our encoders"
+        in refused
+    )
     assert "name it with --encoder package.module:Class" in refused
     assert "stripes_1_2" in run(*query, "--encoder", "mean_colour:MeanColour").out
     status, _, refused = run(*query, "--encoder", "clip")
     assert status == 2 and "--encoder clip is hf, and the features are of mean-colour" in refused
-    (installed / "entry_points.txt").write_text("[stepdiff.encoders]\nmine = mean_colour:MeanColour\n")
+    (installed / "entry_points.txt").write_text(
+        "[stepdiff.encoders]\nmine = mean_colour:MeanColour\n"
+    )
     assert "stripes_1_2" in run(*query).out

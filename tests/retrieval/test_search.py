@@ -1,4 +1,5 @@
-"""Exact search, hits of an index and neighbours of rows equal a comparison of all rows in float64."""
+"""Exact search, hits of an index and neighbours of rows equal a comparison of all rows in
+float64."""
 
 from pathlib import Path
 
@@ -18,8 +19,11 @@ from store import Store, View
 from tests.retrieval.conftest import Fill, all_cosines
 
 
-def naive(store: Store, view: View, rows: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return all cosines in float64, sorted, the lower row first among equals; -1 and -inf after the last."""
+def naive(
+    store: Store, view: View, rows: np.ndarray, queries: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return all cosines in float64, sorted, the lower row first among equals; -1 and -inf after
+    the last."""
     unit = view.read("embedding", rows, dtype="float32").astype(np.float64)
     unit /= np.sqrt(np.sum(unit * unit, axis=1))[:, None]
     hits, cosines = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf)
@@ -34,9 +38,19 @@ def unit(values: np.ndarray) -> np.ndarray:
     return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
 
 
-@given(seed=st.integers(0, 10**6), queries=st.integers(1, 70), k=st.integers(1, 45), distinct=st.integers(1, 40))
+@given(
+    seed=st.integers(0, 10**6),
+    queries=st.integers(1, 70),
+    k=st.integers(1, 45),
+    distinct=st.integers(1, 40),
+)
 def test_exact_search_equals_float64(
-    tmp_path_factory: pytest.TempPathFactory, fill: Fill, seed: int, queries: int, k: int, distinct: int
+    tmp_path_factory: pytest.TempPathFactory,
+    fill: Fill,
+    seed: int,
+    queries: int,
+    k: int,
+    distinct: int,
 ) -> None:
     """Few distinct vectors give many ties, which the lower row wins."""
     rng = np.random.default_rng(seed)
@@ -58,8 +72,11 @@ def check(store: Store, view: View, rows: np.ndarray, queries: np.ndarray, k: in
 
 @pytest.mark.full
 @pytest.mark.parametrize(("rows", "queries"), [(70_000, 3), (9_000, 1100)])
-def test_exact_search_of_many_rows_equals_float64(store: Store, fill: Fill, rows: int, queries: int) -> None:
-    """More rows than a block and a tile, more queries than are multiplied at a time, and many ties."""
+def test_exact_search_of_many_rows_equals_float64(
+    store: Store, fill: Fill, rows: int, queries: int
+) -> None:
+    """More rows than a block and a tile, more queries than are multiplied at a time, and many
+    ties."""
     rng = np.random.default_rng(0)
     values = rng.normal(size=(500, 12)).astype(np.float32)[rng.integers(500, size=rows)]
     view = fill(store, values, [f"c{at}" for at in range(rows)], shard=8192)
@@ -69,7 +86,8 @@ def test_exact_search_of_many_rows_equals_float64(store: Store, fill: Fill, rows
 @pytest.mark.full
 @pytest.mark.parametrize("queries", [3, 60])
 def test_vectors_of_any_length_are_compared(store: Store, fill: Fill, queries: int) -> None:
-    """Some are so short or so long that their squares and products underflow or overflow float32."""
+    """Some are so short or so long that their squares and products underflow or overflow
+    float32."""
     rng = np.random.default_rng(3)
     values = rng.normal(size=(900, 48))
     values[:40] *= 1e-41
@@ -99,7 +117,9 @@ def test_a_row_without_a_direction_is_refused_by_its_key(store: Store, fill: Fil
     values = np.ones((20, 4), np.float32)
     values[13] = 0
     view = fill(store, values, [f"c{at}" for at in range(20)])
-    with pytest.raises(StepDiffError, match="the embedding of c13 in clips/tiny is all zeros") as caught:
+    with pytest.raises(
+        StepDiffError, match="the embedding of c13 in clips/tiny is all zeros"
+    ) as caught:
         search_exactly(view, "embedding", filled_rows(view), unit(np.ones((1, 4))), 3)
     assert "\n" not in str(caught.value)
 
@@ -116,7 +136,9 @@ def test_the_best_come_first(vectors: list[list[int]], asking: int, k: int, bloc
     rows, apart = np.arange(len(all_of)) * 3, np.arange(len(all_of)) // 2
     queries, mine = all_of[:asking], apart[:asking]
     parts = [slice(start, start + block) for start in range(0, len(all_of), block)]
-    hits, cosines = nearest_of(queries, mine, ((rows[some], all_of[some], apart[some]) for some in parts), k)
+    hits, cosines = nearest_of(
+        queries, mine, ((rows[some], all_of[some], apart[some]) for some in parts), k
+    )
     for at in range(len(queries)):
         others = [other for other in range(len(all_of)) if apart[other] != mine[at]]
         others.sort(key=lambda other: (-float(all_of[other] @ queries[at]), other))  # noqa: B023
@@ -138,7 +160,12 @@ def view(store: Store, fill: Fill, request: pytest.FixtureRequest) -> View:
     """A view of 1,500 rows in three shards, the first without a failed row."""
     keys = [f"c{at}" for at in range(ROWS)]
     return fill(
-        store, random_vectors().astype(request.param), keys, failed=(600, 700, 703), shard=SHARD, dtype=request.param
+        store,
+        random_vectors().astype(request.param),
+        keys,
+        failed=(600, 700, 703),
+        shard=SHARD,
+        dtype=request.param,
     )
 
 
@@ -164,7 +191,10 @@ def test_mapped_rows_give_the_same_cosines(
     store: Store, view: View, queries_and_rows: tuple[np.ndarray, np.ndarray]
 ) -> None:
     queries, rows = queries_and_rows
-    expected, hits = read(store, view, queries, rows), RowComparer(view, "embedding", filled_rows(view))
+    expected, hits = (
+        read(store, view, queries, rows),
+        RowComparer(view, "embedding", filled_rows(view)),
+    )
     for _ in range(20):  # first from the store, then mapped
         np.testing.assert_array_equal(hits.cosines(queries, rows), expected)
 

@@ -40,7 +40,9 @@ class Ended(NamedTuple):
 Run = Callable[..., Ended]
 
 
-def ended(capsys: pytest.CaptureFixture[str], main: Callable[[list[str]], int], *words: object) -> Ended:
+def ended(
+    capsys: pytest.CaptureFixture[str], main: Callable[[list[str]], int], *words: object
+) -> Ended:
     """Run a command with these words."""
     try:
         status = main([str(word) for word in words])
@@ -72,11 +74,17 @@ def features() -> dict[str, Feature]:
 
 
 @pytest.fixture
-def make_view(tmp_path: Path, provenance: Provenance, features: dict[str, Feature]) -> Callable[..., View]:
-    """Return a function that makes a store with 11 clips `c0`... and a view `net` with 4 rows per shard."""
+def make_view(
+    tmp_path: Path, provenance: Provenance, features: dict[str, Feature]
+) -> Callable[..., View]:
+    """Return a function that makes a store with 11 clips `c0`... and a view `net` with 4 rows per
+    shard."""
 
     def make(
-        features: dict[str, Feature] = features, rows: int = 11, shard: int | None = 4, place: str = str(tmp_path)
+        features: dict[str, Feature] = features,
+        rows: int = 11,
+        shard: int | None = 4,
+        place: str = str(tmp_path),
     ) -> View:
         store = Store.open(f"{place}/store", create=True)
         store.catalog("clips").append(pl.DataFrame({"key": [f"c{i}" for i in range(rows)]}))
@@ -93,7 +101,10 @@ def values() -> Callable[..., Values]:
     def make(view: View, rows: np.ndarray, seed: int = 0) -> Values:
         return {
             name: np.array(
-                [np.random.default_rng([seed, row, len(name)]).normal(size=f.shape) for row in rows.tolist()],
+                [
+                    np.random.default_rng([seed, row, len(name)]).normal(size=f.shape)
+                    for row in rows.tolist()
+                ],
                 np.float32,
             ).reshape(len(rows), *f.shape)
             for name, f in view.features.items()

@@ -1,4 +1,5 @@
-"""A process that has everything imported, and runs each function in a fork of itself, which can be killed."""
+"""A process that has everything imported, and runs each function in a fork of itself, which can be
+killed."""
 
 import json
 import os
@@ -27,10 +28,16 @@ class Forks:
         command = [sys.executable, "-W", "ignore:.*use of fork:DeprecationWarning", "-c", program]
         environment = {**os.environ, "NUMBA_NUM_THREADS": "1"}
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT, env=environment)
+        self.process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT, env=environment
+        )
 
     def run(
-        self, function: Callable[..., Any], *arguments: Any, kill_at: int = 0, operations: tuple[str, ...] = NAMING
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        kill_at: int = 0,
+        operations: tuple[str, ...] = NAMING,
     ) -> int:
         """Call a function of a module in a fork and return its exit status.
 
@@ -38,7 +45,14 @@ class Forks:
         """
         assert self.process.stdin is not None and self.process.stdout is not None
         server = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-        request = [function.__module__, function.__qualname__, arguments, kill_at, operations, server]
+        request = [
+            function.__module__,
+            function.__qualname__,
+            arguments,
+            kill_at,
+            operations,
+            server,
+        ]
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())

@@ -1,7 +1,9 @@
-"""A plain-dictionary model of a feature store, the oracle of the state machine, and the commands of the machine.
+"""A plain-dictionary model of a feature store, the oracle of the state machine, and the commands of
+the machine.
 
-The model was written from the store's documented rules (words, formats, commit order), not from the implementation, and
-shares no code with it. All values are derived from the key and a seed, so that a view can be recomputed at any time.
+The model was written from the store's documented rules (words, formats, commit order), not from the
+implementation, and shares no code with it. All values are derived from the key and a seed, so that
+a view can be recomputed at any time.
 """
 
 import hashlib
@@ -27,7 +29,8 @@ SHAPES = {MAIN: (3, 70), "embedding": (7,)}
 
 
 def values_of(key: str, name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Return the float32 features of one clip, as from a frozen encoder; magnitudes vary and some rows are all zero."""
+    """Return the float32 features of one clip, as from a frozen encoder; magnitudes vary and some
+    rows are all zero."""
     digest = hashlib.sha256(f"{key}/{name}/{seed}".encode()).digest()
     rng = np.random.default_rng(list(digest[:16]))
     if digest[16] % 8 == 0:  # equal to the fill value of the arrays
@@ -36,8 +39,11 @@ def values_of(key: str, name: str, shape: tuple[int, ...], seed: int) -> np.ndar
 
 
 def quantised(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return int8 levels and a float16 scale per 64 channels: value = level * scale, scale rounded up, never zero."""
-    exact = np.maximum.reduceat(np.abs(values), np.arange(0, values.shape[-1], BLOCK), axis=-1) / np.float32(127)
+    """Return int8 levels and a float16 scale per 64 channels: value = level * scale, scale rounded
+    up, never zero."""
+    exact = np.maximum.reduceat(
+        np.abs(values), np.arange(0, values.shape[-1], BLOCK), axis=-1
+    ) / np.float32(127)
     scale = exact.astype(np.float16)
     scale = np.where(scale < exact, np.nextafter(scale, np.float16(np.inf)), scale)
     scale = np.where(exact == 0, np.float16(1), scale)
@@ -51,7 +57,8 @@ def spread(scale: np.ndarray, channels: int) -> np.ndarray:
 
 @dataclass
 class Row:
-    """One ok row of a view: each feature in the dtype it is stored in, and the scale of an int8 feature."""
+    """One ok row of a view: each feature in the dtype it is stored in, and the scale of an int8
+    feature."""
 
     stored: dict[str, np.ndarray]
     scale: dict[str, np.ndarray] = field(default_factory=dict)
@@ -78,8 +85,9 @@ class Row:
 class ModelView:
     """One view: ok rows and failed rows by key. A key in neither dictionary is absent.
 
-    `chain` holds the dtypes of the main feature, first to last: a view made by requantising has those of its source
-    before its own. Two views with another seed or chain have another provenance.
+    `chain` holds the dtypes of the main feature, first to last: a view made by requantising has
+    those of its source before its own. Two views with another seed or chain have another
+    provenance.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -100,8 +108,11 @@ class ModelView:
         return [OK if key in self.ok else FAILED if key in self.failed else ABSENT for key in keys]
 
     def computed(self, key: str) -> Row:
-        """Return the content of an ok row: the encoder's values, converted to each dtype of the chain in turn."""
-        values = {name: values_of(key, name, shape, self.seed) for name, shape in self.shapes.items()}
+        """Return the content of an ok row: the encoder's values, converted to each dtype of the
+        chain in turn."""
+        values = {
+            name: values_of(key, name, shape, self.seed) for name, shape in self.shapes.items()
+        }
         for dtype in self.chain[:-1]:
             values[MAIN] = Row.of({MAIN: values[MAIN]}, {MAIN: dtype}).floats(MAIN)
         return Row.of(values, self.dtypes)
@@ -118,7 +129,11 @@ class ModelView:
         """Requantise: add the ok and failed rows of `source` that this view does not have."""
         self.fill([key for key in source.ok if key not in self.ok], {})
         self.failed.update(
-            {key: why for key, why in source.failed.items() if key not in self.ok and key not in self.failed}
+            {
+                key: why
+                for key, why in source.failed.items()
+                if key not in self.ok and key not in self.failed
+            }
         )
 
 
@@ -136,11 +151,14 @@ class ModelStore:
 
 def provenance(seed: int, dtype: str) -> Provenance:
     """Return the provenance of a view of the state machine."""
-    return Provenance("net", f"{seed:064d}", "last", "8 evenly", "crop", {"tokens": dtype, "embedding": "float32"})
+    return Provenance(
+        "net", f"{seed:064d}", "last", "8 evenly", "crop", {"tokens": dtype, "embedding": "float32"}
+    )
 
 
 def filling(view: str, seed: int, good: list[str], bad: dict[str, str]) -> dict[str, Any]:
-    """Return the command that writes keys of a view: `good` ones, and `bad` ones with the reasons of their failure."""
+    """Return the command that writes keys of a view: `good` ones, and `bad` ones with the reasons
+    of their failure."""
     return {"op": "fill", "view": view, "good": good, "bad": bad, "seed": seed}
 
 
@@ -150,7 +168,9 @@ def perform(store: Store, command: dict[str, Any]) -> None:
     if op == "append":
         store.catalog("clips").append(pl.DataFrame({"key": command["keys"]}))
     elif op == "create":
-        features = {n: Feature(s, command["dtype"] if n == MAIN else "float32") for n, s in SHAPES.items()}
+        features = {
+            n: Feature(s, command["dtype"] if n == MAIN else "float32") for n, s in SHAPES.items()
+        }
         with store.lock():
             made_by = provenance(command["seed"], command["dtype"])
             store.create_view("clips", command["view"], made_by, features, command["shard"])
@@ -183,9 +203,15 @@ def _fill(store: Store, command: dict[str, Any]) -> None:
             here = [key for key in good if rows[key] // view.rows_per_shard == shard]
             failed = [key for key in bad if rows[key] // view.rows_per_shard == shard]
             # the values contain NaN and infinity, which the store detects
-            unfit = {key: bad[key].rpartition(" ")[2] for key in failed if bad[key].startswith(f"{MAIN} holds")}
+            unfit = {
+                key: bad[key].rpartition(" ")[2]
+                for key in failed
+                if bad[key].startswith(f"{MAIN} holds")
+            }
             values = {
-                name: np.stack([values_of(key, name, shape, command["seed"]) for key in [*here, *unfit]])
+                name: np.stack(
+                    [values_of(key, name, shape, command["seed"]) for key in [*here, *unfit]]
+                )
                 if here or unfit
                 else np.zeros((0, *shape), np.float32)
                 for name, shape in SHAPES.items()

@@ -20,7 +20,9 @@ from tests.store.test_ray_plan import ABOUT, KEYS, write
 pytestmark = [
     pytest.mark.full,
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"),
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"
+    ),
 ]
 
 
@@ -62,9 +64,9 @@ def test_batches_are_arrays_of_the_stored_shape_and_dtype(
     expected |= {name: ABOUT[name].to_numpy()[done] for name in ("key", "step", "name")}
     assert arrays.keys() == expected.keys()
     for name, values in expected.items():
-        assert arrays[name].shape == values.shape and (name in ("key", "name") or arrays[name].dtype == values.dtype), (
-            name
-        )
+        assert arrays[name].shape == values.shape and (
+            name in ("key", "name") or arrays[name].dtype == values.dtype
+        ), name
         np.testing.assert_array_equal(arrays[name], values)
 
 
@@ -76,7 +78,10 @@ def test_each_row_is_read_once_though_a_worker_is_killed(view: View, tmp_path: P
 
         def get_read_tasks(self, *arguments: Any, **more: Any) -> list[Any]:
             tasks = super().get_read_tasks(*arguments, **more)
-            return [ReadTask(killing(task, number), task.metadata, task.schema) for number, task in enumerate(tasks)]
+            return [
+                ReadTask(killing(task, number), task.metadata, task.schema)
+                for number, task in enumerate(tasks)
+            ]
 
     def killing(task: Any, number: int) -> Any:
         def read_view() -> Iterator[Any]:

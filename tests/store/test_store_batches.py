@@ -53,7 +53,10 @@ def test_seed_and_epoch_determine_the_order(view: View) -> None:
     batches = Batches(view, "embedding", np.arange(8), batch_size=8, seed=1)
     # constants: a run that is resumed with a later numpy must continue in the same order
     assert rows(batches) == [[3, 5, 2, 7, 0, 6, 1, 4]]
-    assert rows(Batches(view, "embedding", np.array([5, 2, 9]), batch_size=2, shuffle=False)) == [[5, 2], [9]]
+    assert rows(Batches(view, "embedding", np.array([5, 2, 9]), batch_size=2, shuffle=False)) == [
+        [5, 2],
+        [9],
+    ]
 
 
 @pytest.mark.parametrize("keep", [1, 2, None])
@@ -75,7 +78,9 @@ def test_buffers_are_reused_after_keep_further_batches(view: View) -> None:
             assert (held.arrays["embedding"] == view.read("embedding", held.rows)).all()
     assert len({batch.arrays["embedding"].ctypes.data for batch in batches_so_far}) == 5
     whole = list(Batches(view, "embedding", batch_size=2, keep=None))
-    assert all((batch.arrays["embedding"] == view.read("embedding", batch.rows)).all() for batch in whole)
+    assert all(
+        (batch.arrays["embedding"] == view.read("embedding", batch.rows)).all() for batch in whole
+    )
 
 
 def test_a_state_of_other_batches_is_refused(view: View) -> None:
@@ -87,17 +92,24 @@ def test_a_state_of_other_batches_is_refused(view: View) -> None:
 
 
 def test_a_step_that_the_workers_share_in_another_way_is_refused(view: View) -> None:
-    """Of 37 rows one is left after nine steps of one worker; two workers need one row each in their last step."""
+    """Of 37 rows one is left after nine steps of one worker; two workers need one row each in their
+    last step."""
     state = {**Batches(view, "embedding", batch_size=4, seed=3).state_dict(), "position": 9}
     with pytest.raises(StepDiffError, match="differ in batch_size, world"):
         Batches(view, "embedding", batch_size=2, seed=3, world=2).load_state_dict(state)
-    Batches(view, "embedding", batch_size=2, seed=3, world=2).load_state_dict({**state, "position": 8})
+    Batches(view, "embedding", batch_size=2, seed=3, world=2).load_state_dict(
+        {**state, "position": 8}
+    )
     with pytest.raises(StepDiffError, match="differ in world"):
-        Batches(view, "embedding", batch_size=4, seed=3, world=2).load_state_dict({**state, "position": 0})
+        Batches(view, "embedding", batch_size=4, seed=3, world=2).load_state_dict(
+            {**state, "position": 0}
+        )
 
 
 @given(st.integers(0, 300), st.integers(1, 9), st.integers(1, 20), st.booleans())
-def test_each_row_is_read_by_exactly_one_worker(count: int, world: int, size: int, drop_last: bool) -> None:
+def test_each_row_is_read_by_exactly_one_worker(
+    count: int, world: int, size: int, drop_last: bool
+) -> None:
     def parts(rank: int) -> list[range]:
         batches = Batches.__new__(Batches)
         batches._bounds, batches.rank, batches.world = bounds, rank, world
@@ -117,7 +129,9 @@ def test_each_row_is_read_by_exactly_one_worker(count: int, world: int, size: in
 
 
 def test_a_read_error_is_raised_in_the_consumer(view: View) -> None:
-    running = iter(Batches(view, "tokens", np.array([0, 1, 2, 40, 3, 4]), batch_size=2, shuffle=False))
+    running = iter(
+        Batches(view, "tokens", np.array([0, 1, 2, 40, 3, 4]), batch_size=2, shuffle=False)
+    )
     assert next(running).rows.tolist() == [0, 1]
     with pytest.raises(StepDiffError, match="row 40 is absent"):
         next(running)
@@ -146,7 +160,10 @@ def test_an_iteration_that_is_stopped_early_leaves_no_thread(view: View) -> None
         ({"keep": 0}, "keep is 0: give 1 or more"),
         ({"stride": -1}, "stride is -1: give 1 or more"),
         ({"seed": -1}, "seed is -1: give 0 or more"),
-        ({"rank": 2, "world": 2}, "rank is 2 and world is 2: give a rank of 0 or more, below world"),
+        (
+            {"rank": 2, "world": 2},
+            "rank is 2 and world is 2: give a rank of 0 or more, below world",
+        ),
     ],
 )
 def test_invalid_options_are_refused(view: View, wrong: dict[str, Any], message: str) -> None:

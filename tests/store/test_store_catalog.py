@@ -1,4 +1,5 @@
-"""The catalog: each row number is assigned once, whichever process appends; its index finds each key and no other."""
+"""The catalog: each row number is assigned once, whichever process appends; its index finds each
+key and no other."""
 
 import subprocess
 import sys
@@ -28,7 +29,9 @@ from tests.stores import write_view
 
 @pytest.fixture(params=["folder", pytest.param("object store", marks=pytest.mark.full)])
 def append_place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"{tmp_path if request.param == 'folder' else request.getfixturevalue('bucket')}/features"
+    return (
+        f"{tmp_path if request.param == 'folder' else request.getfixturevalue('bucket')}/features"
+    )
 
 
 def frame(*keys: str, **columns: list[object]) -> pl.DataFrame:
@@ -45,10 +48,17 @@ def test_a_row_number_is_assigned_once_and_never_changes(catalog: Catalog) -> No
     assert catalog.append(frame("a", "c", start=[9.0, 3], step=["x", "stir"])) == 1
     assert catalog.append(frame("b", "c")) == 0
     assert len(catalog) == 3
-    assert catalog.frame().rows() == [("b", 0, 1.5, None), ("a", 1, 2.5, None), ("c", 2, 3.0, "stir")]
+    assert catalog.frame().rows() == [
+        ("b", 0, 1.5, None),
+        ("a", 1, 2.5, None),
+        ("c", 2, 3.0, "stir"),
+    ]
     assert catalog.rows(["c", "nobody", "b", "b", "", "zz"]).tolist() == [2, -1, 0, 0, -1, -1]
     assert pl.read_parquet(catalog.parts()[0]).rows() == [("b", 0, 1.5), ("a", 1, 2.5)]
-    assert Store.open(catalog.folder.parents[1]).catalog("texts").frame().schema == {"key": pl.String, "row": pl.Int64}
+    assert Store.open(catalog.folder.parents[1]).catalog("texts").frame().schema == {
+        "key": pl.String,
+        "row": pl.Int64,
+    }
 
 
 def test_metadata_of_existing_rows_is_updated(tmp_path: Path, catalog: Catalog) -> None:
@@ -56,7 +66,14 @@ def test_metadata_of_existing_rows_is_updated(tmp_path: Path, catalog: Catalog) 
     catalog.append(frame("c"))
     other = Store.open(tmp_path / "store").catalog("clips")
     assert other.rows(["a", "c"]).tolist() == [1, 2]
-    updates = frame("c", "a", "nobody", split=["val", "test", "val"], start=[None, 2.5, 3.0], step=["stir", None, "x"])
+    updates = frame(
+        "c",
+        "a",
+        "nobody",
+        split=["val", "test", "val"],
+        start=[None, 2.5, 3.0],
+        step=["stir", None, "x"],
+    )
     assert catalog.update(updates) == 2
     assert catalog.update(updates) == 0
     assert catalog.frame().sort("row").rows() == [
@@ -64,7 +81,11 @@ def test_metadata_of_existing_rows_is_updated(tmp_path: Path, catalog: Catalog) 
         ("a", 1, "test", 2.5, None),
         ("c", 2, "val", None, "stir"),
     ]
-    assert other.frame().equals(catalog.frame()) and other.rows(["a", "c", "nobody"]).tolist() == [1, 2, -1]
+    assert other.frame().equals(catalog.frame()) and other.rows(["a", "c", "nobody"]).tolist() == [
+        1,
+        2,
+        -1,
+    ]
     assert catalog.update(frame("a")) == catalog.update(frame()) == 0
     with pytest.raises(StepDiffError, match="give values of its type"):
         catalog.update(frame("a", start=[["no", "number"]]))
@@ -81,7 +102,9 @@ def test_metadata_of_existing_rows_is_updated(tmp_path: Path, catalog: Catalog) 
         (pl.DataFrame({"clip": ["a"]}), "text column `key`"),
     ],
 )
-def test_a_frame_without_valid_keys_is_refused(catalog: Catalog, bad: pl.DataFrame, message: str) -> None:
+def test_a_frame_without_valid_keys_is_refused(
+    catalog: Catalog, bad: pl.DataFrame, message: str
+) -> None:
     with pytest.raises(StepDiffError, match=message):
         catalog.append(bad)
     assert len(catalog) == 0 and not catalog.parts()
@@ -102,7 +125,9 @@ for n in range(10):
 def test_concurrent_appends_never_assign_a_row_twice(append_place: str) -> None:
     catalog = Store.open(append_place, create=True).catalog("clips")
     command = [sys.executable, "-c", APPEND, append_place]
-    writers = [subprocess.Popen([*command, who], stdin=-1, stdout=-1, text=True, cwd=ROOT) for who in "xyz"]
+    writers = [
+        subprocess.Popen([*command, who], stdin=-1, stdout=-1, text=True, cwd=ROOT) for who in "xyz"
+    ]
     for writer in writers:
         assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
     for writer in writers:
@@ -110,17 +135,28 @@ def test_concurrent_appends_never_assign_a_row_twice(append_place: str) -> None:
     assert [writer.returncode for writer in writers] == [0, 0, 0]
     rows = catalog.frame()
     assert rows["row"].to_list() == list(range(10 * 4))
-    assert sorted(rows["key"]) == sorted(f"{who}{n}" for who in ("shared", *"xyz") for n in range(10))
+    assert sorted(rows["key"]) == sorted(
+        f"{who}{n}" for who in ("shared", *"xyz") for n in range(10)
+    )
     assert not [path for path in catalog.folder.iterdir() if path.name.startswith(".")]
 
 
-def test_blocks_are_the_rows_of_the_frame_while_parts_are_merged(tmp_path: Path, catalog: Catalog) -> None:
+def test_blocks_are_the_rows_of_the_frame_while_parts_are_merged(
+    tmp_path: Path, catalog: Catalog
+) -> None:
     for first, end in ((0, 4), (4, 10)):
         catalog.append(frame(*(f"c{n}" for n in range(first, end)), start=list(range(first, end))))
     assert catalog.append(frame("d", step=["stir"])) == 1
-    assert catalog.schema() == {"key": pl.String, "row": pl.Int64, "start": pl.Int64, "step": pl.String}
+    assert catalog.schema() == {
+        "key": pl.String,
+        "row": pl.Int64,
+        "start": pl.Int64,
+        "step": pl.String,
+    }
     like = pl.DataFrame(schema={"key": pl.String, "start": pl.Float64, "no": pl.String})
-    whole = catalog.frame(["row", "key", "start"]).with_columns(pl.col("start").cast(pl.Float64), no=pl.lit(None))
+    whole = catalog.frame(["row", "key", "start"]).with_columns(
+        pl.col("start").cast(pl.Float64), no=pl.lit(None)
+    )
     blocks = catalog.blocks(like)
     first_block = next(blocks)
     compact(CompactOptions(str(tmp_path / "store")))
@@ -133,7 +169,11 @@ def test_a_missing_part_is_named_although_an_index_has_its_rows(catalog: Catalog
     for key in "abc":
         catalog.append(frame(key))
     catalog.parts()[1].unlink()
-    for ask in (lambda c: c.frame(), lambda c: c.rows(["a"]), lambda c: list(c.blocks(frame().select("key")))):
+    for ask in (
+        lambda c: c.frame(),
+        lambda c: c.rows(["a"]),
+        lambda c: list(c.blocks(frame().select("key"))),
+    ):
         with pytest.raises(StepDiffError, match="no part for rows 1 to 1"):
             ask(Catalog(catalog.folder))
 
@@ -142,7 +182,9 @@ def test_a_column_of_a_type_that_does_not_fit_is_refused_first(tmp_path: Path) -
     catalog = Catalog(tmp_path / "clips")
     catalog.append(pl.DataFrame({"key": ["a"], "split": ["train"], "start": [1]}))
     for wrong in ([[1, 2]], [timedelta(seconds=1)]):
-        with pytest.raises(StepDiffError, match="column 'split' of clips is String in the catalog and .* here"):
+        with pytest.raises(
+            StepDiffError, match="column 'split' of clips is String in the catalog and .* here"
+        ):
             Catalog(tmp_path / "clips").append(pl.DataFrame({"key": ["b"], "split": wrong}))
     catalog.append(pl.DataFrame({"key": ["b"], "split": ["val"], "start": [1.5], "new": [[1]]}))
     assert catalog.frame()["key"].to_list() == ["a", "b"]
@@ -151,8 +193,14 @@ def test_a_column_of_a_type_that_does_not_fit_is_refused_first(tmp_path: Path) -
 WRONG = {
     "a long key": ({"key": ["a", "ü" * 2049]}, "has KEY 'üüü"),
     "a key with NUL": ({"key": ["a", "b\0"]}, r"has KEY 'b\x00', with a NUL character: remove it"),
-    "a path with NUL": ({"video": ["a.mp4", "v\0.mp4"]}, r"has video 'v\x00.mp4', with a NUL character: remove it"),
-    "a start far away": ({"start": [0.0, 1e18]}, "has start '1e+18', not a time in a video: give seconds below 1,000,"),
+    "a path with NUL": (
+        {"video": ["a.mp4", "v\0.mp4"]},
+        r"has video 'v\x00.mp4', with a NUL character: remove it",
+    ),
+    "a start far away": (
+        {"start": [0.0, 1e18]},
+        "has start '1e+18', not a time in a video: give seconds below 1,000,",
+    ),
     "a start as text": ({"start": ["0", "1e18"]}, "has start '1e18', not a time in a video"),
     "an infinite end": ({"end": [9.0, float("inf")]}, "has end 'inf', not a time in a video"),
     "an end that is NaN": ({"end": [9.0, float("nan")]}, "has end 'nan', not a time in a video"),
@@ -161,11 +209,21 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-@pytest.mark.parametrize("door", ["append", "update", "write", "failures", "import", "manifest", "windows"])
-def test_bad_keys_paths_and_times_are_refused_at_every_door(tmp_path: Path, door: str, wrong: str) -> None:
+@pytest.mark.parametrize(
+    "door", ["append", "update", "write", "failures", "import", "manifest", "windows"]
+)
+def test_bad_keys_paths_and_times_are_refused_at_every_door(
+    tmp_path: Path, door: str, wrong: str
+) -> None:
     columns, message = WRONG[wrong]
     clips = pl.DataFrame(
-        {"key": ["a", "b"], "video": ["a.mp4", "b.mp4"], "start": [0.0, 1.0], "end": [9.0, 9.0], **columns}
+        {
+            "key": ["a", "b"],
+            "video": ["a.mp4", "b.mp4"],
+            "start": [0.0, 1.0],
+            "end": [9.0, 9.0],
+            **columns,
+        }
     )
     store = Store.open(tmp_path / "s", create=True)
     features = {"x": Feature((2,), "float32")}
@@ -267,12 +325,18 @@ def works(catalog: Catalog, rows: int = 30) -> None:
     """Return whether a newly opened catalog finds rows and keys."""
     catalog = Catalog(catalog.folder)
     assert len(catalog) == rows
-    assert catalog.rows([*(f"c{n}" for n in range(rows)), "c", "nobody"]).tolist() == [*range(rows), -1, -1]
+    assert catalog.rows([*(f"c{n}" for n in range(rows)), "c", "nobody"]).tolist() == [
+        *range(rows),
+        -1,
+        -1,
+    ]
     assert catalog.keys(np.arange(rows)[::-1]) == [f"c{n}" for n in reversed(range(rows))]
 
 
 @pytest.mark.parametrize("what", ["missing", "damaged", "cut", "empty", "of other parts"])
-def test_an_index_that_is_lost_or_wrong_is_rebuilt(thirty: Catalog, tmp_path: Path, what: str) -> None:
+def test_an_index_that_is_lost_or_wrong_is_rebuilt(
+    thirty: Catalog, tmp_path: Path, what: str
+) -> None:
     works(thirty)
     (index,) = indexes(thirty)
     good = index.read_bytes()
@@ -300,7 +364,9 @@ KEYS = pl.Series([f"video_{row % 97}_{row}.000_{row + 4}.000" for row in range(R
 @pytest.fixture
 def place(bucket: str) -> str:
     """A store of 30,000 rows in an object store."""
-    Store.open(f"{bucket}/features", create=True).catalog("clips").append(pl.DataFrame({"key": KEYS}))
+    Store.open(f"{bucket}/features", create=True).catalog("clips").append(
+        pl.DataFrame({"key": KEYS})
+    )
     return f"{bucket}/features"
 
 
@@ -317,7 +383,8 @@ def index_object(place: str) -> RemotePath:
 @pytest.mark.full
 def test_an_index_that_is_merged_while_it_is_used(place: str) -> None:
     catalog = opened(place)
-    assert catalog.keys(np.array([3])) == [KEYS[3]]  # its index is open, and most of it is not fetched yet
+    # its index is open, and most of it is not fetched yet
+    assert catalog.keys(np.array([3])) == [KEYS[3]]
     more = pl.Series([f"more_{row}" for row in range(ROWS)])
     assert opened(place).append(pl.DataFrame({"key": more})) == ROWS
     assert index_object(place).name.endswith(f"-{2 * ROWS:012d}.keys")

@@ -1,4 +1,5 @@
-"""Compaction: at every moment each row and each failure is readable once; committed data is unchanged."""
+"""Compaction: at every moment each row and each failure is readable once; committed data is
+unchanged."""
 
 import os
 import shutil
@@ -32,7 +33,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def view(template: Path, tmp_path: Path, make_view: Make, fill: Make) -> View:
-    """A view of 40 rows in 8 parts of the catalog; every fifth row has failed; shard 9 is absent."""
+    """A view of 40 rows in 8 parts of the catalog; every fifth row has failed; shard 9 is
+    absent."""
     if template.exists():
         shutil.copytree(template, tmp_path / "store")
         return Store.open(tmp_path / "store").view("clips", "net")
@@ -61,7 +63,12 @@ def content(path: Path) -> tuple[Any, ...]:
     view = store.view("clips", "net")
     ok = np.flatnonzero(view.status() == 1)
     arrays = [view.read(name, ok).tobytes() for name in view.features]
-    return store.catalog("clips").frame().rows(), view.status().tolist(), view.failures().rows(), arrays
+    return (
+        store.catalog("clips").frame().rows(),
+        view.status().tolist(),
+        view.failures().rows(),
+        arrays,
+    )
 
 
 def test_parts_and_failures_are_merged_and_no_row_moves(view: View) -> None:
@@ -74,7 +81,11 @@ def test_parts_and_failures_are_merged_and_no_row_moves(view: View) -> None:
     assert [file.name for file in view.paths.beside[1].iterdir()] == ["merged-0.json"]
     assert done["records"] == done["locks"] > 8
     assert content(path) == before and verify(Store.open(path)) == []
-    files = {file: file.stat().st_mtime_ns for file in path.rglob("*") if file.is_file() and file.name != "lock.json"}
+    files = {
+        file: file.stat().st_mtime_ns
+        for file in path.rglob("*")
+        if file.is_file() and file.name != "lock.json"
+    }
     done = compacted(view)
     assert (done["catalog_parts"], done["failure_files"], done["orphans"]) == (0, 0, 0)
     assert files == {file: file.stat().st_mtime_ns for file in files}, "there is nothing to do"
@@ -89,7 +100,10 @@ def test_open_readers_see_every_row_once(view: View) -> None:
     compacted(view)
     assert reader.catalog.frame().rows() == expected[0] and reader.failures().rows() == expected[2]
     view.catalog.append(pl.DataFrame({"key": ["late"]}))
-    assert reader.catalog.rows([*keys, "late"]).tolist() == list(range(ROWS + 1)) and len(reader.catalog) == ROWS + 1
+    assert (
+        reader.catalog.rows([*keys, "late"]).tolist() == list(range(ROWS + 1))
+        and len(reader.catalog) == ROWS + 1
+    )
     assert reader.catalog.keys(np.array([ROWS, 3])) == ["late", "c3"]
 
 
@@ -107,9 +121,16 @@ def test_every_row_is_readable_once_at_every_moment(view: View, fill: Make) -> N
             looks += 1
             fresh = content(path)
             rows = reader.catalog.frame()["key"].to_list()
-            if fresh[0][:ROWS] != expected[0] or fresh[2] != expected[2] or rows[:ROWS] != [r[0] for r in expected[0]]:
+            if (
+                fresh[0][:ROWS] != expected[0]
+                or fresh[2] != expected[2]
+                or rows[:ROWS] != [r[0] for r in expected[0]]
+            ):
                 wrong.append(fresh)
-            if any(damage.path.startswith(("catalog", "failures")) for damage in verify(Store.open(path))):
+            if any(
+                damage.path.startswith(("catalog", "failures"))
+                for damage in verify(Store.open(path))
+            ):
                 wrong.append(verify(Store.open(path)))
 
     watcher = threading.Thread(target=look)
@@ -135,7 +156,11 @@ def test_only_orphans_are_deleted(view: View, run: Run) -> None:
         path / "failures" / "clips" / "dropped" / "0.parquet",
         path / "shards" / "texts" / "dropped" / "0.json",
     ]
-    mine = [path / "notes.txt", path / "indexes" / "clips" / "net.faiss", view.paths.group.parent / "half" / "c"]
+    mine = [
+        path / "notes.txt",
+        path / "indexes" / "clips" / "net.faiss",
+        view.paths.group.parent / "half" / "c",
+    ]
     for file in (*orphans, *mine):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"0123456789")

@@ -30,12 +30,15 @@ SHARD1, ALL = {"c4", "c5", "c6", "c7"}, {f"c{n}" for n in range(11)}
 
 @pytest.fixture
 def every_file(make_view: Make, fill: Make) -> View:
-    """A view of a store with every kind of file: annotations and an index card with its two files too; c6 failed."""
+    """A view of a store with every kind of file: annotations and an index card with its two files
+    too; c6 failed."""
     view = make_view({"tokens": Feature((3, 70), "int8"), "embedding": Feature((7,), "float32")})
     view.write_shard(1, np.array([], np.int64), {}, {6: "no video"})
     fill(view, np.array([0, 1, 2, 3, 4, 5, 7, 8, 9, 10]))
     version = view.paths.store / "annotations" / "captions" / "abc"
-    write_json(version / "provenance.json", {"provenance": {"model": "m", "prompt": "p"}, "seal": BLANK})
+    write_json(
+        version / "provenance.json", {"provenance": {"model": "m", "prompt": "p"}, "seal": BLANK}
+    )
     (version / "failures").mkdir()
     for path in (version / "000000.parquet", version / "failures" / "000000.parquet"):
         path.write_bytes(sealed.encode(pl.DataFrame({"key": ["c0"], "text": ["stir"]})))
@@ -44,14 +47,18 @@ def every_file(make_view: Make, fill: Make) -> View:
     files = {"net.0123abcd.faiss": b"index", "net.0123abcd.sample.npz": b"sample"}
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    write_card(folder / "net.json", {n: {"bytes": len(d), "sha256": sha256(d)} for n, d in files.items()})
+    write_card(
+        folder / "net.json", {n: {"bytes": len(d), "sha256": sha256(d)} for n, d in files.items()}
+    )
     return view
 
 
 def damaged(view: View) -> tuple[set[str], set[str]]:
     """Return the files and clips that verify names in a newly opened store."""
     damages = verify(Store.open(view.paths.store))
-    return {damage.path for damage in damages}, {clip for damage in damages for clip in damage.clips}
+    return {damage.path for damage in damages}, {
+        clip for damage in damages for clip in damage.clips
+    }
 
 
 def answers(view: View) -> list[Any]:
@@ -75,7 +82,10 @@ def answers(view: View) -> list[Any]:
         lambda: store.view("clips", "net").failures().rows(),
     ]
     for name in view.features:
-        asks += [lambda row=row, name=name: store.view("clips", "net").read(name, [row]).tobytes() for row in (0, 5, 7)]
+        asks += [
+            lambda row=row, name=name: store.view("clips", "net").read(name, [row]).tobytes()
+            for row in (0, 5, 7)
+        ]
     return [answer(ask) for ask in asks]
 
 
@@ -93,10 +103,13 @@ def write_card(path: Path, files: dict[str, Any]) -> None:
 @pytest.mark.parametrize("places", [1, pytest.param(6, marks=pytest.mark.full)])
 def test_a_flipped_byte_or_a_cut_in_any_file_is_found(every_file: View, places: int) -> None:
     """By verify; in the full test, every read gives what was written, or one line."""
-    files = [p for p in sorted(every_file.paths.store.rglob("*")) if p.is_file() and p.suffix != ".lock"]
+    files = [
+        p for p in sorted(every_file.paths.store.rglob("*")) if p.is_file() and p.suffix != ".lock"
+    ]
     dice, whole = random.Random(0), answers(every_file)
     for path in files:
-        if path.name in ("lock.json", "store.json"):  # names the current writer; tested with hostile files
+        # names the current writer; tested with hostile files
+        if path.name in ("lock.json", "store.json"):
             continue
         good, name = path.read_bytes(), str(path.relative_to(every_file.paths.store))
         ends = [len(good) - 1, 0, len(good) // 2][:places]
@@ -106,11 +119,19 @@ def test_a_flipped_byte_or_a_cut_in_any_file_is_found(every_file: View, places: 
                 path.write_bytes(bad)
                 names, clips = damaged(every_file)
                 assert name in names, f"byte {at} of {path}"
-                unnamed = path.parent.name in ("arrays.zarr", "clips") or name.startswith(("annotations", "indexes"))
+                unnamed = path.parent.name in ("arrays.zarr", "clips") or name.startswith(
+                    ("annotations", "indexes")
+                )
                 assert clips or unnamed
-                for index in every_file.catalog.folder.glob("*.keys") if path in every_file.catalog.parts() else ():
+                for index in (
+                    every_file.catalog.folder.glob("*.keys")
+                    if path in every_file.catalog.parts()
+                    else ()
+                ):
                     index.unlink()  # else it answers instead of the part
-                for answer, right in zip(answers(every_file), whole, strict=True) if places > 1 else ():
+                for answer, right in (
+                    zip(answers(every_file), whole, strict=True) if places > 1 else ()
+                ):
                     assert answer in (None, right), f"byte {at} of {path} is silently wrong"
                 path.write_bytes(good)
     assert answers(every_file) == whole and damaged(every_file) == (set(), set())
@@ -151,7 +172,9 @@ def test_a_card_cannot_name_a_file_in_another_folder(every_file: View) -> None:
     (every_file.paths.store.parent / "x.faiss").write_bytes(b"secret")
     for name in ("../../../x.faiss", "/etc/hostname", "a/b.faiss", "..", "a\nb"):
         write_card(card, {name: {"bytes": 6, "sha256": sha256(b"secret")}})
-        assert what()["indexes/clips/net.json"] == f"names a file {name!r} that is not in its folder"
+        assert (
+            what()["indexes/clips/net.json"] == f"names a file {name!r} that is not in its folder"
+        )
     write_card(card, {"net.0123abcd.faiss": 3})
     assert "sha256" in what()["indexes/clips/net.0123abcd.faiss"]
     os.mkfifo(card.parent / "fifo.faiss")  # no code writes here
@@ -161,7 +184,11 @@ def test_a_card_cannot_name_a_file_in_another_folder(every_file: View) -> None:
 
 def test_uncovered_files_are_listed(every_file: View, run: Run) -> None:
     store = every_file.paths.store
-    uncovered = {"indexes/clips/old.faiss", "annotations/captions/abc/lock.json", "annotations/notes.txt"}
+    uncovered = {
+        "indexes/clips/old.faiss",
+        "annotations/captions/abc/lock.json",
+        "annotations/notes.txt",
+    }
     for name in uncovered:
         (store / name).write_bytes(b"no card names it")
     status, out, _ = run("verify", store)
@@ -198,8 +225,8 @@ def test_the_verify_command_lists_damage_and_exits_with_1(every_file: View, run:
     assert run("verify", path).out.splitlines() == [
         "arrays.zarr/clips/net/tokens/c/1/0/0 has 1 rows that are not as they were written: c4",
         "damaged files: 1, clips: 1",
-        f"what to do: run python -m store verify {path} --withdraw, then repeat the command that filled the view: it "
-        "computes what is absent",
+        f"what to do: run python -m store verify {path} --withdraw, then repeat the command that "
+        "filled the view: it computes what is absent",
         last_line,
     ]
     ended = run("verify", path, "--json")
@@ -216,23 +243,37 @@ def test_info_lists_the_content_of_a_store(every_file: View, run: Run) -> None:
     record = run("info", path, "--json").json
     (figures,) = record["views"]
     assert record["rows"] == {"clips": 11}
-    assert {k: figures[k] for k in ("rows", "ok", "failed", "absent", "shards", "rows_per_shard")} == {
-        "rows": 11, "ok": 10, "failed": 1, "absent": 0, "shards": 3, "rows_per_shard": 4,
-    }  # fmt: skip
+    assert {
+        k: figures[k] for k in ("rows", "ok", "failed", "absent", "shards", "rows_per_shard")
+    } == {
+        "rows": 11,
+        "ok": 10,
+        "failed": 1,
+        "absent": 0,
+        "shards": 3,
+        "rows_per_shard": 4,
+    }
     assert figures["features"]["tokens"] == {"shape": [3, 70], "dtype": "int8"}
-    assert figures["bytes"] == sum(p.stat().st_size for p in every_file.paths.group.rglob("*") if p.is_file())
+    assert figures["bytes"] == sum(
+        p.stat().st_size for p in every_file.paths.group.rglob("*") if p.is_file()
+    )
 
 
 OK_ROWS = [0, 1, 2, 3, 4, 5, 7, 8, 10]  # of the fixture `filled`: row 6 failed, row 9 is absent
 
 
 def withdraw(view: View, run: Run) -> list[str]:
-    """Run `verify --withdraw`; return the files that it withdrew. Afterwards verify finds what it did not withdraw."""
+    """Run `verify --withdraw`; return the files that it withdrew. Afterwards verify finds what it
+    did not withdraw."""
     status, out, _ = run("verify", view.paths.store, "--withdraw", "--json")
     damage = json.loads(out)["damage"]
     kept = [one["path"] for one in damage if not one["withdrawn"]]
-    assert status == bool(kept) and [one.path for one in verify(Store.open(view.paths.store))] == kept
-    return [one["path"].removeprefix("arrays.zarr/clips/net/") for one in damage if one["withdrawn"]]
+    assert (
+        status == bool(kept) and [one.path for one in verify(Store.open(view.paths.store))] == kept
+    )
+    return [
+        one["path"].removeprefix("arrays.zarr/clips/net/") for one in damage if one["withdrawn"]
+    ]
 
 
 def states(view: View) -> list[int]:
@@ -273,7 +314,9 @@ def test_damaged_rows_become_absent_and_no_other_row_changes(
     fill(opened(filled), np.array([row for row in absent if row != 6], np.int64))
     filled.write_shard(1, np.array([], np.int64), {}, {6: "no video"})
     assert states(filled) == STATES and opened(filled).failures().rows() == [("c6", "no video")]
-    assert all((opened(filled).read(name, np.array(OK_ROWS)) == before[name]).all() for name in before)
+    assert all(
+        (opened(filled).read(name, np.array(OK_ROWS)) == before[name]).all() for name in before
+    )
     assert withdraw(filled, run) == []
 
 
@@ -281,7 +324,8 @@ def test_all_damage_of_a_store_is_withdrawn_at_once(filled: View, run: Run) -> N
     store = Store.open(filled.paths.store)
     forget(ForgetOptions(str(store.path), ("c5",), reason="asked"))
     with store.lock():
-        filled.withdraw(np.array([4, 8]))  # as `featurize --replace` does: their bytes stay in the shard file
+        # as `featurize --replace` does: their bytes stay in the shard file
+        filled.withdraw(np.array([4, 8]))
     for path in (filled.paths.status(0), filled.paths.info(0), filled.paths.status(2)):
         path.write_bytes(b"lost")
     flip(filled.paths.shard("tokens", 1, 3), 3 * 5 * 2 * 2)  # row 7, the third of the file
@@ -292,7 +336,9 @@ def test_all_damage_of_a_store_is_withdrawn_at_once(filled: View, run: Run) -> N
 
 
 @pytest.mark.parametrize("room", ["failures", "shards"])
-def test_a_lost_merged_file_is_replaced_by_files_of_its_shards(filled: View, fill: Make, run: Run, room: str) -> None:
+def test_a_lost_merged_file_is_replaced_by_files_of_its_shards(
+    filled: View, fill: Make, run: Run, room: str
+) -> None:
     filled.write_shard(2, np.array([], np.int64), {}, {9: "no sound"})
     compact(CompactOptions(str(filled.paths.store)))
     before = states(filled)

@@ -1,4 +1,5 @@
-"""Files of strangers: forged or random content is read rightly or refused in one line, before any allocation."""
+"""Files of strangers: forged or random content is read rightly or refused in one line, before any
+allocation."""
 
 import io
 import json
@@ -95,11 +96,22 @@ FEATURES: list[Any] = [
     *({"tokens": {"shape": [size, 5], "dtype": "float16"}} for size in ODD if size != 3),
     {"tokens": {"shape": [2**16, 2**16], "dtype": "float16"}},
     {"tokens": {"shape": [1] * 10_000, "dtype": "float16"}},
-    *({"tokens": {"shape": [3, 5], "dtype": dtype}} for dtype in ("object", "O", "V999999999", ">f2", 3, None, [])),
-    *({name: {"shape": [3, 5], "dtype": "float16"}} for name in ("../x", "/etc", "..", "a/b", "", "a\nb", "scale")),
+    *(
+        {"tokens": {"shape": [3, 5], "dtype": dtype}}
+        for dtype in ("object", "O", "V999999999", ">f2", 3, None, [])
+    ),
+    *(
+        {name: {"shape": [3, 5], "dtype": "float16"}}
+        for name in ("../x", "/etc", "..", "a/b", "", "a\nb", "scale")
+    ),
     {"a": {"shape": [3], "dtype": "int8"}, "b": {"shape": [3], "dtype": "int8"}},
-    {}, [], None, {"tokens": None}, {"tokens": {}}, {"tokens": {"shape": 3, "dtype": "float16"}},
-]  # fmt: skip
+    {},
+    [],
+    None,
+    {"tokens": None},
+    {"tokens": {}},
+    {"tokens": {"shape": 3, "dtype": "float16"}},
+]
 
 
 def test_an_array_whose_metadata_differs_from_the_view_is_found(view: View) -> None:
@@ -111,9 +123,12 @@ def test_an_array_whose_metadata_differs_from_the_view_is_found(view: View) -> N
 
 
 @pytest.mark.parametrize(
-    "rows", [[0, 0, 2], [1, 2, 3], [-1, 0, 1], [2**62] * 3, [None, 1, 2], ["0", "1", "2"], [2, 1, 0]]
+    "rows",
+    [[0, 0, 2], [1, 2, 3], [-1, 0, 1], [2**62] * 3, [None, 1, 2], ["0", "1", "2"], [2, 1, 0]],
 )
-def test_a_catalog_part_whose_name_and_rows_disagree_is_refused(tmp_path: Path, rows: list[Any]) -> None:
+def test_a_catalog_part_whose_name_and_rows_disagree_is_refused(
+    tmp_path: Path, rows: list[Any]
+) -> None:
     catalog = Store.open(tmp_path / "s", create=True).catalog("clips")
     catalog.append(pl.DataFrame({"key": ["a", "b", "c"]}))
     (part,) = catalog.parts()
@@ -141,10 +156,14 @@ def bomb(kind: str) -> bytes:
     """Return a small Parquet file that decodes to a large one."""
     file = io.BytesIO()
     if kind == "rows":
-        pl.DataFrame({"key": pl.repeat("k", 2**21, eager=True)}).write_parquet(file, metadata={"seal": BLANK})
+        pl.DataFrame({"key": pl.repeat("k", 2**21, eager=True)}).write_parquet(
+            file, metadata={"seal": BLANK}
+        )
     else:
         text = pl.Series(["a" * 2**20]).gather(pl.Series([0] * 1100))
-        pl.DataFrame({"key": text.cast(pl.Categorical).cast(pl.String)}).write_parquet(file, metadata={"seal": BLANK})
+        pl.DataFrame({"key": text.cast(pl.Categorical).cast(pl.String)}).write_parquet(
+            file, metadata={"seal": BLANK}
+        )
     return seal(file.getvalue())
 
 
@@ -157,18 +176,33 @@ def test_a_parquet_file_decodes_in_proportion_to_its_size(view: View, kind: str)
     one_line(view.failures, str(path))
 
 
-@pytest.mark.parametrize("columns", [{"key": [6], "reason": ["x"]}, {"key": ["c6"]}, {"key": ["c6"], "reason": [b"x"]}])
-def test_a_failures_file_without_keys_and_reasons_is_refused(view: View, columns: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "columns", [{"key": [6], "reason": ["x"]}, {"key": ["c6"]}, {"key": ["c6"], "reason": [b"x"]}]
+)
+def test_a_failures_file_without_keys_and_reasons_is_refused(
+    view: View, columns: dict[str, Any]
+) -> None:
     view.paths.failures(1).write_bytes(table.encode(pl.DataFrame(columns)))
     one_line(view.failures, "not key and reason")
 
 
 @pytest.mark.parametrize(
     "writes",
-    [None, 3, [3], [{}], [{"rows": [[4, 2**60]], "info": {}}], [{"rows": [[0, 3]], "info": {}}],
-     [{"rows": [[5, 4]], "info": {}}], [{"rows": [[4]], "info": {}}], [{"rows": [["4", "5"]], "info": {}}]],
-)  # fmt: skip
-def test_shard_info_about_rows_of_other_shards_is_refused(view: View, values: Make, writes: Any) -> None:
+    [
+        None,
+        3,
+        [3],
+        [{}],
+        [{"rows": [[4, 2**60]], "info": {}}],
+        [{"rows": [[0, 3]], "info": {}}],
+        [{"rows": [[5, 4]], "info": {}}],
+        [{"rows": [[4]], "info": {}}],
+        [{"rows": [["4", "5"]], "info": {}}],
+    ],
+)
+def test_shard_info_about_rows_of_other_shards_is_refused(
+    view: View, values: Make, writes: Any
+) -> None:
     write_json(view.paths.info(1), {"shard": 1, "writes": writes, "seal": BLANK})
     row = np.array([6])
     with little_memory():
@@ -179,9 +213,15 @@ def test_shard_info_about_rows_of_other_shards_is_refused(view: View, values: Ma
 DEEP = "[" * 100_000
 
 
-@pytest.mark.parametrize("data", [DEEP.encode(), b'{"format": ' + DEEP.encode(), b"1" * 10_000, b"[]", b'"x"', b"\xff"])
+@pytest.mark.parametrize(
+    "data", [DEEP.encode(), b'{"format": ' + DEEP.encode(), b"1" * 10_000, b"[]", b'"x"', b"\xff"]
+)
 def test_deeply_nested_json_is_refused_in_one_line(view: View, data: bytes) -> None:
-    for path in (view.paths.store / "store.json", view.paths.group / "zarr.json", view.paths.metadata("status")):
+    for path in (
+        view.paths.store / "store.json",
+        view.paths.group / "zarr.json",
+        view.paths.metadata("status"),
+    ):
         good = path.read_bytes()
         path.write_bytes(data)
         one_line(lambda: opened(view).status(), str(path))
@@ -189,12 +229,18 @@ def test_deeply_nested_json_is_refused_in_one_line(view: View, data: bytes) -> N
 
 
 def test_a_fifo_or_a_huge_file_is_refused_without_reading_it(view: View, tmp_path: Path) -> None:
-    for path in (view.paths.metadata("status"), view.paths.status(1), view.paths.shard("tokens", 1, 3)):
+    for path in (
+        view.paths.metadata("status"),
+        view.paths.status(1),
+        view.paths.shard("tokens", 1, 3),
+    ):
         good = path.read_bytes()
         path.unlink()
         os.mkfifo(path)
         again = opened(view)
-        one_line(lambda again=again: [again.status(), again.read("tokens", np.array([5]))], str(path))
+        one_line(
+            lambda again=again: [again.status(), again.read("tokens", np.array([5]))], str(path)
+        )
         path.unlink()
         path.write_bytes(good)
     (vast := tmp_path / "vast").touch()
@@ -204,7 +250,8 @@ def test_a_fifo_or_a_huge_file_is_refused_without_reading_it(view: View, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "{}", DEEP[:4000], '{"pid": [1], "host": "x"}', '{"pid": 1, "host": "a\\nb"}', ""]
+    "text",
+    ["[]", "{}", DEEP[:4000], '{"pid": [1], "host": "x"}', '{"pid": 1, "host": "a\\nb"}', ""],
 )
 def test_a_lock_without_a_valid_holder_names_another_process(tmp_path: Path, text: str) -> None:
     with locked(tmp_path / "lock.json", wait=False):
@@ -220,19 +267,26 @@ def test_a_lock_without_a_valid_holder_names_another_process(tmp_path: Path, tex
 def test_a_lock_that_is_a_symbolic_link_truncates_no_file(tmp_path: Path) -> None:
     (precious := tmp_path / "precious").write_text("all of it")
     (tmp_path / "lock.json").symlink_to(precious)
-    with pytest.raises(StepDiffError, match=r"cannot write .*lock.json"), locked(tmp_path / "lock.json", wait=False):
+    with (
+        pytest.raises(StepDiffError, match=r"cannot write .*lock.json"),
+        locked(tmp_path / "lock.json", wait=False),
+    ):
         pass
     assert precious.read_text() == "all of it"
 
 
-def forged_index(change: Callable[[dict[str, Any]], Any], offsets: list[int] | None = None) -> bytes:
+def forged_index(
+    change: Callable[[dict[str, Any]], Any], offsets: list[int] | None = None
+) -> bytes:
     """Return a key index with a changed header or changed offsets."""
     data = b"".join(bytes(piece) for piece in built(0, pack([f"c{n}" for n in range(11)]), {}))
     size = int.from_bytes(data[-8:], "little")
     body, head = bytearray(data[: -8 - size]), json.loads(data[-8 - size : -8])
     if offsets:
         body[2 * 2**16 : 2 * 2**16 + 8 * len(offsets)] = struct.pack(f"<{len(offsets)}q", *offsets)
-        sums = np.array([crc32c(bytes(body[at : at + 2**16])) for at in range(0, 4 * 2**16, 2**16)], "<u4")
+        sums = np.array(
+            [crc32c(bytes(body[at : at + 2**16])) for at in range(0, 4 * 2**16, 2**16)], "<u4"
+        )
         body[4 * 2**16 :] = sums.tobytes()
         head["sums"] = crc32c(sums)
     change(head)
@@ -244,14 +298,29 @@ def forged_index(change: Callable[[dict[str, Any]], Any], offsets: list[int] | N
 @pytest.mark.parametrize(
     "data",
     [
-        *(forged_index(lambda head, v=v: head["about"].__setitem__("end", v)) for v in (-1, 2**62, 5, "11", None)),
-        *(forged_index(lambda head, v=v: head["arrays"][0].__setitem__(2, v)) for v in (-1, 2**62, 10, 1.5, None)),
-        *(forged_index(lambda head, v=v: head["arrays"][0].__setitem__(1, v)) for v in ("O", "V999", "<i8", None, "x")),
-        *(forged_index(lambda head, v=v: head.__setitem__("arrays", v)) for v in ([], None, [[]], 3)),
+        *(
+            forged_index(lambda head, v=v: head["about"].__setitem__("end", v))
+            for v in (-1, 2**62, 5, "11", None)
+        ),
+        *(
+            forged_index(lambda head, v=v: head["arrays"][0].__setitem__(2, v))
+            for v in (-1, 2**62, 10, 1.5, None)
+        ),
+        *(
+            forged_index(lambda head, v=v: head["arrays"][0].__setitem__(1, v))
+            for v in ("O", "V999", "<i8", None, "x")
+        ),
+        *(
+            forged_index(lambda head, v=v: head.__setitem__("arrays", v))
+            for v in ([], None, [[]], 3)
+        ),
         forged_index(lambda head: head.__setitem__("about", None)),
-        *(forged_index(lambda head: None, offsets) for offsets in ([0, -(2**40)], [0, 2**62], [2**62, 0], [9, 3, 2])),
+        *(
+            forged_index(lambda head: None, offsets)
+            for offsets in ([0, -(2**40)], [0, 2**62], [2**62, 0], [9, 3, 2])
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_forged_key_index_is_rebuilt(view: View, data: bytes) -> None:
     (index,) = view.catalog.folder.glob("*.keys")
     index.write_bytes(data)
@@ -269,13 +338,21 @@ def test_files_that_belong_to_no_shard_are_ignored(view: View) -> None:
         view.paths.failures(0).with_name(f"{name}.parquet").write_bytes(b"")
     compact(CompactOptions(str(view.paths.store)))
     again = opened(view)
-    assert again.status().tolist() == view.status().tolist() and again.failures().rows() == [("c6", "no video")]
-    assert ViewPaths(view.paths.store, "clips", "net").group.is_dir() and verify(Store.open(view.paths.store)) == []
+    assert again.status().tolist() == view.status().tolist() and again.failures().rows() == [
+        ("c6", "no video")
+    ]
+    assert (
+        ViewPaths(view.paths.store, "clips", "net").group.is_dir()
+        and verify(Store.open(view.paths.store)) == []
+    )
 
 
 GROUPS: list[tuple[str, Any]] = [
     *(("rows_per_shard", rows) for rows in ODD),
-    *(("checksummed", names) for names in ([], ["tokens"], ["tokens"] * 2, ["tokens", "../x"], [1, 2], "ab", None)),
+    *(
+        ("checksummed", names)
+        for names in ([], ["tokens"], ["tokens"] * 2, ["tokens", "../x"], [1, 2], "ab", None)
+    ),
     *(("provenance", forged) for forged in (None, {}, [], {"encoder": "x"}, "text")),
     *(("features", features) for features in FEATURES),
 ]
@@ -299,13 +376,17 @@ def test_a_damaged_store_json_is_refused_in_one_line(view: View, run: Run) -> No
     for at in range(len(good)):
         flip(path, at)
         status, out, errors = run("verify", view.paths.store)
-        assert status in (1, 2) and "store.json" in out + errors and "Traceback" not in errors, f"byte {at}"
+        assert status in (1, 2) and "store.json" in out + errors and "Traceback" not in errors, (
+            f"byte {at}"
+        )
         path.write_bytes(good)
 
 
 FUZZED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 SLOTS, ROW = 4, 6
-SIZES = st.sampled_from([0, 1, 6, 12, 24, 70, 2**31, 2**62, 2**63, 2**64 - 6, 2**64 - 1]) | st.integers(0, 2**64 - 1)
+SIZES = st.sampled_from(
+    [0, 1, 6, 12, 24, 70, 2**31, 2**62, 2**63, 2**64 - 6, 2**64 - 1]
+) | st.integers(0, 2**64 - 1)
 
 
 def refused(error: StepDiffError, path: Path) -> None:
@@ -316,8 +397,14 @@ def read_row(path: Path, slot: int) -> bytes | None:
     """Return a row, or None if the reader refuses it in one line."""
     out = np.empty((1, ROW), np.uint8)
     try:
-        checks = RowChecks(Checksums(ViewPaths(path.parent, "clips", "net"), SLOTS, 1), 0, SLOTS, ROW)
-        read_together(np.array([slot]), [(RowReader(lambda shard: path, SLOTS, ROW, checks), out)], check="never")
+        checks = RowChecks(
+            Checksums(ViewPaths(path.parent, "clips", "net"), SLOTS, 1), 0, SLOTS, ROW
+        )
+        read_together(
+            np.array([slot]),
+            [(RowReader(lambda shard: path, SLOTS, ROW, checks), out)],
+            check="never",
+        )
     except StepDiffError as error:
         return refused(error, path)
     return out.tobytes()
@@ -339,11 +426,20 @@ def test_a_random_shard_index_gives_its_rows_or_one_line(
         if offset == 2**64 - 1:
             assert content == bytes(ROW)  # Zarr leaves out chunks equal to the fill value
         else:
-            assert length == ROW and offset + ROW <= len(rows) and content == rows[offset : offset + ROW]
+            assert (
+                length == ROW
+                and offset + ROW <= len(rows)
+                and content == rows[offset : offset + ROW]
+            )
     try:
-        every = pieces(ShardFile(path, SLOTS), np.ones(SLOTS, bool), [], ROW, lambda slot, row: None)
+        every = pieces(
+            ShardFile(path, SLOTS), np.ones(SLOTS, bool), [], ROW, lambda slot, row: None
+        )
         new = b"".join(bytes(piece) for piece in every)
-        kept = [rows[offset : offset + ROW] if offset != 2**64 - 1 else bytes(ROW) for offset, _ in index]
+        kept = [
+            rows[offset : offset + ROW] if offset != 2**64 - 1 else bytes(ROW)
+            for offset, _ in index
+        ]
         assert new == b"".join(kept) + index_bytes(np.ones(SLOTS, bool), ROW)
     except StepDiffError as error:
         refused(error, path)
@@ -351,7 +447,10 @@ def test_a_random_shard_index_gives_its_rows_or_one_line(
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["format", "version", "x"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["format", "version", "x"]), inner)
+    ),
 )
 
 

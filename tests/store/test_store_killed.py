@@ -1,6 +1,8 @@
-"""Writers that are killed or cut off at any moment: what is committed stays, and the same command does the rest.
+"""Writers that are killed or cut off at any moment: what is committed stays, and the same command
+does the rest.
 
-STORE_CUTS=1000 pytest tests/store/test_store_killed.py -k any_request    a cut after every request to an object store
+STORE_CUTS=1000 pytest tests/store/test_store_killed.py -k any_request
+    a cut after every request to an object store
 """
 
 import contextlib
@@ -41,10 +43,12 @@ PROVENANCE = Provenance("net", "0" * 64, "last", "8 evenly", "centre", {})
 def computed(view: View, rows: Any) -> dict[str, np.ndarray]:
     """Return features of rows, which depend on the row only."""
     return {
-        name: np.array([np.random.default_rng([row, len(name)]).normal(size=f.shape) for row in rows], np.float32)
-        .reshape(len(rows), *f.shape)
+        name: np.array(
+            [np.random.default_rng([row, len(name)]).normal(size=f.shape) for row in rows],
+            np.float32,
+        ).reshape(len(rows), *f.shape)
         for name, f in view.features.items()
-    }  # fmt: skip
+    }
 
 
 def write_in_rounds(path: str) -> None:
@@ -64,12 +68,15 @@ def write_in_rounds(path: str) -> None:
                         with open(f"{path}.encoded", "a") as log:
                             log.write("".join(f"{row}\n" for row in good))
                     bad = {row: f"bad {row}" for row in rows if not row % 7}
-                    view.write_shard(shard, np.array(good, np.int64), computed(view, good), bad, {"torch": "1"})
+                    view.write_shard(
+                        shard, np.array(good, np.int64), computed(view, good), bad, {"torch": "1"}
+                    )
 
 
 @pytest.fixture(scope="module")
 def execute() -> Iterator[Callable[..., int]]:
-    """Return a function that runs a command, kills it at a step or after some seconds, and returns its exit status."""
+    """Return a function that runs a command, kills it at a step or after some seconds, and returns
+    its exit status."""
     forks = Forks(__name__)
 
     def run(*words: str, **kill: Any) -> int:
@@ -81,12 +88,14 @@ def execute() -> Iterator[Callable[..., int]]:
     forks.end()
 
 
-# -- every writer, killed before a renaming or deletion of a file ------------------------------------------------------
+# -- every writer, killed before a renaming or deletion of a file
+# ------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of 20 clips in two parts of the catalog and two views, in which c0, c7 and c14 failed and c9 is absent.
+    """A store of 20 clips in two parts of the catalog and two views, in which c0, c7 and c14 failed
+    and c9 is absent.
 
     Next to it an export of view `net`.
     """
@@ -95,13 +104,19 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store.open(path)
     with store.lock():
         store.view("clips", "net").withdraw(np.array([9]))
-    assert main(["requantise", str(path), "--view", "net", "--to", "half", "--dtype", "float16"]) == 0
-    assert main(["export", str(path.parent / "net.parquet"), "--store", str(path), "--view", "net"]) == 0
+    assert (
+        main(["requantise", str(path), "--view", "net", "--to", "half", "--dtype", "float16"]) == 0
+    )
+    assert (
+        main(["export", str(path.parent / "net.parquet"), "--store", str(path), "--view", "net"])
+        == 0
+    )
     return path
 
 
 def content(path: Path) -> dict[Any, Any]:
-    """Return what a newly opened store says of each clip: its metadata, and its state and values in each view."""
+    """Return what a newly opened store says of each clip: its metadata, and its state and values in
+    each view."""
     store = Store.open(path)
     rows = store.catalog("clips").frame()
     states: dict[Any, Any] = {("catalog", row[0]): row for row in rows.rows()}
@@ -151,7 +166,10 @@ KILLED = {
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("name", "steps"),
-    [*((name, "one") for name in QUICK), *(pytest.param(name, "all", marks=pytest.mark.full) for name in KILLED)],
+    [
+        *((name, "one") for name in QUICK),
+        *(pytest.param(name, "all", marks=pytest.mark.full) for name in KILLED),
+    ],
 )
 def test_after_a_kill_before_any_step_the_same_command_goes_on(
     template: Path, execute: Callable[..., int], tmp_path: Path, name: str, steps: str
@@ -183,14 +201,22 @@ def test_after_a_kill_before_any_step_the_same_command_goes_on(
         for item in now.keys() | (before.keys() & after.keys()):
             new_view = item not in before and now.get(item) == (0, b"")
             unread = name == "withdraw" and item[0] == "reason"  # its file is damaged
-            assert now.get(item) in (before.get(item), after.get(item)) or new_view or unread, kill_at
+            assert now.get(item) in (before.get(item), after.get(item)) or new_view or unread, (
+                kill_at
+            )
         assert verify(Store.open(path)) == [] or name == "withdraw", kill_at
         encoded(path)
         assert execute(*command) == 0 or (name in ("drop", "tag") and content(path) == after)
         assert content(path) == after and verify(Store.open(path)) == [], kill_at
         if name == "rounds":
-            committed = {int(item[1][1:]) for item, state in now.items() if item[0] == "net" and state[0] == 1}
-            assert not committed & encoded(path), f"a row is computed twice after a kill at {kill_at}"
+            committed = {
+                int(item[1][1:])
+                for item, state in now.items()
+                if item[0] == "net" and state[0] == 1
+            }
+            assert not committed & encoded(path), (
+                f"a row is computed twice after a kill at {kill_at}"
+            )
             with Store.open(path).lock():  # removes the temporary files of dead writers
                 assert contents(str(path)) == contents(str(whole)), kill_at
         shutil.rmtree(path)
@@ -198,7 +224,8 @@ def test_after_a_kill_before_any_step_the_same_command_goes_on(
 
 
 def contents(path: str) -> dict[str, bytes]:
-    """Return all files or objects except locks and key indexes: an interruption may leave a merged one."""
+    """Return all files or objects except locks and key indexes: an interruption may leave a merged
+    one."""
     root = place(path)
     return {
         str(file.relative_to(root)): file.read_bytes()
@@ -214,13 +241,17 @@ def whatever_status_says_is_true(path: str) -> None:
     store = Store.open(path)
     assert verify(store) == []
     catalog = store.catalog("clips")
-    assert catalog.rows([f"c{n}" for n in range(len(catalog))]).tolist() == list(range(len(catalog)))
+    assert catalog.rows([f"c{n}" for n in range(len(catalog))]).tolist() == list(
+        range(len(catalog))
+    )
     if "net" not in store.views("clips"):
         return
     view = store.view("clips", "net")
     ok = np.flatnonzero(view.status() == 1)
     assert np.array_equal(view.read("embedding", ok), computed(view, ok)["embedding"])
-    assert set(view.failures()["reason"]) == {f"bad {row}" for row in np.flatnonzero(view.status() == 2)}
+    assert set(view.failures()["reason"]) == {
+        f"bad {row}" for row in np.flatnonzero(view.status() == 2)
+    }
 
 
 def encoded(path: Path) -> set[int]:
@@ -231,7 +262,8 @@ def encoded(path: Path) -> set[int]:
     return rows
 
 
-# -- writers of an object store that are cut off after any request -----------------------------------------------------
+# -- writers of an object store that are cut off after any request
+# -----------------------------------------------------
 
 
 class Gate:
@@ -246,7 +278,8 @@ class Gate:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def requests(self, do: Callable[[], Any]) -> int:
-        """Return how many requests a call makes; the last two release locks, which would expire anyway."""
+        """Return how many requests a call makes; the last two release locks, which would expire
+        anyway."""
         self.left = before = 10**9
         do()
         return before - self.left - 2
@@ -343,7 +376,8 @@ def test_a_drop_cut_off_after_any_request_is_whole_or_not(
         there = Store.open(url).views("clips") == ["net"]
         damaged = [damage.path for damage in verify(Store.open(url))]
         assert damaged == [] or not there and damaged == ["arrays.zarr/clips/net/zarr.json"]
-        if not there and cut % 2:  # either the rest is dropped, or a new view of that name starts empty
+        # either the rest is dropped, or a new view of that name starts empty
+        if not there and cut % 2:
             assert main(drop) == 0
             assert not any("/net/" in name for name in contents(url))
         write_in_rounds(url)
@@ -351,9 +385,12 @@ def test_a_drop_cut_off_after_any_request_is_whole_or_not(
 
 
 @pytest.mark.full
-def test_compaction_cut_off_after_any_request_goes_on(s3_bucket: str, gate: Gate, tmp_path: Path) -> None:
+def test_compaction_cut_off_after_any_request_goes_on(
+    s3_bucket: str, gate: Gate, tmp_path: Path
+) -> None:
     def used(url: str) -> Store:
-        """Make two parts of the catalog, failures of two shards, and a shard that is not committed."""
+        """Make two parts of the catalog, failures of two shards, and a shard that is not
+        committed."""
         write_in_rounds(url)
         (place(url) / "arrays.zarr/clips/net/status/c/2").unlink()
         return Store.open(url)

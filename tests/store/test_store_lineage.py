@@ -20,7 +20,9 @@ def store(filled: View, tmp_path: Path) -> Store:
     """A store of 11 clips; c6 has failed and c9 is absent in view net."""
     store = Store.open(tmp_path / "store")
     with store.lock():
-        store.catalog("clips").update(pl.DataFrame({"key": ["c0"], "video": ["a.mp4"], "start": [1.5]}))
+        store.catalog("clips").update(
+            pl.DataFrame({"key": ["c0"], "video": ["a.mp4"], "start": [1.5]})
+        )
     store.tag("v1")
     return store
 
@@ -50,9 +52,14 @@ def test_a_row_says_where_it_comes_from(store: Store, run: Run) -> None:
     assert "view net: failed (no video)" in out and "view net: absent" in out
     run("forget", store.path, "c0", "--reason", "asked to")
     out = run("lineage", store.path, "c0").out
-    assert "forgotten: asked to" in out and "in snapshots: v1" in out and "view net: forgotten" in out
+    assert (
+        "forgotten: asked to" in out and "in snapshots: v1" in out and "view net: forgotten" in out
+    )
     run("forget", store.path, "c1")
-    assert "forgotten: no reason given\n  view net: forgotten\n" in run("lineage", store.path, "c1").out
+    assert (
+        "forgotten: no reason given\n  view net: forgotten\n"
+        in run("lineage", store.path, "c1").out
+    )
     then = run("lineage", f"{store.path}@v1", "c1").out
     assert "view net: ok" in then and "forgotten" not in then
 
@@ -61,7 +68,9 @@ def test_a_row_of_a_snapshot_says_what_wrote_it_then(store: Store, run: Run) -> 
     view, rows = store.view("clips", "net"), np.array([0])
     with store.lock():
         view.withdraw(rows)
-        features = {name: np.ones((1, *form.shape), np.float32) for name, form in view.features.items()}
+        features = {
+            name: np.ones((1, *form.shape), np.float32) for name, form in view.features.items()
+        }
         view.write_shard(0, rows, features, {}, {"device": "another"})
     now, then = (run("lineage", path, "c0").out for path in (store.path, f"{store.path}@v1"))
     assert "device another" in now and "another" not in then and "device cpu" in then
@@ -72,13 +81,19 @@ def test_runs_that_may_have_drawn_a_clip_are_named(store: Store, tmp_path: Path,
     make_run(tmp_path / "seed1" / "b", ["c1"])
     make_run(tmp_path / "elsewhere" / "deep" / "deeper" / "c", ["c0"])  # too deep to be store
     rows = run("lineage", store.path, "c0", "c1", "c2", "--json").json["rows"]
-    trained = [[Path(name).relative_to(tmp_path).as_posix() for name in row["trained"]] for row in rows]
+    trained = [
+        [Path(name).relative_to(tmp_path).as_posix() for name in row["trained"]] for row in rows
+    ]
     assert trained == [["a"], ["a", "seed1/b"], []]
-    record = run("lineage", store.path, "c0", "--heads", tmp_path / "elsewhere" / "deep", "--json").out
+    record = run(
+        "lineage", store.path, "c0", "--heads", tmp_path / "elsewhere" / "deep", "--json"
+    ).out
     assert len(json.loads(record)["rows"][0]["trained"]) == 1
 
 
-def test_a_head_without_a_whole_record_is_listed_as_unknown(store: Store, tmp_path: Path, run: Run) -> None:
+def test_a_head_without_a_whole_record_is_listed_as_unknown(
+    store: Store, tmp_path: Path, run: Run
+) -> None:
     make_run(tmp_path / "a", None)
     path = make_run(tmp_path / "b", ["c0"]) / "trained_on.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
@@ -86,7 +101,8 @@ def test_a_head_without_a_whole_record_is_listed_as_unknown(store: Store, tmp_pa
     (row,) = run("lineage", store.path, "c0", "--json").json["rows"]
     assert row["trained"] == [] and len(row["unknown"]) == 3
     assert ["states no clips", "missing or damaged", "missing or damaged"] == [
-        next(text for text in ("states no clips", "missing or damaged") if text in line) for line in row["unknown"]
+        next(text for text in ("states no clips", "missing or damaged") if text in line)
+        for line in row["unknown"]
     ]
 
 
@@ -94,9 +110,21 @@ def test_a_head_says_what_it_read(store: Store, tmp_path: Path, run: Run) -> Non
     made = store.view("clips", "net").provenance.as_dict()
     read = {"path": str(store.path), "at": "v1", "commits": {"clips/net": "0123456789abcdef"}}
     init = {"run": "warm", "init": {"run": "first", "init": None}}
-    run_of = make_run(tmp_path / "a", ["c0"], store=read, init=init, data={"qa.jsonl": "f" * 64}, reads={"clips": made})
+    run_of = make_run(
+        tmp_path / "a",
+        ["c0"],
+        store=read,
+        init=init,
+        data={"qa.jsonl": "f" * 64},
+        reads={"clips": made},
+    )
     out = run("lineage", store.path, run_of).out
-    for text in ("a head", "snapshot v1; commit clips/net 0123456789abcdef", "encoder net", "qa.jsonl (ffffffffffff)"):
+    for text in (
+        "a head",
+        "snapshot v1; commit clips/net 0123456789abcdef",
+        "encoder net",
+        "qa.jsonl (ffffffffffff)",
+    ):
         assert text in out
     assert "clips that may have trained it: 1" in out and "starts from: warm <- first" in out
     (head,) = run("lineage", store.path, run_of, "--json").json["heads"]

@@ -52,7 +52,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 @contextmanager
 def process(store: Store, *arguments: str, program: str = HOLD) -> Iterator[subprocess.Popen[str]]:
     command, pipe = [sys.executable, "-c", program, str(store.path), *arguments], subprocess.PIPE
-    with subprocess.Popen(command, text=True, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe) as running:
+    with subprocess.Popen(
+        command, text=True, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe
+    ) as running:
         try:
             yield running
         finally:
@@ -76,7 +78,10 @@ def test_a_second_writer_is_refused_until_the_first_dies(store: Store) -> None:
         holder.wait()
         with store.lock():
             assert json.loads((store.path / "lock.json").read_bytes())["pid"] == os.getpid()
-            with pytest.raises(StepDiffError, match=f"process {os.getpid()} "), Store.open(store.path).lock():
+            with (
+                pytest.raises(StepDiffError, match=f"process {os.getpid()} "),
+                Store.open(store.path).lock(),
+            ):
                 pass
     with store.lock():
         pass
@@ -88,7 +93,10 @@ def test_a_waiting_writer_names_the_holder_and_follows_it(store: Store) -> None:
         with process(store, "wait") as second:
             assert second.stderr is not None
             if not store.path.remote:
-                assert f"process {first.pid} on host {socket.gethostname()}: waiting" in second.stderr.readline()
+                assert (
+                    f"process {first.pid} on host {socket.gethostname()}: waiting"
+                    in second.stderr.readline()
+                )
             first.communicate("done\n")
             assert line(second) == "held\n"
             second.communicate("done\n")
@@ -121,7 +129,10 @@ def test_a_lock_needs_no_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(os, "pwrite", full)
     with store.lock():
-        with pytest.raises(StepDiffError, match="is being written by"), Store.open(store.path).lock():
+        with (
+            pytest.raises(StepDiffError, match="is being written by"),
+            Store.open(store.path).lock(),
+        ):
             pass
 
 
@@ -136,7 +147,10 @@ def test_who_waits_for_a_deleted_lock_takes_the_new_one(tmp_path: Path) -> None:
             release.wait(60)
 
     events = [threading.Event(), threading.Event()]
-    threads = [threading.Thread(target=take, args=(name, event)) for name, event in zip("ab", events, strict=True)]
+    threads = [
+        threading.Thread(target=take, args=(name, event))
+        for name, event in zip("ab", events, strict=True)
+    ]
     with locked(path, wait=False):
         threads[0].start()
         time.sleep(0.5)  # it waits for the old file
@@ -180,7 +194,8 @@ def test_a_lease_of_a_dead_process_on_another_host_expires(
         assert holds(path)
     message = capsys.readouterr().err
     assert (
-        message.count("\n") == 1 and f"{path.parent} is held by process 7 on host elsewhere: waiting up to 6" in message
+        message.count("\n") == 1
+        and f"{path.parent} is held by process 7 on host elsewhere: waiting up to 6" in message
     )
 
 
@@ -199,7 +214,10 @@ def test_a_live_holder_elsewhere_is_recognised_by_its_renewals(path: RemotePath)
     others = Lease(path)
     others._me["host"] = "elsewhere"
     others.take(wait=False)
-    with pytest.raises(StepDiffError, match=f"process {os.getpid()} on host elsewhere"), locked(path, wait=False):
+    with (
+        pytest.raises(StepDiffError, match=f"process {os.getpid()} on host elsewhere"),
+        locked(path, wait=False),
+    ):
         pass
     others.release()
     with locked(path, wait=False):
@@ -218,12 +236,15 @@ def test_a_held_lease_is_renewed(path: RemotePath) -> None:
 @pytest.mark.full
 def test_a_holder_whose_lease_expired_stops_writing(path: RemotePath) -> None:
     with locked(path, wait=False):
-        of_another_host(path)  # it saw the lease expire, for example while this machine was suspended
+        # it saw the lease expire, for example while this machine was suspended
+        of_another_host(path)
         time.sleep(SHORT / 2)
         assert not holds(path)
         with pytest.raises(StepDiffError, match="ran out before it could be renewed"):
             check_held(path)
-    assert json.loads(path.read_bytes())["host"] == "elsewhere", "a lock of another holder is not released"
+    assert json.loads(path.read_bytes())["host"] == "elsewhere", (
+        "a lock of another holder is not released"
+    )
 
 
 @pytest.mark.full
@@ -241,7 +262,10 @@ def test_a_writer_that_loses_its_lease_changes_no_object(path: RemotePath) -> No
             time.sleep(SHORT / 2)
         check_held(path)
 
-    with locked(path, wait=False), pytest.raises(StepDiffError, match="ran out before it could be renewed"):
+    with (
+        locked(path, wait=False),
+        pytest.raises(StepDiffError, match="ran out before it could be renewed"),
+    ):
         big.put([bytes(16 * 2**20)] * 3, check=check)
     assert held_at == [True, True]
     assert big.read_bytes() == b"old"

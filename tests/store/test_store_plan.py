@@ -24,12 +24,19 @@ TOKENS = {"tokens": Feature((3, 130), "float16"), "embedding": Feature((7,), "fl
 
 
 def files(view: View) -> list[Path]:
-    return [path for folder in (view.paths.group, view.paths.beside[1]) for path in folder.rglob("*") if path.is_file()]
+    return [
+        path
+        for folder in (view.paths.group, view.paths.beside[1])
+        for path in folder.rglob("*")
+        if path.is_file()
+    ]
 
 
 @pytest.mark.parametrize("rows", [8, 11])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
-def test_planned_sizes_equal_those_of_a_store_to_the_byte(make_view: Make, fill: Make, dtype: str, rows: int) -> None:
+def test_planned_sizes_equal_those_of_a_store_to_the_byte(
+    make_view: Make, fill: Make, dtype: str, rows: int
+) -> None:
     view = make_view(with_dtype(TOKENS, dtype), rows=rows)
     fill(view)
     planned = sizes(rows, view.features, dtype, rows_per_shard=4)
@@ -52,10 +59,16 @@ def test_a_month_long_job_is_planned(run: Run) -> None:
     assert by_dtype["int8"]["shards"] == 1_062_500
     an_index = 128 * 16 + 4
     a_shard = 3 * an_index + (128 * 3 * 4 + 4) + (128 + 4)
-    assert by_dtype["int8"]["bytes"] == 136_000_000 * (values + scales + embedding) + 1_062_500 * a_shard
+    assert (
+        by_dtype["int8"]["bytes"]
+        == 136_000_000 * (values + scales + embedding) + 1_062_500 * a_shard
+    )
     assert by_dtype["float32"]["rows_per_shard"] == 32
     (hours,) = record["hours"]
-    assert hours["worker_hours"] == pytest.approx(136e6 / 25 / 3600) and hours["hours"] == hours["worker_hours"] / 8
+    assert (
+        hours["worker_hours"] == pytest.approx(136e6 / 25 / 3600)
+        and hours["hours"] == hours["worker_hours"] / 8
+    )
     table = run(*command).out
     assert "136,000,000 clips of internvideo-mm-l14: tokens 2048x1024, embedding 768" in table
     assert "int8 (chosen)" in table and "hours: unknown" in table and "--measured-in" in table
@@ -76,7 +89,10 @@ def test_the_rate_comes_from_the_info_of_shards(make_view: Make, values: Make) -
         info = {"device": device, "rows": len(rows), "seconds": seconds}
         view.write_shard(shard, rows, values(view, rows), {}, info)
     planned = plan(StorePlanOptions(clips=3600 * 8.0, like=f"{view.paths.store}/net", workers=4))
-    assert [(hours["device"], hours["clips_per_second"], hours["worker_hours"]) for hours in planned["hours"]] == [
+    assert [
+        (hours["device"], hours["clips_per_second"], hours["worker_hours"])
+        for hours in planned["hours"]
+    ] == [
         ("cpu", 7 / 3.5, 4.0),
         ("cuda", 8.0, 1.0),
     ]
@@ -86,7 +102,9 @@ def test_the_rate_comes_from_the_info_of_shards(make_view: Make, values: Make) -
 def test_features_are_compared_with_the_video_files(tmp_path: Path, run: Run) -> None:
     files = {"video": ["a.mp4", "a.mp4", "b.mp4", "c.mp4"], "video_bytes": [3000, 3000, 600, None]}
     clips = pl.DataFrame({"key": list("abcd"), **files})
-    like = f"{write_view(tmp_path, clips, {'tokens': Feature((2, 600), 'float16')}).paths.store}/net"
+    like = (
+        f"{write_view(tmp_path, clips, {'tokens': Feature((2, 600), 'float16')}).paths.store}/net"
+    )
     assert plan(StorePlanOptions(clips=10.0, like=like))["video_bytes"] == (3000 + 600) / 3
     out = run("plan", "--clips", "1e6", "--like", like).out
     assert "cache or encode again? A row of this plan: 2.4 KiB" in out
@@ -98,7 +116,9 @@ def test_features_are_compared_with_the_video_files(tmp_path: Path, run: Run) ->
     ("mb_per_second", "reads"),
     [(100.0, 2), (0.06, 4), (0.05, 5), (0.005, None)],
 )
-def test_caching_wins_from_the_read_that_pays_for_it(run: Run, mb_per_second: float, reads: int | None) -> None:
+def test_caching_wins_from_the_read_that_pays_for_it(
+    run: Run, mb_per_second: float, reads: int | None
+) -> None:
     command = ["plan", "--clips", "1e6", "--encoder", "mpnet-base", "--clips-per-second", "10"]
     record = run(*command, "--read-mb-per-second", str(mb_per_second), "--json").json
     (caching,) = record["caching"]
@@ -114,10 +134,19 @@ def test_caching_wins_from_the_read_that_pays_for_it(run: Run, mb_per_second: fl
 
 def test_a_plan_recommends_a_setting_and_measures_reading(make_view: Make, values: Make) -> None:
     view = make_view({"tokens": Feature((8, 64), "float16")})
-    view.write_shard(0, np.arange(4), values(view, np.arange(4)), {}, {"device": "cpu", "rows": 4, "seconds": 400.0})
+    view.write_shard(
+        0,
+        np.arange(4),
+        values(view, np.arange(4)),
+        {},
+        {"device": "cpu", "rows": 4, "seconds": 400.0},
+    )
     planned = plan(StorePlanOptions(clips=100.0, like=f"{view.paths.store}/net"))
     assert (planned["setting"]["pool"], planned["setting"]["dtype"]) == (1, "int8")
-    assert planned["setting"]["bytes_per_row"] == sizes(1, with_dtype(view.features, "int8"), "int8", 1).bytes_per_row
+    assert (
+        planned["setting"]["bytes_per_row"]
+        == sizes(1, with_dtype(view.features, "int8"), "int8", 1).bytes_per_row
+    )
     assert planned["statistics_bytes"] is None
     whole = plan(StorePlanOptions(clips=136e6, encoder="efficientnet-lite0"))
     setting, statistics = (
@@ -138,7 +167,8 @@ def declared(name: str) -> dict[str, Feature] | None:
         from featurize.encoders.internvideo.mm import InternVideo
         from featurize.encoders.internvideo.model import SIZES
 
-        encoder = object.__new__(InternVideo)  # its features follow from its size, without 2 GB of weights
+        # its features follow from its size, without 2 GB of weights
+        encoder = object.__new__(InternVideo)
         encoder._size = SIZES[name]
         return encoder.features("clips")
     if name.startswith("clip"):
@@ -170,7 +200,10 @@ def test_a_rate_is_of_the_same_weights(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store", create=True)
     for name, seconds in (("small", 1.0), ("large", 50.0)):
         info = {"device": "cpu", "rows": 2, "seconds": seconds}
-        features, by = {"embedding": Feature((2,), "float32")}, made_by("hf", name[0], embedding="float32")
+        features, by = (
+            {"embedding": Feature((2,), "float32")},
+            made_by("hf", name[0], embedding="float32"),
+        )
         write_view(store, ["a", "b"], features, name=name, by=by, info=info)
     (hours,) = plan(StorePlanOptions(100.0, like=f"{store.path}/large"))["hours"]
     assert hours["clips_per_second"] == 2 / 50
@@ -178,7 +211,18 @@ def test_a_rate_is_of_the_same_weights(tmp_path: Path) -> None:
 
 
 def test_a_plan_shows_the_bytes_of_pooled_tokens(run: Run) -> None:
-    command = ["plan", "--clips", "136e6", "--encoder", "internvideo-mm-l14", "--dtype", "int8", "--json"]
+    command = [
+        "plan",
+        "--clips",
+        "136e6",
+        "--encoder",
+        "internvideo-mm-l14",
+        "--dtype",
+        "int8",
+        "--json",
+    ]
     plans = [run(*command, "--pool", side).json for side in (1, 2)]
-    one, two = (next(size["bytes"] for size in plan["sizes"] if size["dtype"] == "int8") for plan in plans)
+    one, two = (
+        next(size["bytes"] for size in plan["sizes"] if size["dtype"] == "int8") for plan in plans
+    )
     assert plans[1]["features"]["tokens"] == [512, 1024] and 3.9 < one / two < 4

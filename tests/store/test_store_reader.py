@@ -40,8 +40,17 @@ def with_zarr(view: View, array: str) -> np.ndarray:
 
 
 def test_the_metadata_of_arrays_is_what_zarr_python_writes() -> None:
-    stored = {"tokens": Feature((3, 70), "int8"), "scale": Feature((3, 2), "float16"), "mean": Feature((7,), "float32")}
-    axes = {"checksum": ["feature"], "status": [], "tokens": ["token", "channel"], "scale": ["token", "block"]}
+    stored = {
+        "tokens": Feature((3, 70), "int8"),
+        "scale": Feature((3, 2), "float16"),
+        "mean": Feature((7,), "float32"),
+    }
+    axes = {
+        "checksum": ["feature"],
+        "status": [],
+        "tokens": ["token", "channel"],
+        "scale": ["token", "block"],
+    }
     axes["mean"] = ["mean_channel"]  # of another length than those of tokens
     cases: dict[str, tuple[tuple[int, ...], str, Any]] = {
         "checksum": ((3,), "uint32", zarr.codecs.Crc32cCodec()),
@@ -49,7 +58,9 @@ def test_the_metadata_of_arrays_is_what_zarr_python_writes() -> None:
         **{name: (feature.shape, feature.dtype, None) for name, feature in stored.items()},
     }
     for array, (shape, dtype, codec) in cases.items():
-        chunks = {"chunks": (4, *shape)} if codec else {"chunks": (1, *shape), "shards": (4, *shape)}
+        chunks = (
+            {"chunks": (4, *shape)} if codec else {"chunks": (1, *shape), "shards": (4, *shape)}
+        )
         files: dict[str, Any] = {}
         zarr.create_array(
             zarr.storage.MemoryStore(store_dict=files),
@@ -71,7 +82,9 @@ def test_the_zarr_hierarchy_contains_no_other_files(make_view: Make, fill: Make)
     fill(view)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # zarr warns about unknown files
-        members = dict(zarr.open_group(view.paths.store / "arrays.zarr", mode="r").members(max_depth=None))
+        members = dict(
+            zarr.open_group(view.paths.store / "arrays.zarr", mode="r").members(max_depth=None)
+        )
     arrays = {name for name, member in members.items() if isinstance(member, zarr.Array)}
     assert arrays == {f"clips/net/{name}" for name in ("tokens", "embedding", "checksum", "status")}
     assert members["clips/net"].attrs["provenance"]["encoder"] == "net"
@@ -82,7 +95,9 @@ def rewrite(view: View, array: str, content: np.ndarray) -> None:
     zarr.open_array(view.paths.group / array, mode="r+")[:] = content
 
 
-def test_a_missing_index_entry_of_an_ok_row_is_the_fill_value(make_view: Make, values: Make) -> None:
+def test_a_missing_index_entry_of_an_ok_row_is_the_fill_value(
+    make_view: Make, values: Make
+) -> None:
     view = make_view()
     for shard in range(3):
         rows = np.arange(shard * 4, min(shard * 4 + 4, 11))
@@ -129,8 +144,14 @@ def test_row_numbers_are_never_cast_from_a_mask_or_floats(make_view: Make, value
     command = [sys.executable, "-c", MASKS, str(view.paths.store)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    wrong = ["rows are bool of shape [4]: ", "rows are float64 of shape [1]: ", "rows are int64 of shape [1, 2]: "]
-    assert [line.split("give")[0] for line in done.stdout.splitlines()] == [text for text in wrong for _ in range(5)]
+    wrong = [
+        "rows are bool of shape [4]: ",
+        "rows are float64 of shape [1]: ",
+        "rows are int64 of shape [1, 2]: ",
+    ]
+    assert [line.split("give")[0] for line in done.stdout.splitlines()] == [
+        text for text in wrong for _ in range(5)
+    ]
 
 
 def test_rows_are_read_by_keys_or_numbers_of_any_kind(filled: View) -> None:
@@ -158,7 +179,10 @@ def test_rows_are_read_by_keys_or_numbers_of_any_kind(filled: View) -> None:
         ({"rows": [0, 9]}, "c9 is absent in view net of clips"),
         ({"rows": [0, 1], "out": np.empty((2, 3, 4), np.float16)}, "needs C-contiguous float16"),
         ({"rows": [0, 1], "out": np.empty((2, 3, 5), np.float32)}, "needs C-contiguous float16"),
-        ({"rows": [0, 1], "out": np.empty((4, 3, 5), np.float16)[::2]}, "needs C-contiguous float16"),
+        (
+            {"rows": [0, 1], "out": np.empty((4, 3, 5), np.float16)[::2]},
+            "needs C-contiguous float16",
+        ),
     ],
 )
 def test_impossible_reads_are_refused(filled: View, wrong: dict[str, Any], why: str) -> None:
@@ -168,12 +192,14 @@ def test_impossible_reads_are_refused(filled: View, wrong: dict[str, Any], why: 
         filled.read("scale", np.array([0]))
 
 
-BIG = {"tokens": Feature((9, 4096), "float16"), "embedding": Feature((7,), "float32")}  # 72 KiB rows are mapped
+# 72 KiB rows are mapped
+BIG = {"tokens": Feature((9, 4096), "float16"), "embedding": Feature((7,), "float32")}
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    rows=st.lists(st.integers(0, 36), max_size=60) | st.builds(range, st.integers(0, 36), st.integers(0, 37)),
+    rows=st.lists(st.integers(0, 36), max_size=60)
+    | st.builds(range, st.integers(0, 36), st.integers(0, 37)),
     name=st.sampled_from(["tokens", "embedding"]),
     reuse=st.booleans(),
 )
@@ -185,15 +211,25 @@ def test_rows_are_returned_in_the_order_of_the_request(
         fill(view)
     whole = zarr.open_array(view.paths.group / name, mode="r")[:]
     numbers = np.array(rows, np.int64)
-    out = np.full((len(rows), *view.features[name].shape), 9, view.features[name].dtype) if reuse else None
+    out = (
+        np.full((len(rows), *view.features[name].shape), 9, view.features[name].dtype)
+        if reuse
+        else None
+    )
     got = view.read(name, numbers, out)
     assert got.dtype == whole.dtype and (got == whole[numbers]).all()
     assert out is None or got is out
     assert (view.read(name, numbers, dtype="float32") == whole[numbers].astype(np.float32)).all()
     lying = view.in_place(name, numbers)
-    assert (lying is not None) == (len(rows) > 0 and set(np.diff(rows)) <= {1} and rows[0] // 8 == rows[-1] // 8)
+    assert (lying is not None) == (
+        len(rows) > 0 and set(np.diff(rows)) <= {1} and rows[0] // 8 == rows[-1] // 8
+    )
     if lying is not None:
-        assert lying.dtype == whole.dtype and not lying.flags.writeable and (lying == whole[numbers]).all()
+        assert (
+            lying.dtype == whole.dtype
+            and not lying.flags.writeable
+            and (lying == whole[numbers]).all()
+        )
 
 
 def test_in_place_rows_survive_a_replaced_shard(make_view: Make) -> None:
@@ -216,8 +252,17 @@ def test_in_place_rows_survive_a_replaced_shard(make_view: Make) -> None:
 def test_reads_are_correct_while_a_writer_replaces_the_shard(
     make_view: Make, fill: Make, values: Make, request: pytest.FixtureRequest, where: str
 ) -> None:
-    urls = {"s3": lambda: request.getfixturevalue("bucket"), "memory": lambda: f"memory://{request.node.name}"}
-    more = {"features": BIG} if where == "mapped rows" else {"place": urls[where]()} if where in urls else {}
+    urls = {
+        "s3": lambda: request.getfixturevalue("bucket"),
+        "memory": lambda: f"memory://{request.node.name}",
+    }
+    more = (
+        {"features": BIG}
+        if where == "mapped rows"
+        else {"place": urls[where]()}
+        if where in urls
+        else {}
+    )
     view = make_view(rows=32, shard=32, **more)
     first = np.arange(0, 32, 5)
     fill(view, first)
@@ -244,7 +289,10 @@ def test_reads_are_correct_while_a_writer_replaces_the_shard(
             if damage := verify(Store.open(view.paths.store)):
                 errors.append(f"verify reports damage: {damage}")
 
-    threads = [threading.Thread(target=write), *(threading.Thread(target=read, args=(n,)) for n in range(2))]
+    threads = [
+        threading.Thread(target=write),
+        *(threading.Thread(target=read, args=(n,)) for n in range(2)),
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -252,9 +300,8 @@ def test_reads_are_correct_while_a_writer_replaces_the_shard(
     assert done.is_set() and not errors
 
 
-@pytest.mark.parametrize(
-    "limits", [(36,), pytest.param(range(37, 46), marks=FULL)]
-)  # at some, a file of checksums is the one too many
+# at some limits, a file of checksums is the one too many
+@pytest.mark.parametrize("limits", [(36,), pytest.param(range(37, 46), marks=FULL)])
 def test_a_process_at_its_limit_of_open_files_closes_some(
     make_view: Make, fill: Make, values: Make, limits: Sequence[int]
 ) -> None:
@@ -283,7 +330,8 @@ def test_a_forked_reader_reads_and_never_hangs(make_view: Make, fill: Make) -> N
     for reader in (view, pickle.loads(pickle.dumps(view))):
         assert forked(lambda reader=reader: (reader.read("embedding", [1, 0]) == expected).all())
     assert view.catalog.rows(["c1"]).tolist() == [1]
-    view.catalog.frame().sort("key")  # polars has its threads now, which a forked child does not have
+    # polars has its threads now, which a forked child does not have
+    view.catalog.frame().sort("key")
 
     def says(part: str, ask: Callable[[], object]) -> bool:
         with pytest.raises(StepDiffError, match=part):
@@ -294,14 +342,22 @@ def test_a_forked_reader_reads_and_never_hangs(make_view: Make, fill: Make) -> N
     unread = Store.open(view.paths.store)
     assert forked(lambda: view.catalog.rows(["c7", "x"]).tolist() == [7, -1])
     assert forked(lambda: says("^c7 is absent", lambda: view.read("tokens", absent)))
-    assert forked(lambda: says("^c7 is absent", lambda: unread.view("clips", "net").read("tokens", absent)))
+    assert forked(
+        lambda: says("^c7 is absent", lambda: unread.view("clips", "net").read("tokens", absent))
+    )
     assert forked(lambda: unread.catalog("clips").rows(["c1"]).tolist() == [1])
     for index in view.catalog.folder.glob("*.keys"):
         index.unlink()  # rebuilding it needs polars
-    assert forked(lambda: says("^row 7 is absent", lambda: unread.view("clips", "net").read("tokens", absent)))
+    assert forked(
+        lambda: says("^row 7 is absent", lambda: unread.view("clips", "net").read("tokens", absent))
+    )
     assert forked(lambda: says("in a forked process", lambda: unread.catalog("clips").rows(["c1"])))
     assert forked(lambda: says("in a forked process", lambda: view.failures()))
-    assert forked(lambda: says("in a forked process", lambda: view.catalog.append(pl.DataFrame({"key": ["new"]}))))
+    assert forked(
+        lambda: says(
+            "in a forked process", lambda: view.catalog.append(pl.DataFrame({"key": ["new"]}))
+        )
+    )
 
 
 def forked(ask: Callable[[], object]) -> bool:
@@ -316,7 +372,8 @@ def forked(ask: Callable[[], object]) -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
-SHAPES = {"whole pages": (2, LEAST), "between pages": (3, 433_000), "small": (3, 50)}  # float16: 4, 2.5 MiB, 300 bytes
+# float16: 4, 2.5 MiB, 300 bytes
+SHAPES = {"whole pages": (2, LEAST), "between pages": (3, 433_000), "small": (3, 50)}
 
 
 def drop_from_memory(folder: Path) -> None:
@@ -328,7 +385,9 @@ def drop_from_memory(folder: Path) -> None:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-@pytest.fixture(params=["can", pytest.param("refuses the flag", marks=FULL), "refuses the read or write"])
+@pytest.fixture(
+    params=["can", pytest.param("refuses the flag", marks=FULL), "refuses the read or write"]
+)
 def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Systems with direct I/O, and systems that refuse it at different calls."""
 
@@ -354,12 +413,17 @@ def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(os, "pwrite", refusing(os.pwrite))
 
 
-@pytest.mark.parametrize("shape", ["whole pages", *(pytest.param(name, marks=FULL) for name in list(SHAPES)[1:])])
+@pytest.mark.parametrize(
+    "shape", ["whole pages", *(pytest.param(name, marks=FULL) for name in list(SHAPES)[1:])]
+)
 def test_a_read_gives_the_same_bytes(make_view: Make, fill: Make, system: None, shape: str) -> None:
-    view = make_view({"tokens": Feature(SHAPES[shape], "float16"), "embedding": Feature((7,), "float32")}, rows=7)
+    view = make_view(
+        {"tokens": Feature(SHAPES[shape], "float16"), "embedding": Feature((7,), "float32")}, rows=7
+    )
     fill(view)
     whole = zarr.open_array(view.paths.group / "tokens", mode="r")[:]
-    rows = np.array([6, 2, 3, 0, 3, 5])  # the last row is followed only by the index; two rows are adjacent
+    # the last row is followed only by the index; two rows are adjacent
+    rows = np.array([6, 2, 3, 0, 3, 5])
     for out in (None, np.empty((6, *SHAPES[shape]), np.float16), unaligned((6, *SHAPES[shape]))):
         drop_from_memory(view.paths.group)
         got = view.read("tokens", rows, out, direct=True)
@@ -372,7 +436,9 @@ def test_a_read_gives_the_same_bytes(make_view: Make, fill: Make, system: None, 
 @FULL
 @pytest.mark.parametrize("more_bytes", [0, 1, PAGE + 5])
 def test_a_truncated_file_is_named(make_view: Make, fill: Make, more_bytes: int) -> None:
-    view = make_view({"tokens": Feature((2, LEAST), "float16"), "embedding": Feature((7,), "float32")})
+    view = make_view(
+        {"tokens": Feature((2, LEAST), "float16"), "embedding": Feature((7,), "float32")}
+    )
     fill(view)
     drop_from_memory(view.paths.group)
     view.read("tokens", np.array([0]), direct=True)  # the file is open and its index is read
@@ -380,12 +446,16 @@ def test_a_truncated_file_is_named(make_view: Make, fill: Make, more_bytes: int)
     times = path.stat()
     os.truncate(path, 4 * LEAST + more_bytes)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    with pytest.raises(StepDiffError, match="it ends too early|index of .* run python -m store verify"):
+    with pytest.raises(
+        StepDiffError, match="it ends too early|index of .* run python -m store verify"
+    ):
         view.read("tokens", np.array([0, 1]), direct=True)
 
 
 @pytest.mark.parametrize("first", [5, *(pytest.param(first, marks=FULL) for first in (0, PAGE))])
-@pytest.mark.parametrize("size", [2 * LEAST + 7, *(pytest.param(size, marks=FULL) for size in (2 * LEAST, 100))])
+@pytest.mark.parametrize(
+    "size", [2 * LEAST + 7, *(pytest.param(size, marks=FULL) for size in (2 * LEAST, 100))]
+)
 def test_a_write_gives_the_same_bytes(tmp_path: Path, system: None, first: int, size: int) -> None:
     rng = np.random.default_rng(0)
     pieces = [rng.integers(0, 256, n, np.uint8) for n in (first, 0, 0, 9)]

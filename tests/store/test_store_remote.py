@@ -1,4 +1,5 @@
-"""Stores in an object store, on moto's S3 server and in memory: paths, shards, commands and refusals."""
+"""Stores in an object store, on moto's S3 server and in memory: paths, shards, commands and
+refusals."""
 
 import os
 import pickle
@@ -30,7 +31,11 @@ pytestmark = pytest.mark.full
 @pytest.fixture(params=["s3", "memory"])
 def root(request: pytest.FixtureRequest) -> RemotePath:
     """An empty remote folder of each kind."""
-    url = request.getfixturevalue("bucket") if request.param == "s3" else f"memory://{uuid.uuid4().hex}"
+    url = (
+        request.getfixturevalue("bucket")
+        if request.param == "s3"
+        else f"memory://{uuid.uuid4().hex}"
+    )
     folder = place(f"{url}/features")
     assert isinstance(folder, RemotePath)
     return folder
@@ -51,7 +56,9 @@ def refusing(s3_server: str) -> Iterator[None]:
 
     def refuse_after(requests: bytes) -> None:
         headers = {"Content-Type": "text/plain"}
-        urllib.request.urlopen(urllib.request.Request(f"{s3_server}/moto-api/reset-auth", requests, headers)).close()
+        urllib.request.urlopen(
+            urllib.request.Request(f"{s3_server}/moto-api/reset-auth", requests, headers)
+        ).close()
 
     refuse_after(b"0")
     yield
@@ -59,17 +66,29 @@ def refusing(s3_server: str) -> Iterator[None]:
 
 
 def test_existing_objects_are_listed_as_pathlib_does(root: RemotePath, tmp_path: Path) -> None:
-    for name in ("a/zarr.json", "a/c/0", "b/c/1", "b2/zarr.json", "x.parquet", "12.parquet", "y.json"):
+    for name in (
+        "a/zarr.json",
+        "a/c/0",
+        "b/c/1",
+        "b2/zarr.json",
+        "x.parquet",
+        "12.parquet",
+        "y.json",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
         (root / name).put([name.encode()])
     for pattern in ("*", "*/zarr.json", "*.parquet", "a/c/*", "a/zarr.json", "a/none", "none/*"):
         seen = sorted(str(path.relative_to(root)) for path in root.glob(pattern))
-        assert seen == sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob(pattern)), pattern
+        assert seen == sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob(pattern)), (
+            pattern
+        )
     for name in ("a", "b2", "a/c/0", "none", "x.parquet", "b2/zar"):
         assert (root / name).is_dir() == (tmp_path / name).is_dir(), name
         assert (root / name).is_file() == (tmp_path / name).is_file(), name
-    assert sum(root.files().values()) == sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert sum(root.files().values()) == sum(
+        path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()
+    )
     assert (root / "a/c/0").read_bytes() == b"a/c/0"
     with pytest.raises(FileNotFoundError):
         (root / "none").read_bytes()
@@ -101,7 +120,9 @@ def test_an_object_is_created_or_replaced_by_one_writer_only(root: RemotePath) -
     with ThreadPoolExecutor(8) as threads:
         etags = list(threads.map(lambda n: (root / "a").exchange(b"%d" % n, None), range(8)))
         (winner,) = [n for n, etag in enumerate(etags) if etag]
-        assert (root / "a").read_bytes() == b"%d" % winner and (root / "a").identity() == etags[winner]
+        assert (root / "a").read_bytes() == b"%d" % winner and (root / "a").identity() == etags[
+            winner
+        ]
         old = str(etags[winner])
         etags = list(threads.map(lambda n: (root / "a").exchange(b"new%d" % n, old), range(8)))
     (winner,) = [n for n, etag in enumerate(etags) if etag]
@@ -112,7 +133,10 @@ def test_an_object_is_created_or_replaced_by_one_writer_only(root: RemotePath) -
 def test_credentials_are_never_stored(bucket: str) -> None:
     store = Store.open(f"{bucket}/features", create=True)
     store.catalog("clips")
-    assert b"secret" not in pickle.dumps(store) and pickle.loads(pickle.dumps(store)).path == store.path
+    assert (
+        b"secret" not in pickle.dumps(store)
+        and pickle.loads(pickle.dumps(store)).path == store.path
+    )
     assert "secret" not in repr(store.path)
 
 
@@ -132,8 +156,13 @@ os.wait()
 
 def test_a_forked_process_gets_an_error_about_the_fork(bucket: str) -> None:
     command = [sys.executable, "-W", "ignore", "-c", FORK, f"{bucket}/features"]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=30)
-    assert done.stdout.startswith("cannot use an object store in a forked process") and done.returncode == 0
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=30
+    )
+    assert (
+        done.stdout.startswith("cannot use an object store in a forked process")
+        and done.returncode == 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -153,9 +182,18 @@ def test_a_store_that_cannot_be_reached_is_reported_in_one_line(
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     elif url == "refused":
         request.getfixturevalue("refusing")
-    url = url.replace("BUCKET", s3_bucket) if "://" in url or "BUCKET" in url else f"{s3_bucket}/features"
+    url = (
+        url.replace("BUCKET", s3_bucket)
+        if "://" in url or "BUCKET" in url
+        else f"{s3_bucket}/features"
+    )
     status, out, errors = run("info", url)
-    assert status == 2 and not out and errors.startswith("error: ") and why.replace("BUCKET", s3_bucket) in errors
+    assert (
+        status == 2
+        and not out
+        and errors.startswith("error: ")
+        and why.replace("BUCKET", s3_bucket) in errors
+    )
     assert errors.count("\n") == 1 and len(errors) < 320, errors
 
 
@@ -201,9 +239,20 @@ def test_the_commands_accept_a_url(written: str, tmp_path: Path, run: Run) -> No
     url = written
     figures = run("info", url, "--json").json
     (view,) = figures["views"]
-    sizes = {name: len(data) for name, data in contents(url).items() if name.startswith("arrays.zarr/clips/net/")}
-    assert (figures["path"], view["ok"], view["failed"], view["bytes"]) == (url, 17, 3, sum(sizes.values()))
-    assert run("requantise", url, "--view", "net", "--to", "small", "--dtype", "float16").status == 0
+    sizes = {
+        name: len(data)
+        for name, data in contents(url).items()
+        if name.startswith("arrays.zarr/clips/net/")
+    }
+    assert (figures["path"], view["ok"], view["failed"], view["bytes"]) == (
+        url,
+        17,
+        3,
+        sum(sizes.values()),
+    )
+    assert (
+        run("requantise", url, "--view", "net", "--to", "small", "--dtype", "float16").status == 0
+    )
     assert run("export", tmp_path / "clips.parquet", "--store", url, "--view", "small").status == 0
     assert "2 catalog parts and 2 files of failures and 3 records" in run("compact", url).out
     assert "dropped view small" in run("drop", url, "--view", "small", "--yes").out
@@ -212,4 +261,7 @@ def test_the_commands_accept_a_url(written: str, tmp_path: Path, run: Run) -> No
     root = place(url)
     assert isinstance(root, RemotePath)
     (root / "arrays.zarr/clips/net/embedding/c/0/0").put([b"x"])
-    assert "arrays.zarr/clips/net/embedding/c/0/0 has a damaged index: c1, c2" in run("verify", url).out
+    assert (
+        "arrays.zarr/clips/net/embedding/c/0/0 has a damaged index: c1, c2"
+        in run("verify", url).out
+    )

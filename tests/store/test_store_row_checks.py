@@ -25,13 +25,18 @@ ROWS, SHARD = 11, 4
 KINDS = {
     "float16": {"tokens": Feature((3, 5), "float16"), "embedding": Feature((7,), "float32")},
     "int8": {"tokens": Feature((3, 70), "int8")},
-    "mapped": {"tokens": Feature((9, 8192), "float16")},  # rows of 144 KiB are copied from a memory map
+    # rows of 144 KiB are copied from a memory map
+    "mapped": {"tokens": Feature((9, 8192), "float16")},
     "pieces": {"tokens": Feature((9, 32000), "float16")},  # 576,000 bytes, checked in two pieces
 }
 
 
 @pytest.fixture(
-    params=["local", pytest.param("s3", marks=pytest.mark.full), pytest.param("memory", marks=pytest.mark.full)]
+    params=[
+        "local",
+        pytest.param("s3", marks=pytest.mark.full),
+        pytest.param("memory", marks=pytest.mark.full),
+    ]
 )
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "s3":
@@ -64,7 +69,8 @@ def damage(view: View, name: str, row: int) -> None:
 
 
 def flips(view: View, name: str, shard: int, count: int) -> Iterator[int]:
-    """Flip about `count` evenly spaced bits of a shard's rows, yield the row of each and restore it."""
+    """Flip about `count` evenly spaced bits of a shard's rows, yield the row of each and restore
+    it."""
     path, size = shard_file(view, name, shard), view.stored[name].row_bytes
     bits = (len(path.read_bytes()) - index_size(SHARD)) * 8
     for bit in range(3, bits, max(bits // count, 1) | 1):
@@ -86,20 +92,29 @@ def reads(view: View, rows: np.ndarray) -> Iterator[tuple[str, Callable[[], Any]
     yield "read as float32", lambda: view.read(name, rows, dtype="float32")
     for in_place in (False, True):
         batches = Batches(view, name, rows, batch_size=SHARD, shuffle=False, in_place=in_place)
-        yield f"Batches in_place={in_place}", lambda batches=batches: [list(b.arrays.values()) for b in batches]
+        yield (
+            f"Batches in_place={in_place}",
+            lambda batches=batches: [list(b.arrays.values()) for b in batches],
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_row_is_refused_with_its_key_at_the_first_read(whole: Make, place: str, kind: str) -> None:
+def test_a_damaged_row_is_refused_with_its_key_at_the_first_read(
+    whole: Make, place: str, kind: str
+) -> None:
     view = whole(place, KINDS[kind])
     count = 5 if place.startswith("/") and kind != "pieces" else 3
     for name in view.stored if kind != "float16" else ["tokens"]:
         for row in flips(view, name, 1, count):
-            for how, read in reads(Store.open(f"{place}/store").view("clips", "net"), np.arange(SHARD, 2 * SHARD)):
+            for how, read in reads(
+                Store.open(f"{place}/store").view("clips", "net"), np.arange(SHARD, 2 * SHARD)
+            ):
                 if how == "in_place":
                     assert read() is None
                     continue
-                with pytest.raises(DamageError, match=rf"^c{row}: stored {name} of view net of clips \(shard 1\)"):
+                with pytest.raises(
+                    DamageError, match=rf"^c{row}: stored {name} of view net of clips \(shard 1\)"
+                ):
                     read()
     for _, read in reads(Store.open(f"{place}/store").view("clips", "net"), np.arange(ROWS)):
         read()  # all flips are undone
@@ -110,12 +125,22 @@ def test_check_always_finds_later_damage_and_never_does_not(whole: Make, place: 
     before = view.read("tokens", np.arange(ROWS))
     damage(view, "tokens", 6)
     if place.startswith("/"):
-        assert view.read("tokens", np.arange(4, 8)).shape  # `first`: the row was right at its first read
-    always, never = (Store.open(f"{place}/store").view("clips", "net", check=check) for check in ("always", "never"))
-    for read in (lambda: view.read("tokens", np.arange(ROWS), check="always"), lambda: always.read("tokens", [6])):
+        # `first`: the row was right at its first read
+        assert view.read("tokens", np.arange(4, 8)).shape
+    always, never = (
+        Store.open(f"{place}/store").view("clips", "net", check=check)
+        for check in ("always", "never")
+    )
+    for read in (
+        lambda: view.read("tokens", np.arange(ROWS), check="always"),
+        lambda: always.read("tokens", [6]),
+    ):
         with pytest.raises(DamageError, match="^c6: "):
             read()
-    for rows in (always.read("tokens", np.arange(ROWS), check="never"), never.read("tokens", np.arange(ROWS))):
+    for rows in (
+        always.read("tokens", np.arange(ROWS), check="never"),
+        never.read("tokens", np.arange(ROWS)),
+    ):
         assert (rows != before).any(axis=(1, 2)).nonzero()[0].tolist() == [6]
 
 
@@ -134,26 +159,35 @@ def test_a_replaced_shard_is_checked_again(whole: Make, place: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["row", "checksums"])
-def test_following_the_error_message_recovers_the_rows(whole: Make, fill: Make, tmp_path: Path, what: str) -> None:
-    """verify --withdraw, which the message names, makes damaged rows absent, so that they are computed again."""
+def test_following_the_error_message_recovers_the_rows(
+    whole: Make, fill: Make, tmp_path: Path, what: str
+) -> None:
+    """verify --withdraw, which the message names, makes damaged rows absent, so that they are
+    computed again."""
     view = whole(str(tmp_path), KINDS["int8"])
     expected = view.read("tokens", np.arange(ROWS), dtype="float32")
     damage(view, "tokens", 6) if what == "row" else flip(view.paths.checksum(1), 2, 1)
     view = opened(view)
     with pytest.raises(DamageError) as raised:
         view.read("tokens", np.arange(ROWS), dtype="float32")
-    advice = re.search(r"run python -m store (verify (\S+) --withdraw), then repeat the command", str(raised.value))
+    advice = re.search(
+        r"run python -m store (verify (\S+) --withdraw), then repeat the command", str(raised.value)
+    )
     assert advice and "\n" not in str(raised.value)
     assert main(["verify", advice[2]]) == 1 and main(advice[1].split()) == 0
     with pytest.raises(StepDiffError, match="^c6 is absent" if what == "row" else "^c4 is absent"):
         Store.open(advice[2]).view("clips", "net").read("tokens", np.arange(ROWS), dtype="float32")
     fill(Store.open(advice[2]).view("clips", "net"), np.arange(4, 8))
     assert main(["verify", advice[2]]) == 0
-    assert (view.read("tokens", np.arange(ROWS), dtype="float32") == expected).all(), "also with the view that was open"
+    assert (view.read("tokens", np.arange(ROWS), dtype="float32") == expected).all(), (
+        "also with the view that was open"
+    )
 
 
 @pytest.mark.parametrize("array", ["tokens", "scale", "embedding", "checksum"])
-def test_no_damaged_row_is_copied(make_view: Make, fill: Make, tmp_path: Path, array: str, run: Run) -> None:
+def test_no_damaged_row_is_copied(
+    make_view: Make, fill: Make, tmp_path: Path, array: str, run: Run
+) -> None:
     """Neither requantise, export nor a writer that completes a shard copies one."""
     view = make_view({"tokens": Feature((3, 70), "int8"), "embedding": Feature((7,), "float32")})
     fill(view, np.setdiff1d(np.arange(ROWS), [7]))
@@ -169,7 +203,9 @@ def test_no_damaged_row_is_copied(make_view: Make, fill: Make, tmp_path: Path, a
         ["export", tmp_path / "x.parquet", "--store", store, "--view", "net"],
     ):
         status, _, errors = run(*command)
-        assert status == 2 and [named in line for line in errors.splitlines() if line.startswith("error: ")] == [True]
+        assert status == 2 and [
+            named in line for line in errors.splitlines() if line.startswith("error: ")
+        ] == [True]
     assert not list((tmp_path / "x.parquet").rglob("part-*"))
     assert run("compact", store).status == 0, "compaction moves no row"
     damages = verify(Store.open(store))

@@ -43,22 +43,30 @@ def rewrite(store: Store, values: Make, rows: list[int], seed: int = 1) -> None:
             view.write_shard(shard, here, values(view, here, seed), {}, {"device": "cpu"})
 
 
-def test_a_snapshot_keeps_its_bytes_and_takes_no_space(store: Store, values: Make, run: Run) -> None:
+def test_a_snapshot_keeps_its_bytes_and_takes_no_space(
+    store: Store, values: Make, run: Run
+) -> None:
     folder = store.path / "snapshots/v1"
     links = [path for path in folder.rglob("*") if path.is_file() and path.name != "about.json"]
-    assert len(links) > 20 and all(path.samefile(store.path / path.relative_to(folder)) for path in links)
+    assert len(links) > 20 and all(
+        path.samefile(store.path / path.relative_to(folder)) for path in links
+    )
     view, frame = store.view("clips", "net"), store.catalog("clips").frame()
     before = {name: view.read(name, FINISHED) for name in view.features}
     for seed in (1, 2):
         rewrite(store, values, [0, 2, 4], seed)
     with store.lock():
-        store.catalog("clips").append(pl.DataFrame({"key": ["later"], "step": ["cut"], "cook": ["me"]}))
+        store.catalog("clips").append(
+            pl.DataFrame({"key": ["later"], "step": ["cut"], "cook": ["me"]})
+        )
         store.catalog("clips").update(pl.DataFrame({"key": ["c1", "c2"], "step": ["bake", "stir"]}))
     assert run("compact", store.path).status == 0
     then = Store.open(store.path, at="v1")
     for name, expected in before.items():
         assert np.array_equal(then.view("clips", "net").read(name, FINISHED), expected)
-    changed = (store.view("clips", "net").read("tokens", FINISHED) != before["tokens"]).any(axis=(1, 2))
+    changed = (store.view("clips", "net").read("tokens", FINISHED) != before["tokens"]).any(
+        axis=(1, 2)
+    )
     assert np.flatnonzero(changed).tolist() == [0, 2, 4]
     assert then.catalog("clips").frame().equals(frame)
     assert then.catalog("clips").rows(["c10", "later", "none"]).tolist() == [10, -1, -1]
@@ -72,7 +80,9 @@ def test_rows_have_the_status_that_they_had(store: Store, values: Make, run: Run
     then = Store.open(store.path, at="v1").view("clips", "net")
     assert then.status().tolist() == before
     assert then.failures().rows() == [("c6", "no video")]
-    with pytest.raises(StepDiffError, match="c9 was absent in view net of clips at snapshot v1: leave it out"):
+    with pytest.raises(
+        StepDiffError, match="c9 was absent in view net of clips at snapshot v1: leave it out"
+    ):
         then.read("tokens", keys=["c0", "c9"])
     with pytest.raises(StepDiffError, match="c6 was failed in view net"):
         then.read("tokens", keys="c6")
@@ -83,7 +93,9 @@ def test_rows_have_the_status_that_they_had(store: Store, values: Make, run: Run
         later.view("clips", "net").read("tokens", keys="c2")
     assert run("rows", f"{store.path}@v1", "--status", "forgotten", "--json").json["rows"] == []
     gone = run("rows", f"{store.path}@v2", "--status", "forgotten", "--json").json["rows"]
-    assert [(row["key"], row["net"], row["reason"]) for row in gone] == [("c2", "forgotten", "asked")]
+    assert [(row["key"], row["net"], row["reason"]) for row in gone] == [
+        ("c2", "forgotten", "asked")
+    ]
     assert run("forget", store.path, "c2", "--undo").status == 0
     assert later.forgotten("clips").rows() == [(2, "c2", "asked")]
     assert "11 clips (1 forgotten)" in run("info", later.location).out
@@ -131,7 +143,9 @@ def test_a_snapshot_cannot_be_changed(
         lambda: Store.open(f"{store.path}@v1", create=True),
         lambda: Store.open(store.path / "snapshots/v1", create=True),
     ):
-        with pytest.raises(StepDiffError, match="snapshot v1.* cannot be changed: give the store without it"):
+        with pytest.raises(
+            StepDiffError, match="snapshot v1.* cannot be changed: give the store without it"
+        ):
             change()
     for change in (
         lambda: then.view("clips", "net").resize(),
@@ -139,11 +153,20 @@ def test_a_snapshot_cannot_be_changed(
     ):
         with pytest.raises(StepDiffError, match="only under the store's lock"):
             change()
-    for verb, *more in (["forget", "c0"], ["compact"], ["tag", "v2"], ["tag", "v1", "--delete"], ["verify"], ["log"]):
+    for verb, *more in (
+        ["forget", "c0"],
+        ["compact"],
+        ["tag", "v2"],
+        ["tag", "v1", "--delete"],
+        ["verify"],
+        ["log"],
+    ):
         assert run(verb, f"{store.path}@v1", *more).status == 2
     assert "v1 of" in run("tag", store.path, "v1").errors, "a name is given once"
     error = run("tag", store.path, "now").errors
-    assert error.endswith("name now is refused: store log calls the current state so; give another name\n")
+    assert error.endswith(
+        "name now is refused: store log calls the current state so; give another name\n"
+    )
     assert before == {path: path.read_bytes() for path in store.path.rglob("*") if path.is_file()}
 
 
@@ -161,7 +184,9 @@ def test_files_that_cannot_have_more_links_are_copied(
         tag(store.path, "v1")
     before = filled.read("tokens", FINISHED)
     rewrite(store, values, [0, 10])
-    assert np.array_equal(Store.open(store.path, at="v1").view("clips", "net").read("tokens", FINISHED), before)
+    assert np.array_equal(
+        Store.open(store.path, at="v1").view("clips", "net").read("tokens", FINISHED), before
+    )
     assert verify(store) == []
 
 
@@ -169,7 +194,8 @@ def test_files_that_cannot_have_more_links_are_copied(
 def test_a_tag_begins_again_where_the_store_changed_meanwhile(
     store: Store, values: Make, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    """A snapshot never has the features of one video with the metadata of another, nor a forgotten row."""
+    """A snapshot never has the features of one video with the metadata of another, nor a forgotten
+    row."""
     link, calls = os.link, list[Any]()
 
     def other() -> None:
@@ -202,9 +228,20 @@ def test_a_tag_begins_again_where_the_store_changed_meanwhile(
 def test_deleting_a_snapshot_frees_what_it_alone_has(store: Store, values: Make, run: Run) -> None:
     rewrite(store, values, [0])
     status, _, error = run("drop", store.path, "--view", "net", "--yes")
-    assert status == 2 and "view net of clips" in error and "is in snapshot v1: delete that first" in error
-    assert run("tag", store.path, "v1", "--delete") == (0, f"snapshot v1 of {store.path} deleted\n", "")
-    assert not list((store.path / "snapshots").iterdir()) and run("tag", store.path, "v1", "--delete").status == 2
+    assert (
+        status == 2
+        and "view net of clips" in error
+        and "is in snapshot v1: delete that first" in error
+    )
+    assert run("tag", store.path, "v1", "--delete") == (
+        0,
+        f"snapshot v1 of {store.path} deleted\n",
+        "",
+    )
+    assert (
+        not list((store.path / "snapshots").iterdir())
+        and run("tag", store.path, "v1", "--delete").status == 2
+    )
     assert all(path.stat().st_nlink == 1 for path in store.path.rglob("*") if path.is_file())
     assert run("drop", store.path, "--view", "net", "--yes").status == 0
 
@@ -221,22 +258,35 @@ def test_withdrawn_damage_stays_in_a_snapshot(store: Store, values: Make, run: R
     assert [one.path for one in verify(store)] == [f"snapshots/v1/{file}"]
 
 
-def test_what_is_lost_or_damaged_in_a_snapshot_is_found(store: Store, values: Make, run: Run) -> None:
+def test_what_is_lost_or_damaged_in_a_snapshot_is_found(
+    store: Store, values: Make, run: Run
+) -> None:
     rewrite(store, values, [0])
     folder = store.path / "snapshots/v1"
     for path, message in (
-        ("arrays.zarr/clips/net/tokens/c/0/0/0", "tokens/c/0/0/0 has 1 rows that are not as they were written: c0\n"),
-        ("catalog/clips/000000000000.parquet", "parquet is not as it was written: row 0, row 1"),  # keys are lost too
+        (
+            "arrays.zarr/clips/net/tokens/c/0/0/0",
+            "tokens/c/0/0/0 has 1 rows that are not as they were written: c0\n",
+        ),
+        # keys are lost too
+        ("catalog/clips/000000000000.parquet", "parquet is not as it was written: row 0, row 1"),
         ("about.json", "snapshots/v1/about.json is refused ("),
     ):
         data = (folder / path).read_bytes()
         (folder / path).unlink()  # the link alone
         (folder / path).write_bytes(data[:9] + bytes([data[9] ^ 1]) + data[10:])
         status, out, _ = run("verify", store.path)
-        assert status == 1 and message in out and f"python -m store tag {store.path} v1 --delete" in out
+        assert (
+            status == 1
+            and message in out
+            and f"python -m store tag {store.path} v1 --delete" in out
+        )
         (folder / path).write_bytes(data)
     (folder / "arrays.zarr/clips/net/status/c/0").rename(store.path / "elsewhere")
-    assert "about.json names rows of view net that are lost or changed" in run("verify", store.path).out
+    assert (
+        "about.json names rows of view net that are lost or changed"
+        in run("verify", store.path).out
+    )
 
 
 def test_the_log_says_what_changed(store: Store, values: Make, run: Run) -> None:
@@ -258,21 +308,36 @@ def test_the_log_says_what_changed(store: Store, values: Make, run: Run) -> None
 
 @pytest.mark.parametrize("remote", [pytest.param("bucket", marks=pytest.mark.full), "memory"])
 def test_an_object_store_has_copies(
-    request: pytest.FixtureRequest, provenance: Provenance, features: dict[str, Feature], values: Make, remote: str,
+    request: pytest.FixtureRequest,
+    provenance: Provenance,
+    features: dict[str, Feature],
+    values: Make,
+    remote: str,
     run: Run,
-) -> None:  # fmt: skip
-    root = request.getfixturevalue("bucket") if remote == "bucket" else f"memory://{request.node.name}"
-    store = Store.open(f"{root}/features", create=True)
-    before = write_view(store, 6, features, failures={"c6": "no video"}, by=provenance, shard=4).read(
-        "tokens", range(6)
+) -> None:
+    root = (
+        request.getfixturevalue("bucket") if remote == "bucket" else f"memory://{request.node.name}"
     )
+    store = Store.open(f"{root}/features", create=True)
+    before = write_view(
+        store, 6, features, failures={"c6": "no video"}, by=provenance, shard=4
+    ).read("tokens", range(6))
     store.tag("v1")
     rewrite(store, values, [0, 5])
     then = Store.open(f"{store.path}@v1").view("clips", "net")
     assert np.array_equal(then.read("tokens", range(6)), before)
     assert then.failures().rows() == [("c6", "no video")] and verify(store) == []
     (store.path / "snapshots" / "v2" / "begun.json").put([b"{}"])  # as a killed process leaves it
-    assert "another name, or delete it with store tag --delete v2" in run("tag", store.path, "v2").errors
-    assert f"left it: python -m store tag {store.path} v2 --delete removes it" in run("log", store.path).out
-    assert run("tag", store.path, "v2", "--delete").status == 0 and names(store.path) == (["v1"], [])
+    assert (
+        "another name, or delete it with store tag --delete v2"
+        in run("tag", store.path, "v2").errors
+    )
+    assert (
+        f"left it: python -m store tag {store.path} v2 --delete removes it"
+        in run("log", store.path).out
+    )
+    assert run("tag", store.path, "v2", "--delete").status == 0 and names(store.path) == (
+        ["v1"],
+        [],
+    )
     assert run("compact", store.path).status == 0 and store.snapshots() == ["v1"]

@@ -1,11 +1,13 @@
-"""A store that is randomly written, requantised, tagged, withdrawn, compacted and read, compared with a plain model.
+"""A store that is randomly written, requantised, tagged, withdrawn, compacted and read, compared
+with a plain model.
 
 pytest tests/store/test_store_stateful.py                       a short run
 STATEFUL_SECONDS=600 pytest tests/store/test_store_stateful.py      ten minutes;
-    with -o addopts=--import-mode=importlib twice as many steps, since shapes are not checked at every call
+    with -o addopts=--import-mode=importlib twice as many steps, since shapes are not checked
 
-After any sequence of writes, in this process or in another, every read gives the model's values, and every read of a
-snapshot those that the model had then. Kills are tested in test_store_killed, damage in test_store_damage.
+After any sequence of writes, in this process or in another, every read gives the model's values,
+and every read of a snapshot those that the model had then. Kills are tested in test_store_killed,
+damage in test_store_damage.
 """
 
 import copy
@@ -23,7 +25,13 @@ import pytest
 import zarr
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from stepdiff_core.errors import StepDiffError
 from store import Store, View
@@ -31,7 +39,15 @@ from store.batches import Batches
 from store.snapshots.snapshot import delete_snapshot
 from store.verbs.verify import verify
 from tests.store.forks import Forks
-from tests.store.store_model import MAIN, SHAPES, ModelStore, ModelView, filling, perform, perform_in
+from tests.store.store_model import (
+    MAIN,
+    SHAPES,
+    ModelStore,
+    ModelView,
+    filling,
+    perform,
+    perform_in,
+)
 
 DTYPES = ("float16", "float32", "int8")
 VIEWS = ("a", "b")
@@ -47,15 +63,21 @@ class StoreMachine(RuleBasedStateMachine):
 
     @initialize(dtype=st.sampled_from(DTYPES))
     def begin(self, dtype: str) -> None:
-        self.path = f"memory://{uuid.uuid4().hex}/s" if self.remote else tempfile.mkdtemp(prefix="store-machine") + "/s"
+        self.path = (
+            f"memory://{uuid.uuid4().hex}/s"
+            if self.remote
+            else tempfile.mkdtemp(prefix="store-machine") + "/s"
+        )
         self.store, self.model, self.named = Store.open(self.path, create=True), ModelStore(), 0
         self.snapshots, self.tags = dict[str, ModelStore](), 0
         self.append(6, 0, "here")
         self.create("a", dtype, 4, 0, "here")
         keys = self.model.keys[:5]
-        self._write(filling("a", 0, keys, {}), lambda model: model.views["a"].fill(keys, {}), "here")
+        self._write(
+            filling("a", 0, keys, {}), lambda model: model.views["a"].fill(keys, {}), "here"
+        )
 
-    # -- writing ---------------------------------------------------------------------------------------------------
+    # -- writing
 
     @rule(count=st.integers(1, 6), again=st.integers(0, 2), way=WAYS)
     def append(self, count: int, again: int, way: str) -> None:
@@ -64,9 +86,12 @@ class StoreMachine(RuleBasedStateMachine):
         self._write({"op": "append", "keys": keys}, lambda model: model.append(keys), way)
 
     @rule(
-        name=st.sampled_from(VIEWS), dtype=st.sampled_from(DTYPES), shard=st.sampled_from([1, 2, 4]),
-        seed=st.integers(0, 1), way=WAYS,
-    )  # fmt: skip
+        name=st.sampled_from(VIEWS),
+        dtype=st.sampled_from(DTYPES),
+        shard=st.sampled_from([1, 2, 4]),
+        seed=st.integers(0, 1),
+        way=WAYS,
+    )
     def create(self, name: str, dtype: str, shard: int, seed: int, way: str) -> None:
         if name in self.model.views:
             return
@@ -77,10 +102,16 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.views and self.model.keys)
     @rule(data=st.data(), number=st.integers(1, 120), way=WAYS)
     def fill(self, data: st.DataObject, number: int, way: str) -> None:
-        name = data.draw(st.sampled_from(sorted(n for n, v in self.model.views.items() if len(v.chain) == 1) or [""]))
+        name = data.draw(
+            st.sampled_from(
+                sorted(n for n, v in self.model.views.items() if len(v.chain) == 1) or [""]
+            )
+        )
         if not name:
             return
-        chosen = data.draw(st.lists(st.sampled_from(self.model.keys), min_size=1, max_size=8, unique=True))
+        chosen = data.draw(
+            st.lists(st.sampled_from(self.model.keys), min_size=1, max_size=8, unique=True)
+        )
         fates = data.draw(st.lists(st.integers(0, 9), min_size=len(chosen), max_size=len(chosen)))
         why = {0: f"{MAIN} holds NaN", 1: f"{MAIN} holds infinity", 2: f"no video {number}"}
         bad = {key: why[fate] for key, fate in zip(chosen, fates, strict=True) if fate in why}
@@ -98,7 +129,9 @@ class StoreMachine(RuleBasedStateMachine):
         if len(chain) > 3:
             return
         command = {"op": "requantise", "view": name, "to": to, "dtype": dtype}
-        if dtype == source.chain[-1] or (there and (there.chain, there.seed) != (chain, source.seed)):
+        if dtype == source.chain[-1] or (
+            there and (there.chain, there.seed) != (chain, source.seed)
+        ):
             with pytest.raises(StepDiffError):
                 perform(self.store, command)
             return
@@ -159,7 +192,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert StoreMachine.writers.run(perform_in, self.path, command) == 0, command
         self.model = model
 
-    # -- reading ---------------------------------------------------------------------------------------------------
+    # -- reading
 
     @rule(fresh=st.booleans())
     def read_all(self, fresh: bool) -> None:
@@ -177,7 +210,9 @@ class StoreMachine(RuleBasedStateMachine):
     def read_some(self, data: st.DataObject) -> None:
         """Read rows in any order, including absent and failed ones."""
         name = data.draw(st.sampled_from(sorted(self.model.views)))
-        rows = np.array(data.draw(st.lists(st.integers(0, len(self.model.keys) - 1), min_size=1, max_size=6)))
+        rows = np.array(
+            data.draw(st.lists(st.integers(0, len(self.model.keys) - 1), min_size=1, max_size=6))
+        )
         view, model = self.store.view("clips", name), self.model.views[name]
         if all(self.model.keys[row] in model.ok for row in rows):
             self._check_rows(view, model, rows)
@@ -189,7 +224,9 @@ class StoreMachine(RuleBasedStateMachine):
         """Check that every read returns the values of the model."""
         keys, catalog = of_store.keys, store.catalog("clips")
         assert catalog.frame(["key"])["key"].to_list() == keys == catalog.keys(np.arange(len(keys)))
-        assert catalog.rows([*keys, "no such clip"]).tolist() == [*range(len(keys)), -1] and len(catalog) == len(keys)
+        assert catalog.rows([*keys, "no such clip"]).tolist() == [*range(len(keys)), -1] and len(
+            catalog
+        ) == len(keys)
         assert store.views("clips") == sorted(of_store.views)
         for name, model in of_store.views.items():
             view = store.view("clips", name)
@@ -197,7 +234,9 @@ class StoreMachine(RuleBasedStateMachine):
             assert {n: f.dtype for n, f in view.features.items()} == model.dtypes
             assert {n: f.shape for n, f in view.features.items()} == SHAPES
             assert view.status().tolist() == model.status(keys)
-            assert view.failures().rows() == [(key, model.failed[key]) for key in keys if key in model.failed]
+            assert view.failures().rows() == [
+                (key, model.failed[key]) for key in keys if key in model.failed
+            ]
             ok = np.array([row for row, key in enumerate(keys) if key in model.ok], np.int64)
             self._check_rows(view, model, ok)
             seen = []
@@ -224,13 +263,25 @@ class StoreMachine(RuleBasedStateMachine):
             self._check(levels, model, rows, MAIN)
             self._check(scale, model, rows, MAIN, "scale")
 
-    def _check(self, values: np.ndarray, model: ModelView, rows: np.ndarray, name: str, what: str = "stored") -> None:
+    def _check(
+        self,
+        values: np.ndarray,
+        model: ModelView,
+        rows: np.ndarray,
+        name: str,
+        what: str = "stored",
+    ) -> None:
         """Compare values of rows with those of the model: as stored, as floats, or the scales."""
         ok = [model.ok[self.model.keys[row]] for row in rows.tolist()]
-        expected = [row.floats(name) if what == "floats" else getattr(row, what)[name] for row in ok]
+        expected = [
+            row.floats(name) if what == "floats" else getattr(row, what)[name] for row in ok
+        ]
         assert len(values) == len(ok)
         if ok:
-            assert values.dtype == expected[0].dtype and values.tobytes() == np.stack(expected).tobytes(), (name, what)
+            assert (
+                values.dtype == expected[0].dtype
+                and values.tobytes() == np.stack(expected).tobytes()
+            ), (name, what)
 
     def teardown(self) -> None:
         if not hasattr(self, "store"):
@@ -240,13 +291,21 @@ class StoreMachine(RuleBasedStateMachine):
             shutil.rmtree(Path(self.path).parent)
 
 
-def run_machine(machine: type[StoreMachine], examples: int, steps: int = 15, repeatable: bool = True) -> None:
-    """Run a machine on some stores, each with that many steps at most, the same at every call if `repeatable`."""
+def run_machine(
+    machine: type[StoreMachine], examples: int, steps: int = 15, repeatable: bool = True
+) -> None:
+    """Run a machine on some stores, each with that many steps at most, the same at every call if
+    `repeatable`."""
     quick = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
     chosen = settings(
-        max_examples=examples, stateful_step_count=steps, derandomize=repeatable, phases=[Phase.generate],
-        deadline=None, database=None, suppress_health_check=quick,
-    )  # fmt: skip
+        max_examples=examples,
+        stateful_step_count=steps,
+        derandomize=repeatable,
+        phases=[Phase.generate],
+        deadline=None,
+        database=None,
+        suppress_health_check=quick,
+    )
     try:
         run_state_machine_as_test(machine, settings=chosen)
     finally:

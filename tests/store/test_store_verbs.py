@@ -1,4 +1,5 @@
-"""Commands that change views and rows: drop, requantise, pool, forget, and rows that are withdrawn or listed."""
+"""Commands that change views and rows: drop, requantise, pool, forget, and rows that are withdrawn
+or listed."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,10 +34,16 @@ def bad_options(view: View) -> list[tuple[list[str], str]]:
     return [
         (["drop", path, "--view", "gone", "--yes"], "no view 'gone' of clips"),
         ([*requantise, "float32"], "was made differently"),
-        ([*requantise[:3], "small", "--to", "other", "--dtype", "int8"], "tokens of view small is int8 already"),
+        (
+            [*requantise[:3], "small", "--to", "other", "--dtype", "int8"],
+            "tokens of view small is int8 already",
+        ),
         ([*requantise[:3], "gone", "--to", "other", "--dtype", "int8"], "no view 'gone'"),
         (["pool", path, "--view", "net", "--to", "pooled", "--pool", "2"], "no square grids"),
-        (["pool", path, "--view", "net", "--to", "pooled", "--pool", "1"], "--pool 1 is too small: give 2 or more"),
+        (
+            ["pool", path, "--view", "net", "--to", "pooled", "--pool", "1"],
+            "--pool 1 is too small: give 2 or more",
+        ),
         (["failures", path, "--entity", "texts"], "has no texts"),
         (["failures", path, "--view", "none"], "no view 'none'"),
         (["forget", path, "c2", "c99"], "no key 'c99' among the clips"),
@@ -48,8 +55,14 @@ def bad_options(view: View) -> list[tuple[list[str], str]]:
         (["plan", "--clips", "0", *plan[3:]], "is not a whole number"),
         (["plan", "--clips", "5", "--encoder", "resnet"], "encoder 'resnet' is not known"),
         (["plan", "--clips", "5", "--like", f"{path}/gone"], "no view 'gone'"),
-        (["plan", "--clips", "5", "--encoder", "efficientnet-lite0", "--pool", "2"], "does not divide 7 x 7"),
-        (["import", "f", "--store", path, "--view", "v", "--weights-sha256", "12"], "--weights-sha256 expects"),
+        (
+            ["plan", "--clips", "5", "--encoder", "efficientnet-lite0", "--pool", "2"],
+            "does not divide 7 x 7",
+        ),
+        (
+            ["import", "f", "--store", path, "--view", "v", "--weights-sha256", "12"],
+            "--weights-sha256 expects",
+        ),
         ([*plan, "--clips-per-second", "0"], "--clips-per-second"),
         ([*plan, "--read-mb-per-second", "inf"], "--read-mb-per-second"),
         ([*plan, "--workers", "0"], "--workers 0 is too small: give 1 or more"),
@@ -61,10 +74,17 @@ def bad_options(view: View) -> list[tuple[list[str], str]]:
 def test_impossible_commands_are_one_line_and_change_nothing(filled: View, run: Run) -> None:
     path = filled.paths.store
     assert run("requantise", path, "--view", "net", "--to", "small", "--dtype", "int8").status == 0
-    files = {file: file.stat().st_mtime_ns for file in path.rglob("*") if file.is_file() and file.name != "lock.json"}
+    files = {
+        file: file.stat().st_mtime_ns
+        for file in path.rglob("*")
+        if file.is_file() and file.name != "lock.json"
+    }
     for words, why in bad_options(filled):
         status, out, errors = run(*words)
-        assert status == 2 and out == "" and errors.startswith("error: ") and why in errors, (words, errors)
+        assert status == 2 and out == "" and errors.startswith("error: ") and why in errors, (
+            words,
+            errors,
+        )
         assert errors.count("\n") == 1
     with Store.open(path).lock():
         for words in (
@@ -97,10 +117,15 @@ def test_a_requantised_view_has_the_values_of_the_quantiser(filled: View) -> Non
     assert verify(Store.open(filled.paths.store)) == []
 
 
-def test_the_provenance_of_a_requantised_view_names_its_source(filled: View, provenance: Provenance) -> None:
+def test_the_provenance_of_a_requantised_view_names_its_source(
+    filled: View, provenance: Provenance
+) -> None:
     _, small = requantised(filled)
     assert small.provenance.dtypes == {"tokens": "int8 from float16", "embedding": "float32"}
-    assert requantised(small, "float16", "back")[1].provenance.dtypes["tokens"] == "float16 from int8 from float16"
+    assert (
+        requantised(small, "float16", "back")[1].provenance.dtypes["tokens"]
+        == "float16 from int8 from float16"
+    )
     direct = replace(provenance, dtypes={"tokens": "int8", "embedding": "float32"})
     store = Store.open(filled.paths.store)
     with store.lock(), pytest.raises(StepDiffError, match="was made differently: dtypes"):
@@ -120,7 +145,10 @@ def test_a_later_run_adds_the_new_rows_of_the_source(filled: View, fill: Make) -
 
 def files(filled: View) -> list[Path]:
     return [
-        path for folder in (filled.paths.group, *filled.paths.beside) for path in folder.rglob("*") if path.is_file()
+        path
+        for folder in (filled.paths.group, *filled.paths.beside)
+        for path in folder.rglob("*")
+        if path.is_file()
     ]
 
 
@@ -155,7 +183,9 @@ def test_an_open_view_that_was_dropped_is_not_read_or_written(
         reader.read("tokens", rows)
     store = Store.open(filled.paths.store)
     with store.lock():
-        again = store.create_view("clips", "net", replace(provenance, weights="f" * 64), filled.features, 4)
+        again = store.create_view(
+            "clips", "net", replace(provenance, weights="f" * 64), filled.features, 4
+        )
     with pytest.raises(StepDiffError, match="was dropped: open it again"):
         fill(filled)
     assert not again.status().any()
@@ -164,8 +194,12 @@ def test_an_open_view_that_was_dropped_is_not_read_or_written(
         reader.read("tokens", rows)
 
 
-@pytest.mark.parametrize(("grids", "side"), [((FRAMES, 4, 4), 2), ((FRAMES, 4, 4), 4), ((FRAMES // 2, 4, 8), 3)])
-def test_a_pooled_token_is_the_mean_of_neighbouring_patches(grids: tuple[int, int, int], side: int) -> None:
+@pytest.mark.parametrize(
+    ("grids", "side"), [((FRAMES, 4, 4), 2), ((FRAMES, 4, 4), 4), ((FRAMES // 2, 4, 8), 3)]
+)
+def test_a_pooled_token_is_the_mean_of_neighbouring_patches(
+    grids: tuple[int, int, int], side: int
+) -> None:
     """Of one row and frame; at the edges of a grid, of fewer patches."""
     tokens = np.random.default_rng(0).normal(size=(3, *SHAPE)).astype(np.float32)
     frames, height, width = grids[0], -(-grids[1] // side), -(-grids[2] // side)
@@ -174,7 +208,9 @@ def test_a_pooled_token_is_the_mean_of_neighbouring_patches(grids: tuple[int, in
     grid, small = tokens.reshape(3, *grids, 5), means.reshape(3, frames, height, width, 5)
     for frame, y, x in np.ndindex(frames, height, width):
         patches = grid[:, frame, side * y : side * (y + 1), side * x : side * (x + 1)]
-        np.testing.assert_allclose(small[:, frame, y, x], patches.mean((1, 2)), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            small[:, frame, y, x], patches.mean((1, 2)), rtol=1e-5, atol=1e-6
+        )
     assert pooled(tokens[1:2], grids, side).tobytes() == means[1].tobytes(), "of the row only"
 
 
@@ -183,17 +219,26 @@ def test_tokens_that_cannot_be_pooled_are_refused_in_one_line(provenance: Proven
     for shape, frames, side, message in (
         ((8 * 257, 4), "8 at linspace", 2, "2056 tokens of 8 frames are no square grids"),
         ((392, 4), "8 at linspace", 2, "--pool 2 does not divide 7 x 7 patches: give 7"),
-        ((8 * 144, 4), "8 at linspace", 5, "does not divide 12 x 12 patches: give 2 or 3 or 4 or 6 or 12"),
+        (
+            (8 * 144, 4),
+            "8 at linspace",
+            5,
+            "does not divide 12 x 12 patches: give 2 or 3 or 4 or 6 or 12",
+        ),
         ((392, 4), "all frames", 7, "'all frames' does not begin with one"),
         ((392, 4), "8 at linspace", 0, "--pool 0 is too small"),
     ):
         with pytest.raises(StepDiffError) as error:
-            pooled_view(replace(of_frames, frames=frames), {"tokens": Feature(shape, "float16")}, side)
+            pooled_view(
+                replace(of_frames, frames=frames), {"tokens": Feature(shape, "float16")}, side
+            )
         assert message in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
-def test_a_pooled_view_is_made_from_an_existing_one(make_view: Make, fill: Make, dtype: str, run: Run) -> None:
+def test_a_pooled_view_is_made_from_an_existing_one(
+    make_view: Make, fill: Make, dtype: str, run: Run
+) -> None:
     view = make_view({"tokens": Feature(SHAPE, dtype), "embedding": Feature((7,), "float32")})
     view.write_shard(1, np.array([], np.int64), {}, {6: "no video"})
     fill(view, np.array([0, 1, 2, 3, 4, 5, 7, 8, 10]))
@@ -212,7 +257,9 @@ def test_a_pooled_view_is_made_from_an_existing_one(make_view: Make, fill: Make,
         assert new.read("tokens", rows).tobytes() == expected.astype(dtype).tobytes()
     assert verify(Store.open(view.paths.store)) == []
     assert "0 clips of" in run(*command).out
-    assert (pool_of(new.provenance), pool_of(view.provenance)) == (2, 1) and unpooled(new.provenance) != new.provenance
+    assert (pool_of(new.provenance), pool_of(view.provenance)) == (2, 1) and unpooled(
+        new.provenance
+    ) != new.provenance
 
 
 def test_withdrawn_rows_are_absent_and_no_other_row_changes(filled: View, fill: Make) -> None:
@@ -242,7 +289,9 @@ def store(tmp_path: Path, filled: View) -> Path:
 
 
 def test_failures_are_listed_with_their_reasons(store: Path, tmp_path: Path, run: Run) -> None:
-    assert run("failures", store, "--json").json["rows"] == [{"view": "net", "key": "c6", "reason": "no video"}]
+    assert run("failures", store, "--json").json["rows"] == [
+        {"view": "net", "key": "c6", "reason": "no video"}
+    ]
     out = run("failures", store).out
     assert "1 rows of" in out and "c6" in out and "no video" in out
     assert run("failures", store, "--out", tmp_path / "all.csv").status == 0
@@ -252,10 +301,14 @@ def test_failures_are_listed_with_their_reasons(store: Path, tmp_path: Path, run
 def test_no_text_of_a_csv_is_a_formula(store: Path, tmp_path: Path, run: Run) -> None:
     run("forget", store, "c2", "--reason", "=HYPERLINK(1)")
     assert run("rows", store, "--status", "forgotten", "--out", tmp_path / "rows.csv").status == 0
-    assert (tmp_path / "rows.csv").read_text() == "row,key,net,reason\n2,c2,forgotten,'=HYPERLINK(1)\n"
+    assert (
+        tmp_path / "rows.csv"
+    ).read_text() == "row,key,net,reason\n2,c2,forgotten,'=HYPERLINK(1)\n"
 
 
-def test_a_row_has_one_status_in_each_view(store: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_has_one_status_in_each_view(
+    store: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run("forget", store, "c2", "--reason", "asked for")
     statuses = {"ok": [0, 1, 3, 4, 5, 7, 8, 10], "failed": [6], "absent": [9], "forgotten": [2]}
     for status, numbers in statuses.items():
@@ -263,7 +316,9 @@ def test_a_row_has_one_status_in_each_view(store: Path, run: Run, monkeypatch: p
         reason = {"reason": "asked for"} if status == "forgotten" else {}
         assert rows == [{"row": n, "key": f"c{n}", "net": status, **reason} for n in numbers]
     read_keys, counts = Catalog.keys, list[int]()
-    monkeypatch.setattr(Catalog, "keys", lambda self, rows: counts.append(len(rows)) or read_keys(self, rows))
+    monkeypatch.setattr(
+        Catalog, "keys", lambda self, rows: counts.append(len(rows)) or read_keys(self, rows)
+    )
     out = run("rows", store, "--limit", 2).out
     assert "c1" in out and "c3" not in out and "11 rows of" in out and "... and 9 more" in out
     assert counts == [2], "keys of rows that are not printed are not read"
@@ -282,27 +337,46 @@ def test_a_forgotten_row_is_absent_in_every_view(
     (store / "indexes" / "clips").mkdir(parents=True)
     (store / "indexes" / "clips" / "net.json").write_text("{}")
     status, out, _ = run("forget", store, "c2", "c6", "c9", "--reason", "takedown")
-    assert status == 0 and "3 clips of" in out and "view net: 1 finished rows" in out and "view second: 3" in out
+    assert (
+        status == 0
+        and "3 clips of" in out
+        and "view net: 1 finished rows" in out
+        and "view second: 3" in out
+    )
     assert "net.json is stale" in out
     (store / "indexes" / "clips" / "net.json").unlink()
     for view in (opened.view("clips", "net"), opened.view("clips", "second")):
         assert view.status(np.array([2, 6, 9])).tolist() == [0, 0, 0]
-        assert not {2, 6, 9} & {row for batch in Batches(view, "tokens", batch_size=2) for row in batch.rows.tolist()}
-        with pytest.raises(StepDiffError, match="c2 of clips was forgotten: leave it out, or recall it"):
+        assert not {2, 6, 9} & {
+            row for batch in Batches(view, "tokens", batch_size=2) for row in batch.rows.tolist()
+        }
+        with pytest.raises(
+            StepDiffError, match="c2 of clips was forgotten: leave it out, or recall it"
+        ):
             view.read("tokens", keys="c2")
     np.testing.assert_array_equal(reader.read("tokens", keys=["c1", "c3"]), kept)
-    assert read_forgotten(opened.path, "clips").rows() == [(n, f"c{n}", "takedown") for n in (2, 6, 9)]
+    assert read_forgotten(opened.path, "clips").rows() == [
+        (n, f"c{n}", "takedown") for n in (2, 6, 9)
+    ]
     assert verify(opened) == [] and len(opened.catalog("clips")) == 11
     assert "11 clips (3 forgotten)" in run("info", store).out
     assert main(["compact", str(store)]) == 0 and len(read_forgotten(opened.path, "clips")) == 3
-    assert main(["requantise", str(store), "--view", "second", "--to", "small", "--dtype", "int8"]) == 0
+    assert (
+        main(["requantise", str(store), "--view", "second", "--to", "small", "--dtype", "int8"])
+        == 0
+    )
     assert opened.view("clips", "small").status()[[2, 6, 9]].tolist() == [0, 0, 0]
 
 
 def test_a_forgotten_row_is_not_written(
-    store: Path, filled: View, fill: Make, values: Make, provenance: Provenance, features: dict[str, Feature],
+    store: Path,
+    filled: View,
+    fill: Make,
+    values: Make,
+    provenance: Provenance,
+    features: dict[str, Feature],
     run: Run,
-) -> None:  # fmt: skip
+) -> None:
     run("forget", store, "c2", "c3")
     with pytest.raises(StepDiffError, match="c2 of clips was forgotten"):
         fill(filled, np.array([1, 2]))
@@ -325,7 +399,9 @@ def test_verify_finds_features_of_forgotten_rows(store: Path, filled: View, run:
     Path(str(status)).write_bytes(old)  # as if a copy of the view had been restored
     (damage,) = verify(Store.open(store))
     assert (
-        damage.path == "forgotten/clips.parquet" and damage.clips == ("c2",) and "view net has features" in damage.what
+        damage.path == "forgotten/clips.parquet"
+        and damage.clips == ("c2",)
+        and "view net has features" in damage.what
     )
     assert run("forget", store, "c2").status == 0 and verify(Store.open(store)) == []
     flip(store / "forgotten" / "clips.parquet", 40)

@@ -1,4 +1,5 @@
-"""Writing: order of commits, shards completed later, failures, full disks, locks, and what is refused."""
+"""Writing: order of commits, shards completed later, failures, full disks, locks, and what is
+refused."""
 
 import os
 import socket
@@ -30,7 +31,9 @@ def store(tmp_path: Path) -> Store:
     return Store.open(tmp_path / "store", create=True)
 
 
-def test_completing_a_shard_keeps_the_bytes_of_its_ok_rows(make_view: Make, fill: Make, values: Make) -> None:
+def test_completing_a_shard_keeps_the_bytes_of_its_ok_rows(
+    make_view: Make, fill: Make, values: Make
+) -> None:
     view = make_view()
     early = np.array([5, 7])
     fill(view, early)
@@ -53,7 +56,9 @@ def test_rows_added_to_the_catalog_complete_the_last_shard(make_view: Make, fill
     before = view.read("tokens", np.arange(11)).tobytes()
     store = Store.open(view.paths.store)
     store.catalog("clips").append(pl.DataFrame({"key": [f"d{i}" for i in range(4)]}))
-    assert reader.status().tolist() == [1] * 11 + [0] * 4, "an array shorter than the catalog reads as absent"
+    assert reader.status().tolist() == [1] * 11 + [0] * 4, (
+        "an array shorter than the catalog reads as absent"
+    )
     with pytest.raises(StepDiffError, match="d0 is absent"):
         reader.read("tokens", np.array([11]))
     with pytest.raises(StepDiffError, match=r"takes rows 8 to 10, got 11 to 11: call resize\(\)"):
@@ -70,7 +75,8 @@ def test_rows_added_to_the_catalog_complete_the_last_shard(make_view: Make, fill
     ("bad", "dtype", "reason"),
     [
         (-np.inf, "float32", "tokens holds infinity"),
-        (65520, "float16", "tokens holds 6.552e+04, a magnitude past float16"),  # rounds to infinity
+        # rounds to infinity
+        (65520, "float16", "tokens holds 6.552e+04, a magnitude past float16"),
         (7e4, "int8", "tokens holds 7e+04, a magnitude past float16"),
         (np.nan, "int8", "tokens holds NaN"),
     ],
@@ -91,7 +97,11 @@ def test_only_the_row_that_does_not_fit_fails(
 def test_writing_the_same_rows_again_changes_no_file(make_view: Make, fill: Make) -> None:
     view = make_view()
     fill(view)
-    files = {p: p.stat().st_mtime_ns for p in view.paths.store.rglob("*") if p.is_file() and p.suffix != ".lock"}
+    files = {
+        p: p.stat().st_mtime_ns
+        for p in view.paths.store.rglob("*")
+        if p.is_file() and p.suffix != ".lock"
+    }
     fill(view, seed=1)
     assert files == {p: p.stat().st_mtime_ns for p in files}
 
@@ -105,7 +115,8 @@ def test_a_view_refuses_another_provenance(
     with store.lock():
         assert store.create_view("clips", "net", provenance, features).rows_per_shard == 4
         with pytest.raises(
-            StepDiffError, match=f"weights '{'0' * 64}' against '{'1' * 64}', layer 'last' against 'first'"
+            StepDiffError,
+            match=f"weights '{'0' * 64}' against '{'1' * 64}', layer 'last' against 'first'",
         ):
             store.create_view("clips", "net", other, features)
         with pytest.raises(StepDiffError, match="was made differently: features"):
@@ -125,7 +136,10 @@ def test_a_folder_that_is_not_a_store_is_refused(tmp_path: Path) -> None:
         Store.open(tmp_path / "file", create=True)
     store = Store.open(tmp_path / "store", create=True)
     for text, message in (
-        ('{"format": "stepdiff-store", "version": 99}', "has format version 99, this program reads up to 1"),
+        (
+            '{"format": "stepdiff-store", "version": 99}',
+            "has format version 99, this program reads up to 1",
+        ),
         ('{"format": "other"}', "is no feature store"),
         ("{", "is damaged"),
         ("[]", "is not as it was written"),
@@ -145,20 +159,36 @@ FORMS = {"tokens": Feature((3, 5), "float16")}
         ([4, 4], {}, {}, "a row is given twice"),
         ([4], {}, {4: "x"}, "a row is given twice, or both"),
         ([4], {"tokens": None}, {}, r"takes \['embedding', 'tokens'\], got \['embedding'\]"),
-        ([4], {"tokens": np.ones((1, 3, 4), np.float32)}, {}, r"tokens is \(1, 3, 4\), needs \(1, 3, 5\)"),
+        (
+            [4],
+            {"tokens": np.ones((1, 3, 4), np.float32)},
+            {},
+            r"tokens is \(1, 3, 4\), needs \(1, 3, 5\)",
+        ),
     ],
 )
 def test_rows_that_do_not_fit_the_view_are_refused(
-    make_view: Make, values: Make, rows: list[int], changed: Any, failures: dict[int, str], message: str
+    make_view: Make,
+    values: Make,
+    rows: list[int],
+    changed: Any,
+    failures: dict[int, str],
+    message: str,
 ) -> None:
     view = make_view()
-    arrays = {name: array for name, array in (values(view, np.array(rows)) | changed).items() if array is not None}
+    arrays = {
+        name: array
+        for name, array in (values(view, np.array(rows)) | changed).items()
+        if array is not None
+    }
     with pytest.raises(StepDiffError, match=message):
         view.write_shard(1, np.array(rows), arrays, failures)
     assert not view.status().any()
 
 
-def test_what_others_rely_on_changes_only_under_the_lock(filled: View, provenance: Provenance) -> None:
+def test_what_others_rely_on_changes_only_under_the_lock(
+    filled: View, provenance: Provenance
+) -> None:
     store = Store.open(filled.paths.store)
     for change in (
         filled.resize,
@@ -171,7 +201,9 @@ def test_what_others_rely_on_changes_only_under_the_lock(filled: View, provenanc
     assert filled.status()[0] == 1 and store.views("clips") == ["net"]
 
 
-def test_unusable_names_and_impossible_sizes_are_refused(filled: View, provenance: Provenance) -> None:
+def test_unusable_names_and_impossible_sizes_are_refused(
+    filled: View, provenance: Provenance
+) -> None:
     store, int8 = Store.open(filled.paths.store), Feature((3,), "int8")
     one = {"tokens": Feature((3,), "float16")}
     with store.lock():
@@ -200,13 +232,18 @@ def numbered(count: int, first: int = 0) -> np.ndarray:
 
 
 def test_a_script_writes_a_view(store: Store, provenance: Provenance) -> None:
-    frame = pl.DataFrame({"key": [f"c{row}" for row in range(21)], "step": ["pour", "cut", "stir"] * 7})
-    with store.writer("clips", "net", provenance, FORMS, info={"by": "a test"}, rows_per_shard=8) as writer:
+    frame = pl.DataFrame(
+        {"key": [f"c{row}" for row in range(21)], "step": ["pour", "cut", "stir"] * 7}
+    )
+    with store.writer(
+        "clips", "net", provenance, FORMS, info={"by": "a test"}, rows_per_shard=8
+    ) as writer:
         assert writer.missing(["c1", "c0"]) == ["c1", "c0"]
         buffer = torch.empty((5, 3, 5))
         for start in range(0, 21, 5):
             part = frame[start : start + 5]
-            buffer[: part.height] = torch.from_numpy(numbered(part.height, start))  # the caller reuses its memory
+            # the caller reuses its memory
+            buffer[: part.height] = torch.from_numpy(numbered(part.height, start))
             writer.write(part, {"tokens": buffer[: part.height]}, {f"bad{start}": "no video"})
     view = store.view("clips", "net")
     assert (view.read("tokens", keys=frame["key"]) == numbered(21).astype(np.float16)).all()
@@ -214,7 +251,9 @@ def test_a_script_writes_a_view(store: Store, provenance: Provenance) -> None:
     assert view.catalog.frame(["key", "step"]).drop_nulls().equals(frame) and verify(store) == []
 
 
-def test_a_script_that_runs_again_writes_only_missing_rows(store: Store, provenance: Provenance) -> None:
+def test_a_script_that_runs_again_writes_only_missing_rows(
+    store: Store, provenance: Provenance
+) -> None:
     for keys in (["a", "b"], ["b", "c"]):
         with store.writer("clips", "net", provenance, FORMS) as writer:
             todo = writer.missing(keys)
@@ -222,35 +261,49 @@ def test_a_script_that_runs_again_writes_only_missing_rows(store: Store, provena
             writer.write(keys[0], {"tokens": numbered(1) + 9})  # ok already: it keeps its bytes
     view = store.view("clips", "net")
     assert len(view.catalog) == 3 and (view.status() == OK).all()
-    assert (view.read("tokens", keys=["a", "b", "c"]) == np.concatenate([numbered(2), numbered(1)])).all()
+    assert (
+        view.read("tokens", keys=["a", "b", "c"]) == np.concatenate([numbered(2), numbered(1)])
+    ).all()
 
 
-def test_a_writer_takes_the_lock_or_uses_that_of_the_caller(store: Store, provenance: Provenance) -> None:
+def test_a_writer_takes_the_lock_or_uses_that_of_the_caller(
+    store: Store, provenance: Provenance
+) -> None:
     with store.writer("clips", "net", provenance, FORMS):
         with pytest.raises(HeldError), Store.open(store.path).lock():
             pass
     with store.lock(), store.writer("clips", "net", provenance, FORMS) as writer:
         writer.write(["a"], {"tokens": numbered(1)})
-    with Store.open(store.path).lock(), pytest.raises(HeldError), store.writer("clips", "net", provenance, FORMS):
+    with (
+        Store.open(store.path).lock(),
+        pytest.raises(HeldError),
+        store.writer("clips", "net", provenance, FORMS),
+    ):
         pass
 
 
 def test_invalid_rows_are_refused_when_they_are_added(store: Store, provenance: Provenance) -> None:
     with store.writer("clips", "net", provenance, FORMS) as writer:
         for wrong in ({"tokens": numbered(3)}, {"other": numbered(2)}, {}):
-            with pytest.raises(StepDiffError, match="view net of clips takes .*'tokens': .2, 3, 5.*, got"):
+            with pytest.raises(
+                StepDiffError, match="view net of clips takes .*'tokens': .2, 3, 5.*, got"
+            ):
                 writer.write(["a", "b"], wrong)
     assert not len(store.catalog("clips"))
 
 
-def test_complete_shards_before_an_error_are_committed(store: Store, provenance: Provenance) -> None:
+def test_complete_shards_before_an_error_are_committed(
+    store: Store, provenance: Provenance
+) -> None:
     with pytest.raises(ZeroDivisionError):
         with store.writer("clips", "net", provenance, FORMS, rows_per_shard=2) as writer:
             writer.write(["a", "b"], {"tokens": numbered(2)})
             writer.write(["c"], {"tokens": numbered(1)})
             raise ZeroDivisionError
     view = store.view("clips", "net")
-    assert view.status().tolist() == [OK, OK] and store.catalog("clips").rows(["c"]).tolist() == [-1]
+    assert view.status().tolist() == [OK, OK] and store.catalog("clips").rows(["c"]).tolist() == [
+        -1
+    ]
 
 
 def test_no_file_is_renamed_before_all_are_complete_and_durable(
@@ -274,7 +327,9 @@ def test_no_file_is_renamed_before_all_are_complete_and_durable(
         files.replace(tmp_path / "two", [b"3"], 1)
     named = [place for place, event in enumerate(events) if event.startswith("name")]
     assert [events[place] for place in named] == ["name one 15", "name two 1"]
-    assert events[: named[0]] == ["fsync", "fsync"], "both files are durable before the first is renamed"
+    assert events[: named[0]] == ["fsync", "fsync"], (
+        "both files are durable before the first is renamed"
+    )
     assert len(events) - named[-1] - 1 == 3, "then the folders: the root, deep and er"
     assert (tmp_path / "deep" / "er" / "one").read_bytes() == b"1" * 10 + b"2" * 5
 
@@ -301,7 +356,9 @@ def test_temporary_files_of_dead_writers_are_removed(make_view: Make, fill: Make
     view_left.mkdir()
     with Store.open(view.paths.store).lock():
         assert not dead_file.exists() and not old.exists() and not view_left.exists()
-        assert mine.exists() and other_host.exists() and odd.exists(), "those of live writers are kept"
+        assert mine.exists() and other_host.exists() and odd.exists(), (
+            "those of live writers are kept"
+        )
 
 
 # A limit on the size of a file acts like a full disk without root rights: EFBIG instead of ENOSPC.
@@ -314,7 +371,8 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
 view = Store.open(sys.argv[1]).view("clips", "net")
 rows = np.array([5, 6])
 try:
-    view.write_shard(1, rows, {n: np.ones((2, *f.shape), np.float32) for n, f in view.features.items()}, {})
+    features = {n: np.ones((2, *f.shape), np.float32) for n, f in view.features.items()}
+    view.write_shard(1, rows, features, {})
 except StepDiffError as error:
     print(error)
     sys.exit(7)
@@ -323,7 +381,9 @@ ROOM = {"small": ((3, 5), 150), "past the page cache": ((2, LEAST), 9 * LEAST)}
 """shape of a row in float16, and bytes that a file may have: less than four rows need"""
 
 
-@pytest.mark.parametrize("size", ["small", pytest.param("past the page cache", marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "size", ["small", pytest.param("past the page cache", marks=pytest.mark.full)]
+)
 def test_a_full_disk_loses_no_committed_data(make_view: Make, fill: Make, size: str) -> None:
     shape, limit = ROOM[size]
     view = make_view({"tokens": Feature(shape, "float16"), "embedding": Feature((7,), "float32")})

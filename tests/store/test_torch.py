@@ -1,7 +1,9 @@
-"""PyTorch datasets: rows, workers, labels, devices, int8 that a device dequantises; epochs that are interrupted.
+"""PyTorch datasets: rows, workers, labels, devices, int8 that a device dequantises; epochs that are
+interrupted.
 
-After an interruption in the middle of an epoch exactly the samples that were not yet read follow. Users of other
-libraries report this case as broken: read some batches, save the state, load it into a second loader, and go on.
+After an interruption in the middle of an epoch exactly the samples that were not yet read follow.
+Users of other libraries report this case as broken: read some batches, save the state, load it into
+a second loader, and go on.
 """
 
 import json
@@ -53,7 +55,10 @@ def stream(view: View, features: Any = "embedding", **options: Any) -> FeatureSt
 
 
 def loader(
-    one_stream: FeatureStream, start: str | None, kind: type[DataLoader] = DataLoader, **options: Any
+    one_stream: FeatureStream,
+    start: str | None,
+    kind: type[DataLoader] = DataLoader,
+    **options: Any,
 ) -> DataLoader:
     """Return a loader of the stream, with two workers if `start` names a start method."""
     if start:
@@ -78,7 +83,9 @@ def test_each_row_is_read_once_by_one_worker_of_one_rank(view: View, start: str)
         with_workers = [keys(one) for one in loaders]
         assert with_workers == [keys(one_stream) for one_stream in alone]
         assert [len(part) for part in with_workers] == [len(one) for one in loaders] == [5, 5]
-        assert sorted(key for part in with_workers for batch in part for key in batch) == sorted(KEYS)
+        assert sorted(key for part in with_workers for batch in part for key in batch) == sorted(
+            KEYS
+        )
         epochs.append(with_workers)
     assert epochs[0] != epochs[1]
 
@@ -87,8 +94,12 @@ def check(batch: dict[str, Any], view: View) -> list[str]:
     """Compare a batch with the view and the labels; return its keys."""
     assert (batch["embedding"].numpy() == view.read("embedding", keys=batch["key"])).all()
     levels, scale = view.read_quantised("tokens", view.rows(batch["key"]))
-    assert (batch["tokens"].levels.numpy() == levels).all() and (batch["tokens"].scale.numpy() == scale).all()
-    assert list(zip(batch["step"].tolist(), batch["name"], strict=True)) == [LABELS[key] for key in batch["key"]]
+    assert (batch["tokens"].levels.numpy() == levels).all() and (
+        batch["tokens"].scale.numpy() == scale
+    ).all()
+    assert list(zip(batch["step"].tolist(), batch["name"], strict=True)) == [
+        LABELS[key] for key in batch["key"]
+    ]
     return batch["key"]
 
 
@@ -96,7 +107,9 @@ def check(batch: dict[str, Any], view: View) -> list[str]:
 def test_features_equal_view_read_and_labels_match_their_keys(view: View, device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU")
-    one_stream = stream(view, ["tokens", "embedding"], labels=["step", "name", (pl.col("step") * 0.5).alias("half")])
+    one_stream = stream(
+        view, ["tokens", "embedding"], labels=["step", "name", (pl.col("step") * 0.5).alias("half")]
+    )
     seen = []
     for batch in loader(one_stream, None):
         seen += check(batch, view)
@@ -106,17 +119,25 @@ def test_features_equal_view_read_and_labels_match_their_keys(view: View, device
     ahead = []
     for batch in prefetch(one_stream, device):
         assert batch["tokens"].device.type == batch["embedding"].device.type == device
-        assert (batch["tokens"].cpu().numpy() == view.read("tokens", keys=batch["key"], dtype="float32")).all()
+        assert (
+            batch["tokens"].cpu().numpy() == view.read("tokens", keys=batch["key"], dtype="float32")
+        ).all()
         ahead += batch["key"]
     assert sorted(seen) == sorted(ahead) == sorted(KEYS)
 
 
 @pytest.mark.parametrize("start", [None, "fork"])
 def test_a_dataset_gives_each_chosen_row_once(view: View, start: str | None) -> None:
-    dataset = FeatureDataset(view, ["tokens", "embedding"], where=pl.col("step") != 4, labels=["step", "name"])
+    dataset = FeatureDataset(
+        view, ["tokens", "embedding"], where=pl.col("step") != 4, labels=["step", "name"]
+    )
     chosen = [key for key in KEYS if LABELS[key][0] != 4]
-    assert len(dataset) == len(chosen) and [dataset[at]["key"] for at in range(len(chosen))] == chosen
-    options: dict[str, Any] = {"num_workers": 2, "multiprocessing_context": start, "timeout": 200} if start else {}
+    assert (
+        len(dataset) == len(chosen) and [dataset[at]["key"] for at in range(len(chosen))] == chosen
+    )
+    options: dict[str, Any] = (
+        {"num_workers": 2, "multiprocessing_context": start, "timeout": 200} if start else {}
+    )
     seen = []
     for batch in DataLoader(dataset, batch_size=6, shuffle=True, **options):
         seen += check(batch, view)
@@ -136,8 +157,12 @@ def test_a_state_of_worker_processes_or_of_other_rows_is_refused(view: View) -> 
 
 
 def test_rows_are_chosen_by_keys_or_by_a_where_clause(view: View) -> None:
-    one_stream = FeatureStream(view, "embedding", pl.Series(["c9", "c2"]), batch_size=4, labels=["step"], shuffle=False)
-    assert [(batch["key"], batch["step"].tolist()) for batch in one_stream] == [(["c9", "c2"], [4, 2])]
+    one_stream = FeatureStream(
+        view, "embedding", pl.Series(["c9", "c2"]), batch_size=4, labels=["step"], shuffle=False
+    )
+    assert [(batch["key"], batch["step"].tolist()) for batch in one_stream] == [
+        (["c9", "c2"], [4, 2])
+    ]
     for wrong, why in [
         ({"keys": ["c1", "c99"]}, "no key 'c99'"),
         ({"keys": ["broken"]}, "broken is failed"),
@@ -145,8 +170,14 @@ def test_rows_are_chosen_by_keys_or_by_a_where_clause(view: View) -> None:
         ({"where": pl.col("colour") == 1}, "no column 'colour' in the catalog of clips"),
         ({"where": pl.col("name") + 1 > pl.col("step")}, "do not fit the catalog"),
         ({"where": pl.col("step") > 9}, "no row to read"),
-        ({"labels": [pl.lit(None).alias("gone") + pl.col("step")]}, "37 rows have no label 'gone', the first is c0"),
-        ({"labels": [pl.col("step").alias("embedding")]}, "label 'embedding' has the name of another part"),
+        (
+            {"labels": [pl.lit(None).alias("gone") + pl.col("step")]},
+            "37 rows have no label 'gone', the first is c0",
+        ),
+        (
+            {"labels": [pl.col("step").alias("embedding")]},
+            "label 'embedding' has the name of another part",
+        ),
         ({"rank": 1}, "both rank and world"),
     ]:
         with pytest.raises(StepDiffError, match=why):
@@ -157,7 +188,9 @@ def test_ranks_come_from_the_environment(view: View, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     one_stream = FeatureStream(view, "embedding", batch_size=4)
-    assert (one_stream.rank, one_stream.world) == (1, 2) and keys(one_stream) == keys(stream(view, rank=1, world=2))
+    assert (one_stream.rank, one_stream.world) == (1, 2) and keys(one_stream) == keys(
+        stream(view, rank=1, world=2)
+    )
     monkeypatch.delenv("WORLD_SIZE")
     with pytest.raises(StepDiffError, match="RANK is 1 and WORLD_SIZE is 1: set both variables"):
         FeatureStream(view, "embedding", batch_size=4)
@@ -183,12 +216,16 @@ if __name__ == "__main__":
 
 @pytest.mark.full
 @pytest.mark.parametrize("how", ["fail", "interrupt"])
-def test_a_failed_or_interrupted_iteration_leaves_no_process(view: View, how: str, tmp_path: Path) -> None:
+def test_a_failed_or_interrupted_iteration_leaves_no_process(
+    view: View, how: str, tmp_path: Path
+) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, str(tmp_path / "script.py"), str(view.paths.store), how]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout and process.stdout.readline() == "batch\n"
-        children = psutil.Process(process.pid).children(recursive=True) if how == "interrupt" else []
+        children = (
+            psutil.Process(process.pid).children(recursive=True) if how == "interrupt" else []
+        )
         if how == "interrupt":
             assert len(children) == 2
             process.send_signal(signal.SIGINT)
@@ -198,12 +235,24 @@ def test_a_failed_or_interrupted_iteration_leaves_no_process(view: View, how: st
     while any(child.is_running() for child in children) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(child.is_running() for child in children)
-    assert not [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path / "script.py") in (p.info["cmdline"] or [])]
+    assert not [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if str(tmp_path / "script.py") in (p.info["cmdline"] or [])
+    ]
 
 
 def test_importing_the_store_imports_no_torch_ray_or_pyarrow() -> None:
-    code = "import sys, store; store.Store, store.View; print(*{'torch', 'ray', 'pyarrow'} & {*sys.modules})"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
+    code = (
+        "import sys, store; store.Store, store.View; print(*{'torch', 'ray', 'pyarrow'} & "
+        "{*sys.modules})"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "\n"
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 64, 100, 1280])
@@ -225,19 +274,30 @@ BATCHES = 10  # of four clips
 
 
 class Reader:
-    """A stream with a loader of one kind: none, torch's or torchdata's, with some worker processes."""
+    """A stream with a loader of one kind: none, torch's or torchdata's, with some worker
+    processes."""
 
-    def __init__(self, view: View, kind: str, workers: int = 0, stream_options: Any = None, **options: Any) -> None:
+    def __init__(
+        self, view: View, kind: str, workers: int = 0, stream_options: Any = None, **options: Any
+    ) -> None:
         self.stream, self.kind = stream(view, **stream_options or {}), kind
         if workers:
             options |= {"num_workers": workers, "multiprocessing_context": "fork", "timeout": 200}
         loaders = {"torch": DataLoader, "torchdata": StatefulDataLoader}
-        self.loader = loaders[kind](self.stream, batch_size=None, **options) if kind in loaders else self.stream
+        self.loader = (
+            loaders[kind](self.stream, batch_size=None, **options)
+            if kind in loaders
+            else self.stream
+        )
         self.epoch = self.received = 0
 
     def state(self) -> str:
         """Return the state as a checkpoint has it."""
-        state = self.loader.state_dict() if self.kind == "torchdata" else self.stream.state_dict(self.received)
+        state = (
+            self.loader.state_dict()
+            if self.kind == "torchdata"
+            else self.stream.state_dict(self.received)
+        )
         return json.dumps({"epoch": self.epoch, "loader": state})
 
     def load(self, saved: str) -> None:
@@ -268,7 +328,9 @@ kinds = pytest.mark.parametrize(("kind", "workers"), KINDS)
 
 @kinds
 @pytest.mark.parametrize("shuffle", [pytest.param(False, marks=pytest.mark.full), True])
-def test_an_epoch_resumes_after_any_batch(view: View, kind: str, workers: int, shuffle: bool) -> None:
+def test_an_epoch_resumes_after_any_batch(
+    view: View, kind: str, workers: int, shuffle: bool
+) -> None:
     """Also before the first batch, after the last one, and in the next epoch."""
     options = {"shuffle": shuffle}
     whole = list(Reader(view, "stream", stream_options=options).batches(2))
@@ -289,11 +351,18 @@ def test_an_epoch_resumes_after_any_batch(view: View, kind: str, workers: int, s
 @pytest.mark.full
 @pytest.mark.parametrize(
     "options",
-    [{"prefetch_factor": 4}, {"persistent_workers": True}, {"snapshot_every_n_steps": 3}, {"prefetch_factor": 1}],
+    [
+        {"prefetch_factor": 4},
+        {"persistent_workers": True},
+        {"snapshot_every_n_steps": 3},
+        {"prefetch_factor": 1},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("stop", [4, BATCHES + 5])
-def test_batches_that_workers_read_ahead_are_not_lost(view: View, options: dict[str, Any], stop: int) -> None:
+def test_batches_that_workers_read_ahead_are_not_lost(
+    view: View, options: dict[str, Any], stop: int
+) -> None:
     whole = list(Reader(view, "stream").batches(2))
     kinds = ["torchdata"] if "snapshot_every_n_steps" in options else ["torch", "torchdata"]
     for kind in kinds:
@@ -322,7 +391,8 @@ def test_any_number_of_worker_processes_continues_an_epoch(view: View) -> None:
 
 
 def test_a_state_that_is_loaded_reaches_running_workers(view: View) -> None:
-    """Persistent workers hold copies of the stream; a position that they did not see would start the epoch again."""
+    """Persistent workers hold copies of the stream; a position that they did not see would start
+    the epoch again."""
     whole = list(Reader(view, "stream").batches(2))
     reader = Reader(view, "torch", 2, persistent_workers=True)
     reading = reader.batches(2)
@@ -337,20 +407,27 @@ def test_a_resumed_epoch_is_followed_by_a_whole_one_or_refused(view: View) -> No
     ordered = stream(view, shuffle=False)
     whole = [batch["key"] for batch in ordered]
     ordered.load_state_dict({**ordered.state_dict(), "epoch": 0, "position": 7})
-    loader = DataLoader(ordered, batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=200)
+    loader = DataLoader(
+        ordered, batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=200
+    )
     assert [batch["key"] for batch in loader] == whole[7:]
     with pytest.raises(StepDiffError, match="call set_epoch"):
         list(loader)
     ordered.set_epoch(0)
     assert [batch["key"] for batch in loader] == whole
-    with pytest.raises(StepDiffError, match="received=11 is refused: 10 batches were left of this epoch"):
+    with pytest.raises(
+        StepDiffError, match="received=11 is refused: 10 batches were left of this epoch"
+    ):
         ordered.state_dict(11)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize(("kind", "workers"), [("stream", 0), ("torch", 2), ("torchdata", 2)])
-def test_another_number_of_ranks_continues_with_the_same_samples(view: View, kind: str, workers: int) -> None:
-    """One rank, then two, then one: each step has the samples of an uninterrupted run, in its order."""
+def test_another_number_of_ranks_continues_with_the_same_samples(
+    view: View, kind: str, workers: int
+) -> None:
+    """One rank, then two, then one: each step has the samples of an uninterrupted run, in its
+    order."""
     whole = list(Reader(view, "stream").batches(2))
     seen: list[list[str]] = []
     saved = None

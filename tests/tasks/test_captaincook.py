@@ -29,31 +29,56 @@ from stepdiff_core.tasks.testsets import read_test_set, write_test_set
 from store import Feature, Provenance, Store
 from tests.refusals import refuses
 
-PEEL, ADD, STIR = (3, "Peel-Peel 1 garlic clove"), (5, "Add-1 egg to the mug"), (8, "stir-then stir the bowl")
+PEEL, ADD, STIR = (
+    (3, "Peel-Peel 1 garlic clove"),
+    (5, "Add-1 egg to the mug"),
+    (8, "stir-then stir the bowl"),
+)
 
 
-def step(what: tuple[int, str], start: float, end: float, *errors: tuple[str, str], **more: Any) -> dict[str, Any]:
+def step(
+    what: tuple[int, str], start: float, end: float, *errors: tuple[str, str], **more: Any
+) -> dict[str, Any]:
     by_place = {"step_id": what[0], "description": what[1], "start_time": start, "end_time": end}
     if errors:
-        by_place["errors"] = [{"tag": tag, "description": description} for tag, description in errors]
+        by_place["errors"] = [
+            {"tag": tag, "description": description} for tag, description in errors
+        ]
     return by_place | more
 
 
 def recording(name: str, recipe: int, *steps: dict[str, Any]) -> dict[str, Any]:
     flawed = any("errors" in own for own in steps)
-    return {"recording_id": name, "activity_id": recipe, "is_error": flawed, "step_annotations": list(steps)}
+    return {
+        "recording_id": name,
+        "activity_id": recipe,
+        "is_error": flawed,
+        "step_annotations": list(steps),
+    }
 
 
-SLOW, ORDER = ("Timing Error", "2 minutes instead of 1"), ("Order Error", "Step performed after stirring")
+SLOW, ORDER = (
+    ("Timing Error", "2 minutes instead of 1"),
+    ("Order Error", "Step performed after stirring"),
+)
 WAY = ("Technique Error", "one way")
 KNIFE, LOT = ("Preparation Error", "uses a knife"), ("Measurement Error", "2 eggs")
 RECORDINGS = [
     recording("1_10", 1, step(PEEL, 0.5, 9), step(ADD, 10, 21.25, LOT, ORDER), step(STIR, 30, 40)),
-    recording("1_7", 1, step(PEEL, 2, 8, KNIFE), step(ADD, 9, 12), step(STIR, -1.0, -1.0, ("Missing Step", "Skipped"))),
+    recording(
+        "1_7", 1, step(PEEL, 2, 8, KNIFE), step(ADD, 9, 12),
+        step(STIR, -1.0, -1.0, ("Missing Step", "Skipped")),
+    ),
     recording("1_8", 1, step(PEEL, 1, 5), step(ADD, 6, 8, ORDER), step(STIR, 9, 15, SLOW, WAY)),
-    recording("1_9", 1, step(PEEL, 3, 7), step(PEEL, 8, 9, KNIFE), step(STIR, 11, 12, modified_description="Shake")),
+    recording(
+        "1_9", 1, step(PEEL, 3, 7), step(PEEL, 8, 9, KNIFE),
+        step(STIR, 11, 12, modified_description="Shake"),
+    ),
     recording("2_1", 2, step(PEEL, 0, 4), step(ADD, 5, 6, LOT), step(STIR, 7, 8, SLOW)),
-    recording("2_2", 2, step(PEEL, 0, 4, KNIFE), step(ADD, 5, 6), step((8, "stir-then mix the bowl"), 9, 10)),
+    recording(
+        "2_2", 2, step(PEEL, 0, 4, KNIFE), step(ADD, 5, 6),
+        step((8, "stir-then mix the bowl"), 9, 10),
+    ),
     recording("3_1", 3, step(PEEL, 0, 4, KNIFE)),
 ]  # fmt: skip
 SPLITS = {"train": ["3_1"], "val": [], "test": ["1_10", "1_7", "1_8", "1_9", "2_1", "2_2"]}
@@ -64,7 +89,10 @@ def write(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes annotations and a split, and returns their folder."""
 
     def written(recordings: Any = RECORDINGS, splits: Any = SPLITS) -> Path:
-        for path, content in ((Path("annotation_json", "error_annotations.json"), recordings), (SPLIT, splits)):
+        for path, content in (
+            (Path("annotation_json", "error_annotations.json"), recordings),
+            (SPLIT, splits),
+        ):
             (tmp_path / path).parent.mkdir(exist_ok=True)
             (tmp_path / path).write_text(json.dumps(content), encoding="utf-8")
         return tmp_path
@@ -73,7 +101,8 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 def changed(**values: Any) -> list[dict[str, Any]]:
-    """Return the recordings with other values in the first step of the first one; None removes a key."""
+    """Return the recordings with other values in the first step of the first one; None removes a
+    key."""
     first, *others = RECORDINGS
     own, *steps = first["step_annotations"]
     new = {key: value for key, value in (own | values).items() if value is not None}
@@ -113,10 +142,15 @@ def test_a_pair_has_one_step_two_recordings_and_one_mistake(write: Callable[...,
         ("2_1_5_6", "2_2_5_6", ("Measurement",)),
     }
     questions = {row.question for row in task_data.rows}
-    assert 'The step is: "Add 1 egg to the mug". In which video is it done with a mistake?' in questions
+    assert (
+        'The step is: "Add 1 egg to the mug". In which video is it done with a mistake?'
+        in questions
+    )
 
 
-def test_the_order_of_the_two_videos_depends_on_their_clips_only(write: Callable[..., Path]) -> None:
+def test_the_order_of_the_two_videos_depends_on_their_clips_only(
+    write: Callable[..., Path],
+) -> None:
     task_data = read_mistakes(write())
     again = read_mistakes(write(RECORDINGS[::-1]))
     assert {row.key: (row.clips, task_data.truth[row.key].answer) for row in task_data.rows} == {
@@ -125,13 +159,18 @@ def test_the_order_of_the_two_videos_depends_on_their_clips_only(write: Callable
     many = [recording(f"{name}", 1, step(PEEL, 0, 1 + name)) for name in range(20)]
     many += [recording(f"{name}", 1, step(PEEL, 0, 1 + name, KNIFE)) for name in range(20, 40)]
     truth = read_mistakes(write(many, {"test": [str(name) for name in range(40)]})).truth
-    assert len(truth) == 400 and 160 < sum(own.answer for own in truth.values()) < 240, "both places are as frequent"
+    assert len(truth) == 400 and 160 < sum(own.answer for own in truth.values()) < 240, (
+        "both places are as frequent"
+    )
 
 
 def test_accuracy_is_that_of_each_tag_and_of_all(write: Callable[..., Path]) -> None:
     benchmark = registry.get("captaincook-mistake")
     task_data = benchmark.read(write())
-    predictions = [[float(task_data.truth[row.key].answer == place) for place in (0, 1)] for row in task_data.rows]
+    predictions = [
+        [float(task_data.truth[row.key].answer == place) for place in (0, 1)]
+        for row in task_data.rows
+    ]
     scores = benchmark.score(task_data.rows, predictions, task_data.truth, 50, 0)
     assert scores["accuracy"] == scores["accuracy_without_order"] == 1 and scores["groups"] == 2
     assert {tag: own["rows"] for tag, own in scores["per_category"].items()} == {
@@ -149,7 +188,15 @@ def test_accuracy_is_that_of_each_tag_and_of_all(write: Callable[..., Path]) -> 
 def test_targets_are_of_the_same_recipe_and_other_recordings(write: Callable[..., Path]) -> None:
     task_data = registry.get("captaincook-retrieval").read(write())
     rows = {row.reference: row for row in task_data.rows}
-    assert set(rows) == {"1_10_10_21.25", "1_7_2_8", "1_8_6_8", "1_8_9_15", "1_9_8_9", "2_1_5_6", "2_2_0_4"}
+    assert set(rows) == {
+        "1_10_10_21.25",
+        "1_7_2_8",
+        "1_8_6_8",
+        "1_8_9_15",
+        "1_9_8_9",
+        "2_1_5_6",
+        "2_2_0_4",
+    }
     assert rows["1_7_2_8"].targets == ("1_10_0.5_9", "1_10_30_40", "1_8_1_5", "1_9_3_7")
     assert task_data.truth[rows["1_7_2_8"].key].right == {"1_10_0.5_9", "1_8_1_5", "1_9_3_7"}
     assert "left out: 1 mistakes whose step nobody does right" in task_data.notes
@@ -167,9 +214,17 @@ def naive(task_data: TaskData, predictions: list[list[float]]) -> dict[str, floa
         own = []
         for order in permutations(range(len(row.targets))):
             ranked = sorted(order, key=lambda place: -scores[place])
-            own.append(min(1 + at for at, p in enumerate(ranked) if row.targets[p] in task_data.truth[row.key].right))
+            own.append(
+                min(
+                    1 + at
+                    for at, p in enumerate(ranked)
+                    if row.targets[p] in task_data.truth[row.key].right
+                )
+            )
         ranks.append(own)
-    by_place = {f"recall@{k}": fmean(fmean(rank <= k for rank in own) for own in ranks) for k in (1, 5, 10)}
+    by_place = {
+        f"recall@{k}": fmean(fmean(rank <= k for rank in own) for own in ranks) for k in (1, 5, 10)
+    }
     inverse = fmean(fmean(1 / rank for rank in own) for own in ranks)
     return by_place | {"mean_rank": fmean(map(fmean, ranks)), "MRR": inverse}
 
@@ -180,7 +235,9 @@ def test_figures_and_chance_of_a_retrieval_equal_naive_ones(write: Callable[...,
     draws = np.random.default_rng(3)
     predictions = [draws.integers(3, size=len(row.targets)).tolist() for row in task_data.rows]
     scores = benchmark.score(task_data.rows, predictions, task_data.truth, 20, 0)
-    assert {name: scores[name] for name in benchmark.figures} == pytest.approx(naive(task_data, predictions))
+    assert {name: scores[name] for name in benchmark.figures} == pytest.approx(
+        naive(task_data, predictions)
+    )
     constant = [[0.0] * len(row.targets) for row in task_data.rows]
     assert scores["chance"] == pytest.approx(naive(task_data, constant))
     assert scores["per_category"]["Preparation"]["rows"] == 3 and scores["rows"] == 7
@@ -190,7 +247,9 @@ def test_clips_are_those_of_the_rows(write: Callable[..., Path]) -> None:
     for name in ("captaincook-mistake", "captaincook-retrieval", "captaincook-retrieval-flawed"):
         benchmark = registry.get(name)
         clips = list(benchmark.clips(write()))
-        assert {clip.clip for clip in clips} == {clip for row in benchmark.read(write()).rows for clip in row.clips}
+        assert {clip.clip for clip in clips} == {
+            clip for row in benchmark.read(write()).rows for clip in row.clips
+        }
         assert len({clip.clip for clip in clips}) == len(clips)
     first = next(iter(benchmark.clips(write())))
     assert (first.video, first.start, first.end) == ("1_10_360p.mp4", 0.5, 9)
@@ -223,11 +282,15 @@ def test_a_split_can_be_chosen(write: Callable[..., Path]) -> None:
     other.write_text(json.dumps({"train": ["1_7", "1_8"], "val": ["1_7"], "test": ["2_1", "2_2"]}))
     assert {clip[:1] for row in read_mistakes(other).rows for clip in row.clips} == {"2"}
     assert len(read_mistakes(other, "train").rows) == 2
-    with pytest.raises(StepDiffError, match="no step in 'val' is done right and with a mistake; choose another"):
+    with pytest.raises(
+        StepDiffError, match="no step in 'val' is done right and with a mistake; choose another"
+    ):
         read_mistakes(other, "val")
     with pytest.raises(StepDiffError, match="done with a mistake and done right by others"):
         read_retrieval(folder, "train")
-    with pytest.raises(StepDiffError, match=r"combined\.json: 'val' has no recordings; choose another file of"):
+    with pytest.raises(
+        StepDiffError, match=r"combined\.json: 'val' has no recordings; choose another file of"
+    ):
         read_mistakes(folder, "val")
 
 
@@ -242,12 +305,21 @@ def test_a_split_can_be_chosen(write: Callable[..., Path]) -> None:
             changed(errors=[{"tag": "Taste Error", "description": "salty"}]),
             "tag should be 'Preparation', 'Me",
         ),
-        ([RECORDINGS[0] | {"step_annotations": [3]}], "recording 1: step_annotations: 0 should be an object, not 3"),
+        (
+            [RECORDINGS[0] | {"step_annotations": [3]}],
+            "recording 1: step_annotations: 0 should be an object, not 3",
+        ),
         (RECORDINGS[1:], "recordings_data_split_combined.json: '1_10' is not in"),
-        ({}, "not a list with at least one recording; get it again from github.com/CaptainCook4D/annotations"),
+        (
+            {},
+            "not a list with at least one recording; get it again from "
+            "github.com/CaptainCook4D/annotations",
+        ),
     ],
 )
-def test_bad_annotations_are_refused_in_one_line(write: Callable[..., Path], recordings: Any, message: str) -> None:
+def test_bad_annotations_are_refused_in_one_line(
+    write: Callable[..., Path], recordings: Any, message: str
+) -> None:
     with pytest.raises(StepDiffError, match=re.escape(message)) as caught:
         read_mistakes(write(recordings))
     assert "error_annotations.json" in str(caught.value) and "\n" not in str(caught.value)
@@ -264,26 +336,47 @@ def test_bad_annotations_are_refused_in_one_line(write: Callable[..., Path], rec
     ],
 )
 def test_a_description_becomes_an_instruction(description: str, instruction: str) -> None:
-    assert PerformedStep("1_1", "1", "3", description, "1_1_0_1", 0.0, 1.0, ()).instruction == instruction
+    assert (
+        PerformedStep("1_1", "1", "3", description, "1_1_0_1", 0.0, 1.0, ()).instruction
+        == instruction
+    )
 
 
 @pytest.mark.full
-def test_methods_are_evaluated_and_mistakes_are_exported(write: Callable[..., Path], tmp_path: Path) -> None:
+def test_methods_are_evaluated_and_mistakes_are_exported(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
     folder, store = write(), Store.open(tmp_path / "features", create=True)
     clips = list(registry.get("captaincook-retrieval-flawed").clips(folder))
     made_by = Provenance("pixels", "0" * 64, "last", "2", "resize", {"embedding": "float32"})
     vectors = np.random.default_rng(0).standard_normal((len(clips), 4)).astype(np.float32)
     with store.lock():
-        rows = {"key": [clip.clip for clip in clips], "step": [clip.metadata["step"] for clip in clips]}
+        rows = {
+            "key": [clip.clip for clip in clips],
+            "step": [clip.metadata["step"] for clip in clips],
+        }
         store.catalog("clips").append(pl.DataFrame(rows))
-        view = store.create_view("clips", "pixels", made_by, {"embedding": Feature((4,), "float32")})
+        view = store.create_view(
+            "clips", "pixels", made_by, {"embedding": Feature((4,), "float32")}
+        )
         view.resize()
         view.write_shard(0, np.arange(len(clips)), {"embedding": vectors}, {})
     recall = {}
     for method, more in (("vlemb", ["--view", "pixels"]), ("random", []), ("step-oracle", [])):
         out = tmp_path / f"{method}.jsonl"
-        options = ["--task", "captaincook-retrieval", "--data", str(folder), "--store", str(store.path), *more]
-        assert evaluate.main([*options, "--method", method, "--out", str(out), "--bootstrap", "0"]) == 0
+        options = [
+            "--task",
+            "captaincook-retrieval",
+            "--data",
+            str(folder),
+            "--store",
+            str(store.path),
+            *more,
+        ]
+        assert (
+            evaluate.main([*options, "--method", method, "--out", str(out), "--bootstrap", "0"])
+            == 0
+        )
         scores = json.loads(out.with_suffix(".scores.json").read_text())["scores"]
         assert scores["rows"] == 7
         recall[method] = scores["recall@1"]
@@ -297,9 +390,15 @@ def test_methods_are_evaluated_and_mistakes_are_exported(write: Callable[..., Pa
     ("given", "message"),
     [
         (["--csv", "table.csv"], "--captaincook is annotations of its own; leave out --csv"),
-        (["answers.jsonl", "--diffcap", "made.jsonl"], "--captaincook is annotations of its own; leave out FILE"),
+        (
+            ["answers.jsonl", "--diffcap", "made.jsonl"],
+            "--captaincook is annotations of its own; leave out FILE",
+        ),
         ([], "--captaincook needs --diffcap, the file to write"),
-        (["--diffcap", "made.jsonl", "--part", "train"], "no mistake of its part 'train' is a row; give another part"),
+        (
+            ["--diffcap", "made.jsonl", "--part", "train"],
+            "no mistake of its part 'train' is a row; give another part",
+        ),
     ],
 )
 def test_an_export_of_mistakes_refuses_other_options(

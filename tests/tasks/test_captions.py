@@ -18,18 +18,23 @@ from stepdiff_core.tasks.postprocess import names_video, parse
 from stepdiff_core.tasks.scoring import score
 from stepdiff_core.tasks.testsets import DiffCap, DiffRank
 
-PHRASINGS = [json.loads(line) for line in (Path(__file__).parent / "phrasings.jsonl").read_text().splitlines()]
+PHRASINGS = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "phrasings.jsonl").read_text().splitlines()
+]
 # Plain results that are in no list and read well enough.
 OTHERS = {
     'the person uses the "claw grip" to slice instead of a knife freehand',
     "the cookies are noticeably larger and have cracked edges instead of small with smooth edges",
-    "is filmed with the pasta boiling over high heat, with big bubbles visible instead of having the pasta simmering "
-    "gently",
-    "the biggest change in visuals is the color of the frosting, which is pastel pink instead of plain white",
-    "seems to have been recorded from above, so the hands of the cook are visible instead of seeming to have been "
-    "recorded from the side",
+    "is filmed with the pasta boiling over high heat, with big bubbles visible instead of having "
+    "the pasta simmering gently",
+    "the biggest change in visuals is the color of the frosting, which is pastel pink instead of "
+    "plain white",
+    "seems to have been recorded from above, so the hands of the cook are visible instead of "
+    "seeming to have been recorded from the side",
 }
-# How captions refer to the reference's side of a difference: each is left out, or becomes "instead of".
+# How captions refer to the reference's side of a difference: each is left out, or becomes "instead
+# of".
 FORK, BOWL = "the person uses a whisk instead of a fork", "the person uses a larger bowl"
 REFERRING = {
     "the person uses a whisk rather than a fork": [
@@ -57,7 +62,9 @@ REFERRING = {
     "the person uses a whisk rather than the fork": [
         "In Video 2, the person uses a whisk rather than the fork in Video 1"
     ],
-    "the person uses a whisk and not a fork": ["In Video 2, the person uses a whisk and not a fork like in Video 1"],
+    "the person uses a whisk and not a fork": [
+        "In Video 2, the person uses a whisk and not a fork like in Video 1"
+    ],
     "the person uses a whisk": [
         "In Video 2, the person uses a whisk, unlike in Video 1",
         "In Video 2, the person uses a whisk, unlike the person in Video 1",
@@ -72,7 +79,8 @@ REFERRING = {
         "In Video 2, the person uses a larger bowl than was used in Video 1",
     ],
 }
-UNCHANGED = [  # nothing says what Video 2 shows, what is the same is no difference, or the form is right already
+# nothing says what Video 2 shows, what is the same is no difference, or the form is right already
+UNCHANGED = [
     "In Video 2, the person does not use a fork like in Video 1",
     "In Video 1, the person uses a smaller bowl than in Video 2",
     "In Video 1, the person uses a fork, unlike in Video 2",
@@ -117,11 +125,15 @@ def plain(text: str) -> str:
 
 
 @pytest.mark.parametrize("phrasing", PHRASINGS, ids=lambda phrasing: phrasing["group"])
-def test_a_caption_becomes_an_accepted_text_or_stays_as_it_was(phrasing: dict[str, list[str]]) -> None:
+def test_a_caption_becomes_an_accepted_text_or_stays_as_it_was(
+    phrasing: dict[str, list[str]],
+) -> None:
     caption, result = phrasing["caption"], parse(phrasing["caption"])
     accepted = {plain(text) for text in phrasing["wanted"] or []}
     assert result == caption or plain(result) in accepted or plain(result) in OTHERS
-    assert result == caption or (not names_video(result) and len(result.split()) <= len(caption.split()))
+    assert result == caption or (
+        not names_video(result) and len(result.split()) <= len(caption.split())
+    )
 
 
 @pytest.mark.parametrize("wanted", REFERRING)
@@ -137,7 +149,9 @@ def test_a_caption_that_needs_no_parsing_stays(caption: str) -> None:
 
 def test_few_captions_fit_no_pattern() -> None:
     missed = Counter(
-        phrasing["group"] for phrasing in PHRASINGS if phrasing["wanted"] and names_video(parse(phrasing["caption"]))
+        phrasing["group"]
+        for phrasing in PHRASINGS
+        if phrasing["wanted"] and names_video(parse(phrasing["caption"]))
     )
     assert len(PHRASINGS) == 354 and missed.total() <= 27, missed
 
@@ -179,7 +193,8 @@ DECLINING = [
     "There is no difference in Technique.",
     "There are no significant differences between the two videos",
     "The main difference in Technique is that in Video 2, there is no clear difference.",
-    'The main difference in "Actions" is that in Video 2, there is no difference, while in Video 1, the person',
+    'The main difference in "Actions" is that in Video 2, there is no difference, while in Video '
+    "1, the person",
     "I don't see any difference between them.",
     "The two videos do not differ in Ingredients.",
     "The technique is not different.",
@@ -228,13 +243,27 @@ NAMING = [
     "no longer different from the first video",
 ]
 PHRASES = [
-    "In Video 1,", "in Video 2,", "while", "there is no difference", "the person is", "using", "both videos show", ".",
-    "the same", "is", "The main difference in Tools is that", "a whisk", "but", "nothing differs",
-]  # fmt: skip
+    "In Video 1,",
+    "in Video 2,",
+    "while",
+    "there is no difference",
+    "the person is",
+    "using",
+    "both videos show",
+    ".",
+    "the same",
+    "is",
+    "The main difference in Tools is that",
+    "a whisk",
+    "but",
+    "nothing differs",
+]
 
 
 @pytest.mark.parametrize(("captions", "declining"), [(DECLINING, True), (NAMING, False)])
-def test_a_caption_declines_if_it_states_that_nothing_differs(captions: list[str], declining: bool) -> None:
+def test_a_caption_declines_if_it_states_that_nothing_differs(
+    captions: list[str], declining: bool
+) -> None:
     assert [caption for caption in captions if declines(caption) != declining] == []
 
 
@@ -272,13 +301,22 @@ def test_log_odds_near_0_have_the_verdict_unsure() -> None:
 
 
 def test_declined_and_invented_are_shares_of_their_rows() -> None:
-    rows = [cap("a", "Visuals", "x"), cap("b", "Visuals", "x", "y"), cap("c", "Actions", "x"), cap("d", "Actions", "x")]
+    rows = [
+        cap("a", "Visuals", "x"),
+        cap("b", "Visuals", "x", "y"),
+        cap("c", "Actions", "x"),
+        cap("d", "Actions", "x"),
+    ]
     rows += [cap("a", "Visuals"), cap("b", "Visuals"), cap("c", "Actions")]
     scores = score("diffcap", rows, [NONE, STIRS, STIRS, "", NONE, STIRS, STIRS], bootstrap=50)
     assert scores["declined"] == pytest.approx(1 / 4) and scores["invented"] == pytest.approx(2 / 3)
     assert scores["no_difference_rows"] == 3 and scores["rows"] == 7
     visuals, actions = scores["per_category"]["Visuals"], scores["per_category"]["Actions"]
-    assert (visuals["declined"], visuals["invented"], visuals["no_difference_rows"]) == (0.5, 0.5, 2)
+    assert (visuals["declined"], visuals["invented"], visuals["no_difference_rows"]) == (
+        0.5,
+        0.5,
+        2,
+    )
     assert (actions["declined"], actions["invented"], actions["no_difference_rows"]) == (0, 1, 1)
     low, high = scores["intervals"]["invented"]
     assert 0 <= low < high <= 1
@@ -292,7 +330,12 @@ def test_rows_without_a_text_affect_only_invented() -> None:
         rows.append(cap(f"v{number % 7}", ("Visuals", "Actions")[number % 2], *texts[:2]))
         captions.append(texts[2])
     alone = score("diffcap", rows, captions, bootstrap=0)
-    mixed = score("diffcap", [cap("x", "Actions"), *rows, cap("y", "Technique")], ["a b", *captions, "c"], bootstrap=0)
+    mixed = score(
+        "diffcap",
+        [cap("x", "Actions"), *rows, cap("y", "Technique")],
+        ["a b", *captions, "c"],
+        bootstrap=0,
+    )
     assert min(alone[name] for name in ("BLEU", "CIDEr", "ROUGE-L")) > 0
     actions, technique = (mixed["per_category"][category] for category in ("Actions", "Technique"))
     for name in ("BLEU", "CIDEr", "ROUGE-L", "declined"):
@@ -301,7 +344,10 @@ def test_rows_without_a_text_affect_only_invented() -> None:
         assert technique[name] is None
     assert "invented" not in alone and mixed["invented"] == 1
     only = score("diffcap", [cap("x", "Actions")], [NONE], bootstrap=50)
-    assert only["BLEU"] is only["CIDEr"] is only["ROUGE-L"] is only["declined"] is None and only["invented"] == 0
+    assert (
+        only["BLEU"] is only["CIDEr"] is only["ROUGE-L"] is only["declined"] is None
+        and only["invented"] == 0
+    )
 
 
 def test_asked_first_replaces_captions_if_yes_is_likelier() -> None:

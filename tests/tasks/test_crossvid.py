@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks import registry
 from stepdiff_core.tasks.benchmarks.crossvid import ERRORS, read, without_letters
-from stepdiff_core.tasks.benchmarks.figures import CUTS, first_right, groups_of, score_rankings, share_right
+from stepdiff_core.tasks.benchmarks.figures import (
+    CUTS,
+    first_right,
+    groups_of,
+    score_rankings,
+    share_right,
+)
 from stepdiff_core.tasks.benchmarks.rows import Ranking
 from stepdiff_core.tasks.bootstrap import Resamples
 
@@ -110,7 +116,9 @@ def test_times_are_whole_seconds_and_errors_precede_questions(tmp_path: Path) ->
 
 def test_a_segment_without_a_whole_second_is_counted(tmp_path: Path) -> None:
     task_data = read(folder_of(tmp_path, PEA=PEA), "PEA")
-    assert len(task_data.rows) == 1 and any("left out: 1 questions" in note for note in task_data.notes)
+    assert len(task_data.rows) == 1 and any(
+        "left out: 1 questions" in note for note in task_data.notes
+    )
     with pytest.raises(StepDiffError, match="none of its 1 questions can be asked"):
         read(folder_of(tmp_path, PEA=PEA[1:]), "PEA")
 
@@ -123,10 +131,19 @@ def test_accuracy_equals_the_count_of_right_letters(tmp_path: Path) -> None:
     assert scores["accuracy"] == pytest.approx((1 + 0 + 1 / 2) / 3)
     assert scores["chance"]["accuracy"] == pytest.approx((1 / 4 + 1 / 2 + 1 / 3) / 3)
     assert (scores["rows"], scores["ties"], scores["videos"], scores["groups"]) == (3, 1, 7, 2)
-    assert scores["intervals"]["accuracy"][0] <= scores["accuracy"] <= scores["intervals"]["accuracy"][1]
+    assert (
+        scores["intervals"]["accuracy"][0]
+        <= scores["accuracy"]
+        <= scores["intervals"]["accuracy"][1]
+    )
     part = benchmark.score(task_data.rows[:2], predictions[:2], task_data.truth, 100, 0)
-    assert part["accuracy"] == 1 / 2 and part["intervals"]["accuracy"] is None, "one group: nothing to resample"
-    assert "accuracy" not in benchmark.score(task_data.rows, predictions, task_data.truth, 0, 0)["intervals"]
+    assert part["accuracy"] == 1 / 2 and part["intervals"]["accuracy"] is None, (
+        "one group: nothing to resample"
+    )
+    assert (
+        "accuracy"
+        not in benchmark.score(task_data.rows, predictions, task_data.truth, 0, 0)["intervals"]
+    )
 
 
 def test_an_export_has_the_ids_and_letters_of_the_published_file(tmp_path: Path) -> None:
@@ -148,18 +165,26 @@ def test_an_export_has_the_ids_and_letters_of_the_published_file(tmp_path: Path)
         ("CC", broken(options=["A. one", "C. two"]), "whose letters are not A, B, ... in order"),
         ("CC", broken(videos=["a.mp4", 3]), "videos: 1 should be a valid string, not 3"),
         ("CC", broken(1, id=7), "'7' is there twice"),
-        ("CC", {"questions": CC}, "not a list with at least one question; get it again from the folder QA"),
+        (
+            "CC",
+            {"questions": CC},
+            "not a list with at least one question; get it again from the folder QA",
+        ),
         ("PEA", broken(of=PEA, begin=[1, 2]), "question 1: begin has 2 times for 3 videos"),
         ("PEA", broken(of=PEA, end=[9, 9, "soon"]), "end: 2 is 'soon', not a number of seconds"),
         ("PEA", broken(of=PEA, begin=None), "question 1: begin is missing"),
         ("CC", None, "no such file; get it from the folder QA of the data set"),
     ],
 )
-def test_bad_questions_are_refused_in_one_line(tmp_path: Path, name: str, entries: Any, message: str) -> None:
+def test_bad_questions_are_refused_in_one_line(
+    tmp_path: Path, name: str, entries: Any, message: str
+) -> None:
     folder = folder_of(tmp_path, **({} if entries is None else {name: entries}))
     with pytest.raises(StepDiffError, match=re.escape(message)) as caught:
         read(folder, name)
-    assert str(folder / "QA" / f"{name}.json") in str(caught.value) and "\n" not in str(caught.value)
+    assert str(folder / "QA" / f"{name}.json") in str(caught.value) and "\n" not in str(
+        caught.value
+    )
 
 
 def test_a_letter_is_not_taken_from_a_sentence() -> None:
@@ -170,8 +195,13 @@ def test_a_letter_is_not_taken_from_a_sentence() -> None:
 @given(st.lists(st.sampled_from([0.0, 1.0, 2.0]), min_size=1, max_size=6), st.data())
 def test_a_tie_counts_its_share(scores: list[float], data: st.DataObject) -> None:
     answer = data.draw(st.integers(0, len(scores) - 1))
-    orders = [sorted(order, key=lambda option: -scores[option]) for order in permutations(range(len(scores)))]
-    assert share_right(scores, answer) == pytest.approx(fmean(order[0] == answer for order in orders))
+    orders = [
+        sorted(order, key=lambda option: -scores[option])
+        for order in permutations(range(len(scores)))
+    ]
+    assert share_right(scores, answer) == pytest.approx(
+        fmean(order[0] == answer for order in orders)
+    )
 
 
 @given(st.lists(st.tuples(st.sampled_from([0.0, 1.0, 2.0]), st.booleans()), min_size=1, max_size=6))
@@ -191,23 +221,40 @@ def test_figures_of_ties_equal_the_mean_over_all_orders(targets: list[tuple[floa
 
 
 def test_a_constant_prediction_scores_chance() -> None:
-    rows = [Ranking("a", "r_0_1", tuple("bcdef"), "step"), Ranking("b", "s_0_1", tuple("ghij"), "step")]
+    rows = [
+        Ranking("a", "r_0_1", tuple("bcdef"), "step"),
+        Ranking("b", "s_0_1", tuple("ghij"), "step"),
+    ]
     right = [{"c", "f"}, {"g"}]
     groups = ["one", "two"]
     scores = score_rankings("any", rows, [[0.5] * 5, [7] * 4], right, Resamples(groups, 100, 0))
     assert scores["chance"] == {name: scores[name] for name in scores["chance"]}
-    assert scores["recall@1"] == pytest.approx((2 / 5 + 1 / 4) / 2) and scores["mean_rank"] == (6 / 3 + 5 / 2) / 2
+    assert (
+        scores["recall@1"] == pytest.approx((2 / 5 + 1 / 4) / 2)
+        and scores["mean_rank"] == (6 / 3 + 5 / 2) / 2
+    )
     assert scores["rows_with_ties"] == 2
-    best = score_rankings("any", rows, [[0, 9, 0, 0, 0], [1, 0, 0, 0]], right, Resamples(groups, 0, 0))
-    assert best["recall@1"] == best["MRR"] == best["mean_rank"] == 1 and best["chance"] == scores["chance"]
+    best = score_rankings(
+        "any", rows, [[0, 9, 0, 0, 0], [1, 0, 0, 0]], right, Resamples(groups, 0, 0)
+    )
+    assert (
+        best["recall@1"] == best["MRR"] == best["mean_rank"] == 1
+        and best["chance"] == scores["chance"]
+    )
 
 
-@given(st.lists(st.sets(st.sampled_from("abcdefgh"), min_size=1, max_size=3), min_size=1, max_size=8))
+@given(
+    st.lists(st.sets(st.sampled_from("abcdefgh"), min_size=1, max_size=3), min_size=1, max_size=8)
+)
 def test_rows_that_share_a_video_are_in_one_group(videos: list[set[str]]) -> None:
     groups = groups_of([sorted(row) for row in videos])
     linked = [{number} for number in range(len(videos))]
     for _ in videos:  # a path between two rows is no longer than their number
         for own in linked:
-            own |= {other for other, names in enumerate(videos) if any(names & videos[number] for number in list(own))}
+            own |= {
+                other
+                for other, names in enumerate(videos)
+                if any(names & videos[number] for number in list(own))
+            }
     for number, own in enumerate(linked):
         assert {other for other, group in enumerate(groups) if group == groups[number]} == own

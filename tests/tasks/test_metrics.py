@@ -101,13 +101,17 @@ def test_tau_is_equal_to_scipy_row_by_row(values: np.ndarray, data: st.DataObjec
     expected = [scipy_tau(a, b) for a, b in zip(first, second, strict=True)]
     np.testing.assert_allclose(kendall_tau(first, second), expected, rtol=1e-12, atol=1e-12)
     counted = data.draw(arrays(bool, first.shape))
-    expected = [scipy_tau(a[here], b[here]) for a, b, here in zip(first, second, counted, strict=True)]
+    expected = [
+        scipy_tau(a[here], b[here]) for a, b, here in zip(first, second, counted, strict=True)
+    ]
     ours = kendall_tau(first, second, counted)
     np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-12)
 
 
 few_values = st.integers(-2, 2).map(float)
-sides = st.integers(2, 12).flatmap(lambda n: st.tuples(*[arrays(float, n, elements=few_values)] * 2))
+sides = st.integers(2, 12).flatmap(
+    lambda n: st.tuples(*[arrays(float, n, elements=few_values)] * 2)
+)
 OURS_AND_SCIPYS = [(spearman, stats.spearmanr), (kendall, stats.kendalltau)]
 
 
@@ -119,7 +123,9 @@ def scipys_value(function: object, one: np.ndarray, two: np.ndarray) -> float:
 
 @given(sides)
 @pytest.mark.parametrize(("ours", "scipys"), OURS_AND_SCIPYS)
-def test_without_resamples_a_correlation_equals_that_of_scipy(ours: object, scipys: object, both: tuple) -> None:
+def test_without_resamples_a_correlation_equals_that_of_scipy(
+    ours: object, scipys: object, both: tuple
+) -> None:
     assert ours(*both) == pytest.approx([scipys_value(scipys, *both)], abs=1e-12, nan_ok=True)  # type: ignore[operator]
 
 
@@ -136,11 +142,14 @@ def test_a_resampled_correlation_equals_that_of_repeated_items(
 
 
 LEVELS = 5
-rated = st.lists(st.lists(st.integers(0, LEVELS - 1), min_size=2, max_size=5), max_size=6)  # the scores of each item
+# the scores of each item
+rated = st.lists(st.lists(st.integers(0, LEVELS - 1), min_size=2, max_size=5), max_size=6)
 
 
 def counted(given: Sequence[Sequence[int]]) -> np.ndarray:
-    return np.array([np.bincount(scores, minlength=LEVELS) for scores in given], np.int64).reshape(-1, LEVELS)
+    return np.array([np.bincount(scores, minlength=LEVELS) for scores in given], np.int64).reshape(
+        -1, LEVELS
+    )
 
 
 @given(rated)
@@ -153,7 +162,10 @@ def test_alpha_is_that_of_the_library_krippendorff(given: list[list[int]]) -> No
             assert len({score for scores in given for score in scores}) < 2
         else:
             theirs = library.alpha(
-                value_counts=scores, value_domain=list(range(LEVELS)), level_of_measurement=level, dtype=np.float64
+                value_counts=scores,
+                value_domain=list(range(LEVELS)),
+                level_of_measurement=level,
+                dtype=np.float64,
             )
             assert ours == pytest.approx(theirs, abs=1e-9)
 
@@ -177,7 +189,9 @@ def test_an_interval_equals_recomputing_each_resample() -> None:
             for row in np.flatnonzero(np.array(groups) == name)
             for _ in range(int(count))
         ]
-        again = bleu_parts(count_corpus([references[row] for row in rows], [captions[row] for row in rows]))
+        again = bleu_parts(
+            count_corpus([references[row] for row in rows], [captions[row] for row in rows])
+        )
         values.append(bleu(again.sum(axis=0)))
     bounds = Resamples(groups, 100, seed=3).intervals({"BLEU": Figure(parts, bleu)})["BLEU"]
     tail = tail_share(9)
@@ -188,8 +202,12 @@ def test_an_interval_equals_recomputing_each_resample() -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("groups", [8, 20])
 def test_an_interval_of_few_groups_is_as_wide_as_students(groups: int) -> None:
-    """It contains the true mean of normal draws 95 times in 100; with 8 groups plain percentiles do so 87 times."""
-    random, draws = np.random.default_rng(groups), Resamples([str(i) for i in range(groups)], 1000, seed=1)
+    """It contains the true mean of normal draws 95 times in 100; with 8 groups plain percentiles do
+    so 87 times."""
+    random, draws = (
+        np.random.default_rng(groups),
+        Resamples([str(i) for i in range(groups)], 1000, seed=1),
+    )
     held = []
     for _ in range(400):
         bounds = interval(draws.values(mean_figure(random.normal(size=groups))), groups)
@@ -200,8 +218,12 @@ def test_an_interval_of_few_groups_is_as_wide_as_students(groups: int) -> None:
 
 def test_rows_of_one_group_are_drawn_together() -> None:
     values = np.repeat(normal(50), 20)
-    alone = Resamples([str(i) for i in range(1000)], 1000, 0).intervals({"x": mean_figure(values)})["x"]
-    together = Resamples([str(i // 20) for i in range(1000)], 1000, 0).intervals({"x": mean_figure(values)})["x"]
+    alone = Resamples([str(i) for i in range(1000)], 1000, 0).intervals({"x": mean_figure(values)})[
+        "x"
+    ]
+    together = Resamples([str(i // 20) for i in range(1000)], 1000, 0).intervals(
+        {"x": mean_figure(values)}
+    )["x"]
     assert alone is not None and together is not None
     assert together[1] - together[0] > 3 * (alone[1] - alone[0])
 
@@ -211,13 +233,17 @@ def test_no_interval_where_there_is_nothing_to_resample() -> None:
     nowhere = mean_figure(normal(3), np.zeros(3, bool))
     assert np.isnan(nowhere.of())
     assert Resamples(["a", "b", "c"], 1000, 0).intervals({"x": nowhere}) == {"x": None}
-    assert Resamples(["a", "b"], 1000, 0).intervals({"x": mean_figure(np.array([1.0, np.nan]))}) == {"x": None}
+    assert Resamples(["a", "b"], 1000, 0).intervals(
+        {"x": mean_figure(np.array([1.0, np.nan]))}
+    ) == {"x": None}
 
 
 def test_p_is_that_of_counting_resample_by_resample() -> None:
     random = np.random.default_rng(0)
     references = [[" ".join(random.choice(list("abcdef"), 6))] for _ in range(40)]
-    first, second = ([" ".join(random.choice(list("abcdef"), 7)) for _ in range(40)] for _ in range(2))
+    first, second = (
+        [" ".join(random.choice(list("abcdef"), 7)) for _ in range(40)] for _ in range(2)
+    )
     groups = [f"video{number}" for number in random.integers(0, 9, 40)]
     draws = Resamples(groups, 150, seed=3)
     names = list(dict.fromkeys(groups))
@@ -232,7 +258,9 @@ def test_p_is_that_of_counting_resample_by_resample() -> None:
         ]
         again = [
             bleu(
-                bleu_parts(count_corpus([references[row] for row in rows], [captions[row] for row in rows])).sum(axis=0)
+                bleu_parts(
+                    count_corpus([references[row] for row in rows], [captions[row] for row in rows])
+                ).sum(axis=0)
             )
             for captions in (first, second)
         ]
@@ -240,7 +268,8 @@ def test_p_is_that_of_counting_resample_by_resample() -> None:
     below = sum(difference <= 0 for difference in differences)
     above = sum(difference >= 0 for difference in differences)
     values = [
-        draws.values(Figure(bleu_parts(count_corpus(references, captions)), bleu)) for captions in (first, second)
+        draws.values(Figure(bleu_parts(count_corpus(references, captions)), bleu))
+        for captions in (first, second)
     ]
     np.testing.assert_allclose(values[0] - values[1], differences, rtol=1e-9)
     assert 1 < min(below, above) < 75, "the case is not trivial"
@@ -259,7 +288,9 @@ def test_p_and_interval_are_near_those_of_scipy() -> None:
     expected = stats.ttest_rel(ours, theirs).pvalue
     assert 0.001 < expected < 0.1
     assert paired_p(differences, 400) == pytest.approx(expected, rel=0.35)
-    assert stats.ttest_ind(ours, theirs).pvalue > 2 * expected, "only the paired test finds the difference"
+    assert stats.ttest_ind(ours, theirs).pvalue > 2 * expected, (
+        "only the paired test finds the difference"
+    )
     results = stats.bootstrap(
         (ours, theirs),
         lambda a, b, axis: (a - b).mean(axis=axis),
@@ -280,7 +311,9 @@ def test_a_true_null_is_rejected_as_often_as_the_level_says(videos: int) -> None
     rejected = []
     for _ in range(400):
         video = np.repeat(random.normal(size=videos), 2)  # rows of a video err together
-        ours, theirs = (mean_figure(video * sign + random.normal(size=2 * videos)) for sign in (1.0, -1.0))
+        ours, theirs = (
+            mean_figure(video * sign + random.normal(size=2 * videos)) for sign in (1.0, -1.0)
+        )
         p = paired_p(draws.values(ours) - draws.values(theirs), videos)
         assert p is not None
         rejected.append(p < 0.05)
@@ -297,13 +330,20 @@ def test_p_is_never_0_and_none_where_nothing_is_defined() -> None:
 
 
 def test_corrected_values_equal_closed_testing() -> None:
-    """Holm's procedure is a closed test: a hypothesis is rejected if every set that contains it is rejected."""
+    """Holm's procedure is a closed test: a hypothesis is rejected if every set that contains it is
+    rejected."""
     random = np.random.default_rng(0)
     for size in (1, 2, 5, 6):
         values = np.round(random.uniform(0, 0.3, size), 2).tolist()  # rounded: some tie
-        sets = list(chain.from_iterable(combinations(range(size), length) for length in range(1, size + 1)))
+        sets = list(
+            chain.from_iterable(combinations(range(size), length) for length in range(1, size + 1))
+        )
         expected = [
-            max(min(1.0, len(chosen) * min(values[j] for j in chosen)) for chosen in sets if i in chosen)
+            max(
+                min(1.0, len(chosen) * min(values[j] for j in chosen))
+                for chosen in sets
+                if i in chosen
+            )
             for i in range(size)
         ]
         assert holm(values) == pytest.approx(expected)
@@ -311,36 +351,46 @@ def test_corrected_values_equal_closed_testing() -> None:
 
 
 TENTHS = np.random.default_rng(4).integers(0, 4, 90)
-SCORES = TENTHS / 10, np.random.default_rng(5).permutation(TENTHS) / 10  # of two methods: their sums often tie
+# of two methods: their sums often tie
+SCORES = TENTHS / 10, np.random.default_rng(5).permutation(TENTHS) / 10
 GROUPS = [f"video{row % 18}" for row in range(90)]
 
 
 def resampled(order: np.ndarray) -> tuple[list[float], float | None]:
-    """Return the means of two methods on each resample, and p of their difference, from rows in this order."""
+    """Return the means of two methods on each resample, and p of their difference, from rows in
+    this order."""
     draws = Resamples([GROUPS[row] for row in order], 2000, seed=0)
     ours, theirs = (draws.values(mean_figure(scores[order])) for scores in SCORES)
     return [*ours.tolist(), *theirs.tolist()], paired_p(ours - theirs, 18)
 
 
 def test_equal_sums_tie() -> None:
-    tenths = np.rint((SCORES[0] - SCORES[1]) * 10).astype(int).reshape(5, 18).sum(axis=0)  # of each video
+    # of each video
+    tenths = np.rint((SCORES[0] - SCORES[1]) * 10).astype(int).reshape(5, 18).sum(axis=0)
     exact = Resamples(GROUPS, 2000, seed=0).counts.astype(int) @ tenths
     assert np.sum(exact == 0) > 20
     assert resampled(np.arange(90))[1] == paired_p(exact.astype(float), 18)
-    assert paired_p(np.full(10, 0.1 + 0.2 - 0.3), 10) == 1.0, "the last bit of a mean over trainings"
+    assert paired_p(np.full(10, 0.1 + 0.2 - 0.3), 10) == 1.0, (
+        "the last bit of a mean over trainings"
+    )
 
 
 def test_resamples_do_not_depend_on_the_order_of_summation() -> None:
     random, expected = np.random.default_rng(1), resampled(np.arange(90))
     for _ in range(5):
-        order = np.concatenate([np.arange(18), 18 + random.permutation(72)])  # first rows number the groups
+        # first rows number the groups
+        order = np.concatenate([np.arange(18), 18 + random.permutation(72)])
         assert resampled(order) == expected
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("kernel", ["Prescott", "Haswell"])
 def test_resamples_do_not_depend_on_the_processor(kernel: str) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_CORETYPE": kernel}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "OPENBLAS_CORETYPE": kernel,
+    }
     command = [sys.executable, __file__]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == f"{resampled(np.arange(90))}\n"

@@ -107,8 +107,12 @@ def test_cider_of_a_category_keeps_all_document_frequencies() -> None:
     rows, predictions = world("diffcap")
     references = [row.text for row in rows]
     scores = score("diffcap", rows, predictions, bootstrap=0)["per_category"]["Actions"]["CIDEr"]
-    assert scores == pytest.approx(cider_rows(count_corpus(references, predictions))[::3].mean(), rel=1e-12)
-    assert scores != pytest.approx(cider_rows(count_corpus(references[::3], predictions[::3])).mean(), rel=1e-3)
+    assert scores == pytest.approx(
+        cider_rows(count_corpus(references, predictions))[::3].mean(), rel=1e-12
+    )
+    assert scores != pytest.approx(
+        cider_rows(count_corpus(references[::3], predictions[::3])).mean(), rel=1e-3
+    )
 
 
 def test_the_result_contains_null_instead_of_nan() -> None:
@@ -138,11 +142,17 @@ def test_within_the_step_only_targets_above_zero_count() -> None:
 
 
 def test_ties_gain_a_method_nothing() -> None:
-    rows = [DiffRank("a_0_1", ("b_0_1", "c_0_1", "d_0_1"), name, (0, 3, 5)) for name in ("Visuals", "Actions")]
+    rows = [
+        DiffRank("a_0_1", ("b_0_1", "c_0_1", "d_0_1"), name, (0, 3, 5))
+        for name in ("Visuals", "Actions")
+    ]
     scores = score("diffrank", rows, [[1.0, 2.0, 3.0], [1.0, 2.0, 2.0]])
     assert (scores["ktau_within_step"], scores["ktau_within_step_all_rows"]) == (1, 0.5)
     scores = score("diffrank", rows, [[1.0, 2.0, 3.0], [2.0, 2.0, 2.0]])
-    assert (scores["ktau_defined"], scores["ktau_all_rows"]) == (pytest.approx(1), pytest.approx(0.5))
+    assert (scores["ktau_defined"], scores["ktau_all_rows"]) == (
+        pytest.approx(1),
+        pytest.approx(0.5),
+    )
     assert scores["per_category"]["Actions"]["ktau_all_rows"] == 0
     scores = score("diffrank", rows, [[2.0, 2.0, 2.0]] * 2)
     assert scores["ktau_all_rows"] is scores["ktau_within_step_all_rows"] is None
@@ -165,7 +175,9 @@ def files(task: Task, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_command_prints_the_result_of_score(task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_result_of_score(
+    task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = files(task, tmp_path)
     assert main([*arguments, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
@@ -187,7 +199,14 @@ ROWS = [
 @pytest.fixture
 def command(tmp_path: Path) -> list[str]:
     (tmp_path / "set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    arguments = ["--task", "diffrank", "--test-set", str(tmp_path / "set.jsonl"), "--bootstrap", "0"]
+    arguments = [
+        "--task",
+        "diffrank",
+        "--test-set",
+        str(tmp_path / "set.jsonl"),
+        "--bootstrap",
+        "0",
+    ]
     return [*arguments, "--predictions", str(tmp_path / "said.jsonl"), "--json"]
 
 
@@ -197,11 +216,23 @@ def command(tmp_path: Path) -> list[str]:
         (['{"scores": [1, 0]}'] * 2, [], "said.jsonl:3: "),
         (['{"scores": [1, 0]}'] * 4, [], "said.jsonl:4: "),
         (['{"scores": [1, 0]}', '{"score": [1, 0]}'], [], "said.jsonl:2: the row has no 'scores'"),
-        (['{"scores": [1, 0]}', '{"scores": [1]}'], [], "said.jsonl:2: 1 scores for a row that needs 2"),
+        (
+            ['{"scores": [1, 0]}', '{"scores": [1]}'],
+            [],
+            "said.jsonl:2: 1 scores for a row that needs 2",
+        ),
         (['{"scores": [1, 0]}'] * 3, ["--parse", "true"], "--parse is for diffcap"),
-        (['{"scores": [1, 0]}'] * 3, ["--similarity", "true"], "--similarity is for diffcap, viddiff-open"),
+        (
+            ['{"scores": [1, 0]}'] * 3,
+            ["--similarity", "true"],
+            "--similarity is for diffcap, viddiff-open",
+        ),
         (['{"scores": [1, 0]}'] * 3, ["--truth", "attributes.jsonl"], "--truth is for diffcap"),
-        (['{"scores": [1, 0]}'] * 3, ["--store", "features"], "--store is read only with --similarity"),
+        (
+            ['{"scores": [1, 0]}'] * 3,
+            ["--store", "features"],
+            "--store is read only with --similarity",
+        ),
     ],
 )
 def test_unfit_predictions_and_unread_options_are_refused(
@@ -218,10 +249,13 @@ def test_unfit_predictions_and_unread_options_are_refused(
 
 @pytest.fixture
 def rendered(tmp_path: Path) -> Path:
-    """The test set and attributes of a world; predictions that are true, or of the other video in every second row."""
+    """The test set and attributes of a world; predictions that are true, or of the other video in
+    every second row."""
     clips = [clip for video in make_world(60, 5) for clip in video.clips]
     rows = diffcap([clip for clip in clips if clip.split == "test"], 8, 0, "test")
-    texts = [("In Video 1, " if at % 2 else "In Video 2, ") + row.text[0] for at, row in enumerate(rows)]
+    texts = [
+        ("In Video 1, " if at % 2 else "In Video 2, ") + row.text[0] for at, row in enumerate(rows)
+    ]
     for name, lines in (
         ("attributes", [{"clip": clip.id, **asdict(clip.truth)} for clip in clips]),
         ("set", [asdict(row) for row in rows]),
@@ -232,27 +266,58 @@ def rendered(tmp_path: Path) -> Path:
 
 
 @pytest.mark.full
-def test_the_truth_score_is_the_same_everywhere(rendered: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    truth, arguments = (str(rendered / "attributes.jsonl"), (str(rendered / "set.jsonl"), str(rendered / "said.jsonl")))
-    command = ["--task", "diffcap", "--test-set", arguments[0], "--predictions", arguments[1], "--truth", truth]
+def test_the_truth_score_is_the_same_everywhere(
+    rendered: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth, arguments = (
+        str(rendered / "attributes.jsonl"),
+        (str(rendered / "set.jsonl"), str(rendered / "said.jsonl")),
+    )
+    command = [
+        "--task",
+        "diffcap",
+        "--test-set",
+        arguments[0],
+        "--predictions",
+        arguments[1],
+        "--truth",
+        truth,
+    ]
     assert main([*command, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert 0.2 < record["truth_precision"] < 0.8
-    assert record["truth_swapped"] == pytest.approx(1 - record["truth_precision"]) and record["truth_invented"] == 0
+    assert (
+        record["truth_swapped"] == pytest.approx(1 - record["truth_precision"])
+        and record["truth_invented"] == 0
+    )
     assert main(command) == 0
     assert "truth_precision" in (printed := capsys.readouterr().out) and "truth swapped" in printed
 
-    scores = {"options": {"task": "diffcap", "method": "medoid", "texts": "q"}, "disclosed": {}, "scores": record}
+    scores = {
+        "options": {"task": "diffcap", "method": "medoid", "texts": "q"},
+        "disclosed": {},
+        "scores": record,
+    }
     (rendered / "said.scores.json").write_text(json.dumps(scores))
-    assert table.main([str(rendered / "said.scores.json"), "--out", str(rendered / "table.json")]) == 0
+    assert (
+        table.main([str(rendered / "said.scores.json"), "--out", str(rendered / "table.json")]) == 0
+    )
     assert "details that captions name" in (printed := capsys.readouterr().out)
     assert f"{record['truth_recall']:.3f} [{record['intervals']['truth_recall'][0]:.2f}" in printed
-    assert json.loads((rendered / "table.json").read_text())["systems"]["control: one caption a category (q)"][
-        "truth_precision"
-    ] == {"value": record["truth_precision"], "interval": record["intervals"]["truth_precision"]}
+    assert json.loads((rendered / "table.json").read_text())["systems"][
+        "control: one caption a category (q)"
+    ]["truth_precision"] == {
+        "value": record["truth_precision"],
+        "interval": record["intervals"]["truth_precision"],
+    }
 
     (rendered / "said.scores.json").unlink()
-    entry = {"method": "ours", "task": "diffcap", "test_set": arguments[0], "predictions": arguments[1]}
+    entry = {
+        "method": "ours",
+        "task": "diffcap",
+        "test_set": arguments[0],
+        "predictions": arguments[1],
+    }
     config = rendered / "report.yaml"
     config.write_text(json.dumps({"predictions": [entry], "truth": truth}))
     assert report.main(["--config", str(config), "--json", "--bootstrap", "1000"]) == 0
@@ -262,7 +327,9 @@ def test_the_truth_score_is_the_same_everywhere(rendered: Path, capsys: pytest.C
         assert reported[f"truth_{name}"]["interval"] == record["intervals"][f"truth_{name}"]
 
 
-def test_rows_of_another_world_are_refused_at_once(rendered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_of_another_world_are_refused_at_once(
+    rendered: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lines = (rendered / "attributes.jsonl").read_text().splitlines(keepends=True)
     (rendered / "attributes.jsonl").write_text("".join(lines[:9]))
     command = [
@@ -273,6 +340,20 @@ def test_rows_of_another_world_are_refused_at_once(rendered: Path, capsys: pytes
         "--truth",
         str(rendered / "attributes.jsonl"),
     ]
-    more = ["--method", "medoid", "--texts", "none.jsonl", "--store", str(rendered), "--out", str(rendered / "p.jsonl")]
-    refuses(evaluate.main, [*command, *more], capsys, "; name the attributes.jsonl of the test set's world")
+    more = [
+        "--method",
+        "medoid",
+        "--texts",
+        "none.jsonl",
+        "--store",
+        str(rendered),
+        "--out",
+        str(rendered / "p.jsonl"),
+    ]
+    refuses(
+        evaluate.main,
+        [*command, *more],
+        capsys,
+        "; name the attributes.jsonl of the test set's world",
+    )
     assert not list(rendered.glob("p.*"))

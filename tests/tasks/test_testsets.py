@@ -1,4 +1,5 @@
-"""Test sets and predictions: files in the published format, ids of clips, and refusals that name file and line."""
+"""Test sets and predictions: files in the published format, ids of clips, and refusals that name
+file and line."""
 
 import json
 import math
@@ -75,7 +76,11 @@ def test_every_line_has_the_number_similar_or_none(tmp_path: Path) -> None:
 
 
 def test_the_clips_of_a_row_are_all_that_it_names() -> None:
-    assert [clips_of(row) for row in (CAP, MCQ, RANK)] == [[A, B], [A, B, B, A, C, D, D, A], [A, B, C, D]]
+    assert [clips_of(row) for row in (CAP, MCQ, RANK)] == [
+        [A, B],
+        [A, B, B, A, C, D, D, A],
+        [A, B, C, D],
+    ]
 
 
 def test_files_are_in_the_published_format(tmp_path: Path) -> None:
@@ -106,7 +111,9 @@ FAULTS: list[tuple[Task, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("task", "change", "message"), FAULTS)
-def test_every_row_that_is_read_can_be_scored(task: Task, change: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_every_row_that_is_read_can_be_scored(
+    task: Task, change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     path = tmp_path / "set.jsonl"
     write_test_set(task, path, [ROWS[task]])
     row = json.loads(path.read_text())
@@ -134,7 +141,9 @@ BAD_PREDICTIONS: list[tuple[Task, str, str]] = [
 
 
 @pytest.mark.parametrize(("task", "line", "message"), BAD_PREDICTIONS)
-def test_an_error_names_the_file_and_the_line(task: Task, line: str, message: str, tmp_path: Path) -> None:
+def test_an_error_names_the_file_and_the_line(
+    task: Task, line: str, message: str, tmp_path: Path
+) -> None:
     path = tmp_path / "predictions.jsonl"
     write_predictions(task, path, [PREDICTIONS[task]])
     path.write_text(path.read_text() + line + "\n" + path.read_text())
@@ -168,7 +177,9 @@ def test_a_failed_write_leaves_the_file_that_was_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("clip", ["a", "clip 7", "ü/x", "a_1_x"])
 def test_a_clip_with_another_id_is_a_video_of_its_own(clip: str, tmp_path: Path) -> None:
     write_test_set("diffcap", tmp_path / "set.jsonl", [row := DiffCap(clip, B, "Visuals", ("x",))])
-    assert read_test_set("diffcap", tmp_path / "set.jsonl") == [row] and reference_video(row) == clip
+    assert (
+        read_test_set("diffcap", tmp_path / "set.jsonl") == [row] and reference_video(row) == clip
+    )
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the published DiffRank test set is not here")
@@ -183,7 +194,25 @@ def test_the_published_diffrank_test_set_is_read(tmp_path: Path) -> None:
 
 
 NEARLY = st.lists(
-    st.sampled_from(["_", ".", "-", "0", "12", "3.5", "1e5", "+1", "\u0663", "v", "\n", " ", "nan", "inf", "\ud800"])
+    st.sampled_from(
+        [
+            "_",
+            ".",
+            "-",
+            "0",
+            "12",
+            "3.5",
+            "1e5",
+            "+1",
+            "\u0663",
+            "v",
+            "\n",
+            " ",
+            "nan",
+            "inf",
+            "\ud800",
+        ]
+    )
 )
 
 

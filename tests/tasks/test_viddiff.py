@@ -42,9 +42,14 @@ def test_a_statement_without_a_video_is_not_asked_about(folder: Path) -> None:
     assert [row.key for row in task_data.rows] == expected == list(task_data.truth)
     first = task_data.rows[0]
     assert first.clips == ("videos/0_0.mp4_0.500_3.000", "videos/0_1.mp4_0.500_3.000")
-    assert "a person squats once. Of which" in first.question and '"statement 0 of 0"' in first.question
+    assert (
+        "a person squats once. Of which" in first.question
+        and '"statement 0 of 0"' in first.question
+    )
     assert first.about == "statement 0 of 0"
-    assert len(first.options) == 2 and "Video 1" in first.options[0] and "Video 2" in first.options[1]
+    assert (
+        len(first.options) == 2 and "Video 1" in first.options[0] and "Video 2" in first.options[1]
+    )
     assert task_data.notes[0] == "6 pairs, 14 annotated statements (6 a, 6 b, 2 c; c is not scored)"
 
 
@@ -85,7 +90,9 @@ def test_accuracy_is_pooled_and_averaged_over_splits(folder: Path) -> None:
     for _ in range(20):
         scores = rng.normal(size=(len(task_data.rows), 2))
         figures = closed.score(task_data.rows, scores.tolist(), task_data.truth, 50, 0)
-        replies = {row.key: "ab"[own.argmax()] for row, own in zip(task_data.rows, scores, strict=True)}
+        replies = {
+            row.key: "ab"[own.argmax()] for row, own in zip(task_data.rows, scores, strict=True)
+        }
         each = [naive_accuracy(replies, split) for split in SPLITS]
         assert [figures[split] for split in SPLITS] == pytest.approx(each)
         assert figures["average"] == pytest.approx(np.mean(each))
@@ -101,7 +108,9 @@ def test_accuracy_is_pooled_and_averaged_over_splits(folder: Path) -> None:
 def test_a_missing_prediction_counts_wrong(folder: Path) -> None:
     task_data = closed.read(folder)
     marks: dict[str, list[float]] = {"a": [1.0, 0.0], "b": [0.0, 1.0]}
-    right: list[list[float] | None] = [marks[task_data.truth[row.key].letter] for row in task_data.rows]
+    right: list[list[float] | None] = [
+        marks[task_data.truth[row.key].letter] for row in task_data.rows
+    ]
     figures = closed.score(task_data.rows, right, task_data.truth, 0, 0)
     assert figures["accuracy"] == 1.0 and "missing" not in figures
     figures = closed.score(task_data.rows, [None, *right[1:]], task_data.truth, 0, 0)
@@ -109,37 +118,64 @@ def test_a_missing_prediction_counts_wrong(folder: Path) -> None:
     assert closed.score(task_data.rows, [None] * 12, task_data.truth, 0, 0)["average"] == 0.0
 
 
-def test_exported_predictions_are_letters_by_pair_and_statement(folder: Path, tmp_path: Path) -> None:
+def test_exported_predictions_are_letters_by_pair_and_statement(
+    folder: Path, tmp_path: Path
+) -> None:
     task_data = closed.read(folder)
     scores = np.random.default_rng(1).normal(size=(len(task_data.rows), 2)).tolist()
     files = closed.export(folder, task_data.rows, scores, tmp_path / "out")
     listed, by_key = (json.loads(file.read_text()) for file in files)
-    assert list(by_key.values()) == listed and list(by_key) == [sample.key for sample in read_samples(folder)]
-    letters = {f"{pair}/{key}": letter for pair, own in by_key.items() for key, letter in own.items()}
-    assert letters == {row.key: "ab"[own.index(max(own))] for row, own in zip(task_data.rows, scores, strict=True)}
+    assert list(by_key.values()) == listed and list(by_key) == [
+        sample.key for sample in read_samples(folder)
+    ]
+    letters = {
+        f"{pair}/{key}": letter for pair, own in by_key.items() for key, letter in own.items()
+    }
+    assert letters == {
+        row.key: "ab"[own.index(max(own))] for row, own in zip(task_data.rows, scores, strict=True)
+    }
     assert len(listed) == 6 and listed[2].keys() == {"1"}
 
 
 def test_bad_files_give_one_line(tmp_path: Path) -> None:
-    with pytest.raises(StepDiffError, match=r"has no test-\*\.parquet; get it from the folder data of jmhb"):
+    with pytest.raises(
+        StepDiffError, match=r"has no test-\*\.parquet; get it from the folder data of jmhb"
+    ):
         closed.read(tmp_path)
     good = entry(0, {"0": "a"}, "easy")
     wrong = {
         "split should be 'easy', 'medium' or 'hard', not 'x'": good | {"split": "x"},
         "differences_gt is not JSON": good | {"differences_gt": "{"},
-        "differences_gt: 0 should be 'a', 'b' or 'c', not 'd'": good | {"differences_gt": '{"0": "d"}'},
+        "differences_gt: 0 should be 'a', 'b' or 'c', not 'd'": good
+        | {"differences_gt": '{"0": "d"}'},
         "differences_annotated has no '1'": good | {"differences_gt": '{"1": "a"}'},
         "holds no frame": good
-        | {"videos": json.dumps({s: {"path": "p", "fps_original": 3, "frames_trim": [4, 4]} for s in "01"})},
+        | {
+            "videos": json.dumps(
+                {s: {"path": "p", "fps_original": 3, "frames_trim": [4, 4]} for s in "01"}
+            )
+        },
         "frames_trim: 1 should be less than 1000000000000, not 1000": good
-        | {"videos": json.dumps({s: {"path": "p", "fps_original": 3, "frames_trim": [0, 10**400]} for s in "01"})},
+        | {
+            "videos": json.dumps(
+                {s: {"path": "p", "fps_original": 3, "frames_trim": [0, 10**400]} for s in "01"}
+            )
+        },
         "fps_original should be greater than 0, not 0": good
-        | {"videos": json.dumps({s: {"path": "p", "fps_original": 0, "frames_trim": [0, 4]} for s in "01"})},
+        | {
+            "videos": json.dumps(
+                {s: {"path": "p", "fps_original": 0, "frames_trim": [0, 4]} for s in "01"}
+            )
+        },
     }
     for number, (message, row) in enumerate(wrong.items()):
         with pytest.raises(StepDiffError) as caught:
             closed.read(write(tmp_path / str(number), [row]))
-        assert message in str(caught.value) and "\n" not in str(caught.value) and "again" in str(caught.value)
+        assert (
+            message in str(caught.value)
+            and "\n" not in str(caught.value)
+            and "again" in str(caught.value)
+        )
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged/test-x.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(StepDiffError, match="test-x.parquet: not a whole Parquet file"):
@@ -153,10 +189,12 @@ def test_bad_files_give_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        '[{"description": "the knees bend less", "video": 2}, {"description": "arms up", "video": "Video 1"}]',
+        '[{"description": "the knees bend less", "video": 2}, {"description": "arms up", "video": '
+        '"Video 1"}]',
         'Here:\n```json\n{"0": {"description": "the knees bend less", "prediction": "b"},\n'
         '"1": {"description": "arms up", "prediction": "a"}}\n```\nDone.',
-        '{"differences": [{"description": "the knees bend less", "video": 2}, {"description": "arms up", "video": 1}]}',
+        '{"differences": [{"description": "the knees bend less", "video": 2}, {"description": '
+        '"arms up", "video": 1}]}',
         'Looking at [1] and [2]: [{"description": "the knees bend less", "video": 2},\n'
         '{"description": "arms up", "video": 1}]',
         '<think>use a list [] or {}</think>{"description": "the knees bend less", "video": 2}\n'
@@ -179,7 +217,9 @@ def test_differences_are_read_from_json_and_lines(text: str) -> None:
 
 def test_what_cannot_be_parsed_is_counted() -> None:
     parsed = parse_differences("Nothing differs.\nThe left arm is a\nthe knees bend: 2\nx: 3", 3)
-    assert [own.description for own in parsed.differences] == ["the knees bend"] and parsed.unparsed == 3
+    assert [own.description for own in parsed.differences] == [
+        "the knees bend"
+    ] and parsed.unparsed == 3
     parsed = parse_differences(
         '[{"description": "x", "video": 3}, {"description": " ", "video": 1}, "y", {"video": 1}]'
     )
@@ -193,16 +233,27 @@ def test_what_cannot_be_parsed_is_counted() -> None:
 
 def test_differences_in_lines_or_in_a_cut_list_are_read() -> None:
     one, two = '{"description": "low", "video": 1}', '{"description": "fast", "video": 2}'
-    for text in (f"{one}\n{two}", f"```json\n[{one},\n{two},\n" + '{"description": "no', f"{one} and {two} [2]"):
+    for text in (
+        f"{one}\n{two}",
+        f"```json\n[{one},\n{two},\n" + '{"description": "no',
+        f"{one} and {two} [2]",
+    ):
         parsed = parse_differences(text)
-        assert [(own.description, own.letter) for own in parsed.differences] == [("low", "a"), ("fast", "b")]
+        assert [(own.description, own.letter) for own in parsed.differences] == [
+            ("low", "a"),
+            ("fast", "b"),
+        ]
 
 
 @pytest.mark.full
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize(
     "text",
-    ["x" + " " * 50_000 + "y", '[{"description": "a", "video": "' + "!" * 50_000 + 'x"}]', "[" * 100_000],
+    [
+        "x" + " " * 50_000 + "y",
+        '[{"description": "a", "video": "' + "!" * 50_000 + 'x"}]',
+        "[" * 100_000,
+    ],
     ids=["spaces", "marks", "brackets"],
 )
 def test_a_hostile_text_is_parsed_in_seconds(text: str) -> None:
@@ -250,7 +301,11 @@ VECTORS = {"low": 0, "lower": 0, "slow": 1, "fast": 1, "near": 2, "far": 2, "bri
 
 def judging(prompt: str) -> str:
     if "List 0" in prompt:
-        assert json.dumps(STATEMENTS) in prompt and '"3": "red"' in prompt and '["0", "1", "2", "3"]' in prompt
+        assert (
+            json.dumps(STATEMENTS) in prompt
+            and '"3": "red"' in prompt
+            and '["0", "1", "2", "3"]' in prompt
+        )
         return 'I think: {"0": "1", "1": "2", "2": "None", "3": "0"}'
     pairs = eval(prompt.split("Pairs: ")[1])
     return json.dumps({"results": [str(int(tuple(pair) in OPPOSITE)) for pair in pairs]})
@@ -266,13 +321,18 @@ def agrees(pairs: Sequence[tuple[str, str]]) -> list[bool]:
 
 def test_both_ways_match_and_exchange_opposites(tmp_path: Path) -> None:
     task_data = opened.read(sample_folder(tmp_path))
-    assert "Write at most 4 differences" in task_data.rows[0].prompt and task_data.rows[0].key == "easy_0"
+    assert (
+        "Write at most 4 differences" in task_data.rows[0].prompt
+        and task_data.rows[0].key == "easy_0"
+    )
     judge = replace(model(judging), embed=embed, agrees=agrees)
     (verdict,) = opened.judged(task_data, [TEXT], judge)
     right = {"0": "a", "1": "a", "2": None, "3": "b"}
     assert verdict == {"lm": right, "ours": right, "unparsed": 0, "excess": 0}
     scores = opened.score(task_data.rows, [verdict], task_data.truth, 10, 0)
-    assert (scores["recall"], scores["err_nomatch"], scores["err_flipped"]) == pytest.approx((2 / 3, 1 / 3, 0))
+    assert (scores["recall"], scores["err_nomatch"], scores["err_flipped"]) == pytest.approx(
+        (2 / 3, 1 / 3, 0)
+    )
     assert scores["recall_ours"] == scores["recall"] == scores["easy"]
     assert scores["average"] is None  # two splits are absent
     ours = opened.judged(task_data, [TEXT], Judge("none", embed=embed, agrees=agrees))
@@ -285,7 +345,8 @@ def test_both_ways_match_and_exchange_opposites(tmp_path: Path) -> None:
 
 
 def test_a_statement_without_a_difference_is_not_scored(tmp_path: Path) -> None:
-    """With one prediction, which is about the statement without a difference, nothing else is matched."""
+    """With one prediction, which is about the statement without a difference, nothing else is
+    matched."""
     task_data = opened.read(sample_folder(tmp_path))
     text = json.dumps([{"description": "far", "video": 1}])
     (verdict,) = opened.judged(task_data, [text], Judge("none", embed=embed, agrees=agrees))
@@ -300,15 +361,20 @@ def test_predictions_match_statements_one_to_one() -> None:
         rows, columns = rng.integers(0, 4, 2)
         cosine = rng.uniform(-1, 1, (rows, columns)).round(2)
         matches = match_by_cosine(cosine, 0.3)
-        assert len(set(matches.values())) == len(matches) and all(cosine[pair] >= 0.3 for pair in matches.items())
+        assert len(set(matches.values())) == len(matches) and all(
+            cosine[pair] >= 0.3 for pair in matches.items()
+        )
         padded = np.pad(np.where(cosine >= 0.3, cosine, 0), ((0, columns), (0, rows)))
         best = max(
-            sum(padded[i, j] for i, j in enumerate(order)) for order in itertools.permutations(range(len(padded)))
+            sum(padded[i, j] for i, j in enumerate(order))
+            for order in itertools.permutations(range(len(padded)))
         )
         assert sum(cosine[pair] for pair in matches.items()) == pytest.approx(best)
 
 
-def naive_recall(task_data: TaskData, letters: list[dict[str, str | None]], split: str | None) -> list[float]:
+def naive_recall(
+    task_data: TaskData, letters: list[dict[str, str | None]], split: str | None
+) -> list[float]:
     """Recall, no match, wrong video and judge's errors over gt in {a, b}."""
     counts = [0, 0, 0, 0]
     for row, own in zip(task_data.rows, letters, strict=True):
@@ -316,7 +382,15 @@ def naive_recall(task_data: TaskData, letters: list[dict[str, str | None]], spli
         for key, statement in sample.statements.items():
             if statement.truth in ("a", "b") and split in (None, sample.split):
                 replies = own[key]
-                place = 0 if replies == statement.truth else 1 if replies is None else 3 if replies == "error" else 2
+                place = (
+                    0
+                    if replies == statement.truth
+                    else 1
+                    if replies is None
+                    else 3
+                    if replies == "error"
+                    else 2
+                )
                 counts[place] += 1
     return [count / sum(counts) for count in counts]
 
@@ -327,12 +401,17 @@ def test_recall_and_errors_sum_to_one(folder: Path) -> None:
     names = ("recall", "err_nomatch", "err_flipped", "err_judge")
     for _ in range(20):
         letters: list[dict[str, Any]] = [
-            {key: rng.choice(["a", "b", None, "error"]) for key in task_data.truth[row.key].statements}
+            {
+                key: rng.choice(["a", "b", None, "error"])
+                for key in task_data.truth[row.key].statements
+            }
             for row in task_data.rows
         ]
         verdicts = [{"lm": own, "unparsed": 1, "excess": 2} for own in letters]
         scores = opened.score(task_data.rows, verdicts, task_data.truth, 0, 0)
-        assert [scores[name] for name in names] == pytest.approx(naive_recall(task_data, letters, None))
+        assert [scores[name] for name in names] == pytest.approx(
+            naive_recall(task_data, letters, None)
+        )
         each = [naive_recall(task_data, letters, split)[0] for split in SPLITS]
         assert [scores[split] for split in SPLITS] == pytest.approx(each)
         assert scores["average"] == pytest.approx(np.mean(each))
@@ -345,14 +424,26 @@ def test_an_answer_of_another_form_is_an_error(tmp_path: Path) -> None:
     keys = ["0", "10", "2"]
     assert parse_matching("no JSON", keys, 3) == dict.fromkeys(keys, "error")
     assert parse_matching('{"0": "1", "2": 1}', keys, 3) == {"0": 1, "2": None, "10": "error"}
-    assert parse_matching('{"0": "7", "2": "none", "10": "2"}', keys, 3) == {"0": None, "2": None, "10": 2}
-    assert parse_matching('The keys ["0","1"] match: {"0":"1","1":"None"}', ["0", "1"], 3) == {"0": 1, "1": None}
+    assert parse_matching('{"0": "7", "2": "none", "10": "2"}', keys, 3) == {
+        "0": None,
+        "2": None,
+        "10": 2,
+    }
+    assert parse_matching('The keys ["0","1"] match: {"0":"1","1":"None"}', ["0", "1"], 3) == {
+        "0": 1,
+        "1": None,
+    }
     structured = {"matches": [{"key_dict0": key, "key_dict1": "2"} for key in keys]}
     assert parse_matching(json.dumps(structured), keys, 3) == {"0": 2, "2": None, "10": None}
-    assert parse_opposites('{"results": ["1", 0]}', 2) == [True, False] and parse_opposites("[1, 0]", 3) is None
+    assert (
+        parse_opposites('{"results": ["1", 0]}', 2) == [True, False]
+        and parse_opposites("[1, 0]", 3) is None
+    )
     assert parse_opposites('For the pairs [0] and [1]: {"results": ["0", "1"]}', 2) == [False, True]
     assert parse_opposites('For the pair [0]: {"results": ["1"]}', 1) == [True]
-    assert parse_opposites('{"results": ["1", "x"]}', 2) is None and parse_opposites(None, 1) is None
+    assert (
+        parse_opposites('{"results": ["1", "x"]}', 2) is None and parse_opposites(None, 1) is None
+    )
 
     alone: list[int] = []
 
@@ -373,11 +464,19 @@ def test_the_prompts_are_the_authors_if_their_file_is_there(tmp_path: Path) -> N
     assert "the judge's prompts are ours" in opened.read(folder).notes[1]
     code = 'import nothing\nprompt_open_eval_matching = """\\\nmatch {differences0}"""\n'
     (folder / "eval_viddiff.py").write_text(code)
-    with pytest.raises(StepDiffError, match="has no text prompt_open_eval_check_opposite; get it again or remove it"):
+    with pytest.raises(
+        StepDiffError,
+        match="has no text prompt_open_eval_check_opposite; get it again or remove it",
+    ):
         opened.read(folder)
-    (folder / "eval_viddiff.py").write_text(code + 'prompt_open_eval_check_opposite = "check {statements}"\n')
+    (folder / "eval_viddiff.py").write_text(
+        code + 'prompt_open_eval_check_opposite = "check {statements}"\n'
+    )
     task_data = opened.read(folder)
-    assert task_data.prompts == {"matching": "match {differences0}", "opposites": "check {statements}"}
+    assert task_data.prompts == {
+        "matching": "match {differences0}",
+        "opposites": "check {statements}",
+    }
     assert "the authors'" in task_data.notes[1]
 
 
@@ -393,27 +492,52 @@ def test_six_pairs_are_judged_in_one_question(folder: Path) -> None:
         counts.append(len(eval(prompt.split("Pairs: ")[1])))
         return json.dumps({"results": ["0"] * counts[-1]})
 
-    texts = [json.dumps([{"description": f"d{i}", "video": 1} for i in range(3)]) for _ in task_data.rows]
+    texts = [
+        json.dumps([{"description": f"d{i}", "video": 1} for i in range(3)]) for _ in task_data.rows
+    ]
     verdicts = opened.judged(task_data, texts, model(said))
     assert counts == [6, 6, 1]  # three of the four statements of a pair have a prediction
     scores = opened.score(task_data.rows, verdicts, task_data.truth, 0, 0)
-    assert scores["err_nomatch"] == pytest.approx(1 / 12) and scores["recall"] == pytest.approx(6 / 12)
+    assert scores["err_nomatch"] == pytest.approx(1 / 12) and scores["recall"] == pytest.approx(
+        6 / 12
+    )
 
 
 def test_exported_differences_are_those_of_the_texts(folder: Path, tmp_path: Path) -> None:
     task_data = opened.read(folder)
     texts = ["the knees bend less (Video 2)\narms up: a", *[""] * 5]
     assert (
-        json.loads(opened.export(folder, task_data.rows, [None, *texts[:5]], tmp_path / "part")[0].read_text())[0] == {}
+        json.loads(
+            opened.export(folder, task_data.rows, [None, *texts[:5]], tmp_path / "part")[
+                0
+            ].read_text()
+        )[0]
+        == {}
     )
-    listed, by_key = (json.loads(file.read_text()) for file in opened.export(folder, task_data.rows, texts, tmp_path))
-    replies = [{"description": "the knees bend less", "prediction": "b"}, {"description": "arms up", "prediction": "a"}]
+    listed, by_key = (
+        json.loads(file.read_text())
+        for file in opened.export(folder, task_data.rows, texts, tmp_path)
+    )
+    replies = [
+        {"description": "the knees bend less", "prediction": "b"},
+        {"description": "arms up", "prediction": "a"},
+    ]
     assert listed == [{"0": replies[0], "1": replies[1]}, *[{}] * 5] and list(by_key) == [
         row.key for row in task_data.rows
     ]
     many = "\n".join(f"{number} knees (Video 1)" for number in range(4))
-    assert len(json.loads(opened.export(folder, task_data.rows, [many] * 6, tmp_path)[0].read_text())[0]) == 3
-    assert listed[0]["0"] == {"description": "the knees bend less", "prediction": "b"} and listed[1] == {}
+    assert (
+        len(
+            json.loads(opened.export(folder, task_data.rows, [many] * 6, tmp_path)[0].read_text())[
+                0
+            ]
+        )
+        == 3
+    )
+    assert (
+        listed[0]["0"] == {"description": "the knees bend less", "prediction": "b"}
+        and listed[1] == {}
+    )
 
 
 def test_published_rows_have_figures_of_the_table() -> None:

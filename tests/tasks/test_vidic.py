@@ -1,4 +1,5 @@
-"""ViDiC-1K: reading, judging and scores, against a scorer written from its description, and the file of a judge."""
+"""ViDiC-1K: reading, judging and scores, against a scorer written from its description, and the
+file of a judge."""
 
 import fcntl
 import hashlib
@@ -39,16 +40,21 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def test_a_pair_is_asked_once_with_the_published_prompt(folder: Path) -> None:
     task_data = registry.get("vidic").read(folder)
-    assert [row.clips for row in task_data.rows] == [(own["video1_path"], own["video2_path"]) for own in PAIRS]
+    assert [row.clips for row in task_data.rows] == [
+        (own["video1_path"], own["video2_path"]) for own in PAIRS
+    ]
     assert task_data.rows[0].key == "data/set 0/0_a.mp4 | data/set 0/0_b.mp4"
-    assert {row.prompt.split("\n\n")[0] for row in task_data.rows} == {"Compare Video A and Video B."}
+    assert {row.prompt.split("\n\n")[0] for row in task_data.rows} == {
+        "Compare Video A and Video B."
+    }
     assert task_data.rows[0].prompt.endswith("Video A is Video 1. Video B is Video 2.")
     assert [len(task_data.truth[row.key]) for row in task_data.rows] == [5, 1, 3, 5]
     (path,) = folder.rglob("checklist.json")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert task_data.digest == digest
     assert (
-        f"checklist sha256 {digest}: 4 pairs, 14 questions (6 on similarities, 8 on differences)" in task_data.notes[0]
+        f"checklist sha256 {digest}: 4 pairs, 14 questions (6 on similarities, 8 on differences)"
+        in task_data.notes[0]
     )
 
 
@@ -58,13 +64,21 @@ def test_the_prompts_are_those_of_the_folder(folder: Path) -> None:
     assert filled == 'Is it "yes"?\n{"answer": "yes/no"}\n{question}|Q'
     path.write_text("plain {description} and {question}")
     assert judge_template(path) == "plain {description} and {question}"
-    for wrong in ("{description}", "{description} {question} {answer}", "{description} {question} {", HUGE):
+    for wrong in (
+        "{description}",
+        "{description} {question} {answer}",
+        "{description} {question} {",
+        HUGE,
+    ):
         path.write_text(wrong)
-        with pytest.raises(StepDiffError, match="its fields are not {description} and {question}; get it again"):
+        with pytest.raises(
+            StepDiffError, match="its fields are not {description} and {question}; get it again"
+        ):
             read(folder)
     path.unlink()
     with pytest.raises(
-        StepDiffError, match="has no prompt_judge.txt or prompt/prompt_judge.txt; get it from NJU-LINK/ViDiC-1K"
+        StepDiffError,
+        match="has no prompt_judge.txt or prompt/prompt_judge.txt; get it from NJU-LINK/ViDiC-1K",
     ):
         read(folder)
 
@@ -94,11 +108,15 @@ def test_scores_are_micro_accuracies(folder: Path) -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         verdicts = [
-            rng.choice(["yes", "No", "error"], len(task_data.truth[row.key])).tolist() for row in task_data.rows
+            rng.choice(["yes", "No", "error"], len(task_data.truth[row.key])).tolist()
+            for row in task_data.rows
         ]
         scores = score(task_data.rows, verdicts, task_data.truth, 20, 0)
         assert scores["accuracy"] == pytest.approx(naive(verdicts, None, None))
-        assert scores["errors"] == sum(own.count("error") for own in verdicts) and scores["questions"] == 14
+        assert (
+            scores["errors"] == sum(own.count("error") for own in verdicts)
+            and scores["questions"] == 14
+        )
         for name, own in scores["per_category"].items():
             assert own["accuracy"] == pytest.approx(naive(verdicts, None, name))
             assert own["similarities"] == pytest.approx(naive(verdicts, "Similarities", name))
@@ -110,14 +128,24 @@ def test_scores_are_micro_accuracies(folder: Path) -> None:
 
 def test_similarities_and_differences_are_never_given_alone(folder: Path) -> None:
     task_data = read(folder)
-    scores = score(task_data.rows, control(list(task_data.truth.values()), "no"), task_data.truth, 10, 0)
-    for part in (scores, scores["intervals"], *scores["per_category"].values(), *scores["controls"].values()):
+    scores = score(
+        task_data.rows, control(list(task_data.truth.values()), "no"), task_data.truth, 10, 0
+    )
+    for part in (
+        scores,
+        scores["intervals"],
+        *scores["per_category"].values(),
+        *scores["controls"].values(),
+    ):
         assert {"accuracy", "similarities", "differences"} <= part.keys()
     assert scores["controls"] == {
         "no difference": {"accuracy": 6 / 14, "similarities": 1.0, "differences": 0.0},
         "all differs": {"accuracy": 8 / 14, "similarities": 0.0, "differences": 1.0},
     }
-    assert scores["notes"][0] == "control 'no difference': accuracy 0.4286, similarities 1.0000, differences 0.0000"
+    assert (
+        scores["notes"][0]
+        == "control 'no difference': accuracy 0.4286, similarities 1.0000, differences 0.0000"
+    )
     assert set(registry.get("vidic").figures) == {"accuracy", "similarities", "differences"}
 
 
@@ -146,14 +174,21 @@ def test_a_part_of_the_pairs_is_scored(folder: Path) -> None:
         ("yes", "error"),
         ("", "error"),
         (None, "error"),
-        pytest.param("```json" + " " * 20_000, "error", marks=pytest.mark.timeout(20), id="spaces after a fence"),
+        pytest.param(
+            "```json" + " " * 20_000,
+            "error",
+            marks=pytest.mark.timeout(20),
+            id="spaces after a fence",
+        ),
     ],
 )
 def test_answers_are_read_as_published(text: str | None, answer: str) -> None:
     assert parse_answer(text) == answer
 
 
-def judge(said: Callable[[str, str], str | NoAnswer], kept: Path | None = None, name: str = "fake") -> Judge:
+def judge(
+    said: Callable[[str, str], str | NoAnswer], kept: Path | None = None, name: str = "fake"
+) -> Judge:
     """Return a judge that answers (system, user)."""
 
     def ask(conversations: Sequence[Conversation]) -> Iterator[tuple[int, str | NoAnswer]]:
@@ -189,9 +224,13 @@ def test_a_question_without_an_answer_counts_wrong(folder: Path) -> None:
     scores = score(task_data.rows, verdicts, task_data.truth, 0, 0)
     assert (scores["accuracy"], scores["errors"]) == (0.0, 14)
     calls: list[str] = []
-    judged(task_data, ["x", None, "y", "z"], judge(lambda _, user: calls.append(user) or "answer: yes"))  # type: ignore[func-returns-value]
+    judged(
+        task_data, ["x", None, "y", "z"], judge(lambda _, user: calls.append(user) or "answer: yes")
+    )  # type: ignore[func-returns-value]
     assert len(calls) == 13  # nothing is asked about a text that is missing
-    with pytest.raises(StepDiffError, match="need a language model as judge; give --judge MODEL or --endpoint URL"):
+    with pytest.raises(
+        StepDiffError, match="need a language model as judge; give --judge MODEL or --endpoint URL"
+    ):
         judged(task_data, ["x"] * 4, Judge("none"))
 
 
@@ -202,7 +241,9 @@ def test_an_export_has_the_paths_of_the_pairs(folder: Path, tmp_path: Path) -> N
     (path,) = export(folder, task_data.rows, ["a", "b", "c", "d"], tmp_path / "out")
     entries = json.loads(path.read_text())
     assert [entry["index"] for entry in entries] == [1, 2, 3, 4]
-    assert [(entry["video1_path"], entry["video2_path"]) for entry in entries] == [row.clips for row in task_data.rows]
+    assert [(entry["video1_path"], entry["video2_path"]) for entry in entries] == [
+        row.clips for row in task_data.rows
+    ]
     assert [entry["response"] for entry in entries] == ["a", "b", "c", "d"]
 
 
@@ -211,9 +252,12 @@ def test_bad_files_give_one_line(tmp_path: Path) -> None:
     wrong: dict[str, Any] = {
         "not a list with at least one pair": [],
         "pair 1: video2_path is missing": [{"video1_path": "x"}],
-        "structured_analysis: Other is no key here": [PAIRS[0] | {"structured_analysis": {"Other": []}}],
+        "structured_analysis: Other is no key here": [
+            PAIRS[0] | {"structured_analysis": {"Other": []}}
+        ],
         "correct_answer should be 'yes' or 'no', not 'maybe'": [
-            PAIRS[0] | {"structured_analysis": {"Differences": [question | {"correct_answer": "maybe"}]}}
+            PAIRS[0]
+            | {"structured_analysis": {"Differences": [question | {"correct_answer": "maybe"}]}}
         ],
         "is there twice": [PAIRS[0], PAIRS[0]],
     }
@@ -233,7 +277,11 @@ def test_the_published_checklist_is_read() -> None:
     task_data = read(PUBLISHED)
     checks = [check for own in task_data.truth.values() for check in own]
     sections = [check.section for check in checks]
-    assert (len(task_data.rows), sections.count("Similarities"), sections.count("Differences")) == (1000, 1056, 3051)
+    assert (len(task_data.rows), sections.count("Similarities"), sections.count("Differences")) == (
+        1000,
+        1056,
+        3051,
+    )
     assert {check.answer for check in checks if check.section == "Similarities"} == {"no"}
     assert {check.answer for check in checks if check.section == "Differences"} == {"yes"}
     assert len({check.category for check in checks}) == 7 and len(list(clips(PUBLISHED))) == 2000
@@ -243,7 +291,9 @@ def test_the_published_checklist_is_read() -> None:
     assert template.endswith("【Model Description】\n{description}\n\n【Question】\n{question}\n")
 
 
-INQUIRIES = [Inquiry(str(number), [{"role": "user", "content": f"question {number}"}]) for number in range(4)]
+INQUIRIES = [
+    Inquiry(str(number), [{"role": "user", "content": f"question {number}"}]) for number in range(4)
+]
 
 
 class Asked:
@@ -252,7 +302,9 @@ class Asked:
     def __init__(self, most: int = 4) -> None:
         self.most, self.questions = most, list[str]()
 
-    def __call__(self, conversations: Sequence[Conversation]) -> Iterator[tuple[int, str | NoAnswer]]:
+    def __call__(
+        self, conversations: Sequence[Conversation]
+    ) -> Iterator[tuple[int, str | NoAnswer]]:
         for place, messages in enumerate(conversations):
             if len(self.questions) == self.most:
                 raise StepDiffError("the server is down")

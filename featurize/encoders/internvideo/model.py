@@ -1,12 +1,14 @@
-"""InternVideo-MM as a torch module: a video tower and CLIP's text tower, with embeddings in one space.
+"""InternVideo-MM as a torch module: a video tower and CLIP's text tower, with embeddings in one
+space.
 
-The video tower is a ViT that reads frames one by one, and extractors that read all frames of a clip: after each of the
-last blocks an extractor lets one learned query attend to the tokens of all frames. Only there do frames meet, so the
-ViT's output for a frame does not depend on the others.
+The video tower is a ViT that reads frames one by one, and extractors that read all frames of a
+clip: after each of the last blocks an extractor lets one learned query attend to the tokens of all
+frames. Only there do frames meet, so the ViT's output for a frame does not depend on the others.
 
-Attributes are named as the published checkpoint names its tensors. Notation: B clips (of attention: sequences),
-T frames, F frames of any clips, N tokens of a frame (its class token, then its patches row by row), M = T * (N - 1)
-patch tokens of a clip, D channels, E numbers of an embedding, H W pixels.
+Attributes are named as the published checkpoint names its tensors. Notation: B clips (of attention:
+sequences), T frames, F frames of any clips, N tokens of a frame (its class token, then its patches
+row by row), M = T * (N - 1) patch tokens of a clip, D channels, E numbers of an embedding, H W
+pixels.
 
 Guarantees
 - the numbers are those of the published model, within 1e-4 of the largest of each array
@@ -31,7 +33,9 @@ class Attention(nn.Module):
         self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, tokens: Float[torch.Tensor, "B N D"], causal: bool = False) -> Float[torch.Tensor, "B N D"]:
+    def forward(
+        self, tokens: Float[torch.Tensor, "B N D"], causal: bool = False
+    ) -> Float[torch.Tensor, "B N D"]:
         """Every token attends to all tokens; with `causal` to no later one."""
         mixed = functional.linear(tokens, self.in_proj_weight, self.in_proj_bias)
         return self._attend(*mixed.chunk(3, -1), causal=causal)
@@ -74,13 +78,16 @@ class ResidualBlock(nn.Module):
         self.mlp = Perceptron(width)
         self.ln_2 = nn.LayerNorm(width)
 
-    def forward(self, tokens: Float[torch.Tensor, "B N D"], causal: bool = False) -> Float[torch.Tensor, "B N D"]:
+    def forward(
+        self, tokens: Float[torch.Tensor, "B N D"], causal: bool = False
+    ) -> Float[torch.Tensor, "B N D"]:
         tokens = tokens + self.attn(self.ln_1(tokens), causal)
         return tokens + self.mlp(self.ln_2(tokens))
 
 
 def halve(model: nn.Module) -> None:
-    """Keep the weights of matrix products in bf16, as autocast would cast them again at every call."""
+    """Keep the weights of matrix products in bf16, as autocast would cast them again at every
+    call."""
     for part in model.modules():
         if isinstance(part, Attention | nn.Linear | nn.Conv3d):
             for parameter in part.parameters(recurse=False):
@@ -113,10 +120,14 @@ class Transformer(nn.Module):
         self.temporal_cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.balance = nn.Parameter(torch.empty(width))
         self.resblocks = nn.ModuleList(ResidualBlock(width) for _ in range(layers))
-        self.dpe = nn.ModuleList(nn.Conv3d(width, width, 3, padding=1, groups=width) for _ in range(EXTRACTORS))
+        self.dpe = nn.ModuleList(
+            nn.Conv3d(width, width, 3, padding=1, groups=width) for _ in range(EXTRACTORS)
+        )
         self.dec = nn.ModuleList(Extractor(width) for _ in range(EXTRACTORS))
 
-    def forward(self, tokens: Float[torch.Tensor, "F N D"]) -> tuple[Float[torch.Tensor, "F N D"], ...]:
+    def forward(
+        self, tokens: Float[torch.Tensor, "F N D"]
+    ) -> tuple[Float[torch.Tensor, "F N D"], ...]:
         """Return what each of the last EXTRACTORS blocks gives."""
         states = []
         for place, block in enumerate(self.resblocks, EXTRACTORS - len(self.resblocks)):
@@ -125,7 +136,9 @@ class Transformer(nn.Module):
                 states.append(tokens)
         return tuple(states)
 
-    def extract(self, states: tuple[Float[torch.Tensor, "B T N D"], ...]) -> Float[torch.Tensor, "B D"]:
+    def extract(
+        self, states: tuple[Float[torch.Tensor, "B T N D"], ...]
+    ) -> Float[torch.Tensor, "B D"]:
         """Return one vector a clip, from what `forward` gives for its frames."""
         query = self.temporal_cls_token.expand(len(states[0]), 1, -1)
         for state, position, extractor in zip(states, self.dpe, self.dec, strict=True):
@@ -138,7 +151,8 @@ class VideoTower(nn.Module):
     """Frames in; tokens of frames and one vector a clip out."""
 
     def __init__(self, image: int, patch: int, width: int, layers: int) -> None:
-        """`image` pixels of a frame's side, `patch` of a patch's, `width` channels D, `layers` blocks."""
+        """`image` pixels of a frame's side, `patch` of a patch's, `width` channels D, `layers`
+        blocks."""
         super().__init__()
         self.class_embedding = nn.Parameter(torch.empty(width))
         self.positional_embedding = nn.Parameter(torch.empty(1 + (image // patch) ** 2, width))
@@ -146,15 +160,20 @@ class VideoTower(nn.Module):
         self.ln_pre = nn.LayerNorm(width)
         self.transformer = Transformer(width, layers)
 
-    def forward(self, frames: Float[torch.Tensor, "F 3 H W"]) -> tuple[Float[torch.Tensor, "F N D"], ...]:
-        """Return the class token and the patches of each frame after each of the last EXTRACTORS blocks."""
+    def forward(
+        self, frames: Float[torch.Tensor, "F 3 H W"]
+    ) -> tuple[Float[torch.Tensor, "F N D"], ...]:
+        """Return the class token and the patches of each frame after each of the last EXTRACTORS
+        blocks."""
         patches = self.conv1(frames.unsqueeze(2)).flatten(2).transpose(1, 2)
         classes = self.class_embedding.expand(len(frames), 1, -1)
         tokens = torch.cat([classes, patches], 1) + self.positional_embedding
         return self.transformer(self.ln_pre(tokens))
 
 
-def _placed(state: Float[torch.Tensor, "B T N D"], position: nn.Module) -> Float[torch.Tensor, "B T N D"]:
+def _placed(
+    state: Float[torch.Tensor, "B T N D"], position: nn.Module
+) -> Float[torch.Tensor, "B T N D"]:
     """Return the tokens, to whose patches a convolution over frame, height and width is added."""
     patches = state[:, :, 1:]
     side = round(patches.shape[2] ** 0.5)
@@ -223,19 +242,22 @@ class InternVideoMM(nn.Module):
     def encode_video(
         self, pixels: Float[torch.Tensor, "B 3 T H W"]
     ) -> tuple[Float[torch.Tensor, "B E"], Float[torch.Tensor, "B M D"]]:
-        """Return embeddings, not L2-normalised, and frame-major patch tokens of normalised pixels."""
+        """Return embeddings, not L2-normalised, and frame-major patch tokens of normalised
+        pixels."""
         states = self.visual(pixels.transpose(1, 2).flatten(0, 1))
         return self.read_clips(tuple(state.unflatten(0, (len(pixels), -1)) for state in states))
 
     def read_clips(
         self, states: tuple[Float[torch.Tensor, "B T N D"], ...]
     ) -> tuple[Float[torch.Tensor, "B E"], Float[torch.Tensor, "B M D"]]:
-        """Return what `encode_video` gives, from what the video tower makes of the clips' frames."""
+        """Return what `encode_video` gives, from what the video tower makes of the clips'
+        frames."""
         embedding = self.visual_ln_post(self.visual.transformer.extract(states)) @ self.visual_proj
         return embedding, states[-1][:, :, 1:].flatten(1, 2)
 
     def encode_text(self, ids: Int64[torch.Tensor, "B context"]) -> Float[torch.Tensor, "B E"]:
-        """Return embeddings, not L2-normalised, read where each text ends: at the first of its largest id."""
+        """Return embeddings, not L2-normalised, read where each text ends: at the first of its
+        largest id."""
         tokens = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]
         tokens = self.ln_final(self.transformer(tokens))
         return tokens[torch.arange(len(ids)), ids.argmax(1)] @ self.text_projection

@@ -1,1 +1,2 @@
-"""Public vision-language models without their image tower: the store has its tokens, and the rest runs here."""
+"""Public vision-language models without their image tower: the store has its tokens, and the rest
+runs here."""

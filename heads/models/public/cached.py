@@ -1,12 +1,14 @@
-"""Any video language model of transformers without its vision tower: the store has what the tower and the projector
-computed, and the model takes it through one slot, `mm_encoder_outputs`.
+"""Any video language model of transformers without its vision tower: the store has what the tower
+and the projector computed, and the model takes it through one slot, `mm_encoder_outputs`.
 
 A row is one question, because models differ in how they mask and number what they see.
 
-Notation: C clips, H rows of a layout, N tokens of a clip at most, D channels, B rows, S tokens of a row.
+Notation: C clips, H rows of a layout, N tokens of a clip at most, D channels, B rows, S tokens of a
+row.
 
 Guarantees
-- logits and greedy text from the store are the whole model's from pixels, for clips of different shapes too
+- logits and greedy text from the store are the whole model's from pixels, for clips of different
+  shapes too
 - the vision tower is neither made nor loaded, so that the model cannot see a pixel
 - a view of another checkpoint, and a model that takes no cached tokens, are refused
 """
@@ -27,7 +29,17 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from heads.data.clips import Features
-from heads.data.packing import PADDING, TEXT, Chat, ChatPieces, Packed, Packer, Row, Turn, space_after
+from heads.data.packing import (
+    PADDING,
+    TEXT,
+    Chat,
+    ChatPieces,
+    Packed,
+    Packer,
+    Row,
+    Turn,
+    space_after,
+)
 from heads.models.language_model import LanguageModel, load_model, load_processor
 from heads.models.public.families import FAMILIES, Blip2LM, check_view, load_public, model_type
 from heads.models.video_lm import VideoLM
@@ -104,26 +116,39 @@ class ShownPrompt:
     slot: str
     """of mm_encoder_outputs: image or video"""
     inputs: dict[str, Tensor]
-    """what else the processor gives to the model: sizes of grids [items, ...], types of tokens [1, len(ids)]"""
+    """what else the processor gives to the model: sizes of grids [items, ...], types of tokens [1,
+    len(ids)]"""
 
 
 class ProcessorChat(Chat):
-    """The prompts of a model: clips and question in one user turn, as its chat template and its processor write them.
+    """The prompts of a model: clips and question in one user turn, as its chat template and its
+    processor write them.
 
-    The processor writes the text of a clip, and numbers what the model needs to place its tokens, from the shape and
-    the times of its frames. So it is given blank frames in the shape of the clip's, and their pixels are dropped. Token
-    ids are those of the whole prompt, and a user's text never becomes a control token of the model.
+    The processor writes the text of a clip, and numbers what the model needs to place its tokens,
+    from the shape and the times of its frames. So it is given blank frames in the shape of the
+    clip's, and their pixels are dropped. Token ids are those of the whole prompt, and a user's text
+    never becomes a control token of the model.
     """
 
-    def __init__(self, processor: Any, as_videos: bool, places: tuple[int, ...], clips: "CachedClips") -> None:
-        """as_videos: whether a clip is a video, else an image per frame; places: ids of the tokens whose places take
-        tokens of clips; clips: those that prompts may show."""
+    def __init__(
+        self, processor: Any, as_videos: bool, places: tuple[int, ...], clips: "CachedClips"
+    ) -> None:
+        """as_videos: whether a clip is a video, else an image per frame; places: ids of the tokens
+        whose places take tokens of clips; clips: those that prompts may show."""
         tokenizer = processor.tokenizer
         if processor.chat_template is None and tokenizer.chat_template is None:
-            raise StepDiffError(f"{tokenizer.name_or_path}: no chat template in its files; use an instruct/chat model")
+            raise StepDiffError(
+                f"{tokenizer.name_or_path}: no chat template in its files; use an instruct/chat "
+                "model"
+            )
         tokenizer.chat_template = tokenizer.chat_template or processor.chat_template
         super().__init__(tokenizer)
-        self.processor, self.as_videos, self.places, self.clips = processor, as_videos, places, clips
+        self.processor, self.as_videos, self.places, self.clips = (
+            processor,
+            as_videos,
+            places,
+            clips,
+        )
         self.shown = lru_cache(_KEPT)(self._shown)
 
     def packer(self, outputs: int, system: str = PAIR_SYSTEM) -> Packer:
@@ -131,10 +156,17 @@ class ProcessorChat(Chat):
         return ClipPacker(self, system) if outputs else Packer(self, 0, system)
 
     def pieces(self, system: str, shows: bool = False) -> ChatPieces:
-        """Return the pieces of a prompt. Its first part has no clips; where it `shows` some, use `shown` instead."""
+        """Return the pieces of a prompt. Its first part has no clips; where it `shows` some, use
+        `shown` instead."""
         before, to_answer, after = self._written(system, int(shows))
-        ids = [] if shows else self.tokenizer(before.rstrip(" "), **self._begins(before))["input_ids"]
-        end = [token for token in self.control_ids(after)[:1] if token in self.tokenizer.all_special_ids]
+        ids = (
+            [] if shows else self.tokenizer(before.rstrip(" "), **self._begins(before))["input_ids"]
+        )
+        end = [
+            token
+            for token in self.control_ids(after)[:1]
+            if token in self.tokenizer.all_special_ids
+        ]
         return ChatPieces(
             (tuple(ids),),
             self.control_ids(to_answer),
@@ -144,8 +176,8 @@ class ProcessorChat(Chat):
         )
 
     def _shown(self, system: str, clips: tuple[ClipLayout, ...]) -> ShownPrompt:
-        """Return a prompt that shows clips at the {video} marks of `system`. StepDiffError: the processor makes another
-        number of places than the clips have tokens."""
+        """Return a prompt that shows clips at the {video} marks of `system`. StepDiffError: the
+        processor makes another number of places than the clips have tokens."""
         before = self._written(system, 1 if self.as_videos else len(clips[0].seconds))[0]
         inputs: dict[str, Any] = {"text": [before.rstrip(" ")], **self._begins(before)}
         if self.as_videos:
@@ -161,13 +193,17 @@ class ProcessorChat(Chat):
         expected = sum(clip.tokens for clip in clips)
         if sum(is_token) != expected:
             raise StepDiffError(
-                f"{type(self.processor).__name__} makes {sum(is_token)} places for clips of {expected} tokens: it "
-                "chooses tokens by what the frames show, which is not supported; use another model"
+                f"{type(self.processor).__name__} makes {sum(is_token)} places for clips of "
+                f"{expected} tokens: it chooses tokens by what the frames show, which is not "
+                "supported; use another model"
             )
         slot = "video" if "pixel_values_videos" in processed else "image"
         left_out = ("attention_mask", *(name for name in processed if name.startswith("pixel_")))
         return ShownPrompt(
-            ids, is_token, slot, {name: value for name, value in processed.items() if name not in left_out}
+            ids,
+            is_token,
+            slot,
+            {name: value for name, value in processed.items() if name not in left_out},
         )
 
     def _written(self, system: str, count: int) -> tuple[str, str, str]:
@@ -181,18 +217,21 @@ class ProcessorChat(Chat):
             content.append({"type": "text", "text": text})
         question = {"role": "user", "content": content}
         answer = {"role": "assistant", "content": [{"type": "text", "text": _ANSWER}]}
-        written = self.processor.apply_chat_template([question], tokenize=False, add_generation_prompt=True)
+        written = self.processor.apply_chat_template(
+            [question], tokenize=False, add_generation_prompt=True
+        )
         before, mark, to_answer = written.partition(_QUESTION)
         if not mark or str(content[-1]) in written:
             raise StepDiffError(
-                f"{self.tokenizer.name_or_path}: its chat template drops a text, or takes no clips; use another "
-                "checkpoint"
+                f"{self.tokenizer.name_or_path}: its chat template drops a text, or takes no "
+                "clips; use another checkpoint"
             )
         whole = self.processor.apply_chat_template([question, answer], tokenize=False)
         return before, to_answer, whole.partition(_ANSWER)[2]
 
     def _begins(self, before: str) -> dict[str, bool]:
-        """Return whether the tokenizer adds what it begins a text with: not if the template wrote it."""
+        """Return whether the tokenizer adds what it begins a text with: not if the template wrote
+        it."""
         bos = self.tokenizer.bos_token
         return {"add_special_tokens": bos is None or not before.startswith(bos)}
 
@@ -208,48 +247,62 @@ class ClipPacker(Packer):
         self._system = system
         self._shown: list[tuple[ClipLayout, ...]] = []
 
-    def pack(self, prompts: Sequence[Sequence[Turn]], packed: bool = True, clips: Sequence[str] = ()) -> Packed:
+    def pack(
+        self, prompts: Sequence[Sequence[Turn]], packed: bool = True, clips: Sequence[str] = ()
+    ) -> Packed:
         """See Packer; packed: not used."""
         return self.pack_layouts(prompts, self.chat.clips.layouts(clips))
 
-    def pack_layouts(self, prompts: Sequence[Sequence[Turn]], layouts: Sequence[ClipLayout]) -> Packed:
+    def pack_layouts(
+        self, prompts: Sequence[Sequence[Turn]], layouts: Sequence[ClipLayout]
+    ) -> Packed:
         """Return one row per turn; layouts: of the prompts' clips, of equally many for each."""
         each = len(layouts) // len(prompts)
-        self._shown = [tuple(layouts[first : first + each]) for first in range(0, len(layouts), each)]
+        self._shown = [
+            tuple(layouts[first : first + each]) for first in range(0, len(layouts), each)
+        ]
         return super().pack(prompts, packed=False)
 
     def prefix(self, number: int) -> Row:
-        """See Packer; a token of a clip is numbered as in Packed, with room for the most tokens of each."""
+        """See Packer; a token of a clip is numbered as in Packed, with room for the most tokens of
+        each."""
         layouts, most = self._shown[number], self.chat.clips.most
         shown, row = self.chat.shown(self._system, layouts), Row()
         row.read(shown.ids)
         first = number * len(layouts)
-        tokens = iter([(first + at) * most + n for at, clip in enumerate(layouts) for n in range(clip.tokens)])
+        tokens = iter(
+            [(first + at) * most + n for at, clip in enumerate(layouts) for n in range(clip.tokens)]
+        )
         row.video = [next(tokens) if is_token else TEXT for is_token in shown.is_token]
         return row
 
 
 class CachedClips(Features):
-    """Tokens and layout of clips by key, in one array: the H rows before the N tokens hold the layout."""
+    """Tokens and layout of clips by key, in one array: the H rows before the N tokens hold the
+    layout."""
 
     def __init__(self, store: Store, view: str) -> None:
         """StepDiffError: the view has no such features."""
         source = store.view("clips", view).provenance
         if source.encoder != ENCODER:
             raise StepDiffError(
-                f"view {view} holds tokens of {source.encoder}, not of a video language model: run python -m featurize "
-                f"--encoder {ENCODER} --weights WEIGHTS"
+                f"view {view} holds tokens of {source.encoder}, not of a video language model: run "
+                f"python -m featurize --encoder {ENCODER} --weights WEIGHTS"
             )
         super().__init__(store, view, "tokens")
         self._layout = Features(store, view, "layout")
         (self.numbers,), (self.most, channels) = self._layout.shape, self.shape
         self.header = ceil(self.numbers / channels)
 
-    def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "C H_N D"]:
+    def read(
+        self, keys: Sequence[str], device: str | torch.device = "cpu"
+    ) -> Float32[Tensor, "C H_N D"]:
         """Return the clips on `device`. StepDiffError names the first key without any."""
         tokens, layout = super().read(keys, device), self._layout.read(keys, device)
         room = self.header * tokens.shape[2] - self.numbers
-        return torch.cat([nn.functional.pad(layout, (0, room)).unflatten(1, (self.header, -1)), tokens], dim=1)
+        return torch.cat(
+            [nn.functional.pad(layout, (0, room)).unflatten(1, (self.header, -1)), tokens], dim=1
+        )
 
     def layouts(self, keys: Sequence[str]) -> list[ClipLayout]:
         """Return the layout of each clip; raises as `read`."""
@@ -263,20 +316,28 @@ class CachedClips(Features):
     def parsed(numbers: Float[Tensor, "C numbers"]) -> list[ClipLayout]:
         """Return layouts from what the store has of each clip."""
         rows = numbers.tolist()
-        return [ClipLayout(int(n), int(height), int(width), tuple(seconds)) for n, height, width, *seconds in rows]
+        return [
+            ClipLayout(int(n), int(height), int(width), tuple(seconds))
+            for n, height, width, *seconds in rows
+        ]
 
 
 class CachedLM(VideoLM):
-    """A model whose clips are cached projected tokens. Questions and answers are those of its chat template."""
+    """A model whose clips are cached projected tokens. Questions and answers are those of its chat
+    template."""
 
     def __init__(self, whole: Any, chat: ProcessorChat, clips: CachedClips) -> None:
-        """StepDiffError: the view's tokens are of another kind, or the logits are no linear map of the hidden state."""
+        """StepDiffError: the view's tokens are of another kind, or the logits are no linear map of
+        the hidden state."""
         super().__init__(LanguageModel(whole, chat), nn.Identity(), clips.most)
         self.whole, self.chat, self.clips = whole, chat, clips
         self._accepted = inspect.signature(whole.forward).parameters
         layer = unpooled(clips.view.provenance).layer
         if (match := _LAYER.fullmatch(layer)) is None:
-            raise StepDiffError(f"view {clips.view.name} holds {layer!r}: run python -m featurize --encoder {ENCODER}")
+            raise StepDiffError(
+                f"view {clips.view.name} holds {layer!r}: run python -m featurize --encoder "
+                f"{ENCODER}"
+            )
         self.axes = int(match["axes"])
         self.kinds = [match["kind"]] + [match["level"]] * int(match["levels"] or 0)
         self.lm.check_logits(whole.name_or_path)
@@ -300,7 +361,9 @@ class CachedLM(VideoLM):
         rows = ClipPacker(self.chat, prompt).pack_layouts(prompts, self.clips.layouts_of(clips))
         return rows.to(self.lm.device), clips
 
-    def hidden(self, batch: Packed, clips: Float[Tensor, "C H_N D"] | None) -> Float[Tensor, "B S E"]:
+    def hidden(
+        self, batch: Packed, clips: Float[Tensor, "C H_N D"] | None
+    ) -> Float[Tensor, "B S E"]:
         """Return the last hidden states of the batch's tokens; those of padding are meaningless.
 
         Without gradients, rows that show the same clips share the computation of their prompt.
@@ -311,9 +374,13 @@ class CachedLM(VideoLM):
             rows = list(same)
             if len(rows) == 1 or clips is None or torch.is_grad_enabled():
                 for row in rows:
-                    alone = self.whole.base_model(**self._inputs(batch, row, clips), use_cache=False)
+                    alone = self.whole.base_model(
+                        **self._inputs(batch, row, clips), use_cache=False
+                    )
                     state = alone.last_hidden_state[0]
-                    states.append(nn.functional.pad(state, (0, 0, 0, batch.ids.shape[1] - len(state))))
+                    states.append(
+                        nn.functional.pad(state, (0, 0, 0, batch.ids.shape[1] - len(state)))
+                    )
             else:
                 for first in range(0, len(rows), _ROWS):
                     states += self._together(batch, rows[first : first + _ROWS], clips)
@@ -335,25 +402,34 @@ class CachedLM(VideoLM):
         prompt = self.whole.base_model(**inputs, cache=cache, use_cache=True).last_hidden_state[0]
         cache.batch_repeat_interleave(len(rows))
         # Without a mask: what follows a token is not seen by it, padding included.
-        answered = self.whole.base_model(input_ids=batch.ids[list(rows), common:], cache=cache, use_cache=True)
+        answered = self.whole.base_model(
+            input_ids=batch.ids[list(rows), common:], cache=cache, use_cache=True
+        )
         for states in answered.last_hidden_state:
             yield torch.cat([prompt, states])
 
     def go_on(self, batch: Packed, clips: Float[Tensor, "C H_N D"] | None, **how: Any) -> list[str]:
         """Return the greedy continuation of every row."""
         rows = range(len(batch.ids))
-        return [text for row in rows for text in self.write(**self._inputs(batch, row, clips), **how)]
+        return [
+            text for row in rows for text in self.write(**self._inputs(batch, row, clips), **how)
+        ]
 
     def _shown(self, batch: Packed, row: int) -> tuple[int, ...]:
         """Return the numbers of the clips that a row shows."""
         video = batch.video[row]
         return tuple((video[video != TEXT] // self.clips.most).unique_consecutive().tolist())
 
-    def _inputs(self, batch: Packed, row: int, clips: Float[Tensor, "C H_N D"] | None) -> dict[str, Any]:
+    def _inputs(
+        self, batch: Packed, row: int, clips: Float[Tensor, "C H_N D"] | None
+    ) -> dict[str, Any]:
         """Return the arguments of the model for a row of a batch."""
         used = batch.segment[row] != PADDING
         ids = batch.ids[row][used]
-        inputs: dict[str, Any] = {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
+        inputs: dict[str, Any] = {
+            "input_ids": ids[None],
+            "attention_mask": torch.ones_like(ids)[None],
+        }
         if clips is None:
             return inputs
         shown_clips = clips[list(self._shown(batch, row))]
@@ -362,7 +438,9 @@ class CachedLM(VideoLM):
         for name, value in shown.inputs.items():
             if name in self._accepted:
                 by_token = value.shape == (1, len(shown.ids))
-                filled = nn.functional.pad(value, (0, len(ids) - len(shown.ids))) if by_token else value
+                filled = (
+                    nn.functional.pad(value, (0, len(ids) - len(shown.ids))) if by_token else value
+                )
                 inputs[name] = filled.to(ids.device)
         tokens = [
             clip[self.clips.header : self.clips.header + layout.tokens].to(self.whole.dtype)
@@ -372,21 +450,27 @@ class CachedLM(VideoLM):
 
     def _encoded(self, tokens: list[Float[Tensor, "_ D"]]) -> Any:
         """Return what the vision part of the model would return for clips of these tokens."""
-        from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+        from transformers.models.qwen3_vl.modeling_qwen3_vl import (
+            BaseModelOutputWithDeepstackFeatures,
+        )
 
-        axes = (1,) * (self.axes - 2)  # each token is an item of its own, because clips differ in how many they have
+        # each token is an item of its own, because clips differ in how many they have
+        axes = (1,) * (self.axes - 2)
         parts: list[Any] = []
         for place, kind in enumerate(self.kinds):
             level = [each.chunk(len(self.kinds), dim=1)[place] for each in tokens]
             level = [each.view(len(each), *axes, -1) for each in level]
             parts.append(tuple(level) if kind == "list" else torch.cat(level))
-        return BaseModelOutputWithDeepstackFeatures(pooler_output=parts[0], deepstack_features=parts[1:] or None)
+        return BaseModelOutputWithDeepstackFeatures(
+            pooler_output=parts[0], deepstack_features=parts[1:] or None
+        )
 
 
 def load_cached(
     weights: str, store: Store, view: str, device: str = "cpu"
 ) -> tuple[CachedLM, CachedClips, dict[str, Any]]:
-    """Return the model without its vision tower, the clips that it reads, and what to disclose next to its scores.
+    """Return the model without its vision tower, the clips that it reads, and what to disclose next
+    to its scores.
 
     Raises:
         StepDiffError: the model takes no cached tokens, or the view is of another checkpoint.
@@ -396,15 +480,24 @@ def load_cached(
     return cached_model(weights, clips, device).eval(), clips, disclosed
 
 
-def cached_model(weights: str, clips: CachedClips, device: str = "cpu", exact: bool = False) -> CachedLM:
-    """Return the model that reads these clips; exact: float32 on a GPU too. Raises as `load_cached`."""
+def cached_model(
+    weights: str, clips: CachedClips, device: str = "cpu", exact: bool = False
+) -> CachedLM:
+    """Return the model that reads these clips; exact: float32 on a GPU too. Raises as
+    `load_cached`."""
     check_view(clips.view, ENCODER, weights)
     folder, provenance = resolve(weights), clips.view.provenance
     config, processor = load_processor(weights, "AutoConfig"), load_processor(weights)
-    named = [getattr(config, f"{kind}_token_{end}", None) for kind in ("image", "video") for end in ("id", "index")]
+    named = [
+        getattr(config, f"{kind}_token_{end}", None)
+        for kind in ("image", "video")
+        for end in ("id", "index")
+    ]
     places = tuple(place for place in named if place is not None)
     chat = ProcessorChat(processor, provenance.crop.endswith("as a video"), places, clips)
-    whole = load_model(headless(config, folder), weights, device, "float32" if exact else None, "sdpa")
+    whole = load_model(
+        headless(config, folder), weights, device, "float32" if exact else None, "sdpa"
+    )
     return CachedLM(whole, chat, clips)
 
 
@@ -415,8 +508,8 @@ def headless(config: Any, folder: Path) -> type:
     kind: Any = AutoModelForImageTextToText._model_mapping.get(type(config), None)
     if kind is None or "mm_encoder_outputs" not in inspect.signature(kind.forward).parameters:
         raise StepDiffError(
-            f"{folder}: a {config.model_type} takes no cached tokens in transformers; use a model that does, such as "
-            f"{', '.join(PROVEN)}"
+            f"{folder}: a {config.model_type} takes no cached tokens in transformers; use a model "
+            f"that does, such as {', '.join(PROVEN)}"
         )
 
     class Headless(kind):  # type: ignore[misc, valid-type]
@@ -434,31 +527,35 @@ def headless(config: Any, folder: Path) -> type:
 
 
 def encoder_of(weights: str) -> str:
-    """Return the encoder of python -m featurize whose tokens a public model reads. StepDiffError: no such model, or one
-    that sees one clip only."""
+    """Return the encoder of python -m featurize whose tokens a public model reads. StepDiffError:
+    no such model, or one that sees one clip only."""
     family = FAMILIES.get(str(model_type(resolve(weights))))
     if family is Blip2LM:
-        raise StepDiffError(f"{weights}: a BLIP-2 reads one picture, not two videos; give another model")
+        raise StepDiffError(
+            f"{weights}: a BLIP-2 reads one picture, not two videos; give another model"
+        )
     return ENCODER if family is None else family.encoder
 
 
 def view_of(weights: str, store: Store) -> str:
-    """Return the view of clips that was made by a public model's vision part. StepDiffError: the store has none."""
+    """Return the view of clips that was made by a public model's vision part. StepDiffError: the
+    store has none."""
     encoder, checkpoint = encoder_of(weights), fingerprint(resolve(weights))
     for name in sorted(store.views("clips")):
         provenance = store.view("clips", name).provenance
         if (provenance.encoder, provenance.weights) == (encoder, checkpoint):
             return name
     raise StepDiffError(
-        f"{store.path}: no view of clips was made by {weights}; run python -m featurize --encoder {encoder} --weights "
-        f"{weights}"
+        f"{store.path}: no view of clips was made by {weights}; run python -m featurize --encoder "
+        f"{encoder} --weights {weights}"
     )
 
 
 def load_for_pairs(
     weights: str, store: Store, view: str, device: str = "cpu"
 ) -> tuple[VideoLM, Features, dict[str, Any]]:
-    """Return the model without its vision part, the clips that it reads, and what to disclose next to its scores.
+    """Return the model without its vision part, the clips that it reads, and what to disclose next
+    to its scores.
 
     Raises StepDiffError as `load_cached` and `load_public`.
     """

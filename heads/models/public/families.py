@@ -1,17 +1,21 @@
-"""Public vision-language models without their image tower: cached tokens -> own projector -> own language model.
+"""Public vision-language models without their image tower: cached tokens -> own projector -> own
+language model.
 
-    LLaVA (1 and 1.5)   a projector of two layers maps each token of a frame to a token of the prompt
+    LLaVA (1 and 1.5)   a projector of two layers maps each token of a frame to a token of the
+                        prompt
     BLIP-2              a Q-Former turns a frame's tokens into a few tokens before the prompt
     IDEFICS 1           words see frames by gated cross-attention, each the last frame before it
     IDEFICS 2 and 3     frames are tokens between the words
 
 `load_public` loads a checkpoint for a view with its image tower's tokens.
 
-Notation: C clips, T frames of a clip, F = C * T frames, N tokens of a frame, D channels, L outputs of a frame.
+Notation: C clips, T frames of a clip, F = C * T frames, N tokens of a frame, D channels, L outputs
+of a frame.
 
 Guarantees
 - logits from cached tokens are the whole model's logits from pixels, although it has no image tower
-- token ids are those of the whole prompt cut in pieces, and a user's text never becomes a control token
+- token ids are those of the whole prompt cut in pieces, and a user's text never becomes a control
+  token
 - a view of another encoder, or of another checkpoint's tower, is refused
 """
 
@@ -37,15 +41,18 @@ from stepdiff_core.tasks.prompts import SYSTEM
 from stepdiff_core.weights import fingerprint, resolve
 from store import Store, View
 
-IMAGE = "@@image@@"  # added to the tokenizer here, so that text around it is cut as around the model's own
+# added to the tokenizer here, so that text around it is cut as around the model's own
+IMAGE = "@@image@@"
 _QUESTION = "@@question@@"
 TURN_ENDS = "<end_of_utterance>"  # of the IDEFICS models; others end with the end-of-text token
 
 
 class ImageChat(Chat):
-    """Prompts of a public model: clips and question in one user turn, as the model's own processor writes them.
+    """Prompts of a public model: clips and question in one user turn, as the model's own processor
+    writes them.
 
-    show: system prompt with {video} marks -> the same with IMAGE for every frame and the tokens around it.
+    show: system prompt with {video} marks -> the same with IMAGE for every frame and the tokens
+    around it.
     """
 
     def __init__(self, tokenizer: Any, show: Callable[[str], str], begins: bool) -> None:
@@ -61,13 +68,16 @@ class ImageChat(Chat):
         self.before, mark, self.after = written.partition(_QUESTION)
         if not mark or str(turn) in written:
             raise StepDiffError(
-                f"{tokenizer.name_or_path}: its chat template drops a text, or takes no images; use another checkpoint"
+                f"{tokenizer.name_or_path}: its chat template drops a text, or takes no images; "
+                "use another checkpoint"
             )
         has_begin = tokenizer.bos_token is not None and self.before.startswith(tokenizer.bos_token)
         self.begins = begins and not has_begin
 
     def pieces(self, system: str) -> ChatPieces:
-        shown = self.tokenizer(self.before + self.show(system), add_special_tokens=self.begins)["input_ids"]
+        shown = self.tokenizer(self.before + self.show(system), add_special_tokens=self.begins)[
+            "input_ids"
+        ]
         around: list[list[int]] = [[]]
         for token in shown:
             if token == self.image:
@@ -76,34 +86,40 @@ class ImageChat(Chat):
                 around[-1].append(token)
         end = self.tokenizer.get_vocab().get(TURN_ENDS, self.tokenizer.eos_token_id)
         to_answer = self.control_ids(self.after)
-        return ChatPieces(tuple(map(tuple, around)), to_answer, (end,), " ", space_after(self.after))
+        return ChatPieces(
+            tuple(map(tuple, around)), to_answer, (end,), " ", space_after(self.after)
+        )
 
 
 class PublicLM(VideoLM, ABC):
-    """Base of one subclass per model family. It does all that VideoLM does; nothing of it trains."""
+    """Base of one subclass per model family. It does all that VideoLM does; nothing of it
+    trains."""
 
     encoder: ClassVar[str]
     """name of the image tower in python -m featurize"""
     tower: ClassVar[str] = "vision_model"
     """attribute of the image tower in the model's body"""
     template: ClassVar[str | None] = None
-    """chat template for checkpoints without one; [begin] begins a text, [end] ends a turn if the tokenizer has it"""
+    """chat template for checkpoints without one; [begin] begins a text, [end] ends a turn if the
+    tokenizer has it"""
     begins: ClassVar[bool] = True
     """whether a prompt begins with what the tokenizer adds before every text"""
     attends_apart: ClassVar[bool] = True
     """whether heads.models.packed_attention may be used"""
 
     def __init__(self, whole: Any, tokenizer: Any, shape: tuple[int, ...], clips: int = 2) -> None:
-        """Remove the tower of `whole`, a transformers model; shape: of a clip's cached tokens, [T*N, D].
+        """Remove the tower of `whole`, a transformers model; shape: of a clip's cached tokens,
+        [T*N, D].
 
-        clips: 2 to compare a pair, 1 to describe a clip. StepDiffError: the tokens are of another tower.
+        clips: 2 to compare a pair, 1 to describe a clip. StepDiffError: the tokens are of another
+        tower.
         """
         frame = self.frame_shape(whole.config)
         frames, rest = divmod(shape[0], frame[0])
         if rest or shape[1] != frame[1]:
             raise StepDiffError(
-                f"{list(shape)} cached tokens of a clip are not whole frames of {list(frame)}: featurize with "
-                f"--encoder {self.encoder}"
+                f"{list(shape)} cached tokens of a clip are not whole frames of {list(frame)}: "
+                f"featurize with --encoder {self.encoder}"
             )
         chat = ImageChat(tokenizer, partial(self.show, tokenizer, frames), self.begins)
         outputs = self.outputs_of_frame(whole, frame)
@@ -115,8 +131,8 @@ class PublicLM(VideoLM, ABC):
         room = getattr(whole.config.get_text_config(), "max_position_embeddings", None)
         if room is not None and prefix >= room:
             raise StepDiffError(
-                f"{self.packer.clips} frames of clips are {prefix} tokens, and the language model has {room} places: "
-                "featurize with fewer --frames"
+                f"{self.packer.clips} frames of clips are {prefix} tokens, and the language model "
+                f"has {room} places: featurize with fewer --frames"
             )
         if self.attends_apart:
             self.lm.attend_apart()
@@ -130,7 +146,8 @@ class PublicLM(VideoLM, ABC):
     @staticmethod
     @abstractmethod
     def show(tokenizer: Any, frames: int, system: str) -> str:
-        """Return the system prompt with IMAGE for every frame of {video}, as the model's processor writes it."""
+        """Return the system prompt with IMAGE for every frame of {video}, as the model's processor
+        writes it."""
 
     @staticmethod
     @abstractmethod
@@ -141,7 +158,9 @@ class PublicLM(VideoLM, ABC):
     def outputs_of_frame(cls, whole: Any, shape: tuple[int, int]) -> int:
         """Return the number of places of a frame in a prompt."""
         with torch.inference_mode():
-            return cls.connect(whole, torch.zeros(1, *shape, device=whole.device, dtype=whole.dtype)).shape[1]
+            return cls.connect(
+                whole, torch.zeros(1, *shape, device=whole.device, dtype=whole.dtype)
+            ).shape[1]
 
     @staticmethod
     def body(whole: Any) -> Any:
@@ -155,7 +174,11 @@ class PublicLM(VideoLM, ABC):
 
     def project(self, tokens: Float[Tensor, "C T_N D"]) -> Float[Tensor, "C T_L E"]:
         """Return the language model's inputs for each clip."""
-        frames = tokens.unflatten(1, (self.frames, -1)).flatten(0, 1).to(self.whole.device, self.whole.dtype)
+        frames = (
+            tokens.unflatten(1, (self.frames, -1))
+            .flatten(0, 1)
+            .to(self.whole.device, self.whole.dtype)
+        )
         return self.connect(self.whole, frames).unflatten(0, (-1, self.frames)).flatten(1, 2)
 
 
@@ -168,7 +191,8 @@ _AROUND = "<fake_token_around_image>"
 
 
 class IdeficsLM(PublicLM):
-    """IDEFICS 1 with 9 or 80 billion parameters, instructed or not. A frame has one place in the prompt.
+    """IDEFICS 1 with 9 or 80 billion parameters, instructed or not. A frame has one place in the
+    prompt.
 
     A word sees the frame that the model's own processor lets it see, and none before the first.
     """
@@ -183,7 +207,8 @@ class IdeficsLM(PublicLM):
 
     @staticmethod
     def show(tokenizer: Any, frames: int, system: str) -> str:
-        """See PublicLM: no space before a frame, and neighbouring frames share the token between them."""
+        """See PublicLM: no space before a frame, and neighbouring frames share the token between
+        them."""
         return system.replace(" {video}", _AROUND + (IMAGE + _AROUND) * frames)
 
     @staticmethod
@@ -195,7 +220,9 @@ class IdeficsLM(PublicLM):
     def outputs_of_frame(cls, whole: Any, shape: tuple[int, int]) -> int:
         return 1
 
-    def hidden(self, batch: Packed, clips: Float[Tensor, "C T_N D"] | None) -> Float[Tensor, "B S E"]:
+    def hidden(
+        self, batch: Packed, clips: Float[Tensor, "C T_N D"] | None
+    ) -> Float[Tensor, "B S E"]:
         """Return the last hidden states of packed rows."""
         images, seen = self._images(batch, clips)
         return self.lm.model.base_model(
@@ -226,7 +253,8 @@ class IdeficsLM(PublicLM):
     def _images(
         self, batch: Packed, clips: Float[Tensor, "C T_N D"] | None
     ) -> tuple[Float[Tensor, "B I N D"], Int[Tensor, "B S I"]]:
-        """Return the tokens of each row's I frames, and which of them each token sees; the blind control sees none."""
+        """Return the tokens of each row's I frames, and which of them each token sees; the blind
+        control sees none."""
         slots = batch.video != TEXT
         if clips is None:
             shape = (len(batch.ids), 1, *self.frame_shape(self.whole.config))
@@ -245,7 +273,8 @@ class Idefics2LM(PublicLM):
 
     @staticmethod
     def show(tokenizer: Any, frames: int, system: str) -> str:
-        """See PublicLM: neighbouring frames share the token between them, and a space follows them."""
+        """See PublicLM: neighbouring frames share the token between them, and a space follows
+        them."""
         return system.replace("{video}", _AROUND + (IMAGE + _AROUND) * frames + " ")
 
     @staticmethod
@@ -296,7 +325,8 @@ class LlavaLM(PublicLM):
 
 
 class Blip2LM(PublicLM):
-    """BLIP-2 with a decoder-only language model (OPT). It was trained on single pictures, so it is a captioner here."""
+    """BLIP-2 with a decoder-only language model (OPT). It was trained on single pictures, so it is
+    a captioner here."""
 
     encoder = "blip2"
     template = "{{ messages[0]['content'][0]['text'] }} Answer:"
@@ -308,7 +338,8 @@ class Blip2LM(PublicLM):
 
     @staticmethod
     def show(tokenizer: Any, frames: int, system: str) -> str:
-        """See PublicLM: the pictures, the begin-of-text token, and the question format of the model's authors."""
+        """See PublicLM: the pictures, the begin-of-text token, and the question format of the
+        model's authors."""
         return IMAGE * frames * system.count("{video}") + tokenizer.bos_token + "Question:"
 
     @staticmethod
@@ -316,9 +347,13 @@ class Blip2LM(PublicLM):
         queries = whole.query_tokens.expand(len(frames), -1, -1)
         seen = torch.ones(frames.shape[:2], dtype=torch.long, device=frames.device)
         queried = whole.qformer(
-            query_embeds=queries, encoder_hidden_states=frames.to(queries.dtype), encoder_attention_mask=seen
+            query_embeds=queries,
+            encoder_hidden_states=frames.to(queries.dtype),
+            encoder_attention_mask=seen,
         )
-        return whole.language_projection(queried.last_hidden_state.to(whole.language_projection.weight.dtype))
+        return whole.language_projection(
+            queried.last_hidden_state.to(whole.language_projection.weight.dtype)
+        )
 
     @staticmethod
     def body(whole: Any) -> Any:
@@ -328,8 +363,8 @@ class Blip2LM(PublicLM):
     def language_model(whole: Any) -> Any:
         if not whole.config.use_decoder_only_language_model:
             raise StepDiffError(
-                f"{whole.name_or_path}: its language model is an encoder-decoder; use a BLIP-2 with OPT, such as "
-                "Salesforce/blip2-opt-2.7b"
+                f"{whole.name_or_path}: its language model is an encoder-decoder; use a BLIP-2 "
+                "with OPT, such as Salesforce/blip2-opt-2.7b"
             )
         return whole.language_model
 
@@ -352,14 +387,18 @@ def load_public(
     allowed: tuple[str, ...] = tuple(FAMILIES),
     clips: int = 2,
 ) -> tuple[PublicLM, Features, dict[str, Any]]:
-    """Return the model without its tower, the tokens that it reads, and what to disclose next to its scores.
+    """Return the model without its tower, the tokens that it reads, and what to disclose next to
+    its scores.
 
-    clips: 2 to compare a pair, 1 to describe a clip. StepDiffError: not such a checkpoint, or the view is of another.
+    clips: 2 to compare a pair, 1 to describe a clip. StepDiffError: not such a checkpoint, or the
+    view is of another.
     """
     folder = resolve(weights)
     kind = model_type(folder)
     if kind not in allowed:
-        raise StepDiffError(f"{folder}: its config.json has model_type {kind!r}; give one of {' or '.join(allowed)}")
+        raise StepDiffError(
+            f"{folder}: its config.json has model_type {kind!r}; give one of {' or '.join(allowed)}"
+        )
     family = FAMILIES[str(kind)]
     features = Features(store, view, "tokens")
     check_view(features.view, family.encoder, weights)
@@ -380,20 +419,27 @@ def model_type(folder: Path) -> str | None:
     try:
         return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
-        raise StepDiffError(f"{folder}: no config.json of a model ({error}); give a folder or a hub id") from error
+        raise StepDiffError(
+            f"{folder}: no config.json of a model ({error}); give a folder or a hub id"
+        ) from error
 
 
 def check_view(view: View, encoder: str, weights: str) -> None:
     """Raise StepDiffError if a view was not made by this encoder with the checkpoint `weights`."""
-    provenance, again = view.provenance, f"python -m featurize --encoder {encoder} --weights {weights}"
+    provenance, again = (
+        view.provenance,
+        f"python -m featurize --encoder {encoder} --weights {weights}",
+    )
     if provenance.encoder != encoder:
         raise StepDiffError(
-            f"view {view.name} holds tokens of {provenance.encoder}, not of the tower of {weights}: run {again}"
+            f"view {view.name} holds tokens of {provenance.encoder}, not of the tower of "
+            f"{weights}: run {again}"
         )
     if provenance.weights != (checkpoint := fingerprint(resolve(weights))):
         raise StepDiffError(
-            f"view {view.name} holds tokens of another checkpoint (sha256 {provenance.weights[:12]}, {weights} has "
-            f"{checkpoint[:12]}): run {again} --view ANOTHER_NAME"
+            f"view {view.name} holds tokens of another checkpoint (sha256 "
+            f"{provenance.weights[:12]}, {weights} has {checkpoint[:12]}): run {again} --view "
+            "ANOTHER_NAME"
         )
 
 
@@ -406,5 +452,7 @@ def _tokenizer(folder: Path, family: type[PublicLM]) -> Any:
             raise StepDiffError(f"{older}: damaged ({error}); give a whole checkpoint") from error
     if tokenizer.chat_template is None and family.template is not None:
         end = TURN_ENDS if TURN_ENDS in tokenizer.get_vocab() else ""
-        tokenizer.chat_template = family.template.replace("[begin]", tokenizer.bos_token).replace("[end]", end)
+        tokenizer.chat_template = family.template.replace("[begin]", tokenizer.bos_token).replace(
+            "[end]", end
+        )
     return tokenizer

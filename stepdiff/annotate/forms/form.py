@@ -1,22 +1,24 @@
-"""The form that people fill in about a pair of clips (Fig. S2, Fig. S3), and annotation tasks, which have one.
+"""The form that people fill in about a pair of clips (Fig. S2, Fig. S3), and annotation tasks,
+which have one.
 
-`Form` is the one description of it: the annotation page shows it, answers are made and checked by it, Label Studio gets
-it as a labelling configuration, and exports and statistics have its categories. An answer as JSON:
+`Form` is the one description of it: the annotation page shows it, answers are made and checked by
+it, Label Studio gets it as a labelling configuration, and exports and statistics have its
+categories. An answer as JSON:
 
     {"pair": id, "reference": clip, "candidate": clip, "annotator": str, "keystep": str,
      "differences": {category: {"text": str, "score": 1 to 5}}, "rejected": null or the reason,
      "left": "reference" or "candidate", "seconds": float, "submitted": ISO time in UTC,
      "kind": "work", "gold", "training" or "adjudication"}
 
-Scores: 5 = not different, 1 = very different. A text says how the right video differs from the left one. `left`,
-`seconds` and `submitted` are null where another tool did not record them. An adjudication decides where people
-disagree; it wins in exports and does not count in agreement.
+Scores: 5 = not different, 1 = very different. A text says how the right video differs from the left
+one. `left`, `seconds` and `submitted` are null where another tool did not record them. An
+adjudication decides where people disagree; it wins in exports and does not count in agreement.
 
-A task is a YAML file that says which pairs are annotated, by how many people and in which categories.
-docs/guides/annotation.md shows one with all keys; `Task` has their defaults. Only `pairs` is required: CSV or Parquet
-with reference and candidate, also id and step, or a file of stepdiff annotate pairs. Paths are relative to the YAML
-file. A line of gold or training is {"reference", "candidate", "scores": {category: 1 to 5}}, also with "id", "step" and
-"feedback".
+A task is a YAML file that says which pairs are annotated, by how many people and in which
+categories. docs/guides/annotation.md shows one with all keys; `Task` has their defaults. Only
+`pairs` is required: CSV or Parquet with reference and candidate, also id and step, or a file of
+stepdiff annotate pairs. Paths are relative to the YAML file. A line of gold or training is
+{"reference", "candidate", "scores": {category: 1 to 5}}, also with "id", "step" and "feedback".
 
 Guarantees
 - an error names the file and the key, or the line
@@ -32,7 +34,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Strict, TypeAdapter, with_config
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    Strict,
+    TypeAdapter,
+    with_config,
+)
 
 from stepdiff_core.checked import checked
 from stepdiff_core.errors import StepDiffError, first_line
@@ -74,7 +84,8 @@ Time = Annotated[str, Field(max_length=40), AfterValidator(_utc)]
 
 @dataclass(frozen=True)
 class Category:
-    """A category of differences: its published name, its title on the form, and the criteria of each score."""
+    """A category of differences: its published name, its title on the form, and the criteria of
+    each score."""
 
     name: str
     title: str
@@ -110,12 +121,20 @@ class Answer:
     @property
     def shown(self) -> tuple[str, str]:
         """The left and the right clip: a text says how the right one differs from the left one."""
-        return (self.candidate, self.reference) if self.left == "candidate" else (self.reference, self.candidate)
+        return (
+            (self.candidate, self.reference)
+            if self.left == "candidate"
+            else (self.reference, self.candidate)
+        )
 
     @property
     def time(self) -> datetime:
         """When it was submitted; the earliest time if that is not recorded."""
-        return datetime.min.replace(tzinfo=UTC) if self.submitted is None else datetime.fromisoformat(self.submitted)
+        return (
+            datetime.min.replace(tzinfo=UTC)
+            if self.submitted is None
+            else datetime.fromisoformat(self.submitted)
+        )
 
 
 def two_clips(pair: Any) -> Any:
@@ -129,11 +148,13 @@ _ANSWER = TypeAdapter(Annotated[Answer, AfterValidator(two_clips)]).validate_pyt
 
 
 def answer_of(keys: Any, where: str = "") -> Answer:
-    """Return the answer in a JSON object. StepDiffError: one line of `where`, the key and its expected form."""
+    """Return the answer in a JSON object. StepDiffError: one line of `where`, the key and its
+    expected form."""
     return checked(_ANSWER, keys, where)
 
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")  # what XML cannot hold, and no form shows
+# what XML cannot hold, and no form shows
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
 
 
 def _printed(text: str) -> str:
@@ -158,7 +179,8 @@ Criteria = Annotated[Once, BeforeValidator(lambda rows: rows or ())]
 
 @dataclass(frozen=True)
 class Form:
-    """A form about a pair: a keystep, for each category a text and a score, or a reason to reject."""
+    """A form about a pair: a keystep, for each category a text and a score, or a reason to
+    reject."""
 
     categories: tuple[Category, ...]
     keystep_words: Whole = 9  # words of a keystep, at most: fewer than 10 (Fig. S2)
@@ -170,18 +192,28 @@ class Form:
         return tuple(category.name for category in self.categories)
 
     def filled(
-        self, keystep: str, texts: Mapping[str, str], scores: Mapping[str, Any], rejected: str | None
+        self,
+        keystep: str,
+        texts: Mapping[str, str],
+        scores: Mapping[str, Any],
+        rejected: str | None,
     ) -> dict[str, Any]:
         """Return the filled fields as keys of an answer.
 
-        A text that was left empty means score 5. A category with neither text nor score, or with words and no score,
-        has no score that somebody chose: it is left out.
+        A text that was left empty means score 5. A category with neither text nor score, or with
+        words and no score, has no score that somebody chose: it is left out.
         """
         scores = {name: HIGHEST for name, text in texts.items() if not text.strip()} | dict(scores)
         order = [name for name in self.names if name in scores]
         names = dict.fromkeys([*order, *scores]) if rejected is None else ()
-        differences = {name: {"text": texts.get(name, "").strip(), "score": scores[name]} for name in names}
-        return {"keystep": " ".join(keystep.split()), "differences": differences, "rejected": rejected}
+        differences = {
+            name: {"text": texts.get(name, "").strip(), "score": scores[name]} for name in names
+        }
+        return {
+            "keystep": " ".join(keystep.split()),
+            "differences": differences,
+            "rejected": rejected,
+        }
 
     def problems(self, answer: Answer) -> list[str]:
         """Return the faults of an answer, as sentences for the person who answered."""
@@ -194,11 +226,18 @@ class Form:
         """
         if answer.rejected is not None:
             if answer.rejected not in self.reject_reasons:
-                yield "rejected", f"Choose one of the reasons to reject a pair: {', '.join(self.reject_reasons)}."
+                yield (
+                    "rejected",
+                    "Choose one of the reasons to reject a pair: "
+                    f"{', '.join(self.reject_reasons)}.",
+                )
             return
         words = len(answer.keystep.split())
         if not words:
-            yield "keystep", f"Write the keystep that both clips show, in at most {self.keystep_words} words."
+            yield (
+                "keystep",
+                f"Write the keystep that both clips show, in at most {self.keystep_words} words.",
+            )
         elif words > self.keystep_words:
             yield "keystep", f"The keystep has {words} words; write at most {self.keystep_words}."
         elif not fits(answer.keystep):
@@ -206,11 +245,22 @@ class Form:
         for category in self.categories:
             difference, field = answer.differences.get(category.name), f"category {category.name}"
             if difference is None:
-                yield field, f"{category.title}: choose a score from 1 (very different) to 5 (not different)."
+                yield (
+                    field,
+                    f"{category.title}: choose a score from 1 (very different) to 5 (not "
+                    "different).",
+                )
             elif difference.score < HIGHEST and not difference.text.strip():
-                yield field, f"{category.title}: describe the difference, or choose score 5 (not different)."
+                yield (
+                    field,
+                    f"{category.title}: describe the difference, or choose score 5 (not "
+                    "different).",
+                )
             elif not fits(difference.text):
-                yield field, f"{category.title}: write at most {FORM_TEXT:,} characters, and no NUL."
+                yield (
+                    field,
+                    f"{category.title}: write at most {FORM_TEXT:,} characters, and no NUL.",
+                )
         for name in answer.differences:
             if name not in self.names:
                 yield f"category {name}", f"{name} is not a category of the task."
@@ -270,11 +320,13 @@ class AnnotationTask(Form):
     people: Whole = 3
     gold: KnownScores = KnownScores()
     gold_rate: Annotated[float, Strict(), Field(ge=0, le=1)] = 0.1
-    """share of gold pairs in a person's work, as long as there are some that the person has not seen"""
+    """share of gold pairs in a person's work, as long as there are some that the person has not
+    seen"""
     training: KnownScores = KnownScores()
     timeout_minutes: Positive = 30.0
     person_mib: Positive = 64.0
-    """most MiB of a person's changes in the database. A pair takes 1 to 3 KB as people type: 64 MiB are 20,000 pairs"""
+    """most MiB of a person's changes in the database. A pair takes 1 to 3 KB as people type: 64 MiB
+    are 20,000 pairs"""
     guidelines: str = ""  # more text of the guidelines page, as Markdown
 
     @cached_property
@@ -288,10 +340,14 @@ class AnnotationTask(Form):
     def knows(self, answer: Answer) -> bool:
         """Return whether an answer is about a pair of the task, with its clips."""
         pair = self.by_id.get(answer.pair)
-        return pair is not None and (pair.reference, pair.candidate) == (answer.reference, answer.candidate)
+        return pair is not None and (pair.reference, pair.candidate) == (
+            answer.reference,
+            answer.candidate,
+        )
 
     def faults(self, answer: Answer) -> Iterator[tuple[str, str]]:
-        """Yield first the fault of a pair that the task does not have, then the faults of the form."""
+        """Yield first the fault of a pair that the task does not have, then the faults of the
+        form."""
         if not self.knows(answer):
             yield "pair", f"The pair {answer.pair} with these two clips is not part of the task."
         yield from super().faults(answer)
@@ -308,7 +364,9 @@ class _KnownFile(BaseModel, extra="forbid"):
     tolerance: Annotated[int, Strict(), Field(ge=0, le=SCORES[-1] - LOWEST)] = 1
 
 
-_File = Annotated[_KnownFile, BeforeValidator(lambda value: {"file": value} if isinstance(value, str) else value)]
+_File = Annotated[
+    _KnownFile, BeforeValidator(lambda value: {"file": value} if isinstance(value, str) else value)
+]
 
 
 class _Guidelines(BaseModel, extra="forbid"):
@@ -316,7 +374,9 @@ class _Guidelines(BaseModel, extra="forbid"):
     file: Printed | None = None
 
 
-_Given = Annotated[_Guidelines, BeforeValidator(lambda value: {"text": value} if isinstance(value, str) else value)]
+_Given = Annotated[
+    _Guidelines, BeforeValidator(lambda value: {"text": value} if isinstance(value, str) else value)
+]
 _GUIDELINES = TypeAdapter(Printed).validate_python
 
 
@@ -335,10 +395,16 @@ _CATEGORIES = TypeAdapter(tuple[_Category, ...]).validate_python
 
 
 def read_task(path: str | Path) -> AnnotationTask:
-    """Read a task and the files that it names. StepDiffError: the file, the key or line, and the expected form."""
+    """Read a task and the files that it names. StepDiffError: the file, the key or line, and the
+    expected form."""
     keys, usual = yaml_file.read(path), yaml_file.read(DEFAULTS)
-    file = checked(_TaskKeys.model_validate, usual | keys if isinstance(keys, dict) else keys, f"{path}: ")
-    folder, usual_categories = Path(path).parent, {category.name: category for category in defaults().categories}
+    file = checked(
+        _TaskKeys.model_validate, usual | keys if isinstance(keys, dict) else keys, f"{path}: "
+    )
+    folder, usual_categories = (
+        Path(path).parent,
+        {category.name: category for category in defaults().categories},
+    )
     categories = tuple(_category(category, usual_categories) for category in file.categories)
     names = [category.name for category in categories]
     guidelines = file.guidelines.text
@@ -361,7 +427,9 @@ def defaults() -> Form:
     """Return the form with the scoring matrix of Fig. S3 and the instructions of Fig. S2."""
     keys = yaml_file.read(DEFAULTS)
     categories = checked(_CATEGORIES, keys["categories"], f"{DEFAULTS}: ")
-    return Form(tuple(_category(category, {}) for category in categories), instructions=keys["instructions"])
+    return Form(
+        tuple(_category(category, {}) for category in categories), instructions=keys["instructions"]
+    )
 
 
 def plain(name: str) -> Category:
@@ -369,9 +437,14 @@ def plain(name: str) -> Category:
 
 
 def _category(keys: _Category, usual_categories: dict[str, Category]) -> Category:
-    """Return a category; title and rubric that one of a default name does not state are the default ones."""
+    """Return a category; title and rubric that one of a default name does not state are the default
+    ones."""
     usual = usual_categories.get(keys.name, plain(keys.name))
-    rubric = usual.rubric if keys.rubric is None else {score: keys.rubric.get(score, ()) for score in SCORES[::-1]}
+    rubric = (
+        usual.rubric
+        if keys.rubric is None
+        else {score: keys.rubric.get(score, ()) for score in SCORES[::-1]}
+    )
     return Category(keys.name, keys.title or usual.title, rubric)
 
 
@@ -385,11 +458,14 @@ def read_whole(path: str | Path) -> bytes:
 
 
 def read_text(path: str | Path) -> str:
-    """Return the text of a UTF-8 file, also one with a byte order mark. StepDiffError as `read_whole`, or not UTF-8."""
+    """Return the text of a UTF-8 file, also one with a byte order mark. StepDiffError as
+    `read_whole`, or not UTF-8."""
     try:
         return read_whole(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise StepDiffError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+        raise StepDiffError(
+            f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8"
+        ) from None
 
 
 def _check(keys: _KnownFile | None, folder: Path, categories: Sequence[str]) -> KnownScores:
@@ -401,11 +477,16 @@ def _check(keys: _KnownFile | None, folder: Path, categories: Sequence[str]) -> 
     for place, about in read_objects(path):
         row = checked(_KNOWN, about, f"{place}: ")
         if unknown := [name for name in row.scores if name not in categories]:
-            why = f"{unknown[0]!r:.80} is no category of the task; the categories are {', '.join(categories)}"
+            why = (
+                f"{unknown[0]!r:.80} is no category of the task; the categories are "
+                f"{', '.join(categories)}"
+            )
             raise StepDiffError(f"{place}: scores: {why}")
         rows.append(row)
     if not rows:
-        raise StepDiffError(f"{path}: has no pairs; give one JSON object a line, or leave out its key")
+        raise StepDiffError(
+            f"{path}: has no pairs; give one JSON object a line, or leave out its key"
+        )
     return KnownScores(tuple(rows), keys.tolerance)
 
 
@@ -424,7 +505,8 @@ _KNOWN = TypeAdapter(Annotated[KnownPair, *_RULES]).validate_python
 
 
 def read_pairs(path: Path) -> tuple[Pair, ...]:
-    """Return the pairs of a CSV or Parquet file, without pairs of different steps of stepdiff annotate pairs."""
+    """Return the pairs of a CSV or Parquet file, without pairs of different steps of stepdiff
+    annotate pairs."""
     import polars as pl
 
     data = read_whole(path)
@@ -436,29 +518,46 @@ def read_pairs(path: Path) -> tuple[Pair, ...]:
         else:
             raise StepDiffError(f"{path}: is neither .csv nor .parquet; give pairs in one of these")
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise StepDiffError(f"{path}: cannot be read ({first_line(error)}); write the file again") from None
+        raise StepDiffError(
+            f"{path}: cannot be read ({first_line(error)}); write the file again"
+        ) from None
     if missing := [name for name in ("reference", "candidate") if name not in frame.columns]:
         columns = ", ".join(frame.columns[:8])
-        raise StepDiffError(f"{path}: no column {missing[0]!r}; it has {columns}: give reference and candidate")
+        raise StepDiffError(
+            f"{path}: no column {missing[0]!r}; it has {columns}: give reference and candidate"
+        )
     if "same_step" in frame.columns:  # of stepdiff annotate pairs
         frame = frame.filter(pl.col("same_step").cast(pl.String).str.to_lowercase() == "true")
-        frame = frame.with_columns(step=pl.col("reference_step")) if "reference_step" in frame.columns else frame
+        frame = (
+            frame.with_columns(step=pl.col("reference_step"))
+            if "reference_step" in frame.columns
+            else frame
+        )
     if not 0 < frame.height <= PAIRS:
         raise StepDiffError(f"{path}: has {frame.height:,} pairs to annotate; give 1 to {PAIRS:,}")
     present = [name for name in ("id", "reference", "candidate", "step") if name in frame.columns]
     rows = frame.select(pl.col(present).cast(pl.String)).iter_rows(named=True)
-    return tuple(checked(_PAIR, row, f"{path}: pair {number}: ") for number, row in enumerate(rows, 1))
+    return tuple(
+        checked(_PAIR, row, f"{path}: pair {number}: ") for number, row in enumerate(rows, 1)
+    )
 
 
 def _refuse_repetitions(task: AnnotationTask, path: str | Path) -> None:
     """Raise StepDiffError if an id or the same two clips come twice in pairs, gold and training."""
     places: dict[str | frozenset[str], str] = {}
-    for where, rows in (("pairs", task.pairs), ("gold", task.gold.rows), ("training", task.training.rows)):
+    for where, rows in (
+        ("pairs", task.pairs),
+        ("gold", task.gold.rows),
+        ("training", task.training.rows),
+    ):
         for pair in rows:
             both = frozenset((pair.reference, pair.candidate))
             if both in places:
                 named = f"{pair.reference!r:.80} and {pair.candidate!r:.80}"
-                raise StepDiffError(f"{path}: {where}: {named} are in {places[both]} already; keep one, in any order")
+                raise StepDiffError(
+                    f"{path}: {where}: {named} are in {places[both]} already; keep one, in any "
+                    "order"
+                )
             if pair.id in places:
                 why = f"the id {pair.id!r} is in {places[pair.id]} already"
                 raise StepDiffError(f"{path}: {where}: {why}; give another")

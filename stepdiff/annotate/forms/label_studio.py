@@ -1,17 +1,19 @@
 """Collected answers as tasks of Label Studio, and its exports as answers.
 
-A task is a pair with one of its clips on the left: {"data": {"video1": URL, "video2": URL, "pair", "reference",
-"candidate", "left", "categories", "keystep_words", "answers"}, "annotations": [{"id", "result": [...], ...}]}. The
-controls are `keystep`, `rejected`, `text_1` and `score_1` for the first category. `answers` has what an import there
-replaces: annotator, kind, time and seconds of each annotation of the file, by its `id`, there `import_id`.
+A task is a pair with one of its clips on the left: {"data": {"video1": URL, "video2": URL, "pair",
+"reference", "candidate", "left", "categories", "keystep_words", "answers"}, "annotations": [{"id",
+"result": [...], ...}]}. The controls are `keystep`, `rejected`, `text_1` and `score_1` for the
+first category. `answers` has what an import there replaces: annotator, kind, time and seconds of
+each annotation of the file, by its `id`, there `import_id`.
 
-Files are for "Import" and from "Export, JSON"; tried with Label Studio 1.23.2. `completed_by` is not written, because
-an import refuses people whom the project does not have. Scores: 5 = not different, 1 = very different.
+Files are for "Import" and from "Export, JSON"; tried with Label Studio 1.23.2. `completed_by` is
+not written, because an import refuses people whom the project does not have. Scores: 5 = not
+different, 1 = very different.
 
 Guarantees
 - written answers read back equal, also after an import into Label Studio and an export
-- an annotation that breaks a rule of the form is refused in one line; no text and no score is score 5, a skipped pair
-  is rejected
+- an annotation that breaks a rule of the form is refused in one line; no text and no score is score
+  5, a skipped pair is rejected
 - who answered is a field of the task or of Label Studio, never a text that an annotator can write
 """
 
@@ -77,24 +79,34 @@ class _Labels(BaseModel):
     result: list[_Result]
 
 
-def tasks_of(answers: Iterable[Answer], url: str, task: AnnotationTask | None = None) -> list[dict[str, Any]]:
+def tasks_of(
+    answers: Iterable[Answer], url: str, task: AnnotationTask | None = None
+) -> list[dict[str, Any]]:
     """Return one task for each pair and side, with its answers as annotations.
 
-    Pairs of `task` that nobody answered are tasks too. Its categories come first, then further ones of the answers.
-    `url` is the address of a clip's video, with {clip} in it. StepDiffError: no {clip}.
+    Pairs of `task` that nobody answered are tasks too. Its categories come first, then further ones
+    of the answers. `url` is the address of a clip's video, with {clip} in it. StepDiffError: no
+    {clip}.
     """
     if "{clip}" not in url:
         raise StepDiffError(f"{url}: a URL of videos has {{clip}} where the clip's id belongs")
     answers, task = list(answers), task or AnnotationTask(())
-    names = list(dict.fromkeys([*task.names, *(name for answer in answers for name in answer.differences)]))
+    names = list(
+        dict.fromkeys([*task.names, *(name for answer in answers for name in answer.differences)])
+    )
     tasks: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     def of(pair: str, reference: str, candidate: str, left: str | None) -> dict[str, Any]:
         sides = (candidate, reference) if left == "candidate" else (reference, candidate)
-        videos = {f"video{n}": url.replace("{clip}", quote(clip, safe="")) for n, clip in enumerate(sides, 1)}
+        videos = {
+            f"video{n}": url.replace("{clip}", quote(clip, safe=""))
+            for n, clip in enumerate(sides, 1)
+        }
         about = {"pair": pair, "reference": reference, "candidate": candidate, "left": left}
         form = {"categories": names, "keystep_words": task.keystep_words, "answers": []}
-        return tasks.setdefault((*about.values(),), {"data": videos | about | form, "annotations": []})
+        return tasks.setdefault(
+            (*about.values(),), {"data": videos | about | form, "annotations": []}
+        )
 
     for answer in answers:
         of_side = of(answer.pair, answer.reference, answer.candidate, answer.left)
@@ -136,14 +148,16 @@ def _annotation(answer: Answer, names: Sequence[str], identity: int) -> dict[str
 def placed_answers(
     tasks: Sequence[Any], where: str, refused: Callable[[str], None] | None = None, first: int = 1
 ) -> Iterator[tuple[str, Answer]]:
-    """Yield the answers in the annotations of tasks, each with its place: `where`, the task and the annotation.
+    """Yield the answers in the annotations of tasks, each with its place: `where`, the task and the
+    annotation.
 
     Args:
         tasks: A list as `tasks_of` makes it, or as Label Studio exports it.
         where: Beginning of each line about a fault.
-        refused: Receives one line for each annotation that is no answer or breaks a rule of the form; the others are
-            returned. None: the first one raises.
-        first: Place of the first task in its file, from 1; lines name tasks without an id by their place.
+        refused: Receives one line for each annotation that is no answer or breaks a rule of the
+            form; the others are returned. None: the first one raises.
+        first: Place of the first task in its file, from 1; lines name tasks without an id by their
+            place.
 
     Raises:
         StepDiffError: A task of another form, or without `refused` an annotation that is refused.
@@ -158,7 +172,12 @@ def placed_answers(
         for number, annotation in enumerate(task.annotations, 1):
             at = f"{place}: annotation {_identity(annotation, number)}"
             try:
-                answer = _answer(task.data, annotation, checked(_Labels.model_validate, annotation).result, records)
+                answer = _answer(
+                    task.data,
+                    annotation,
+                    checked(_Labels.model_validate, annotation).result,
+                    records,
+                )
             except StepDiffError as error:
                 if refused is None:
                     raise StepDiffError(f"{at}: {error}") from None
@@ -179,7 +198,8 @@ def _answer(
     results: list[_Result],
     records: dict[int, dict[str, Any]],
 ) -> Answer:
-    """Return the answer in an annotation; the record of an answer that was imported there is taken from `records`."""
+    """Return the answer in an annotation; the record of an answer that was imported there is taken
+    from `records`."""
     values = {result.from_name: _text(result.value) for result in results}
     record = None
     if annotation.get("parent_annotation") is None:  # else a copy, which is its new author's
@@ -187,21 +207,34 @@ def _answer(
         record = records.pop(number, None) if type(number) is int else None
     unchanged = annotation.get("updated_by") is None
     reference, candidate = data.reference or data.video1, data.candidate or data.video2
-    pair = {"pair": data.pair or f"{reference} {candidate}", "reference": reference, "candidate": candidate}
+    pair = {
+        "pair": data.pair or f"{reference} {candidate}",
+        "reference": reference,
+        "candidate": candidate,
+    }
     form = Form(tuple(map(plain, data.categories)), data.keystep_words)
     rejected = SKIPPED if annotation.get("was_cancelled") else values.get("rejected")
     scores = {
-        name: int(score) if score in map(str, SCORES) else score for name, score in _controls("score", data, values)
+        name: int(score) if score in map(str, SCORES) else score
+        for name, score in _controls("score", data, values)
     }
     texts = dict(_controls("text", data, values))
     if record is not None and unchanged:  # imported there
         if unscored := [name for name in texts if name not in scores]:
             raise StepDiffError(f"{unscored[0]} has a text and no score; {_HINT}")
-        differences = {name: {"text": texts.get(name, ""), "score": score} for name, score in scores.items()}
-        filled = {"keystep": values.get("keystep", ""), "differences": differences, "rejected": rejected}
+        differences = {
+            name: {"text": texts.get(name, ""), "score": score} for name, score in scores.items()
+        }
+        filled = {
+            "keystep": values.get("keystep", ""),
+            "differences": differences,
+            "rejected": rejected,
+        }
     else:
         texts = {name: texts.get(name, "") for name in data.categories}
-        filled = form.filled(values.get("keystep", ""), texts, scores, rejected and rejected.strip())
+        filled = form.filled(
+            values.get("keystep", ""), texts, scores, rejected and rejected.strip()
+        )
     if record is None:
         record = _native(annotation)
     elif not unchanged:
@@ -240,7 +273,8 @@ def _native(annotation: dict[str, Any]) -> dict[str, Any]:
 def configuration(form: Form) -> str:
     view = ElementTree.Element("View")
     _add(view, "Header", value=form.instructions)
-    # With 1fr alone the second video leaves the window, because a player does not become narrower than its buttons.
+    # With 1fr alone the second video leaves the window, because a player does not become narrower
+    # than its buttons.
     grid = "display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); column-gap: 12px"
     videos = _add(view, "View", style=grid)
     for number in (1, 2):
@@ -251,11 +285,22 @@ def configuration(form: Form) -> str:
     _add(view, "Header", size="4", value=keystep)
     _text_area(view, "keystep")
     for number, category in enumerate(form.categories, 1):
-        _add(view, "Header", size="4", value=f"{category.title}: how does Video 2 differ from Video 1?")
+        _add(
+            view,
+            "Header",
+            size="4",
+            value=f"{category.title}: how does Video 2 differ from Video 1?",
+        )
         _text_area(view, f"text_{number}")
-        _add(view, "Header", size="6", value=f"{category.title} score (1: very different; 5: not different)")
+        _add(
+            view,
+            "Header",
+            size="6",
+            value=f"{category.title} score (1: very different; 5: not different)",
+        )
         choices = _choices(view, f"score_{number}")
-        for score in SCORES:  # ascending, because Label Studio gives the keys 1, 2, ... to choices in their order
+        # ascending, because Label Studio gives the keys 1, 2, ... to choices in their order
+        for score in SCORES:
             hint = "; ".join(category.rubric.get(score, ()))
             _add(choices, "Choice", value=str(score), **({"hint": hint} if hint else {}))
     _add(view, "Header", size="4", value="Reject the pair")
@@ -271,8 +316,18 @@ def _add(parent: ElementTree.Element, tag: str, **attributes: str) -> ElementTre
 
 
 def _text_area(parent: ElementTree.Element, name: str) -> None:
-    _add(parent, "TextArea", name=name, toName="video1", rows="1", maxSubmissions="1", editable="true")
+    _add(
+        parent,
+        "TextArea",
+        name=name,
+        toName="video1",
+        rows="1",
+        maxSubmissions="1",
+        editable="true",
+    )
 
 
 def _choices(parent: ElementTree.Element, name: str) -> ElementTree.Element:
-    return _add(parent, "Choices", name=name, toName="video1", choice="single-radio", showInline="true")
+    return _add(
+        parent, "Choices", name=name, toName="video1", choice="single-radio", showInline="true"
+    )

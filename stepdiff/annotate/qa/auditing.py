@@ -1,7 +1,8 @@
-"""An audit of a PairQA file: figures, clips that should not train, and one HTML page with pairs and their frames.
+"""An audit of a PairQA file: figures, clips that should not train, and one HTML page with pairs and
+their frames.
 
-The page contains its pictures and needs no other file: no address in the data is loaded, and nothing of the data is
-read as HTML. page.html is its template.
+The page contains its pictures and needs no other file: no address in the data is loaded, and
+nothing of the data is read as HTML. page.html is its template.
 """
 
 import base64
@@ -43,7 +44,10 @@ _QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.
 def figures(rows: Sequence[Question]) -> dict[str, Any]:
     pairs = Counter((row.reference, row.candidate) for row in rows)
     worded = [row for row in rows if row.type != 3]  # by the language model
-    texts = {"questions": [row.question for row in worded], "answers": [row.answer for row in worded]}
+    texts = {
+        "questions": [row.question for row in worded],
+        "answers": [row.answer for row in worded],
+    }
     return {
         "questions": len(rows),
         "pairs": len({frozenset(pair) for pair in pairs}),
@@ -51,14 +55,20 @@ def figures(rows: Sequence[Question]) -> dict[str, Any]:
         "clips": len({clip for pair in pairs for clip in pair}),
         "types": dict(sorted(Counter(str(row.type) for row in rows).items())),
         "answers": _answers(rows),
-        "words": {name: _lengths([len(text.split()) for text in of_name]) for name, of_name in texts.items()},
+        "words": {
+            name: _lengths([len(text.split()) for text in of_name])
+            for name, of_name in texts.items()
+        },
         "different": {name: len(set(of_name)) for name, of_name in texts.items()},
-        "n_grams": {name: {str(n): _n_grams(of_name, n) for n in N_GRAMS} for name, of_name in texts.items()},
+        "n_grams": {
+            name: {str(n): _n_grams(of_name, n) for n in N_GRAMS} for name, of_name in texts.items()
+        },
     }
 
 
 def _answers(rows: Sequence[Question]) -> dict[str, int]:
-    """Count the answers that name one video, are YES or NO, or neither, such as answers of type 1."""
+    """Count the answers that name one video, are YES or NO, or neither, such as answers of type
+    1."""
     counts = Counter(dict.fromkeys((*VIDEOS, YES, NO, "other"), 0))
     for row in rows:
         one = None if row.type == 1 else names_one(row.answer)
@@ -85,7 +95,8 @@ def _runs(text: str, n: int) -> list[str]:
 
 
 def overlap(rows: Sequence[Question], files: Sequence[str]) -> dict[str, float]:
-    """Return, for n from 1 to 4, which share of the n-grams of test texts the open answers have too.
+    """Return, for n from 1 to 4, which share of the n-grams of test texts the open answers have
+    too.
 
     files: test sets; DiffCap and DiffMCQ have texts. Empty if none has.
     """
@@ -102,17 +113,23 @@ def overlap(rows: Sequence[Question], files: Sequence[str]) -> dict[str, float]:
     return shares
 
 
-def leaks(rows: Sequence[Question], catalog: pl.DataFrame, hold_out: HoldOut) -> dict[str, list[str]]:
+def leaks(
+    rows: Sequence[Question], catalog: pl.DataFrame, hold_out: HoldOut
+) -> dict[str, list[str]]:
     """Return the clips that should not train, by reason.
 
     catalog: key, and video, start, end and split if they are known.
     """
-    clips = pl.DataFrame({"key": sorted({clip for row in rows for clip in (row.reference, row.candidate)})})
+    clips = pl.DataFrame(
+        {"key": sorted({clip for row in rows for clip in (row.reference, row.candidate)})}
+    )
     unknown = clips.join(catalog, on="key", how="anti", maintain_order="left")
     clips_of = {"not in the store": unknown["key"].to_list()}
     if knows_splits(catalog):
         stored = clips.join(catalog, on="key", how="inner", maintain_order="left")
-        clips_of["of another split than train"] = stored.filter(pl.col("split").ne_missing("train"))["key"].to_list()
+        clips_of["of another split than train"] = stored.filter(
+            pl.col("split").ne_missing("train")
+        )["key"].to_list()
     if hold_out.files:
         hold_out.look_up(pl.concat([catalog, unknown], how="diagonal"))
         held_out = clips.join(hold_out.clips, on="key", maintain_order="left")
@@ -137,21 +154,29 @@ def page(record: Mapping[str, Any], samples: Sequence[AuditedPair]) -> str:
     """Return the whole page; record: as stepdiff annotate audit prints it."""
     here = Path(__file__).parent
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(here), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=jinja2.FileSystemLoader(here),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
     )
     return environment.get_template("page.html").render(
         record=record,
         samples=samples,
         style=Markup(look() + (here / "page.css").read_text(encoding="utf-8")),
         base64=lambda data: base64.b64encode(data).decode(),
-        dropped=lambda counts: [(f"dropped: {reason}", count) for reason, count in counts["dropped"].items()],
-        leak_rows=lambda leaks: [(reason, len(clips), ", ".join(clips[:3])) for reason, clips in leaks.items()],
+        dropped=lambda counts: [
+            (f"dropped: {reason}", count) for reason, count in counts["dropped"].items()
+        ],
+        leak_rows=lambda leaks: [
+            (reason, len(clips), ", ".join(clips[:3])) for reason, clips in leaks.items()
+        ],
         bars=_bars,
     )
 
 
 def _bars(counts: Mapping[str, int]) -> Iterator[tuple[int, int, float]]:
-    """Yield number of words, count and height in per cent for every number of words up to the largest."""
+    """Yield number of words, count and height in per cent for every number of words up to the
+    largest."""
     for words in range(max(map(int, counts)) + 1):
         count = counts.get(str(words), 0)
         yield words, count, 100 * count / max(counts.values())
@@ -166,7 +191,9 @@ def contact_sheets(clips: pl.DataFrame, videos: Path) -> dict[str, bytes | str]:
     for (video,), rows in clips.group_by("video", maintain_order=True):
         keys = rows["key"].to_list()
         times = list(zip(rows["start"], rows["end"], strict=True))
-        for clip in read_clips(videos / str(video), times, FRAMES, Crop(SIDE, SIDE), sampling="segment-centres"):
+        for clip in read_clips(
+            videos / str(video), times, FRAMES, Crop(SIDE, SIDE), sampling="segment-centres"
+        ):
             if isinstance(clip, Clip):
                 file = io.BytesIO()
                 strip = np.concatenate(list(clip.frames), axis=1)
@@ -188,7 +215,8 @@ def samples(
 ) -> list[AuditedPair]:
     """Return `count` pairs, each in one of its two orders, with contact sheets and descriptions.
 
-    clips: key, video, start and end of the clips of a store; videos: their folder; without either, no pictures.
+    clips: key, video, start and end of the clips of a store; videos: their folder; without either,
+    no pictures.
     """
     pairs: dict[frozenset[str], Drawn] = {}
     for row in rows:
@@ -202,10 +230,18 @@ def samples(
         names = {clip for pair in drawn for clip in pair}
         complete = pl.all_horizontal(pl.col("video", "start", "end").is_not_null())
         sheets = contact_sheets(clips.filter(pl.col("key").is_in(names), complete), Path(videos))
-    missing = "no picture: give --store and --videos" if not sheets else "the store does not know this clip"
+    missing = (
+        "no picture: give --store and --videos"
+        if not sheets
+        else "the store does not know this clip"
+    )
     return [
         AuditedPair(
-            a, b, questions, (sheets.get(a, missing), sheets.get(b, missing)), (texts.get(a, ""), texts.get(b, ""))
+            a,
+            b,
+            questions,
+            (sheets.get(a, missing), sheets.get(b, missing)),
+            (texts.get(a, ""), texts.get(b, "")),
         )
         for (a, b), questions in drawn.items()
     ]
@@ -226,9 +262,13 @@ class _PairQARecord(BaseModel, strict=True):
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """Return the record of stepdiff annotate pairqa about the PairQA file `path`, None if it has none."""
+    """Return the record of stepdiff annotate pairqa about the PairQA file `path`, None if it has
+    none."""
     record = path.with_suffix(".record.json")
     if not record.exists():
         return None
-    where, advice = f"{record}: not a record of stepdiff annotate pairqa (", "); run that again, or remove it"
+    where, advice = (
+        f"{record}: not a record of stepdiff annotate pairqa (",
+        "); run that again, or remove it",
+    )
     return checked(_PairQARecord.model_validate_json, read_text(record), where, advice).model_dump()

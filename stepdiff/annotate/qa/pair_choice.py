@@ -1,7 +1,8 @@
 """The choice of pairs: by seed among all pairs of clips that a step has.
 
-No list of all pairs is ever made. The clips of a step are sorted by video, and the partners of a clip are the clips of
-later videos. So the pairs of a step have consecutive numbers, and one binary search finds the two clips of a number.
+No list of all pairs is ever made. The clips of a step are sorted by video, and the partners of a
+clip are the clips of later videos. So the pairs of a step have consecutive numbers, and one binary
+search finds the two clips of a number.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,16 +32,22 @@ _DRAWS = 4  # random pairs for each one that is wanted: most are of different st
 
 
 def same_step(
-    step: Integer[np.ndarray, " C"], video: Integer[np.ndarray, " C"], names: Sequence[str], cap: int, seed: int
+    step: Integer[np.ndarray, " C"],
+    video: Integer[np.ndarray, " C"],
+    names: Sequence[str],
+    cap: int,
+    seed: int,
 ) -> Int64[np.ndarray, "P 2"]:
-    """Choose at most `cap` pairs of each step; returns the places of the two clips of each, in random order.
+    """Choose at most `cap` pairs of each step; returns the places of the two clips of each, in
+    random order.
 
     step: of each clip, as a place in `names`; video: of each clip, as a number.
     """
     order = np.lexsort((video, step))
     starts, step_end = _groups(step[order])
     _, video_end = _groups(step[order], video[order])
-    numbered = np.concatenate([[0], np.cumsum(step_end - video_end)])  # pairs before those that begin with each clip
+    # pairs before those that begin with each clip
+    numbered = np.concatenate([[0], np.cumsum(step_end - video_end)])
     numbers: list[int] = []
     tosses: list[int] = []
     for clip, low, high in zip(
@@ -54,7 +61,9 @@ def same_step(
     number, toss = np.array(numbers, np.int64), np.array(tosses, bool)
     first = np.searchsorted(numbered, number, side="right") - 1
     second = video_end[first] + number - numbered[first]
-    return np.stack([order[np.where(toss, second, first)], order[np.where(toss, first, second)]], axis=1)
+    return np.stack(
+        [order[np.where(toss, second, first)], order[np.where(toss, first, second)]], axis=1
+    )
 
 
 def other_step(
@@ -65,12 +74,16 @@ def other_step(
         return np.zeros((0, 2), np.int64)
     rng = generator(seed, "pairs of other steps", len(step))
     drawn = rng.integers(len(step), size=(_DRAWS * count, 2))
-    drawn = drawn[(step[drawn[:, 0]] != step[drawn[:, 1]]) & (video[drawn[:, 0]] != video[drawn[:, 1]])]
+    drawn = drawn[
+        (step[drawn[:, 0]] != step[drawn[:, 1]]) & (video[drawn[:, 0]] != video[drawn[:, 1]])
+    ]
     _, once = np.unique(np.sort(drawn, axis=1), axis=0, return_index=True)
     return drawn[np.sort(once)[:count]]
 
 
-def _groups(*keys: Integer[np.ndarray, " C"]) -> tuple[Int64[np.ndarray, " groups"], Int64[np.ndarray, " C"]]:
+def _groups(
+    *keys: Integer[np.ndarray, " C"],
+) -> tuple[Int64[np.ndarray, " groups"], Int64[np.ndarray, " C"]]:
     """Return the starts of runs of equal keys, and for each place the end of its run."""
     size = len(keys[0])
     change = np.zeros(max(size - 1, 0), bool)
@@ -81,15 +94,20 @@ def _groups(*keys: Integer[np.ndarray, " C"]) -> tuple[Int64[np.ndarray, " group
     return starts, np.repeat(ends, ends - starts)
 
 
-def candidates(store: str, column: str, texts: str | None, hold_out: HoldOut) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Return key, label, step and video of the clips that may be in a pair, and the number of others by reason.
+def candidates(
+    store: str, column: str, texts: str | None, hold_out: HoldOut
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Return key, label, step and video of the clips that may be in a pair, and the number of
+    others by reason.
 
     column: of the catalog, whose value (`label`) the clips of a pair share; texts: a file or folder
     in which a clip must have a text.
     """
     frame = known_clips(Store.open(store), "step", column)
     if column not in frame.columns:
-        raise StepDiffError(f"{store}: no clip has a {column}; featurize a manifest with that column")
+        raise StepDiffError(
+            f"{store}: no clip has a {column}; featurize a manifest with that column"
+        )
     hold_out.look_up(frame)
     left_out = {}
 
@@ -111,7 +129,10 @@ def candidates(store: str, column: str, texts: str | None, hold_out: HoldOut) ->
         described = pl.Series(list(dict(ClipTexts(texts).items())), dtype=pl.String)
         keep("no text", pl.col("key").is_in(described.implode()))
     return frame.select(
-        "key", label.alias("label"), step.fill_null("").alias("step"), VIDEO.fill_null("").alias("video")
+        "key",
+        label.alias("label"),
+        step.fill_null("").alias("step"),
+        VIDEO.fill_null("").alias("video"),
     ), left_out
 
 
@@ -124,7 +145,8 @@ def coded(values: pl.Series) -> tuple[Integer[np.ndarray, " C"], list[str]]:
 def rows(
     clips: pl.DataFrame, pairs: Int64[np.ndarray, "P 2"], order: Int64[np.ndarray, " P"], same: int
 ) -> Iterator[pl.DataFrame]:
-    """Yield the rows of the file, ROWS at a time; the first `same` of the `pairs` are of one step."""
+    """Yield the rows of the file, ROWS at a time; the first `same` of the `pairs` are of one
+    step."""
     for start in range(0, len(order), ROWS):
         chosen = order[start : start + ROWS]
         reference, candidate = (clips[pairs[chosen, side]] for side in (0, 1))

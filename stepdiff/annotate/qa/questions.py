@@ -1,11 +1,13 @@
-"""Questions about pairs of clips: the stage in which a language model writes them, and the rows that train.
+"""Questions about pairs of clips: the stage in which a language model writes them, and the rows
+that train.
 
     type 1   any question that compares the two videos
     type 2   "Which video ... ?", answered by one of the two
     type 3   YES or NO
 
-Every text is kept, or dropped with a reason that is counted; near duplicates of a pair's questions are found by
-sentence embeddings. Every question is written in both orders of its pair, so that Video 1 is right half of the time.
+Every text is kept, or dropped with a reason that is counted; near duplicates of a pair's questions
+are found by sentence embeddings. Every question is written in both orders of its pair, so that
+Video 1 is right half of the time.
 """
 
 import re
@@ -22,7 +24,16 @@ from pydantic import Strict, TypeAdapter
 from heads.llm.model import LLM, CutOff, LLMOptions
 from stepdiff.annotate.qa.pair_choice import SCHEMA
 from stepdiff.annotate.qa.prompts import PAIRQA
-from stepdiff.annotate.qa.reading import QA, Dropped, named, names_one, read_pairs, read_yes_no, turned, unsure
+from stepdiff.annotate.qa.reading import (
+    QA,
+    Dropped,
+    named,
+    names_one,
+    read_pairs,
+    read_yes_no,
+    turned,
+    unsure,
+)
 from stepdiff.annotate.stages.job import Annotator, Answer, Item, Unanswered
 from stepdiff_core.checked import checked
 from stepdiff_core.errors import StepDiffError, first_line
@@ -32,7 +43,8 @@ from stepdiff_core.tasks.prompts import MAIN_ACTION, NO, SIMILAR_QUESTION, VIDEO
 
 STAGE = "pairqa"
 KINDS = tuple(PAIRQA)
-CUT = ", ended by"  # suffix of an answer's kind: the kind that records the limit that ended the answer
+# suffix of an answer's kind: the kind that records the limit that ended the answer
+CUT = ", ended by"
 _ONE_WORD = 8  # tokens that type 3's single word may take
 
 
@@ -64,7 +76,9 @@ class _Writer:
             sampling, prompt = self._sampling, PAIRQA[kind]
             if kind == 3:
                 sampling = replace(sampling, max_tokens=min(sampling.max_tokens, _ONE_WORD))
-            conversations = [prompt.messages(**{name: item[name] for name in prompt.fields}) for item in of_kind]
+            conversations = [
+                prompt.messages(**{name: item[name] for name in prompt.fields}) for item in of_kind
+            ]
             for place, text in self._llm.chat(conversations, sampling):
                 answer: Answer = text if isinstance(text, Unanswered) else {f"type {kind}": text}
                 if isinstance(text, CutOff):
@@ -85,13 +99,15 @@ def read_pairs_file(path: str) -> pl.DataFrame:
         raise StepDiffError(f"{path}: {why}; run stepdiff annotate pairs") from None
     if dict(frame.schema) != SCHEMA:
         raise StepDiffError(
-            f"{path}: not a file of stepdiff annotate pairs; its columns are {', '.join(frame.columns)}"
+            f"{path}: not a file of stepdiff annotate pairs; its columns are "
+            f"{', '.join(frame.columns)}"
         )
     return frame
 
 
 def items(pairs: pl.DataFrame, texts: Mapping[str, str]) -> pl.DataFrame:
-    """Return one item for each type of each pair of one step; texts: clip -> its step description."""
+    """Return one item for each type of each pair of one step; texts: clip -> its step
+    description."""
     rows = [
         {
             "key": item_key(kind, pair["reference"], pair["candidate"]),
@@ -103,7 +119,9 @@ def items(pairs: pl.DataFrame, texts: Mapping[str, str]) -> pl.DataFrame:
         for pair in pairs.filter("same_step").iter_rows(named=True)
         for kind in KINDS
     ]
-    schema = {"key": pl.String, "row": pl.Int64, "type": pl.Int64} | dict.fromkeys(PAIRQA[1].fields, pl.String)
+    schema = {"key": pl.String, "row": pl.Int64, "type": pl.Int64} | dict.fromkeys(
+        PAIRQA[1].fields, pl.String
+    )
     return pl.DataFrame(rows, schema=schema)
 
 
@@ -112,14 +130,16 @@ class Question(NamedTuple):
     candidate: str
     question: str
     answer: str
-    type: Annotated[int, Strict()] | None = None  # of the supplement's prompts; None if the file does not say
+    # of the supplement's prompts; None if the file does not say
+    type: Annotated[int, Strict()] | None = None
 
 
 _QUESTION = TypeAdapter(Question).validate_python
 
 
 def read_questions(path: str | Path) -> list[Question]:
-    """Read all lines of a PairQA file. StepDiffError: a line has another form, or the file is empty."""
+    """Read all lines of a PairQA file. StepDiffError: a line has another form, or the file is
+    empty."""
     questions = []
     for place, row in read_objects(path):
         keys = {name: row[name] for name in Question._fields if name in row}
@@ -129,7 +149,8 @@ def read_questions(path: str | Path) -> list[Question]:
     return questions
 
 
-SIMILAR = SIMILAR_QUESTION.format(category=MAIN_ACTION)  # the question of type 3: (S1)'s third prompt
+# the question of type 3: (S1)'s third prompt
+SIMILAR = SIMILAR_QUESTION.format(category=MAIN_ACTION)
 NOT_ONE = "answer does not name exactly one video"
 NOT_WHICH = "not a question of which video"
 GIVEN_AWAY = "question names the video"
@@ -138,10 +159,15 @@ THIRD = "speaks of a third video"
 REPEATS = "answer repeats the question"
 UNSURE = "names a first and a second, not said of what"
 
-_DESCRIPTIONS = re.compile(r"\b(?:descriptions?|captions?|narrations?|narrators?|transcripts?)\b", re.IGNORECASE)
-_THIRD = re.compile(r"\b(?:video|clip)\s*#?(?:[03-9]|[1-9]\d+|three|four)\b|\bthird (?:video|clip)\b", re.IGNORECASE)
+_DESCRIPTIONS = re.compile(
+    r"\b(?:descriptions?|captions?|narrations?|narrators?|transcripts?)\b", re.IGNORECASE
+)
+_THIRD = re.compile(
+    r"\b(?:video|clip)\s*#?(?:[03-9]|[1-9]\d+|three|four)\b|\bthird (?:video|clip)\b", re.IGNORECASE
+)
 _JUST_NAMED = re.compile(
-    r"\W*(?:(?:answer|it is|is|in|the)\W+)*(?:(?:video|clip)\W*(?:1|2|one|two)|(?:first|second) (?:video|clip|one))\W*",
+    r"\W*(?:(?:answer|it is|is|in|the)\W+)*(?:(?:video|clip)\W*(?:1|2|one|two)|(?:first|second) "
+    r"(?:video|clip|one))\W*",
     re.IGNORECASE,
 )
 
@@ -167,19 +193,30 @@ def fault(kind: int, pair: QA) -> str | None:
 
 
 def rule_checked(kind: int, pair: QA) -> QA | Dropped:
-    """Return the pair as it trains, a bare name of a video in one form, or why it is dropped. kind: 1 or 2."""
+    """Return the pair as it trains, a bare name of a video in one form, or why it is dropped. kind:
+    1 or 2."""
     if (reason := fault(kind, pair)) is not None:
         return Dropped(reason, f"{pair.question} | {pair.answer}")
     one = names_one(pair.answer)
-    return QA(pair.question, VIDEOS[one - 1]) if one is not None and _JUST_NAMED.fullmatch(pair.answer) else pair
+    return (
+        QA(pair.question, VIDEOS[one - 1])
+        if one is not None and _JUST_NAMED.fullmatch(pair.answer)
+        else pair
+    )
 
 
-def first_of_alike(questions: Sequence[Sequence[str]], embed: Embed, threshold: float) -> list[list[bool]]:
-    """Return which questions of each pair stay: those whose cosine to earlier ones that stay is below `threshold`.
+def first_of_alike(
+    questions: Sequence[Sequence[str]], embed: Embed, threshold: float
+) -> list[list[bool]]:
+    """Return which questions of each pair stay: those whose cosine to earlier ones that stay is
+    below `threshold`.
 
     embed: texts -> L2-normalised embeddings.
     """
-    places = {text: place for place, text in enumerate(dict.fromkeys(text for pair in questions for text in pair))}
+    places = {
+        text: place
+        for place, text in enumerate(dict.fromkeys(text for pair in questions for text in pair))
+    }
     if not places:
         return [[] for _ in questions]
     vectors = embed(list(places))
@@ -223,13 +260,19 @@ class Ledger:
         by_type = {}
         for kind in KINDS:
             dropped = dict(self.dropped[kind].most_common())
-            by_type[str(kind)] = {"written": self.written[kind], "kept": self.kept[kind], "dropped": dropped}
+            by_type[str(kind)] = {
+                "written": self.written[kind],
+                "kept": self.kept[kind],
+                "dropped": dropped,
+            }
         return {"types": by_type, "examples": dict(self.examples)}
 
 
 def kept_words(kind: str, counts: Mapping[str, Any]) -> str:
     words = f"{counts['kept']:,} questions kept, {counts['written']:,} texts written"
-    return f"{words} (of pairs of different steps none: their answer is NO)" if kind == "3" else words
+    return (
+        f"{words} (of pairs of different steps none: their answer is NO)" if kind == "3" else words
+    )
 
 
 def compose(
@@ -240,16 +283,19 @@ def compose(
     threshold: float,
     ledger: Ledger,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the training file, pair by pair in both orders; `ledger` counts kept and dropped texts.
+    """Yield the rows of the training file, pair by pair in both orders; `ledger` counts kept and
+    dropped texts.
 
-    pairs: rows of stepdiff annotate pairs; written: item_key -> text; cut: keys of the texts that the limit of tokens
-    ended; threshold: cosine from which on two questions of a pair count as one.
+    pairs: rows of stepdiff annotate pairs; written: item_key -> text; cut: keys of the texts that
+    the limit of tokens ended; threshold: cosine from which on two questions of a pair count as one.
     """
     rest = iter(pairs)
     while batch := list(islice(rest, PAIRS_AT_ONCE)):
         questions = [_questions(pair, written, cut, ledger) for pair in batch]
         compared = [[qa.question for kind, qa in of_pair if kind != 3] for of_pair in questions]
-        for pair, of_pair, flags in zip(batch, questions, first_of_alike(compared, embed, threshold), strict=True):
+        for pair, of_pair, flags in zip(
+            batch, questions, first_of_alike(compared, embed, threshold), strict=True
+        ):
             stays = iter(flags)
             unlike: list[tuple[int, QA]] = []
             for kind, qa in of_pair:
@@ -289,7 +335,9 @@ def _questions(
         ledger.written[kind] += 1
         if kind == 3:
             answer = read_yes_no(text)
-            read: list[QA | Dropped] = [answer if isinstance(answer, Dropped) else QA(SIMILAR, answer)]
+            read: list[QA | Dropped] = [
+                answer if isinstance(answer, Dropped) else QA(SIMILAR, answer)
+            ]
         else:
             reading = read_pairs(text, key in cut)
             read = [*(rule_checked(kind, qa) for qa in reading.pairs), *reading.dropped]

@@ -1,21 +1,34 @@
-"""Questions and answers in a language model's text, and the mentions of Video 1 and Video 2 in them.
+"""Questions and answers in a language model's text, and the mentions of Video 1 and Video 2 in
+them.
 
-The prompt wants lines that begin with "Q:" and "A:". Models write them numbered, bold, in lists, on one line, over
-several lines, with greetings before and chat after, without an answer, or not at all.
+The prompt wants lines that begin with "Q:" and "A:". Models write them numbered, bold, in lists, on
+one line, over several lines, with greetings before and chat after, without an answer, or not at
+all.
 """
 
 import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-_OTHER = {"1": "2", "one": "two", "i": "ii", "a": "b", "first": "second", "1st": "2nd", "former": "latter"}
+_OTHER = {
+    "1": "2",
+    "one": "two",
+    "i": "ii",
+    "a": "b",
+    "first": "second",
+    "1st": "2nd",
+    "former": "latter",
+}
 _SECOND = frozenset(_OTHER.values())
 _OTHER |= {other: name for name, other in _OTHER.items()}
 _SHOWN = r"(?:videos?|clips?)"
-_KIND = r"(?:cooking|short|given|instructional|how-to|recipe|tutorial|demonstration|demo|provided|input)"
+_KIND = (
+    r"(?:cooking|short|given|instructional|how-to|recipe|tutorial|demonstration|demo|provided|"
+    r"input)"
+)
 _ROMAN_OR_LETTER = r"(?-i:II?|[AB])"
-# "Video 1", "clip #2", "videos 1 and 2", "VIDEO_2", "Video (1)", "Video A". A comma makes a list of "videos 1, 2"
-# alone: "In Video 1, two eggs" counts eggs.
+# "Video 1", "clip #2", "videos 1 and 2", "VIDEO_2", "Video (1)", "Video A". A comma makes a list of
+# "videos 1, 2" alone: "In Video 1, two eggs" counts eggs.
 _NUMBERED = re.compile(
     rf"(?:\b(?P<before>\w+)\s+)?\b(?P<noun>{_SHOWN})[\s_-]*(?:\#|no\.?\s|number\s)?\s*[(\[]?"
     rf"(?P<after>1|2|one|two|{_ROMAN_OR_LETTER})\b"
@@ -42,7 +55,8 @@ _ORDINAL = re.compile(r"\b(?P<order>first|second|1st|2nd)\b", re.IGNORECASE)
 _SAID_ALREADY = frozenset("first second 1st 2nd each both either neither every same".split())
 _POINTS = _SAID_ALREADY | frozenset("the this that these those a an".split())
 _BOTH = re.compile(
-    rf"\b(?:both|neither|either|each)(?: of)?(?: the| these)?(?: two)? {_SHOWN}\b|^\W*(?:both|neither|either)\b",
+    r"\b(?:both|neither|either|each)(?: of)?(?: the| these)?(?: two)? "
+    rf"{_SHOWN}\b|^\W*(?:both|neither|either)\b",
     re.IGNORECASE,
 )
 
@@ -60,7 +74,11 @@ class Mention(NamedTuple):
 
 
 def mentions(text: str) -> list[Mention]:
-    sure = [*_numbered(text), *_words(_SHORT, text, "after"), *_words(_ORDERED, text, "order", "named")]
+    sure = [
+        *_numbered(text),
+        *_words(_SHORT, text, "after"),
+        *_words(_ORDERED, text, "order", "named"),
+    ]
     alone = _words(_ALONE, text, "order")
     return sorted(sure + alone if sure or {mention.video for mention in alone} == {1, 2} else sure)
 
@@ -70,20 +88,23 @@ def named(text: str) -> set[int]:
 
 
 def names_one(text: str) -> int | None:
-    """Return the one video that an answer refers to; None if it names both or neither, or means both."""
+    """Return the one video that an answer refers to; None if it names both or neither, or means
+    both."""
     videos = named(text)
     return videos.pop() if len(videos) == 1 and not _BOTH.search(text) else None
 
 
 def unsure(text: str) -> bool:
-    """Return whether the text contrasts a first and a second thing that may not be videos: "the first person"."""
+    """Return whether the text contrasts a first and a second thing that may not be videos: "the
+    first person"."""
     sure = {mention.start for mention in mentions(text)}
     rest = [mention for mention in _words(_ORDINAL, text, "order") if mention.start not in sure]
     return {mention.video for mention in rest} == {1, 2}
 
 
 def turned(text: str) -> str:
-    """Return the text with 1 and 2, first and second, former and latter exchanged wherever they name a video."""
+    """Return the text with 1 and 2, first and second, former and latter exchanged wherever they
+    name a video."""
     pieces, end = [], 0
     for mention in mentions(text):
         pieces += [text[end : mention.start], _like(mention.word, _OTHER[mention.word.lower()])]
@@ -106,11 +127,16 @@ def _numbered(text: str) -> list[Mention]:
         before, spelled = (match["before"] or "").lower(), match["after"].lower() in ("one", "two")
         if before in (_POINTS if spelled else _SAID_ALREADY):
             continue
-        if match["after"] in ("I", "II", "A", "B") and match["noun"][0].islower():  # "in the video I see"
+        # "in the video I see"
+        if match["after"] in ("I", "II", "A", "B") and match["noun"][0].islower():
             continue
         plural = match["noun"].lower().endswith("s")
-        groups = ["after", "also"] if match["also"] and (plural or not match["comma"]) else ["after"]
-        numbered += [Mention(match.start(group), match.end(group), match[group]) for group in groups]
+        groups = (
+            ["after", "also"] if match["also"] and (plural or not match["comma"]) else ["after"]
+        )
+        numbered += [
+            Mention(match.start(group), match.end(group), match[group]) for group in groups
+        ]
     return numbered
 
 
@@ -150,7 +176,9 @@ class Reading:
 
 
 # tokens of chat templates: text after them comes from a model that did not stop
-_CONTROL = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:bos|eos|pad|start_of_turn|end_of_turn)>")
+_CONTROL = re.compile(
+    r"<\|[^|<>]{1,40}\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:bos|eos|pad|start_of_turn|end_of_turn)>"
+)
 _LEAD = r"[ \t>#*_\-•–\"'`(\[]*"  # quotes, lists, headings, bold
 _NUMBER = r"(?:\(?\d{1,2}[.):][ \t]*)?"
 _SPACE = r"[ \t*_]*"
@@ -161,20 +189,23 @@ _WITHIN = rf"""(?<=[\s*_?.!]){_NUMBER}(?-i:(?P<q_within>Q|Question)|(?P<a_within
 {_SPACE}\d{{0,2}}{_SPACE}[:：]{_SPACE}"""
 _MARKER = re.compile("|".join((_AT_START, _WITHIN)).replace("\n", ""), re.MULTILINE | re.IGNORECASE)
 _CHAT = re.compile(
-    r"^[\s*_]*(?:i hope|hope (?:this|these|that)|let me know|feel free|please (?:let|note|feel|provide)|thank|"
-    r"is there anything|would you like|do you (?:want|need)|these (?:questions|q)|(?:sure|certainly|of course)[,!. ]|"
-    r"here (?:are|is)|note[:,]|explanation:|(?:user|assistant|system|human)\b\s*:?|i(?:'d| would) be happy|"
-    r"if you (?:have|need|want))",
+    r"^[\s*_]*(?:i hope|hope (?:this|these|that)|let me know|feel free|please "
+    r"(?:let|note|feel|provide)|thank|is there anything|would you like|do you (?:want|need)|these "
+    r"(?:questions|q)|(?:sure|certainly|of course)[,!. ]|here "
+    r"(?:are|is)|note[:,]|explanation:|(?:user|assistant|system|human)\b\s*:?|i(?:'d| would) be "
+    r"happy|if you (?:have|need|want))",
     re.IGNORECASE,
 )
 _GOES_ON = re.compile(
-    r"^\s*(?:[-*•]|\(?[a-c]\)|in (?:the )?(?:video|first|second)|video [12]\b|while|whereas|but\b)", re.IGNORECASE
+    r"^\s*(?:[-*•]|\(?[a-c]\)|in (?:the )?(?:video|first|second)|video [12]\b|while|whereas|but\b)",
+    re.IGNORECASE,
 )
 _REFUSAL = re.compile(
-    r"\b(?:i(?:'m| am) (?:sorry|unable|not able)|i apologi[sz]e|as an ai\b|i (?:cannot|can't|can not|do not|don't) "
-    r"(?:\w+ ){0,2}?(?:see|view|watch|access|assist|help|provide|answer|generate|determine|have|fulfil+)|"
-    r"(?:no|without) access to (?:the )?videos?|cannot (?:be determined|determine)|"
-    r"not (?:enough|sufficient) information|unable to (?:view|see|watch|determine|access))",
+    r"\b(?:i(?:'m| am) (?:sorry|unable|not able)|i apologi[sz]e|as an ai\b|i (?:cannot|can't|can "
+    r"not|do not|don't) (?:\w+ "
+    r"){0,2}?(?:see|view|watch|access|assist|help|provide|answer|generate|determine|have|fulfil+)|"
+    r"(?:no|without) access to (?:the )?videos?|cannot (?:be determined|determine)|not "
+    r"(?:enough|sufficient) information|unable to (?:view|see|watch|determine|access))",
     re.IGNORECASE,
 )
 # at the beginning, and alone: "No idea" is neither
@@ -182,7 +213,8 @@ _YES_OR_NO = re.compile(
     r"\W*(yes|no)\b(?=[\W_]*$|[*\"')\]]*[.,;:!\u2013\u2014-]|\s+(?:they|the|it|these|this|both|videos?|because|since|as)\b)",
     re.IGNORECASE,
 )
-_NEXT = re.compile(r"^[\s*_]*\(?\d{1,2}[.)][\s*_]*$")  # the number of what comes next, on a line of its own
+# the number of what comes next, on a line of its own
+_NEXT = re.compile(r"^[\s*_]*\(?\d{1,2}[.)][\s*_]*$")
 _ENDED = re.compile(r"[.!?][\"')\]]*$")
 _STYLE = re.compile(r"\*\*|__|`")
 _MARKED_TWICE = re.compile(r"(?:Q|A|Question|Answer)\s*[:：]")

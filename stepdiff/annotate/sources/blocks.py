@@ -1,7 +1,7 @@
 """Clips of a source, block by block, to the manifest of python -m featurize.
 
-A source yields blocks: tables of clips with the columns clip, video (its id), start, end (seconds), split and others. A
-block has all clips of its videos. Omitted clips are counted by reason.
+A source yields blocks: tables of clips with the columns clip, video (its id), start, end (seconds),
+split and others. A block has all clips of its videos. Omitted clips are counted by reason.
 """
 
 import re
@@ -22,7 +22,13 @@ from stepdiff_core.progress import progress
 from stepdiff_core.tasks import registry
 
 ROWS = 2**16  # of a block, about
-_CLIP = {"clip": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64, "split": pl.String}
+_CLIP = {
+    "clip": pl.String,
+    "video": pl.String,
+    "start": pl.Float64,
+    "end": pl.Float64,
+    "split": pl.String,
+}
 Clip = tuple[str, str, float, float, str, str]  # clip, video, start, end (seconds), split, text
 _MARK = re.compile(r"\{(video|folder|name)\}")
 _TEXTS = ("narration", "caption")
@@ -39,13 +45,15 @@ class ClipSelection:
     least: float | None = None  # seconds of a clip, at least
     most: float | None = None  # seconds of a clip, at most
     probe: bool = False
-    """whether clips are left out whose video does not open; a clip without an end gets that of its video"""
+    """whether clips are left out whose video does not open; a clip without an end gets that of its
+    video"""
     asked: int = 0  # clips of the benchmark before any was left out, and its title
     title: str = ""
     clips: int = 0  # of the manifest, and so are videos and steps
     videos: int = 0
     steps: set[Any] = field(default_factory=set)
-    texts: Counter[str] = field(default_factory=Counter)  # clips with a narration, and with a caption
+    # clips with a narration, and with a caption
+    texts: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
     missing: list[str] = field(default_factory=list)  # videos of the source that are not on disk
     unreadable: dict[str, str] = field(default_factory=dict)  # video -> why its file does not open
@@ -61,9 +69,14 @@ class ClipSelection:
             ends = self._ends(places)
             places = {video: place for video, place in places.items() if video in ends}
             block = block.with_columns(
-                end=pl.coalesce("end", pl.col("video").replace_strict(ends, default=None, return_dtype=pl.Float64))
+                end=pl.coalesce(
+                    "end",
+                    pl.col("video").replace_strict(ends, default=None, return_dtype=pl.Float64),
+                )
             )
-        on_disk = pl.DataFrame(list(places.items()), {"video": pl.String, "place": pl.String}, orient="row")
+        on_disk = pl.DataFrame(
+            list(places.items()), {"video": pl.String, "place": pl.String}, orient="row"
+        )
         block = block.join(on_disk, on="video", how="inner", maintain_order="left")
         block = self._held_out(block.with_columns(video="place").drop("place"))
         self.clips, self.videos = self.clips + block.height, self.videos + len(places)
@@ -87,8 +100,14 @@ class ClipSelection:
         places = {video: place_of(self.pattern, video) for video in videos}
         if not self.look:
             return places
-        on_disk = {video: place for video, place in places.items() if is_regular(self.folder / place)}
-        self.missing += [video if self.probe else place for video, place in places.items() if video not in on_disk]
+        on_disk = {
+            video: place for video, place in places.items() if is_regular(self.folder / place)
+        }
+        self.missing += [
+            video if self.probe else place
+            for video, place in places.items()
+            if video not in on_disk
+        ]
         return on_disk
 
     def _ends(self, places: Mapping[str, str]) -> dict[str, float]:
@@ -100,7 +119,8 @@ class ClipSelection:
             for video, place in places.items():
                 try:
                     ends[video] = length(self.folder / place)
-                except Exception as error:  # whatever FFmpeg or PyAV raises, the file is not a video
+                except Exception as error:
+                    # whatever FFmpeg or PyAV raises, the file is not a video
                     self.unreadable[video] = why(self.folder / place, error)
                 advance(1)
         return ends
@@ -110,7 +130,9 @@ class ClipSelection:
         if not self.hold_out.files or block.is_empty():
             return block
         self.hold_out.look_up(block.rename({"clip": "key"}))
-        held = block.select("clip", "split").join(self.hold_out.clips.rename({"key": "clip"}), on="clip")
+        held = block.select("clip", "split").join(
+            self.hold_out.clips.rename({"key": "clip"}), on="clip"
+        )
         self.held.update(dict(held["reason"].value_counts(sort=True).iter_rows()))
         self.held_of.update(dict(held["split"].value_counts(sort=True).iter_rows()))
         is_held = pl.col("clip").is_in(held["clip"].implode())
@@ -118,7 +140,8 @@ class ClipSelection:
 
 
 def place_of(pattern: str, video: str) -> str:
-    """Return the path of a video: {video} is its id; of an id that is a path, {folder} and {name} are its two parts."""
+    """Return the path of a video: {video} is its id; of an id that is a path, {folder} and {name}
+    are its two parts."""
     path = PurePosixPath(video)
     parts = {"video": video, "folder": str(path.parent), "name": path.name}
     return _MARK.sub(lambda mark: parts[mark[1]], pattern)
@@ -137,7 +160,8 @@ def in_blocks(videos: Iterable[Iterable[Clip]], text: str) -> Iterator[pl.DataFr
 
 
 def benchmark_clips(name: str, data: Path, selection: ClipSelection) -> Iterator[pl.DataFrame]:
-    """Yield the clips of a benchmark as one block; those whose video is missing or does not open will be left out."""
+    """Yield the clips of a benchmark as one block; those whose video is missing or does not open
+    will be left out."""
     benchmark = registry.get(name)
     assert benchmark.clips is not None
     rows = [
@@ -150,7 +174,8 @@ def benchmark_clips(name: str, data: Path, selection: ClipSelection) -> Iterator
 
 
 def write_blocks(blocks: Iterator[pl.DataFrame], selection: ClipSelection, out: Path) -> None:
-    """Write the manifest of the clips that `selection` has of the blocks. StepDiffError: it would have no clip."""
+    """Write the manifest of the clips that `selection` has of the blocks. StepDiffError: it would
+    have no clip."""
     selected = (rows for block in blocks if block.height and (rows := selection.of(block)).height)
     if (first := next(selected, None)) is None:
         raise StepDiffError(_nothing(selection))
@@ -158,9 +183,13 @@ def write_blocks(blocks: Iterator[pl.DataFrame], selection: ClipSelection, out: 
 
 
 def write_frames(
-    frames: Iterator[pl.DataFrame], schema: Mapping[str, Any], out: Path, metadata: dict[str, str] | None = None
+    frames: Iterator[pl.DataFrame],
+    schema: Mapping[str, Any],
+    out: Path,
+    metadata: dict[str, str] | None = None,
 ) -> None:
-    """Write frames as they come, as .csv, .parquet or .jsonl; with metadata as Parquet, whatever the name.
+    """Write frames as they come, as .csv, .parquet or .jsonl; with metadata as Parquet, whatever
+    the name.
 
     StepDiffError if the disk refuses.
     """
@@ -194,5 +223,7 @@ def _nothing(selection: ClipSelection) -> str:
         ways += [] if selection.probe else ["do not look for them, with --no-on-disk"]
         where = f"{selection.folder / unusable[0]}; {', '.join(ways[:-1])}, or {ways[-1]}"
         return f"none of the {len(unusable)} videos{of} is on disk, e.g. {where}"
-    reasons = ", ".join(f"{count} x {reason}" for reason, count in selection.left_out.items() if count)
+    reasons = ", ".join(
+        f"{count} x {reason}" for reason, count in selection.left_out.items() if count
+    )
     return f"no clip can be used ({reasons or 'the source has none'})"

@@ -1,9 +1,12 @@
 """Published data sets of actions, and the clips that they give.
 
-    HT-Step              annotations.json {video: {"subset", "activity", "annotations": [{"id", "segment"}, ...]}},
-                         taxonomy.csv (global_step_index, activity, headline), video_splits.json {subset: [video, ...]}
-    captaincook          github.com/CaptainCook4D/annotations: a step of a recipe, with the mistakes in it
-    egoexo-exo           Ego-Exo4D: what an expert says about the seconds before a moment, in the best exocentric view
+    HT-Step              annotations.json {video: {"subset", "activity", "annotations": [{"id",
+                         "segment"}, ...]}}, taxonomy.csv (global_step_index, activity, headline),
+                         video_splits.json {subset: [video, ...]}
+    captaincook          github.com/CaptainCook4D/annotations: a step of a recipe, with the mistakes
+                         in it
+    egoexo-exo           Ego-Exo4D: what an expert says about the seconds before a moment, in the
+                         best exocentric view
     egoexo-ego           the same in the egocentric view
     assembly101-fine     Assembly101: fine-grained actions of all views
     assembly101-coarse   the same with coarse actions
@@ -64,18 +67,23 @@ def read_taxonomy(path: str | Path) -> dict[int, TaxonomyStep]:
                     raise StepDiffError(f"{path}: step {index} occurs twice; keep one")
                 steps[index] = TaxonomyStep(row["activity"].strip(), row["headline"].strip())
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError, AttributeError) as error:
-        raise StepDiffError(f"{path}: no taxonomy of HT-Step ({error!r}); give its taxonomy.csv") from error
+        raise StepDiffError(
+            f"{path}: no taxonomy of HT-Step ({error!r}); give its taxonomy.csv"
+        ) from error
     return steps
 
 
 def read_splits(path: str | Path) -> dict[str, str]:
-    """Read the split (train, val, test) of each video. StepDiffError: another subset, or a video in two splits."""
+    """Read the split (train, val, test) of each video. StepDiffError: another subset, or a video in
+    two splits."""
     splits: dict[str, str] = {}
     for subset, videos in _read(path, _SPLITS).items():
         split = split_of(subset, path)
         for video in videos:
             if splits.setdefault(video, split) != split:
-                raise StepDiffError(f"{path}: video {video} is of {splits[video]} and of {split}; keep one")
+                raise StepDiffError(
+                    f"{path}: video {video} is of {splits[video]} and of {split}; keep one"
+                )
     return splits
 
 
@@ -83,23 +91,32 @@ def split_of(subset: str, path: str | Path) -> str:
     """Return train, val or test: `val_seen` is of val. StepDiffError: another subset."""
     split = subset.partition("_")[0]
     if split not in SPLITS:
-        raise StepDiffError(f"{path}: subset {subset!r} is of none of {', '.join(SPLITS)}; correct it")
+        raise StepDiffError(
+            f"{path}: subset {subset!r} is of none of {', '.join(SPLITS)}; correct it"
+        )
     return split
 
 
 def read_annotations(
-    path: str | Path, taxonomy: dict[int, TaxonomyStep], splits: dict[str, str] | None, left_out: Counter[str]
+    path: str | Path,
+    taxonomy: dict[int, TaxonomyStep],
+    splits: dict[str, str] | None,
+    left_out: Counter[str],
 ) -> Rows:
     """Read the usable segments of annotations.json as rows of clips; count the others by reason.
 
-    splits: as `read_splits` returns them, which must agree with the file's; None: the file's own subsets count.
+    splits: as `read_splits` returns them, which must agree with the file's; None: the file's own
+    subsets count.
     """
     rows: dict[str, dict[str, Any]] = {}
     for video, about in _read(path, _VIDEOS).items():
         split = split_of(about.subset, path)
         if splits is not None and splits.get(video) != split:
             other = splits.get(video, "none")
-            raise StepDiffError(f"{path}: video {video} is of {split} here and of {other} in the splits; correct one")
+            raise StepDiffError(
+                f"{path}: video {video} is of {split} here and of {other} in the splits; correct "
+                "one"
+            )
         for row in about.annotations:
             try:
                 start, end = map(float, row.segment)
@@ -115,7 +132,12 @@ def read_annotations(
                 left_out["its clip has a step already"] += 1
             else:
                 step = taxonomy[row.id]
-                about_step = {"step": step.headline, "step_id": row.id, "activity": step.activity, "split": split}
+                about_step = {
+                    "step": step.headline,
+                    "step_id": row.id,
+                    "activity": step.activity,
+                    "split": split,
+                }
                 rows[clip] = _row(clip, video, start, end) | about_step
     return list(rows.values())
 
@@ -128,11 +150,14 @@ def read_htstep(
     left_out: Counter[str],
     faults: Counter[str],
 ) -> Iterator[pl.DataFrame]:
-    """Yield the segments as one block of clips, with narration; count unusable segments and faults of the narration."""
+    """Yield the segments as one block of clips, with narration; count unusable segments and faults
+    of the narration."""
     of_videos = None if splits is None else read_splits(splits)
     rows = read_annotations(annotations, read_taxonomy(taxonomy), of_videos, left_out)
     if not rows:
-        raise StepDiffError(f"{annotations}: no segment in it can be used ({dict(left_out) or 'it has none'})")
+        raise StepDiffError(
+            f"{annotations}: no segment in it can be used ({dict(left_out) or 'it has none'})"
+        )
     by_video: dict[str, Rows] = {}
     for row in rows:
         row["narration"] = ""
@@ -144,7 +169,8 @@ def read_htstep(
 
 
 def _read(path: str | Path, validate: Callable[[Any], T]) -> T:
-    """Return the content of a JSON file of HT-Step; numbers with a point stay as they are written."""
+    """Return the content of a JSON file of HT-Step; numbers with a point stay as they are
+    written."""
     try:
         keys = json.loads(Path(path).read_text(encoding="utf-8"), parse_float=str)
     except (OSError, ValueError, RecursionError) as error:
@@ -155,7 +181,8 @@ def _read(path: str | Path, validate: Callable[[Any], T]) -> T:
 EGOEXO = "docs.ego-exo4d-data.org"
 ASSEMBLY = "github.com/assembly-101/assembly101-annotations"
 RATE = 30  # frames a second, in which Assembly101 counts
-BEFORE = 8.0  # seconds before a moment that an expert comments, our choice: the annotations have the moment only
+# seconds before a moment that an expert comments, our choice: the annotations have the moment only
+BEFORE = 8.0
 TWICE = "actions of an interval that has one already"
 
 
@@ -166,20 +193,29 @@ class _Take(BaseModel):
     frame_aligned_videos: dict[str, dict[str, Any] | None]
 
 
-def _captaincook(folder: Path, seconds: float | None, left_out: Counter[str]) -> Iterator[pl.DataFrame]:
+def _captaincook(
+    folder: Path, seconds: float | None, left_out: Counter[str]
+) -> Iterator[pl.DataFrame]:
     for part in SPLITS:
         recorded = read_recorded(folder, part)
         left_out.update(recorded.left_out)
         rows = [
             _row(step.clip, f"{step.recording}_360p.mp4", step.start, step.end)
-            | {"split": part, "step": step.instruction, "step_id": step.step_id, "activity": step.recipe}
+            | {
+                "split": part,
+                "step": step.instruction,
+                "step_id": step.step_id,
+                "activity": step.recipe,
+            }
             | {"mistakes": " ".join(mistake.description.strip() for mistake in step.mistakes)}
             for step in recorded.steps
         ]
         yield _frame(rows)
 
 
-def _egoexo(view: str, folder: Path, seconds: float | None, left_out: Counter[str]) -> Iterator[pl.DataFrame]:
+def _egoexo(
+    view: str, folder: Path, seconds: float | None, left_out: Counter[str]
+) -> Iterator[pl.DataFrame]:
     entries = read_entries(folder / "takes.json", EGOEXO, "take", _Take.model_validate)
     takes = {take.take_uid: take for take in entries}
     for part in SPLITS:
@@ -195,7 +231,9 @@ def _egoexo(view: str, folder: Path, seconds: float | None, left_out: Counter[st
                 else:
                     rows += _commentary(annotations, video, part, seconds or BEFORE, left_out)
         except (StepDiffError, AttributeError, KeyError, TypeError, ValueError) as error:
-            raise StepDiffError(f"{path}: not expert commentary ({error!r}); get it again from {EGOEXO}") from error
+            raise StepDiffError(
+                f"{path}: not expert commentary ({error!r}); get it again from {EGOEXO}"
+            ) from error
         yield _frame(rows)
 
 
@@ -211,7 +249,11 @@ def _view(take: _Take, view: str) -> str | None:
 
 
 def _commentary(
-    annotations: Sequence[dict[str, Any]], video: str, part: str, before: float, left_out: Counter[str]
+    annotations: Sequence[dict[str, Any]],
+    video: str,
+    part: str,
+    before: float,
+    left_out: Counter[str],
 ) -> Rows:
     comments: dict[tuple[float, float], list[str]] = {}
     activity = ""
@@ -224,7 +266,9 @@ def _commentary(
             elif not 0 < end < float("inf"):
                 left_out["comments before the video"] += 1
             else:
-                comments.setdefault((round(max(end - before, 0.0), 3), end), []).append(" ".join(text.split()))
+                comments.setdefault((round(max(end - before, 0.0), 3), end), []).append(
+                    " ".join(text.split())
+                )
     name = video.removeprefix("takes/").replace("/frame_aligned_videos", "")
     return [
         _row(_id(name, start, end), video, start, end)
@@ -235,7 +279,9 @@ def _commentary(
 
 def _fine(folder: Path, seconds: float | None, left_out: Counter[str]) -> Iterator[pl.DataFrame]:
     for part in SPLITS:
-        path = folder / "fine-grained-annotations" / f"{'validation' if part == 'val' else part}.csv"
+        path = (
+            folder / "fine-grained-annotations" / f"{'validation' if part == 'val' else part}.csv"
+        )
         if part != "train" and not path.exists():
             continue
         actions: dict[tuple[str, int, int], tuple[str, str]] = {}
@@ -246,7 +292,9 @@ def _fine(folder: Path, seconds: float | None, left_out: Counter[str]) -> Iterat
                     left_out[TWICE] += place in actions
                     actions.setdefault(place, (row["action_cls"], row["toy_name"]))
         except (OSError, csv.Error, KeyError, TypeError, ValueError) as error:
-            raise StepDiffError(f"{path}: not annotations of Assembly101 ({error!r}); see {ASSEMBLY}") from error
+            raise StepDiffError(
+                f"{path}: not annotations of Assembly101 ({error!r}); see {ASSEMBLY}"
+            ) from error
         yield _actions(actions, part, left_out)
 
 
@@ -283,7 +331,9 @@ def _lines(path: Path) -> list[str]:
         raise StepDiffError(f"{path}: cannot be read ({error}); get it from {ASSEMBLY}") from error
 
 
-def _actions(actions: dict[tuple[str, int, int], tuple[str, str]], part: str, left_out: Counter[str]) -> pl.DataFrame:
+def _actions(
+    actions: dict[tuple[str, int, int], tuple[str, str]], part: str, left_out: Counter[str]
+) -> pl.DataFrame:
     rows: Rows = []
     for (name, first, last), (action, toy) in sorted(actions.items()):
         if not 0 <= first < last:
@@ -315,5 +365,6 @@ DATASETS: dict[str, Read] = {
     "assembly101-fine": _fine,
     "assembly101-coarse": _coarse,
 }
-"""name -> reader: takes the folder, the seconds of a clip about a moment (None: BEFORE) and a counter of what it leaves
-out, and yields blocks of clips. StepDiffError: a file is missing or of another form"""
+"""name -> reader: takes the folder, the seconds of a clip about a moment (None: BEFORE) and a
+counter of what it leaves out, and yields blocks of clips. StepDiffError: a file is missing or of
+another form"""

@@ -1,13 +1,15 @@
 """Captioned images as clips: webdataset tar files, and the output of img2dataset.
 
-    00000.tar                   members KEY.jpg (jpeg, png, webp, bmp) with KEY.txt, or KEY.json with "caption"
-    00000.parquet               img2dataset's table (key, caption, status) of the images in 00000.tar or in 00000/
+    00000.tar                   members KEY.jpg (jpeg, png, webp, bmp) with KEY.txt, or KEY.json
+                                with "caption"
+    00000.parquet               img2dataset's table (key, caption, status) of the images in
+                                00000.tar or in 00000/
     a folder                    its tar files, or without any its .parquet files
     images-{00000..00999}.tar   the files from 00000 to 00999
 
-An image is a clip of one second whose one frame every encoder repeats. Its id is `<stem of the file>/<key>`, never a
-position. Its video is the path `FILE.tar/MEMBER`, which is read in place. The key of a member is its name up
-to the first dot after the last slash, as webdataset has it.
+An image is a clip of one second whose one frame every encoder repeats. Its id is `<stem of the
+file>/<key>`, never a position. Its video is the path `FILE.tar/MEMBER`, which is read in place. The
+key of a member is its name up to the first dot after the last slash, as webdataset has it.
 """
 
 import json
@@ -36,8 +38,11 @@ TWICE = "images of a key that has one already"
 _RANGE = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
 
 
-def read_images(sources: Sequence[str], folder: Path, left_out: Counter[str]) -> Iterator[pl.DataFrame]:
-    """Yield blocks of images with captions; their videos are paths from `folder`, the folder of the manifest."""
+def read_images(
+    sources: Sequence[str], folder: Path, left_out: Counter[str]
+) -> Iterator[pl.DataFrame]:
+    """Yield blocks of images with captions; their videos are paths from `folder`, the folder of the
+    manifest."""
     files = _files(sources)
 
     def images() -> Iterator[list[Clip]]:
@@ -45,7 +50,16 @@ def read_images(sources: Sequence[str], folder: Path, left_out: Counter[str]) ->
             for file in files:
                 read = _of_tar if file.suffix == ".tar" else _of_table
                 for key, place, caption in read(file, left_out):
-                    yield [(f"{file.stem}/{key}", os.path.relpath(place, folder), 0.0, 1.0, "train", caption)]
+                    yield [
+                        (
+                            f"{file.stem}/{key}",
+                            os.path.relpath(place, folder),
+                            0.0,
+                            1.0,
+                            "train",
+                            caption,
+                        )
+                    ]
                 advance(1)
 
     return in_blocks(images(), "caption")
@@ -57,12 +71,15 @@ def _files(sources: Iterable[str]) -> list[Path]:
     for file in files:
         if file.suffix not in (".tar", ".parquet"):
             raise StepDiffError(
-                f"{file}: neither a .tar file nor a .parquet of img2dataset; give one of these, or a folder"
+                f"{file}: neither a .tar file nor a .parquet of img2dataset; give one of these, or "
+                "a folder"
             )
         if not file.is_file():
             raise StepDiffError(f"{file}: no such file; correct --images")
         if (other := seen.setdefault(file.stem, file)) is not file:
-            raise StepDiffError(f"{other} and {file} would give two images one id; rename one, or leave it out")
+            raise StepDiffError(
+                f"{other} and {file} would give two images one id; rename one, or leave it out"
+            )
     return files
 
 
@@ -71,7 +88,9 @@ def _expanded(name: str) -> Iterator[str]:
         yield name
         return
     for number in range(int(span[1]), int(span[2]) + 1):
-        yield from _expanded(name[: span.start()] + str(number).zfill(len(span[1])) + name[span.end() :])
+        yield from _expanded(
+            name[: span.start()] + str(number).zfill(len(span[1])) + name[span.end() :]
+        )
 
 
 def _in_folder(path: Path) -> list[Path]:
@@ -133,14 +152,20 @@ def _of_table(table: Path, left_out: Counter[str]) -> Iterator[tuple[str, Path, 
         scan = pl.scan_parquet(table, glob=False)
         schema = scan.collect_schema()
         if set(IMAGES) & set(schema):
-            why = "holds the images themselves; run img2dataset with output_format webdataset or files"
+            why = (
+                "holds the images themselves; run img2dataset with output_format webdataset or "
+                "files"
+            )
             raise StepDiffError(f"{table}: {why}")
         if missing := {"key", "caption", "status"}.difference(schema):
             why = "give the .parquet that img2dataset writes next to images"
             raise StepDiffError(f"{table}: no column {min(missing)}; {why}")
         rows = scan.select(pl.col("key", "caption", "status").cast(pl.String)).collect()
-    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:  # panics on damaged files
-        raise StepDiffError(f"{table}: cannot be read ({first_line(error)}); copy it again") from error
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        # panics on damaged files
+        raise StepDiffError(
+            f"{table}: cannot be read ({first_line(error)}); copy it again"
+        ) from error
     tar = table.with_suffix(".tar")
     in_tar = {member.name for _, member in _members(tar, left_out)} if tar.is_file() else None
     for key, caption, status in rows.iter_rows():
@@ -157,7 +182,8 @@ def _of_table(table: Path, left_out: Counter[str]) -> Iterator[tuple[str, Path, 
 
 
 def _place(folder: Path, tar: Path, key: str, in_tar: set[str] | None) -> Path | None:
-    """Return the path of an image: in the tar file, whose names are `in_tar`, or in the folder; None: it has none."""
+    """Return the path of an image: in the tar file, whose names are `in_tar`, or in the folder;
+    None: it has none."""
     for name in (f"{key}.{kind}" for kind in IMAGES):
         if (folder / name).is_file() if in_tar is None else name in in_tar:
             return (folder if in_tar is None else tar) / name

@@ -11,7 +11,8 @@ from heads.llm.model import Unanswered
 from stepdiff_core.cli.options import FailureOptions
 
 SHOWN = 5  # failures in a record
-HINT = "answers so far are kept; run the same command for the rest"  # how to go on after an interrupt
+# how to go on after an interrupt
+HINT = "answers so far are kept; run the same command for the rest"
 
 
 Item = Mapping[str, Any]  # `key`, and the fields that the model reads
@@ -23,7 +24,8 @@ class Annotator(Protocol):
     """A loaded model that answers the items of a stage."""
 
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
-        """Yield key and answer of every item, in any order. StepDiffError: the remaining items cannot be answered."""
+        """Yield key and answer of every item, in any order. StepDiffError: the remaining items
+        cannot be answered."""
 
 
 @runtime_checkable
@@ -31,7 +33,8 @@ class StageJob(Protocol):
     """The message to a worker: all that it needs to load an Annotator, in a few bytes."""
 
     def provenance(self) -> dict[str, Any]:
-        """Return everything that determines the answers: model, sha256 of weights and prompt, sampling, inputs."""
+        """Return everything that determines the answers: model, sha256 of weights and prompt,
+        sampling, inputs."""
 
     def load(self, device: str, threads: int) -> Annotator:
         """Load the model on `device` (cpu or cuda), with at most `threads` CPU threads."""
@@ -44,12 +47,13 @@ class StageOptions(FailureOptions):
     retry_failed: bool = False
     """try items again that failed in an earlier run"""
     workers: int | None = None
-    """processes that each load the model; null: one a GPU, else one for up to eight CPUs. One is this process"""
+    """processes that each load the model; null: one a GPU, else one for up to eight CPUs. One is
+    this process"""
     device: str = "auto"
     """where the model computes: auto, cpu, cuda"""
     address: str | None = None
-    """Ray cluster to join, auto or HOST:6379; local: Ray is started here; null: RAY_ADDRESS, else Ray is started here
-    where more than one worker is needed"""
+    """Ray cluster to join, auto or HOST:6379; local: Ray is started here; null: RAY_ADDRESS, else
+    Ray is started here where more than one worker is needed"""
 
     @property
     def served(self) -> bool:
@@ -58,12 +62,16 @@ class StageOptions(FailureOptions):
 
 
 def plain(text: str) -> str:
-    """Return the text without halves of surrogate pairs and NUL, which UTF-8 or readers of files refuse."""
+    """Return the text without halves of surrogate pairs and NUL, which UTF-8 or readers of files
+    refuse."""
     return text.encode("utf-8", "replace").decode().replace("\0", "").strip()
 
 
 def show(record: dict[str, Any]) -> None:
-    print("{stage} {version}: {done} of {asked} done in {seconds:.0f} s, {already} there already".format(**record))
+    print(
+        "{stage} {version}: {done} of {asked} done in {seconds:.0f} s, {already} there "
+        "already".format(**record)
+    )
     for failure in record["failures"]:
         print("  failed: {key}: {reason}".format(**failure))
     if record["failed"] > SHOWN:

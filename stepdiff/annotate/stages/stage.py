@@ -2,7 +2,8 @@
 
 Guarantees
 - an answered item is never answered again, a failed one only with `--retry-failed`
-- a killed run continues, and ends with the same answers; a worker loses the answers of its last ten seconds
+- a killed run continues, and ends with the same answers; a worker loses the answers of its last ten
+  seconds
 - memory depends on the size of a block of the catalog, not on the number of items
 
 Answers that were made in the same way are one version:
@@ -59,7 +60,9 @@ class Version:
 
     def create(self) -> None:
         if not (self.folder / "provenance.json").exists():
-            write_json(self.folder / "provenance.json", {"provenance": self.provenance, "seal": BLANK})
+            write_json(
+                self.folder / "provenance.json", {"provenance": self.provenance, "seal": BLANK}
+            )
 
     def shard(self, number: int) -> pl.DataFrame:
         """Return the rows of a shard: key, kind, text, provenance."""
@@ -96,24 +99,33 @@ def versions(store: Store, stage: str) -> list[Version]:
                 raise TypeError(f"{type(provenance).__name__}, not an object")
             version = Version(store, stage, provenance)
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise StepDiffError(f"{path}: holds no provenance ({error!r}); restore it, or remove its folder") from None
+            raise StepDiffError(
+                f"{path}: holds no provenance ({error!r}); restore it, or remove its folder"
+            ) from None
         if path.parent.name != version.name:
-            raise StepDiffError(f"{path}: is that of version {version.name}; restore it, or remove its folder")
+            raise StepDiffError(
+                f"{path}: is that of version {version.name}; restore it, or remove its folder"
+            )
         existing.append(version)
     return existing
 
 
 def chosen(store: Store, stage: str, name: str | None) -> Version:
-    """Return the version whose name begins with `name`, or the only one. StepDiffError: none or several match."""
+    """Return the version whose name begins with `name`, or the only one. StepDiffError: none or
+    several match."""
     existing = versions(store, stage)
     matching = [version for version in existing if version.name.startswith(name or "")]
     if len(matching) == 1:
         return matching[0]
     if not existing:
-        raise StepDiffError(f"{store.path}: no {stage} in it yet; run stepdiff annotate {stage.partition('-')[0]}")
+        raise StepDiffError(
+            f"{store.path}: no {stage} in it yet; run stepdiff annotate {stage.partition('-')[0]}"
+        )
     raise StepDiffError(
-        f"{store.path}: {len(matching)} versions of {stage}{f' begin with {name!r}' if name else ''}; name one of "
-        f"{', '.join(version.name for version in existing)} (their provenance.json says what made them)"
+        f"{store.path}: {len(matching)} versions of "
+        f"{stage}{f' begin with {name!r}' if name else ''}; name one of "
+        f"{', '.join(version.name for version in existing)} (their provenance.json says what made "
+        "them)"
     )
 
 
@@ -143,7 +155,8 @@ class Answered:
 
 
 class StageWorker:
-    """Answers one shard after another, as a Ray actor or in this process; a second thread may call `finished`."""
+    """Answers one shard after another, as a Ray actor or in this process; a second thread may call
+    `finished`."""
 
     outcome = Answered
 
@@ -151,7 +164,8 @@ class StageWorker:
         self._options, self._finished = options, 0
 
     def run(self, task: WorkPart) -> Answered:
-        """Answer a shard, or the rest of a dead worker's shard, and commit the answers even if the model fails."""
+        """Answer a shard, or the rest of a dead worker's shard, and commit the answers even if the
+        model fails."""
         try:
             return self._answer(task, self._annotator)
         finally:
@@ -162,7 +176,8 @@ class StageWorker:
 
     def _answer(self, task: WorkPart, annotator: Annotator) -> Answered:
         shard = _ShardAnswers(self._version, task.shard)
-        rows = [row for row in task.rows if row["key"] not in shard.answered]  # by a worker that died
+        # by a worker that died
+        rows = [row for row in task.rows if row["key"] not in shard.answered]
         self._finished = len(task.rows) - len(rows)
         error = None
         try:
@@ -181,7 +196,10 @@ class StageWorker:
         options = self._options
         version = Version(Store.open(options.store), options.stage, options.job.provenance())
         if version.name != options.version:
-            why = f"the model's files on host {socket.gethostname()} are not those that the run began with"
+            why = (
+                f"the model's files on host {socket.gethostname()} are not those that the run "
+                "began with"
+            )
             raise StepDiffError(f"{options.stage}: {why}; make them the same")
         return version
 
@@ -200,7 +218,10 @@ class _ShardAnswers:
         self._version, self._number = version, number
         self._rows = [version.shard(number)]
         self.answered = set(self._rows[0]["key"])
-        self._failed = {row["key"]: row["reason"] for row in version.shard_failures(number).iter_rows(named=True)}
+        self._failed = {
+            row["key"]: row["reason"]
+            for row in version.shard_failures(number).iter_rows(named=True)
+        }
         self.done = 0
         self.passing: str | None = None  # why items were not answered that the next run tries again
         self._lock = threading.Lock()
@@ -244,8 +265,8 @@ class Items:
     """Items of a stage, shard by shard: memory for all of them is never needed."""
 
     blocks: Callable[[], Iterable[pl.DataFrame]]
-    """returns the items by rising row, in blocks: `key`, `row` (its permanent place, which decides its shard) and more;
-    called for every pass over them"""
+    """returns the items by rising row, in blocks: `key`, `row` (its permanent place, which decides
+    its shard) and more; called for every pass over them"""
     complete: Callable[[int, pl.DataFrame], pl.DataFrame] = lambda shard, rows: rows
     """adds the fields that the job's model reads to the items of a shard that are to be answered"""
 
@@ -254,7 +275,9 @@ class Items:
         for block in self.blocks():
             if rest is not None:
                 block = pl.concat([rest, block])
-            shards = [rows for _, rows in block.group_by(pl.col("row") // SHARD, maintain_order=True)]
+            shards = [
+                rows for _, rows in block.group_by(pl.col("row") // SHARD, maintain_order=True)
+            ]
             yield from ((int(rows["row"][0]) // SHARD, rows) for rows in shards[:-1])
             rest = copied(shards[-1]) if shards else None
         if rest is not None:
@@ -262,13 +285,17 @@ class Items:
 
 
 def run_stage(options: StageOptions, name: str, job: StageJob, items: Items) -> dict[str, Any]:
-    """Answer the items of stage `name` that have no answer yet; return the record that `show` prints.
+    """Answer the items of stage `name` that have no answer yet; return the record that `show`
+    prints.
 
     StepDiffError: another run writes the version, no cluster answers, or the store is a snapshot.
     """
     store = Store.open(options.store)
     if store.at is not None:
-        raise StepDiffError(f"snapshot {store.at} of {store.path} is not annotated: give the store without @{store.at}")
+        raise StepDiffError(
+            f"snapshot {store.at} of {store.path} is not annotated: give the store without "
+            f"@{store.at}"
+        )
     if not store.path.remote:
         refuse_relative([("--store", options.store)])
     version = Version(Store.open(absolute(options.store)), name, job.provenance())
@@ -281,7 +308,10 @@ def run_stage(options: StageOptions, name: str, job: StageJob, items: Items) -> 
         shards = [rows.height for _, rows in unanswered(version, items, options.retry_failed)]
         tasks = pending(version, items, options.retry_failed)
         if shards:
-            with _pool(options, version, job) as (pool, workers), progress(name, sum(shards), "items") as advance:
+            with (
+                _pool(options, version, job) as (pool, workers),
+                progress(name, sum(shards), "items") as advance,
+            ):
                 for outcome in pool.run(tasks, min(workers, len(shards)), advance):
                     done += outcome.done
                     if outcome.error:
@@ -298,12 +328,16 @@ def run_stage(options: StageOptions, name: str, job: StageJob, items: Items) -> 
         }
 
 
-def unanswered(version: Version, items: Items, retry_failed: bool) -> Iterator[tuple[int, pl.DataFrame]]:
+def unanswered(
+    version: Version, items: Items, retry_failed: bool
+) -> Iterator[tuple[int, pl.DataFrame]]:
     """Yield the number and the unanswered items of every shard that has some, in order."""
     for number, rows in items.shards():
         rows = rows.join(version.shard(number), on="key", how="anti", maintain_order="left")
         if not retry_failed:
-            rows = rows.join(version.shard_failures(number), on="key", how="anti", maintain_order="left")
+            rows = rows.join(
+                version.shard_failures(number), on="key", how="anti", maintain_order="left"
+            )
         if rows.height:
             yield number, rows
 
@@ -315,10 +349,14 @@ def pending(version: Version, items: Items, retry_failed: bool) -> Iterator[Work
 
 
 @contextmanager
-def _pool(options: StageOptions, version: Version, job: StageJob) -> Iterator[tuple[WorkerPool | Here, int]]:
+def _pool(
+    options: StageOptions, version: Version, job: StageJob
+) -> Iterator[tuple[WorkerPool | Here, int]]:
     """Yield the workers of a stage, on Ray if there are several, and their number."""
     device = None if options.device == "auto" else options.device
-    of_worker = partial(StageWorkerOptions, absolute(options.store), version.stage, version.name, job, device)
+    of_worker = partial(
+        StageWorkerOptions, absolute(options.store), version.stage, version.name, job, device
+    )
     if is_alone(options.workers, CPUS, options.address):
         import torch
 
@@ -331,36 +369,54 @@ def _pool(options: StageOptions, version: Version, job: StageJob) -> Iterator[tu
 
 
 def _counts(version: Version, items: Items, done: int) -> dict[str, Any]:
-    """Count the items that have an answer, a failure or neither; `done` is the number that this run answered."""
+    """Count the items that have an answer, a failure or neither; `done` is the number that this run
+    answered."""
     total = answered = failed = 0
     failures: list[dict[str, str]] = []
     for number, rows in items.shards():
         total += rows.height
         answered += rows.join(version.shard(number), on="key", how="semi").height
-        shard_failures = rows.select("key").join(version.shard_failures(number), on="key", maintain_order="left")
+        shard_failures = rows.select("key").join(
+            version.shard_failures(number), on="key", maintain_order="left"
+        )
         failed += shard_failures.height
         failures += shard_failures.head(SHOWN - len(failures)).to_dicts()
     absent = total - answered - failed
-    counts = {"asked": total, "done": done, "already": answered - done, "failed": failed, "absent": absent}
+    counts = {
+        "asked": total,
+        "done": done,
+        "already": answered - done,
+        "failed": failed,
+        "absent": absent,
+    }
     return {**counts, "failures": failures}
 
 
 def absolute(store: str) -> str:
-    """Return the absolute path or URL of a store, with its `@NAME`, for workers in another working folder."""
+    """Return the absolute path or URL of a store, with its `@NAME`, for workers in another working
+    folder."""
     opened = Store.open(store)
     return Store.open(opened.path.expanduser().absolute(), at=opened.at).location
 
 
-def clip_blocks(store: Store, split: str | None, columns: Sequence[str] = ()) -> Iterator[pl.DataFrame]:
-    """Yield `key`, `row` and `columns` of the clips of a split (None: all), in the store's order and in blocks.
+def clip_blocks(
+    store: Store, split: str | None, columns: Sequence[str] = ()
+) -> Iterator[pl.DataFrame]:
+    """Yield `key`, `row` and `columns` of the clips of a split (None: all), in the store's order
+    and in blocks.
 
     StepDiffError: no such column, or no clips.
     """
     schema = store.catalog("clips").schema()
     needed = [*columns, *(["split"] if split is not None else [])]
     if missing := [name for name in needed if name not in schema]:
-        raise StepDiffError(f"{store.path}: no column {missing[0]!r} in its catalog; featurize a manifest that has it")
-    dtypes = {name: schema[name] for name in ("key", *needed, *(["step"] if "step" in schema else []))}
+        raise StepDiffError(
+            f"{store.path}: no column {missing[0]!r} in its catalog; featurize a manifest that has "
+            "it"
+        )
+    dtypes = {
+        name: schema[name] for name in ("key", *needed, *(["step"] if "step" in schema else []))
+    }
     empty = True
     for block in store.catalog("clips").blocks(pl.DataFrame(schema=dtypes)):
         if "step" in schema:
@@ -370,4 +426,6 @@ def clip_blocks(store: Store, split: str | None, columns: Sequence[str] = ()) ->
         empty = empty and block.is_empty()
         yield block.select("key", "row", *columns)
     if empty:
-        raise StepDiffError(f"{store.path}: no clips{f' of split {split!r}' if split else ''}; featurize some")
+        raise StepDiffError(
+            f"{store.path}: no clips{f' of split {split!r}' if split else ''}; featurize some"
+        )

@@ -46,11 +46,13 @@ class Person:
     origin: str  # link, name (entered on this machine) or import
     active: bool
     revoked: bool
-    excluded: float | None = None  # since when the person's answers do not count, in seconds since 1970
+    # since when the person's answers do not count, in seconds since 1970
+    excluded: float | None = None
 
 
 def checked_name(name: str) -> str:
-    """Return a name without outer spaces. StepDiffError: empty, too long, or with characters that are not printed."""
+    """Return a name without outer spaces. StepDiffError: empty, too long, or with characters that
+    are not printed."""
     name = " ".join(name.split())
     if not name or len(name) > MOST_NAME or not name.isprintable():
         raise StepDiffError(f"a name has 1 to {MOST_NAME} printable characters, not {name!r:.80}")
@@ -68,7 +70,9 @@ def add(
     """Add a person and return the token of the link. StepDiffError: there is one of this name."""
     name = checked_name(name)
     if named(connection, name) is not None:
-        raise StepDiffError(f"{name!r} is there already: make a new link for them, or take another name")
+        raise StepDiffError(
+            f"{name!r} is there already: make a new link for them, or take another name"
+        )
     token = secrets.token_urlsafe(16)
     has_link = origin != "import"
     stored = _hash(token) if has_link else None
@@ -76,7 +80,13 @@ def add(
     return Person(event.seq, name, role, origin, has_link, False), token
 
 
-def link(connection: Connection, person: Person, now: float, origin: Origin = "link", by: int | None = None) -> str:
+def link(
+    connection: Connection,
+    person: Person,
+    now: float,
+    origin: Origin = "link",
+    by: int | None = None,
+) -> str:
     """Return the token of a new link of a person, also of a revoked one; the old link ends."""
     token = secrets.token_urlsafe(16)
     record(connection, "linked", now, by, id=person.id, token=_hash(token), origin=origin)
@@ -90,7 +100,8 @@ def revoke(connection: Connection, person: Person, now: float, by: int | None = 
 
 
 def exclude(connection: Connection, person: Person, now: float, by: int) -> None:
-    """Let the answers of an annotator not count, and return all their pairs to the pool. StepDiffError: an admin."""
+    """Let the answers of an annotator not count, and return all their pairs to the pool.
+    StepDiffError: an admin."""
     if person.role == "admin":
         raise StepDiffError(f"{person.name!r} does not annotate: only annotators are excluded")
     if person.excluded is None:
@@ -99,7 +110,8 @@ def exclude(connection: Connection, person: Person, now: float, by: int) -> None
 
 
 def include(connection: Connection, person: Person, now: float, by: int) -> None:
-    """Let the answers of an excluded person count again; pairs that others answered since have more answers."""
+    """Let the answers of an excluded person count again; pairs that others answered since have more
+    answers."""
     if person.excluded is not None:
         record(connection, "included", now, by, id=person.id)
 
@@ -133,7 +145,9 @@ def everyone(connection: Connection) -> list[Person]:
 def names_are_open(connection: Connection) -> bool:
     """Return whether people may enter a name: nobody has a personal link."""
     invited = (people.c.role == "annotator") & (people.c.origin == "link")
-    return not connection.execute(select(func.count()).select_from(people).where(invited)).scalar_one()
+    return not connection.execute(
+        select(func.count()).select_from(people).where(invited)
+    ).scalar_one()
 
 
 def _hash(token: str) -> str:
@@ -146,4 +160,12 @@ def _person(connection: Connection, which: Any) -> Person | None:
 
 
 def _of(row: Any) -> Person:
-    return Person(row.id, row.name, row.role, row.origin, row.token is not None, row.revoked is not None, row.excluded)
+    return Person(
+        row.id,
+        row.name,
+        row.role,
+        row.origin,
+        row.token is not None,
+        row.revoked is not None,
+        row.excluded,
+    )

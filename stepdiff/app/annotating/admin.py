@@ -34,9 +34,20 @@ from stepdiff_core.errors import StepDiffError
 ROWS = 100  # rows of a table on one page
 First = Annotated[int, Query(ge=0, le=2**31, description="first row")]
 Form = Literal["answers", "csv", "diffcap", "diffrank", "label-studio", "label-studio-config"]
-FILES = {"answers": "answers.jsonl", "csv": "answers.csv", "diffcap": "diffcap.jsonl", "diffrank": "diffrank.jsonl"}
+FILES = {
+    "answers": "answers.jsonl",
+    "csv": "answers.csv",
+    "diffcap": "diffcap.jsonl",
+    "diffrank": "diffrank.jsonl",
+}
 FILES |= {"label-studio": "label-studio.json", "label-studio-config": "label-studio.xml"}
-COLUMNS = {"name": "Name", "done": "Done", "training": "Training", "open": "Open", "seconds": "Seconds"}
+COLUMNS = {
+    "name": "Name",
+    "done": "Done",
+    "training": "Training",
+    "open": "Open",
+    "seconds": "Seconds",
+}
 COLUMNS |= {"distance": "Distance", "gold": "Gold", "flags": "Flags"}
 """of the table of people, which is sorted by any of them"""
 NOTHING = {"submitted": 0, "training": 0, "open": 0}  # progress of a person without assignments
@@ -52,7 +63,9 @@ router = APIRouter(prefix="/admin", dependencies=[Depends(signed_in_admin)])
 
 
 @router.get("")
-def overview(request: Request, annotating: OfAnnotating, sort: Column | None = None, falling: bool = False) -> Response:
+def overview(
+    request: Request, annotating: OfAnnotating, sort: Column | None = None, falling: bool = False
+) -> Response:
     """Progress, people, by default in the order in which they came, and agreement."""
     task = annotating.task
     with annotating.database.read() as connection:
@@ -71,11 +84,16 @@ def overview(request: Request, annotating: OfAnnotating, sort: Column | None = N
             figures, done = figures_of.get(person.name), progress.get(person.id, NOTHING)
             row: dict[str, Any] = {"person": person, "name": person.name, "done": done["submitted"]}
             row |= {"training": done["training"], "open": done["open"]}
-            row |= {name: figures and getattr(figures, name) for name in ("seconds", "distance", "gold", "gold_scores")}
+            row |= {
+                name: figures and getattr(figures, name)
+                for name in ("seconds", "distance", "gold", "gold_scores")
+            }
             row["excluded"] = None if person.excluded is None else utc(person.excluded)
             rows.append(row | {"flags": flags(figures, agreed.annotators) if figures else []})
     if sort is not None:  # those without a value last; of flags, their number counts
-        value: Callable[[Any], Any] = str.casefold if sort == "name" else len if sort == "flags" else float
+        value: Callable[[Any], Any] = (
+            str.casefold if sort == "name" else len if sort == "flags" else float
+        )
         with_value = [row for row in rows if row[sort] is not None]
         without_value = [row for row in rows if row[sort] is None]
         rows = sorted(with_value, key=lambda row: value(row[sort]), reverse=falling) + without_value
@@ -97,29 +115,48 @@ def pairs(request: Request, site: OfSite, annotating: OfAnnotating, first: First
         | {"submitted": names[pair.id][0], "open": names[pair.id][1]}
         for pair in shown
     ]
-    record = {"title": "Pairs", "rows": rows, "per_pair": task.people, "first": first, "of": len(task.pairs)}
+    record = {
+        "title": "Pairs",
+        "rows": rows,
+        "per_pair": task.people,
+        "first": first,
+        "of": len(task.pairs),
+    }
     record["pictures"] = site.videos is not None
     return page(request, "annotate_pairs.html", record)
 
 
 @router.get("/disagreements")
-def disagreements(request: Request, site: OfSite, annotating: OfAnnotating, first: First = 0) -> Response:
+def disagreements(
+    request: Request, site: OfSite, annotating: OfAnnotating, first: First = 0
+) -> Response:
     """Pairs about which people disagree, the widest spread first."""
     rows = collected.disagreements(_collected(annotating))
-    record = {"title": "Disagreements", "rows": rows[first : first + ROWS], "first": first, "of": len(rows)}
+    record = {
+        "title": "Disagreements",
+        "rows": rows[first : first + ROWS],
+        "first": first,
+        "of": len(rows),
+    }
     record["pictures"] = site.videos is not None
     return page(request, "annotate_disagreements.html", record)
 
 
 @router.get("/pair")
-def pair(request: Request, annotating: OfAnnotating, id: Annotated[str, Query(max_length=ID)]) -> Response:
+def pair(
+    request: Request, annotating: OfAnnotating, id: Annotated[str, Query(max_length=ID)]
+) -> Response:
     """All answers about a pair, with both clips, and a form to decide."""
     task = annotating.task
     if id not in task.by_id:
         raise UnknownError(f"the task has no pair {id[:200]!r}")
     every, pair = _collected(annotating), task.by_id[id]
     of_pair = [answer for answer in every if answer.pair == id]
-    others = [row["pair"] for row in collected.disagreements(every) if not row["adjudicated"] and row["pair"] != id]
+    others = [
+        row["pair"]
+        for row in collected.disagreements(every)
+        if not row["adjudicated"] and row["pair"] != id
+    ]
     record = {
         "title": "One pair",
         "pair": pair,
@@ -165,17 +202,25 @@ def adjudicate(annotating: OfAnnotating, sent: Adjudication, by: Admin) -> dict[
 
 @router.get("/export/{form}", response_class=Response)
 def exported(site: OfSite, annotating: OfAnnotating, form: Form) -> Response:
-    """Everything that was submitted and counts, in one of the forms; the header Left-Out counts other answers."""
+    """Everything that was submitted and counts, in one of the forms; the header Left-Out counts
+    other answers."""
     with annotating.database.read() as connection:
         every, left_out = list(collected.collected(connection)), len(collected.excluded(connection))
     if not every and not form.startswith("label-studio"):
-        why = f"all {left_out:,} answers are of excluded people" if left_out else "nobody submitted an answer yet"
+        why = (
+            f"all {left_out:,} answers are of excluded people"
+            if left_out
+            else "nobody submitted an answer yet"
+        )
         raise StepDiffError(f"{why}: there is nothing to export")
     with tempfile.TemporaryDirectory(prefix="stepdiff-export-") as folder:
         out, answers = Path(folder) / FILES[form], Path(folder) / "collected.jsonl"
         if every:
             write_answers(answers, every)
-        files: dict[str, Any] = {"file": str(answers) if every else None, form.replace("-", "_"): str(out)}
+        files: dict[str, Any] = {
+            "file": str(answers) if every else None,
+            form.replace("-", "_"): str(out),
+        }
         export.run(export.AnswerExportOptions(task=str(site.annotate), **files))
         response = download(FILES[form], out.read_bytes())
     response.headers["Left-Out"] = str(left_out)
@@ -184,13 +229,19 @@ def exported(site: OfSite, annotating: OfAnnotating, form: Form) -> Response:
 
 @router.post("/import")
 def imported(annotating: OfAnnotating, sent: Import, by: Admin) -> dict[str, Any]:
-    """Take the answers of tasks of a Label Studio export: one line for each refused one, the others are taken."""
+    """Take the answers of tasks of a Label Studio export: one line for each refused one, the others
+    are taken."""
     refused: list[str] = []
     imported_answers = list(placed_answers(sent.tasks, "the file", refused.append, sent.first))
     with annotating.database.write() as connection:
-        left_out = collected.take(connection, annotating.task, imported_answers, by, annotating.clock(), refused.append)
+        left_out = collected.take(
+            connection, annotating.task, imported_answers, by, annotating.clock(), refused.append
+        )
     taken = left_out.pop("taken", 0)
-    words = [f"{taken} answers taken", *(f"{count} left out: {why}" for why, count in left_out.items())]
+    words = [
+        f"{taken} answers taken",
+        *(f"{count} left out: {why}" for why, count in left_out.items()),
+    ]
     words += [f"{len(refused)} refused"] if refused else []
     return {"done": "; ".join(words), "taken": taken, "left_out": left_out, "refused": refused}
 
@@ -231,7 +282,10 @@ def change(
 
 def linked(request: Request, person: Person, token: str) -> dict[str, str]:
     site: Site = request.app.state.kept[Site]
-    return {"name": person.name, "address": service.link(token, site.public_url or str(request.base_url))}
+    return {
+        "name": person.name,
+        "address": service.link(token, site.public_url or str(request.base_url)),
+    }
 
 
 def _collected(annotating: Annotating) -> list[Answer]:

@@ -1,8 +1,8 @@
 """Where annotations and notes are kept: SQLite or PostgreSQL, with one writer at a time.
 
 Guarantees
-- processes on one database assign no pair too often and lose nothing: one transaction writes at a time, and is there
-  whole or not at all, also after SIGKILL
+- processes on one database assign no pair too often and lose nothing: one transaction writes at a
+  time, and is there whole or not at all, also after SIGKILL
 - the database refuses changes of its log, a table of events
 """
 
@@ -12,7 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, MetaData, create_engine, event, func, inspect, make_url, select
+from sqlalchemy import (
+    Connection,
+    Engine,
+    MetaData,
+    create_engine,
+    event,
+    func,
+    inspect,
+    make_url,
+    select,
+)
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 
 from stepdiff.app.annotating.events import METADATA, SAVED_AGAIN
@@ -50,7 +60,9 @@ class Database:
         self.postgres = engine.dialect.name == "postgresql"
 
     @classmethod
-    def open(cls, url: str, tables: MetaData = METADATA, log: str = "events", unless: str = SAVED_AGAIN) -> "Database":
+    def open(
+        cls, url: str, tables: MetaData = METADATA, log: str = "events", unless: str = SAVED_AGAIN
+    ) -> "Database":
         """Open a database, `sqlite:///PATH` or `postgresql+psycopg://USER:PASSWORD@HOST/NAME`.
 
         Args:
@@ -70,13 +82,17 @@ class Database:
             if parsed.get_backend_name() == "postgresql":
                 engine = create_engine(parsed, pool_size=8, max_overflow=40, pool_pre_ping=True)
             else:
-                engine = create_engine(parsed, pool_size=8, max_overflow=40, connect_args={"timeout": WAIT})
+                engine = create_engine(
+                    parsed, pool_size=8, max_overflow=40, connect_args={"timeout": WAIT}
+                )
                 event.listen(engine, "connect", _prepare)
                 event.listen(engine, "begin", _begin)
         except ArgumentError:
             raise StepDiffError(f"database: not a URL such as {URLS}") from None
         except (ImportError, NoSuchModuleError) as error:
-            raise StepDiffError(f"database: {error}: pip install 'stepdiff[postgres]', and give {URLS}") from None
+            raise StepDiffError(
+                f"database: {error}: pip install 'stepdiff[postgres]', and give {URLS}"
+            ) from None
         database = cls(engine)
         try:
             with database._locked() as connection:
@@ -103,7 +119,8 @@ class Database:
 
     @contextmanager
     def write(self, durable: bool = True) -> Iterator[Connection]:
-        """Yield a connection of the only transaction that writes; it is committed at the end of the block.
+        """Yield a connection of the only transaction that writes; it is committed at the end of the
+        block.
 
         durable: it survives a power failure; else the end of the process, and is faster.
         """
@@ -139,10 +156,13 @@ def _prepare(connection: Any, record: object) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    """Begin a transaction of SQLite: a writer takes the lock at once, so that rows that it has read do not change."""
+    """Begin a transaction of SQLite: a writer takes the lock at once, so that rows that it has read
+    do not change."""
     options = connection.get_execution_options()
     if options.get("writes"):
-        connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get('durable') else 'NORMAL'}")
+        connection.exec_driver_sql(
+            f"PRAGMA synchronous={'FULL' if options.get('durable') else 'NORMAL'}"
+        )
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     else:
         connection.exec_driver_sql("BEGIN")
@@ -150,4 +170,6 @@ def _begin(connection: Connection) -> None:
 
 def _unavailable(error: OperationalError) -> RefusedError:
     why = str(error.orig).strip().partition("\n")[0]
-    return RefusedError(f"the database does not answer ({why}): try again", status=503, retry_after=2)
+    return RefusedError(
+        f"the database does not answer ({why}): try again", status=503, retry_after=2
+    )

@@ -1,13 +1,17 @@
-"""Collected annotations: each change is a row of `events`; the other tables are the state that `apply` makes of them.
+"""Collected annotations: each change is a row of `events`; the other tables are the state that
+`apply` makes of them.
 
-Changes have the order of events: a clock may move back. Times are for people, and for the limit of a pair.
-Unique constraints keep the rules of assignment whatever the program does: one assignment a person and pair, and one
-assignment a pair and slot, and a pair has as many slots as people annotate it. The assignments of an excluded person
-have no slots; if that person counts again, a pair may use more slots.
+Changes have the order of events: a clock may move back. Times are for people, and for the limit of
+a pair. Unique constraints keep the rules of assignment whatever the program does: one assignment a
+person and pair, and one assignment a pair and slot, and a pair has as many slots as people annotate
+it. The assignments of an excluded person have no slots; if that person counts again, a pair may use
+more slots.
 
 Guarantees
-- the events change empty tables into the state, and a change and its event are there both or neither
-- an event is never changed, but that consecutive saves of the same fields by one person are one event: the last of them
+- the events change empty tables into the state, and a change and its event are there both or
+  neither
+- an event is never changed, but that consecutive saves of the same fields by one person are one
+  event: the last of them
 """
 
 import json
@@ -55,7 +59,8 @@ assignments = sa.Table(
     sa.Column("person", _Key, nullable=False),
     sa.Column("pair", sa.String(64), nullable=False),  # pair_key of the id
     sa.Column("kind", sa.String(16), nullable=False),  # work, gold, training
-    sa.Column("left", sa.String(16), nullable=False),  # the clip that is shown on the left: reference, candidate
+    # the clip that is shown on the left: reference, candidate
+    sa.Column("left", sa.String(16), nullable=False),
     sa.Column("slot", sa.Integer),  # from 1; null: takes no place
     sa.Column("state", sa.String(16), nullable=False),  # open, submitted, expired
     sa.Column("opened", sa.Float(53), nullable=False),
@@ -68,7 +73,9 @@ assignments = sa.Table(
     sa.UniqueConstraint("person", "pair"),
     sa.UniqueConstraint("pair", "slot"),
 )
-sa.Index("assignments_of_person_by_event", assignments.c.person, assignments.c.state, assignments.c.last)
+sa.Index(
+    "assignments_of_person_by_event", assignments.c.person, assignments.c.state, assignments.c.last
+)
 sa.Index("assignments_by_age", assignments.c.state, assignments.c.touched)
 
 pairs = sa.Table(
@@ -93,7 +100,8 @@ SAVED_AGAIN = (
     "AND NEW.assignment = OLD.assignment "
     "AND NOT EXISTS (SELECT 1 FROM events WHERE person = OLD.person AND seq > OLD.seq)"
 )
-"""the only change of an event: a later save of the same fields replaces the last event of a person"""
+"""the only change of an event: a later save of the same fields replaces the last event of a
+person"""
 NO_FORM: dict[str, Any] = {"keystep": "", "texts": {}, "scores": {}}
 
 
@@ -144,8 +152,11 @@ def record(
     return event
 
 
-def _saved_before(connection: Connection, person: int | None, assignment: int | None, data: dict[str, Any]) -> Any:
-    """Return the last event of a person if it saved the same fields of the same assignment, else None."""
+def _saved_before(
+    connection: Connection, person: int | None, assignment: int | None, data: dict[str, Any]
+) -> Any:
+    """Return the last event of a person if it saved the same fields of the same assignment, else
+    None."""
     last = select(events).where(events.c.person == person).order_by(events.c.seq.desc()).limit(1)
     row = connection.execute(last).one_or_none()
     if row is None or (row.kind, row.assignment) != ("saved", assignment):
@@ -163,10 +174,15 @@ def apply(connection: Connection, event: Event) -> None:
     """Change the state by an event, and count its bytes."""
     data, run = event.data, connection.execute
     of_person, it = assignments.c.person == data.get("id"), assignments.c.id == event.assignment
-    person, assignment = update(people).where(people.c.id == data.get("id")), update(assignments).where(it)
-    touched = {"touched": event.at, "last": event.seq}  # where an assignment's own person does something
+    person, assignment = (
+        update(people).where(people.c.id == data.get("id")),
+        update(assignments).where(it),
+    )
+    # where an assignment's own person does something
+    touched = {"touched": event.at, "last": event.seq}
     match event.kind:
-        case "created" | "task":  # a new database, with its seed; other pairs of the task than before
+        # a new database, with its seed; other pairs of the task than before
+        case "created" | "task":
             pass
         case "added":  # a person
             values = {name: data[name] for name in ("name", "role", "origin", "token")}
@@ -179,26 +195,46 @@ def apply(connection: Connection, event: Event) -> None:
             _take(connection, of_person, -1)
             run(update(assignments).where(of_person).values(slot=None))
             run(person.values(excluded=event.at))
-        case "included":  # an excluded person, whose pairs of work get the slots after the last ones in use
+        # an excluded person, whose pairs of work get the slots after the last ones in use
+        case "included":
             mine = of_person & (assignments.c.kind == "work") & (assignments.c.state == "submitted")
             other = assignments.alias()
-            last = select(func.coalesce(func.max(other.c.slot), 0)).where(other.c.pair == assignments.c.pair)
+            last = select(func.coalesce(func.max(other.c.slot), 0)).where(
+                other.c.pair == assignments.c.pair
+            )
             run(update(assignments).where(mine).values(slot=last.scalar_subquery() + 1))
             _take(connection, mine, 1)
             run(person.values(excluded=None))
         case "opened":  # an assignment
-            values = {"person": event.person, "kind": data["kind"], "left": data["left"], "state": "open"}
+            values = {
+                "person": event.person,
+                "kind": data["kind"],
+                "left": data["left"],
+                "state": "open",
+            }
             _assign(connection, event, data["pair"], **values)
         case "imported":  # an answer of another tool
             answer = data["answer"]
-            values = {"person": data["id"], "kind": answer["kind"], "left": answer["left"] or "reference"}
+            values = {
+                "person": data["id"],
+                "kind": answer["kind"],
+                "left": answer["left"] or "reference",
+            }
             values |= {"state": "submitted", "done": event.seq, "answer": json.dumps(answer)}
             _assign(connection, event, answer["pair"], **values)
         case "saved" | "submitted":  # a submission brings the last changes
             form = json.loads(run(select(assignments.c.form).where(it)).scalar_one())
-            run(assignment.values(form=json.dumps(merged(form, data["changes"])), number=data["number"], **touched))
+            run(
+                assignment.values(
+                    form=json.dumps(merged(form, data["changes"])), number=data["number"], **touched
+                )
+            )
             if event.kind == "submitted":
-                run(assignment.values(state="submitted", done=event.seq, answer=json.dumps(data["answer"])))
+                run(
+                    assignment.values(
+                        state="submitted", done=event.seq, answer=json.dumps(data["answer"])
+                    )
+                )
         case "undone":  # a submission
             run(assignment.values(state="open", **touched))
         case "restored":  # a submission that was undone and not made again
@@ -214,7 +250,9 @@ def apply(connection: Connection, event: Event) -> None:
         case "adjudicated":  # an answer that decides
             values = {"event": event.seq, "answer": json.dumps(data["answer"])}
             key = pair_key(data["answer"]["pair"])
-            if not run(update(adjudications).where(adjudications.c.pair == key).values(**values)).rowcount:
+            if not run(
+                update(adjudications).where(adjudications.c.pair == key).values(**values)
+            ).rowcount:
                 run(insert(adjudications).values(pair=key, **values))
         case kind:
             raise KeyError(kind)
@@ -222,12 +260,18 @@ def apply(connection: Connection, event: Event) -> None:
 
 
 def _count(connection: Connection, person: int | None, size: int) -> None:
-    connection.execute(update(people).where(people.c.id == person).values(written=people.c.written + size))
+    connection.execute(
+        update(people).where(people.c.id == person).values(written=people.c.written + size)
+    )
 
 
 def merged(form: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Return a form after changes: `keystep`, and by category `texts` and `scores` (null: none)."""
-    scores = {name: score for name, score in (form["scores"] | changes.get("scores", {})).items() if score is not None}
+    scores = {
+        name: score
+        for name, score in (form["scores"] | changes.get("scores", {})).items()
+        if score is not None
+    }
     return {
         "keystep": changes.get("keystep", form["keystep"]),
         "texts": form["texts"] | changes.get("texts", {}),
@@ -238,11 +282,18 @@ def merged(form: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def _take(connection: Connection, which: ColumnElement[bool], slots: int) -> None:
     """Change the number of used slots of the pairs of some assignments, if these have a slot."""
     keys = select(assignments.c.pair).where(which, assignments.c.slot.is_not(None))
-    connection.execute(update(pairs).where(pairs.c.pair.in_(keys)).values(taken=pairs.c.taken + slots))
+    connection.execute(
+        update(pairs).where(pairs.c.pair.in_(keys)).values(taken=pairs.c.taken + slots)
+    )
 
 
 def _assign(connection: Connection, event: Event, pair: str, **values: Any) -> None:
     values |= {"id": event.seq, "pair": pair_key(pair), "slot": event.data["slot"], "number": 0}
-    values |= {"opened": event.at, "touched": event.at, "last": event.seq, "form": json.dumps(NO_FORM)}
+    values |= {
+        "opened": event.at,
+        "touched": event.at,
+        "last": event.seq,
+        "form": json.dumps(NO_FORM),
+    }
     connection.execute(insert(assignments).values(**values))
     _take(connection, assignments.c.id == event.seq, 1)

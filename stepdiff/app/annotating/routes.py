@@ -71,7 +71,11 @@ def current(request: Request, site: OfSite, annotating: OfAnnotating) -> Respons
     with database.read() as connection:
         done, share, seconds = collected.own_progress(connection, person.id, task.people)
     if assignment is None:
-        return page(request, "annotate_done.html", {"title": "Annotate", "person": person.name, "done": done})
+        return page(
+            request,
+            "annotate_done.html",
+            {"title": "Annotate", "person": person.name, "done": done},
+        )
     record = {
         "title": "Annotate",
         "person": person.name,
@@ -97,7 +101,8 @@ def current(request: Request, site: OfSite, annotating: OfAnnotating) -> Respons
 
 @router.get("/guidelines")
 def guidelines(request: Request, annotating: OfAnnotating) -> Response:
-    """The instructions, the rules of the form and the criteria of each score, for people who signed in."""
+    """The instructions, the rules of the form and the criteria of each score, for people who signed
+    in."""
     if service.current(annotating, request, "admin") is None:
         service.required(annotating, request)
     names = ("instructions", "guidelines", "categories", "keystep_words", "reject_reasons")
@@ -112,9 +117,12 @@ def enter_by_link(request: Request, annotating: OfAnnotating, token: str) -> Res
     """Sign in by a personal link, and go to the pages."""
     person = service.person_of(annotating, token, request)
     if person is None:
-        raise RefusedError("this link does not open the pages: it was replaced or revoked, ask for a new one", 401)
+        raise RefusedError(
+            "this link does not open the pages: it was replaced or revoked, ask for a new one", 401
+        )
     to = PATH if person.role == "annotator" else f"{PATH}/admin"
-    # A redirect would belong to the page that has the link: the browser would not send it the strict cookie.
+    # A redirect would belong to the page that has the link: the browser would not send it the
+    # strict cookie.
     response = HTMLResponse(_ENTERED.format(to=to), headers={"Cache-Control": "no-store"})
     service.sign_in(response, request, token, person.role)
     return response
@@ -157,10 +165,14 @@ def save(annotating: OfAnnotating, identity: Identity, sent: Save, person: Annot
 
 
 @router.post("/work/{identity}/submit")
-def submit(annotating: OfAnnotating, identity: Identity, sent: Submission, person: Annotator) -> Response:
+def submit(
+    annotating: OfAnnotating, identity: Identity, sent: Submission, person: Annotator
+) -> Response:
     """Submit the form with its last changes, or reject the pair."""
     with annotating.database.write() as connection:
-        return JSONResponse(work.submit(connection, annotating.assigner, person, identity, sent, annotating.clock()))
+        return JSONResponse(
+            work.submit(connection, annotating.assigner, person, identity, sent, annotating.clock())
+        )
 
 
 @router.post("/undo")
@@ -173,7 +185,11 @@ def undo(annotating: OfAnnotating, person: Annotator) -> dict[str, str]:
 
 @router.get("/media/{identity}/{side}.mp4", response_class=FileResponse)
 def media(
-    site: OfSite, annotating: OfAnnotating, identity: Identity, side: Literal["left", "right"], person: Annotator
+    site: OfSite,
+    annotating: OfAnnotating,
+    identity: Identity,
+    side: Literal["left", "right"],
+    person: Annotator,
 ) -> FileResponse:
     """A clip of an own assignment, with byte ranges."""
     with annotating.database.read() as connection:

@@ -1,4 +1,5 @@
-"""A task, its database and its limits, opened once for a server; and who sends a request: the token in a cookie.
+"""A task, its database and its limits, opened once for a server; and who sends a request: the token
+in a cookie.
 
 Guarantees
 - the cookie is HttpOnly and SameSite=Strict, and Secure if the public URL is https
@@ -41,14 +42,16 @@ _KEYS = 10_000
 class Limit:
     """How many requests each of many keys may send: a bucket that is filled at a constant rate.
 
-    The keys are bounded, however many addresses send requests: the one that was used longest ago goes first.
+    The keys are bounded, however many addresses send requests: the one that was used longest ago
+    goes first.
     """
 
     def __init__(self, rate: float, burst: float) -> None:
         """Pass `rate` requests a second on average, and `burst` at once."""
         self._rate, self._burst = rate, burst
         self._lock = Lock()
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # key -> requests left, and when
+        # key -> requests left, and when
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, key: str) -> int:
         """Take one request; return 0, or after how many seconds there is one again."""
@@ -77,8 +80,11 @@ class Annotating:
     warming: Lock = field(default_factory=Lock)  # held while the clips of the next pair are cut
 
     @classmethod
-    def open(cls, path: Path, url: str | None = None, clock: Callable[[], float] = time.time) -> "Annotating":
-        """Open a task, a YAML file, and its database, by default an SQLite file next to the task."""
+    def open(
+        cls, path: Path, url: str | None = None, clock: Callable[[], float] = time.time
+    ) -> "Annotating":
+        """Open a task, a YAML file, and its database, by default an SQLite file next to the
+        task."""
         task = read_task(path)
         database = Database.open(url or default_url(path))
         with database.write() as connection:
@@ -109,10 +115,13 @@ def _seed(connection: Connection, now: float) -> str:
 
 
 def _add_pairs(connection: Connection, task: AnnotationTask, now: float) -> None:
-    """Write the pairs of the task, which may have changed since the last start, to the table of pairs."""
+    """Write the pairs of the task, which may have changed since the last start, to the table of
+    pairs."""
     listed = sha256("\n".join(pair.id for pair in task.pairs).encode()).hexdigest()
     state = {"digest": listed, "pairs": len(task.pairs), "people": task.people}
-    latest = select(events.c.data).where(events.c.kind == "task").order_by(events.c.seq.desc()).limit(1)
+    latest = (
+        select(events.c.data).where(events.c.kind == "task").order_by(events.c.seq.desc()).limit(1)
+    )
     before = connection.execute(latest).scalar()
     if before is None or json.loads(before) != state:
         record(connection, "task", now, None, None, **state)
@@ -120,7 +129,8 @@ def _add_pairs(connection: Connection, task: AnnotationTask, now: float) -> None
 
 
 def list_pairs(connection: Connection, task: AnnotationTask) -> None:
-    """Give the pairs of the task their places; others lose theirs, and keep their count of used slots."""
+    """Give the pairs of the task their places; others lose theirs, and keep their count of used
+    slots."""
     listed = connection.execute(select(pairs.c.pair, pairs.c.taken))
     rows = {key: {"pair": key, "place": None, "taken": taken} for key, taken in listed}
     for place, pair in enumerate(task.pairs):
@@ -148,7 +158,8 @@ def sign_in(response: Response, request: Request, token: str, role: str) -> None
 
 
 def person_of(annotating: Annotating, token: str, request: Request) -> Person | None:
-    """Return whose token it is. RefusedError: too many requests of this person, or of this address without one."""
+    """Return whose token it is. RefusedError: too many requests of this person, or of this address
+    without one."""
     person = None
     if 0 < len(token) < _LONGEST and token.isascii():
         with annotating.database.read() as connection:
@@ -199,5 +210,8 @@ def count_address(annotating: Annotating, request: Request) -> None:
     """Count a request of somebody who is not signed in. RefusedError: too many of this address."""
     address = request.client.host if request.client else ""
     if request.app.state.kept[Site].trusts(address):  # each proxy appends the address that it sees
-        address = ",".join(request.headers.getlist("x-forwarded-for")).rpartition(",")[2].strip() or address
+        address = (
+            ",".join(request.headers.getlist("x-forwarded-for")).rpartition(",")[2].strip()
+            or address
+        )
     _pass(annotating.addresses.take(address))

@@ -1,15 +1,16 @@
 """The assignment of pairs to people, and its changes: save, submit, reject, undo.
 
-Training pairs come first, then work; gold pairs are mixed into work. A pair of work has as many slots as people
-annotate it. An assignment takes one from the time it is opened until it expires: nothing was changed in it for the
-task's time limit, and somebody asks for a pair. Its person may resume it while a slot is free.
+Training pairs come first, then work; gold pairs are mixed into work. A pair of work has as many
+slots as people annotate it. An assignment takes one from the time it is opened until it expires:
+nothing was changed in it for the task's time limit, and somebody asks for a pair. Its person may
+resume it while a slot is free.
 
 Guarantees
-- nobody has two assignments of a pair, and nobody gets a pair that has as many open or submitted ones as the task has
-  people
+- nobody has two assignments of a pair, and nobody gets a pair that has as many open or submitted
+  ones as the task has people
 - an excluded person gets and changes nothing, and their assignments do not count
-- a pair that nobody changed for the time limit returns to the pool; a submission that was undone and left alone is
-  restored
+- a pair that nobody changed for the time limit returns to the pool; a submission that was undone
+  and left alone is restored
 - a save or submission that is sent again changes nothing
 """
 
@@ -54,7 +55,9 @@ class Changes(Sent):
     scores: dict[Category, Score | None] = Field(default={}, max_length=CATEGORIES)
 
     def fields(self) -> dict[str, Any]:
-        return self.model_dump(exclude_unset=True, exclude={"keystep"} if self.keystep is None else None)
+        return self.model_dump(
+            exclude_unset=True, exclude={"keystep"} if self.keystep is None else None
+        )
 
 
 class Save(Sent):
@@ -104,12 +107,15 @@ class Assigner:
         self._limit = task.timeout_minutes * 60
 
     def next(self, connection: Connection, person: Person, now: float) -> Assignment | None:
-        """Return the pair of a person: the last one, or a new one; None: nothing is left. RefusedError: is excluded."""
+        """Return the pair of a person: the last one, or a new one; None: nothing is left.
+        RefusedError: is excluded."""
         _refuse_excluded(connection, person)
         self._expire(connection, person, now)
         mine = assignments.c.person == person.id
         latest = assignments.c.last.desc()
-        for row in connection.execute(select(assignments).where(mine, assignments.c.state == "open").order_by(latest)):
+        for row in connection.execute(
+            select(assignments).where(mine, assignments.c.state == "open").order_by(latest)
+        ):
             if row.pair in self._pairs:
                 if now - row.touched > self._limit / 2:
                     record(connection, "seen", now, person.id, row.id)
@@ -123,7 +129,8 @@ class Assigner:
         return self._new(connection, person, now)
 
     def get(self, connection: Connection, person: Person, identity: int) -> Assignment:
-        """Return an assignment of a person. UnknownError: it does not exist, is another person's, or left the task."""
+        """Return an assignment of a person. UnknownError: it does not exist, is another person's,
+        or left the task."""
         mine = (assignments.c.id == identity) & (assignments.c.person == person.id)
         row = connection.execute(select(assignments).where(mine)).one_or_none()
         if row is None or row.pair not in self._pairs:
@@ -131,11 +138,17 @@ class Assigner:
         return self._assignment(row)
 
     def _assignment(self, row: Any) -> Assignment:
-        values = {name: getattr(row, name) for name in ("id", "kind", "left", "state", "opened", "number")}
+        values = {
+            name: getattr(row, name) for name in ("id", "kind", "left", "state", "opened", "number")
+        }
         answer = None if row.answer is None else json.loads(row.answer)
-        return Assignment(pair=self._pairs[row.pair], form=json.loads(row.form), answer=answer, **values)
+        return Assignment(
+            pair=self._pairs[row.pair], form=json.loads(row.form), answer=answer, **values
+        )
 
-    def resume(self, connection: Connection, person: Person, assignment: Assignment, now: float) -> bool:
+    def resume(
+        self, connection: Connection, person: Person, assignment: Assignment, now: float
+    ) -> bool:
         """Open an expired assignment again if its pair has a free slot; return whether it has."""
         slot = None
         if assignment.kind == "work":
@@ -146,7 +159,8 @@ class Assigner:
         return True
 
     def _expire(self, connection: Connection, person: Person, now: float) -> None:
-        """Expire open work of others that is too old; a person keeps open work until somebody else asks."""
+        """Expire open work of others that is too old; a person keeps open work until somebody else
+        asks."""
         old = (assignments.c.state == "open") & (assignments.c.touched < now - self._limit)
         counts = assignments.c.slot.is_not(None) | assignments.c.answer.is_not(None)
         rows = select(assignments).where(old, counts, assignments.c.person != person.id)
@@ -167,29 +181,52 @@ class Assigner:
         pair = self._pairs[key]
         slot = free_slot(connection, key, self.task.people) if kind == "work" else None
         left = "reference" if self._drawn("left", person.name, pair.id) < 0.5 else "candidate"
-        event = record(connection, "opened", now, person.id, None, pair=pair.id, kind=kind, left=left, slot=slot)
+        event = record(
+            connection,
+            "opened",
+            now,
+            person.id,
+            None,
+            pair=pair.id,
+            kind=kind,
+            left=left,
+            slot=slot,
+        )
         return self.get(connection, person, event.seq)
 
     def _choice(self, connection: Connection, person: Person) -> tuple[str, str] | None:
         """Return key and kind of the next new pair of a person."""
-        checks = select(assignments.c.pair).where(assignments.c.person == person.id, assignments.c.kind != "work")
+        checks = select(assignments.c.pair).where(
+            assignments.c.person == person.id, assignments.c.kind != "work"
+        )
         seen = set(connection.execute(checks).scalars())
         for key in self._training:
             if key not in seen:
                 return key, "training"
         work = self._work(connection, person)
         gold = [key for key in self._gold if key not in seen]
-        others = select(func.count()).where(assignments.c.person == person.id, assignments.c.kind != "training")
+        others = select(func.count()).where(
+            assignments.c.person == person.id, assignments.c.kind != "training"
+        )
         done = connection.execute(others).scalar_one()
-        if work is not None and gold and self._drawn("gold", person.name, str(done)) < self.task.gold_rate:
+        if (
+            work is not None
+            and gold
+            and self._drawn("gold", person.name, str(done)) < self.task.gold_rate
+        ):
             return gold[int(self._drawn("which gold", person.name, str(done)) * len(gold))], "gold"
         return None if work is None else (work, "work")
 
     def _work(self, connection: Connection, person: Person) -> str | None:
-        """Return the pair that is nearest to complete, and first in the task, and that the person has not seen."""
+        """Return the pair that is nearest to complete, and first in the task, and that the person
+        has not seen."""
         seen = exists().where(assignments.c.person == person.id, assignments.c.pair == pairs.c.pair)
-        open_pairs = select(pairs.c.pair).where(pairs.c.place.is_not(None), pairs.c.taken < self.task.people, ~seen)
-        return connection.execute(open_pairs.order_by(pairs.c.taken.desc(), pairs.c.place).limit(1)).scalar()
+        open_pairs = select(pairs.c.pair).where(
+            pairs.c.place.is_not(None), pairs.c.taken < self.task.people, ~seen
+        )
+        return connection.execute(
+            open_pairs.order_by(pairs.c.taken.desc(), pairs.c.place).limit(1)
+        ).scalar()
 
     def _drawn(self, *what: str) -> float:
         """Return a number from 0 to 1 that the seed and the words decide."""
@@ -199,17 +236,26 @@ class Assigner:
 
 def free_slot(connection: Connection, key: str, people: int) -> int | None:
     """Return the first slot of a pair that is not in use, None if all are."""
-    slots = select(assignments.c.slot).where(assignments.c.pair == key, assignments.c.slot.is_not(None))
+    slots = select(assignments.c.slot).where(
+        assignments.c.pair == key, assignments.c.slot.is_not(None)
+    )
     used = set(connection.execute(slots).scalars())
     return None if len(used) >= people else min(set(range(1, people + 1)) - used)
 
 
-def save(connection: Connection, assigner: Assigner, person: Person, identity: int, sent: Save, now: float) -> None:
+def save(
+    connection: Connection,
+    assigner: Assigner,
+    person: Person,
+    identity: int,
+    sent: Save,
+    now: float,
+) -> None:
     """Save changes of the form of an assignment.
 
     Raises:
-        RefusedError: The number is not higher, the assignment is submitted, others have finished its pair, or the
-            person is excluded or has written too much.
+        RefusedError: The number is not higher, the assignment is submitted, others have finished
+            its pair, or the person is excluded or has written too much.
         UnknownError: The person has no such assignment.
     """
     _open(connection, assigner, person, identity, sent.number, now)
@@ -219,9 +265,15 @@ def save(connection: Connection, assigner: Assigner, person: Person, identity: i
 
 
 def submit(
-    connection: Connection, assigner: Assigner, person: Person, identity: int, sent: Submission, now: float
+    connection: Connection,
+    assigner: Assigner,
+    person: Person,
+    identity: int,
+    sent: Submission,
+    now: float,
 ) -> dict[str, Any]:
-    """Submit an assignment with its last changes, or reject its pair with a reason. Raises as `save`.
+    """Submit an assignment with its last changes, or reject its pair with a reason. Raises as
+    `save`.
 
     Returns:
         done, number, problems: sentences about faults, without which it is done, and feedback.
@@ -237,14 +289,24 @@ def submit(
     if problems := task.problems(answer):
         return result | {"done": False, "problems": problems}
     _refuse_over_quota(connection, task, person)
-    record(connection, "submitted", now, person.id, identity, number=number, changes=changes, answer=asdict(answer))
+    record(
+        connection,
+        "submitted",
+        now,
+        person.id,
+        identity,
+        number=number,
+        changes=changes,
+        answer=asdict(answer),
+    )
     return result | {"feedback": feedback(task, assignment, answer)}
 
 
 def undo(connection: Connection, assigner: Assigner, person: Person, now: float) -> int:
     """Open the last submitted assignment of a person again and return its id.
 
-    RefusedError: there is none, its feedback was shown, or the person is excluded or has written too much.
+    RefusedError: there is none, its feedback was shown, or the person is excluded or has written
+    too much.
     """
     _refuse_excluded(connection, person)
     mine = (assignments.c.person == person.id) & (assignments.c.state == "submitted")
@@ -261,9 +323,11 @@ def undo(connection: Connection, assigner: Assigner, person: Person, now: float)
 
 
 def feedback(task: AnnotationTask, assignment: Assignment, answer: Answer) -> dict[str, Any] | None:
-    """Return the feedback after a pair, whose answer is then final: text, and scores next to the known ones.
+    """Return the feedback after a pair, whose answer is then final: text, and scores next to the
+    known ones.
 
-    Training always has feedback, and gold if the task has a text for it. A rejected pair has no score: null.
+    Training always has feedback, and gold if the task has a text for it. A rejected pair has no
+    score: null.
     """
     check = task.training if assignment.pair.id in task.training.by_id else task.gold
     check_pair = check.by_id.get(assignment.pair.id)
@@ -272,16 +336,26 @@ def feedback(task: AnnotationTask, assignment: Assignment, answer: Answer) -> di
     judged = []
     for category in task.categories:
         if category.name in check_pair.scores:
-            right, difference = check_pair.scores[category.name], answer.differences.get(category.name)
+            right, difference = (
+                check_pair.scores[category.name],
+                answer.differences.get(category.name),
+            )
             yours = None if difference is None else difference.score
             agrees = yours is not None and check.agrees(right, yours)
-            judged.append({"category": category.name, "title": category.title, "yours": yours, "known": right})
+            judged.append(
+                {"category": category.name, "title": category.title, "yours": yours, "known": right}
+            )
             judged[-1]["agrees"] = agrees
     return {"scores": judged, "html": markdown(check_pair.feedback)}
 
 
 def _open(
-    connection: Connection, assigner: Assigner, person: Person, identity: int, number: int, now: float
+    connection: Connection,
+    assigner: Assigner,
+    person: Person,
+    identity: int,
+    number: int,
+    now: float,
 ) -> Assignment:
     """Return an assignment that may be changed by a save of a number."""
     _refuse_excluded(connection, person)
@@ -290,22 +364,30 @@ def _open(
         raise RefusedError("this pair is submitted already: undo that first", 409)
     if assignment.state != "open" and not assigner.resume(connection, person, assignment, now):
         minutes = assigner.task.timeout_minutes
-        raise RefusedError(f"nothing changed here for {minutes:g} minutes, and others have finished this pair", 410)
+        raise RefusedError(
+            f"nothing changed here for {minutes:g} minutes, and others have finished this pair", 410
+        )
     if number <= assignment.number:
         last = assignment.number
-        raise RefusedError(f"save {last} is there already: send a higher number", 409, saved=False, number=last)
+        raise RefusedError(
+            f"save {last} is there already: send a higher number", 409, saved=False, number=last
+        )
     return assignment
 
 
 def _refuse_excluded(connection: Connection, person: Person) -> None:
     excluded = select(people.c.excluded).where(people.c.id == person.id)
     if connection.execute(excluded).scalar_one() is not None:
-        raise RefusedError("your answers do not count at present: ask the person who collects them", 403)
+        raise RefusedError(
+            "your answers do not count at present: ask the person who collects them", 403
+        )
 
 
 def _refuse_over_quota(connection: Connection, task: AnnotationTask, person: Person) -> None:
     """Raise RefusedError if the events of a person have the most bytes that the task allows."""
-    written = connection.execute(select(people.c.written).where(people.c.id == person.id)).scalar_one()
+    written = connection.execute(
+        select(people.c.written).where(people.c.id == person.id)
+    ).scalar_one()
     if written >= task.person_mib * 2**20:
         raise RefusedError(
             f"your changes have {task.person_mib:g} MiB, the most of a person in this task: "
@@ -318,24 +400,38 @@ def _checked(changes: dict[str, Any], task: AnnotationTask) -> dict[str, Any]:
     """Return changes that name categories of the task only."""
     for part in ("texts", "scores"):
         if unknown := [name for name in changes.get(part, {}) if name not in task.names]:
-            raise StepDiffError(f"{unknown[0]!r:.80} is not a category of the task: reload the page")
+            raise StepDiffError(
+                f"{unknown[0]!r:.80} is not a category of the task: reload the page"
+            )
     return changes
 
 
 def head_of(pair: Pair, annotator: str, left: str, kind: str, now: float) -> dict[str, Any]:
     """Return the keys of an answer besides the form and its seconds."""
-    about = {"pair": pair.id, "reference": pair.reference, "candidate": pair.candidate, "annotator": annotator}
+    about = {
+        "pair": pair.id,
+        "reference": pair.reference,
+        "candidate": pair.candidate,
+        "annotator": annotator,
+    }
     return about | {"left": left, "kind": kind, "submitted": utc(now)}
 
 
 def _answer(
-    task: AnnotationTask, assignment: Assignment, person: Person, form: dict[str, Any], sent: Submission, now: float
+    task: AnnotationTask,
+    assignment: Assignment,
+    person: Person,
+    form: dict[str, Any],
+    sent: Submission,
+    now: float,
 ) -> Answer:
     since = now - assignment.opened
     about = head_of(assignment.pair, person.name, assignment.left, assignment.kind, now)
-    about["seconds"] = round(min(sent.seconds, since) if since > 0 else sent.seconds, 1)  # the clock may move back
+    # the clock may move back
+    about["seconds"] = round(min(sent.seconds, since) if since > 0 else sent.seconds, 1)
     # the task may have lost categories
     texts, scores = (
-        {name: form[part][name] for name in task.names if name in form[part]} for part in ("texts", "scores")
+        {name: form[part][name] for name in task.names if name in form[part]}
+        for part in ("texts", "scores")
     )
     return answer_of(about | task.filled(form["keystep"], texts, scores, sent.rejected))

@@ -1,8 +1,10 @@
-"""Files of predictions in the given folders: found, read within limits, and read again when they change.
+"""Files of predictions in the given folders: found, read within limits, and read again when they
+change.
 
     X.jsonl          predictions, one line for each row
     X.rows.jsonl     the rows that they answer; without it, the test set that the record names
-    X.scores.json    the record of heads.evaluate: options, disclosed, figures; optional next to X.rows.jsonl
+    X.scores.json    the record of heads.evaluate: options, disclosed, figures; optional next to
+                     X.rows.jsonl
 
 Guarantees
 - a file that cannot be used is listed with its reason, and the others are shown
@@ -45,7 +47,8 @@ MOST_RECORD_BYTES = 4 * 2**20  # of a score record
 MOST_FILES = 1000  # files of predictions in all folders
 MOST_TARGETS = 100  # of a row of DiffRank
 Signature = tuple[tuple[int, int, int] | None, ...]
-Lines = dict[Pair, list[tuple[int, int]]]  # pair -> (line, place in the line: the target's number) of a file
+# pair -> (line, place in the line: the target's number) of a file
+Lines = dict[Pair, list[tuple[int, int]]]
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,9 @@ class Rows:
         """The lines of each pair of DiffCap or DiffRank."""
         lines: Lines = defaultdict(list)
         for line, row in enumerate(self.rows):
-            for place, other in enumerate(row.targets if isinstance(row, DiffRank) else (row.candidate,)):
+            for place, other in enumerate(
+                row.targets if isinstance(row, DiffRank) else (row.candidate,)
+            ):
                 lines[row.reference, other].append((line, place))
         return lines
 
@@ -96,13 +101,15 @@ class PredictionMethod:
     id: str
     name: str
     file: str
-    control: bool  # whether it is a control: without video, with other clips, or without a look at the clips
+    # whether it is a control: without video, with other clips, or without a look at the clips
+    control: bool
     trained: bool
     log_odds: bool  # whether its scores of DiffRank are those of an answer, YES or NO
     regime: str  # none, s1, supervised, truth; empty if it is not disclosed
     regime_words: str
     steps: int | None
-    notes: tuple[str, ...]  # what a reader must know: raw captions, clips that trained the head, differing figures
+    # what a reader must know: raw captions, clips that trained the head, differing figures
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +120,8 @@ class Answers:
     test_set: str
     of: Rows
     predictions: list[Any]
-    similar: list[float] | None  # diffcap: log p(YES) - log p(NO) that the clips are similar, if the file has it
+    # diffcap: log p(YES) - log p(NO) that the clips are similar, if the file has it
+    similar: list[float] | None
 
     @cached_property
     def measured(self) -> tuple[dict[str, Figure], Marks]:
@@ -132,7 +140,8 @@ class _Known:
 
 class Library:
     def __init__(self, folders: Sequence[Path], test_sets: Sequence[Path] = ()) -> None:
-        """Take predictions from `folders`, and test sets also from the folders `test_sets`. Nothing is read yet."""
+        """Take predictions from `folders`, and test sets also from the folders `test_sets`. Nothing
+        is read yet."""
         self._folders = folders
         self._test_sets = [*folders, *test_sets]
         self._known: dict[Path, _Known] = {}
@@ -140,7 +149,8 @@ class Library:
         self._lock = threading.Lock()
 
     def read(self) -> tuple[Answers | Broken, ...]:
-        """Return all files in the order of folders and names. Equal objects mean files that have not changed."""
+        """Return all files in the order of folders and names. Equal objects mean files that have
+        not changed."""
         with self._lock:
             paths, skipped = self._paths()
             entries = {path: self._current(path, name) for name, path in paths.items()}
@@ -150,9 +160,15 @@ class Library:
     def _paths(self) -> tuple[dict[str, Path], list[Broken]]:
         """Return the files of predictions by their names in addresses, and the omitted folders."""
         paths: dict[str, Path] = {}
-        for path in dict.fromkeys(folder / f"{stem}.jsonl" for folder in self._folders for stem in _stems(folder)):
+        for path in dict.fromkeys(
+            folder / f"{stem}.jsonl" for folder in self._folders for stem in _stems(folder)
+        ):
             if len(paths) == MOST_FILES:
-                return paths, [Broken(str(path.parent), f"more than {MOST_FILES} files: give fewer --predictions")]
+                return paths, [
+                    Broken(
+                        str(path.parent), f"more than {MOST_FILES} files: give fewer --predictions"
+                    )
+                ]
             name = f"{path.parent.name}/{path.stem}" if path.stem in paths else path.stem
             while name in paths:
                 name += "+"
@@ -183,7 +199,10 @@ class Library:
         options = section(record, "options")
         task = published_task(options.get("task"))
         if task is None and options.get("task"):
-            raise StepDiffError(f"answers the benchmark {options['task']}, which has tables of python -m heads.report")
+            raise StepDiffError(
+                f"answers the benchmark {options['task']}, which has tables of python -m "
+                "heads.report"
+            )
         self._check(path, MOST_BYTES)
         if exists := rows_path.exists():
             self._check(rows_path, MOST_BYTES)
@@ -195,7 +214,9 @@ class Library:
         predictions, similar = read_with_similar(task, path, of.rows)
         answers = Answers(_method(path, name, task, record), test_set, of, predictions, similar)
         if note := _other_figures(answers, record):
-            answers = replace(answers, method=replace(answers.method, notes=(*answers.method.notes, note)))
+            answers = replace(
+                answers, method=replace(answers.method, notes=(*answers.method.notes, note))
+            )
         return answers
 
     def _rows(self, task: Task, path: Path) -> Rows:
@@ -208,12 +229,17 @@ class Library:
         if shared is None:
             rows = read_test_set(task, path)
             if task == "diffrank" and (most := max(answers_of(row) for row in rows)) > MOST_TARGETS:
-                raise StepDiffError(f"{path}: a row has {most:,} targets; at most {MOST_TARGETS} are shown")
+                raise StepDiffError(
+                    f"{path}: a row has {most:,} targets; at most {MOST_TARGETS} are shown"
+                )
             shared = self._shared[key] = Rows(task, rows)
         return shared
 
-    def _whole(self, task: Task, options: dict[str, Any], record: dict[str, Any], watched: list[Path]) -> Rows:
-        """Return the test set that a record names: a file of this name in a given folder, with as many rows."""
+    def _whole(
+        self, task: Task, options: dict[str, Any], record: dict[str, Any], watched: list[Path]
+    ) -> Rows:
+        """Return the test set that a record names: a file of this name in a given folder, with as
+        many rows."""
         name, count = Path(str(options.get("test_set"))).name, section(record, "scores").get("rows")
         for folder in self._test_sets:
             path = folder / name
@@ -223,11 +249,13 @@ class Library:
                 if len(rows.rows) == count:
                     return rows
         raise StepDiffError(
-            f"its test set {name} of {count} rows is not in a given folder: add the folder that has it to --predictions"
+            f"its test set {name} of {count} rows is not in a given folder: add the folder that "
+            "has it to --predictions"
         )
 
     def _check(self, path: Path, most: int) -> None:
-        """Raise StepDiffError for a file that leads out of the folders, does not exist or is too large."""
+        """Raise StepDiffError for a file that leads out of the folders, does not exist or is too
+        large."""
         roots = [folder.resolve() for folder in self._test_sets]
         file = path.resolve()
         if not any(file.is_relative_to(root) for root in roots):
@@ -245,7 +273,9 @@ def _stems(folder: Path) -> list[str]:
         names = [entry.name for entry in os.scandir(folder)]
     except OSError:
         return []
-    return sorted({name.removesuffix(end) for name in names for end in suffixes if name.endswith(end)} - {""})
+    return sorted(
+        {name.removesuffix(end) for name in names for end in suffixes if name.endswith(end)} - {""}
+    )
 
 
 def _signature(paths: Sequence[Path]) -> Signature:
@@ -292,7 +322,11 @@ def _names(path: Path, options: dict[str, Any]) -> Iterator[str]:
 
 
 def _notes(task: Task, options: dict[str, Any], record: dict[str, Any]) -> tuple[str, ...]:
-    notes = ["raw captions, not post-processed"] if task == "diffcap" and options.get("parse") is False else []
+    notes = (
+        ["raw captions, not post-processed"]
+        if task == "diffcap" and options.get("parse") is False
+        else []
+    )
     seen = marked(record)
     if seen is not None and {"clips_of_videos", "of_clips", "clips"} <= seen.keys():
         notes.append(f"{MARK} {footnote(seen)}")

@@ -1,7 +1,8 @@
-"""The pages as dictionaries: the list of test sets, and the rows of one with truth, answers and clips.
+"""The pages as dictionaries: the list of test sets, and the rows of one with truth, answers and
+clips.
 
-Only the rows of the page, at most 50, are looked up in the store. Targets are in the order of their true scores, and in
-each method's order, most similar first.
+Only the rows of the page, at most 50, are looked up in the store. Targets are in the order of their
+true scores, and in each method's order, most similar first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,16 @@ import numpy as np
 
 from heads.reporting.entries import CHANCE
 from stepdiff.app.compare.select import ROWS_AT_ONCE, ChosenRows, Selection, Where, counted, related
-from stepdiff.app.compare.sets import NEITHER, RIGHT, WRONG, Column, TestSet, Totals, names, supported
+from stepdiff.app.compare.sets import (
+    NEITHER,
+    RIGHT,
+    WRONG,
+    Column,
+    TestSet,
+    Totals,
+    names,
+    supported,
+)
 from stepdiff.app.site import ClipRecord, Site
 from stepdiff_core.tasks.scoring import PUBLISHED, kendall_tau
 from stepdiff_core.tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of
@@ -35,18 +45,30 @@ def set_line(tests: TestSet) -> dict[str, Any]:
         "metrics": names(tests.metrics),
         "chance": {metric: CHANCE[metric] for metric in tests.metrics if metric in CHANCE},
         "methods": [
-            {"letter": one.letter, "method": one.method, "rows": int(one.answered.sum()), "totals": totals}
+            {
+                "letter": one.letter,
+                "method": one.method,
+                "rows": int(one.answered.sum()),
+                "totals": totals,
+            }
             for one, totals in zip(tests.columns, tests.totals, strict=True)
         ],
     }
 
 
-def rows_page(site: Site, chosen: ChosenRows, others: list[tuple[str, str]], path: str) -> dict[str, Any]:
-    """Return the rows of a test set that an address selects. others: address and name of the task's other sets."""
+def rows_page(
+    site: Site, chosen: ChosenRows, others: list[tuple[str, str]], path: str
+) -> dict[str, Any]:
+    """Return the rows of a test set that an address selects. others: address and name of the task's
+    other sets."""
     tests, selection, order = chosen.tests, chosen.selection, chosen.order
     pages = max(1, -(-len(order) // ROWS_AT_ONCE))
-    if selection.row in tests.keys and (place := np.flatnonzero(order == tests.keys.index(selection.row))).size:
-        number = int(place[0]) // ROWS_AT_ONCE + 1  # the page of the open row, also if other files have come in
+    if (
+        selection.row in tests.keys
+        and (place := np.flatnonzero(order == tests.keys.index(selection.row))).size
+    ):
+        # the page of the open row, also if other files have come in
+        number = int(place[0]) // ROWS_AT_ONCE + 1
     else:
         number = min(selection.page, pages)
     selection = selection.model_copy(update={"page": number})
@@ -76,7 +98,8 @@ def rows_page(site: Site, chosen: ChosenRows, others: list[tuple[str, str]], pat
         "filters": chosen.filters(path),
         "all": selection.address(path, where="", category="", step="", text="", common=False),
         "export": selection.address(f"{path}/export"),
-        "strips": selection.address(path, strips=not selection.strips, page=number),  # shows or hides all clips
+        # shows or hides all clips
+        "strips": selection.address(path, strips=not selection.strips, page=number),
         "at": {
             "first": start + 1 if here else 0,  # from 1
             "last": start + len(here),
@@ -88,7 +111,8 @@ def rows_page(site: Site, chosen: ChosenRows, others: list[tuple[str, str]], pat
 
 
 def _method(chosen: ChosenRows, column: Column, totals: Totals, path: str) -> dict[str, Any]:
-    """Return a method in the header of the rows. A value of null is not shown, or belongs to method A itself."""
+    """Return a method in the header of the rows. A value of null is not shown, or belongs to method
+    A itself."""
     base, shown = column is chosen.a, column in chosen.shown
 
     def link(where: Where, a: Column, b: Column | None = None) -> dict[str, Any]:
@@ -142,9 +166,14 @@ def _row(site: Site, chosen: ChosenRows, place: int, clips: ClipsById, path: str
     if isinstance(row, DiffMCQ):
         order, question = list(range(len(row.options))), row.difference
         answer = row.options.index(row.answer)
-        pairs = [(*pair, "answer" if number == answer else "") for number, pair in enumerate(row.options)]
+        pairs = [
+            (*pair, "answer" if number == answer else "") for number, pair in enumerate(row.options)
+        ]
     elif isinstance(row, DiffRank):
-        order, question = sorted(range(len(row.targets)), key=lambda at: -row.scores[at]), row.reference
+        order, question = (
+            sorted(range(len(row.targets)), key=lambda at: -row.scores[at]),
+            row.reference,
+        )
         pairs = [(row.reference, row.targets[at], str(row.scores[at])) for at in order]
     else:
         order, texts, pairs = [0], row.text, [(row.reference, row.candidate, "")]
@@ -166,15 +195,23 @@ def _row(site: Site, chosen: ChosenRows, place: int, clips: ClipsById, path: str
 
 
 def _reply(chosen: ChosenRows, column: Column, place: int, order: list[int]) -> dict[str, Any]:
-    """Return a method's answer to the row at a place. order: the place in the row of each option that is shown."""
+    """Return a method's answer to the row at a place. order: the place in the row of each option
+    that is shown."""
     task, row, answer = chosen.tests.task, chosen.tests.rows[place], column.prediction(place)
     value = column.margins[place] if task == "diffmcq" else column.values(chosen.metric)[place]
     text = "" if np.isnan(value) else f"{value:.2f}" if task == "diffcap" else signed(value)
-    reply: dict[str, Any] = {"letter": column.letter, "name": column.method.name, "most": "", "places": []}
+    reply: dict[str, Any] = {
+        "letter": column.letter,
+        "name": column.method.name,
+        "most": "",
+        "places": [],
+    }
     reply |= {"caption": [], "similar": None, "tie": task == "diffmcq" and bool(value == 0)}
     if isinstance(row, DiffMCQ) and answer is not None:
         choice = column.choice(place)
-        reply["places"] = [_place(number, score, number - 1 == choice) for number, score in enumerate(answer, 1)]
+        reply["places"] = [
+            _place(number, score, number - 1 == choice) for number, score in enumerate(answer, 1)
+        ]
     elif isinstance(row, DiffRank) and answer is not None:
         numbers = sorted(range(1, len(order) + 1), key=lambda number: -answer[order[number - 1]])
         truth = [row.scores[order[number - 1]] for number in numbers]
@@ -186,14 +223,20 @@ def _reply(chosen: ChosenRows, column: Column, place: int, order: list[int]) -> 
         text = text or "no order"
     elif isinstance(row, DiffCap) and answer is not None:
         reply["caption"] = supported(_short(answer), row.text, chosen.tests.frequent_words)
-        reply["similar"] = column.answers.similar[column.place[place]] if column.answers.similar else None
-    return reply | {"text": text, "verdict": "absent" if answer is None else _VERDICTS[int(column.verdicts[place])]}
+        reply["similar"] = (
+            column.answers.similar[column.place[place]] if column.answers.similar else None
+        )
+    return reply | {
+        "text": text,
+        "verdict": "absent" if answer is None else _VERDICTS[int(column.verdicts[place])],
+    }
 
 
 def _place(number: int, score: float, chosen: bool = False, above: bool = False) -> dict[str, Any]:
     """Return an option in a method's answer.
 
-    chosen: it is the method's choice; above: it is placed above a target that is more similar in truth.
+    chosen: it is the method's choice; above: it is placed above a target that is more similar in
+    truth.
     """
     return {"number": number, "score": score, "chosen": chosen, "above": above}
 
@@ -201,14 +244,19 @@ def _place(number: int, score: float, chosen: bool = False, above: bool = False)
 def highest_tau(row: DiffRank, scores: Sequence[float], metric: str) -> str:
     """Return the tau of the scores in the order of the truth; empty if it is 1 or undefined."""
     least = 1 if metric.startswith("ktau_within_step") else 0
-    counted = [(true, score) for true, score in zip(row.scores, scores, strict=True) if true >= least]
-    truth, sorted_scores = (np.array([sorted(values)], float) for values in zip(*counted, strict=True))
+    counted = [
+        (true, score) for true, score in zip(row.scores, scores, strict=True) if true >= least
+    ]
+    truth, sorted_scores = (
+        np.array([sorted(values)], float) for values in zip(*counted, strict=True)
+    )
     tau = kendall_tau(sorted_scores, truth)[0]
     return "" if np.isnan(tau) or tau > 0.995 else f"{tau:.2f}"
 
 
 def signed(value: float) -> str:
-    """Return a number with its sign, to three digits: margins of log-likelihoods are small, margins of logits large."""
+    """Return a number with its sign, to three digits: margins of log-likelihoods are small, margins
+    of logits large."""
     if abs(value) >= 0.1 or value == 0:
         return f"{value:+.2f}"
     return f"{value:+.1g}" if abs(value) < 0.01 else f"{value:+.3f}"

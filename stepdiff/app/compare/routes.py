@@ -1,6 +1,8 @@
-"""Methods side by side, at /compare, and the rows that a page selects as an archive that scores without it.
+"""Methods side by side, at /compare, and the rows that a page selects as an archive that scores
+without it.
 
-NAME_22_rows/README.txt       the filter in words, the methods, and the commands that print the figures of the page
+NAME_22_rows/README.txt       the filter in words, the methods, and the commands that print the
+                              figures of the page
 NAME_22_rows/rows.jsonl       the rows, a test set in the published format
 NAME_22_rows/A_run.jsonl      predictions of a method, one line for each row
 NAME_22_rows/B_run.rows.jsonl the rows of a method that has not answered all of them
@@ -48,10 +50,13 @@ class Shelf:
             return self._read[1], self._read[2]
 
     def choose(self, task: Task, selection: Selection) -> ChosenRows:
-        """Return the rows and methods of a selection. Raises UnknownError if the predictions have no such test set."""
+        """Return the rows and methods of a selection. Raises UnknownError if the predictions have
+        no such test set."""
         of_task = [tests for tests in self.read()[0] if tests.task == task]
         if not of_task:
-            raise UnknownError(f"no predictions of {task}: give folders of heads.evaluate with --predictions")
+            raise UnknownError(
+                f"no predictions of {task}: give folders of heads.evaluate with --predictions"
+            )
         for tests in of_task:
             if selection.set in ("", tests.id):
                 return choose(tests, selection, steps_of(self.site, tests))
@@ -85,7 +90,8 @@ def rows(request: Request, shelf: OfShelf, task: AnyTask, selection: Selected) -
 
 @router.get("/{task}/export")
 def export(shelf: OfShelf, task: AnyTask, selection: Selected) -> Response:
-    """The selected rows, the predictions of the methods shown, and the commands that score them: a zip file."""
+    """The selected rows, the predictions of the methods shown, and the commands that score them: a
+    zip file."""
     chosen = shelf.choose(task, selection)
     return download(*archive(chosen, chosen.selection.address(f"/compare/{task}")))
 
@@ -103,16 +109,22 @@ def archive(chosen: ChosenRows, address: str) -> tuple[str, bytes]:
         stem = f"{column.letter}_{_plain(column.method.id)[:60]}"
         about = [f"{len(answered)} rows", f"regime {column.method.regime or 'not recorded'}"]
         about += ["control"] if column.method.control else []
-        methods.append(f"{column.letter}  {' '.join(column.method.name.split())}: {', '.join(about)}")
+        methods.append(
+            f"{column.letter}  {' '.join(column.method.name.split())}: {', '.join(about)}"
+        )
         if not answered:
             continue
         rows = "rows.jsonl" if answered == places else f"{stem}.rows.jsonl"
         files.setdefault(rows, _rows(chosen, answered))
         files[f"{stem}.jsonl"] = _predictions(column, answered)
-        commands.append(f"python -m heads.score --task {tests.task} --test-set {rows} --predictions {stem}.jsonl")
+        commands.append(
+            f"python -m heads.score --task {tests.task} --test-set {rows} --predictions "
+            f"{stem}.jsonl"
+        )
     words = [" ".join(words.split()) for words, _ in chosen.masks.values()]
     readme = [
-        f"{PUBLISHED[tests.task].title}, {' '.join(tests.id.split())}: {len(places)} of {len(tests.rows)} rows",
+        f"{PUBLISHED[tests.task].title}, {' '.join(tests.id.split())}: {len(places)} of "
+        f"{len(tests.rows)} rows",
         f"Filter: {'; '.join(words) or 'none'}",
         f"Page: {address}",
         "",
@@ -133,7 +145,10 @@ def _rows(chosen: ChosenRows, places: list[int]) -> str:
 def _predictions(column: Column, places: list[int]) -> str:
     similar = column.answers.similar
     return "".join(
-        prediction_line(column.prediction(place), {} if similar is None else {"similar": similar[column.place[place]]})
+        prediction_line(
+            column.prediction(place),
+            {} if similar is None else {"similar": similar[column.place[place]]},
+        )
         for place in places
     )
 

@@ -36,28 +36,52 @@ class Selection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     set: Annotated[Name, Field(description="test set; empty: the first of the task")] = ""
-    show: Annotated[list[Name], Field(max_length=200, description="methods that are shown; none: the first ten")] = []
-    a: Annotated[Name, Field(description="method that the others are compared with; empty: the first")] = ""
-    b: Annotated[Name, Field(description="the other method of `where`; empty: the next one that is shown")] = ""
+    show: Annotated[
+        list[Name], Field(max_length=200, description="methods that are shown; none: the first ten")
+    ] = []
+    a: Annotated[
+        Name, Field(description="method that the others are compared with; empty: the first")
+    ] = ""
+    b: Annotated[
+        Name, Field(description="the other method of `where`; empty: the next one that is shown")
+    ] = ""
     where: Annotated[
         Where,
-        Field(description="rows that A has right or wrong, where it is better or worse than B, or where they differ"),
+        Field(
+            description=(
+                "rows that A has right or wrong, where it is better or worse than B, or where they "
+                "differ"
+            )
+        ),
     ] = ""
     category: Annotated[Name, Field(description="category of the rows")] = ""
-    step: Annotated[Name, Field(description="step of the reference clip, by the store's catalog")] = ""
-    text: Annotated[Name, Field(description="words in the row's texts, clip ids or the captions shown")] = ""
-    common: Annotated[bool, Field(description="only rows that all methods shown have answered")] = False
+    step: Annotated[
+        Name, Field(description="step of the reference clip, by the store's catalog")
+    ] = ""
+    text: Annotated[
+        Name, Field(description="words in the row's texts, clip ids or the captions shown")
+    ] = ""
+    common: Annotated[bool, Field(description="only rows that all methods shown have answered")] = (
+        False
+    )
     metric: Annotated[Name, Field(description="figure that methods are compared by")] = ""
-    sort: Annotated[Sort, Field(description="order of the rows, by A; gap: by how much A is better than B")] = ""
+    sort: Annotated[
+        Sort, Field(description="order of the rows, by A; gap: by how much A is better than B")
+    ] = ""
     page: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     strips: Annotated[bool, Field(description="show the clips of all rows of the page")] = False
     row: Annotated[Name, Field(description="row that is open")] = ""
 
     def address(self, path: str, **changes: object) -> str:
-        """Return the address of this selection with changes; they lead to the first page, without an open row."""
+        """Return the address of this selection with changes; they lead to the first page, without
+        an open row."""
         changed = self.model_copy(update={"page": 1, "row": "", **changes})
         default = Selection()
-        kept = {name: value for name, value in changed.model_dump().items() if value != getattr(default, name)}
+        kept = {
+            name: value
+            for name, value in changed.model_dump().items()
+            if value != getattr(default, name)
+        }
         flags = {name: "1" if value is True else value for name, value in kept.items()}
         return quote(path) + ("?" + urlencode(flags, doseq=True) if flags else "")
 
@@ -101,7 +125,10 @@ class ChosenRows:
             equal = np.array([name == chosen.category for name in self.tests.categories], bool)
             masks["category"] = f"category {chosen.category}", equal
         if chosen.step:
-            masks["step"] = f"step {chosen.step}", np.array([name == chosen.step for name in self.steps], bool)
+            masks["step"] = (
+                f"step {chosen.step}",
+                np.array([name == chosen.step for name in self.steps], bool),
+            )
         if chosen.text:
             masks["text"] = f"text {chosen.text}", self._text(chosen.text.casefold())
         if chosen.common:
@@ -117,7 +144,9 @@ class ChosenRows:
     def outer(self) -> Mask:
         """The rows that the filters leave which do not depend on right or wrong."""
         any_method = np.logical_or.reduce([column.answered for column in self.shown])
-        return np.logical_and.reduce([any_method, *(mask for name, (_, mask) in self.masks.items() if name != "where")])
+        return np.logical_and.reduce(
+            [any_method, *(mask for name, (_, mask) in self.masks.items() if name != "where")]
+        )
 
     @cached_property
     def order(self) -> Int64[np.ndarray, " selected"]:
@@ -129,7 +158,8 @@ class ChosenRows:
         return rows[np.argsort(np.where(np.isnan(keys), np.inf, keys), kind="stable")]
 
     def filters(self, path: str) -> list[dict[str, Any]]:
-        """Return the filters, each with the rows that it leaves by itself, and the address of the page without it."""
+        """Return the filters, each with the rows that it leaves by itself, and the address of the
+        page without it."""
         default = Selection()
         return [
             {"name": name, "words": words, "rows": int(mask.sum())}
@@ -150,11 +180,18 @@ class ChosenRows:
             return (self.b or a).values(self.metric) - a.values(self.metric)
         if sort == "loss":
             return -a.losses
-        return a.values(self.metric) if sort == "value" else -a.margins if sort == "-margin" else a.margins
+        return (
+            a.values(self.metric)
+            if sort == "value"
+            else -a.margins
+            if sort == "-margin"
+            else a.margins
+        )
 
 
 def choose(tests: TestSet, selection: Selection, steps: Sequence[str | None] = ()) -> ChosenRows:
-    """Return the selected rows and methods of a test set; UnknownError if it has no such method or figure.
+    """Return the selected rows and methods of a test set; UnknownError if it has no such method or
+    figure.
 
     steps: of each row; needed only if the selection has a step.
     """
@@ -176,7 +213,9 @@ def related(where: Where, a: Column, b: Column | None, metric: str) -> Mask:
     if where in ("right", "wrong"):
         return a.verdicts == (RIGHT if where == "right" else WRONG)
     if b is None:
-        raise UnknownError(f"where={where} compares two methods, and only one is shown: give more --predictions")
+        raise UnknownError(
+            f"where={where} compares two methods, and only one is shown: give more --predictions"
+        )
     if where == "differ":  # another option, order of targets, or caption
         both = a.answered & b.answered
         for row in np.flatnonzero(both).tolist():

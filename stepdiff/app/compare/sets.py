@@ -1,16 +1,19 @@
-"""Test sets, the methods that answer them, and their totals. Rows are equal by content, whatever their place in a file.
+"""Test sets, the methods that answer them, and their totals. Rows are equal by content, whatever
+their place in a file.
 
-Files of one task belong to one test set if they name the same one and share a row, or if one of them shares half
-of its rows with the set. The n-th of several equal rows of a file is the n-th of them in another file.
+Files of one task belong to one test set if they name the same one and share a row, or if one of
+them shares half of its rows with the set. The n-th of several equal rows of a file is the n-th of
+them in another file.
 
 A right order of DiffRank is one with a margin above 0.
 
-Totals are the figures of `stepdiff_core.tasks.scoring` over selected rows; an interval resamples the videos of their
-reference clips; methods are compared on the rows that both have answered, on the same resamples. CIDEr has the document
-frequencies of the rows that it is computed on.
+Totals are the figures of `stepdiff_core.tasks.scoring` over selected rows; an interval resamples
+the videos of their reference clips; methods are compared on the rows that both have answered, on
+the same resamples. CIDEr has the document frequencies of the rows that it is computed on.
 
 Guarantees
-- totals equal the report of a test set with the selected rows: figures, intervals, differences and p
+- totals equal the report of a test set with the selected rows: figures, intervals, differences and
+  p
 - no interval of fewer than two videos
 """
 
@@ -47,7 +50,8 @@ class Column:
     letter: str
     method: PredictionMethod
     answers: Answers
-    place: Int64[np.ndarray, " rows"]  # line of the answer, from 0; -1: the method does not answer the row
+    # line of the answer, from 0; -1: the method does not answer the row
+    place: Int64[np.ndarray, " rows"]
     _values: dict[str, Float64[np.ndarray, " rows"]] = field(default_factory=dict)
 
     @cached_property
@@ -60,14 +64,19 @@ class Column:
 
     @cached_property
     def captions(self) -> list[str]:
-        """The caption of each row without case, for searching; empty for a row without an answer."""
+        """The caption of each row without case, for searching; empty for a row without an
+        answer."""
         return [(self.prediction(row) or "").casefold() for row in range(len(self.place))]
 
     @cached_property
     def figures(self) -> dict[str, Figure]:
-        """The figures of the file, whose parts are spread over the rows of the set (0 for rows without an answer)."""
+        """The figures of the file, whose parts are spread over the rows of the set (0 for rows
+        without an answer)."""
         figures, _ = self.answers.measured
-        return {name: Figure(self._spread(figure.parts, 0.0), figure.value) for name, figure in figures.items()}
+        return {
+            name: Figure(self._spread(figure.parts, 0.0), figure.value)
+            for name, figure in figures.items()
+        }
 
     def values(self, metric: str) -> Float64[np.ndarray, " rows"]:
         """Return a figure of each row by itself, NaN if it is undefined."""
@@ -88,7 +97,8 @@ class Column:
         return "accuracy" in self.figures and math.isfinite(self.figures["accuracy"].of())
 
     def choice(self, row: int) -> int | None:
-        """Return the option that DiffMCQ's answer to a row chooses, None without an answer or a choice."""
+        """Return the option that DiffMCQ's answer to a row chooses, None without an answer or a
+        choice."""
         scores = self.prediction(row)
         return scores.index(max(scores)) if scores is not None and self.chooses else None
 
@@ -96,9 +106,10 @@ class Column:
     def verdicts(self) -> Int8[np.ndarray, " rows"]:
         """RIGHT, WRONG or NEITHER for each row.
 
-        DiffMCQ: whether the choice is the answer; NEITHER for a method that prefers no option in any row. DiffRank:
-        whether all pairs of targets that the truth orders are in that order. DiffCap: whether a caption declines that
-        should, or does although the clips differ; all others NEITHER.
+        DiffMCQ: whether the choice is the answer; NEITHER for a method that prefers no option in
+        any row. DiffRank: whether all pairs of targets that the truth orders are in that order.
+        DiffCap: whether a caption declines that should, or does although the clips differ; all
+        others NEITHER.
         """
         task = self.answers.of.task
         verdicts = np.full(len(self.place), NEITHER, np.int8)
@@ -118,26 +129,32 @@ class Column:
     def margins(self) -> Float64[np.ndarray, " rows"]:
         """How clear the answer is: above 0 it is right. NaN if it has no margin.
 
-        DiffMCQ: score of the answer less the highest other score. DiffRank: the smallest score of a target less the
-        score of a target that is less similar in truth.
+        DiffMCQ: score of the answer less the highest other score. DiffRank: the smallest score of a
+        target less the score of a target that is less similar in truth.
         """
         return self._per_row(margin)
 
     @cached_property
     def losses(self) -> Float64[np.ndarray, " rows"]:
-        """DiffMCQ: cross entropy of the softmax of the scores, in nats. DiffRank: 1 - tau. NaN if undefined."""
+        """DiffMCQ: cross entropy of the softmax of the scores, in nats. DiffRank: 1 - tau. NaN if
+        undefined."""
         if self.answers.of.task == "diffrank":
             return 1 - self.values("ktau_all_rows")
         return self._per_row(cross_entropy)
 
     @cached_property
     def undecided(self) -> Bool[np.ndarray, " rows"]:
-        """The rows whose highest score several options share, or to which the method gives no order."""
+        """The rows whose highest score several options share, or to which the method gives no
+        order."""
         marks = self.answers.measured[1]
-        unclear = marks.get("ties", marks.get("nan_rows", np.zeros(len(self.answers.predictions), bool)))
+        unclear = marks.get(
+            "ties", marks.get("nan_rows", np.zeros(len(self.answers.predictions), bool))
+        )
         return self._spread(unclear.astype(float), 0.0) > 0
 
-    def _per_row(self, function: Callable[[Any, Sequence[float]], float]) -> Float64[np.ndarray, " rows"]:
+    def _per_row(
+        self, function: Callable[[Any, Sequence[float]], float]
+    ) -> Float64[np.ndarray, " rows"]:
         if self.answers.of.task == "diffcap":
             return np.full(len(self.place), np.nan)
         values = list(map(function, self.answers.of.rows, self.answers.predictions))
@@ -171,10 +188,15 @@ class TestSet:
 
     @cached_property
     def defined(self) -> dict[str, Bool[np.ndarray, " rows"]]:
-        """The rows that each figure is defined on; a method has those figures that its rows define."""
+        """The rows that each figure is defined on; a method has those figures that its rows
+        define."""
         names = (*PUBLISHED[self.task].figures, *PUBLISHED[self.task].further)
         measured = {name for column in self.columns for name in column.figures}
-        return {name: np.asarray(defined_rows(name, self.rows), bool) for name in names if name in measured}
+        return {
+            name: np.asarray(defined_rows(name, self.rows), bool)
+            for name in names
+            if name in measured
+        }
 
     @cached_property
     def categories(self) -> list[str]:
@@ -182,7 +204,8 @@ class TestSet:
 
     @cached_property
     def texts(self) -> list[str]:
-        """The words of each row that a search reads: its clips, category and texts, without case."""
+        """The words of each row that a search reads: its clips, category and texts, without
+        case."""
         return [" ".join(_strings(asdict(row))).casefold() for row in self.rows]
 
     @cached_property
@@ -213,25 +236,34 @@ class Totals:
     def of(self, column: Column) -> dict[str, Any]:
         """Return the totals of a method over the selected rows that it answers.
 
-        Each of `figures` has the `rows` that it is defined on, and their `videos`; an undefined `value` is None.
-        undecided: rows whose highest score several options share, or to which the method gives no order.
+        Each of `figures` has the `rows` that it is defined on, and their `videos`; an undefined
+        `value` is None. undecided: rows whose highest score several options share, or to which the
+        method gives no order.
         """
         mask, figures = self._mask & column.answered, []
         for metric in self._tests.metrics:
             rows, videos = self._counts(metric, mask)
             value, values = self._values(column, metric, mask)
-            total = {"metric": metric, "value": value if math.isfinite(value) else None, "rows": rows, "videos": videos}
+            total = {
+                "metric": metric,
+                "value": value if math.isfinite(value) else None,
+                "rows": rows,
+                "videos": videos,
+            }
             figures.append(total | {"interval": interval(values, videos) if videos > 1 else None})
         return {"figures": figures, "undecided": int((column.undecided & mask).sum())}
 
     def versus(self, column: Column, base: Column, metric: str) -> dict[str, Any]:
-        """Return a method compared with another by a figure, on the selected rows that both have answered.
+        """Return a method compared with another by a figure, on the selected rows that both have
+        answered.
 
         p: two-sided, under no difference; not corrected for the number of comparisons.
         """
         mask = self._mask & column.answered & base.answered
         rows, videos = self._counts(metric, mask)
-        (mine, my_values), (other, other_values) = (self._values(each, metric, mask) for each in (column, base))
+        (mine, my_values), (other, other_values) = (
+            self._values(each, metric, mask) for each in (column, base)
+        )
         difference = mine - other if math.isfinite(mine - other) else None
         within, p = None, None
         if difference is not None and videos > 1:
@@ -244,25 +276,36 @@ class Totals:
         counted = mask & self._tests.defined[metric]
         return int(counted.sum()), len(set(itertools.compress(self._tests.videos, counted)))
 
-    def _values(self, column: Column, metric: str, mask: Mask) -> tuple[float, Float64[np.ndarray, " resamples"]]:
-        """Return a figure over the marked rows, and on each resample; NaN if the method has no such figure."""
+    def _values(
+        self, column: Column, metric: str, mask: Mask
+    ) -> tuple[float, Float64[np.ndarray, " resamples"]]:
+        """Return a figure over the marked rows, and on each resample; NaN if the method has no such
+        figure."""
         if metric not in column.figures:
             return math.nan, np.full(RESAMPLES, np.nan)
         whole, places, key = column.figures[metric], np.flatnonzero(mask).tolist(), mask.tobytes()
         figure = Figure(whole.parts[mask], whole.value)
-        if metric == "CIDEr" and not np.array_equal(mask, column.answered):  # document frequencies of the marked rows
+        # document frequencies of the marked rows
+        if metric == "CIDEr" and not np.array_equal(mask, column.answered):
             if (column, key) not in self._rarities:
                 rows = [self._tests.rows[place] for place in places]
-                self._rarities[column, key] = cider_figure(rows, [column.prediction(place) for place in places])
+                self._rarities[column, key] = cider_figure(
+                    rows, [column.prediction(place) for place in places]
+                )
             figure = self._rarities[column, key]
         if key not in self._draws:
-            self._draws[key] = Resamples([self._tests.videos[place] for place in places], RESAMPLES, SEED)
+            self._draws[key] = Resamples(
+                [self._tests.videos[place] for place in places], RESAMPLES, SEED
+            )
         return figure.of(), self._draws[key].values(figure)
 
 
 def names(metrics: Sequence[str]) -> dict[str, str]:
     """Return a heading of each figure."""
-    return {metric: METRICS[metric].removesuffix(", as written") + AMONG.get(metric, "") for metric in metrics}
+    return {
+        metric: METRICS[metric].removesuffix(", as written") + AMONG.get(metric, "")
+        for metric in metrics
+    }
 
 
 def margin(row: DiffMCQ | DiffRank, scores: Sequence[float]) -> float:
@@ -290,11 +333,17 @@ def grouped(files: Sequence[Answers]) -> list[TestSet]:
     groups: list[list[Answers]] = []
     for answers in sorted(files, key=lambda answers: -len(answers.of.rows)):
         joined = [group for group in groups if any(_same(member, answers) for member in group)]
-        groups = [*(group for group in groups if group not in joined), [*itertools.chain(*joined), answers]]
+        groups = [
+            *(group for group in groups if group not in joined),
+            [*itertools.chain(*joined), answers],
+        ]
     sets = [(members[0].of.task, _name(members), members) for members in groups]
     sets.sort(key=lambda one: one[:2])
     names = [(task, name) for task, name, _ in sets]
-    return [_test_set(task, name, members, unique=names.count((task, name)) == 1) for task, name, members in sets]
+    return [
+        _test_set(task, name, members, unique=names.count((task, name)) == 1)
+        for task, name, members in sets
+    ]
 
 
 def _same(one: Answers, other: Answers) -> bool:
@@ -326,7 +375,10 @@ def _test_set(task: Task, name: str, members: Sequence[Answers], unique: bool) -
     if not unique:
         name += "~" + hashlib.sha256("".join(keys).encode()).hexdigest()[:6]
     columns = []
-    order = sorted(members, key=lambda answers: (answers.method.control, not answers.method.trained, answers.method.id))
+    order = sorted(
+        members,
+        key=lambda answers: (answers.method.control, not answers.method.trained, answers.method.id),
+    )
     names = Counter(answers.method.name for answers in order)
     for letter, answers in zip(_letters(), order, strict=False):
         lines = np.full(len(rows), -1, np.int64)
@@ -356,7 +408,8 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(one)
 
 
-FREQUENT = 0.2  # words in the texts of more than this share of the rows, and of more than two rows, are frequent
+# words in the texts of more than this share of the rows, and of more than two rows, are frequent
+FREQUENT = 0.2
 _GRAMMAR = AUXILIARIES | DETERMINERS | OBJECTS | PREPOSITIONS | ADVERBS | {"and", "but", "or"}
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 
@@ -370,10 +423,13 @@ class Piece:
 
 
 def frequent(rows: Iterable[Sequence[str]]) -> frozenset[str]:
-    """Return the words that the texts of many rows have, by the texts of each row; rows without a text do not count."""
+    """Return the words that the texts of many rows have, by the texts of each row; rows without a
+    text do not count."""
     words_of = [_words(texts) for texts in rows if texts]
     counts = Counter(word for words in words_of for word in words)
-    return frozenset(word for word, count in counts.items() if count > max(2, FREQUENT * len(words_of)))
+    return frozenset(
+        word for word, count in counts.items() if count > max(2, FREQUENT * len(words_of))
+    )
 
 
 def _words(texts: Iterable[str]) -> set[str]:
@@ -381,7 +437,8 @@ def _words(texts: Iterable[str]) -> set[str]:
 
 
 def supported(caption: str, references: Sequence[str], common: Collection[str] = ()) -> list[Piece]:
-    """Return a caption in pieces: each word of content that a reference has, and the texts between them.
+    """Return a caption in pieces: each word of content that a reference has, and the texts between
+    them.
 
     common: words that are not marked, as `frequent` returns.
     """

@@ -1,6 +1,8 @@
-"""The clips of a map: which are chosen, by a condition, by words or by a lasso, and the colour of each.
+"""The clips of a map: which are chosen, by a condition, by words or by a lasso, and the colour of
+each.
 
-A colour is a code for the value in a column; the conditions of the legend select the clips that it counts.
+A colour is a code for the value in a column; the conditions of the legend select the clips that it
+counts.
 """
 
 from collections.abc import Sequence
@@ -28,7 +30,8 @@ Kind = Literal["text", "numbers"]
 
 
 def passing(shown: Shown, where: str, words: str) -> tuple[Mask, str | None]:
-    """Return the clips of a map that have `where` and `words`, and if there are none, the part that excluded all.
+    """Return the clips of a map that have `where` and `words`, and if there are none, the part that
+    excluded all.
 
     Args:
         where: A condition as `retrieval query --where` takes it, or nothing.
@@ -37,14 +40,18 @@ def passing(shown: Shown, where: str, words: str) -> tuple[Mask, str | None]:
     parts: list[tuple[str, Mask]] = []
     if where.strip():
         whole = _where(shown, where)
-        parts = [(part, whole if part == where.strip() else _where(shown, part)) for part in parts_of(where)]
+        parts = [
+            (part, whole if part == where.strip() else _where(shown, part))
+            for part in parts_of(where)
+        ]
     parts += [(f"the word {word!r}", _containing(shown, word)) for word in _words(words)]
     mask = np.logical_and.reduce([np.ones(len(shown.map.rows), bool), *(mask for _, mask in parts)])
     return mask, None if mask.any() or not parts else excluded(parts)
 
 
 def excluded(parts: Sequence[tuple[str, Mask]]) -> str:
-    """Return which part of a filter excluded everything, in one line; together they select nothing."""
+    """Return which part of a filter excluded everything, in one line; together they select
+    nothing."""
     alone = [name for name, mask in parts if not mask.any()]
     if alone:
         return f"no clip has {' and none has '.join(alone)}"
@@ -52,7 +59,10 @@ def excluded(parts: Sequence[tuple[str, Mask]]) -> str:
     for at, (name, mask) in enumerate(parts):
         if not (passing_all & mask).any():
             before = " AND ".join(other for other, _ in parts[:at])
-            return f"{before} selects {_count(passing_all)}, {name} selects {_count(mask)}, and no clip has both"
+            return (
+                f"{before} selects {_count(passing_all)}, {name} selects {_count(mask)}, and no "
+                "clip has both"
+            )
         passing_all &= mask
     raise AssertionError("the parts select clips")
 
@@ -71,7 +81,9 @@ def read_lasso(text: str) -> list[tuple[float, float]]:
     except ValueError:
         numbers = [float("nan")]
     if len(numbers) % 2 or len(numbers) > 2 * MOST_CORNERS or not np.isfinite(numbers).all():
-        raise StepDiffError(f"the lasso is not a list x,y,x,y,... of at most {MOST_CORNERS} corners: draw it again")
+        raise StepDiffError(
+            f"the lasso is not a list x,y,x,y,... of at most {MOST_CORNERS} corners: draw it again"
+        )
     return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
@@ -83,21 +95,33 @@ def _where(shown: Shown, where: str) -> Mask:
         text, columns = str(error), ", ".join([*shown.like.drop("row").columns, DURATION])
         text = text if columns in text else f"{text}; the catalog has {columns}"
         raise RefusedError(text, 400, field="where") from None
-    needed = {"row", *condition.columns} | ({"start", "end"} if DURATION in condition.columns else set())
+    needed = {"row", *condition.columns} | (
+        {"start", "end"} if DURATION in condition.columns else set()
+    )
     mask = np.zeros(len(shown.map.rows), bool)
-    mask[places_where(shown.read(*(name for name in shown.like.columns if name in needed)), condition)] = True
+    mask[
+        places_where(
+            shown.read(*(name for name in shown.like.columns if name in needed)), condition
+        )
+    ] = True
     return mask
 
 
 def _words(text: str) -> list[str]:
     words = list(dict.fromkeys(text.split()))
     if len(words) > MOST_WORDS:
-        raise RefusedError(f"the search has {len(words)} words: give at most {MOST_WORDS}", 400, field="words")
+        raise RefusedError(
+            f"the search has {len(words)} words: give at most {MOST_WORDS}", 400, field="words"
+        )
     return words
 
 
 def _containing(shown: Shown, word: str) -> Mask:
-    texts = [name for name, dtype in shown.like.schema.items() if dtype == pl.String and name not in _NOT_SEARCHED]
+    texts = [
+        name
+        for name, dtype in shown.like.schema.items()
+        if dtype == pl.String and name not in _NOT_SEARCHED
+    ]
     pattern = f"(?i){pl.escape_regex(word)}"
     has = [pl.col(name).str.contains(pattern).fill_null(False) for name in texts]
     matches = shown.scan().select(pl.any_horizontal(has).alias("has")).collect(engine="streaming")
@@ -132,10 +156,13 @@ class Legend:
 
 
 def columns_of(like: pl.DataFrame) -> dict[str, Kind]:
-    """Return the columns of a frame that can be a colour and be sorted, with the duration if it can be computed."""
+    """Return the columns of a frame that can be a colour and be sorted, with the duration if it can
+    be computed."""
     columns: dict[str, Kind] = {}
     for name, dtype in like.schema.items():
-        if name not in _HIDDEN and (dtype.is_numeric() or dtype in (pl.String, pl.Boolean, pl.Categorical)):
+        if name not in _HIDDEN and (
+            dtype.is_numeric() or dtype in (pl.String, pl.Boolean, pl.Categorical)
+        ):
             columns[name] = "numbers" if dtype.is_numeric() else "text"
     if {"start", "end"} <= set(like.columns) and DURATION not in like.columns:
         columns[DURATION] = "numbers"
@@ -147,7 +174,9 @@ def values_of(shown: Shown, column: str) -> pl.Series:
     if column not in ("key", *(names := columns_of(shown.like))):
         raise UnknownError(f"no column {column[:100]!r}: the columns are {', '.join(names)}")
     if column == DURATION and DURATION not in shown.like.columns:
-        return shown.read("start", "end").select((pl.col("end") - pl.col("start")).alias(DURATION))[DURATION]
+        return shown.read("start", "end").select((pl.col("end") - pl.col("start")).alias(DURATION))[
+            DURATION
+        ]
     return shown.read(column)[column]
 
 
@@ -164,7 +193,10 @@ def colours(shown: Shown, column: str | None) -> tuple[Legend, Int32[np.ndarray,
 
 
 def _default(shown: Shown) -> str:
-    for name in ("step", *(column for column, kind in columns_of(shown.like).items() if kind == "text")):
+    for name in (
+        "step",
+        *(column for column, kind in columns_of(shown.like).items() if kind == "text"),
+    ):
         most = max(50, len(shown.map.rows) // 20)
         if name in shown.like.columns and 1 < shown.read(name)[name].n_unique() <= most:
             return name
@@ -175,10 +207,19 @@ def _categories(column: str, values: pl.Series) -> tuple[Legend, Int32[np.ndarra
     values = values.alias("value")
     counts = values.drop_nulls().value_counts().sort(["count", "value"], descending=[True, False])
     best = counts.head(CATEGORIES)
-    entries = tuple(LegendEntry(str(value), count, _condition(column, value)) for value, count in best.iter_rows())
-    coded = pl.DataFrame({"value": best["value"], "code": pl.Series(range(best.height), dtype=pl.Int32)})
+    entries = tuple(
+        LegendEntry(str(value), count, _condition(column, value))
+        for value, count in best.iter_rows()
+    )
+    coded = pl.DataFrame(
+        {"value": best["value"], "code": pl.Series(range(best.height), dtype=pl.Int32)}
+    )
     joined = values.to_frame().join(coded, on="value", how="left", maintain_order="left")
-    code = pl.when(pl.col("value").is_null()).then(MISSING).otherwise(pl.col("code").fill_null(CATEGORIES))
+    code = (
+        pl.when(pl.col("value").is_null())
+        .then(MISSING)
+        .otherwise(pl.col("code").fill_null(CATEGORIES))
+    )
     codes = joined.select(code.cast(pl.Int32).alias("code"))["code"].to_numpy()
     others = int(counts["count"].sum()) - sum(entry.count for entry in entries)
     return Legend(column, "text", entries, others, values.null_count()), codes
@@ -193,7 +234,8 @@ def _condition(column: str, value: object) -> str:
 
 
 def _written(column: str) -> str:
-    """Return a column's name as a condition writes it: in quotes if it would be read as something else."""
+    """Return a column's name as a condition writes it: in quotes if it would be read as something
+    else."""
     try:
         if column.isidentifier() and read_condition(f"{column} = 1").columns == {column}:
             return column

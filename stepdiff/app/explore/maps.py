@@ -3,9 +3,12 @@
 UMAP takes minutes without a pause, and a thread cannot be ended: a child process computes it.
 
 Guarantees
-- a map is computed once and requests wait only briefly; it is computed again if rows were added or the view replaced
-- at most three maps and eight results are in memory; columns are read when they are needed, the catalog in pieces
-- UMAP is ended if nobody wants it and holds up no PCA; an error of the child is an error of the caller
+- a map is computed once and requests wait only briefly; it is computed again if rows were added or
+  the view replaced
+- at most three maps and eight results are in memory; columns are read when they are needed, the
+  catalog in pieces
+- UMAP is ended if nobody wants it and holds up no PCA; an error of the child is an error of the
+  caller
 """
 
 import hashlib
@@ -34,12 +37,17 @@ from stepdiff.app.site import RefusedError, Site, UnknownError
 from stepdiff_core.errors import StepDiffError
 from store import Store, View
 
-_SPAWN = multiprocessing.get_context("spawn")  # a fork would copy locks that threads of the server hold
+# a fork would copy locks that threads of the server hold
+_SPAWN = multiprocessing.get_context("spawn")
 _POLL = 0.2  # seconds between two looks whether the result is still wanted
 
 
 def write_coordinates(
-    view: View, rows: Int64[np.ndarray, " rows"], projection: str, path: Path, advance: Advance = lambda count: None
+    view: View,
+    rows: Int64[np.ndarray, " rows"],
+    projection: str,
+    path: Path,
+    advance: Advance = lambda count: None,
 ) -> None:
     """Write `xy` and `shares` of the rows of a view to an .npz file."""
     xy, shares = project(view, rows, projection, advance=advance)
@@ -48,7 +56,12 @@ def write_coordinates(
 
 
 def write_in_child(
-    store: Store, view: str, rows: Int64[np.ndarray, " rows"], projection: str, path: Path, check: Callable[[], None]
+    store: Store,
+    view: str,
+    rows: Int64[np.ndarray, " rows"],
+    projection: str,
+    path: Path,
+    check: Callable[[], None],
 ) -> None:
     """Write the same file as `write_coordinates` from a child process.
 
@@ -75,9 +88,12 @@ def write_in_child(
         raise StepDiffError(problem)
 
 
-def _compute(answer: Connection, store: Store, view: str, rows: np.ndarray, projection: str, path: str) -> None:
+def _compute(
+    answer: Connection, store: Store, view: str, rows: np.ndarray, projection: str, path: str
+) -> None:
     """Write the coordinates, and send an empty message or the error."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is for the server, which ends this process
+    # Ctrl-C in the terminal is for the server, which ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         write_coordinates(store.view("clips", view), rows, projection, Path(path))
@@ -108,7 +124,8 @@ class Shown:
 
     version: str  # changes with the rows, their coordinates and their columns
     map: Map
-    scan: Callable[[], pl.LazyFrame]  # key, row and the catalog's other columns; place n is that of `map.rows[n]`
+    # key, row and the catalog's other columns; place n is that of `map.rows[n]`
+    scan: Callable[[], pl.LazyFrame]
     like: pl.DataFrame  # an empty frame with these columns
     _results: LRUCache[Hashable, Any] = field(default_factory=lambda: LRUCache(MOST_REMEMBERED))
 
@@ -149,7 +166,8 @@ class Maps:
     def get(self, view: str, projection: str, fresh: bool = False) -> Shown:
         """Return a map. fresh: look whether the store has new rows, even if a map is in memory.
 
-        RefusedError: it is not ready yet, status 202: ask again; StepDiffError: it cannot be computed.
+        RefusedError: it is not ready yet, status 202: ask again; StepDiffError: it cannot be
+        computed.
         """
         with self._lock:
             making = self._making.get((view, projection))
@@ -167,13 +185,17 @@ class Maps:
     def view(self, name: str) -> View:
         """Return a view of clips. UnknownError lists those that exist."""
         if name not in (views := self._site.store.views("clips")):
-            raise UnknownError(f"no view {name[:100]!r} of clips: the views are {', '.join(views) or 'none'}")
+            raise UnknownError(
+                f"no view {name[:100]!r} of clips: the views are {', '.join(views) or 'none'}"
+            )
         return self._site.store.view("clips", name)
 
     def _start(self, view: View, projection: str, before: _Making | None) -> _Making:
         """Return the making of the current version; start it if it is not running yet."""
         if projection not in PROJECTIONS:
-            raise UnknownError(f"no projection {projection[:100]!r}: the projections are {', '.join(PROJECTIONS)}")
+            raise UnknownError(
+                f"no projection {projection[:100]!r}: the projections are {', '.join(PROJECTIONS)}"
+            )
         if reason := missing(projection):
             raise StepDiffError(reason)
         rows, total = sample_rows(view, MOST[projection])
@@ -186,19 +208,31 @@ class Maps:
             if making is None or making.version != version or _failed(making):
                 making = self._making[view.name, projection] = _Making(version, len(rows))
                 worker = self._workers[projection]
-                making.shown = worker.submit(self._make, making, view, projection, rows, total, identity)
+                making.shown = worker.submit(
+                    self._make, making, view, projection, rows, total, identity
+                )
             self._making.move_to_end((view.name, projection))
             while len(self._making) > MOST_MAPS:
                 self._making.popitem(last=False)
         return making
 
-    def _make(self, making: _Making, view: View, projection: str, rows: np.ndarray, total: int, identity: str) -> Shown:
+    def _make(
+        self,
+        making: _Making,
+        view: View,
+        projection: str,
+        rows: np.ndarray,
+        total: int,
+        identity: str,
+    ) -> Shown:
         def advance(count: int = 0) -> None:
             making.done += count
             if self._closed.is_set():
                 raise StepDiffError("the server ends")
             if self._making.get((view.name, projection)) is not making:
-                raise StepDiffError("the store has a newer version of this map, or others were opened: ask again")
+                raise StepDiffError(
+                    "the store has a newer version of this map, or others were opened: ask again"
+                )
 
         def write(path: Path) -> None:
             if projection == "umap":
@@ -211,18 +245,27 @@ class Maps:
             xy, shares = arrays["xy"], arrays["shares"]
         scan = partial(self._scan, view, rows, making.version)
         like = pl.DataFrame(schema=scan().collect_schema())
-        return Shown(making.version, Map(rows, xy, (float(shares[0]), float(shares[1])), total), scan, like)
+        return Shown(
+            making.version, Map(rows, xy, (float(shares[0]), float(shares[1])), total), scan, like
+        )
 
     def _scan(self, view: View, rows: np.ndarray, version: str) -> pl.LazyFrame:
-        """Return the catalog's columns of the rows, in files of the site's cache, which are made again if needed."""
+        """Return the catalog's columns of the rows, in files of the site's cache, which are made
+        again if needed."""
         pieces = []
         for start in range(0, len(rows), PIECE):
 
             def write(path: Path, piece: np.ndarray = rows[start : start + PIECE]) -> None:
                 view.catalog.select(piece).write_parquet(path)
 
-            pieces.append(pl.scan_parquet(self._site.cache.get(f"columns 1\n{version}\n{start}", ".parquet", write)))
-        return pl.concat(pieces, how="diagonal_relaxed").select("key", "row", pl.exclude("key", "row"))
+            pieces.append(
+                pl.scan_parquet(
+                    self._site.cache.get(f"columns 1\n{version}\n{start}", ".parquet", write)
+                )
+            )
+        return pl.concat(pieces, how="diagonal_relaxed").select(
+            "key", "row", pl.exclude("key", "row")
+        )
 
 
 def _failed(making: _Making) -> bool:
@@ -232,4 +275,6 @@ def _failed(making: _Making) -> bool:
 def _identity(site: Site, view: View, projection: str, rows: np.ndarray, total: int) -> str:
     provenance = json.dumps(view.provenance.as_dict(), sort_keys=True)
     numbers = hashlib.sha256(rows.tobytes()).hexdigest()
-    return "\n".join(map(str, ("map 1", site.store.location, view.name, provenance, projection, total, numbers)))
+    return "\n".join(
+        map(str, ("map 1", site.store.location, view.name, provenance, projection, total, numbers))
+    )

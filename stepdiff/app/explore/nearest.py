@@ -1,8 +1,10 @@
-"""The clips nearest to chosen clips, or to a text, in any view. An index stays open until it or the view's rows change.
+"""The clips nearest to chosen clips, or to a text, in any view. An index stays open until it or the
+view's rows change.
 
-A text that the store has no embedding of is encoded by the encoder that made the view's texts: an encoder of featurize,
-or a contrastive head of the site's runs over such an encoder. It is loaded once. In a view without such an encoder, the
-first head of words among the runs compares the clips by the words of the text that it knows.
+A text that the store has no embedding of is encoded by the encoder that made the view's texts: an
+encoder of featurize, or a contrastive head of the site's runs over such an encoder. It is loaded
+once. In a view without such an encoder, the first head of words among the runs compares the clips
+by the words of the text that it knows.
 
 Guarantees
 - neighbours are the same as from `retrieval query`, among the clips that pass the filter
@@ -58,22 +60,39 @@ class Searcher:
         self._lock = threading.Lock()
         self._encoding = threading.Lock()  # one text at a time: a model uses all cores
         self._encoders: dict[tuple[str, ...], Encode] = {}  # by entity, view, encoder and weights
-        self._indexes: dict[str, tuple[Any, Index]] = {}  # view -> identity of its card and rows, index
+        # view -> identity of its card and rows, index
+        self._indexes: dict[str, tuple[Any, Index]] = {}
 
-    def of_clips(self, view: View, keys: list[str], k: int, among: Int64[np.ndarray, " some"] | None) -> Hits:
-        """Return the clips nearest to the average of some clips. StepDiffError as `retrieval query`."""
-        clips = self._site.clips(keys)  # refuses an unknown id at once: retrieval compares it with all ids
-        hits = self._search(view, lambda store, view, feature: of_clips(store, view, feature, keys), k, among)
-        return replace(hits, title=" and ".join(", ".join(filter(None, (clip.step, clip.title))) for clip in clips))
+    def of_clips(
+        self, view: View, keys: list[str], k: int, among: Int64[np.ndarray, " some"] | None
+    ) -> Hits:
+        """Return the clips nearest to the average of some clips. StepDiffError as `retrieval
+        query`."""
+        # refuses an unknown id at once: retrieval compares it with all ids
+        clips = self._site.clips(keys)
+        hits = self._search(
+            view, lambda store, view, feature: of_clips(store, view, feature, keys), k, among
+        )
+        return replace(
+            hits,
+            title=" and ".join(", ".join(filter(None, (clip.step, clip.title))) for clip in clips),
+        )
 
     def of_rows(
-        self, view: View, rows: Int64[np.ndarray, " rows"], k: int, among: Int64[np.ndarray, " some"] | None
+        self,
+        view: View,
+        rows: Int64[np.ndarray, " rows"],
+        k: int,
+        among: Int64[np.ndarray, " some"] | None,
     ) -> Hits:
-        """Return the clips nearest to the average of many rows; those without features in the view are left out."""
+        """Return the clips nearest to the average of many rows; those without features in the view
+        are left out."""
         there = rows[rows < len(view)]
         there = there[view.status()[there] == OK]
         if not len(there):
-            raise StepDiffError(f"none of the {len(rows):,} chosen clips has features in view {view.name}")
+            raise StepDiffError(
+                f"none of the {len(rows):,} chosen clips has features in view {view.name}"
+            )
         title = f"{len(there):,} clips"
         if len(there) > AVERAGED:
             there = np.sort(generator(0, "averaged clips").choice(there, AVERAGED, replace=False))
@@ -87,36 +106,51 @@ class Searcher:
 
         return self._search(view, average, k, among)
 
-    def of_text(self, view: View, text: str, k: int, among: Int64[np.ndarray, " some"] | None) -> Hits:
-        """Return the clips nearest to a text, encoded now if the store has no embedding of it; or clips with its words.
+    def of_text(
+        self, view: View, text: str, k: int, among: Int64[np.ndarray, " some"] | None
+    ) -> Hits:
+        """Return the clips nearest to a text, encoded now if the store has no embedding of it; or
+        clips with its words.
 
-        StepDiffError: the text is empty, or the encoder, its weights or its head cannot be found here, or the text has
-        no word that the head of words knows.
+        StepDiffError: the text is empty, or the encoder, its weights or its head cannot be found
+        here, or the text has no word that the head of words knows.
         """
         if not self.reads_texts(view) and (words := self.words()):
             return self._of_words(words, text, k, among)
-        return self._search(view, lambda store, view, feature: self._of_text(store, view, feature, text), k, among)
+        return self._search(
+            view, lambda store, view, feature: self._of_text(store, view, feature, text), k, among
+        )
 
     def reads_texts(self, view: View) -> bool:
-        """Return whether texts can be in the space of a view: it has some, or its encoder also encodes texts."""
+        """Return whether texts can be in the space of a view: it has some, or its encoder also
+        encodes texts."""
         return view.name in self._site.store.views("texts") or encodes(view, "texts")
 
     def words(self) -> str:
-        """Return the first head of words that can read the store, "" for none; the page of a pair gives the reasons."""
+        """Return the first head of words that can read the store, "" for none; the page of a pair
+        gives the reasons."""
         for name in self.runs.words():
             with suppress(StepDiffError):
                 self.runs.evidence(name)
                 return name
         return ""
 
-    def _of_words(self, name: str, text: str, k: int, among: Int64[np.ndarray, " some"] | None) -> Hits:
+    def _of_words(
+        self, name: str, text: str, k: int, among: Int64[np.ndarray, " some"] | None
+    ) -> Hits:
         """Return the clips with the most evidence for the words of a text, by a head of words."""
         evidence = self.runs.evidence(name)
-        head, view, catalog = evidence.head, evidence.features.view, self._site.store.catalog("clips")
+        head, view, catalog = (
+            evidence.head,
+            evidence.features.view,
+            self._site.store.catalog("clips"),
+        )
         terms = list(dict.fromkeys(one.term for one in occurrences(text, head.narrated)))
         if not terms:
             examples = some([term for term in head.terms if term in head.narrated])
-            raise StepDiffError(f"no word of {short(text)!r} has evidence; the words of {name} are {examples}")
+            raise StepDiffError(
+                f"no word of {short(text)!r} has evidence; the words of {name} are {examples}"
+            )
         rows = np.arange(len(view)) if among is None else among
         rows = rows[rows < len(view)]
         rows = rows[view.status(rows) == OK]
@@ -131,7 +165,10 @@ class Searcher:
             best = np.argsort(-values, kind="stable")[: min(k, MOST)]
             unlike = evidence.guard.unlike(catalog.keys(rows[best]))
         if unlike["clips"]:
-            title += f"; {unlike['clips']} of them are unlike what {name} learned from, so their words mean nothing"
+            title += (
+                f"; {unlike['clips']} of them are unlike what {name} learned from, so their words "
+                "mean nothing"
+            )
         return Hits(rows[best], values[best], title)
 
     def _of_text(self, store: Store, view: View, feature: str, text: str) -> Query:
@@ -144,11 +181,14 @@ class Searcher:
         elif not encodes(view, "texts"):
             return of_text(store, view, feature, text)  # which says why not
         return Query(
-            f"text {short(text)!r}", self._embed(view if texts is None else texts, text), np.empty(0, np.int64)
+            f"text {short(text)!r}",
+            self._embed(view if texts is None else texts, text),
+            np.empty(0, np.int64),
         )
 
     def _embed(self, texts: View, text: str) -> Float32[np.ndarray, " dim"]:
-        """Return the embedding of a text, of length 1, in the space of a view of texts, or of clips."""
+        """Return the embedding of a text, of length 1, in the space of a view of texts, or of
+        clips."""
         if not text.strip():
             raise StepDiffError("the text is empty: write what the clips should show")
         with self._encoding:
@@ -165,7 +205,9 @@ class Searcher:
     def _encoder(self, texts: View) -> Encode:
         """Return the encoder of featurize that made a view."""
         if texts.entity == "clips":
-            encoder_of_view = encoder_of(self._site.store, texts, self._site.options.weights, self._device())
+            encoder_of_view = encoder_of(
+                self._site.store, texts, self._site.options.weights, self._device()
+            )
             return lambda text: encoder_of_view.encode_texts([text])["embedding"][0]
         made = texts.provenance
         try:
@@ -175,18 +217,20 @@ class Searcher:
         weights = self._site.options.weights or loading_of(name, made, records_of(texts))[0]
         if weights is None and version_of(name) is None:
             raise StepDiffError(
-                f"the text is not in texts/{texts.name}, and to encode it needs weights of {made.encoder}: start the "
-                "server with --weights, their folder or hub id"
+                f"the text is not in texts/{texts.name}, and to encode it needs weights of "
+                f"{made.encoder}: start the server with --weights, their folder or hub id"
             )
         encoder = load(name, weights, device=self._device())
         if differs := made.difference(encoder.provenance("texts")):
             raise StepDiffError(
-                f"texts/{texts.name} differs from what {made.encoder} makes of a text now ({differs}): search by a clip"
+                f"texts/{texts.name} differs from what {made.encoder} makes of a text now "
+                f"({differs}): search by a clip"
             )
         return lambda text: encoder.encode_texts([text])["embedding"][0]
 
     def _head(self, texts: View) -> Encode:
-        """Return the contrastive head that wrote a view, over the encoder of the texts that it reads."""
+        """Return the contrastive head that wrote a view, over the encoder of the texts that it
+        reads."""
         import torch
 
         from heads.models.language_model import pick_device
@@ -198,7 +242,12 @@ class Searcher:
 
         def encode(text: str) -> Any:
             with torch.inference_mode():
-                return head.embed_texts(torch.from_numpy(source(text)[None]).to(device))[0].float().cpu().numpy()
+                return (
+                    head.embed_texts(torch.from_numpy(source(text)[None]).to(device))[0]
+                    .float()
+                    .cpu()
+                    .numpy()
+                )
 
         return encode
 
@@ -214,8 +263,8 @@ class Searcher:
             if weights.is_file() and fingerprint(weights) == texts.provenance.weights:
                 return folder
         raise StepDiffError(
-            f"texts/{texts.name} was written by a {texts.provenance.encoder} that is not among the runs: start the "
-            "server with --runs, the folder of that head, or search by a clip"
+            f"texts/{texts.name} was written by a {texts.provenance.encoder} that is not among the "
+            "runs: start the server with --runs, the folder of that head, or search by a clip"
         )
 
     def _search(
@@ -231,7 +280,10 @@ class Searcher:
         return Hits(rows, hits["similarity"].to_numpy().astype(np.float32), search.query.title)
 
     def _opened(self, store: Store, view: View) -> Index:
-        identity = card_path(store, "clips", view.name).identity(), int(np.count_nonzero(view.status() == OK))
+        identity = (
+            card_path(store, "clips", view.name).identity(),
+            int(np.count_nonzero(view.status() == OK)),
+        )
         with self._lock:
             if self._indexes.get(view.name, (None,))[0] != identity:
                 self._indexes[view.name] = identity, open_index(store, view)

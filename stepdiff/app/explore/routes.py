@@ -15,7 +15,15 @@ from fastapi.responses import JSONResponse, Response
 from jaxtyping import Int64
 
 from retrieval.projection import PROJECTIONS, missing
-from stepdiff.app.explore.clips import Mask, colours, columns_of, inside, passing, read_lasso, values_of
+from stepdiff.app.explore.clips import (
+    Mask,
+    colours,
+    columns_of,
+    inside,
+    passing,
+    read_lasso,
+    values_of,
+)
 from stepdiff.app.explore.maps import Maps, Shown
 from stepdiff.app.explore.nearest import MOST, Hits, Searcher
 from stepdiff.app.pages import kept, page, plain
@@ -28,7 +36,9 @@ from store import View
 MOST_ROWS = 200  # of one page of the grid and the table
 MOST_OF_GROUP = 50  # clips of a group, whose mean is compared with that of another
 LONGEST = 300  # characters of a text in a table
-_UNFINISHED: dict[int | str, dict[str, Any]] = {202: {"description": "the map is still being computed: ask again"}}
+_UNFINISHED: dict[int | str, dict[str, Any]] = {
+    202: {"description": "the map is still being computed: ask again"}
+}
 
 
 @dataclass(frozen=True)
@@ -37,13 +47,28 @@ class ClipChoice:
 
     view: Annotated[str, Query(description="view of clips whose map is shown")]
     projection: Annotated[str, Query(description="pca or umap")] = "pca"
-    where: Annotated[str, Query(description="condition on the catalog's columns, as after SQL's WHERE")] = ""
-    words: Annotated[str, Query(description="words that must be in a text column", max_length=1000)] = ""
-    lasso: Annotated[str, Query(description="corners x,y,x,y,... in coordinates of the map", max_length=10000)] = ""
-    near: Annotated[tuple[str, ...], Query(description="ids of clips whose neighbours are wanted", max_length=50)] = ()
-    lassoed: Annotated[bool, Query(description="the neighbours of the clips in the lasso are wanted")] = False
-    text: Annotated[str, Query(description="text whose nearest clips are wanted", max_length=2000)] = ""
-    by: Annotated[str, Query(description="view in which neighbours are searched; by default `view`")] = ""
+    where: Annotated[
+        str, Query(description="condition on the catalog's columns, as after SQL's WHERE")
+    ] = ""
+    words: Annotated[
+        str, Query(description="words that must be in a text column", max_length=1000)
+    ] = ""
+    lasso: Annotated[
+        str, Query(description="corners x,y,x,y,... in coordinates of the map", max_length=10000)
+    ] = ""
+    near: Annotated[
+        tuple[str, ...],
+        Query(description="ids of clips whose neighbours are wanted", max_length=50),
+    ] = ()
+    lassoed: Annotated[
+        bool, Query(description="the neighbours of the clips in the lasso are wanted")
+    ] = False
+    text: Annotated[
+        str, Query(description="text whose nearest clips are wanted", max_length=2000)
+    ] = ""
+    by: Annotated[
+        str, Query(description="view in which neighbours are searched; by default `view`")
+    ] = ""
     k: Annotated[int, Query(ge=1, le=MOST, description="number of neighbours")] = 50
 
 
@@ -83,9 +108,13 @@ class Explorer:
         if choice.lasso:
             selected = inside(shown.map.xy, read_lasso(choice.lasso)) & passed
             if why is None and not selected.any():
-                why = f"the lasso holds none of the {int(passed.sum()):,} clips that pass the filter"
+                why = (
+                    f"the lasso holds none of the {int(passed.sum()):,} clips that pass the filter"
+                )
         if choice.near or choice.text or (choice.lassoed and selected.any()):
-            hits = self._nearest(choice, shown.map.rows[selected], None if passed.all() else shown.map.rows[passed])
+            hits = self._nearest(
+                choice, shown.map.rows[selected], None if passed.all() else shown.map.rows[passed]
+            )
             places = shown.places(hits.rows)
             selected = np.zeros(len(passed), bool)
             selected[places[places >= 0]] = True
@@ -93,23 +122,36 @@ class Explorer:
         return ChosenClips(shown, passed, selected if narrowed else passed, narrowed, hits, why)
 
     def _nearest(
-        self, choice: ClipChoice, rows: Int64[np.ndarray, " rows"], among: Int64[np.ndarray, " some"] | None
+        self,
+        choice: ClipChoice,
+        rows: Int64[np.ndarray, " rows"],
+        among: Int64[np.ndarray, " some"] | None,
     ) -> Hits:
-        """Return the clips nearest to the text, the clips or else the rows of a choice. among: None for all clips."""
+        """Return the clips nearest to the text, the clips or else the rows of a choice. among: None
+        for all clips."""
         by = self.maps.view(choice.by or choice.view)
         if not choice.text:
             near = list(choice.near)
             search = self.searcher
-            return search.of_clips(by, near, choice.k, among) if near else search.of_rows(by, rows, choice.k, among)
+            return (
+                search.of_clips(by, near, choice.k, among)
+                if near
+                else search.of_rows(by, rows, choice.k, among)
+            )
         try:
             return self.searcher.of_text(by, choice.text, choice.k, among)
         except StepDiffError as error:
             raise RefusedError(str(error), 400, field="text") from None
 
     def records(self, shown: Shown, rows: Int64[np.ndarray, " rows"]) -> list[dict[str, Any]]:
-        """Return the columns of rows in their order, their places in the map, and their files and times as titles."""
+        """Return the columns of rows in their order, their places in the map, and their files and
+        times as titles."""
         places = shown.places(rows)
-        frame = self.site.store.catalog("clips").select(rows, shown.like.drop("row")).select(shown.like.columns)
+        frame = (
+            self.site.store.catalog("clips")
+            .select(rows, shown.like.drop("row"))
+            .select(shown.like.columns)
+        )
         by_row = {record["row"]: record for record in frame.to_dicts()}
         clips = self.site.clips_by_id(record["key"] for record in by_row.values())
         records = []
@@ -117,7 +159,9 @@ class Explorer:
             values = {name: _plain(value) for name, value in by_row[row].items()}
             if isinstance(values.get("start"), float) and isinstance(values.get("end"), float):
                 values.setdefault("duration", round(values["end"] - values["start"], 3))
-            records.append({"place": place, "file_times": clips[by_row[row]["key"]].title, **values})
+            records.append(
+                {"place": place, "file_times": clips[by_row[row]["key"]].title, **values}
+            )
         return records
 
 
@@ -133,7 +177,9 @@ OfExplorer = Annotated[Explorer, kept(Explorer)]
 
 @router.get("")
 def explore(
-    request: Request, explorer: OfExplorer, view: Annotated[str, Query(description="view that is shown first")] = ""
+    request: Request,
+    explorer: OfExplorer,
+    view: Annotated[str, Query(description="view that is shown first")] = "",
 ) -> Response:
     """The page: a map of clips, a grid and a table. Its whole state is in the address."""
     maps, searcher, store = explorer.maps, explorer.searcher, explorer.site.store
@@ -143,12 +189,18 @@ def explore(
     record = {
         "title": "Explore",
         "store": store.location,
-        "views": [_view(view, searcher.reads_texts(view)) for view in map(maps.view, store.views("clips"))],
-        "command": f"python -m featurize --manifest YOUR_MANIFEST.csv --store {shlex.quote(store.location)}",
+        "views": [
+            _view(view, searcher.reads_texts(view)) for view in map(maps.view, store.views("clips"))
+        ],
+        "command": (
+            "python -m featurize --manifest YOUR_MANIFEST.csv --store "
+            f"{shlex.quote(store.location)}"
+        ),
         "words": words,
         "knows": searcher.runs.evidence(words).head.familiarity.knows if words else "",
         "projections": [
-            {"name": name, "title": title, "missing": missing(name)} for name, title in PROJECTIONS.items()
+            {"name": name, "title": title, "missing": missing(name)}
+            for name, title in PROJECTIONS.items()
         ],
         "pictures": explorer.site.videos is not None,
     }
@@ -164,8 +216,9 @@ def points(
 ) -> Response:
     """All points of a map in one binary response.
 
-    Four bytes with the length of a JSON object (little endian), the object, then float32 x, float32 y, int32 colour
-    code and int32 row of the catalog, each as many as the object's `count`. Without `colour` a column is chosen.
+    Four bytes with the length of a JSON object (little endian), the object, then float32 x, float32
+    y, int32 colour code and int32 row of the catalog, each as many as the object's `count`. Without
+    `colour` a column is chosen.
     """
     shown = explorer.maps.get(view, projection, fresh=True)
     legend, codes = shown.remembered(("colours", colour), lambda: colours(shown, colour))
@@ -177,15 +230,19 @@ def points(
         "columns": [{"name": name, "kind": kind} for name, kind in columns_of(shown.like).items()],
         "legend": legend,
     }
-    return _binary(about, shown.map.xy.T.astype("<f4"), codes.astype("<i4"), shown.map.rows.astype("<i4"))
+    return _binary(
+        about, shown.map.xy.T.astype("<f4"), codes.astype("<i4"), shown.map.rows.astype("<i4")
+    )
 
 
 @router.get("/chosen", responses=_UNFINISHED)
 def chosen(explorer: OfExplorer, choice: Choices) -> Response:
-    """Which points of the map pass the filter, and which are selected by the lasso or as neighbours.
+    """Which points of the map pass the filter, and which are selected by the lasso or as
+    neighbours.
 
-    Four bytes with the length of a JSON object, the object, then two bit masks (lowest bit first), padded to bytes.
-    `selected` is null, and the second mask the first, if there is neither a lasso nor a search.
+    Four bytes with the length of a JSON object, the object, then two bit masks (lowest bit first),
+    padded to bytes. `selected` is null, and the second mask the first, if there is neither a lasso
+    nor a search.
     """
     chosen = explorer.choose(choice)
     hits = chosen.hits
@@ -196,7 +253,9 @@ def chosen(explorer: OfExplorer, choice: Choices) -> Response:
         "why": chosen.why,
         "hits": None if hits is None else {"title": hits.title, "count": len(hits.rows)},
     }
-    return _binary(about, *(np.packbits(mask, bitorder="little") for mask in (chosen.passing, chosen.listed)))
+    return _binary(
+        about, *(np.packbits(mask, bitorder="little") for mask in (chosen.passing, chosen.listed))
+    )
 
 
 @router.get("/clips", responses=_UNFINISHED)
@@ -207,13 +266,16 @@ def clips(
     offset: Annotated[int, Query(ge=0, le=MOST_ROW)] = 0,
     limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 60,
 ) -> Response:
-    """A page of the chosen clips with their columns: of the selection, or of all that pass the filter."""
+    """A page of the chosen clips with their columns: of the selection, or of all that pass the
+    filter."""
     chosen = explorer.choose(choice)
     part, total = _listed(chosen, sort, offset, limit)
     records = explorer.records(chosen.shown, part["row"].to_numpy())
     if chosen.hits is not None:
         values = part["similarity"].round(4).to_list()
-        records = [{"similarity": value, **record} for value, record in zip(values, records, strict=True)]
+        records = [
+            {"similarity": value, **record} for value, record in zip(values, records, strict=True)
+        ]
     return JSONResponse(plain({"total": total, "offset": offset, "clips": records}))
 
 
@@ -239,12 +301,15 @@ def clip(
     if row is None:
         row = int(catalog.rows([key or ""])[0])
     if not 0 <= row < len(catalog):
-        raise UnknownError(f"the store has no clip {key!r}"[:300] if key else "the store has no such row")
+        raise UnknownError(
+            f"the store has no clip {key!r}"[:300] if key else "the store has no such row"
+        )
     return JSONResponse(plain(explorer.records(shown, np.array([row]))[0]))
 
 
 def _listed(chosen: ChosenClips, sort: str, offset: int, limit: int) -> tuple[pl.DataFrame, int]:
-    """Return a page of the list of the grid and the table: row, similarity (null: no hit), and the list's length.
+    """Return a page of the list of the grid and the table: row, similarity (null: no hit), and the
+    list's length.
 
     Only the page is sorted completely: a million clips take a tenth of the time of a whole sort.
     """
@@ -267,7 +332,9 @@ def _listed(chosen: ChosenClips, sort: str, offset: int, limit: int) -> tuple[pl
 def _plain(value: Any) -> Any:
     if isinstance(value, str):
         return short(value, LONGEST) if len(value) > LONGEST else value
-    return value if isinstance(value, int | float | bool) or value is None else short(value, LONGEST)
+    return (
+        value if isinstance(value, int | float | bool) or value is None else short(value, LONGEST)
+    )
 
 
 def _view(view: View, texts: bool) -> dict[str, Any]:
@@ -283,4 +350,6 @@ def _binary(about: dict[str, Any], *arrays: np.ndarray) -> Response:
     head = json.dumps(plain(about)).encode()
     head += b" " * (-len(head) % 4)
     body = b"".join([struct.pack("<I", len(head)), head, *(array.tobytes() for array in arrays)])
-    return Response(body, media_type="application/octet-stream", headers={"Cache-Control": "no-store"})
+    return Response(
+        body, media_type="application/octet-stream", headers={"Cache-Control": "no-store"}
+    )

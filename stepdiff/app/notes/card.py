@@ -1,4 +1,5 @@
-"""A coach's card: two clips at two moments, the parts around them as a loop, up to three notes, a question and answer.
+"""A coach's card: two clips at two moments, the parts around them as a loop, up to three notes, a
+question and answer.
 
 Guarantees
 - the file refers to no other file or address, and prints on one page
@@ -22,11 +23,13 @@ MOST_NOTES = 3
 AROUND = 1.5  # seconds before and after a moment that the loop shows
 MOST_ANSWER = 2000  # characters
 POINTS, ROOM = 10.0, 480.0
-"""size of printed text, and what it times the square root of the number of characters may be on A4 and US Letter"""
+"""size of printed text, and what it times the square root of the number of characters may be on A4
+and US Letter"""
 HEIGHT = 540  # pixels of a frame's short side
 STYLE = """
 .screen video { aspect-ratio: auto; }
-.screen .still { display: block; width: 100%; max-height: 52vh; margin-top: 8px; object-fit: contain; }
+.screen .still { display: block; width: 100%; max-height: 52vh; }
+.screen .still { margin-top: 8px; object-fit: contain; }
 ol { margin: 16px 0 0; padding: 0; list-style: none; }
 li { padding: 6px 0; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
 li b { color: var(--mine); }
@@ -55,11 +58,19 @@ class CardSide:
     moment: float
 
 
-def card(title: str, sides: Sequence[CardSide], notes: Sequence[Note], question: str = "", answer: str = "") -> str:
+def card(
+    title: str,
+    sides: Sequence[CardSide],
+    notes: Sequence[Note],
+    question: str = "",
+    answer: str = "",
+) -> str:
     """Return the page of two clips. StepDiffError: a clip cannot be cut."""
     texts = [title, question, answer, *(side.name + side.path.name for side in sides)]
     texts += [note.author + note.text for note in notes]
-    characters = sum(2 if east_asian_width(character) in "WF" else 1 for character in "".join(texts))
+    characters = sum(
+        2 if east_asian_width(character) in "WF" else 1 for character in "".join(texts)
+    )
     points = min(POINTS, ROOM / sqrt(max(characters, 1)))
     style = f"{STYLE}@media print {{ body {{ font-size: {points:.1f}pt; }} }}\n"
     page = [
@@ -75,19 +86,26 @@ def card(title: str, sides: Sequence[CardSide], notes: Sequence[Note], question:
 
 
 def _side(side: CardSide) -> tuple[str, str, dict[str, Any]]:
-    """Return the parts of a clip for the player: the loop around its moment, and the frame there."""
+    """Return the parts of a clip for the player: the loop around its moment, and the frame
+    there."""
     first, last = max(side.moment - AROUND, side.start), min(side.moment + AROUND, side.end)
     with opened(side.path) as video:
         rate = float(video.rate)
-    still = inside("image/jpeg", lambda out: frame(side.path, side.start, side.end, side.moment, HEIGHT, out))
+    still = inside(
+        "image/jpeg", lambda out: frame(side.path, side.start, side.end, side.moment, HEIGHT, out)
+    )
     about = {"picture": {"rate": rate}, "path": "", "missing": "", "still": still}
-    return f"at {clock(side.moment - side.start)}", inside("video/mp4", lambda o: cut(side.path, first, last, o)), about
+    return (
+        f"at {clock(side.moment - side.start)}",
+        inside("video/mp4", lambda o: cut(side.path, first, last, o)),
+        about,
+    )
 
 
 def _notes(notes: Sequence[Note]) -> list[str]:
     rows = [
-        f"<li class='{COLOURS[note.video]}'><b>Video {note.video}, {clock(note.seconds)}</b> {escape(note.text)} "
-        f"<span class='quiet small'>{escape(note.author)}</span></li>"
+        f"<li class='{COLOURS[note.video]}'><b>Video {note.video}, {clock(note.seconds)}</b> "
+        f"{escape(note.text)} <span class='quiet small'>{escape(note.author)}</span></li>"
         for note in notes
     ]
     return [f"<ol>{''.join(rows)}</ol>"] if rows else []

@@ -1,7 +1,9 @@
-"""Notes about pairs, each at a moment of one video, in a database: SQLite next to the store, or the one of --database.
+"""Notes about pairs, each at a moment of one video, in a database: SQLite next to the store, or the
+one of --database.
 
 Guarantees
-- a note, an edit or a deletion is in the database when its call returns, and survives a power failure
+- a note, an edit or a deletion is in the database when its call returns, and survives a power
+  failure
 - the database keeps every text of a note, also of a deleted one: its rows are never changed
 """
 
@@ -14,7 +16,19 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-from sqlalchemy import BigInteger, Column, Connection, Float, Integer, MetaData, String, Table, Text, insert, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Float,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    insert,
+    select,
+)
 
 from stepdiff.app.annotating.database import Database
 from stepdiff.app.annotating.events import pair_key, utc
@@ -27,7 +41,9 @@ _METADATA = MetaData()
 _notes = Table(
     "notes",
     _METADATA,
-    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column(
+        "seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+    ),
     Column("note", String(32), nullable=False, index=True),
     Column("pair", String(64), nullable=False, index=True),  # the same for both orders of its clips
     Column("at", Float(53), nullable=False),  # seconds since 1970
@@ -60,7 +76,9 @@ class Note:
         """Return the note with its clips in the order of `pair`."""
         if (self.reference, self.candidate) == pair:
             return self
-        return replace(self, reference=pair[0], candidate=pair[1], video=1 if self.video == 2 else 2)
+        return replace(
+            self, reference=pair[0], candidate=pair[1], video=1 if self.video == 2 else 2
+        )
 
 
 class Notebook:
@@ -78,20 +96,31 @@ class Notebook:
 
     def every(self) -> list[Note]:
         """Return all notes, by pair and moment."""
-        return sorted(self._read(), key=lambda note: (note.reference, note.candidate, note.seconds, note.video))
+        return sorted(
+            self._read(),
+            key=lambda note: (note.reference, note.candidate, note.seconds, note.video),
+        )
 
     def add(self, pair: Pair, video: Video, seconds: float, author: str, text: str) -> Note:
-        values: dict[str, Any] = {"reference": pair[0], "candidate": pair[1], "video": video, "seconds": seconds}
+        values: dict[str, Any] = {
+            "reference": pair[0],
+            "candidate": pair[1],
+            "video": video,
+            "seconds": seconds,
+        }
         values |= {"author": author, "text": text}
         note = Note(uuid4().hex, **values, written="")
         with self._opened().write() as connection:
             return replace(note, written=utc(self._record(connection, note, "added", **values)))
 
     def edit(self, identity: str, author: str, text: str) -> Note:
-        """Change the text of a note. UnknownError: no such note; RefusedError: it is another author's."""
+        """Change the text of a note. UnknownError: no such note; RefusedError: it is another
+        author's."""
         with self._opened().write() as connection:
             note = _own(connection, identity, author)
-            return replace(note, text=text, edited=utc(self._record(connection, note, "edited", text=text)))
+            return replace(
+                note, text=text, edited=utc(self._record(connection, note, "edited", text=text))
+            )
 
     def delete(self, identity: str, author: str) -> None:
         """Remove a note from lists and exports; its rows stay. Raises as `edit`."""
@@ -119,13 +148,18 @@ class Notebook:
     def _file(self) -> Path:
         path = self._store
         if not isinstance(path, Path):
-            raise StepDiffError(f"notes about a store at {path} need a database: start the server with --database URL")
+            raise StepDiffError(
+                f"notes about a store at {path} need a database: start the server with --database "
+                "URL"
+            )
         return path.absolute().with_name(f"{path.absolute().name}.notes.db")
 
     def _opened(self) -> Database:
         with self._lock:
             if self._database is None:
-                self._database = Database.open(self._url or f"sqlite:///{self._file}", _METADATA, "notes", "FALSE")
+                self._database = Database.open(
+                    self._url or f"sqlite:///{self._file}", _METADATA, "notes", "FALSE"
+                )
             return self._database
 
 

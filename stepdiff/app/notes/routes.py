@@ -1,8 +1,10 @@
-"""Notes about a pair, their files (CSV, JSON, WebVTT with one file for each video), and the coach's card, at /notes.
+"""Notes about a pair, their files (CSV, JSON, WebVTT with one file for each video), and the coach's
+card, at /notes.
 
 Guarantees
 - CSV and JSON have every field of every note exactly, and the moment in the video file
-- a cue of WebVTT begins at the note's moment in the video file, so that a player shows the notes over the whole video
+- a cue of WebVTT begins at the note's moment in the video file, so that a player shows the notes
+  over the whole video
 """
 
 import csv
@@ -48,7 +50,9 @@ NoteText = Annotated[str, Field(max_length=MOST_TEXT), Line]
 ClipId = Annotated[str, Field(max_length=1000)]
 Seconds = Annotated[float, Field(ge=0, le=MOST_SECONDS, allow_inf_nan=False)]
 Identity = Annotated[str, InPath(pattern="^[0-9a-f]{32}$", description="id of a note")]
-Clip = Annotated[str | None, Query(max_length=1000, description="clip id; without one, notes of all pairs")]
+Clip = Annotated[
+    str | None, Query(max_length=1000, description="clip id; without one, notes of all pairs")
+]
 
 
 class NewNote(Sent):
@@ -89,12 +93,16 @@ router = APIRouter(prefix="/notes", tags=["notes"])
 OfNotebook = Annotated[Notebook, kept(Notebook)]
 
 
-def chosen_notes(notebook: OfNotebook, reference: Clip = None, candidate: Clip = None) -> list[Note]:
+def chosen_notes(
+    notebook: OfNotebook, reference: Clip = None, candidate: Clip = None
+) -> list[Note]:
     """Return the notes of a pair by their moments, or all notes."""
     if reference is None and candidate is None:
         return notebook.every()
     if reference is None or candidate is None:
-        raise StepDiffError("a pair has two clips: give reference and candidate, or neither for all notes")
+        raise StepDiffError(
+            "a pair has two clips: give reference and candidate, or neither for all notes"
+        )
     return notebook.of_pair((reference, candidate))
 
 
@@ -118,8 +126,14 @@ def add(site: OfSite, notebook: OfNotebook, sent: NewNote) -> Note:
     """Store a note."""
     pair = sent.reference, sent.candidate
     clip = site.clips(pair)[sent.video - 1]
-    if clip.start is not None and clip.end is not None and sent.seconds > clip.end - clip.start + PAST_END:
-        raise StepDiffError(f"Video {sent.video} has {clip.end - clip.start:.2f} s, not {sent.seconds:.2f} s")
+    if (
+        clip.start is not None
+        and clip.end is not None
+        and sent.seconds > clip.end - clip.start + PAST_END
+    ):
+        raise StepDiffError(
+            f"Video {sent.video} has {clip.end - clip.start:.2f} s, not {sent.seconds:.2f} s"
+        )
     return notebook.add(pair, sent.video, round(sent.seconds, 3), sent.author, sent.text)
 
 
@@ -138,7 +152,8 @@ def delete(notebook: OfNotebook, identity: Identity, sent: Deletion) -> dict[str
 
 @router.post("/card", response_class=HTMLResponse)
 def coach_card(site: OfSite, notebook: OfNotebook, sent: CardBody) -> Response:
-    """Return a pair at two moments as one HTML file: frames, the parts around them, notes, question and answer."""
+    """Return a pair at two moments as one HTML file: frames, the parts around them, notes, question
+    and answer."""
     pair = sent.reference, sent.candidate
     listed = [note for note in notebook.of_pair(pair) if note.id in sent.notes]
     sides = [_side(site, key, moment) for key, moment in zip(pair, sent.moments, strict=True)]
@@ -182,7 +197,9 @@ def export(form: Form, notes: Sequence[ExportedNote]) -> tuple[str, bytes]:
         rows = csv.DictWriter(out, [field.name for field in fields(ExportedNote)])
         rows.writeheader()
         for note in notes:
-            rows.writerow({name: escaped(v) if isinstance(v, str) else v for name, v in asdict(note).items()})
+            rows.writerow(
+                {name: escaped(v) if isinstance(v, str) else v for name, v in asdict(note).items()}
+            )
         return "notes.csv", out.getvalue().encode()
     if form == "json":
         text = json.dumps(list(map(asdict, notes)), ensure_ascii=False, indent=1) + "\n"
@@ -191,7 +208,8 @@ def export(form: Form, notes: Sequence[ExportedNote]) -> tuple[str, bytes]:
 
 
 def _archive(notes: Sequence[ExportedNote]) -> bytes:
-    """Return a ZIP archive with the cues of each video; of a clip without a file, in seconds of the clip."""
+    """Return a ZIP archive with the cues of each video; of a clip without a file, in seconds of the
+    clip."""
     by_video: dict[str, list[ExportedNote]] = defaultdict(list)
     for note in notes:
         by_video[note.file or note.clip].append(note)
@@ -214,4 +232,6 @@ def webvtt(notes: Sequence[ExportedNote]) -> str:
 
 def _stamp(seconds: float) -> str:
     minutes, milliseconds = divmod(round(seconds * 1000), 60_000)
-    return f"{minutes // 60:02}:{minutes % 60:02}:{milliseconds // 1000:02}.{milliseconds % 1000:03}"
+    return (
+        f"{minutes // 60:02}:{minutes % 60:02}:{milliseconds // 1000:02}.{milliseconds % 1000:03}"
+    )

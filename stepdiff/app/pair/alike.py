@@ -1,7 +1,9 @@
-"""How alike two clips are in each category, by heads, and as whole clips, by the cosine of their embeddings.
+"""How alike two clips are in each category, by heads, and as whole clips, by the cosine of their
+embeddings.
 
-A head is asked SIMILAR_QUESTION, as in DiffRank; its answer is log p(YES) - log p(NO), and `verdict` says it in a word.
-A head of words compares a distance with the one below which nothing differs.
+A head is asked SIMILAR_QUESTION, as in DiffRank; its answer is log p(YES) - log p(NO), and
+`verdict` says it in a word. A head of words compares a distance with the one below which nothing
+differs.
 
 Guarantees
 - DiffRank is scored with the same log-odds of a pair
@@ -45,11 +47,15 @@ KeptOdds = LRUCache[tuple[RunHead, Pair], Odds]
 
 def similarities(odds: Odds) -> list[dict[str, Any]]:
     """Return the log-odds of each category with their verdict."""
-    return [{"category": name, "log_odds": value, "verdict": verdict(value)} for name, value in odds.items()]
+    return [
+        {"category": name, "log_odds": value, "verdict": verdict(value)}
+        for name, value in odds.items()
+    ]
 
 
 def by_words(evidence: "WordEvidence", pair: Pair) -> list[dict[str, Any]]:
-    """Return the same as `stepdiff compare` with a head of words; nothing if it was fitted without --validation."""
+    """Return the same as `stepdiff compare` with a head of words; nothing if it was fitted without
+    --validation."""
     from stepdiff.comparison.models import Reader
 
     reader = Reader(evidence, evidence)
@@ -58,15 +64,21 @@ def by_words(evidence: "WordEvidence", pair: Pair) -> list[dict[str, Any]]:
     return similarities(dict(zip(categories, values, strict=True)))
 
 
-def odds(loaded: Loaded, kept: KeptOdds, pair: Pair, categories: Sequence[str] = CATEGORIES) -> Odds:
-    """Return the log-odds of a pair, at least in these categories; kept ones are not computed again."""
+def odds(
+    loaded: Loaded, kept: KeptOdds, pair: Pair, categories: Sequence[str] = CATEGORIES
+) -> Odds:
+    """Return the log-odds of a pair, at least in these categories; kept ones are not computed
+    again."""
     computed = kept.get((loaded.head, pair)) or {}
     _keep(loaded, kept, [(pair, category) for category in categories if category not in computed])
     return kept.get((loaded.head, pair)) or {}
 
 
-def score_pairs(loaded: Loaded, kept: KeptOdds, pairs: Sequence[Pair], category: str, job: Job) -> None:
-    """Keep the log-odds of some pairs in a category; progress is reported, and a cancelled job ends between batches."""
+def score_pairs(
+    loaded: Loaded, kept: KeptOdds, pairs: Sequence[Pair], category: str, job: Job
+) -> None:
+    """Keep the log-odds of some pairs in a category; progress is reported, and a cancelled job ends
+    between batches."""
     missing = [pair for pair in pairs if category not in (kept.get((loaded.head, pair)) or {})]
     for start in range(0, len(missing), PAIRS_A_BATCH):
         job.send("progress", done=start, total=len(missing))
@@ -84,7 +96,8 @@ def _keep(loaded: Loaded, kept: KeptOdds, queries: Sequence[tuple[Pair, str]]) -
 
 
 def declines(log_odds: Odds, category: str | None) -> str:
-    """Return why a difference that a head names in a category (None: in any) is doubtful, empty: it is not."""
+    """Return why a difference that a head names in a category (None: in any) is doubtful, empty: it
+    is not."""
     least = min(log_odds.values()) if category is None else log_odds[category]
     if verdict(least) != "alike":
         return ""
@@ -105,4 +118,8 @@ def cosines(site: Site, pair: Pair) -> list[dict[str, Any]]:
 
 def embedding_views(site: Site) -> list[str]:
     views = [(name, site.store.view("clips", name)) for name in sorted(site.store.views("clips"))]
-    return [name for name, view in views if "embedding" in view.features and len(view.features["embedding"].shape) == 1]
+    return [
+        name
+        for name, view in views
+        if "embedding" in view.features and len(view.features["embedding"].shape) == 1
+    ]

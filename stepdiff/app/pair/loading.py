@@ -1,4 +1,5 @@
-"""The heads among a site's runs: heads that answer questions, heads of words with their words, and heads in memory."""
+"""The heads among a site's runs: heads that answer questions, heads of words with their words, and
+heads in memory."""
 
 import threading
 from collections.abc import Sequence
@@ -57,10 +58,15 @@ class Runs:
         self._models = list(map(self._model, site.options.models))
 
     def heads(self) -> list[RunHead]:
-        """Return the models that answer questions: StepDiff heads, other heads, public models; unreadable runs are
-        left out."""
-        folders = [folder for folder in self._site.run_folders(BEST) if (folder / "recipe.yaml").is_file()]
-        stamps = [(folder, self._name(folder), (folder / BEST).stat().st_mtime_ns) for folder in folders[:MOST_RUNS]]
+        """Return the models that answer questions: StepDiff heads, other heads, public models;
+        unreadable runs are left out."""
+        folders = [
+            folder for folder in self._site.run_folders(BEST) if (folder / "recipe.yaml").is_file()
+        ]
+        stamps = [
+            (folder, self._name(folder), (folder / BEST).stat().st_mtime_ns)
+            for folder in folders[:MOST_RUNS]
+        ]
         heads = [head for run in stamps if (head := _head(*run)) is not None]
         return sorted(heads, key=lambda head: head.system != "StepDiff") + self._models
 
@@ -70,8 +76,8 @@ class Runs:
             if head.name == name:
                 return head
         raise UnknownError(
-            f"no head {name[:200]!r} among the runs: start the server with --runs, the folder of a trained head, or "
-            "with --models"
+            f"no head {name[:200]!r} among the runs: start the server with --runs, the folder of a "
+            "trained head, or with --models"
         )
 
     def load(self, head: RunHead) -> Loaded:
@@ -90,15 +96,19 @@ class Runs:
         return Loaded(head, method, device, recipe.precision)
 
     def words(self) -> list[str]:
-        """Return the names of the heads of words; of copies with equal weights, as in a run, the first."""
+        """Return the names of the heads of words; of copies with equal weights, as in a run, the
+        first."""
         copies = [folder / COPY for folder in self._site.run_folders(f"{COPY}/{FILE}")]
         of_weights: dict[object, Path] = {}
         for folder in [*self._site.run_folders(FILE), *copies][:MOST_RUNS]:
-            of_weights.setdefault(tuple(file.name for file in folder.glob("words-*")) or folder, folder)
+            of_weights.setdefault(
+                tuple(file.name for file in folder.glob("words-*")) or folder, folder
+            )
         return [self._name(folder) for folder in of_weights.values()]
 
     def evidence(self, name: str) -> "WordEvidence":
-        """Return a head of `words` over the store. StepDiffError: it is damaged, or reads other features."""
+        """Return a head of `words` over the store. StepDiffError: it is damaged, or reads other
+        features."""
         from heads.methods.word_evidence import WordEvidence
 
         folder = self._folder(name)
@@ -106,11 +116,14 @@ class Runs:
         with self._lock:
             evidence = self._words.get(key)
             if evidence is None:
-                self._words.put(key, evidence := WordEvidence.of_store(WordHead.load(folder), self._site.store))
+                self._words.put(
+                    key, evidence := WordEvidence.of_store(WordHead.load(folder), self._site.store)
+                )
         return evidence
 
     def guard(self, name: str) -> "Guard":
-        """Return the guard that tells whether a head, or a head of words, knows clips, without its language model.
+        """Return the guard that tells whether a head, or a head of words, knows clips, without its
+        language model.
 
         StepDiffError: it is damaged, or reads other features.
         """
@@ -122,16 +135,20 @@ class Runs:
                 return self.evidence(self._name(words)).guard
         return Guard.of_run(folder, self._site.store, self.head(name).view)
 
-    def knowledge(self, pair: Pair, heads: Sequence[RunHead], words: Sequence[str]) -> list[dict[str, str]]:
-        """Return what the first head and the first head of words know, and why what they say about a pair means
-        nothing. A public model is left out, and so are heads that cannot be used, which say why when they are."""
+    def knowledge(
+        self, pair: Pair, heads: Sequence[RunHead], words: Sequence[str]
+    ) -> list[dict[str, str]]:
+        """Return what the first head and the first head of words know, and why what they say about
+        a pair means nothing. A public model is left out, and so are heads that cannot be used,
+        which say why when they are."""
         names: dict[tuple[str, str], list[str]] = {}
         for name in [*(head.name for head in heads[:1] if head not in self._models), *words[:1]]:
             with suppress(StepDiffError):
                 guard = self.guard(name)
                 names.setdefault((guard.knows, guard.doubt(pair)), []).append(name)
         return [
-            {"heads": " and ".join(listed), "knows": knows, "unlike": doubt} for (knows, doubt), listed in names.items()
+            {"heads": " and ".join(listed), "knows": knows, "unlike": doubt}
+            for (knows, doubt), listed in names.items()
         ]
 
     def _name(self, folder: Path) -> str:
@@ -152,16 +169,24 @@ class Runs:
 
 @lru_cache(4 * MOST_RUNS)
 def _head(folder: Path, name: str, stamp: int) -> RunHead | None:
-    """Return the head of a run, None for a contrastive head, which answers no questions, or a damaged recipe."""
+    """Return the head of a run, None for a contrastive head, which answers no questions, or a
+    damaged recipe."""
     try:
         recipe = read_recipe(folder / "recipe.yaml").video_lm
     except StepDiffError:
         return None
-    return None if recipe is None else RunHead(name, stamp, recipe.system, recipe.language_model, recipe.view)
+    return (
+        None
+        if recipe is None
+        else RunHead(name, stamp, recipe.system, recipe.language_model, recipe.view)
+    )
 
 
-def words_of(site: Site, evidence: "WordEvidence", pair: Pair, question: str = "") -> list[dict[str, Any]]:
-    """Return the words of both clips. question: the words that a head reads before it, which are more."""
+def words_of(
+    site: Site, evidence: "WordEvidence", pair: Pair, question: str = ""
+) -> list[dict[str, Any]]:
+    """Return the words of both clips. question: the words that a head reads before it, which are
+    more."""
     if question:
         reasons = evidence.reasons(pair, evidence.likely(pair, evidence.about(question)))
     else:
@@ -169,7 +194,9 @@ def words_of(site: Site, evidence: "WordEvidence", pair: Pair, question: str = "
     return _of_clips(site, evidence, pair, reasons)
 
 
-def moments_of(site: Site, evidence: "WordEvidence", pair: Pair, texts: Sequence[str]) -> dict[str, Any]:
+def moments_of(
+    site: Site, evidence: "WordEvidence", pair: Pair, texts: Sequence[str]
+) -> dict[str, Any]:
     """Return texts in pieces, and the terms of all texts with their moments in both clips."""
     split = [evidence.head.pieces(text) for text in texts]
     terms = {term for pieces in split for _, term in pieces if term}
@@ -182,14 +209,17 @@ def moments_of(site: Site, evidence: "WordEvidence", pair: Pair, texts: Sequence
 def _of_clips(
     site: Site, evidence: "WordEvidence", pair: Pair, reasons: tuple[list["Reason"], list["Reason"]]
 ) -> list[dict[str, Any]]:
-    """Return the words of each clip, the clearest first, with times in the clip; see `/pair/words`."""
+    """Return the words of each clip, the clearest first, with times in the clip; see
+    `/pair/words`."""
     from retrieval.moments import seconds_of
 
     clips = []
     for clip, clip_reasons in zip(site.clips(pair), reasons, strict=True):
         start, length = clip.start or 0.0, (clip.end or 0.0) - (clip.start or 0.0)
         frames = len(clip_reasons[0].moments) if clip_reasons else 1
-        times = seconds_of(evidence.features.view.provenance.frames, frames, 0.0 if length > 0 else None, length)
+        times = seconds_of(
+            evidence.features.view.provenance.frames, frames, 0.0 if length > 0 else None, length
+        )
         words = [
             {
                 "term": reason.term,

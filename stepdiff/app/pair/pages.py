@@ -1,4 +1,5 @@
-"""The pages of a pair and of the finder: facts of the catalog, the videos, heads and predictions about two clips.
+"""The pages of a pair and of the finder: facts of the catalog, the videos, heads and predictions
+about two clips.
 
 Guarantees
 - the `warp` of an alignment never goes back in time, and covers Video 1 from its begin to its end
@@ -20,7 +21,14 @@ from heads.evidence.differences import find
 from retrieval import align, read_moments
 from retrieval.moments import has_frames
 from stepdiff.app.cache import LRUCache
-from stepdiff.app.pair.alike import MOST_KEPT, PRESET_CATEGORIES, KeptOdds, cosines, embedding_views, similarities
+from stepdiff.app.pair.alike import (
+    MOST_KEPT,
+    PRESET_CATEGORIES,
+    KeptOdds,
+    cosines,
+    embedding_views,
+    similarities,
+)
 from stepdiff.app.pair.finder import Finder, PairSearch, Result
 from stepdiff.app.pair.loading import RunHead, Runs
 from stepdiff.app.pair.stored import Stored
@@ -42,7 +50,8 @@ MOST_WRITTEN = 1000  # pairs whose captions are kept
 
 
 class Pairs:
-    """Runs and predictions of a site, results of heads that are kept, and the worker that has a head in memory."""
+    """Runs and predictions of a site, results of heads that are kept, and the worker that has a
+    head in memory."""
 
     def __init__(self, site: Site) -> None:
         self.site, self.runs, self.stored = site, Runs(site), Stored(site)
@@ -52,8 +61,13 @@ class Pairs:
         self.worker = ModelWorker(self.runs.load)
 
     def page(self, pair: Pair, search: PairSearch | None, at: int) -> dict[str, Any]:
-        """Return the page of a pair. search, at: the list that it is shown from, and its place there."""
-        heads, words, in_memory = self.runs.heads(), self.runs.words(), getattr(self.worker.head, "name", "")
+        """Return the page of a pair. search, at: the list that it is shown from, and its place
+        there."""
+        heads, words, in_memory = (
+            self.runs.heads(),
+            self.runs.words(),
+            getattr(self.worker.head, "name", ""),
+        )
         first, second = self.site.clips(pair)
         swapped = {"reference": pair[1], "candidate": pair[0]}
         written = [(head.name, self.captions.get((head, pair))) for head in heads]
@@ -61,22 +75,33 @@ class Pairs:
             "title": first.step if first.step and first.step == second.step else "A pair",
             "reference": shown(self.site, first),
             "candidate": shown(self.site, second),
-            "swapped": "/pair?" + urlencode(swapped) if search is None else search.address(**swapped, at=at),
+            "swapped": "/pair?" + urlencode(swapped)
+            if search is None
+            else search.address(**swapped, at=at),
             "listed": None if search is None else self._listed(pair, search, at, heads),
             "columns": columns(self.site, pair),
-            "attributes": self._attributes(pair),  # exact, of the sample world, those that differ first
+            # exact, of the sample world, those that differ first
+            "attributes": self._attributes(pair),
             "categories": list(CATEGORIES),
-            "heads": [{"name": head.name, "title": _title(head), "loaded": head.name == in_memory} for head in heads],
+            "heads": [
+                {"name": head.name, "title": _title(head), "loaded": head.name == in_memory}
+                for head in heads
+            ],
             "words": words,  # heads of words, whose evidence `/pair/words` returns
             "knowledge": self.runs.knowledge(pair, heads, words),
             "similar": self._similar(pair, heads),
             "truth": self.stored.truth(pair),
             "cosines": cosines(self.site, pair),
-            "question": SIMILAR_QUESTION,  # what heads are asked for `similar`; {category} is replaced
+            # what heads are asked for `similar`; {category} is replaced
+            "question": SIMILAR_QUESTION,
             "unsure": UNSURE,
             "captions": self.stored.captions(pair),
             "checked": self.stored.truth_of(pair) is not None,  # whether details of captions are
-            "written": [{"head": name, "captions": captions} for name, captions in written if captions is not None],
+            "written": [
+                {"head": name, "captions": captions}
+                for name, captions in written
+                if captions is not None
+            ],
             "presets": [
                 {"name": name, "question": question, "category": PRESET_CATEGORIES[name]}
                 for name, question in PRESETS.items()
@@ -90,7 +115,10 @@ class Pairs:
             result = self.finder.search(search, heads)
         except UnknownError as error:
             problem = str(error)
-        methods = [(f"cosine:{view}", f"cosine of {view} (whole clips)") for view in embedding_views(self.site)]
+        methods = [
+            (f"cosine:{view}", f"cosine of {view} (whole clips)")
+            for view in embedding_views(self.site)
+        ]
         methods += [(f"head:{head.name}", f"log-odds of {head.name} (computed)") for head in heads]
         rankings = self.stored.rankings()
         methods += [(f"stored:{name}", f"predictions of {title}") for name, title in rankings]
@@ -99,9 +127,14 @@ class Pairs:
             "title": "Find a pair",
             "search": search,
             "result": result,
-            "titles": _titles(self.site, (pair[side] for pair in result.pairs for side in ("reference", "candidate"))),
+            "titles": _titles(
+                self.site,
+                (pair[side] for pair in result.pairs for side in ("reference", "candidate")),
+            ),
             "problem": problem,
-            "steps": [(step, len(rows)) for step, rows in self.finder.sample().steps.items()][:MOST_STEPS],
+            "steps": [(step, len(rows)) for step, rows in self.finder.sample().steps.items()][
+                :MOST_STEPS
+            ],
             "categories": list(CATEGORIES),
             "methods": methods,  # value of `by` and its title
         }
@@ -109,8 +142,8 @@ class Pairs:
     def elsewhere_page(self, options: DifferencesOptions) -> dict[str, Any]:
         """Return the page of pairs that differ as two clips, two groups or a sentence do.
 
-        The first head of words compares them; without one, the first view with one embedding a clip. UnknownError: the
-        store has no such clip.
+        The first head of words compares them; without one, the first view with one embedding a
+        clip. UnknownError: the store has no such clip.
         """
         self.site.clips([*options.reference, *options.candidate])
         same, problem, words, views = None, "", self.runs.words(), embedding_views(self.site)
@@ -147,18 +180,29 @@ class Pairs:
 
     def _similar(self, pair: Pair, heads: list[RunHead]) -> list[dict[str, Any]]:
         """Return the computed log-odds of a pair, and for heads without them the stored ones."""
-        odds_of = {head.name: dict(odds) for head in heads if (odds := self.odds.get((head, pair))) is not None}
+        odds_of = {
+            head.name: dict(odds)
+            for head in heads
+            if (odds := self.odds.get((head, pair))) is not None
+        }
         for name, odds in self.stored.similar(pair).items():
             odds_of[name] = odds | odds_of.get(name, {})
         return [{"head": name, "values": similarities(odds)} for name, odds in odds_of.items()]
 
-    def _listed(self, pair: Pair, search: PairSearch, at: int, heads: list[RunHead]) -> dict[str, Any]:
-        """Return the place of a pair in the list of a search; number 0: the list lacks it, or has to be computed."""
+    def _listed(
+        self, pair: Pair, search: PairSearch, at: int, heads: list[RunHead]
+    ) -> dict[str, Any]:
+        """Return the place of a pair in the list of a search; number 0: the list lacks it, or has
+        to be computed."""
         try:
             pairs = self.finder.search(search, heads).pairs
         except UnknownError:  # the runs or predictions of the list are gone
             pairs = []
-        places = [place for place, each in enumerate(pairs) if {each["reference"], each["candidate"]} == set(pair)]
+        places = [
+            place
+            for place, each in enumerate(pairs)
+            if {each["reference"], each["candidate"]} == set(pair)
+        ]
         place = places[0] if places else -1
         following = (place if places else at) + 1
         return {
@@ -177,8 +221,11 @@ def _titles(site: Site, clips: Iterable[str]) -> dict[str, str]:
 
 
 def _lacks(difference: str, words: str) -> str:
-    """Return the words of a difference that another one lacks, "" for none: "bowl" is part of "blue bowl"."""
-    one, other = (re.split(r", | instead of ", each.removeprefix("no ")) for each in (difference, words))
+    """Return the words of a difference that another one lacks, "" for none: "bowl" is part of "blue
+    bowl"."""
+    one, other = (
+        re.split(r", | instead of ", each.removeprefix("no ")) for each in (difference, words)
+    )
     return ", ".join(word for word in one if not any(f" {word} " in f" {each} " for each in other))
 
 
@@ -187,14 +234,18 @@ def _title(head: RunHead) -> str:
 
 
 def shown(site: Site, clip: ClipRecord) -> dict[str, Any]:
-    """Return a clip with its frame rate; usual values, and the reason, if its video cannot be opened."""
+    """Return a clip with its frame rate; usual values, and the reason, if its video cannot be
+    opened."""
     path = "" if clip.video is None else str(Path(site.videos or "") / clip.video)
     about = {"clip": clip, "path": path, "missing": ""}
     try:
         file = site.file(clip)
         return about | {"picture": _picture(file, file.stat().st_mtime_ns)}
     except (StepDiffError, OSError) as error:
-        return about | {"picture": {"rate": RATE, "width": SIZE[0], "height": SIZE[1]}, "missing": str(error)}
+        return about | {
+            "picture": {"rate": RATE, "width": SIZE[0], "height": SIZE[1]},
+            "missing": str(error),
+        }
 
 
 @lru_cache(maxsize=1024)
@@ -209,13 +260,16 @@ def _picture(path: Path, _changed: int) -> dict[str, float]:
 def columns(site: Site, pair: Pair) -> list[dict[str, Any]]:
     """Return all columns of the catalog for two clips, empty if it has no value."""
     catalog = site.store.catalog("clips")
-    records = {row["key"]: row for row in catalog.select(catalog.rows(list(pair))).drop("row").to_dicts()}
+    records = {
+        row["key"]: row for row in catalog.select(catalog.rows(list(pair))).drop("row").to_dicts()
+    }
     one, two = (records[key] for key in pair)
     return [_column("id" if name == "key" else name, one[name], two[name]) for name in one]
 
 
 def _column(name: str, one: Any, two: Any) -> dict[str, Any]:
-    """Return a column of both clips. of_file: it identifies a video file, and says nothing about its content."""
+    """Return a column of both clips. of_file: it identifies a video file, and says nothing about
+    its content."""
     of_file = name.endswith(("_bytes", "_digest"))
     values = {"name": name, "reference": _text(one), "candidate": _text(two)}
     return values | {"differs": one != two, "of_file": of_file}
@@ -227,36 +281,49 @@ def _text(value: Any) -> str:
 
 
 def pair_alignment(site: Site, pair: Pair, preferred: str = "") -> dict[str, Any]:
-    """Align two clips by the preferred view if it has frames of both, or else by the first view that has.
+    """Align two clips by the preferred view if it has frames of both, or else by the first view
+    that has.
 
     Times are seconds of the clips, as the player has them, not of their videos.
 
     Returns:
-        view: its name; problem: why there is no alignment, or else ""; warning: why not to rely on it, or "";
-        path: moments that go together, with `first` and `second` in seconds and `cost`, their cosine distance;
+        view: its name; problem: why there is no alignment, or else ""; warning: why not to rely on
+            it, or "";
+        path: moments that go together, with `first` and `second` in seconds and `cost`, their
+            cosine distance;
         warp: corners of a line, [seconds in Video 1, seconds in Video 2];
         times, costs: seconds in Video 1 of its moments, and the mean cost of each on the path;
         only_first, only_second: begin and end of parts that look like nothing in the other video.
     """
     alignment: dict[str, Any] = {"view": "", "problem": "", "warning": ""}
-    alignment |= {name: [] for name in ("path", "warp", "times", "costs", "only_first", "only_second")}
+    alignment |= {
+        name: [] for name in ("path", "warp", "times", "costs", "only_first", "only_second")
+    }
     view = _view_of_frames(site, pair, preferred)
     if view is None:
         missing = "no view of the store has several frames of both clips"
-        return alignment | {"problem": f"no alignment: {missing}; run python -m featurize with such an encoder"}
+        return alignment | {
+            "problem": f"no alignment: {missing}; run python -m featurize with such an encoder"
+        }
     alignment["view"] = view.name
     try:
         aligned = align(read_moments(view, pair[0]), read_moments(view, pair[1]))
     except StepDiffError as error:  # the catalog has no times, or a frame has no direction
         return alignment | {"problem": f"no alignment: {error}"}
-    (start, end), (start_2, end_2) = ((clip.start or 0.0, clip.end or 0.0) for clip in site.clips(pair))
+    (start, end), (start_2, end_2) = (
+        (clip.start or 0.0, clip.end or 0.0) for clip in site.clips(pair)
+    )
     times, times_2 = aligned.first.seconds - start, aligned.second.seconds - start_2
     one, two = aligned.path.T
-    corners = dict(zip(times.tolist(), (aligned.warp(aligned.first.seconds) - start_2).tolist(), strict=True))
+    corners = dict(
+        zip(times.tolist(), (aligned.warp(aligned.first.seconds) - start_2).tolist(), strict=True)
+    )
     matches = zip(times[one].tolist(), times_2[two].tolist(), aligned.cost.tolist(), strict=True)
     return alignment | {
         "warning": aligned.warning,
-        "path": [{"first": first, "second": second, "cost": cost} for first, second, cost in matches],
+        "path": [
+            {"first": first, "second": second, "cost": cost} for first, second, cost in matches
+        ],
         "warp": sorted(({0.0: 0.0, end - start: end_2 - start_2} | corners).items()),
         "times": times.tolist(),
         "costs": (np.bincount(one, aligned.cost) / np.bincount(one)).tolist(),

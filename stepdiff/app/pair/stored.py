@@ -1,4 +1,5 @@
-"""The predictions of a site about a pair: captions, log-odds that it is similar, and the true scores.
+"""The predictions of a site about a pair: captions, log-odds that it is similar, and the true
+scores.
 
 Guarantees
 - predictions of a pair in the other order are not shown as this pair's
@@ -30,7 +31,8 @@ class Stored:
         self._site = site
 
     def captions(self, pair: Pair) -> dict[str, Any]:
-        """Return the captions of a pair in all files, one column a file; files without it are left out.
+        """Return the captions of a pair in all files, one column a file; files without it are left
+        out.
 
         swapped: whether there are some for the pair in the other order.
         """
@@ -38,7 +40,10 @@ class Stored:
         texts: list[dict[str, str]] = []  # of each method by category
         references, swapped = self.references(pair), False
         for name, answers, lines in self._files("diffcap"):
-            captions = {answers.of.rows[line].category: answers.predictions[line] for line, _ in lines.get(pair, ())}
+            captions = {
+                answers.of.rows[line].category: answers.predictions[line]
+                for line, _ in lines.get(pair, ())
+            }
             swapped |= (pair[1], pair[0]) in lines
             if captions and len(methods) < MOST_METHODS:
                 methods.append(name)
@@ -46,13 +51,23 @@ class Stored:
         rows = []
         for category in [*CATEGORIES, *sorted({*references}.union(*texts) - {*CATEGORIES})]:
             shown = [
-                self.caption(pair, category, captions[category], references) if category in captions else None
+                self.caption(pair, category, captions[category], references)
+                if category in captions
+                else None
                 for captions in texts
             ]
-            rows.append({"category": category, "captions": shown, "references": references.get(category, [])})
+            rows.append(
+                {
+                    "category": category,
+                    "captions": shown,
+                    "references": references.get(category, []),
+                }
+            )
         return {"methods": methods, "rows": rows, "swapped": swapped}
 
-    def caption(self, pair: Pair, category: str, text: str, references: dict[str, list[str]]) -> dict[str, Any]:
+    def caption(
+        self, pair: Pair, category: str, text: str, references: dict[str, list[str]]
+    ) -> dict[str, Any]:
         """Return a caption of a pair with the words that references have.
 
         details: named for a video, checked against the exact attributes of both in a sample world.
@@ -61,20 +76,31 @@ class Stored:
         judged = judgements(text, category, *truth) if truth and category in CATEGORIES else {}
         details: list[dict[str, Any]] = []
         for (attribute, value, side), judgement in judged.items():
-            words = f"{attribute}: {value.replace('<', ' before ').replace(MAIN, 'the step itself')}"
-            details.append({"words": words, "video": 1 if side == "reference" else 2, "judgement": judgement})
+            words = (
+                f"{attribute}: {value.replace('<', ' before ').replace(MAIN, 'the step itself')}"
+            )
+            details.append(
+                {"words": words, "video": 1 if side == "reference" else 2, "judgement": judgement}
+            )
         details.sort(key=lambda detail: (detail["video"], detail["words"]))
         return {"pieces": supported(text, references.get(category, ())), "details": details}
 
     def truth_of(self, pair: Pair) -> tuple[Attributes, Attributes] | None:
-        """Return the attributes of both clips, if the videos are of a sample world and show one step."""
+        """Return the attributes of both clips, if the videos are of a sample world and show one
+        step."""
         folder = self._site.videos
-        if folder is None or not (folder / "world.json").is_file() or not (folder / "attributes.jsonl").is_file():
+        if (
+            folder is None
+            or not (folder / "world.json").is_file()
+            or not (folder / "attributes.jsonl").is_file()
+        ):
             return None
         file = folder / "attributes.jsonl"
         world = _world(file, file.stat().st_mtime_ns)
         truths = [world.get(clip) for clip in pair]
-        steps = {clip.step for clip in self._site.clips(pair)} | {truth and truth.step for truth in truths}
+        steps = {clip.step for clip in self._site.clips(pair)} | {
+            truth and truth.step for truth in truths
+        }
         one, two = truths
         return None if one is None or two is None or len(steps) > 1 else (one, two)
 
@@ -87,7 +113,8 @@ class Stored:
         return {category: list(texts) for category, texts in references.items()}
 
     def similar(self, pair: Pair) -> dict[str, Odds]:
-        """Return the log-odds of a pair in the predictions of each head, by category, without controls."""
+        """Return the log-odds of a pair in the predictions of each head, by category, without
+        controls."""
         odds: dict[str, Odds] = {}
         for name, answers, lines in (*self._files("diffrank"), *self._files("diffcap")):
             if not answers.method.log_odds or answers.method.control:
@@ -112,7 +139,8 @@ class Stored:
         return [(answers.method.id, name) for name, answers, _ in self._files("diffrank")]
 
     def ranked(self, method: str | None, category: str) -> dict[Pair, float]:
-        """Return the pairs of a category with the scores of a file, by its id, or with the true ones (None)."""
+        """Return the pairs of a category with the scores of a file, by its id, or with the true
+        ones (None)."""
         scores: dict[Pair, float] = {}
         for _, answers, lines in self._files("diffrank"):
             if method in (None, answers.method.id):
@@ -120,17 +148,29 @@ class Stored:
                     for line, place in places:
                         row = answers.of.rows[line]
                         if row.category == category:
-                            scores[pair] = row.scores[place] if method is None else answers.predictions[line][place]
+                            scores[pair] = (
+                                row.scores[place]
+                                if method is None
+                                else answers.predictions[line][place]
+                            )
         return scores
 
     def _files(self, task: Task) -> Iterator[tuple[str, Answers, Lines]]:
-        """Yield the files of a task, trained heads first and controls last: name, answers, lines of pairs.
+        """Yield the files of a task, trained heads first and controls last: name, answers, lines of
+        pairs.
 
-        Methods of one name, such as one head of several seeds, are named with the folders of their files.
+        Methods of one name, such as one head of several seeds, are named with the folders of their
+        files.
         """
-        files = [each for each in self._site.library.read() if isinstance(each, Answers) and each.of.task == task]
+        files = [
+            each
+            for each in self._site.library.read()
+            if isinstance(each, Answers) and each.of.task == task
+        ]
         names = Counter(answers.method.name for answers in files)
-        for answers in sorted(files, key=lambda each: (each.method.control, not each.method.trained)):
+        for answers in sorted(
+            files, key=lambda each: (each.method.control, not each.method.trained)
+        ):
             name = answers.method.name
             if names[name] > 1:
                 name = f"{Path(answers.method.file).parent.name}/{name}"

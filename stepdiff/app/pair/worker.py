@@ -5,8 +5,8 @@ A job names the head that it needs. The worker loads it if another one, or none,
 Guarantees
 - at most one model is in memory: the other one is dropped before a model is loaded
 - jobs run one at a time, in the order in which they were submitted
-- a cancelled job that waits never starts, and one that runs ends at its next check; the job of a client that has gone
-  is cancelled
+- a cancelled job that waits never starts, and one that runs ends at its next check; the job of a
+  client that has gone is cancelled
 """
 
 import asyncio
@@ -37,8 +37,8 @@ class JobEvent:
     """Something that a job reports."""
 
     name: str
-    """queue (place; busy: what runs), load (head), loaded (head, seconds), start, done (what the job returned), error
-    (one line), or a name that the job chose"""
+    """queue (place; busy: what runs), load (head), loaded (head, seconds), start, done (what the
+    job returned), error (one line), or a name that the job chose"""
     data: dict[str, Any]
 
 
@@ -54,7 +54,8 @@ class Job:
     """
 
     head: Any  # has a name; a head that differs is another model
-    work: Callable[[Any, "Job"], dict[str, Any]]  # (loaded model, this job) -> the data of the event `done`
+    # (loaded model, this job) -> the data of the event `done`
+    work: Callable[[Any, "Job"], dict[str, Any]]
     what: str = "another request"  # in words, for those that wait
     cancelled: threading.Event = field(default_factory=threading.Event)
     _events: deque[JobEvent] = field(default_factory=deque)
@@ -88,7 +89,8 @@ class ModelWorker:
         with self._changed:
             if len(self._queue) >= self._most:
                 raise RefusedError(
-                    f"the model is busy and {len(self._queue)} requests wait already: try again in a few seconds",
+                    f"the model is busy and {len(self._queue)} requests wait already: try again in "
+                    "a few seconds",
                     status=429,
                     retry_after=5,
                 )
@@ -142,7 +144,10 @@ class ModelWorker:
             job.send("error", error=str(error))
         except Exception as error:  # a defect must not end the thread that all requests need
             traceback.print_exc(file=sys.stderr)
-            job.send("error", error=f"the computation failed ({type(error).__name__}): see the server's output")
+            job.send(
+                "error",
+                error=f"the computation failed ({type(error).__name__}): see the server's output",
+            )
 
     def _ready(self, job: Job) -> Any:
         """Return the model of a job's head."""
@@ -172,7 +177,8 @@ class Events(StreamingResponse):
 
     def __init__(self, worker: ModelWorker, job: Job) -> None:
         self._worker, self._job = worker, job
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the second: for proxies that collect
+        # the second: for proxies that collect
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(self._lines(), headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

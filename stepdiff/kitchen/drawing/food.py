@@ -230,9 +230,9 @@ def gouda(pen: Pen, hue: Colour) -> None:
 
 
 SOURCES: dict[str, Callable[[Pen, Colour], None]] = by_name(
-    hen_eggs, quail_eggs, tofu, wheat_flour, oat_flour, bananas, lettuce, cabbage, cauliflower, bell_pepper,
-    chilli, onion, apple, pear, grapes, carrot, sweet_potato, tomato, butter, cream_cheese, jam, potatoes,
-    cheddar, gouda,
+    hen_eggs, quail_eggs, tofu, wheat_flour, oat_flour, bananas, lettuce, cabbage, cauliflower,
+    bell_pepper, chilli, onion, apple, pear, grapes, carrot, sweet_potato, tomato, butter,
+    cream_cheese, jam, potatoes, cheddar, gouda,
 )  # fmt: skip
 
 
@@ -289,7 +289,8 @@ def dish(pen: Pen, extra: str) -> None:
         EXTRAS[extra](pen.at(x, y))
 
 
-# -- pieces: about 22 px wide at scale 1, centred on the origin --------------------------------------
+# -- pieces: about 22 px wide at scale 1, centred on the origin
+# --------------------------------------
 
 
 def piece(pen: Pen, main: str, hue: Colour, form: str | None) -> None:
@@ -333,5 +334,7 @@ def scattered(seed: str, count: int, rx: Real, ry: Real) -> list[tuple[Real, Rea
     for i in range(count):
         radius = math.sqrt((i + 0.5) / count)
         angle = i * 2.399963 + rng.uniform(-0.35, 0.35)
-        places.append((rx * radius * math.cos(angle), ry * radius * math.sin(angle), rng.uniform(0, 360)))
+        places.append(
+            (rx * radius * math.cos(angle), ry * radius * math.sin(angle), rng.uniform(0, 360))
+        )
     return sorted(places, key=lambda place: place[1])

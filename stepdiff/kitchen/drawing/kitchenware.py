@@ -3,7 +3,17 @@
 import math
 import random
 
-from stepdiff.kitchen.drawing.pen import INK, WHITE, Colour, Pen, Real, by_name, darker, lighter, mix
+from stepdiff.kitchen.drawing.pen import (
+    INK,
+    WHITE,
+    Colour,
+    Pen,
+    Real,
+    by_name,
+    darker,
+    lighter,
+    mix,
+)
 
 TRIMS: dict[str, Colour] = {"red": (214, 44, 48), "blue": (44, 92, 204)}
 
@@ -51,8 +61,8 @@ def surface(pen: Pen, name: str, seed: str) -> None:
     elif name == "steel counter":
         for row in range(30):
             level = 118 + 26 * math.sin(row * 0.45) + rng.uniform(-5, 5)
-            pen.box(-60, row * 10 - 5, 350, row * 10 + 6,
-                    (round(level * 0.86), round(level * 0.95), round(level * 1.06)), None, 0)  # fmt: skip
+            grey = (round(level * 0.86), round(level * 0.95), round(level * 1.06))
+            pen.box(-60, row * 10 - 5, 350, row * 10 + 6, grey, None, 0)
     elif name == "gas stove":
         pen.box(-60, -10, 350, 300, (224, 226, 230), None, 0)
         pen.box(-8, 112, 296, 280, (64, 66, 74), radius=14)
@@ -127,7 +137,9 @@ def steam(pen: Pen, phase: Real) -> None:
     """Draw three wisps of steam above the origin."""
     for i, x in enumerate((-44, 0, 44)):
         rise = (phase * 0.7 + i * 0.37) % 1.0
-        points = [(x + 9 * math.sin(k * 1.1 + phase * 5 + i), -6 - 11 * k - 26 * rise) for k in range(6)]
+        points = [
+            (x + 9 * math.sin(k * 1.1 + phase * 5 + i), -6 - 11 * k - 26 * rise) for k in range(6)
+        ]
         pen.line(points, (*WHITE, 150), 8)
 
 
@@ -140,7 +152,8 @@ def food_area(vessel: str) -> tuple[Real, Real]:
 
 
 def vessel(pen: Pen, name: str, trim: str, content: Colour | None = None) -> None:
-    """Draw a vessel whose opening is centred on the origin; glass shows the colour of its `content`."""
+    """Draw a vessel whose opening is centred on the origin; glass shows the colour of its
+    `content`."""
     body, inside = _BODY[name]
     if name == "glass bowl" and content is not None:
         body = mix(body, content, 0.55)
@@ -151,8 +164,13 @@ _FRONT = [math.pi * i / 12 for i in range(13)]  # angles of the front half of an
 
 
 def _hull(rx: Real, ry: Real, foot: Real, depth: Real) -> list[tuple[Real, Real]]:
-    """Return the outline of a round vessel's side: the ends of its rim and the front of its foot."""
-    return [(rx, 0), *((rx * foot * math.cos(a), depth + ry * 0.62 * math.sin(a)) for a in _FRONT), (-rx, 0)]
+    """Return the outline of a round vessel's side: the ends of its rim and the front of its
+    foot."""
+    return [
+        (rx, 0),
+        *((rx * foot * math.cos(a), depth + ry * 0.62 * math.sin(a)) for a in _FRONT),
+        (-rx, 0),
+    ]
 
 
 def _band(pen: Pen, rx: Real, ry: Real, colour: Colour, low: Real, high: Real, taper: Real) -> None:

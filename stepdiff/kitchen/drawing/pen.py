@@ -1,7 +1,7 @@
 """A pen for flat illustration: shapes with an outline, under a movable coordinate frame.
 
-Lengths are frame pixels. The picture is drawn at `SCALE` times that size and reduced once at the end, which smooths
-the edges.
+Lengths are frame pixels. The picture is drawn at `SCALE` times that size and reduced once at the
+end, which smooths the edges.
 """
 
 import math
@@ -66,14 +66,21 @@ class Pen:
         angle = math.radians(degrees)
         cos, sin = scale * math.cos(angle), scale * math.sin(angle)
         ox, oy = self._map(x, y)
-        return Pen(self._draw, (self._cos * cos - self._sin * sin, self._sin * cos + self._cos * sin, ox, oy))
+        return Pen(
+            self._draw,
+            (self._cos * cos - self._sin * sin, self._sin * cos + self._cos * sin, ox, oy),
+        )
 
     def _map(self, x: Real, y: Real) -> Point:
         return (self._cos * x - self._sin * y + self._dx, self._sin * x + self._cos * y + self._dy)
 
     def _mapped(self, points: Points) -> list[Point]:
         numbers: Any = points
-        pairs = numbers if isinstance(points[0], tuple) else zip(numbers[::2], numbers[1::2], strict=True)
+        pairs = (
+            numbers
+            if isinstance(points[0], tuple)
+            else zip(numbers[::2], numbers[1::2], strict=True)
+        )
         return [self._map(x, y) for x, y in pairs]
 
     def _width(self, width: Real) -> int:
@@ -87,17 +94,30 @@ class Pen:
         if ink is not None:
             self._draw.line([*mapped, mapped[0], mapped[1]], fill=ink, width=self._width(width))
 
-    def oval(self, x: Real, y: Real, rx: Real, ry: Real, fill: Paint, ink: Paint = INK, width: Real = 1.3) -> None:
+    def oval(
+        self, x: Real, y: Real, rx: Real, ry: Real, fill: Paint, ink: Paint = INK, width: Real = 1.3
+    ) -> None:
         """Draw a filled ellipse around (x, y)."""
         if self._sin == 0.0:
             cx, cy = self._map(x, y)
             rx, ry = rx * self._scale, ry * self._scale
             thick = 0 if ink is None else self._width(width)
-            self._draw.ellipse((cx - rx, cy - ry, cx + rx, cy + ry), fill=fill, outline=ink, width=thick)
+            self._draw.ellipse(
+                (cx - rx, cy - ry, cx + rx, cy + ry), fill=fill, outline=ink, width=thick
+            )
         else:
             self.poly([(x + rx * c, y + ry * s) for c, s in _CIRCLE], fill, ink, width)
 
-    def box(self, x0: Real, y0: Real, x1: Real, y1: Real, fill: Paint, ink: Paint = INK, radius: Real = 3.0) -> None:
+    def box(
+        self,
+        x0: Real,
+        y0: Real,
+        x1: Real,
+        y1: Real,
+        fill: Paint,
+        ink: Paint = INK,
+        radius: Real = 3.0,
+    ) -> None:
         """Draw a filled rectangle with rounded corners."""
         r = min(radius, abs(x1 - x0) / 2, abs(y1 - y0) / 2)
         corners = ((x1 - r, y1 - r), (x0 + r, y1 - r), (x0 + r, y0 + r), (x1 - r, y0 + r))
@@ -123,7 +143,17 @@ class Pen:
         self.line(points, INK, width + 2.4)
         self.line(points, colour, width)
 
-    def arc(self, x: Real, y: Real, rx: Real, ry: Real, start: Real, end: Real, colour: Colour, width: Real) -> None:
+    def arc(
+        self,
+        x: Real,
+        y: Real,
+        rx: Real,
+        ry: Real,
+        start: Real,
+        end: Real,
+        colour: Colour,
+        width: Real,
+    ) -> None:
         """Draw a part of an ellipse from `start` to `end` degrees, clockwise from the right."""
         steps = max(3, int(abs(end - start) / 12))
         angles = [math.radians(start + (end - start) * i / steps) for i in range(steps + 1)]

@@ -11,7 +11,8 @@ SLEEVES: tuple[Colour, ...] = ((92, 112, 152), (120, 140, 112), (150, 120, 140),
 
 
 def hand(pen: Pen, look: Look, gloves: str, side: int = 1) -> None:
-    """Draw a closed hand at the origin, with its forearm to the lower right (`side` 1) or lower left (-1)."""
+    """Draw a closed hand at the origin, with its forearm to the lower right (`side` 1) or lower
+    left (-1)."""
     skin = SKINS[look.skin]
     covered: dict[str, Colour] = {"rubber gloves": (252, 226, 40), "oven mitts": (206, 40, 60)}
     colour = covered.get(gloves, skin)
@@ -35,7 +36,8 @@ def hand(pen: Pen, look: Look, gloves: str, side: int = 1) -> None:
         pen.line([s * 6, -4, s * 16, 6], lighter(colour, 0.7), 3)
 
 
-# -- sub-actions: `u` runs from 0 to 1; the vessel's middle is the origin ------------------------------
+# -- sub-actions: `u` runs from 0 to 1; the vessel's middle is the origin
+# ------------------------------
 
 
 def _ease(u: Real, share: Real) -> Real:

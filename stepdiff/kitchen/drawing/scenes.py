@@ -1,7 +1,8 @@
-"""The frames of a clip, scene by scene: when things happen, the paths of hands and tools, liquids, heaps of pieces.
+"""The frames of a clip, scene by scene: when things happen, the paths of hands and tools, liquids,
+heaps of pieces.
 
-A clip is divided into its sub-actions and the step's own action, in order. Within the own action the hand repeats a
-cycle; `turns` counts the cycles done so far, so speed is turns a second.
+A clip is divided into its sub-actions and the step's own action, in order. Within the own action
+the hand repeats a cycle; `turns` counts the cycles done so far, so speed is turns a second.
 """
 
 import math
@@ -12,7 +13,18 @@ from PIL import Image
 
 from stepdiff.kitchen.attributes import Attributes
 from stepdiff.kitchen.drawing import food, kitchenware, people
-from stepdiff.kitchen.drawing.pen import HEIGHT, SCALE, WHITE, WIDTH, Colour, Pen, Real, by_name, darker, lighter
+from stepdiff.kitchen.drawing.pen import (
+    HEIGHT,
+    SCALE,
+    WHITE,
+    WIDTH,
+    Colour,
+    Pen,
+    Real,
+    by_name,
+    darker,
+    lighter,
+)
 from stepdiff.kitchen.drawing.tools import GRIP, TOOLS
 from stepdiff.kitchen.steps import MAIN, STEPS
 from stepdiff.kitchen.world import Look
@@ -167,7 +179,8 @@ class Stage:
 
 
 def tool(stage: Stage, pose: Pose, lean: Real = 40.0) -> None:
-    """Draw the tool at a pose with the hand that holds it; during sub-actions it lies at the side."""
+    """Draw the tool at a pose with the hand that holds it; during sub-actions it lies at the
+    side."""
     truth = stage.truth
     if not stage.acting:
         TOOLS[truth.tool](stage.pen.at(52, 6, 62, _LARGE))
@@ -175,7 +188,9 @@ def tool(stage: Stage, pose: Pose, lean: Real = 40.0) -> None:
     p = stage.pen.at(pose.x, pose.y - pose.lift, lean + pose.turn, _LARGE)
     TOOLS[truth.tool](p)
     a = math.radians(lean + pose.turn)
-    grip = stage.pen.at(pose.x + _LARGE * GRIP * math.sin(a), pose.y - pose.lift - _LARGE * GRIP * math.cos(a))
+    grip = stage.pen.at(
+        pose.x + _LARGE * GRIP * math.sin(a), pose.y - pose.lift - _LARGE * GRIP * math.cos(a)
+    )
     people.hand(grip, stage.look, truth.gloves)
 
 
@@ -200,7 +215,9 @@ def trail(stage: Stage, path: Callable[[str, Real], Pose]) -> None:
         stage.pen.oval(x, y, 5, 5, lighter(stage.hue, 0.15))
 
 
-def flecks(stage: Stage, rx: Real, ry: Real, turn: Real = 0.0, count: int = 7, size: Real = 0.95) -> None:
+def flecks(
+    stage: Stage, rx: Real, ry: Real, turn: Real = 0.0, count: int = 7, size: Real = 0.95
+) -> None:
     """Draw the minor additions in the food; fewer if its area is small."""
     count = count if rx > 58 else min(count, 5)
     for i, extra in enumerate(stage.truth.extras):
@@ -225,7 +242,9 @@ def liquid(stage: Stage, rx: Real, ry: Real) -> None:
             y = ry * (-0.64 + 0.32 * k)
             wide = rx * math.sqrt(1 - (y / ry) ** 2) * 0.9
             shift = 10 * math.sin(math.tau * u + k)
-            points = [(wide * (-1 + i / 4), y + 2 + 4 * math.sin(i * 1.6 + shift)) for i in range(9)]
+            points = [
+                (wide * (-1 + i / 4), y + 2 + 4 * math.sin(i * 1.6 + shift)) for i in range(9)
+            ]
             pen.line(points, deep, 4.5)
     elif truth.motion == "folding":
         for k in range(3):
@@ -259,7 +278,10 @@ def pieces(stage: Stage, count: int, rx: Real, ry: Real, form: str | None) -> No
     truth, hue = stage.truth, stage.hue
     large = truth.size == "large"
     if form is None:
-        size, count = (1.3 if large else 0.72), round(count * 0.7) if truth.amount == "small" else count
+        size, count = (
+            (1.3 if large else 0.72),
+            round(count * 0.7) if truth.amount == "small" else count,
+        )
         number = round(count * (0.62 if large else 1.5))
     else:
         size, number = (1.5 if large else 0.95), max(4, round(count * (0.55 if large else 1.0)))
@@ -346,7 +368,9 @@ def mix(stage: Stage) -> None:
     pose = stir_path(stage.truth.motion, stage.at.turns)
     if pose.lift > 12 and stage.acting:
         top = pose.y - pose.lift
-        stage.pen.poly([pose.x - 7, top, pose.x + 7, top, pose.x + 13, 12, pose.x - 13, 12], stage.hue)
+        stage.pen.poly(
+            [pose.x - 7, top, pose.x + 7, top, pose.x + 13, 12, pose.x - 13, 12], stage.hue
+        )
     tool(stage, pose)
     other_hand(stage)
 
@@ -397,7 +421,13 @@ def cut(stage: Stage) -> None:
         if truth.detail == "stems left on":
             pen.at(x, y).bar([8, -24, 18, -46, 34, -44], (40, 110, 40), 7)
     large = truth.amount == "large"
-    pieces(stage.moved(58, 20), 17 if large else 9, 50 if large else 36, 28 if large else 20, truth.manner)
+    pieces(
+        stage.moved(58, 20),
+        17 if large else 9,
+        50 if large else 36,
+        28 if large else 20,
+        truth.manner,
+    )
     if truth.detail == "stems left on":
         for x, y in ((30, 2), (62, 34), (88, 8)):
             pen.bar([x, y, x + 6, y - 12], (40, 110, 40), 6)
@@ -485,8 +515,14 @@ def pour(stage: Stage) -> None:
             pen.oval(x, lip + 6 + (high - 8) * fall, 12 + wide * 0.3, 14, hue)
     else:
         points = [(x - wide, lip), (x + wide, lip)]
-        points += [(x + wide * 0.8 + 2 * math.sin(k * 1.5 + 9 * u), lip + high * k / 6) for k in range(1, 7)]
-        points += [(x - wide * 0.8 + 2 * math.sin(k * 1.5 + 9 * u), lip + high * k / 6) for k in range(6, 0, -1)]
+        points += [
+            (x + wide * 0.8 + 2 * math.sin(k * 1.5 + 9 * u), lip + high * k / 6)
+            for k in range(1, 7)
+        ]
+        points += [
+            (x - wide * 0.8 + 2 * math.sin(k * 1.5 + 9 * u), lip + high * k / 6)
+            for k in range(6, 0, -1)
+        ]
         pen.poly(points, hue)
         pen.oval(x, y, 24, 9, lighter(hue, 0.25), darker(hue, 0.3))
         pen.oval(x, y, 13, 5, None, darker(hue, 0.3), 2)
@@ -653,4 +689,6 @@ def grate(stage: Stage) -> None:
     other_hand(stage)
 
 
-SCENES: dict[str, Callable[[Stage], None]] = by_name(mix, salad, fry, simmer, cut, flip, pour, spread, roll, grate)
+SCENES: dict[str, Callable[[Stage], None]] = by_name(
+    mix, salad, fry, simmer, cut, flip, pour, spread, roll, grate
+)

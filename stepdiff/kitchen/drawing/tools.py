@@ -196,9 +196,9 @@ def electric_grater(pen: Pen) -> None:
 
 
 _DRAWINGS: dict[str, Callable[[Pen], None]] = by_name(
-    whisk, fork, electric_mixer, wooden_spoon, metal_spoon, rubber_spatula, tongs, turner, chopsticks, ladle,
-    cleaver, scissors, wheel_cutter, table_knife, jug, measuring_cup, wooden_rolling_pin, marble_rolling_pin,
-    glass_bottle, box_grater, flat_grater, electric_grater,
+    whisk, fork, electric_mixer, wooden_spoon, metal_spoon, rubber_spatula, tongs, turner,
+    chopsticks, ladle, cleaver, scissors, wheel_cutter, table_knife, jug, measuring_cup,
+    wooden_rolling_pin, marble_rolling_pin, glass_bottle, box_grater, flat_grater, electric_grater,
 )  # fmt: skip
 TOOLS = {**_DRAWINGS, "chef's knife": chefs_knife}
 

@@ -22,7 +22,8 @@ from stepdiff_core.io.files import whole
 
 _X264 = {"crf": "20", "preset": "veryfast", "threads": "1", "g": "24"}
 STILLS = (0.3, 0.75)
-"""Fractions of the step's own action at which stills are taken; only every second clip gives both."""
+"""Fractions of the step's own action at which stills are taken; only every second clip gives
+both."""
 
 
 def stills(video: Video) -> list[tuple[str, Clip, float]]:
@@ -41,7 +42,9 @@ def _own_time(clip: Clip, share: float) -> float:
     length = clip.end - clip.start
     times = [k / FPS for k in range(round(length * FPS))]
     truth = clip.truth
-    action_times = [t for t in times if moment(truth.sequence, truth.speed, length, t).action == MAIN]
+    action_times = [
+        t for t in times if moment(truth.sequence, truth.speed, length, t).action == MAIN
+    ]
     return action_times[int(share * len(action_times))]
 
 
@@ -55,7 +58,8 @@ def draw(clip: Clip, video: Video, now: float, base: Image.Image | None = None) 
 
 
 def pictures(video: Video) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """Yield every frame of a video in order; frames between clips show the scene of the next one."""
+    """Yield every frame of a video in order; frames between clips show the scene of the next
+    one."""
     done = 0
     for clip in video.clips:
         base = backdrop(clip.truth, video.look, clip.id)

@@ -36,62 +36,76 @@ SPOKEN: dict[str, tuple[str, ...]] = {
         "you can't go wrong with {v}", "i went for {v} this time", "this right here is {v}",
     ),
     "has": (
-        "don't be shy with the {v}", "i'm throwing some {v} on there", "i love my {v}", "and in go the {v}",
-        "we're adding {v} as well", "some {v} never hurts",
+        "don't be shy with the {v}", "i'm throwing some {v} on there", "i love my {v}",
+        "and in go the {v}", "we're adding {v} as well", "some {v} never hurts",
     ),
     "amount": (
         "we'll need {v} today", "i'm doing {v} for everybody", "it's {v} i know", "i'm making {v}",
         "that's {v} by the way",
     ),
     "tool": (
-        "go ahead and grab {v}", "i like to do this with {v}", "you'll want {v} for this", "i'm using {v} here",
-        "i swear by {v}", "all you need is {v}",
+        "go ahead and grab {v}", "i like to do this with {v}", "you'll want {v} for this",
+        "i'm using {v} here", "i swear by {v}", "all you need is {v}",
     ),
     "vessel": (
-        "so it's all sitting {v}", "you can do this {v} like me", "i've got everything {v}", "we're doing it {v} today",
-        "it goes right {v}",
+        "so it's all sitting {v}", "you can do this {v} like me", "i've got everything {v}",
+        "we're doing it {v} today", "it goes right {v}",
     ),
     "surface": (
-        "i've set up {v} today", "as you can tell we're {v}", "i'm working {v} here", "my whole thing is {v}",
-        "i always do this {v}",
+        "i've set up {v} today", "as you can tell we're {v}", "i'm working {v} here",
+        "my whole thing is {v}", "i always do this {v}",
     ),
     "gloves": (
-        "i've got {v} on this one", "with {v} it's so easy", "i'm using {v} as you can see", "{v} all the way for me",
-        "just {v} nothing fancy",
+        "i've got {v} on this one", "with {v} it's so easy", "i'm using {v} as you can see",
+        "{v} all the way for me", "just {v} nothing fancy",
     ),
-    "trim": ("it's my favourite one with {v}", "the dish has {v} isn't that cute", "you can see {v} around it"),
+    "trim": (
+        "it's my favourite one with {v}", "the dish has {v} isn't that cute",
+        "you can see {v} around it",
+    ),
     "speed": (
-        "you wanna go {v}", "just keep going {v}", "i'm doing it {v}", "it has to be done {v}", "we're moving {v} now",
+        "you wanna go {v}", "just keep going {v}", "i'm doing it {v}", "it has to be done {v}",
+        "we're moving {v} now",
     ),
     "motion": (
-        "and it's just {v} like so", "i keep on {v} here", "what i'm doing is {v}", "it's a lot of {v} honestly",
-        "so i'm {v} the whole time",
+        "and it's just {v} like so", "i keep on {v} here", "what i'm doing is {v}",
+        "it's a lot of {v} honestly", "so i'm {v} the whole time",
     ),
-    "hands": ("i'm doing this {v}", "it's easy enough {v}", "you hold it {v}", "i always work {v}", "all of it {v}"),
+    "hands": (
+        "i'm doing this {v}", "it's easy enough {v}", "you hold it {v}", "i always work {v}",
+        "all of it {v}",
+    ),
     "manner": (
-        "you'll notice i'm {v}", "the trick is {v}", "my mother taught me {v}", "i'm really just {v}", "it helps {v}",
+        "you'll notice i'm {v}", "the trick is {v}", "my mother taught me {v}",
+        "i'm really just {v}", "it helps {v}",
     ),
     "heat": (
-        "we've got this going {v}", "make sure that it's {v}", "i cook mine {v}", "leave it {v} for a while",
-        "always {v}",
+        "we've got this going {v}", "make sure that it's {v}", "i cook mine {v}",
+        "leave it {v} for a while", "always {v}",
     ),
     "subaction": (
-        "somewhere in there i'm {v}", "don't mind me {v}", "quick break for {v}", "and i'm {v} too", "never forget {v}",
+        "somewhere in there i'm {v}", "don't mind me {v}", "quick break for {v}", "and i'm {v} too",
+        "never forget {v}",
     ),
     "colour": (
-        "look at that {v} colour", "it's gonna be this pretty {v}", "see it's all {v}", "that's the {v} you want",
-        "it comes out so {v}",
+        "look at that {v} colour", "it's gonna be this pretty {v}", "see it's all {v}",
+        "that's the {v} you want", "it comes out so {v}",
     ),
-    "shade": ("it's on the {v} side you know", "kind of a {v} one", "such a {v} shade", "i'd call that {v}"),
+    "shade": (
+        "it's on the {v} side you know", "kind of a {v} one", "such a {v} shade",
+        "i'd call that {v}",
+    ),
     "texture": (
-        "it's getting all {v}", "see how {v} that is", "you want it {v}", "mine always turns out {v}", "perfectly {v}",
+        "it's getting all {v}", "see how {v} that is", "you want it {v}",
+        "mine always turns out {v}", "perfectly {v}",
     ),
     "size": (
-        "i like them {v} you know", "keep them {v}", "the pieces are {v}", "go for {v} bits", "that's a {v} cut",
+        "i like them {v} you know", "keep them {v}", "the pieces are {v}", "go for {v} bits",
+        "that's a {v} cut",
     ),
     "detail": (
-        "and you get {v} right there", "oh look some {v}", "can you see the {v}", "i don't mind {v} at all",
-        "hello {v}",
+        "and you get {v} right there", "oh look some {v}", "can you see the {v}",
+        "i don't mind {v} at all", "hello {v}",
     ),
 }  # fmt: skip
 
@@ -144,7 +158,8 @@ def heard(pieces: list[SpokenPiece], clip: Clip) -> str:
 
 
 def spoken(truth: Attributes, share: float, rng: random.Random) -> list[str]:
-    """Return what a cook says over a clip: an opener, then each attribute with probability `share`."""
+    """Return what a cook says over a clip: an opener, then each attribute with probability
+    `share`."""
     sentences = [rng.choice(OPENERS).format(v=phrase("spoken", "step", truth.step, rng))]
     for attribute, value in facts(truth):
         if attribute in SPOKEN and rng.random() < share:

@@ -1,19 +1,21 @@
 """Questions and answers about pairs of training clips, and captions of stills.
 
-Two regimes. `s1` has the three question types of supplement S1: differences and what two clips have in common, "Which
-video", and "similar main action". `supervised` adds "similar {category}" for each category with a clear answer, the
-question that DiffRank asks, answered by the scores that label DiffRank: YES at 5, NO at 1 or 2. It chooses pairs whose
-answers to it are balanced, and pairs clips with themselves.
+Two regimes. `s1` has the three question types of supplement S1: differences and what two clips have
+in common, "Which video", and "similar main action". `supervised` adds "similar {category}" for each
+category with a clear answer, the question that DiffRank asks, answered by the scores that label
+DiffRank: YES at 5, NO at 1 or 2. It chooses pairs whose answers to it are balanced, and pairs clips
+with themselves.
 
-Both clips show the same step, except in questions about the main action. All questions of a pair are adjacent; a clip
-with itself and a pair of different steps may be drawn twice. Clauses about differences are those of the train split of
-stepdiff.kitchen.files.texts. {v} in a template is the phrase of a value.
+Both clips show the same step, except in questions about the main action. All questions of a pair
+are adjacent; a clip with itself and a pair of different steps may be drawn twice. Clauses about
+differences are those of the train split of stepdiff.kitchen.files.texts. {v} in a template is the
+phrase of a value.
 
 Guarantees
 - both clips are training clips
 - no answer begins with the text that the tests seed answers with
-- YES and NO are as frequent in `s1`, and as far as the clips allow in each category of `supervised`; "Which video" is
-  answered Video 1 and Video 2 about equally often
+- YES and NO are as frequent in `s1`, and as far as the clips allow in each category of
+  `supervised`; "Which video" is answered Video 1 and Video 2 about equally often
 """
 
 import itertools
@@ -22,7 +24,13 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Literal
 
-from stepdiff.kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes, Difference, differences, score
+from stepdiff.kitchen.attributes import (
+    CATEGORY_ATTRIBUTES,
+    Attributes,
+    Difference,
+    differences,
+    score,
+)
 from stepdiff.kitchen.files import texts
 from stepdiff.kitchen.world import Clip, by_step
 from stepdiff_core.tasks.prompts import MAIN_ACTION, SIMILAR_QUESTION
@@ -37,11 +45,13 @@ ITSELF = 0.1
 CANDIDATES = 40
 """Pairs that are drawn for each pair; the one whose answers are scarcest is taken."""
 DIFFERENCE_QUESTIONS, COMMON_QUESTIONS, WHICH_QUESTIONS = 2, 1, 2
-"""Most questions of these types for each pair; "similar" is asked about every category with a clear answer."""
+"""Most questions of these types for each pair; "similar" is asked about every category with a clear
+answer."""
 SIMILAR = {5: "YES", 2: "NO", 1: "NO"}
 """Answers by score; people would not agree at 3 and 4."""
 PLAIN_ANSWER = 6
-"""Excess of its answers that one more category with a clear answer outweighs, in the choice of a pair."""
+"""Excess of its answers that one more category with a clear answer outweighs, in the choice of a
+pair."""
 
 Record = dict[str, str | int]
 
@@ -85,7 +95,11 @@ ONE_SIDED = (
 
 SHARED = ("In both videos, {state}.", "Both videos share this: {state}.")
 
-SAME = ("There is no difference in {topic}.", "Both videos agree in {topic}.", "None, they are alike in {topic}.")
+SAME = (
+    "There is no difference in {topic}.",
+    "Both videos agree in {topic}.",
+    "None, they are alike in {topic}.",
+)
 
 WHICH = (
     "Which video shows that {clause}?",
@@ -134,7 +148,8 @@ class Balance:
         return sum(self._excess(topic, answer) for topic, answer in answers.items())
 
     def choose(self, answers: dict[str, str]) -> list[str]:
-        """Count and return the topics whose answer is not too frequent yet, compared with its opposite."""
+        """Count and return the topics whose answer is not too frequent yet, compared with its
+        opposite."""
         chosen = [topic for topic, answer in answers.items() if self._excess(topic, answer) <= 2]
         for topic in chosen:
             self._counts[topic, answers[topic]] += 1
@@ -157,8 +172,11 @@ def paired_questions(clips: list[Clip], seed: int, regime: Regime) -> list[Recor
     return records
 
 
-def _pairs(clips: list[Clip], balance: Balance | None, rng: random.Random) -> Iterator[tuple[Clip, Clip]]:
-    """Yield pairs, each after the questions of the earlier ones are in `balance`; those of one step are distinct."""
+def _pairs(
+    clips: list[Clip], balance: Balance | None, rng: random.Random
+) -> Iterator[tuple[Clip, Clip]]:
+    """Yield pairs, each after the questions of the earlier ones are in `balance`; those of one step
+    are distinct."""
     groups = by_step(clips)
     unused = [pair for group in groups.values() for pair in itertools.permutations(group, 2)]
     rng.shuffle(unused)
@@ -192,7 +210,9 @@ def _record(one: Clip, two: Clip, kind: int, category: str, question: str, answe
     return about | {"question": question, "answer": answer}
 
 
-def _question(category: str, rng: random.Random, pool: tuple[str, ...] = QUESTIONS) -> tuple[str, str]:
+def _question(
+    category: str, rng: random.Random, pool: tuple[str, ...] = QUESTIONS
+) -> tuple[str, str]:
     topic = rng.choice(TOPICS[category])
     return rng.choice(pool).format(category=category, topic=topic), topic
 
@@ -222,9 +242,11 @@ def _same_step(one: Clip, two: Clip, rng: random.Random) -> list[Record]:
 
 
 def _common(one: Clip, two: Clip, category: str, agree: bool, rng: random.Random) -> list[Record]:
-    """Return a question about what both clips share in a category; none if they share nothing there.
+    """Return a question about what both clips share in a category; none if they share nothing
+    there.
 
-    Where they agree, every second question asks for the difference, and the answer says that there is none.
+    Where they agree, every second question asks for the difference, and the answer says that there
+    is none.
     """
     if agree and rng.random() < 0.5:
         question, topic = _question(category, rng)
@@ -237,11 +259,20 @@ def _common(one: Clip, two: Clip, category: str, agree: bool, rng: random.Random
         return []
     question, _ = _question(category, rng, COMMON)
     statements_of = [
-        rng.choice(texts.STATEMENTS[name]).format(v=texts.value_phrase("written", name, value, one.truth.step, rng))
+        rng.choice(texts.STATEMENTS[name]).format(
+            v=texts.value_phrase("written", name, value, one.truth.step, rng)
+        )
         for name, value in shared[: texts.MENTIONED]
     ]
     return [
-        _record(one, two, 1, category, question, rng.choice(SHARED).format(state=_joined(statements_of, category, rng)))
+        _record(
+            one,
+            two,
+            1,
+            category,
+            question,
+            rng.choice(SHARED).format(state=_joined(statements_of, category, rng)),
+        )
     ]
 
 
@@ -250,14 +281,18 @@ def _other_step(one: Clip, two: Clip, rng: random.Random) -> list[Record]:
     records = []
     question, _ = _question(MAIN_ACTION, rng)
     if rng.random() < 0.5:
-        answer = rng.choice(CONTRASTS).format(one=f"the cook is {first}", two=f"the cook is {second}")
+        answer = rng.choice(CONTRASTS).format(
+            one=f"the cook is {first}", two=f"the cook is {second}"
+        )
     else:
         phrasing = rng.choice(texts.clauses("step", "train")).format(x=second, y=first)
         answer = rng.choice(ONE_SIDED).format(change=texts.conjugated("the cook", phrasing))
     records.append(_record(one, two, 1, MAIN_ACTION, question, answer))
     of_second = rng.random() < 0.5
     question = rng.choice(WHICH).format(clause=f"the cook is {second if of_second else first}")
-    records.append(_record(one, two, 2, MAIN_ACTION, question, "Video 2" if of_second else "Video 1"))
+    records.append(
+        _record(one, two, 2, MAIN_ACTION, question, "Video 2" if of_second else "Video 1")
+    )
     return records
 
 

@@ -1,13 +1,16 @@
-"""Words for attribute values, clauses about differences, and what texts of every kind share: facts, differences.
+"""Words for attribute values, clauses about differences, and what texts of every kind share: facts,
+differences.
 
-Written texts (paired questions, test sets) name a value by the same words in every split; spoken ones have colloquial
-words of their own. A text depends on nothing but its arguments, of which one is a seeded generator.
+Written texts (paired questions, test sets) name a value by the same words in every split; spoken
+ones have colloquial words of their own. A text depends on nothing but its arguments, of which one
+is a seeded generator.
 
-A clause says how a candidate differs from its reference: a statement about one clip ("use {v}") in a frame that
-compares ("{s} instead of {y}"). Such a phrasing is in one split only, so a test text has a form that no training text
-has, but each statement and each frame is in training texts: the words are known. In statements {v} is the phrase of a
-value. In frames {s} is the statement of the candidate's value {x}, {y} the value of the reference; several values are
-joined by "and", in {z} by "or". Verbs are in their base form.
+A clause says how a candidate differs from its reference: a statement about one clip ("use {v}") in
+a frame that compares ("{s} instead of {y}"). Such a phrasing is in one split only, so a test text
+has a form that no training text has, but each statement and each frame is in training texts: the
+words are known. In statements {v} is the phrase of a value. In frames {s} is the statement of the
+candidate's value {x}, {y} the value of the reference; several values are joined by "and", in {z} by
+"or". Verbs are in their base form.
 
 Guarantees
 - no phrasing of one split is in another, for any attribute
@@ -28,24 +31,67 @@ from stepdiff_core.tasks.testsets import CATEGORIES
 Split = Literal["train", "val", "test"]
 
 STATEMENTS: dict[str, tuple[str, ...]] = {
-    "main": ("use {v}", "prepare {v}", "work with {v}", "go for {v}", "cook with {v}", "have {v} as the main part"),
+    "main": (
+        "use {v}",
+        "prepare {v}",
+        "work with {v}",
+        "go for {v}",
+        "cook with {v}",
+        "have {v} as the main part",
+    ),
     "amount": ("use {v}", "make {v}", "prepare {v}", "handle {v}", "go for {v}"),
-    "tool": ("use {v}", "work with {v}", "pick up {v}", "hold {v}", "go for {v}", "have {v} at hand"),
+    "tool": (
+        "use {v}",
+        "work with {v}",
+        "pick up {v}",
+        "hold {v}",
+        "go for {v}",
+        "have {v} at hand",
+    ),
     "vessel": ("keep it {v}", "have it {v}", "leave it {v}", "make it {v}", "keep the food {v}"),
     "surface": ("work {v}", "do it {v}", "be busy {v}", "set up {v}", "stay {v}"),
     "gloves": ("show {v}", "work with {v}", "use {v}", "go with {v}", "touch it with {v}"),
-    "trim": ("use a dish with {v}", "have a dish with {v}", "pick a dish that has {v}", "show a dish with {v}"),
+    "trim": (
+        "use a dish with {v}",
+        "have a dish with {v}",
+        "pick a dish that has {v}",
+        "show a dish with {v}",
+    ),
     "speed": ("work {v}", "move {v}", "do it {v}", "go about it {v}", "proceed {v}"),
-    "motion": ("do it by {v}", "work by {v}", "be busy {v}", "go about it by {v}", "proceed by {v}"),
+    "motion": (
+        "do it by {v}",
+        "work by {v}",
+        "be busy {v}",
+        "go about it by {v}",
+        "proceed by {v}",
+    ),
     "hands": ("work {v}", "do it {v}", "move {v}", "go about it {v}", "handle it {v}"),
     "manner": ("do it by {v}", "be busy {v}", "work by {v}", "go about it by {v}", "insist on {v}"),
     "heat": ("cook it {v}", "heat it {v}", "have it {v}", "keep it {v}", "leave it {v}"),
     "colour": ("be {v}", "look {v}", "come out {v}", "turn out {v}", "be {v} in colour"),
-    "shade": ("be {v} in tone", "have a {v} tone", "look {v} in tone", "come out in a {v} shade", "show a {v} shade"),
+    "shade": (
+        "be {v} in tone",
+        "have a {v} tone",
+        "look {v} in tone",
+        "come out in a {v} shade",
+        "show a {v} shade",
+    ),
     "texture": ("be {v}", "look {v}", "come out {v}", "turn out {v}", "be {v} in consistency"),
-    "size": ("be cut {v}", "be in {v} pieces", "come in {v} pieces", "have {v} pieces", "show {v} portions"),
+    "size": (
+        "be cut {v}",
+        "be in {v} pieces",
+        "come in {v} pieces",
+        "have {v} pieces",
+        "show {v} portions",
+    ),
     "has": ("add {v}", "put in {v}", "throw in {v}", "include {v}", "use {v}"),
-    "subaction": ("take time for {v}", "spend a moment {v}", "find time for {v}", "be busy {v}", "make time for {v}"),
+    "subaction": (
+        "take time for {v}",
+        "spend a moment {v}",
+        "find time for {v}",
+        "be busy {v}",
+        "make time for {v}",
+    ),
     "detail": ("show {v}", "come with {v}", "have {v} on it", "end up with {v}", "reveal {v}"),
     "order": ("go for", "start with", "put", "choose", "get to"),
     "step": ("be busy {v}",),
@@ -55,7 +101,13 @@ STATEMENTS: dict[str, tuple[str, ...]] = {
 OMISSIONS: dict[str, tuple[str, ...]] = {
     "lacks": ("skip {y}", "leave out {y}", "omit {y}", "go without {z}", "do without {z}"),
     "without": ("skip {y}", "leave out {y}", "omit {y}", "drop {y}", "do without {z}"),
-    "plain": ("lack {y}", "come without {z}", "end up without {z}", "be free of {z}", "show no {z}"),
+    "plain": (
+        "lack {y}",
+        "come without {z}",
+        "end up without {z}",
+        "be free of {z}",
+        "show no {z}",
+    ),
 }
 """What is missing in the candidate."""
 _PRESENT = {"lacks": "has", "without": "subaction", "plain": "detail"}
@@ -65,7 +117,12 @@ _NOUNS = ("{s} in place of {y}",)
 _ADDED = ("{s}", "also {s}", "{s} too", "{s} as well", "{s} besides")
 _MISSING = ("{s}", "simply {s}", "{s} altogether", "{s} entirely")
 _DENIED = ("not {s}", "not {s} at all", "never {s}")
-_RELATIONS = ("{s} {x} before {y}", "{s} {x} ahead of {y}", "{s} {x} prior to {y}", "{s} {x} first and {y} after that")
+_RELATIONS = (
+    "{s} {x} before {y}",
+    "{s} {x} ahead of {y}",
+    "{s} {x} prior to {y}",
+    "{s} {x} first and {y} after that",
+)
 _SWAPS: dict[str, Split] = {
     "replace {y} with {x}": "train",
     "swap {y} for {x}": "train",
@@ -88,7 +145,8 @@ PLURAL = ("they",)
 Style = Literal["spoken", "written"]
 
 MENTIONED = 3
-"""Plain attributes whose differences one text names, at most; added and skipped things are all named."""
+"""Plain attributes whose differences one text names, at most; added and skipped things are all
+named."""
 SYNONYM_SHARE = 0.3
 """How often a synonym replaces the common word, if there is one."""
 _PREPOSITIONS = ("in", "on", "with", "over")
@@ -204,35 +262,48 @@ def clauses(template: str, split: Split) -> tuple[str, ...]:
 def bank() -> dict[str, dict[str, Split]]:
     """Return each kind of difference with its phrasings and their splits.
 
-    The split of a phrasing follows from the places of its statement and of its frame, counted over all attributes, so
-    an attribute that shares a statement with another shares its splits.
+    The split of a phrasing follows from the places of its statement and of its frame, counted over
+    all attributes, so an attribute that shares a statement with another shares its splits.
     """
-    places = {statement: i for i, statement in enumerate(dict.fromkeys(itertools.chain(*STATEMENTS.values())))}
+    places = {
+        statement: i
+        for i, statement in enumerate(dict.fromkeys(itertools.chain(*STATEMENTS.values())))
+    }
     by_kind: dict[str, dict[str, Split]] = {}
     for name, statements in STATEMENTS.items():
-        frames: tuple[str, ...] = _RELATIONS if name == "order" else _ADDED if name in _PRESENT.values() else _REPLACED
+        frames: tuple[str, ...] = (
+            _RELATIONS if name == "order" else _ADDED if name in _PRESENT.values() else _REPLACED
+        )
         if name in ("main", "tool", "gloves"):
             frames += _NOUNS
-        # The first frame of what is added is the bare statement, which training texts use everywhere.
+        # The first frame of what is added is the bare statement, which training texts use
+        # everywhere.
         bare = frames is _ADDED
         cells = itertools.product(statements, enumerate(frames))
         by_kind[name] = {
-            _fill(frame, statement, name): "train" if bare and not j else _CYCLE[(places[statement] + 2 * j) % 5]
+            _fill(frame, statement, name): "train"
+            if bare and not j
+            else _CYCLE[(places[statement] + 2 * j) % 5]
             for statement, (j, frame) in cells
         }
         if name in _SWAPPED:
             by_kind[name] |= _SWAPS
     for name, statements in OMISSIONS.items():
         places_of = itertools.product(enumerate(statements), enumerate(_MISSING))
-        by_kind[name] = {f.format(s=s): _CYCLE[(i + 2 * j) % 5] if j else "train" for (i, s), (j, f) in places_of}
+        by_kind[name] = {
+            f.format(s=s): _CYCLE[(i + 2 * j) % 5] if j else "train" for (i, s), (j, f) in places_of
+        }
         places_of = itertools.product(enumerate(STATEMENTS[_PRESENT[name]]), enumerate(_DENIED))
-        by_kind[name] |= {f.format(s=s.format(v="{z}")): _CYCLE[(i + 2 * j) % 5] for (i, s), (j, f) in places_of}
+        by_kind[name] |= {
+            f.format(s=s.format(v="{z}")): _CYCLE[(i + 2 * j) % 5] for (i, s), (j, f) in places_of
+        }
     return by_kind
 
 
 def _fill(frame: str, statement: str, name: str) -> str:
     sentence = statement if name == "order" else statement.format(v="{x}")
-    # After "has a light tone rather than" comes "a dark one", after "large pieces" come "small ones".
+    # After "has a light tone rather than" comes "a dark one", after "large pieces" come "small
+    # ones".
     old = "a {y} one" if "a {v} " in statement else "{y} ones" if "{v} p" in statement else "{y}"
     return frame.format(s=sentence, x="{x}", y=old, z="{z}")
 
@@ -263,7 +334,8 @@ def third_person(verb: str) -> str:
 
 
 def phrase(style: Style, attribute: str, value: str, rng: random.Random) -> str:
-    """Return what texts of a style call this value, without an article unless the phrase brings its own."""
+    """Return what texts of a style call this value, without an article unless the phrase brings its
+    own."""
     key = f"{attribute}:{value}"
     others = _SYNONYMS[style].get(key, ())
     if others and rng.random() < SYNONYM_SHARE:
@@ -275,11 +347,20 @@ def phrase(style: Style, attribute: str, value: str, rng: random.Random) -> str:
 
 
 def wordings(attribute: str, value: str) -> list[str]:
-    """Return all words for a value in texts of either style, without an article or preposition of place."""
+    """Return all words for a value in texts of either style, without an article or preposition of
+    place."""
     key = f"{attribute}:{value}"
     words_of = value if attribute in ("vessel", "surface") else _COMMON.get(key, value)
-    alternatives = [words_of, value, *(words for style in _SYNONYMS.values() for words in style.get(key, ()))]
-    return list(dict.fromkeys(re.sub(r"^(?:(?:in|on|with|over) )?(?:an? )?", "", words) for words in alternatives))
+    alternatives = [
+        words_of,
+        value,
+        *(words for style in _SYNONYMS.values() for words in style.get(key, ())),
+    ]
+    return list(
+        dict.fromkeys(
+            re.sub(r"^(?:(?:in|on|with|over) )?(?:an? )?", "", words) for words in alternatives
+        )
+    )
 
 
 def with_article(noun: str) -> str:
@@ -290,7 +371,8 @@ def with_article(noun: str) -> str:
 
 
 def listed(items: list[str], last: str = "and") -> str:
-    """Return `a`, `a and b`, `a, b and c`; with a comma before the last if an item contains `and` or a comma."""
+    """Return `a`, `a and b`, `a, b and c`; with a comma before the last if an item contains `and`
+    or a comma."""
     if len(items) < 2:
         return "".join(items)
     comma = "," if any(f" {last} " in item or "," in item for item in items) else ""
@@ -300,13 +382,18 @@ def listed(items: list[str], last: str = "and") -> str:
 def value_phrase(style: Style, attribute: str, value: str, step: str, rng: random.Random) -> str:
     """Return the phrase of a value of an attribute or of a fact (`facts`), ready for a template."""
     if attribute in ("order", "subaction"):
-        return phrase(style, "step", step, rng) if value == MAIN else phrase(style, "subaction", value, rng)
+        return (
+            phrase(style, "step", step, rng)
+            if value == MAIN
+            else phrase(style, "subaction", value, rng)
+        )
     words = phrase(style, "extras" if attribute == "has" else attribute, value, rng)
     return with_article(words) if attribute == "tool" else words
 
 
 def mentioned(category: str, a: Attributes, b: Attributes) -> tuple[Difference, ...]:
-    """Return the differences that a text about this pair names; the stripe only if no other attribute differs."""
+    """Return the differences that a text about this pair names; the stripe only if no other
+    attribute differs."""
     changes = differences(category, a, b)
     plain = [d for d in changes if d.attribute not in ("extras", "subaction", "trim")]
     rest = [d for d in changes if d.attribute in ("extras", "subaction")]
@@ -334,7 +421,9 @@ def facts(truth: Attributes) -> list[tuple[str, str]]:
 
 def template_of(d: Difference) -> str:
     """Return the name of the templates for a difference."""
-    added, skipped = {"extras": ("has", "lacks"), "subaction": ("subaction", "without")}.get(d.attribute, (None, None))
+    added, skipped = {"extras": ("has", "lacks"), "subaction": ("subaction", "without")}.get(
+        d.attribute, (None, None)
+    )
     if added and skipped:
         return added if d.new else skipped
     return "plain" if d.attribute == "detail" and d.new == "plain" else d.attribute
@@ -360,8 +449,11 @@ def compared(group: list[Difference], step: str, rng: random.Random) -> dict[str
     return {"x": x, "y": y, "z": listed(old, "or")}
 
 
-def changes(category: str, a: Attributes, b: Attributes, split: Split, count: int, rng: random.Random) -> list[str]:
-    """Return `count` texts (at most 3) of what `b` does differently from `a`; their clauses all differ."""
+def changes(
+    category: str, a: Attributes, b: Attributes, split: Split, count: int, rng: random.Random
+) -> list[str]:
+    """Return `count` texts (at most 3) of what `b` does differently from `a`; their clauses all
+    differ."""
     texts = []
     groups = grouped(mentioned(category, a, b))
     drawn = [rng.sample(clauses(template_of(group[0]), split), count) for group in groups]

@@ -17,7 +17,8 @@ from stepdiff.kitchen.world import Video
 from stepdiff_core.io.files import write_text
 
 SUBSETS = ("test_seen", "test_unseen", "train", "val_seen", "val_unseen")
-"""Of HT-Step's video_splits.json; those that end in `unseen` have the recipes that no training video follows."""
+"""Of HT-Step's video_splits.json; those that end in `unseen` have the recipes that no training
+video follows."""
 
 
 def write_files(world: list[Video], seed: int, out: Path) -> dict[str, int]:
@@ -41,7 +42,16 @@ def write_files(world: list[Video], seed: int, out: Path) -> dict[str, int]:
         "clips.csv",
         "clip video start end step activity split narration",
         (
-            (c.id, f"videos/{c.video}.mp4", f"{c.start:.2f}", f"{c.end:.2f}", c.truth.step, c.activity, c.split, spoken)
+            (
+                c.id,
+                f"videos/{c.video}.mp4",
+                f"{c.start:.2f}",
+                f"{c.end:.2f}",
+                c.truth.step,
+                c.activity,
+                c.split,
+                spoken,
+            )
             for c, spoken in zip(clips, narration, strict=True)
         ),
     )
@@ -53,9 +63,16 @@ def write_files(world: list[Video], seed: int, out: Path) -> dict[str, int]:
     table(
         "images.csv",
         "clip video start end split caption",
-        ((f"{name}_0_1", f"images/{name}.jpg", 0, 1, split, text) for name, split, text in captions),
+        (
+            (f"{name}_0_1", f"images/{name}.jpg", 0, 1, split, text)
+            for name, split, text in captions
+        ),
     )
-    steps = [(activity, index, step) for activity, chosen in ACTIVITIES.items() for index, step in enumerate(chosen)]
+    steps = [
+        (activity, index, step)
+        for activity, chosen in ACTIVITIES.items()
+        for index, step in enumerate(chosen)
+    ]
     table(
         "taxonomy.csv",
         "global_step_index activity step_index variation variation_index headline paragraph",
@@ -83,15 +100,23 @@ def write_files(world: list[Video], seed: int, out: Path) -> dict[str, int]:
                 "subset": video.subset,
                 "activity": video.activity,
                 "annotations": [
-                    {"id": number[video.activity, clip.truth.step], "segment": [clip.start, clip.end]}
+                    {
+                        "id": number[video.activity, clip.truth.step],
+                        "segment": [clip.start, clip.end],
+                    }
                     for clip in video.clips
                 ],
             }
             for video in world
         },
-        "video_splits.json": {subset: [video.uid for video in world if video.subset == subset] for subset in SUBSETS},
+        "video_splits.json": {
+            subset: [video.uid for video in world if video.subset == subset] for subset in SUBSETS
+        },
         "narration.json": {
-            uid: {name: [getattr(piece, name) for piece in spoken] for name in ("start", "end", "text")}
+            uid: {
+                name: [getattr(piece, name) for piece in spoken]
+                for name in ("start", "end", "text")
+            }
             for uid, spoken in pieces.items()
         },
     }

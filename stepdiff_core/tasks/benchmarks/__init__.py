@@ -1,1 +1,2 @@
-"""Benchmarks of others: readers of their published files, prompts, scorers and published figures."""
+"""Benchmarks of others: readers of their published files, prompts, scorers and published
+figures."""

@@ -1,24 +1,30 @@
-"""CaptainCook4D: in which of two videos a step is done with a mistake, and which video shows how it is done right.
+"""CaptainCook4D: in which of two videos a step is done with a mistake, and which video shows how it
+is done right.
 
-    captaincook-mistake            two recordings of one step, one with a mistake: in which video is it?
-    captaincook-retrieval          a clip with a mistake; which of the clips done right, of the same recipe from other
-                                   recordings, shows the same step? Finding the step is enough
-    captaincook-retrieval-flawed   the same, with clips done with a mistake among the targets, all of them wrong: a clip
-                                   with the same mistake may be nearer than one done right
+    captaincook-mistake            two recordings of one step, one with a mistake: in which video is
+                                   it?
+    captaincook-retrieval          a clip with a mistake; which of the clips done right, of the same
+                                   recipe from other recordings, shows the same step? Finding the
+                                   step is enough
+    captaincook-retrieval-flawed   the same, with clips done with a mistake among the targets, all
+                                   of them wrong: a clip with the same mistake may be nearer than
+                                   one done right
 
-Their authors publish no such tasks; the rows are made from their annotations by the rules here. A folder holds
-annotation_json/error_annotations.json, a list of {recording_id, activity_id, step_annotations [{step_id, description,
-start_time, end_time, errors? [{tag, description}], modified_description?}]}, and data_splits/, whose files are {part:
-[recording_id, ...]} for the parts train, val and test. Instead of the folder, one file of data_splits/ may be given: it
-decides the parts; by default recordings_data_split_combined.json does.
+Their authors publish no such tasks; the rows are made from their annotations by the rules here. A
+folder holds annotation_json/error_annotations.json, a list of {recording_id, activity_id,
+step_annotations [{step_id, description, start_time, end_time, errors? [{tag, description}],
+modified_description?}]}, and data_splits/, whose files are {part: [recording_id, ...]} for the
+parts train, val and test. Instead of the folder, one file of data_splits/ may be given: it decides
+the parts; by default recordings_data_split_combined.json does.
 
-A clip is a step with its times, <recording_id>_<start>_<end>, seconds as written. A step without times is not a clip:
-a skipped one (-1), or one whose times are missing. A step whose description was changed and that has no named error is
-neither right nor a mistake. All of these are counted.
+A clip is a step with its times, <recording_id>_<start>_<end>, seconds as written. A step without
+times is not a clip: a skipped one (-1), or one whose times are missing. A step whose description
+was changed and that has no named error is neither right nor a mistake. All of these are counted.
 
-Categories are the tags of mistakes; a clip with several mistakes counts in each of its tags. Intervals draw recipes,
-because all rows of a recipe share recordings. A mistake in the order of the steps is not seen in a clip of one step:
-`accuracy_without_order` leaves out clips that have no other mistake, and they are no targets.
+Categories are the tags of mistakes; a clip with several mistakes counts in each of its tags.
+Intervals draw recipes, because all rows of a recipe share recordings. A mistake in the order of the
+steps is not seen in a clip of one step: `accuracy_without_order` leaves out clips that have no
+other mistake, and they are no targets.
 
 Guarantees
 - the order of the two videos depends on their clips only
@@ -37,8 +43,22 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictIn
 
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.streams import generator
-from stepdiff_core.tasks.benchmarks.figures import RANKING, Mask, score_choices, score_rankings, truths_of
-from stepdiff_core.tasks.benchmarks.rows import Choice, Ranking, Text, check_keys, entry, read_entries, read_json
+from stepdiff_core.tasks.benchmarks.figures import (
+    RANKING,
+    Mask,
+    score_choices,
+    score_rankings,
+    truths_of,
+)
+from stepdiff_core.tasks.benchmarks.rows import (
+    Choice,
+    Ranking,
+    Text,
+    check_keys,
+    entry,
+    read_entries,
+    read_json,
+)
 from stepdiff_core.tasks.bootstrap import Resamples
 from stepdiff_core.tasks.prompts import VIDEOS
 from stepdiff_core.tasks.registry import ClipFile, TaskData, TaskSpec
@@ -59,20 +79,25 @@ CATEGORIES: dict[str, str | None] = {
     "Missing Step": "Actions",
     "Other": None,
 }
-"""tag of a mistake; the files add " Error" to most of them -> category of a difference; None: the mistake is about
-other steps, or of no one kind"""
+"""tag of a mistake; the files add " Error" to most of them -> category of a difference; None: the
+mistake is about other steps, or of no one kind"""
 UNSEEN = ("Order",)
 """tags of a mistake that a clip of the step does not show"""
 PART = "test"
 SKIPPED = -1
-_LICENCE = "annotations: Apache-2.0 by their README, MIT by their LICENSE file; ask the authors before you redistribute"
+_LICENCE = (
+    "annotations: Apache-2.0 by their README, MIT by their LICENSE file; ask the authors before "
+    "you redistribute"
+)
 
 _SPLIT = TypeAdapter(dict[str, list[str]])
 
 
 def _seconds(time: Any) -> Any:
     """Return a time as written, None if it is missing."""
-    if time is not None and (isinstance(time, bool) or not isinstance(time, int | float) or not abs(time) < 1e9):
+    if time is not None and (
+        isinstance(time, bool) or not isinstance(time, int | float) or not abs(time) < 1e9
+    ):
         raise ValueError(f"is {time!r:.60}, not a number of seconds")
     return time
 
@@ -121,7 +146,8 @@ class PerformedStep:
 
     @property
     def name(self) -> tuple[str, str, str]:
-        """What equal steps have in common: a few step ids are of two recipes, or have a wrong description."""
+        """What equal steps have in common: a few step ids are of two recipes, or have a wrong
+        description."""
         return self.recipe, self.step_id, self.description
 
     @property
@@ -130,8 +156,8 @@ class PerformedStep:
 
     @property
     def instruction(self) -> str:
-        """The description as a sentence: "Peel-Peel 1 garlic clove" and "Add-1 egg" become "Peel 1 garlic clove" and
-        "Add 1 egg"."""
+        """The description as a sentence: "Peel-Peel 1 garlic clove" and "Add-1 egg" become "Peel 1
+        garlic clove" and "Add 1 egg"."""
         label, _, rest = (part.strip() for part in self.description.partition("-"))
         if not rest:
             return self.description.strip()
@@ -165,12 +191,17 @@ class MistakeTruth:
 
 
 def read_recorded(folder: Path, part: str = PART) -> Recorded:
-    """Read the clips of a part (train, val or test) of a split. folder: of the annotations, or a file of its
-    data_splits. StepDiffError: a file is missing or damaged, or the part has no recordings."""
+    """Read the clips of a part (train, val or test) of a split. folder: of the annotations, or a
+    file of its data_splits. StepDiffError: a file is missing or damaged, or the part has no
+    recordings."""
     split = folder if folder.suffix == ".json" else folder / SPLIT
-    recordings = entry(_SPLIT.validate_python, read_json(split, SOURCE), str(split), SOURCE).get(part)
+    recordings = entry(_SPLIT.validate_python, read_json(split, SOURCE), str(split), SOURCE).get(
+        part
+    )
     if not recordings:
-        raise StepDiffError(f"{split}: {part!r} has no recordings; choose another file of {split.parent}")
+        raise StepDiffError(
+            f"{split}: {part!r} has no recordings; choose another file of {split.parent}"
+        )
     path = split.parent.parent / "annotation_json" / "error_annotations.json"
     steps: list[PerformedStep] = []
     left_out: Counter[str] = Counter()
@@ -187,18 +218,24 @@ def read_recorded(folder: Path, part: str = PART) -> Recorded:
                 left_out["steps without times"] += 1
             elif not 0 <= start < end:
                 raise StepDiffError(
-                    f"{path}: recording {recording.recording_id}, step {number} is from {start} to {end} seconds; get "
-                    f"the file again from {SOURCE}"
+                    f"{path}: recording {recording.recording_id}, step {number} is from {start} to "
+                    f"{end} seconds; get the file again from {SOURCE}"
                 )
-            elif not annotation.errors and annotation.modified_description != annotation.description:
+            elif (
+                not annotation.errors and annotation.modified_description != annotation.description
+            ):
                 left_out["steps with a changed description and no named error"] += 1
             else:
                 clip = f"{recording.recording_id}_{start!r}_{end!r}"
                 names = str(recording.activity_id), str(annotation.step_id), annotation.description
                 times = float(start), float(end)
-                steps.append(PerformedStep(recording.recording_id, *names, clip, *times, annotation.errors))
+                steps.append(
+                    PerformedStep(recording.recording_id, *names, clip, *times, annotation.errors)
+                )
     if unknown:
-        raise StepDiffError(f"{split}: {next(iter(unknown))!r} is not in {path}; get both files from {SOURCE}")
+        raise StepDiffError(
+            f"{split}: {next(iter(unknown))!r} is not in {path}; get both files from {SOURCE}"
+        )
     return Recorded(tuple(steps), dict(left_out))
 
 
@@ -211,22 +248,35 @@ def _alike(steps: Sequence[PerformedStep]) -> list[tuple[list[PerformedStep], li
 
 
 def read_mistakes(folder: Path, part: str = PART) -> TaskData:
-    """Return a question for each pair of a right and a flawed performance of a step in two recordings."""
+    """Return a question for each pair of a right and a flawed performance of a step in two
+    recordings."""
     recorded = read_recorded(folder, part)
     rows: list[Choice] = []
     truth: dict[str, MistakeTruth] = {}
     for right, flawed in _alike(recorded.steps):
-        for mistake, other in ((one, two) for one in flawed for two in right if one.recording != two.recording):
+        for mistake, other in (
+            (one, two) for one in flawed for two in right if one.recording != two.recording
+        ):
             pair = [mistake.clip, other.clip]
-            pair.sort(reverse=bool(generator(0, "order of compared videos", " ".join(sorted(pair))).integers(2)))
+            pair.sort(
+                reverse=bool(
+                    generator(0, "order of compared videos", " ".join(sorted(pair))).integers(2)
+                )
+            )
             key = f"{mistake.step_id} {' '.join(pair)}"
             rows.append(Choice(key, tuple(pair), QUESTION.format(step=mistake.instruction), VIDEOS))
             truth[key] = MistakeTruth(mistake.recipe, mistake.tags, pair.index(mistake.clip))
-    return _asked(rows, truth, recorded.notes, f"{folder}: no step in {part!r} is done right and with a mistake")
+    return _asked(
+        rows,
+        truth,
+        recorded.notes,
+        f"{folder}: no step in {part!r} is done right and with a mistake",
+    )
 
 
 def read_retrieval(folder: Path, part: str = PART, flawed: bool = False) -> TaskData:
-    """Return a ranking for each flawed performance of a step: of clips of the same recipe from other recordings.
+    """Return a ranking for each flawed performance of a step: of clips of the same recipe from
+    other recordings.
 
     flawed: Rank flawed performances too, except those whose only mistake is the order of the steps.
     """
@@ -235,21 +285,37 @@ def read_retrieval(folder: Path, part: str = PART, flawed: bool = False) -> Task
     truth: dict[str, MistakeTruth] = {}
     without = 0
     for step in (step for step in recorded.steps if step.mistakes):
-        others = [one for one in recorded.steps if one.recipe == step.recipe and one.recording != step.recording]
+        others = [
+            one
+            for one in recorded.steps
+            if one.recipe == step.recipe and one.recording != step.recording
+        ]
         right = frozenset(one.clip for one in others if one.name == step.name and not one.mistakes)
         if not right:
             without += 1
             continue
         key = f"{step.step_id} {step.clip}"
-        targets = (one.clip for one in others if not one.mistakes or (flawed and one.tags != UNSEEN))
+        targets = (
+            one.clip for one in others if not one.mistakes or (flawed and one.tags != UNSEEN)
+        )
         rows.append(Ranking(key, step.clip, tuple(dict.fromkeys(targets)), CONCEPT))
         truth[key] = MistakeTruth(step.recipe, step.tags, right=right)
-    notes = recorded.notes + ((f"left out: {without} mistakes whose step nobody does right",) if without else ())
-    return _asked(rows, truth, notes, f"{folder}: no step in {part!r} is done with a mistake and done right by others")
+    notes = recorded.notes + (
+        (f"left out: {without} mistakes whose step nobody does right",) if without else ()
+    )
+    return _asked(
+        rows,
+        truth,
+        notes,
+        f"{folder}: no step in {part!r} is done with a mistake and done right by others",
+    )
 
 
 def _asked(
-    rows: Sequence[Choice] | Sequence[Ranking], truth: Mapping[str, MistakeTruth], notes: tuple[str, ...], nothing: str
+    rows: Sequence[Choice] | Sequence[Ranking],
+    truth: Mapping[str, MistakeTruth],
+    notes: tuple[str, ...],
+    nothing: str,
 ) -> TaskData:
     if not rows:
         raise StepDiffError(f"{nothing}; choose another file of data_splits")
@@ -268,7 +334,9 @@ def _score_mistakes(
     answers = [mistake.answer for mistake in truths]
     draws = Resamples([mistake.recipe for mistake in truths], bootstrap, seed)
     seen = {"accuracy_without_order": np.array([mistake.tags != UNSEEN for mistake in truths])}
-    return score_choices("captaincook-mistake", rows, predictions, answers, draws, seen, _tags(truths))
+    return score_choices(
+        "captaincook-mistake", rows, predictions, answers, draws, seen, _tags(truths)
+    )
 
 
 def _tags(truths: Sequence[MistakeTruth]) -> dict[str, Mask]:
@@ -278,8 +346,9 @@ def _tags(truths: Sequence[MistakeTruth]) -> dict[str, Mask]:
 def diffcap_rows(folder: Path, part: str = PART) -> tuple[list[DiffCap], dict[str, int]]:
     """Return the mistakes as differences, and the numbers of those left out by reason.
 
-    A flawed performance is the candidate of one row for each category of its mistakes; its reference is one of the
-    right performances of the step in other recordings, drawn at random. The texts are the descriptions of the mistakes.
+    A flawed performance is the candidate of one row for each category of its mistakes; its
+    reference is one of the right performances of the step in other recordings, drawn at random. The
+    texts are the descriptions of the mistakes.
     """
     rows = []
     left_out: Counter[str] = Counter()
@@ -304,7 +373,8 @@ def diffcap_rows(folder: Path, part: str = PART) -> tuple[list[DiffCap], dict[st
 
 
 def clips(folder: Path, read: Callable[[Path], TaskData]) -> Iterator[ClipFile]:
-    """Yield the clips of the rows that `read` returns, each once, with their videos of 360 lines."""
+    """Yield the clips of the rows that `read` returns, each once, with their videos of 360
+    lines."""
     remaining = {clip for row in read(folder).rows for clip in row.clips}
     for step in read_recorded(folder).steps:
         if step.clip in remaining:
@@ -351,4 +421,6 @@ def _retrieval(name: str, title: str, flawed: bool) -> TaskSpec:
 
 
 RETRIEVAL = _retrieval("captaincook-retrieval", "the clip to watch after a mistake", False)
-FLAWED = _retrieval("captaincook-retrieval-flawed", "the clip to watch after a mistake, among other mistakes", True)
+FLAWED = _retrieval(
+    "captaincook-retrieval-flawed", "the clip to watch after a mistake, among other mistakes", True
+)

@@ -1,28 +1,36 @@
 """ConViS-Bench (arXiv 2509.19245): how similar are two clips in a concept, in the scores of people?
 
-A folder holds the authors' repository, the data set that they publish, or both; a flat folder of the same files works
-too.
+A folder holds the authors' repository, the data set that they publish, or both; a flat folder of
+the same files works too.
 
-    human_annotations/vicos.user_inputs.json, or user_inputs.json      scores of people, 1 (different) to 5 (the same)
-    human_annotations/to_be_ranked.json, or to_be_ranked.json          clips and the four clips to rank for each
-    ConVIS.jsonl                                                       the videos' files, videos_trimmed/DOMAIN/CLIP.mp4
-    captions/MODEL/CLIP.txt, or one JSON object {clip: text}           captions of the clips
+    human_annotations/vicos.user_inputs.json, or user_inputs.json
+                                             scores of people, 1 (different) to 5 (the same)
+    human_annotations/to_be_ranked.json, or to_be_ranked.json
+                                             clips and the four clips to rank for each
+    ConVIS.jsonl                             the videos' files, videos_trimmed/DOMAIN/CLIP.mp4
+    captions/MODEL/CLIP.txt, or one JSON object {clip: text}
+                                             captions of the clips
 
-A clip's id is its file's name without folder and suffix, <video>_<number of the clip>: captions and features of the
-authors have the same names. Such an id has two parts and is never taken for <video_uid>_<start>_<end>, which has three.
+A clip's id is its file's name without folder and suffix, <video>_<number of the clip>: captions and
+features of the authors have the same names. Such an id has two parts and is never taken for
+<video_uid>_<start>_<end>, which has three.
 
-    convis             a pair of clips and one of five concepts; its truth is the mean of all answers about it. Figures:
-                       Spearman's rho and Kendall's tau-b of predictions and truths over the pairs, for each concept,
-                       times 100. A pair without a prediction is not scored but counted
-    convis-retrieval   which of four clips is the most similar one in a concept? The authors' ground truth (ranked.json)
-                       is not published, so the mean scores of pairs are the truth, and only clips whose four pairs all
-                       have scores are rows. P@1, R@1 and F1@1 compare the targets with the highest score of the method
-                       and those with the highest one of people: several where scores are equal, so ties gain a method
-                       recall. tau is the mean tau-b of the rows that have one. All are times 100
+    convis             a pair of clips and one of five concepts; its truth is the mean of all
+                       answers about it. Figures: Spearman's rho and Kendall's tau-b of predictions
+                       and truths over the pairs, for each concept, times 100. A pair without a
+                       prediction is not scored but counted
+    convis-retrieval   which of four clips is the most similar one in a concept? The authors' ground
+                       truth (ranked.json) is not published, so the mean scores of pairs are the
+                       truth, and only clips whose four pairs all have scores are rows. P@1, R@1 and
+                       F1@1 compare the targets with the highest score of the method and those with
+                       the highest one of people: several where scores are equal, so ties gain a
+                       method recall. tau is the mean tau-b of the rows that have one. All are times
+                       100
 
-Pairs are drawn for the intervals. They share clips, but those that share a video cannot be drawn together, because 483
-of the 610 are connected. Drawing videos, where a pair weighs the product of its videos, gives intervals 1.7 times as
-wide, which is what that procedure gives for pairs that are independent (the square root of 3).
+Pairs are drawn for the intervals. They share clips, but those that share a video cannot be drawn
+together, because 483 of the 610 are connected. Drawing videos, where a pair weighs the product of
+its videos, gives intervals 1.7 times as wide, which is what that procedure gives for pairs that are
+independent (the square root of 3).
 
 Guarantees
 - figures of the published predictions equal the published table to its digit
@@ -44,7 +52,14 @@ from stepdiff_core.io.files import write_text
 from stepdiff_core.io.jsonl import read_objects
 from stepdiff_core.tasks.agreement import kendall, spearman
 from stepdiff_core.tasks.benchmarks.figures import scores_of, summary, truths_of
-from stepdiff_core.tasks.benchmarks.rows import Ranking, Rating, entry, find, read_entries, read_json
+from stepdiff_core.tasks.benchmarks.rows import (
+    Ranking,
+    Rating,
+    entry,
+    find,
+    read_entries,
+    read_json,
+)
 from stepdiff_core.tasks.bootstrap import Resamples, interval, mean_figure
 from stepdiff_core.tasks.registry import ClipFile, TaskData, TaskSpec, published
 from stepdiff_core.tasks.testsets import Pair, Prediction, parts_of
@@ -82,7 +97,9 @@ def clip_of(path: str) -> str:
     """Return the id of the clip in a file. ValueError: an id with seconds of a video, or none."""
     clip = PurePosixPath(path).stem
     if not clip or parts_of(clip) is not None:
-        raise ValueError(f"holds {path!r}: {clip!r} is not a clip of ConViS-Bench, <video>_<number>")
+        raise ValueError(
+            f"holds {path!r}: {clip!r} is not a clip of ConViS-Bench, <video>_<number>"
+        )
     return clip
 
 
@@ -101,7 +118,9 @@ _Clip = Annotated[str, AfterValidator(clip_of)]
 _ANSWER: Any = create_model(
     "_Answer",
     video_pair_id=Annotated[Pair, BeforeValidator(_split_pair)],
-    user_inputs=create_model("_Scores", **{concept.key: Literal[tuple("12345")] for concept in CONCEPTS}),  # type: ignore[call-overload, valid-type]
+    user_inputs=create_model(
+        "_Scores", **{concept.key: Literal[tuple("12345")] for concept in CONCEPTS}
+    ),  # type: ignore[call-overload, valid-type]
 )
 _LISTS = TypeAdapter(dict[_Clip, Annotated[tuple[_Clip, ...], Field(min_length=1)]])
 _VIDEO = Annotated[str, AfterValidator(_clip_file)]
@@ -109,9 +128,12 @@ _VIDEOS: Any = create_model("_Videos", video1=_VIDEO, video2=_VIDEO)
 
 
 def read_answers(folder: Path) -> dict[Pair, list[tuple[int, ...]]]:
-    """Return the answers about each pair, in the order of the file: scores of 1 to 5 in the order of CONCEPTS."""
+    """Return the answers about each pair, in the order of the file: scores of 1 to 5 in the order
+    of CONCEPTS."""
     answers: dict[Pair, list[tuple[int, ...]]] = defaultdict(list)
-    for answer in read_entries(find(folder, ANSWERS, SOURCE), SOURCE, "answer", _ANSWER.model_validate):
+    for answer in read_entries(
+        find(folder, ANSWERS, SOURCE), SOURCE, "answer", _ANSWER.model_validate
+    ):
         scores = answer.user_inputs.model_dump().values()
         answers[answer.video_pair_id].append(tuple(map(int, scores)))
     return answers
@@ -127,17 +149,23 @@ def clips(folder: Path) -> Iterator[ClipFile]:
     yield from files.values()
 
 
-def export(_: Path, rows: Sequence[Any], predictions: Sequence[Prediction | None], folder: Path) -> list[Path]:
-    """Write one file for each concept, where the authors' scorer looks for a model with the folder's name.
+def export(
+    _: Path, rows: Sequence[Any], predictions: Sequence[Prediction | None], folder: Path
+) -> list[Path]:
+    """Write one file for each concept, where the authors' scorer looks for a model with the
+    folder's name.
 
-    A score of 0 is written as the smallest number above it, because that scorer takes 0.0 for a missing score.
+    A score of 0 is written as the smallest number above it, because that scorer takes 0.0 for a
+    missing score.
     """
     entries: dict[str, list[dict[str, Any]]] = {concept.name: [] for concept in CONCEPTS}
     for row, prediction in zip(rows, predictions, strict=True):
         if prediction is not None:
             ((score,),) = scores_of([row], [prediction])
             one, two = (f"videos_trimmed/{clip}.mp4" for clip in row.clips)
-            entries[row.concept].append({"video1": one, "video2": two, "similarity": score or 5e-324})
+            entries[row.concept].append(
+                {"video1": one, "video2": two, "similarity": score or 5e-324}
+            )
     name = folder.absolute().name
     files = []
     for concept in CONCEPTS:
@@ -156,7 +184,9 @@ def read(folder: Path) -> TaskData:
         for concept, mean in zip(CONCEPTS, np.mean(scores, axis=0).tolist(), strict=True):
             rows.append(Rating(f"{pair[0]}-{pair[1]}: {concept.name}", pair, concept.name))
             truth[rows[-1].key] = mean
-    return TaskData(rows, truth, (f"{len(answers)} pairs, {sum(map(len, answers.values()))} answers of people",))
+    return TaskData(
+        rows, truth, (f"{len(answers)} pairs, {sum(map(len, answers.values()))} answers of people",)
+    )
 
 
 def score(
@@ -166,8 +196,9 @@ def score(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Return the scores as TaskSpec.score: "rho CONCEPT" and "tau CONCEPT" of each concept, "rho" and "tau", their
-    means over the concepts (ours), and "missing", the number of rows without a prediction."""
+    """Return the scores as TaskSpec.score: "rho CONCEPT" and "tau CONCEPT" of each concept, "rho"
+    and "tau", their means over the concepts (ours), and "missing", the number of rows without a
+    prediction."""
     values = np.array(scores_of(rows, predictions))[:, 0]
     means = np.array(truths_of(rows, truth))
     draws = Resamples(["-".join(row.clips) for row in rows], bootstrap, seed)
@@ -186,13 +217,17 @@ def score(
             resampled[f"{name} {concept}"] = (
                 100 * correlation(*both, weights) if defined else np.full(len(weights), np.nan)
             )
-    figures = {f"{name} {concept}": part[name] for name in CORRELATIONS for concept, part in parts.items()}
+    figures = {
+        f"{name} {concept}": part[name] for name in CORRELATIONS for concept, part in parts.items()
+    }
     for name in CORRELATIONS:
         keys = [f"{name} {concept}" for concept in parts]
         each = [figures[key] for key in keys]
         figures[name] = None if None in each else float(np.mean(each))
         resampled[name] = np.mean([resampled[key] for key in keys], axis=0)
-    low_high = {name: interval(resampled[name], draws.groups) for name in figures} if bootstrap else {}
+    low_high = (
+        {name: interval(resampled[name], draws.groups) for name in figures} if bootstrap else {}
+    )
     return {
         "task": "convis",
         **figures,
@@ -211,7 +246,8 @@ def _videos(rows: Sequence[Rating | Ranking]) -> int:
 
 
 def read_retrieval(folder: Path) -> TaskData:
-    """Read the lists whose pairs have scores, each in five concepts; a pair counts in both orders."""
+    """Read the lists whose pairs have scores, each in five concepts; a pair counts in both
+    orders."""
     pairs = read(folder)
     scores = {(frozenset(row.clips), row.concept): pairs.truth[row.key] for row in pairs.rows}
     path = find(folder, RANKINGS, SOURCE)
@@ -219,18 +255,28 @@ def read_retrieval(folder: Path) -> TaskData:
     rows, truth = [], {}
     for reference, targets in lists.items():
         for concept in CONCEPTS:
-            means = [scores.get((frozenset((reference, target)), concept.name)) for target in targets]
+            means = [
+                scores.get((frozenset((reference, target)), concept.name)) for target in targets
+            ]
             if None not in means:
-                rows.append(Ranking(f"{reference}: {concept.name}", reference, targets, concept.name))
+                rows.append(
+                    Ranking(f"{reference}: {concept.name}", reference, targets, concept.name)
+                )
                 truth[rows[-1].key] = means
     count = len({row.reference for row in rows})
-    note = f"{count} of {len(lists)} lists, those whose pairs all have scores; their own ranking is not published"
+    note = (
+        f"{count} of {len(lists)} lists, those whose pairs all have scores; their own ranking is "
+        "not published"
+    )
     return TaskData(rows, truth, (note,))
 
 
 def compare(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float, float]:
-    """Return precision, recall and F1 of the best targets, and tau-b, which is NaN if all values of a side tie."""
-    best, right = ({i for i, value in enumerate(side) if value == max(side)} for side in (ours, theirs))
+    """Return precision, recall and F1 of the best targets, and tau-b, which is NaN if all values of
+    a side tie."""
+    best, right = (
+        {i for i, value in enumerate(side) if value == max(side)} for side in (ours, theirs)
+    )
     hits = len(best & right)
     precision, recall = hits / len(best), hits / len(right)
     f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
@@ -244,24 +290,38 @@ def score_retrieval(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Return the scores as TaskSpec.score; lists are drawn for the intervals, not their concepts. `chance` is that of
-    random orders without ties."""
+    """Return the scores as TaskSpec.score; lists are drawn for the intervals, not their concepts.
+    `chance` is that of random orders without ties."""
     truths = truths_of(rows, truth)
-    values = np.array([compare(*sides) for sides in zip(scores_of(rows, predictions), truths, strict=True)])
+    values = np.array(
+        [compare(*sides) for sides in zip(scores_of(rows, predictions), truths, strict=True)]
+    )
     level = np.array(
-        [np.mean([compare(one, means)[:3] for one in np.eye(len(means)).tolist()], axis=0) for means in truths]
+        [
+            np.mean([compare(one, means)[:3] for one in np.eye(len(means)).tolist()], axis=0)
+            for means in truths
+        ]
     )
     defined = ~np.isnan(values[:, 3])
     figures = {name: mean_figure(100 * values[:, i]) for i, name in enumerate(FIGURES[:3])}
     chance = {name: mean_figure(100 * level[:, i]) for i, name in enumerate(FIGURES[:3])}
-    figures["tau"], chance["tau"] = mean_figure(100 * values[:, 3], defined), mean_figure(np.zeros(len(rows)))
+    figures["tau"], chance["tau"] = (
+        mean_figure(100 * values[:, 3], defined),
+        mean_figure(np.zeros(len(rows))),
+    )
     concepts = {c.name: np.array([row.concept == c.name for row in rows]) for c in CONCEPTS}
     draws = Resamples([row.reference for row in rows], bootstrap, seed)
-    scores = summary("convis-retrieval", rows, figures, draws, chance, {"rows_with_tau": defined}, concepts)
+    scores = summary(
+        "convis-retrieval", rows, figures, draws, chance, {"rows_with_tau": defined}, concepts
+    )
     return scores | {"videos": _videos(rows)}
 
 
-_KEYS = {f"{kind} {concept.name}": f"{concept.name}, {kind}" for kind in CORRELATIONS for concept in CONCEPTS}
+_KEYS = {
+    f"{kind} {concept.name}": f"{concept.name}, {kind}"
+    for kind in CORRELATIONS
+    for concept in CONCEPTS
+}
 SPEC = TaskSpec(
     name="convis",
     title="ConViS-Bench",

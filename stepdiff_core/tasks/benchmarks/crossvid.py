@@ -1,14 +1,17 @@
-"""CrossVid (AAAI 2026): Culinary Comparison and Procedural Error Analysis, questions about several videos.
+"""CrossVid (AAAI 2026): Culinary Comparison and Procedural Error Analysis, questions about several
+videos.
 
-A folder holds QA/CC.json and QA/PEA.json of the authors' data: lists of {id, videos [path, ...], question,
-options ["A. text", ...], answer "A"}, in PEA with begin [seconds, ...] and end [seconds, ...], one for each video.
-A row's key is its id in JSON. A clip's id is the path of its video without the suffix; in PEA, with _<begin>_<end>.
+A folder holds QA/CC.json and QA/PEA.json of the authors' data: lists of {id, videos [path, ...],
+question, options ["A. text", ...], answer "A"}, in PEA with begin [seconds, ...] and end [seconds,
+...], one for each video. A row's key is its id in JSON. A clip's id is the path of its video
+without the suffix; in PEA, with _<begin>_<end>.
 
-As in the authors' evaluation, PEA's times are cut to whole seconds, and the four kinds of its errors precede the
-question. A segment without a whole second is left out and counted. A method chooses by the likelihood of each option,
-without its letter; the authors' models write a letter.
+As in the authors' evaluation, PEA's times are cut to whole seconds, and the four kinds of its
+errors precede the question. A segment without a whole second is left out and counted. A method
+chooses by the likelihood of each option, without its letter; the authors' models write a letter.
 
-Intervals draw groups of questions: those that share a video, directly or through other questions, are one group.
+Intervals draw groups of questions: those that share a video, directly or through other questions,
+are one group.
 """
 
 import json
@@ -19,11 +22,25 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictInt, StrictStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
 
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.files import write_text
-from stepdiff_core.tasks.benchmarks.figures import chosen, groups_of, score_choices, scores_of, truths_of
+from stepdiff_core.tasks.benchmarks.figures import (
+    chosen,
+    groups_of,
+    score_choices,
+    scores_of,
+    truths_of,
+)
 from stepdiff_core.tasks.benchmarks.rows import BenchmarkRow, Choice, Text, check_keys, read_entries
 from stepdiff_core.tasks.bootstrap import Resamples
 from stepdiff_core.tasks.registry import ClipFile, TaskData, TaskSpec, published
@@ -34,9 +51,10 @@ VIDEOS = "videos/"
 """folder of the authors' videos, next to QA"""
 SOURCE = "the folder QA of the data set Chuntianli/CrossVid on Hugging Face"
 ERRORS = (
-    "Actions of an assembly can be wrong in four ways. Wrong order: the action comes too early or too late. Previous "
-    "one is mistake: it is out of order because an action before it is. Shouldn't have happened: the assembly does not "
-    "need it. Wrong position: the parts are joined in a wrong place."
+    "Actions of an assembly can be wrong in four ways. Wrong order: the action comes too early or "
+    "too late. Previous one is mistake: it is out of order because an action before it is. "
+    "Shouldn't have happened: the assembly does not need it. Wrong position: the parts are joined "
+    "in a wrong place."
 )
 """precedes the questions of PEA"""
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -44,8 +62,9 @@ _LETTER = re.compile(r"\(?([A-Z])[.):]\s*(\S.*)", re.DOTALL)
 
 
 def without_letters(options: Sequence[str]) -> tuple[str, ...]:
-    """Return options without the letters that name them: "A. text" becomes "text". Options of which none has a letter
-    are named A, B, ... by their places. ValueError: letters other than A, B, ... in order."""
+    """Return options without the letters that name them: "A. text" becomes "text". Options of which
+    none has a letter are named A, B, ... by their places. ValueError: letters other than A, B, ...
+    in order."""
     texts = [option.strip() for option in options]
     named = list(filter(None, map(_LETTER.fullmatch, texts)))
     if named and [one[1] for one in named] != list(LETTERS[: len(texts)]):
@@ -73,7 +92,9 @@ class _Question(BaseModel):
     id: StrictInt | StrictStr
     videos: Annotated[tuple[Annotated[str, AfterValidator(_path)], ...], Field(min_length=1)]
     question: Text
-    options: Annotated[tuple[Text, ...], Field(min_length=2, max_length=26), AfterValidator(without_letters)]
+    options: Annotated[
+        tuple[Text, ...], Field(min_length=2, max_length=26), AfterValidator(without_letters)
+    ]
     answer: str
 
     @model_validator(mode="after")
@@ -109,7 +130,10 @@ def _questions(path: Path, name: Name) -> Iterator[tuple[_Question, tuple[ClipFi
     """Yield each question with its clips, None if one of its segments has no whole second."""
     model = _TimedQuestion if name == "PEA" else _Question
     for question in read_entries(path, SOURCE, "question", model.model_validate):
-        clips = [ClipFile(str(PurePosixPath(file).with_suffix("")), VIDEOS + file) for file in question.videos]
+        clips = [
+            ClipFile(str(PurePosixPath(file).with_suffix("")), VIDEOS + file)
+            for file in question.videos
+        ]
         if not isinstance(question, _TimedQuestion):
             yield question, tuple(clips)
             continue
@@ -130,10 +154,16 @@ def read(folder: Path, name: Name) -> TaskData:
             left_out += 1
             continue
         text = f"{ERRORS if name == 'PEA' else ''} {question.question.strip()}".strip()
-        rows.append(Choice(json.dumps(question.id), tuple(clip.clip for clip in shown), text, question.options))
+        rows.append(
+            Choice(
+                json.dumps(question.id), tuple(clip.clip for clip in shown), text, question.options
+            )
+        )
         truth[rows[-1].key] = QuestionTruth(LETTERS.index(question.answer), question.videos)
     if not rows:
-        raise StepDiffError(f"{path}: none of its {left_out} questions can be asked; get it again from {SOURCE}")
+        raise StepDiffError(
+            f"{path}: none of its {left_out} questions can be asked; get it again from {SOURCE}"
+        )
     check_keys(rows, str(path))
     notes = ["the options' likelihoods decide, not a written letter"]
     if left_out:
@@ -142,14 +172,17 @@ def read(folder: Path, name: Name) -> TaskData:
 
 
 def clips(folder: Path, name: Name) -> Iterator[ClipFile]:
-    """Yield the clips of a task's questions, each once. StepDiffError: also for two files with one id."""
+    """Yield the clips of a task's questions, each once. StepDiffError: also for two files with one
+    id."""
     path = folder / "QA" / f"{name}.json"
     by_id: dict[str, ClipFile] = {}
     for clip in (clip for _, shown in _questions(path, name) for clip in shown or ()):
         if (other := by_id.setdefault(clip.clip, clip)) is clip:
             yield clip
         elif other.video != clip.video:
-            raise StepDiffError(f"{path}: {other.video} and {clip.video} have one id; rename one of the files")
+            raise StepDiffError(
+                f"{path}: {other.video} and {clip.video} have one id; rename one of the files"
+            )
 
 
 def _score(
@@ -166,12 +199,18 @@ def _score(
 
 
 def export(
-    name: Name, _: Path, rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction | None], folder: Path
+    name: Name,
+    _: Path,
+    rows: Sequence[BenchmarkRow],
+    predictions: Sequence[Prediction | None],
+    folder: Path,
 ) -> list[Path]:
-    """Write {"id", "answer": letter} of each row with a prediction, the most likely option; the first of those that
-    tie."""
+    """Write {"id", "answer": letter} of each row with a prediction, the most likely option; the
+    first of those that tie."""
     answered = [
-        (row, option_scores) for row, option_scores in zip(rows, predictions, strict=True) if option_scores is not None
+        (row, option_scores)
+        for row, option_scores in zip(rows, predictions, strict=True)
+        if option_scores is not None
     ]
     scores = scores_of(*map(list, zip(*answered, strict=True)))
     entries = [

@@ -1,13 +1,16 @@
 """Judges of written answers, and the file that keeps what they said.
 
-A judge is a set of callables that an evaluation passes in, because tasks knows no model. A language model's answers are
-appended to a file, a line each, as they come:
+A judge is a set of callables that an evaluation passes in, because tasks knows no model. A language
+model's answers are appended to a file, a line each, as they come:
 
-    {"key": ..., "judge": ..., "asked": sha256 of the messages, "prompt": ..., "checklist": ..., "answer": ...}
+    {"key": ..., "judge": ..., "asked": sha256 of the messages, "prompt": ..., "checklist": ...,
+     "answer": ...}
 
 Guarantees
-- a killed run continues: an answer in the file is not asked for again, an incomplete last line is dropped
-- an answer belongs to its judge and its messages: another judge, prompt, checklist or prediction is asked
+- a killed run continues: an answer in the file is not asked for again, an incomplete last line is
+  dropped
+- an answer belongs to its judge and its messages: another judge, prompt, checklist or prediction is
+  asked
 - two runs cannot write one file at the same time
 """
 
@@ -39,7 +42,8 @@ class NoAnswer:
 
 
 Ask = Callable[[Sequence[Conversation]], Iterable[tuple[int, str | NoAnswer]]]
-"""conversations -> place and answer of each, in any order. StepDiffError: the remaining ones have no answer now"""
+"""conversations -> place and answer of each, in any order. StepDiffError: the remaining ones have
+no answer now"""
 
 
 @dataclass(frozen=True)
@@ -69,41 +73,57 @@ def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def answers(judge: Judge, inquiries: Sequence[Inquiry], recorded: Mapping[str, str]) -> list[str | None]:
+def answers(
+    judge: Judge, inquiries: Sequence[Inquiry], recorded: Mapping[str, str]
+) -> list[str | None]:
     """Return the judge's answer to each inquiry, None if it has none.
 
     Args:
         judge: With `ask`.
         inquiries: What is asked; their keys differ.
-        recorded: Further fields of each line, on which an answer depends: the digests of prompt and checklist.
+        recorded: Further fields of each line, on which an answer depends: the digests of prompt and
+            checklist.
 
     Raises:
         StepDiffError: The judge has no language model, or it stopped; the answers so far are kept.
     """
     if judge.ask is None:
-        raise StepDiffError("these texts need a language model as judge; give --judge MODEL or --endpoint URL")
+        raise StepDiffError(
+            "these texts need a language model as judge; give --judge MODEL or --endpoint URL"
+        )
     stamps = []
     for inquiry in inquiries:
         digest = sha256(json.dumps([dict(message) for message in inquiry.messages]))
         stamps.append({"key": inquiry.key, "judge": judge.name, "asked": digest, **recorded})
     with nullcontext() if judge.kept is None else LineFile(judge.kept) as file:
         kept = {} if file is None else _read(file)
-        by_place = {place: kept[_name(stamp)] for place, stamp in enumerate(stamps) if _name(stamp) in kept}
+        by_place = {
+            place: kept[_name(stamp)] for place, stamp in enumerate(stamps) if _name(stamp) in kept
+        }
         missing = [place for place in range(len(inquiries)) if place not in by_place]
-        for number, answer in judge.ask([inquiries[place].messages for place in missing]) if missing else ():
+        for number, answer in (
+            judge.ask([inquiries[place].messages for place in missing]) if missing else ()
+        ):
             place = missing[number]
-            outcome = {"error": answer.reason} if isinstance(answer, NoAnswer) else {"answer": answer}
+            outcome = (
+                {"error": answer.reason} if isinstance(answer, NoAnswer) else {"answer": answer}
+            )
             by_place[place] = outcome.get("answer")
             if file is not None:
                 file.append(object_line(stamps[place] | outcome))
     if absent := [inquiry.key for place, inquiry in enumerate(inquiries) if place not in by_place]:
-        raise StepDiffError(f"{judge.name} did not answer {absent[0]!r} ({len(absent)} such); run the command again")
+        raise StepDiffError(
+            f"{judge.name} did not answer {absent[0]!r} ({len(absent)} such); run the command again"
+        )
     return [by_place[place] for place in range(len(inquiries))]
 
 
 def _name(line: Mapping[str, Any]) -> str:
     """Return what an answer depends on, as a text."""
-    return json.dumps({name: value for name, value in line.items() if name not in ("answer", "error")}, sort_keys=True)
+    return json.dumps(
+        {name: value for name, value in line.items() if name not in ("answer", "error")},
+        sort_keys=True,
+    )
 
 
 def _read(file: LineFile) -> dict[str, str | None]:

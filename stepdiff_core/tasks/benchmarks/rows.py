@@ -1,4 +1,5 @@
-"""Rows of benchmarks: what a method is asked about clips, without the truth. Files of predictions, and published files.
+"""Rows of benchmarks: what a method is asked about clips, without the truth. Files of predictions,
+and published files.
 
 | row | a method returns | for instance |
 | --- | --- | --- |
@@ -7,7 +8,8 @@
 | Ranking | one score for each target, the best first | mistake-conditioned retrieval |
 | Writing | a text | ViDiC-1K, VidDiffBench open |
 
-A line of a file of predictions names its row by key, so lines may be in any order, and rows may lack one:
+A line of a file of predictions names its row by key, so lines may be in any order, and rows may
+lack one:
 
     {"key": str, "scores": [float, ...]}, or for texts {"key": str, "generated_text": str}
 
@@ -71,8 +73,8 @@ class Choice:
     options: tuple[str, ...]
     """whole answers, without letters"""
     about: str | None = None
-    """a text that is truer of one clip than of the others, where option i says that it is clip i: embeddings can choose
-    by it"""
+    """a text that is truer of one clip than of the others, where option i says that it is clip i:
+    embeddings can choose by it"""
 
 
 @dataclass(frozen=True)
@@ -110,21 +112,27 @@ def check_keys(rows: Sequence[BenchmarkRow], where: str) -> None:
     """Raise StepDiffError if two rows have one key. where: the file that they were read from."""
     if repeated := [key for key, count in Counter(row.key for row in rows).items() if count > 1]:
         raise StepDiffError(
-            f"{where}: {repeated[0]!r} is there twice ({len(repeated)} such rows); fetch the published file again"
+            f"{where}: {repeated[0]!r} is there twice ({len(repeated)} such rows); fetch the "
+            "published file again"
         )
 
 
-def read_answers(path: str | Path, rows: Sequence[BenchmarkRow]) -> tuple[list[Any], list[Prediction]]:
+def read_answers(
+    path: str | Path, rows: Sequence[BenchmarkRow]
+) -> tuple[list[Any], list[Prediction]]:
     """Return the rows that a file answers, in the order of the benchmark, and their predictions.
 
-    StepDiffError: a fault in the file, a line of an unknown row, a second one of a row, or no lines.
+    StepDiffError: a fault in the file, a line of an unknown row, a second one of a row, or no
+    lines.
     """
     row_of = {row.key: row for row in rows}
     by_key: dict[str, Prediction] = {}
     for place, line in read_objects(path):
         key = line.get("key")
         if not isinstance(key, str) or key not in row_of:
-            raise StepDiffError(f"{place}: no row of the benchmark has the key {key!r}; is it of another benchmark?")
+            raise StepDiffError(
+                f"{place}: no row of the benchmark has the key {key!r}; is it of another benchmark?"
+            )
         if key in by_key:
             raise StepDiffError(f"{place}: a second line of the row {key!r}; remove one of them")
         try:
@@ -137,9 +145,14 @@ def read_answers(path: str | Path, rows: Sequence[BenchmarkRow]) -> tuple[list[A
     return answered, [by_key[row.key] for row in answered]
 
 
-def write_answers(path: Path, rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction]) -> None:
+def write_answers(
+    path: Path, rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction]
+) -> None:
     """Write one line for each row. StepDiffError: a prediction of another form, NaN or infinity."""
-    lines = (prediction_line(prediction, {"key": row.key}) for row, prediction in zip(rows, predictions, strict=True))
+    lines = (
+        prediction_line(prediction, {"key": row.key})
+        for row, prediction in zip(rows, predictions, strict=True)
+    )
     write_text(path, "".join(lines))
 
 
@@ -151,9 +164,13 @@ def read_whole(path: Path, source: str) -> bytes:
     except FileNotFoundError:
         raise StepDiffError(f"{path}: no such file; get it from {source}") from None
     except OSError as error:
-        raise StepDiffError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+        raise StepDiffError(
+            f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
+        ) from None
     if len(data) > MOST_BYTES:
-        raise StepDiffError(f"{path}: has more than {MOST_BYTES >> 20} MiB; get the published file from {source}")
+        raise StepDiffError(
+            f"{path}: has more than {MOST_BYTES >> 20} MiB; get the published file from {source}"
+        )
     return data
 
 
@@ -179,10 +196,15 @@ def entry(validate: Callable[[Any], Entry], value: Any, place: str, source: str)
     return checked(validate, value, f"{place}: ", f"; get the file again from {source}")
 
 
-def read_entries(path: Path, source: str, what: str, validate: Callable[[Any], Entry]) -> Iterator[Entry]:
-    """Yield the entries of a JSON list as pydantic makes them; `what` names one of them, e.g. "question"."""
+def read_entries(
+    path: Path, source: str, what: str, validate: Callable[[Any], Entry]
+) -> Iterator[Entry]:
+    """Yield the entries of a JSON list as pydantic makes them; `what` names one of them, e.g.
+    "question"."""
     entries = read_json(path, source)
     if not isinstance(entries, list) or not entries:
-        raise StepDiffError(f"{path}: not a list with at least one {what}; get it again from {source}")
+        raise StepDiffError(
+            f"{path}: not a list with at least one {what}; get it again from {source}"
+        )
     for number, value in enumerate(entries, 1):
         yield entry(validate, value, f"{path}: {what} {number}", source)

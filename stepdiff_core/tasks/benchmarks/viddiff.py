@@ -1,12 +1,13 @@
 """VidDiffBench: how do two videos of one action differ? Its files, and its closed setting.
 
-The folder holds the files test-*.parquet that the authors publish, or their folder data/. A row of them is a pair of
-videos with statements, each "a" (more true of the first video), "b" (of the second), "c" (of neither) or null (not
-annotated, dropped). Thumbnails are never read. The open setting is in viddiff_open.py.
+The folder holds the files test-*.parquet that the authors publish, or their folder data/. A row of
+them is a pair of videos with statements, each "a" (more true of the first video), "b" (of the
+second), "c" (of neither) or null (not annotated, dropped). Thumbnails are never read. The open
+setting is in viddiff_open.py.
 
-Closed: of which of two videos is a statement more true? As in the authors' own runs, only statements that are more true
-of one video are asked about. A statement without a prediction of another program counts wrong; heads.evaluate leaves
-out those that its options leave out.
+Closed: of which of two videos is a statement more true? As in the authors' own runs, only
+statements that are more true of one video are asked about. A statement without a prediction of
+another program counts wrong; heads.evaluate leaves out those that its options leave out.
 """
 
 import hashlib
@@ -23,8 +24,23 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Json, Strict
 
 from stepdiff_core.errors import StepDiffError, first_line
 from stepdiff_core.io.files import write_text
-from stepdiff_core.tasks.benchmarks.figures import Mask, check_count, chosen, scores_of, share_right, summary, truths_of
-from stepdiff_core.tasks.benchmarks.rows import BenchmarkRow, Choice, Text, Writing, check_keys, entry
+from stepdiff_core.tasks.benchmarks.figures import (
+    Mask,
+    check_count,
+    chosen,
+    scores_of,
+    share_right,
+    summary,
+    truths_of,
+)
+from stepdiff_core.tasks.benchmarks.rows import (
+    BenchmarkRow,
+    Choice,
+    Text,
+    Writing,
+    check_keys,
+    entry,
+)
 from stepdiff_core.tasks.bootstrap import Figure, Resamples, mean_figure, ratio_figure
 from stepdiff_core.tasks.registry import ClipFile, TaskData, TaskSpec, published
 from stepdiff_core.tasks.testsets import Prediction
@@ -36,7 +52,10 @@ LETTERS: tuple[Letter, ...] = ("a", "b", "c")
 FILMS = (".mp4", ".mov")
 """suffixes of videos; another path is a folder of images"""
 LICENCE = "not stated by the authors; the videos have the licences of their owners"
-QUESTION = 'Both videos show this action: {action}. Of which video is this statement more true: "{statement}"?'
+QUESTION = (
+    "Both videos show this action: {action}. Of which video is this statement more true: "
+    '"{statement}"?'
+)
 """ours, because the published prompt asks about all statements of a pair at once"""
 OPTIONS = ("The statement is more true of Video 1.", "The statement is more true of Video 2.")
 
@@ -54,7 +73,9 @@ class _Video(BaseModel):
     def _has_frames(self) -> "_Video":
         start, stop = self.frames_trim
         if start is not None and stop is not None and start >= stop:
-            raise ValueError(f"frames_trim of {self.path} is {list(self.frames_trim)}, which holds no frame")
+            raise ValueError(
+                f"frames_trim of {self.path} is {list(self.frames_trim)}, which holds no frame"
+            )
         return self
 
 
@@ -69,7 +90,11 @@ class _Described(BaseModel):
 
 
 def _by_number(videos: Any) -> Any:  # a list in some versions of the file
-    return {str(number): video for number, video in enumerate(videos)} if isinstance(videos, list) else videos
+    return (
+        {str(number): video for number, video in enumerate(videos)}
+        if isinstance(videos, list)
+        else videos
+    )
 
 
 class _Row(BaseModel):
@@ -131,18 +156,25 @@ def read_samples(folder: Path) -> list[VideoPair]:
     """Return the pairs in published order."""
     files = sorted(folder.glob("test-*.parquet")) or sorted(folder.glob("data/test-*.parquet"))
     if not files:
-        raise StepDiffError(f"{folder}: has no test-*.parquet; get it from the folder data of {SOURCE}")
+        raise StepDiffError(
+            f"{folder}: has no test-*.parquet; get it from the folder data of {SOURCE}"
+        )
     samples = []
     for path in files:
         try:
             present = pl.read_parquet_schema(path)
-            frame = pl.read_parquet(path, columns=[name for name in _Row.model_fields if name in present])
+            frame = pl.read_parquet(
+                path, columns=[name for name in _Row.model_fields if name in present]
+            )
         except (pl.exceptions.PolarsError, OSError) as error:
             raise StepDiffError(
-                f"{path}: not a whole Parquet file ({first_line(error)}); get it again from {SOURCE}"
+                f"{path}: not a whole Parquet file ({first_line(error)}); get it again from "
+                f"{SOURCE}"
             ) from None
         for number, row in enumerate(frame.iter_rows(named=True), 1):
-            samples.append(_sample(entry(_Row.model_validate, row, f"{path}: row {number}", SOURCE)))
+            samples.append(
+                _sample(entry(_Row.model_validate, row, f"{path}: row {number}", SOURCE))
+            )
     check_keys([Writing(sample.key, sample.clips, "") for sample in samples], str(folder))
     return samples
 
@@ -156,20 +188,30 @@ def _sample(row: _Row) -> VideoPair:
     domain = row.domain or row.source_dataset
     videos = _clip(row.videos.first, domain), _clip(row.videos.second, domain)
     most = row.n_differences_open_prediction
-    return VideoPair(row.sample_key, row.action_description, row.split, domain, videos, statements, most)
+    return VideoPair(
+        row.sample_key, row.action_description, row.split, domain, videos, statements, most
+    )
 
 
 def _clip(video: _Video, domain: str) -> ClipFile:
     path, fps = video.path, video.fps_original
     start, end = (None if frame is None else frame / fps for frame in video.frames_trim)
-    seconds = "" if start is None and end is None else f"_{start or 0.0:.3f}_{'end' if end is None else f'{end:.3f}'}"
+    seconds = (
+        ""
+        if start is None and end is None
+        else f"_{start or 0.0:.3f}_{'end' if end is None else f'{end:.3f}'}"
+    )
     kind = "video" if path.lower().endswith(FILMS) else "folder of images"
-    return ClipFile(path + seconds, path, start, end, {"domain": domain, "kind": kind, "fps": f"{fps:g}"})
+    return ClipFile(
+        path + seconds, path, start, end, {"domain": domain, "kind": kind, "fps": f"{fps:g}"}
+    )
 
 
 def clips(folder: Path) -> Iterator[ClipFile]:
     """Yield the clips of all pairs, each once."""
-    yield from {clip.clip: clip for sample in read_samples(folder) for clip in sample.videos}.values()
+    yield from {
+        clip.clip: clip for sample in read_samples(folder) for clip in sample.videos
+    }.values()
 
 
 def describe(samples: Sequence[VideoPair]) -> str:
@@ -186,14 +228,19 @@ def digest(samples: Sequence[VideoPair]) -> str:
 
 def write_published(predictions: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write predictions by pair, as a list and as an object."""
-    files = {"predictions.json": list(predictions.values()), "input_predictions.json": dict(predictions)}
+    files = {
+        "predictions.json": list(predictions.values()),
+        "input_predictions.json": dict(predictions),
+    }
     for name, content in files.items():
         write_text(folder / name, json.dumps(content, indent=2))
     return [folder / name for name in files]
 
 
 def split_figures(
-    right: Float64[np.ndarray, " rows"], statements: Float64[np.ndarray, " rows"], splits: Sequence[str]
+    right: Float64[np.ndarray, " rows"],
+    statements: Float64[np.ndarray, " rows"],
+    splits: Sequence[str],
 ) -> dict[str, Figure]:
     """Return right / asked over the rows of each split, and `average`, the plain mean of those.
 
@@ -209,7 +256,8 @@ def split_figures(
 
 
 def _mean_of_ratios(sums: np.ndarray) -> np.ndarray:
-    """Return the mean of the ratios of columns 0 / 1, 2 / 3, ..., NaN if one of them is undefined."""
+    """Return the mean of the ratios of columns 0 / 1, 2 / 3, ..., NaN if one of them is
+    undefined."""
     with np.errstate(invalid="ignore"):
         return np.asarray((sums[..., 0::2] / sums[..., 1::2]).mean(axis=-1))
 
@@ -220,12 +268,14 @@ def of_domains(domains: Sequence[str]) -> dict[str, Mask]:
 
 
 def without_splits(scores: dict[str, Any]) -> dict[str, Any]:
-    """Return scores whose categories lack the figures of `split_figures`, which a category seldom has."""
+    """Return scores whose categories lack the figures of `split_figures`, which a category seldom
+    has."""
     dropped = {name + ending for name in ("average", *SPLITS) for ending in ("", "_ours")}
     parts = scores["per_category"].items()
     return scores | {
         "per_category": {
-            name: {key: value for key, value in part.items() if key not in dropped} for name, part in parts
+            name: {key: value for key, value in part.items() if key not in dropped}
+            for name, part in parts
         }
     }
 
@@ -237,13 +287,30 @@ def read(folder: Path) -> TaskData:
     for sample in samples:
         for name, statement in sample.statements.items():
             if statement.truth != "c":
-                question = QUESTION.format(action=sample.action.rstrip(". "), statement=statement.description)
-                rows.append(Choice(f"{sample.key}/{name}", sample.clips, question, OPTIONS, statement.description))
-                truth[rows[-1].key] = StatementTruth(statement.truth, sample.key, sample.split, sample.domain)
+                question = QUESTION.format(
+                    action=sample.action.rstrip(". "), statement=statement.description
+                )
+                rows.append(
+                    Choice(
+                        f"{sample.key}/{name}",
+                        sample.clips,
+                        question,
+                        OPTIONS,
+                        statement.description,
+                    )
+                )
+                truth[rows[-1].key] = StatementTruth(
+                    statement.truth, sample.key, sample.split, sample.domain
+                )
     check_keys(rows, str(folder))
     if not rows:
-        raise StepDiffError(f"{folder}: no statement is truer of one video; get the files again from {SOURCE}")
-    notes = (describe(samples), "the question is ours; the authors ask about all statements of a pair at once")
+        raise StepDiffError(
+            f"{folder}: no statement is truer of one video; get the files again from {SOURCE}"
+        )
+    notes = (
+        describe(samples),
+        "the question is ours; the authors ask about all statements of a pair at once",
+    )
     return TaskData(rows, truth, notes, digest=digest(samples))
 
 
@@ -256,18 +323,23 @@ def score(
 ) -> dict[str, Any]:
     """Return accuracy of each split, their plain mean (average), and over all statements.
 
-    A prediction is a score for each video, or None, which counts wrong and as `missing`. Statements of a pair are drawn
-    together for the intervals.
+    A prediction is a score for each video, or None, which counts wrong and as `missing`. Statements
+    of a pair are drawn together for the intervals.
     """
     check_count(rows, predictions)
     truths = truths_of(rows, truth)
     right, ties = np.zeros(len(rows)), np.zeros(len(rows), bool)
-    for place, (row, prediction, statement) in enumerate(zip(rows, predictions, truths, strict=True)):
+    for place, (row, prediction, statement) in enumerate(
+        zip(rows, predictions, truths, strict=True)
+    ):
         if prediction is not None:
             ((one, two),) = scores_of([row], [prediction])
             right[place] = share_right((one, two), LETTERS.index(statement.letter))
             ties[place] = one == two
-    splits, domains = [statement.split for statement in truths], of_domains([statement.domain for statement in truths])
+    splits, domains = (
+        [statement.split for statement in truths],
+        of_domains([statement.domain for statement in truths]),
+    )
     figures, chance = (
         split_figures(values, np.ones(len(rows)), splits) | {"accuracy": mean_figure(values)}
         for values in (right, np.full(len(rows), 0.5))
@@ -281,7 +353,8 @@ def score(
 def export(
     data: Path, rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction | None], folder: Path
 ) -> list[Path]:
-    """Write predictions in the authors' format, a list in the order of all pairs, and one by their keys."""
+    """Write predictions in the authors' format, a list in the order of all pairs, and one by their
+    keys."""
     letters: dict[str, dict[str, str]] = {sample.key: {} for sample in read_samples(data)}
     for row, prediction in zip(rows, predictions, strict=True):
         sample, _, name = row.key.rpartition("/")
@@ -293,7 +366,13 @@ def export(
 SPEC = TaskSpec(
     name="viddiff-closed",
     title="VidDiffBench, closed",
-    figures={"average": "average", "easy": "easy", "medium": "medium", "hard": "hard", "accuracy": "all statements"},
+    figures={
+        "average": "average",
+        "easy": "easy",
+        "medium": "medium",
+        "hard": "hard",
+        "accuracy": "all statements",
+    },
     read=read,
     score=score,
     clips=clips,

@@ -1,13 +1,15 @@
 """ViDiC-1K: a text about the similarities and differences of two clips, judged by yes/no questions.
 
-The folder holds checklist.json, prompt_get_response.txt and prompt_judge.txt as the authors publish them, next to one
-another or in their folders checklist/ and prompt/. Pairs are named by the paths of their two videos, never by the
-published index, which begins at 0 in one file and at 1 in another.
+The folder holds checklist.json, prompt_get_response.txt and prompt_judge.txt as the authors publish
+them, next to one another or in their folders checklist/ and prompt/. Pairs are named by the paths
+of their two videos, never by the published index, which begins at 0 in one file and at 1 in
+another.
 
-A judge answers the questions of a pair from a text alone. A question about a similarity asks whether the clips differ
-(truth: no), so only an invented difference fails it. A question about a difference states it (truth: yes), so a text
-that omits it fails. A text that states no difference passes all of the first and none of the second: the two figures
-are always given together. A question without an answer counts wrong.
+A judge answers the questions of a pair from a text alone. A question about a similarity asks
+whether the clips differ (truth: no), so only an invented difference fails it. A question about a
+difference states it (truth: yes), so a text that omits it fails. A text that states no difference
+passes all of the first and none of the second: the two figures are always given together. A
+question without an answer counts wrong.
 """
 
 import ast
@@ -27,14 +29,26 @@ from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io.files import write_text
 from stepdiff_core.tasks.benchmarks.figures import check_count, summary, truths_of
 from stepdiff_core.tasks.benchmarks.judging import Inquiry, Judge, answers, sha256
-from stepdiff_core.tasks.benchmarks.rows import BenchmarkRow, Text, Writing, check_keys, find, read_entries, read_whole
+from stepdiff_core.tasks.benchmarks.rows import (
+    BenchmarkRow,
+    Text,
+    Writing,
+    check_keys,
+    find,
+    read_entries,
+    read_whole,
+)
 from stepdiff_core.tasks.bootstrap import Figure, Resamples, ratio_figure, values_of
 from stepdiff_core.tasks.registry import ClipFile, TaskData, TaskSpec, published
 
 SOURCE = "NJU-LINK/ViDiC-1K on Hugging Face (checklist) and on GitHub (prompts)"
 Section = Literal["Similarities", "Differences"]
 SECTIONS: tuple[Section, ...] = get_args(Section)
-FILES = {"checklist.json": "checklist", "prompt_get_response.txt": "prompt", "prompt_judge.txt": "prompt"}
+FILES = {
+    "checklist.json": "checklist",
+    "prompt_get_response.txt": "prompt",
+    "prompt_judge.txt": "prompt",
+}
 """published file -> its folder"""
 NUMBERED = "\n\nVideo A is Video 1. Video B is Video 2."
 """ours, after the published prompt: methods show clips under numbers"""
@@ -50,7 +64,9 @@ Verdict = Sequence[str]
 class _Item(BaseModel):
     category: Text = Field(alias="class")
     question: Text
-    correct_answer: Annotated[Literal["yes", "no"], BeforeValidator(lambda a: a.lower() if isinstance(a, str) else a)]
+    correct_answer: Annotated[
+        Literal["yes", "no"], BeforeValidator(lambda a: a.lower() if isinstance(a, str) else a)
+    ]
 
 
 class _Sections(BaseModel):
@@ -78,7 +94,9 @@ class Check:
 
 def read(folder: Path) -> TaskData:
     """Read checklist and prompts."""
-    path, prompts, judging = (find(folder, (name, f"{inside}/{name}"), SOURCE) for name, inside in FILES.items())
+    path, prompts, judging = (
+        find(folder, (name, f"{inside}/{name}"), SOURCE) for name, inside in FILES.items()
+    )
     prompt, template = _text(prompts) + NUMBERED, judge_template(judging)
     rows, truth = [], {}
     for pair in read_entries(path, SOURCE, "pair", _Pair.model_validate):
@@ -91,11 +109,14 @@ def read(folder: Path) -> TaskData:
         )
     check_keys(rows, str(path))
     digest = hashlib.sha256(read_whole(path, SOURCE)).hexdigest()
-    counts = {section: sum(c.section == section for of_pair in truth.values() for c in of_pair) for section in SECTIONS}
+    counts = {
+        section: sum(c.section == section for of_pair in truth.values() for c in of_pair)
+        for section in SECTIONS
+    }
     notes = (
         f"checklist sha256 {digest}: {len(rows)} pairs, {sum(counts.values())} questions "
-        f"({counts['Similarities']} on similarities, {counts['Differences']} on differences); its versions differ, so "
-        "compare figures of one digest only",
+        f"({counts['Similarities']} on similarities, {counts['Differences']} on differences); its "
+        "versions differ, so compare figures of one digest only",
     )
     return TaskData(rows, truth, notes, {"judge": template}, digest)
 
@@ -104,13 +125,16 @@ def _text(path: Path) -> str:
     try:
         return read_whole(path, SOURCE).decode()
     except UnicodeDecodeError as error:
-        raise StepDiffError(f"{path}: cannot be read as UTF-8 ({error}); get it again from {SOURCE}") from None
+        raise StepDiffError(
+            f"{path}: cannot be read as UTF-8 ({error}); get it again from {SOURCE}"
+        ) from None
 
 
 def judge_template(path: Path) -> str:
     """Return the prompt to the judge, with fields {description} and {question}.
 
-    The published file holds the text as Python strings, a line each; a file of plain text is taken as it is.
+    The published file holds the text as Python strings, a line each; a file of plain text is taken
+    as it is.
     """
     text = _text(path)
     try:
@@ -120,24 +144,37 @@ def judge_template(path: Path) -> str:
     if not isinstance(template, str):
         template = text
     try:
-        fields = {tuple(field) for _, *field in string.Formatter().parse(template) if field[0] is not None}
+        fields = {
+            tuple(field) for _, *field in string.Formatter().parse(template) if field[0] is not None
+        }
     except ValueError:  # a brace alone
         fields = set()
     if fields != {(name, "", None) for name in ("description", "question")}:
-        raise StepDiffError(f"{path}: its fields are not {{description}} and {{question}}; get it again from {SOURCE}")
+        raise StepDiffError(
+            f"{path}: its fields are not {{description}} and {{question}}; get it again from "
+            f"{SOURCE}"
+        )
     return template
 
 
 def clips(folder: Path) -> Iterator[ClipFile]:
-    """Yield the videos of all pairs, each once; a clip is a whole file and has its path as its id."""
+    """Yield the videos of all pairs, each once; a clip is a whole file and has its path as its
+    id."""
     for path in dict.fromkeys(clip for row in read(folder).rows for clip in row.clips):
         yield ClipFile(path, path, metadata={"source": path.removeprefix("data/").split("/")[0]})
 
 
-def export(_: Path, rows: Sequence[BenchmarkRow], predictions: Sequence[Any], folder: Path) -> list[Path]:
+def export(
+    _: Path, rows: Sequence[BenchmarkRow], predictions: Sequence[Any], folder: Path
+) -> list[Path]:
     """Write texts as the authors' responses, for their judge."""
     entries = [
-        {"index": number, "video1_path": row.clips[0], "video2_path": row.clips[1], "response": text}
+        {
+            "index": number,
+            "video1_path": row.clips[0],
+            "video2_path": row.clips[1],
+            "response": text,
+        }
         for number, (row, text) in enumerate(zip(rows, predictions, strict=True), 1)
         if text is not None
     ]
@@ -146,7 +183,8 @@ def export(_: Path, rows: Sequence[BenchmarkRow], predictions: Sequence[Any], fo
 
 
 def judged(task_data: TaskData, predictions: Sequence[str | None], judge: Judge) -> list[Verdict]:
-    """Return the judge's answers to the checks of each text. A text that is None has an error as each answer."""
+    """Return the judge's answers to the checks of each text. A text that is None has an error as
+    each answer."""
     template = task_data.prompts["judge"]
     checks = truths_of(task_data.rows, task_data.truth)
     inquiries = []
@@ -154,10 +192,17 @@ def judged(task_data: TaskData, predictions: Sequence[str | None], judge: Judge)
         for number, check in enumerate(of_pair if text is not None else ()):
             messages = (
                 {"role": "system", "content": SYSTEM.format(section=check.section)},
-                {"role": "user", "content": template.format(description=text, question=check.question)},
+                {
+                    "role": "user",
+                    "content": template.format(description=text, question=check.question),
+                },
             )
             inquiries.append(Inquiry(f"{row.key} | {check.section} {number}", messages))
-    replies = iter(answers(judge, inquiries, {"prompt": sha256(SYSTEM + template), "checklist": task_data.digest}))
+    replies = iter(
+        answers(
+            judge, inquiries, {"prompt": sha256(SYSTEM + template), "checklist": task_data.digest}
+        )
+    )
     return [
         [ERROR] * len(of_pair) if text is None else [parse_answer(next(replies)) for _ in of_pair]
         for text, of_pair in zip(predictions, checks, strict=True)
@@ -165,7 +210,8 @@ def judged(task_data: TaskData, predictions: Sequence[str | None], judge: Judge)
 
 
 def parse_answer(text: str | None) -> str:
-    """Return yes, no or error: from fenced JSON, from JSON, or from the word after `answer`, as published."""
+    """Return yes, no or error: from fenced JSON, from JSON, or from the word after `answer`, as
+    published."""
     if text is None:
         return ERROR
     fenced = _FENCED.search(text)
@@ -187,8 +233,9 @@ def _yes_or_no(answer: Any) -> str:
 def control(checks: Sequence[Sequence[Check]], answer: str) -> list[Verdict]:
     """Return verdicts that need no judge: the same answer to every question.
 
-    All questions ask for a difference. "no" is what the judge's first rule prescribes for a text that states none.
-    "yes" is a text that states every difference that is asked for, invented ones included.
+    All questions ask for a difference. "no" is what the judge's first rule prescribes for a text
+    that states none. "yes" is a text that states every difference that is asked for, invented ones
+    included.
     """
     return [[answer] * len(of_pair) for of_pair in checks]
 
@@ -200,13 +247,17 @@ def score(
     bootstrap: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Return accuracy over all questions, those on similarities and those on differences, with both controls;
-    predictions: the verdict on each pair's text (`judged`). Pairs are drawn whole for the intervals."""
+    """Return accuracy over all questions, those on similarities and those on differences, with both
+    controls; predictions: the verdict on each pair's text (`judged`). Pairs are drawn whole for the
+    intervals."""
     check_count(rows, predictions, "verdicts")
     checks = truths_of(rows, truth)
     for row, verdict, of_pair in zip(rows, predictions, checks, strict=True):
         if isinstance(verdict, str) or len(verdict) != len(of_pair):
-            raise StepDiffError(f"pair {row.key!r}: no verdict on its {len(of_pair)} questions; judge its text first")
+            raise StepDiffError(
+                f"pair {row.key!r}: no verdict on its {len(of_pair)} questions; judge its text "
+                "first"
+            )
     figures = _figures(checks, predictions)
     scores = summary("vidic", rows, figures, Resamples([row.key for row in rows], bootstrap, seed))
     scores["questions"] = sum(map(len, predictions))
@@ -223,12 +274,17 @@ def score(
         name: values_of(_figures(checks, control(checks, answer)))
         for name, answer in (("no difference", "no"), ("all differs", "yes"))
     }
-    scores["notes"] = [f"control {name!r}: {_line(values)}" for name, values in scores["controls"].items()]
+    scores["notes"] = [
+        f"control {name!r}: {_line(values)}" for name, values in scores["controls"].items()
+    ]
     return scores
 
 
 def _line(values: Mapping[str, float | None]) -> str:
-    return ", ".join(f"{name} {'undefined' if value is None else f'{value:.4f}'}" for name, value in values.items())
+    return ", ".join(
+        f"{name} {'undefined' if value is None else f'{value:.4f}'}"
+        for name, value in values.items()
+    )
 
 
 def _figures(
@@ -243,7 +299,8 @@ def _figures(
                 right[number, SECTIONS.index(check.section)] += answer.lower() == check.answer
     parts = {"accuracy": slice(None), "similarities": slice(0, 1), "differences": slice(1, 2)}
     return {
-        name: ratio_figure(right[:, part].sum(axis=1), questions[:, part].sum(axis=1)) for name, part in parts.items()
+        name: ratio_figure(right[:, part].sum(axis=1), questions[:, part].sum(axis=1))
+        for name, part in parts.items()
     }
 
 

@@ -1,4 +1,5 @@
-"""Small public models of random weights, saved with their processors, and stores of their towers' tokens."""
+"""Small public models of random weights, saved with their processors, and stores of their towers'
+tokens."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +23,10 @@ from .vlms import featurized as with_tokens
 SIZE, PATCH, WIDTH = 32, 8, 24
 CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(6)]
 AROUND, IMAGE, ENDS = "<fake_token_around_image>", "<image>", "<end_of_utterance>"
-SAID = "In Video 2, a fork. You are a multimodal assistant. Here is Video 1. User: USER: ASSISTANT: Question: Answer:"
+SAID = (
+    "In Video 2, a fork. You are a multimodal assistant. Here is Video 1. User: USER: ASSISTANT: "
+    "Question: Answer:"
+)
 VISION = {
     "hidden_size": WIDTH,
     "intermediate_size": 32,
@@ -38,7 +42,12 @@ LANGUAGE = {
     "num_attention_heads": 4,
     "max_position_embeddings": 1024,
 }
-RESAMPLER = {"resampler_n_latents": 4, "resampler_depth": 1, "resampler_n_heads": 2, "resampler_head_dim": 8}
+RESAMPLER = {
+    "resampler_n_latents": 4,
+    "resampler_depth": 1,
+    "resampler_n_heads": 2,
+    "resampler_head_dim": 8,
+}
 TURN = "{{ messages[0]['content'][0]['text'] }}"  # of the user
 TEMPLATES = {
     "llava": "USER: " + TURN + " {% if add_generation_prompt %}ASSISTANT:{% endif %}",
@@ -48,7 +57,8 @@ TEMPLATES = {
 
 
 def tokenizer(pieces: bool, bos: str) -> Any:
-    """Return a tokenizer of sentence pieces like Llama's, which adds a space before a text, or of bytes."""
+    """Return a tokenizer of sentence pieces like Llama's, which adds a space before a text, or of
+    bytes."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -63,7 +73,10 @@ def tokenizer(pieces: bool, bos: str) -> Any:
         made.decoder = decoders.ByteLevel()
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=len(alphabet) + 90, special_tokens=first, initial_alphabet=alphabet, show_progress=False
+        vocab_size=len(alphabet) + 90,
+        special_tokens=first,
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     made.train_from_iterator([SAID] * 9, trainer)
     made.post_processor = processors.TemplateProcessing(
@@ -77,11 +90,18 @@ def tokenizer(pieces: bool, bos: str) -> Any:
 
 
 def llava(words: int, image: int) -> Any:
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+    from transformers import (
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+    )
 
     text = LlamaConfig(**LANGUAGE, vocab_size=words, num_key_value_heads=2)
     vision = CLIPVisionConfig(**VISION)
-    return LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, image_token_index=image))
+    return LlavaForConditionalGeneration(
+        LlavaConfig(vision_config=vision, text_config=text, image_token_index=image)
+    )
 
 
 def blip2(words: int, image: int) -> Any:
@@ -102,7 +122,9 @@ def blip2(words: int, image: int) -> Any:
         encoder_hidden_size=WIDTH,
     )
     language = {k: v for k, v in LANGUAGE.items() if k != "intermediate_size"}
-    text = OPTConfig(**language, ffn_dim=48, word_embed_proj_dim=32, vocab_size=words, pad_token_id=3)
+    text = OPTConfig(
+        **language, ffn_dim=48, word_embed_proj_dim=32, vocab_size=words, pad_token_id=3
+    )
     return Blip2ForConditionalGeneration(
         Blip2Config(
             vision_config=Blip2VisionConfig(**VISION),
@@ -151,7 +173,13 @@ def idefics3(words: int, image: int) -> Any:
 
     text = LlamaConfig(**LANGUAGE, vocab_size=words, num_key_value_heads=2, pad_token_id=3)
     return Idefics3ForConditionalGeneration(
-        Idefics3Config(text_config=text, vision_config=VISION, image_token_id=image, scale_factor=2, pad_token_id=3)
+        Idefics3Config(
+            text_config=text,
+            vision_config=VISION,
+            image_token_id=image,
+            scale_factor=2,
+            pad_token_id=3,
+        )
     )
 
 
@@ -166,7 +194,8 @@ MODELS: dict[str, tuple[Callable[[int, int], Any], str]] = {
 
 @dataclass
 class Checkpoint:
-    """A whole model on disk, its frames, and a store with its tower's tokens of them: CLIPS in order."""
+    """A whole model on disk, its frames, and a store with its tower's tokens of them: CLIPS in
+    order."""
 
     case: str
     folder: Path
@@ -187,7 +216,8 @@ class Checkpoint:
         return model, features
 
     def inputs(self, text: str, clips: list[int]) -> dict[str, torch.Tensor]:
-        """Return the inputs that the model's own processor makes from a prompt with {video} and the frames of clips."""
+        """Return the inputs that the model's own processor makes from a prompt with {video} and the
+        frames of clips."""
         import transformers
         from transformers import AutoTokenizer
 
@@ -205,30 +235,41 @@ class Checkpoint:
         settings: dict[str, Any] = {"do_resize": False}
         if self.case == "llava":
             made = kind(**settings, do_center_crop=False)
-            process = transformers.LlavaProcessor(made, words, PATCH, "default", num_additional_image_tokens=1)
+            process = transformers.LlavaProcessor(
+                made, words, PATCH, "default", num_additional_image_tokens=1
+            )
         elif self.case == "blip2":
             process = transformers.Blip2Processor(kind(**settings), words, num_query_tokens=4)
         elif self.case == "idefics2":
-            process = transformers.Idefics2Processor(kind(**settings, do_image_splitting=False), words, image_seq_len=4)
+            process = transformers.Idefics2Processor(
+                kind(**settings, do_image_splitting=False), words, image_seq_len=4
+            )
         else:
             settings |= {"do_image_splitting": False, "max_image_size": {"longest_edge": SIZE}}
             process = transformers.Idefics3Processor(kind(**settings), words, image_seq_len=4)
         if self.case == "blip2":
             return dict(process(images=flat, text=text, return_tensors="pt"))
         shown = text.replace("{video}", IMAGE * self.frames.shape[1])
-        return dict(process(images=[flat] if "idefics" in self.case else flat, text=shown, return_tensors="pt"))
+        return dict(
+            process(
+                images=[flat] if "idefics" in self.case else flat, text=shown, return_tensors="pt"
+            )
+        )
 
 
 def save(case: str, folder: Path) -> None:
     import transformers
 
-    words = tokenizer(pieces=case in ("llava", "idefics", "idefics2"), bos="</s>" if case == "blip2" else "<s>")
+    words = tokenizer(
+        pieces=case in ("llava", "idefics", "idefics2"), bos="</s>" if case == "blip2" else "<s>"
+    )
     words.chat_template = TEMPLATES.get(case)
     words.save_pretrained(folder)
     build, processor = MODELS[case]
     torch.manual_seed(0)
     model = build(len(words), words.convert_tokens_to_ids(IMAGE))
-    for parameter in model.parameters():  # with the default scale outputs are nearly constant and gates are closed
+    # with the default scale outputs are nearly constant and gates are closed
+    for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std={"blip2": 0.8, "idefics": 0.5}.get(case, 0.3))
     model.save_pretrained(folder)
     getattr(transformers, processor)().save_pretrained(folder)
@@ -236,12 +277,16 @@ def save(case: str, folder: Path) -> None:
 
 def featurized(case: str, folder: Path, path: Path, frames: int) -> Checkpoint:
     encoder = load(case, str(folder), "cpu", frames=frames)
-    seen = np.random.default_rng(0).integers(0, 256, (len(CLIPS), frames, SIZE, SIZE, 3), dtype=np.uint8)
+    seen = np.random.default_rng(0).integers(
+        0, 256, (len(CLIPS), frames, SIZE, SIZE, 3), dtype=np.uint8
+    )
     store = Store.open(path, create=True)
     with store.lock():
         store.catalog("clips").append(pl.DataFrame({"key": CLIPS}))
         made = encoder.provenance("clips", "float32")
-        view = store.create_view("clips", case, made, encoder.features("clips", "float32"), rows_per_shard=8)
+        view = store.create_view(
+            "clips", case, made, encoder.features("clips", "float32"), rows_per_shard=8
+        )
         view.resize()
         view.write_shard(0, np.arange(len(CLIPS)), encoder.encode_clips(seen), {})
     return Checkpoint(case, folder, seen, store)
@@ -272,7 +317,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Small]:
 
     def get(case: str) -> Small:
         if case not in made:
-            made[case] = with_tokens(case, tmp_path_factory.mktemp(case), tmp_path_factory.mktemp("store") / "features")
+            made[case] = with_tokens(
+                case, tmp_path_factory.mktemp(case), tmp_path_factory.mktemp("store") / "features"
+            )
         return made[case]
 
     return get

@@ -1,4 +1,5 @@
-"""Guarantees of heads.models.public, compared with whole models that read pixels from their own processors."""
+"""Guarantees of heads.models.public, compared with whole models that read pixels from their own
+processors."""
 
 import json
 import shutil
@@ -22,8 +23,8 @@ from store import Store
 from .vlms import mean_log_likelihood
 
 PAIR = (
-    "You are a multimodal assistant. Designed to provide direct answers to users' video related questions. "
-    "Here is Video 1: {video}. Here is Video 2: {video}."
+    "You are a multimodal assistant. Designed to provide direct answers to users' video related "
+    "questions. Here is Video 1: {video}. Here is Video 2: {video}."
 )
 CLIP = PAIR.partition("Here")[0] + "Here is the video: {video}."
 ASKED = {  # the prompts that the models were trained with, written by hand
@@ -35,7 +36,9 @@ ASKED = {  # the prompts that the models were trained with, written by hand
 }
 TURN = Turn("What differs?", "a fork.", "In Video 2,", ends=False)
 CASES = [(case, 1) for case in ASKED]
-MORE_FRAMES = [pytest.param(case, frames, marks=pytest.mark.full) for frames in (1, 2) for case in ASKED][1:]
+MORE_FRAMES = [
+    pytest.param(case, frames, marks=pytest.mark.full) for frames in (1, 2) for case in ASKED
+][1:]
 Get = Callable[..., Any]
 
 
@@ -43,14 +46,18 @@ def clips_of(case: str) -> list[int]:
     return [0] if case == "blip2" else [0, 1]
 
 
-def logits(model: Any, features: Any, keys: list[str], turn: Turn = TURN) -> tuple[Any, torch.Tensor]:
+def logits(
+    model: Any, features: Any, keys: list[str], turn: Turn = TURN
+) -> tuple[Any, torch.Tensor]:
     with torch.inference_mode():
         batch, clips = model.pack([[turn]], model.project(features.read(keys)), True)
         return batch, model.lm.logits(model.hidden(batch, clips))[0]
 
 
 @pytest.mark.parametrize(("case", "frames"), [CASES[0], *MORE_FRAMES])
-def test_logits_from_cached_tokens_are_those_from_pixels(checkpoint: Get, case: str, frames: int) -> None:
+def test_logits_from_cached_tokens_are_those_from_pixels(
+    checkpoint: Get, case: str, frames: int
+) -> None:
     made, clips = checkpoint(case, frames), clips_of(case)
     model, features = made.load(len(clips))
     batch, got = logits(model, features, made.keys(clips))
@@ -71,12 +78,16 @@ def test_logits_from_cached_tokens_are_those_from_pixels(checkpoint: Get, case: 
     for place in range(len(clips)):
         one = [clip + 2 * (clip == place) for clip in clips]
         _, other = logits(model, features, made.keys(one))
-        assert (other[~slots][-5:] - got[~slots][-5:]).abs().max() > 100 * 1e-4, f"clip {place} is not seen"
+        assert (other[~slots][-5:] - got[~slots][-5:]).abs().max() > 100 * 1e-4, (
+            f"clip {place} is not seen"
+        )
 
 
 @pytest.mark.full
 @pytest.mark.parametrize(("case", "frames"), CASES + [("idefics", 2)])
-def test_generated_text_equals_that_of_the_whole_model(checkpoint: Get, case: str, frames: int) -> None:
+def test_generated_text_equals_that_of_the_whole_model(
+    checkpoint: Get, case: str, frames: int
+) -> None:
     made, clips = checkpoint(case, frames), clips_of(case)
     keys = made.keys(clips)
     model, features = made.load(len(clips))
@@ -86,7 +97,10 @@ def test_generated_text_equals_that_of_the_whole_model(checkpoint: Get, case: st
     new = whole[:, inputs["input_ids"].shape[1] :] if whole.shape[1] > 8 else whole
     expected = model.lm.chat.tokenizer.batch_decode(new, skip_special_tokens=True)[0].strip()
     tokens = model.project(features.read(keys))
-    turn, longer = (Turn(question, "", ends=False) for question in ("What differs?", "What differs in the tools?"))
+    turn, longer = (
+        Turn(question, "", ends=False)
+        for question in ("What differs?", "What differs in the tools?")
+    )
     assert model.generate([turn], tokens, 8) == [expected]
     both = model.generate([turn, longer], tokens.repeat(2, 1, 1), 8)
     assert both == [expected, *model.generate([longer], tokens, 8)]
@@ -103,7 +117,9 @@ def test_packed_questions_equal_separate_ones(checkpoint: Get, case: str) -> Non
     packed = model.log_likelihoods([turns, turns[:1]], clips, mean=False)
     alone = [model.log_likelihoods([[turn]], clips[:2], mean=False)[0][0] for turn in turns]
     assert packed[0] == pytest.approx(alone, abs=1e-4)
-    assert packed[1] == pytest.approx(model.log_likelihoods([turns[:1]], clips[2:], mean=False)[0], abs=1e-4)
+    assert packed[1] == pytest.approx(
+        model.log_likelihoods([turns[:1]], clips[2:], mean=False)[0], abs=1e-4
+    )
     blind = model.log_likelihoods([turns], None, mean=False)[0]
     assert max(abs(a - b) for a, b in zip(packed[0], blind, strict=True)) > 1e-2
 
@@ -116,13 +132,20 @@ def refusal(weights: Path, store: Store, view: str, *allowed: str) -> str:
 
 
 @pytest.mark.full
-def test_a_view_of_another_encoder_or_checkpoint_is_refused(checkpoint: Get, tmp_path: Path) -> None:
+def test_a_view_of_another_encoder_or_checkpoint_is_refused(
+    checkpoint: Get, tmp_path: Path
+) -> None:
     own, other = checkpoint("llava"), checkpoint("idefics2")
-    assert "holds tokens of idefics2, not of the tower of" in refusal(own.folder, other.store, "idefics2")
+    assert "holds tokens of idefics2, not of the tower of" in refusal(
+        own.folder, other.store, "idefics2"
+    )
     shutil.copytree(own.folder, tmp_path, dirs_exist_ok=True)
     (tmp_path / "README.md").write_text("another file")
     line = refusal(tmp_path, own.store, "llava")
-    assert "tokens of another checkpoint (sha256" in line and "python -m featurize --encoder llava" in line
+    assert (
+        "tokens of another checkpoint (sha256" in line
+        and "python -m featurize --encoder llava" in line
+    )
 
 
 def test_an_unsupported_checkpoint_is_refused(checkpoint: Get, tmp_path: Path) -> None:
@@ -135,7 +158,9 @@ def test_an_unsupported_checkpoint_is_refused(checkpoint: Get, tmp_path: Path) -
 
 @pytest.mark.full
 @pytest.mark.parametrize("case", ["llava", "idefics"])
-def test_evaluate_gives_the_scores_of_the_whole_model(checkpoint: Get, tmp_path: Path, case: str) -> None:
+def test_evaluate_gives_the_scores_of_the_whole_model(
+    checkpoint: Get, tmp_path: Path, case: str
+) -> None:
     made = checkpoint(case)
     keys = made.keys([0, 1, 2, 3, 4, 5])
     pairs = [(0, 1), (1, 2), (2, 3), (4, 5)]
@@ -143,18 +168,36 @@ def test_evaluate_gives_the_scores_of_the_whole_model(checkpoint: Get, tmp_path:
     row = {"difference": "a fork.", "category": "Tools", "options": options, "answer": options[1]}
     (tmp_path / "mcq.jsonl").write_text(json.dumps(row) + "\n")
     command = ["--task", "diffmcq", "--method", case, "--weights", str(made.folder), "--view", case]
-    command += ["--store", str(made.store.path), "--test_set", str(tmp_path / "mcq.jsonl"), "--device", "cpu"]
+    command += [
+        "--store",
+        str(made.store.path),
+        "--test_set",
+        str(tmp_path / "mcq.jsonl"),
+        "--device",
+        "cpu",
+    ]
     assert evaluate.main([*command, "--out", str(tmp_path / "out.jsonl")]) == 0
     whole = made.whole()
-    asked = ASKED[case].replace("What differs?", 'What is the main difference in "Tools" between these videos?')
+    asked = ASKED[case].replace(
+        "What differs?", 'What is the main difference in "Tools" between these videos?'
+    )
     naive = []
     for pair in pairs:
-        given, inputs = (made.inputs(f"{asked} In Video 2,{answer}", list(pair)) for answer in ("", " a fork."))
+        given, inputs = (
+            made.inputs(f"{asked} In Video 2,{answer}", list(pair)) for answer in ("", " a fork.")
+        )
         naive.append(mean_log_likelihood(whole, given, inputs))
-    assert json.loads((tmp_path / "out.jsonl").read_text())["scores"] == pytest.approx(naive, abs=1e-4)
+    assert json.loads((tmp_path / "out.jsonl").read_text())["scores"] == pytest.approx(
+        naive, abs=1e-4
+    )
     record = json.loads((tmp_path / "out.scores.json").read_text())
     assert record["disclosed"]["provenance"]["encoder"] == case
-    ranks = {"reference": keys[0], "targets": keys[1:5], "category": "Tools", "scores": [1, 2, 3, 0]}
+    ranks = {
+        "reference": keys[0],
+        "targets": keys[1:5],
+        "category": "Tools",
+        "scores": [1, 2, 3, 0],
+    }
     (tmp_path / "rank.jsonl").write_text(json.dumps(ranks) + "\n")
     caps = {"reference": keys[0], "candidate": keys[1], "category": "Tools", "text": ["a fork"]}
     (tmp_path / "cap.jsonl").write_text(json.dumps(caps) + "\n")
@@ -173,13 +216,27 @@ def test_socratic_reads_the_whole_models_caption_of_each_clip(
     made = checkpoint(case)
     shutil.copytree(made.store.path, tmp_path / "features")
     store = ["--store", str(tmp_path / "features")]
-    asked = ["--model", str(made.folder), "--view", case, "--kind", "action", "--max-tokens", "8", "--json"]
+    asked = [
+        "--model",
+        str(made.folder),
+        "--view",
+        case,
+        "--kind",
+        "action",
+        "--max-tokens",
+        "8",
+        "--json",
+    ]
     assert captions.main([*store, *asked]) == 0
     folder = json.loads(capsys.readouterr().out)["folder"]
     written = dict(ClipTexts(folder).items())
     keys, whole = made.keys(list(range(6))), made.whole()
     question = QUESTIONS["action"]
-    prompt = f"Question: {question} Answer:" if case == "blip2" else f"USER: {CLIP} {question} ASSISTANT:"
+    prompt = (
+        f"Question: {question} Answer:"
+        if case == "blip2"
+        else f"USER: {CLIP} {question} ASSISTANT:"
+    )
     for clip, key in enumerate(keys):
         inputs = made.inputs(prompt, [clip])
         with torch.inference_mode():
@@ -193,9 +250,26 @@ def test_socratic_reads_the_whole_models_caption_of_each_clip(
     assert len(set(written.values())) > 1 or case == "blip2"
     row = {"reference": keys[0], "targets": keys[1:5], "category": "Tools", "scores": [1, 2, 3, 0]}
     (tmp_path / "rank.jsonl").write_text(json.dumps(row) + "\n")
-    given = ["--task", "diffrank", "--method", "socratic", "--texts", folder, "--language-model", tiny_lm]
-    given += ["--test-set", str(tmp_path / "rank.jsonl"), "--out", str(tmp_path / "out.jsonl"), "--device", "cpu"]
+    given = [
+        "--task",
+        "diffrank",
+        "--method",
+        "socratic",
+        "--texts",
+        folder,
+        "--language-model",
+        tiny_lm,
+    ]
+    given += [
+        "--test-set",
+        str(tmp_path / "rank.jsonl"),
+        "--out",
+        str(tmp_path / "out.jsonl"),
+        "--device",
+        "cpu",
+    ]
     assert evaluate.main([*store, *given]) == 0
     scores = json.loads((tmp_path / "out.jsonl").read_text())["scores"]
-    # Equal captions in one batch may differ in the last bit (float32, 5e-7 of 4); others differ by far more.
+    # Equal captions in one batch may differ in the last bit (float32, 5e-7 of 4); others differ by
+    # far more.
     assert len({round(score, 5) for score in scores}) == len({written[key] for key in keys[1:5]})

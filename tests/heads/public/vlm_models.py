@@ -1,11 +1,15 @@
-"""Small video language models of random weights with their own processors, one function per family."""
+"""Small video language models of random weights with their own processors, one function per
+family."""
 
 from collections.abc import Callable
 from typing import Any
 
 import transformers as hf
 
-SAID = "In Video 2, a fork. You are a multimodal assistant. Here is Video 1. user assistant Question: seconds Frame"
+SAID = (
+    "In Video 2, a fork. You are a multimodal assistant. Here is Video 1. user assistant Question: "
+    "seconds Frame"
+)
 TEXT = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -55,7 +59,9 @@ def tokenizer(*control: str, begins: bool = False, **named: str) -> Any:
     )
     made.train_from_iterator([SAID] * 9, trainer)
     if begins:
-        made.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+        made.post_processor = processors.TemplateProcessing(
+            single="<bos> $A", special_tokens=[("<bos>", 2)]
+        )
     fast = hf.PreTrainedTokenizerFast(
         tokenizer_object=made,
         bos_token="<bos>" if begins else None,
@@ -63,7 +69,9 @@ def tokenizer(*control: str, begins: bool = False, **named: str) -> Any:
         pad_token="<pad>",
         extra_special_tokens=named,
     )
-    fast.add_tokens(sorted({*control, *named.values()} - set(fast.get_vocab())), special_tokens=True)
+    fast.add_tokens(
+        sorted({*control, *named.values()} - set(fast.get_vocab())), special_tokens=True
+    )
     return fast
 
 
@@ -71,7 +79,11 @@ def template(image: str, video: str) -> str:
     """Return a chat template that shows clips by these words."""
     return (
         "{% for message in messages %}{{ message['role'] }}\n{% for part in message['content'] %}"
-        "{% if part['type'] == 'image' %}" + image + "{% elif part['type'] == 'video' %}" + video + "{% else %}"
+        "{% if part['type'] == 'image' %}"
+        + image
+        + "{% elif part['type'] == 'video' %}"
+        + video
+        + "{% else %}"
         "{{ part['text'] }}{% endif %}{% endfor %}<eos>\n{% endfor %}"
         "{% if add_generation_prompt %}assistant\n{% endif %}"
     )
@@ -86,19 +98,30 @@ def _qwen(kind: str, text: dict[str, Any], vision: dict[str, Any], video: Any, p
     names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
     ids = dict(zip(names, words.convert_tokens_to_ids(QWEN), strict=True))
     config = getattr(hf, f"{kind}Config")(
-        text_config={**TEXT, "vocab_size": len(words), **text}, vision_config={**GRID_VISION, **vision}, **ids
+        text_config={**TEXT, "vocab_size": len(words), **text},
+        vision_config={**GRID_VISION, **vision},
+        **ids,
     )
-    sizes = {"patch_size": 8, "merge_size": 2, "size": {"shortest_edge": 16 * 16, "longest_edge": pixels}}
+    sizes = {
+        "patch_size": 8,
+        "merge_size": 2,
+        "size": {"shortest_edge": 16 * 16, "longest_edge": pixels},
+    }
     image, video_words = (f"<|vision_start|>{token}<|vision_end|>" for token in QWEN[:2])
     processor = getattr(hf, f"{kind}Processor")(
-        hf.Qwen2VLImageProcessor(**sizes), words, video(**sizes), chat_template=template(image, video_words)
+        hf.Qwen2VLImageProcessor(**sizes),
+        words,
+        video(**sizes),
+        chat_template=template(image, video_words),
     )
     return getattr(hf, f"{kind}ForConditionalGeneration")(config), processor
 
 
 def qwen2_5_vl() -> Made:
     vision = {"window_size": 32, "fullatt_block_indexes": [1], "tokens_per_second": 2}
-    return _qwen("Qwen2_5_VL", {"rope_parameters": _rope()}, vision, hf.Qwen2VLVideoProcessor, 64 * 64)
+    return _qwen(
+        "Qwen2_5_VL", {"rope_parameters": _rope()}, vision, hf.Qwen2VLVideoProcessor, 64 * 64
+    )
 
 
 def qwen3_vl() -> Made:
@@ -112,24 +135,40 @@ def glm4v() -> Made:
     marks += ["<|begin_of_video|>", "<|end_of_video|>"]
     words = tokenizer(*marks)
     names = ("image", "video", "image_start", "image_end", "video_start", "video_end")
-    ids = {f"{name}_token_id": words.convert_tokens_to_ids(mark) for name, mark in zip(names, marks, strict=True)}
+    ids = {
+        f"{name}_token_id": words.convert_tokens_to_ids(mark)
+        for name, mark in zip(names, marks, strict=True)
+    }
     rope = _rope(partial_rotary_factor=1.0)
     config = hf.Glm4vConfig(
         text_config={**TEXT, "vocab_size": len(words), "head_dim": 8, "rope_parameters": rope},
         vision_config={**GRID_VISION, "image_size": 32},
         **ids,
     )
-    sizes = {"patch_size": 8, "merge_size": 2, "size": {"shortest_edge": 16 * 16, "longest_edge": 64 * 64 * 4}}
-    shown = ("<|begin_of_image|><|image|><|end_of_image|>", "<|begin_of_video|><|video|><|end_of_video|>")
+    sizes = {
+        "patch_size": 8,
+        "merge_size": 2,
+        "size": {"shortest_edge": 16 * 16, "longest_edge": 64 * 64 * 4},
+    }
+    shown = (
+        "<|begin_of_image|><|image|><|end_of_image|>",
+        "<|begin_of_video|><|video|><|end_of_video|>",
+    )
     processor = hf.Glm4vProcessor(
-        hf.Glm4vImageProcessor(**sizes), words, hf.Glm4vVideoProcessor(**sizes), chat_template=template(*shown)
+        hf.Glm4vImageProcessor(**sizes),
+        words,
+        hf.Glm4vVideoProcessor(**sizes),
+        chat_template=template(*shown),
     )
     return hf.Glm4vForConditionalGeneration(config), processor
 
 
 def internvl() -> Made:
     words = tokenizer(
-        start_image_token="<img>", end_image_token="</img>", context_image_token="<IMG_CONTEXT>", video_token="<video>"
+        start_image_token="<img>",
+        end_image_token="</img>",
+        context_image_token="<IMG_CONTEXT>",
+        video_token="<video>",
     )
     config = hf.InternVLConfig(
         text_config={**TEXT, "vocab_size": len(words), "model_type": "qwen2"},
@@ -169,7 +208,8 @@ def llava_onevision() -> Made:
 
 
 def llava_next_video() -> Made:
-    """LLaVA-NeXT-Video, whose tokenizer adds a first token that the chat template does not write."""
+    """LLaVA-NeXT-Video, whose tokenizer adds a first token that the chat template does not
+    write."""
     words = tokenizer("<image>", "<video>", begins=True)
     settings = _llava(words, "llama", {"model_type": "clip_vision_model"})
     config = hf.LlavaNextVideoConfig(**settings, image_seq_length=16, video_seq_length=4)
@@ -188,7 +228,14 @@ def llava_next_video() -> Made:
 
 def smolvlm() -> Made:
     """SmolVLM 2, whose processor has a chat template of its own for videos."""
-    marks = ["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", "<video>", "<|im_start|>"]
+    marks = [
+        "<fake_token_around_image>",
+        "<image>",
+        "<end_of_utterance>",
+        "<global-img>",
+        "<video>",
+        "<|im_start|>",
+    ]
     words = tokenizer(*marks)
     config = hf.SmolVLMConfig(
         text_config={**TEXT, "vocab_size": len(words), "model_type": "llama", "pad_token_id": 0},
@@ -210,16 +257,34 @@ def smolvlm() -> Made:
 def molmo2() -> Made:
     """Molmo 2, whose processor takes one video in a prompt, so that frames are images here."""
     named = ("start", "end", "patch", "col", "low")
-    marks = [*(f"<im_{name}>" for name in named), "<low_res_im_start>", "<frame_start>", "<frame_end>"]
+    marks = [
+        *(f"<im_{name}>" for name in named),
+        "<low_res_im_start>",
+        "<frame_start>",
+        "<frame_end>",
+    ]
     words = tokenizer(*marks, "<|image|>", "<|video|>")
     names = ("image_start_token", "image_end_token", "image_patch", "image_col", "image_low_res")
     names += ("low_res_image_start_token", "frame_start_token", "frame_end_token")
-    ids = {f"{name}_id": words.convert_tokens_to_ids(mark) for name, mark in zip(names, marks, strict=True)}
+    ids = {
+        f"{name}_id": words.convert_tokens_to_ids(mark)
+        for name, mark in zip(names, marks, strict=True)
+    }
     heads = {"hidden_size": 24, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 12}
     config = hf.Molmo2Config(
-        text_config={**TEXT, "vocab_size": len(words) - 4, "additional_vocab_size": 4, "head_dim": 8},
+        text_config={
+            **TEXT,
+            "vocab_size": len(words) - 4,
+            "additional_vocab_size": 4,
+            "head_dim": 8,
+        },
         vision_config={**VISION, **heads, "image_size": [32, 32]},
-        adapter_config={**heads, "vision_feature_layer": [-1, 0], "intermediate_size": 32, "text_hidden_size": 32},
+        adapter_config={
+            **heads,
+            "vision_feature_layer": [-1, 0],
+            "intermediate_size": 32,
+            "text_hidden_size": 32,
+        },
         **ids,
     )
     sizes = {"size": SQUARE, "patch_size": 8, "pooling_size": [2, 2]}
@@ -234,9 +299,20 @@ def molmo2() -> Made:
 
 def perception_lm() -> Made:
     words = tokenizer(image_token="<|image|>", video_token="<|video|>")
-    tower = {"embed_dim": 24, "img_size": [32, 32], "depth": 2, "num_heads": 2, "global_pool": "", "init_values": 0.1}
+    tower = {
+        "embed_dim": 24,
+        "img_size": [32, 32],
+        "depth": 2,
+        "num_heads": 2,
+        "global_pool": "",
+        "init_values": 0.1,
+    }
     tower |= {"use_post_transformer_norm": False, "ref_feat_shape": [2, 2]}
-    named = {"model_type": "timm_wrapper", "architecture": "vit_pe_core_tiny_patch16_384", "model_args": tower}
+    named = {
+        "model_type": "timm_wrapper",
+        "architecture": "vit_pe_core_tiny_patch16_384",
+        "model_args": tower,
+    }
     config = hf.PerceptionLMConfig(
         text_config={**TEXT, "vocab_size": len(words), "model_type": "llama"},
         vision_config=named,
@@ -257,11 +333,16 @@ def perception_lm() -> Made:
 
 
 def gemma3() -> Made:
-    """Gemma 3, which takes images only, and in whose language model the tokens of an image see each other.
+    """Gemma 3, which takes images only, and in whose language model the tokens of an image see each
+    other.
 
     The tokenizer adds a first token, and so does the chat template.
     """
-    marks = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
+    marks = {
+        "image_token": "<image_soft_token>",
+        "boi_token": "<start_of_image>",
+        "eoi_token": "<end_of_image>",
+    }
     words = tokenizer(begins=True, **marks)
     ids = words.convert_tokens_to_ids
     config = hf.Gemma3Config(
@@ -278,11 +359,19 @@ def gemma3() -> Made:
 
 
 def minicpmv4_6() -> Made:
-    marks = {f"{name}_token": f"<{name}>" for name in ("slice_start", "slice_end", "image_id_start", "image_id_end")}
+    marks = {
+        f"{name}_token": f"<{name}>"
+        for name in ("slice_start", "slice_end", "image_id_start", "image_id_end")
+    }
     marks |= {"image_start_token": "<image>", "image_end_token": "</image>"}
     words = tokenizer(image_token="<|image_pad|>", video_token="<|video_pad|>", **marks)
     config = hf.MiniCPMV4_6Config(
-        text_config={**TEXT, "vocab_size": len(words), "head_dim": 8, "layer_types": ["full_attention"] * 2},
+        text_config={
+            **TEXT,
+            "vocab_size": len(words),
+            "head_dim": 8,
+            "layer_types": ["full_attention"] * 2,
+        },
         vision_config={**VISION, "num_hidden_layers": 3},
         insert_layer_id=1,
         image_size=32,

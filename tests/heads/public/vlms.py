@@ -37,7 +37,8 @@ def save(case: str, folder: Path) -> None:
 
 @dataclass
 class Small:
-    """A whole model on disk, and a store of its encoder's tokens of CLIPS in the views float32 and int8."""
+    """A whole model on disk, and a store of its encoder's tokens of CLIPS in the views float32 and
+    int8."""
 
     folder: Path
     store: Store
@@ -50,9 +51,14 @@ class Small:
         return AutoModelForImageTextToText.from_pretrained(self.folder, dtype=torch.float32).eval()
 
     def inputs(
-        self, clips: list[int], question: str, answer: str = "", sizes: list[tuple[int, int]] | None = None
+        self,
+        clips: list[int],
+        question: str,
+        answer: str = "",
+        sizes: list[tuple[int, int]] | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Return what the model's own processor makes of a prompt and the frames of clips, blank ones if of `sizes`."""
+        """Return what the model's own processor makes of a prompt and the frames of clips, blank
+        ones if of `sizes`."""
         from transformers import AutoProcessor
 
         processor = AutoProcessor.from_pretrained(self.folder)
@@ -75,7 +81,9 @@ class Small:
         return dict(processor(text=[text], **given, **begins, return_tensors="pt"))
 
 
-def mean_log_likelihood(whole: Any, given: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor]) -> float:
+def mean_log_likelihood(
+    whole: Any, given: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor]
+) -> float:
     """Return the mean log-likelihood of the tokens that `inputs` has after those of `given`."""
     start = given["input_ids"].shape[1]
     with torch.inference_mode():
@@ -97,7 +105,9 @@ def featurized(case: str, folder: Path, path: Path) -> Small:
 
 def fill(store: Store, view: str, encoder: Encoder, dtype: str = "float32") -> None:
     """Add a view with the features of CLIPS."""
-    encoded = [encoder.encode_whole(frames_of(clip), np.array(SECONDS)) for clip in range(len(CLIPS))]
+    encoded = [
+        encoder.encode_whole(frames_of(clip), np.array(SECONDS)) for clip in range(len(CLIPS))
+    ]
     features = {name: np.stack([one[name] for one in encoded]) for name in encoded[0]}
     with store.lock():
         made, shapes = encoder.provenance("clips", dtype), encoder.features("clips", dtype)

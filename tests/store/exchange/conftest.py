@@ -1,4 +1,5 @@
-"""A view with what exports must keep: three dtypes, odd keys, metadata; and rows that failed, are absent, forgotten."""
+"""A view with what exports must keep: three dtypes, odd keys, metadata; and rows that failed, are
+absent, forgotten."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -16,17 +17,45 @@ from store.exchange.intake import take_in
 from store.verbs.options import ImportOptions
 from tests.store.conftest import Ended, Run
 
-KEYS = ["c0", "cüp 1", "train/v.2", "c3", "c4", "日本.mp4", "c6", "c7", "%2E", "c9", "q\"'|8", "c11", "c12"]
+KEYS = [
+    "c0",
+    "cüp 1",
+    "train/v.2",
+    "c3",
+    "c4",
+    "日本.mp4",
+    "c6",
+    "c7",
+    "%2E",
+    "c9",
+    "q\"'|8",
+    "c11",
+    "c12",
+]
 FAILED, ABSENT, FORGOTTEN = 6, 9, 4
-FORMATS = ["parquet", *(pytest.param(name, marks=pytest.mark.full) for name in ("lance", "huggingface", "webdataset"))]
+FORMATS = [
+    "parquet",
+    *(
+        pytest.param(name, marks=pytest.mark.full)
+        for name in ("lance", "huggingface", "webdataset")
+    ),
+]
 READABLE = ["parquet", pytest.param("lance", marks=pytest.mark.full)]
 """formats that can be imported"""
-MADE_BY = {"encoder": "net", "weights_sha256": "ab" * 32, "layer": "last", "frames": "8 evenly", "crop": "centre 224"}
+MADE_BY = {
+    "encoder": "net",
+    "weights_sha256": "ab" * 32,
+    "layer": "last",
+    "frames": "8 evenly",
+    "crop": "centre 224",
+}
 
 
 def imported(path: Path, to: str = "s", **options: Any) -> dict[str, Any]:
     """Return the record of an import of a file into view `v` of a store next to it."""
-    return take_in(ImportOptions(**{"path": str(path), "store": str(path.parent / to), "view": "v", **options}))
+    return take_in(
+        ImportOptions(**{"path": str(path), "store": str(path.parent / to), "view": "v", **options})
+    )
 
 
 def refused(path: Path, **options: Any) -> str:
@@ -51,7 +80,9 @@ def view(tmp_path: Path) -> View:
     frame = pl.DataFrame({"key": KEYS, **about})
     store.catalog("clips").append(frame[:8])
     # Another part has no column `step`, and whole numbers as `start`.
-    store.catalog("clips").append(frame[8:].drop("step").with_columns(pl.col("start").round().cast(pl.Int64)))
+    store.catalog("clips").append(
+        frame[8:].drop("step").with_columns(pl.col("start").round().cast(pl.Int64))
+    )
     provenance = Provenance(
         "net", "0" * 64, "last", "8 evenly", "centre 224",
         {"tokens": "float16", "embedding": "float32", "q": "int8 from float32"},
@@ -67,9 +98,15 @@ def view(tmp_path: Path) -> View:
     for shard in range(4):
         rows = np.arange(shard * 4, min(shard * 4 + 4, 13))
         rows = rows[(rows != FAILED) & (rows != ABSENT)]
-        values = {name: dice.normal(size=(len(rows), *f.shape)).astype(np.float32) for name, f in features.items()}
+        values = {
+            name: dice.normal(size=(len(rows), *f.shape)).astype(np.float32)
+            for name, f in features.items()
+        }
         if shard == 0:
-            values = {name: array * np.float32(1e-6 if name == "q" else 1) for name, array in values.items()}
+            values = {
+                name: array * np.float32(1e-6 if name == "q" else 1)
+                for name, array in values.items()
+            }
             values["embedding"][0] = 0  # zarr leaves such a row out
         view.write_shard(shard, rows, values, {FAILED: "no video"} if shard == 1 else {})
     assert main(["forget", str(tmp_path / "store"), KEYS[FORGOTTEN], "--reason", "asked"]) == 0
@@ -102,5 +139,8 @@ def save(view: View, tmp_path: Path, run: Run) -> Callable[..., Ended]:
 
 @pytest.fixture
 def load(tmp_path: Path, run: Run) -> Callable[..., Ended]:
-    """Return a function that imports a name in the test's folder into view `net` of store `other`."""
-    return lambda name, *words: run("import", tmp_path / name, "--store", tmp_path / "other", "--view", "net", *words)
+    """Return a function that imports a name in the test's folder into view `net` of store
+    `other`."""
+    return lambda name, *words: run(
+        "import", tmp_path / name, "--store", tmp_path / "other", "--view", "net", *words
+    )

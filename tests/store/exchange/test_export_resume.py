@@ -44,7 +44,9 @@ def export_in_parts(*words: str) -> int:
     return main(list(words))
 
 
-def options(view: View, path: Path, format: Any = "parquet", at: str = "", **more: Any) -> StoreExportOptions:
+def options(
+    view: View, path: Path, format: Any = "parquet", at: str = "", **more: Any
+) -> StoreExportOptions:
     return StoreExportOptions(str(path), f"{view.paths.store}{at}", "net", format, **more)
 
 
@@ -119,7 +121,16 @@ def test_a_killed_export_continues_to_the_same_content(
     """Each run is killed by SIGKILL when it is about to make its next file but three durable."""
     assert save("whole", "--format", format).status == 0
     whole, out = content(tmp_path / "whole", format), tmp_path / "out"
-    command = ["export", str(out), "--format", format, "--store", str(view.paths.store), "--view", "net"]
+    command = [
+        "export",
+        str(out),
+        "--format",
+        format,
+        "--store",
+        str(view.paths.store),
+        "--view",
+        "net",
+    ]
     runs = 0
     while ended := forks.run(export_in_parts, *command, kill_at=4, operations=("fsync",)):
         runs += 1
@@ -152,7 +163,10 @@ OTHER_OPTIONS = [
     ({"view": "small"}, "view net against small"),
     ({"format": "another"}, "format "),
     ({"features": ("tokens",)}, "features {"),
-    ({"features": ("q", "tokens")}, "order of features tokens, q, q_scale against q, q_scale, tokens"),
+    (
+        {"features": ("q", "tokens")},
+        "order of features tokens, q, q_scale against q, q_scale, tokens",
+    ),
     ({"columns": ("step", "video")}, "order of columns video, step against step, video"),
     ({"columns": ("step",)}, "columns {"),
     ({"dtype": "float32"}, "features {"),
@@ -162,10 +176,18 @@ OTHER_OPTIONS = [
 
 @pytest.mark.parametrize("whole", [True, pytest.param(False, marks=pytest.mark.full)])
 @pytest.mark.parametrize("format", FORMATS)
-def test_an_export_with_other_options_is_refused(view: View, tmp_path: Path, format: str, whole: bool) -> None:
-    """Lance numbers the columns of each part by their order: parts in two orders would exchange their values."""
+def test_an_export_with_other_options_is_refused(
+    view: View, tmp_path: Path, format: str, whole: bool
+) -> None:
+    """Lance numbers the columns of each part by their order: parts in two orders would exchange
+    their values."""
     store, out = Store.open(view.paths.store), tmp_path / "out"
-    assert main(["requantise", str(store.path), "--view", "net", "--to", "small", "--dtype", "float16"]) == 0
+    assert (
+        main(
+            ["requantise", str(store.path), "--view", "net", "--to", "small", "--dtype", "float16"]
+        )
+        == 0
+    )
     store.tag("v1")
     chosen = {"features": ("tokens", "q"), "columns": ("video", "step")}
     begin(view, options(view, out, format, "@v1", **chosen), whole)
@@ -175,27 +197,37 @@ def test_an_export_with_other_options_is_refused(view: View, tmp_path: Path, for
         changed["store"] = changed["store"].format(store.path)
         if changed["format"] == "another":
             changed["format"] = "parquet" if format == "lance" else "lance"
-        assert f"holds an export that differs: {message}" in refused(StoreExportOptions(str(out), **changed))  # type: ignore[arg-type]
+        assert f"holds an export that differs: {message}" in refused(
+            StoreExportOptions(str(out), **changed)
+        )  # type: ignore[arg-type]
     (tmp_path / "link").symlink_to(store.path)
-    same = StoreExportOptions(str(out), f"{tmp_path / 'link'}@v1", "net", format, **chosen)  # type: ignore[arg-type]
+    same = StoreExportOptions(str(out), f"{tmp_path / 'link'}@v1", ("net"), format, **chosen)  # type: ignore[arg-type]
     assert export(same)["already"] == (4 if whole else 1), "it is the same store"
 
 
 @pytest.mark.parametrize("whole", [True, pytest.param(False, marks=pytest.mark.full)])
-def test_an_export_of_a_store_that_changed_is_refused(view: View, tmp_path: Path, whole: bool) -> None:
+def test_an_export_of_a_store_that_changed_is_refused(
+    view: View, tmp_path: Path, whole: bool
+) -> None:
     chosen = options(view, tmp_path / "out", "parquet", columns=("step",))
     begin(view, chosen, whole)
     update(view, 77)
-    assert "differs: keys or metadata of the rows in the catalog (those of a snapshot," in refused(chosen)
+    assert "differs: keys or metadata of the rows in the catalog (those of a snapshot," in refused(
+        chosen
+    )
     update(view, 0)
     assert main(["compact", str(view.paths.store)]) == 0
     view.catalog.append(pl.DataFrame({"key": ["later"], "new": ["column"]}))
-    begin(view, chosen, whole)  # merged parts and other rows and columns of the catalog change nothing
+    # merged parts and other rows and columns of the catalog change nothing
+    begin(view, chosen, whole)
     with Store.open(view.paths.store).lock():
         view.withdraw(np.array([7]))
     assert "differs: rows 10 against 9" in refused(chosen)
     rewrite(view, 7)
-    assert "differs: the rows or their features (those of a snapshot, STORE@NAME, do not change)" in refused(chosen)
+    assert (
+        "differs: the rows or their features (those of a snapshot, STORE@NAME, do not change)"
+        in refused(chosen)
+    )
 
 
 @pytest.mark.full
@@ -215,8 +247,14 @@ def test_an_export_of_a_snapshot_survives_changes_of_the_store(view: View, tmp_p
     assert frame.height == 10 and frame["step"][0] == 0 and "new" not in frame.columns
     assert frame.filter(key=KEYS[7])["tokens"].to_numpy().tobytes() == before.tobytes()
     assert "- snapshot: `v1`" in (tmp_path / "out.parquet/_README.md").read_text()
-    noted = pytest.importorskip("pyarrow.parquet").read_schema(next((tmp_path / "out.parquet/data").iterdir())).metadata
-    assert str(view.paths.store) not in noted[b"stepdiff"].decode(), "exported files do not name folders"
+    noted = (
+        pytest.importorskip("pyarrow.parquet")
+        .read_schema(next((tmp_path / "out.parquet/data").iterdir()))
+        .metadata
+    )
+    assert str(view.paths.store) not in noted[b"stepdiff"].decode(), (
+        "exported files do not name folders"
+    )
 
 
 @pytest.mark.full
@@ -238,10 +276,14 @@ def test_a_store_that_changes_during_an_export_is_refused(
     monkeypatch.setattr(pq.ParquetWriter, "close", changing)
     closed: list[int] = []
     change: Callable[[], None] = lambda: update(view, 77)  # noqa: E731
-    assert "out was written (keys or metadata of the rows in the catalog (" in refused(options(view, tmp_path / "out"))
+    assert "out was written (keys or metadata of the rows in the catalog (" in refused(
+        options(view, tmp_path / "out")
+    )
     assert not (tmp_path / "out/data").exists() and not (tmp_path / "out/_README.md").exists()
     closed, change = [], withdraw
-    assert "1 rows were withdrawn since the export began: remove" in refused(options(view, tmp_path / "b"))
+    assert "1 rows were withdrawn since the export began: remove" in refused(
+        options(view, tmp_path / "b")
+    )
 
 
 @pytest.mark.full
@@ -264,10 +306,16 @@ def test_a_commit_of_lance_that_was_killed_is_repeated(
     assert not (out / "README.md").exists() and len(list((out / ".unfinished").iterdir())) == 4
     assert export(chosen)["already"] == 4
     dataset = lance.dataset(str(out))
-    assert dataset.version == 1 and dataset.count_rows() == 10 and not list((out / "_versions").glob("*#1"))
+    assert (
+        dataset.version == 1
+        and dataset.count_rows() == 10
+        and not list((out / "_versions").glob("*#1"))
+    )
 
 
-def test_a_complete_export_of_which_a_file_is_missing_is_refused(view: View, tmp_path: Path) -> None:
+def test_a_complete_export_of_which_a_file_is_missing_is_refused(
+    view: View, tmp_path: Path
+) -> None:
     chosen = options(view, tmp_path / "out")
     export(chosen)
     first, second, *_ = sorted((tmp_path / "out/data").iterdir())
@@ -280,45 +328,77 @@ def test_a_complete_export_of_which_a_file_is_missing_is_refused(view: View, tmp
     assert export(chosen)["already"] == 4
 
 
-def test_impossible_exports_are_refused_in_one_line(view: View, save: Run, run: Run, tmp_path: Path) -> None:
+def test_impossible_exports_are_refused_in_one_line(
+    view: View, save: Run, run: Run, tmp_path: Path
+) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
     (tmp_path / "file.parquet").write_text("mine")
     (tmp_path / "bad").mkdir()
-    (tmp_path / "bad/_export.json").write_text('{"kind": "stepdiff-export", "version": 1, "rows": 3}')
+    (tmp_path / "bad/_export.json").write_text(
+        '{"kind": "stepdiff-export", "version": 1, "rows": 3}'
+    )
     view.catalog.append(pl.DataFrame({"key": ["later"], "tokens": ["text"], "many": [{"a": [1]}]}))
     for name, arguments, message in (
         ("out", (), "has no known suffix: give --format parquet|lance|huggingface|webdataset|hdf5"),
-        ("full", ("--format", "parquet", "--columns", "video"), "holds other files: give the name of a new folder"),
+        (
+            "full",
+            ("--format", "parquet", "--columns", "video"),
+            "holds other files: give the name of a new folder",
+        ),
         ("file.parquet", ("--columns", "video"), "is a file: give the name of a new folder"),
-        ("bad", ("--format", "parquet", "--columns", "video"), "holds a damaged export (the card is damaged"),
+        (
+            "bad",
+            ("--format", "parquet", "--columns", "video"),
+            "holds a damaged export (the card is damaged",
+        ),
         ("a.parquet", ("--features", "nothing"), "no feature 'nothing' in view net"),
         ("a.parquet", ("--columns", "nothing"), "no column 'nothing' in the catalog of clips"),
         ("a.parquet", (), "tokens is a feature of view net and a column of the catalog"),
     ):
         status, _, error = save(name, *arguments)
-        assert status == 2 and error.startswith("error: ") and message in error and error.count("\n") == 1, error
+        assert (
+            status == 2
+            and error.startswith("error: ")
+            and message in error
+            and error.count("\n") == 1
+        ), error
     remote = run("export", "s3://bucket/a.parquet", "--store", view.paths.store, "--view", "net")
     assert remote.status == 2 and "is not a local path: export to a folder" in remote.errors
     with Store.open(view.paths.store).lock():
         view.withdraw(np.arange(13))
     empty = save("a.parquet", "--columns", "video")
-    assert empty.status == 2 and "view net of clips has no finished rows: run featurize first" in empty.errors
+    assert (
+        empty.status == 2
+        and "view net of clips has no finished rows: run featurize first" in empty.errors
+    )
     assert not (tmp_path / "a.parquet").exists()
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_full_disk_is_reported_in_one_line(view: View, save: Run, tmp_path: Path, format: str) -> None:
+def test_a_full_disk_is_reported_in_one_line(
+    view: View, save: Run, tmp_path: Path, format: str
+) -> None:
     script = (
-        "import resource, signal, sys; import store.exchange.export; from store.__main__ import main;"
-        "store.exchange.export.PART_BYTES = 1;"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000));"
-        "sys.exit(main(sys.argv[1:]))"
+        "import resource, signal, sys; import store.exchange.export; from store.__main__ import "
+        "main;store.exchange.export.PART_BYTES = 1;signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000));sys.exit(main(sys.argv[1:]))"
     )
-    command = ["export", str(tmp_path / "out"), "--format", format, "--store", str(view.paths.store), "--view", "net"]
-    done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, cwd=ROOT)
+    command = [
+        "export",
+        str(tmp_path / "out"),
+        "--format",
+        format,
+        "--store",
+        str(view.paths.store),
+        "--view",
+        "net",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command], capture_output=True, text=True, cwd=ROOT
+    )
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("error: ")
     assert not list((tmp_path / "out").glob("*README.md"))

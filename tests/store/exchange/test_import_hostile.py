@@ -1,4 +1,5 @@
-"""Imported files of strangers: refused in one line before anything is allocated, or with single rows failed."""
+"""Imported files of strangers: refused in one line before anything is allocated, or with single
+rows failed."""
 
 import json
 import os
@@ -29,8 +30,11 @@ KEYS = ["a", "b", "c"]
 FLOATS = pa.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], pa.list_(pa.float32(), 2))
 
 
-def lance_of(path: Path, base: str | None = None, name: str | None = None, deleted: bool = False) -> Path:
-    """Write a Lance dataset whose data or deletions are at a base path, or whose data file has another name."""
+def lance_of(
+    path: Path, base: str | None = None, name: str | None = None, deleted: bool = False
+) -> Path:
+    """Write a Lance dataset whose data or deletions are at a base path, or whose data file has
+    another name."""
     lance = pytest.importorskip("lance")
     dataset = lance.write_dataset(pa.table({"key": KEYS, "x": FLOATS}), str(path))
     if deleted:
@@ -57,17 +61,45 @@ def linked(path: Path, target: Path) -> Path:
 
 
 OUTSIDE = {
-    "Lance, data at a local base path": (lambda t: lance_of(t / "f.lance", str(t / "secret.lance")), "has base paths"),
-    "Lance, data at an s3 base path": (lambda t: lance_of(t / "f.lance", "s3://bucket/f"), "has base paths"),
-    "Lance, deletions at a base path": (lambda t: lance_of(t / "f.lance", "s3://b/f", None, True), "has base paths"),
-    "Lance, an upward path": (lambda t: lance_of(t / "f.lance", None, "../../s.lance/data/f.lance"), "cannot read"),
-    "Lance, an absolute path": (lambda t: lance_of(t / "f.lance", None, f"{t}/s.lance/data/f.lance"), "cannot read"),
-    "Lance, a linked folder": (lambda t: linked(t / "f.lance/data", t / "secret.lance/data"), "data is a link to"),
-    "Parquet, a linked file": (lambda t: linked(t / "f/0.parquet", t / "secret.parquet"), "0.parquet is a link to"),
-    "Parquet, a linked folder": (lambda t: linked(t / "f.parquet/d", t / "secret"), "d is a link to"),
-    "tar, a linked file": (lambda t: linked(t / "tars/0.tar", t / "secret.tar"), "0.tar is a link to"),
+    "Lance, data at a local base path": (
+        lambda t: lance_of(t / "f.lance", str(t / "secret.lance")),
+        "has base paths",
+    ),
+    "Lance, data at an s3 base path": (
+        lambda t: lance_of(t / "f.lance", "s3://bucket/f"),
+        "has base paths",
+    ),
+    "Lance, deletions at a base path": (
+        lambda t: lance_of(t / "f.lance", "s3://b/f", None, True),
+        "has base paths",
+    ),
+    "Lance, an upward path": (
+        lambda t: lance_of(t / "f.lance", None, "../../s.lance/data/f.lance"),
+        "cannot read",
+    ),
+    "Lance, an absolute path": (
+        lambda t: lance_of(t / "f.lance", None, f"{t}/s.lance/data/f.lance"),
+        "cannot read",
+    ),
+    "Lance, a linked folder": (
+        lambda t: linked(t / "f.lance/data", t / "secret.lance/data"),
+        "data is a link to",
+    ),
+    "Parquet, a linked file": (
+        lambda t: linked(t / "f/0.parquet", t / "secret.parquet"),
+        "0.parquet is a link to",
+    ),
+    "Parquet, a linked folder": (
+        lambda t: linked(t / "f.parquet/d", t / "secret"),
+        "d is a link to",
+    ),
+    "tar, a linked file": (
+        lambda t: linked(t / "tars/0.tar", t / "secret.tar"),
+        "0.tar is a link to",
+    ),
 }
-"""files that lead out of themselves or of their folder, and the refusal; what they lead to does not exist"""
+"""files that lead out of themselves or of their folder, and the refusal; what they lead to does not
+exist"""
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
@@ -93,7 +125,10 @@ def test_links_inside_a_folder_are_followed(tmp_path: Path) -> None:
 
 
 def test_a_name_that_several_columns_have_is_refused(tmp_path: Path) -> None:
-    path, columns = tmp_path / "f.parquet", [pa.array(KEYS), FLOATS, pa.array([[1.0]] * 3), pa.array([[2.0]] * 3)]
+    path, columns = (
+        tmp_path / "f.parquet",
+        [pa.array(KEYS), FLOATS, pa.array([[1.0]] * 3), pa.array([[2.0]] * 3)],
+    )
     for names, twice in (
         (["key", "x", "m", "m"], "m"),
         (["key", "x", "x", "m"], "x"),
@@ -103,20 +138,30 @@ def test_a_name_that_several_columns_have_is_refused(tmp_path: Path) -> None:
         assert refused(path) == f"{path} has several columns {twice!r}: give each a name of its own"
     (tmp_path / "files").mkdir()
     pq.write_table(pa.table({"key": ["d"], "x": FLOATS[:1]}), tmp_path / "files/0.parquet")
-    pq.write_table(pa.Table.from_arrays([columns[0], FLOATS, FLOATS], ["key", "x", "x"]), tmp_path / "files/1.parquet")
+    pq.write_table(
+        pa.Table.from_arrays([columns[0], FLOATS, FLOATS], ["key", "x", "x"]),
+        tmp_path / "files/1.parquet",
+    )
     assert "column 'x' is there several times in" in refused(tmp_path / "files")
 
 
-@pytest.mark.parametrize("kind", [pa.list_(pa.int64()), pa.duration("us"), pa.timestamp("us", "UTC")])
+@pytest.mark.parametrize(
+    "kind", [pa.list_(pa.int64()), pa.duration("us"), pa.timestamp("us", "UTC")]
+)
 def test_metadata_that_do_not_fit_the_catalog_are_refused_first(tmp_path: Path, kind: Any) -> None:
     store, path = Store.open(tmp_path / "s", create=True), tmp_path / "f.parquet"
     store.catalog("clips").append(pl.DataFrame({"key": ["a", "z"], "m": ["u", "v"]}))
     values = [[1]] * 3 if pa.types.is_list(kind) else [1, 2, 3]
     pq.write_table(pa.table({"key": KEYS, "m": pa.array(values, kind), "x": FLOATS}), path)
-    with pytest.raises(StepDiffError, match="f.parquet: column 'm' of clips is String .* with --columns") as caught:
+    with pytest.raises(
+        StepDiffError, match="f.parquet: column 'm' of clips is String .* with --columns"
+    ) as caught:
         take_in(ImportOptions(str(path), str(store.path), "v", **MADE_BY))
     assert "\n" not in str(caught.value)
-    assert store.views("clips") == [] and store.catalog("clips").frame()["m"].to_list() == ["u", "v"]
+    assert store.views("clips") == [] and store.catalog("clips").frame()["m"].to_list() == [
+        "u",
+        "v",
+    ]
 
 
 def test_files_that_are_no_parquet_or_lance_are_refused(tmp_path: Path) -> None:
@@ -142,10 +187,16 @@ def test_files_that_are_no_parquet_or_lance_are_refused(tmp_path: Path) -> None:
 def test_a_parquet_file_that_declares_too_much_is_not_decoded(
     tmp_path: Path,
 ) -> None:
-    """A row of 64 MiB of zeros takes a few bytes, and so do a thousand rows that repeat one text."""
+    """A row of 64 MiB of zeros takes a few bytes, and so do a thousand rows that repeat one
+    text."""
     path, wide = tmp_path / "f.parquet", 2**24
     zeros = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(4 * wide, np.float32)), wide)
-    pq.write_table(pa.table({"key": ["a", "b", "c", "d"], "x": zeros}), path, use_dictionary=True, compression="zstd")
+    pq.write_table(
+        pa.table({"key": ["a", "b", "c", "d"], "x": zeros}),
+        path,
+        use_dictionary=True,
+        compression="zstd",
+    )
     assert path.stat().st_size < 2**16
     assert "it declares " in refused(path)
     text = pa.array(["x" * 2**21] * 1000).dictionary_encode()
@@ -158,9 +209,19 @@ def test_only_rows_of_a_broken_row_group_fail(tmp_path: Path) -> None:
     path = tmp_path / "f.parquet"
     values = np.random.default_rng(0).normal(size=(8, 64)).astype(np.float16)
     table = pa.table(
-        {"key": [f"k{i}" for i in range(8)], "x": pa.FixedSizeListArray.from_arrays(values.reshape(-1), 64)}
+        {
+            "key": [f"k{i}" for i in range(8)],
+            "x": pa.FixedSizeListArray.from_arrays(values.reshape(-1), 64),
+        }
     )
-    pq.write_table(table, path, row_group_size=2, compression="none", use_dictionary=False, write_page_checksum=True)
+    pq.write_table(
+        table,
+        path,
+        row_group_size=2,
+        compression="none",
+        use_dictionary=False,
+        write_page_checksum=True,
+    )
     data = bytearray(path.read_bytes())
     data[data.index(values[4].tobytes()) + 5] ^= 4
     path.write_bytes(data)
@@ -172,12 +233,15 @@ def test_only_rows_of_a_broken_row_group_fail(tmp_path: Path) -> None:
     assert view.read("x", keys=["k3", "k6"]).tobytes() == values[[3, 6]].tobytes()
 
 
-def test_parts_that_differ_or_are_missing_are_refused(tmp_path: Path, save: Run, small_parts: None) -> None:
+def test_parts_that_differ_or_are_missing_are_refused(
+    tmp_path: Path, save: Run, small_parts: None
+) -> None:
     folder = tmp_path / "files"
     folder.mkdir()
     pq.write_table(pa.table({"key": KEYS, "x": FLOATS}), folder / "0.parquet")
     pq.write_table(
-        pa.table({"key": ["d", "e", "f"], "x": FLOATS.cast(pa.list_(pa.float16(), 2))}), folder / "1.parquet"
+        pa.table({"key": ["d", "e", "f"], "x": FLOATS.cast(pa.list_(pa.float16(), 2))}),
+        folder / "1.parquet",
     )
     assert "column 'x' is fixed_size_list<element: halffloat>[2] in" in refused(folder)
     pq.write_table(pa.table({"key": ["d", "e", "a"], "x": FLOATS}), folder / "1.parquet")
@@ -185,7 +249,12 @@ def test_parts_that_differ_or_are_missing_are_refused(tmp_path: Path, save: Run,
     assert save("out.parquet").status == 0
     (tmp_path / "out.parquet/data/part-000002.parquet").unlink()
     assert "has 7 rows and its card says 10: a part is missing" in refused(
-        tmp_path / "out.parquet", encoder=None, weights_sha256=None, layer=None, frames=None, crop=None
+        tmp_path / "out.parquet",
+        encoder=None,
+        weights_sha256=None,
+        layer=None,
+        frames=None,
+        crop=None,
     )
 
 
@@ -257,7 +326,9 @@ def floats(rows: int) -> Any:
 
 SLOW = {
     "a key of 50 MB": lambda t: parquet_of(t, {"key": ["a" * 50_000_000], "x": floats(1)}),
-    "keys of every length": lambda t: parquet_of(t, {"key": ["a" * n for n in range(1, 4097)], "x": floats(4096)}),
+    "keys of every length": lambda t: parquet_of(
+        t, {"key": ["a" * n for n in range(1, 4097)], "x": floats(4096)}
+    ),
     "a text of 256 kB in 2,000 rows": lambda t: parquet_of(
         t,
         {
@@ -266,8 +337,12 @@ SLOW = {
             "x": floats(2000),
         },
     ),
-    "200 features": lambda t: parquet_of(t, {"key": ["a"], **{f"x{n}": floats(1) for n in range(200)}}),
-    "1,100 columns": lambda t: parquet_of(t, {"key": ["a"], "x": floats(1), **{f"m{n}": [1] for n in range(1100)}}),
+    "200 features": lambda t: parquet_of(
+        t, {"key": ["a"], **{f"x{n}": floats(1) for n in range(200)}}
+    ),
+    "1,100 columns": lambda t: parquet_of(
+        t, {"key": ["a"], "x": floats(1), **{f"m{n}": [1] for n in range(1100)}}
+    ),
 }
 """files of less than 2 MB that held the store's lock for up to 100 s"""
 
