@@ -87,7 +87,7 @@ class Summary:
     failures_in: str = ""  # folder of all reasons
 
     def status(self, allow_failed: bool = False) -> int:
-        """Return the exit status: 1 where anything asked for is not there."""
+        """Return the exit status: 1 if anything asked for is not there."""
         return incomplete({"absent": self.absent, "failed": self.failed, "allowed": allow_failed})
 
     def lines(self) -> list[str]:
@@ -253,7 +253,7 @@ def resolved(options: Options) -> Options:
 
 
 def _known_view(store: Store, options: Options, entity: str, weights: Path | None) -> View | None:
-    """Return the view if it is as the options request it; None also where only the encoder can
+    """Return the view if it is as the options request it; None also if only the encoder can
     tell."""
     name = str(options.view)
     if any(choice is not None for choice in options.choices().values()) or name not in store.views(
@@ -279,7 +279,7 @@ def made_by(view: View, options: Options, weights: Path | None) -> bool:
 def _described_view(
     store: Store, options: Options, pool: WorkerPool | Here, asked: Windows, count: int
 ) -> View:
-    """Return the view that the encoder of a pool fills, made where there is none. StepDiffError: it
+    """Return the view that the encoder of a pool fills, made if there is none. StepDiffError: it
     is another one."""
     provenance, features = pool.call("describe", asked.entity, options.dtype)
     name = str(options.view)
@@ -339,7 +339,7 @@ def workers_of(
 
 
 def _check_shared(options: Options, gpu: bool) -> None:
-    """Raise StepDiffError where workers shall share a GPU and have none."""
+    """Raise StepDiffError if workers shall share a GPU and have none."""
     if options.workers_per_gpu > 1 and not gpu:
         raise StepDiffError(
             f"--workers-per-gpu {options.workers_per_gpu}, but no worker has a GPU: leave it out"
@@ -352,7 +352,7 @@ class Computed:
 
     repeated: int = 0
     truncated: int = 0
-    # the fewest of a forward pass; infinite where no GPU ran out of memory
+    # the fewest of a forward pass; infinite if no GPU ran out of memory
     forward_rows: float = math.inf
     errors: list[str] = field(default_factory=list)
     seconds: float = 0.0

@@ -172,7 +172,7 @@ def read_manifest(path: Path, column: str | None = None) -> Manifest:
 def read_windows(path: Path, column: str | None = None, window: int = WINDOW) -> Windows:
     """Read a manifest; of one of clips too, `column` asks for the texts in it.
 
-    Raises StepDiffError where it is refused whole.
+    Raises StepDiffError if it is refused whole.
     """
     file = _File(path, column)
     clips = file.column is None
@@ -204,7 +204,7 @@ def read_windows(path: Path, column: str | None = None, window: int = WINDOW) ->
 
 
 class _File:
-    """The file of a manifest, read part by part. StepDiffError where it changes meanwhile.
+    """The file of a manifest, read part by part. StepDiffError if it changes meanwhile.
 
     column: of its texts; None of a manifest of clips.
     """
@@ -319,7 +319,7 @@ def _of_clips(names: Sequence[str], column: str | None) -> bool:
 
 
 def _check_clips(frame: pl.DataFrame, path: Path) -> None:
-    """Raise StepDiffError where columns of clips have unusable names or types."""
+    """Raise StepDiffError if columns of clips have unusable names or types."""
     refuse_twins(frame.columns, path)
     for name in frame.columns:
         if folded(name) in _OWN:
@@ -375,7 +375,7 @@ _USABLE = (
 
 
 def _numbers(times: pl.Series) -> pl.Series:
-    """Return times as numbers, null where one is not written as a number."""
+    """Return times as numbers, null if one is not written as a number."""
     if times.dtype == pl.Float64 or times.dtype.is_integer():
         return times.cast(pl.Float64)
     return times.cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)

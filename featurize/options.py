@@ -14,7 +14,7 @@ class Options(FailureOptions):
     """Options of a featurize run."""
 
     store: str
-    """Folder of the feature store, or a URL as of s3://bucket/features; made where there is
+    """Folder of the feature store, or a URL as of s3://bucket/features; made if there is
     none."""
     encoder: str
     """Frozen encoder. hf:ID: any image or video model of transformers; vlm:ID: the vision part of

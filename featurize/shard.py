@@ -141,7 +141,7 @@ class _Shard:
         return self.write(time.monotonic() - begin)
 
     def write(self, seconds: float) -> Outcome:
-        """Commit what was kept, which took so many seconds. StepDiffError where it cannot be
+        """Commit what was kept, which took so many seconds. StepDiffError if it cannot be
         written."""
         begin = time.monotonic()
         done, order = np.unique(np.array(self.rows, np.int64), return_index=True)

@@ -168,7 +168,7 @@ def cores() -> int:
 
 @cache
 def cgroup_cores(root: Path = Path("/")) -> int | None:
-    """Return the cores that the cgroups of this process may use, rounded up; None where they have
+    """Return the cores that the cgroups of this process may use, rounded up; None if they have
     no limit.
 
     Containers are limited in this way. A limit holds for all cgroups below, and a container may see

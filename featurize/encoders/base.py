@@ -59,10 +59,10 @@ class Encoder(ABC):
     sampling: Sampling = "linspace"
     """The rule that picks the T frames."""
     short_side: int | None = 0
-    """Pixels of a frame's short side before the crop, None where both sides are resized to `size`;
-    0 where clips are not encoded."""
+    """Pixels of a frame's short side before the crop, None if both sides are resized to `size`;
+    0 if clips are not encoded."""
     size: int = 0
-    """Pixels of the square that is fed; 0 where clips are not encoded."""
+    """Pixels of the square that is fed; 0 if clips are not encoded."""
     resample: Resample = "bicubic"
     """Filter of the resize."""
     compiled: ClassVar[str] = "forward_clips"
@@ -73,7 +73,7 @@ class Encoder(ABC):
     statistics: Statistics | None = None
     """Whether statistics of early maps are a feature of clips."""
     max_tokens: int | None = 0
-    """Tokens of a text that are seen, None for all; 0 where texts are not encoded."""
+    """Tokens of a text that are seen, None for all; 0 if texts are not encoded."""
     whole_batches: bool = False
     """Whether a model sees as many frames, windows or texts at once as a batch has rows, as on a
     GPU. Else it sees parts of a fixed size: on a CPU no bit of a clip depends on its batch."""
@@ -257,7 +257,7 @@ class Encoder(ABC):
         raise self._refusal("texts")
 
     def check_entity(self, entity: str) -> None:
-        """Raise StepDiffError where the entity is not one of `entities`."""
+        """Raise StepDiffError if the entity is not one of `entities`."""
         if entity not in self.entities:
             raise self._refusal(entity)
 
@@ -266,7 +266,7 @@ class Encoder(ABC):
         return StepDiffError(f"encoder {self.name} encodes {able}, not {entity}: choose another")
 
     def check_frames(self, frames: Any) -> None:
-        """Raise StepDiffError where frames have not the shape [B, T, size, size, 3]."""
+        """Raise StepDiffError if frames have not the shape [B, T, size, size, 3]."""
         expected = (self.frames, self.size, self.size, 3)
         if frames.ndim != 5 or frames.shape[1:] != expected:
             raise StepDiffError(
@@ -288,7 +288,7 @@ def statistics_in(provenance: Provenance) -> Statistics | None:
 
 
 def unusable(text: str) -> str | None:
-    """Return why a text cannot be encoded, or None where it can."""
+    """Return why a text cannot be encoded, or None if it can."""
     return None if text.strip() else "the text is empty"
 
 

@@ -82,7 +82,7 @@ def half_products(device: "torch.device") -> "torch.autocast":
 
 
 def load_tokenizer(folder: Path, contents: str) -> Any:
-    """Return the folder's tokenizer. StepDiffError where it has none that can be loaded here."""
+    """Return the folder's tokenizer. StepDiffError if it has none that can be loaded here."""
     from transformers import AutoTokenizer
 
     with loading(folder, contents, "has no tokenizer that can be loaded"):
@@ -121,7 +121,7 @@ def loading(folder: Path, contents: str, fault: str = "cannot be loaded") -> Ite
 
 
 def checkpoint_file(weights: Path) -> Path:
-    """Return the file itself, or that of a folder. StepDiffError where a folder holds none, or
+    """Return the file itself, or that of a folder. StepDiffError if a folder holds none, or
     several."""
     if weights.is_file():
         return weights

@@ -223,7 +223,7 @@ class HuggingFace(Encoder):
         return type(self._model).__name__
 
     def _probed(self, hidden: bool) -> families.ModelOutput:
-        """Return what the model gives for a black frame or window. StepDiffError where it cannot
+        """Return what the model gives for a black frame or window. StepDiffError if it cannot
         take one."""
         try:
             with torch.inference_mode():
@@ -389,7 +389,7 @@ class HuggingFace(Encoder):
         return {"embedding": normalize(embedded.float(), dim=-1).cpu().numpy()}
 
     def _check_texts(self) -> None:
-        """Raise StepDiffError where texts cannot be encoded."""
+        """Raise StepDiffError if texts cannot be encoded."""
         self.check_entity("texts")
         if self._pooling != "model":
             raise StepDiffError(
@@ -400,7 +400,7 @@ class HuggingFace(Encoder):
 
 
 def _model_type(weights: Path) -> str:
-    """Return the type that a folder's config.json names, empty where it cannot be read."""
+    """Return the type that a folder's config.json names, empty if it cannot be read."""
     try:
         return str(json.loads((weights / "config.json").read_text()).get("model_type"))
     except (OSError, ValueError, AttributeError):  # loading it says why

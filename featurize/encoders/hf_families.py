@@ -122,7 +122,7 @@ def text_padding(model: Any) -> bool | str:
 
 
 def frames_of(model: Any) -> int | None:
-    """Return how many frames a video model was made for, None where it takes any number."""
+    """Return how many frames a video model was made for, None if it takes any number."""
     config = getattr(model.config, "vision_config", model.config)
     for name in ("frames_per_clip", "num_frames"):
         if isinstance(count := getattr(config, name, None), int):

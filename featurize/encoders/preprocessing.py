@@ -63,7 +63,7 @@ class Preprocessing:
 
 
 def read_processor(folder: Path, contents: str) -> Any:
-    """The image processor that the folder describes, in Pillow's way. StepDiffError where there is
+    """The image processor that the folder describes, in Pillow's way. StepDiffError if there is
     none."""
     from transformers import AutoImageProcessor
 
@@ -72,7 +72,7 @@ def read_processor(folder: Path, contents: str) -> Any:
 
 
 def image_settings(folder: Path, contents: str) -> Settings:
-    """Return the settings of a folder's image processor. StepDiffError where it has none."""
+    """Return the settings of a folder's image processor. StepDiffError if it has none."""
     settings = read_processor(folder, contents).to_dict()
     settings = {name: value for name, value in settings.items() if value is not None}
     # its crop is a share of the picture
@@ -192,7 +192,7 @@ def _mean_and_std(
 
 
 def _side(crop: Any) -> int | None:
-    """Return the side of a square crop, None where it is none."""
+    """Return the side of a square crop, None if it is none."""
     if isinstance(crop, int):
         return crop
     sides = dict(crop or {})

@@ -29,7 +29,7 @@ from featurize.video.resize import Resample, resized_part
 class Crop:
     """The square fed to an encoder."""
 
-    # pixels of the short side after the resize; None where both sides are resized to `size`
+    # pixels of the short side after the resize; None if both sides are resized to `size`
     short_side: int | None
     size: int  # pixels of the square's sides, short_side at most
     resample: Resample = "bicubic"

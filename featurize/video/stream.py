@@ -85,7 +85,7 @@ class Video:
 
     @property
     def promised(self) -> float:
-        """Seconds at which the header says that the video ends; 0 where it says nothing."""
+        """Seconds at which the header says that the video ends; 0 if it says nothing."""
         if self.is_still:
             return 0.0
         if self.stream.duration:
@@ -174,7 +174,7 @@ class Timeline:
 
 
 def from_packets(path: Path) -> Timeline:
-    """The timeline by the file's packets. StepDiffError where there are none."""
+    """The timeline by the file's packets. StepDiffError if there are none."""
     with opened(path) as video:
         packets = [
             (packet.pts, packet.dts, packet.duration, packet.is_keyframe)
@@ -203,7 +203,7 @@ def from_packets(path: Path) -> Timeline:
 
 
 def by_decoding(path: Path) -> Timeline:
-    """The timeline by decoding every frame. StepDiffError where none can be decoded."""
+    """The timeline by decoding every frame. StepDiffError if none can be decoded."""
     pts: list[int | None] = []
     damaged: list[int] = []
     with opened(path) as video:
@@ -242,7 +242,7 @@ def by_decoding(path: Path) -> Timeline:
 
 
 def decoded(video: Video) -> Iterator[av.VideoFrame | None]:
-    """Every frame from the start, in the order shown; None where something cannot be decoded."""
+    """Every frame from the start, in the order shown; None if something cannot be decoded."""
     for packet in video.packets():
         try:
             yield from packet.decode()  # type: ignore[misc]

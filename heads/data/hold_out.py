@@ -117,7 +117,7 @@ def clip_times(clips: Iterable[str]) -> pl.DataFrame:
 def known_clips(store: Store, *more: str) -> pl.DataFrame:
     """Read key, video, start, end, split and the columns `more` of every clip of a store's catalog.
 
-    The first five are null where the catalog has no value; columns of `more` that it lacks are left
+    The first five are null if the catalog has no value; columns of `more` that it lacks are left
     out.
     """
     kinds = COLUMNS | {"split": pl.String}

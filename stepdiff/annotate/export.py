@@ -16,7 +16,7 @@ right.
 Guarantees
 - one command writes all forms, each file whole or not at all
 - answers converted to another form and back are equal
-- commands end with status 1 where answers are refused: one line names each of them, and the others
+- commands end with status 1 if answers are refused: one line names each of them, and the others
   count
 """
 

@@ -45,7 +45,7 @@ class Comparison:
     differences: list[Difference]
     """in each category"""
     moments: list[Moment]
-    """terms with clear evidence; empty where the model has no head of words"""
+    """terms with clear evidence; empty if the model has no head of words"""
     cosine: float
     """of the two clips' features as a whole"""
     clearest: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Comparison:
     """seconds in the file of Video 1, and of Video 2, that look like nothing in the other one"""
     question: str = ""
     answer: str = ""
-    """to the question; empty where none was asked; CutOff: max_tokens ended it, not the model"""
+    """to the question; empty if none was asked; CutOff: max_tokens ended it, not the model"""
     notes: tuple[str, ...] = ()
     """what makes the comparison doubtful"""
     knows: str = ""

@@ -244,7 +244,7 @@ def _words(named: str, folder: Path, encoder: str | None) -> Model:
 
 
 def _records(store: str, view: str, provenance: Provenance) -> list[Record]:
-    """Return what the store that trained a head records of its encoder; nothing where it is
+    """Return what the store that trained a head records of its encoder; nothing if it is
     gone."""
     try:
         source = Store.open(store).view("clips", view)

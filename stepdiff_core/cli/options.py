@@ -76,7 +76,7 @@ def at_least(options: Any, **smallest: int | float) -> None:
 def refuse_overwriting(
     options: Any, positional: Collection[str] = (), configs: Sequence[str] = ()
 ) -> None:
-    """Raise StepDiffError where an option that is `WRITTEN` names the file of another option, or of
+    """Raise StepDiffError if an option that is `WRITTEN` names the file of another option, or of
     `--config`.
 
     Folders, which are added to, may have other uses.
@@ -149,7 +149,7 @@ def _is_file(path: str, named: str, new: bool) -> bool:
 
 
 def incomplete(record: Mapping[str, Any]) -> int:
-    """Return the exit status of a command: 1 where items are absent, or failed and that is not
+    """Return the exit status of a command: 1 if items are absent, or failed and that is not
     allowed."""
     return int(bool(record.get("absent") or (record.get("failed") and not record.get("allowed"))))
 

@@ -359,7 +359,7 @@ def _flag(keys: Sequence[str]) -> str:
 
 
 def _kind(options: Any, key: str) -> Any:
-    """The type of a (nested) option, None where it cannot be known."""
+    """The type of a (nested) option, None if it cannot be known."""
     kind = options
     for name in key.split("."):
         kind = next((each for each in _alternatives(kind) if dataclasses.is_dataclass(each)), None)
@@ -400,7 +400,7 @@ def _expected(kind: Any) -> str:
 
 
 def _item(kind: object) -> Any:
-    """Return the type of a list's values, None where it is no list of texts or numbers."""
+    """Return the type of a list's values, None if it is no list of texts or numbers."""
     first = typing.get_args(kind)[0] if typing.get_origin(kind) in (list, tuple) else None
     return (
         str

@@ -57,7 +57,7 @@ def _memory() -> int:
 
 
 def reopened(fd: int, mode: int = os.O_RDONLY) -> int | None:
-    """Return another descriptor of an open file that bypasses the page cache; None where the system
+    """Return another descriptor of an open file that bypasses the page cache; None if the system
     has none."""
     try:
         return os.open(f"/proc/self/fd/{fd}", mode | os.O_CLOEXEC | _FLAG) if _FLAG else None

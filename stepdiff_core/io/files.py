@@ -75,7 +75,7 @@ def open_regular(path: str | os.PathLike[str], wanted: str = "a file") -> IO[byt
 
 
 def refuse_links_out(folder: Path) -> None:
-    """Raise StepDiffError where a symbolic link below a folder of strangers leads out of it."""
+    """Raise StepDiffError if a symbolic link below a folder of strangers leads out of it."""
     for path in folder.rglob("*"):  # which enters no links
         if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
             raise StepDiffError(
@@ -98,7 +98,7 @@ def listed(folder: Path | Place, pattern: str) -> list[Place]:
 
 
 def write_text(path: Path | Place, text: str) -> None:
-    """Write `text` as UTF-8, durably, replacing any old file. StepDiffError where the disk is full
+    """Write `text` as UTF-8, durably, replacing any old file. StepDiffError if the disk is full
     or refuses."""
     write_bytes(path, text.encode())
 
@@ -128,7 +128,7 @@ def write_changed(path: Path | Place, pieces: Sequence[bytes | memoryview]) -> s
 def whole(path: Path | Place) -> AbstractContextManager[Path]:
     """Yield a temporary local path; what is written there replaces the file at the end, durably.
 
-    Where the block raises, the file is unchanged. StepDiffError where the disk refuses.
+    Where the block raises, the file is unchanged. StepDiffError if the disk refuses.
     """
     return place(path).whole()
 

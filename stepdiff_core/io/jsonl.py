@@ -83,7 +83,7 @@ def parse_object(line: bytes) -> dict[str, Any]:
 
 
 def write_objects(path: str | Path, objects: Iterable[dict[str, Any]]) -> None:
-    """Write one line per object. StepDiffError where the file cannot be written."""
+    """Write one line per object. StepDiffError if the file cannot be written."""
     write_text(Path(path), "".join(map(object_line, objects)))
 
 

@@ -53,7 +53,7 @@ class LocalPath(PosixPath):
         """Write `pieces` (about `nbytes` bytes in all) as this file, replacing any old one; durable
         on return.
 
-        Raises StepDiffError where the disk is full or refuses; the old file is then unchanged.
+        Raises StepDiffError if the disk is full or refuses; the old file is then unchanged.
         """
         check()
         self.parent.make_folder()
@@ -61,7 +61,7 @@ class LocalPath(PosixPath):
             _write(temp, pieces)
 
     def create(self, pieces: Iterable[Buffer], nbytes: int = 0) -> bool:
-        """Write `pieces` as this file if it does not exist; False where another process was
+        """Write `pieces` as this file if it does not exist; False if another process was
         first."""
         self.parent.make_folder()
         try:
@@ -75,7 +75,7 @@ class LocalPath(PosixPath):
     def whole(self) -> Iterator[Path]:
         """Yield a temporary path; what is written there replaces this file at the end, durably.
 
-        Where the block raises, this file is unchanged. Raises StepDiffError where the disk refuses.
+        Where the block raises, this file is unchanged. Raises StepDiffError if the disk refuses.
         """
         with self._named(os.replace) as temp:
             temp.touch()
@@ -106,7 +106,7 @@ class LocalPath(PosixPath):
         """Give this file the new name `target` too, or copy it where that is not possible. The name
         is not durable yet.
 
-        Raises FileNotFoundError where the file does not exist, StepDiffError where the disk
+        Raises FileNotFoundError if the file does not exist, StepDiffError if the disk
         refuses.
         """
         source = os.path.realpath(self) if self.is_symlink() else self
@@ -196,7 +196,7 @@ class LocalPath(PosixPath):
         return sizes
 
     def identity(self) -> Identity | None:
-        """Return what distinguishes versions of this file (inode, mtime, size); None where it does
+        """Return what distinguishes versions of this file (inode, mtime, size); None if it does
         not exist."""
         try:
             about = os.stat(self)
@@ -215,7 +215,7 @@ class LocalPath(PosixPath):
         Raises:
             DamageError: it is larger, or not a regular file (a FIFO would block, a device never
                 end).
-            OSError: it cannot be read; FileNotFoundError where it does not exist.
+            OSError: it cannot be read; FileNotFoundError if it does not exist.
         """
         fd = os.open(self, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with open(fd, "rb", buffering=0) as file:
@@ -230,7 +230,7 @@ class LocalPath(PosixPath):
             return file.read()
 
     def tail(self, nbytes: int) -> bytes:
-        """Return the last bytes, fewer where the file is shorter."""
+        """Return the last bytes, fewer if the file is shorter."""
         # a FIFO cannot be sought
         with open(os.open(self, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             file.seek(max(file.seek(0, os.SEEK_END) - nbytes, 0))

@@ -196,7 +196,7 @@ class Lease:
             raise StepDiffError(f"{self.path} is damaged ({error}): {why}") from error
 
     def _put(self, etag: str | None, free: bool = False) -> bool:
-        """Write the object in place of the one of that ETag; False where another process was
+        """Write the object in place of the one of that ETag; False if another process was
         faster."""
         begin = _seconds()
         self._puts += 1
@@ -222,7 +222,7 @@ def _seconds() -> float:
 
 
 def _is_alive(holder: dict[str, Any]) -> bool | None:
-    """Return whether the holder's process runs; None where that cannot be known here."""
+    """Return whether the holder's process runs; None if that cannot be known here."""
     if not holder or (holder["host"], holder["pids"]) != (socket.gethostname(), _pids()):
         return None
     try:
@@ -237,7 +237,7 @@ def _is_alive(holder: dict[str, Any]) -> bool | None:
 
 
 def _began(pid: int) -> int | None:
-    """Return when a process started, in ticks since boot; None where that cannot be known."""
+    """Return when a process started, in ticks since boot; None if that cannot be known."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             return int(file.read().rpartition(")")[2].split()[19])
@@ -292,7 +292,7 @@ def holds(path: Path | Place) -> bool:
 
 
 def check_held(path: Path | Place) -> None:
-    """Raise StepDiffError where this process took the lock at `path` and its lease has run out."""
+    """Raise StepDiffError if this process took the lock at `path` and its lease has run out."""
     if not holds(path):
         raise StepDiffError(
             f"the lease of {path} ran out before it could be renewed: what is committed is safe, "

@@ -164,7 +164,7 @@ class RemotePath:
         }
 
     def identity(self) -> str | None:
-        """Return the ETag, which distinguishes versions; None where the object does not exist."""
+        """Return the ETag, which distinguishes versions; None if the object does not exist."""
         try:
             with clear_errors("read", self.url):
                 return str(obstore.head(self._objects, self._key)["e_tag"])
@@ -172,18 +172,18 @@ class RemotePath:
             return None
 
     def read_bytes(self) -> bytes:
-        """Return the whole object; FileNotFoundError where it does not exist."""
+        """Return the whole object; FileNotFoundError if it does not exist."""
         return bytes(self.read_versioned()[0])
 
     def read_whole(self, most: int) -> bytes:
-        """Return all bytes; DamageError where they are more than `most`."""
+        """Return all bytes; DamageError if they are more than `most`."""
         with clear_errors("read", self.url):
             answer = obstore.get(self._objects, self._key)
             check_size(self, answer.meta["size"], most)
             return bytes(answer.bytes())
 
     def tail(self, nbytes: int) -> bytes:
-        """Return the last bytes, fewer where the object is shorter."""
+        """Return the last bytes, fewer if the object is shorter."""
         return bytes(self.read_tail(nbytes)[0])
 
     def sha256(self) -> str:
@@ -197,7 +197,7 @@ class RemotePath:
         bytes into it.
 
         `end_bytes` returns how many bytes to read at the end, given the last ones and the size.
-        Fetching raises ReplacedError where the object was replaced.
+        Fetching raises ReplacedError if the object was replaced.
         """
         end, etag, size = self.read_tail(_END_BYTES)
         if end_bytes(bytes(end), size) > len(end):
@@ -221,13 +221,13 @@ class RemotePath:
         return data.data, fetch
 
     def read_versioned(self) -> tuple[memoryview, str]:
-        """Return the whole object and its ETag; FileNotFoundError where it does not exist."""
+        """Return the whole object and its ETag; FileNotFoundError if it does not exist."""
         with clear_errors("read", self.url):
             answer = obstore.get(self._objects, self._key)
             return memoryview(answer.bytes()), str(answer.meta["e_tag"])
 
     def read_tail(self, nbytes: int) -> tuple[memoryview, str, int]:
-        """Return the last bytes (fewer where it is shorter), the ETag and the size of the
+        """Return the last bytes (fewer if it is shorter), the ETag and the size of the
         object."""
         with clear_errors("read", self.url):
             try:
@@ -249,7 +249,7 @@ class RemotePath:
     def read_range(self, start: int, end: int, etag: str) -> memoryview:
         """Return bytes `start` to `end` (exclusive) of the object of that ETag.
 
-        Raises ReplacedError where it was replaced or deleted.
+        Raises ReplacedError if it was replaced or deleted.
         """
         with clear_errors("read", self.url):
             try:
@@ -281,14 +281,14 @@ class RemotePath:
                 )
 
     def create(self, pieces: Iterable[Buffer], nbytes: int = 0) -> bool:
-        """Put `pieces` as the object if it does not exist; False where another process was
+        """Put `pieces` as the object if it does not exist; False if another process was
         first."""
         return self.exchange(b"".join(_flat(pieces)), None) is not None
 
     def exchange(self, data: bytes, etag: str | None) -> str | None:
         """Put `data` in place of the object of that ETag, or of none.
 
-        Returns the new ETag; None where another object is there.
+        Returns the new ETag; None if another object is there.
         """
         mode: Any = "create" if etag is None else {"e_tag": etag}
         with clear_errors("write", self.url):
@@ -298,7 +298,7 @@ class RemotePath:
                 return None
 
     def link_as(self, target: Any) -> None:
-        """Copy the object inside the object store. FileNotFoundError where it does not exist."""
+        """Copy the object inside the object store. FileNotFoundError if it does not exist."""
         with clear_errors("copy", self.url):
             obstore.copy(self._objects, self._key, target._key)
 
@@ -318,7 +318,7 @@ class RemotePath:
         yield self
 
     def unlink(self, missing_ok: bool = False) -> None:
-        """Delete the object. FileNotFoundError where it does not exist, and the object store says
+        """Delete the object. FileNotFoundError if it does not exist, and the object store says
         so."""
         with clear_errors("delete", self.url):
             try:
@@ -341,7 +341,7 @@ class RemotePath:
         return existed
 
     def remove_folder(self, root: Any) -> bool:
-        """Delete all objects below; False where there are none. Only the zarr.json is gone at
+        """Delete all objects below; False if there are none. Only the zarr.json is gone at
         once."""
         return self.remove()
 
@@ -413,7 +413,7 @@ def check_threads() -> None:
 
 @contextmanager
 def clear_errors(verb: str, url: str) -> Iterator[None]:
-    """Turn errors of obstore into one line of StepDiffError; FileNotFoundError where the object
+    """Turn errors of obstore into one line of StepDiffError; FileNotFoundError if the object
     does not exist."""
     check_threads()
     try:

@@ -85,7 +85,7 @@ def read(
     """Return the frame in `path`, or some columns of it (without `strict` those that exist).
 
     where: condition that rows must fulfil; only row groups that may have such rows are decoded.
-    Raises StepDiffError where the file is damaged.
+    Raises StepDiffError if the file is damaged.
     """
     check_threads(f"read {path}")
     path = place(path)
@@ -135,7 +135,7 @@ def _check_text(path: Place, frame: pl.DataFrame, nbytes: int) -> None:
 
 
 def written_seal(path: Place) -> str:
-    """Return the seal in the file, not checked against its bytes; empty where it has none."""
+    """Return the seal in the file, not checked against its bytes; empty if it has none."""
     data = _footer(path)
     at = data.rfind(_MARK) + len(_MARK)
     return "" if at < len(_MARK) else data[at : at + _DIGITS].decode("latin-1")

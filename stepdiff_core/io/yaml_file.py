@@ -82,7 +82,7 @@ def check(text: str) -> None:
 
 
 def _new_key(event: yaml.Event, known: Collection[str]) -> str:
-    """Return a key of a mapping. Raises YAMLError where it is not plain or not new."""
+    """Return a key of a mapping. Raises YAMLError if it is not plain or not new."""
     if not isinstance(event, yaml.ScalarEvent):
         raise _refusal(event, "a key is a list or mapping; give a name")
     if event.value == "<<":

@@ -88,7 +88,7 @@ def connected(address: str | None, room: str) -> Iterator[bool]:
     RAY_ADDRESS, or else to a local one that is started. Yields whether a cluster was joined, which
     then receives the package `room` and those that it may import.
 
-    Raises StepDiffError where no cluster answers, or Ray does not start here.
+    Raises StepDiffError if no cluster answers, or Ray does not start here.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -177,7 +177,7 @@ def _loopback() -> Iterator[None]:
 
 
 def _check_answers(address: str) -> None:
-    """Raise StepDiffError where no gRPC server listens at `host:port`: Ray itself waits minutes for
+    """Raise StepDiffError if no gRPC server listens at `host:port`: Ray itself waits minutes for
     it."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdecimal():  # `auto`, or a name that Ray knows

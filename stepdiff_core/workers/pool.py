@@ -291,7 +291,7 @@ class _Slot:
         return True
 
     def outcome(self, lighter: str) -> Any | str | None:
-        """Return the outcome of the task that has ended, an error as text, or None where the worker
+        """Return the outcome of the task that has ended, an error as text, or None if the worker
         died."""
         import ray
         from ray.exceptions import (
@@ -460,7 +460,7 @@ class WorkerPool:
 
         `advance` receives the number of newly finished rows, less those that start again where a
         worker died. Tasks after _SAME_ERRORS errors in a row have no outcome.
-        Raises StepDiffError where workers die before they start.
+        Raises StepDiffError if workers die before they start.
         """
         import ray
 

@@ -111,7 +111,7 @@ def plan(options: StorePlanOptions) -> dict[str, Any]:
     --measured-in; the recommended `setting`, None if the encoder's features have one setting, or
     are pooled already; `statistics_bytes` of all rows with statistics of early maps alone, None if
     the encoder has none or is not known; `read_mb_per_second`, given or measured by reading rows of
-    that store; `caching` for each device, empty where encoding or reading was not measured. What is
+    that store; `caching` for each device, empty if encoding or reading was not measured. What is
     not known is None.
     """
     if not options.clips >= 1 or options.clips % 1:

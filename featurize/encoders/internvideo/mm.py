@@ -231,7 +231,7 @@ def _shapes(size: Size) -> dict[str, tuple[int, ...]]:
 def _check(
     path: Path, name: str, held: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]
 ) -> None:
-    """Raise StepDiffError where the tensors found are not those expected."""
+    """Raise StepDiffError if the tensors found are not those expected."""
     if held == expected:
         return
     for other, size in SIZES.items():

@@ -11,7 +11,7 @@ categories. An answer as JSON:
      "kind": "work", "gold", "training" or "adjudication"}
 
 Scores: 5 = not different, 1 = very different. A text says how the right video differs from the left
-one. `left`, `seconds` and `submitted` are null where another tool did not record them. An
+one. `left`, `seconds` and `submitted` are null if another tool did not record them. An
 adjudication decides where people disagree; it wins in exports and does not count in agreement.
 
 A task is a YAML file that says which pairs are annotated, by how many people and in which

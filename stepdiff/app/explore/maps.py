@@ -140,7 +140,7 @@ class Shown:
         return value
 
     def places(self, rows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
-        """Return the place of each row of the catalog in the map, -1 where it has none."""
+        """Return the place of each row of the catalog in the map, -1 if it has none."""
         inside = np.minimum(np.searchsorted(self.map.rows, rows), len(self.map.rows) - 1)
         return np.where(self.map.rows[inside] == rows, inside, -1)
 
