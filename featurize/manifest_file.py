@@ -42,7 +42,7 @@ def open_file(path: Path, text_columns: Sequence[str], scratch: Scratch) -> pl.L
 
     Args:
         path: the file, which must not change while it is read.
-        wanted: columns whose values in a .csv stay text: what looks like a number in a name is kept
+        text_columns: columns whose values in a .csv stay text: what looks like a number in a name is kept
             as it is written.
         scratch: the folder of copies.
     """

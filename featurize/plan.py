@@ -60,7 +60,7 @@ def todo(
 def pending(
     asked: Manifest, rows: Int64[np.ndarray, " asked"], computed_rows: Bool[np.ndarray, " asked"]
 ) -> pl.DataFrame:
-    """Return the `wanted` rows of a manifest as they are planned; `rows` are their places in the
+    """Return the rows to compute of a manifest as they are planned; `rows` are their places in the
     catalog."""
     frame = asked.rows.with_columns(row=pl.Series(rows, dtype=pl.Int64)).filter(
         pl.Series(computed_rows)

@@ -174,10 +174,10 @@ class ViewDatasource(Datasource):
 
 
 def divide(shards: Spans, rows: int) -> list[Spans]:
-    """Divide shards (rows from first to end, ascending) among tasks of about `wanted` rows each, in
+    """Divide shards (rows from first to end, ascending) among tasks of about `rows` rows each, in
     their order.
 
-    A shard of more than `wanted` rows is cut into equal parts; others are never cut.
+    A shard of more than `rows` rows is cut into equal parts; others are never cut.
     """
     if not len(shards):
         return []

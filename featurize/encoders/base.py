@@ -44,7 +44,7 @@ class Encoder(ABC):
     """What users call it; the view's name unless they choose another."""
     entities: tuple[str, ...]
     """What it encodes: "clips", "texts" or both."""
-    wanted: ClassVar[str] = "weights of that encoder"
+    weights_needed: ClassVar[str] = "weights of that encoder"
     """A description of its weights, for messages about missing or wrong ones."""
     version: ClassVar[str | None] = None
     """Of an encoder without weights: changed with the code that decides its features. None: it has
@@ -119,7 +119,7 @@ class Encoder(ABC):
                 f"encoder {self.name} has no weights to read a tokenizer from: set max_tokens = "
                 "None"
             )
-        return load_tokenizer(self.weights, self.wanted)
+        return load_tokenizer(self.weights, self.weights_needed)
 
     @cached_property
     def fingerprint(self) -> str:

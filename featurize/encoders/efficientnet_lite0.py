@@ -30,7 +30,7 @@ class EfficientNetLite0(Encoder):
     """ImageNet features of single frames, cheap enough for a laptop."""
 
     name = "efficientnet-lite0"
-    wanted = "what stepdiff weights fetch efficientnet-lite0 makes"
+    weights_needed = "what stepdiff weights fetch efficientnet-lite0 makes"
     entities = ("clips",)
     choices = ("statistics",)
     layer = "last feature map, after ReLU6"
@@ -41,12 +41,12 @@ class EfficientNetLite0(Encoder):
     ) -> None:
         super().__init__(weights)
         self.statistics = statistics
-        config = read_config(weights, self.wanted, "architecture", self.name)
+        config = read_config(weights, self.weights_needed, "architecture", self.name)
         self.size = self.short_side = int(config["image_size"])
         self._mean, self._std = float(config["pixel_mean"]), float(config["pixel_std"])
         self._device = device
         model = EfficientNet.from_name(self.name)
-        load_part(model, weights, self.wanted)
+        load_part(model, weights, self.weights_needed)
         model = model.eval().requires_grad_(False)
         _speed_up(model)
         self._model = model.to(device, memory_format=torch.channels_last)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # a run with nothing to do needs no torch
 
 
 def read_config(folder: Path, contents: str, key: str, value: str) -> dict[str, Any]:
-    """Return the folder's config.json, which must have `key`: `value`; `wanted` is what it should
+    """Return the folder's config.json, which must have `key`: `value`; `contents` is what it should
     hold, in words.
 
     Raises StepDiffError: no such file, no JSON, or it is another model's.
@@ -47,7 +47,7 @@ def load_model(
         kind: its class.
         folder: of the weights.
         device: where it runs.
-        wanted: what the folder should hold, in words.
+        contents: what the folder should hold, in words.
         attention: how transformers shall compute it; None is its own choice.
 
     Raises:
@@ -103,7 +103,7 @@ def hidden_state(layer: int, blocks: int, what: str) -> int:
 @contextmanager
 def loading(folder: Path, contents: str, fault: str = "cannot be loaded") -> Iterator[None]:
     """Turn an error about the files of `folder` into one line: its `fault`, why, and what is
-    `wanted` in its place."""
+    to give in its place, `contents`."""
     from safetensors import SafetensorError
     from transformers.utils import logging
 
@@ -150,7 +150,7 @@ def load_part(module: "torch.nn.Module", folder: Path, contents: str, prefix: st
     Args:
         module: in float32, on the CPU.
         folder: as transformers saves one, of one file or of several with an index.
-        wanted: what the folder should hold, in words.
+        contents: what the folder should hold, in words.
         prefix: a regular expression for the place of the module in the whole model.
 
     Raises:

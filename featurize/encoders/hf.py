@@ -73,7 +73,7 @@ class HuggingFace(Encoder):
     name = "hf"
     entities: tuple[str, ...] = ("clips", "texts")
     choices: ClassVar[tuple[str, ...]] = ("layer", "frames", "pooling", "window", "statistics")
-    wanted = (
+    weights_needed = (
         "a folder of an image or video model of transformers, or a hub id such as "
         "facebook/dinov2-base"
     )
@@ -147,7 +147,7 @@ class HuggingFace(Encoder):
     def _config(self, weights: Path) -> Any:
         from transformers import AutoConfig
 
-        with loading(weights, self.wanted):
+        with loading(weights, self.weights_needed):
             return AutoConfig.from_pretrained(
                 weights, local_files_only=True, trust_remote_code=False
             )
@@ -159,13 +159,13 @@ class HuggingFace(Encoder):
         if type(config) not in AutoModel._model_mapping:
             raise StepDiffError(
                 f"transformers has no AutoModel of {config.model_type} in {weights}: give "
-                f"{self.wanted}"
+                f"{self.weights_needed}"
             )
         # of AIMv2's texts sdpa leaves out the causal mask where no text of a batch is padded
         # (transformers 5.24)
         attention = "eager" if config.model_type == "aimv2" else None
         with redirect_stdout(sys.stderr):  # some classes print remarks about themselves
-            return load_model(AutoModel, weights, device, self.wanted, attention)
+            return load_model(AutoModel, weights, device, self.weights_needed, attention)
 
     def _settings(self) -> Settings:
         """Return the settings of the folder's own processor."""
@@ -178,11 +178,11 @@ class HuggingFace(Encoder):
             else {}
         )
         settings = (
-            video_settings(self.weights, self.wanted, jepa)
+            video_settings(self.weights, self.weights_needed, jepa)
             if families.takes_videos(self._model)
             else None
         )
-        settings = settings or image_settings(self.weights, self.wanted)
+        settings = settings or image_settings(self.weights, self.weights_needed)
         # its processor says so, whatever the file says
         if config.model_type.startswith("videoprism"):
             side = getattr(config, "vision_config", config).image_size
@@ -431,7 +431,7 @@ class NaFlex(HuggingFace):
     """
 
     def _prepare(self, settings: Settings) -> None:
-        self._processor: Any = read_processor(self.weights, self.wanted)
+        self._processor: Any = read_processor(self.weights, self.weights_needed)
         self._patches, self._patch = int(settings["max_num_patches"]), int(settings["patch_size"])
 
     @property

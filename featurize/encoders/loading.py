@@ -152,7 +152,9 @@ def find_weights(name: str, weights: str | None) -> Path | None:
             if name in _ENCODERS
             else "; an encoder that computes without weights declares a `version`"
         )
-        raise StepDiffError(f"encoder {name} needs weights: {encoder_class(name).wanted}{advice}")
+        raise StepDiffError(
+            f"encoder {name} needs weights: {encoder_class(name).weights_needed}{advice}"
+        )
     return resolve(weights or name)
 
 

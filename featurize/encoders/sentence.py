@@ -25,7 +25,7 @@ class Sentence(Encoder):
     """Sentence embeddings: texts of similar meaning have a high cosine."""
 
     name = "sentence"
-    wanted = (
+    weights_needed = (
         "a sentence-transformers folder with safetensors weights, or a hub id such as "
         "sentence-transformers/all-MiniLM-L6-v2"
     )
@@ -36,8 +36,10 @@ class Sentence(Encoder):
 
         super().__init__(weights)
         if not (weights / "modules.json").is_file():
-            raise StepDiffError(f"{weights} is no sentence-transformers folder: give {self.wanted}")
-        with loading(weights, self.wanted):
+            raise StepDiffError(
+                f"{weights} is no sentence-transformers folder: give {self.weights_needed}"
+            )
+        with loading(weights, self.weights_needed):
             self._model = SentenceTransformer(
                 str(weights),
                 device=str(device),
@@ -78,10 +80,10 @@ class MpnetBase(Sentence):
     """The sentence encoder that this project fetches."""
 
     name = "mpnet-base"
-    wanted = "what stepdiff weights fetch mpnet-base makes"
+    weights_needed = "what stepdiff weights fetch mpnet-base makes"
 
     def __init__(self, weights: Path, device: torch.device) -> None:
-        read_config(weights, self.wanted, "model_type", "mpnet")
+        read_config(weights, self.weights_needed, "model_type", "mpnet")
         super().__init__(weights, device)
 
     def _words(self) -> str:

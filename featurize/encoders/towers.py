@@ -42,7 +42,7 @@ class Tower(HuggingFace):
 
     @classmethod
     def variant(cls, weights: Path) -> type[Encoder]:
-        read_config(weights, cls.wanted, "model_type", cls.model_type)
+        read_config(weights, cls.weights_needed, "model_type", cls.model_type)
         return cls
 
     def __init__(self, weights: Path, device: torch.device, frames: int = 1) -> None:
@@ -55,7 +55,7 @@ class Tower(HuggingFace):
         self._square = vision.image_size
         with no_init_weights():
             module = self._build(vision)
-        load_part(module, weights, self.wanted, _PLACE)
+        load_part(module, weights, self.weights_needed, _PLACE)
         return module.eval().requires_grad_(False).to(device)
 
     def _build(self, vision: Any) -> torch.nn.Module:
@@ -66,7 +66,7 @@ class Tower(HuggingFace):
     def _settings(self) -> Settings:
         """Return the filter and normalisation of the folder's processor, with a resize to a
         square."""
-        settings, side = image_settings(self.weights, self.wanted), self._square
+        settings, side = image_settings(self.weights, self.weights_needed), self._square
         return {
             "size": {"height": side, "width": side},
             **{name: settings[name] for name in _KEPT if name in settings},
@@ -84,7 +84,7 @@ class LlavaTower(Tower):
     """Of LLaVA with a CLIP or a SigLIP; several layers are concatenated by channel."""
 
     name = model_type = "llava"
-    wanted = (
+    weights_needed = (
         "a transformers LLaVA folder with safetensors weights, or a hub id such as "
         "llava-hf/llava-1.5-7b-hf"
     )
@@ -110,7 +110,7 @@ class LlavaTower(Tower):
         if vision.model_type not in kinds:
             raise StepDiffError(
                 f"the image tower of {self.weights} is {vision.model_type}, not "
-                f"{' or '.join(kinds)}: give {self.wanted}"
+                f"{' or '.join(kinds)}: give {self.weights_needed}"
             )
         return AutoModel.from_config(vision, dtype=torch.float32, attn_implementation="sdpa")
 
@@ -123,7 +123,7 @@ class Blip2Tower(Tower):
     """Of BLIP-2 with any language model; all tokens, as its Q-Former takes them."""
 
     name, model_type, tower = "blip2", "blip-2", "blip_2.modeling_blip_2.Blip2VisionModel"
-    wanted = (
+    weights_needed = (
         "a transformers BLIP-2 folder with safetensors weights, or a hub id such as "
         "Salesforce/blip2-opt-2.7b"
     )
@@ -134,7 +134,7 @@ class IdeficsTower(Tower):
     """Of the first IDEFICS, whose language model takes them as `image_encoder_embeddings`."""
 
     name = model_type = "idefics"
-    wanted = (
+    weights_needed = (
         "a transformers IDEFICS folder with safetensors weights, or a hub id such as "
         "HuggingFaceM4/idefics-9b"
     )
@@ -153,7 +153,7 @@ class Idefics2Tower(Tower):
 
     name = model_type = "idefics2"
     tower = "idefics2.modeling_idefics2.Idefics2VisionTransformer"
-    wanted = (
+    weights_needed = (
         "a transformers IDEFICS 2 folder with safetensors weights, or a hub id such as "
         "HuggingFaceM4/idefics2-8b"
     )
@@ -165,7 +165,7 @@ class Idefics3Tower(Tower):
 
     name = model_type = "idefics3"
     tower = "idefics3.modeling_idefics3.Idefics3VisionTransformer"
-    wanted = (
+    weights_needed = (
         "a transformers IDEFICS 3 folder with safetensors weights, or a hub id such as "
         "HuggingFaceM4/Idefics3-8B-Llama3"
     )

@@ -51,7 +51,7 @@ class Vlm(Encoder):
     entities = ("clips",)
     choices = ("frames", "pixels")
     pools = True
-    wanted = (
+    weights_needed = (
         "a transformers folder of a video language model, or a hub id such as "
         "Qwen/Qwen3-VL-4B-Instruct"
     )
@@ -68,7 +68,7 @@ class Vlm(Encoder):
 
         super().__init__(weights)
         self.frames, self._pixels, self._device = frames, pixels, device
-        with loading(weights, self.wanted):
+        with loading(weights, self.weights_needed):
             config = AutoConfig.from_pretrained(
                 weights, trust_remote_code=False, local_files_only=True
             )
@@ -76,7 +76,9 @@ class Vlm(Encoder):
                 weights, trust_remote_code=False, local_files_only=True
             )
         self._processor = uncapped(processor)
-        self._model = load_model(_vision_class(config, weights), weights, device, self.wanted)
+        self._model = load_model(
+            _vision_class(config, weights), weights, device, self.weights_needed
+        )
         names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
         self._placeholders = [
             getattr(config, name) for name in names if getattr(config, name, None) is not None
@@ -303,7 +305,7 @@ def _parts(output: Any) -> list[Part]:
     if getattr(output, "pooler_output", None) is None:
         raise StepDiffError(
             f"the model's {type(output).__name__} has no pooler_output, as cached tokens need it: "
-            f"give {Vlm.wanted}"
+            f"give {Vlm.weights_needed}"
         )
     return [output.pooler_output, *(getattr(output, "deepstack_features", None) or ())]
 
@@ -331,7 +333,7 @@ def _vision_class(config: Any, weights: Path) -> type:
     if kind is None or "mm_encoder_outputs" not in inspect.signature(kind.forward).parameters:
         raise StepDiffError(
             f"{weights} is a {config.model_type}, whose class in transformers takes no "
-            f"mm_encoder_outputs: give {Vlm.wanted}"
+            f"mm_encoder_outputs: give {Vlm.weights_needed}"
         )
 
     class Vision(kind):  # type: ignore[misc, valid-type]

@@ -59,8 +59,8 @@ def resized_part(
 def weights_of(
     count_before: int, size: int, first: int, end: int, resample: Resample
 ) -> tuple[Int32[np.ndarray, " outputs"], Int32[np.ndarray, "outputs taps"]]:
-    """Return for the outputs from `first` to `end`, of `size`, the first of `given` inputs and the
-    inputs' weights."""
+    """Return for the outputs from `first` to `end`, of `size`, the first of their inputs, of
+    `count_before`, and the inputs' weights."""
     curve, reach = _CURVES[resample]
     scale = count_before / size
     stretch = max(scale, 1.0)

@@ -221,7 +221,7 @@ def check_centre(view: str, made: Provenance) -> None:
 
 
 def _other_frames(trained: Features, features: Features) -> Features:
-    """Return `given`. StepDiffError if it differs from `trained` in more than the frames of a
+    """Return `features`. StepDiffError if they differ from `trained` in more than the frames of a
     clip."""
     trained_on, other = trained.view.provenance, features.view.provenance
     differs = trained_on.difference(

@@ -571,7 +571,7 @@ Planned = list[tuple[int, list[int]]]
 
 
 def opened(folder: Path, size: int, present: set[int]) -> Store:
-    """Return a store with a view of ROWS clips of which the `known` ones are there."""
+    """Return a store with a view of ROWS clips of which the rows `present` are there."""
     store = Store.open(folder, create=True)
     with store.lock():
         store.catalog("clips").append(

@@ -51,7 +51,7 @@ class InternVideo(Encoder):
     """What the paper calls M_V."""
 
     entities = ("clips", "texts")
-    wanted = "the published .ckpt, or a folder that holds it"
+    weights_needed = "the published .ckpt, or a folder that holds it"
     layer = (
         "patch tokens after the last ViT block, no final LayerNorm; projected embedding, "
         "L2-normalised"
