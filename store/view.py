@@ -420,8 +420,8 @@ class View:
         return self.paths.shard(array, shard, 1 + len(self.stored[array].shape))
 
     def check_feature(self, feature: str, names: Collection[str] | None = None) -> None:
-        """Raise StepDiffError, naming those that exist, if `feature` is not among `names`, by default
-        those of the view."""
+        """Raise StepDiffError, naming those that exist, if `feature` is not among `names`, by
+        default those of the view."""
         if feature not in (names := names or self.features):
             there = ", ".join(names)
             raise StepDiffError(
