@@ -129,12 +129,13 @@ heads: questions
 	$(RUN) heads.train --config $(RECIPES)/stepdiff.yaml --store $(STORE) --out $(RUNS)/stepdiff$(HELD_OUT)$(ASKED)$(if \
 	    $(filter-out runs,$(RUNS)), --video_lm.evidence.head $(RUNS)/words)$(if $(TRAIN), $(TRAIN))
 
-EVALUATE = $(RUN) heads.evaluate --store $(STORE)
+# Evaluations to do, a line each; one process does them all, and loads its libraries and the language model once.
+TO_DO := $(DEMO)/evaluations.txt
+EVALUATE = @>> $(TO_DO) echo --store $(STORE)
 # Rows of each task for the head, and for its control with another clip's video.
 ROWS_ALL := diffmcq:240 diffrank:80 diffcap:80
 SHUFFLED := diffmcq:60 diffrank:24
 ROWS = $(patsubst $(TASK):%,%,$(filter $(TASK):%,$(ROWS_ALL)))
-# Those that read the language model first: they take longest.
 CONTROLS := diffmcq_blind diffmcq_shuffled diffrank_shuffled \
     diffmcq_truth diffmcq_step diffmcq_rarest diffmcq_most diffrank_truth diffrank_cosine diffrank_step diffcap_medoid \
     diffcap_reassigned
@@ -148,11 +149,11 @@ TRUTH = $(if $(filter diffcap,$(TASK)),--truth $(WORLD)/attributes.jsonl)
 AGREEING = $(if $(filter diffcap,$(TASK)), --no-difference $(WORLD)/diffrank_test.jsonl)
 SET = --task $(TASK) --test-set $(WORLD)/$(TASK)_test.jsonl $(TRUTH) --rows $(ROWS) --out $(DEMO)/$*
 
-# Two evaluations at once, each with half of the cores: a third of the time of an evaluation is its start. The output of
-# each appears when it ends. A head that was trained again is scored again.
+# A head that was trained again is scored again.
 answers: heads
 	$(call STEP,5,answers of the head and of the controls)
-	@OMP_NUM_THREADS=$$(( ($$(nproc) + 1) / 2 )) $(MAKE) --no-print-directory --output-sync=target -j2 $(SCORES)
+	@mkdir -p $(DEMO) && : > $(TO_DO) && $(MAKE) --no-print-directory --silent $(SCORES)
+	$(RUN) heads.evaluations $(TO_DO)
 
 $(STEPDIFF) $(WORDS): ;
 

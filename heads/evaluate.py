@@ -25,6 +25,7 @@ name with .scores.json), and, unless the whole test set was answered, its answer
     --workers 4                          four processes, on this machine or with --address on a
                                          cluster
 
+python -m heads.evaluations FILE                     many evaluations in one process, a line each
 torchrun --nproc-per-node 8 -m heads.evaluate ...    divides a language model among eight devices
 
 An evaluation that was killed resumes after its last complete batch, and its predictions are the

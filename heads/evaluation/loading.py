@@ -23,6 +23,7 @@ from heads.methods.word_evidence import WordEvidence
 from heads.models.language_model import pick_device, pick_precision
 from heads.models.public.cached import load_cached
 from heads.models.public.families import families, load_public
+from heads.models.video_lm import VideoLM
 from heads.training.run_record import disclosure, load_stepdiff
 from heads.workers.group import ALONE, Group
 from stepdiff_core import plugins
@@ -80,6 +81,8 @@ CLASSES: dict[str, type] = {
     "shuffled-captions": controls.ShuffledCaptions,
 }
 """name in the registry -> class"""
+_kept: dict[Any, VideoLM] = {}
+"""the head that this process loaded last: the next evaluation often reads it too"""
 
 
 def load_method(
@@ -139,7 +142,7 @@ def load_method(
     if REGISTRY[name].control:
         return _load_control(options, store, rows)
     head = Path(needed(options, "head", HEAD))
-    method, recipe = load_stepdiff(head, store, device, group, how)
+    method, recipe = load_stepdiff(head, store, device, group, how, _kept)
     disclosed = {"head": str(options.head), "view": recipe.view, "recipe": disclosure(recipe, head)}
     return LoadedMethod(method, pick_precision(device, recipe.precision), disclosed)
 

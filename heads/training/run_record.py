@@ -52,13 +52,17 @@ from store.lineage.answers import RECORD, read_of, read_record, write_record
 
 
 def load_video_lm(
-    folder: Path, store: Store, device: str = "cpu", group: Group = ALONE
+    folder: Path,
+    store: Store,
+    device: str = "cpu",
+    group: Group = ALONE,
+    kept: dict[Any, VideoLM] | None = None,
 ) -> tuple[VideoLM, Features, VideoLMRecipe]:
     """Load the best checkpoint of a run: the model, the features that it reads, and its recipe.
 
-    group: processes among which the language model is divided, as `division` says. StepDiffError:
-    no such head, damage, a language model that cannot be divided, or a store with features of
-    another provenance.
+    group: processes among which the language model is divided, as `division` says. kept: holds the
+    model that was loaded last, which is not loaded again. StepDiffError: no such head, damage, a
+    language model that cannot be divided, or a store with features of another provenance.
     """
     options = _recipe(folder)
     recipe = options.video_lm
@@ -68,11 +72,17 @@ def load_video_lm(
         )
     features = video_task.clips_of(recipe, store)
     check(folder, options, store)
-    model = video_task.build(
-        recipe, features, options.seed, device, division(folder, group.size), group
-    )
-    _load(folder, model, recipe.schedule.steps, group)
-    return model.eval(), features, recipe
+    kept = {} if kept is None or group.size > 1 else kept
+    best = Run(folder).best()
+    loads = best.absolute(), (folder / "best.json").stat().st_mtime_ns, device
+    if loads not in kept:
+        kept.clear()  # before the next one takes memory
+        model = video_task.build(
+            recipe, features, options.seed, device, division(folder, group.size), group
+        )
+        _load(folder, model, recipe.schedule.steps, group)
+        kept[loads] = model.eval()
+    return kept[loads], features, recipe
 
 
 def load_stepdiff(
@@ -81,10 +91,11 @@ def load_stepdiff(
     device: str = "cpu",
     group: Group = ALONE,
     how: Answering = AS_TRAINED,
+    kept: dict[Any, VideoLM] | None = None,
 ) -> tuple[StepDiff, VideoLMRecipe]:
-    """Load the best checkpoint of a run as a method, and its recipe; raises as `load_video_lm` and
-    `words_of`."""
-    model, features, recipe = load_video_lm(folder, store, device, group)
+    """Load the best checkpoint of a run as a method, and its recipe; arguments and errors are those
+    of `load_video_lm` and `words_of`."""
+    model, features, recipe = load_video_lm(folder, store, device, group, kept)
     words = words_of(folder, recipe, store)
     guard = Guard.of_run(folder, store, recipe.view) if words is None else None
     return StepDiff(model, features, how, group, words, recipe.evidence, guard), recipe

@@ -4,6 +4,7 @@ selected or skipped."""
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,8 +17,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heads import ask, evaluate, report, score, train
+from heads import ask, evaluate, evaluations, report, score, train
 from heads.data.packing import Turn
+from heads.evaluation import loading
 from heads.evaluation.evaluation import Partial, identity
 from heads.evaluation.options import EvaluateOptions
 from heads.evaluation.rows import named, select
@@ -570,6 +572,58 @@ def test_controls_change_what_is_seen(trained: Path, world: Path, tmp_path: Path
         assert len(out.with_suffix(".rows.jsonl").read_text().splitlines()) == 1
     assert len(set(written["blind"])) == 1, "without video every target is the same"
     assert written["none"] != written["shuffled"] and len(set(written["none"])) > 1
+
+
+def test_a_file_of_evaluations_gives_the_same_bytes_and_loads_a_head_once(
+    trained: Path,
+    world: Path,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loads = []
+    monkeypatch.setattr(
+        Run, "load", lambda *all, load=Run.load, **by: loads.append(load(*all, **by))
+    )
+    monkeypatch.setattr(loading, "_kept", {})
+    head, lines = ["--head", str(trained)], []
+    for folder in ("alone", "together"):
+        (tmp_path / folder).mkdir()
+        runs = [
+            evaluation(world, "diffmcq", "video-lm", tmp_path / folder / "a.jsonl", *head),
+            evaluation(world, "diffrank", "random", tmp_path / folder / "b.jsonl"),
+            evaluation(
+                world,
+                "diffrank",
+                "video-lm",
+                tmp_path / folder / "c.jsonl",
+                *head,
+                "--control=blind",
+            ),
+        ]
+        if folder == "alone":
+            for run in runs:
+                monkeypatch.setattr(loading, "_kept", {})
+                assert evaluate.main(run) == 0
+        else:
+            lines = [shlex.join(run) for run in runs]
+    assert len(loads) == 2
+    loads.clear()
+    monkeypatch.setattr(loading, "_kept", {})
+    refused = shlex.join(evaluation(world, "diffmcq", "none", tmp_path / "d.jsonl"))
+    (tmp_path / "all.txt").write_text("\n".join(["# mine", lines[0], refused, "--no", *lines[1:]]))
+    capsys.readouterr()
+    assert evaluations.main([str(tmp_path / "all.txt")]) == 1
+    errors = capsys.readouterr().err
+    for number in (3, 4):
+        assert f"{tmp_path}/all.txt:{number}: not evaluated, for the reason above" in errors
+    assert "--method none: no such method" in errors and len(loads) == 1
+    for path in sorted((tmp_path / "alone").iterdir()):
+        together = (tmp_path / "together" / path.name).read_bytes()
+        assert together.replace(b"/together/", b"/alone/") == path.read_bytes(), path.name
+    (tmp_path / "all.txt").write_text("--task 'diffmcq")
+    assert evaluations.main([str(tmp_path / "all.txt")]) == 2
+    assert "all.txt:1: No closing quotation; correct the line" in capsys.readouterr().err
 
 
 @pytest.mark.full
