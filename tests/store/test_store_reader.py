@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import gc
 import json
 import os
 import pickle
@@ -310,6 +311,7 @@ def test_a_process_at_its_limit_of_open_files_closes_some(
     rows = np.arange(200)
     for more in limits:
         view = make_view(rows=200, shard=4)
+        gc.collect()  # else files of an earlier view, held by a refusal, could close in between
         there = len(os.listdir("/proc/self/fd"))
         resource.setrlimit(resource.RLIMIT_NOFILE, (there + more, hard))
         try:

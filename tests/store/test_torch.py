@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -226,10 +227,13 @@ def test_a_failed_or_interrupted_iteration_leaves_no_process(
         children = (
             psutil.Process(process.pid).children(recursive=True) if how == "interrupt" else []
         )
-        if how == "interrupt":
-            assert len(children) == 2
-            process.send_signal(signal.SIGINT)
-        process.stdout.read()
+        assert len(children) == 2 * (how == "interrupt")
+        for _ in range(30):
+            if how == "interrupt":  # again: Python drops an interrupt inside torch's __del__
+                process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=10)
+                break
     assert process.returncode
     deadline = time.monotonic() + 60
     while any(child.is_running() for child in children) and time.monotonic() < deadline:

@@ -16,10 +16,11 @@ import pytest
 
 from stepdiff.annotate.sources.images import read_images
 from stepdiff_core.errors import StepDiffError
-from store import Store
+from store import Store, View
+from store.__main__ import main
 from store.exchange.intake import take_in
 from store.verbs.options import ImportOptions
-from tests.store.conftest import Run
+from tests.store.conftest import Run, ended
 
 from .conftest import MADE_BY, imported, refused
 
@@ -280,11 +281,12 @@ def test_flipped_bits_give_one_line_or_failed_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["lance", "hdf5"])
 def test_no_flipped_bit_of_an_export_is_imported(
-    tmp_path: Path, save: Run, capfd: pytest.CaptureFixture[str], format: str
+    tmp_path: Path, view: View, capfd: pytest.CaptureFixture[str], format: str
 ) -> None:
     """Lance, which has no checksums, prints panics where a damaged file breaks its code."""
     dice = np.random.default_rng(0)
-    assert save("out", "--format", format).status == 0
+    words = "export", tmp_path / "out", "--store", view.paths.store, "--view", "net"
+    assert ended(capfd, main, *words, "--format", format).status == 0
     imported(tmp_path / "out", "whole", format=format)
     whole = Store.open(tmp_path / "whole").view("clips", "v")
     paths = sorted((tmp_path / "out").rglob("*.*")) if format == "lance" else [tmp_path / "out"]
