@@ -16,7 +16,7 @@ A row marked ‡ is of a head that was trained on clips or videos of its test se
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,8 @@ def plain(value: Any) -> str:
         return f"({', '.join(f'{key} {plain(each)}' for key, each in value.items())})"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
     return "none" if value is None else str(value)
 
 
@@ -120,7 +122,7 @@ def show(record: dict[str, Any]) -> None:
     systems = record["systems"]
     measured = {metric for name, row in systems.items() if name != "chance" for metric in row}
     variants = {name: name[-2:] for name in ("accuracy_V2", "accuracy_V3") if name in measured}
-    columns = COLUMNS["diffmcq"] | variants | COLUMNS["diffrank"] | COLUMNS["diffcap"]
+    choices = COLUMNS["diffmcq"] | variants | COLUMNS["diffrank"]
     # recipe in words -> the first row with it; its controls have the same
     trained: dict[str, str] = {}
     for name, disclosed in record["disclosed"].items():
@@ -134,20 +136,18 @@ def show(record: dict[str, Any]) -> None:
         for task, seen in row.get("seen", {}).items()
     ]
     notes += [f"{name}: {facts}" for facts, name in trained.items()]
-    tables = [table("scores with 95 % intervals", columns, systems, notes)]
-    if checked := {
-        name: row for name, row in systems.items() if not TRUTH_METRICS.keys().isdisjoint(row)
-    }:
-        tables.append(
-            table("details that captions name, checked against the truth", TRUTH_METRICS, checked)
-        )
-    grid.show(tables, 180)
+    titles: dict[str, Mapping[str, str]] = {
+        "choices and ranking, with 95 % intervals": choices,
+        "captions, with 95 % intervals": COLUMNS["diffcap"],
+        "details that captions name, checked against the truth": TRUTH_METRICS,
+    }
+    tables = [table(title, headings, systems) for title, headings in titles.items()]
+    *others, last = [each for each in tables if each.blocks[0].rows]
+    grid.show([*others, replace(last, notes=notes)], 100)
 
 
-def table(
-    title: str, headings: Mapping[str, str], systems: Mapping[str, Any], notes: Sequence[str] = ()
-) -> Grid:
-    """Return a table with a row for each system, and a column for each figure."""
+def table(title: str, headings: Mapping[str, str], systems: Mapping[str, Any]) -> Grid:
+    """Return a table with a column for each figure, and a row for each system that has one."""
     results = [
         Result(name, figure, row[figure]["value"], row[figure].get("interval"))
         for name, row in systems.items()
@@ -162,7 +162,7 @@ def table(
         for name, cells in pivot(results, headings, ends=".2f").items()
     ]
     columns = [("", heading) for heading in ("regime", *headings.values())]
-    return Grid(title, "system", columns, [Block("", rows)], notes)
+    return Grid(title, "system", columns, [Block("", rows)])
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -18,7 +18,8 @@ from itertools import groupby
 from types import MappingProxyType
 from typing import Any
 
-from rich.console import Console, Group
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -109,20 +110,28 @@ class Grid:
     notes: Sequence[str] = ()
 
 
+_NAME = 24  # columns of the terminal that names have at least next to intervals
+
+
 def show(grids: Iterable[Grid], width: int = 160) -> None:
-    """Print tables, `width` columns wide if standard output is no terminal."""
+    """Print tables, `width` columns wide if standard output is no terminal. Where a table is wider,
+    intervals are below their figures."""
     console = Console(width=None if sys.stdout.isatty() else width)
     for grid in grids:
-        console.print(_text(grid))
+        names = max((len(name) for block in grid.blocks for name, _ in block.rows), default=0)
+        wide = console.measure(_table(grid), options=console.options.update(max_width=1000))
+        # a longer name is folded
+        below = wide.maximum - max(names - _NAME, 0) > console.width
+        console.print(Text(grid.title, style="bold"), _table(grid, "\n" if below else " "))
         for note in grid.notes:
             console.print(Text(note), soft_wrap=True)
         console.print()
 
 
-def _text(grid: Grid) -> Group:
-    """Return title and table for rich, with the minus of ASCII, which programs read. Names are not
+def _table(grid: Grid, before_interval: str = " ") -> Table:
+    """Return the table for rich, with the minus of ASCII, which programs read. Names are not
     markup."""
-    table = Table()
+    table = Table(box=SIMPLE_HEAD)
     table.add_column(grid.first, overflow="fold")
     for group, name in grid.columns:
         table.add_column(
@@ -133,17 +142,17 @@ def _text(grid: Grid) -> Group:
         if block.title:
             table.add_row(Text(f"{block.title}:", style="italic"))
         for name, cells in block.rows:
-            table.add_row(Text(name), *map(_text_cell, cells))
-    return Group(Text(grid.title, style="bold"), table)
+            table.add_row(Text(name), *(_text_cell(cell, before_interval) for cell in cells))
+    return table
 
 
-def _text_cell(cell: Cell | None) -> Text:
+def _text_cell(cell: Cell | None, before_interval: str) -> Text:
     if cell is None:
         return Text("–")
     main, interval = (shown.replace("−", "-") for shown in (cell.main, cell.interval))
     text = Text(main, style="bold" if cell.bold else "")
     return text.append(cell.mark, style="not bold").append(
-        f" {interval}" if interval else "", "not bold"
+        f"{before_interval}{interval}" if interval else "", "not bold"
     )
 
 

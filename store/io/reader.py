@@ -1,10 +1,9 @@
 """Random rows of one feature, straight into the batch.
 
-Rows whose pages are in memory are copied by all cores: large ones from a mapping, which is faster
-than the kernel's copy. From the first row on that is not in memory, more threads take the rest:
-each announces its next rows to the kernel, so that a cold disk has a long queue, and copies them as
-they arrive. Rows of a view that memory cannot hold may bypass the page cache. The thread that
-copied a row compares it with its checksum while it is in the processor's cache.
+Rows whose pages are in memory are copied from mapped files by all cores. More threads take the
+others: each announces its next rows to the kernel, so that a cold disk has a long queue, and copies
+them as they arrive. Rows of a view that memory cannot hold may bypass the page cache. The thread
+that copies a row compares it with its checksum while it is in the processor's cache.
 
 Guarantees
 - rows are returned in the order of the request, whatever the order on disk, duplicates included
@@ -21,7 +20,8 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 import numpy as np
-from jaxtyping import Bool, Int, Shaped, UInt8, UInt32
+from jaxtyping import Bool, Int, UInt8, UInt32
+from numpy.lib.stride_tricks import as_strided
 
 from stepdiff_core.errors import DamageError, StepDiffError
 from stepdiff_core.io.direct_io import LEAST, read_direct
@@ -294,9 +294,10 @@ def _mask(rows: RowNumbers) -> UInt8[np.ndarray, " R"]:
 
 
 OPEN_FILES = 128
-_RUN_BYTES = 4 * 2**20  # neighbours are read together up to this size
-_MAPPED_BYTES = 128 * 2**10  # smaller reads cost less as one call
-_PROBE_BYTES = 2 * 2**20  # residency is probed once per this many bytes
+_RUN_BYTES = 4 * 2**20  # neighbours are read together from the disk up to this size
+_PROBE_BYTES = 2 * 2**20  # residency of a large row is probed once per this many bytes
+_PROBES = 32  # rows of a batch whose residency is probed first
+_SMALL_BYTES = 16 * 2**10  # rows of this size are copied together, twice
 _TASK_BYTES = 2 * 2**20  # given to a waiting thread at a time, about
 _PIECE_BYTES = 512 * 2**10  # checked, then copied while they are in the cache
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
@@ -312,6 +313,79 @@ class _Checked(NamedTuple):
     data: np.ndarray  # uint8 [B, row bytes], where rows are copied to
     sums: list[int]  # [B]
     wrong: list[int]  # places of rows that differ
+
+
+class _Reads(NamedTuple):
+    """Rows of a batch that files of one array have, in the order of the files."""
+
+    checked: _Checked
+    files: dict[int, ShardFile]
+    shards: Int[np.ndarray, " W"]
+    offsets: Int[np.ndarray, " W"]
+    places: Int[np.ndarray, " W"]
+    """in the batch"""
+
+    def at(self, part: Any) -> "_Reads":
+        """Return some of the reads, chosen as numpy indexes an array."""
+        return self._replace(
+            shards=self.shards[part], offsets=self.offsets[part], places=self.places[part]
+        )
+
+    def rows(self) -> Iterator[tuple[ShardFile, int, int]]:
+        """Yield the file, the offset, and the place of each row."""
+        files = map(self.files.__getitem__, self.shards.tolist())
+        return zip(files, self.offsets.tolist(), self.places.tolist(), strict=True)
+
+    def resident(self) -> Bool[np.ndarray, " W"]:
+        """Return which rows can be copied from memory: all if a sample of them can. A row that is
+        not there is read when its pages are touched."""
+        size = self.checked.data.shape[1]
+        try:
+            for file in self.files.values():
+                file.mapped  # noqa: B018
+        except OSError as error:  # the process may open no more: a mapping has a descriptor
+            if error.errno not in (*NO_MORE_FILES, errno.ENOMEM):
+                raise
+            return np.zeros(len(self.places), bool)
+        for step in (-(-len(self.places) // _PROBES), 1):
+            part = self.at(slice(None, None, step or 1))
+            resident = [_is_resident(file, offset, size) for file, offset, _ in part.rows()]
+            if all(resident):
+                return np.ones(len(self.places), bool)
+        return np.array(resident)
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.places) * self.checked.data.shape[1]
+
+    def shares(self, size: int) -> "list[_Reads]":
+        """Return the reads in order, divided into parts of `size` bytes, or of one row."""
+        rows = max(size // self.checked.data.shape[1], 1)
+        return [self.at(slice(n, n + rows)) for n in range(0, len(self.places), rows)]
+
+    def runs(self) -> "list[_Run]":
+        """Return the reads of neighbours in the file and in the batch that are all checked or
+        none."""
+        target, now = self.checked.data.reshape(-1), self.checked.now[self.places]
+        size = self.checked.data.shape[1]
+        joined = (
+            (np.diff(self.places) == 1)
+            & (np.diff(self.shards) == 0)
+            & (np.diff(self.offsets) == size)
+            & (np.diff(now) == 0)
+        )
+        longest = max(_RUN_BYTES // size, 1)
+        rows = list(self.rows())
+        ends = [*(np.flatnonzero(~joined) + 1).tolist(), len(rows)]
+        runs = []
+        for start, end in zip([0, *ends[:-1]], ends, strict=True):
+            for first in range(start, end, longest):
+                file, offset, place = rows[first]
+                count = min(longest, end - first)
+                part = target[place * size : (place + count) * size]
+                checked = self.checked if now[first] else None
+                runs.append(_Run(file, offset, part, place, count, checked))
+        return runs
 
 
 class _Run(NamedTuple):
@@ -389,13 +463,9 @@ class RowReader(_FeatureReader):
             self._open.clear()
         return self._with_files(do, what, again=False)
 
-    def _wanted(
-        self, rows: RowNumbers, out: RowValues, check: Check
-    ) -> tuple[list[_Run], _Checked]:
-        """Return the reads of the rows, and which rows are checked.
-
-        A row that its shard omits is filled in `out`, and checked, at once.
-        """
+    def reads(self, rows: RowNumbers, out: RowValues, check: Check) -> _Reads:
+        """Return the rows that are in files. A row that its shard omits is filled in `out`, and
+        checked, at once."""
         shards, slots = np.divmod(rows, self._shard_rows)
         offsets = np.empty(len(rows), np.uint64)
         missing = np.zeros(len(rows), bool)
@@ -426,7 +496,7 @@ class RowReader(_FeatureReader):
         )
         present = np.flatnonzero(~missing)
         order = present[np.lexsort((offsets[present], shards[present]))]
-        return self._runs(order, shards, offsets, files, checked), checked
+        return _Reads(checked, files, shards[order], offsets[order].astype(np.int64), order)
 
     def in_place(self, rows: RowNumbers, check: Check) -> UInt8[np.ndarray, " bytes"] | None:
         """Return a read-only part of the mapped file, if the rows are neighbours in one shard and
@@ -435,7 +505,7 @@ class RowReader(_FeatureReader):
         None otherwise, or if one differs from its checksum.
         """
         shards, slots = np.divmod(rows, self._shard_rows)
-        if not len(rows) or not _NOWAIT or (shards != shards[0]).any():
+        if not len(rows) or (shards != shards[0]).any():
             return None
         file = self.shard(int(shards[0]))
         if file is None or not file.present[slots].all():
@@ -447,7 +517,7 @@ class RowReader(_FeatureReader):
             return None
         first = int(offsets[0])
         mapped = file.mapped[first : first + len(rows) * self._row_bytes]
-        if not _is_resident(_Run(file, first, mapped, 0, 0, None)):
+        if not _is_resident(file, first, len(mapped)):
             return None
         versions = {int(shards[0]): file.identity}
         now, sums = self._with_files(
@@ -459,47 +529,6 @@ class RowReader(_FeatureReader):
             return None
         self.checks.passed(rows[places], versions)
         return mapped
-
-    def _runs(
-        self,
-        order: Int[np.ndarray, " W"],
-        shards: Int[np.ndarray, " B"],
-        offsets: Shaped[np.ndarray, " B"],
-        files: dict[int, ShardFile],
-        checked: _Checked,
-    ) -> list[_Run]:
-        """Return reads of rows that are neighbours in the file and in `out`, and all checked or
-        none."""
-        if not len(order):
-            return []
-        target = checked.data.reshape(-1)
-        now = checked.now
-        size = self._row_bytes
-        joined = (
-            (np.diff(order) == 1)
-            & (np.diff(shards[order]) == 0)
-            & (np.diff(offsets[order].astype(np.int64)) == size)
-            & (np.diff(now[order]) == 0)
-        )
-        runs, start = [], 0
-        longest = max(_RUN_BYTES // size, 1)
-        ends = [*(np.flatnonzero(~joined) + 1).tolist(), len(order)]
-        for end in ends:
-            for first in range(start, end, longest):
-                at = int(order[first])
-                count = min(longest, end - first)
-                runs.append(
-                    _Run(
-                        files[int(shards[at])],
-                        int(offsets[at]),
-                        target[at * size : (at + count) * size],
-                        at,
-                        count,
-                        checked if now[at] else None,
-                    )
-                )
-            start = end
-        return runs
 
 
 def read_together(
@@ -514,76 +543,68 @@ def read_together(
     With `direct` large runs that are not in memory come past the page cache. Returns for each array
     the places of rows that were checked and differ from their checksums.
     """
-    runs: list[_Run] = []
-    checked: list[_Checked] = []
-    for reader, out in readers:
-        of_array, of_reader = reader._wanted(rows, out, check)
-        runs += of_array
-        checked.append(of_reader)
-    a_core = max(sum(len(run.target) for run in runs) // cores(), _TASK_BYTES)
-    cold = [run for rest in each(_take_resident, _shares(runs, a_core)) for run in rest]
-    each(_take_direct if direct else _take, _shares(cold, _TASK_BYTES))
-    for (reader, _), (now, versions, _, _, wrong) in zip(readers, checked, strict=True):
-        now[wrong] = False
-        reader.checks.passed(rows[now], versions)
-    return [of_reader.wrong for of_reader in checked]
+    reads = [reader.reads(rows, out, check) for reader, out in readers]
+    masks = [of_array.resident() for of_array in reads]
+    warm = [of_array.at(mask) for of_array, mask in zip(reads, masks, strict=True)]
+    cold = [
+        run
+        for of_array, mask in zip(reads, masks, strict=True)
+        for run in of_array.at(~mask).runs()
+    ]
+    a_core = max(sum(of_array.nbytes for of_array in warm) // cores(), _TASK_BYTES)
+    take = _take_direct if direct else _take
+    tasks = [partial(_copy_rows, share) for of_array in warm for share in of_array.shares(a_core)]
+    tasks += [partial(take, runs) for runs in _shares(cold, _TASK_BYTES)]
+    each(lambda task: task(), tasks)
+    for (reader, _), (checked, *_) in zip(readers, reads, strict=True):
+        checked.now[checked.wrong] = False
+        reader.checks.passed(rows[checked.now], checked.versions)
+    return [checked.wrong for checked, *_ in reads]
 
 
-def _take_resident(runs: list[_Run]) -> list[_Run]:
-    """Copy runs up to the first that is not in memory; returns what is left to read."""
-    if not _NOWAIT:
-        return runs
-    for number, run in enumerate(runs):
-        if len(run.target) >= _MAPPED_BYTES:
-            if not _is_resident(run):
-                return runs[number:]
-            _copy(run)
-        else:
-            count = _read_now(run.file, run.target.data, run.offset)
-            if count < len(run.target):
-                return [run.after(count), *runs[number + 1 :]]
-            run.compare()
-    return []
-
-
-def _copy(run: _Run) -> None:
-    """Copy a run that is in memory. A row that is checked is compared where it lies, which brings
-    it into the cache."""
-    source, target = run.file.mapped[run.offset : run.offset + len(run.target)], run.target
-    if run.checked is None:
-        np.copyto(target, source)
+def _copy_rows(reads: _Reads) -> None:
+    """Copy rows that are in memory from the mapped files."""
+    (now, _, data, sums, wrong), places = reads.checked, reads.places
+    checked, size = now[places], data.shape[1]
+    if size <= _SMALL_BYTES and not checked.any():
+        starts = np.flatnonzero(np.diff(reads.shards, prepend=-1))
+        for part in map(slice, starts, [*starts[1:], None]):
+            mapped = reads.files[int(reads.shards[part][0])].mapped
+            rows = as_strided(mapped, (len(mapped) - size + 1, size), (1, 1), writeable=False)
+            data[places[part]] = rows[reads.offsets[part]]
         return
-    size = len(target) // run.rows
-    several = max(_PIECE_BYTES // size, 1)
-    for first in range(0, run.rows, several):
-        for row in range(first, min(first + several, run.rows)):
-            total, end = 0, (row + 1) * size
-            for start in range(row * size, end, _PIECE_BYTES):
-                piece = slice(start, min(start + _PIECE_BYTES, end))
-                total = crc32c(source[piece], total)
-                if several == 1:
-                    np.copyto(target[piece], source[piece])
-            if total != run.checked.sums[run.place + row]:
-                run.checked.wrong.append(run.place + row)
-        if several > 1:
-            piece = slice(first * size, (first + several) * size)
-            np.copyto(target[piece], source[piece])
+    for is_checked, (file, offset, place) in zip(checked.tolist(), reads.rows(), strict=True):
+        source = file.mapped[offset : offset + size]
+        if not is_checked:
+            data[place] = source
+        elif _copy(source, data[place]) != sums[place]:
+            wrong.append(place)
 
 
-def _is_resident(run: _Run) -> bool:
-    """Return whether the run's pages are in memory, by the look of samples."""
-    places = range(run.offset, run.offset + len(run.target), _PROBE_BYTES)
-    return all(_read_now(run.file, _BYTE, at) for at in places)
+def _copy(source: UInt8[np.ndarray, " bytes"], target: UInt8[np.ndarray, " bytes"]) -> int:
+    """Copy a row; returns its checksum. A piece is summed where it lies, which brings it into the
+    cache."""
+    total = 0
+    for start in range(0, len(source), _PIECE_BYTES):
+        piece = slice(start, start + _PIECE_BYTES)
+        total = crc32c(source[piece], total)
+        target[piece] = source[piece]
+    return total
 
 
-def _read_now(file: ShardFile, target: memoryview, offset: int) -> int:
-    """Return bytes that could be read without waiting for the disk."""
-    try:
-        return os.preadv(file.fd, [target], offset, _NOWAIT)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
-            return 0
-        raise _failed(file, error.strerror) from error
+def _is_resident(file: ShardFile, offset: int, size: int) -> bool:
+    """Return whether pages of a file are in memory, by the look of samples; False if the system
+    does not tell."""
+    if not _NOWAIT:
+        return False
+    for start in range(offset, offset + size, _PROBE_BYTES):
+        try:
+            os.preadv(file.fd, [_BYTE], start, _NOWAIT)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
+                return False
+            raise _failed(file, error.strerror) from error
+    return True
 
 
 def _announce(runs: list[_Run]) -> None:
