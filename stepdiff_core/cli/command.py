@@ -41,11 +41,11 @@ class _RunState:
     pid: int = 0
     """process that installed the handlers; a fork of it prints nothing"""
     stderr: int = 2
-    """where the line about an interrupt goes, also while descriptor 2 is redirected"""
+    """descriptor of the line about an interrupt, also while descriptor 2 is redirected"""
     running: bool = False
     """whether `main` runs: before and after it there is nothing to clean up"""
     hint: str = ""
-    """what an interrupted run leaves and how to go on"""
+    """state that an interrupted run leaves, and how to continue"""
     signal: int | None = None
     """the signal that interrupted `main`"""
 
@@ -166,12 +166,12 @@ def _end_output() -> None:
 
 def _reader_has_gone() -> bool:
     """Whether standard output is a pipe that nobody reads; the error may be about another one."""
-    asked = select.poll()
+    poll = select.poll()
     try:
-        asked.register(sys.stdout.fileno(), select.POLLOUT)
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
     except (io.UnsupportedOperation, AttributeError):  # closed, or replaced by a test or a notebook
         return False
-    return any(events & select.POLLERR for _, events in asked.poll(0))
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _is_memory(error: BaseException) -> bool:
@@ -204,7 +204,7 @@ def choose(
         description: Printed by `--help`, before the list of verbs.
         verbs: Verb -> (`module:function`, its help in one line). The function takes the remaining
             arguments and returns the exit status; without `:function` it is `main`.
-        argv: Arguments, by default those of the process.
+        argv: Arguments; default: `sys.argv[1:]`.
         listed: Whether to list the verbs after the description; else the description does.
     """
     first, *rest = (sys.argv[1:] if argv is None else argv) or [""]

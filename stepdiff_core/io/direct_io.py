@@ -66,8 +66,8 @@ def reopened(fd: int, mode: int = os.O_RDONLY) -> int | None:
 
 
 def read_direct(fd: int, target: UInt8[np.ndarray, " bytes"], offset: int) -> int:
-    """Read into `target` through `fd`, of `reopened`; return the bytes read, fewer or none where it
-    cannot."""
+    """Read into `target` through `fd`, of `reopened`; return the number of bytes read, which is
+    smaller or 0 if the system cannot read them."""
     start = offset // PAGE * PAGE
     size = -(-(offset + len(target)) // PAGE) * PAGE - start
     fits = size == len(target) and _is_aligned(target.ctypes.data)

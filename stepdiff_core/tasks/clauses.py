@@ -73,7 +73,7 @@ class Clause:
     lead: tuple[str, ...] = ()
     """words of a subordinate clause before the subject, such as "while the oil is heating," """
     ended: bool = True
-    """false for a text without a full stop, as where a model reached its limit of tokens"""
+    """false for a text without a full stop, for example if a model reached its limit of tokens"""
 
     @property
     def about_person(self) -> bool:
@@ -309,7 +309,7 @@ def _with_subject(candidate: Clause, reference: Clause) -> Clause:
 
 
 def _with_object(candidate: Clause, reference: Clause) -> Clause:
-    """Put the reference's object in place of "it" and "them", where it is at the same place."""
+    """Put the reference's object in place of "it" and "them" if it is at the same place."""
     mine, other = candidate.predicate, reference.predicate
     at = next((i for i, word in enumerate(mine[:4]) if word.lower() in OBJECTS), 0)
     mass = (

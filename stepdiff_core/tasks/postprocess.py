@@ -259,8 +259,8 @@ def _trailing(text: str) -> str | None:
 
 
 def _pairs(text: str) -> str | None:
-    """Parse clauses that each name a video, and join those of the candidate with those of the
-    reference."""
+    """Parse clauses that each name a video, and join the candidate's clauses with the
+    reference's."""
     if _ALIKE.search(text):
         return None
     for pattern, replacement in _OUT:

@@ -1,5 +1,5 @@
-"""Tasks: what each is (TaskSpec), and all of them by name: the published ones, benchmarks of
-others, installed ones.
+"""Tasks: the definition of each (TaskSpec), and all of them by name: the published ones, benchmarks
+of others, installed ones.
 
 A TaskSpec holds everything that evaluation, tables and pages know about a task: its rows, their
 truth, its scorer, the columns of its table, its published figures and its videos. The folder of a

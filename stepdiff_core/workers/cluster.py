@@ -4,8 +4,8 @@ the current job.
 Guarantees
 - a local Ray listens on this machine only, and prints nothing to standard output
 - a signal to the driver's process group (Ctrl-C, `timeout`) reaches the driver only
-- no process of a local Ray is alive 15 seconds after the driver's end, also after SIGKILL; those of
-  an existing cluster are left alone
+- no process of a local Ray is alive 15 seconds after the driver's end, also after SIGKILL; an
+  existing cluster's processes are left alone
 
 `ray.shutdown` asks the GCS to end the job. Where the same signal had ended the GCS, it took 8 s,
 and once longer than _RECONNECT, after which Ray's C++ code ends the driver with status 1.

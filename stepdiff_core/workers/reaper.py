@@ -26,12 +26,12 @@ _STARTING, _RUNNING = (
 
 def main() -> None:
     """Wait for the driver's end, then end its Ray, and this process with it."""
-    said = b""
+    status = b""
     while byte := os.read(0, 1):
-        said = byte
-    if said != ENDED:
+        status = byte
+    if status != ENDED:
         with suppress(OSError):  # nobody reads it
-            os.write(2, _LINE % (_RUNNING if said == STARTED else _STARTING))
+            os.write(2, _LINE % (_RUNNING if status == STARTED else _STARTING))
     os.killpg(0, signal.SIGKILL)
 
 

@@ -119,7 +119,7 @@ def answers(
 
 
 def _name(line: Mapping[str, Any]) -> str:
-    """Return what an answer depends on, as a text."""
+    """Return the inputs of an answer as a text."""
     return json.dumps(
         {name: value for name, value in line.items() if name not in ("answer", "error")},
         sort_keys=True,
@@ -127,7 +127,7 @@ def _name(line: Mapping[str, Any]) -> str:
 
 
 def _read(file: LineFile) -> dict[str, str | None]:
-    """Return the answers by what they depend on."""
+    """Return the answers by the text of their inputs."""
     by_name = {}
     for number, line in enumerate(file.lines(), 1):
         try:

@@ -1,4 +1,4 @@
-"""Rows of benchmarks: what a method is asked about clips, without the truth. Files of predictions,
+"""Rows of benchmarks: questions to a method about clips, without the truth. Files of predictions,
 and published files.
 
 | row | a method returns | for instance |
