@@ -82,8 +82,8 @@ class Changes:
     """What a manifest changes of the clips that the catalog has. A text is its own key: nothing of
     it can change.
 
-    Columns of the frames: key, row, those of `_KNOWN` as the manifest and the files say and, with
-    the suffix `_known`, as the catalog says, `file` and `interval` (whether they differ), `ok`
+    Columns of the frames: key, row, the columns of `_KNOWN` as in the manifest and the files and,
+    with the suffix `_known`, as in the catalog, `file` and `interval` (whether they differ), `ok`
     (whether a view has features).
     """
 
@@ -190,8 +190,8 @@ def compare(store: Store, window: Manifest, quiet: bool = False) -> Changes:
 
 
 def differing(store: Store, window: Manifest, files: Mapping[str, Identity | None]) -> pl.DataFrame:
-    """Return the clips of which catalog and manifest differ, and whether in `file`, `interval`, or
-    what is `filled`."""
+    """Return the clips that differ between catalog and manifest, and whether in `file` or
+    `interval`, or by an interval that is `filled`."""
     catalog = store.catalog(window.entity)
     rows = (
         window.rows

@@ -42,8 +42,8 @@ def open_file(path: Path, text_columns: Sequence[str], scratch: Scratch) -> pl.L
 
     Args:
         path: the file, which must not change while it is read.
-        text_columns: columns whose values in a .csv stay text: what looks like a number in a name
-            is kept as it is written.
+        text_columns: columns whose values in a .csv stay text: a name that looks like a number is
+            kept as it is written.
         scratch: the folder of copies.
     """
     with readable(path):

@@ -58,21 +58,22 @@ def todo(
 
 
 def pending(
-    asked: Manifest, rows: Int64[np.ndarray, " asked"], computed_rows: Bool[np.ndarray, " asked"]
+    manifest: Manifest, rows: Int64[np.ndarray, " asked"], computed_rows: Bool[np.ndarray, " asked"]
 ) -> pl.DataFrame:
     """Return the rows to compute of a manifest as they are planned; `rows` are their places in the
     catalog."""
-    frame = asked.rows.with_columns(row=pl.Series(rows, dtype=pl.Int64)).filter(
+    frame = manifest.rows.with_columns(row=pl.Series(rows, dtype=pl.Int64)).filter(
         pl.Series(computed_rows)
     )
-    if asked.entity == "clips":
-        names = pl.Series(list(asked.paths), dtype=pl.String)
-        places = pl.Series(list(map(str, asked.paths.values())), dtype=pl.String)
+    if manifest.entity == "clips":
+        names = pl.Series(list(manifest.paths), dtype=pl.String)
+        places = pl.Series(list(map(str, manifest.paths.values())), dtype=pl.String)
         frame = frame.with_columns(
             place=pl.col("video").replace_strict(names, places, return_dtype=pl.String)
         )
     keys, reasons = (
-        pl.Series(list(part), dtype=pl.String) for part in (asked.failures, asked.failures.values())
+        pl.Series(list(part), dtype=pl.String)
+        for part in (manifest.failures, manifest.failures.values())
     )
     frame = frame.with_columns(
         reason=pl.col("key").replace_strict(keys, reasons, default=None, return_dtype=pl.String)
@@ -200,7 +201,7 @@ class Task:
     batch_size: int
     clips: dict[int, Source] = field(default_factory=dict)  # every one of `rows` -> its clip
     texts: dict[int, str] = field(default_factory=dict)
-    """every row of the batches that hold `rows` -> its text, FILLER where it is unusable"""
+    """every row of the batches that hold `rows` -> its text, FILLER if it is unusable"""
     threads: int = 1  # that decode
 
 
