@@ -44,13 +44,13 @@ from store.provenance import RowNumbers
 from store.view import View
 
 CANNOT = "cannot be read ("
-"""how `FileDamage.what` begins where the system refused to read a file, which may be whole"""
+"""how `FileDamage.what` begins if the system refused to read a file, which may be whole"""
 _MOST_SEALED = 2**40
 _NO_ROWS = np.empty(0, np.int64)
 Kind = Literal["metadata", "status", "rows", "reasons", "record", "unreadable"]
-"""what a damaged file holds: the metadata of an array; the status of rows; their features or
-checksums; why rows failed; what wrote them. `unreadable`: it may be whole, and the cause is
-another, such as its permissions"""
+"""content of a damaged file: the metadata of an array; the status of rows; their features or
+checksums; why rows failed; the record of their writer. `unreadable`: it may be whole, and the cause
+is another, such as its permissions"""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class FileDamage:
 
 
 def unsealed(paths: Iterable[Place], *more: Any) -> Iterator[Any]:
-    """Yield the missing and damaged files among the sealed `paths`, with what is wrong, and
+    """Yield the missing and damaged files among the sealed `paths`, with their damage, and
     `more`."""
     for path in paths:
         what = unreadable(path) if path.exists() else "is missing"

@@ -85,8 +85,7 @@ def read_view(
             == "train"`.
         columns: metadata columns of the catalog. By default all; () for none. `key` is always the
             first column.
-        rows: R row numbers, each of which is read once. Rows that are absent or failed are left
-            out.
+        rows: R row numbers; each is read once. Rows that are absent or failed are left out.
         dtype: "float16" or "float32", which int8 is dequantised to, and floats are cast to. By
             default as stored.
         check: when rows are compared with their stored checksums (`View.read`). "first" compares

@@ -374,7 +374,7 @@ class View:
                 becomes failed, with that reason. An int8 feature may also be given as stored: its
                 levels, and `scale`.
             failures: row number -> why the row could not be computed.
-            info: what computed them (library versions, device), recorded with the shard.
+            info: software that computed them (library versions, device), recorded with the shard.
 
         Raises:
             StepDiffError: rows or shapes do not fit, or the disk is full. Earlier commits are kept.
@@ -420,8 +420,8 @@ class View:
         return self.paths.shard(array, shard, 1 + len(self.stored[array].shape))
 
     def check_feature(self, feature: str, names: Collection[str] | None = None) -> None:
-        """Raise StepDiffError, naming those that exist, if `feature` is not among `names`, by
-        default those of the view."""
+        """Raise StepDiffError, naming the existing ones, if `feature` is not among `names`, by
+        default the view's features."""
         if feature not in (names := names or self.features):
             there = ", ".join(names)
             raise StepDiffError(

@@ -325,7 +325,7 @@ def _files(fragments: list[dict[str, Any]]) -> list[str]:
 
 
 PART_BYTES = 256 * 2**20
-"""bytes of features in a part, at most about, where a shard has fewer"""
+"""bytes of features in a part, at most about, if a shard has fewer"""
 _LOCK = "_export.lock"
 _MOST_CARD = 64 * 2**20
 
@@ -548,7 +548,7 @@ def _all_of(
 ) -> Iterator[pa.RecordBatch]:
     """Yield the batches with checksums.
 
-    StepDiffError, also put into `errors`, where a row is damaged or they have not `count`.
+    StepDiffError, also put into `errors`, if a row is damaged or they have not `count`.
     """
     try:
         for batch in batches:

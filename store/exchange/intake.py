@@ -171,7 +171,7 @@ def _checked_columns(files: FileRows) -> pl.DataFrame:
 
 
 def _check_fits(path: Path, catalog: Catalog, columns: pl.DataFrame) -> None:
-    """Raise StepDiffError, before anything is written, where the catalog has other types of
+    """Raise StepDiffError, before anything is written, if the catalog has other types of
     columns."""
     try:
         # no row, which checks columns

@@ -1,4 +1,4 @@
-"""The small files of a view: what wrote each shard (versions, device, duration), and why rows
+"""The small files of a view: the writer of each shard (versions, device, duration), and why rows
 failed.
 
 A writer replaces the file of its shard. `compact` merges the files of a group of shards into one; a

@@ -1,8 +1,8 @@
 """The writers of a view and of one of its shards.
 
-A commit writes every array's shard file, checksum, failures and the record of what wrote them,
-makes them durable together, and writes status last. Until then the old status is true, because rows
-that are ok were copied byte for byte.
+A commit writes every array's shard file, checksum, failures and the record of their writer, makes
+them durable together, and writes status last. Until then the old status is true, because rows that
+are ok were copied byte for byte.
 
 Guarantees
 - each shard is one commit, and its status is written last

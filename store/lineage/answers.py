@@ -1,4 +1,4 @@
-"""Where rows come from and what was trained on them; what a head was trained on.
+"""The source of rows and the heads trained on them; the training data of a head.
 
 Guarantees
 - a head whose record is missing or damaged is listed as unknown, never left out
@@ -37,11 +37,10 @@ def lineage(options: LineageOptions) -> dict[str, Any]:
 
     Of a row: key, row, entity, metadata; `forgotten`, the reason; `views`, with status, provenance,
     and when and on what it was written; `snapshots` in which it is finished; `trained`, the runs
-    that may have drawn it; `unknown`, runs that do not state, or not completely, what trained them.
-    Of a head: `run`; `store` with snapshot and commits; `reads`, the provenance of each view;
+    that may have drawn it; `unknown`, runs that do not state, or not completely, their training
+    data. Of a head: `run`; `store` with snapshot and commits; `reads`, the provenance of each view;
     `clips` that may have trained it; fingerprints of other `data`; the runs that it `starts_from`,
-    the latest first. None is what was not recorded. StepDiffError: a name is neither a key nor a
-    run.
+    the latest first. None: not recorded. StepDiffError: a name is neither a key nor a run.
     """
     store = Store.open(options.path)
     runs = [Path(name) for name in options.names if (Path(name) / RECORD).is_file()]

@@ -231,8 +231,8 @@ def _link_store(store: Place, folder: Place) -> None:
 
 
 def _settled(store: Place, views: Sequence[View]) -> dict[str, object]:
-    """Return the versions of what must not change while shards are linked; new parts of a catalog
-    may come."""
+    """Return the versions of files that must not change while shards are linked; new parts of a
+    catalog may come."""
     settled: dict[str, object] = {}
     for entity in ENTITIES:
         settled[f"forgotten {entity}"] = forgotten_path(store, entity).identity()

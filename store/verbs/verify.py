@@ -51,7 +51,7 @@ NOT_COVERED = (
     "files lost together with all that refers to them, such as the last part of a catalog that no "
     "view has rows of",
 )
-"""what verify cannot know about any store"""
+"""content that verify cannot check in any store"""
 _RESTORE = "restore it from a copy"
 _MOST_NAMED = 100_000  # lost rows named one by one
 _MOST_CARD = 64 * 2**20  # bytes
@@ -218,23 +218,23 @@ class _Keys:
 
     def __init__(self, catalog: Catalog) -> None:
         self.parts = catalog.parts()
-        self.known: dict[int, str] = {}
+        self.key_of: dict[int, str] = {}
         self.heights: dict[Place, int] = {}
         self.refused: dict[Place, str] = {}
         """why a part has no height"""
         for part in self.parts:
             try:
                 keys = read_part(part, ["key"])["key"].to_list()
-                self.known |= enumerate(keys, first_row(part))
+                self.key_of |= enumerate(keys, first_row(part))
                 self.heights[part] = len(keys)
             except StepDiffError as error:
                 self.refused[part] = str(error)
-        self.all = list(self.known.values())
-        self.rows = max(self.known, default=-1) + 1
+        self.all = list(self.key_of.values())
+        self.rows = max(self.key_of, default=-1) + 1
         """of the catalog, as far as is known"""
 
     def __call__(self, rows: RowNumbers) -> list[str]:
-        return [self.known.get(row, f"row {row}") for row in rows.tolist()]
+        return [self.key_of.get(row, f"row {row}") for row in rows.tolist()]
 
 
 def _catalog(store: Store, entity: str, keys: _Keys) -> Iterator[_Found]:
