@@ -9,7 +9,7 @@ Guarantees
   run
 - a view that was dropped or replaced since it was opened is not read
 - training with and without reading ahead is the same, bit for bit; an error of a batch is raised
-  where it is used
+  when the batch is used
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -169,7 +169,7 @@ def split_texts(
 
 
 class ReadAhead(Generic[Made]):
-    """Batches by number, of which one thread reads the next while the current one is computed.
+    """Batches by number; one thread reads the next batch while the current one is computed.
 
     On a GPU the thread copies and converts on a stream of its own, so that this overlaps with the
     computation.

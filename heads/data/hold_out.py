@@ -84,7 +84,7 @@ def test_path(source: str) -> str:
 
 
 def test_digest(source: str) -> str:
-    """Return the sha256 hex of a file, of TASK=FOLDER that of its clips: videos may be in the
+    """Return the sha256 hex of a file, or for TASK=FOLDER of the clips' ids: videos may be in the
     folder too."""
     if (path := test_path(source)) == source:
         return fingerprint(path)
@@ -275,7 +275,8 @@ class HoldOut:
 
     @property
     def validating(self) -> pl.Series:
-        """Keys of the clips that validate the run, without those of test sets and their videos."""
+        """Keys of the clips that validate the run, without clips of test sets and of their
+        videos."""
         return self.clips.filter(pl.col("reason") == VALIDATES)["key"]
 
     def validating_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:

@@ -93,7 +93,7 @@ def read_divided(
 class Order:
     """The order of some items: every item once per epoch, in a new order each epoch.
 
-    It holds the order of one epoch, because that of 100 million clips takes seconds.
+    It holds the order of one epoch, because an order of 100 million clips takes seconds.
     """
 
     def __init__(self, items: int, seed: int, purpose: str) -> None:

@@ -187,8 +187,8 @@ def _answering_together(
     options: EvaluateOptions, store: Store | None, rows: list[Any]
 ) -> Iterator[tuple[MethodFacts, AnswerBatches] | None]:
     """Load this process's share of a head; the others than the first compute what it passes them.
-    StepDiffError: the method has no language model that can be divided among so many processes; or
-    no such head."""
+    StepDiffError: the method has no language model that can be divided among this many processes;
+    or no such head."""
     if options.method not in VIDEO_LM or on_ray(options):
         raise StepDiffError(
             "torchrun divides the language model of --method video-lm; start python -m "

@@ -1,7 +1,7 @@
 """The clips that a head learned from, and how far from them another clip is.
 
 The distance is the leverage z' (G + r I)^-1 z of a clip: z are its standardised pooled features, G
-the Gram matrix of those of the training clips and r the ridge. A ridge regression is the mean of a
+the Gram matrix of the training clips' z and r the ridge. A ridge regression is the mean of a
 Gaussian posterior, in which a prediction has the variance of the noise times the leverage.
 
     RUN/familiarity.safetensors    arrays and `About`, of a run without evidence of words; a head of

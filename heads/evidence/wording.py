@@ -9,8 +9,8 @@ and "skips" as far as the answers have them.
 
 Labels of a clip are the terms of its narration. Paired questions correct them: "Which video ...?"
 labels the terms of the question in both clips, and an answer the terms that it says of each video,
-or of both. `side` says of which. It is learned from terms that the narration of exactly one of two
-clips has, and only from terms that answers have more often where one of the narrations has them.
+or of both. `side` returns the video. It is learned from terms that the narration of exactly one of
+two clips has, and only from terms that answers have more often if one of the narrations has them.
 Which answers are about both ("What do they have in common?", "first one, then the other") is
 learned from the words of question and answer, and from the terms that both narrations have.
 
@@ -114,7 +114,7 @@ class Occurrence:
     after: tuple[str, ...] = ()
     """words and marks up to the next term or mention, at most NEAR"""
     follows: str = "end"
-    """kind of what comes next: other, term, mention or end"""
+    """kind of the next item: other, term, mention or end"""
     clause: frozenset[str] = frozenset()
     """words since the last mark or mention"""
 
@@ -145,7 +145,7 @@ class Occurrence:
 
 
 _Item = tuple[Literal["mention", "term", "other"], str, int, int]
-"""kind, words, and where they begin and end in the text"""
+"""kind, words, and their begin and end in the text"""
 
 
 def _items(text: str, terms: Collection[str]) -> list[_Item]:
@@ -242,7 +242,7 @@ class Wording:
     narrated: tuple[str, ...]
     """terms that enough narrations have; the others are only in questions and answers"""
     followed: tuple[str, ...]
-    """terms that answers take from what is seen; those label clips"""
+    """terms that answers take from visible content; they label clips"""
     sides: Mapping[str, float]
     """weights of `Occurrence.side`"""
     both: Mapping[str, float]
@@ -410,7 +410,7 @@ _Asked = tuple[PairQuestions, str, str, str]
 
 
 def _asked(pairs: Iterable[PairQuestions]) -> Iterator[_Asked]:
-    """Yield pair, question, answer and category of what is answered by a video or by a text."""
+    """Yield pair, question, answer and category of questions that a video or a text answers."""
     for pair in pairs:
         for turn in pair.turns:
             if kind(turn.answer) != "decision":
@@ -458,7 +458,7 @@ def _sentences(
     questions: Sequence[_Asked], both: Mapping[str, float], narrated: Collection[str]
 ) -> dict[str, list[str]]:
     """Return category -> the first SENTENCES that its answers say of Video 2 alone, with a narrated
-    term: what follows "in Video 2," up to the end of the answer."""
+    term: the words after "in Video 2," up to the end of the answer."""
     of_category = defaultdict[str, dict[str, None]](dict)
     for _, question, answer, category in questions:
         sentences = of_category[category]

@@ -3,8 +3,8 @@
 The texts take the places of the clips' tokens in the same prompt.
 
 Guarantees
-- the prompt is that of the video language models, with texts for clips
-- what the model reads of a clip depends only on its text
+- the prompt is the prompt of the video language models, with texts for clips
+- the model's input for a clip depends only on its text
 """
 
 from collections.abc import Sequence

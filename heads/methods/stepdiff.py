@@ -71,7 +71,7 @@ def pair_texts(rows: Sequence[DiffMCQ]) -> list[PairTexts]:
 def option_scores(
     rows: Sequence[DiffMCQ], pairs: Sequence[PairTexts], scores: Sequence[Sequence[float]]
 ) -> list[list[float]]:
-    """Return the scores of each row's options, from those of each pair's texts."""
+    """Return the scores of each row's options, from the scores of each pair's texts."""
     score_of = {
         (pair.pair, text): score
         for pair, of_pair in zip(pairs, scores, strict=True)
@@ -133,8 +133,7 @@ def protocol(
     decline_at: float | None = None,
     evidence: EvidenceOptions | None = None,
 ) -> dict[str, Any]:
-    """Return the question and the scoring rule: the supplement's, and ours where it leaves them
-    open.
+    """Return the question and the scoring rule: the supplement's, and ours if it leaves them open.
 
     answer: the function of StepDiff that answers; seeded, decline_at, evidence: as in StepDiff.
     """
@@ -197,7 +196,7 @@ class Answering:
     """How a method answers, whatever its model."""
 
     control: Control = "none"
-    """blind: the model gets no video tokens; shuffled: those of another clip, drawn by seed"""
+    """blind: the model gets no video tokens; shuffled: another clip's tokens, drawn by seed"""
     seed: int = 0
     seeded: bool = True
     """whether captions continue from their seed, which is part of them"""
@@ -213,10 +212,10 @@ class StepDiff:
 
     Args:
         group: processes with the same model, which compute the batches in turn.
-        words: evidence of words, next to what the model reads; None: nothing but the tokens.
+        words: evidence of words, next to the model's input; None: nothing but the tokens.
         evidence: how it is used.
-        guard: what tells whether it knows clips; None: that of its words, or nothing of a public
-            model.
+        guard: object that reports whether the method knows clips; None: the guard of its words, or
+            none for a public model.
     """
 
     def __init__(
@@ -427,9 +426,9 @@ class StepDiff:
         self, rows: Sequence[DiffCap], each_token: Callable[[], None] | None = None
     ) -> list[str]:
         """Return captions: chosen sentences of answers, or greedily generated ones; "no difference"
-        where no word differs or decline_at says so; CutOff: one that MOST_TOKENS ended.
+        if no word differs or decline_at says so; CutOff: one that MOST_TOKENS ended.
 
-        each_token: called after every token of the captions; what it raises ends the generation.
+        each_token: called after every token of the captions; its exception ends the generation.
         """
         pairs = [((row.reference, row.candidate), row.category) for row in rows]
         streamer = None if each_token is None else Tokens(each_token)
@@ -479,7 +478,7 @@ class StepDiff:
             list(written.values()), [pairs[place][0] for place in written], MOST_TOKENS, streamer
         )
         for (place, turn), text in zip(written.items(), texts, strict=True):
-            captions[place] = type(text)(f"{turn.given} {text}".strip())
+            captions[place] = type(text)(f"{turn.seed} {text}".strip())
         return [captions[place] for place in range(len(pairs))]
 
     def _sentences(self, pair: Pair, category: str) -> list[tuple[float, str]]:
@@ -526,9 +525,9 @@ class StepDiff:
     ) -> str:
         """Return a greedy answer to a question about two clips; CutOff: one that max_tokens ended.
 
-        With evidence of words, "Which video ...?" is answered by that of its words, and an open
-        question by a sentence for each category that it is about and in which the clips differ.
-        say: receives the words as they are generated.
+        With evidence of words, "Which video ...?" is answered by the evidence of its words, and an
+        open question by a sentence for each category that it is about and in which the clips
+        differ. say: receives the words as they are generated.
         """
         pair = (reference, candidate)
         self._prepare(pair)

@@ -192,7 +192,7 @@ class LanguageModel(nn.Module):
         segment: Int[Tensor, "B L"],
         positions: Int[Tensor, "B L"],
     ) -> Float[Tensor, "B L E"]:
-        """Return the last hidden states of packed rows (heads.data.packing); those of padding are
+        """Return the last hidden states of packed rows (heads.data.packing); states of padding are
         meaningless."""
         if self.model.config._attn_implementation != NAME:
             return self._body(embeddings, positions, attention_mask=may_see(segment)[:, None])
@@ -325,8 +325,8 @@ def pick_device(device: str) -> str:
 
 
 def pick_precision(device: str, precision: str) -> str:
-    """Return the precision of matrix products; `auto` is bfloat16 where the device computes it
-    fast, else float32.
+    """Return the precision of matrix products; `auto` is bfloat16 if the device computes it fast,
+    else float32.
 
     Without instructions for bfloat16 (AVX512-BF16, AMX) a CPU emulates its products, several times
     slower than float32.

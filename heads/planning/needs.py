@@ -107,7 +107,7 @@ class Weights:
     layers: float
     """bytes of all decoder layers, whole"""
     copies: int
-    """trained weights of which each process has a whole copy"""
+    """trained weights that each process has whole"""
     memory: Memory
 
 
@@ -362,7 +362,7 @@ PRODUCTS: dict[Any, Callable[..., int]] = flop_registry | {
 
 class Meter(TorchDispatchMode):
     """Counter of the operations within it, and of the bytes that tensors have at a time, without
-    those of `held`.
+    the bytes of `held`.
 
     FlopCounterMode counts operations by module, and its hooks keep tensors alive.
     """

@@ -39,8 +39,8 @@ LINE_EVERY = 10.0
 @runtime_checkable
 class TrainingTask(Protocol):
     """A training task. `loss` depends only on the weights and the batch's number; `validate`
-    returns figures (None: not defined), of which the largest "score" chooses the checkpoint, or
-    none at all."""
+    returns figures (None: not defined), whose largest "score" chooses the checkpoint, or none at
+    all."""
 
     counts: ReadCounts
     """what `loss` has read since the loop set it"""

@@ -265,10 +265,11 @@ def keep(
     trained: TrainedOn,
     hold_out: HoldOut,
 ) -> None:
-    """Write the lineage of a new run that trains `module`, or check that of a run to be resumed.
+    """Write the lineage of a new run that trains `module`, or check the lineage of a run to be
+    resumed.
 
-    trained: the clips that may train it, without those of the run that it starts from; hold_out:
-    what is held out.
+    trained: the clips that may train it, without clips of the run that it starts from; hold_out:
+    the clips that are held out.
 
     StepDiffError: its data have changed, or it cannot start from the run at `init`.
     """
@@ -370,8 +371,8 @@ def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
     """Return how the training differs from the published recipe, to be shown next to every score.
 
     trained: the steps so far; checkpoint: the one of them that validation chose; optimiser_steps:
-    those of earlier runs included; regime: see `regime`. None: the run, or an earlier one, does not
-    state it.
+    including earlier runs; regime: see `regime`. None: the run, or an earlier one, does not state
+    it.
     """
     run, lineage = Run(folder), read(folder)
     init = lineage["init"]

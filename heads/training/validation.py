@@ -7,7 +7,7 @@ whose clips are both of held-out videos validates (`HeldOutPairs`), or, without 
 the texts of clips of held-out videos. The checkpoint with the smallest loss on their answers is
 chosen: the loss uses every answer, while an accuracy on some tens of questions of four options
 moves in steps of percents. That accuracy is reported too: a question is one of a pair's own open
-questions with its whole answer, of which the pair and three others are the options.
+questions with its whole answer; the answers of the pair and of three others are the options.
 
 Guarantees
 - no clip that trains chooses the checkpoint, whether or not the catalog has splits
@@ -103,7 +103,7 @@ def need_rows(count: int, options: Validation, what: str, power: int = 1) -> Non
 
 
 class HeldOutPairs:
-    """Pairs of which both clips are held out, and questions made of them."""
+    """Pairs whose clips are both held out, and questions made of them."""
 
     def __init__(
         self, options: Validation, pairs: Sequence[PairQuestions], catalog: Clips, seed: int

@@ -144,7 +144,7 @@ class VideoTask:
         self.trained = [
             self.features.rows(clips_in(pair.clips for pair in self.pairs)).astype(np.int32)
         ]
-        """rows that may train, without those of texts"""
+        """rows that may train, without rows of texts"""
         self.texts: list[Texts | TextRuns] = []
         """texts that train"""
         self.negatives: HardNegatives | None = None

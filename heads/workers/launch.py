@@ -41,8 +41,8 @@ MARK = "driver"
 OWN = ".ray-"
 """prefix of the folder of Ray's own files"""
 LEFT_LOCK = 150.0
-"""seconds in which the lock of a lost worker may end: an NFS server keeps that of a lost node for
-90 by default"""
+"""seconds in which the lock of a lost worker may end: an NFS server keeps a lost node's lock for 90
+by default"""
 PATIENCE = 20.0
 """seconds in which nodes may join, and in which the processes of an earlier driver may end"""
 MISSING = 60.0
@@ -58,7 +58,7 @@ class TrainingOutcome:
     actor."""
 
     def __init__(self, lighter: str) -> None:
-        """lighter: what to do where the workers have too little memory."""
+        """lighter: advice for workers with too little memory."""
         self.lighter = lighter
         self.lines: list[str] = []
         self.error: str | None = None
@@ -144,7 +144,7 @@ def cpus_of_each(workers: int, gpu: bool, cluster: bool, fitting: Sequence[int])
     autoscaler could add some.
 
     gpu: whether each worker has one; cluster: whether nodes may still join; fitting: numbers of
-    workers that the recipe accepts, of which the error names the largest that has room.
+    workers that the recipe accepts; the error names the largest that has room.
     """
     kind = "GPU" if gpu else "CPU"
     until = time.monotonic() + (PATIENCE if cluster else 0)

@@ -116,8 +116,8 @@ class ShownPrompt:
     slot: str
     """of mm_encoder_outputs: image or video"""
     inputs: dict[str, Tensor]
-    """what else the processor gives to the model: sizes of grids [items, ...], types of tokens [1,
-    len(ids)]"""
+    """further inputs from the processor to the model: sizes of grids [items, ...], types of tokens
+    [1, len(ids)]"""
 
 
 class ProcessorChat(Chat):
@@ -126,8 +126,8 @@ class ProcessorChat(Chat):
 
     The processor writes the text of a clip, and numbers what the model needs to place its tokens,
     from the shape and the times of its frames. So it is given blank frames in the shape of the
-    clip's, and their pixels are dropped. Token ids are those of the whole prompt, and a user's text
-    never becomes a control token of the model.
+    clip's, and their pixels are dropped. Token ids equal the ids of the whole prompt, and a user's
+    text never becomes a control token of the model.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class ProcessorChat(Chat):
         return ClipPacker(self, system) if outputs else Packer(self, 0, system)
 
     def pieces(self, system: str, shows: bool = False) -> ChatPieces:
-        """Return the pieces of a prompt. Its first part has no clips; where it `shows` some, use
+        """Return the pieces of a prompt. Its first part has no clips; if it `shows` some, use
         `shown` instead."""
         before, to_answer, after = self._written(system, int(shows))
         ids = (
@@ -314,7 +314,7 @@ class CachedClips(Features):
 
     @staticmethod
     def parsed(numbers: Float[Tensor, "C numbers"]) -> list[ClipLayout]:
-        """Return layouts from what the store has of each clip."""
+        """Return layouts from the store's numbers for each clip."""
         rows = numbers.tolist()
         return [
             ClipLayout(int(n), int(height), int(width), tuple(seconds))
@@ -323,8 +323,8 @@ class CachedClips(Features):
 
 
 class CachedLM(VideoLM):
-    """A model whose clips are cached projected tokens. Questions and answers are those of its chat
-    template."""
+    """A model whose clips are cached projected tokens. Its chat template writes questions and
+    answers."""
 
     def __init__(self, whole: Any, chat: ProcessorChat, clips: CachedClips) -> None:
         """StepDiffError: the view's tokens are of another kind, or the logits are no linear map of
@@ -364,7 +364,7 @@ class CachedLM(VideoLM):
     def hidden(
         self, batch: Packed, clips: Float[Tensor, "C H_N D"] | None
     ) -> Float[Tensor, "B S E"]:
-        """Return the last hidden states of the batch's tokens; those of padding are meaningless.
+        """Return the last hidden states of the batch's tokens; states of padding are meaningless.
 
         Without gradients, rows that show the same clips share the computation of their prompt.
         """
