@@ -1,5 +1,5 @@
-"""A comparison as one HTML file to send: both clips under one clock, what differs, and the moments
-that show it.
+"""A comparison as one HTML file to send: both clips under one clock, the differences, and the
+moments that show them.
 
 Guarantees
 - the file refers to no other file or address; videos and pictures are inside
