@@ -1,5 +1,5 @@
 """Values from outside, checked by pydantic: errors in one line that names the place, the keys and
-what is wrong."""
+the fault."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar

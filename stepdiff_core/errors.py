@@ -1,4 +1,4 @@
-"""The exception that every room raises for what a user can fix.
+"""The exception that every room raises for faults that a user can fix.
 
 The command lines print its message as one line; anything else is a defect, with a traceback.
 """

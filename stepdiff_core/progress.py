@@ -23,7 +23,7 @@ _MB = 1_000_000
 _Item = TypeVar("_Item")
 
 Advance = Callable[[int], None]
-"""receives how many more are done; fewer than none where work starts again"""
+"""receives how many more are done; a negative number if work starts again"""
 
 
 _as_json = False
@@ -162,7 +162,7 @@ class Progress:
             say(f"{self.what}: {self.count()}, {'; '.join(filter(None, parts))}")
 
     def count(self) -> str:
-        """Return what is done and the total, in words."""
+        """Return the done count and the total, in words."""
         if self.unit == "bytes":
             return f"{self.done / _MB:,.0f} of {self.total / _MB:,.0f} MB"
         return f"{self.done:,} of {self.total:,}{self.unit and ' '}{self.unit}"

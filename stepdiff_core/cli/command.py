@@ -58,7 +58,7 @@ def run(main: Callable[[], int | None], hint: str = "run the same command again"
 
     Args:
         main: The command. It reads `sys.argv` itself.
-        hint: What an interrupted run leaves and how to go on; the end of the line `error:
+        hint: State that an interrupted run leaves, and how to continue; the end of the line `error:
             interrupted; ...`.
 
     Raises:
@@ -141,7 +141,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _unraisable(lost: "sys.UnraisableHookArgs") -> None:
-    """End at once where Python would drop an interrupt because it arrived in a callback or a
+    """End at once when Python would drop an interrupt because it arrived in a callback or a
     finaliser."""
     if _state.signal is not None and _state.pid == os.getpid():
         if isinstance(lost.exc_value, KeyboardInterrupt):
@@ -157,7 +157,7 @@ def _say(what: str) -> None:
 
 
 def _end_output() -> None:
-    """Drop what standard output does not take: Python would fail on it when it ends."""
+    """Drop output that standard output does not take: Python would fail on it when it ends."""
     with suppress(OSError, AttributeError):  # None where it was closed
         sys.stdout.flush()
     with suppress(OSError, AttributeError):
@@ -196,8 +196,8 @@ def choose(
     argv: list[str] | None = None,
     listed: bool = True,
 ) -> int:
-    """Call the function of the verb that the command line names; returns its exit status, 2 where
-    no verb is named.
+    """Call the function of the verb that the command line names; returns its exit status, 2 if no
+    verb is named.
 
     Args:
         program: Module of the command.

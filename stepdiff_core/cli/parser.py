@@ -310,7 +310,7 @@ class Parser(jsonargparse.ArgumentParser):
         )
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """End with exit status 2 and one line that names the option and what it expects."""
+        """End with exit status 2 and one line that names the option and the expected value."""
         if not self.exit_on_error:  # of a nested option: the outer parser reports it
             super().error(message, ex)
         self.exit(2, f"error: {in_one_line(message, self.options)}; see {self.prog} --help\n")
@@ -342,7 +342,7 @@ def in_one_line(message: str, options: type | None) -> str:
 
 def _meant(keys: Sequence[str], unknown: str, options: Any) -> str:
     """Return a question about the option of `options`, at `keys`, that an unknown one is like; ""
-    where none is."""
+    if none is."""
     names = [
         name
         for kind in _alternatives(options)

@@ -93,7 +93,7 @@ def shown(path: str | os.PathLike[str]) -> str:
 
 
 def listed(folder: Path | Place, pattern: str) -> list[Place]:
-    """Return what `folder.glob` finds, by name."""
+    """Return the matches of `folder.glob`, by name."""
     return sorted(place(folder).glob(pattern), key=str)
 
 

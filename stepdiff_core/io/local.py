@@ -127,8 +127,8 @@ class LocalPath(PosixPath):
 
     @contextmanager
     def whole_folder(self, root: Any) -> Iterator["LocalPath"]:
-        """Yield a temporary folder in `root` that becomes this one at the end, or is removed where
-        the block raises."""
+        """Yield a temporary folder in `root` that becomes this one at the end, or is removed if the
+        block raises."""
         temp = LocalPath(temporary(root))
         try:
             yield temp
@@ -147,8 +147,8 @@ class LocalPath(PosixPath):
             self.unlink(missing_ok=True)
 
     def remove_folder(self, root: Any) -> bool:
-        """Remove this folder below the folder `root`: first its name, then its bytes. False where
-        it does not exist.
+        """Remove this folder below the folder `root`: first its name, then its bytes. False if it
+        does not exist.
 
         A killed process leaves a temporary folder in `root`, which `remove_dead` removes.
         """
@@ -169,7 +169,7 @@ class LocalPath(PosixPath):
         """Remove temporary files and folders of processes that have ended; without `deep` only one
         level below.
 
-        What is below the folder `but` stays.
+        Files below the folder `but` stay.
         """
         for folder, folders, files in os.walk(self):
             folders[:] = [
@@ -196,7 +196,7 @@ class LocalPath(PosixPath):
         return sizes
 
     def identity(self) -> Identity | None:
-        """Return what distinguishes versions of this file (inode, mtime, size); None if it does
+        """Return the identifier of this version of the file (inode, mtime, size); None if it does
         not exist."""
         try:
             about = os.stat(self)

@@ -246,7 +246,7 @@ def _began(pid: int) -> int | None:
 
 
 def _pids() -> str:
-    """Return what distinguishes containers that share a host name: their process namespace."""
+    """Return the process namespace, which distinguishes containers that share a host name."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:  # no Linux

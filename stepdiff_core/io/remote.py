@@ -267,8 +267,8 @@ class RemotePath:
     ) -> None:
         """Put `pieces` as the object, replacing any old one.
 
-        `check` is called before any part is sent, by a thread that cannot use an object store; what
-        it raises ends it.
+        `check` is called before any part is sent, by a thread that cannot use an object store; its
+        exception ends it.
         """
         parts: Any = _flat(pieces)  # all there before obstore begins: a piece may need obstore too
         with clear_errors("write", self.url):

@@ -38,13 +38,13 @@ def seal(data: bytes) -> bytes:
 
 
 def sealed_pieces(data: bytes) -> list[bytes | memoryview]:
-    """Return what `seal` does in pieces, without a copy of `data`."""
+    """Return the result of `seal` in pieces, without a copy of `data`."""
     at, view = data.rfind(_MARK) + len(_MARK), memoryview(data)
     return [view[:at], f"{crc32c(data):08x}".encode(), view[at + _DIGITS :]]
 
 
 def is_sealed(data: bytes) -> bool:
-    """Return whether `data` is, to the byte, what `seal` returned."""
+    """Return whether `data` equals, to the byte, the result of `seal`."""
     at = data.rfind(_MARK) + len(_MARK)
     if at < len(_MARK):
         return False

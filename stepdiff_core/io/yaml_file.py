@@ -46,7 +46,8 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 
 def check(text: str) -> None:
-    """Refuse what makes YAML expensive or ambiguous. The text is scanned once and nothing is built.
+    """Refuse constructs that make YAML expensive or ambiguous. The text is scanned once and nothing
+    is built.
 
     Raises:
         yaml.YAMLError: Not YAML, or an alias, anchor, tag, duplicate key, merge key, second

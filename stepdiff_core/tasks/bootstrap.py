@@ -12,7 +12,7 @@ its own.
 
 An interval of eight groups or more is as wide as Student's: it covers the true mean of normal draws
 95 times in 100. An interval of fewer groups cannot extend beyond their own figures and covers it
-less often. There is none where nothing can be resampled: fewer than two groups, or an undefined
+less often. No interval exists if nothing can be resampled: fewer than two groups, or an undefined
 figure.
 
 Guarantees

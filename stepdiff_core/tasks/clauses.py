@@ -2,9 +2,9 @@
 <reference>".
 
 A clause is split by word lists and a dictionary of inflections (lemminflect), not by a parser:
-captions are short and their clauses regular. What does not look like a clause is a fragment: a
-predicate without a subject. Where two clauses are joined, words of the reference that the candidate
-has too are left out.
+captions are short and their clauses regular. A text that does not look like a clause is a fragment:
+a predicate without a subject. When two clauses are joined, words of the reference that the
+candidate has too are left out.
 
 Guarantees
 - what follows "instead of" is a noun, an adjective, a preposition, an adverb or a gerund, never a
@@ -352,7 +352,7 @@ def _after_link(candidate: Clause, reference: Clause) -> str | None:
 
 
 def _difference(mine: tuple[str, ...], other: tuple[str, ...], has_subject: bool) -> str | None:
-    """Return what the reference's predicate has after the words that both predicates begin with."""
+    """Return the reference's predicate after the words that both predicates begin with."""
     at = _shared(mine, other)
     articles = DETERMINERS | {"to", "how"}  # a noun keeps its article, an infinitive its "to"
     while at and (

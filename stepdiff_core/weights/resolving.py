@@ -3,7 +3,7 @@
 A name is, in this order: a name registered here; a path that exists; a model of the Hugging Face
 hub (`org/name` or `org/name@revision`).
 
-The fingerprint is the sha256 of what `sha256sum` prints for the files, sorted by their relative
+The fingerprint is the sha256 of the output of `sha256sum` for the files, sorted by their relative
 names: `<sha256>  <name>` and a line feed for each. Hidden files and folders do not count.
 
 Guarantees

@@ -1,4 +1,4 @@
-"""A pool of workers on Ray, and what happens when one dies.
+"""A pool of workers on Ray, and the recovery when one dies.
 
 Guarantees
 - a worker that is killed is replaced, and its shard is done again; a shard whose workers die
@@ -95,8 +95,8 @@ def is_alone(workers: int | None, most_cpus: int, address: str | None, per_gpu: 
 def has_gpu(device: str | None, joined: bool) -> bool:
     """Return whether each worker takes a GPU: `device` asks for it, or the cluster has some.
 
-    Raises StepDiffError where `device` asks for one that cannot come: a Ray of our own (not
-    `joined`) starts no more nodes.
+    Raises StepDiffError if `device` asks for one that cannot come: a Ray of our own (not `joined`)
+    starts no more nodes.
     """
     import ray
 
@@ -114,8 +114,8 @@ def pool_size(workers: int | None, most_cpus: int, per_gpu: int, joined: bool) -
 
     per_gpu: workers that share a GPU, 0 without one. With one a worker has its share of the node's
     CPUs. most_cpus: of a worker without a GPU. On this machine alone (not `joined`) it has at most
-    OMP_NUM_THREADS: threads that wait for each other wait ten times as long where another process
-    has one of their cores.
+    OMP_NUM_THREADS: threads that wait for each other wait ten times as long if another process has
+    one of their cores.
     """
     resources = nodes()
     if per_gpu:
@@ -155,7 +155,7 @@ def room(cpus: int, per_gpu: int) -> int:
 
 
 def need(cpus: int, per_gpu: int) -> str:
-    """Return what a worker needs, in words."""
+    """Return the needs of a worker, in words."""
     gpu = " and a GPU" if per_gpu == 1 else f" and 1/{per_gpu} of a GPU" if per_gpu else ""
     return f"{cpus} CPU{'s' * (cpus > 1)}{gpu}"
 
@@ -205,7 +205,7 @@ def _without_memory(error: BaseException) -> bool:
 
 
 def _task_error(shard: int, error: BaseException, lighter: str) -> str:
-    """Return the error of a task in a line; `lighter` is what to do where memory was too little."""
+    """Return the error of a task in a line; `lighter` is advice for too little memory."""
     if isinstance(error, StepDiffError):
         return str(error)
     why = f"shard {shard}: {type(error).__name__}: {first_line(error)}"
@@ -213,8 +213,8 @@ def _task_error(shard: int, error: BaseException, lighter: str) -> str:
 
 
 def _answered(method: str, ask: Callable[[], Any], lighter: str) -> Any:
-    """Return what `ask` does: a worker's answer to a call. StepDiffError: the worker's own, or it
-    has too little memory."""
+    """Return the result of `ask`: a worker's answer to a call. StepDiffError: the worker's own, or
+    it has too little memory."""
     try:
         return ask()
     except Exception as error:
@@ -399,7 +399,7 @@ class WorkerPool:
             lighter: Advice for a worker with too little memory.
             joined: Whether nodes may join; a Ray of our own, on this machine, starts no more.
             by_threads: Whether a worker has a CPU for each thread of this process.
-            unit: What the rows of a task are, in the plural.
+            unit: Name of the rows of a task, in the plural.
         """
         import ray
 

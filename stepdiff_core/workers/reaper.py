@@ -4,9 +4,9 @@
 
 A driver killed by SIGKILL cannot clean up, so this is a separate process. It leads the process
 group of the local Ray, which the driver's children join while Ray starts. The driver holds the
-other end of PIPE, which closes when the driver ends or shuts Ray down. Where Ray's C++ code ends
-the driver, for example because the GCS is gone, no Python code of the driver runs: then this
-process prints the error.
+other end of PIPE, which closes when the driver ends or shuts Ray down. If Ray's C++ code ends the
+driver, for example because the GCS is gone, no Python code of the driver runs: then this process
+prints the error.
 """
 
 import os

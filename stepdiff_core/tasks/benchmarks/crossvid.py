@@ -118,7 +118,7 @@ class _TimedQuestion(_Question):
 
 
 class QuestionTruth(NamedTuple):
-    """What a question is scored against."""
+    """The truth that a question is scored against."""
 
     answer: int
     """position of the right option"""

@@ -1,4 +1,4 @@
-"""Judges of written answers, and the file that keeps what they said.
+"""Judges of written answers, and the file that keeps the judges' answers.
 
 A judge is a set of callables that an evaluation passes in, because tasks knows no model. A language
 model's answers are appended to a file, a line each, as they come:
@@ -80,7 +80,7 @@ def answers(
 
     Args:
         judge: With `ask`.
-        inquiries: What is asked; their keys differ.
+        inquiries: Questions; their keys differ.
         recorded: Further fields of each line, on which an answer depends: the digests of prompt and
             checklist.
 

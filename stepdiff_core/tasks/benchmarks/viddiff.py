@@ -144,7 +144,7 @@ class VideoPair:
 
 @dataclass(frozen=True)
 class StatementTruth:
-    """What a statement of the closed setting is true of."""
+    """The video that a statement of the closed setting is true of."""
 
     letter: Letter
     pair: str
