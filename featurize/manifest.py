@@ -1,4 +1,4 @@
-"""What is asked for: clips of videos, or texts, from a file of any size, a window of rows at a
+"""The requested rows: clips of videos, or texts, from a file of any size, a window of rows at a
 time.
 
 A manifest (csv, parquet, jsonl) with a column `video` is one of clips, with `clip`, `video`
@@ -56,8 +56,8 @@ class Manifest:
 
     entity: str  # clips or texts
     rows: pl.DataFrame
-    """columns that the catalog keeps: key, and for clips video, start, end (null where unusable)
-    and the manifest's other columns; for texts text"""
+    """columns that the catalog keeps: key, and for clips video, start, end (null if unusable) and
+    the manifest's other columns; for texts text"""
     paths: dict[str, Path]  # video, as the manifest writes it -> its absolute path
     failures: dict[str, str]  # key -> why that row cannot be featurized
     last: bool = True  # whether no other window follows

@@ -234,8 +234,8 @@ def _encoding(path: Path) -> str | None:
 
 
 def _separator(header: str, text_columns: Sequence[str], path: Path) -> str:
-    """What separates the values: the separator that makes most of the wanted columns of the first
-    line."""
+    """Return the separator of the values: the one that yields most of the wanted columns in the
+    first line."""
     names = {separator: _fields(header, separator) for separator in _SEPARATORS}
     fits = {
         separator: len({*map(folded, columns)} & {*map(folded, text_columns)})

@@ -89,7 +89,7 @@ def pending(
 
 
 class Plan:
-    """The rows that a run is asked for, window by window: their status before it, and what is to
+    """The requested rows of a run, window by window: their status before it, and the rows to
     compute."""
 
     def __init__(self, view: View, most: int, retry_failed: bool = False) -> None:
@@ -119,7 +119,7 @@ class Plan:
         self, accepted: Changes, later: Iterator[Changes], store: Store, replace: bool
     ) -> Iterator[pl.DataFrame]:
         """Write windows to the catalog; yield the rows to compute, shards whole: of each window,
-        and last what is left.
+        and last the remaining ones.
 
         A later window that is refused ends them early.
         """
@@ -143,10 +143,8 @@ class Plan:
             yield self._waiting.read(bucket).sort("row")
 
     def add(self, window: Manifest) -> pl.DataFrame:
-        """Add a window whose rows are in the catalog; return what is to compute of shards that it
-        completes, ascending.
-
-        After the last window that is all that does not wait on disk.
+        """Add a window whose rows are in the catalog; return the rows to compute of shards that it
+        completes, ascending. After the last window these are all rows that do not wait on disk.
         """
         self.view.resize()
         rows = self.view.catalog.rows(window.rows["key"])
@@ -184,7 +182,7 @@ def blocks(rows: Iterable[int], first: int, size: int) -> dict[int, tuple[int, .
 
 
 BATCH = {"clips": 4, "texts": 128}
-"""rows of a batch, where neither the user nor a GPU's memory decides"""
+"""rows of a batch, if neither the user nor a GPU's memory decides"""
 FILLER = "."  # takes the place of a text that cannot be encoded in a batch
 
 

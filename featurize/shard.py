@@ -102,7 +102,7 @@ def _compute_staged(
 
 
 class _Shard:
-    """The rows of a task, batch by batch, and what became of them."""
+    """The rows of a task, batch by batch, and their results."""
 
     def __init__(
         self, task: Task, encoder: Encoder, device: str, view: View, pool: int, spent: Spent

@@ -70,7 +70,7 @@ class Gpu:
         return computed
 
     def download(self, features: dict[str, dict[str, torch.Tensor]]) -> Computed:
-        """Copy to main memory what `forward` returned."""
+        """Copy the result of `forward` to main memory."""
         with torch.cuda.stream(self._down):
             values, peaks = (
                 {name: _pinned(there) for name, there in part.items()} for part in features.values()
@@ -172,7 +172,7 @@ def _whole(work: Work, batch: Batch) -> Iterator[Batch]:
 
 
 def in_parts(forward: Work, batch: Batch) -> Iterator[Batch]:
-    """Yield a batch with what `forward` makes of it: of all rows at once, until the GPU runs out of
+    """Yield a batch with the result of `forward`: of all rows at once, until the GPU runs out of
     memory.
 
     Then these rows, and rows of the encoder's later batches, are computed by half as many at once.
