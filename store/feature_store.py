@@ -284,7 +284,7 @@ class Store:
 
     @contextmanager
     def lock(self, wait: bool = False) -> Iterator[None]:
-        """Hold the store's lock, and remove what dead runs left.
+        """Hold the store's lock, and remove files that dead runs left.
 
         Raises HeldError, naming host and pid, if another process holds it; with `wait`, waits for
         it.

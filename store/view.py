@@ -289,7 +289,7 @@ class View:
     def in_place(
         self, feature: str, rows: RowNumbers, check: Check | None = None
     ) -> RowValues | None:
-        """Return what `read` returns as a read-only part of a mapped file, without a copy. Raises
+        """Return the values of `read` as a read-only part of a mapped file, without a copy. Raises
         as `read` does.
 
         None if the rows are not consecutive rows of one shard, are not in memory or are in an

@@ -237,7 +237,7 @@ def is_damage(error: BaseException) -> bool:
 
 @contextmanager
 def readable(path: Path | str) -> Iterator[None]:
-    """Turn what Arrow and Lance raise on damaged files into one line."""
+    """Turn exceptions of Arrow and Lance on damaged files into one line."""
     try:
         yield
     except BaseException as error:

@@ -63,7 +63,7 @@ _VERSION = 2
 
 @dataclass(frozen=True)
 class ExportCard:
-    """The description of an export: its options, and what the store held."""
+    """The description of an export: its options, and the content of the store."""
 
     version: int
     """of the card"""

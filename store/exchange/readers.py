@@ -674,8 +674,8 @@ class _Lance:
 
 @contextmanager
 def _without_panics() -> Iterator[None]:
-    """Keep Lance from printing panics to the standard error of the process: the exception has what
-    they say."""
+    """Keep Lance from printing panics to the standard error of the process: the exception has their
+    text."""
     with _one_at_a_time:
         yield from _held_back()
 

@@ -154,7 +154,7 @@ def encode_failures(catalog: Catalog, reasons: Mapping[int, str]) -> bytes:
 
 
 def reasons_by_row(catalog: Catalog, failures: pl.DataFrame) -> dict[int, str]:
-    """Return row -> reason of what `failures_of_shard` returns."""
+    """Return row -> reason from the result of `failures_of_shard`."""
     return dict(
         zip(catalog.rows(failures["key"]).tolist(), failures["reason"].to_list(), strict=True)
     )

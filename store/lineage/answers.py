@@ -33,7 +33,7 @@ _MOST_BYTES = 64 * 2**20
 
 
 def lineage(options: LineageOptions) -> dict[str, Any]:
-    """Return `path`, and what is known of `rows` and `heads`, in the order of the names.
+    """Return `path`, and the known facts about `rows` and `heads`, in the order of the names.
 
     Of a row: key, row, entity, metadata; `forgotten`, the reason; `views`, with status, provenance,
     and when and on what it was written; `snapshots` in which it is finished; `trained`, the runs
@@ -181,7 +181,7 @@ class _TrainedOn(BaseModel, strict=True):
 
 
 class _Record(BaseModel, strict=True, extra="allow"):
-    """What readers rely on in the lineage of a run, which may be a stranger's."""
+    """The parts of a run's lineage that readers rely on; it may be a stranger's."""
 
     reads: dict[str, dict[str, Any] | str] = {}
     store: _Store | None = None
@@ -223,7 +223,7 @@ def read_record(run: Path) -> dict[str, Any]:
 
 
 def read_of(store: Store, views: dict[str, str]) -> dict[str, Any]:
-    """Return what a training that reads these views (entity -> view) records of the store.
+    """Return the record of the store by a training that reads these views (entity -> view).
 
     Its path, the snapshot's name (None: the live store), and the commit of each view.
     """
