@@ -176,7 +176,7 @@ def loading_of(
 
 
 def records_of(view: View) -> list[Record]:
-    """Return what is recorded with at most _RECORDS shards; older versions recorded less."""
+    """Return the records of at most _RECORDS shards; older versions recorded less."""
     writes = (
         write for _, writes in all_writes(view.paths, view.rows_per_shard) for write in writes
     )
