@@ -34,8 +34,8 @@ Made = TypeVar("Made")
 
 @runtime_checkable
 class Reads(Protocol):
-    """Tokens or an embedding by key: cached features, token ids of texts, or what a head in
-    training computes."""
+    """Tokens or an embedding by key: cached features, token ids of texts, or outputs of a head in
+    training."""
 
     def read(
         self, keys: Sequence[str], device: str | torch.device = "cpu"
@@ -83,7 +83,7 @@ class Features:
         return [keys[place] for place in places]
 
     def _absence(self, key: str, row: int) -> str:
-        """Return why a key has no features, and what helps."""
+        """Return why a key has no features, and the remedy."""
         what = f"{key}: no {self.view.name} features in the store"
         if row >= 0 and self.view.status(np.array([row]))[0] == FAILED:
             (reason,) = self.view.failures(np.array([row]))["reason"]

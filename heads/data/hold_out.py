@@ -29,7 +29,7 @@ Guarantees
 - a clip of a test set, or one that overlaps it, never trains; by video, no other clip of its video
   does either
 - runs of one seed hold out the same videos, and a larger share adds to them
-- a catalog is read in blocks: memory depends on what is held out
+- a catalog is read in blocks: memory depends on the held-out clips
 """
 
 import hashlib
@@ -333,8 +333,8 @@ class HoldOut:
     def _count(
         self, source: str, total: int, reasons: pl.Series, namesakes: int, example: str
     ) -> None:
-        """Record what a source dropped, and the namesakes that it kept. StepDiffError: nothing is
-        left."""
+        """Record the clips that a source dropped, and the namesakes that it kept. StepDiffError:
+        nothing is left."""
         counts = dict(reasons.value_counts(name="count").iter_rows())
         self.sources[source] = {"of": total} | {
             reason: counts.get(reason, 0) for reason in self.reasons
@@ -358,8 +358,8 @@ class HoldOut:
         )
 
     def lines(self) -> list[str]:
-        """Return lines about what was dropped: a summary, one per source, and one about namesakes
-        if there are any."""
+        """Return lines about dropped clips: a summary, one per source, and one about namesakes if
+        there are any."""
         lines = []
         if self.files:
             lines.append(

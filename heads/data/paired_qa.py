@@ -5,8 +5,8 @@ Guarantees
   clip without a split
 - a pair with a clip that is held out is dropped; a pair of two clips that validate the run
   validates it
-- the order of pairs depends only on seed and step, so a resumed run sees what an uninterrupted one
-  sees
+- the order of pairs depends only on seed and step, so a resumed run sees the same pairs as an
+  uninterrupted one
 """
 
 from collections import Counter

@@ -1,6 +1,6 @@
-"""A head of words from a store: one pass that sums over its training clips, and what follows from
-the sums; and whether any head knows clips (`Guard`): those that it learned from, and the features
-that it reads of others.
+"""A head of words from a store: one pass that sums over its training clips, and the results of the
+sums; and whether any head knows clips (`Guard`): those that it learned from, and the features that
+it reads of others.
 
 X [n, D] are the pooled features of n clips, Y [n, V] their labels. All that a ridge regression
 needs are their sums: the Gram matrix of the standardised features is (X'X - n mm') / ss', with the
@@ -127,7 +127,7 @@ def total(parts: Sequence[Sums]) -> Sums:
 
 
 class Pooled(Features):
-    """What a head of words reads of clips: their tokens, statistics of early maps, or both."""
+    """The inputs of a head of words for clips: their tokens, statistics of early maps, or both."""
 
     def __init__(self, store: Store, view: str, pooling: Pooling) -> None:
         first, *others = READS[pooling]
@@ -178,7 +178,7 @@ def pooled(features: Pooled, rows: Int64[np.ndarray, " n"]) -> Float64[np.ndarra
 
 
 def reader(options: "WordOptions") -> Callable[[WorkPart], Float64[np.ndarray, "n D"]]:
-    """Return what pools the features of a shard's clips in a worker."""
+    """Return the function that pools the features of a shard's clips in a worker."""
     features = Pooled.chosen(options, Store.open(options.store))
     return lambda shard: pooled(features, shard.rows)
 
@@ -240,7 +240,7 @@ class Counting:
         return every[order], of[order]
 
     def _wording(self) -> Wording:
-        """Learn what the texts say."""
+        """Learn the wording of the texts."""
         column = {"key": pl.String, self.options.narration: pl.String}
         train = self.rows[self.groups < self.options.folds]
         texts = (
@@ -649,7 +649,7 @@ def training_videos(catalog: Clips, clips: Sequence[str]) -> dict[str, str]:
 
 
 def keep_lineage(counting: Counting) -> None:
-    """Write what the head reads and which clips train it, as a head of heads.train does."""
+    """Write the head's inputs and training clips, as a head of heads.train does."""
     options, rows = counting.options, counting.rows[counting.groups < counting.options.folds]
     store, folder = counting.store, Path(options.out)
     make_folder(folder)
@@ -688,7 +688,7 @@ class Guard:
 
     @property
     def knows(self) -> str:
-        """What the head learned from, in words."""
+        """The head's training data, in words."""
         return UNRECORDED if self.familiarity is None else self.familiarity.knows
 
     def leverage(self, clips: Sequence[str]) -> Float64[np.ndarray, " C"]:
@@ -699,7 +699,7 @@ class Guard:
         return self.familiarity.leverage(pooled(self.features, self.features.rows(clips)))
 
     def doubt(self, clips: Sequence[str]) -> str:
-        """Return why what the head says about clips means nothing; empty: they are like those that
+        """Return why the head's output for clips means nothing; empty: they are like the clips that
         it knows."""
         return (
             ""

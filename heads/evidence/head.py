@@ -16,8 +16,8 @@ Guarantees
 - the farther a clip is beyond the head's limit of leverage, the nearer to 0 is its evidence for
   every term
 - cross-fitted evidence of a clip comes from clips of other videos
-- a folder holds a whole head or none; what `load` returns is as it was written, of matching shapes,
-  and finite
+- a folder holds a whole head or none; `load` returns the head as it was written, of matching
+  shapes, and finite
 """
 
 import hashlib
@@ -155,7 +155,7 @@ class WordHead:
     both: Mapping[str, float]
     """weights of heads.evidence.wording.is_about_both"""
     sentences: Mapping[str, Sequence[str]]
-    """category -> what its answers say of Video 2"""
+    """category -> statements of its answers about Video 2"""
     categories: Mapping[str, Mapping[str, float]]
     """category -> term -> share of its answers that have the term"""
     narrated: frozenset[str]
@@ -321,8 +321,8 @@ class WordHead:
     def trust(
         self, features: Float[np.ndarray, "C D"], videos: Sequence[str | None]
     ) -> Float64[np.ndarray, "C T"]:
-        """Return what the log-odds of each clip are multiplied by: 1 up to the limit, nearly 0 far
-        beyond it.
+        """Return the factor of the log-odds of each clip: 1 up to the limit, nearly 0 far beyond
+        it.
 
         They are log-odds of two Gaussians of one variance (heads.evidence.fitting.Calibration),
         measured on clips up to the limit. A ridge regression is the mean of a Gaussian posterior,
@@ -346,8 +346,8 @@ class WordHead:
         return np.array([self._linear(frame, video) for frame in frames]) * trust
 
     def pieces(self, text: str) -> list[tuple[str, str]]:
-        """Split a text into the terms that have evidence and what is between them: parts with their
-        term, or ""."""
+        """Split a text into the terms that have evidence and the text between them: parts with
+        their term, or ""."""
         return pieces(text, self.columns)
 
     @cached_property
@@ -385,7 +385,7 @@ class WordHead:
         return self._of_category[category]
 
     def nameable(self, category: str) -> Terms:
-        """Return what `of_category` does, of the terms that narrations have, if there are such."""
+        """Return `of_category` for the terms that narrations have, if any exist."""
         places, weights = self.of_category(category)
         narrated = np.array([self.terms[place] in self.narrated for place in places])
         if not narrated.any():

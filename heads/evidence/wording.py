@@ -1,5 +1,5 @@
-"""What texts say, before any feature is read: their terms, which video each is about, and which
-clips they name.
+"""The content of texts, before any feature is read: their terms, which video each is about, and
+which clips they name.
 
 Terms are phrases of one to four words. Text is split at punctuation, and a term does not cross it.
 "Video 1" and "first video", "Video 2" and "second video" are mentions, not words. The rest of a
@@ -119,7 +119,7 @@ class Occurrence:
     """words since the last mark or mention"""
 
     def features(self) -> set[str]:
-        """Return what the side is predicted from: its context, and the same context with the
+        """Return the features that predict the side: its context, and the same context with the
         video."""
         context = {f"{place} {word}" for place, word in enumerate(reversed(self.before))}
         context |= {f"any {word}" for word in self.before} | {
@@ -202,8 +202,8 @@ def occurrences(text: str, terms: Collection[str], video: int = 0) -> list[Occur
 
 
 def pieces(text: str, terms: Collection[str]) -> list[tuple[str, str]]:
-    """Split a text into its known terms and what is between them: parts with their term, "" where
-    it has none.
+    """Split a text into its known terms and the text between them: parts with their term, "" if it
+    has none.
 
     A word before "difference", such as "main", is about the text: it is no term.
     """
@@ -248,7 +248,7 @@ class Wording:
     both: Mapping[str, float]
     """weights of `is_about_both`"""
     sentences: Mapping[str, Sequence[str]]
-    """category -> what its answers say of Video 2"""
+    """category -> statements of its answers about Video 2"""
     categories: Mapping[str, Mapping[str, float]]
     """category -> term -> share of its answers that have the term"""
 

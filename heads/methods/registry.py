@@ -76,7 +76,7 @@ PLUGIN = Registered("a plug-in", options=("view",))
 
 
 def stated(kind: type, name: str) -> dict[str, Any]:
-    """Return what the class of a plug-in states in its attributes, for its score record.
+    """Return the facts that the class of a plug-in states in its attributes, for its score record.
     StepDiffError: an attribute has another type."""
     values = {
         field: getattr(kind, field, getattr(PLUGIN, field))
@@ -117,7 +117,7 @@ def is_control(record: Any) -> bool:
 
 
 def regime_of(record: Any) -> Regime | None:
-    """Return what trained the method of a score record, None if that is not recorded."""
+    """Return the regime of a score record's method, None if it is not recorded."""
     method, disclosed = registered(record), section(record, "disclosed")
     if method.name == "vlemb":
         encoder = str(disclosed.get("encoder", ENCODER + PAIRS))

@@ -92,7 +92,7 @@ def load_socratic(
     device: str = "cpu",
     precision: str = "float32",
 ) -> tuple[SocraticLM, TokenIds, dict[str, Any]]:
-    """Return the model, the texts that it reads, and what to disclose next to its scores."""
+    """Return the model, the texts that it reads, and facts to disclose next to its scores."""
     texts = ClipTexts(path, kind)
     lm = LanguageModel.load(language_model, device)
     if precision == "bfloat16":

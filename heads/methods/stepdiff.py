@@ -7,8 +7,7 @@ pair is read once.
 Guarantees
 - a pair's prefix is computed once for up to 128 texts, with the same scores as texts scored one by
   one
-- controls change what the model sees of the videos, their evidence of words included, and nothing
-  else
+- controls change the model's view of the videos, their evidence of words included, and nothing else
 - with decline_at, pairs found similar get "no difference", and all others the same caption as
   without it
 """
@@ -449,9 +448,9 @@ class StepDiff:
     def _captions(
         self, pairs: Sequence[tuple[Pair, str]], seed: str, streamer: Tokens | None = None
     ) -> list[str]:
-        """Return what is said about prepared pairs in a category, which begins with a seed: the
-        sentence of answers that fits best, by its evidence and its likelihood; without any, what
-        the model writes."""
+        """Return captions of prepared pairs in a category, which begin with a seed: the sentence of
+        answers that fits best, by its evidence and its likelihood; without any, the model's own
+        text."""
         captions: dict[int, str] = {}
         written: dict[int, Turn] = {}
         chosen: dict[int, list[tuple[float, Turn]]] = {}
@@ -500,8 +499,8 @@ class StepDiff:
         most: int,
         streamer: Tokens | None = None,
     ) -> list[str]:
-        """Return what follows each turn about its clips, greedily; shown: equally many clips for
-        each turn."""
+        """Return the greedy continuation of each turn about its clips; shown: equally many clips
+        for each turn."""
         size, processes = ROWS_WRITTEN, self.group.size
         if processes > 1 and turns:  # as few rounds as possible, with equally many rows in each
             size = ceil(len(turns) / (ceil(len(turns) / (ROWS_WRITTEN * processes)) * processes))

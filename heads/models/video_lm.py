@@ -34,7 +34,7 @@ the generation"""
 
 
 class Tokens:
-    """Calls a function after every token: the `streamer` of transformers' generate. What it raises
+    """Calls a function after every token: the `streamer` of transformers' generate. Its exception
     ends that."""
 
     def __init__(self, each: Callable[[], None]) -> None:
@@ -58,7 +58,7 @@ class Words:
     """
 
     def __init__(self, decode: Callable[[list[int]], str], say: Say) -> None:
-        """decode: token ids of the answer so far -> its text; say: receives what is new."""
+        """decode: token ids of the answer so far -> its text; say: receives the new text."""
         self._decode, self._say = decode, say
         self._ids: list[int] = []
         self._passed = ""

@@ -1,4 +1,4 @@
-"""What a report is made of: predictions and trainings of methods, score records, and the names of
+"""The content of a report: predictions and trainings of methods, score records, and the names of
 tasks and figures.
 
 Guarantees

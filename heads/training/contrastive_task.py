@@ -42,7 +42,7 @@ from stepdiff_core.tasks.testsets import Pair
 from store import Store, text_key
 
 Differing = tuple[Pair, tuple[str, ...]]
-"""a pair, and its answers that say what differs"""
+"""a pair, and its answers that state a difference"""
 Judged = tuple[Pair, float]
 """a pair, and the share of YES among its YES / NO answers"""
 

@@ -1,4 +1,4 @@
-"""What a head was trained on, recorded in its run's folder, and the head loaded again for the same
+"""The training data of a head, recorded in its run's folder, and the head loaded again for the same
 features.
 
     RUN/lineage.json    the views' provenance, the language model's weights, the run that it started
@@ -182,7 +182,7 @@ def _load(folder: Path, module: nn.Module, steps: int, group: Group = ALONE) -> 
 
 
 def reads(options: TrainOptions, store: Store) -> dict[str, Any]:
-    """Return what the head of a recipe reads: each view's provenance, and the language model's
+    """Return the inputs of a recipe's head: each view's provenance, and the language model's
     fingerprint."""
     record: dict[str, Any] = {
         e: store.view(e, name).provenance.as_dict() for e, name in views(options).items()

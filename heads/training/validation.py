@@ -1,5 +1,5 @@
-"""What chooses the checkpoint of a run: test sets of the val split, or what the run holds out of
-its own training data.
+"""The choice of a run's checkpoint: by test sets of the val split, or by clips that the run holds
+out of its own training data.
 
 A recipe names files of DiffMCQ and DiffRank questions; the checkpoint with the largest mean of
 accuracy and tau is chosen (`Validator`). Or it holds out a `share` of the videos: the paired QA
@@ -153,7 +153,7 @@ def divide(
     features: Features,
     pairs_validate: bool = True,
 ) -> tuple[list[PairQuestions], Validator | HeldOutPairs | None]:
-    """Find what is held out; return the pairs that train, and what validates the run.
+    """Find the held-out clips; return the pairs that train, and the validation of the run.
 
     pairqa: None for a recipe without; pairs_validate: whether held-out pairs do if a share is held
     out. Without a validator nothing chooses the checkpoint, or texts of the share do.

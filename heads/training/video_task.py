@@ -156,7 +156,7 @@ class VideoTask:
             self.trained.append(self.negatives.rows)
         self.module = build(recipe, self.features, seed, device, scaling or Scaling(), group)
         self.held: list[TrainingBatch] = []
-        """batches whose answers give the loss on what is held out"""
+        """batches whose answers give the loss on held-out clips"""
         self.sources = {name: self._source(name) for name in dict.fromkeys(recipe.sources)}
         self.ahead = ReadAhead(self.read, device)
         self.mined: int | None = None

@@ -135,7 +135,7 @@ class Group:
         return norm
 
     def from_first(self, do: Callable[[], Made]) -> Made:
-        """Return what the first process's `do` returns. StepDiffError: its own, raised on every
+        """Return the result of the first process's `do`. StepDiffError: its own, raised on every
         process."""
         if self.size == 1:
             return do()

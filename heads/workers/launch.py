@@ -1,5 +1,5 @@
-"""Training on Ray Train: workers are started on a cluster or on this machine, and restarted where
-one dies.
+"""Training on Ray Train: workers are started on a cluster or on this machine, and restarted if one
+dies.
 
 Each start resumes from the run's folder, which every node must see; Ray keeps no checkpoint of its
 own.
@@ -54,8 +54,8 @@ MOST_CPUS = 8
 
 
 class TrainingOutcome:
-    """What the workers tell the driver: lines, an error, or the record of the finished run. A Ray
-    actor."""
+    """Messages of the workers to the driver: lines, an error, or the record of the finished run. A
+    Ray actor."""
 
     def __init__(self, lighter: str) -> None:
         """lighter: advice for workers with too little memory."""
@@ -177,7 +177,8 @@ def cpus_of_each(workers: int, gpu: bool, cluster: bool, fitting: Sequence[int])
 
 
 class Lack:
-    """What a cluster lacks while the driver waits: free room at the start, nodes after a loss."""
+    """The resources that a cluster lacks while the driver waits: free room at the start, nodes
+    after a loss."""
 
     def __init__(self, workers: int, cpus: int, gpu: bool) -> None:
         """cpus: of each worker."""
@@ -187,8 +188,8 @@ class Lack:
         self.announced = ""
 
     def look(self, begun: bool) -> None:
-        """Say what has been lacking for MISSING seconds. StepDiffError: nodes, and no autoscaler
-        adds some.
+        """Print the resources that have been lacking for MISSING seconds. StepDiffError: nodes, and
+        no autoscaler adds some.
 
         begun: whether the workers of the first start have begun.
         """
@@ -235,7 +236,7 @@ def scratch(out: Path, cluster: bool) -> Iterator[Path]:
 def _fit(
     options: TrainOptions, outcome: Any, gpu: bool, cpus: int, folder: Path, cluster: bool
 ) -> dict[str, Any]:
-    """Run Ray's trainer and print what the workers say."""
+    """Run Ray's trainer and print the workers' messages."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer

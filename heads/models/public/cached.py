@@ -1,5 +1,5 @@
-"""Any video language model of transformers without its vision tower: the store has what the tower
-and the projector computed, and the model takes it through one slot, `mm_encoder_outputs`.
+"""Any video language model of transformers without its vision tower: the store has the output of
+the tower and the projector, and the model takes it through one slot, `mm_encoder_outputs`.
 
 A row is one question, because models differ in how they mask and number what they see.
 
@@ -94,7 +94,7 @@ class ClipLayout:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What a video processor receives about the clip."""
+        """The input of a video processor for the clip."""
         numbers = [round(_PER_SECOND * second) for second in self.seconds]
         step = (numbers[-1] - numbers[0]) / (len(numbers) - 1) if len(numbers) > 1 else 0
         whole = max(round(step * len(numbers)), 1)
@@ -230,7 +230,7 @@ class ProcessorChat(Chat):
         return before, to_answer, whole.partition(_ANSWER)[2]
 
     def _begins(self, before: str) -> dict[str, bool]:
-        """Return whether the tokenizer adds what it begins a text with: not if the template wrote
+        """Return whether the tokenizer adds its opening tokens to a text: not if the template wrote
         it."""
         bos = self.tokenizer.bos_token
         return {"add_special_tokens": bos is None or not before.startswith(bos)}
@@ -449,7 +449,7 @@ class CachedLM(VideoLM):
         return inputs | {"mm_encoder_outputs": {shown.slot: self._encoded(tokens)}}
 
     def _encoded(self, tokens: list[Float[Tensor, "_ D"]]) -> Any:
-        """Return what the vision part of the model would return for clips of these tokens."""
+        """Return the output of the model's vision part for clips of these tokens."""
         from transformers.models.qwen3_vl.modeling_qwen3_vl import (
             BaseModelOutputWithDeepstackFeatures,
         )
