@@ -61,8 +61,8 @@ class Comparison:
     knows: str = ""
     """training data of the head; empty: a public model"""
     unlike: str = ""
-    """why what the head says about these clips means nothing, so that it is not asked; empty: they
-    are like its own"""
+    """why the head's output for these clips means nothing, so that it is not asked; empty: they are
+    like its own"""
     together: list[tuple[float, float]] = field(default_factory=list)
     """seconds in the file of Video 1 and of Video 2 that look most alike in the alignment of
     both"""
@@ -120,7 +120,7 @@ def compare(
         ask: a question about them.
         model: a folder of heads.train or heads.words, or the name of a video language model; None:
             runs/stepdiff, else runs/words.
-        store: where features are kept, a folder or a URL as of s3://; None: in the cache folder.
+        store: place of the features, a folder or a URL as of s3://; None: in the cache folder.
         max_tokens: longest answer.
         device: auto, cpu, cuda.
         say: receives the words of the answer as they are written.
