@@ -19,7 +19,7 @@ from stepdiff_core.cli.options import parse
 from stepdiff_core.progress import say
 
 INTERRUPTED = "finished rows are kept; run the same command for the rest"
-"""what an interrupted run leaves and how to continue"""
+"""state that an interrupted run leaves, and how to continue"""
 
 
 def run(options: Options) -> int:

@@ -3,7 +3,7 @@
 Guarantees
 - another file under the id of a clip that has features is refused, naming both files, before
   anything is written; the same content at another path is accepted
-- what is replaced (`--replace`) is absent in every view before the catalog names the new file: a
+- a replaced clip (`--replace`) is absent in every view before the catalog names the new file: a
   kill between the two leaves absent rows, never features of another video
 - a clip that has features in no view takes the manifest's file and interval; one without a recorded
   size and digest is recorded and not compared
@@ -27,8 +27,7 @@ from store.view import OK
 
 
 def outdated(store: Store, replaced: pl.DataFrame, views: Sequence[str]) -> list[str]:
-    """Return a line for each thing that was made from clips that are replaced, and what to do about
-    it.
+    """Return a line for each thing that was made from clips that are replaced, and its remedy.
 
     Args:
         store: whose catalog still names the old files.
@@ -79,11 +78,10 @@ _KNOWN = {
 
 @dataclass(frozen=True)
 class Changes:
-    """What a manifest changes of the clips that the catalog has. A text is its own key: nothing of
-    it can change.
+    """A manifest's changes to clips of the catalog. A text is its own key: it cannot change.
 
-    Columns of the frames: key, row, those of `_KNOWN` as the manifest and the files say and, with
-    the suffix `_known`, as the catalog says, `file` and `interval` (whether they differ), `ok`
+    Columns of the frames: key, row, the columns of `_KNOWN` as in the manifest and the files and,
+    with the suffix `_known`, as in the catalog, `file` and `interval` (whether they differ), `ok`
     (whether a view has features).
     """
 
@@ -138,8 +136,8 @@ class Changes:
         catalog.append(_identified(new, self.files) if self.window.entity == "clips" else new)
 
     def _withdraw(self, store: Store) -> None:
-        """Make the rows of changed clips absent in every view, and say what else was made from the
-        old ones."""
+        """Make the rows of changed clips absent in every view, and report everything else that was
+        made from the old ones."""
         rows = self.changed["row"].to_numpy()
         withdrawn = {
             name: store.view("clips", name).withdraw(rows) for name in store.views("clips")
@@ -156,7 +154,7 @@ class Changes:
 
 
 def difference(window: Manifest, clip: Mapping[str, Any], count: int) -> str:
-    """Return how a clip differs, as one of `count` clips, and what to do."""
+    """Return how a clip differs, as one of `count` clips, and the remedy."""
     more = f" (and {count - 1} more clips differ)" if count > 1 else ""
     if not clip["file"]:
         return (
@@ -190,8 +188,8 @@ def compare(store: Store, window: Manifest, quiet: bool = False) -> Changes:
 
 
 def differing(store: Store, window: Manifest, files: Mapping[str, Identity | None]) -> pl.DataFrame:
-    """Return the clips of which catalog and manifest differ, and whether in `file`, `interval`, or
-    what is `filled`."""
+    """Return the clips that differ between catalog and manifest, and whether in `file` or
+    `interval`, or by an interval that is `filled`."""
     catalog = store.catalog(window.entity)
     rows = (
         window.rows

@@ -1,13 +1,12 @@
-"""A run: what is requested, what is missing, the workers that compute it, and the summary.
+"""A run: the requested rows, the missing ones, the workers that compute them, and the summary.
 
 A manifest is compared with the store and planned window by window, while workers compute the rows
 of earlier windows. A window that is refused ends the run after those rows.
 
 Guarantees
-- invalid options, and a command of which nothing can be computed, are refused before anything is
-  written
-- a run repeated does only what is missing, and where nothing is starts neither Ray nor encoder; a
-  row that became absent gets the bits of its first time
+- invalid options, and a command that can compute nothing, are refused before anything is written
+- a repeated run computes only missing rows, and without any starts neither Ray nor encoder; a row
+  that became absent gets the bits of its first time
 - the manifest overrides the catalog's metadata for existing clips; another file or interval of a
   clip that has features is refused, or replaces them with `--replace` (see changes.py)
 """
@@ -156,7 +155,7 @@ def requested(options: Options) -> Windows:
         named.append(("--manifest", options.manifest))
     refuse_relative(named)
     if options.manifest is None:
-        asked = one_window(
+        windows = one_window(
             as_manifest([Path(video).expanduser() for video in options.videos], options.id_from)
         )
     elif options.id_from != "stem":
@@ -164,33 +163,33 @@ def requested(options: Options) -> Windows:
             "--id-from is for video files: the clips of a manifest have their own ids"
         )
     else:
-        asked = read_windows(Path(options.manifest).expanduser(), options.column)
+        windows = read_windows(Path(options.manifest).expanduser(), options.column)
     of_clips = {
         "--replace": options.replace,
         "--compile": options.compile,
         "--statistics": bool(options.statistics),
     }
     for name, is_given in of_clips.items():
-        if is_given and asked.entity != "clips":
+        if is_given and windows.entity != "clips":
             raise StepDiffError(f"{name} is for clips: {options.manifest} is one of texts")
-    return asked if options.windows is None else cut(asked, options.windows)
+    return windows if options.windows is None else cut(windows, options.windows)
 
 
-def run(options: Options, asked: Windows) -> Summary:
-    """Featurize what is missing of `asked`. StepDiffError: encoder, store, cluster or weights
+def run(options: Options, source: Windows) -> Summary:
+    """Featurize the missing rows of `source`. StepDiffError: encoder, store, cluster or weights
     cannot be used."""
     options = resolved(options)
     weights = find_weights(options.encoder, options.weights)
     where = place(options.store).expanduser().absolute()  # workers start in another folder
-    if asked.entity == "clips" and not (where / "store.json").exists():
-        _refuse_hopeless(None, options, asked)
+    if source.entity == "clips" and not (where / "store.json").exists():
+        _refuse_hopeless(None, options, source)
     store = Store.open(where, create=True)
     with store.lock(options.wait):
-        windows = (compare(store, window, quiet=number > 0) for number, window in enumerate(asked))
-        view = _known_view(store, options, asked.entity, weights)
+        windows = (compare(store, window, quiet=number > 0) for number, window in enumerate(source))
+        view = _known_view(store, options, source.entity, weights)
         if view is not None:
             options = replace(options, statistics=statistics_in(view.provenance))
-        plan = None if view is None else Plan(view, asked.rows, options.retry_failed)
+        plan = None if view is None else Plan(view, source.rows, options.retry_failed)
         for changes in windows:
             changes.refuse(options.replace)
             if plan is None or changes.changed.height or not plan.is_finished(changes.window):
@@ -200,13 +199,13 @@ def run(options: Options, asked: Windows) -> Summary:
         else:
             assert plan is not None  # a manifest has a window
             return _summary(store, plan, Computed())
-        if asked.entity == "clips":
-            _refuse_hopeless(store, options, asked, changes)
-        with workers_of(options, asked.entity, asked.rows) as (pool, count, cpus, in_a_row):
-            view = _described_view(store, options, pool, asked, count)
-            plan = plan or Plan(view, asked.rows, options.retry_failed)
+        if source.entity == "clips":
+            _refuse_hopeless(store, options, source, changes)
+        with workers_of(options, source.entity, source.rows) as (pool, count, cpus, in_a_row):
+            view = _described_view(store, options, pool, source, count)
+            plan = plan or Plan(view, source.rows, options.retry_failed)
             planned = plan.rows(changes, windows, store, options.replace)
-            first, total, gpu = next(planned), asked.rows, in_a_row > 1
+            first, total, gpu = next(planned), source.rows, in_a_row > 1
             if changes.window.last:
                 shards = sum(1 for _ in shards_of(first, view.rows_per_shard))
                 if shards < min(count, first.height):
@@ -216,16 +215,16 @@ def run(options: Options, asked: Windows) -> Summary:
                         "--shard-size fewer"
                     )
                     say(
-                        f"shards with {first.height} {asked.entity} to compute: {shards}, so "
+                        f"shards with {first.height} {source.entity} to compute: {shards}, so "
                         f"{idle}; {more}"
                     )
                 total, count = first.height, min(count, shards)
                 in_a_row = min(in_a_row, max(shards // max(count, 1), 1))
             batch, as_before = options.batch_size, options.batch_size == "auto"
             if batch == "auto":
-                batch = BATCH[asked.entity]
-                if gpu and asked.entity == "clips":
-                    batch = pool.call("batch_size", min(view.rows_per_shard, asked.rows))
+                batch = BATCH[source.entity]
+                if gpu and source.entity == "clips":
+                    batch = pool.call("batch_size", min(view.rows_per_shard, source.rows))
                     say(f"the GPU has memory for batches of {batch} clips")
             jobs = (
                 job
@@ -236,9 +235,9 @@ def run(options: Options, asked: Windows) -> Summary:
                 pool,
                 jobs,
                 count,
-                f"{proper_name(options.encoder)} on {asked.entity}",
+                f"{proper_name(options.encoder)} on {source.entity}",
                 total,
-                asked.entity,
+                source.entity,
             )
         if plan.refused:
             raise plan.refused
@@ -265,7 +264,7 @@ def _known_view(store: Store, options: Options, entity: str, weights: Path | Non
 
 
 def made_by(view: View, options: Options, weights: Path | None) -> bool:
-    """Return whether encoder, weights, dtype and --pool are those of a view; other options are not
+    """Return whether encoder, weights, dtype and --pool equal a view's; other options are not
     compared."""
     provenance = view.provenance
     return (
@@ -277,14 +276,14 @@ def made_by(view: View, options: Options, weights: Path | None) -> bool:
 
 
 def _described_view(
-    store: Store, options: Options, pool: WorkerPool | Here, asked: Windows, count: int
+    store: Store, options: Options, pool: WorkerPool | Here, source: Windows, count: int
 ) -> View:
     """Return the view that the encoder of a pool fills, made if there is none. StepDiffError: it
     is another one."""
-    provenance, features = pool.call("describe", asked.entity, options.dtype)
+    provenance, features = pool.call("describe", source.entity, options.dtype)
     name = str(options.view)
-    size = shard_rows(features, options.shard_size, asked.rows, count)
-    view = store.create_view(asked.entity, name, provenance, features, size)
+    size = shard_rows(features, options.shard_size, source.rows, count)
+    view = store.create_view(source.entity, name, provenance, features, size)
     if options.shard_size is not None and view.rows_per_shard != size:
         raise StepDiffError(
             f"view {view.name} has {view.rows_per_shard} rows per shard, this --shard-size would "
@@ -384,18 +383,18 @@ def _summary(store: Store, plan: Plan, done: Computed) -> Summary:
     view = plan.view
     now = view.status()
     before = plan.before[: len(now)]
-    asked = before != UNASKED
-    failed = np.flatnonzero(asked & (now == FAILED))
+    is_requested = before != UNASKED
+    failed = np.flatnonzero(is_requested & (now == FAILED))
     return Summary(
         entity=view.entity,
         view=view.name,
         store=str(store.path),
-        asked=int(asked.sum()),
-        done=int((asked & (now == OK) & (before != OK)).sum()),
+        asked=int(is_requested.sum()),
+        done=int((is_requested & (now == OK) & (before != OK)).sum()),
         already=int((before == OK).sum()),
         failed=len(failed),
-        absent=int((asked & (now == ABSENT) & (before != FORGOTTEN)).sum()),
-        forgotten=int((asked & (before == FORGOTTEN)).sum()),
+        absent=int((is_requested & (now == ABSENT) & (before != FORGOTTEN)).sum()),
+        forgotten=int((is_requested & (before == FORGOTTEN)).sum()),
         repeated=done.repeated,
         truncated=done.truncated,
         seconds=round(done.seconds, 3),
@@ -406,15 +405,15 @@ def _summary(store: Store, plan: Plan, done: Computed) -> Summary:
 
 
 def _refuse_hopeless(
-    store: Store | None, options: Options, asked: Windows, changes: Changes | None = None
+    store: Store | None, options: Options, source: Windows, changes: Changes | None = None
 ) -> None:
     """Raise StepDiffError if no missing clip can be computed and the view has none of the requested
     clips.
 
-    changes: those of the first window that is not finished.
+    changes: changes of the first window that is not finished.
     """
     name, count, first, why = str(options.view), 0, "", cache(unreadable)
-    for window in asked:
+    for window in source:
         keys = window.rows["key"]
         if store is not None and name in store.views("clips"):
             status = known_status(store.view("clips", name), store.catalog("clips").rows(keys))

@@ -1,4 +1,4 @@
-"""What is asked for: clips of videos, or texts, from a file of any size, a window of rows at a
+"""The requested rows: clips of videos, or texts, from a file of any size, a window of rows at a
 time.
 
 A manifest (csv, parquet, jsonl) with a column `video` is one of clips, with `clip`, `video`
@@ -16,7 +16,7 @@ Guarantees
   be opened, fails alone
 - clips are in video order: videos as they first appear, their clips by start; texts by length, so
   that a batch holds few tokens that only fill it. Windows together have that order too
-- a file that changes while it is read is refused; the windows are those of one version of it
+- a file that changes while it is read is refused; all windows come from one version of it
 """
 
 import os
@@ -56,8 +56,8 @@ class Manifest:
 
     entity: str  # clips or texts
     rows: pl.DataFrame
-    """what the catalog keeps: key, and for clips video, start, end (null where unusable) and the
-    manifest's other columns; for texts text"""
+    """columns that the catalog keeps: key, and for clips video, start, end (null if unusable) and
+    the manifest's other columns; for texts text"""
     paths: dict[str, Path]  # video, as the manifest writes it -> its absolute path
     failures: dict[str, str]  # key -> why that row cannot be featurized
     last: bool = True  # whether no other window follows
@@ -81,8 +81,8 @@ def one_window(manifest: Manifest) -> Windows:
 
 
 def cut(source: Windows, seconds: float) -> Windows:
-    """Return clips of so many seconds that follow one another within each clip; the last has a rest
-    below half of that.
+    """Return consecutive clips of `seconds` within each clip; the last includes a rest below half
+    of that.
 
     A clip whose id ends in its interval, as `whisk_0_12.500`, makes `whisk_0.000_2.000`; the clip
     `a` makes `a_0.000_2.000`. One that is not cut keeps its id. StepDiffError: texts, no length, or
@@ -124,8 +124,8 @@ def _parts(rows: pl.DataFrame, seconds: float) -> tuple[pl.Series, pl.Series]:
 
 
 def _cut(rows: pl.DataFrame, parts: pl.Series, seconds: float) -> pl.DataFrame:
-    """Return the windows of some clips, each clip in so many parts, in the order of videos and
-    starts."""
+    """Return the windows of some clips, each clip cut into its number of `parts`, in the order of
+    videos and starts."""
     start, end, part = (pl.col(name) for name in ("start", "end", "_part"))
     rows = (
         rows.with_columns(_parts=parts).with_columns(_part=pl.int_ranges("_parts")).explode("_part")
@@ -308,8 +308,8 @@ def _texts_of(file: _File) -> _Parts:
 
 
 def _of_clips(names: Sequence[str], column: str | None) -> bool:
-    """Return whether columns are those of clips, or are meant to be: an exact name comes before one
-    in another case."""
+    """Return whether columns describe clips, or are meant to: an exact name comes before one in
+    another case."""
     if column is not None:
         return False
     for there in (set(names), {folded(name) for name in names}):
@@ -411,7 +411,7 @@ def as_manifest(files: Sequence[Path], id_from: IdFrom = "stem") -> Manifest:
     """Return one clip a file, over its whole length, `<id>_0_<duration>`.
 
     files: of a folder, all videos below it. id_from: `stem` is the file's name without its suffix,
-    `path` the absolute path with it. StepDiffError: a path where no file is, a folder without a
+    `path` the absolute path with it. StepDiffError: a path without a file, a folder without a
     video, or two files of one id.
     """
     seen: dict[str, Path] = {}

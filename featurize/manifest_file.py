@@ -42,8 +42,8 @@ def open_file(path: Path, text_columns: Sequence[str], scratch: Scratch) -> pl.L
 
     Args:
         path: the file, which must not change while it is read.
-        text_columns: columns whose values in a .csv stay text: what looks like a number in a name
-            is kept as it is written.
+        text_columns: columns whose values in a .csv stay text: a name that looks like a number is
+            kept as it is written.
         scratch: the folder of copies.
     """
     with readable(path):
@@ -234,8 +234,8 @@ def _encoding(path: Path) -> str | None:
 
 
 def _separator(header: str, text_columns: Sequence[str], path: Path) -> str:
-    """What separates the values: the separator that makes most of the wanted columns of the first
-    line."""
+    """Return the separator of the values: the one that yields most of the wanted columns in the
+    first line."""
     names = {separator: _fields(header, separator) for separator in _SEPARATORS}
     fits = {
         separator: len({*map(folded, columns)} & {*map(folded, text_columns)})

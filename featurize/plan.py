@@ -58,21 +58,22 @@ def todo(
 
 
 def pending(
-    asked: Manifest, rows: Int64[np.ndarray, " asked"], computed_rows: Bool[np.ndarray, " asked"]
+    manifest: Manifest, rows: Int64[np.ndarray, " asked"], computed_rows: Bool[np.ndarray, " asked"]
 ) -> pl.DataFrame:
     """Return the rows to compute of a manifest as they are planned; `rows` are their places in the
     catalog."""
-    frame = asked.rows.with_columns(row=pl.Series(rows, dtype=pl.Int64)).filter(
+    frame = manifest.rows.with_columns(row=pl.Series(rows, dtype=pl.Int64)).filter(
         pl.Series(computed_rows)
     )
-    if asked.entity == "clips":
-        names = pl.Series(list(asked.paths), dtype=pl.String)
-        places = pl.Series(list(map(str, asked.paths.values())), dtype=pl.String)
+    if manifest.entity == "clips":
+        names = pl.Series(list(manifest.paths), dtype=pl.String)
+        places = pl.Series(list(map(str, manifest.paths.values())), dtype=pl.String)
         frame = frame.with_columns(
             place=pl.col("video").replace_strict(names, places, return_dtype=pl.String)
         )
     keys, reasons = (
-        pl.Series(list(part), dtype=pl.String) for part in (asked.failures, asked.failures.values())
+        pl.Series(list(part), dtype=pl.String)
+        for part in (manifest.failures, manifest.failures.values())
     )
     frame = frame.with_columns(
         reason=pl.col("key").replace_strict(keys, reasons, default=None, return_dtype=pl.String)
@@ -88,7 +89,7 @@ def pending(
 
 
 class Plan:
-    """The rows that a run is asked for, window by window: their status before it, and what is to
+    """The requested rows of a run, window by window: their status before it, and the rows to
     compute."""
 
     def __init__(self, view: View, most: int, retry_failed: bool = False) -> None:
@@ -118,7 +119,7 @@ class Plan:
         self, accepted: Changes, later: Iterator[Changes], store: Store, replace: bool
     ) -> Iterator[pl.DataFrame]:
         """Write windows to the catalog; yield the rows to compute, shards whole: of each window,
-        and last what is left.
+        and last the remaining ones.
 
         A later window that is refused ends them early.
         """
@@ -142,10 +143,8 @@ class Plan:
             yield self._waiting.read(bucket).sort("row")
 
     def add(self, window: Manifest) -> pl.DataFrame:
-        """Add a window whose rows are in the catalog; return what is to compute of shards that it
-        completes, ascending.
-
-        After the last window that is all that does not wait on disk.
+        """Add a window whose rows are in the catalog; return the rows to compute of shards that it
+        completes, ascending. After the last window these are all rows that do not wait on disk.
         """
         self.view.resize()
         rows = self.view.catalog.rows(window.rows["key"])
@@ -183,7 +182,7 @@ def blocks(rows: Iterable[int], first: int, size: int) -> dict[int, tuple[int, .
 
 
 BATCH = {"clips": 4, "texts": 128}
-"""rows of a batch, where neither the user nor a GPU's memory decides"""
+"""rows of a batch, if neither the user nor a GPU's memory decides"""
 FILLER = "."  # takes the place of a text that cannot be encoded in a batch
 
 
@@ -200,7 +199,7 @@ class Task:
     batch_size: int
     clips: dict[int, Source] = field(default_factory=dict)  # every one of `rows` -> its clip
     texts: dict[int, str] = field(default_factory=dict)
-    """every row of the batches that hold `rows` -> its text, FILLER where it is unusable"""
+    """every row of the batches that hold `rows` -> its text, FILLER if it is unusable"""
     threads: int = 1  # that decode
 
 

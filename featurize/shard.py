@@ -53,7 +53,8 @@ def featurize_shards(
         device: Of the encoder.
         tell: Receives how many more rows are finished.
         pool: Tokens are means of `pool` x `pool` patches.
-        stages: What computes batches, where it is not the encoder in this thread or a GPU.
+        stages: Function that computes batches, if neither the encoder in this thread nor a GPU
+            does.
         spent: Receives the seconds of each stage.
     """
     spent = spent or Spent()
@@ -101,7 +102,7 @@ def _compute_staged(
 
 
 class _Shard:
-    """The rows of a task, batch by batch, and what became of them."""
+    """The rows of a task, batch by batch, and their results."""
 
     def __init__(
         self, task: Task, encoder: Encoder, device: str, view: View, pool: int, spent: Spent
@@ -141,7 +142,7 @@ class _Shard:
         return self.write(time.monotonic() - begin)
 
     def write(self, seconds: float) -> Outcome:
-        """Commit what was kept, which took so many seconds. StepDiffError if it cannot be
+        """Commit the kept rows, which took `seconds` to compute. StepDiffError if they cannot be
         written."""
         begin = time.monotonic()
         done, order = np.unique(np.array(self.rows, np.int64), return_index=True)
@@ -216,8 +217,8 @@ class _Shard:
                 yield block, dict(sorted(clips.pop(block).items()))
 
     def _encode(self, data: Any) -> Computed | list[Any]:
-        """Return the features of a batch, or of whole pictures those of each clip, or why it has
-        none."""
+        """Return the features of a batch, or for whole pictures each clip's features or its reason
+        for having none."""
         if self._task.entity == "texts":
             return self.encoder.encode_texts(data), {}
         if isinstance(self.encoder.picture, Crop):

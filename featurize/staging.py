@@ -8,7 +8,7 @@ the work on it is done. Features that are stored in half precision are converted
 back.
 
 Guarantees
-- batches leave in the order in which they came; an error of a stage is raised where they are used,
+- batches leave in the order in which they came; an error of a stage is raised when they are used,
   and ends all threads
 - between two stages one batch waits, at most
 - a forward pass for which the GPU has no memory is done in halves, as are all later ones
@@ -70,7 +70,7 @@ class Gpu:
         return computed
 
     def download(self, features: dict[str, dict[str, torch.Tensor]]) -> Computed:
-        """Copy to main memory what `forward` returned."""
+        """Copy the result of `forward` to main memory."""
         with torch.cuda.stream(self._down):
             values, peaks = (
                 {name: _pinned(there) for name, there in part.items()} for part in features.values()
@@ -131,7 +131,7 @@ class Spent:
 def staged(
     batches: Generator[Batch, None, None], device: Gpu, spent: Spent
 ) -> Generator[Batch, None, None]:
-    """Yield batches of frames with their features, in parts where the GPU runs out of memory."""
+    """Yield batches of frames with their features, in parts if the GPU runs out of memory."""
     # at the end, and after an error, their threads end one after another
     with ExitStack() as stages:
         stages.enter_context(closing(batches))
@@ -146,7 +146,7 @@ def staged(
 
 
 Work = Callable[[Any], Any]
-"""takes the `data` of a batch and returns that of the next stage"""
+"""takes the `data` of a batch and returns the next stage's `data`"""
 
 
 def _through(
@@ -172,10 +172,10 @@ def _whole(work: Work, batch: Batch) -> Iterator[Batch]:
 
 
 def in_parts(forward: Work, batch: Batch) -> Iterator[Batch]:
-    """Yield a batch with what `forward` makes of it: of all rows at once, until the GPU runs out of
+    """Yield a batch with the result of `forward`: of all rows at once, until the GPU runs out of
     memory.
 
-    Then these rows, and those of the encoder's later batches, are computed by half as many at once.
+    Then these rows, and rows of the encoder's later batches, are computed by half as many at once.
     """
     if batch.data is None:
         yield batch
@@ -199,8 +199,8 @@ def in_parts(forward: Work, batch: Batch) -> Iterator[Batch]:
 
 
 def batch_by_memory(encoder: Encoder, device: str, rows: int, workers: int = 1) -> int:
-    """Return the clips of a batch that a GPU of so many workers has memory for: a power of two, of
-    at most `rows`."""
+    """Return the clips of a batch that a GPU shared by `workers` has memory for: a power of two, at
+    most `rows`."""
     picture = encoder.picture
     # the largest shape that the encoder sees often, in frames that differ from each other
     side = math.isqrt(picture.pixels) if isinstance(picture, Bounded) else encoder.size

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 UNREAD = "unsure: the model knows nothing about"
 NO_ANSWER = "no answer: the clips are unlike those that the head learned from"
-"""what is said in place of an answer"""
+"""line printed in place of an answer"""
 MOST_TOKENS = 192
 """of an answer, unless more or fewer are asked for"""
 CUT = "cut off at the longest answer: raise --max-tokens"
-"""what is said of an answer that the model did not end"""
+"""remark on an answer that the model did not end"""
 
 
 @dataclass(frozen=True)
@@ -163,18 +163,18 @@ class Streaming:
     """Prints a question, then the words of its answer as they come."""
 
     def __init__(self, question: str) -> None:
-        self.question, self._said = question, False
+        self.question, self._has_begun = question, False
 
     def __call__(self, words: str) -> None:
-        if words and not self._said:
+        if words and not self._has_begun:
             print(f"Q: {self.question}\nA: ", end="")
-            self._said = True
+            self._has_begun = True
         print(words, end="", flush=True)
 
     def end(self, answer: str) -> None:
-        """End the answer, of which no word may have come, and say so if the model did not end
+        """End the answer, even if no word of it was printed, and report that the model did not end
         it."""
-        print("" if self._said else f"Q: {self.question}\nA: {answer}")
+        print("" if self._has_begun else f"Q: {self.question}\nA: {answer}")
         if isinstance(answer, CutOff):
             print(f"({CUT})")
 

@@ -92,7 +92,7 @@ def run(options: WordOptions) -> dict[str, Any]:
 
 
 def show(record: dict[str, Any]) -> None:
-    """Print what was fitted."""
+    """Print the record of the fit."""
     clips, ridge = record["clips"], record["ridge"]
     fitted = (
         f"{record['terms']:,} words and phrases from {clips['train']:,} clips in "

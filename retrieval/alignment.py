@@ -130,8 +130,8 @@ def _unit(vectors: Float[np.ndarray, "T D"]) -> Float64[np.ndarray, "T D"]:
 def _warped(
     seconds: ArrayLike, path: Int64[np.ndarray, "P 2"], one: Moments, other: Moments
 ) -> Float64[np.ndarray, "..."]:
-    """Return the mean time of the moments that go with each moment of one clip, and what is between
-    them."""
+    """Return the mean time of the moments that go with each moment of one clip, interpolated
+    between them."""
     count = np.bincount(path[:, 0])
     with_it = np.bincount(path[:, 0], other.seconds[path[:, 1]]) / count
     return np.asarray(np.interp(np.asarray(seconds, np.float64), one.seconds, with_it))

@@ -1,7 +1,7 @@
 """Pairs of clips whose difference, candidate minus reference, is near a given one.
 
 A pair with difference e is as near to d as the geometric mean of their cosine and of d.e / d.d, the
-share of d that it has: 1 if they are equal, 0 if they have nothing in common, less where they are
+share of d that it has: 1 if they are equal, 0 if they have nothing in common, less if they are
 opposite.
 
 Guarantees

@@ -115,8 +115,8 @@ def has_frames(view: View) -> bool:
 
 
 def frames_of(rule: str, tokens: int) -> int:
-    """Return the frames of a clip that has so many tokens, by the rule of its view; 1 if tokens
-    belong to no frame."""
+    """Return the frames of a clip of `tokens` tokens, by the rule of its view; 1 if tokens belong
+    to no frame."""
     number = re.match(r"[1-9]\d*", rule)
     return int(number[0]) if number and tokens % int(number[0]) == 0 else 1
 

@@ -1,4 +1,4 @@
-"""What every room needs: errors, files, locks, command lines, workers; `weights` and `tasks` are
+"""Shared code of all rooms: errors, files, locks, command lines, workers; `weights` and `tasks` are
 rooms of their own.
 
 This is the first import of every room. It checks what would otherwise fail later with an obscure
@@ -42,7 +42,7 @@ BELOW["stepdiff.annotate"] = tuple(room for room in BELOW if room != "stepdiff.k
 BELOW["stepdiff.comparison"] = tuple(room for room in BELOW if room != "stepdiff.annotate")
 BELOW["stepdiff.app"] = tuple(BELOW)
 PACKAGES = ("featurize", "heads", "retrieval", "stepdiff", "stepdiff_core", "store")
-"""what a wheel installs"""
+"""packages that a wheel installs"""
 RUNNABLE = frozenset((*PACKAGES, "benchmarks"))
 _INDEX = ("PIL", "faiss", "ray", "sqlglot", "threadpoolctl", "torch")
 _TRAIN = tuple(

@@ -1,5 +1,5 @@
 """Values from outside, checked by pydantic: errors in one line that names the place, the keys and
-what is wrong."""
+the fault."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -24,8 +24,8 @@ _WORDS = {
 
 
 def checked(validate: Callable[[Any], T], value: Any, where: str = "", advice: str = "") -> T:
-    """Return what pydantic makes of a value. StepDiffError: `where`, the keys, what is wrong, and
-    `advice`."""
+    """Validate a value with pydantic and return the result. StepDiffError names `where`, the keys,
+    the fault and `advice`."""
     try:
         return validate(value)
     except ValidationError as error:
@@ -36,5 +36,5 @@ def checked(validate: Callable[[Any], T], value: Any, where: str = "", advice: s
             words = str(fault["ctx"]["error"])
         elif not words.startswith("is "):
             words += f", not {fault['input']!r:.80}"
-        said = ": ".join([*keys[:-1], f"{keys[-1]} {words}" if keys else words])
-        raise StepDiffError(f"{where}{said}{advice}") from None
+        problem = ": ".join([*keys[:-1], f"{keys[-1]} {words}" if keys else words])
+        raise StepDiffError(f"{where}{problem}{advice}") from None

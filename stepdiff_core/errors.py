@@ -1,4 +1,4 @@
-"""The exception that every room raises for what a user can fix.
+"""The exception that every room raises for faults that a user can fix.
 
 The command lines print its message as one line; anything else is a defect, with a traceback.
 """
@@ -13,7 +13,7 @@ def some(names: Collection[str], most: int = 8) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its class where it has none."""
+    """Return the first line of an error's message, or its class if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
 
 
@@ -23,7 +23,7 @@ class StepDiffError(Exception):
 
 
 class DamageError(StepDiffError):
-    """Stored bytes that differ from what was written."""
+    """Stored bytes that differ from the written bytes."""
 
 
 class HeldError(StepDiffError):

@@ -9,7 +9,7 @@ _STATIC = Path(__file__).parent / "static"
 
 
 def look(*more: str) -> str:
-    """Return the style sheet that the pages of all rooms share, then those of the names in
+    """Return the style sheet that the pages of all rooms share, then the style sheets named in
     `more`."""
     return "".join(
         (_STATIC / f"{name}.css").read_text(encoding="utf-8") for name in ("look", *more)

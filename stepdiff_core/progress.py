@@ -23,18 +23,18 @@ _MB = 1_000_000
 _Item = TypeVar("_Item")
 
 Advance = Callable[[int], None]
-"""receives how many more are done; fewer than none where work starts again"""
+"""receives how many more are done; a negative number if work starts again"""
 
 
 _as_json = False
 _running: "list[Progress]" = []
-"""what this process shows the progress of, the innermost last"""
+"""jobs whose progress this process shows, the innermost last"""
 
 
-def use_json(wanted: bool) -> None:
+def use_json(as_json: bool) -> None:
     """Print every line of progress as a JSON object from now on, or as text."""
     global _as_json
-    _as_json = wanted
+    _as_json = as_json
 
 
 def say(line: str, **facts: Any) -> None:
@@ -65,7 +65,7 @@ def spent(stages: Mapping[str, float]) -> None:
 def timed(
     items: Iterable[_Item], stages: dict[str, float], stage: str, within: Collection[str] = ()
 ) -> Iterator[_Item]:
-    """Yield the items; add to `stage` the seconds for which they were waited for, without those of
+    """Yield the items; add the seconds spent waiting for them to `stage`, without the seconds of
     stages `within`."""
     stages.setdefault(stage, 0.0)
     iterator = iter(items)
@@ -100,7 +100,7 @@ class Progress:
     """How far a job is: call it with how many more are done."""
 
     def __init__(self, what: str, total: int, unit: str) -> None:
-        """The arguments are those of `progress`."""
+        """Take the arguments of `progress`."""
         self.what, self.total, self.unit = what, total, unit
         self.done = 0
         self.stages: dict[str, float] = {}
@@ -145,24 +145,24 @@ class Progress:
         }
 
     def line(self) -> None:
-        """Print where the job is; on a terminal the bar shows it."""
+        """Print the progress of the job; on a terminal the bar shows it."""
         facts = self.facts()
         if _as_json:
             _print(json.dumps(facts))
         elif not sys.stderr.isatty():
             hours = facts["hours_left"]
             now, mean = (_rate(facts[name], self.unit) for name in ("per_second_now", "per_second"))
-            left = f"{_time(hours)} left" if hours is not None else "time left unknown"
+            time_left = f"{_time(hours)} left" if hours is not None else "time left unknown"
             shares = ", ".join(
                 f"{stage} {100 * share:.0f} %" for stage, share in facts["stages"].items()
             )
             rates = f"{now} now, {mean} on average" if facts["per_second"] else ""
-            parts = [rates, left, shares and f"workers' time: {shares}"]
+            parts = [rates, time_left, shares and f"workers' time: {shares}"]
             parts += [f"lost: {some(self.lost, _LOST_SHOWN)}"] if self.lost else []
             say(f"{self.what}: {self.count()}, {'; '.join(filter(None, parts))}")
 
     def count(self) -> str:
-        """Return what is done and the total, in words."""
+        """Return the done count and the total, in words."""
         if self.unit == "bytes":
             return f"{self.done / _MB:,.0f} of {self.total / _MB:,.0f} MB"
         return f"{self.done:,} of {self.total:,}{self.unit and ' '}{self.unit}"

@@ -1,4 +1,4 @@
-"""Random streams: what is drawn at random depends on (seed, purpose, step) and on nothing else.
+"""Random streams: a random draw depends on (seed, purpose, step) and on nothing else.
 
     generator(seed, "questions of a pair", 12)        a numpy generator
     torch.manual_seed(torch_seed(seed, "dropout", 12))

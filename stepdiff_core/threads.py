@@ -48,30 +48,30 @@ class NotForked:
         self._started = True
 
 
-def each(do: Callable[[Given], Made], given: Sequence[Given]) -> list[Made]:
+def each(do: Callable[[Given], Made], items: Sequence[Given]) -> list[Made]:
     """Return `do` of each, computed at the same time; the caller's thread takes the first.
 
     `do` must not call this itself: threads that wait for one another may be all there are.
     """
-    if not given:
+    if not items:
         return []
-    if len(given) > 1 and not _pool:
+    if len(items) > 1 and not _pool:
         _pool.append(ThreadPoolExecutor(READERS, thread_name_prefix="store"))
-    others = [_pool[0].submit(do, one) for one in given[1:]]
+    others = [_pool[0].submit(do, one) for one in items[1:]]
     try:
-        return [do(given[0]), *(other.result() for other in others)]
+        return [do(items[0]), *(other.result() for other in others)]
     finally:
         wait(others)  # none may write into the caller's memory after an error
 
 
-def ahead(do: Callable[[Given], Made], given: Sequence[Given]) -> Iterator[Made]:
+def ahead(do: Callable[[Given], Made], items: Sequence[Given]) -> Iterator[Made]:
     """Yield `do` of each, in order; threads compute the next ones while one is used."""
-    if len(given) == 1:
-        yield do(given[0])
+    if len(items) == 1:
+        yield do(items[0])
         return
     running: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(cores(), thread_name_prefix="store-ahead") as pool:
-        for one in given:
+        for one in items:
             running.append(pool.submit(do, one))
             if len(running) > AHEAD * cores():
                 yield running.popleft().result()
@@ -82,14 +82,14 @@ def ahead(do: Callable[[Given], Made], given: Sequence[Given]) -> Iterator[Made]
 def prefetched(
     sources: Iterable[Iterable[Made]], threads: int = 1, waiting: int = 2
 ) -> Generator[Made, None, None]:
-    """Yield the items of `sources`, each of which one thread iterates ahead of the caller.
+    """Yield the items of `sources`; one thread iterates each source ahead of the caller.
 
-    Of one source they come in its order, of several as they are made; at most `waiting` wait to be
-    used.
+    Items of one source come in its order, items of several as they are made; at most `waiting` wait
+    to be used.
     """
-    left: queue.SimpleQueue[Iterable[Made]] = queue.SimpleQueue()
+    remaining_sources: queue.SimpleQueue[Iterable[Made]] = queue.SimpleQueue()
     for source in sources:
-        left.put(source)
+        remaining_sources.put(source)
     # (): a thread has ended
     items: queue.Queue[tuple[Made, ...] | BaseException] = queue.Queue(waiting)
     stop = threading.Event()
@@ -104,7 +104,7 @@ def prefetched(
     def make() -> None:
         try:
             while not stop.is_set():
-                for item in left.get_nowait():
+                for item in remaining_sources.get_nowait():
                     give((item,))
                     if stop.is_set():
                         return
@@ -134,7 +134,7 @@ def prefetched(
 
 @contextmanager
 def regularly(do: Callable[[], None], seconds: float, name: str) -> Iterator[None]:
-    """Call `do` every so many seconds within this block, in a thread of that name."""
+    """Call `do` every `seconds` within this block, in a thread named `name`."""
     ended = threading.Event()
 
     def run() -> None:
@@ -158,8 +158,8 @@ def shares(count: int, parts: int | None = None) -> list[tuple[int, int]]:
 
 
 def cores() -> int:
-    """Return the number of cores that this process may use: those of its CPU affinity, at most its
-    cgroups' limit."""
+    """Return the number of cores that this process may use: its CPU affinity, at most its cgroups'
+    limit."""
     allowed = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )

@@ -2,8 +2,8 @@
 absent.
 
 Damaged rows are absent rows: `withdraw_damaged` changes their status, and the command that filled
-the view computes them like any other absent row. Where a status chunk is damaged, all rows of its
-shard become absent; where reasons of failures are, the failed rows. A row whose record is damaged
+the view computes them like any other absent row. If a status chunk is damaged, all rows of its
+shard become absent; if reasons of failures are, the failed rows. A row whose record is damaged
 keeps its features: the record says that it was lost.
 
 Guarantees
@@ -44,13 +44,13 @@ from store.provenance import RowNumbers
 from store.view import View
 
 CANNOT = "cannot be read ("
-"""how `FileDamage.what` begins where the system refused to read a file, which may be whole"""
+"""how `FileDamage.what` begins if the system refused to read a file, which may be whole"""
 _MOST_SEALED = 2**40
 _NO_ROWS = np.empty(0, np.int64)
 Kind = Literal["metadata", "status", "rows", "reasons", "record", "unreadable"]
-"""what a damaged file holds: the metadata of an array; the status of rows; their features or
-checksums; why rows failed; what wrote them. `unreadable`: it may be whole, and the cause is
-another, such as its permissions"""
+"""content of a damaged file: the metadata of an array; the status of rows; their features or
+checksums; why rows failed; the record of their writer. `unreadable`: it may be whole, and the cause
+is another, such as its permissions"""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class FileDamage:
 
     path: Place
     what: str
-    """what is wrong with it"""
+    """the fault"""
     kind: Kind
     rows: Int64[np.ndarray, " rows"] | None
     """rows that it affects; None: every row of the view"""
@@ -68,7 +68,7 @@ class FileDamage:
 
 
 def unsealed(paths: Iterable[Place], *more: Any) -> Iterator[Any]:
-    """Yield the missing and damaged files among the sealed `paths`, with what is wrong, and
+    """Yield the missing and damaged files among the sealed `paths`, with their damage, and
     `more`."""
     for path in paths:
         what = unreadable(path) if path.exists() else "is missing"
@@ -291,7 +291,7 @@ def withdraw_damaged(view: View, damage: Iterable[FileDamage]) -> list[FileDamag
     """Make the rows of `damage`, which `view_damage` returned, absent; replace damaged files about
     rows.
 
-    Returns what of it was withdrawn: all but unreadable files and the other damage of their shards.
+    Returns the withdrawn part of it: all but unreadable files and the other damage of their shards.
     Raises StepDiffError if the store's lock is not held, an array is longer than the catalog, or
     the disk is full: then the same call does the rest.
     """

@@ -85,8 +85,8 @@ class Store:
         does not exist.
 
         `at` names a snapshot: the store is then read-only and as it was; `path@NAME` does the same
-        where no store is called so. Raises StepDiffError if store or snapshot do not exist, if
-        `path` holds something else, or if a newer version wrote it.
+        if no store has that name. Raises StepDiffError if store or snapshot do not exist, if `path`
+        holds something else, or if a newer version wrote it.
         """
         path = place(path)
         try:
@@ -267,10 +267,10 @@ class Store:
         Args:
             entity: "clips" or "texts".
             view: the view's name.
-            provenance: what the features are made from. An existing view with another one is
-                refused.
+            provenance: source of the features. An existing view with another one is refused.
             features: the arrays of the view.
-            info: what computes the features (library versions, device), recorded with every shard.
+            info: software that computes the features (library versions, device), recorded with
+                every shard.
             rows_per_shard: see `create_view`.
             wait: wait while another process holds the lock, instead of raising HeldError. Inside
                 `with store.lock()` that lock is used.
@@ -284,7 +284,7 @@ class Store:
 
     @contextmanager
     def lock(self, wait: bool = False) -> Iterator[None]:
-        """Hold the store's lock, and remove what dead runs left.
+        """Hold the store's lock, and remove files that dead runs left.
 
         Raises HeldError, naming host and pid, if another process holds it; with `wait`, waits for
         it.

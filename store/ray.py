@@ -85,8 +85,7 @@ def read_view(
             == "train"`.
         columns: metadata columns of the catalog. By default all; () for none. `key` is always the
             first column.
-        rows: R row numbers, each of which is read once. Rows that are absent or failed are left
-            out.
+        rows: R row numbers; each is read once. Rows that are absent or failed are left out.
         dtype: "float16" or "float32", which int8 is dequantised to, and floats are cast to. By
             default as stored.
         check: when rows are compared with their stored checksums (`View.read`). "first" compares
@@ -96,8 +95,8 @@ def read_view(
 
     Raises:
         StepDiffError: unknown store, view, feature, column or row, or a filter that does not fit
-            the catalog. What only a task can know, such as a damaged row, is raised when the
-            dataset is read.
+            the catalog. Faults that only a task can find, such as a damaged row, are raised when
+            the dataset is read.
     """
     names = [features] if isinstance(features, str) else features
     source = ViewDatasource(
@@ -276,7 +275,7 @@ def _shared(store: Store | str | os.PathLike[str] | RemotePath) -> Store:
 
 
 def _made(view: View) -> tuple[Any, ...]:
-    """Return what must not change between the plan and its tasks."""
+    """Return the state that must not change between the plan and its tasks."""
     return view.provenance, view.features, view.rows_per_shard
 
 

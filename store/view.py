@@ -289,7 +289,7 @@ class View:
     def in_place(
         self, feature: str, rows: RowNumbers, check: Check | None = None
     ) -> RowValues | None:
-        """Return what `read` returns as a read-only part of a mapped file, without a copy. Raises
+        """Return the values of `read` as a read-only part of a mapped file, without a copy. Raises
         as `read` does.
 
         None if the rows are not consecutive rows of one shard, are not in memory or are in an
@@ -374,7 +374,7 @@ class View:
                 becomes failed, with that reason. An int8 feature may also be given as stored: its
                 levels, and `scale`.
             failures: row number -> why the row could not be computed.
-            info: what computed them (library versions, device), recorded with the shard.
+            info: software that computed them (library versions, device), recorded with the shard.
 
         Raises:
             StepDiffError: rows or shapes do not fit, or the disk is full. Earlier commits are kept.
@@ -420,8 +420,8 @@ class View:
         return self.paths.shard(array, shard, 1 + len(self.stored[array].shape))
 
     def check_feature(self, feature: str, names: Collection[str] | None = None) -> None:
-        """Raise StepDiffError, naming those that exist, if `feature` is not among `names`, by
-        default those of the view."""
+        """Raise StepDiffError, naming the existing ones, if `feature` is not among `names`, by
+        default the view's features."""
         if feature not in (names := names or self.features):
             there = ", ".join(names)
             raise StepDiffError(

@@ -207,7 +207,7 @@ class _Decoder:
     def __init__(self, video: Video, line: Timeline, picked: list[int]) -> None:
         self._video = video
         self._line = line
-        self._wanted = set(line.pts[picked].tolist())
+        self._picked_pts = set(line.pts[picked].tolist())
         self._skips = video.stream.codec_context.name == "h264"
         self._keys = np.flatnonzero(line.keyframes)
         self._fed = -1  # the latest keyframe given to the decoder
@@ -257,7 +257,7 @@ class _Decoder:
                 self._fed = max(self._fed, int(np.searchsorted(pts, packet.pts)))
             if entered:
                 if self._skips:
-                    unwanted = packet.size > 0 and packet.pts not in self._wanted
+                    unwanted = packet.size > 0 and packet.pts not in self._picked_pts
                     self._video.stream.codec_context.skip_frame = (
                         "NONREF" if unwanted else "DEFAULT"
                     )

@@ -19,7 +19,7 @@ WORDS: dict[Sampling, str] = {
     "segment-centres": "the centres of equal segments of the n frames",
     "centre": "the one at the middle of the n frames, repeated",
 }
-"""what the provenance of a view says"""
+"""words in the provenance of a view"""
 
 
 def chosen(n: int, count: int, sampling: Sampling = "linspace") -> Int64[np.ndarray, " count"]:

@@ -63,8 +63,8 @@ Picture = Crop | Whole | Bounded
 
 
 def pixels_of(frame: av.VideoFrame, picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
-    """RGB pixels of the frame, upright: the square, or the whole made smaller where it is larger
-    than asked."""
+    """RGB pixels of the frame, upright: the square, or the whole made smaller if it is larger than
+    asked."""
     pixels = _upright(frame.to_ndarray(format="rgb24"), frame)
     height, width = pixels.shape[:2]
     if not isinstance(picture, Crop):
@@ -101,7 +101,7 @@ def _size_and_part(
 def _upright(
     picture: UInt8[np.ndarray, "height width 3"], frame: av.VideoFrame
 ) -> UInt8[np.ndarray, "_ _ 3"]:
-    """Apply the quarter turn and mirroring of the frame's display matrix, where it has one."""
+    """Apply the quarter turn and mirroring of the frame's display matrix, if it has one."""
     try:
         side_data = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:  # PyAV has no name for the EXIF block of a photograph; it still knows turns

@@ -4,12 +4,11 @@ time.
 Only kept pixels are computed, and ROWS rows at once: a third of Pillow's time for a frame of 640 x
 360. The arithmetic is Pillow's: both passes round to 8 bits, with weights that are rounded to 22
   binary places, the horizontal one always
-first (Pillow 13 begins with the vertical one where the height shrinks far more, which changes a few
+first (Pillow 13 begins with the vertical one if the height shrinks far more, which changes a few
 values by 1).
 
 Guarantees
-- the pixels of a resized part are those of Pillow's resize to the new width and then to the new
-  height
+- the pixels of a resized part equal Pillow's resize to the new width and then to the new height
 """
 
 import math
@@ -138,7 +137,7 @@ def _horizontal(
     """Fill `out` with resized rows; rows lie side by side in `turned`, so that a loop takes
     `at_once` of them.
 
-    LLVM makes slower code where it knows that number.
+    LLVM makes slower code if it knows that number.
     """
     turned = np.zeros((picture.shape[1], at_once), np.uint8)
     sums = np.empty((3, at_once), np.int32)

@@ -1,8 +1,8 @@
 """A video file, opened: its pictures' stream, its packets, its clock, and when each frame is shown
 (`Timeline`).
 
-Seconds are those of the file's clock; a broadcast format (MPEG-TS, MPEG-PS, ...) counts from where
-its clock starts.
+Seconds follow the file's clock; a broadcast format (MPEG-TS, MPEG-PS, ...) counts from the start of
+its clock.
 
 Guarantees
 - a file that cannot be read as a video raises StepDiffError with one reason
@@ -61,7 +61,7 @@ class Video:
 
     @property
     def rate(self) -> Fraction:
-        """Frames a second by the header, 25 where it says nothing."""
+        """Frames a second by the header, 25 if it states none."""
         return self.stream.average_rate or self.stream.guessed_rate or Fraction(25)
 
     @property
@@ -99,7 +99,7 @@ class Video:
         return (self.container.duration or 0) / av.time_base if alone else 0.0
 
     def packets(self) -> Iterator[Packet]:
-        """The packets that hold frames, to where the file breaks off, and the one that flushes."""
+        """The packets that hold frames, until the file breaks off, and the one that flushes."""
         try:
             for packet in self.container.demux(self.stream):
                 if not packet.is_corrupt:
@@ -149,7 +149,7 @@ def _unreadable(path: Path, error: OSError) -> str:
 
 
 def _begins_well(path: Path) -> bool:
-    """Whether the first bytes are those of a common video format."""
+    """Whether the file begins with the signature of a common video format."""
     with content(path) as file:
         head = file.read(12) or b""
     return head[4:8] in (b"ftyp", b"moov", b"mdat") or head[:4] in (b"\x1aE\xdf\xa3", b"RIFF")

@@ -1,4 +1,4 @@
-"""What heads read of a catalog: its clips in blocks, or the clips of some keys; never the whole
+"""Reads of a catalog by heads: its clips in blocks, or the clips of some keys; never the whole
 catalog at once.
 
 A table of clips may stand for the catalog, as one block.

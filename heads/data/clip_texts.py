@@ -79,7 +79,7 @@ class ClipTexts:
 def write_texts(
     path: str | Path, kind: str, texts: Mapping[str, str], provenance: Mapping[str, Any]
 ) -> None:
-    """Write a file of texts. texts: clip id -> text; provenance: where they come from, for JSON."""
+    """Write a file of texts. texts: clip id -> text; provenance: their source, for JSON."""
     line = json.dumps(provenance, sort_keys=True)
     rows = [(key, kind, text, line) for key, text in texts.items()]
     frame = pl.DataFrame(rows, schema=dict.fromkeys(COLUMNS, pl.String), orient="row")

@@ -9,7 +9,7 @@ Guarantees
   run
 - a view that was dropped or replaced since it was opened is not read
 - training with and without reading ahead is the same, bit for bit; an error of a batch is raised
-  where it is used
+  when the batch is used
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,8 +34,8 @@ Made = TypeVar("Made")
 
 @runtime_checkable
 class Reads(Protocol):
-    """Tokens or an embedding by key: cached features, token ids of texts, or what a head in
-    training computes."""
+    """Tokens or an embedding by key: cached features, token ids of texts, or outputs of a head in
+    training."""
 
     def read(
         self, keys: Sequence[str], device: str | torch.device = "cpu"
@@ -83,7 +83,7 @@ class Features:
         return [keys[place] for place in places]
 
     def _absence(self, key: str, row: int) -> str:
-        """Return why a key has no features, and what helps."""
+        """Return why a key has no features, and the remedy."""
         what = f"{key}: no {self.view.name} features in the store"
         if row >= 0 and self.view.status(np.array([row]))[0] == FAILED:
             (reason,) = self.view.failures(np.array([row]))["reason"]
@@ -169,7 +169,7 @@ def split_texts(
 
 
 class ReadAhead(Generic[Made]):
-    """Batches by number, of which one thread reads the next while the current one is computed.
+    """Batches by number; one thread reads the next batch while the current one is computed.
 
     On a GPU the thread copies and converts on a stream of its own, so that this overlaps with the
     computation.

@@ -29,7 +29,7 @@ Guarantees
 - a clip of a test set, or one that overlaps it, never trains; by video, no other clip of its video
   does either
 - runs of one seed hold out the same videos, and a larger share adds to them
-- a catalog is read in blocks: memory depends on what is held out
+- a catalog is read in blocks: memory depends on the held-out clips
 """
 
 import hashlib
@@ -84,7 +84,7 @@ def test_path(source: str) -> str:
 
 
 def test_digest(source: str) -> str:
-    """Return the sha256 hex of a file, of TASK=FOLDER that of its clips: videos may be in the
+    """Return the sha256 hex of a file, or for TASK=FOLDER of the clips' ids: videos may be in the
     folder too."""
     if (path := test_path(source)) == source:
         return fingerprint(path)
@@ -275,7 +275,8 @@ class HoldOut:
 
     @property
     def validating(self) -> pl.Series:
-        """Keys of the clips that validate the run, without those of test sets and their videos."""
+        """Keys of the clips that validate the run, without clips of test sets and of their
+        videos."""
         return self.clips.filter(pl.col("reason") == VALIDATES)["key"]
 
     def validating_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
@@ -332,8 +333,8 @@ class HoldOut:
     def _count(
         self, source: str, total: int, reasons: pl.Series, namesakes: int, example: str
     ) -> None:
-        """Record what a source dropped, and the namesakes that it kept. StepDiffError: nothing is
-        left."""
+        """Record the clips that a source dropped, and the namesakes that it kept. StepDiffError:
+        nothing is left."""
         counts = dict(reasons.value_counts(name="count").iter_rows())
         self.sources[source] = {"of": total} | {
             reason: counts.get(reason, 0) for reason in self.reasons
@@ -357,8 +358,8 @@ class HoldOut:
         )
 
     def lines(self) -> list[str]:
-        """Return lines about what was dropped: a summary, one per source, and one about namesakes
-        if there are any."""
+        """Return lines about dropped clips: a summary, one per source, and one about namesakes if
+        there are any."""
         lines = []
         if self.files:
             lines.append(

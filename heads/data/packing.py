@@ -7,8 +7,8 @@ They are built of the pieces of a language model's chat template (`Chat`).
 Guarantees
 - every question sees the prefix and itself, and no other question: packed logits equal separate
   ones
-- the joined pieces are the tokens of what the model's own chat template writes, up to the end of
-  the answer
+- the joined pieces are the tokens of the text that the model's own chat template writes, up to the
+  end of the answer
 - a user's text never becomes a control token of the model
 """
 
@@ -125,12 +125,12 @@ TEXT, NO_TARGET, PADDING = -1, -100, -1
 
 @dataclass(frozen=True)
 class Turn:
-    """A question and its answer: `given` is a seed that is not scored, `answer` is scored or
+    """A question and its answer: `seed` is text that is not scored, `answer` is scored or
     learned."""
 
     question: str
     answer: str
-    given: str = ""
+    seed: str = ""
     ends: bool = True
     about: str = ""
     """category of the question, whose words of evidence it shows; empty: unknown"""
@@ -222,7 +222,7 @@ class Packer:
 
     def _add(self, into: Row, turn: Turn, number: int, segment: int, start: int) -> None:
         pieces, chat = self.pieces, self.chat
-        seed_text = pieces.before_answer + turn.given if turn.given else ""
+        seed_text = pieces.before_answer + turn.seed if turn.seed else ""
         question = (
             chat.text_ids(pieces.before_question + turn.question)
             + pieces.to_answer
@@ -231,7 +231,7 @@ class Packer:
         # The space between seed and answer belongs to the answer: tokenizers join it to the next
         # word. Without an answer there is no such space: a model continues differently after a
         # space than after a word.
-        space = " " if turn.given else pieces.before_answer
+        space = " " if turn.seed else pieces.before_answer
         answer = chat.text_ids(space + turn.answer if turn.answer else "")
         answer += pieces.end if turn.ends else ()
         into.say(question, answer, segment, start, number)

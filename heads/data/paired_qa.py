@@ -5,8 +5,8 @@ Guarantees
   clip without a split
 - a pair with a clip that is held out is dropped; a pair of two clips that validate the run
   validates it
-- the order of pairs depends only on seed and step, so a resumed run sees what an uninterrupted one
-  sees
+- the order of pairs depends only on seed and step, so a resumed run sees the same pairs as an
+  uninterrupted one
 """
 
 from collections import Counter
@@ -93,7 +93,7 @@ def read_divided(
 class Order:
     """The order of some items: every item once per epoch, in a new order each epoch.
 
-    It holds the order of one epoch, because that of 100 million clips takes seconds.
+    It holds the order of one epoch, because an order of 100 million clips takes seconds.
     """
 
     def __init__(self, items: int, seed: int, purpose: str) -> None:

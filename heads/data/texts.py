@@ -1,9 +1,9 @@
 """Texts of many clips, and runs of consecutive clips of one video, in temporary files instead of
 memory.
 
-The clips of a large data set have tens of gigabytes of narration, of which a batch reads some
-lines. They are written once, when a training begins, and mapped; the files have no name, so they
-are gone when the process ends.
+The clips of a large data set have tens of gigabytes of narration; a batch reads some lines of it.
+It is written once, when a training begins, and mapped; the files have no name, so they are gone
+when the process ends.
 
 Guarantees
 - texts keep the order in which they were added; no memory is held per text
@@ -62,7 +62,7 @@ class Texts(Sequence[tuple[str, str]]):
     """Pairs (key, text) by place. `rows` are the clips' rows in the catalog."""
 
     def __init__(self, blocks: Iterable[pl.DataFrame] = (), words: int | None = None) -> None:
-        """blocks: clips, as `add` takes them; words: texts are cut to so many."""
+        """blocks: clips, as `add` takes them; words: texts are cut to this many."""
         self.words = words
         self._data, self._ends, self._rows = TextColumn("u1"), TextColumn("<i8"), TextColumn("<u4")
         self._mapped: tuple[np.ndarray, np.ndarray] | None = None
@@ -116,7 +116,7 @@ class TextRuns(Sequence[list[tuple[str, str]]]):
     def __init__(
         self, blocks: Iterable[pl.DataFrame], length: int, words: int | None = None
     ) -> None:
-        """blocks: clips (key, text, row, video, end in seconds); words: texts are cut to so
+        """blocks: clips (key, text, row, video, end in seconds); words: texts are cut to this
         many."""
         self.length, self._texts = length, Texts(words=words)
         ends, videos = TextColumn("<f8"), TextColumn("<u8")

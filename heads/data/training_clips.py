@@ -1,5 +1,5 @@
-"""What trained a head, as hashes of its clips and videos, and which clips of a test set are among
-them.
+"""The training clips of a head, as hashes of its clips and videos, and which clips of a test set
+are among them.
 
     RUN/trained_on.safetensors    clips, videos, names: uint64, sorted, each value once
     RUN/lineage.json              its sha256 and counts, under `trained_on`
@@ -87,7 +87,7 @@ class SeenClips:
         }
 
     def notices(self, test_set: str) -> list[str]:
-        """Return what is uncertain, one line each."""
+        """Return the uncertainties, one line each."""
         lines = [
             f"{run}: its training clips are not recorded, so it is unknown whether it has seen "
             f"clips of {test_set}"
@@ -155,7 +155,7 @@ class TrainedOn:
 
     @classmethod
     def of_run(cls, folder: Path, lineage: Mapping[str, Any]) -> "TrainedOn":
-        """Return what trained the head of a run, from its lineage. StepDiffError: its record is
+        """Return the training clips of a run's head, from its lineage. StepDiffError: its record is
         missing or damaged."""
         record = lineage.get("trained_on")
         if record is None:
@@ -166,8 +166,8 @@ class TrainedOn:
 
     @classmethod
     def of_view(cls, store: Store, view: str) -> "TrainedOn | None":
-        """Return what trained the head that wrote a view; None for a view of a frozen encoder.
-        StepDiffError: the record is damaged."""
+        """Return the training clips of the head that wrote a view; None for a view of a frozen
+        encoder. StepDiffError: the record is damaged."""
         provenance = store.view("clips", view).provenance
         if not provenance.encoder.startswith(ENCODER):
             return None

@@ -7,8 +7,8 @@ divide a language model that is too large for one device:
     torchrun --nproc-per-node 8 -m heads.evaluate --method video-lm --head runs/stepdiff ...
 
 The model is divided layer by layer (FSDP2), and the processes share the rows of a batch. The first
-process reads the rows and writes the answers; the others compute what it passes them, and end where
-one fails.
+process reads the rows and writes the answers; the others compute batches that it passes to them,
+and end if one fails.
 
 Guarantees
 - a test set whose clips or videos trained the head is refused before the head is loaded
@@ -87,7 +87,7 @@ AnswerBatches = Callable[[Sequence[WorkPart], Advance], Iterator[list[Any]]]
 
 @dataclass(frozen=True)
 class MethodFacts:
-    """What the process that has loaded a method knows about it. Picklable."""
+    """Facts about a method from the process that loaded it. Picklable."""
 
     rows: list[Any]
     """rows to answer: those whose clips and texts are present"""
@@ -151,7 +151,7 @@ class AnswerWorker(PartWorker):
     """Answers batches in a process of the worker pool."""
 
     def describe(self) -> MethodFacts:
-        """Return what is known about the loaded method. StepDiffError: it cannot be used."""
+        """Return the facts about the loaded method. StepDiffError: it cannot be used."""
         printed = io.StringIO()
         with redirect_stderr(printed):  # Ray would keep it in its logs
             method: MethodFacts = self.loaded.method
@@ -159,7 +159,7 @@ class AnswerWorker(PartWorker):
 
 
 def load(options: EvaluateOptions) -> Answerer:
-    """Return what answers batches in a worker."""
+    """Return the object that answers batches in a worker."""
     store = None if options.store is None else Store.open(options.store)
     return Answerer(options, store, read_rows(options)[1])
 
@@ -186,9 +186,9 @@ def answering(
 def _answering_together(
     options: EvaluateOptions, store: Store | None, rows: list[Any]
 ) -> Iterator[tuple[MethodFacts, AnswerBatches] | None]:
-    """Load this process's share of a head; the others than the first compute what it passes them.
-    StepDiffError: the method has no language model that can be divided among so many processes; or
-    no such head."""
+    """Load this process's share of a head; processes after the first compute batches that it passes
+    to them. StepDiffError: the method has no language model that can be divided among this many
+    processes; or no such head."""
     if options.method not in VIDEO_LM or on_ray(options):
         raise StepDiffError(
             "torchrun divides the language model of --method video-lm; start python -m "
@@ -407,7 +407,8 @@ _FREE = (
 def identity(
     options: EvaluateOptions, rows: Sequence[Any], store: Store | None, source: str | None = None
 ) -> dict[str, Any]:
-    """Return what predictions depend on: a partial file with another identity is not continued.
+    """Return the inputs that predictions depend on: a partial file with another identity is not
+    continued.
 
     source: fingerprint of a plug-in's file.
     """

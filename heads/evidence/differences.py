@@ -1,9 +1,9 @@
 """The same difference elsewhere: pairs of clips that differ as two clips, two groups of clips or a
 sentence do.
 
-By a head of words, a difference is that of the evidence of a category's terms, each weighted as in
-the distance of two clips; of a sentence, that of its own terms. By a view, it is that of the
-embeddings of whole clips.
+A head of words subtracts the evidence of a category's terms, each weighted as in the distance of
+two clips; for a sentence, it uses the sentence's own terms. A view subtracts the embeddings of
+whole clips.
 
 Guarantees
 - words of a pair are those for which both it and the wanted difference have evidence
@@ -43,7 +43,7 @@ class SamePair:
     near: str
     """the score in words"""
     words: str
-    """what it has in common with the wanted difference; empty: not known"""
+    """terms that it shares with the wanted difference; empty: not known"""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The clips that a head learned from, and how far from them another clip is.
 
 The distance is the leverage z' (G + r I)^-1 z of a clip: z are its standardised pooled features, G
-the Gram matrix of those of the training clips and r the ridge. A ridge regression is the mean of a
+the Gram matrix of the training clips' z and r the ridge. A ridge regression is the mean of a
 Gaussian posterior, in which a prediction has the variance of the noise times the leverage.
 
     RUN/familiarity.safetensors    arrays and `About`, of a run without evidence of words; a head of
@@ -40,8 +40,8 @@ _CONSTANT = 1e-12  # of a variance next to the mean square
 
 
 def read_arrays(path: Path, most: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return what `write_arrays` wrote. Raises OSError, SafetensorError, ValueError, KeyError,
-    TypeError or RecursionError for another file. most: bytes."""
+    """Return the content that `write_arrays` wrote. Raises OSError, SafetensorError, ValueError,
+    KeyError, TypeError or RecursionError for another file. most: bytes."""
     from safetensors.numpy import load
 
     data = place(path).read_whole(most)
@@ -79,13 +79,13 @@ def standardised(
 
 
 def penalty(ridge: float, gram: Float64[np.ndarray, "D D"]) -> float:
-    """Return what is added to the diagonal of a Gram matrix: `ridge` times the mean of the
+    """Return the value to add to the diagonal of a Gram matrix: `ridge` times the mean of the
     diagonal."""
     return ridge * max(float(np.trace(gram)), _CONSTANT) / len(gram)
 
 
 class About(BaseModel, strict=True):
-    """What a head knows, and the limit of its knowledge."""
+    """The knowledge of a head, and its limit."""
 
     clips: Annotated[int, Field(ge=1)]
     steps: dict[str, int]
@@ -160,8 +160,8 @@ class Familiarity(Spread):
 
     @classmethod
     def from_arrays(cls, about: About, arrays: Mapping[str, np.ndarray]) -> "Familiarity":
-        """Return what arrays of a file hold. ValueError or KeyError: they are of other shapes, or
-        not finite."""
+        """Return the object that arrays of a file describe. ValueError or KeyError: they are of
+        other shapes, or not finite."""
         mean, scale, factor = (arrays[name].astype(np.float64) for name in ARRAYS)
         if mean.ndim != 1 or scale.shape != mean.shape or factor.shape != mean.shape * 2:
             raise ValueError(
@@ -174,8 +174,8 @@ class Familiarity(Spread):
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """What a file stores, float32: row by row, because safetensors writes the bytes as they are
-        in memory."""
+        """The arrays of a file, float32: row by row, because safetensors writes the bytes as they
+        are in memory."""
         return {name: getattr(self, name).astype(np.float32, order="C") for name in ARRAYS}
 
     @classmethod
@@ -202,7 +202,7 @@ class Familiarity(Spread):
 
     @property
     def knows(self) -> str:
-        """What the head learned from, in words."""
+        """The head's training data, in words."""
         about = self.about
         if not about.steps:
             return f"{about.clips:,} clips"

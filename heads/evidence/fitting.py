@@ -1,6 +1,6 @@
-"""A head of words from a store: one pass that sums over its training clips, and what follows from
-the sums; and whether any head knows clips (`Guard`): those that it learned from, and the features
-that it reads of others.
+"""A head of words from a store: one pass that sums over its training clips, and the results of the
+sums; and whether any head knows clips (`Guard`): those that it learned from, and the features that
+it reads of others.
 
 X [n, D] are the pooled features of n clips, Y [n, V] their labels. All that a ridge regression
 needs are their sums: the Gram matrix of the standardised features is (X'X - n mm') / ss', with the
@@ -127,7 +127,7 @@ def total(parts: Sequence[Sums]) -> Sums:
 
 
 class Pooled(Features):
-    """What a head of words reads of clips: their tokens, statistics of early maps, or both."""
+    """The inputs of a head of words for clips: their tokens, statistics of early maps, or both."""
 
     def __init__(self, store: Store, view: str, pooling: Pooling) -> None:
         first, *others = READS[pooling]
@@ -142,7 +142,7 @@ class Pooled(Features):
 
     @classmethod
     def chosen(cls, options: "WordOptions", store: Store) -> "Pooled":
-        """Return the features of --reads, or those of a view that a head can read."""
+        """Return the features of --reads, or the features of a view that a head can read."""
         there = store.view("clips", options.view).features
         chosen = {name for name in ("tokens", "statistics") if name in (options.reads or there)}
         pooling = next((each for each, names in READS.items() if chosen == set(names)), POOLING)
@@ -156,7 +156,7 @@ class Pooled(Features):
     def of_frames(
         self, rows: Int64[np.ndarray, " n"], frames: int
     ) -> Float64[np.ndarray, "n frames D"]:
-        """Return the pooled features of each frame of clips; statistics are those of the clip.
+        """Return the pooled features of each frame of clips; statistics belong to the whole clip.
         frames: 1 is all."""
         parts = []
         for part in self.parts:
@@ -178,13 +178,13 @@ def pooled(features: Pooled, rows: Int64[np.ndarray, " n"]) -> Float64[np.ndarra
 
 
 def reader(options: "WordOptions") -> Callable[[WorkPart], Float64[np.ndarray, "n D"]]:
-    """Return what pools the features of a shard's clips in a worker."""
+    """Return the function that pools the features of a shard's clips in a worker."""
     features = Pooled.chosen(options, Store.open(options.store))
     return lambda shard: pooled(features, shard.rows)
 
 
 class Counting:
-    """A pass: the clips that count, what their texts say, and the sums."""
+    """A pass: the clips that count, the content of their texts, and the sums."""
 
     def __init__(self, options: "WordOptions", store: Store) -> None:
         """Read the texts. StepDiffError: they cannot be used."""
@@ -240,7 +240,7 @@ class Counting:
         return every[order], of[order]
 
     def _wording(self) -> Wording:
-        """Learn what the texts say."""
+        """Learn the wording of the texts."""
         column = {"key": pl.String, self.options.narration: pl.String}
         train = self.rows[self.groups < self.options.folds]
         texts = (
@@ -292,7 +292,7 @@ class Counting:
         return digest.hexdigest()
 
     def run(self) -> None:
-        """Sum over all shards, after those of a pass that was killed."""
+        """Sum over all shards, after the shards of a pass that was killed."""
         make_folder(self.folder)
         place(self.folder).remove_dead(deep=False)
         shards = self._shards()
@@ -400,7 +400,7 @@ def squared_errors(model: Fit, sums: Sums) -> Float64[np.ndarray, " V"]:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Two Gaussians of one variance: predictions where a term's label is 1, and where it is 0."""
+    """Two Gaussians of one variance: predictions for labels 1 of a term, and for labels 0."""
 
     with_term: Float64[np.ndarray, " V"]
     """mean where the label is 1"""
@@ -551,8 +551,8 @@ def _ridge(
     """Return the penalty with the least squared error, and the name of the clips that it is
     measured on.
 
-    The error of a term is relative to that of its mean, and a term that cannot be predicted counts
-    as its mean: most words cannot be seen, and all of them would choose the largest penalty.
+    The error of a term is relative to the error of its mean, and a term that cannot be predicted
+    counts as its mean: most words cannot be seen, and all of them would choose the largest penalty.
     """
     name, tests = left_out(sums)
     if name == FOLDS:
@@ -573,11 +573,11 @@ def _ridge(
 def declines(
     head: WordHead, features: Pooled, rows: Sequence[DiffRank], source: str
 ) -> dict[str, Any]:
-    """Return the distance of each category below which two clips agree, and that of the main action
-    from which they show different ones, by scored pairs.
+    """Return the distance of each category below which two clips agree, and the distance of the
+    main action from which they show different ones, by scored pairs.
 
-    A category whose pairs all agree, or none, gets the distance of all pairs. That of the main
-    action is None if the head has no words of it, or all pairs are of one step, or none. source:
+    A category whose pairs all agree, or none, gets the distance of all pairs. The main action's
+    distance is None if the head has no words of it, or all pairs are of one step, or none. source:
     the file of the rows.
     """
     evidence = evidence_of(head, features, clips_in(map(clips_of, rows)))
@@ -634,8 +634,8 @@ def _threshold(pairs: Sequence[tuple[float, bool]]) -> float:
 
 
 def evidence_of(head: WordHead, features: Pooled, clips: Sequence[str]) -> dict[str, Evidence]:
-    """Return the evidence of clips, that of training clips from other videos. StepDiffError: one
-    has no features."""
+    """Return the evidence of clips; evidence of training clips comes from other videos.
+    StepDiffError: one has no features."""
     means, videos = pooled(features, features.rows(clips)), training_videos(features.catalog, clips)
     return dict(zip(clips, head.evidence(means, [videos.get(clip) for clip in clips]), strict=True))
 
@@ -649,7 +649,7 @@ def training_videos(catalog: Clips, clips: Sequence[str]) -> dict[str, str]:
 
 
 def keep_lineage(counting: Counting) -> None:
-    """Write what the head reads and which clips train it, as a head of heads.train does."""
+    """Write the head's inputs and training clips, as a head of heads.train does."""
     options, rows = counting.options, counting.rows[counting.groups < counting.options.folds]
     store, folder = counting.store, Path(options.out)
     make_folder(folder)
@@ -682,13 +682,13 @@ class Guard:
 
     @classmethod
     def of_run(cls, folder: Path, store: Store, view: str) -> "Guard":
-        """Return the guard of a head without evidence of words. StepDiffError: what it has seen is
-        damaged."""
+        """Return the guard of a head without evidence of words. StepDiffError: its record of
+        training clips is damaged."""
         return cls(Familiarity.load(folder), Pooled(store, view, POOLING))
 
     @property
     def knows(self) -> str:
-        """What the head learned from, in words."""
+        """The head's training data, in words."""
         return UNRECORDED if self.familiarity is None else self.familiarity.knows
 
     def leverage(self, clips: Sequence[str]) -> Float64[np.ndarray, " C"]:
@@ -699,7 +699,7 @@ class Guard:
         return self.familiarity.leverage(pooled(self.features, self.features.rows(clips)))
 
     def doubt(self, clips: Sequence[str]) -> str:
-        """Return why what the head says about clips means nothing; empty: they are like those that
+        """Return why the head's output for clips means nothing; empty: they are like the clips that
         it knows."""
         return (
             ""

@@ -4,7 +4,7 @@ in statistics of early maps, or in both.
     head = WordHead.load("runs/words")
     head.evidence(pool(tokens))  # [C, N, D] -> [C, terms]
 
-    RUN/words.json             terms, categories, sides, calibration, the view, what trained it;
+    RUN/words.json             terms, categories, sides, calibration, the view, training clips;
                                names the weights' file with its size and sha256, and has a checksum
                                of itself (stepdiff_core.io.sealed)
     RUN/words-*.safetensors    weights [1 + folds, terms, D] and bias: of all clips, then without
@@ -13,11 +13,11 @@ in statistics of early maps, or in both.
 
 Guarantees
 - the evidence of a clip does not depend on the clips that are computed with it
-- the farther a clip is beyond the limit of what the head knows, the nearer to 0 is its evidence for
+- the farther a clip is beyond the head's limit of leverage, the nearer to 0 is its evidence for
   every term
 - cross-fitted evidence of a clip comes from clips of other videos
-- a folder holds a whole head or none; what `load` returns is as it was written, of matching shapes,
-  and finite
+- a folder holds a whole head or none; `load` returns the head as it was written, of matching
+  shapes, and finite
 """
 
 import hashlib
@@ -113,7 +113,7 @@ class _Declines(BaseModel, strict=True):
 
 
 class _About(BaseModel, strict=True):
-    """words.json, checked where it is read: it may be a stranger's."""
+    """words.json, checked when it is read: it may be a stranger's."""
 
     view: str
     provenance: dict[str, Any]
@@ -146,8 +146,8 @@ class WordHead:
     are stored"""
     bias: Float64[np.ndarray, "M T"]
     noise: Float64[np.ndarray, " T"]
-    """how much the variance of a prediction grows with the leverage of a clip, relative to that of
-    Calibration"""
+    """how much the variance of a prediction grows with the leverage of a clip, relative to the
+    variance of Calibration"""
     familiarity: Familiarity
     """the clips that trained it"""
     sides: Mapping[str, float]
@@ -155,7 +155,7 @@ class WordHead:
     both: Mapping[str, float]
     """weights of heads.evidence.wording.is_about_both"""
     sentences: Mapping[str, Sequence[str]]
-    """category -> what its answers say of Video 2"""
+    """category -> statements of its answers about Video 2"""
     categories: Mapping[str, Mapping[str, float]]
     """category -> term -> share of its answers that have the term"""
     narrated: frozenset[str]
@@ -321,14 +321,14 @@ class WordHead:
     def trust(
         self, features: Float[np.ndarray, "C D"], videos: Sequence[str | None]
     ) -> Float64[np.ndarray, "C T"]:
-        """Return what the log-odds of each clip are multiplied by: 1 up to the limit, nearly 0 far
-        beyond it.
+        """Return the factor of the log-odds of each clip: 1 up to the limit, nearly 0 far beyond
+        it.
 
         They are log-odds of two Gaussians of one variance (heads.evidence.fitting.Calibration),
         measured on clips up to the limit. A ridge regression is the mean of a Gaussian posterior,
-        so the variance of a prediction grows with the leverage: what it has beyond the limit is
-        added to that of both Gaussians. MacKay's factor for a logistic regression, 1 / sqrt(1 + pi
-        s^2 / 8), would leave evidence at any distance: s grows as the prediction does.
+        so the variance of a prediction grows with the leverage: variance beyond the limit is added
+        to the variance of both Gaussians. MacKay's factor for a logistic regression, 1 / sqrt(1 +
+        pi s^2 / 8), would leave evidence at any distance: s grows as the prediction does.
         """
         beyond = np.maximum(self.familiarity.leverage(features) - self.familiarity.about.limit, 0)
         beyond[[video is not None for video in videos]] = 0
@@ -346,8 +346,8 @@ class WordHead:
         return np.array([self._linear(frame, video) for frame in frames]) * trust
 
     def pieces(self, text: str) -> list[tuple[str, str]]:
-        """Split a text into the terms that have evidence and what is between them: parts with their
-        term, or ""."""
+        """Split a text into the terms that have evidence and the text between them: parts with
+        their term, or ""."""
         return pieces(text, self.columns)
 
     @cached_property
@@ -385,7 +385,7 @@ class WordHead:
         return self._of_category[category]
 
     def nameable(self, category: str) -> Terms:
-        """Return what `of_category` does, of the terms that narrations have, if there are such."""
+        """Return `of_category` for the terms that narrations have, if any exist."""
         places, weights = self.of_category(category)
         narrated = np.array([self.terms[place] in self.narrated for place in places])
         if not narrated.any():

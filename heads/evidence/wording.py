@@ -1,5 +1,5 @@
-"""What texts say, before any feature is read: their terms, which video each is about, and which
-clips they name.
+"""The content of texts, before any feature is read: their terms, which video each is about, and
+which clips they name.
 
 Terms are phrases of one to four words. Text is split at punctuation, and a term does not cross it.
 "Video 1" and "first video", "Video 2" and "second video" are mentions, not words. The rest of a
@@ -9,8 +9,8 @@ and "skips" as far as the answers have them.
 
 Labels of a clip are the terms of its narration. Paired questions correct them: "Which video ...?"
 labels the terms of the question in both clips, and an answer the terms that it says of each video,
-or of both. `side` says of which. It is learned from terms that the narration of exactly one of two
-clips has, and only from terms that answers have more often where one of the narrations has them.
+or of both. `side` returns the video. It is learned from terms that the narration of exactly one of
+two clips has, and only from terms that answers have more often if one of the narrations has them.
 Which answers are about both ("What do they have in common?", "first one, then the other") is
 learned from the words of question and answer, and from the terms that both narrations have.
 
@@ -114,12 +114,12 @@ class Occurrence:
     after: tuple[str, ...] = ()
     """words and marks up to the next term or mention, at most NEAR"""
     follows: str = "end"
-    """kind of what comes next: other, term, mention or end"""
+    """kind of the next item: other, term, mention or end"""
     clause: frozenset[str] = frozenset()
     """words since the last mark or mention"""
 
     def features(self) -> set[str]:
-        """Return what the side is predicted from: its context, and the same context with the
+        """Return the features that predict the side: its context, and the same context with the
         video."""
         context = {f"{place} {word}" for place, word in enumerate(reversed(self.before))}
         context |= {f"any {word}" for word in self.before} | {
@@ -145,7 +145,7 @@ class Occurrence:
 
 
 _Item = tuple[Literal["mention", "term", "other"], str, int, int]
-"""kind, words, and where they begin and end in the text"""
+"""kind, words, and their begin and end in the text"""
 
 
 def _items(text: str, terms: Collection[str]) -> list[_Item]:
@@ -202,8 +202,8 @@ def occurrences(text: str, terms: Collection[str], video: int = 0) -> list[Occur
 
 
 def pieces(text: str, terms: Collection[str]) -> list[tuple[str, str]]:
-    """Split a text into its known terms and what is between them: parts with their term, "" where
-    it has none.
+    """Split a text into its known terms and the text between them: parts with their term, "" if it
+    has none.
 
     A word before "difference", such as "main", is about the text: it is no term.
     """
@@ -242,13 +242,13 @@ class Wording:
     narrated: tuple[str, ...]
     """terms that enough narrations have; the others are only in questions and answers"""
     followed: tuple[str, ...]
-    """terms that answers take from what is seen; those label clips"""
+    """terms that answers take from visible content; they label clips"""
     sides: Mapping[str, float]
     """weights of `Occurrence.side`"""
     both: Mapping[str, float]
     """weights of `is_about_both`"""
     sentences: Mapping[str, Sequence[str]]
-    """category -> what its answers say of Video 2"""
+    """category -> statements of its answers about Video 2"""
     categories: Mapping[str, Mapping[str, float]]
     """category -> term -> share of its answers that have the term"""
 
@@ -410,7 +410,7 @@ _Asked = tuple[PairQuestions, str, str, str]
 
 
 def _asked(pairs: Iterable[PairQuestions]) -> Iterator[_Asked]:
-    """Yield pair, question, answer and category of what is answered by a video or by a text."""
+    """Yield pair, question, answer and category of questions that a video or a text answers."""
     for pair in pairs:
         for turn in pair.turns:
             if kind(turn.answer) != "decision":
@@ -458,7 +458,7 @@ def _sentences(
     questions: Sequence[_Asked], both: Mapping[str, float], narrated: Collection[str]
 ) -> dict[str, list[str]]:
     """Return category -> the first SENTENCES that its answers say of Video 2 alone, with a narrated
-    term: what follows "in Video 2," up to the end of the answer."""
+    term: the words after "in Video 2," up to the end of the answer."""
     of_category = defaultdict[str, dict[str, None]](dict)
     for _, question, answer, category in questions:
         sentences = of_category[category]

@@ -42,7 +42,8 @@ class LocalLLM:
     def chat(
         self, conversations: Sequence[Sequence[Message]], sampling: Sampling
     ) -> Iterator[tuple[int, str | Unanswered]]:
-        """Yield place and answer of every conversation; those of similar length share a batch."""
+        """Yield place and answer of every conversation; conversations of similar length share a
+        batch."""
         prompts = [self.prompt(messages) for messages in conversations]
         fitting = []
         for place, ids in enumerate(prompts):

@@ -197,7 +197,7 @@ class ServedLLM:
         return httpx2.AsyncClient(verify=self._certificates, timeout=None, follow_redirects=False)
 
     async def _refusal(self, answer: httpx2.Response) -> Unanswered:
-        """Raise, or return, what an error status means."""
+        """Raise, or return, the meaning of an error status."""
         code = answer.status_code
         status = f"{code} {responses.get(code, '')}".strip()
         if code in _RETRIED:

@@ -26,7 +26,7 @@ class Method(Protocol):
 
     Three attributes of the class, all optional, register it for tables and pages
     (heads.methods.registry): `title`, its name in tables (default: the value of --method);
-    `regime`, what trained it, "none", "s1", "supervised" or "truth" (default: None, unknown);
+    `regime`, its training data, "none", "s1", "supervised" or "truth" (default: None, unknown);
     `control`, whether it is a control (default: False).
     """
 

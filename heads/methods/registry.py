@@ -1,5 +1,5 @@
-"""The registry of methods and controls: what heads.evaluate accepts, and what every table states
-about a row.
+"""The registry of methods and controls: values that heads.evaluate accepts, and facts that every
+table states about a row.
 
 heads.evaluate, heads.table, heads.report, heads.score, the comparison pages and the table of
 methods in the docs read it. A class of your own states the same in attributes
@@ -34,7 +34,7 @@ class Registered:
     title: str = ""
     """its name in tables; empty: the value of --method"""
     regime: Regime | None = None
-    """what trained it; None: as its recipe or the encoder of its view states"""
+    """its training data; None: as its recipe or the encoder of its view states"""
     control: bool = False
     """whether it shows how far a task can be solved without understanding a difference"""
     options: tuple[str, ...] = ()
@@ -72,11 +72,11 @@ _BUILT_IN = (
 REGISTRY: dict[str, Registered] = {method.name: method for method in _BUILT_IN}
 """value of --method -> the methods of this package"""
 PLUGIN = Registered("a plug-in", options=("view",))
-"""what every class of another package reads"""
+"""options that every class of another package reads"""
 
 
 def stated(kind: type, name: str) -> dict[str, Any]:
-    """Return what the class of a plug-in states in its attributes, for its score record.
+    """Return the facts that the class of a plug-in states in its attributes, for its score record.
     StepDiffError: an attribute has another type."""
     values = {
         field: getattr(kind, field, getattr(PLUGIN, field))
@@ -117,7 +117,7 @@ def is_control(record: Any) -> bool:
 
 
 def regime_of(record: Any) -> Regime | None:
-    """Return what trained the method of a score record, None if that is not recorded."""
+    """Return the regime of a score record's method, None if it is not recorded."""
     method, disclosed = registered(record), section(record, "disclosed")
     if method.name == "vlemb":
         encoder = str(disclosed.get("encoder", ENCODER + PAIRS))

@@ -121,7 +121,7 @@ class CaptionsCosine:
         self._blocks: dict[int, Float32[np.ndarray, "T E"]] = {}
 
     def rank(self, rows: Sequence[DiffRank | Ranking | Rating]) -> list[list[float]]:
-        """Return the cosine of the reference's text with that of each target. StepDiffError: a clip
+        """Return the cosine of the reference's text with each target's text. StepDiffError: a clip
         without a text."""
         clips = list(dict.fromkeys(clip for row in rows for clip in (row.reference, *row.targets)))
         self.texts.check(clips)

@@ -3,8 +3,8 @@
 The texts take the places of the clips' tokens in the same prompt.
 
 Guarantees
-- the prompt is that of the video language models, with texts for clips
-- what the model reads of a clip depends only on its text
+- the prompt is the prompt of the video language models, with texts for clips
+- the model's input for a clip depends only on its text
 """
 
 from collections.abc import Sequence
@@ -92,7 +92,7 @@ def load_socratic(
     device: str = "cpu",
     precision: str = "float32",
 ) -> tuple[SocraticLM, TokenIds, dict[str, Any]]:
-    """Return the model, the texts that it reads, and what to disclose next to its scores."""
+    """Return the model, the texts that it reads, and facts to disclose next to its scores."""
     texts = ClipTexts(path, kind)
     lm = LanguageModel.load(language_model, device)
     if precision == "bfloat16":

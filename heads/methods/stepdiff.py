@@ -7,8 +7,7 @@ pair is read once.
 Guarantees
 - a pair's prefix is computed once for up to 128 texts, with the same scores as texts scored one by
   one
-- controls change what the model sees of the videos, their evidence of words included, and nothing
-  else
+- controls change the model's view of the videos, their evidence of words included, and nothing else
 - with decline_at, pairs found similar get "no difference", and all others the same caption as
   without it
 """
@@ -71,7 +70,7 @@ def pair_texts(rows: Sequence[DiffMCQ]) -> list[PairTexts]:
 def option_scores(
     rows: Sequence[DiffMCQ], pairs: Sequence[PairTexts], scores: Sequence[Sequence[float]]
 ) -> list[list[float]]:
-    """Return the scores of each row's options, from those of each pair's texts."""
+    """Return the scores of each row's options, from the scores of each pair's texts."""
     score_of = {
         (pair.pair, text): score
         for pair, of_pair in zip(pairs, scores, strict=True)
@@ -133,8 +132,7 @@ def protocol(
     decline_at: float | None = None,
     evidence: EvidenceOptions | None = None,
 ) -> dict[str, Any]:
-    """Return the question and the scoring rule: the supplement's, and ours where it leaves them
-    open.
+    """Return the question and the scoring rule: the supplement's, and ours if it leaves them open.
 
     answer: the function of StepDiff that answers; seeded, decline_at, evidence: as in StepDiff.
     """
@@ -197,7 +195,7 @@ class Answering:
     """How a method answers, whatever its model."""
 
     control: Control = "none"
-    """blind: the model gets no video tokens; shuffled: those of another clip, drawn by seed"""
+    """blind: the model gets no video tokens; shuffled: another clip's tokens, drawn by seed"""
     seed: int = 0
     seeded: bool = True
     """whether captions continue from their seed, which is part of them"""
@@ -213,10 +211,10 @@ class StepDiff:
 
     Args:
         group: processes with the same model, which compute the batches in turn.
-        words: evidence of words, next to what the model reads; None: nothing but the tokens.
+        words: evidence of words, next to the model's input; None: nothing but the tokens.
         evidence: how it is used.
-        guard: what tells whether it knows clips; None: that of its words, or nothing of a public
-            model.
+        guard: object that reports whether the method knows clips; None: the guard of its words, or
+            none for a public model.
     """
 
     def __init__(
@@ -427,9 +425,9 @@ class StepDiff:
         self, rows: Sequence[DiffCap], each_token: Callable[[], None] | None = None
     ) -> list[str]:
         """Return captions: chosen sentences of answers, or greedily generated ones; "no difference"
-        where no word differs or decline_at says so; CutOff: one that MOST_TOKENS ended.
+        if no word differs or decline_at says so; CutOff: one that MOST_TOKENS ended.
 
-        each_token: called after every token of the captions; what it raises ends the generation.
+        each_token: called after every token of the captions; its exception ends the generation.
         """
         pairs = [((row.reference, row.candidate), row.category) for row in rows]
         streamer = None if each_token is None else Tokens(each_token)
@@ -450,9 +448,9 @@ class StepDiff:
     def _captions(
         self, pairs: Sequence[tuple[Pair, str]], seed: str, streamer: Tokens | None = None
     ) -> list[str]:
-        """Return what is said about prepared pairs in a category, which begins with a seed: the
-        sentence of answers that fits best, by its evidence and its likelihood; without any, what
-        the model writes."""
+        """Return captions of prepared pairs in a category, which begin with a seed: the sentence of
+        answers that fits best, by its evidence and its likelihood; without any, the model's own
+        text."""
         captions: dict[int, str] = {}
         written: dict[int, Turn] = {}
         chosen: dict[int, list[tuple[float, Turn]]] = {}
@@ -479,7 +477,7 @@ class StepDiff:
             list(written.values()), [pairs[place][0] for place in written], MOST_TOKENS, streamer
         )
         for (place, turn), text in zip(written.items(), texts, strict=True):
-            captions[place] = type(text)(f"{turn.given} {text}".strip())
+            captions[place] = type(text)(f"{turn.seed} {text}".strip())
         return [captions[place] for place in range(len(pairs))]
 
     def _sentences(self, pair: Pair, category: str) -> list[tuple[float, str]]:
@@ -501,8 +499,8 @@ class StepDiff:
         most: int,
         streamer: Tokens | None = None,
     ) -> list[str]:
-        """Return what follows each turn about its clips, greedily; shown: equally many clips for
-        each turn."""
+        """Return the greedy continuation of each turn about its clips; shown: equally many clips
+        for each turn."""
         size, processes = ROWS_WRITTEN, self.group.size
         if processes > 1 and turns:  # as few rounds as possible, with equally many rows in each
             size = ceil(len(turns) / (ceil(len(turns) / (ROWS_WRITTEN * processes)) * processes))
@@ -526,9 +524,9 @@ class StepDiff:
     ) -> str:
         """Return a greedy answer to a question about two clips; CutOff: one that max_tokens ended.
 
-        With evidence of words, "Which video ...?" is answered by that of its words, and an open
-        question by a sentence for each category that it is about and in which the clips differ.
-        say: receives the words as they are generated.
+        With evidence of words, "Which video ...?" is answered by the evidence of its words, and an
+        open question by a sentence for each category that it is about and in which the clips
+        differ. say: receives the words as they are generated.
         """
         pair = (reference, candidate)
         self._prepare(pair)

@@ -43,11 +43,11 @@ CLEAR, LIKELY = 3.5, 2.0
 """difference of the log-odds from which a caption names a term, and from which a question of a
 language model does"""
 LEFT_OUT = 8.0
-"""what it costs a text that all words of its category differ and it names none: people name most of
-what differs"""
+"""penalty of a text that names none of its category's words although all of them differ: people
+name most differences"""
 NEW, SAYS = 0.9, 2.0
-"""what a sentence gains with each of its terms, and with the share of its category's words that
-differ and that it has: chosen on split val of the sample world"""
+"""gain of a sentence for each of its terms, and for the share of its category's words that differ
+and that it has: chosen on split val of the sample world"""
 LONGER = 0.8
 """share of a term's difference that a longer phrase with it needs"""
 REASONS = 6
@@ -84,7 +84,7 @@ class Reason:
     seconds: list[float]
     """times in the video of the frames with the most evidence; empty if unknown"""
     moments: list[float]
-    """evidence of each frame, of which `evidence` is the mean"""
+    """evidence of each frame; `evidence` is their mean"""
     clearest: float | None
     """time in the video of the frame with the most evidence"""
 
@@ -111,7 +111,8 @@ class WordEvidence:
         )
 
     def evidence(self, clips: Sequence[str]) -> list[Evidence]:
-        """Return the evidence of clips; that of training clips is from clips of other videos."""
+        """Return the evidence of clips; evidence of training clips comes from clips of other
+        videos."""
         # replaced, not changed: training reads batches ahead in another thread
         held = self._evidence
         new = [clip for clip in dict.fromkeys(clips) if clip not in held]
@@ -127,7 +128,7 @@ class WordEvidence:
         return reference, candidate
 
     def asked(self, pair: Pair, turn: Turn) -> Turn:
-        """Return a question about a pair with the words that differ most before it: those of its
+        """Return a question about a pair with the words that differ most before it: words of its
         category; if that is unknown, of the categories that it names, or of all. The question's own
         words come first."""
         categories = (
@@ -170,8 +171,8 @@ class WordEvidence:
         return not (_WHICH.search(question) and occurrences(question, self.head.narrated))
 
     def which(self, pair: Pair, question: str) -> str:
-        """Return the video of which a question "Which video ...?" is true; empty: it asks something
-        else, its words are unknown, or both clips show them alike."""
+        """Return the video for which a question "Which video ...?" is true; empty: it asks
+        something else, its words are unknown, or both clips show them alike."""
         terms = occurrences(question, self.head.columns, SEEDED)
         if not _WHICH.search(question) or not terms:
             return ""
@@ -203,8 +204,8 @@ class WordEvidence:
     def likely(
         self, pair: Pair, categories: Sequence[str], clear: float = LIKELY
     ) -> tuple[list[str], list[str]]:
-        """Return the terms of each clip that `named` returns for some categories, such as those of
-        a question."""
+        """Return the terms of each clip that `named` returns for some categories, such as a
+        question's categories."""
         named = [
             self.named(*self.both(pair), self.head.nameable(category), clear)
             for category in categories
@@ -322,8 +323,7 @@ class WordEvidence:
     def named(
         self, reference: Evidence, candidate: Evidence, terms: Terms, clear: float = CLEAR
     ) -> tuple[list[str], list[str]]:
-        """Return those of some terms that a caption names of Video 1 and of Video 2, the strongest
-        first.
+        """Return the `terms` that a caption names of Video 1 and of Video 2, the strongest first.
 
         clear: the difference of their log-odds, at least.
         """

@@ -26,7 +26,7 @@ from stepdiff_core.weights.resolving import uncapped
 
 
 def load_processor(name: str, kind: str = "AutoProcessor") -> Any:
-    """Load what a class of transformers finds in the folder of a model: its processor, or its
+    """Load an object of a class of transformers from the folder of a model: its processor, or its
     tokenizer."""
     import transformers
 
@@ -192,7 +192,7 @@ class LanguageModel(nn.Module):
         segment: Int[Tensor, "B L"],
         positions: Int[Tensor, "B L"],
     ) -> Float[Tensor, "B L E"]:
-        """Return the last hidden states of packed rows (heads.data.packing); those of padding are
+        """Return the last hidden states of packed rows (heads.data.packing); states of padding are
         meaningless."""
         if self.model.config._attn_implementation != NAME:
             return self._body(embeddings, positions, attention_mask=may_see(segment)[:, None])
@@ -204,7 +204,8 @@ class LanguageModel(nn.Module):
         positions: Int[Tensor, "B L"],
         layout: PackedLayout,
     ) -> Float[Tensor, "B L E"]:
-        """Return what `hidden` does, of rows of that layout, by packed attention."""
+        """Return the hidden states, as `hidden` does, of rows of that layout, by packed
+        attention."""
         used, places = (
             x.flatten(0, 1).index_select(0, layout.tokens)[None] for x in (embeddings, positions)
         )
@@ -266,8 +267,8 @@ class LanguageModel(nn.Module):
                 parameter.data = parameter.data.float()
 
     def train_as(self, recipe: VideoLMRecipe, seed: int) -> None:
-        """Train what a recipe trains: nothing, LoRA or every weight, with or without gradient
-        checkpointing."""
+        """Train the weights that a recipe names: nothing, LoRA or every weight, with or without
+        gradient checkpointing."""
         if recipe.lora is not None:
             self.add_lora(recipe.lora, seed)
         if recipe.full:
@@ -325,8 +326,8 @@ def pick_device(device: str) -> str:
 
 
 def pick_precision(device: str, precision: str) -> str:
-    """Return the precision of matrix products; `auto` is bfloat16 where the device computes it
-    fast, else float32.
+    """Return the precision of matrix products; `auto` is bfloat16 if the device computes it fast,
+    else float32.
 
     Without instructions for bfloat16 (AVX512-BF16, AMX) a CPU emulates its products, several times
     slower than float32.

@@ -1,4 +1,4 @@
-"""Attention over packed rows that skips what a mask would discard.
+"""Attention over packed rows that skips entries that a mask would discard.
 
 Under a dense mask the cost of a row grows with the square of its length, although a question sees
 only the prefix and itself. Here the prefix attends to itself, and questions of similar length
@@ -91,7 +91,7 @@ class PackedLayout:
         return layout.moved(lambda tensor: tensor.to(device))
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> "PackedLayout":
-        """Return the layout with what `move` returns of each of its tensors."""
+        """Return the layout with the result of `move` for each of its tensors."""
         blocks = tuple(
             QuestionBlock(move(b.rows), move(b.places), move(b.may_see)) for b in self.blocks
         )

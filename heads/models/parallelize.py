@@ -89,7 +89,7 @@ def plain_weights(model: nn.Module, device: str) -> Iterator[None]:
 
 
 class _OnMeta:
-    """A language model without weights, and what fills it once it is divided."""
+    """A language model without weights, and the function that fills it once it is divided."""
 
     def __init__(self, name: str, device: str, frozen: torch.dtype) -> None:
         from accelerate import init_empty_weights

@@ -5,8 +5,8 @@ tokens in the language model's input space. Its output starts at the scale of th
 of the language model.
 
 Guarantees
-- log-likelihoods of packed questions equal those of separate ones, and scores come from logits in
-  float32
+- log-likelihoods of packed questions equal log-likelihoods of separate ones, and scores come from
+  logits in float32
 - in float32 an answer generated in a batch is the same as one generated alone
 - the words that are passed on while an answer is generated, joined, are the answer, to the byte
 """
@@ -29,12 +29,12 @@ from stepdiff_core.tasks.prompts import system
 HELD = 24
 """characters"""
 Say = Callable[[str], None]
-"""receives what a token adds to the answer: whole words, often nothing; what it raises ends the
-generation"""
+"""receives the text that a token adds to the answer: whole words, often nothing; its exception ends
+the generation"""
 
 
 class Tokens:
-    """Calls a function after every token: the `streamer` of transformers' generate. What it raises
+    """Calls a function after every token: the `streamer` of transformers' generate. Its exception
     ends that."""
 
     def __init__(self, each: Callable[[], None]) -> None:
@@ -53,15 +53,15 @@ class Words:
     """Passes on each word of one answer once the next one begins, or the answer ends.
 
     The last HELD characters of a word that goes on are held back, because the next token may change
-    them, for example those of a cut-off byte sequence. So only words that are longer, as in scripts
-    without spaces, arrive in parts.
+    them, for example characters of a cut-off byte sequence. So only words that are longer, as in
+    scripts without spaces, arrive in parts.
     """
 
     def __init__(self, decode: Callable[[list[int]], str], say: Say) -> None:
-        """decode: token ids of the answer so far -> its text; say: receives what is new."""
+        """decode: token ids of the answer so far -> its text; say: receives the new text."""
         self._decode, self._say = decode, say
         self._ids: list[int] = []
-        self._said = ""
+        self._passed = ""
 
     def put(self, value: Tensor) -> None:
         """Take the prompt [1, L], or the next token [1]."""
@@ -77,8 +77,8 @@ class Words:
         self._pass_on(self._decode(self._ids))
 
     def _pass_on(self, text: str) -> None:
-        new = text[len(self._said) :] if text.startswith(self._said) else ""
-        self._said += new
+        new = text[len(self._passed) :] if text.startswith(self._passed) else ""
+        self._passed += new
         self._say(new)
 
 
@@ -171,7 +171,7 @@ class VideoLM(nn.Module):
         self.blind_packer = Packer(lm.chat, 0)
 
     def packer_of(self, count: int | None, blind: bool) -> Packer:
-        """Return the builder of prompts that show so many clips; None: as many as the model usually
+        """Return the builder of prompts that show `count` clips; None: as many as the model usually
         compares."""
         usual = self.blind_packer if blind else self.packer
         return (
@@ -259,7 +259,7 @@ class VideoLM(nn.Module):
         streamer: Tokens | Words | None = None,
         count: int | None = None,
     ) -> list[str]:
-        """Return greedy answers to one question about each pair, after the words of Turn.given;
+        """Return greedy answers to one question about each pair, after the words of Turn.seed;
         CutOff: one that max_tokens ended.
 
         streamer: receives the tokens as they are generated; count: as `packer_of` takes it.

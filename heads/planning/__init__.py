@@ -1,2 +1,2 @@
-"""The plan of a training before it runs: what a recipe needs of memory, network, store and time on
+"""The plan of a training before it runs: a recipe's needs of memory, network, store and time on
 given cards."""

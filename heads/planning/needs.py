@@ -1,4 +1,4 @@
-"""What a recipe needs: its model without weights, and one training step of it, in bytes and
+"""The needs of a recipe: its model without weights, and one training step of it, in bytes and
 operations.
 
 Nothing here uses the network, and no tensor has memory: the model is on PyTorch's meta device, and
@@ -107,7 +107,7 @@ class Weights:
     layers: float
     """bytes of all decoder layers, whole"""
     copies: int
-    """trained weights of which each process has a whole copy"""
+    """trained weights that each process has whole"""
     memory: Memory
 
 
@@ -264,7 +264,7 @@ def steps(
     clip: tuple[int, int],
     products: torch.dtype,
 ) -> dict[BatchShape, StepCost]:
-    """Return what each batch takes. lm, head: on the meta device; other arguments as in `step`.
+    """Return the cost of each batch. lm, head: on the meta device; other arguments as in `step`.
 
     Layers of `lm` are removed: those after the third take as much as the third.
     """
@@ -297,7 +297,7 @@ def step(
     clip: tuple[int, int],
     products: torch.dtype,
 ) -> StepCost:
-    """Return what a batch takes; called within a FakeTensorMode.
+    """Return the cost of a batch; called within a FakeTensorMode.
 
     clip: shape [N, D] of a clip's tokens; products: precision of matrix products.
     """
@@ -362,7 +362,7 @@ PRODUCTS: dict[Any, Callable[..., int]] = flop_registry | {
 
 class Meter(TorchDispatchMode):
     """Counter of the operations within it, and of the bytes that tensors have at a time, without
-    those of `held`.
+    the bytes of `held`.
 
     FlopCounterMode counts operations by module, and its hooks keep tensors alive.
     """

@@ -49,7 +49,7 @@ RESERVE = 0.08
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Needs of a training; memory and what is exchanged are those of one process."""
+    """Needs of a training; memory and exchanged bytes are per process."""
 
     recipe: str
     language_model: str

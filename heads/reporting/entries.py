@@ -1,4 +1,4 @@
-"""What a report is made of: predictions and trainings of methods, score records, and the names of
+"""The content of a report: predictions and trainings of methods, score records, and the names of
 tasks and figures.
 
 Guarantees
@@ -89,14 +89,12 @@ class MethodTraining:
     """none (not trained), s1 (the training data of the paper), supervised (also answers to a task's
     question)"""
     learns_from: str = ""
-    """what it was trained on, in a few words"""
+    """its training data, in a few words"""
     steps: int | None = None
-    """optimiser steps in all, those of the warm start and of the runs that it starts from
-    included"""
+    """optimiser steps in all, including the warm start and the runs that it starts from"""
     chosen: tuple[int, ...] = ()
     """steps before the checkpoint that validation chose, for each training, if one of them is not
-    the last; regime, steps and chosen are by default those of the score records next to the
-    predictions"""
+    the last; regime, steps and chosen default to the score records next to the predictions"""
 
 
 Trainings = Mapping[str, MethodTraining]

@@ -325,8 +325,8 @@ def write_sums(folder: Path, names: Collection[str]) -> None:
 def check_sums(folder: Path, advice: str, names: Collection[str] | None = None) -> None:
     """Compare every file that SHA256SUMS lists with its digest.
 
-    advice: what to do about a damaged file; names: that must be listed, None for all files in the
-    folder. StepDiffError names a file that is damaged, missing, or not listed.
+    advice: action for a damaged file; names: that must be listed, None for all files in the folder.
+    StepDiffError names a file that is damaged, missing, or not listed.
     """
     path = folder / SUMS
     try:

@@ -6,7 +6,7 @@ the text of a difference against the average of the pair's embeddings, and the t
 against each other.
 
 Guarantees
-- only texts and pairs of the train split train it, and none that is held out
+- only texts and pairs of the train split train it, and no held-out ones
 - a batch depends only on seed and number; negatives are gathered from all processes with the
   gradients of one
 - trained on pairs, it is validated as heads.methods.vlemb evaluates the view that it writes
@@ -42,7 +42,7 @@ from stepdiff_core.tasks.testsets import Pair
 from store import Store, text_key
 
 Differing = tuple[Pair, tuple[str, ...]]
-"""a pair, and its answers that say what differs"""
+"""a pair, and its answers that state a difference"""
 Judged = tuple[Pair, float]
 """a pair, and the share of YES among its YES / NO answers"""
 
@@ -73,8 +73,8 @@ def contrast_pairs(
 
 @dataclass(frozen=True)
 class PairBatch:
-    """P pairs with the text of a difference, and P with their share of YES; their features are
-    those of S pairs, this process's share."""
+    """P pairs with the text of a difference, and P with their share of YES; their features belong
+    to S pairs, this process's share."""
 
     differing: Float32[Tensor, "S 2 N D"]
     texts: Float32[Tensor, "S E"]
@@ -147,8 +147,7 @@ VALIDATED = 2048  # most clips of the val split in the loss
 class ContrastiveHead(nn.Module):
     """Perceiver over a clip's tokens, linear map of a text's embedding, and a temperature.
 
-    The losses are of a whole batch, of which each process of the group embeds its share of the
-    rows.
+    The losses are of a whole batch; each process of the group embeds its share of the rows.
     """
 
     def __init__(
@@ -314,8 +313,8 @@ class ContrastiveTask:
         return min(self.recipe.clips, len(self.train))
 
     def loss(self, batch: int, following: int | None = None) -> Tensor:
-        """Return the loss of the batch, of which each process has an equal part: their gradients
-        add up."""
+        """Return the loss of the batch; each process has an equal part of it: their gradients add
+        up."""
         started = time.monotonic()
         clips, texts, pairs = self.ahead.take(batch, following)
         number = 0 if pairs is None else len(pairs.differing) + len(pairs.judged)

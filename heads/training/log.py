@@ -9,13 +9,14 @@ and the loss curve.
     RUN/loss.png                    the curve
 
 metrics.jsonl has only figures that depend on the recipe and the data, so that a resumed run and one
-that was never interrupted write the same file. What depends on the machine is in speed.jsonl.
+that was never interrupted write the same file. Figures that depend on the machine are in
+speed.jsonl.
 
 Events are written in the caller's thread: torch.utils.tensorboard writes in a thread of its own, in
 which a full disk ends as a traceback that nobody can catch.
 
 Guarantees
-- what was logged after the checkpoint that a run resumes from is logged once
+- steps after the checkpoint that a run resumes from are logged once
 - a last line that a kill cut is dropped; a damaged line elsewhere is refused by its number
 - a disk that fills up during the log ends in one line, and the run resumes exactly
 """
@@ -47,11 +48,12 @@ RAW = "#8c9bb0"
 # safe for colour-blind readers (Okabe and Ito)
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 Hook = Callable[[Path, int, dict[str, float]], object]
-"""receives the folder of the run, a step and its figures: what --log-to names"""
+"""receives the folder of the run, a step and its figures: the function that --log-to names"""
 
 
 def hook(name: str | None) -> Hook | None:
-    """Import what --log-to names as MODULE:FUNCTION. StepDiffError: there is no such function."""
+    """Import the function that --log-to names as MODULE:FUNCTION. StepDiffError: there is no such
+    function."""
     if name is None:
         return None
     place, function = load(name, "stepdiff.logs", "--log-to")
@@ -62,7 +64,7 @@ def hook(name: str | None) -> Hook | None:
 
 @dataclass(frozen=True)
 class ReadCounts:
-    """What a task has read in a step; counts of several processes add up."""
+    """Counts of a task's reads in a step; counts of several processes add up."""
 
     samples: int | float = 0
     """clips, sequences, images or pairs"""

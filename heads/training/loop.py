@@ -39,11 +39,11 @@ LINE_EVERY = 10.0
 @runtime_checkable
 class TrainingTask(Protocol):
     """A training task. `loss` depends only on the weights and the batch's number; `validate`
-    returns figures (None: not defined), of which the largest "score" chooses the checkpoint, or
-    none at all."""
+    returns figures (None: not defined), whose largest "score" chooses the checkpoint, or none at
+    all."""
 
     counts: ReadCounts
-    """what `loss` has read since the loop set it"""
+    """reads by `loss` since the loop set it"""
     divides_rows: bool
     """whether each process computes its rows of all batches of a step, not some of the batches"""
 
@@ -53,7 +53,7 @@ class TrainingTask(Protocol):
     def groups(self) -> list[dict[str, Any]]: ...
 
     def prepare(self) -> list[str]:
-        """Make a new run's weights ready; return lines about what trains."""
+        """Make a new run's weights ready; return lines about the weights that train."""
         ...
 
     def loss(self, batch: int, following: int | None = None) -> Tensor:
@@ -105,7 +105,7 @@ def train(
 
 
 class _Training:
-    """A run in progress: its state, and what the first process writes."""
+    """A run in progress: its state, and the files that the first process writes."""
 
     def __init__(
         self,

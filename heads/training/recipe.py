@@ -36,7 +36,7 @@ COUNTS = {
     ),
     *("words", "rank", "neighbours", "clips", "pairs", "workers", "timeout"),
 }
-"""options of which 0 is too small"""
+"""options that 0 is too small for"""
 
 
 def check_recipe(options: Any, where: str = "") -> None:
@@ -236,7 +236,7 @@ class VideoLMRecipe:
 
     @property
     def system(self) -> str:
-        """The paper's name of what the recipe trains."""
+        """The paper's name of the recipe's model."""
         if "pairs" in self.sources:
             return "StepDiff"
         return "Interleaved" if "sequences" in self.sources else "VCLM"

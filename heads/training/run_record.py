@@ -1,4 +1,4 @@
-"""What a head was trained on, recorded in its run's folder, and the head loaded again for the same
+"""The training data of a head, recorded in its run's folder, and the head loaded again for the same
 features.
 
     RUN/lineage.json    the views' provenance, the language model's weights, the run that it started
@@ -182,7 +182,7 @@ def _load(folder: Path, module: nn.Module, steps: int, group: Group = ALONE) -> 
 
 
 def reads(options: TrainOptions, store: Store) -> dict[str, Any]:
-    """Return what the head of a recipe reads: each view's provenance, and the language model's
+    """Return the inputs of a recipe's head: each view's provenance, and the language model's
     fingerprint."""
     record: dict[str, Any] = {
         e: store.view(e, name).provenance.as_dict() for e, name in views(options).items()
@@ -265,10 +265,11 @@ def keep(
     trained: TrainedOn,
     hold_out: HoldOut,
 ) -> None:
-    """Write the lineage of a new run that trains `module`, or check that of a run to be resumed.
+    """Write the lineage of a new run that trains `module`, or check the lineage of a run to be
+    resumed.
 
-    trained: the clips that may train it, without those of the run that it starts from; hold_out:
-    what is held out.
+    trained: the clips that may train it, without clips of the run that it starts from; hold_out:
+    the clips that are held out.
 
     StepDiffError: its data have changed, or it cannot start from the run at `init`.
     """
@@ -370,8 +371,8 @@ def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
     """Return how the training differs from the published recipe, to be shown next to every score.
 
     trained: the steps so far; checkpoint: the one of them that validation chose; optimiser_steps:
-    those of earlier runs included; regime: see `regime`. None: the run, or an earlier one, does not
-    state it.
+    including earlier runs; regime: see `regime`. None: the run, or an earlier one, does not state
+    it.
     """
     run, lineage = Run(folder), read(folder)
     init = lineage["init"]

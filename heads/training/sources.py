@@ -6,8 +6,9 @@ A source returns batches by number; a batch names its clips and has the rows tha
 Guarantees
 - a batch depends only on seed and number and, with hard negatives, on the last search for
   neighbours
-- only clips of the train split train, and none that is held out is a neighbour
-- in a sequence, a text is predicted from its own clip and what precedes it, never from what follows
+- only clips of the train split train, and no held-out clip is a neighbour
+- in a sequence, a text is predicted from its own clip and the preceding items, never from following
+  ones
 """
 
 from abc import ABC, abstractmethod

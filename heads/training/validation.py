@@ -1,5 +1,5 @@
-"""What chooses the checkpoint of a run: test sets of the val split, or what the run holds out of
-its own training data.
+"""The choice of a run's checkpoint: by test sets of the val split, or by clips that the run holds
+out of its own training data.
 
 A recipe names files of DiffMCQ and DiffRank questions; the checkpoint with the largest mean of
 accuracy and tau is chosen (`Validator`). Or it holds out a `share` of the videos: the paired QA
@@ -7,7 +7,7 @@ whose clips are both of held-out videos validates (`HeldOutPairs`), or, without 
 the texts of clips of held-out videos. The checkpoint with the smallest loss on their answers is
 chosen: the loss uses every answer, while an accuracy on some tens of questions of four options
 moves in steps of percents. That accuracy is reported too: a question is one of a pair's own open
-questions with its whole answer, of which the pair and three others are the options.
+questions with its whole answer; the answers of the pair and of three others are the options.
 
 Guarantees
 - no clip that trains chooses the checkpoint, whether or not the catalog has splits
@@ -103,7 +103,7 @@ def need_rows(count: int, options: Validation, what: str, power: int = 1) -> Non
 
 
 class HeldOutPairs:
-    """Pairs of which both clips are held out, and questions made of them."""
+    """Pairs whose clips are both held out, and questions made of them."""
 
     def __init__(
         self, options: Validation, pairs: Sequence[PairQuestions], catalog: Clips, seed: int
@@ -153,7 +153,7 @@ def divide(
     features: Features,
     pairs_validate: bool = True,
 ) -> tuple[list[PairQuestions], Validator | HeldOutPairs | None]:
-    """Find what is held out; return the pairs that train, and what validates the run.
+    """Find the held-out clips; return the pairs that train, and the validation of the run.
 
     pairqa: None for a recipe without; pairs_validate: whether held-out pairs do if a share is held
     out. Without a validator nothing chooses the checkpoint, or texts of the share do.

@@ -144,7 +144,7 @@ class VideoTask:
         self.trained = [
             self.features.rows(clips_in(pair.clips for pair in self.pairs)).astype(np.int32)
         ]
-        """rows that may train, without those of texts"""
+        """rows that may train, without rows of texts"""
         self.texts: list[Texts | TextRuns] = []
         """texts that train"""
         self.negatives: HardNegatives | None = None
@@ -156,7 +156,7 @@ class VideoTask:
             self.trained.append(self.negatives.rows)
         self.module = build(recipe, self.features, seed, device, scaling or Scaling(), group)
         self.held: list[TrainingBatch] = []
-        """batches whose answers give the loss on what is held out"""
+        """batches whose answers give the loss on held-out clips"""
         self.sources = {name: self._source(name) for name in dict.fromkeys(recipe.sources)}
         self.ahead = ReadAhead(self.read, device)
         self.mined: int | None = None

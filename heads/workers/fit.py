@@ -38,7 +38,7 @@ _PATHS = ("out", "store", "pairqa", "init", "head", "diffmcq", "diffrank", "lang
 
 
 def refuse_relative_paths(options: TrainOptions) -> None:
-    """Raise StepDiffError where, inside a Ray job, a path of the recipe is relative."""
+    """Raise StepDiffError if, inside a Ray job, a path of the recipe is relative."""
     for option, value in flat(as_yaml(options)):
         name = option.rpartition(".")[2]
         # A language model that is not a folder is a name or an id of the hub, see weights.resolve.

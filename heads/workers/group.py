@@ -60,7 +60,7 @@ class Group:
 
     @torch.no_grad()
     def sum_gradients(self, weights: Iterable[nn.Parameter]) -> None:
-        """Sum the gradients of weights of which each process has a whole copy, in one piece."""
+        """Sum the gradients of weights that each process has whole, in one piece."""
         if self.size == 1:
             return
         copies = [weight for weight in weights if not _divided(weight)]
@@ -135,7 +135,7 @@ class Group:
         return norm
 
     def from_first(self, do: Callable[[], Made]) -> Made:
-        """Return what the first process's `do` returns. StepDiffError: its own, raised on every
+        """Return the result of the first process's `do`. StepDiffError: its own, raised on every
         process."""
         if self.size == 1:
             return do()

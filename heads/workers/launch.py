@@ -1,5 +1,5 @@
-"""Training on Ray Train: workers are started on a cluster or on this machine, and restarted where
-one dies.
+"""Training on Ray Train: workers are started on a cluster or on this machine, and restarted if one
+dies.
 
 Each start resumes from the run's folder, which every node must see; Ray keeps no checkpoint of its
 own.
@@ -41,8 +41,8 @@ MARK = "driver"
 OWN = ".ray-"
 """prefix of the folder of Ray's own files"""
 LEFT_LOCK = 150.0
-"""seconds in which the lock of a lost worker may end: an NFS server keeps that of a lost node for
-90 by default"""
+"""seconds in which the lock of a lost worker may end: an NFS server keeps a lost node's lock for 90
+by default"""
 PATIENCE = 20.0
 """seconds in which nodes may join, and in which the processes of an earlier driver may end"""
 MISSING = 60.0
@@ -54,11 +54,11 @@ MOST_CPUS = 8
 
 
 class TrainingOutcome:
-    """What the workers tell the driver: lines, an error, or the record of the finished run. A Ray
-    actor."""
+    """Messages of the workers to the driver: lines, an error, or the record of the finished run. A
+    Ray actor."""
 
     def __init__(self, lighter: str) -> None:
-        """lighter: what to do where the workers have too little memory."""
+        """lighter: advice for workers with too little memory."""
         self.lighter = lighter
         self.lines: list[str] = []
         self.error: str | None = None
@@ -144,7 +144,7 @@ def cpus_of_each(workers: int, gpu: bool, cluster: bool, fitting: Sequence[int])
     autoscaler could add some.
 
     gpu: whether each worker has one; cluster: whether nodes may still join; fitting: numbers of
-    workers that the recipe accepts, of which the error names the largest that has room.
+    workers that the recipe accepts; the error names the largest that has room.
     """
     kind = "GPU" if gpu else "CPU"
     until = time.monotonic() + (PATIENCE if cluster else 0)
@@ -177,7 +177,8 @@ def cpus_of_each(workers: int, gpu: bool, cluster: bool, fitting: Sequence[int])
 
 
 class Lack:
-    """What a cluster lacks while the driver waits: free room at the start, nodes after a loss."""
+    """The resources that a cluster lacks while the driver waits: free room at the start, nodes
+    after a loss."""
 
     def __init__(self, workers: int, cpus: int, gpu: bool) -> None:
         """cpus: of each worker."""
@@ -187,8 +188,8 @@ class Lack:
         self.announced = ""
 
     def look(self, begun: bool) -> None:
-        """Say what has been lacking for MISSING seconds. StepDiffError: nodes, and no autoscaler
-        adds some.
+        """Print the resources that have been lacking for MISSING seconds. StepDiffError: nodes, and
+        no autoscaler adds some.
 
         begun: whether the workers of the first start have begun.
         """
@@ -235,7 +236,7 @@ def scratch(out: Path, cluster: bool) -> Iterator[Path]:
 def _fit(
     options: TrainOptions, outcome: Any, gpu: bool, cpus: int, folder: Path, cluster: bool
 ) -> dict[str, Any]:
-    """Run Ray's trainer and print what the workers say."""
+    """Run Ray's trainer and print the workers' messages."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer

@@ -246,10 +246,9 @@ def _candidates(grouped: Sorted, group: slice, piece: slice, held: Vectors) -> I
         yield block, vectors, grouped.apart[block]
 
 
-def refuse_own(option: str, name: str | None, own: Sequence[str]) -> None:
-    """Raise StepDiffError if a column of the catalog has a name that the output needs for its `own`
-    columns."""
-    if name in own:
+def refuse_own(option: str, name: str | None, output_columns: Sequence[str]) -> None:
+    """Raise StepDiffError if a column of the catalog has a name that `output_columns` contains."""
+    if name in output_columns:
         raise StepDiffError(
             f"{option} {name}: the output needs that name itself: name another column of the "
             "catalog"

@@ -1,1 +1,1 @@
-"""Queries: what is searched for, which clips are eligible, and pages of results."""
+"""Queries: the search vector, the eligible clips, and pages of results."""

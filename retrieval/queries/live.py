@@ -101,7 +101,8 @@ def encoder_of(
     """Load the encoder that made a view of clips, as its provenance says.
 
     Args:
-        weights: Folder, name or hub id; None: what is recorded with the view, or the encoder's own.
+        weights: Folder, name or hub id; None: the weights recorded with the view, or the encoder's
+            own.
         device: As PyTorch names it; None is a GPU if there is one.
         encoder: Its package.module:Class, which only the user may name; None: ours, or of an
             installed package.
@@ -165,8 +166,8 @@ def encoder_of(
 def loading_of(
     name: str, provenance: Provenance, records: Sequence[Record] = ()
 ) -> tuple[str | None, dict[str, Any]]:
-    """Return the place of an encoder's weights and its options, by what shards have recorded; None:
-    no such weights.
+    """Return the place of an encoder's weights and its options, by the records of shards; None: no
+    such weights.
 
     name: by which the encoder is loaded (featurize.encoders.of_data).
     """
@@ -175,7 +176,7 @@ def loading_of(
 
 
 def records_of(view: View) -> list[Record]:
-    """Return what is recorded with at most _RECORDS shards; older versions recorded less."""
+    """Return the records of at most _RECORDS shards; older versions recorded less."""
     writes = (
         write for _, writes in all_writes(view.paths, view.rows_per_shard) for write in writes
     )

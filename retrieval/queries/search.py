@@ -113,7 +113,7 @@ def of_text(
     """Return the query of a text: its embedding in texts/VIEW, or the view's own encoder computes
     it now.
 
-    Raises StepDiffError that names what to do.
+    Raises StepDiffError that names the remedy.
     """
     from retrieval.queries.live import embed_text, encodes
 

@@ -1,1 +1,1 @@
-"""Commands: the options of each verb, and what it prints."""
+"""Commands: the options of each verb, and its output."""

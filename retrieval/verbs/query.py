@@ -69,8 +69,8 @@ class QueryOptions(OfClips):
 
 
 def run(options: QueryOptions) -> int:
-    """Run the verb: resolve what is searched for, compute the neighbours, write them; returns the
-    exit status."""
+    """Run the verb: resolve the query, compute the neighbours, write them; returns the exit
+    status."""
     from retrieval.queries.search import compute, resolve
     from stepdiff_core.io.tables import check_format
 

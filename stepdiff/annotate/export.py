@@ -67,8 +67,8 @@ def decide(answers: Iterable[Answer]) -> tuple[list[Decided], list[str]]:
     """Return the decision about each pair, and the ids of rejected pairs.
 
     Only work counts, an adjudication wins over it, and a pair that at least half of its people
-    reject is rejected. A score is the median over people, a half rounded down: where two people
-    disagree about a difference, there is one.
+    reject is rejected. A score is the median over people, a half rounded down: if two people
+    disagree about a difference, the difference exists.
     """
     by_pair: dict[str, list[Answer]] = defaultdict(list)
     for answer in latest(answers):

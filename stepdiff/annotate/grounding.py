@@ -1,9 +1,9 @@
 """Grounding: the objects of a caption whose score in the clip is above zero (S1), by one of two
 scorers.
 
-- In a space of clips and texts, CLIP's or that of a contrastive head, from cached embeddings: an
-  object's cosine in the clip minus its mean cosine over the other clips of the view. An object that
-  every kitchen shows scores near zero.
+- In a space of clips and texts, CLIP's or a contrastive head's, from cached embeddings: an object's
+  cosine in the clip minus its mean cosine over the other clips of the view. An object that every
+  kitchen shows scores near zero.
 - By a zero-shot object detector of transformers (OWL-ViT, OWLv2, Grounding DINO) in the clip's
   centre frame: the score of an object's best box, whatever other objects the clip has.
 """

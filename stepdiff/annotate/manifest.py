@@ -295,7 +295,7 @@ def _record(
         missing = {"missing": selection.missing, "unreadable": selection.unreadable}
         record["benchmark"] = {
             "name": options.benchmark,
-            "clips": selection.asked,
+            "clips": selection.total_clips,
             "videos": videos,
             **missing,
         }

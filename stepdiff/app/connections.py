@@ -77,8 +77,8 @@ class Connection(H11Protocol):
             self._deadline.cancel()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no request, with the headers of every response; cut off a response that
-        has begun."""
+        """Answer bytes that are no request, with the headers of every response; cut off a response
+        that has begun."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.transport.close()
         else:

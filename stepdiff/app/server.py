@@ -49,8 +49,8 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
-"""of every response that has no other value for them; no-cache: a file is used again where its ETag
-is the same"""
+"""of every response that has no other value for them; no-cache: a file is used again if its ETag is
+the same"""
 
 
 def create_app(site: Site) -> FastAPI:

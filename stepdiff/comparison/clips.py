@@ -86,7 +86,7 @@ def read_clip(named: str | Path) -> FileClip:
 
 
 def notes(clips: Sequence[FileClip], frames: int) -> list[str]:
-    """Return what makes a comparison of these clips doubtful; frames: that a model sees of each."""
+    """Return reasons to doubt a comparison of these clips; frames: that a model sees of each."""
     lines = []
     first, *others = clips
     for number, other in enumerate(others, start=2):

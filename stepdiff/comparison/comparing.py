@@ -57,12 +57,12 @@ class Comparison:
     answer: str = ""
     """to the question; empty if none was asked; CutOff: max_tokens ended it, not the model"""
     notes: tuple[str, ...] = ()
-    """what makes the comparison doubtful"""
+    """reasons to doubt the comparison"""
     knows: str = ""
-    """what the head learned from; empty: a public model"""
+    """training data of the head; empty: a public model"""
     unlike: str = ""
-    """why what the head says about these clips means nothing, so that it is not asked; empty: they
-    are like its own"""
+    """why the head's output for these clips means nothing, so that it is not asked; empty: they are
+    like its own"""
     together: list[tuple[float, float]] = field(default_factory=list)
     """seconds in the file of Video 1 and of Video 2 that look most alike in the alignment of
     both"""
@@ -120,7 +120,7 @@ def compare(
         ask: a question about them.
         model: a folder of heads.train or heads.words, or the name of a video language model; None:
             runs/stepdiff, else runs/words.
-        store: where features are kept, a folder or a URL as of s3://; None: in the cache folder.
+        store: place of the features, a folder or a URL as of s3://; None: in the cache folder.
         max_tokens: longest answer.
         device: auto, cpu, cuda.
         say: receives the words of the answer as they are written.
@@ -226,7 +226,7 @@ def _loaded(
 def featurized(
     model: Model, clips: Sequence[FileClip], folder: Place, device: str = "cpu"
 ) -> Store:
-    """Return the store in a folder with the features of clips, computed where it lacks them.
+    """Return the store in a folder with the features of clips, computed if it lacks them.
 
     Raises:
         StepDiffError: a clip that cannot be read, or a view of that name with other features.
@@ -277,7 +277,7 @@ def _aligned(
     """Return the seconds of each clip that look like nothing in the other, those that look most
     alike, and why not to rely on the former.
 
-    Nothing is aligned by a view without frames, such as those of video language models.
+    Nothing is aligned by a view without frames, such as the views of video language models.
     """
     if not has_frames(view):
         return ([], []), [], ""

@@ -60,8 +60,8 @@ def document(title: str, style: str, body: list[str], module: str = "") -> str:
 
 
 def player(sides: Sequence[tuple[str, str, dict[str, Any]]], strips: bool = False) -> str:
-    """Return the player of two clips, each a name, the address of its video and what `player.html`
-    takes besides."""
+    """Return the player of two clips, each a name, the address of its video and further inputs of
+    `player.html`."""
     left, right = (
         (name, video, number, about) for number, (name, video, about) in enumerate(sides, start=1)
     )

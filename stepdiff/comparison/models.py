@@ -37,7 +37,7 @@ from store.format.pool import TOKENS, pool_of, unpooled
 
 @dataclass(frozen=True)
 class Difference:
-    """What a model says that differs in a category."""
+    """A difference that a model states in a category."""
 
     category: str
     text: str
@@ -82,20 +82,19 @@ class Reader:
             self.categories = tuple(c for c in CATEGORIES if c in method.head.known_categories)
 
     def doubt(self, clips: Sequence[str]) -> str:
-        """Return why what a head says about clips means nothing; empty: nothing speaks against
-        it."""
+        """Return why a head's output for clips means nothing; empty: nothing speaks against it."""
         return "" if self._method.guard is None else self._method.guard.doubt(clips)
 
     @property
     def knows(self) -> str:
-        """What a head learned from; empty: a public model."""
+        """The training data of a head; empty: a public model."""
         return "" if self._method.guard is None else self._method.guard.knows
 
     def _computing(self) -> Any:
         return autocast(self._device, self._precision) if self._precision else nullcontext()
 
     def differences(self, pair: Pair) -> list[Difference]:
-        """Return what differs in each category."""
+        """Return the differences in each category."""
         rows = [DiffCap(*pair, category, ()) for category in self.categories]
         with self._computing():
             texts = self._method.caption(rows)
@@ -244,7 +243,7 @@ def _words(named: str, folder: Path, encoder: str | None) -> Model:
 
 
 def _records(store: str, view: str, provenance: Provenance) -> list[Record]:
-    """Return what the store that trained a head records of its encoder; nothing if it is
+    """Return the records of a head's encoder in the store that trained the head; nothing if it is
     gone."""
     try:
         source = Store.open(store).view("clips", view)

@@ -7,7 +7,7 @@ from heads.evidence import FILE
 from stepdiff_core.errors import StepDiffError
 
 HEAD, WORDS = "runs/stepdiff", "runs/words"
-"""models that are looked for where none is named"""
+"""models that are looked for if none is named"""
 RECIPE = "recipe.yaml"
 """file of a head"""
 WORD_EVIDENCE = "word-evidence"  # another name of WORDS

@@ -1,5 +1,5 @@
-"""A comparison as one HTML file to send: both clips under one clock, what differs, and the moments
-that show it.
+"""A comparison as one HTML file to send: both clips under one clock, the differences, and the
+moments that show them.
 
 Guarantees
 - the file refers to no other file or address; videos and pictures are inside
@@ -87,7 +87,7 @@ def write_report(path: Path, comparison: Comparison) -> None:
 
 
 def _media(clip: FileClip) -> tuple[str, dict[str, Any]]:
-    """Return the address of the clip's video, and what the player takes besides."""
+    """Return the address of the clip's video, and the player's further inputs."""
     span = clip.path, clip.start, clip.end
     about = {
         "picture": {"rate": clip.rate},

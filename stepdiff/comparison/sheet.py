@@ -236,7 +236,7 @@ def clip_strips(clips: Sequence[str], options: SheetOptions) -> dict[str, Any]:
 
 
 def show(record: Any) -> None:
-    """Print where the sheet is, or the tables."""
+    """Print the path of the sheet, or the tables."""
     if not isinstance(record, dict):
         report.show(record)
         return

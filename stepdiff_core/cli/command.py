@@ -41,11 +41,11 @@ class _RunState:
     pid: int = 0
     """process that installed the handlers; a fork of it prints nothing"""
     stderr: int = 2
-    """where the line about an interrupt goes, also while descriptor 2 is redirected"""
+    """descriptor of the line about an interrupt, also while descriptor 2 is redirected"""
     running: bool = False
     """whether `main` runs: before and after it there is nothing to clean up"""
     hint: str = ""
-    """what an interrupted run leaves and how to go on"""
+    """state that an interrupted run leaves, and how to continue"""
     signal: int | None = None
     """the signal that interrupted `main`"""
 
@@ -58,7 +58,7 @@ def run(main: Callable[[], int | None], hint: str = "run the same command again"
 
     Args:
         main: The command. It reads `sys.argv` itself.
-        hint: What an interrupted run leaves and how to go on; the end of the line `error:
+        hint: State that an interrupted run leaves, and how to continue; the end of the line `error:
             interrupted; ...`.
 
     Raises:
@@ -141,7 +141,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _unraisable(lost: "sys.UnraisableHookArgs") -> None:
-    """End at once where Python would drop an interrupt because it arrived in a callback or a
+    """End at once when Python would drop an interrupt because it arrived in a callback or a
     finaliser."""
     if _state.signal is not None and _state.pid == os.getpid():
         if isinstance(lost.exc_value, KeyboardInterrupt):
@@ -157,7 +157,7 @@ def _say(what: str) -> None:
 
 
 def _end_output() -> None:
-    """Drop what standard output does not take: Python would fail on it when it ends."""
+    """Drop output that standard output does not take: Python would fail on it when it ends."""
     with suppress(OSError, AttributeError):  # None where it was closed
         sys.stdout.flush()
     with suppress(OSError, AttributeError):
@@ -166,12 +166,12 @@ def _end_output() -> None:
 
 def _reader_has_gone() -> bool:
     """Whether standard output is a pipe that nobody reads; the error may be about another one."""
-    asked = select.poll()
+    poll = select.poll()
     try:
-        asked.register(sys.stdout.fileno(), select.POLLOUT)
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
     except (io.UnsupportedOperation, AttributeError):  # closed, or replaced by a test or a notebook
         return False
-    return any(events & select.POLLERR for _, events in asked.poll(0))
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _is_memory(error: BaseException) -> bool:
@@ -196,15 +196,15 @@ def choose(
     argv: list[str] | None = None,
     listed: bool = True,
 ) -> int:
-    """Call the function of the verb that the command line names; returns its exit status, 2 where
-    no verb is named.
+    """Call the function of the verb that the command line names; returns its exit status, 2 if no
+    verb is named.
 
     Args:
         program: Module of the command.
         description: Printed by `--help`, before the list of verbs.
         verbs: Verb -> (`module:function`, its help in one line). The function takes the remaining
             arguments and returns the exit status; without `:function` it is `main`.
-        argv: Arguments, by default those of the process.
+        argv: Arguments; default: `sys.argv[1:]`.
         listed: Whether to list the verbs after the description; else the description does.
     """
     first, *rest = (sys.argv[1:] if argv is None else argv) or [""]

@@ -82,18 +82,18 @@ def refuse_overwriting(
     Folders, which are added to, may have other uses.
     """
     fields = dataclasses.fields(options)
-    given = [
+    paths = [
         named for field in fields for named in _texts(field.name, getattr(options, field.name))
     ]
-    given += [("config", name) for name in configs]
+    paths += [("config", name) for name in configs]
     written = {
         field.name: field.metadata["written"] for field in fields if "written" in field.metadata
     }
-    for option, text in given:
+    for option, text in paths:
         if option not in written:
             continue
         for path in (text, *(written_with(text, other) for other in written[option])):
-            for other, named in given:
+            for other, named in paths:
                 if other != option and _is_file(path, named, new=other in written):
                     one, two = (
                         each.upper() if each in positional else flag(each)
@@ -170,7 +170,7 @@ def parse(
 
     Args:
         options: Dataclass of the options.
-        argv: Arguments, by default those of the process.
+        argv: Arguments; default: `sys.argv[1:]`.
         program: Module of the command.
         description: Printed by `--help`; None: the docstring of `options`.
         run: Takes the options and returns the record: a dictionary or a dataclass. A text is
@@ -196,11 +196,11 @@ def parse(
         "what is printed to standard error while the command runs: text, or json, an object a line"
     )
     parser.add_argument("--progress", type=Literal["text", "json"], default="text", help=lines)
-    given, as_json, json_lines = parser.values(sys.argv[1:] if argv is None else argv)
+    option_values, as_json, json_lines = parser.values(sys.argv[1:] if argv is None else argv)
     use_json(json_lines)
     try:
-        refuse_overwriting(given, positional, parser.config.files)
-        record = (pkgutil.resolve_name(run) if isinstance(run, str) else run)(given)
+        refuse_overwriting(option_values, positional, parser.config.files)
+        record = (pkgutil.resolve_name(run) if isinstance(run, str) else run)(option_values)
     except StepDiffError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -76,21 +76,22 @@ class ConfigOption(jsonargparse.ActionConfigFile):
 
 
 def find_recipe(name: str, recipes: Path) -> Path:
-    """Return the file `name`, or where no such file exists the recipe `name` of the folder
-    `recipes`.
+    """Return the file `name`, or the recipe `name` of the folder `recipes` if no such file exists.
 
     Raises:
         StepDiffError: Neither exists.
     """
-    known = {
+    packaged = {
         path.relative_to(recipes).with_suffix("").as_posix(): path
         for path in sorted(recipes.rglob("*.yaml"))
     }
-    if not os.path.lexists(name) and name.removesuffix(".yaml") not in known:
+    if not os.path.lexists(name) and name.removesuffix(".yaml") not in packaged:
         raise StepDiffError(
-            f"{name}: no such file or recipe; give a YAML file or one of {', '.join(known)}"
+            f"{name}: no such file or recipe; give a YAML file or one of {', '.join(packaged)}"
         )
-    return Path(name) if os.path.isfile(name) else known.get(name.removesuffix(".yaml"), Path(name))
+    if os.path.isfile(name):
+        return Path(name)
+    return packaged.get(name.removesuffix(".yaml"), Path(name))
 
 
 def add_config(parser: jsonargparse.ArgumentParser, recipes: Path | None = None) -> ConfigOption:
@@ -209,7 +210,7 @@ class Help(jsonargparse.DefaultHelpFormatter):
         )
 
     def format_help(self) -> str:
-        return _FLAG.sub(lambda found: found[0].replace("_", "-"), super().format_help())
+        return _FLAG.sub(lambda match: match[0].replace("_", "-"), super().format_help())
 
 
 def _metavar(name: str, kind: Any) -> str:
@@ -290,10 +291,10 @@ class Parser(jsonargparse.ArgumentParser):
         kinds = {action.dest: getattr(action, "_typehint", None) for action in self._actions}
         switches = {name for name, kind in kinds.items() if kind is bool} | {"json"}
         lists = {name: item for name, kind in kinds.items() if (item := _item(kind))}
-        given = self.instantiate(self.parse_args(plain(argv, lists, switches)))
+        parsed = self.instantiate(self.parse_args(plain(argv, lists, switches)))
         fields = dataclasses.fields(self.options)
         values = {
-            field.name: given[field.name] if field.name in given else field.default
+            field.name: parsed[field.name] if field.name in parsed else field.default
             for field in fields
         }
         needed = [
@@ -304,12 +305,12 @@ class Parser(jsonargparse.ArgumentParser):
         values.update({name: tuple(value) for name, value in values.items() if type(value) is list})
         return (
             self.options(**values),
-            bool("json" in given and given["json"]),
-            given["progress"] == "json",
+            bool("json" in parsed and parsed["json"]),
+            parsed["progress"] == "json",
         )
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """End with exit status 2 and one line that names the option and what it expects."""
+        """End with exit status 2 and one line that names the option and the expected value."""
         if not self.exit_on_error:  # of a nested option: the outer parser reports it
             super().error(message, ex)
         self.exit(2, f"error: {in_one_line(message, self.options)}; see {self.prog} --help\n")
@@ -341,7 +342,7 @@ def in_one_line(message: str, options: type | None) -> str:
 
 def _meant(keys: Sequence[str], unknown: str, options: Any) -> str:
     """Return a question about the option of `options`, at `keys`, that an unknown one is like; ""
-    where none is."""
+    if none is."""
     names = [
         name
         for kind in _alternatives(options)

@@ -1,7 +1,7 @@
 """Large reads and writes that bypass the page cache (O_DIRECT): the disk's own speed, and no copy
 by the kernel.
 
-For bytes that memory could not keep until they are needed again. Where the file system has no
+For bytes that memory could not keep until they are needed again. If the file system has no
 O_DIRECT, the functions do nothing, and the caller uses the page cache, with the same bytes.
 """
 
@@ -66,8 +66,8 @@ def reopened(fd: int, mode: int = os.O_RDONLY) -> int | None:
 
 
 def read_direct(fd: int, target: UInt8[np.ndarray, " bytes"], offset: int) -> int:
-    """Read into `target` through `fd`, of `reopened`; return the bytes read, fewer or none where it
-    cannot."""
+    """Read into `target` through `fd`, of `reopened`; return the number of bytes read, which is
+    smaller or 0 if the system cannot read them."""
     start = offset // PAGE * PAGE
     size = -(-(offset + len(target)) // PAGE) * PAGE - start
     fits = size == len(target) and _is_aligned(target.ctypes.data)
@@ -90,8 +90,8 @@ def goes_direct(data: UInt8[np.ndarray, " bytes"], offset: int) -> bool:
 
 
 def write_direct(fd: int, data: UInt8[np.ndarray, " bytes"], offset: int) -> int:
-    """Write `data` at `offset` through `fd`, of `reopened`; return the bytes written, fewer where
-    it cannot."""
+    """Write `data` at `offset` through `fd`, of `reopened`; return the number of bytes written,
+    which is smaller if the system cannot write them."""
     try:
         return os.pwrite(fd, data.data, offset)
     except OSError as error:

@@ -52,25 +52,25 @@ def refuse_url(name: str, path: str) -> None:
         raise StepDiffError(f"{name} {path} is a URL: give a path of a file system")
 
 
-def open_regular(path: str | os.PathLike[str], wanted: str = "a file") -> IO[bytes]:
+def open_regular(path: str | os.PathLike[str], kind: str = "a file") -> IO[bytes]:
     """Open a local file that a user names.
 
     Raises:
         StepDiffError: It cannot be opened, or is a folder, a FIFO or a device; the line ends with
-            `give {wanted}`.
+            `give {kind}`.
     """
     try:
         # without O_NONBLOCK a FIFO would wait for a writer
         file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
     except OSError as error:
         raise StepDiffError(
-            f"{shown(path)}: cannot be read ({error.strerror}); give {wanted}"
+            f"{shown(path)}: cannot be read ({error.strerror}); give {kind}"
         ) from None
     except ValueError as error:  # a NUL in the name
-        raise StepDiffError(f"{shown(path)}: cannot be read ({error}); give {wanted}") from None
+        raise StepDiffError(f"{shown(path)}: cannot be read ({error}); give {kind}") from None
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise StepDiffError(f"{shown(path)}: is not a regular file; give {wanted}")
+        raise StepDiffError(f"{shown(path)}: is not a regular file; give {kind}")
     return file
 
 
@@ -86,14 +86,14 @@ def refuse_links_out(folder: Path) -> None:
 
 
 def shown(path: str | os.PathLike[str]) -> str:
-    """Return a path as one line of a message has it: quoted where it would be another line or
-    nothing."""
+    """Return a path for one line of a message: quoted if it is empty or has unprintable
+    characters."""
     name = os.fspath(path)
     return str(Path(name)) if name.isprintable() and name else repr(name)
 
 
 def listed(folder: Path | Place, pattern: str) -> list[Place]:
-    """Return what `folder.glob` finds, by name."""
+    """Return the matches of `folder.glob`, by name."""
     return sorted(place(folder).glob(pattern), key=str)
 
 
@@ -126,9 +126,9 @@ def write_changed(path: Path | Place, pieces: Sequence[bytes | memoryview]) -> s
 
 
 def whole(path: Path | Place) -> AbstractContextManager[Path]:
-    """Yield a temporary local path; what is written there replaces the file at the end, durably.
+    """Yield a temporary local path; its content replaces the file at the end, durably.
 
-    Where the block raises, the file is unchanged. StepDiffError if the disk refuses.
+    If the block raises, the file is unchanged. StepDiffError if the disk refuses.
     """
     return place(path).whole()
 

@@ -129,7 +129,7 @@ class LineFile:
         return lines
 
     def keep(self, lines: Sequence[bytes]) -> None:
-        """Remove what comes after the first lines."""
+        """Remove the lines after the first lines."""
         os.ftruncate(self._file, sum(len(line) + 1 for line in lines))
         os.fsync(self._file)
 

@@ -3,7 +3,7 @@
 Guarantees
 - a file is complete under its name, or does not exist under it; a full disk leaves no temporary
   file
-- temporary files of dead processes are removed, those of running ones are kept
+- temporary files of dead processes are removed; running processes keep theirs
 - a FIFO or a vast file is refused before any of it is read
 """
 
@@ -29,7 +29,7 @@ from stepdiff_core.errors import DamageError, StepDiffError
 
 Buffer = bytes | memoryview | np.ndarray
 Identity = tuple[int, int, int] | str
-"""what distinguishes versions of a file: inode, mtime and size, or the ETag"""
+"""identifier of a version of a file: inode, mtime and size, or the ETag"""
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 TEMPORARY = ".tmp."
@@ -73,9 +73,9 @@ class LocalPath(PosixPath):
 
     @contextmanager
     def whole(self) -> Iterator[Path]:
-        """Yield a temporary path; what is written there replaces this file at the end, durably.
+        """Yield a temporary path; its content replaces this file at the end, durably.
 
-        Where the block raises, this file is unchanged. Raises StepDiffError if the disk refuses.
+        If the block raises, this file is unchanged. Raises StepDiffError if the disk refuses.
         """
         with self._named(os.replace) as temp:
             temp.touch()
@@ -103,8 +103,8 @@ class LocalPath(PosixPath):
             temp.unlink(missing_ok=True)
 
     def link_as(self, target: Any) -> None:
-        """Give this file the new name `target` too, or copy it where that is not possible. The name
-        is not durable yet.
+        """Give this file the new name `target` too, or copy it if it cannot be linked. The
+        name is not durable yet.
 
         Raises FileNotFoundError if the file does not exist, StepDiffError if the disk
         refuses.
@@ -127,8 +127,8 @@ class LocalPath(PosixPath):
 
     @contextmanager
     def whole_folder(self, root: Any) -> Iterator["LocalPath"]:
-        """Yield a temporary folder in `root` that becomes this one at the end, or is removed where
-        the block raises."""
+        """Yield a temporary folder in `root` that becomes this one at the end, or is removed if the
+        block raises."""
         temp = LocalPath(temporary(root))
         try:
             yield temp
@@ -147,8 +147,8 @@ class LocalPath(PosixPath):
             self.unlink(missing_ok=True)
 
     def remove_folder(self, root: Any) -> bool:
-        """Remove this folder below the folder `root`: first its name, then its bytes. False where
-        it does not exist.
+        """Remove this folder below the folder `root`: first its name, then its bytes. False if it
+        does not exist.
 
         A killed process leaves a temporary folder in `root`, which `remove_dead` removes.
         """
@@ -169,7 +169,7 @@ class LocalPath(PosixPath):
         """Remove temporary files and folders of processes that have ended; without `deep` only one
         level below.
 
-        What is below the folder `but` stays.
+        Files below the folder `but` stay.
         """
         for folder, folders, files in os.walk(self):
             folders[:] = [
@@ -196,7 +196,7 @@ class LocalPath(PosixPath):
         return sizes
 
     def identity(self) -> Identity | None:
-        """Return what distinguishes versions of this file (inode, mtime, size); None if it does
+        """Return the identifier of this version of the file (inode, mtime, size); None if it does
         not exist."""
         try:
             about = os.stat(self)
@@ -207,7 +207,7 @@ class LocalPath(PosixPath):
     def identities(self) -> dict[str, Identity]:
         """Return the identity of every file one level below, by name."""
         names = os.listdir(self) if self.is_dir() else ()
-        return {name: found for name in names if (found := (self / name).identity()) is not None}
+        return {name: state for name in names if (state := (self / name).identity()) is not None}
 
     def read_whole(self, most: int) -> bytes:
         """Return all bytes, at most `most`.
@@ -251,13 +251,13 @@ class LocalPath(PosixPath):
         finally:
             os.close(fd)
 
-    def map(self, do: Callable[[Given], Made], given: Sequence[Given]) -> Iterator[Made]:
+    def map(self, do: Callable[[Given], Made], items: Sequence[Given]) -> Iterator[Made]:
         """Yield `do` of each, one after another."""
-        return map(do, given)
+        return map(do, items)
 
 
 def check_size(path: object, size: int, most: int) -> None:
-    """Raise DamageError where `size` is more than `most` bytes."""
+    """Raise DamageError if `size` is more than `most` bytes."""
     if size > most:
         raise DamageError(
             f"{path} has {size:,} bytes; the most is {most:,}: restore it from a copy"
@@ -285,8 +285,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Make all files and names below `folder` durable, with one wait for the disk where the system
-    can do that."""
+    """Make all files and names below `folder` durable, with one wait for the disk if the system can
+    do that."""
     if not hasattr(_libc, "syncfs"):
         for path, _, files in os.walk(folder):
             for name in files:
@@ -326,10 +326,10 @@ def _write(path: Path, pieces: Iterable[Buffer]) -> None:
 
 def write_all(fd: int, piece: Buffer, offset: int) -> int:
     """Write all of `piece` at `offset`; return its size in bytes."""
-    left = data = np.frombuffer(piece, np.uint8).data
-    while left:
-        count = os.pwrite(fd, left, offset)
-        left, offset = left[count:], offset + count
+    remaining = data = np.frombuffer(piece, np.uint8).data
+    while remaining:
+        count = os.pwrite(fd, remaining, offset)
+        remaining, offset = remaining[count:], offset + count
     return data.nbytes
 
 

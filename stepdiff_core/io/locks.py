@@ -136,7 +136,7 @@ class Lease:
         """Take it, or raise HeldError with the host and pid of the holder; with `wait`, wait for
         it."""
         holder, etag = self._look()
-        first, seen, since, said = etag, etag, time.monotonic(), False
+        first, seen, since, reported = etag, etag, time.monotonic(), False
         while True:
             alive = _is_alive(holder)
             ran_out = time.monotonic() - since > LEASE
@@ -146,10 +146,10 @@ class Lease:
             # the lease of another host: watched until it is renewed once
             if not wait and (alive or etag != first):
                 raise HeldError(f"{self.path.parent} is being written by {who}: wait until it ends")
-            if holder and alive is None and not said:
+            if holder and alive is None and not reported:
                 seconds = f"{LEASE:.0f} seconds, which is when its lease runs out if it is dead"
                 say(f"{self.path.parent} is held by {who}: waiting up to {seconds}")
-                said = True
+                reported = True
             time.sleep(min(_LOOK, LEASE / 10))
             holder, etag = self._look()
             if etag != seen:
@@ -178,7 +178,7 @@ class Lease:
                     self._put(self._etag)
 
     def _look(self) -> tuple[dict[str, Any], str | None]:
-        """Return the content of the object, {} where it does not exist, and its ETag."""
+        """Return the content of the object, {} if it does not exist, and its ETag."""
         try:
             data, etag = self.path.read_versioned()
             holder = json.loads(bytes(data))
@@ -217,7 +217,7 @@ class Lease:
 
 
 def _seconds() -> float:
-    """Return a clock that runs while the machine sleeps, where the system has one."""
+    """Return the seconds of a clock that runs while the machine sleeps, if the system has one."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
@@ -246,7 +246,7 @@ def _began(pid: int) -> int | None:
 
 
 def _pids() -> str:
-    """Return what distinguishes containers that share a host name: their process namespace."""
+    """Return the process namespace, which distinguishes containers that share a host name."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:  # no Linux
@@ -276,12 +276,12 @@ def locked(path: Path | Place, wait: bool) -> Iterator[None]:
     where = place(path)
     lock: FileLock | Lease = Lease(where) if isinstance(where, RemotePath) else FileLock(where)
     lock.take(wait)
-    known = where.resolve()
-    _held[known] = lock
+    resolved = where.resolve()
+    _held[resolved] = lock
     try:
         yield
     finally:
-        _held.pop(known, None)
+        _held.pop(resolved, None)
         lock.release()
 
 

@@ -140,18 +140,18 @@ class RemotePath:
     def files(self) -> dict["RemotePath", int]:
         """Return every object at or below this URL and its size in bytes, by name."""
         with clear_errors("list", self.url):
-            found = [
+            objects = [
                 entry for entries in obstore.list(self._objects, self._key) for entry in entries
             ]
         try:
             with clear_errors("read", self.url):
-                found = found or [obstore.head(self._objects, self._key)]
+                objects = objects or [obstore.head(self._objects, self._key)]
         except FileNotFoundError:
             return {}
         base = self.url.removesuffix(self._key) if self._key else f"{self.url}/"
         return {
             RemotePath(base + entry["path"]): entry["size"]
-            for entry in sorted(found, key=lambda e: e["path"])
+            for entry in sorted(objects, key=lambda e: e["path"])
         }
 
     def identities(self) -> dict[str, Identity]:
@@ -193,8 +193,8 @@ class RemotePath:
     def pages(
         self, end_bytes: Callable[[bytes, int], int]
     ) -> tuple[memoryview, Callable[[Sequence[tuple[int, int]]], None]]:
-        """Return memory for the object, of which only the end is filled, and what fetches spans of
-        bytes into it.
+        """Return memory for the object with only its end filled, and a function that fetches spans
+        of bytes into it.
 
         `end_bytes` returns how many bytes to read at the end, given the last ones and the size.
         Fetching raises ReplacedError if the object was replaced.
@@ -203,17 +203,17 @@ class RemotePath:
         if end_bytes(bytes(end), size) > len(end):
             end, etag, size = self.read_tail(end_bytes(bytes(end), size))
         data = np.zeros(size, np.uint8)  # no memory until it is touched
-        known = size - len(end)
-        data[known:] = end
+        end_start = size - len(end)
+        data[end_start:] = end
 
         def read(span: tuple[int, int]) -> None:
             data[slice(*span)] = np.frombuffer(self.read_range(*span, etag), np.uint8)
 
         def fetch(spans: Sequence[tuple[int, int]]) -> None:
             parts = [
-                (at, min(at + _REQUEST_BYTES, last, known))
+                (at, min(at + _REQUEST_BYTES, last, end_start))
                 for first, last in spans
-                for at in range(first, min(last, known), _REQUEST_BYTES)
+                for at in range(first, min(last, end_start), _REQUEST_BYTES)
             ]
             for _ in pool().map(read, parts):
                 pass
@@ -267,8 +267,8 @@ class RemotePath:
     ) -> None:
         """Put `pieces` as the object, replacing any old one.
 
-        `check` is called before any part is sent, by a thread that cannot use an object store; what
-        it raises ends it.
+        `check` is called before any part is sent, by a thread that cannot use an object store; its
+        exception ends it.
         """
         parts: Any = _flat(pieces)  # all there before obstore begins: a piece may need obstore too
         with clear_errors("write", self.url):
@@ -304,7 +304,7 @@ class RemotePath:
 
     @contextmanager
     def whole(self) -> Iterator[Path]:
-        """Yield a local temporary path; what is written there is put as the object at the end."""
+        """Yield a local temporary path; its content is uploaded as the object at the end."""
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder, self.name)
             self.put([Path(folder, self.name).read_bytes()])
@@ -330,14 +330,14 @@ class RemotePath:
     def remove(self) -> bool:
         """Delete all objects at or below, first those that make a view of the rest; return whether
         there were any."""
-        left = [path._key for path in self.files()]
-        existed = bool(left)
+        keys = [path._key for path in self.files()]
+        existed = bool(keys)
         with clear_errors("delete", self.url):
             for first in (f"{self._key}/zarr.json", f"{self._key}/status/", ""):
-                now = [key for key in left if key.startswith(first)]
+                now = [key for key in keys if key.startswith(first)]
                 if now:
                     obstore.delete(self._objects, now)
-                left = [key for key in left if not key.startswith(first)]
+                keys = [key for key in keys if not key.startswith(first)]
         return existed
 
     def remove_folder(self, root: Any) -> bool:
@@ -352,9 +352,9 @@ class RemotePath:
     def remove_dead(self, deep: bool = True, but: Any = None) -> None:
         """Do nothing: a put leaves no temporary objects."""
 
-    def map(self, do: Callable[[Given], Made], given: Sequence[Given]) -> Iterator[Made]:
+    def map(self, do: Callable[[Given], Made], items: Sequence[Given]) -> Iterator[Made]:
         """Yield `do` of each in order; many requests run at the same time."""
-        return pool().map(do, given) if len(given) > 1 else map(do, given)
+        return pool().map(do, items) if len(items) > 1 else map(do, items)
 
 
 def split_url(url: str) -> tuple[str, str]:
@@ -427,26 +427,26 @@ def clear_errors(verb: str, url: str) -> Iterator[None]:
 
 
 def _failed(verb: str, url: str, error: Exception) -> StepDiffError:
-    said = str(error)
-    if "169.254.169.254" in said:  # obstore tried the metadata service of the machine
+    text = str(error)
+    if "169.254.169.254" in text:  # obstore tried the metadata service of the machine
         why, what = "no credentials", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    elif "NoSuchBucket" in said or isinstance(error, FileNotFoundError):
+    elif "NoSuchBucket" in text or isinstance(error, FileNotFoundError):
         why, what = "no such bucket", "create it, or correct the URL"
     elif isinstance(error, PermissionDeniedError | UnauthenticatedError):
-        why, what = _reason(said), "check the credentials in the environment and what they may do"
+        why, what = _reason(text), "check the credentials in the environment and what they may do"
     else:
         why, what = (
-            _reason(said),
+            _reason(text),
             "what is committed is safe; check network and endpoint and run the command again",
         )
     return StepDiffError(f"cannot {verb} {url} ({why}): {what}")
 
 
-def _reason(said: str) -> str:
+def _reason(text: str) -> str:
     """Return the reason in an error of obstore, on one line."""
-    code = re.search(r"<Code>(.*?)</Code>", said)
-    message = re.search(r"<Message>(.*?)</Message>", said, re.DOTALL)
+    code = re.search(r"<Code>(.*?)</Code>", text)
+    message = re.search(r"<Message>(.*?)</Message>", text, re.DOTALL)
     if code and message:
         return f"{code[1]}: {' '.join(message[1].split())}".rstrip(". ")
-    first = said.partition("\n")[0]
-    return first.rpartition(" - ")[2].strip() or type(said).__name__
+    first = text.partition("\n")[0]
+    return first.rpartition(" - ")[2].strip() or type(text).__name__

@@ -3,7 +3,7 @@ failures.
 
 JSON and Parquet files carry a text field `stepdiff-crc32c-XXXXXXXX`: the crc32c of the file's own
 bytes with those eight digits read as zeros. Other readers see one more field. `crc32c` uses
-hardware instructions where the processor has them, and releases the GIL for 32 KiB or more.
+hardware instructions if the processor has them, and releases the GIL for 32 KiB or more.
 
 Guarantees
 - any flipped byte of a sealed file is found: a damaged file is refused, not read
@@ -29,7 +29,7 @@ _DIGITS = 8
 BLANK = (_MARK + b"0" * _DIGITS).decode()
 """value of the field before the file is sealed"""
 crc32c: Callable[..., int] = _library.crc32c
-"""crc32c of a contiguous buffer; a second argument is that of the bytes before it"""
+"""crc32c of a contiguous buffer; a second argument is the crc32c of the bytes before it"""
 
 
 def seal(data: bytes) -> bytes:
@@ -38,13 +38,13 @@ def seal(data: bytes) -> bytes:
 
 
 def sealed_pieces(data: bytes) -> list[bytes | memoryview]:
-    """Return what `seal` does in pieces, without a copy of `data`."""
+    """Return the result of `seal` in pieces, without a copy of `data`."""
     at, view = data.rfind(_MARK) + len(_MARK), memoryview(data)
     return [view[:at], f"{crc32c(data):08x}".encode(), view[at + _DIGITS :]]
 
 
 def is_sealed(data: bytes) -> bool:
-    """Return whether `data` is, to the byte, what `seal` returned."""
+    """Return whether `data` equals, to the byte, the result of `seal`."""
     at = data.rfind(_MARK) + len(_MARK)
     if at < len(_MARK):
         return False
@@ -120,13 +120,13 @@ def schema(path: Path | Place) -> dict[str, Any]:
 
 
 def copied(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return the frame with its texts copied: those of selected rows keep the texts of all rows in
+    """Return the frame with its texts copied: selected rows would keep the texts of all rows in
     memory."""
     return frame.with_columns(pl.col(pl.String) + "")
 
 
 def _check_text(path: Place, frame: pl.DataFrame, nbytes: int) -> None:
-    """Raise StepDiffError where dictionary-encoded text is out of proportion to a file of `nbytes`
+    """Raise StepDiffError if dictionary-encoded text is out of proportion to a file of `nbytes`
     bytes."""
     most = max(_FREE_TEXT, _TEXT_PER_BYTE * nbytes)
     texts = [series for series in frame if series.dtype == pl.String]

@@ -61,7 +61,7 @@ def short(value: object, widest: int = WIDEST) -> str:
 
 
 def check_format(path: Path) -> None:
-    """Raise StepDiffError where `write_table` has no format for the suffix."""
+    """Raise StepDiffError if `write_table` has no format for the suffix."""
     if path.suffix not in FORMATS:
         raise StepDiffError(
             f"{path} is none of {', '.join(FORMATS)}: give the output one of these suffixes"

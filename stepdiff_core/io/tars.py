@@ -1,4 +1,4 @@
-"""Tar files, read where they are: their members are found by the headers, and nothing is unpacked.
+"""Tar files, read in place: their members are located by the headers, and nothing is unpacked.
 
 A path may name a member: `images/00000.tar/000000012.jpg`. Members are regular files of a plain tar
 file (ustar, pax or GNU names). Links, devices, sparse files and names that would lead out of a
@@ -51,12 +51,12 @@ class DamagedTar(StepDiffError):
 class _Headers(io.FileIO):
     """A tar file for `tarfile`, which would read as many bytes of a header as it claims."""
 
-    left = MOST_NAME
+    remaining = MOST_NAME
     """bytes that the headers of the next member may have"""
 
     def read(self, size: int | None = -1) -> bytes:
-        self.left -= size or 0
-        if size is None or size < 0 or self.left < 0:
+        self.remaining -= size or 0
+        if size is None or size < 0 or self.remaining < 0:
             raise tarfile.HeaderError(f"more than {MOST_NAME} bytes")
         return super().read(size)
 
@@ -77,7 +77,7 @@ def members(file: IO[bytes], path: Path) -> Iterator[Member]:
             tar = tarfile.TarFile(fileobj=headers, encoding="utf-8") if start else None
             while tar and (entry := tar.next()):
                 vars(tar)["members"].clear()  # of a large file they would take much memory
-                headers.left, at = MOST_NAME, entry.offset_data
+                headers.remaining, at = MOST_NAME, entry.offset_data
                 if not 0 <= entry.size <= end - at:
                     raise DamagedTar(
                         f"{shown(path)} is cut short after {count:,} members; copy it again"
@@ -119,8 +119,8 @@ class TarPart(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: "memoryview | bytearray") -> int:  # type: ignore[override]
-        wanted = max(min(len(buffer), self._size - self._at), 0)
-        data = os.pread(self._file.fileno(), wanted, self._offset + self._at)
+        count = max(min(len(buffer), self._size - self._at), 0)
+        data = os.pread(self._file.fileno(), count, self._offset + self._at)
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)

@@ -46,7 +46,8 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 
 def check(text: str) -> None:
-    """Refuse what makes YAML expensive or ambiguous. The text is scanned once and nothing is built.
+    """Refuse constructs that make YAML expensive or ambiguous. The text is scanned once and nothing
+    is built.
 
     Raises:
         yaml.YAMLError: Not YAML, or an alias, anchor, tag, duplicate key, merge key, second
@@ -81,13 +82,13 @@ def check(text: str) -> None:
                 is_key.append(True)
 
 
-def _new_key(event: yaml.Event, known: Collection[str]) -> str:
+def _new_key(event: yaml.Event, keys: Collection[str]) -> str:
     """Return a key of a mapping. Raises YAMLError if it is not plain or not new."""
     if not isinstance(event, yaml.ScalarEvent):
         raise _refusal(event, "a key is a list or mapping; give a name")
     if event.value == "<<":
         raise _refusal(event, "merge keys (<<) are not accepted; write the values out")
-    if event.value in known:
+    if event.value in keys:
         raise _refusal(event, f"key {event.value!r} is given twice; keep one")
     return event.value
 

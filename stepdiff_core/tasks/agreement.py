@@ -23,8 +23,7 @@ def alpha(counts: Int64[np.ndarray, "U L"], level: Level) -> float | None:
 
     Args:
         counts: How often each item has each score.
-        level: What two scores have to do with each other: nothing, their order, or also their
-            distance.
+        level: Relation of two scores: nothing, their order, or also their distance.
     """
     counts = counts[counts.sum(1) > 1].astype(np.float64)
     totals = counts.sum(0)

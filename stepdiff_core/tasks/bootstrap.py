@@ -12,7 +12,7 @@ its own.
 
 An interval of eight groups or more is as wide as Student's: it covers the true mean of normal draws
 95 times in 100. An interval of fewer groups cannot extend beyond their own figures and covers it
-less often. There is none where nothing can be resampled: fewer than two groups, or an undefined
+less often. No interval exists if nothing can be resampled: fewer than two groups, or an undefined
 figure.
 
 Guarantees
@@ -162,10 +162,10 @@ def paired_p(differences: Float64[np.ndarray, " resamples"], groups: int) -> flo
     """Return the two-sided p of "there is no difference"; None if all differences are undefined
     (NaN), or for fewer than two groups.
 
-    `differences` are those of two figures on the same resamples of `groups` groups; up to TIE they
-    are zero. The smaller share of resamples at or below zero and at or above zero, with one
-    resample added to each count for the test set itself, is converted to a distance from zero of a
-    normal variable; p is twice Student's tail beyond it, corrected as in `tail_share`.
+    `differences` compare two figures on the same resamples of `groups` groups; up to TIE they are
+    zero. The smaller share of resamples at or below zero and at or above zero, with one resample
+    added to each count for the test set itself, is converted to a distance from zero of a normal
+    variable; p is twice Student's tail beyond it, corrected as in `tail_share`.
     """
     defined = differences[np.isfinite(differences)]
     if len(defined) == 0 or groups < 2:

@@ -2,9 +2,9 @@
 <reference>".
 
 A clause is split by word lists and a dictionary of inflections (lemminflect), not by a parser:
-captions are short and their clauses regular. What does not look like a clause is a fragment: a
-predicate without a subject. Where two clauses are joined, words of the reference that the candidate
-has too are left out.
+captions are short and their clauses regular. A text that does not look like a clause is a fragment:
+a predicate without a subject. When two clauses are joined, words of the reference that the
+candidate has too are left out.
 
 Guarantees
 - what follows "instead of" is a noun, an adjective, a preposition, an adverb or a gerund, never a
@@ -73,7 +73,7 @@ class Clause:
     lead: tuple[str, ...] = ()
     """words of a subordinate clause before the subject, such as "while the oil is heating," """
     ended: bool = True
-    """false for a text without a full stop, as where a model reached its limit of tokens"""
+    """false for a text without a full stop, for example if a model reached its limit of tokens"""
 
     @property
     def about_person(self) -> bool:
@@ -309,7 +309,7 @@ def _with_subject(candidate: Clause, reference: Clause) -> Clause:
 
 
 def _with_object(candidate: Clause, reference: Clause) -> Clause:
-    """Put the reference's object in place of "it" and "them", where it is at the same place."""
+    """Put the reference's object in place of "it" and "them" if it is at the same place."""
     mine, other = candidate.predicate, reference.predicate
     at = next((i for i, word in enumerate(mine[:4]) if word.lower() in OBJECTS), 0)
     mass = (
@@ -352,7 +352,7 @@ def _after_link(candidate: Clause, reference: Clause) -> str | None:
 
 
 def _difference(mine: tuple[str, ...], other: tuple[str, ...], has_subject: bool) -> str | None:
-    """Return what the reference's predicate has after the words that both predicates begin with."""
+    """Return the reference's predicate after the words that both predicates begin with."""
     at = _shared(mine, other)
     articles = DETERMINERS | {"to", "how"}  # a noun keeps its article, an infinitive its "to"
     while at and (

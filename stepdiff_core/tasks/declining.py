@@ -78,8 +78,8 @@ def declines(caption: str) -> bool:
 
 
 def verdict(log_odds: float) -> Verdict:
-    """Return in a word what log-odds say: log p(YES) - log p(NO) that two clips are alike in a
-    category, or, of a head of words, the distance below which nothing differs minus theirs."""
+    """Return the meaning of log-odds in a word: log p(YES) - log p(NO) that two clips are alike in
+    a category, or, of a head of words, the distance below which nothing differs minus theirs."""
     if abs(log_odds) < UNSURE:
         return "unsure"
     return "alike" if log_odds > 0 else "different"

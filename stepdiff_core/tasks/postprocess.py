@@ -232,7 +232,7 @@ def _mark(name: re.Match[str]) -> str:
 
 
 def _trailing(text: str) -> str | None:
-    """Parse a sentence in which the names of the videos follow what differs."""
+    """Parse a sentence in which the names of the videos follow the difference."""
     match = _TRAILING.match(text)
     if match is None or match["v"] == match["w"]:
         return None
@@ -259,8 +259,8 @@ def _trailing(text: str) -> str | None:
 
 
 def _pairs(text: str) -> str | None:
-    """Parse clauses that each name a video, and join those of the candidate with those of the
-    reference."""
+    """Parse clauses that each name a video, and join the candidate's clauses with the
+    reference's."""
     if _ALIKE.search(text):
         return None
     for pattern, replacement in _OUT:
@@ -314,7 +314,7 @@ def _pairs(text: str) -> str | None:
 
 
 def _side(piece: str) -> tuple[str | None, str]:
-    """Return which video a clause is about, and what it says."""
+    """Return which video a clause is about, and its statement."""
     piece = re.sub(rf"^(?:{_WHILE}|{_AGAINST}),? (?=.*{_V})", "", piece, flags=re.I)
     if not re.search(r"\b(?:etc|approx)\.$", piece):
         piece = piece.rstrip(" .!")

@@ -1,5 +1,5 @@
-"""Prompts of every method: the protocol of the paper's supplement, and ours where the supplement
-has none.
+"""Prompts of every method: the protocol of the paper's supplement, and ours if the supplement has
+none.
 
 Strings marked (S1), (S4) and (Fig. S7) are exactly as published. Strings marked "Ours" fill what
 the supplement leaves open; the documentation names them next to every score.

@@ -1,5 +1,5 @@
-"""Tasks: what each is (TaskSpec), and all of them by name: the published ones, benchmarks of
-others, installed ones.
+"""Tasks: the definition of each (TaskSpec), and all of them by name: the published ones, benchmarks
+of others, installed ones.
 
 A TaskSpec holds everything that evaluation, tables and pages know about a task: its rows, their
 truth, its scorer, the columns of its table, its published figures and its videos. The folder of a
@@ -57,12 +57,12 @@ BUILT_IN = {
 
 @dataclass(frozen=True)
 class TaskData:
-    """What a folder of a benchmark or a test set asks, and what is true."""
+    """The rows of a benchmark's folder or of a test set, and their truth."""
 
     rows: list[Any]
     """BenchmarkRow, or a row of a published task, in the order of the files"""
     truth: Mapping[str, Any]
-    """row's key -> what its answer is scored against; empty if rows contain it"""
+    """row's key -> truth that its answer is scored against; empty if rows contain it"""
     notes: tuple[str, ...] = ()
     """printed and recorded next to the scores: rows left out and why, the digest of a checklist,
     published rules"""

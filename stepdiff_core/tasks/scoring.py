@@ -74,7 +74,7 @@ from stepdiff_core.tasks.testsets import (
 
 PAIRS_AT_ONCE = 1 << 20
 ASKED = "_asked"
-"""ends the figures of captions that decline where the method, asked first, finds the clips
+"""suffix of the figures of captions that decline if the method, asked first, finds the clips
 similar"""
 
 

@@ -38,7 +38,7 @@ Clip = Annotated[str, Field(min_length=1)]
 Pair = tuple[Clip, Clip]
 Prediction = str | Sequence[float | int]
 CATEGORIES = ("Ingredients", "Tools/Equipment", "Technique", "Actions", "Visuals")
-"""those of the paper; test sets may have others"""
+"""categories of the paper; test sets may have others"""
 OPTIONS = 4
 HIGHEST_SCORE = 5
 TARGETS = 4

@@ -50,8 +50,8 @@ def _fetch(options: FetchOptions) -> int:
 
     others = [name for name in options.names if "/" in name]
     # an unknown name ends it first
-    for known in [source(name) for name in options.names if name not in others]:
-        fetch_source(known)
+    for model in [source(name) for name in options.names if name not in others]:
+        fetch_source(model)
     for name in others:
         folder = resolve(name)
         say(f"{name}: at {folder}, sha256 {fingerprint(folder)[:12]}")
@@ -70,13 +70,13 @@ def listing(argv: list[str]) -> int:
 def _models(options: ListOptions) -> dict[str, Any]:
     models = [
         {
-            "name": known.name,
-            "about": known.about,
-            "licence": known.licence,
-            "download_bytes": known.size,
-            "path": str(known.folder) if known.is_complete() else None,
+            "name": model.name,
+            "about": model.about,
+            "licence": model.licence,
+            "download_bytes": model.size,
+            "path": str(model.folder) if model.is_complete() else None,
         }
-        for known in SOURCES
+        for model in SOURCES
     ]
     return {"cache": str(cache_folder()), "models": models}
 

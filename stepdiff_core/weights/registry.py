@@ -87,8 +87,8 @@ class Source:
 
 def cache_folder() -> Path:
     """Return the cache folder as an absolute path; it need not exist."""
-    if own := os.environ.get("STEPDIFF_CACHE"):
-        return Path(own).expanduser().absolute()
+    if folder := os.environ.get("STEPDIFF_CACHE"):
+        return Path(folder).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return (Path(base).expanduser() / "stepdiff").absolute()
 

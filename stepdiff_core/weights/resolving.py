@@ -3,7 +3,7 @@
 A name is, in this order: a name registered here; a path that exists; a model of the Hugging Face
 hub (`org/name` or `org/name@revision`).
 
-The fingerprint is the sha256 of what `sha256sum` prints for the files, sorted by their relative
+The fingerprint is the sha256 of the output of `sha256sum` for the files, sorted by their relative
 names: `<sha256>  <name>` and a line feed for each. Hidden files and folders do not count.
 
 Guarantees
@@ -148,8 +148,8 @@ _MEMORY = ".digests.2"
 
 
 def _memory(path: Path) -> Path:
-    """Return the file with the digests of what is at an absolute path; it exists if `fingerprint`
-    has read it."""
+    """Return the file with the digests of the file or folder at an absolute path; it exists if
+    `fingerprint` has read it."""
     return cache_folder() / _MEMORY / f"{hashlib.sha256(bytes(path)).hexdigest()}.json"
 
 
@@ -158,19 +158,19 @@ def fingerprint(path: Path | str) -> str:
     path = Path(path).absolute()
     files = _files(path)
     memory = _memory(path)
-    known: dict[str, list[int | str]] = {}
+    cached: dict[str, list[int | str]] = {}
     with suppress(OSError, ValueError):  # another user's, or damaged: computed again
-        known = json.loads(memory.read_text())
+        cached = json.loads(memory.read_text())
     digests: dict[str, list[int | str]] = {}
     for name, file in files:
         state = file.stat()
-        entry = known.get(name)
+        entry = cached.get(name)
         # the last is changed by whatever sets the other
         seen = [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
         if entry is None or entry[:3] != seen:
             entry = [*seen, place(file).sha256()]
         digests[name] = entry
-    if digests != known:
+    if digests != cached:
         # a cache that cannot be written costs time at the next call
         with suppress(StepDiffError, OSError):
             write_text(memory, json.dumps(digests))

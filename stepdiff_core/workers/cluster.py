@@ -4,11 +4,11 @@ the current job.
 Guarantees
 - a local Ray listens on this machine only, and prints nothing to standard output
 - a signal to the driver's process group (Ctrl-C, `timeout`) reaches the driver only
-- no process of a local Ray is alive 15 seconds after the driver's end, also after SIGKILL; those of
-  an existing cluster are left alone
+- no process of a local Ray is alive 15 seconds after the driver's end, also after SIGKILL; an
+  existing cluster's processes are left alone
 
-`ray.shutdown` asks the GCS to end the job. Where the same signal had ended the GCS, it took 8 s,
-and once longer than _RECONNECT, after which Ray's C++ code ends the driver with status 1.
+`ray.shutdown` asks the GCS to end the job. If the same signal had ended the GCS, it took 8 s, and
+once longer than _RECONNECT, after which Ray's C++ code ends the driver with status 1.
 
 Without `reaper` (Ray 2.60, two busy cores, driver killed with SIGKILL), agents lived 16 s longer
 and workers 34 s.
@@ -73,7 +73,7 @@ def has_cluster(address: str | None) -> bool:
 
 
 def refuse_relative(paths: Iterable[tuple[str, str]]) -> None:
-    """Raise StepDiffError where, inside a Ray job, one of the paths (name, path) is relative."""
+    """Raise StepDiffError if, inside a Ray job, one of the paths (name, path) is relative."""
     for name, path in paths if inside_job() else ():
         if not Path(path).expanduser().is_absolute():
             raise StepDiffError(
@@ -261,7 +261,7 @@ def _reaped() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back what Ray's C++ code writes to descriptor 2, and print it only if the block
+    """Hold back the output of Ray's C++ code to descriptor 2, and print it only if the block
     succeeds."""
     if sys.stderr is None:  # descriptor 2 is closed
         yield

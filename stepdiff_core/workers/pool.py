@@ -1,16 +1,16 @@
-"""A pool of workers on Ray, and what happens when one dies.
+"""A pool of workers on Ray, and the recovery when one dies.
 
 Guarantees
 - a worker that is killed is replaced, and its shard is done again; a shard whose workers die
   ATTEMPTS times is given up
 - a shard is given to a worker that has started, so workers that find no room delay nothing
-- where not even one worker has room, the run ends within a minute, except on a cluster with an
+- if not even one worker has room, the run ends within a minute, except on a cluster with an
   autoscaler
 
 Ray restarts no actor and retries no call here. A call that Ray retries waits for its own actor,
-also where a lost node left no room for it while others are idle; Ray reports a dead actor and one
-out of reach alike (ActorUnavailableError), and restarts one that dies while it starts again and
-again without a word.
+even if a lost node left no room for it while others are idle; Ray reports a dead actor and one out
+of reach alike (ActorUnavailableError), and restarts one that dies while it starts again and again
+without a word.
 """
 
 import os
@@ -44,7 +44,7 @@ purpose"""
 _NODE_GROUP = "ray.io/node-group"
 """label that Ray gives the nodes of a cluster with an autoscaler"""
 _FEWER = "try fewer --workers"
-"""what a user can do where a worker has too little memory"""
+"""advice for a worker with too little memory"""
 _SAME_ERRORS = 3
 """shards in a row that could not be written, after which the run ends: a full disk stays full"""
 
@@ -73,7 +73,7 @@ class WorkPart:
     """its number, from 0"""
     rows: Any
     about: Any = None
-    """what else the worker needs to know"""
+    """further input of the worker"""
     failures: tuple[()] = field(default=(), init=False)
 
 
@@ -95,8 +95,8 @@ def is_alone(workers: int | None, most_cpus: int, address: str | None, per_gpu: 
 def has_gpu(device: str | None, joined: bool) -> bool:
     """Return whether each worker takes a GPU: `device` asks for it, or the cluster has some.
 
-    Raises StepDiffError where `device` asks for one that cannot come: a Ray of our own (not
-    `joined`) starts no more nodes.
+    Raises StepDiffError if `device` asks for one that cannot come: a Ray of our own (not `joined`)
+    starts no more nodes.
     """
     import ray
 
@@ -114,8 +114,8 @@ def pool_size(workers: int | None, most_cpus: int, per_gpu: int, joined: bool) -
 
     per_gpu: workers that share a GPU, 0 without one. With one a worker has its share of the node's
     CPUs. most_cpus: of a worker without a GPU. On this machine alone (not `joined`) it has at most
-    OMP_NUM_THREADS: threads that wait for each other wait ten times as long where another process
-    has one of their cores.
+    OMP_NUM_THREADS: threads that wait for each other wait ten times as long if another process has
+    one of their cores.
     """
     resources = nodes()
     if per_gpu:
@@ -155,7 +155,7 @@ def room(cpus: int, per_gpu: int) -> int:
 
 
 def need(cpus: int, per_gpu: int) -> str:
-    """Return what a worker needs, in words."""
+    """Return the needs of a worker, in words."""
     gpu = " and a GPU" if per_gpu == 1 else f" and 1/{per_gpu} of a GPU" if per_gpu else ""
     return f"{cpus} CPU{'s' * (cpus > 1)}{gpu}"
 
@@ -180,12 +180,12 @@ def _lost_nodes() -> dict[str, str]:
 
 @dataclass
 class _WorkerState:
-    """What a worker answers while it runs."""
+    """State that a worker reports while it runs."""
 
     finished: int = 0
     """rows of its task"""
     stages: Mapping[str, float] = field(default_factory=dict)
-    """seconds since it started, in each stage of its tasks, where it measures them"""
+    """seconds since it started, in each stage of its tasks, if it measures them"""
     name: str = ""
     """its process and the address of its node; empty: it has not started yet"""
 
@@ -205,7 +205,7 @@ def _without_memory(error: BaseException) -> bool:
 
 
 def _task_error(shard: int, error: BaseException, lighter: str) -> str:
-    """Return the error of a task in a line; `lighter` is what to do where memory was too little."""
+    """Return the error of a task in a line; `lighter` is advice for too little memory."""
     if isinstance(error, StepDiffError):
         return str(error)
     why = f"shard {shard}: {type(error).__name__}: {first_line(error)}"
@@ -213,8 +213,8 @@ def _task_error(shard: int, error: BaseException, lighter: str) -> str:
 
 
 def _answered(method: str, ask: Callable[[], Any], lighter: str) -> Any:
-    """Return what `ask` does: a worker's answer to a call. StepDiffError: the worker's own, or it
-    has too little memory."""
+    """Return the result of `ask`: a worker's answer to a call. StepDiffError: the worker's own, or
+    it has too little memory."""
     try:
         return ask()
     except Exception as error:
@@ -238,7 +238,7 @@ def _added(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 class _Slot:
-    """One worker of a pool, replaced where it dies."""
+    """One worker of a pool, replaced if it dies."""
 
     def __init__(self, start: Callable[[], Any]) -> None:
         """Start a worker with `start`; the cluster may have no room for it yet."""
@@ -329,7 +329,7 @@ class Here:
     that runs call."""
 
     def __init__(self, worker: Any, options: Any, lighter: str = _FEWER) -> None:
-        """The arguments are those of `WorkerPool`."""
+        """Take the arguments of `WorkerPool`."""
         self._worker, self._lighter = worker(options), lighter
 
     def call(self, method: str, *arguments: object) -> Any:
@@ -393,13 +393,13 @@ class WorkerPool:
                 `outcome`, the class of these, with a `shard` and an `error` (why not all was
                 written, or None); and `finished()`, the rows of the current task that are finished.
                 Lines of progress show the shares of `stages`, its seconds in each stage of all its
-                tasks, where it has them.
+                tasks, if it has them.
             options: The argument of each worker; `options.cpus` are the CPUs of one.
             per_gpu: Workers that share a GPU, 0 without one.
-            lighter: What a user can do where a worker has too little memory.
+            lighter: Advice for a worker with too little memory.
             joined: Whether nodes may join; a Ray of our own, on this machine, starts no more.
             by_threads: Whether a worker has a CPU for each thread of this process.
-            unit: What the rows of a task are, in the plural.
+            unit: Name of the rows of a task, in the plural.
         """
         import ray
 
@@ -433,7 +433,7 @@ class WorkerPool:
         say(f"no worker has answered yet: {on}")
 
     def call(self, method: str, *arguments: object) -> Any:
-        """Call a method of the first worker, which is replaced where it dies.
+        """Call a method of the first worker, which is replaced if it dies.
 
         StepDiffError: ATTEMPTS workers died, the method raised one, or a worker has too little
         memory.
@@ -441,7 +441,7 @@ class WorkerPool:
         import ray
         from ray.exceptions import RayActorError
 
-        for left in reversed(range(ATTEMPTS)):
+        for attempts_left in reversed(range(ATTEMPTS)):
             call = getattr(self._slots[0].worker, method).remote(*arguments)
             while not ray.wait([call], timeout=_PATIENCE)[0]:
                 self._wait()
@@ -449,7 +449,7 @@ class WorkerPool:
                 return _answered(method, partial(ray.get, call), self._lighter)
             except RayActorError as error:
                 why = f"a worker died in {method} ({first_line(error)})"
-                if not left:
+                if not attempts_left:
                     raise StepDiffError(f"{why}: run it again") from None
                 say(f"{why}: another does it again")
                 self._slots[0].replace()
@@ -458,9 +458,9 @@ class WorkerPool:
         """Yield the outcome of every task as it ends, done by `count` workers, or as many as have
         room.
 
-        `advance` receives the number of newly finished rows, less those that start again where a
-        worker died. Tasks after _SAME_ERRORS errors in a row have no outcome.
-        Raises StepDiffError if workers die before they start.
+        `advance` receives the number of newly finished rows, minus the rows that start again after
+        a worker died. Tasks after _SAME_ERRORS errors in a row have no outcome. Raises
+        StepDiffError if workers die before they start.
         """
         import ray
 

@@ -4,9 +4,9 @@
 
 A driver killed by SIGKILL cannot clean up, so this is a separate process. It leads the process
 group of the local Ray, which the driver's children join while Ray starts. The driver holds the
-other end of PIPE, which closes when the driver ends or shuts Ray down. Where Ray's C++ code ends
-the driver, for example because the GCS is gone, no Python code of the driver runs: then this
-process prints the error.
+other end of PIPE, which closes when the driver ends or shuts Ray down. If Ray's C++ code ends the
+driver, for example because the GCS is gone, no Python code of the driver runs: then this process
+prints the error.
 """
 
 import os
@@ -26,12 +26,12 @@ _STARTING, _RUNNING = (
 
 def main() -> None:
     """Wait for the driver's end, then end its Ray, and this process with it."""
-    said = b""
+    status = b""
     while byte := os.read(0, 1):
-        said = byte
-    if said != ENDED:
+        status = byte
+    if status != ENDED:
         with suppress(OSError):  # nobody reads it
-            os.write(2, _LINE % (_RUNNING if said == STARTED else _STARTING))
+            os.write(2, _LINE % (_RUNNING if status == STARTED else _STARTING))
     os.killpg(0, signal.SIGKILL)
 
 

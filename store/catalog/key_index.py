@@ -365,7 +365,7 @@ def _end_bytes(end: bytes, size: int) -> int:
 
 
 def in_memory(path: Place, pieces: Iterator[Buffer]) -> KeyIndex:
-    """Return the index that would be written to `path`, where that is not possible."""
+    """Return the index that would be written to `path`, if writing is not possible."""
     return KeyIndex(path, b"".join(bytes(piece) for piece in pieces))
 
 

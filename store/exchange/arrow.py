@@ -1,4 +1,4 @@
-"""Rows of a view as Arrow record batches, without a copy of the features where they are in memory.
+"""Rows of a view as Arrow record batches, without a copy of features that are in memory.
 
     from store.exchange.arrow import record_batches
     for batch in record_batches(view, "embedding", columns=["video"]):  # key, video, embedding
@@ -41,7 +41,7 @@ KEY = "key"
 CHECKSUM = "crc32c"
 """column of the checksums of a row in files of an export"""
 SCALE = "_scale"
-"""what follows the name of an int8 feature in the column of its scales"""
+"""suffix of the name of an int8 feature in the column of its scales"""
 BATCH_BYTES = 32 * 2**20
 """bytes of the features of a batch, about, by default"""
 # rows whose metadata is read at a time: a part of a catalog is read whole each time
@@ -237,7 +237,7 @@ def is_damage(error: BaseException) -> bool:
 
 @contextmanager
 def readable(path: Path | str) -> Iterator[None]:
-    """Turn what Arrow and Lance raise on damaged files into one line."""
+    """Turn exceptions of Arrow and Lance on damaged files into one line."""
     try:
         yield
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""The card of an export: what the features are, how many rows there are, how to open them.
+"""The card of an export: features, number of rows, and how to open them.
 
 `_export.json` in the folder of an export is the card for programs, written first; README.md is the
 card for readers, written last. Parquet has it as `_README.md`, because pandas and pyarrow read all
@@ -63,7 +63,7 @@ _VERSION = 2
 
 @dataclass(frozen=True)
 class ExportCard:
-    """The description of an export: its options, and what the store held."""
+    """The description of an export: its options, and the content of the store."""
 
     version: int
     """of the card"""

@@ -245,7 +245,7 @@ WRITERS: Mapping[str, tuple[str, Write]] = {
     "webdataset": ("features-{:06d}.tar", write_webdataset),
     "lance": ("part-{:06d}.json", write_lance),
 }
-"""name of the file of a part, with its number, and what writes it"""
+"""name of the file of a part, with its number, and the function that writes it"""
 
 
 def is_whole(path: Path, format: str) -> bool:
@@ -262,8 +262,8 @@ def is_whole(path: Path, format: str) -> bool:
 
 
 def prepare(path: LocalPath, format: str) -> None:
-    """Make the folder of unfinished parts, and remove what a killed export left without finishing
-    it."""
+    """Make the folder of unfinished parts, and remove parts that a killed export left
+    unfinished."""
     unfinished = path / UNFINISHED
     unfinished.make_folder()
     unfinished.remove_dead(deep=False)
@@ -325,13 +325,13 @@ def _files(fragments: list[dict[str, Any]]) -> list[str]:
 
 
 PART_BYTES = 256 * 2**20
-"""bytes of features in a part, at most about, where a shard has fewer"""
+"""bytes of features in a part, at most about, if a shard has fewer"""
 _LOCK = "_export.lock"
 _MOST_CARD = 64 * 2**20
 
 
 def export(options: StoreExportOptions) -> dict[str, Any]:
-    """Export what is missing. StepDiffError if the view lacks a feature, or the files cannot be
+    """Export the missing files. StepDiffError if the view lacks a feature, or the files cannot be
     written.
 
     Returns the content of the export: counts of its card, `parts`, those that an earlier run wrote
@@ -416,7 +416,7 @@ def _finish_folder(path: LocalPath, card: ExportCard, fields: pa.Schema) -> None
 
 @contextmanager
 def _only_run(path: LocalPath, format: str) -> Iterator[None]:
-    """Make the folder, and hold its lock: another run would remove what this one writes. HeldError
+    """Make the folder, and hold its lock: another run would remove the files of this one. HeldError
     names it."""
     kind = "folder" if format == "hdf5" else "file"
     if path.is_dir() if format == "hdf5" else path.is_file():
@@ -548,7 +548,7 @@ def _all_of(
 ) -> Iterator[pa.RecordBatch]:
     """Yield the batches with checksums.
 
-    StepDiffError, also put into `errors`, where a row is damaged or they have not `count`.
+    StepDiffError, also put into `errors`, if a row is damaged or they have not `count`.
     """
     try:
         for batch in batches:

@@ -402,7 +402,7 @@ def _attribute(file: Any, name: str) -> str | None:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn what h5py raises on damaged files into an OSError."""
+    """Turn exceptions of h5py on damaged files into an OSError."""
     try:
         yield
     except (RuntimeError, KeyError, TypeError) as error:

@@ -40,7 +40,7 @@ _PROVENANCE = ("encoder", "weights_sha256", "layer", "frames", "crop")
 
 
 def take_in(options: ImportOptions) -> dict[str, Any]:
-    """Import what is missing. StepDiffError if the files, the store or the view cannot be used.
+    """Import the missing rows. StepDiffError if the files, the store or the view cannot be used.
 
     Returns how many rows were `asked` for, `done` by this run, there `already`, `failed` in this
     run or an earlier one, and left out because they were `forgotten`; key and reason of `failures`;
@@ -171,7 +171,7 @@ def _checked_columns(files: FileRows) -> pl.DataFrame:
 
 
 def _check_fits(path: Path, catalog: Catalog, columns: pl.DataFrame) -> None:
-    """Raise StepDiffError, before anything is written, where the catalog has other types of
+    """Raise StepDiffError, before anything is written, if the catalog has other types of
     columns."""
     try:
         # no row, which checks columns

@@ -3,8 +3,8 @@ column is decoded.
 
 A few hundred bytes of Parquet can encode billions of rows or gigabytes of text. The declared sizes
 are compared with the size of the file. pyarrow cannot do that: it does not tell the sizes in the
-headers of pages, which decide what a reader allocates, and damaged statistics of a column chunk end
-the process.
+headers of pages, which decide how much a reader allocates, and damaged statistics of a column chunk
+end the process.
 """
 
 from collections.abc import Iterator

@@ -9,7 +9,7 @@ A feature is a column of lists: fixed-size or not, nested or flat, or an Arrow t
 feature have one shape; a row with another shape, a null or another number of values fails alone.
 
 Files of `store export` have checksums (`store.exchange.arrow.with_checksums`): a row whose features
-differ from them fails; where the key or the metadata of a row differ, the file is refused.
+differ from them fails; if the key or the metadata of a row differ, the file is refused.
 """
 
 import json
@@ -496,7 +496,7 @@ class _Parquet:
     null = "is null"
 
     def __init__(self, path: Path) -> None:
-        """Read where the row groups begin; files without rows are left out."""
+        """Read the beginnings of the row groups; files without rows are left out."""
         self._path = path
         self._paths: list[Path] = []
         self._groups: list[tuple[int, int]] = []  # file and number of each
@@ -674,8 +674,8 @@ class _Lance:
 
 @contextmanager
 def _without_panics() -> Iterator[None]:
-    """Keep Lance from printing panics to the standard error of the process: the exception has what
-    they say."""
+    """Keep Lance from printing panics to the standard error of the process: the exception has their
+    text."""
     with _one_at_a_time:
         yield from _held_back()
 

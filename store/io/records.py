@@ -1,4 +1,4 @@
-"""The small files of a view: what wrote each shard (versions, device, duration), and why rows
+"""The small files of a view: the writer of each shard (versions, device, duration), and why rows
 failed.
 
 A writer replaces the file of its shard. `compact` merges the files of a group of shards into one; a
@@ -154,7 +154,7 @@ def encode_failures(catalog: Catalog, reasons: Mapping[int, str]) -> bytes:
 
 
 def reasons_by_row(catalog: Catalog, failures: pl.DataFrame) -> dict[int, str]:
-    """Return row -> reason of what `failures_of_shard` returns."""
+    """Return row -> reason from the result of `failures_of_shard`."""
     return dict(
         zip(catalog.rows(failures["key"]).tolist(), failures["reason"].to_list(), strict=True)
     )

@@ -1,8 +1,8 @@
 """The writers of a view and of one of its shards.
 
-A commit writes every array's shard file, checksum, failures and the record of what wrote them,
-makes them durable together, and writes status last. Until then the old status is true, because rows
-that are ok were copied byte for byte.
+A commit writes every array's shard file, checksum, failures and the record of their writer, makes
+them durable together, and writes status last. Until then the old status is true, because rows that
+are ok were copied byte for byte.
 
 Guarantees
 - each shard is one commit, and its status is written last
@@ -296,8 +296,8 @@ class ViewWriter:
     """
 
     def __init__(self, view: View, info: dict[str, Any] | None) -> None:
-        """Grow the view to its catalog. `info` says what computes the features, and is recorded
-        with every shard."""
+        """Grow the view to its catalog. `info` names the software that computes the features, and
+        is recorded with every shard."""
         self.view = view
         self.info = info
         self._waiting: list[tuple[pl.DataFrame, dict[str, np.ndarray], dict[str, str]]] = []
@@ -574,7 +574,7 @@ class ShardWriter:
             files.put(path, encode_failures(self.view.catalog, reasons))
 
     def _write_info(self, files: CommitGroup, rows: RowNumbers, info: dict[str, Any]) -> None:
-        """Record what wrote `rows`, next to what wrote the others."""
+        """Record the writer of `rows`, next to the writers of the others."""
         writes = writes_of_shard(self.view.paths, self.shard, self.view.rows_per_shard)
         new, today = frozenset(rows.tolist()), datetime.now(UTC).date().isoformat()
         if not any((write.info, write.date) == (info, today) for write in writes):

@@ -1,1 +1,1 @@
-"""Where rows come from, and what was trained on them."""
+"""The source of rows, and the heads trained on them."""

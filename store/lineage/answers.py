@@ -1,4 +1,4 @@
-"""Where rows come from and what was trained on them; what a head was trained on.
+"""The source of rows and the heads trained on them; the training data of a head.
 
 Guarantees
 - a head whose record is missing or damaged is listed as unknown, never left out
@@ -33,15 +33,14 @@ _MOST_BYTES = 64 * 2**20
 
 
 def lineage(options: LineageOptions) -> dict[str, Any]:
-    """Return `path`, and what is known of `rows` and `heads`, in the order of the names.
+    """Return `path`, and the known facts about `rows` and `heads`, in the order of the names.
 
     Of a row: key, row, entity, metadata; `forgotten`, the reason; `views`, with status, provenance,
     and when and on what it was written; `snapshots` in which it is finished; `trained`, the runs
-    that may have drawn it; `unknown`, runs that do not state, or not completely, what trained them.
-    Of a head: `run`; `store` with snapshot and commits; `reads`, the provenance of each view;
+    that may have drawn it; `unknown`, runs that do not state, or not completely, their training
+    data. Of a head: `run`; `store` with snapshot and commits; `reads`, the provenance of each view;
     `clips` that may have trained it; fingerprints of other `data`; the runs that it `starts_from`,
-    the latest first. None is what was not recorded. StepDiffError: a name is neither a key nor a
-    run.
+    the latest first. None: not recorded. StepDiffError: a name is neither a key nor a run.
     """
     store = Store.open(options.path)
     runs = [Path(name) for name in options.names if (Path(name) / RECORD).is_file()]
@@ -182,7 +181,7 @@ class _TrainedOn(BaseModel, strict=True):
 
 
 class _Record(BaseModel, strict=True, extra="allow"):
-    """What readers rely on in the lineage of a run, which may be a stranger's."""
+    """The parts of a run's lineage that readers rely on; it may be a stranger's."""
 
     reads: dict[str, dict[str, Any] | str] = {}
     store: _Store | None = None
@@ -224,7 +223,7 @@ def read_record(run: Path) -> dict[str, Any]:
 
 
 def read_of(store: Store, views: dict[str, str]) -> dict[str, Any]:
-    """Return what a training that reads these views (entity -> view) records of the store.
+    """Return the record of the store by a training that reads these views (entity -> view).
 
     Its path, the snapshot's name (None: the live store), and the commit of each view.
     """

@@ -1,1 +1,1 @@
-"""What a store was at one moment: snapshots, and where its rows came from."""
+"""The state of a store at one moment: snapshots, and the source of its rows."""

@@ -5,8 +5,8 @@
     snapshots/NAME/about.json    time, note, rows, and commit of each view
 
 A writer never changes a file of a store: it gives the name to a new file. A link therefore keeps
-what was committed, and the folder of a snapshot is read as a store is. Without about.json, which is
-written last, it is not a snapshot yet.
+the committed content, and the folder of a snapshot is read as a store is. Without about.json, which
+is written last, it is not a snapshot yet.
 
 Guarantees
 - a snapshot exists completely or not at all, and a name is given once
@@ -38,7 +38,7 @@ from store.provenance import ENTITIES, RowNumbers, check_name
 from store.view import View
 
 NOW = "now"
-"""what `store log` calls the current state"""
+"""name of the current state in `store log`"""
 CONTENT = (ARRAYS, "catalog", "failures", FORGOTTEN, "shards")
 """the folders of a store that a snapshot has"""
 _BEGUN = "begun.json"
@@ -126,7 +126,7 @@ def _figures(of: dict[str, Any]) -> Figures:
 
 
 def delete_snapshot(store: Place, name: str) -> None:
-    """Delete a snapshot, or what a killed process left of it."""
+    """Delete a snapshot, or the files of it that a killed process left."""
     if not folder_of(store, name).remove_folder(store / SNAPSHOTS):
         read_snapshot(store, name)  # raises, and lists the others
 
@@ -231,8 +231,8 @@ def _link_store(store: Place, folder: Place) -> None:
 
 
 def _settled(store: Place, views: Sequence[View]) -> dict[str, object]:
-    """Return the versions of what must not change while shards are linked; new parts of a catalog
-    may come."""
+    """Return the versions of files that must not change while shards are linked; new parts of a
+    catalog may come."""
     settled: dict[str, object] = {}
     for entity in ENTITIES:
         settled[f"forgotten {entity}"] = forgotten_path(store, entity).identity()

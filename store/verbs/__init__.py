@@ -1,1 +1,1 @@
-"""What `python -m store` does."""
+"""Verbs of `python -m store`."""

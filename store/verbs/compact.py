@@ -82,7 +82,7 @@ def _count_orphans(done: Done, files: Mapping[Any, int]) -> None:
 
 
 def _merge_parts(catalog: Catalog, done: Done) -> None:
-    """Merge neighbours of up to MOST_ROWS rows; then delete what a merged part hides."""
+    """Merge neighbours of up to MOST_ROWS rows; then delete the files that a merged part hides."""
     run: list[pl.DataFrame] = []
     for part in catalog.parts():
         if rows_of_merged(part) > MOST_ROWS / 2:
@@ -197,7 +197,7 @@ def _is_committed(view: View, shard: int) -> bool:
 
 
 def _remove_dropped(store: Store, done: Done) -> None:
-    """Delete what a killed `drop` left of a view."""
+    """Delete the files of a view that a killed `drop` left."""
     for entity in ENTITIES:
         for group in filter(half_made, listed(store.path / ARRAYS / entity, "*")):
             if group.is_dir():

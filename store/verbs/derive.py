@@ -8,7 +8,7 @@ float32` bit for bit, with its provenance, so that featurize may add rows.
 Guarantees
 - features that are not converted keep every bit; failed rows are failed in the new view too, for
   the same reason
-- a killed run resumes, and a later run adds what is new in the old view
+- a killed run resumes, and a later run adds new rows of the old view
 - no damaged row is copied, and memory holds the features of one shard
 """
 

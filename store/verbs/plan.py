@@ -34,7 +34,7 @@ _BYTES_READ = 2**28
 
 @dataclass(frozen=True)
 class StoredAs:
-    """The recommended setting of an encoder, and what it costs in accuracy."""
+    """The recommended setting of an encoder, and its cost in accuracy."""
 
     pool: int = 1
     dtype: str = "int8"
@@ -111,8 +111,8 @@ def plan(options: StorePlanOptions) -> dict[str, Any]:
     --measured-in; the recommended `setting`, None if the encoder's features have one setting, or
     are pooled already; `statistics_bytes` of all rows with statistics of early maps alone, None if
     the encoder has none or is not known; `read_mb_per_second`, given or measured by reading rows of
-    that store; `caching` for each device, empty if encoding or reading was not measured. What is
-    not known is None.
+    that store; `caching` for each device, empty if encoding or reading was not measured. Unknown
+    values are None.
     """
     if not options.clips >= 1 or options.clips % 1:
         raise StepDiffError(f"--clips {options.clips} is not a whole number of at least 1")

@@ -10,9 +10,9 @@ Guarantees
 - an unknown key is refused before anything changes
 - a view is gone at once or not at all: its group is renamed away before a byte is deleted, or in an
   object store its zarr.json is deleted before the rest
-- what a killed drop leaves is ignored, and removed by the next run or by compact; in an object
-  store by the same command or by the next view of that name, and until then verify may miss its
-  zarr.json
+- files that a killed drop leaves are ignored, and removed by the next run or by compact; in an
+  object store by the same command or by the next view of that name, and until then verify may miss
+  its zarr.json
 """
 
 from collections.abc import Iterator
@@ -76,7 +76,7 @@ def forget(options: ForgetOptions) -> dict[str, Any]:
 
 
 def _withdraw(store: Store, entity: str, rows: np.ndarray) -> dict[str, int]:
-    """Make rows absent in every view; return view -> how many of them were finished, where any
+    """Make rows absent in every view; return view -> how many of them were finished, if any
     were."""
     counts = {name: store.view(entity, name).withdraw(rows) for name in store.views(entity)}
     return {name: count for name, count in counts.items() if count}

@@ -1,5 +1,4 @@
-"""Verification: read every byte of a store, and report what is damaged and which clips that
-affects.
+"""Verification: read every byte of a store, and report damage and the affected clips.
 
 A version of an annotation stage contains sealed JSON and Parquet files. The card of an index
 carries a sha256 of its own content, and names the files of the index with their sizes and sha256.
@@ -8,7 +7,8 @@ Guarantees
 - a flipped byte in any file of catalog, views, annotations and indexes that is sealed or named in a
   card is found, and the clips that it affects are named
 - verify reports no damage while a store is being written
-- what is not covered is reported: `NOT_COVERED`, and the files that `uncovered` returns
+- the report lists content that is not covered: `NOT_COVERED`, and the files that `uncovered`
+  returns
 """
 
 import hashlib
@@ -51,7 +51,7 @@ NOT_COVERED = (
     "files lost together with all that refers to them, such as the last part of a catalog that no "
     "view has rows of",
 )
-"""what verify cannot know about any store"""
+"""content that verify cannot check in any store"""
 _RESTORE = "restore it from a copy"
 _MOST_NAMED = 100_000  # lost rows named one by one
 _MOST_CARD = 64 * 2**20  # bytes
@@ -66,11 +66,11 @@ class Damage:
     path: str
     """the file, relative to the store"""
     what: str
-    """what is wrong with it"""
+    """the fault"""
     clips: tuple[str, ...]
     """keys of the rows that it affects, `row N` if the key is not known"""
     remedy: str
-    """what to do about it"""
+    """the remedy"""
     withdrawn: bool = False
     """whether its rows are absent now; if only what wrote them is lost, whether that is recorded"""
 
@@ -106,7 +106,7 @@ def verify(store: Store, withdraw: bool = False) -> list[Damage]:
 
 
 def _remedy(store: Place, path: str) -> str:
-    """Return what to do about the damaged file `path`, which is relative to the store."""
+    """Return the remedy for the damaged file `path`, which is relative to the store."""
     parts = PurePosixPath(path).parts
     folder = parts[0] if parts else ""
     if folder in (ARRAYS, "failures", "shards") and len(parts) > 3:
@@ -218,23 +218,23 @@ class _Keys:
 
     def __init__(self, catalog: Catalog) -> None:
         self.parts = catalog.parts()
-        self.known: dict[int, str] = {}
+        self.key_of: dict[int, str] = {}
         self.heights: dict[Place, int] = {}
         self.refused: dict[Place, str] = {}
         """why a part has no height"""
         for part in self.parts:
             try:
                 keys = read_part(part, ["key"])["key"].to_list()
-                self.known |= enumerate(keys, first_row(part))
+                self.key_of |= enumerate(keys, first_row(part))
                 self.heights[part] = len(keys)
             except StepDiffError as error:
                 self.refused[part] = str(error)
-        self.all = list(self.known.values())
-        self.rows = max(self.known, default=-1) + 1
+        self.all = list(self.key_of.values())
+        self.rows = max(self.key_of, default=-1) + 1
         """of the catalog, as far as is known"""
 
     def __call__(self, rows: RowNumbers) -> list[str]:
-        return [self.known.get(row, f"row {row}") for row in rows.tolist()]
+        return [self.key_of.get(row, f"row {row}") for row in rows.tolist()]
 
 
 def _catalog(store: Store, entity: str, keys: _Keys) -> Iterator[_Found]:
@@ -333,7 +333,7 @@ def _named_files(path: Place) -> dict[str, Any] | None:
 
 
 def _differs(path: Place, entry: object) -> str | None:
-    """Return what is wrong with a file of an index, None if it matches its card."""
+    """Return the fault of a file of an index, None if it matches its card."""
     if not isinstance(entry, Mapping) or not isinstance(entry.get("sha256"), str):
         return "has no sha256 in its card"
     try:

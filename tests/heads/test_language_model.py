@@ -34,7 +34,7 @@ TURNS = [
     [
         Turn("What differs?", "In Video 1, a whisk."),
         Turn("Which video has a spoon?", "Video 2"),
-        Turn("The same?", "YES", given="The answer is", ends=False),
+        Turn("The same?", "YES", seed="The answer is", ends=False),
     ],
     [Turn("The same?", "NO")],
 ]

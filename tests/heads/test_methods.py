@@ -520,9 +520,9 @@ def test_scores_equal_those_of_the_plain_text(texts: Path, tiny_lm: str) -> None
                 chat.tokenizer.apply_chat_template(
                     asked, tokenize=False, add_generation_prompt=True
                 )
-                + turn.given
+                + turn.seed
             )
-            answer = f" {turn.answer}" if turn.given else turn.answer + "<|im_end|>"
+            answer = f" {turn.answer}" if turn.seed else turn.answer + "<|im_end|>"
             first, rest = (chat.control_ids(text) for text in (prompt, answer))
             with torch.inference_mode():
                 log_p = (

@@ -1,5 +1,5 @@
-"""Any video language model of transformers without its vision tower: the store has what the tower
-and the projector computed, and the model takes it through one slot, `mm_encoder_outputs`.
+"""Any video language model of transformers without its vision tower: the store has the output of
+the tower and the projector, and the model takes it through one slot, `mm_encoder_outputs`.
 
 A row is one question, because models differ in how they mask and number what they see.
 
@@ -94,7 +94,7 @@ class ClipLayout:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What a video processor receives about the clip."""
+        """The input of a video processor for the clip."""
         numbers = [round(_PER_SECOND * second) for second in self.seconds]
         step = (numbers[-1] - numbers[0]) / (len(numbers) - 1) if len(numbers) > 1 else 0
         whole = max(round(step * len(numbers)), 1)
@@ -116,8 +116,8 @@ class ShownPrompt:
     slot: str
     """of mm_encoder_outputs: image or video"""
     inputs: dict[str, Tensor]
-    """what else the processor gives to the model: sizes of grids [items, ...], types of tokens [1,
-    len(ids)]"""
+    """further inputs from the processor to the model: sizes of grids [items, ...], types of tokens
+    [1, len(ids)]"""
 
 
 class ProcessorChat(Chat):
@@ -126,8 +126,8 @@ class ProcessorChat(Chat):
 
     The processor writes the text of a clip, and numbers what the model needs to place its tokens,
     from the shape and the times of its frames. So it is given blank frames in the shape of the
-    clip's, and their pixels are dropped. Token ids are those of the whole prompt, and a user's text
-    never becomes a control token of the model.
+    clip's, and their pixels are dropped. Token ids equal the ids of the whole prompt, and a user's
+    text never becomes a control token of the model.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class ProcessorChat(Chat):
         return ClipPacker(self, system) if outputs else Packer(self, 0, system)
 
     def pieces(self, system: str, shows: bool = False) -> ChatPieces:
-        """Return the pieces of a prompt. Its first part has no clips; where it `shows` some, use
+        """Return the pieces of a prompt. Its first part has no clips; if it `shows` some, use
         `shown` instead."""
         before, to_answer, after = self._written(system, int(shows))
         ids = (
@@ -230,7 +230,7 @@ class ProcessorChat(Chat):
         return before, to_answer, whole.partition(_ANSWER)[2]
 
     def _begins(self, before: str) -> dict[str, bool]:
-        """Return whether the tokenizer adds what it begins a text with: not if the template wrote
+        """Return whether the tokenizer adds its opening tokens to a text: not if the template wrote
         it."""
         bos = self.tokenizer.bos_token
         return {"add_special_tokens": bos is None or not before.startswith(bos)}
@@ -314,7 +314,7 @@ class CachedClips(Features):
 
     @staticmethod
     def parsed(numbers: Float[Tensor, "C numbers"]) -> list[ClipLayout]:
-        """Return layouts from what the store has of each clip."""
+        """Return layouts from the store's numbers for each clip."""
         rows = numbers.tolist()
         return [
             ClipLayout(int(n), int(height), int(width), tuple(seconds))
@@ -323,8 +323,8 @@ class CachedClips(Features):
 
 
 class CachedLM(VideoLM):
-    """A model whose clips are cached projected tokens. Questions and answers are those of its chat
-    template."""
+    """A model whose clips are cached projected tokens. Its chat template writes questions and
+    answers."""
 
     def __init__(self, whole: Any, chat: ProcessorChat, clips: CachedClips) -> None:
         """StepDiffError: the view's tokens are of another kind, or the logits are no linear map of
@@ -364,7 +364,7 @@ class CachedLM(VideoLM):
     def hidden(
         self, batch: Packed, clips: Float[Tensor, "C H_N D"] | None
     ) -> Float[Tensor, "B S E"]:
-        """Return the last hidden states of the batch's tokens; those of padding are meaningless.
+        """Return the last hidden states of the batch's tokens; states of padding are meaningless.
 
         Without gradients, rows that show the same clips share the computation of their prompt.
         """
@@ -449,7 +449,7 @@ class CachedLM(VideoLM):
         return inputs | {"mm_encoder_outputs": {shown.slot: self._encoded(tokens)}}
 
     def _encoded(self, tokens: list[Float[Tensor, "_ D"]]) -> Any:
-        """Return what the vision part of the model would return for clips of these tokens."""
+        """Return the output of the model's vision part for clips of these tokens."""
         from transformers.models.qwen3_vl.modeling_qwen3_vl import (
             BaseModelOutputWithDeepstackFeatures,
         )

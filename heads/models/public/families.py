@@ -14,8 +14,8 @@ of a frame.
 
 Guarantees
 - logits from cached tokens are the whole model's logits from pixels, although it has no image tower
-- token ids are those of the whole prompt cut in pieces, and a user's text never becomes a control
-  token
+- token ids equal the ids of the whole prompt cut in pieces, and a user's text never becomes a
+  control token
 - a view of another encoder, or of another checkpoint's tower, is refused
 """
 
@@ -56,7 +56,8 @@ class ImageChat(Chat):
     """
 
     def __init__(self, tokenizer: Any, show: Callable[[str], str], begins: bool) -> None:
-        """begins: whether the prompt begins with what the tokenizer adds before every text."""
+        """begins: whether the prompt begins with the tokens that the tokenizer adds before every
+        text."""
         super().__init__(tokenizer)
         self.show = show
         tokenizer.add_tokens([IMAGE], special_tokens=True)
@@ -103,7 +104,7 @@ class PublicLM(VideoLM, ABC):
     """chat template for checkpoints without one; [begin] begins a text, [end] ends a turn if the
     tokenizer has it"""
     begins: ClassVar[bool] = True
-    """whether a prompt begins with what the tokenizer adds before every text"""
+    """whether a prompt begins with the tokens that the tokenizer adds before every text"""
     attends_apart: ClassVar[bool] = True
     """whether heads.models.packed_attention may be used"""
 

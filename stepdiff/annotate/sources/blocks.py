@@ -45,9 +45,9 @@ class ClipSelection:
     least: float | None = None  # seconds of a clip, at least
     most: float | None = None  # seconds of a clip, at most
     probe: bool = False
-    """whether clips are left out whose video does not open; a clip without an end gets that of its
-    video"""
-    asked: int = 0  # clips of the benchmark before any was left out, and its title
+    """whether clips are left out whose video does not open; a clip without an end gets its video's
+    end"""
+    total_clips: int = 0  # clips of the benchmark before any was left out, and its title
     title: str = ""
     clips: int = 0  # of the manifest, and so are videos and steps
     videos: int = 0
@@ -169,7 +169,7 @@ def benchmark_clips(name: str, data: Path, selection: ClipSelection) -> Iterator
         | {**clip.metadata, "split": "test"}
         for clip in benchmark.clips(data)
     ]
-    selection.probe, selection.asked, selection.title = True, len(rows), benchmark.title
+    selection.probe, selection.total_clips, selection.title = True, len(rows), benchmark.title
     yield pl.DataFrame(rows, infer_schema_length=None)
 
 

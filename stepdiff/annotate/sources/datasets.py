@@ -366,5 +366,5 @@ DATASETS: dict[str, Read] = {
     "assembly101-coarse": _coarse,
 }
 """name -> reader: takes the folder, the seconds of a clip about a moment (None: BEFORE) and a
-counter of what it leaves out, and yields blocks of clips. StepDiffError: a file is missing or of
-another form"""
+counter of the clips that it leaves out, and yields blocks of clips. StepDiffError: a file is
+missing or of another form"""

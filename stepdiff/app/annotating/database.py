@@ -1,4 +1,4 @@
-"""Where annotations and notes are kept: SQLite or PostgreSQL, with one writer at a time.
+"""The database of annotations and notes: SQLite or PostgreSQL, with one writer at a time.
 
 Guarantees
 - processes on one database assign no pair too often and lose nothing: one transaction writes at a

@@ -51,18 +51,18 @@ class Limit:
         self._rate, self._burst = rate, burst
         self._lock = Lock()
         # key -> requests left, and when
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._tokens: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, key: str) -> int:
         """Take one request; return 0, or after how many seconds there is one again."""
         now = time.monotonic()
         with self._lock:
-            tokens, at = self._left.pop(key, (self._burst, now))
+            tokens, at = self._tokens.pop(key, (self._burst, now))
             tokens = min(self._burst, tokens + (now - at) * self._rate)
             passed = tokens >= 1
-            self._left[key] = (tokens - 1 if passed else tokens, now)
-            while len(self._left) > _KEYS:
-                self._left.popitem(last=False)
+            self._tokens[key] = (tokens - 1 if passed else tokens, now)
+            while len(self._tokens) > _KEYS:
+                self._tokens.popitem(last=False)
         return 0 if passed else math.ceil((1 - tokens) / self._rate)
 
 

@@ -130,7 +130,7 @@ class Answers:
 
 
 @dataclass
-class _Known:
+class _Entry:
     """A file of predictions that has been read, and the files that it depended on."""
 
     watched: list[Path]
@@ -144,7 +144,7 @@ class Library:
         is read yet."""
         self._folders = folders
         self._test_sets = [*folders, *test_sets]
-        self._known: dict[Path, _Known] = {}
+        self._entries: dict[Path, _Entry] = {}
         self._shared: WeakValueDictionary[tuple[Task, str], Rows] = WeakValueDictionary()
         self._lock = threading.Lock()
 
@@ -154,7 +154,7 @@ class Library:
         with self._lock:
             paths, skipped = self._paths()
             entries = {path: self._current(path, name) for name, path in paths.items()}
-            self._known = entries
+            self._entries = entries
             return (*(entry.result for entry in entries.values()), *skipped)
 
     def _paths(self) -> tuple[dict[str, Path], list[Broken]]:
@@ -175,8 +175,8 @@ class Library:
             paths[name] = path
         return paths, []
 
-    def _current(self, path: Path, name: str) -> _Known:
-        entry = self._known.get(path)
+    def _current(self, path: Path, name: str) -> _Entry:
+        entry = self._entries.get(path)
         if entry is not None and entry.signature == _signature(entry.watched):
             return entry
         watched = [path, path.with_suffix(".rows.jsonl"), path.with_suffix(".scores.json")]
@@ -186,7 +186,7 @@ class Library:
         except StepDiffError as error:
             reason = str(error)
             result = Broken(str(path), reason if len(reason) <= 400 else reason[:400] + " ...")
-        return _Known(watched, (*signature, *_signature(watched[3:])), result)
+        return _Entry(watched, (*signature, *_signature(watched[3:])), result)
 
     def _read(self, path: Path, name: str, watched: list[Path]) -> Answers:
         """Read a file of predictions; files that it depends on are added to `watched`."""

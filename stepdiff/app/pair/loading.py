@@ -138,9 +138,9 @@ class Runs:
     def knowledge(
         self, pair: Pair, heads: Sequence[RunHead], words: Sequence[str]
     ) -> list[dict[str, str]]:
-        """Return what the first head and the first head of words know, and why what they say about
-        a pair means nothing. A public model is left out, and so are heads that cannot be used,
-        which say why when they are."""
+        """Return what the first head and the first head of words know, and why their output for a
+        pair means nothing. A public model is left out, and so are heads that cannot be used, which
+        say why when they are."""
         names: dict[tuple[str, str], list[str]] = {}
         for name in [*(head.name for head in heads[:1] if head not in self._models), *words[:1]]:
             with suppress(StepDiffError):

@@ -45,7 +45,7 @@ MOST_LISTED = 12  # pairs with the same difference
 MOST_STEPS = 2000  # steps that can be chosen
 MOST_CHARACTERS = 2000  # of a value of the catalog
 RATE, SIZE = 25.0, (160, 90)
-"""where the video file is not known"""
+"""for an unknown video file"""
 MOST_WRITTEN = 1000  # pairs whose captions are kept
 
 

@@ -37,8 +37,8 @@ class JobEvent:
     """Something that a job reports."""
 
     name: str
-    """queue (place; busy: what runs), load (head), loaded (head, seconds), start, done (what the
-    job returned), error (one line), or a name that the job chose"""
+    """queue (place; busy: the running job), load (head), loaded (head, seconds), start, done (the
+    job's result), error (one line), or a name that the job chose"""
     data: dict[str, Any]
 
 

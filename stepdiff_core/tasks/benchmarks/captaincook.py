@@ -146,7 +146,7 @@ class PerformedStep:
 
     @property
     def name(self) -> tuple[str, str, str]:
-        """What equal steps have in common: a few step ids are of two recipes, or have a wrong
+        """The identity of equal steps: a few step ids are of two recipes, or have a wrong
         description."""
         return self.recipe, self.step_id, self.description
 
@@ -179,7 +179,7 @@ class Recorded:
 
 @dataclass(frozen=True)
 class MistakeTruth:
-    """What a row is scored against."""
+    """The truth that a row is scored against."""
 
     recipe: str
     tags: tuple[str, ...]

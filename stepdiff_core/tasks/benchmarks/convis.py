@@ -28,9 +28,9 @@ features of the authors have the same names. Such an id has two parts and is nev
                        100
 
 Pairs are drawn for the intervals. They share clips, but those that share a video cannot be drawn
-together, because 483 of the 610 are connected. Drawing videos, where a pair weighs the product of
-its videos, gives intervals 1.7 times as wide, which is what that procedure gives for pairs that are
-independent (the square root of 3).
+together, because 483 of the 610 are connected. Drawing videos, with each pair weighted by the
+product of its videos, gives intervals 1.7 times as wide, as that procedure does for independent
+pairs (the square root of 3).
 
 Guarantees
 - figures of the published predictions equal the published table to its digit
@@ -291,7 +291,7 @@ def score_retrieval(
     seed: int = 0,
 ) -> dict[str, Any]:
     """Return the scores as TaskSpec.score; lists are drawn for the intervals, not their concepts.
-    `chance` is that of random orders without ties."""
+    `chance` scores random orders without ties."""
     truths = truths_of(rows, truth)
     values = np.array(
         [compare(*sides) for sides in zip(scores_of(rows, predictions), truths, strict=True)]

@@ -62,9 +62,9 @@ _LETTER = re.compile(r"\(?([A-Z])[.):]\s*(\S.*)", re.DOTALL)
 
 
 def without_letters(options: Sequence[str]) -> tuple[str, ...]:
-    """Return options without the letters that name them: "A. text" becomes "text". Options of which
-    none has a letter are named A, B, ... by their places. ValueError: letters other than A, B, ...
-    in order."""
+    """Return options without the letters that name them: "A. text" becomes "text". If no option has
+    a letter, they are named A, B, ... by their places. ValueError: letters other than A, B, ... in
+    order."""
     texts = [option.strip() for option in options]
     named = list(filter(None, map(_LETTER.fullmatch, texts)))
     if named and [one[1] for one in named] != list(LETTERS[: len(texts)]):
@@ -118,7 +118,7 @@ class _TimedQuestion(_Question):
 
 
 class QuestionTruth(NamedTuple):
-    """What a question is scored against."""
+    """The truth that a question is scored against."""
 
     answer: int
     """position of the right option"""

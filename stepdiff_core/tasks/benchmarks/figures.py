@@ -197,7 +197,7 @@ def summary(
     counts: Mapping[str, Mask] = MappingProxyType({}),
     categories: Mapping[str, Mask] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Return the scores as a dict for JSON; the arguments are those of `score_choices`.
+    """Return the scores as a dict for JSON; `score_choices` has the same arguments.
 
     chance: the figures of constant predictions; counts: name -> the rows that are counted under it;
     categories: a row may be in several.

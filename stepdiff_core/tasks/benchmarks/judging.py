@@ -1,4 +1,4 @@
-"""Judges of written answers, and the file that keeps what they said.
+"""Judges of written answers, and the file that keeps the judges' answers.
 
 A judge is a set of callables that an evaluation passes in, because tasks knows no model. A language
 model's answers are appended to a file, a line each, as they come:
@@ -80,7 +80,7 @@ def answers(
 
     Args:
         judge: With `ask`.
-        inquiries: What is asked; their keys differ.
+        inquiries: Questions; their keys differ.
         recorded: Further fields of each line, on which an answer depends: the digests of prompt and
             checklist.
 
@@ -119,7 +119,7 @@ def answers(
 
 
 def _name(line: Mapping[str, Any]) -> str:
-    """Return what an answer depends on, as a text."""
+    """Return the inputs of an answer as a text."""
     return json.dumps(
         {name: value for name, value in line.items() if name not in ("answer", "error")},
         sort_keys=True,
@@ -127,7 +127,7 @@ def _name(line: Mapping[str, Any]) -> str:
 
 
 def _read(file: LineFile) -> dict[str, str | None]:
-    """Return the answers by what they depend on."""
+    """Return the answers by the text of their inputs."""
     by_name = {}
     for number, line in enumerate(file.lines(), 1):
         try:

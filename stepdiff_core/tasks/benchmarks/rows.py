@@ -1,4 +1,4 @@
-"""Rows of benchmarks: what a method is asked about clips, without the truth. Files of predictions,
+"""Rows of benchmarks: questions to a method about clips, without the truth. Files of predictions,
 and published files.
 
 | row | a method returns | for instance |
@@ -192,7 +192,7 @@ def find(folder: Path, names: Sequence[str], source: str) -> Path:
 
 
 def entry(validate: Callable[[Any], Entry], value: Any, place: str, source: str) -> Entry:
-    """Return what pydantic makes of an entry at a place of a published file, or of a whole file."""
+    """Return pydantic's value of an entry at a place of a published file, or of a whole file."""
     return checked(validate, value, f"{place}: ", f"; get the file again from {source}")
 
 

@@ -5,8 +5,8 @@ them is a pair of videos with statements, each "a" (more true of the first video
 second), "c" (of neither) or null (not annotated, dropped). Thumbnails are never read. The open
 setting is in viddiff_open.py.
 
-Closed: of which of two videos is a statement more true? As in the authors' own runs, only
-statements that are more true of one video are asked about. A statement without a prediction of
+Closed: is a statement more true of the first or of the second video? As in the authors' own runs,
+only statements that are more true of one video are asked about. A statement without a prediction of
 another program counts wrong; heads.evaluate leaves out those that its options leave out.
 """
 
@@ -144,7 +144,7 @@ class VideoPair:
 
 @dataclass(frozen=True)
 class StatementTruth:
-    """What a statement of the closed setting is true of."""
+    """The video that a statement of the closed setting is true of."""
 
     letter: Letter
     pair: str

@@ -10,7 +10,7 @@ cannot be parsed is counted:
                                                              end or its beginning
 
 They are matched to the annotated statements one to one, those without a difference ("c") included,
-which are not scored. Where a match states the opposite of its statement, its video is exchanged.
+which are not scored. If a match states the opposite of its statement, its video is exchanged.
 recall is the share of the statements with a video that have a match with the same video. There are
 two ways, whose figures are never mixed:
 
@@ -409,7 +409,7 @@ def _message(template: str, fields: Mapping[str, str]) -> list[dict[str, str]]:
 
 
 def _number(key: str) -> tuple[int, str]:
-    """Return what keys are sorted by: as numbers, if they are."""
+    """Return the sort key of keys: as numbers, if they are."""
     return (int(key), "") if key.isascii() and key.isdigit() else (1 << 62, key)
 
 

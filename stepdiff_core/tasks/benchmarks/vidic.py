@@ -233,8 +233,8 @@ def _yes_or_no(answer: Any) -> str:
 def control(checks: Sequence[Sequence[Check]], answer: str) -> list[Verdict]:
     """Return verdicts that need no judge: the same answer to every question.
 
-    All questions ask for a difference. "no" is what the judge's first rule prescribes for a text
-    that states none. "yes" is a text that states every difference that is asked for, invented ones
+    All questions ask for a difference. The judge's first rule prescribes "no" for a text that
+    states none. "yes" is a text that states every difference that is asked for, invented ones
     included.
     """
     return [[answer] * len(of_pair) for of_pair in checks]
