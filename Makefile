@@ -1,4 +1,5 @@
 # make demo             environment, weights, a small sample world, features, a head, and a table of scores with controls
+# make demo FULL=1      the same with more videos, training and rows, in an empty folder: the figures of docs/reproduce.md
 # make demo SEED=7      the same on a sample world of another seed, in an empty folder
 # make app              pages in a browser, on the demo's data: explore clips, ask about pairs, compare methods
 # make test             environment and the quick tests, in about ten minutes on two cores
@@ -18,9 +19,10 @@ DEMO ?= data/demo
 RUNS ?= runs
 # Options of the app: make app APP='--port 9000'
 APP ?=
-# For small trials: videos of the world instead of 240, options of the training. See also ROWS_ALL and SHUFFLED.
+# Videos of the world, options of the training. For small trials see also ROWS_ALL and SHUFFLED.
 VIDEOS ?=
-TRAIN ?=
+TRAIN ?= $(if $(FULL),,--video_lm.schedule.steps 30 --video_lm.schedule.validate_every 30)
+FULL ?=
 RUN := $(VENV)/bin/python -m
 RECIPES := heads/recipes/kitchen
 # Threads that wait for work go to sleep soon (libgomp). By default two processes on the same cores slow each other ten
@@ -29,11 +31,11 @@ export GOMP_SPINCOUNT ?= 2000
 # Keep freed memory for the next training step: getting it from the system again costs a tenth of a step (glibc).
 export MALLOC_MMAP_THRESHOLD_ := 4294967296
 export MALLOC_TRIM_THRESHOLD_ := 8589934592
-WEIGHTS := smollm2-135m-instruct mpnet-base efficientnet-lite0
+WEIGHTS := efficientnet-lite0 mpnet-base smollm2-135m-instruct
 STEPDIFF := $(RUNS)/stepdiff/best.json
 WORDS := $(RUNS)/words/words.json
 
-.PHONY: demo app env weights world features questions heads answers scores test test-all lint docs
+.PHONY: demo app env dev weights world features words questions heads answers scores test test-all lint docs
 .DELETE_ON_ERROR:
 
 # A pair to ask about: the first of DiffCap, at hand once the world is rendered.
@@ -55,7 +57,7 @@ app: env
 
 # Announces a step: its number, and the time left, from the seconds that steps take on two cores (PLAN) and the time so far,
 # unless a quick step shows that its work was done before.
-PLAN := 130 160 20 230 280
+PLAN := $(if $(FULL),140 120 35 90 220 240,100 80 30 60 120 120)
 STEP = @$(eval RAN += $(1))$(eval STARTED := $(or $(STARTED),$(shell date +%s)))awk -v plan="$(PLAN)" -v ran="$(RAN)" -v at=$(1) -v took=$$(($$(date +%s) - $(STARTED))) \
     'BEGIN { n = split(plan, s); m = split(ran, r); for (i = at; i <= n; i++) left += s[i]; \
     for (i = 1; i < m; i++) done += s[r[i]]; left *= took > done / 4 && done ? took / done : 1; \
@@ -63,15 +65,26 @@ STEP = @$(eval RAN += $(1))$(eval STARTED := $(or $(STARTED),$(shell date +%s)))
 
 env: $(VENV)/.installed
 
-# pip prints one line that counts packages; its whole output is in a file, whose end is shown if it fails.
-$(VENV)/.installed: pyproject.toml
+# pip prints one line that counts packages; its whole output is in a file, whose end is shown if it fails. $(1) extra
+define INSTALL
 	@echo "== environment: $(VENV) (torch and other packages are large: the first installation takes minutes)"
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	@$(VENV)/bin/python -m pip install --progress-bar off --editable '.[dev]' 2>&1 | tee $(VENV)/pip.log | \
+	@$(VENV)/bin/python -m pip install --progress-bar off --editable '.[$(1)]' 2>&1 | tee $(VENV)/pip.log | \
 	    awk '/^Collecting|^Requirement/ { printf "\r   pip: %d packages found", ++n; fflush() } \
 	    /^Installing/ { printf "\r   pip: installing %d packages", n; fflush() } END { print "" }' \
 	    || { tail -20 $(VENV)/pip.log; exit 1; }
+	@touch $(VENV)/.installed
+endef
+
+$(VENV)/.installed: pyproject.toml
+	$(call INSTALL,all)
+
+# Also what tests, linters and the documentation need.
+dev: $(VENV)/.dev
+
+$(VENV)/.dev: pyproject.toml
+	$(call INSTALL,dev)
 	@touch $@
 
 weights: env
@@ -80,9 +93,10 @@ weights: env
 # Your own world, a folder with the same files as the sample world, is not changed.
 OWN := $(if $(wildcard $(WORLD)/world.json),,$(wildcard $(WORLD)/clips.csv))
 
-world: weights
+world: env
 	$(call STEP,1,sample world)
-	$(if $(OWN),@echo "   $(WORLD) as it is",$(RUN) stepdiff.kitchen --out $(WORLD) --videos $(or $(VIDEOS),240) --steps 3$(if $(SEED), --seed $(SEED)))
+	$(if $(OWN),@echo "   $(WORLD) as it is",$(RUN) stepdiff.kitchen --out $(WORLD) --steps 3 \
+	    --videos $(or $(VIDEOS),$(if $(FULL),240,160))$(if $(SEED), --seed $(SEED)))
 
 # Training data and held-out test sets, if the world is not that of the recipes.
 OTHER_WORLD = $(filter-out data/kitchen,$(WORLD))
@@ -114,18 +128,31 @@ define QUESTIONS
 endef
 
 features: world
-	$(call STEP,2,features of clips and texts)
+	$(call STEP,2,features of clips)
+	$(RUN) stepdiff_core.weights fetch $(firstword $(WEIGHTS))
 	$(call CLIP_FEATURES,$(WORLD),$(STORE))
+	@echo "== the nearest neighbours of a clip, by cosine:"
+	$(RUN) retrieval query --store $(STORE) --view efficientnet-lite0 --clip $(firstword $(PAIR)) -k 5
+
+# A clip of the sample world as FILE@START-END.
+FILE = $(WORLD)/videos/$(word 1,$(subst _, ,$(1)))_$(word 2,$(subst _, ,$(1))).mp4@$(word 3,$(subst _, ,$(1)))-$(word 4,$(subst _, ,$(1)))
+
+words: features
+	$(call STEP,3,evidence of words$(COMMA) and a first answer)
+	$(call WORD_HEAD,$(WORLD),$(STORE),$(RUNS)/words)
+	$(if $(OWN),,$(RUN) stepdiff compare $(foreach clip,$(PAIR),$(call FILE,$(clip))) --model $(RUNS)/words \
+	    --store $(DEMO)/compared --html $(DEMO)/first.html)
+COMMA := ,
+
+questions: words
+	$(call STEP,4,DiffMCQ questions with hard negatives)
+	$(RUN) stepdiff_core.weights fetch $(WEIGHTS)
 	$(RUN) featurize --manifest $(WORLD)/diffcap_test.jsonl --store $(STORE) --encoder mpnet-base
 	$(RUN) store info $(STORE)
-
-questions: features
-	$(call STEP,3,DiffMCQ questions with hard negatives)
 	$(call QUESTIONS,$(WORLD),$(STORE),test)
 
 heads: questions
-	$(call STEP,4,training)
-	$(call WORD_HEAD,$(WORLD),$(STORE),$(RUNS)/words)
+	$(call STEP,5,training)
 	$(RUN) heads.train --config $(RECIPES)/stepdiff.yaml --store $(STORE) --out $(RUNS)/stepdiff$(HELD_OUT)$(ASKED)$(if \
 	    $(filter-out runs,$(RUNS)), --video_lm.evidence.head $(RUNS)/words)$(if $(TRAIN), $(TRAIN))
 
@@ -133,8 +160,8 @@ heads: questions
 TO_DO := $(DEMO)/evaluations.txt
 EVALUATE = @>> $(TO_DO) echo --store $(STORE)
 # Rows of each task for the head, and for its control with another clip's video.
-ROWS_ALL := diffmcq:240 diffrank:80 diffcap:80
-SHUFFLED := diffmcq:60 diffrank:24
+ROWS_ALL := $(if $(FULL),diffmcq:240 diffrank:80 diffcap:80,diffmcq:120 diffrank:60 diffcap:60)
+SHUFFLED := $(if $(FULL),diffmcq:60 diffrank:24,diffmcq:40 diffrank:16)
 ROWS = $(patsubst $(TASK):%,%,$(filter $(TASK):%,$(ROWS_ALL)))
 CONTROLS := diffmcq_blind diffmcq_shuffled diffrank_shuffled \
     diffmcq_truth diffmcq_step diffmcq_rarest diffmcq_most diffrank_truth diffrank_cosine diffrank_step diffcap_medoid \
@@ -151,7 +178,7 @@ SET = --task $(TASK) --test-set $(WORLD)/$(TASK)_test.jsonl $(TRUTH) --rows $(RO
 
 # A head that was trained again is scored again.
 answers: heads
-	$(call STEP,5,answers of the head and of the controls)
+	$(call STEP,6,answers of the head and of the controls)
 	@mkdir -p $(DEMO) && : > $(TO_DO) && $(MAKE) --no-print-directory --silent $(SCORES)
 	$(RUN) heads.evaluations $(TO_DO)
 
@@ -194,16 +221,16 @@ SIMD_oldest := NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR" OP
     FAISS_SIMD_LEVEL=NONE GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX512F,-AVX2,-FMA
 PYTEST = OMP_NUM_THREADS=1 $(if $(SIMD),$(or $(SIMD_$(SIMD)),$(error SIMD=$(SIMD): it is oldest or avx2))) $(RUN) pytest
 SIDE_BY_SIDE := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-test: weights
+test: $(VENV)/.dev weights
 	$(PYTEST) $(SIDE_BY_SIDE) -m "not full"
-test-all: weights
+test-all: $(VENV)/.dev weights
 	$(PYTEST) $(SIDE_BY_SIDE)
 
-lint: env
+lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-docs: env
+docs: $(VENV)/.dev
 	$(VENV)/bin/zensical build --clean --strict
 
 include reproduce.mk

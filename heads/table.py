@@ -15,7 +15,7 @@ A row marked ‡ is of a head that was trained on clips or videos of its test se
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any

@@ -47,11 +47,11 @@ class KitchenOptions:
 def run(options: KitchenOptions) -> dict[str, Any]:
     """Render missing videos and write all files. StepDiffError: unusable options, or another world
     in the folder."""
-    from stepdiff.kitchen.drawing.video import render
+    from stepdiff.kitchen.drawing.video import montage, render
     from stepdiff.kitchen.files.write import write_files
     from stepdiff.kitchen.steps import STEPS
     from stepdiff.kitchen.world import FEWEST, make_world
-    from stepdiff_core.io.files import refuse_url
+    from stepdiff_core.io.files import refuse_url, whole
 
     if options.videos < 1 or options.seconds < 2 or options.processes < 0:
         raise StepDiffError(
@@ -77,12 +77,16 @@ def run(options: KitchenOptions) -> dict[str, Any]:
         elif missing:
             _render_all(missing, out, min(workers, len(missing)), advance)
     rows = write_files(world, options.seed, out)
+    picture = out / "four_clips.png"
+    with whole(picture) as temporary, temporary.open("wb") as file:
+        montage(world).save(file, "PNG")
     return {
         "out": str(out),
         "videos": len(world),
         "rendered": len(missing),
         "clips": rows["clips.csv"],
         "rows": rows,
+        "picture": str(picture),
         "seconds": round(time.monotonic() - started, 2),
     }
 
@@ -153,6 +157,7 @@ def show(summary: dict[str, Any]) -> None:
     )
     for name, count in sorted(summary["rows"].items()):
         print(f"  {name:<22} {count:>6}")
+    print(f"four of the clips in one picture: {summary['picture']}")
 
 
 def main(argv: list[str] | None = None) -> int:

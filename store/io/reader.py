@@ -320,6 +320,8 @@ class _Reads(NamedTuple):
 
     checked: _Checked
     files: dict[int, ShardFile]
+    mapped: bool
+    """whether all files are"""
     shards: Int[np.ndarray, " W"]
     offsets: Int[np.ndarray, " W"]
     places: Int[np.ndarray, " W"]
@@ -340,12 +342,7 @@ class _Reads(NamedTuple):
         """Return which rows can be copied from memory: all if a sample of them can. A row that is
         not there is read when its pages are touched."""
         size = self.checked.data.shape[1]
-        try:
-            for file in self.files.values():
-                file.mapped  # noqa: B018
-        except OSError as error:  # the process may open no more: a mapping has a descriptor
-            if error.errno not in (*NO_MORE_FILES, errno.ENOMEM):
-                raise
+        if not self.mapped:
             return np.zeros(len(self.places), bool)
         for step in (-(-len(self.places) // _PROBES), 1):
             part = self.at(slice(None, None, step or 1))
@@ -487,6 +484,7 @@ class RowReader(_FeatureReader):
                     f"the index of {file.path} does not fit: run python -m store verify"
                 )
         out[missing] = 0
+        mapped = self._map(files.values())  # before checksums: a file of theirs is opened at last
         now, sums = self._with_files(
             lambda: self.checks.to_check(rows, versions, check), "the checksums"
         )
@@ -496,7 +494,21 @@ class RowReader(_FeatureReader):
         )
         present = np.flatnonzero(~missing)
         order = present[np.lexsort((offsets[present], shards[present]))]
-        return _Reads(checked, files, shards[order], offsets[order].astype(np.int64), order)
+        return _Reads(checked, files, mapped, shards[order], offsets[order].astype(np.int64), order)
+
+    def _map(self, files: Iterable[ShardFile]) -> bool:
+        """Map files; returns whether the process may. If it may not, files of this reader are
+        closed: a mapping has a descriptor too."""
+        try:
+            for file in files:
+                file.mapped  # noqa: B018
+        except OSError as error:
+            if error.errno not in (*NO_MORE_FILES, errno.ENOMEM):
+                raise
+            with _guard:
+                self._open.clear()
+            return False
+        return True
 
     def in_place(self, rows: RowNumbers, check: Check) -> UInt8[np.ndarray, " bytes"] | None:
         """Return a read-only part of the mapped file, if the rows are neighbours in one shard and

@@ -5,7 +5,7 @@ Guarantees
 - a video file appears whole or not at all, and only after its stills.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
 
@@ -55,6 +55,16 @@ def draw(clip: Clip, video: Video, now: float, base: Image.Image | None = None) 
     at = moment(truth.sequence, truth.speed, clip.end - clip.start, now)
     frame(image, truth, video.look, at, clip.id)
     return image.reduce(SCALE)
+
+
+def montage(videos: Sequence[Video]) -> Image.Image:
+    """Return one picture of the middle of the first clips of four videos, or fewer."""
+    shown = [(video.clips[0], video) for video in videos[:4]]
+    whole_picture = Image.new("RGB", (2 * WIDTH, HEIGHT * -(-len(shown) // 2)))
+    for number, (clip, video) in enumerate(shown):
+        picture = draw(clip, video, _own_time(clip, 0.5))
+        whole_picture.paste(picture, (number % 2 * WIDTH, number // 2 * HEIGHT))
+    return whole_picture
 
 
 def pictures(video: Video) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
