@@ -31,6 +31,8 @@ export GOMP_SPINCOUNT ?= 2000
 # Keep freed memory for the next training step: getting it from the system again costs a tenth of a step (glibc).
 export MALLOC_MMAP_THRESHOLD_ := 4294967296
 export MALLOC_TRIM_THRESHOLD_ := 8589934592
+# uv leaves compiling a module to its first import, which must not be lost.
+unexport PYTHONDONTWRITEBYTECODE
 WEIGHTS := efficientnet-lite0 mpnet-base smollm2-135m-instruct
 STEPDIFF := $(RUNS)/stepdiff/best.json
 WORDS := $(RUNS)/words/words.json
