@@ -74,7 +74,8 @@ define INSTALL
 	@echo "== environment: $(VENV) (torch and other packages are large: with a slow network the first installation takes minutes)"
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet uv
-	VIRTUAL_ENV=$(abspath $(VENV)) UV_NATIVE_TLS=1 $(VENV)/bin/uv pip install --editable '.[$(1)]' $$($(PIP_SETTINGS))
+	VIRTUAL_ENV=$(abspath $(VENV)) UV_NATIVE_TLS=1 $(VENV)/bin/uv pip install --editable '.[$(1)]' \
+	    $$($(PIP_SETTINGS)) 2>&1 | grep --line-buffered -v '^ [+~-] '
 	@touch $(VENV)/.installed
 endef
 
@@ -141,6 +142,7 @@ FILE = $(WORLD)/videos/$(word 1,$(subst _, ,$(1)))_$(word 2,$(subst _, ,$(1))).m
 words: features
 	$(call STEP,3,evidence of words$(COMMA) and a first answer)
 	$(call WORD_HEAD,$(WORLD),$(STORE),$(RUNS)/words)
+	@mkdir -p $(DEMO)
 	$(if $(OWN),,$(RUN) stepdiff compare $(foreach clip,$(PAIR),$(call FILE,$(clip))) --model $(RUNS)/words \
 	    --store $(DEMO)/compared --html $(DEMO)/first.html)
 COMMA := ,
