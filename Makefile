@@ -33,7 +33,7 @@ export MALLOC_MMAP_THRESHOLD_ := 4294967296
 export MALLOC_TRIM_THRESHOLD_ := 8589934592
 # uv leaves compiling a module to its first import, which must not be lost.
 unexport PYTHONDONTWRITEBYTECODE
-WEIGHTS := efficientnet-lite0 mpnet-base smollm2-135m-instruct
+WEIGHTS := smollm2-135m-instruct mpnet-base efficientnet-lite0
 STEPDIFF := $(RUNS)/stepdiff/best.json
 WORDS := $(RUNS)/words/words.json
 
@@ -95,10 +95,13 @@ weights: env
 # Your own world, a folder with the same files as the sample world, is not changed.
 OWN := $(if $(wildcard $(WORLD)/world.json),,$(wildcard $(WORLD)/clips.csv))
 
+# Weights are fetched while videos are rendered.
 world: env
 	$(call STEP,1,sample world)
-	$(if $(OWN),@echo "   $(WORLD) as it is",$(RUN) stepdiff.kitchen --out $(WORLD) --steps 3 \
-	    --videos $(or $(VIDEOS),$(if $(FULL),240,160))$(if $(SEED), --seed $(SEED)))
+	$(RUN) stepdiff_core.weights fetch $(WEIGHTS) > $(VENV)/weights.log 2>&1 & \
+	    $(if $(OWN),echo "   $(WORLD) as it is",$(RUN) stepdiff.kitchen --out $(WORLD) --steps 3 \
+	    --videos $(or $(VIDEOS),240)$(if $(FULL),, --fps 8)$(if $(SEED), --seed $(SEED))) && \
+	    { wait $$! || { cat $(VENV)/weights.log; exit 1; }; }
 
 # Training data and held-out test sets, if the world is not that of the recipes.
 OTHER_WORLD = $(filter-out data/kitchen,$(WORLD))
@@ -131,7 +134,6 @@ endef
 
 features: world
 	$(call STEP,2,features of clips)
-	$(RUN) stepdiff_core.weights fetch $(firstword $(WEIGHTS))
 	$(call CLIP_FEATURES,$(WORLD),$(STORE))
 	@echo "== the nearest neighbours of a clip, by cosine:"
 	$(RUN) retrieval query --store $(STORE) --view efficientnet-lite0 --clip $(firstword $(PAIR)) -k 5
@@ -149,7 +151,6 @@ COMMA := ,
 
 questions: words
 	$(call STEP,4,DiffMCQ questions with hard negatives)
-	$(RUN) stepdiff_core.weights fetch $(WEIGHTS)
 	$(RUN) featurize --manifest $(WORLD)/diffcap_test.jsonl --store $(STORE) --encoder mpnet-base
 	$(RUN) store info $(STORE)
 	$(call QUESTIONS,$(WORLD),$(STORE),test)

@@ -193,7 +193,7 @@ def test_heads_embed_and_train_the_same(golden: Path, again: Path) -> None:
 
 def test_the_kitchen_has_the_same_texts(tmp_path: Path) -> None:
     (tmp_path / "world/videos").mkdir(parents=True)
-    made = {"format": FORMAT, "videos": 24, "steps": 12, "seed": 27, "seconds": 2.0}
+    made = {"format": FORMAT, "videos": 24, "steps": 12, "seed": 27, "seconds": 2.0, "fps": 12}
     (tmp_path / "world/world.json").write_text(json.dumps(made) + "\n")
     for number in range(24):  # existing videos are kept
         (tmp_path / f"world/videos/kitchen_{number:04d}.mp4").touch()

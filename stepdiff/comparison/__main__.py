@@ -112,7 +112,8 @@ def run(options: CompareOptions) -> int:
         with stages() as stage:
             stage("cutting the clips for the page")
             write_report(Path(options.html), comparison)
-        print(f"wrote {options.html}", file=sys.stderr)
+        page = Path(options.html)
+        print(f"wrote {page}; a browser opens {page.absolute().as_uri()}", file=sys.stderr)
     return 0
 
 

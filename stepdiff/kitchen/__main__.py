@@ -40,6 +40,8 @@ class KitchenOptions:
     """Seed of all random choices."""
     seconds: float = 3.5
     """Mean length of a clip in seconds, at least 2."""
+    fps: int = 12
+    """Frames a second, a multiple of 4."""
     processes: int = 0
     """Processes that draw at the same time; 0 means one a core, at most 8."""
 
@@ -57,6 +59,11 @@ def run(options: KitchenOptions) -> dict[str, Any]:
         raise StepDiffError(
             "--videos must be 1 or more, --seconds 2 or more, --processes 0 or more"
         )
+    if options.fps < 4 or options.fps % 4:
+        raise StepDiffError(
+            f"--fps {options.fps}: give a multiple of 4, as clips begin and end "
+            "on quarters of a second"
+        )
     if not FEWEST <= options.steps <= len(STEPS):
         raise StepDiffError(
             f"--steps {options.steps}: the kitchen has {len(STEPS)}, and a video shows at least "
@@ -72,10 +79,10 @@ def run(options: KitchenOptions) -> dict[str, Any]:
     with progress("videos rendered", len(missing)) as advance:
         if missing and (workers == 1 or len(missing) == 1):
             for video in missing:
-                render(video, out)
+                render(video, out, options.fps)
                 advance(1)
         elif missing:
-            _render_all(missing, out, min(workers, len(missing)), advance)
+            _render_all(missing, options, min(workers, len(missing)), advance)
     rows = write_files(world, options.seed, out)
     picture = out / "four_clips.png"
     with whole(picture) as temporary, temporary.open("wb") as file:
@@ -91,7 +98,9 @@ def run(options: KitchenOptions) -> dict[str, Any]:
     }
 
 
-def _render_all(videos: list["Video"], out: Path, workers: int, advance: Advance) -> None:
+def _render_all(
+    videos: list["Video"], options: KitchenOptions, workers: int, advance: Advance
+) -> None:
     """Render in processes that ignore an interrupt of the terminal: this process ends them."""
     from stepdiff.kitchen.drawing.video import render
 
@@ -100,7 +109,7 @@ def _render_all(videos: list["Video"], out: Path, workers: int, advance: Advance
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the processes inherit it
         try:
-            rendering = [pool.submit(render, video, out) for video in videos]
+            rendering = [pool.submit(render, video, options.out, options.fps) for video in videos]
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         for done in as_completed(rendering):
@@ -121,7 +130,7 @@ def _claim(options: KitchenOptions) -> None:
 
     out = options.out
     ours: dict[str, object] = {"format": FORMAT}
-    ours |= {name: getattr(options, name) for name in ("videos", "steps", "seed", "seconds")}
+    ours |= {name: getattr(options, name) for name in ("videos", "steps", "seed", "seconds", "fps")}
     stamp = out / "world.json"
     try:
         for folder in (out, out / "videos", out / "images"):

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jaxtyping import Float32
+from PIL import Image
 
 from stepdiff.kitchen.__main__ import KitchenOptions, main
 from stepdiff.kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes, differences, score
@@ -288,6 +289,15 @@ def test_clips_csv_agrees_with_the_videos(made: Path) -> None:
     assert len(inside) == round((first.end - first.start) * FPS)
 
 
+def test_fewer_frames_a_second_show_the_same_seconds(tmp_path: Path) -> None:
+    assert main(["--out", str(tmp_path), "--videos", "1", "--seconds", "2", "--fps", "8"]) == 0
+    with av.open(str(tmp_path / "videos" / "kitchen_0000.mp4")) as container:
+        frames = sum(1 for _ in container.decode(video=0))
+    assert frames == round(make_world(1, 0, 2.0)[0].duration * 8)
+    with Image.open(tmp_path / "four_clips.png") as picture:
+        assert picture.size == (2 * WIDTH, HEIGHT)
+
+
 def test_ground_truth_is_read_back(made: Path) -> None:
     truths = [clip.truth for video in make_world(VIDEOS, 0, 2.0) for clip in video.clips]
     assert [Attributes.from_dict(row) for row in lines(made / "attributes.jsonl")] == truths
@@ -347,7 +357,9 @@ def test_a_url_is_refused_as_the_folder(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("wrong", [["--videos", "0"], ["--seconds", "1"], ["--processes", "-1"]])
+@pytest.mark.parametrize(
+    "wrong", [["--videos", "0"], ["--seconds", "1"], ["--processes", "-1"], ["--fps", "10"]]
+)
 def test_invalid_arguments_are_refused(
     wrong: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -67,21 +67,21 @@ def montage(videos: Sequence[Video]) -> Image.Image:
     return whole_picture
 
 
-def pictures(video: Video) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+def pictures(video: Video, fps: int = FPS) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     """Yield every frame of a video in order; frames between clips show the scene of the next
     one."""
     done = 0
     for clip in video.clips:
         base = backdrop(clip.truth, video.look, clip.id)
         rest = np.asarray(base.reduce(SCALE))
-        yield from repeat(rest, round(clip.start * FPS) - done)
-        for k in range(round((clip.end - clip.start) * FPS)):
-            yield np.asarray(draw(clip, video, k / FPS, base))
-        done = round(clip.end * FPS)
-    yield from repeat(rest, round(video.duration * FPS) - done)
+        yield from repeat(rest, round(clip.start * fps) - done)
+        for k in range(round((clip.end - clip.start) * fps)):
+            yield np.asarray(draw(clip, video, k / fps, base))
+        done = round(clip.end * fps)
+    yield from repeat(rest, round(video.duration * fps) - done)
 
 
-def render(video: Video, out: Path) -> int:
+def render(video: Video, out: Path, fps: int = FPS) -> int:
     """Write stills and the video below `out`; returns the number of frames."""
     for name, clip, now in stills(video):
         with whole(out / "images" / f"{name}.jpg") as temporary, temporary.open("wb") as file:
@@ -91,10 +91,10 @@ def render(video: Video, out: Path) -> int:
         whole(out / "videos" / f"{video.uid}.mp4") as temporary,
         av.open(str(temporary), "w", format="mp4") as container,
     ):
-        stream = container.add_stream("libx264", rate=FPS, options=_X264)
+        stream = container.add_stream("libx264", rate=fps, options=_X264)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.codec_context.thread_count = 1
-        for picture in pictures(video):
+        for picture in pictures(video, fps):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             count += 1
         container.mux(stream.encode(None))
