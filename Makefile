@@ -21,7 +21,7 @@ RUNS ?= runs
 APP ?=
 # Videos of the world, options of the training. For small trials see also ROWS_ALL and SHUFFLED.
 VIDEOS ?=
-TRAIN ?= $(if $(FULL),,--video_lm.schedule.steps 30 --video_lm.schedule.validate_every 30)
+TRAIN ?= $(if $(FULL),,--video_lm.schedule.steps 12 --video_lm.schedule.validate_every 12)
 FULL ?=
 RUN := $(VENV)/bin/python -m
 RECIPES := heads/recipes/kitchen
@@ -164,8 +164,8 @@ heads: questions
 TO_DO := $(DEMO)/evaluations.txt
 EVALUATE = @>> $(TO_DO) echo --store $(STORE)
 # Rows of each task for the head, and for its control with another clip's video.
-ROWS_ALL := $(if $(FULL),diffmcq:240 diffrank:80 diffcap:80,diffmcq:120 diffrank:60 diffcap:60)
-SHUFFLED := $(if $(FULL),diffmcq:60 diffrank:24,diffmcq:40 diffrank:16)
+ROWS_ALL := $(if $(FULL),diffmcq:240 diffrank:80 diffcap:80,diffmcq:120 diffrank:80 diffcap:80)
+SHUFFLED := $(if $(FULL),diffmcq:60 diffrank:24,diffmcq:30 diffrank:12)
 ROWS = $(patsubst $(TASK):%,%,$(filter $(TASK):%,$(ROWS_ALL)))
 CONTROLS := diffmcq_blind diffmcq_shuffled diffrank_shuffled \
     diffmcq_truth diffmcq_step diffmcq_rarest diffmcq_most diffrank_truth diffrank_cosine diffrank_step diffcap_medoid \
