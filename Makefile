@@ -21,7 +21,7 @@ RUNS ?= runs
 APP ?=
 # Videos of the world, options of the training. For small trials see also ROWS_ALL and SHUFFLED.
 VIDEOS ?=
-TRAIN ?= $(if $(FULL),,--video_lm.schedule.steps 12 --video_lm.schedule.validate_every 12)
+TRAIN ?= $(if $(FULL),,--video_lm.schedule.steps 10 --video_lm.schedule.validate_every 10)
 FULL ?=
 RUN := $(VENV)/bin/python -m
 RECIPES := heads/recipes/kitchen
@@ -59,7 +59,7 @@ app: env
 
 # Announces a step: its number, and the time left, from the seconds that steps take on two cores (PLAN) and the time so far,
 # unless a quick step shows that its work was done before.
-PLAN := $(if $(FULL),140 120 35 90 220 240,100 80 30 60 120 120)
+PLAN := $(if $(FULL),150 120 37 75 220 260,120 120 37 75 52 130)
 STEP = @$(eval RAN += $(1))$(eval STARTED := $(or $(STARTED),$(shell date +%s)))awk -v plan="$(PLAN)" -v ran="$(RAN)" -v at=$(1) -v took=$$(($$(date +%s) - $(STARTED))) \
     'BEGIN { n = split(plan, s); m = split(ran, r); for (i = at; i <= n; i++) left += s[i]; \
     for (i = 1; i < m; i++) done += s[r[i]]; left *= took > done / 4 && done ? took / done : 1; \
@@ -164,8 +164,8 @@ heads: questions
 TO_DO := $(DEMO)/evaluations.txt
 EVALUATE = @>> $(TO_DO) echo --store $(STORE)
 # Rows of each task for the head, and for its control with another clip's video.
-ROWS_ALL := $(if $(FULL),diffmcq:240 diffrank:80 diffcap:80,diffmcq:120 diffrank:80 diffcap:80)
-SHUFFLED := $(if $(FULL),diffmcq:60 diffrank:24,diffmcq:30 diffrank:12)
+ROWS_ALL := $(if $(FULL),diffmcq:240 diffrank:80 diffcap:80,diffmcq:100 diffrank:80 diffcap:60)
+SHUFFLED := $(if $(FULL),diffmcq:60 diffrank:24,diffmcq:24 diffrank:12)
 ROWS = $(patsubst $(TASK):%,%,$(filter $(TASK):%,$(ROWS_ALL)))
 CONTROLS := diffmcq_blind diffmcq_shuffled diffrank_shuffled \
     diffmcq_truth diffmcq_step diffmcq_rarest diffmcq_most diffrank_truth diffrank_cosine diffrank_step diffcap_medoid \
