@@ -2,7 +2,7 @@
 # make demo FULL=1      the same with more videos, training and rows, in an empty folder: the figures of docs/reproduce.md
 # make demo SEED=7      the same on a sample world of another seed, in an empty folder
 # make app              pages in a browser, on the demo's data: explore clips, ask about pairs, compare methods
-# make test             environment and the quick tests, in about ten minutes on two cores
+# make test             environment and the quick tests, in about seven minutes on two cores
 # make test-all         all tests: browsers, clusters, kills at every step, hostile files, oracles at full size
 # make test SIMD=oldest the tests with the vector instructions of an old x86-64 processor; SIMD=avx2: those before AVX-512
 # make lint             ruff and mypy
@@ -21,7 +21,7 @@ RUNS ?= runs
 APP ?=
 # Videos of the world, options of the training. For small trials see also ROWS_ALL and SHUFFLED.
 VIDEOS ?=
-TRAIN ?= $(if $(FULL),,--video_lm.schedule.steps 10 --video_lm.schedule.validate_every 10)
+TRAIN ?= $(if $(FULL),--video_lm.schedule.steps 60 --video_lm.schedule.validate_every 60)
 FULL ?=
 RUN := $(VENV)/bin/python -m
 RECIPES := heads/recipes/kitchen
@@ -74,7 +74,7 @@ define INSTALL
 	@echo "== environment: $(VENV) (torch and other packages are large: with a slow network the first installation takes minutes)"
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet uv
-	VIRTUAL_ENV=$(abspath $(VENV)) UV_NATIVE_TLS=1 $(VENV)/bin/uv pip install --editable '.[$(1)]' \
+	VIRTUAL_ENV=$(abspath $(VENV)) UV_SYSTEM_CERTS=1 $(VENV)/bin/uv pip install --editable '.[$(1)]' \
 	    $$($(PIP_SETTINGS)) 2>&1 | grep --line-buffered -v '^ [+~-] '
 	@touch $(VENV)/.installed
 endef
