@@ -1,5 +1,5 @@
 # make demo             environment, weights, a small sample world, features, a head, and a table of scores with controls
-# make demo FULL=1      the same with more videos, training and rows, in an empty folder: the figures of docs/reproduce.md
+# make demo FULL=1      the same with more frames, training and rows, in an empty folder: the figures of docs/reproduce.md
 # make demo SEED=7      the same on a sample world of another seed, in an empty folder
 # make app              pages in a browser, on the demo's data: explore clips, ask about pairs, compare methods
 # make test             environment and the quick tests, in about seven minutes on two cores

@@ -50,7 +50,7 @@ WANTED: dict[str, float] = {
     "memmap": 0.9,
     "h5py": 2.0,
     "h5py contiguous": 2.0,
-    "tensorstore": 2.0,
+    "tensorstore": 4.0,
     "zarr-python": 2.0,
     f"lance {LANCE}": 2.0,
 }

@@ -527,10 +527,10 @@ class RowReader(_FeatureReader):
             file.lengths[slots] != self._row_bytes
         ).any():
             return None
-        first = int(offsets[0])
-        mapped = file.mapped[first : first + len(rows) * self._row_bytes]
-        if not _is_resident(file, first, len(mapped)):
+        first, size = int(offsets[0]), len(rows) * self._row_bytes
+        if not _is_resident(file, first, size):
             return None
+        mapped = file.mapped[first : first + size]
         versions = {int(shards[0]): file.identity}
         now, sums = self._with_files(
             lambda: self.checks.to_check(rows, versions, check), "the checksums"
@@ -556,13 +556,12 @@ def read_together(
     the places of rows that were checked and differ from their checksums.
     """
     reads = [reader.reads(rows, out, check) for reader, out in readers]
-    masks = [of_array.resident() for of_array in reads]
-    warm = [of_array.at(mask) for of_array, mask in zip(reads, masks, strict=True)]
-    cold = [
-        run
-        for of_array, mask in zip(reads, masks, strict=True)
-        for run in of_array.at(~mask).runs()
-    ]
+    warm: list[_Reads] = []
+    cold: list[_Run] = []
+    for of_array in reads:
+        resident = of_array.resident()
+        warm.append(of_array.at(resident))
+        cold += of_array.at(~resident).runs()
     a_core = max(sum(of_array.nbytes for of_array in warm) // cores(), _TASK_BYTES)
     take = _take_direct if direct else _take
     tasks = [partial(_copy_rows, share) for of_array in warm for share in of_array.shares(a_core)]
