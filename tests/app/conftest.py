@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).parents[2]
+PLAYER = "document.querySelector('[data-player]').player"
+READY = "document.querySelector('[data-player]')?.player?.ready"
+"""whether the player is ready; false, not an error, in a page that is still loading"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

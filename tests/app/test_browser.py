@@ -26,7 +26,7 @@ from stepdiff.comparison.models import Difference, Moment
 from stepdiff.comparison.report import write_report
 from store import Store
 from tests.app.annotation_tasks import write_task
-from tests.app.conftest import ROOT, Server, serious_findings
+from tests.app.conftest import PLAYER, READY, ROOT, Server, serious_findings
 from tests.app.pair_heads import write_words
 from tests.app.predictions import guesses, random_rows, write
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.full
-PLAYER = "document.querySelector('[data-player]').player"
 FRAMES = """async (steps) => {
   const {player} = document.querySelector("[data-player]"), [video] = player.videos;
   const frame = () => new Promise((shown) =>
@@ -298,15 +297,13 @@ def test_loop_warp_and_address_obey_in_and_out_of_each_clip(opened: "Page") -> N
     opened.wait_for_url("**time=0.5*")
     ranges = opened.evaluate(f"{PLAYER}.ranges")
     opened.reload()
-    opened.wait_for_function(f"() => {PLAYER}.ready && {PLAYER}.time > 0")
+    opened.wait_for_function(f"() => {READY} && {PLAYER}.time > 0")
     assert np.array(opened.evaluate(f"{PLAYER}.ranges")) == pytest.approx(
         np.array(ranges), abs=0.001
     )
     offsets, before = opened.evaluate(f"{PLAYER}.offsets"), opened.evaluate(times)
     opened.keyboard.press("x")
-    opened.wait_for_function(
-        f"() => {PLAYER}.ready && {PLAYER}.ranges[0][1] > 2 && {PLAYER}.time > 0"
-    )
+    opened.wait_for_function(f"() => {READY} && {PLAYER}.ranges[0][1] > 2 && {PLAYER}.time > 0")
     assert np.array(opened.evaluate(f"{PLAYER}.ranges")) == pytest.approx(
         np.array(ranges[::-1]), abs=0.001
     )
@@ -334,7 +331,7 @@ def test_the_address_opens_what_another_person_sees(opened: "Page", browser: "Br
     with browser.new_context() as context:
         page = context.new_page()
         page.goto(opened.url)
-        page.wait_for_function(f"() => {PLAYER}.ready && {PLAYER}.alignment && {PLAYER}.time > 0")
+        page.wait_for_function(f"() => {READY} && {PLAYER}.alignment && {PLAYER}.time > 0")
         state, other = (each.evaluate(f"{PLAYER}.state") for each in (page, opened))
         assert np.array(state.pop("ranges")) == pytest.approx(
             np.array(other.pop("ranges")), abs=0.001
@@ -366,7 +363,7 @@ def test_space_plays_after_a_click_and_reduced_motion_pauses(opened: "Page") -> 
     assert opened.evaluate(f"[{PLAYER}.playing, {PLAYER}.looping]") == [False, True]
     opened.emulate_media(reduced_motion="reduce")
     opened.reload()
-    opened.wait_for_function(f"() => {PLAYER}.ready && {PLAYER}.length > 0")
+    opened.wait_for_function(f"() => {READY} && {PLAYER}.length > 0")
     assert not opened.evaluate(f"{PLAYER}.playing || {PLAYER}.wanted")
 
 

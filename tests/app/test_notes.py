@@ -31,14 +31,13 @@ from stepdiff.app.site import RefusedError, Site, UnknownError
 from stepdiff_core.io.tables import escaped
 from store import Store
 from tests.app.annotation_tasks import Clock
-from tests.app.conftest import Server
+from tests.app.conftest import PLAYER, READY, Server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Download, Page
 
 pytestmark = pytest.mark.full
 ODD = ('<b>wrist</b> & "elbow", --> \u2013 é 👩‍🍳', "=1+1;", "a\u2028b", "NOTE", "x" * MOST_TEXT)
-PLAYER = "document.querySelector('[data-player]').player"
 CUES = """async (text) => {
   const video = document.createElement("video"), track = document.createElement("track");
   track.src = URL.createObjectURL(new Blob([text], {type: "text/vtt"}));
@@ -225,7 +224,7 @@ def test_notes_and_a_card_in_the_browser(
         page.on("dialog", lambda dialog: dialog.accept())
         page.goto(server.url + address)
         page.get_by_text("No notes yet.").wait_for()
-        page.wait_for_function(f"() => {PLAYER}.ready")
+        page.wait_for_function(f"() => {READY}")
         for seconds, video, words in (
             (2.0, 2, ODD[0]),
             (1.0, 1, "wrist too stiff"),

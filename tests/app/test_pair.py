@@ -46,7 +46,7 @@ from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks.declining import verdict
 from stepdiff_core.tasks.testsets import CATEGORIES, DiffCap, Pair, read_predictions, read_test_set
 from store import Feature, Provenance, Store
-from tests.app.conftest import Server, read_json, serious_findings
+from tests.app.conftest import READY, Server, read_json, serious_findings
 from tests.app.pair_heads import HEADS, ROWS, Asked, write_head, write_runs, write_words
 from tests.heads.public.vlms import CLIPS, featurized, save
 
@@ -558,7 +558,7 @@ def test_a_word_is_a_link_to_its_clearest_moment_in_each_clip(
     }
     tab.emulate_media(reduced_motion="reduce")
     tab.goto(word_server.url + address(word_pair))
-    tab.wait_for_function("() => document.querySelector('[data-player]').player.ready")
+    tab.wait_for_function(f"() => {READY}")
     before = tab.url
     times = (
         "document.querySelector('[data-player]').player.videos.map((video) => video.currentTime)"
@@ -605,9 +605,7 @@ def test_a_word_is_a_link_to_its_clearest_moment_in_each_clip(
     with browser.new_context(reduced_motion="reduce") as context:
         page = context.new_page()
         page.goto(f"{word_server.url}{link.get_attribute('href')}")
-        page.wait_for_function(
-            f"() => document.querySelector('[data-player]').player.ready && {times}.some(Boolean)"
-        )
+        page.wait_for_function(f"() => {READY} && {times}.some(Boolean)")
         assert page.evaluate(times) == pytest.approx(places[terms[1]], abs=0.005)
         alone = next(term for term in terms if None in shown[term])
         without = shown[alone].index(None)
@@ -1173,7 +1171,7 @@ def test_the_page_fits_its_window(
     ) as context:
         page = context.new_page()
         page.goto(server.url + address(pair))
-        page.wait_for_function("() => document.querySelector('[data-player]').player.ready")
+        page.wait_for_function(f"() => {READY}")
         page.locator("#words a").first.focus()
         page.keyboard.press("Enter")
         page.locator(".tracks .flag").first.wait_for()
