@@ -36,6 +36,7 @@ QUERIES = 1024  # multiplied at a time
 # rows near the k best of a query, on average, from which those that are no longer near are dropped
 SPARE = 1024
 COMPARED = 16_384  # pairs compared in float64 at a time
+SHARED = 256  # pairs from which all cores compare: for fewer, waking a thread takes longer
 VECTORS = 4096  # vectors in memory multiplied at a time: with QUERIES, 17 MB of cosines
 SHORTEST, LONGEST = 1e-30, 1e30  # squared lengths of vectors that float32 can scale and multiply
 
@@ -250,24 +251,36 @@ def nearest_of(
 
 
 def fill_cosines(
-    vectors: Vectors,
-    places: Pairs,
+    memory: Float32[np.ndarray, " floats"],
+    starts: Pairs,
     queries: Queries,
     query: Pairs,
     first: int,
     last: int,
     out: Cosines,
 ) -> None:
-    """Fill `out` from `first` to `last` (exclusive) with float64 cosines of vectors[places] and
-    queries[query]."""
+    """Fill `out` from `first` to `last` (exclusive) with float64 cosines of the vectors that begin
+    at `starts` in `memory` and queries[query]."""
+    dim = queries.shape[1]
     for pair in range(first, last):
-        vector, other = vectors[places[pair]], queries[query[pair]]
-        product, square = 0.0, 0.0
-        for d in range(len(other)):
+        vector = memory[starts[pair] : starts[pair] + dim]
+        other, product, square = queries[query[pair]], 0.0, 0.0
+        for d in range(dim):
             value = np.float64(vector[d])
             product += value * np.float64(other[d])
             square += value * value
         out[pair] = product / np.sqrt(square)
+
+
+def cosines_in(
+    memory: Float32[np.ndarray, " floats"], starts: Pairs, queries: Queries, query: Pairs
+) -> Cosines:
+    """Return the float64 cosine of each vector that begins at `starts` in `memory`, a float of it,
+    and its query; by all cores if they are many."""
+    out = np.empty(len(starts))
+    parts = shares(len(starts), None if len(starts) >= SHARED else 1)
+    each(lambda part: compiled(fill_cosines)(memory, starts, queries, query, *part, out), parts)
+    return out
 
 
 def cosines(view: View, feature: str, queries: Queries, query: Pairs, rows: Pairs) -> Cosines:
@@ -280,9 +293,8 @@ def cosines(view: View, feature: str, queries: Queries, query: Pairs, rows: Pair
     for start in range(0, len(rows), COMPARED):
         part = order[start : start + COMPARED]
         near, places = np.unique(rows[part], return_inverse=True)
-        vectors, exact = view.read(feature, near, dtype="float32"), np.empty(len(part))
-        pairs = vectors, places, queries, query[part]
-        each(lambda share: compiled(fill_cosines)(*pairs, *share, exact), shares(len(part)))  # noqa: B023
+        vectors = view.read(feature, near, dtype="float32")
+        exact = cosines_in(vectors.ravel(), places * vectors.shape[1], queries, query[part])
         check_directions(view, feature, rows[part], exact)
         out[part] = exact
     return out

@@ -23,14 +23,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
+from numpy.lib.stride_tricks import as_strided
 
-from retrieval.exact import Found, check_directions, compiled, cosines, fill_cosines, search_exactly
+from retrieval.exact import Found, check_directions, cosines, cosines_in, search_exactly
 from retrieval.index.device import MOST, Device, device_for, on_device
 from retrieval.index.index_card import (
     Card,
@@ -159,6 +159,14 @@ def rows_of(index: faiss.Index) -> Rows:
     return np.concatenate([np.empty(0, np.int64), *held])
 
 
+_NOWHERE = np.iinfo(np.int64).min  # the place of a run that is not mapped
+
+
+def _address(array: Float32[np.ndarray, "run dim"]) -> int:
+    """Return the address of the first byte of an array."""
+    return int(array.__array_interface__["data"][0])
+
+
 OFTEN = 32  # rows of a run that are compared before it is mapped, and before another try
 
 
@@ -193,33 +201,29 @@ class RowComparer:
         exact = np.full(rows.shape, -np.inf)
         query, rank = np.nonzero(rows >= 0)
         compared = rows[query, rank]
-        order = np.argsort(compared)
-        runs = np.searchsorted(self._starts, compared[order], side="right") - 1
-        bounds = [*np.flatnonzero(np.diff(runs, prepend=-1)).tolist(), len(order)]
-        out, unmapped, versions = (
-            np.empty(len(compared)),
-            np.ones(len(compared), bool),
-            dict[int, Any](),
-        )
-        for start, end in pairwise(bounds) if self._in_place else ():
-            run, places = int(runs[start]), order[start:end]
-            vectors = self._vectors(run, len(places), versions)
-            if vectors is not None:
-                here = np.empty(len(places))
-                compiled(fill_cosines)(
-                    vectors,
-                    compared[places] - self._starts[run],
-                    queries,
-                    query[places],
-                    0,
-                    len(places),
-                    here,
-                )
-                out[places], unmapped[places] = here, False
-        check_directions(self._view, self._feature, compared[~unmapped], out[~unmapped])
-        out[unmapped] = cosines(
-            self._view, self._feature, queries, query[unmapped], compared[unmapped]
-        )
+        out, mapped = np.empty(len(compared)), np.zeros(len(compared), bool)
+        if self._in_place and len(compared):
+            run_of = np.searchsorted(self._starts, compared, side="right") - 1
+            counts, versions = np.bincount(run_of, minlength=len(self._starts)), dict[int, Any]()
+            runs = np.flatnonzero(counts)
+            vectors = [self._vectors(run, int(counts[run]), versions) for run in runs.tolist()]
+            if arrays := [array for array in vectors if array is not None]:
+                base = min(arrays, key=_address)
+                first = np.full(len(counts), _NOWHERE)
+                first[runs] = [
+                    _NOWHERE if array is None else (_address(array) - _address(base)) // 4
+                    for array in vectors
+                ]
+                mapped = first[run_of] != _NOWHERE
+                run = run_of[mapped]
+                dim = queries.shape[1]
+                starts = first[run] + (compared[mapped] - self._starts[run]) * dim
+                # from the first of the mapped runs to the end of the last: nothing between is read
+                memory = as_strided(base.ravel(), (int(starts.max()) + dim,), (4,), writeable=False)
+                out[mapped] = cosines_in(memory, starts, queries, query[mapped])
+                check_directions(self._view, self._feature, compared[mapped], out[mapped])
+        rest = ~mapped
+        out[rest] = cosines(self._view, self._feature, queries, query[rest], compared[rest])
         exact[query, rank] = out
         return exact
 
