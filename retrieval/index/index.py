@@ -206,6 +206,7 @@ class RowComparer:
             run_of = np.searchsorted(self._starts, compared, side="right") - 1
             counts, versions = np.bincount(run_of, minlength=len(self._starts)), dict[int, Any]()
             runs = np.flatnonzero(counts)
+            # this list keeps the files mapped while their memory is compared
             vectors = [self._vectors(run, int(counts[run]), versions) for run in runs.tolist()]
             if arrays := [array for array in vectors if array is not None]:
                 base = min(arrays, key=_address)
@@ -248,6 +249,8 @@ class RowComparer:
         if vectors is None and self._fits:
             view.read(feature, rows)  # into memory
             vectors = view.in_place(feature, rows)
+        if vectors is not None and not vectors.flags.aligned:
+            return None  # a shard of another writer: its rows have no places in whole floats
         if vectors is not None:
             self._mapped[run] = versions[shard], vectors
         return vectors

@@ -46,7 +46,7 @@ from stepdiff_core.errors import StepDiffError
 from stepdiff_core.tasks.declining import verdict
 from stepdiff_core.tasks.testsets import CATEGORIES, DiffCap, Pair, read_predictions, read_test_set
 from store import Feature, Provenance, Store
-from tests.app.conftest import READY, Server, read_json, serious_findings
+from tests.app.conftest import PLAYER, READY, Server, read_json, serious_findings
 from tests.app.pair_heads import HEADS, ROWS, Asked, write_head, write_runs, write_words
 from tests.heads.public.vlms import CLIPS, featurized, save
 
@@ -560,9 +560,7 @@ def test_a_word_is_a_link_to_its_clearest_moment_in_each_clip(
     tab.goto(word_server.url + address(word_pair))
     tab.wait_for_function(f"() => {READY}")
     before = tab.url
-    times = (
-        "document.querySelector('[data-player]').player.videos.map((video) => video.currentTime)"
-    )
+    times = f"{PLAYER}.videos.map((video) => video.currentTime)"
     for number, term in enumerate(terms, start=1):
         link = tab.get_by_role("region", name=f"Words of Video {number}").get_by_role(
             "link", name=term, exact=True
@@ -610,9 +608,7 @@ def test_a_word_is_a_link_to_its_clearest_moment_in_each_clip(
         alone = next(term for term in terms if None in shown[term])
         without = shown[alone].index(None)
         for number, offset in ((without, 0.25), (1 - without, 0)):  # a click on the word keeps them
-            page.evaluate(
-                f"document.querySelector('[data-player]').player.setOffset({number}, {offset})"
-            )
+            page.evaluate(f"{PLAYER}.setOffset({number}, {offset})")
         place = page.get_by_role("link", name=alone, exact=True).first.get_attribute("href")
         query = dict(parse_qsl(urlsplit(place or "").query))
         assert query["offset"] == ("0,0.25" if without else "0.25,0")
