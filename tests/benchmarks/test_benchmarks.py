@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import featurize, read, search, start, train_step, write
+from benchmarks import compare, featurize, read, search, start, train_step, write
 from featurize.staging import Spent
 from heads.data.clips import Features
 from tests.conftest import fetched
@@ -51,6 +51,12 @@ RUNS: dict[
         lambda record: all(
             row["ms a clip"] > 0 and row["CPU ms a clip"] > 0 for row in record["rows"]
         ),
+    ),
+    "compare": (
+        compare.main,
+        "--rounds 1 --max-tokens 4 --folder TMP",
+        {"transformers"},
+        lambda record: all(row["seconds"] >= 0 for row in record["rows"]),
     ),
     "search": (
         search.main,
