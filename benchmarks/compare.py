@@ -128,9 +128,7 @@ def run(options: CompareBenchmarkOptions) -> dict[str, Any]:
         for (way, stage), seconds in taken.items()
     ]
     to_answer = {
-        way: sum(
-            row["seconds"] for row in rows if (row["way"], row["stage"] != AFTER) == (way, True)
-        )
+        way: sum(median(taken[key]) for key in taken if key[0] == way and key[1] != AFTER)
         for way in (FIRST, AGAIN, LOOP)
     }
     held = [
