@@ -16,6 +16,7 @@ Guarantees
 import inspect
 import re
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -390,16 +391,7 @@ class CachedLM(VideoLM):
         self, batch: Packed, rows: Sequence[int], clips: Float[Tensor, "C H_N D"]
     ) -> Iterator[Float[Tensor, "S E"]]:
         """Yield the states of rows whose prompts are the same."""
-        from transformers import DynamicCache
-
-        inputs = self._inputs(batch, rows[0], clips)
-        common = int((batch.segment[rows[0]] == 0).sum())
-        shape = inputs["input_ids"].shape  # of what has a number for each token
-        for name, value in inputs.items():
-            if isinstance(value, Tensor) and value.shape == shape:
-                inputs[name] = value[:, :common]
-        cache = DynamicCache(config=self.whole.config.get_text_config(decoder=True))
-        prompt = self.whole.base_model(**inputs, cache=cache, use_cache=True).last_hidden_state[0]
+        common, cache, prompt = self._prompt(batch, rows[0], clips)
         cache.batch_repeat_interleave(len(rows))
         # Without a mask: what follows a token is not seen by it, padding included.
         answered = self.whole.base_model(
@@ -408,12 +400,51 @@ class CachedLM(VideoLM):
         for states in answered.last_hidden_state:
             yield torch.cat([prompt, states])
 
+    def _prompt(
+        self, batch: Packed, row: int, clips: Float[Tensor, "C H_N D"]
+    ) -> tuple[int, Any, Float[Tensor, "S E"]]:
+        """Return the number of tokens of a row's prompt, its keys and values as a cache of
+        transformers, and its states."""
+        from transformers import DynamicCache
+
+        inputs = self._inputs(batch, row, clips)
+        common = int((batch.segment[row] == 0).sum())
+        shape = inputs["input_ids"].shape  # of what has a number for each token
+        for name, value in inputs.items():
+            if isinstance(value, Tensor) and value.shape == shape:
+                inputs[name] = value[:, :common]
+        cache = DynamicCache(config=self.whole.config.get_text_config(decoder=True))
+        prompt = self.whole.base_model(**inputs, cache=cache, use_cache=True).last_hidden_state[0]
+        return common, cache, prompt
+
     def go_on(self, batch: Packed, clips: Float[Tensor, "C H_N D"] | None, **how: Any) -> list[str]:
-        """Return the greedy continuation of every row."""
-        rows = range(len(batch.ids))
-        return [
-            text for row in rows for text in self.write(**self._inputs(batch, row, clips), **how)
-        ]
+        """Return the greedy continuation of every row.
+
+        Neighbouring rows that show the same clips share the computation of their prompt.
+        """
+        groups: list[list[int]] = []
+        for row in range(len(batch.ids)):
+            if row and clips is not None and self._alike(batch, row - 1, row, clips):
+                groups[-1].append(row)
+            else:
+                groups.append([row])
+        texts: list[str] = []
+        for rows in groups:
+            cache = None
+            if clips is not None and len(rows) > 1:
+                with torch.inference_mode():
+                    _, cache, _ = self._prompt(batch, rows[0], clips)
+            for row in rows:
+                inputs = self._inputs(batch, row, clips)
+                if cache is not None:
+                    inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+                    inputs["cache"] = deepcopy(cache)
+                texts += self.write(**inputs, **how)
+        return texts
+
+    def _alike(self, batch: Packed, one: int, other: int, clips: Float[Tensor, "C H_N D"]) -> bool:
+        """Return whether two rows show the same clips."""
+        return torch.equal(*(clips[list(self._shown(batch, row))] for row in (one, other)))
 
     def _shown(self, batch: Packed, row: int) -> tuple[int, ...]:
         """Return the numbers of the clips that a row shows."""

@@ -111,7 +111,12 @@ def test_logits_and_text_from_the_store_are_those_from_pixels(small: Get, case: 
     text = model.lm.chat.tokenizer.decode(written, skip_special_tokens=True).strip()
     turn, tokens = Turn(QUESTION, "", ends=False), clips.read([CLIPS[0], CLIPS[1]])
     assert model.generate([turn], tokens, 8) == [text]
-    assert model.generate([turn, turn], tokens.repeat(2, 1, 1), 8) == [text, text]
+    other = Turn("Which is slower, and why?", "", ends=False)
+    alone = model.generate([other], tokens, 8)
+    assert model.generate([turn, other, turn], tokens.repeat(3, 1, 1), 8) == [text, *alone, text]
+    swapped = tokens.flip(0)
+    apart = [text, *model.generate([turn], swapped, 8)]
+    assert model.generate([turn, turn], torch.cat([tokens, swapped]), 8) == apart
     assert case in PROVEN
 
 
