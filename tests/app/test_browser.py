@@ -5,6 +5,7 @@ demo` ran in FOLDER. Without DEMO the pages of a small world are pictured, in a 
 with no trained head. docs/recording.py records the page of a pair.
 """
 
+import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -131,6 +132,87 @@ def test_clips_of_equal_length_end_together(opened: "Page") -> None:
     opened.evaluate(f"{PLAYER}.seek({PLAYER}.length / 2)")
     halves = opened.evaluate(f"{PLAYER}.videos.map((video) => video.currentTime / video.duration)")
     assert halves == pytest.approx([0.5, 0.5], abs=0.01)
+
+
+def test_both_pictures_are_overlaid_zoomed_and_measured(
+    serve: Callable[..., Server], tab: "Page", pair: list[str]
+) -> None:
+    tab.emulate_media(reduced_motion="reduce")
+    tab.goto(f"{serve().url}/pair?reference={pair[0]}&candidate={pair[1]}")
+    tab.wait_for_function(f"() => {PLAYER}.videos.every((video) => video.phase !== undefined)")
+    one, two = tab.locator(".picture").all()
+
+    def pixels() -> np.ndarray:
+        with Image.open(io.BytesIO(one.screenshot())) as shot:
+            return np.asarray(shot.convert("RGB"), np.int16)[2:-2]  # without the border
+
+    tab.keyboard.press("v")
+    assert one.bounding_box() == two.bounding_box()
+    opacity = tab.get_by_label("Opacity of Video 2")
+    opacity.fill("0")
+    first = pixels()
+    opacity.fill("0.5")
+    half = pixels()
+    tab.keyboard.down("y")
+    second = pixels()
+    tab.keyboard.up("y")
+    assert np.array_equal(pixels(), half)
+    tab.get_by_role("button", name="Difference").click()
+    assert np.abs(first - second).mean() > 5
+    # Colours are rounded twice.
+    assert np.abs(half - (first + second) / 2).max() <= 2
+    assert (np.abs(pixels() - np.abs(first - second)) <= 2).mean() > 0.9999
+    tab.keyboard.press("v")
+
+    ends = (
+        "(video) => { const {x, y, width} = video.getBoundingClientRect(); return [x, y, width]; }"
+    )
+    before = tab.locator("video").first.evaluate(ends)
+    for picture in (one, two):
+        box = picture.bounding_box()
+        assert box is not None
+        tab.keyboard.press("+")
+    tab.mouse.move(box["x"] + 100, box["y"] + 100)
+    tab.mouse.down()
+    tab.mouse.move(box["x"] + 60, box["y"] + 90, steps=4)
+    tab.mouse.up()
+    after = tab.locator("video").first.evaluate(ends)
+    assert after[2] == pytest.approx(before[2] * 1.25**2, rel=1e-3)
+    width, height = box["width"], box["height"]
+    middle = (1.25**2 - 1) / 2
+    assert [after[0] - before[0], after[1] - before[1]] == pytest.approx(
+        [-middle * width - 40, -middle * height - 10], abs=1
+    )
+
+    tab.keyboard.press("r")
+    video = tab.locator("video").nth(1)
+    drawn = tab.locator(".measures").nth(1).bounding_box()
+    natural = video.evaluate("(video) => [video.videoWidth, video.videoHeight]")
+    assert drawn is not None
+    shown = min(drawn["width"] / natural[0], drawn["height"] / natural[1])
+    x, y = box["x"] + width / 2, box["y"] + height / 2
+    tab.mouse.click(x, y - 50)
+    tab.mouse.click(x, y)
+    said = tab.locator("#measured").text_content()
+    assert said is not None and f"length {50 / shown:.0f} px" in said
+    tab.mouse.click(x + 50, y + 50 / 3**0.5)
+    said = tab.locator("#measured").text_content()
+    assert said is not None and said.startswith("Video 2 at 0:00.00: angle ")
+    angle = said.rpartition(" ")[2]
+    assert float(angle.removesuffix("°")) == pytest.approx(120, abs=1)  # of whole pixels
+    tab.get_by_role("button", name="Note of it").click()
+    assert tab.get_by_label("Text of the note").input_value() == f"angle {angle}"
+    assert tab.get_by_role("radio", name="Video 2").is_checked()
+    tab.keyboard.press("Escape")
+
+    tab.locator(".measures").first.focus()
+    for pressed in ["Enter", *["ArrowRight"] * 5, "Enter", "Shift+ArrowDown", "Enter"]:
+        tab.keyboard.press(pressed)
+    assert tab.locator("#measured").text_content() == "Video 1 at 0:00.00: angle 90.0°"
+    tab.keyboard.press("Escape")
+    assert tab.locator("#measured").text_content() == ""
+    tab.get_by_role("button", name="1.6×").click()
+    assert tab.locator("video").first.evaluate(ends) == pytest.approx(before)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ const head = document.querySelector("#head");
 const [ribbon, costs, about] = ["ribbon", "costs", "aligned"].map((name) => document.querySelector(`[data-${name}]`));
 const SVG = "http://www.w3.org/2000/svg";
 
-function shape(name, attributes, ...children) {
+/** Return an element of a drawing. */
+export function shape(name, attributes, ...children) {
   const element = document.createElementNS(SVG, name);
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
   element.append(...children);

@@ -76,6 +76,13 @@ function open(note = null) {
   text.focus();
 }
 
+/** Show the form with words about a video, which a tool has found out; what was typed there stays. */
+export function noteOf(video, words) {
+  open();
+  side.value = String(video);
+  text.value = [text.value, words].filter(Boolean).join("; ");
+}
+
 function close() {
   form.hidden = true;
   if (opener?.isConnected) opener.focus();
