@@ -4,7 +4,10 @@ family."""
 from collections.abc import Callable
 from typing import Any
 
-import transformers as hf
+import transformers
+
+hf: Any = transformers
+"""its types leave out keywords that its classes take"""
 
 SAID = (
     "In Video 2, a fork. You are a multimodal assistant. Here is Video 1. user assistant Question: "
@@ -264,8 +267,8 @@ def molmo2() -> Made:
         "<frame_end>",
     ]
     words = tokenizer(*marks, "<|image|>", "<|video|>")
-    names = ("image_start_token", "image_end_token", "image_patch", "image_col", "image_low_res")
-    names += ("low_res_image_start_token", "frame_start_token", "frame_end_token")
+    names: tuple[str, ...] = ("image_start_token", "image_end_token", "image_patch", "image_col")
+    names += ("image_low_res", "low_res_image_start_token", "frame_start_token", "frame_end_token")
     ids = {
         f"{name}_id": words.convert_tokens_to_ids(mark)
         for name, mark in zip(names, marks, strict=True)
@@ -359,7 +362,7 @@ def gemma3() -> Made:
 
 
 def minicpmv4_6() -> Made:
-    marks = {
+    marks: dict[str, Any] = {
         f"{name}_token": f"<{name}>"
         for name in ("slice_start", "slice_end", "image_id_start", "image_id_end")
     }
