@@ -8,7 +8,7 @@
 # This file is included by the Makefile.
 
 SEEDS ?= 1
-WORLD_SEED ?= 2047
+WORLD_SEED ?= 2049
 R_VIDEOS := $(or $(VIDEOS),600)
 REPRODUCE ?= data/reproduce
 R_WORLD ?= $(REPRODUCE)/kitchen
