@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.full
-# Frames of both videos at a time of the clock are painted when it returns. A video that never played
-# may have painted its first frame before anyone asked to hear of it.
+# Frames of both videos at a time of the clock are painted when it returns. A video that never
+# played may have painted its first frame before anyone asked to hear of it.
 STOPPED = """async (time) => {
   const {player} = document.querySelector("[data-player]");
   player.pause();
