@@ -417,7 +417,7 @@ def as_manifest(files: Sequence[Path], id_from: IdFrom = "stem") -> Manifest:
     seen: dict[str, Path] = {}
     rows: list[tuple[str, str, float | None, float | None]] = []
     failures: dict[str, str] = {}
-    for file in chain.from_iterable(map(_videos, files)):
+    for file in chain.from_iterable(map(video_files, files)):
         name = file.stem if id_from == "stem" else str(file.absolute())
         if name in seen:
             if seen[name].absolute() == file.absolute():
@@ -438,7 +438,7 @@ def as_manifest(files: Sequence[Path], id_from: IdFrom = "stem") -> Manifest:
     return Manifest("clips", frame, {video: Path(video) for video in frame["video"]}, failures)
 
 
-def _videos(path: Path) -> list[Path]:
+def video_files(path: Path) -> list[Path]:
     """Return the file, or the videos below the folder, by their suffixes, in the order of their
     paths."""
     if not path.exists():

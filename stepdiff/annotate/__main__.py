@@ -8,6 +8,10 @@ VERBS = {
         "stepdiff.annotate.manifest",
         "published annotations, captioned images -> the manifest that python -m featurize reads",
     ),
+    "transcribe": (
+        "stepdiff.annotate.transcribe",
+        "videos, or subtitles beside them -> what is said in them, and when",
+    ),
     "align": (
         "stepdiff.annotate.align",
         "raw speech -> the clips that it is about, by a contrastive head",

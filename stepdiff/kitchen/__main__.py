@@ -6,6 +6,7 @@ stepdiff kitchen --out /tmp/tiny --videos 12          # a tiny world, in seconds
 
 import json
 import multiprocessing
+import shutil
 import signal
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -44,12 +45,17 @@ class KitchenOptions:
     """Frames a second, a multiple of 4."""
     processes: int = 0
     """Processes that draw at the same time; 0 means one a core, at most 8."""
+    speech: bool = False
+    """Give the videos a sound track with their narration, by espeak-ng. Needs --seconds 20 or more,
+    as people speak slower than the sample world's narration is long."""
+    noise: float | None = None
+    """Decibels by which the speech is louder than the noise of a kitchen; null: no noise."""
 
 
 def run(options: KitchenOptions) -> dict[str, Any]:
     """Render missing videos and write all files. StepDiffError: unusable options, or another world
     in the folder."""
-    from stepdiff.kitchen.drawing.video import montage, render
+    from stepdiff.kitchen.drawing.video import montage
     from stepdiff.kitchen.files.write import write_files
     from stepdiff.kitchen.steps import STEPS
     from stepdiff.kitchen.world import FEWEST, make_world
@@ -69,6 +75,15 @@ def run(options: KitchenOptions) -> dict[str, Any]:
             f"--steps {options.steps}: the kitchen has {len(STEPS)}, and a video shows at least "
             f"{FEWEST}"
         )
+    if options.noise is not None and not options.speech:
+        raise StepDiffError("--noise is of a sound track: give --speech too")
+    if options.speech and options.seconds < 20:
+        raise StepDiffError(
+            f"--speech with --seconds {options.seconds:g}: give 20 or more, as the narration of a "
+            "shorter clip cannot be spoken in its time"
+        )
+    if options.speech and shutil.which("espeak-ng") is None:
+        raise StepDiffError("--speech needs espeak-ng: install it (apt-get install espeak-ng)")
     started = time.monotonic()
     out = options.out
     refuse_url("--out", str(out))
@@ -79,7 +94,7 @@ def run(options: KitchenOptions) -> dict[str, Any]:
     with progress("videos rendered", len(missing)) as advance:
         if missing and (workers == 1 or len(missing) == 1):
             for video in missing:
-                render(video, out, options.fps)
+                render_one(video, options)
                 advance(1)
         elif missing:
             _render_all(missing, options, min(workers, len(missing)), advance)
@@ -98,18 +113,26 @@ def run(options: KitchenOptions) -> dict[str, Any]:
     }
 
 
+def render_one(video: "Video", options: KitchenOptions) -> None:
+    """Write a video and its stills, with its sound track if the options ask for one."""
+    from stepdiff.kitchen.drawing.video import render
+    from stepdiff.kitchen.drawing.voice import sound
+    from stepdiff.kitchen.files.narration import narrate
+
+    speech = sound(video, narrate(video, options.seed), options.noise) if options.speech else None
+    render(video, options.out, options.fps, speech)
+
+
 def _render_all(
     videos: list["Video"], options: KitchenOptions, workers: int, advance: Advance
 ) -> None:
     """Render in processes that ignore an interrupt of the terminal: this process ends them."""
-    from stepdiff.kitchen.drawing.video import render
-
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context)
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the processes inherit it
         try:
-            rendering = [pool.submit(render, video, options.out, options.fps) for video in videos]
+            rendering = [pool.submit(render_one, video, options) for video in videos]
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         for done in as_completed(rendering):
@@ -131,6 +154,8 @@ def _claim(options: KitchenOptions) -> None:
     out = options.out
     ours: dict[str, object] = {"format": FORMAT}
     ours |= {name: getattr(options, name) for name in ("videos", "steps", "seed", "seconds", "fps")}
+    if options.speech:
+        ours |= {"speech": True, "noise": options.noise}
     stamp = out / "world.json"
     try:
         for folder in (out, out / "videos", out / "images"):
@@ -151,6 +176,7 @@ def _claim(options: KitchenOptions) -> None:
         ) from error
     if theirs != ours:
         old = theirs if isinstance(theirs, dict) else {}
+        ours = dict.fromkeys(old) | ours
         words = [f"{k} {old.get(k)} not {v}" for k, v in ours.items() if old.get(k) != v]
         raise StepDiffError(
             f"{out}: holds a world made with other options ({', '.join(words)}); "

@@ -17,7 +17,7 @@ def test_folders_contain_nothing_about_machine_or_versions(name: str) -> None:
         assert str(Path.home()) not in text
         assert "/tmp/" not in text
     made_here = json.loads((folder / "config.json").read_text())
-    if name not in ("mpnet-base", "minilm-l6", "whisper-base"):  # whose files are copied as published
+    if name not in ("mpnet-base", "minilm-l6", "whisper-base"):  # copied as published
         assert "transformers_version" not in made_here
 
 

@@ -41,9 +41,7 @@ class StageJob(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageOptions(FailureOptions):
-    store: str
-    """feature store; answers are written into its folder"""
+class WorkOptions(FailureOptions):
     retry_failed: bool = False
     """try items again that failed in an earlier run"""
     workers: int | None = None
@@ -59,6 +57,12 @@ class StageOptions(FailureOptions):
     def served(self) -> bool:
         """Whether the model computes at a server, so that no worker needs a GPU."""
         return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOptions(WorkOptions):
+    store: str
+    """feature store; answers are written into its folder"""
 
 
 def plain(text: str) -> str:

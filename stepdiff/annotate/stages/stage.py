@@ -29,7 +29,15 @@ from typing import Any
 import polars as pl
 
 from heads.llm.model import Unanswered
-from stepdiff.annotate.stages.job import SHOWN, Annotator, Answer, StageJob, StageOptions, plain
+from stepdiff.annotate.stages.job import (
+    SHOWN,
+    Annotator,
+    Answer,
+    StageJob,
+    StageOptions,
+    WorkOptions,
+    plain,
+)
 from stepdiff_core.errors import StepDiffError
 from stepdiff_core.io import sealed as table
 from stepdiff_core.io.files import Place, listed, make_folder, write_bytes
@@ -308,8 +316,16 @@ def run_stage(options: StageOptions, name: str, job: StageJob, items: Items) -> 
         shards = [rows.height for _, rows in unanswered(version, items, options.retry_failed)]
         tasks = pending(version, items, options.retry_failed)
         if shards:
+            of_worker = partial(
+                StageWorkerOptions,
+                absolute(options.store),
+                version.stage,
+                version.name,
+                job,
+                asked_device(options),
+            )
             with (
-                _pool(options, version, job) as (pool, workers),
+                workers_of(options, StageWorker, of_worker) as (pool, workers),
                 progress(name, sum(shards), "items") as advance,
             ):
                 for outcome in pool.run(tasks, min(workers, len(shards)), advance):
@@ -349,23 +365,27 @@ def pending(version: Version, items: Items, retry_failed: bool) -> Iterator[Work
 
 
 @contextmanager
-def _pool(
-    options: StageOptions, version: Version, job: StageJob
+def workers_of(
+    options: WorkOptions, worker: Any, of_worker: Callable[[int], Any], unit: str = "items"
 ) -> Iterator[tuple[WorkerPool | Here, int]]:
-    """Yield the workers of a stage, on Ray if there are several, and their number."""
-    device = None if options.device == "auto" else options.device
-    of_worker = partial(
-        StageWorkerOptions, absolute(options.store), version.stage, version.name, job, device
-    )
+    """Yield the workers of a stage, on Ray if there are several, and their number.
+
+    of_worker: returns the options of a worker with a number of CPUs.
+    """
     if is_alone(options.workers, CPUS, options.address):
         import torch
 
-        yield Here(StageWorker, of_worker(min(torch.get_num_threads(), CPUS))), 1
+        yield Here(worker, of_worker(min(torch.get_num_threads(), CPUS))), 1
         return
     with connected(options.address, "stepdiff.annotate") as joined:
-        gpu = not options.served and has_gpu(device, joined)
+        gpu = not options.served and has_gpu(asked_device(options), joined)
         workers, cpus = pool_size(options.workers, CPUS, gpu, joined)
-        yield WorkerPool(StageWorker, of_worker(cpus), gpu, joined=joined, unit="items"), workers
+        yield WorkerPool(worker, of_worker(cpus), gpu, joined=joined, unit=unit), workers
+
+
+def asked_device(options: WorkOptions) -> str | None:
+    """Return the device that is asked for; None is a GPU if the worker has one."""
+    return None if options.device == "auto" else options.device
 
 
 def _counts(version: Version, items: Items, done: int) -> dict[str, Any]:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import av
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from stepdiff.kitchen.drawing.pen import HEIGHT, SCALE, WIDTH
 from stepdiff.kitchen.drawing.scenes import backdrop, frame, moment
+from stepdiff.kitchen.drawing.voice import RATE, frames
 from stepdiff.kitchen.steps import MAIN
 from stepdiff.kitchen.world import FPS, Clip, Video
 from stepdiff_core.io.files import whole
@@ -81,8 +82,13 @@ def pictures(video: Video, fps: int = FPS) -> Iterator[UInt8[np.ndarray, "h w 3"
     yield from repeat(rest, round(video.duration * fps) - done)
 
 
-def render(video: Video, out: Path, fps: int = FPS) -> int:
-    """Write stills and the video below `out`; returns the number of frames."""
+def render(
+    video: Video, out: Path, fps: int = FPS, sound: Float32[np.ndarray, " N"] | None = None
+) -> int:
+    """Write stills and the video below `out`; returns the number of frames.
+
+    sound: samples of its sound track, RATE a second.
+    """
     for name, clip, now in stills(video):
         with whole(out / "images" / f"{name}.jpg") as temporary, temporary.open("wb") as file:
             draw(clip, video, now).save(file, "JPEG", quality=90)
@@ -94,6 +100,11 @@ def render(video: Video, out: Path, fps: int = FPS) -> int:
         stream = container.add_stream("libx264", rate=fps, options=_X264)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.codec_context.thread_count = 1
+        if sound is not None:
+            track = container.add_stream("aac", rate=RATE, layout="mono")
+            for frame_of_sound in frames(sound):
+                container.mux(track.encode(frame_of_sound))
+            container.mux(track.encode(None))
         for picture in pictures(video, fps):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             count += 1
