@@ -34,10 +34,12 @@ export MALLOC_TRIM_THRESHOLD_ := 8589934592
 # uv leaves compiling a module to its first import, which must not be lost.
 unexport PYTHONDONTWRITEBYTECODE
 WEIGHTS := smollm2-135m-instruct mpnet-base efficientnet-lite0
+# those that only tests read
+TEST_WEIGHTS := whisper-base
 STEPDIFF := $(RUNS)/stepdiff/best.json
 WORDS := $(RUNS)/words/words.json
 
-.PHONY: demo app env dev weights world features words questions heads answers scores test test-all lint docs
+.PHONY: demo app env dev weights test-weights world features words questions heads answers scores test test-all lint docs
 .DELETE_ON_ERROR:
 
 # A pair to ask about: the first of DiffCap, at hand once the world is rendered.
@@ -91,6 +93,9 @@ $(VENV)/.dev: pyproject.toml
 
 weights: env
 	$(RUN) stepdiff_core.weights fetch $(WEIGHTS)
+
+test-weights: env
+	$(RUN) stepdiff_core.weights fetch $(WEIGHTS) $(TEST_WEIGHTS)
 
 # Your own world, a folder with the same files as the sample world, is not changed.
 OWN := $(if $(wildcard $(WORLD)/world.json),,$(wildcard $(WORLD)/clips.csv))
@@ -225,9 +230,9 @@ SIMD_oldest := NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR" OP
     FAISS_SIMD_LEVEL=NONE GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX512F,-AVX2,-FMA
 PYTEST = OMP_NUM_THREADS=1 $(if $(SIMD),$(or $(SIMD_$(SIMD)),$(error SIMD=$(SIMD): it is oldest or avx2))) $(RUN) pytest
 SIDE_BY_SIDE := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-test: $(VENV)/.dev weights
+test: $(VENV)/.dev test-weights
 	$(PYTEST) $(SIDE_BY_SIDE) -m "not full"
-test-all: $(VENV)/.dev weights
+test-all: $(VENV)/.dev test-weights
 	$(PYTEST) $(SIDE_BY_SIDE)
 
 lint: $(VENV)/.dev

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TranscribeOptions(WorkOptions):
-    videos: list[str]
+    videos: tuple[str, ...]
     """video files, or folders of them"""
     out: str = field(metadata=WRITTEN)
     """JSON file to write"""
@@ -212,8 +212,9 @@ class _Worker:
         from stepdiff_core.io.files import write_text
 
         part: dict[str, Any] = {"video": task.video, "made_of": task.made_of}
+        whisper = self._whisper if task.subtitles is None else None  # no model is no video's fault
         try:
-            part["speech"] = self._speech(task)
+            part["speech"] = self._speech(task, whisper)
         except (RuntimeError, MemoryError):  # of the model or this machine, not of the file
             raise
         except Exception as error:  # whatever FFmpeg or PyAV raises, the file fails alone
@@ -223,12 +224,13 @@ class _Worker:
         write_text(task.out, json.dumps(part))
         return _Transcribed(task.shard)
 
-    def _speech(self, task: _Task) -> dict[str, Any]:
+    def _speech(self, task: _Task, whisper: "Whisper | None") -> dict[str, Any]:
         from stepdiff.annotate.sources.speech import as_json, read_subtitles
 
-        if task.subtitles is not None:
+        if whisper is None:
+            assert task.subtitles is not None
             return as_json(read_subtitles(task.subtitles))
-        for heard in self._whisper.hear(task.path, self._options.language):
+        for heard in whisper.hear(task.path, self._options.language):
             if not isinstance(heard, float):
                 return as_json(heard)
             self._finished = min(int(heard), len(task.rows))

@@ -198,17 +198,17 @@ def read_subtitles(path: Path) -> Speech:
         data = file.read(_MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:
         raise StepDiffError(f"{path} has more than {_MOST_BYTES:,} bytes: it is no subtitle file")
+    # tags, of which pysubs2 takes the times within a line for cues
+    text = re.sub(r"<[^<>\n]*>", "", data.decode("utf-8-sig", "replace"))
     try:
-        cues = pysubs2.SSAFile.from_string(
-            data.decode("utf-8-sig", "replace"), format_=path.suffix[1:]
-        )
+        cues = pysubs2.SSAFile.from_string(text, format_=path.suffix[1:])
     except (ValueError, pysubs2.Pysubs2Error) as error:
         raise StepDiffError(f"{path} has no subtitles ({error}): correct or remove it") from None
     sentences: list[Sentence] = []
     before: list[str] = []
     end = 0.0
     for cue in sorted(cues, key=lambda cue: (cue.start, cue.end)):
-        lines = [" ".join(line.split()) for line in cue.plaintext.splitlines()]
+        lines = [" ".join(line.split()) for line in unescape(cue.plaintext).splitlines()]
         lines = [line for line in lines if line]
         rolls = cue.start / 1000 - end <= _ROLLING
         fresh = [line for line in lines if not (rolls and line in before)]
