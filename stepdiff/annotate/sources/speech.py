@@ -8,6 +8,7 @@ Guarantees
 
 import re
 from collections.abc import Iterator
+from html import unescape
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
