@@ -60,6 +60,7 @@ OF_THE_USER = {
     *("kitchen", "weights fetch", "weights list", "store plan"),  # read nothing
     *(
         "annotate manifest",
+        "annotate transcribe",
         "annotate agreement",
         "annotate statistics",
         "annotate export",
