@@ -30,10 +30,11 @@ class WordOptions:
     """feature store"""
     view: str
     """view of clips with tokens, or with statistics of early maps (featurize --statistics)"""
-    pairqa: str
-    """paired QA of training clips"""
     out: str = field(metadata=WRITTEN)
     """folder of the head"""
+    pairqa: str | None = None
+    """paired QA of training clips, whose answers name words by category; null: narrations alone
+    teach, and all words are of one category"""
     reads: tuple[Literal["tokens", "statistics"], ...] = ()
     """features that it reads; all of these that the view has, by default"""
     narration: str = "narration"

@@ -27,6 +27,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         ),
     },
     "train and evaluate": {
+        "learn": (
+            "stepdiff.annotate.learn",
+            "a head of words from your own videos and what is said in them",
+        ),
         "words": ("heads.words", "word evidence, in closed form from cached features"),
         "train": ("heads.train", "projectors, language models and contrastive heads, by a recipe"),
         "embed": ("heads.embed", "write the embeddings of a contrastive head into the store"),

@@ -38,8 +38,8 @@ BELOW: dict[str, tuple[str, ...]] = {  # room -> the rooms that it may import
         "stepdiff_core.weights",
     ),
 }
+BELOW["stepdiff.comparison"] = tuple(BELOW)
 BELOW["stepdiff.annotate"] = tuple(room for room in BELOW if room != "stepdiff.kitchen")
-BELOW["stepdiff.comparison"] = tuple(room for room in BELOW if room != "stepdiff.annotate")
 BELOW["stepdiff.app"] = tuple(BELOW)
 PACKAGES = ("featurize", "heads", "retrieval", "stepdiff", "stepdiff_core", "store")
 """packages that a wheel installs"""

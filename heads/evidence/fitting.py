@@ -32,7 +32,7 @@ from jaxtyping import Bool, Float64, Int8, Int64, Integer
 from heads.data.catalog_rows import Clips, of_keys, of_rows, united
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import VIDEO, HoldOut, test_digest
-from heads.data.paired_qa import clips_in, read_divided
+from heads.data.paired_qa import PairQuestions, clips_in, read_divided
 from heads.data.training_clips import TrainedOn
 from heads.evaluation.workers import results
 from heads.evidence.familiarity import (
@@ -196,10 +196,12 @@ class Counting:
         self.catalog = store.catalog("clips")
         self.hold_out = HoldOut(options.hold_out, options.hold_out_by)
         self.hold_out.look_up(self.catalog)
-        self.pairs, _ = read_divided(options.pairqa, self.catalog, self.hold_out)
+        self.pairs: list[PairQuestions] = []
+        if options.pairqa is not None:
+            self.pairs, _ = read_divided(options.pairqa, self.catalog, self.hold_out)
         self.rows, self.groups = self._clips()
         self.wording = self._wording()
-        if not self.wording.categories:
+        if not self.wording.categories and options.pairqa is not None:
             raise StepDiffError(
                 f"{options.pairqa}: no question has a `category`, and words are named by category: "
                 'add "category" to '

@@ -72,9 +72,15 @@ _PENALTY = 3.0
 _SLOPE = 2.5  # the regression shrinks towards 0
 # share of narrated terms in both narrations, above that of all answers; narrations omit much
 _BOTH = 0.1
-LAST_MENTIONED = {"video 1": -1.0, "video 2": 1.0}
+LAST_MENTIONED = {"video 1": -1.0, "video 2": 1.0} | {
+    f"video {video} clause {word}": sign
+    for video, sign in ((1, 2.0), (2, -2.0))
+    for word in ("instead", "rather", "than", "not", "without", "unlike")
+}
 """sides where too few answers teach them: a term is about the video that is mentioned last before
-it"""
+it, or the other one after "instead of" and its like"""
+ANY = "Any"
+"""category of all words where no answer says which category a word is of"""
 
 
 def segments(text: str) -> Iterator[list[str]]:
@@ -353,16 +359,16 @@ def learn(
     sides = regression([one.features() for one in examples], labels) if examples else LAST_MENTIONED
     usual = sum(in_both) / max(len(in_both), 1)
     both = regression(texts_of, [share - usual for share in in_both]) if texts_of else {}
-    if not examples:
+    if questions and not examples:
         say(
             f"no answer names {some(followed)} of exactly one clip"
             if followed
             else _too_few(errors, answers)
         )
-    sentences, categories = (
-        _sentences(questions, both, narrated),
-        _categories(questions, set(terms)),
-    )
+    sentences = _sentences(questions, both, narrated)
+    categories = _categories(questions, set(terms))
+    if not questions:
+        categories = {ANY: {term: counts[term] / clips for term in sorted(narrated)}}
     return Wording(
         tuple(terms), tuple(sorted(narrated)), followed, sides, both, sentences, categories
     )
@@ -384,8 +390,8 @@ def _too_few(errors: Mapping[str, float], answers: int) -> str:
             "answers may do"
         )
     return (
-        f"{why}. Until then a word is about the video that is mentioned last, and narrations alone "
-        "label clips"
+        f"{why}. Until then a word is about the video that is mentioned last (or the other one, "
+        'after "instead of" and its like), and narrations alone label clips'
     )
 
 

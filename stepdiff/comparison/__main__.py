@@ -177,6 +177,8 @@ def _head(comparison: "Comparison | Ranking") -> None:
 
 
 def _table(rows: list[tuple[str, ...]]) -> None:
+    if not rows:  # of a head without categories
+        return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

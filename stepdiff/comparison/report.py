@@ -166,6 +166,8 @@ def _differences(comparison: Comparison) -> str:
             f"<p>Cosine of the features of the whole clips: {comparison.cosine:.2f} (1: equal).</p>"
         )
         return f"<h2>What holds without a head</h2>{cosine}{alike}"
+    if not comparison.differences:  # of a head without categories
+        return _numbers(comparison)
     rows = []
     for each in comparison.differences:
         doubt = f"<br><span class='quiet small'>{escape(each.doubt)}</span>" if each.doubt else ""
@@ -186,9 +188,9 @@ def _differences(comparison: Comparison) -> str:
 def _numbers(comparison: Comparison) -> str:
     """Return the numbers behind the words, which a reader opens."""
     alike = [f"{each.category} {each.alike:+.1f}" for each in comparison.differences]
-    lines = [
-        f"Alike, above 0, or different, below; unsure nearer to 0 than {UNSURE:g}: "
-        f"{', '.join(alike)}",
+    about = f"Alike, above 0, or different, below; unsure nearer to 0 than {UNSURE:g}: "
+    lines = [about + ", ".join(alike)] if alike else []
+    lines += [
         f"Cosine of the features of the whole clips: {comparison.cosine:.2f}. Model: "
         f"{comparison.model}",
     ]
