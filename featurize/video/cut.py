@@ -83,6 +83,7 @@ def _transcode(video: Video, target: av.container.OutputContainer, start: float,
     streams = [video.stream] if encoded_sound is None else [video.stream, sound]
     first, zero = Fraction(start), video.zero * video.tick
     frames, done = 0, set[int]()
+    early: list[av.AudioFrame] = []  # before the first picture, whose size must be known first
     video.container.seek(video.zero + int(first / video.tick), stream=video.stream)
     for packet in video.container.demux(*streams):
         if packet.stream.index in done:
@@ -103,11 +104,18 @@ def _transcode(video: Video, target: av.container.OutputContainer, start: float,
                     new.time_base = video.tick
                 frames += 1
                 target.mux(picture.encode(new))
+                for heard in early:
+                    assert encoded_sound is not None
+                    target.mux(encoded_sound.encode(heard))
+                early.clear()
             elif isinstance(frame, av.AudioFrame) and time >= start:
                 assert encoded_sound is not None
                 if frame.pts is not None:
                     frame.pts -= round((first + zero) / Fraction(frame.time_base or 1))
-                target.mux(encoded_sound.encode(frame))
+                if frames:
+                    target.mux(encoded_sound.encode(frame))
+                else:
+                    early.append(frame)
         if len(done) == len(streams):
             break
     if frames:
