@@ -61,6 +61,7 @@ OF_THE_USER = {
     *(
         "annotate manifest",
         "annotate transcribe",
+        "learn",
         "annotate agreement",
         "annotate statistics",
         "annotate export",

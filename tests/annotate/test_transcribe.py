@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 
+from featurize.video.cut import cut
 from stepdiff.annotate import transcribe
 from stepdiff.annotate.sources import speech
 from stepdiff.annotate.sources.speech import RATE, read_subtitles, sounds, subtitles_of
@@ -267,6 +268,15 @@ def test_sound_that_begins_late_or_has_a_gap_keeps_its_time(tmp_path: Path) -> N
             container.mux(track.encode(frame))
         container.mux(track.encode(None))
     assert [block.start for block in sounds(path)] == pytest.approx([0.0, 30.0], abs=0.1)
+
+
+def test_a_video_whose_sound_comes_first_is_cut(tmp_path: Path) -> None:
+    out = tmp_path / "cut.mp4"
+    cut(video(tmp_path / "a.mp4", tone(1)), 0.0, 1.0, out)
+    with av.open(str(out)) as container:
+        assert len(list(container.decode(video=0))) == 4
+    with av.open(str(out)) as container:
+        assert sum(frame.samples for frame in container.decode(audio=0)) > 0.9 * voice.RATE
 
 
 def test_the_sample_world_says_what_a_sound_track_needs(
