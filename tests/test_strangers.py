@@ -606,7 +606,7 @@ def new_mode(folder: Path) -> int:
 @pytest.mark.full
 def test_a_pass_removes_what_a_kill_left(trained: Path) -> None:
     folder, store = trained / "words", Store.open(trained / "features")
-    given = str(trained / "features"), "visual", str(trained / "pairqa.jsonl"), str(folder)
+    given = str(trained / "features"), "visual", str(folder), str(trained / "pairqa.jsonl")
     options = WordOptions(*given, least=3, folds=3)
     assert {path.stat().st_mode for path in folder.iterdir()} == {new_mode(trained)}
     left = temporary(folder)

@@ -76,7 +76,7 @@ def command(world: Path, out: Path, *more: str) -> list[str]:
 
 def options(world: Path, out: Path) -> WordOptions:
     return WordOptions(
-        str(world / "features"), "visual", str(world / "pairqa.jsonl"), str(out), least=3, folds=3
+        str(world / "features"), "visual", str(out), str(world / "pairqa.jsonl"), least=3, folds=3
     )
 
 
