@@ -56,6 +56,7 @@ def run(options: KitchenOptions) -> dict[str, Any]:
     """Render missing videos and write all files. StepDiffError: unusable options, or another world
     in the folder."""
     from stepdiff.kitchen.drawing.video import montage
+    from stepdiff.kitchen.drawing.voice import render_one
     from stepdiff.kitchen.files.write import write_files
     from stepdiff.kitchen.steps import STEPS
     from stepdiff.kitchen.world import FEWEST, make_world
@@ -90,11 +91,12 @@ def run(options: KitchenOptions) -> dict[str, Any]:
     _claim(options)
     world = make_world(options.videos, options.seed, options.seconds, options.steps)
     missing = [v for v in world if not (out / "videos" / f"{v.uid}.mp4").is_file()]
+    how = options.out, options.fps, options.seed, options.speech, options.noise
     workers = options.processes or min(8, cores())
     with progress("videos rendered", len(missing)) as advance:
         if missing and (workers == 1 or len(missing) == 1):
             for video in missing:
-                render_one(video, options)
+                render_one(video, *how)
                 advance(1)
         elif missing:
             _render_all(missing, options, min(workers, len(missing)), advance)
@@ -113,26 +115,19 @@ def run(options: KitchenOptions) -> dict[str, Any]:
     }
 
 
-def render_one(video: "Video", options: KitchenOptions) -> None:
-    """Write a video and its stills, with its sound track if the options ask for one."""
-    from stepdiff.kitchen.drawing.video import render
-    from stepdiff.kitchen.drawing.voice import sound
-    from stepdiff.kitchen.files.narration import narrate
-
-    speech = sound(video, narrate(video, options.seed), options.noise) if options.speech else None
-    render(video, options.out, options.fps, speech)
-
-
 def _render_all(
     videos: list["Video"], options: KitchenOptions, workers: int, advance: Advance
 ) -> None:
     """Render in processes that ignore an interrupt of the terminal: this process ends them."""
+    from stepdiff.kitchen.drawing.voice import render_one
+
+    how = options.out, options.fps, options.seed, options.speech, options.noise
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context)
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the processes inherit it
         try:
-            rendering = [pool.submit(render_one, video, options) for video in videos]
+            rendering = [pool.submit(render_one, video, *how) for video in videos]
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         for done in as_completed(rendering):

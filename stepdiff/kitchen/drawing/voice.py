@@ -9,12 +9,13 @@ import random
 import subprocess
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
 from jaxtyping import Float32
 
-from stepdiff.kitchen.files.narration import SpokenPiece
+from stepdiff.kitchen.files.narration import SpokenPiece, narrate
 from stepdiff.kitchen.world import Video
 
 RATE = 22_050  # samples a second, as espeak-ng speaks
@@ -83,3 +84,12 @@ def frames(samples: Float32[np.ndarray, " N"]) -> Iterator[av.AudioFrame]:
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(part), format="fltp", layout="mono")
         frame.sample_rate, frame.pts, frame.time_base = RATE, first, Fraction(1, RATE)
         yield frame
+
+
+def render_one(
+    video: Video, out: Path, fps: int, seed: int, speech: bool, noise: float | None
+) -> None:
+    """Write a video and its stills, with its sound track if there is `speech`."""
+    from stepdiff.kitchen.drawing.video import render
+
+    render(video, out, fps, sound(video, narrate(video, seed), noise) if speech else None)
