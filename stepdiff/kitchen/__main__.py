@@ -9,8 +9,10 @@ import multiprocessing
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +57,8 @@ class KitchenOptions:
 def run(options: KitchenOptions) -> dict[str, Any]:
     """Render missing videos and write all files. StepDiffError: unusable options, or another world
     in the folder."""
-    from stepdiff.kitchen.drawing.video import montage
-    from stepdiff.kitchen.drawing.voice import render_one
+    from stepdiff.kitchen.drawing.video import montage, render
+    from stepdiff.kitchen.drawing.voice import Voice
     from stepdiff.kitchen.files.write import write_files
     from stepdiff.kitchen.steps import STEPS
     from stepdiff.kitchen.world import FEWEST, make_world
@@ -91,15 +93,16 @@ def run(options: KitchenOptions) -> dict[str, Any]:
     _claim(options)
     world = make_world(options.videos, options.seed, options.seconds, options.steps)
     missing = [v for v in world if not (out / "videos" / f"{v.uid}.mp4").is_file()]
-    how = options.out, options.fps, options.seed, options.speech, options.noise
+    voice = Voice(options.seed, options.noise) if options.speech else None
+    draw = partial(render, out=out, fps=options.fps, voice=voice)
     workers = options.processes or min(8, cores())
     with progress("videos rendered", len(missing)) as advance:
         if missing and (workers == 1 or len(missing) == 1):
             for video in missing:
-                render_one(video, *how)
+                draw(video)
                 advance(1)
         elif missing:
-            _render_all(missing, options, min(workers, len(missing)), advance)
+            _render_all(missing, draw, min(workers, len(missing)), advance)
     rows = write_files(world, options.seed, out)
     picture = out / "four_clips.png"
     with whole(picture) as temporary, temporary.open("wb") as file:
@@ -116,18 +119,15 @@ def run(options: KitchenOptions) -> dict[str, Any]:
 
 
 def _render_all(
-    videos: list["Video"], options: KitchenOptions, workers: int, advance: Advance
+    videos: list["Video"], draw: Callable[["Video"], int], workers: int, advance: Advance
 ) -> None:
     """Render in processes that ignore an interrupt of the terminal: this process ends them."""
-    from stepdiff.kitchen.drawing.voice import render_one
-
-    how = options.out, options.fps, options.seed, options.speech, options.noise
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context)
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the processes inherit it
         try:
-            rendering = [pool.submit(render_one, video, *how) for video in videos]
+            rendering = [pool.submit(draw, video) for video in videos]
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         for done in as_completed(rendering):

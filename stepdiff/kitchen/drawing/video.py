@@ -11,12 +11,12 @@ from pathlib import Path
 
 import av
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
 from stepdiff.kitchen.drawing.pen import HEIGHT, SCALE, WIDTH
 from stepdiff.kitchen.drawing.scenes import backdrop, frame, moment
-from stepdiff.kitchen.drawing.voice import RATE, frames
+from stepdiff.kitchen.drawing.voice import RATE, Voice, frames, sound
 from stepdiff.kitchen.steps import MAIN
 from stepdiff.kitchen.world import FPS, Clip, Video
 from stepdiff_core.io.files import whole
@@ -82,13 +82,9 @@ def pictures(video: Video, fps: int = FPS) -> Iterator[UInt8[np.ndarray, "h w 3"
     yield from repeat(rest, round(video.duration * fps) - done)
 
 
-def render(
-    video: Video, out: Path, fps: int = FPS, sound: Float32[np.ndarray, " N"] | None = None
-) -> int:
-    """Write stills and the video below `out`; returns the number of frames.
-
-    sound: samples of its sound track, RATE a second.
-    """
+def render(video: Video, out: Path, fps: int = FPS, voice: Voice | None = None) -> int:
+    """Write stills and the video below `out`, with its narration as sound if there is a `voice`;
+    returns the number of frames."""
     for name, clip, now in stills(video):
         with whole(out / "images" / f"{name}.jpg") as temporary, temporary.open("wb") as file:
             draw(clip, video, now).save(file, "JPEG", quality=90)
@@ -100,9 +96,9 @@ def render(
         stream = container.add_stream("libx264", rate=fps, options=_X264)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.codec_context.thread_count = 1
-        if sound is not None:
+        if voice is not None:
             track = container.add_stream("aac", rate=RATE, layout="mono")
-            for frame_of_sound in frames(sound):
+            for frame_of_sound in frames(sound(video, voice)):
                 container.mux(track.encode(frame_of_sound))
             container.mux(track.encode(None))
         for picture in pictures(video, fps):

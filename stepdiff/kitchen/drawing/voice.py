@@ -7,15 +7,15 @@ Guarantees
 
 import random
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from fractions import Fraction
-from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
 from jaxtyping import Float32
 
-from stepdiff.kitchen.files.narration import SpokenPiece, narrate
+from stepdiff.kitchen.files.narration import narrate
 from stepdiff.kitchen.world import Video
 
 RATE = 22_050  # samples a second, as espeak-ng speaks
@@ -26,19 +26,26 @@ _FRAME = 1024  # samples of a frame of AAC
 _CLINKS = 0.7  # a second
 
 
-def sound(
-    video: Video, pieces: Sequence[SpokenPiece], noise: float | None
-) -> Float32[np.ndarray, " N"]:
+class Voice(NamedTuple):
+    """How a world speaks."""
+
+    seed: int
+    """of its narration"""
+    noise: float | None
+    """decibels by which speech is louder than the noise; None: no noise"""
+
+
+def sound(video: Video, how: Voice) -> Float32[np.ndarray, " N"]:
     """Return the sound of a video, RATE samples a second between -1 and 1.
 
-    pieces: spoken from their start on; one that does not fit is spoken faster, and then delays the
-    next. noise: decibels by which speech is louder than the noise; None: no noise.
+    Its narration is spoken from the start of each piece on; one that does not fit is spoken faster,
+    and then delays the next.
     """
     rng = random.Random(f"voice {video.uid}")
     voice, speed = rng.choice(VOICES), rng.uniform(*SPEEDS)
     track = np.zeros(int(video.duration * RATE), np.float32)
     at, spoken = 0, [np.zeros(1, np.float32)]
-    for piece in pieces:
+    for piece in narrate(video, how.seed):
         seconds = piece.end - piece.start
         samples = _said(piece.text, voice, speed)
         if len(samples) > seconds * RATE:
@@ -49,9 +56,10 @@ def sound(
         track[at : at + len(part)] += part
         spoken.append(part)
         at += len(samples)
-    if noise is not None:
+    if how.noise is not None:
         loudness = float(np.sqrt(np.square(np.concatenate(spoken)).mean())) or 0.1
-        track += _kitchen_noise(len(track), video.uid) * np.float32(loudness * 10 ** (-noise / 20))
+        level = np.float32(loudness * 10 ** (-how.noise / 20))
+        track += _kitchen_noise(len(track), video.uid) * level
     return track / max(float(np.abs(track).max(initial=0)), 1.0)
 
 
@@ -84,12 +92,3 @@ def frames(samples: Float32[np.ndarray, " N"]) -> Iterator[av.AudioFrame]:
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(part), format="fltp", layout="mono")
         frame.sample_rate, frame.pts, frame.time_base = RATE, first, Fraction(1, RATE)
         yield frame
-
-
-def render_one(
-    video: Video, out: Path, fps: int, seed: int, speech: bool, noise: float | None
-) -> None:
-    """Write a video and its stills, with its sound track if there is `speech`."""
-    from stepdiff.kitchen.drawing.video import render
-
-    render(video, out, fps, sound(video, narrate(video, seed), noise) if speech else None)
