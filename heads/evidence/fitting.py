@@ -201,7 +201,7 @@ class Counting:
             self.pairs, _ = read_divided(options.pairqa, self.catalog, self.hold_out)
         self.rows, self.groups = self._clips()
         self.wording = self._wording()
-        if not self.wording.categories and options.pairqa is not None:
+        if not self.wording.categories:
             raise StepDiffError(
                 f"{options.pairqa}: no question has a `category`, and words are named by category: "
                 'add "category" to '

@@ -359,7 +359,7 @@ def learn(
     sides = regression([one.features() for one in examples], labels) if examples else LAST_MENTIONED
     usual = sum(in_both) / max(len(in_both), 1)
     both = regression(texts_of, [share - usual for share in in_both]) if texts_of else {}
-    if questions and not examples:
+    if pairs and not examples:
         say(
             f"no answer names {some(followed)} of exactly one clip"
             if followed
@@ -367,7 +367,7 @@ def learn(
         )
     sentences = _sentences(questions, both, narrated)
     categories = _categories(questions, set(terms))
-    if not questions:
+    if not pairs:
         categories = {ANY: {term: counts[term] / clips for term in sorted(narrated)}}
     return Wording(
         tuple(terms), tuple(sorted(narrated)), followed, sides, both, sentences, categories
