@@ -10,18 +10,17 @@ The same command again computes only what is new.
 import csv
 import io
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from stepdiff.annotate.stages.job import SHOWN, WorkOptions
+from stepdiff.annotate.stages.job import SHOWN, show_failures
+from stepdiff.annotate.transcribe import SpeechOptions
 from stepdiff_core.cli import command
 from stepdiff_core.cli.options import incomplete, parse
 from stepdiff_core.errors import StepDiffError
-
-if TYPE_CHECKING:
-    pass
 
 FEWEST = 3  # videos with speech: one is held out, and evidence of a clip comes from other videos
 PAUSE = 1.5  # seconds of silence that end a clip
@@ -33,19 +32,11 @@ clip: measured, for the plan"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearnOptions(WorkOptions):
-    videos: tuple[str, ...]
-    """video files, or folders of them"""
+class LearnOptions(SpeechOptions):
     out: str = field(metadata={"written": ("/learned.html",)})
     """folder of the head, which stepdiff compare --model reads"""
     encoder: str = "efficientnet-lite0"
     """encoder of the clips, as of featurize"""
-    model: str = "whisper-base"
-    """Whisper model in CTranslate2's format: a name of stepdiff weights list, a folder or hub id"""
-    language: str | None = None
-    """language of the speech, as en; null: the one that is heard in each video"""
-    subtitles: bool = True
-    """read NAME.srt, NAME.vtt or NAME.LANGUAGE.srt beside a video instead of listening"""
     least: int = 8
     """clips that name a word before it counts"""
 
@@ -68,21 +59,20 @@ def run(options: LearnOptions) -> dict[str, Any]:
     """
     from featurize.job import requested
     from featurize.job import run as featurize
-    from featurize.manifest import length, video_files
     from featurize.options import Options
     from heads import words
     from stepdiff.annotate import transcribe
+    from stepdiff.annotate.sources.narration import spoken_videos
     from stepdiff.annotate.sources.understanding import understand, write_page
+    from stepdiff.annotate.stages.stage import asked_device
     from stepdiff_core.io.files import make_folder, write_text
     from stepdiff_core.progress import say
     from stepdiff_core.threads import cores
 
     began = time.monotonic()
     out = Path(options.out).expanduser()
-    files = {
-        path.stem: path.absolute() for name in options.videos for path in video_files(Path(name))
-    }
-    seconds = sum(_seconds(path, length) for path in files.values())
+    files = transcribe.named(options.videos)
+    seconds = sum(map(transcribe.seconds_of, files.values()))
     speech, features = seconds / _SPEECH / cores(), seconds / SECONDS[1] * _CLIP / cores()
     say(
         f"plan: {len(files)} videos, {seconds / 60:.0f} minutes. On {cores()} CPU cores: speech "
@@ -90,21 +80,20 @@ def run(options: LearnOptions) -> dict[str, Any]:
         "minute; what is there already takes no time"
     )
     make_folder(out)
-    shared = {
-        name: getattr(options, name)
-        for name in ("videos", "model", "language", "subtitles")
-        + ("retry_failed", "workers", "device", "address")
-    }
-    heard = transcribe.run(
-        transcribe.TranscribeOptions(out=str(out / "narration.json"), **shared)
-    )
+    narration = out / "narration.json"
+    shared = {each.name: getattr(options, each.name) for each in fields(SpeechOptions)}
+    heard = transcribe.run(transcribe.TranscribeOptions(**shared | {"out": str(narration)}))
     if heard["with_speech"] < FEWEST:
         reasons = "; ".join("{video}: {reason}".format(**each) for each in heard["failures"][:2])
         raise StepDiffError(
             f"{heard['with_speech']} of {len(files)} videos have speech: give {FEWEST} or more "
             f"that are spoken over{f' ({reasons})' if reasons else ''}"
         )
-    clips = [clip for clips in _spoken_clips(out / "narration.json") for clip in clips]
+    clips = [
+        clip
+        for video, pieces in spoken_videos(narration, Counter())
+        for clip in spoken_clips(video, pieces)
+    ]
     tests = held_out(sorted({clip.video for clip in clips}))
     write_text(out / "clips.csv", _manifest(clips, files, tests))
     store, view = str(out / "features"), "learn"
@@ -117,7 +106,7 @@ def run(options: LearnOptions) -> dict[str, Any]:
         retry_failed=options.retry_failed,
         replace=True,
         workers=options.workers,
-        device=None if options.device == "auto" else options.device,
+        device=asked_device(options),
         address=options.address,
     )
     made = featurize(of_features, requested(of_features))
@@ -147,22 +136,6 @@ def run(options: LearnOptions) -> dict[str, Any]:
         + [{"video": each["key"], "reason": each["reason"]} for each in made.failures],
         "seconds": round(time.monotonic() - began, 1),
     }
-
-
-def _seconds(path: Path, length: Any) -> float:
-    try:
-        return float(length(path))
-    except Exception:  # whatever FFmpeg or PyAV raises, the stages say why
-        return 0.0
-
-
-def _spoken_clips(narration: Path) -> Iterator[list[SpokenClip]]:
-    from collections import Counter
-
-    from stepdiff.annotate.sources.narration import entries, listed, pieces_of
-
-    for video, value in entries(narration):
-        yield spoken_clips(video, pieces_of(listed(value, str(narration)), Counter()))
 
 
 def spoken_clips(video: str, pieces: Sequence[Any]) -> list[SpokenClip]:
@@ -229,10 +202,7 @@ def show(record: dict[str, Any]) -> None:
         print("held out: no clip names a word that the head knows; give more videos")
     for word, clips in record["rare"][:SHOWN]:
         print(f"  {clips} clips name {word!r}; {record['least']} are needed before it counts")
-    for failure in record["failures"][:SHOWN]:
-        print("  failed: {video}: {reason}".format(**failure))
-    if record["failed"] > SHOWN:
-        print(f"  ... and {record['failed'] - SHOWN} more; --json lists them")
+    show_failures(record, "video", "; --json lists them")
     print(f"what it understood: {record['page']}")
     print(f"compare two videos: stepdiff compare ONE OTHER --model {record['out']}")
 

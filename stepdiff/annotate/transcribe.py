@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stepdiff.annotate.stages.job import HINT, SHOWN, WorkOptions
+from stepdiff.annotate.stages.job import HINT, WorkOptions, show_failures
 from stepdiff_core.cli import command
 from stepdiff_core.cli.options import WRITTEN, incomplete, parse
 from stepdiff_core.errors import StepDiffError
@@ -27,17 +27,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TranscribeOptions(WorkOptions):
+class SpeechOptions(WorkOptions):
     videos: tuple[str, ...]
     """video files, or folders of them"""
-    out: str = field(metadata=WRITTEN)
-    """JSON file to write"""
     model: str = "whisper-base"
     """Whisper model in CTranslate2's format: a name of stepdiff weights list, a folder or hub id"""
     language: str | None = None
     """language of the speech, as en; null: the one that is heard in each video"""
     subtitles: bool = True
     """read NAME.srt, NAME.vtt or NAME.LANGUAGE.srt beside a video instead of listening"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranscribeOptions(SpeechOptions):
+    out: str = field(metadata=WRITTEN)
+    """JSON file to write"""
 
 
 def run(options: TranscribeOptions) -> dict[str, Any]:
@@ -66,14 +70,15 @@ def run(options: TranscribeOptions) -> dict[str, Any]:
     make_folder(parts)
     errors: dict[str, None] = {}
     with locked(parts / "lock.json", wait=False):
-        left = [task for task in tasks if task.is_left(options.retry_failed)]
-        if left:
+        unfinished = [task for task in tasks if task.is_unfinished(options.retry_failed)]
+        if unfinished:
+            seconds = sum(len(task.rows) for task in unfinished)
             of_worker = partial(_WorkerOptions, model, options.language, asked_device(options))
             with (
                 workers_of(options, _Worker, of_worker, "seconds") as (pool, workers),
-                progress("speech", sum(len(task.rows) for task in left), "seconds") as advance,
+                progress("speech", seconds, "seconds") as advance,
             ):
-                for outcome in pool.run(left, min(workers, len(left)), advance):
+                for outcome in pool.run(unfinished, min(workers, len(unfinished)), advance):
                     if outcome.error:
                         say(f"error: {outcome.error}")
                         errors[outcome.error] = None
@@ -106,7 +111,7 @@ def run(options: TranscribeOptions) -> dict[str, Any]:
         "absent": counts["absent"],
         "allowed": options.allow_failed,
         "failures": failures,
-        "already": len(tasks) - len(left),
+        "already": len(tasks) - len(unfinished),
         "seconds": round(time.monotonic() - begin, 3),
         "errors": list(errors),
     }
@@ -143,42 +148,64 @@ class _Task:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def is_left(self, retry_failed: bool) -> bool:
+    def is_unfinished(self, retry_failed: bool) -> bool:
         part = self.part()
         return part is None or (retry_failed and "failure" in part)
 
 
+def named(videos: Sequence[str]) -> dict[str, Path]:
+    """Return stem and path of each video of files and folders. StepDiffError: two have one stem."""
+    from featurize.manifest import video_files
+
+    files: dict[str, Path] = {}
+    for path in chain.from_iterable(video_files(Path(name)) for name in videos):
+        path = path.absolute()
+        if (other := files.setdefault(path.stem, path)) is not path:
+            raise StepDiffError(
+                f"{other} and {path} have the same stem, which names their speech: rename one"
+            )
+    return files
+
+
+def seconds_of(video: Path) -> float:
+    """Return the length of a video, 0 if it cannot be read."""
+    from featurize.manifest import length
+
+    try:
+        return length(video)
+    except Exception:  # whatever FFmpeg or PyAV raises, the stages say why
+        return 0.0
+
+
 def _tasks(options: TranscribeOptions, parts: Path, model: Path) -> list[_Task]:
-    from featurize.manifest import length, video_files
-    from featurize.video.media_file import identity
-    from stepdiff.annotate.sources.speech import subtitles_of
+    from featurize.video.media_file import identities
+    from stepdiff.annotate.sources.speech import Subtitles
     from stepdiff_core.weights import fingerprint
 
-    hearing = {"model": fingerprint(model), "language": options.language}
-    tasks: dict[str, _Task] = {}
-    for path in chain.from_iterable(video_files(Path(name)) for name in options.videos):
-        path, video = path.absolute(), path.stem
-        if (other := tasks.get(video)) is not None:
-            raise StepDiffError(
-                f"{other.path} and {path} have the same stem, which names their speech: rename one"
-            )
-        subtitles = subtitles_of(path, options.language) if options.subtitles else None
-        source = subtitles or path
-        made_of = {"file": source.name, "identity": str(identity(source))}
-        try:
-            seconds = length(path)
-        except Exception:  # whatever FFmpeg or PyAV raises, the worker says why
-            seconds = 0.0
-        tasks[video] = _Task(
-            len(tasks),
+    hearing: dict[str, Any] = {"model": fingerprint(model), "language": options.language}
+    files, beside = named(options.videos), Subtitles()
+    subtitles = {
+        video: beside.of(path, options.language) if options.subtitles else None
+        for video, path in files.items()
+    }
+    sources = {video: subtitles[video] or path for video, path in files.items()}
+    made_of = {
+        video: {"file": sources[video].name, "identity": str(each)}
+        | ({} if subtitles[video] else hearing)
+        for video, each in identities(sources).items()
+    }
+    return [
+        _Task(
+            number,
             video,
             path,
-            subtitles,
-            made_of if subtitles else made_of | hearing,
+            subtitles[video],
+            made_of[video],
             parts / f"{hashlib.sha256(video.encode(errors='surrogateescape')).hexdigest()}.json",
-            range(max(int(seconds), 1)),
+            range(max(int(seconds_of(path)), 1)),
         )
-    return list(tasks.values())
+        for number, (video, path) in enumerate(files.items())
+    ]
 
 
 @dataclass(frozen=True)
@@ -230,11 +257,11 @@ class _Worker:
         if whisper is None:
             assert task.subtitles is not None
             return as_json(read_subtitles(task.subtitles))
-        for heard in whisper.hear(task.path, self._options.language):
-            if not isinstance(heard, float):
-                return as_json(heard)
-            self._finished = min(int(heard), len(task.rows))
-        raise AssertionError("Whisper.hear ends with what was said")
+
+        def heard(seconds: float) -> None:
+            self._finished = min(int(seconds), len(task.rows))
+
+        return as_json(whisper.hear(task.path, self._options.language, heard))
 
     @cached_property
     def _whisper(self) -> "Whisper":
@@ -257,10 +284,7 @@ def show(record: dict[str, Any]) -> None:
         print(f"{record['already']} were done before")
     if record["with_subtitles"]:
         print(f"{record['with_subtitles']} by the subtitles beside them")
-    for failure in record["failures"][:SHOWN]:
-        print("  failed: {video}: {reason}".format(**failure))
-    if record["failed"] > SHOWN:
-        print(f"  ... and {record['failed'] - SHOWN} more; --json lists them")
+    show_failures(record, "video", "; --json lists them")
     if record["failed"]:
         print(f"{record['failed']} failed; correct the cause and run it again with --retry-failed")
     if record["absent"]:

@@ -15,7 +15,7 @@ import pytest
 from featurize.video.cut import cut
 from stepdiff.annotate import transcribe
 from stepdiff.annotate.sources import speech
-from stepdiff.annotate.sources.speech import RATE, read_subtitles, sounds, subtitles_of
+from stepdiff.annotate.sources.speech import RATE, Subtitles, read_subtitles, sounds
 from stepdiff.kitchen import __main__ as kitchen
 from stepdiff.kitchen.drawing import voice
 from stepdiff_core.errors import StepDiffError
@@ -228,13 +228,13 @@ def test_the_subtitles_of_a_video_are_those_of_its_name_and_language(tmp_path: P
     names = ("a.b.srt", "ab.srt", "a.txt", "a.long.words.srt")
     for name in names:
         (tmp_path / name).touch()
-    assert subtitles_of(a, None) is None
+    assert Subtitles().of(a, None) is None
     for name in ("a.de.vtt", "a.en-US.srt"):
         (tmp_path / name).touch()
-    assert subtitles_of(a, None) == tmp_path / "a.de.vtt"
-    assert subtitles_of(a, "fr") is None and subtitles_of(a, "de") == tmp_path / "a.de.vtt"
+    assert Subtitles().of(a, None) == tmp_path / "a.de.vtt"
+    assert Subtitles().of(a, "fr") is None and Subtitles().of(a, "de") == tmp_path / "a.de.vtt"
     (tmp_path / "a.srt").touch()
-    assert subtitles_of(a, "fr") == tmp_path / "a.srt"
+    assert Subtitles().of(a, "fr") == tmp_path / "a.srt"
 
 
 def test_sound_comes_in_blocks_that_are_cut_where_it_is_quiet(

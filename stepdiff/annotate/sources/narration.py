@@ -189,12 +189,16 @@ def read_sentences(path: Path, seconds: float, faults: Counter[str]) -> Iterator
     """Yield blocks of clips with narration; `faults` counts the sentences that were left out."""
     around = seconds if path.suffix == ".csv" else None
     return in_blocks(
-        (_clips(video, pieces, around, faults) for video, pieces in _videos(path, faults)),
+        (_clips(video, pieces, around, faults) for video, pieces in spoken_videos(path, faults)),
         "narration",
     )
 
 
-def _videos(path: Path, faults: Counter[str]) -> Iterator[tuple[str, list[SpeechPiece]]]:
+def spoken_videos(
+    path: Path, faults: Counter[str]
+) -> Iterator[tuple[str, list[SpeechPiece]]]:
+    """Yield every video of a file with its speech, sorted by time; `faults` counts omitted
+    pieces."""
     if path.is_dir():
         yield from read_narration(path, sorted(file.stem for file in path.glob("*.csv")), faults)
     elif path.suffix == ".csv":

@@ -7,9 +7,8 @@ Guarantees
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import unescape
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +28,7 @@ _SEARCH = 30.0  # seconds at the end of a block in which it is cut where it is q
 _WINDOW = RATE // 10  # samples whose loudness is compared
 _GAP = 0.5  # seconds between two frames of sound from which on it is a gap
 SUBTITLES = (".srt", ".vtt")
+_LANGUAGE = re.compile(r"(.+)\.([A-Za-z]{2,3}(?:[-_][A-Za-z0-9]+)*)", re.DOTALL)  # NAME.LANGUAGE
 _MOST_BYTES = 2**26  # of a subtitle file
 _ROLLING = 0.05  # seconds between two cues of rolling captions, which repeat a line, at most
 
@@ -142,8 +142,10 @@ class Whisper:
                 "whisper-base, or a folder that ct2-transformers-converter made"
             ) from None
 
-    def hear(self, path: Path, language: str | None) -> Iterator[float | Speech]:
-        """Yield the seconds that were heard, block by block, and at the end what was said.
+    def hear(
+        self, path: Path, language: str | None, heard: Callable[[float], None]
+    ) -> Speech:
+        """Return what is said in a video; `heard` receives the seconds that are done.
 
         language: ISO 639-1; None: the one that is heard in the first block with speech.
         StepDiffError: no speech is heard, or as `sounds`.
@@ -165,27 +167,45 @@ class Whisper:
                 text = segment.text.strip()
                 if text and words:
                     sentences.append(Sentence(words[0].start, words[-1].end, text, words))
-                yield _at(sound, segment.end)
+                heard(_at(sound, segment.end))
             if sentences:
                 language = info.language
-            yield sound.start + len(sound.samples) / RATE
+            heard(sound.start + len(sound.samples) / RATE)
         if not sentences:
             raise StepDiffError("no speech is heard in it: write NAME.srt beside it")
-        yield Speech(sentences, language)
+        return Speech(sentences, language)
 
 
 def _at(sound: Sound, seconds: float) -> float:
     return round(float(sound.start + seconds), 2)
 
 
-def subtitles_of(video: Path, language: str | None) -> Path | None:
-    """Return the subtitle file of a video: NAME.srt, NAME.vtt, else NAME.LANGUAGE.srt or .vtt,
-    of the asked language (None: the first)."""
-    exact = (video.with_suffix(suffix) for suffix in SUBTITLES)
-    middle = re.escape(language) if language else r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]+)*"
-    pattern = re.compile(re.escape(video.stem) + rf"\.{middle}\.(?:srt|vtt)")
-    other = (file for file in sorted(video.parent.iterdir()) if pattern.fullmatch(file.name))
-    return next((file for file in chain(exact, other) if file.is_file()), None)
+class Subtitles:
+    """The subtitle files beside videos; each folder is listed once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, dict[str, list[tuple[str, Path]]]] = {}
+        """folder -> stem of a video -> language and file, by name"""
+
+    def of(self, video: Path, language: str | None) -> Path | None:
+        """Return NAME.srt, NAME.vtt, else NAME.LANGUAGE.srt or .vtt, of the asked language (None:
+        the first)."""
+        for suffix in SUBTITLES:
+            if (exact := video.with_suffix(suffix)).is_file():
+                return exact
+        if video.parent not in self._folders:
+            self._folders[video.parent] = _with_language(video.parent)
+        beside = self._folders[video.parent].get(video.stem, [])
+        return next((file for of, file in beside if language in (None, of)), None)
+
+
+def _with_language(folder: Path) -> dict[str, list[tuple[str, Path]]]:
+    files: dict[str, list[tuple[str, Path]]] = {}
+    for file in sorted(folder.iterdir()):
+        name = _LANGUAGE.fullmatch(file.stem)
+        if name and file.suffix in SUBTITLES and file.is_file():
+            files.setdefault(name[1], []).append((name[2], file))
+    return files
 
 
 def read_subtitles(path: Path) -> Speech:

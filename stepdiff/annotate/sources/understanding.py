@@ -151,11 +151,11 @@ def _clip(method: WordEvidence, clip: "SpokenClip", files: Mapping[str, Path]) -
     (evidence,) = method.evidence([clip.key])
     best = [int(place) for place in np.argsort(-evidence) if evidence[place] > 0][:_WORDS]
     shown = [method.head.terms[place] for place in best]
-    said = "".join(
+    narration = "".join(
         f"<b>{escape(part)}</b>" if term else escape(part)
         for part, term in method.head.pieces(clip.text)
     )
-    return _figure(clip, files, f"said: {said}", f"seen: {_listed(shown)}")
+    return _figure(clip, files, f"said: {narration}", f"seen: {_listed(shown)}")
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -76,12 +76,18 @@ def show(record: dict[str, Any]) -> None:
         "{stage} {version}: {done} of {asked} done in {seconds:.0f} s, {already} there "
         "already".format(**record)
     )
-    for failure in record["failures"]:
-        print("  failed: {key}: {reason}".format(**failure))
-    if record["failed"] > SHOWN:
-        print(f"  ... and {record['failed'] - SHOWN} more, in {record['folder']}/failures")
+    show_failures(record, "key", f", in {record['folder']}/failures")
     if record["failed"]:
         print(f"{record['failed']} failed; fix the cause and run it again with --retry-failed")
     if record["absent"]:
         print(f"{record['absent']} are not done: run the same command again")
     print(f"texts: {record['folder']}")
+
+
+def show_failures(record: dict[str, Any], name: str, where: str) -> None:
+    """Print the first failures of a record, each by its field `name`, and `where` the others
+    are."""
+    for failure in record["failures"][:SHOWN]:
+        print(f"  failed: {failure[name]}: {failure['reason']}")
+    if record["failed"] > SHOWN:
+        print(f"  ... and {record['failed'] - SHOWN} more{where}")
