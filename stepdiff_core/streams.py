@@ -46,6 +46,7 @@ PURPOSES: dict[str, int] = {
     "audited pairs": 33,
     "answers of a language model": 34,
     "DiffRank rows of answers": 35,
+    "clips of learned videos": 36,
     # retrieval
     "index training rows": 40,
     "recall queries": 41,

@@ -211,7 +211,7 @@ def main(argv: list[str] | None = None) -> int:
     return parse(
         LearnOptions,
         argv,
-        "stepdiff.annotate.learn",
+        "stepdiff.learn",
         __doc__,
         run,
         show,

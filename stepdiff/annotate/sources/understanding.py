@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from random import Random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from heads.evidence.wording import terms_of
 from heads.methods.word_evidence import WordEvidence
 from stepdiff.comparison.document import document, inside
 from stepdiff_core.io.files import write_text
+from stepdiff_core.streams import generator
 from store import Store
 
 if TYPE_CHECKING:
@@ -109,8 +109,8 @@ def understand(
 
 def write_page(path: Path, learned: Understanding, files: Mapping[str, Path]) -> None:
     """Write the page: clips and pairs of the held-out videos, with what the head says of them."""
-    rng = Random(0)
-    clips = rng.sample(list(learned.clips), min(len(learned.clips), CLIPS))
+    order = generator(0, "clips of learned videos").permutation(len(learned.clips))
+    clips = [learned.clips[place] for place in order]
     low, high = wilson(learned.right, learned.compared)
     figure = (
         f"<p>Words of a clip against those of another: right in <b>{learned.right:.0%}</b> "
@@ -125,13 +125,11 @@ def write_page(path: Path, learned: Understanding, files: Mapping[str, Path]) ->
         "videos that did not train it.</p>",
         figure,
         "<h2>Clips and their words</h2>",
-        *(_clip(learned.method, clip, files) for clip in clips),
+        *(_clip(learned.method, clip, files) for clip in clips[:CLIPS]),
         "<h2>Pairs and their differences</h2>",
     ]
-    pairs = [
-        (one, other) for one in learned.clips for other in learned.clips if one.key < other.key
-    ]
-    for one, other in rng.sample(pairs, min(len(pairs), PAIRS)):
+    half = len(clips) // 2
+    for one, other in list(zip(clips[:half], clips[half:], strict=False))[:PAIRS]:
         reasons = learned.method.why(one.key, other.key)
         sides = [
             _figure(clip, files, f"more here: {_listed([each.term for each in side])}")
