@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 from stepdiff.annotate.stages.job import SHOWN, show_failures
 from stepdiff.annotate.transcribe import SpeechOptions
-from stepdiff_core.cli import command
 from stepdiff_core.cli.options import incomplete, parse
 from stepdiff_core.errors import StepDiffError
 
@@ -218,7 +217,3 @@ def main(argv: list[str] | None = None) -> int:
         positional=("videos",),
         status=incomplete,
     )
-
-
-if __name__ == "__main__":
-    command.run(main, "what is finished stays; run the same command for the rest")
