@@ -28,7 +28,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "train and evaluate": {
         "learn": (
-            "stepdiff.annotate.learn",
+            "stepdiff.annotate.learning.__main__",
             "a head of words from your own videos and what is said in them",
         ),
         "words": ("heads.words", "word evidence, in closed form from cached features"),

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from stepdiff.annotate import learn
-from stepdiff.annotate.learn import held_out, spoken_clips
+from stepdiff.annotate.learning import __main__ as learn
+from stepdiff.annotate.learning.__main__ import held_out, spoken_clips
+from stepdiff.annotate.learning.understanding import wilson
 from stepdiff.annotate.sources.narration import SpeechPiece
-from stepdiff.annotate.sources.understanding import wilson
 from stepdiff.comparison import __main__ as compare
 from stepdiff.kitchen import __main__ as kitchen
 from tests.conftest import fetched

@@ -24,7 +24,7 @@ from stepdiff_core.streams import generator
 from store import Store
 
 if TYPE_CHECKING:
-    from stepdiff.annotate.learn import SpokenClip
+    from stepdiff.annotate.learning.__main__ import SpokenClip
 
 CLIPS, PAIRS = 10, 5  # on the page
 _FRAMES, _HEIGHT = 8, 90  # of a filmstrip

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from stepdiff.annotate.stages.job import SHOWN, show_failures
 from stepdiff.annotate.transcribe import SpeechOptions
+from stepdiff_core.cli import command
 from stepdiff_core.cli.options import incomplete, parse
 from stepdiff_core.errors import StepDiffError
 
@@ -61,8 +62,8 @@ def run(options: LearnOptions) -> dict[str, Any]:
     from featurize.options import Options
     from heads import words
     from stepdiff.annotate import transcribe
+    from stepdiff.annotate.learning.understanding import understand, write_page
     from stepdiff.annotate.sources.narration import spoken_videos
-    from stepdiff.annotate.sources.understanding import understand, write_page
     from stepdiff.annotate.stages.stage import asked_device
     from stepdiff_core.io.files import make_folder, write_text
     from stepdiff_core.progress import say
@@ -217,3 +218,7 @@ def main(argv: list[str] | None = None) -> int:
         positional=("videos",),
         status=incomplete,
     )
+
+
+if __name__ == "__main__":
+    command.run(main, "what is finished stays; run the same command for the rest")
